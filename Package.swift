@@ -1,0 +1,46 @@
+// swift-tools-version: 6.2
+import PackageDescription
+
+let strict: [SwiftSetting] = [
+    .treatAllWarnings(as: .error),
+    .enableUpcomingFeature("ExistentialAny"),
+    .enableUpcomingFeature("MemberImportVisibility"),
+]
+
+let package = Package(
+    name: "dtlsd",
+    products: [
+        .executable(name: "dtlsd", targets: ["dtlsd"]),
+        .library(name: "DTLSKit", targets: ["DTLSKit"]),
+    ],
+    dependencies: [
+        .package(url: "https://github.com/apple/swift-argument-parser", from: "1.5.0"),
+        .package(url: "https://github.com/apple/swift-log", from: "1.6.0"),
+        .package(url: "https://github.com/LebJe/TOMLKit", from: "0.6.0"),
+    ],
+    targets: [
+        .systemLibrary(name: "COpenSSL", pkgConfig: "openssl", providers: [.apt(["libssl-dev"])]),
+        .systemLibrary(name: "CSystemd", pkgConfig: "libsystemd", providers: [.apt(["libsystemd-dev"])]),
+        .target(name: "CLinux"),
+        .target(name: "LinuxSystem", dependencies: ["CLinux"], swiftSettings: strict),
+        .target(name: "DTLSEngine", dependencies: ["COpenSSL"], swiftSettings: strict),
+        .target(name: "DTLSKit", dependencies: ["DTLSEngine", "LinuxSystem"], swiftSettings: strict),
+        .target(
+            name: "DTLSDaemon",
+            dependencies: [
+                "DTLSKit", "DTLSEngine", "LinuxSystem", "CSystemd",
+                .product(name: "Logging", package: "swift-log"),
+                .product(name: "TOMLKit", package: "TOMLKit"),
+            ],
+            swiftSettings: strict
+        ),
+        .executableTarget(
+            name: "dtlsd",
+            dependencies: ["DTLSDaemon", .product(name: "ArgumentParser", package: "swift-argument-parser")],
+            swiftSettings: strict
+        ),
+        .testTarget(name: "LinuxSystemTests", dependencies: ["LinuxSystem"], swiftSettings: strict),
+        .testTarget(name: "DTLSEngineTests", dependencies: ["DTLSEngine"], swiftSettings: strict),
+        .testTarget(name: "DTLSDaemonTests", dependencies: ["DTLSDaemon"], swiftSettings: strict),
+    ]
+)

@@ -1,0 +1,64 @@
+// What Swift's Glibc module hides or cannot express: batch calls, control messages, epoll, signalfd, memfd, spawn.
+// Nothing here decides anything. _GNU_SOURCE is defined in the .c file alone, so the types that need it are
+// declared here with the same layout (checked there).
+#ifndef CLINUX_H
+#define CLINUX_H
+
+#include <fcntl.h>
+#include <netdb.h>
+#include <net/if.h>
+#include <arpa/inet.h>
+#include <netinet/in.h>
+#include <signal.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/mman.h>
+#include <sys/resource.h>
+#include <sys/signalfd.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/types.h>
+#include <sys/un.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+struct cl_mmsghdr { struct msghdr msg_hdr; unsigned int msg_len; };
+struct cl_in6_pktinfo { struct in6_addr ipi6_addr; unsigned int ipi6_ifindex; };
+
+enum {
+    CL_IPV6_RECVPKTINFO = 49,
+    CL_IPV6_PKTINFO = 50,
+    CL_IP_PKTINFO = 8,
+    CL_UDP_SEGMENT = 103,
+    CL_SOL_UDP = 17,
+    CL_SO_MEMINFO = 55,
+    CL_MSG_CMSG_CLOEXEC = 0x40000000,
+    CL_F_ADD_SEALS = 1033,
+    CL_F_SEAL_SEAL = 1, CL_F_SEAL_SHRINK = 2, CL_F_SEAL_GROW = 4, CL_F_SEAL_WRITE = 8,
+};
+
+int cl_recvmmsg(int fd, struct cl_mmsghdr *messages, unsigned int count, int flags);
+int cl_sendmmsg(int fd, struct cl_mmsghdr *messages, unsigned int count, int flags);
+int cl_memfd_create(const char *name);
+/// The program itself, in a new process: fd 3 is `channel`, 0 to 2 are inherited, every other descriptor is closed,
+/// signal mask and dispositions are the default ones. Returns 0 and the pid, or an errno.
+int cl_spawn_self(pid_t *pid, char *const argv[], char *const envp[], int channel);
+int cl_pidfd_open(pid_t pid);
+char **cl_environ(void);
+int cl_setenv_title(const char *name);
+
+static inline struct cmsghdr *cl_cmsg_first(struct msghdr *m) { return CMSG_FIRSTHDR(m); }
+static inline struct cmsghdr *cl_cmsg_next(struct msghdr *m, struct cmsghdr *c) { return CMSG_NXTHDR(m, c); }
+static inline void *cl_cmsg_data(struct cmsghdr *c) { return CMSG_DATA(c); }
+static inline size_t cl_cmsg_len(size_t n) { return CMSG_LEN(n); }
+static inline size_t cl_cmsg_space(size_t n) { return CMSG_SPACE(n); }
+
+static inline int cl_wifexited(int s) { return WIFEXITED(s); }
+static inline int cl_wexitstatus(int s) { return WEXITSTATUS(s); }
+static inline int cl_wifsignaled(int s) { return WIFSIGNALED(s); }
+static inline int cl_wtermsig(int s) { return WTERMSIG(s); }
+
+#endif

@@ -1,0 +1,42 @@
+// What Swift cannot see of OpenSSL (macros, function-like macros, stacks), as static inline functions without logic.
+#ifndef COPENSSL_SHIM_H
+#define COPENSSL_SHIM_H
+
+#include <openssl/bio.h>
+#include <openssl/conf.h>
+#include <openssl/core_names.h>
+#include <openssl/err.h>
+#include <openssl/evp.h>
+#include <openssl/params.h>
+#include <openssl/pem.h>
+#include <openssl/rand.h>
+#include <openssl/ssl.h>
+#include <openssl/x509.h>
+#include <openssl/x509v3.h>
+#include <openssl/x509_vfy.h>
+
+static inline unsigned long co_version(void) { return OPENSSL_VERSION_NUMBER; }
+
+static inline long co_ssl_ctx_set_min_version(SSL_CTX *c, int v) { return SSL_CTX_set_min_proto_version(c, v); }
+static inline long co_ssl_ctx_set_max_version(SSL_CTX *c, int v) { return SSL_CTX_set_max_proto_version(c, v); }
+static inline long co_ssl_ctx_set_mode(SSL_CTX *c, long m) { return SSL_CTX_set_mode(c, m); }
+static inline long co_ssl_ctx_set_session_cache_mode(SSL_CTX *c, long m) { return SSL_CTX_set_session_cache_mode(c, m); }
+static inline long co_ssl_ctx_set_groups_list(SSL_CTX *c, const char *l) { return SSL_CTX_set1_groups_list(c, l); }
+static inline long co_ssl_ctx_set_ticket_keys(SSL_CTX *c, void *k, long n) { return SSL_CTX_set_tlsext_ticket_keys(c, k, n); }
+static inline long co_ssl_ctx_add_chain_cert(SSL_CTX *c, X509 *x) { return SSL_CTX_add1_chain_cert(c, x); }
+static inline void co_ssl_ctx_set_read_ahead(SSL_CTX *c, int on) { SSL_CTX_set_read_ahead(c, on); }
+static inline long co_ssl_set_mtu(SSL *s, long mtu) { return SSL_set_mtu(s, mtu); }
+static inline long co_dtls_get_timeout(SSL *s, struct timeval *t) { return DTLSv1_get_timeout(s, t); }
+static inline long co_dtls_handle_timeout(SSL *s) { return DTLSv1_handle_timeout(s); }
+static inline long co_ssl_set_tlsext_host_name(SSL *s, const char *n) { return SSL_set_tlsext_host_name(s, (char *)n); }
+static inline const char *co_ssl_cipher_name(const SSL *s) { return SSL_CIPHER_get_name(SSL_get_current_cipher(s)); }
+static inline long co_ssl_get_secure_renegotiation_support(SSL *s) { return SSL_get_secure_renegotiation_support(s); }
+
+static inline int co_err_get_lib(unsigned long e) { return ERR_GET_LIB(e); }
+static inline int co_err_get_reason(unsigned long e) { return ERR_GET_REASON(e); }
+
+static inline int co_bio_flags_source_sink(void) { return BIO_TYPE_SOURCE_SINK; }
+static inline void co_bio_set_retry_read(BIO *b) { BIO_set_retry_read(b); }
+static inline long co_bio_get_mem_data(BIO *b, const char **p) { return BIO_get_mem_data(b, (char **)p); }
+
+#endif

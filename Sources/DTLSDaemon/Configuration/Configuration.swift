@@ -1,0 +1,58 @@
+import DTLSEngine
+import LinuxSystem
+
+/// A configuration that has been read and checked whole: values, never paths. It is what the loader process returns,
+/// what the acceptor keeps, and what every worker is given.
+struct Configuration: Sendable, Equatable {
+    /// Worker processes; at least 1.
+    var workers: Int
+    /// Milliseconds from SIGTERM until the processes end, whatever their connections do.
+    var stopTimeout: Int
+    var logLevel: LogLevel
+    /// 32 bytes when several machines serve one address and share it; `nil`: random at start.
+    var cookieSecret: [UInt8]?
+    /// At least one; names are unique.
+    var services: [ServiceConfiguration]
+}
+
+/// The levels of `log_level`, by their names in the file.
+enum LogLevel: String, Sendable, CaseIterable {
+    case debug, info, notice, warning, error
+}
+
+/// One `[service.NAME]` table.
+struct ServiceConfiguration: Sendable, Equatable {
+    var name: String
+    /// Where it listens; empty when systemd passes the sockets in.
+    var listen: [SocketAddress]
+    /// Certificate, key, trusted CAs, ciphers, versions: what the engine's ServerContext is made of.
+    var tls: ServerSettings
+    /// Milliseconds, 2,000 to 120,000 (reference: handshakeTimeout).
+    var handshakeTimeout: Int
+    /// Milliseconds without a datagram from the peer after which it gets close_notify; 0: never.
+    var idleTimeout: Int
+    /// Largest IP packet of a handshake flight, bytes, 256 to 9,000.
+    var mtu: Int
+    var handler: HandlerConfiguration
+    var socket: SocketOptions
+}
+
+enum HandlerConfiguration: Sendable, Equatable {
+    /// Every datagram goes back to its sender.
+    case echo
+    /// Every connection gets a socket of its own to the backend.
+    case forward(to: Backend)
+}
+
+enum Backend: Sendable, Equatable, CustomStringConvertible {
+    case udp(SocketAddress)
+    /// A Unix datagram socket's path.
+    case unix(String)
+
+    var description: String {
+        switch self {
+        case .udp(let address): "udp:\(address)"
+        case .unix(let path): "unix:\(path)"
+        }
+    }
+}

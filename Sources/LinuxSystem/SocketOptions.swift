@@ -1,0 +1,27 @@
+/// The reference's options of a socket, for a listener and the connections that come from it.
+public struct SocketOptions: Sendable, Equatable {
+    /// SO_RCVBUF in bytes, 1,024 to 16,777,216 (reference: setRecvBufferSize). `nil`: the system's.
+    public var receiveBuffer: Int?
+    /// SO_SNDBUF in bytes, 1,024 to 16,777,216 (reference: setSendBufferSize). `nil`: the system's.
+    public var sendBuffer: Int?
+    /// IP_TTL or IPV6_UNICAST_HOPS, 0 to 255 (reference: setTTL). `nil`: the system's.
+    public var timeToLive: Int?
+    /// SO_BINDTODEVICE (reference: bindToDevice). `nil`: every interface.
+    public var interface: String?
+    /// IPV6_V6ONLY of an IPv6 listener (reference: setIPv6Only).
+    public var ipv6Only: Bool
+
+    public init(
+        receiveBuffer: Int? = nil, sendBuffer: Int? = nil, timeToLive: Int? = nil, interface: String? = nil,
+        ipv6Only: Bool = true
+    ) {
+        self.receiveBuffer = receiveBuffer
+        self.sendBuffer = sendBuffer
+        self.timeToLive = timeToLive
+        self.interface = interface
+        self.ipv6Only = ipv6Only
+    }
+
+    public static let bufferSizes = 1_024...16_777_216
+    public static let timesToLive = 0...255
+}

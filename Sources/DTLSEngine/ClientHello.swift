@@ -1,0 +1,192 @@
+/// The first ClientHello record of a UDP datagram, read in place: nothing is copied and nothing is allocated.
+///
+/// A value holds offsets into the datagram that it was parsed from, and is **valid only while that buffer is**.
+/// Parsing is total: every byte string gives one of the three outcomes, and no byte string traps.
+///
+/// Sources: RFC 6347, sections 4.1 (record), 4.2.1 (cookie) and 4.2.2 (handshake header);
+/// RFC 5246, section 7.4.1.2 (ClientHello).
+public struct ClientHello {
+    /// What a datagram turned out to be.
+    public enum Outcome {
+        case hello(ClientHello)
+        /// Another record type, another epoch, another handshake message, a later fragment, or not DTLS at all.
+        case notClientHello
+        /// It says that it is a ClientHello, and its lengths contradict each other or the datagram.
+        case malformed
+    }
+
+    /// Bytes of a record header (RFC 6347, section 4.1).
+    static let recordHeaderSize = 13
+    /// Bytes of a handshake message header (RFC 6347, section 4.2.2).
+    static let handshakeHeaderSize = 12
+    /// The longest plaintext of a record (RFC 6347, section 4.1.1; RFC 5246, section 6.2.1).
+    private static let maximumRecordLength = 1 << 14
+    private static let handshakeRecordType: UInt8 = 22
+    private static let clientHelloType: UInt8 = 1
+    /// Every DTLS version has this first byte; the second one tells 1.0 (0xff) from 1.2 (0xfd).
+    private static let versionMajor: UInt8 = 0xfe
+    private static let randomSize = 32
+
+    /// The whole datagram, with whatever follows the hello.
+    public let datagram: UnsafeRawBufferPointer
+    /// The version in the record header. Many clients say 0xfeff (DTLS 1.0) here and ask for more in `clientVersion`.
+    public let recordVersion: UInt16
+    /// 48 bits. A HelloVerifyRequest repeats it (RFC 6347, section 4.2.1).
+    public let recordSequence: UInt64
+    /// 0 in a client's first hello, one more after each HelloVerifyRequest that it got.
+    public let messageSequence: UInt16
+    /// The highest version that the client offers outside extensions, on the wire form (0xfefd is DTLS 1.2).
+    public let clientVersion: UInt16
+    /// False when the record holds only a first fragment. Then at least everything up to the compression methods is here.
+    public let isComplete: Bool
+
+    private let sessionIDRange: Range<Int>
+    private let cookieRange: Range<Int>
+    private let compressionEnd: Int
+
+    private static let versionOffset = recordHeaderSize + handshakeHeaderSize
+    private static let randomOffset = versionOffset + 2
+
+    /// 32 bytes.
+    public var random: UnsafeRawBufferPointer { slice(Self.randomOffset..<Self.randomOffset + Self.randomSize) }
+    /// 0 to 32 bytes.
+    public var sessionID: UnsafeRawBufferPointer { slice(sessionIDRange) }
+    /// 0 to 255 bytes; none in a client's first hello.
+    public var cookie: UnsafeRawBufferPointer { slice(cookieRange) }
+
+    /// The random as a value that outlives the datagram, to tell a repeated hello from a new one.
+    public var randomValue: ClientRandom { ClientRandom(random) }
+
+    /// Version, random and session id, with the session id's length: what stands before the cookie.
+    var beforeCookie: UnsafeRawBufferPointer { slice(Self.versionOffset..<sessionIDRange.upperBound) }
+    /// Cipher suites and compression methods, with their lengths: what stands after the cookie, extensions left out.
+    var afterCookie: UnsafeRawBufferPointer { slice(cookieRange.upperBound..<compressionEnd) }
+
+    private func slice(_ range: Range<Int>) -> UnsafeRawBufferPointer {
+        UnsafeRawBufferPointer(rebasing: datagram[range])
+    }
+
+    /// Says cheaply whether a datagram could be a ClientHello, or a later fragment of one: a handshake record of epoch 0
+    /// whose first message has the type of a ClientHello. Nothing else is checked.
+    public static func couldBePart(of datagram: UnsafeRawBufferPointer) -> Bool {
+        datagram.count > recordHeaderSize
+            && datagram[0] == handshakeRecordType && datagram[1] == versionMajor
+            && datagram[3] == 0 && datagram[4] == 0
+            && datagram[recordHeaderSize] == clientHelloType
+    }
+
+    /// Reads the first record of `datagram`.
+    ///
+    /// A first fragment is enough if it reaches to the end of the compression methods: all that a cookie covers is there.
+    /// Unknown versions, cipher suites and extensions are the handshake's business, not this parser's.
+    public static func parse(_ datagram: UnsafeRawBufferPointer) -> Outcome {
+        guard couldBePart(of: datagram) else { return .notClientHello }
+        var reader = Reader(bytes: datagram, end: datagram.count)
+        guard reader.skip(1), let recordVersion = reader.uint16(), reader.skip(2), let recordSequence = reader.uint48(),
+            let recordLength = reader.uint16(), Int(recordLength) <= maximumRecordLength,
+            reader.limit(to: Int(recordLength)),
+            // The handshake header: type, length, message_seq, fragment_offset, fragment_length.
+            reader.skip(1), let length = reader.uint24(), let messageSequence = reader.uint16(),
+            let fragmentOffset = reader.uint24(), let fragmentLength = reader.uint24()
+        else { return .malformed }
+        guard fragmentOffset == 0 else {
+            return fragmentOffset + fragmentLength <= length ? .notClientHello : .malformed
+        }
+        guard fragmentLength <= length, reader.limit(to: fragmentLength),
+            let clientVersion = reader.uint16(), UInt8(clientVersion >> 8) == versionMajor, reader.skip(randomSize),
+            let sessionID = reader.vector8(), sessionID.count <= 32,
+            let cookie = reader.vector8(),
+            let cipherSuites = reader.vector16(), cipherSuites.count >= 2, cipherSuites.count.isMultiple(of: 2),
+            let compression = reader.vector8(), !compression.isEmpty,
+            extensionsFit(reader, left: length - (compression.upperBound - versionOffset))
+        else { return .malformed }
+        return .hello(
+            ClientHello(
+                datagram: datagram, recordVersion: recordVersion, recordSequence: recordSequence,
+                messageSequence: messageSequence, clientVersion: clientVersion, isComplete: fragmentLength == length,
+                sessionIDRange: sessionID, cookieRange: cookie, compressionEnd: compression.upperBound))
+    }
+
+    /// The rest of a hello is nothing, or one vector of extensions that fills it (RFC 5246, section 7.4.1.2).
+    private static func extensionsFit(_ reader: Reader, left: Int) -> Bool {
+        if left == 0 { return true }
+        var reader = reader
+        guard let length = reader.uint16() else { return left >= 2 && reader.left < 2 }
+        return Int(length) == left - 2
+    }
+}
+
+/// A ClientHello's random as a value of fixed size.
+public struct ClientRandom: Hashable, Sendable {
+    private let words: (UInt64, UInt64, UInt64, UInt64)
+
+    fileprivate init(_ bytes: UnsafeRawBufferPointer) {
+        words = (
+            bytes.loadUnaligned(fromByteOffset: 0, as: UInt64.self),
+            bytes.loadUnaligned(fromByteOffset: 8, as: UInt64.self),
+            bytes.loadUnaligned(fromByteOffset: 16, as: UInt64.self),
+            bytes.loadUnaligned(fromByteOffset: 24, as: UInt64.self)
+        )
+    }
+
+    public static func == (one: ClientRandom, other: ClientRandom) -> Bool { one.words == other.words }
+
+    public func hash(into hasher: inout Hasher) {
+        hasher.combine(words.0)
+        hasher.combine(words.1)
+        hasher.combine(words.2)
+        hasher.combine(words.3)
+    }
+}
+
+/// Reads big-endian numbers and TLS vectors. Each step says by `nil` or `false` that the bytes do not reach;
+/// `offset` never passes `end`, and `end` never passes the buffer.
+private struct Reader {
+    let bytes: UnsafeRawBufferPointer
+    private(set) var offset = 0
+    private(set) var end: Int
+
+    init(bytes: UnsafeRawBufferPointer, end: Int) {
+        self.bytes = bytes
+        self.end = end
+    }
+
+    var left: Int { end - offset }
+
+    /// Lets the reader see `count` more bytes and no others.
+    mutating func limit(to count: Int) -> Bool {
+        guard count <= left else { return false }
+        end = offset + count
+        return true
+    }
+
+    mutating func skip(_ count: Int) -> Bool {
+        guard count <= left else { return false }
+        offset += count
+        return true
+    }
+
+    private mutating func number(_ count: Int) -> UInt64? {
+        guard count <= left else { return nil }
+        var value: UInt64 = 0
+        for index in offset..<offset + count { value = value << 8 | UInt64(bytes[index]) }
+        offset += count
+        return value
+    }
+
+    mutating func uint16() -> UInt16? { number(2).map { UInt16(truncatingIfNeeded: $0) } }
+    mutating func uint24() -> Int? { number(3).map { Int(truncatingIfNeeded: $0) } }
+    mutating func uint48() -> UInt64? { number(6) }
+
+    /// The content of a vector whose length is one byte.
+    mutating func vector8() -> Range<Int>? { vector(number(1)) }
+    /// The content of a vector whose length is two bytes.
+    mutating func vector16() -> Range<Int>? { vector(number(2)) }
+
+    private mutating func vector(_ count: UInt64?) -> Range<Int>? {
+        guard let count, count <= UInt64(left) else { return nil }
+        let start = offset
+        offset += Int(count)
+        return start..<offset
+    }
+}

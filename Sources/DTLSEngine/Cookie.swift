@@ -1,0 +1,207 @@
+import COpenSSL
+
+/// Makes and checks the cookies of the stateless exchange (RFC 6347, section 4.2.1): nothing is kept per peer.
+///
+/// A cookie is 32 bytes: the low byte of the minute whose key made it, and 31 bytes of HMAC-SHA256 over that byte, the
+/// peer's and the local address, and the ClientHello without its cookie and extensions. The key comes from the secret
+/// and the minute, so processes and machines with one secret and roughly one clock know each other's cookies. This
+/// minute's and the last minute's are good: a cookie lives for one to two minutes.
+///
+/// Addresses are any bytes that name them (address and port), always written the same way by the caller.
+/// Not thread-safe. None of its calls allocates, except inside OpenSSL.
+public final class CookieAuthority {
+    /// Bytes of a cookie.
+    public static let cookieSize = 32
+    /// Bytes of a HelloVerifyRequest's datagram. The smallest valid ClientHello has 67.
+    public static let helloVerifyRequestSize =
+        ClientHello.recordHeaderSize + ClientHello.handshakeHeaderSize + 3 + cookieSize
+    /// Bytes that a secret must have at least.
+    public static let minimumSecretSize = 16
+
+    /// Derives the minutes' keys from the secret.
+    private let derivation: KeyedHash
+    // This minute's key and the last one's: one number is even, the other odd.
+    private var even: MinuteKey
+    private var odd: MinuteKey
+
+    /// - Parameter secret: at least ``minimumSecretSize`` bytes from a random source.
+    /// - Throws: when the secret is too short, or OpenSSL has no HMAC-SHA256.
+    public init(secret: [UInt8]) throws(CookieError) {
+        guard secret.count >= Self.minimumSecretSize else { throw .secretTooShort(secret.count) }
+        derivation = try KeyedHash()
+        even = MinuteKey(hash: try KeyedHash())
+        odd = MinuteKey(hash: try KeyedHash())
+        guard secret.withUnsafeBytes({ derivation.setKey($0) }) else { throw .openSSL(OpenSSLError.drain()) }
+    }
+
+    /// Whether the hello's cookie was made for this hello, between these two addresses, in `minute` or the one before.
+    /// The time that it takes says nothing about how much of the cookie is right.
+    public func verify(
+        _ hello: ClientHello, peer: UnsafeRawBufferPointer, local: UnsafeRawBufferPointer, minute: UInt64
+    ) -> Bool {
+        let cookie = hello.cookie
+        guard cookie.count == Self.cookieSize else { return false }
+        // Modulo 256, so that it also holds where the byte wraps.
+        let age = UInt64(UInt8(truncatingIfNeeded: minute) &- cookie[0])
+        guard age <= 1, age <= minute else { return false }
+        return withUnsafeTemporaryAllocation(byteCount: Self.cookieSize, alignment: 1) { expected in
+            write(to: expected, for: hello, peer: peer, local: local, minute: minute - age)
+                && CRYPTO_memcmp(expected.baseAddress, cookie.baseAddress, Self.cookieSize) == 0
+        }
+    }
+
+    /// Writes the datagram that asks the client to come back with a cookie.
+    /// - Parameter minute: the number of the current minute, by a clock that all processes with this secret share.
+    /// - Returns: the datagram's length, never more than that of the hello's datagram; or 0 where nothing is to be sent,
+    ///   because `buffer` has fewer than ``helloVerifyRequestSize`` bytes or OpenSSL failed.
+    public func writeHelloVerifyRequest(
+        answering hello: ClientHello, peer: UnsafeRawBufferPointer, local: UnsafeRawBufferPointer, minute: UInt64,
+        into buffer: UnsafeMutableRawBufferPointer
+    ) -> Int {
+        let size = Self.helloVerifyRequestSize
+        guard buffer.count >= size, size <= hello.datagram.count else { return 0 }
+        buffer.copyBytes(from: Self.helloVerifyRequestStart)
+        for index in 0..<6 {
+            buffer[5 + index] = UInt8(truncatingIfNeeded: hello.recordSequence >> UInt64(40 - 8 * index))
+        }
+        let cookie = UnsafeMutableRawBufferPointer(rebasing: buffer[(size - Self.cookieSize)..<size])
+        return write(to: cookie, for: hello, peer: peer, local: local, minute: minute) ? size : 0
+    }
+
+    /// What stands before the cookie. Record and message say DTLS 1.0 whatever the client offered, and message_seq is 0
+    /// as in a side's every first message (RFC 6347, sections 4.2.1 and 4.2.2; OpenSSL's DTLSv1_listen does the same).
+    private static let helloVerifyRequestStart: [UInt8] = [
+        22, 0xfe, 0xff, 0, 0,  // a handshake record of DTLS 1.0 in epoch 0
+        0, 0, 0, 0, 0, 0,  // the hello's sequence number belongs here
+        0, 47,  // the record's length
+        3, 0, 0, 35, 0, 0, 0, 0, 0, 0, 0, 35,  // HelloVerifyRequest: length, message_seq, offset and length of fragment
+        0xfe, 0xff, 32,  // server_version, and the length of the cookie
+    ]
+
+    /// Writes the 32 bytes of a cookie.
+    private func write(
+        to cookie: UnsafeMutableRawBufferPointer, for hello: ClientHello,
+        peer: UnsafeRawBufferPointer, local: UnsafeRawBufferPointer, minute: UInt64
+    ) -> Bool {
+        let good =
+            if minute.isMultiple(of: 2) {
+                even.take(minute, from: derivation)
+                    && Self.write(to: cookie, for: hello, peer: peer, local: local, minute: minute, with: even.hash)
+            } else {
+                odd.take(minute, from: derivation)
+                    && Self.write(to: cookie, for: hello, peer: peer, local: local, minute: minute, with: odd.hash)
+            }
+        if !good { ERR_clear_error() }
+        return good
+    }
+
+    private static func write(
+        to cookie: UnsafeMutableRawBufferPointer, for hello: ClientHello,
+        peer: UnsafeRawBufferPointer, local: UnsafeRawBufferPointer, minute: UInt64, with key: borrowing KeyedHash
+    ) -> Bool {
+        let number = UInt8(truncatingIfNeeded: minute)
+        return withUnsafeTemporaryAllocation(byteCount: KeyedHash.size, alignment: 1) { digest in
+            // Each field goes in with its length, the hello's fields with those that are in it, so none can pass for
+            // another's bytes.
+            guard key.start(), withUnsafeBytes(of: number, { key.add($0) }),
+                key.addWithLength(peer), key.addWithLength(local),
+                key.add(hello.beforeCookie), key.add(hello.afterCookie), key.finish(into: digest)
+            else { return false }
+            cookie[0] = number
+            UnsafeMutableRawBufferPointer(rebasing: cookie[1...]).copyMemory(
+                from: UnsafeRawBufferPointer(rebasing: digest[..<(Self.cookieSize - 1)]))
+            return true
+        }
+    }
+}
+
+/// Why there is no ``CookieAuthority``.
+public enum CookieError: Error, Sendable, Equatable, CustomStringConvertible {
+    /// The secret's length in bytes.
+    case secretTooShort(Int)
+    case openSSL(OpenSSLError)
+
+    public var description: String {
+        switch self {
+        case .secretTooShort(let count):
+            "the cookie secret has \(count) bytes; it needs \(CookieAuthority.minimumSecretSize) or more"
+        case .openSSL(let error): "OpenSSL has no HMAC-SHA256 for cookies: \(error)"
+        }
+    }
+}
+
+/// A ``KeyedHash`` with the key of a minute.
+private struct MinuteKey: ~Copyable {
+    let hash: KeyedHash
+    private var minute: UInt64?
+
+    init(hash: consuming KeyedHash) { self.hash = hash }
+
+    /// Changes the key where it is another minute's.
+    mutating func take(_ minute: UInt64, from derivation: borrowing KeyedHash) -> Bool {
+        if self.minute == minute { return true }
+        self.minute = nil
+        let good = withUnsafeTemporaryAllocation(byteCount: KeyedHash.size, alignment: 1) { key in
+            defer { OPENSSL_cleanse(key.baseAddress, key.count) }
+            return derivation.start() && withUnsafeBytes(of: minute.bigEndian) { derivation.add($0) }
+                && derivation.finish(into: key) && hash.setKey(UnsafeRawBufferPointer(key))
+        }
+        if good { self.minute = minute }
+        return good
+    }
+}
+
+/// HMAC-SHA256 by OpenSSL with a key that is set once and used often. Each call says whether OpenSSL did it.
+private struct KeyedHash: ~Copyable {
+    /// Bytes of the result.
+    static let size = 32
+    private let context: OpaquePointer
+
+    init() throws(CookieError) {
+        ERR_clear_error()
+        // The context holds a reference of its own.
+        let algorithm = EVP_MAC_fetch(nil, "HMAC", nil)
+        defer { EVP_MAC_free(algorithm) }
+        guard let algorithm, let context = EVP_MAC_CTX_new(algorithm) else { throw .openSSL(OpenSSLError.drain()) }
+        guard Self.useSHA256(context) else {
+            EVP_MAC_CTX_free(context)
+            throw .openSSL(OpenSSLError.drain())
+        }
+        self.context = context
+    }
+
+    private static func useSHA256(_ context: OpaquePointer) -> Bool {
+        var digest = Array("SHA256".utf8CString)
+        return digest.withUnsafeMutableBufferPointer { name in
+            let parameters = [
+                OSSL_PARAM_construct_utf8_string(OSSL_MAC_PARAM_DIGEST, name.baseAddress, 0),
+                OSSL_PARAM_construct_end(),
+            ]
+            return EVP_MAC_CTX_set_params(context, parameters) == 1
+        }
+    }
+
+    deinit { EVP_MAC_CTX_free(context) }
+
+    func setKey(_ key: UnsafeRawBufferPointer) -> Bool {
+        EVP_MAC_init(context, key.assumingMemoryBound(to: UInt8.self).baseAddress, key.count, nil) == 1
+    }
+
+    /// Begins another message with the key that was set: no key means the last one (EVP_MAC(3), since 3.0).
+    func start() -> Bool { EVP_MAC_init(context, nil, 0, nil) == 1 }
+
+    func add(_ bytes: UnsafeRawBufferPointer) -> Bool {
+        EVP_MAC_update(context, bytes.assumingMemoryBound(to: UInt8.self).baseAddress, bytes.count) == 1
+    }
+
+    func addWithLength(_ bytes: UnsafeRawBufferPointer) -> Bool {
+        withUnsafeBytes(of: UInt64(bytes.count).bigEndian) { add($0) } && add(bytes)
+    }
+
+    func finish(into result: UnsafeMutableRawBufferPointer) -> Bool {
+        var length = 0
+        return EVP_MAC_final(
+            context, result.assumingMemoryBound(to: UInt8.self).baseAddress, &length, result.count) == 1
+            && length == Self.size
+    }
+}

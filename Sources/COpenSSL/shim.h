@@ -2,6 +2,7 @@
 #ifndef COPENSSL_SHIM_H
 #define COPENSSL_SHIM_H
 
+#include <stdint.h>
 #include <openssl/bio.h>
 #include <openssl/conf.h>
 #include <openssl/core_names.h>
@@ -14,6 +15,12 @@
 #include <openssl/x509.h>
 #include <openssl/x509v3.h>
 #include <openssl/x509_vfy.h>
+
+static const uint64_t CO_SSL_OP_NO_QUERY_MTU = SSL_OP_NO_QUERY_MTU;
+static const uint64_t CO_SSL_OP_NO_RENEGOTIATION = SSL_OP_NO_RENEGOTIATION;
+static const uint64_t CO_SSL_OP_NO_COMPRESSION = SSL_OP_NO_COMPRESSION;
+static const uint64_t CO_SSL_OP_CIPHER_SERVER_PREFERENCE = SSL_OP_CIPHER_SERVER_PREFERENCE;
+static inline void co_bio_clear_retry_flags(BIO *b) { BIO_clear_retry_flags(b); }
 
 static inline unsigned long co_version(void) { return OPENSSL_VERSION_NUMBER; }
 

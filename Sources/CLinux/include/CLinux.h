@@ -28,17 +28,18 @@
 struct cl_mmsghdr { struct msghdr msg_hdr; unsigned int msg_len; };
 struct cl_in6_pktinfo { struct in6_addr ipi6_addr; unsigned int ipi6_ifindex; };
 
-enum {
-    CL_IPV6_RECVPKTINFO = 49,
-    CL_IPV6_PKTINFO = 50,
-    CL_IP_PKTINFO = 8,
-    CL_UDP_SEGMENT = 103,
-    CL_SOL_UDP = 17,
-    CL_SO_MEMINFO = 55,
-    CL_MSG_CMSG_CLOEXEC = 0x40000000,
-    CL_F_ADD_SEALS = 1033,
-    CL_F_SEAL_SEAL = 1, CL_F_SEAL_SHRINK = 2, CL_F_SEAL_GROW = 4, CL_F_SEAL_WRITE = 8,
-};
+static const int CL_IPV6_RECVPKTINFO = 49;
+static const int CL_IPV6_PKTINFO = 50;
+static const int CL_IP_PKTINFO = 8;
+static const int CL_UDP_SEGMENT = 103;
+static const int CL_SOL_UDP = 17;
+static const int CL_SO_MEMINFO = 55;
+static const int CL_MSG_CMSG_CLOEXEC = 0x40000000;
+static const int CL_F_ADD_SEALS = 1033;
+static const int CL_F_SEAL_SEAL = 1;
+static const int CL_F_SEAL_SHRINK = 2;
+static const int CL_F_SEAL_GROW = 4;
+static const int CL_F_SEAL_WRITE = 8;
 
 int cl_recvmmsg(int fd, struct cl_mmsghdr *messages, unsigned int count, int flags);
 int cl_sendmmsg(int fd, struct cl_mmsghdr *messages, unsigned int count, int flags);

@@ -1,0 +1,53 @@
+import COpenSSL
+
+/// What a ``ClientContext`` is made of (reference: the options of `createClient`).
+public struct ClientSettings: Sendable, Equatable {
+    /// Whether the server's certificate must be signed by a trusted CA and carry the expected name.
+    public var rejectUnauthorized: Bool
+    /// Trust the CAs of the system too.
+    public var loadDefaultCertificates: Bool
+    /// Trusted CAs, PEM.
+    public var certificateAuthorities: String?
+    /// The client's own certificate and chain, PEM, leaf first; with it goes `privateKey`.
+    public var certificate: String?
+    public var privateKey: String?
+    public var passphrase: String?
+    public var ciphers: String?
+    public var minimumVersion: ProtocolVersion
+    public var maximumVersion: ProtocolVersion?
+
+    public init(
+        rejectUnauthorized: Bool = true, loadDefaultCertificates: Bool = false, certificateAuthorities: String? = nil,
+        certificate: String? = nil, privateKey: String? = nil, passphrase: String? = nil, ciphers: String? = nil,
+        minimumVersion: ProtocolVersion = .dtls12, maximumVersion: ProtocolVersion? = nil
+    ) {
+        self.rejectUnauthorized = rejectUnauthorized
+        self.loadDefaultCertificates = loadDefaultCertificates
+        self.certificateAuthorities = certificateAuthorities
+        self.certificate = certificate
+        self.privateKey = privateKey
+        self.passphrase = passphrase
+        self.ciphers = ciphers
+        self.minimumVersion = minimumVersion
+        self.maximumVersion = maximumVersion
+    }
+}
+
+/// A client's trust and identity, ready for handshakes.
+public final class ClientContext: Context {
+    public init(_ settings: ClientSettings) throws(CredentialsError) {
+        try super.init(
+            method: DTLS_client_method(), ciphers: settings.ciphers, minimumVersion: settings.minimumVersion,
+            maximumVersion: settings.maximumVersion)
+        if let authorities = settings.certificateAuthorities { try trust(authorities: authorities, announce: false) }
+        if settings.loadDefaultCertificates, SSL_CTX_set_default_verify_paths(pointer) != 1 {
+            throw .authorities("\(OpenSSLError.drain())")
+        }
+        if let certificate = settings.certificate {
+            guard let key = settings.privateKey else { throw .privateKey("there is a certificate but no key") }
+            try use(certificate: certificate, privateKey: key, passphrase: settings.passphrase)
+        }
+        SSL_CTX_set_verify(pointer, settings.rejectUnauthorized ? SSL_VERIFY_PEER : SSL_VERIFY_NONE, nil)
+        _ = co_ssl_ctx_set_session_cache_mode(pointer, Int(SSL_SESS_CACHE_OFF))
+    }
+}

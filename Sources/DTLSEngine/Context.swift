@@ -1,0 +1,49 @@
+import COpenSSL
+
+/// An SSL_CTX that is freed with its last user: what ``ServerContext`` and ``ClientContext`` have in common.
+public class Context {
+    /// Owned; connections made from it hold a reference of their own inside OpenSSL.
+    let pointer: OpaquePointer
+
+    /// AEAD with forward secrecy, AES-128 first: it is the cheapest, and as good in practice.
+    static let defaultCiphers = "ECDHE+AESGCM:ECDHE+CHACHA20"
+    /// DTLS 1.0 knows neither AEAD nor SHA-256 signatures, which OpenSSL allows at security level 0 alone.
+    static let defaultCiphersWithDTLS10 = "ECDHE+AESGCM:ECDHE+CHACHA20:ECDHE+AES:@SECLEVEL=0"
+
+    init(
+        method: OpaquePointer?, ciphers: String?, minimumVersion: ProtocolVersion, maximumVersion: ProtocolVersion?
+    ) throws(CredentialsError) {
+        ERR_clear_error()
+        guard let context = SSL_CTX_new(method) else { throw .context("\(OpenSSLError.drain())") }
+        pointer = context
+        try limit(minimumVersion: minimumVersion, maximumVersion: maximumVersion)
+        try use(
+            ciphers: ciphers
+                ?? (minimumVersion == .dtls10 ? Self.defaultCiphersWithDTLS10 : Self.defaultCiphers))
+        guard co_ssl_ctx_set_groups_list(context, "X25519:P-256:P-384") == 1 else {
+            throw .context("\(OpenSSLError.drain())")
+        }
+        // The MTU is configured, and never asked of the BIO: one BIO serves all connections of a thread.
+        SSL_CTX_set_options(
+            context, CO_SSL_OP_NO_QUERY_MTU | CO_SSL_OP_NO_RENEGOTIATION | CO_SSL_OP_NO_COMPRESSION)
+    }
+
+    deinit { SSL_CTX_free(pointer) }
+
+    private func limit(minimumVersion: ProtocolVersion, maximumVersion: ProtocolVersion?) throws(CredentialsError) {
+        if let maximumVersion, maximumVersion < minimumVersion {
+            throw .version("the minimum \(minimumVersion.name) is above the maximum \(maximumVersion.name)")
+        }
+        guard co_ssl_ctx_set_min_version(pointer, Int32(minimumVersion.rawValue)) == 1,
+            co_ssl_ctx_set_max_version(pointer, Int32(maximumVersion?.rawValue ?? 0)) == 1
+        else { throw .version("\(OpenSSLError.drain())") }
+    }
+
+    private func use(ciphers: String) throws(CredentialsError) {
+        ERR_clear_error()
+        guard SSL_CTX_set_cipher_list(pointer, ciphers) == 1 else {
+            _ = OpenSSLError.drain()
+            throw .ciphers("no cipher matches \"\(ciphers)\"")
+        }
+    }
+}

@@ -1,0 +1,132 @@
+import COpenSSL
+
+/// Which part of a server's or client's TLS material cannot be used, and why.
+public enum CredentialsError: Error, Sendable, Equatable, CustomStringConvertible {
+    case certificate(String)
+    case privateKey(String)
+    /// The private key is encrypted, and there is no passphrase or a wrong one.
+    case passphrase(String)
+    /// Certificate and private key do not belong together.
+    case mismatch(String)
+    case authorities(String)
+    case ciphers(String)
+    case version(String)
+    /// OpenSSL could not make the context at all.
+    case context(String)
+
+    public var description: String {
+        switch self {
+        case .certificate(let reason): "certificate: \(reason)"
+        case .privateKey(let reason): "private key: \(reason)"
+        case .passphrase(let reason): "passphrase: \(reason)"
+        case .mismatch(let reason): reason
+        case .authorities(let reason): "CA certificates: \(reason)"
+        case .ciphers(let reason): "cipher list: \(reason)"
+        case .version(let reason): "version: \(reason)"
+        case .context(let reason): "TLS context: \(reason)"
+        }
+    }
+}
+
+/// A PEM text as a read-only BIO; it owns the BIO and a copy of the text.
+private final class PEMSource {
+    let bio: OpaquePointer
+
+    init?(_ text: String) {
+        guard text.utf8.count <= Int(Int32.max), let memory = BIO_new(BIO_s_mem()) else { return nil }
+        bio = memory
+        var copy = text
+        let written = copy.withUTF8 { BIO_write(memory, $0.baseAddress, Int32(truncatingIfNeeded: $0.count)) }
+        guard written == Int32(truncatingIfNeeded: text.utf8.count) else { return nil }
+    }
+
+    deinit { BIO_free(bio) }
+
+    /// Every certificate of the text, in order; the caller frees them. Stops at the first that is broken.
+    func certificates() throws(OpenSSLError) -> [OpaquePointer] {
+        var list: [OpaquePointer] = []
+        ERR_clear_error()
+        while let certificate = PEM_read_bio_X509(bio, nil, nil, nil) { list.append(certificate) }
+        let end = ERR_peek_last_error()
+        let atEnd = co_err_get_lib(end) == ERR_LIB_PEM && co_err_get_reason(end) == PEM_R_NO_START_LINE
+        guard atEnd else {
+            for certificate in list { X509_free(certificate) }
+            throw OpenSSLError.drain()
+        }
+        ERR_clear_error()
+        return list
+    }
+}
+
+extension Context {
+    /// Loads certificate, chain and key into the context and checks that they belong together.
+    func use(certificate: String, privateKey: String, passphrase: String?) throws(CredentialsError) {
+        try use(certificateChain: certificate)
+        try use(privateKey: privateKey, passphrase: passphrase)
+        ERR_clear_error()
+        guard SSL_CTX_check_private_key(pointer) == 1 else {
+            ERR_clear_error()
+            throw .mismatch("the private key does not belong to the certificate")
+        }
+    }
+
+    private func use(certificateChain text: String) throws(CredentialsError) {
+        guard let source = PEMSource(text) else { throw .certificate("too large") }
+        let chain: [OpaquePointer]
+        do { chain = try source.certificates() } catch { throw .certificate("not valid PEM (\(error))") }
+        defer { for certificate in chain { X509_free(certificate) } }
+        guard let leaf = chain.first else { throw .certificate("no PEM certificate in it") }
+        ERR_clear_error()
+        guard SSL_CTX_use_certificate(pointer, leaf) == 1 else { throw .certificate("\(OpenSSLError.drain())") }
+        for certificate in chain.dropFirst() where co_ssl_ctx_add_chain_cert(pointer, certificate) != 1 {
+            throw .certificate("chain: \(OpenSSLError.drain())")
+        }
+    }
+
+    private func use(privateKey text: String, passphrase: String?) throws(CredentialsError) {
+        guard let source = PEMSource(text) else { throw .privateKey("too large") }
+        ERR_clear_error()
+        // With a null callback, PEM_def_callback takes its last argument as the passphrase; an empty one keeps it from
+        // asking on the terminal.
+        let key = (passphrase ?? "").withCString {
+            PEM_read_bio_PrivateKey(source.bio, nil, nil, UnsafeMutableRawPointer(mutating: $0))
+        }
+        guard let key else {
+            let error = OpenSSLError.drain()
+            if text.contains("ENCRYPTED") {
+                throw .passphrase(
+                    passphrase == nil
+                        ? "the private key is encrypted and no passphrase is given"
+                        : "it does not decrypt the private key")
+            }
+            throw .privateKey("not a valid PEM private key (\(error))")
+        }
+        defer { EVP_PKEY_free(key) }
+        guard SSL_CTX_use_PrivateKey(pointer, key) == 1 else {
+            let error = OpenSSLError.drain()
+            if error.library == ERR_LIB_X509,
+                error.reason == X509_R_KEY_VALUES_MISMATCH
+                    || error.reason == X509_R_KEY_TYPE_MISMATCH
+            {
+                throw .mismatch("the private key does not belong to the certificate")
+            }
+            throw .privateKey("\(error)")
+        }
+    }
+
+    /// Trusts the CAs of a PEM text; on a server their names go into the CertificateRequest too.
+    func trust(authorities text: String, announce: Bool) throws(CredentialsError) {
+        guard let source = PEMSource(text) else { throw .authorities("too large") }
+        let list: [OpaquePointer]
+        do { list = try source.certificates() } catch { throw .authorities("not valid PEM (\(error))") }
+        defer { for certificate in list { X509_free(certificate) } }
+        guard !list.isEmpty else { throw .authorities("no PEM certificate in it") }
+        let store = SSL_CTX_get_cert_store(pointer)
+        for certificate in list {
+            ERR_clear_error()
+            guard X509_STORE_add_cert(store, certificate) == 1,
+                !announce || SSL_CTX_add_client_CA(pointer, certificate) == 1
+            else { throw .authorities("\(OpenSSLError.drain())") }
+        }
+    }
+}

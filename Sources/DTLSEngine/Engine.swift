@@ -1,0 +1,229 @@
+import COpenSSL
+
+/// One DTLS connection without I/O or clock: datagrams in; datagrams, messages and events out.
+///
+/// `deliver` a datagram, then call `next()` until it says `.needsInput`; whatever is in the ``DatagramBIO``'s outbox
+/// after any call is to be sent to the peer. While ``timeout`` is not `nil`, call `handleTimeout()` when it has passed.
+/// An engine that has thrown is finished: send the outbox (it may hold an alert), and let it go.
+public final class Engine {
+    /// The largest message of one record, in bytes (RFC 6347, section 4.1: as in TLS, 2^14).
+    public static let maximumMessageSize = 16_384
+    /// The smallest and largest UDP payload that a handshake flight can be made to fit, in bytes. OpenSSL's floor is
+    /// 208; above 4,096 its buffer BIO would split a record over two datagrams.
+    public static let payloadSizes = 208...4_096
+
+    public enum Event {
+        /// Nothing more to say until a datagram or the timeout comes.
+        case needsInput
+        /// The handshake is done; messages may follow at once.
+        case established
+        /// A decrypted message, valid until the next call of any engine of this thread.
+        case message(UnsafeRawBufferPointer)
+        /// The peer's close_notify. There is nothing after it.
+        case closed
+    }
+
+    private enum State { case handshaking, established, closed }
+
+    private let ssl: OpaquePointer
+    private let bio: DatagramBIO
+    /// Kept alive for the callbacks that OpenSSL has from it.
+    private let context: Context
+    private var state = State.handshaking
+    /// Whether SSL_read has said that it wants a new datagram.
+    private var isDrained = false
+
+    private init(_ context: Context, over bio: DatagramBIO, payloadSize: Int) throws(OpenSSLError) {
+        ERR_clear_error()
+        guard let ssl = SSL_new(context.pointer) else { throw OpenSSLError.drain() }
+        self.ssl = ssl
+        self.bio = bio
+        self.context = context
+        // SSL_set_bio takes one reference where both are the same.
+        BIO_up_ref(bio.pointer)
+        SSL_set_bio(ssl, bio.pointer, bio.pointer)
+        let size = min(max(payloadSize, Self.payloadSizes.lowerBound), Self.payloadSizes.upperBound)
+        _ = co_ssl_set_mtu(ssl, size)
+    }
+
+    /// A server's side, from a ClientHello whose cookie **has been verified** by the caller: OpenSSL is told to accept
+    /// it whatever it is. Continue with `next()`.
+    ///
+    /// The hello goes through `DTLSv1_listen` again, since that is what puts OpenSSL past the cookie exchange, with
+    /// the sequence numbers that follow from it.
+    public convenience init(
+        accepting context: ServerContext, over bio: DatagramBIO, payloadSize: Int, clientHello: UnsafeRawBufferPointer
+    ) throws(OpenSSLError) {
+        try self.init(context, over: bio, payloadSize: payloadSize)
+        SSL_set_accept_state(ssl)
+        guard let address = BIO_ADDR_new() else { throw OpenSSLError.drain() }
+        defer { BIO_ADDR_free(address) }
+        bio.lend(clientHello)
+        ERR_clear_error()
+        let result = DTLSv1_listen(ssl, address)
+        bio.lend(nil)
+        guard result == 1 else { throw OpenSSLError.drain() }
+    }
+
+    /// A client's side. Continue with `next()`, which writes the first flight.
+    /// - Parameter serverName: sent as SNI when it is a host name, and checked against the server's certificate (a host
+    ///   name or an IP address) where the context verifies it.
+    public convenience init(
+        connecting context: ClientContext, over bio: DatagramBIO, payloadSize: Int, serverName: String? = nil
+    ) throws(OpenSSLError) {
+        try self.init(context, over: bio, payloadSize: payloadSize)
+        SSL_set_connect_state(ssl)
+        guard let serverName else { return }
+        let parameters = SSL_get0_param(ssl)
+        if X509_VERIFY_PARAM_set1_ip_asc(parameters, serverName) == 1 { return }
+        ERR_clear_error()
+        guard X509_VERIFY_PARAM_set1_host(parameters, serverName, 0) == 1,
+            co_ssl_set_tlsext_host_name(ssl, serverName) == 1
+        else { throw OpenSSLError.drain() }
+    }
+
+    deinit { SSL_free(ssl) }
+
+    /// Takes a datagram from the peer. It must stay valid until `next()` has said `.needsInput`, `.closed` or thrown.
+    @inline(__always)
+    public func deliver(_ datagram: UnsafeRawBufferPointer) {
+        bio.lend(datagram)
+        isDrained = false
+    }
+
+    /// The next thing that happened.
+    public func next() throws(EngineError) -> Event {
+        switch state {
+        case .handshaking: return try continueHandshake()
+        case .established: return try read()
+        case .closed: return .closed
+        }
+    }
+
+    private func continueHandshake() throws(EngineError) -> Event {
+        ERR_clear_error()
+        let result = SSL_do_handshake(ssl)
+        if result == 1 {
+            state = .established
+            return .established
+        }
+        if SSL_get_error(ssl, result) == SSL_ERROR_WANT_READ { return endOfDatagram() }
+        state = .closed
+        bio.lend(nil)
+        throw .handshake(OpenSSLError.drain(), verification: verificationError)
+    }
+
+    private func read() throws(EngineError) -> Event {
+        // After a record, ask OpenSSL again only where it holds another: it saves a call per datagram.
+        if isDrained, bio.isTaken, SSL_has_pending(ssl) == 0 { return .needsInput }
+        ERR_clear_error()
+        let count = SSL_read(ssl, bio.plaintext.baseAddress, Int32(truncatingIfNeeded: bio.plaintext.count))
+        if count > 0 {
+            isDrained = true
+            return .message(UnsafeRawBufferPointer(rebasing: bio.plaintext[..<Int(count)]))
+        }
+        switch SSL_get_error(ssl, count) {
+        case SSL_ERROR_WANT_READ:
+            return endOfDatagram()
+        case SSL_ERROR_ZERO_RETURN:
+            state = .closed
+            bio.lend(nil)
+            return .closed
+        default:
+            state = .closed
+            bio.lend(nil)
+            throw .record(OpenSSLError.drain())
+        }
+    }
+
+    @inline(__always)
+    private func endOfDatagram() -> Event {
+        bio.lend(nil)
+        return .needsInput
+    }
+
+    /// Encrypts one message of 1 to ``maximumMessageSize`` bytes into one datagram of the outbox.
+    @inline(__always)
+    public func send(_ message: UnsafeRawBufferPointer) throws(EngineError) {
+        guard state == .established else { throw .notEstablished }
+        guard message.count > 0, message.count <= Self.maximumMessageSize else { throw .size(message.count) }
+        ERR_clear_error()
+        let written = SSL_write(ssl, message.baseAddress, Int32(truncatingIfNeeded: message.count))
+        if written <= 0 { throw .record(OpenSSLError.drain()) }
+    }
+
+    /// Writes close_notify, once, where the handshake is done (RFC 5246, section 7.2.1). There is nothing after it.
+    public func close() {
+        guard state == .established else { return }
+        state = .closed
+        ERR_clear_error()
+        SSL_shutdown(ssl)
+        ERR_clear_error()
+    }
+
+    /// Microseconds until the flight must be sent again, or `nil` when nothing waits for an answer.
+    public var timeout: Int? {
+        guard state == .handshaking else { return nil }
+        var left = timeval()
+        guard co_dtls_get_timeout(ssl, &left) == 1 else { return nil }
+        return max(0, Int(left.tv_sec)) * 1_000_000 + max(0, Int(left.tv_usec))
+    }
+
+    /// Sends the last flight again if its time has come (RFC 6347, section 4.2.4). Throws when the peer has not
+    /// answered for OpenSSL's 12 tries.
+    public func handleTimeout() throws(EngineError) {
+        ERR_clear_error()
+        guard co_dtls_handle_timeout(ssl) >= 0 else {
+            state = .closed
+            throw .handshake(OpenSSLError.drain(), verification: nil)
+        }
+    }
+
+    /// Gives OpenSSL's record buffers back, 28 KiB, until the next datagram needs them: for a connection gone quiet.
+    public func releaseBuffers() { SSL_free_buffers(ssl) }
+
+    public var isEstablished: Bool { state == .established }
+
+    private var verificationError: String? {
+        let result = SSL_get_verify_result(ssl)
+        guard result != Int(X509_V_OK), SSL_get_verify_mode(ssl) & SSL_VERIFY_PEER != 0 else { return nil }
+        return X509_verify_cert_error_string(result).map { String(cString: $0) }
+    }
+}
+
+/// What an established connection is, for logs and handlers.
+extension Engine {
+    /// `"DTLSv1.2"`
+    public var version: String { String(cString: SSL_get_version(ssl)) }
+    /// OpenSSL's name (`"ECDHE-ECDSA-AES128-GCM-SHA256"`).
+    public var cipher: String { co_ssl_cipher_name(ssl).map { String(cString: $0) } ?? "none" }
+    /// Whether the handshake resumed an earlier session.
+    public var isResumed: Bool { SSL_session_reused(ssl) == 1 }
+    /// What the client asked for as SNI, or `nil`.
+    public var serverName: String? {
+        SSL_get_servername(ssl, TLSEXT_NAMETYPE_host_name).map { String(cString: $0) }
+    }
+    /// Bytes of decrypted data that `next()` can give without another datagram.
+    public var pending: Int { Int(SSL_pending(ssl)) }
+}
+
+/// Why an engine has ended, or would not take a message.
+public enum EngineError: Error, Sendable, Equatable, CustomStringConvertible {
+    /// The handshake failed: OpenSSL's reason, and the certificate check's where that was it.
+    case handshake(OpenSSLError, verification: String?)
+    /// A fatal alert, or a record that breaks the protocol, after the handshake.
+    case record(OpenSSLError)
+    /// A message must have 1 to ``Engine/maximumMessageSize`` bytes.
+    case size(Int)
+    case notEstablished
+
+    public var description: String {
+        switch self {
+        case .handshake(let error, nil): "\(error)"
+        case .handshake(let error, let verification?): "\(error): \(verification)"
+        case .record(let error): "\(error)"
+        case .size(let count): "a message of \(count) bytes: it must have 1 to \(Engine.maximumMessageSize)"
+        case .notEstablished: "the handshake is not done, or the connection is closed"
+        }
+    }
+}

@@ -1,0 +1,45 @@
+import COpenSSL
+
+/// One server identity and its policy, ready for handshakes: an SSL_CTX made from ``ServerSettings``.
+///
+/// It serves any number of connections of one thread; to change it, make a new one and use that for new handshakes.
+public final class ServerContext: Context {
+    /// Bytes of the keys that session tickets are sealed with (name, HMAC key, AES key).
+    public static let ticketKeyLength = 80
+
+    /// - Parameters:
+    ///   - ticketKeys: ``ticketKeyLength`` bytes, the same in every process that shall resume the others' sessions;
+    ///     `nil`: keys of this context's own.
+    ///   - sessionContext: 1 to 32 bytes that tell this service's sessions from another's with the same keys.
+    public init(
+        _ settings: ServerSettings, ticketKeys: [UInt8]? = nil, sessionContext: String = "dtls"
+    ) throws(CredentialsError) {
+        try super.init(
+            method: DTLS_server_method(), ciphers: settings.ciphers, minimumVersion: settings.minimumVersion,
+            maximumVersion: settings.maximumVersion)
+        try use(
+            certificate: settings.certificate, privateKey: settings.privateKey, passphrase: settings.passphrase)
+        if let authorities = settings.certificateAuthorities {
+            try trust(authorities: authorities, announce: true)
+            SSL_CTX_set_verify(pointer, SSL_VERIFY_PEER | SSL_VERIFY_FAIL_IF_NO_PEER_CERT, nil)
+        }
+        try prepareSessions(ticketKeys: ticketKeys, sessionContext: sessionContext)
+        SSL_CTX_set_options(pointer, CO_SSL_OP_CIPHER_SERVER_PREFERENCE)
+        // Whoever makes an engine has verified the cookie already: see Engine.init(accepting:).
+        SSL_CTX_set_cookie_verify_cb(pointer) { _, _, _ in 1 }
+    }
+
+    private func prepareSessions(ticketKeys: [UInt8]?, sessionContext: String) throws(CredentialsError) {
+        // Tickets alone: a cache in one process would be of no use to the others.
+        _ = co_ssl_ctx_set_session_cache_mode(pointer, Int(SSL_SESS_CACHE_OFF))
+        let context = Array(sessionContext.utf8.prefix(32))
+        guard SSL_CTX_set_session_id_context(pointer, context, UInt32(truncatingIfNeeded: context.count)) == 1 else {
+            throw .context("\(OpenSSLError.drain())")
+        }
+        if var keys = ticketKeys {
+            guard keys.count == Self.ticketKeyLength,
+                co_ssl_ctx_set_ticket_keys(pointer, &keys, Self.ticketKeyLength) == 1
+            else { throw .context("session ticket keys must be \(Self.ticketKeyLength) bytes") }
+        }
+    }
+}

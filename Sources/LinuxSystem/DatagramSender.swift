@@ -1,0 +1,149 @@
+import CLinux
+import Glibc
+
+/// Sends many datagrams in one system call over a connected socket.
+///
+/// Runs of equal size go as one message with UDP_SEGMENT (the kernel cuts it up), and all runs in one sendmmsg(2).
+/// One serves all sockets of a thread.
+public final class DatagramSender {
+    /// What became of a batch.
+    public struct Outcome {
+        /// Datagrams the kernel took, and their bytes.
+        public var sent = 0
+        /// The errno that stopped it, or 0. EAGAIN: the socket's buffer is full; the rest was not sent.
+        public var error: Int32 = 0
+    }
+
+    /// UDP_MAX_SEGMENTS of Linux before 6.9, and the largest UDP payload over IPv4.
+    private static let maximumSegments = 64
+    private static let maximumRunBytes = 65_507
+    private static let messageCapacity = 256
+    private static let controlSize = 24
+
+    private let headers: UnsafeMutablePointer<cl_mmsghdr>
+    private let vectors: UnsafeMutablePointer<iovec>
+    private let controls: UnsafeMutableRawPointer
+    /// How many datagrams each message of the call stands for.
+    private let runs: UnsafeMutablePointer<Int>
+    /// Off once the kernel or a device has refused UDP_SEGMENT.
+    private var canSegment = true
+
+    public init() {
+        headers = .allocate(capacity: Self.messageCapacity)
+        vectors = .allocate(capacity: Self.messageCapacity)
+        controls = .allocate(byteCount: Self.messageCapacity * Self.controlSize, alignment: 16)
+        runs = .allocate(capacity: Self.messageCapacity)
+        headers.initialize(repeating: cl_mmsghdr(), count: Self.messageCapacity)
+        vectors.initialize(repeating: iovec(), count: Self.messageCapacity)
+        for index in 0..<Self.messageCapacity {
+            headers[index].msg_hdr.msg_iov = vectors + index
+            headers[index].msg_hdr.msg_iovlen = 1
+        }
+    }
+
+    deinit {
+        headers.deallocate()
+        vectors.deallocate()
+        controls.deallocate()
+        runs.deallocate()
+    }
+
+    /// Sends the datagrams that lie one after the other in `bytes`, with these sizes, without waiting.
+    /// - Parameter segmenting: whether the socket is UDP, so that UDP_SEGMENT may be used.
+    public func send(
+        _ bytes: UnsafeMutableRawBufferPointer, sizes: UnsafeBufferPointer<Int>, over socket: borrowing FileDescriptor,
+        segmenting: Bool = true
+    ) -> Outcome {
+        var outcome = Outcome()
+        var offset = 0
+        var next = 0
+        while next < sizes.count {
+            let (messages, datagrams, byteCount) = gather(
+                bytes, from: offset, sizes: sizes, next: next, segmenting: segmenting && canSegment)
+            var (taken, error) = sendAll(messages, over: socket)
+            let sent = (0..<taken).reduce(0) { $0 + runs[$1] }
+            outcome.sent += sent
+            if error != 0, segmenting, canSegment, refusesSegments(error, run: runs[taken]) {
+                // Try the rest again one by one: the error said nothing about the datagrams themselves.
+                canSegment = false
+                error = 0
+                for index in next..<(next + sent) { offset += sizes[index] }
+                next += sent
+                continue
+            }
+            if error != 0 {
+                outcome.error = error
+                return outcome
+            }
+            next += datagrams
+            offset += byteCount
+        }
+        return outcome
+    }
+
+    /// EIO: no checksum offload below; EINVAL, EOPNOTSUPP: no such option.
+    private func refusesSegments(_ error: Int32, run: Int) -> Bool {
+        run > 1 && (error == EIO || error == EINVAL || error == EOPNOTSUPP || error == ENOPROTOOPT)
+    }
+
+    private func gather(
+        _ bytes: UnsafeMutableRawBufferPointer, from start: Int, sizes: UnsafeBufferPointer<Int>, next: Int,
+        segmenting: Bool
+    ) -> (messages: Int, datagrams: Int, bytes: Int) {
+        guard let base = bytes.baseAddress else { return (0, sizes.count - next, 0) }
+        var offset = start
+        var index = next
+        var messages = 0
+        while index < sizes.count, messages < Self.messageCapacity {
+            let size = sizes[index]
+            var run = 1
+            var length = size
+            // All of a run have the same size, except that the last may be shorter (udp(7), UDP_SEGMENT).
+            while segmenting, index + run < sizes.count, run < Self.maximumSegments, sizes[index + run] <= size,
+                length + sizes[index + run] <= Self.maximumRunBytes
+            {
+                length += sizes[index + run]
+                run += 1
+                if sizes[index + run - 1] < size { break }
+            }
+            vectors[messages] = iovec(iov_base: base + offset, iov_len: length)
+            runs[messages] = run
+            setSegment(size: run > 1 ? size : nil, of: messages)
+            messages += 1
+            index += run
+            offset += length
+        }
+        return (messages, index - next, offset - start)
+    }
+
+    private func setSegment(size: Int?, of index: Int) {
+        guard let size else {
+            headers[index].msg_hdr.msg_control = nil
+            headers[index].msg_hdr.msg_controllen = 0
+            return
+        }
+        let control = controls + index * Self.controlSize
+        headers[index].msg_hdr.msg_control = control
+        headers[index].msg_hdr.msg_controllen = cl_cmsg_space(2)
+        let header = control.assumingMemoryBound(to: cmsghdr.self)
+        header.pointee.cmsg_level = Int32(CL_SOL_UDP)
+        header.pointee.cmsg_type = Int32(CL_UDP_SEGMENT)
+        header.pointee.cmsg_len = cl_cmsg_len(2)
+        cl_cmsg_data(header)?.storeBytes(of: UInt16(truncatingIfNeeded: size), as: UInt16.self)
+    }
+
+    /// - Returns: how many messages were taken, and the errno that stopped it.
+    private func sendAll(_ count: Int, over socket: borrowing FileDescriptor) -> (taken: Int, error: Int32) {
+        var taken = 0
+        while taken < count {
+            let result = cl_sendmmsg(
+                socket.rawValue, headers + taken, UInt32(truncatingIfNeeded: count - taken), doNotWait)
+            if result >= 0 {
+                taken += Int(result)
+            } else if errno != EINTR {
+                return (taken, errno)
+            }
+        }
+        return (taken, 0)
+    }
+}

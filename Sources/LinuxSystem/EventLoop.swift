@@ -1,0 +1,149 @@
+import CLinux
+import Glibc
+
+/// Someone who waits for a descriptor.
+public protocol EventHandler: AnyObject {
+    /// The descriptor is ready for what was asked, or has an error or hang-up; the next system call on it tells.
+    func ready(_ events: EventLoop.Events)
+}
+
+/// One thread's epoll loop: descriptors, timers, and work put off to the end of a turn.
+///
+/// Not thread-safe, on purpose. A handler may remove itself or others, or stop the loop, at any moment.
+public final class EventLoop {
+    public struct Events: OptionSet, Sendable {
+        public let rawValue: UInt32
+        public init(rawValue: UInt32) { self.rawValue = rawValue }
+        public static let readable = Events(rawValue: EPOLLIN.rawValue)
+        public static let writable = Events(rawValue: EPOLLOUT.rawValue)
+        public static let hangUp = Events(rawValue: EPOLLHUP.rawValue | EPOLLERR.rawValue)
+    }
+
+    /// A handler's place in the loop; it says which of the handlers that have used a place is meant.
+    public struct Registration: Equatable, Sendable {
+        fileprivate let index: Int
+        fileprivate let generation: UInt32
+    }
+
+    private struct Place {
+        var handler: (any EventHandler)?
+        var generation: UInt32 = 0
+    }
+
+    private let epoll: FileDescriptor
+    private var places: [Place] = []
+    private var freePlaces: [Int] = []
+    private let events: UnsafeMutablePointer<epoll_event>
+    private static let eventCapacity = 256
+    private var deferred: [() -> Void] = []
+    private var isStopped = false
+
+    /// Monotonic nanoseconds when this turn began.
+    public private(set) var now: UInt64
+    public var timers = Timers()
+
+    public init() throws(SystemError) {
+        epoll = FileDescriptor(owning: try system("epoll_create1") { epoll_create1(Int32(EPOLL_CLOEXEC)) })
+        events = .allocate(capacity: Self.eventCapacity)
+        now = Clock.monotonic()
+    }
+
+    deinit { events.deallocate() }
+
+    /// Watches a descriptor, level-triggered, until `remove`. The loop keeps the handler alive as long.
+    public func add(
+        _ descriptor: borrowing FileDescriptor, _ interest: Events, _ handler: any EventHandler
+    ) throws(SystemError) -> Registration {
+        let index = freePlaces.popLast() ?? places.count
+        if index == places.count { places.append(Place()) }
+        let registration = Registration(index: index, generation: places[index].generation)
+        do {
+            try control(EPOLL_CTL_ADD, descriptor, interest, registration)
+        } catch {
+            freePlaces.append(index)
+            throw error
+        }
+        places[index].handler = handler
+        return registration
+    }
+
+    public func modify(
+        _ descriptor: borrowing FileDescriptor, _ interest: Events, _ registration: Registration
+    ) throws(SystemError) {
+        try control(EPOLL_CTL_MOD, descriptor, interest, registration)
+    }
+
+    /// Forgets a descriptor; call it before the descriptor is closed or given away. Events of this turn that have not
+    /// been handed out are dropped.
+    public func remove(_ descriptor: borrowing FileDescriptor, _ registration: Registration) {
+        guard places.indices.contains(registration.index),
+            places[registration.index].generation == registration.generation
+        else { return }
+        // Closing alone is not enough where another process holds the same open file: epoll would go on reporting it.
+        var none = epoll_event()
+        epoll_ctl(epoll.rawValue, EPOLL_CTL_DEL, descriptor.rawValue, &none)
+        places[registration.index].handler = nil
+        places[registration.index].generation &+= 1
+        freePlaces.append(registration.index)
+    }
+
+    private func control(
+        _ operation: Int32, _ descriptor: borrowing FileDescriptor, _ interest: Events, _ registration: Registration
+    ) throws(SystemError) {
+        var event = epoll_event()
+        event.events = interest.rawValue
+        event.data.u64 = UInt64(registration.generation) << 32 | UInt64(UInt32(truncatingIfNeeded: registration.index))
+        let raw = descriptor.rawValue
+        _ = try system("epoll_ctl") { epoll_ctl(epoll.rawValue, operation, raw, &event) }
+    }
+
+    /// Runs `work` at the end of this turn, after all events and timers; in the next one if called from there.
+    public func atEndOfTurn(_ work: @escaping () -> Void) { deferred.append(work) }
+
+    /// Ends `run()` after this turn.
+    public func stop() { isStopped = true }
+
+    /// Runs until `stop()`.
+    public func run() throws(SystemError) {
+        isStopped = false
+        while !isStopped { try poll(timeout: nil) }
+    }
+
+    /// One turn: waits for the first event, timer or `timeout` (milliseconds; `nil`: for ever), and handles what there is.
+    public func poll(timeout: Int?) throws(SystemError) {
+        let wait = waitMilliseconds(timeout)
+        let count = Int(
+            try systemUnlessBlocked("epoll_wait") {
+                epoll_wait(epoll.rawValue, events, Int32(truncatingIfNeeded: Self.eventCapacity), wait)
+            } ?? 0)
+        now = Clock.monotonic()
+        for index in 0..<count { dispatch(events[index]) }
+        while let target = timers.popExpired(now: now) { target.timerFired(now: now) }
+        let work = deferred
+        deferred.removeAll(keepingCapacity: true)
+        for item in work { item() }
+    }
+
+    @inline(__always)
+    private func dispatch(_ event: epoll_event) {
+        let index = Int(UInt32(truncatingIfNeeded: event.data.u64))
+        let generation = UInt32(truncatingIfNeeded: event.data.u64 >> 32)
+        guard index < places.count, places[index].generation == generation, let handler = places[index].handler else {
+            return
+        }
+        handler.ready(Events(rawValue: event.events))
+    }
+
+    private func waitMilliseconds(_ timeout: Int?) -> Int32 {
+        if isStopped || !deferred.isEmpty { return 0 }
+        var wait = timeout.map { Int32(clamping: max(0, $0)) } ?? -1
+        if let earliest = timers.earliest {
+            let present = Clock.monotonic()
+            // Rounded up: waking a millisecond too early would spin.
+            let left = earliest > present ? (earliest - present + 999_999) / 1_000_000 : 0
+            let milliseconds = Int32(clamping: left)
+            wait = wait < 0 ? milliseconds : min(wait, milliseconds)
+        }
+        return wait
+    }
+}

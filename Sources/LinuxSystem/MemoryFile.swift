@@ -1,0 +1,37 @@
+import CLinux
+import Glibc
+
+/// Bytes in a sealed memfd: how what is too big for a channel's message travels. Whoever receives it can map it without
+/// fear that it changes or shrinks.
+public enum MemoryFile {
+    public static func make(_ bytes: UnsafeRawBufferPointer, name: String) throws(SystemError) -> FileDescriptor {
+        let file = FileDescriptor(owning: try system("memfd_create") { cl_memfd_create(name) })
+        let raw = file.rawValue
+        var offset = 0
+        while offset < bytes.count, let base = bytes.baseAddress {
+            offset += try system("write", "memfd") { write(raw, base + offset, bytes.count - offset) }
+        }
+        let seals = CL_F_SEAL_SEAL | CL_F_SEAL_SHRINK | CL_F_SEAL_GROW | CL_F_SEAL_WRITE
+        _ = try system("fcntl(F_ADD_SEALS)") { fcntl(raw, CL_F_ADD_SEALS, seals) }
+        return file
+    }
+
+    /// All bytes of a memfd, wherever its offset stands.
+    public static func read(_ file: borrowing FileDescriptor) throws(SystemError) -> [UInt8] {
+        let raw = file.rawValue
+        var status = stat()
+        _ = try system("fstat", "memfd") { fstat(raw, &status) }
+        var bytes = [UInt8](repeating: 0, count: max(0, Int(status.st_size)))
+        var offset = 0
+        while offset < bytes.count {
+            let count = try system("pread", "memfd") {
+                bytes.withUnsafeMutableBytes { buffer in
+                    pread(raw, buffer.baseAddress.map { $0 + offset }, buffer.count - offset, off_t(offset))
+                }
+            }
+            if count == 0 { break }
+            offset += count
+        }
+        return bytes
+    }
+}

@@ -1,0 +1,118 @@
+import CLinux
+import Glibc
+
+/// Room for the datagrams that one recvmmsg(2) yields, with their sources and, where asked, their destinations.
+///
+/// One serves all sockets of a thread in turn. Its memory is touched only as far as datagrams fill it.
+public final class ReceiveBatch {
+    public let capacity: Int
+    /// Datagrams of the last `receive`.
+    public private(set) var count = 0
+    private let slotSize: Int
+    private let bytes: UnsafeMutableRawPointer
+    private let headers: UnsafeMutablePointer<cl_mmsghdr>
+    private let vectors: UnsafeMutablePointer<iovec>
+    private let names: UnsafeMutablePointer<sockaddr_storage>
+    private let controls: UnsafeMutableRawPointer?
+    private static let controlSize = 128
+
+    /// - Parameters:
+    ///   - slotSize: bytes kept of one datagram; a longer one is cut off, and reported as truncated.
+    ///   - destinations: whether the sockets report the local addresses (``UDPSocket/reportDestinations(of:_:)``).
+    public init(capacity: Int = 32, slotSize: Int = 65_536, destinations: Bool = false) {
+        self.capacity = capacity
+        self.slotSize = slotSize
+        bytes = .allocate(byteCount: capacity * slotSize, alignment: 64)
+        headers = .allocate(capacity: capacity)
+        vectors = .allocate(capacity: capacity)
+        names = .allocate(capacity: capacity)
+        controls = destinations ? .allocate(byteCount: capacity * Self.controlSize, alignment: 16) : nil
+        names.initialize(repeating: sockaddr_storage(), count: capacity)
+        for index in 0..<capacity {
+            vectors[index] = iovec(iov_base: bytes + index * slotSize, iov_len: slotSize)
+            var header = cl_mmsghdr()
+            header.msg_hdr.msg_iov = vectors + index
+            header.msg_hdr.msg_iovlen = 1
+            header.msg_hdr.msg_name = UnsafeMutableRawPointer(names + index)
+            if let controls { header.msg_hdr.msg_control = controls + index * Self.controlSize }
+            headers.advanced(by: index).initialize(to: header)
+            prepare(index)
+        }
+    }
+
+    deinit {
+        bytes.deallocate()
+        headers.deallocate()
+        vectors.deallocate()
+        names.deallocate()
+        controls?.deallocate()
+    }
+
+    /// Reads what is there, up to `capacity` datagrams, without waiting.
+    /// - Returns: the number read; 0 when there is nothing.
+    public func receive(from socket: borrowing FileDescriptor) throws(SystemError) -> Int {
+        // The kernel shortens these two per datagram; only what the last call used needs setting again.
+        for index in 0..<count { prepare(index) }
+        count = 0
+        let raw = socket.rawValue
+        guard
+            let received = try systemUnlessBlocked(
+                "recvmmsg", "", { cl_recvmmsg(raw, headers, UInt32(truncatingIfNeeded: capacity), doNotWait) })
+        else { return 0 }
+        count = Int(received)
+        return count
+    }
+
+    @inline(__always)
+    private func prepare(_ index: Int) {
+        headers[index].msg_hdr.msg_namelen = socklen_t(MemoryLayout<sockaddr_storage>.size)
+        headers[index].msg_hdr.msg_controllen = controls == nil ? 0 : Self.controlSize
+    }
+
+    /// The bytes of a datagram, valid until the next `receive`.
+    @inline(__always)
+    public subscript(index: Int) -> UnsafeRawBufferPointer {
+        UnsafeRawBufferPointer(start: bytes + index * slotSize, count: min(Int(headers[index].msg_len), slotSize))
+    }
+
+    /// Whether the datagram was longer than a slot.
+    @inline(__always)
+    public func isTruncated(_ index: Int) -> Bool { headers[index].msg_hdr.msg_flags & Int32(MSG_TRUNC) != 0 }
+
+    /// Who sent a datagram; `nil` for another family than IP.
+    @inline(__always)
+    public func source(_ index: Int) -> SocketAddress? {
+        SocketAddress(names + index, length: Int(headers[index].msg_hdr.msg_namelen))
+    }
+
+    /// The local address that a datagram was sent to, with `port` put in; `nil` where the kernel did not say.
+    public func destination(_ index: Int, port: UInt16) -> SocketAddress? {
+        var message = headers[index].msg_hdr
+        var control = cl_cmsg_first(&message)
+        while let found = control {
+            if let address = Self.packetInfo(found, port: port) { return address }
+            control = cl_cmsg_next(&message, found)
+        }
+        return nil
+    }
+
+    private static func packetInfo(_ control: UnsafeMutablePointer<cmsghdr>, port: UInt16) -> SocketAddress? {
+        guard let data = cl_cmsg_data(control) else { return nil }
+        switch (control.pointee.cmsg_level, control.pointee.cmsg_type) {
+        case (ipProtocolIP, CL_IP_PKTINFO):
+            // ipi_addr is what the header said; ipi_spec_dst differs for broadcast, and cannot be bound to then.
+            var info = data.loadUnaligned(as: in_pktinfo.self)
+            return withUnsafeBytes(of: &info.ipi_addr) { SocketAddress(family: .ipv4, addressBytes: $0, port: port) }
+        case (ipProtocolIPv6, CL_IPV6_PKTINFO):
+            var info = data.loadUnaligned(as: cl_in6_pktinfo.self)
+            let first = withUnsafeBytes(of: &info.ipi6_addr) { ($0[0], $0[1]) }
+            let isLinkLocal = first.0 == 0xfe && first.1 & 0xc0 == 0x80
+            let scope = isLinkLocal ? info.ipi6_ifindex : 0
+            return withUnsafeBytes(of: &info.ipi6_addr) {
+                SocketAddress(family: .ipv6, addressBytes: $0, port: port, scope: scope)
+            }
+        default:
+            return nil
+        }
+    }
+}

@@ -1,0 +1,206 @@
+import CLinux
+import Glibc
+
+/// What a UDP socket is made and asked with. The descriptor stays the caller's.
+public enum UDPSocket {
+    /// A non-blocking socket with the reference's options, not yet bound.
+    public static func open(
+        _ family: SocketAddress.Family, options: SocketOptions = SocketOptions()
+    ) throws(SystemError) -> FileDescriptor {
+        let socket = FileDescriptor(
+            owning: try system("socket") {
+                Glibc.socket(family.domain, Int32(SOCK_DGRAM.rawValue) | sockNonBlocking | sockCloseOnExec, 0)
+            })
+        try apply(options, family, to: socket)
+        return socket
+    }
+
+    /// A listener: bound with SO_REUSEPORT, so that the connections' sockets can share its port, and told to report
+    /// the address that each datagram was sent to.
+    ///
+    /// SO_REUSEPORT and not SO_REUSEADDR: bind stays cheap with many connections, and no other user can take the port.
+    public static func listen(
+        on address: SocketAddress, options: SocketOptions
+    ) throws(SystemError) -> FileDescriptor {
+        let socket = try open(address.family, options: options)
+        try set(socket, SOL_SOCKET, SO_REUSEPORT, 1, "SO_REUSEPORT")
+        try bind(socket, to: address)
+        try reportDestinations(of: socket, address.family)
+        return socket
+    }
+
+    /// Makes received datagrams carry the local address they were sent to.
+    public static func reportDestinations(
+        of socket: borrowing FileDescriptor, _ family: SocketAddress.Family
+    ) throws(SystemError) {
+        switch family {
+        case .ipv4: try set(socket, ipProtocolIP, CL_IP_PKTINFO, 1, "IP_PKTINFO")
+        case .ipv6: try set(socket, ipProtocolIPv6, CL_IPV6_RECVPKTINFO, 1, "IPV6_RECVPKTINFO")
+        }
+    }
+
+    /// Throws EADDRINUSE when anyone holds the port: a bind with SO_REUSEPORT alone would share it in silence with
+    /// another instance of the same user.
+    public static func probe(_ address: SocketAddress, ipv6Only: Bool) throws(SystemError) {
+        let socket = try open(address.family, options: SocketOptions(ipv6Only: ipv6Only))
+        try bind(socket, to: address)
+    }
+
+    public static func bind(_ socket: borrowing FileDescriptor, to address: SocketAddress) throws(SystemError) {
+        let raw = socket.rawValue
+        _ = try system("bind", address.description) { address.withSockaddr { Glibc.bind(raw, $0, $1) } }
+    }
+
+    public static func connect(_ socket: borrowing FileDescriptor, to address: SocketAddress) throws(SystemError) {
+        let raw = socket.rawValue
+        _ = try system("connect", address.description) { address.withSockaddr { Glibc.connect(raw, $0, $1) } }
+    }
+
+    public static func connect(_ socket: borrowing FileDescriptor, toPath path: String) throws(SystemError) {
+        let raw = socket.rawValue
+        _ = try system("connect", path) { withUnixAddress(path) { Glibc.connect(raw, $0, $1) } }
+    }
+
+    /// A non-blocking Unix datagram socket that is bound to an abstract name of the kernel's choice, so that whoever
+    /// gets a datagram from it can answer (unix(7), autobind).
+    public static func openUnixDatagram() throws(SystemError) -> FileDescriptor {
+        let socket = FileDescriptor(
+            owning: try system("socket") {
+                Glibc.socket(AF_UNIX, Int32(SOCK_DGRAM.rawValue) | sockNonBlocking | sockCloseOnExec, 0)
+            })
+        var address = sockaddr_un()
+        address.sun_family = sa_family_t(AF_UNIX)
+        let raw = socket.rawValue
+        _ = try system("bind", "an abstract Unix address") {
+            withUnsafePointer(to: &address) {
+                $0.withMemoryRebound(to: sockaddr.self, capacity: 1) {
+                    Glibc.bind(raw, $0, socklen_t(MemoryLayout<sa_family_t>.size))
+                }
+            }
+        }
+        return socket
+    }
+
+    public static func localAddress(of socket: borrowing FileDescriptor) throws(SystemError) -> SocketAddress? {
+        try name(socket, "getsockname", Glibc.getsockname)
+    }
+
+    /// `nil` for a socket that is not connected to an IP address.
+    public static func peerAddress(of socket: borrowing FileDescriptor) throws(SystemError) -> SocketAddress? {
+        try name(socket, "getpeername", Glibc.getpeername)
+    }
+
+    /// SO_ERROR: the last error that came for this socket, cleared by asking (reference: error()).
+    public static func takeError(of socket: borrowing FileDescriptor) throws(SystemError) -> Int32 {
+        try get(socket, SOL_SOCKET, SO_ERROR, "SO_ERROR")
+    }
+
+    private static func name(
+        _ socket: borrowing FileDescriptor, _ operation: StaticString,
+        _ call: (Int32, UnsafeMutablePointer<sockaddr>, UnsafeMutablePointer<socklen_t>) -> Int32
+    ) throws(SystemError) -> SocketAddress? {
+        var storage = sockaddr_storage()
+        var length = socklen_t(MemoryLayout<sockaddr_storage>.size)
+        let raw = socket.rawValue
+        _ = try system(operation) {
+            withUnsafeMutablePointer(to: &storage) {
+                $0.withMemoryRebound(to: sockaddr.self, capacity: 1) { call(raw, $0, &length) }
+            }
+        }
+        return withUnsafePointer(to: &storage) { SocketAddress($0, length: Int(length)) }
+    }
+}
+
+/// Socket options (reference: setTTL, bindToDevice, setIPv6Only and the buffer sizes).
+extension UDPSocket {
+    public static func apply(
+        _ options: SocketOptions, _ family: SocketAddress.Family, to socket: borrowing FileDescriptor
+    ) throws(SystemError) {
+        if family == .ipv6 { try setIPv6Only(options.ipv6Only, on: socket) }
+        if let size = options.receiveBuffer { try setReceiveBuffer(size, on: socket) }
+        if let size = options.sendBuffer { try setSendBuffer(size, on: socket) }
+        if let hops = options.timeToLive { try setTimeToLive(hops, family, on: socket) }
+        if let interface = options.interface { try bindToDevice(interface, socket) }
+    }
+
+    public static func setIPv6Only(_ on: Bool, on socket: borrowing FileDescriptor) throws(SystemError) {
+        try set(socket, ipProtocolIPv6, IPV6_V6ONLY, on ? 1 : 0, "IPV6_V6ONLY")
+    }
+
+    public static func setReceiveBuffer(_ size: Int, on socket: borrowing FileDescriptor) throws(SystemError) {
+        try set(socket, SOL_SOCKET, SO_RCVBUF, Int32(clamping: size), "SO_RCVBUF")
+    }
+
+    public static func setSendBuffer(_ size: Int, on socket: borrowing FileDescriptor) throws(SystemError) {
+        try set(socket, SOL_SOCKET, SO_SNDBUF, Int32(clamping: size), "SO_SNDBUF")
+    }
+
+    public static func receiveBuffer(of socket: borrowing FileDescriptor) throws(SystemError) -> Int {
+        Int(try get(socket, SOL_SOCKET, SO_RCVBUF, "SO_RCVBUF"))
+    }
+
+    public static func sendBuffer(of socket: borrowing FileDescriptor) throws(SystemError) -> Int {
+        Int(try get(socket, SOL_SOCKET, SO_SNDBUF, "SO_SNDBUF"))
+    }
+
+    /// IP_TTL refuses 0 with EINVAL; IPV6_UNICAST_HOPS takes it.
+    public static func setTimeToLive(
+        _ hops: Int, _ family: SocketAddress.Family, on socket: borrowing FileDescriptor
+    ) throws(SystemError) {
+        switch family {
+        case .ipv4: try set(socket, ipProtocolIP, IP_TTL, Int32(clamping: hops), "IP_TTL")
+        case .ipv6: try set(socket, ipProtocolIPv6, IPV6_UNICAST_HOPS, Int32(clamping: hops), "IPV6_UNICAST_HOPS")
+        }
+    }
+
+    /// An empty name: every interface again.
+    public static func bindToDevice(_ interface: String, _ socket: borrowing FileDescriptor) throws(SystemError) {
+        let raw = socket.rawValue
+        var name = interface
+        _ = try system("setsockopt(SO_BINDTODEVICE)", interface) {
+            name.withUTF8 {
+                setsockopt(raw, SOL_SOCKET, SO_BINDTODEVICE, $0.baseAddress, socklen_t(clamping: $0.count))
+            }
+        }
+    }
+
+    static func set(
+        _ socket: borrowing FileDescriptor, _ level: Int32, _ option: Int32, _ value: Int32, _ name: StaticString
+    ) throws(SystemError) {
+        var value = value
+        let raw = socket.rawValue
+        _ = try system("setsockopt", "\(name)") { setsockopt(raw, level, option, &value, 4) }
+    }
+
+    static func get(
+        _ socket: borrowing FileDescriptor, _ level: Int32, _ option: Int32, _ name: StaticString
+    ) throws(SystemError) -> Int32 {
+        var value: Int32 = 0
+        var length = socklen_t(4)
+        let raw = socket.rawValue
+        _ = try system("getsockopt", "\(name)") { getsockopt(raw, level, option, &value, &length) }
+        return value
+    }
+}
+
+let sockNonBlocking = Int32(SOCK_NONBLOCK.rawValue)
+let sockCloseOnExec = Int32(SOCK_CLOEXEC.rawValue)
+/// MSG_DONTWAIT, and no SIGPIPE.
+let doNotWait = Int32(MSG_DONTWAIT) | Int32(MSG_NOSIGNAL)
+let ipProtocolIP = Int32(IPPROTO_IP)
+let ipProtocolIPv6 = Int32(IPPROTO_IPV6)
+
+/// The longest path of a Unix socket, in bytes (unix(7): sun_path with its terminating zero).
+public let maximumUnixPathLength = MemoryLayout.size(ofValue: sockaddr_un().sun_path) - 1
+
+/// Calls `body` with the kernel's form of a path; one that is too long is cut, and is refused by the callers' checks.
+func withUnixAddress<Result>(_ path: String, _ body: (UnsafePointer<sockaddr>, socklen_t) -> Result) -> Result {
+    var address = sockaddr_un()
+    address.sun_family = sa_family_t(AF_UNIX)
+    withUnsafeMutableBytes(of: &address.sun_path) { target in
+        for (index, byte) in path.utf8.prefix(maximumUnixPathLength).enumerated() { target[index] = byte }
+    }
+    return withUnsafePointer(to: &address) {
+        $0.withMemoryRebound(to: sockaddr.self, capacity: 1) { body($0, socklen_t(MemoryLayout<sockaddr_un>.size)) }
+    }
+}

@@ -1,0 +1,113 @@
+import CLinux
+import Glibc
+
+/// A SOCK_SEQPACKET pair between two processes: whole messages, in order, each with at most one descriptor.
+public enum UnixChannel {
+    /// Two connected ends.
+    public struct Pair: ~Copyable {
+        public let one: FileDescriptor
+        public let other: FileDescriptor
+    }
+
+    /// Two connected, non-blocking ends.
+    public static func pair() throws(SystemError) -> Pair {
+        var ends: [Int32] = [-1, -1]
+        _ = try system("socketpair") {
+            socketpair(AF_UNIX, Int32(SOCK_SEQPACKET.rawValue) | sockNonBlocking | sockCloseOnExec, 0, &ends)
+        }
+        return Pair(one: FileDescriptor(owning: ends[0]), other: FileDescriptor(owning: ends[1]))
+    }
+
+    /// Room for one received message.
+    public static let maximumMessageSize = 128 * 1024
+
+    /// Sends one message, and a copy of `descriptor` (-1: none) with it.
+    /// - Returns: false when the channel is full; nothing was sent then.
+    public static func send(
+        _ message: UnsafeRawBufferPointer, descriptor: Int32 = -1, over channel: borrowing FileDescriptor
+    ) throws(SystemError) -> Bool {
+        var vector = iovec(iov_base: UnsafeMutableRawPointer(mutating: message.baseAddress), iov_len: message.count)
+        let raw = channel.rawValue
+        return try withUnsafeTemporaryAllocation(byteCount: 32, alignment: 8) { control throws(SystemError) in
+            var header = msghdr()
+            header.msg_iovlen = 1
+            if descriptor >= 0 { attach(descriptor, control, to: &header) }
+            do throws(SystemError) {
+                return try withUnsafeMutablePointer(to: &vector) { vector throws(SystemError) in
+                    header.msg_iov = vector
+                    return try systemUnlessBlocked("sendmsg", "a channel") { sendmsg(raw, &header, doNotWait) } != nil
+                }
+            } catch {
+                // Too many descriptors in flight (unix(7)), or no memory for one more message: full, for now.
+                if error.errno == ETOOMANYREFS || error.errno == ENOBUFS { return false }
+                throw error
+            }
+        }
+    }
+
+    private static func attach(_ descriptor: Int32, _ control: UnsafeMutableRawBufferPointer, to header: inout msghdr) {
+        header.msg_control = control.baseAddress
+        header.msg_controllen = cl_cmsg_space(4)
+        guard let first = cl_cmsg_first(&header) else { return }
+        first.pointee.cmsg_level = SOL_SOCKET
+        first.pointee.cmsg_type = Int32(SCM_RIGHTS)
+        first.pointee.cmsg_len = cl_cmsg_len(4)
+        cl_cmsg_data(first)?.storeBytes(of: descriptor, as: Int32.self)
+    }
+
+    /// What came over a channel.
+    public enum Received: ~Copyable {
+        /// Nothing now.
+        case nothing
+        /// The other end is gone.
+        case end
+        /// A message of `count` bytes in the buffer, and the descriptor that came with it. `descriptorWasLost`: one was
+        /// sent, but this process has no descriptor left for it.
+        case message(count: Int, FileDescriptor?, descriptorWasLost: Bool)
+    }
+
+    /// Reads one message into `buffer`, without waiting; one that does not fit is an error (EMSGSIZE).
+    public static func receive(
+        into buffer: UnsafeMutableRawBufferPointer, from channel: borrowing FileDescriptor
+    ) throws(SystemError) -> Received {
+        var vector = iovec(iov_base: buffer.baseAddress, iov_len: buffer.count)
+        let raw = channel.rawValue
+        return try withUnsafeTemporaryAllocation(byteCount: 32, alignment: 8) { control throws(SystemError) in
+            var header = msghdr()
+            header.msg_iovlen = 1
+            header.msg_control = control.baseAddress
+            header.msg_controllen = cl_cmsg_space(4)
+            let count: Int?
+            do throws(SystemError) {
+                count = try withUnsafeMutablePointer(to: &vector) { vector throws(SystemError) in
+                    header.msg_iov = vector
+                    return try systemUnlessBlocked("recvmsg", "a channel") {
+                        recvmsg(raw, &header, Int32(MSG_DONTWAIT) | CL_MSG_CMSG_CLOEXEC)
+                    }
+                }
+            } catch {
+                if error.errno == ECONNRESET { return .end }
+                throw error
+            }
+            guard let count else { return .nothing }
+            let descriptor = takeDescriptor(&header)
+            if count == 0 { return .end }
+            guard header.msg_flags & Int32(MSG_TRUNC) == 0 else {
+                throw SystemError("recvmsg", "a channel", errno: EMSGSIZE)
+            }
+            let lost = header.msg_flags & Int32(MSG_CTRUNC) != 0
+            if descriptor >= 0 {
+                return .message(count: count, FileDescriptor(owning: descriptor), descriptorWasLost: false)
+            }
+            return .message(count: count, nil, descriptorWasLost: lost)
+        }
+    }
+
+    private static func takeDescriptor(_ header: inout msghdr) -> Int32 {
+        guard header.msg_controllen >= cl_cmsg_len(4), let first = cl_cmsg_first(&header),
+            first.pointee.cmsg_level == SOL_SOCKET, first.pointee.cmsg_type == Int32(SCM_RIGHTS),
+            let data = cl_cmsg_data(first)
+        else { return -1 }
+        return data.loadUnaligned(as: Int32.self)
+    }
+}

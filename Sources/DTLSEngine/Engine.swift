@@ -126,8 +126,9 @@ public final class Engine {
         case SSL_ERROR_WANT_READ:
             return endOfDatagram()
         case SSL_ERROR_ZERO_RETURN:
-            state = .closed
             bio.lend(nil)
+            // The peer's close_notify is to be answered (RFC 5246, section 7.2.1).
+            close()
             return .closed
         default:
             state = .closed
@@ -154,8 +155,8 @@ public final class Engine {
 
     /// Writes close_notify, once, where the handshake is done (RFC 5246, section 7.2.1). There is nothing after it.
     public func close() {
+        defer { state = .closed }
         guard state == .established else { return }
-        state = .closed
         ERR_clear_error()
         SSL_shutdown(ssl)
         ERR_clear_error()

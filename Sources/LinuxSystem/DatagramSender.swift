@@ -8,9 +8,9 @@ import Glibc
 public final class DatagramSender {
     /// What became of a batch.
     public struct Outcome {
-        /// Datagrams the kernel took, and their bytes.
+        /// Datagrams the kernel took.
         public var sent = 0
-        /// The errno that stopped it, or 0. EAGAIN: the socket's buffer is full; the rest was not sent.
+        /// The last errno, or 0. EAGAIN: the socket's buffer is full; ECONNREFUSED: nobody listens at the peer.
         public var error: Int32 = 0
     }
 
@@ -49,48 +49,67 @@ public final class DatagramSender {
     }
 
     /// Sends the datagrams that lie one after the other in `bytes`, with these sizes, without waiting.
+    ///
+    /// A datagram that the kernel refuses (EMSGSIZE) is left out, the rest goes on; when the socket's buffer is full the
+    /// rest is left out.
     /// - Parameter segmenting: whether the socket is UDP, so that UDP_SEGMENT may be used.
     public func send(
         _ bytes: UnsafeMutableRawBufferPointer, sizes: UnsafeBufferPointer<Int>, over socket: borrowing FileDescriptor,
         segmenting: Bool = true
     ) -> Outcome {
         var outcome = Outcome()
+        var segmenting = segmenting && canSegment
+        var hasRetried = false
         var offset = 0
         var next = 0
         while next < sizes.count {
-            let (messages, datagrams, byteCount) = gather(
-                bytes, from: offset, sizes: sizes, next: next, segmenting: segmenting && canSegment)
-            var (taken, error) = sendAll(messages, over: socket)
+            let messages = gather(bytes, from: offset, sizes: sizes, next: next, segmenting: segmenting)
+            let (taken, error) = sendAll(messages, over: socket)
             let sent = (0..<taken).reduce(0) { $0 + runs[$1] }
             outcome.sent += sent
-            if error != 0, segmenting, canSegment, refusesSegments(error, run: runs[taken]) {
-                // Try the rest again one by one: the error said nothing about the datagrams themselves.
-                canSegment = false
-                error = 0
-                for index in next..<(next + sent) { offset += sizes[index] }
-                next += sent
-                continue
-            }
-            if error != 0 {
+            for index in next..<(next + sent) { offset += sizes[index] }
+            next += sent
+            guard error != 0 else { continue }
+            switch recovery(from: error, run: runs[taken], hasRetried: hasRetried) {
+            case .retry:
+                hasRetried = true
+            case .retryOneByOne:
+                segmenting = false
+            case .skip:
+                outcome.error = error
+                offset += sizes[next]
+                next += 1
+            case .stop:
                 outcome.error = error
                 return outcome
             }
-            next += datagrams
-            offset += byteCount
         }
         return outcome
     }
 
-    /// EIO: no checksum offload below; EINVAL, EOPNOTSUPP: no such option.
-    private func refusesSegments(_ error: Int32, run: Int) -> Bool {
-        run > 1 && (error == EIO || error == EINVAL || error == EOPNOTSUPP || error == ENOPROTOOPT)
+    private enum Recovery { case retry, retryOneByOne, skip, stop }
+
+    private func recovery(from error: Int32, run: Int, hasRetried: Bool) -> Recovery {
+        switch error {
+        // An ICMP error for an earlier datagram: it is reported once, in place of sending (udp(7)).
+        case ECONNREFUSED, EHOSTUNREACH, ENETUNREACH: return hasRetried ? .stop : .retry
+        // No checksum offload below (EIO), or no such option: never again.
+        case EIO where run > 1, EOPNOTSUPP where run > 1, ENOPROTOOPT where run > 1:
+            canSegment = false
+            return .retryOneByOne
+        // A segment is larger than the path's MTU, where a single datagram may be fragmented.
+        case EMSGSIZE where run > 1, EINVAL where run > 1: return .retryOneByOne
+        case EMSGSIZE: return .skip
+        default: return .stop
+        }
     }
 
+    /// Makes messages of the datagrams from `next` on, as many as fit, and returns their number.
     private func gather(
         _ bytes: UnsafeMutableRawBufferPointer, from start: Int, sizes: UnsafeBufferPointer<Int>, next: Int,
         segmenting: Bool
-    ) -> (messages: Int, datagrams: Int, bytes: Int) {
-        guard let base = bytes.baseAddress else { return (0, sizes.count - next, 0) }
+    ) -> Int {
+        guard let base = bytes.baseAddress else { return 0 }
         var offset = start
         var index = next
         var messages = 0
@@ -113,7 +132,7 @@ public final class DatagramSender {
             index += run
             offset += length
         }
-        return (messages, index - next, offset - start)
+        return messages
     }
 
     private func setSegment(size: Int?, of index: Int) {

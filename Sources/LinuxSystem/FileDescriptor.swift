@@ -3,13 +3,21 @@ import Glibc
 
 /// A file descriptor that is closed when its owner goes. It cannot be copied: passing it on is `consuming`.
 public struct FileDescriptor: ~Copyable, Sendable {
-    /// The number, for a system call. It is not to be closed or kept.
-    public let rawValue: Int32
+    /// The number, for a system call. It is not to be closed or kept. -1 after `take()`.
+    public private(set) var rawValue: Int32
 
     /// Takes over an open descriptor.
     public init(owning rawValue: Int32) { self.rawValue = rawValue }
 
-    deinit { Glibc.close(rawValue) }
+    deinit { if rawValue >= 0 { Glibc.close(rawValue) } }
+
+    /// Moves the descriptor out of a place that cannot be consumed, a class' property; that place then holds none.
+    public mutating func take() -> FileDescriptor {
+        defer { rawValue = -1 }
+        return FileDescriptor(owning: rawValue)
+    }
+
+    public var isOpen: Bool { rawValue >= 0 }
 
     /// Gives the number away without closing it; the receiver closes it.
     public consuming func release() -> Int32 {

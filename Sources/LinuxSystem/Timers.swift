@@ -1,7 +1,7 @@
 /// What can be armed in a loop's ``Timers``: it has one deadline at a time.
 open class TimerTarget {
-    /// The deadline in monotonic nanoseconds for which an entry is in the heap; `UInt64.max`: none.
-    fileprivate(set) var armedDeadline = UInt64.max
+    /// Where it stands in the heap; -1: not armed.
+    fileprivate var heapIndex = -1
 
     public init() {}
 
@@ -9,8 +9,10 @@ open class TimerTarget {
     open func timerFired(now: UInt64) {}
 }
 
-/// Deadlines in a binary heap. Moving one later costs nothing until the earlier entry comes up, which is what idle
-/// timeouts do with every datagram.
+/// Deadlines in a binary heap that knows where each target stands, so that a target which goes leaves nothing behind.
+///
+/// Moving a deadline later costs nothing until the earlier one comes up, which is what idle timeouts do with every
+/// datagram. The heap retains its targets.
 public struct Timers {
     private struct Entry {
         let deadline: UInt64
@@ -28,51 +30,64 @@ public struct Timers {
     /// target to look at the time, and arm again.
     @inline(__always)
     public mutating func arm(_ target: TimerTarget, at deadline: UInt64) {
-        guard deadline < target.armedDeadline else { return }
-        target.armedDeadline = deadline
-        push(Entry(deadline: deadline, target: target))
-    }
-
-    /// Nothing comes for `target` any more, unless it is armed again. Its entries stay in the heap until their time.
-    public mutating func disarm(_ target: TimerTarget) { target.armedDeadline = .max }
-
-    /// The next target whose deadline has passed; call until `nil`.
-    public mutating func popExpired(now: UInt64) -> TimerTarget? {
-        while let first = heap.first, first.deadline <= now {
-            removeFirst()
-            // An entry that was overtaken by an earlier one, or disarmed.
-            guard first.target.armedDeadline == first.deadline else { continue }
-            first.target.armedDeadline = .max
-            return first.target
+        if target.heapIndex >= 0 {
+            guard deadline < heap[target.heapIndex].deadline else { return }
+            heap[target.heapIndex] = Entry(deadline: deadline, target: target)
+        } else {
+            guard deadline < .max else { return }
+            target.heapIndex = heap.count
+            heap.append(Entry(deadline: deadline, target: target))
         }
-        return nil
+        siftUp(target.heapIndex)
     }
 
-    private mutating func push(_ entry: Entry) {
-        heap.append(entry)
-        var index = heap.count - 1
+    /// Nothing comes for `target` any more, unless it is armed again.
+    public mutating func disarm(_ target: TimerTarget) {
+        let index = target.heapIndex
+        guard index >= 0 else { return }
+        target.heapIndex = -1
+        let last = heap.removeLast()
+        guard index < heap.count else { return }
+        place(last, at: index)
+        siftUp(index)
+        siftDown(last.target.heapIndex)
+    }
+
+    /// The next target whose deadline has passed, disarmed; call until `nil`.
+    public mutating func popExpired(now: UInt64) -> TimerTarget? {
+        guard let first = heap.first, first.deadline <= now else { return nil }
+        disarm(first.target)
+        return first.target
+    }
+
+    private mutating func place(_ entry: Entry, at index: Int) {
+        heap[index] = entry
+        entry.target.heapIndex = index
+    }
+
+    private mutating func siftUp(_ start: Int) {
+        var index = start
+        let entry = heap[index]
         while index > 0 {
             let parent = (index - 1) / 2
-            guard heap[index].deadline < heap[parent].deadline else { return }
-            heap.swapAt(index, parent)
+            guard entry.deadline < heap[parent].deadline else { break }
+            place(heap[parent], at: index)
             index = parent
         }
+        place(entry, at: index)
     }
 
-    private mutating func removeFirst() {
-        let last = heap.removeLast()
-        guard !heap.isEmpty else { return }
-        heap[0] = last
-        var index = 0
+    private mutating func siftDown(_ start: Int) {
+        var index = start
+        let entry = heap[index]
         while true {
-            var smallest = index
-            for child in [2 * index + 1, 2 * index + 2]
-            where child < heap.count && heap[child].deadline < heap[smallest].deadline {
-                smallest = child
-            }
-            guard smallest != index else { return }
-            heap.swapAt(index, smallest)
-            index = smallest
+            var child = 2 * index + 1
+            guard child < heap.count else { break }
+            if child + 1 < heap.count, heap[child + 1].deadline < heap[child].deadline { child += 1 }
+            guard heap[child].deadline < entry.deadline else { break }
+            place(heap[child], at: index)
+            index = child
         }
+        place(entry, at: index)
     }
 }

@@ -23,10 +23,15 @@ public enum UDPSocket {
         on address: SocketAddress, options: SocketOptions
     ) throws(SystemError) -> FileDescriptor {
         let socket = try open(address.family, options: options)
-        try set(socket, SOL_SOCKET, SO_REUSEPORT, 1, "SO_REUSEPORT")
+        try shareAddress(of: socket)
         try bind(socket, to: address)
         try reportDestinations(of: socket, address.family)
         return socket
+    }
+
+    /// SO_REUSEPORT, for a socket that binds where a listener does.
+    public static func shareAddress(of socket: borrowing FileDescriptor) throws(SystemError) {
+        try set(socket, SOL_SOCKET, SO_REUSEPORT, 1, "SO_REUSEPORT")
     }
 
     /// Makes received datagrams carry the local address they were sent to.

@@ -1,0 +1,334 @@
+import DTLSEngine
+import Glibc
+import LinuxSystem
+
+/// Who is told what becomes of a ``Connection``. Each call may close the connection.
+package protocol ConnectionDelegate: AnyObject {
+    func connectionEstablished(_ connection: Connection)
+    /// `message` is valid during the call.
+    func connection(_ connection: Connection, received message: UnsafeRawBufferPointer)
+    /// A datagram that the socket yielded but that is not this connection's: another peer's, or a ClientHello left on a
+    /// socket that is closing. It belongs to the listener (rules 1 to 3 of UDP, in docs/architecture.md).
+    func connection(_ connection: Connection, foreign datagram: UnsafeRawBufferPointer, from peer: SocketAddress)
+    /// The connection has ended, and its socket is closed. Called once.
+    func connectionClosed(_ connection: Connection, _ ending: Connection.Ending)
+}
+
+/// A live connection: one connected UDP socket, one engine, its deadlines.
+package final class Connection: TimerTarget, EventHandler {
+    /// Why a connection has ended.
+    package enum Ending: Error, Equatable, CustomStringConvertible {
+        case closedByPeer
+        case closedHere
+        case idle
+        case handshakeTimedOut
+        /// OpenSSL's reason.
+        case failed(EngineError)
+
+        package var description: String {
+            switch self {
+            case .closedByPeer: "closed by the peer"
+            case .closedHere: "closed here"
+            case .idle: "idle"
+            case .handshakeTimedOut: "the handshake took too long"
+            case .failed(let error): error.description
+            }
+        }
+    }
+
+    /// The timeouts and sizes that a connection lives by.
+    package struct Limits: Equatable, Sendable {
+        /// Milliseconds for the handshake (reference: handshakeTimeout).
+        package var handshakeTimeout: Int
+        /// Milliseconds without a datagram from the peer, 0: no limit.
+        package var idleTimeout: Int
+        /// Largest IP packet of a handshake flight, in bytes.
+        package var mtu: Int
+
+        package init(handshakeTimeout: Int = 60_000, idleTimeout: Int = 0, mtu: Int = 1_400) {
+            self.handshakeTimeout = handshakeTimeout
+            self.idleTimeout = idleTimeout
+            self.mtu = mtu
+        }
+
+        /// UDP payload that fits the MTU, after an IP and a UDP header.
+        func payloadSize(_ family: SocketAddress.Family) -> Int { mtu - (family == .ipv4 ? 28 : 48) }
+    }
+
+    /// What has passed, application data alone; and datagrams that could not be sent.
+    package struct Counters {
+        package var messagesIn: UInt64 = 0
+        package var bytesIn: UInt64 = 0
+        package var messagesOut: UInt64 = 0
+        package var bytesOut: UInt64 = 0
+        package var unsent: UInt64 = 0
+    }
+
+    private enum Phase {
+        case handshaking
+        case established
+        /// Ended, with its socket still open: datagrams of the present batch may be on their way.
+        case ending(Ending)
+        case gone
+    }
+
+    package let local: SocketAddress
+    package let peer: SocketAddress
+    package private(set) var counters = Counters()
+    /// Nanoseconds from the start of the handshake to its end.
+    package private(set) var handshakeDuration: UInt64 = 0
+    package let engine: Engine
+
+    private let datapath: Datapath
+    private let limits: Limits
+    private var socket: FileDescriptor
+    private var registration: EventLoop.Registration?
+    private weak var delegate: (any ConnectionDelegate)?
+    private var phase = Phase.handshaking
+    private let started: UInt64
+    private var lastReceived: UInt64
+    /// When something was last sent by a connection that had given its record buffers back.
+    private var lastSentQuietly: UInt64 = 0
+    /// Whether OpenSSL holds record buffers for this connection.
+    private var holdsBuffers = true
+    /// Whether datagrams of this connection are being worked through: its end waits for that.
+    private var isReading = false
+
+    /// How long a connection keeps OpenSSL's record buffers after its last datagram.
+    private static let quietTime = UInt64.milliseconds(1_000)
+
+    private init(
+        engine: Engine, socket: consuming FileDescriptor, local: SocketAddress, peer: SocketAddress, limits: Limits,
+        datapath: Datapath, delegate: any ConnectionDelegate
+    ) {
+        self.engine = engine
+        self.socket = socket
+        self.local = local
+        self.peer = peer
+        self.limits = limits
+        self.datapath = datapath
+        self.delegate = delegate
+        started = datapath.loop.now
+        lastReceived = started
+        super.init()
+    }
+
+    /// A server's connection from a connected socket and a ClientHello whose cookie is verified (reference: createByFd).
+    /// Call `start` next.
+    package static func createByFd(
+        _ socket: consuming FileDescriptor, local: SocketAddress, peer: SocketAddress, context: ServerContext,
+        clientHello: UnsafeRawBufferPointer, limits: Limits, datapath: Datapath, delegate: any ConnectionDelegate
+    ) throws(OpenSSLError) -> Connection {
+        let engine = try Engine(
+            accepting: context, over: datapath.bio, payloadSize: limits.payloadSize(local.family),
+            clientHello: clientHello)
+        return Connection(
+            engine: engine, socket: socket, local: local, peer: peer, limits: limits, datapath: datapath,
+            delegate: delegate)
+    }
+
+    /// Begins the handshake. The delegate may be called before this returns.
+    /// - Parameter datagrams: what the same peer has sent after the hello, if it was read already.
+    package func start(with datagrams: [UnsafeRawBufferPointer] = []) throws(SystemError) {
+        registration = try datapath.loop.add(socket, .readable, self)
+        whileReading {
+            advance()
+            for datagram in datagrams { take(datagram) }
+        }
+    }
+
+    /// Takes a datagram of this connection's peer that somebody else has read.
+    package func receive(_ datagram: UnsafeRawBufferPointer) {
+        guard !isReading else { return }
+        whileReading { take(datagram) }
+    }
+
+    // MARK: What comes in
+
+    package func ready(_ events: EventLoop.Events) {
+        let batch = datapath.batch
+        let count: Int
+        do throws(SystemError) {
+            count = try batch.receive(from: socket)
+        } catch {
+            // An ICMP error (ECONNREFUSED and the like), which anybody can forge: it has been cleared by this call.
+            return
+        }
+        lastReceived = datapath.loop.now
+        whileReading {
+            for index in 0..<count {
+                // Rule 2: a connected socket can hold what came for it before it was connected.
+                guard let source = batch.source(index), source == peer else {
+                    if let source = batch.source(index) {
+                        delegate?.connection(self, foreign: batch[index], from: source)
+                    }
+                    continue
+                }
+                take(batch[index])
+            }
+        }
+    }
+
+    @inline(__always)
+    private func whileReading(_ work: () -> Void) {
+        isReading = true
+        datapath.claim(self)
+        work()
+        flush()
+        isReading = false
+        if case .ending(let ending) = phase { return finish(ending) }
+        rearm()
+    }
+
+    @inline(__always)
+    private func take(_ datagram: UnsafeRawBufferPointer) {
+        switch phase {
+        case .handshaking, .established:
+            // The delegate may have used another connection meanwhile.
+            datapath.claim(self)
+            engine.deliver(datagram)
+            advance()
+        case .ending:
+            giveBack(datagram, from: peer)
+        case .gone:
+            break
+        }
+    }
+
+    /// Hands out everything that the engine has to say.
+    private func advance() {
+        holdsBuffers = true
+        do throws(EngineError) {
+            while isOpen {
+                switch try engine.next() {
+                case .needsInput:
+                    return
+                case .message(let message):
+                    counters.messagesIn &+= 1
+                    counters.bytesIn &+= UInt64(truncatingIfNeeded: message.count)
+                    delegate?.connection(self, received: message)
+                    if datapath.bio.outbox.isFilling { flush() }
+                case .established:
+                    phase = .established
+                    handshakeDuration = Clock.monotonic() &- started
+                    delegate?.connectionEstablished(self)
+                case .closed:
+                    end(.closedByPeer)
+                }
+            }
+        } catch {
+            end(.failed(error))
+        }
+    }
+
+    private var isOpen: Bool {
+        switch phase {
+        case .handshaking, .established: true
+        case .ending, .gone: false
+        }
+    }
+
+    // MARK: What goes out
+
+    /// Encrypts a message of 1 to 16,384 bytes into one datagram. It leaves with `flush()`, or at the end of the batch
+    /// that is being read.
+    @inline(__always)
+    package func send(_ message: UnsafeRawBufferPointer) throws(EngineError) {
+        datapath.claim(self)
+        if datapath.bio.outbox.isFilling { flush() }
+        try engine.send(message)
+        if !holdsBuffers {
+            holdsBuffers = true
+            lastSentQuietly = datapath.loop.now
+            rearm()
+        }
+        counters.messagesOut &+= 1
+        counters.bytesOut &+= UInt64(truncatingIfNeeded: message.count)
+    }
+
+    /// Sends what waits in the outbox. What the socket does not take is lost, as on the wire, and counted.
+    package func flush() {
+        guard !datapath.bio.outbox.isEmpty else { return }
+        counters.unsent &+= UInt64(truncatingIfNeeded: datapath.sendOutbox(over: socket))
+    }
+
+    /// Ends the connection with close_notify, or without a word where the handshake is not done. The delegate is told
+    /// before this returns, unless it is called from the delegate.
+    package func close(_ ending: Ending = .closedHere) {
+        guard isOpen else { return }
+        datapath.claim(self)
+        engine.close()
+        end(ending)
+        if !isReading { whileReading {} }
+    }
+
+    // MARK: The end
+
+    private func end(_ ending: Ending) {
+        guard isOpen else { return }
+        phase = .ending(ending)
+    }
+
+    /// Rule 3: reads the socket empty before it is closed, since the peer may already be back on the same port.
+    private func finish(_ ending: Ending) {
+        let batch = datapath.leftovers
+        while let count = try? batch.receive(from: socket), count > 0 {
+            for index in 0..<count {
+                guard let source = batch.source(index) else { continue }
+                giveBack(batch[index], from: source)
+            }
+        }
+        phase = .gone
+        if let registration { datapath.loop.remove(socket, registration) }
+        datapath.loop.timers.disarm(self)
+        datapath.leave(self)
+        _ = socket.take()
+        delegate?.connectionClosed(self, ending)
+    }
+
+    private func giveBack(_ datagram: UnsafeRawBufferPointer, from source: SocketAddress) {
+        if ClientHello.couldBePart(of: datagram) { delegate?.connection(self, foreign: datagram, from: source) }
+    }
+
+    // MARK: Time
+
+    /// Arms the timer for the earliest of this connection's deadlines.
+    @inline(__always)
+    private func rearm() {
+        datapath.loop.timers.arm(self, at: deadline)
+    }
+
+    private var deadline: UInt64 {
+        switch phase {
+        case .handshaking:
+            let end = started &+ .milliseconds(limits.handshakeTimeout)
+            guard let retransmission = engine.timeout else { return end }
+            return min(end, datapath.loop.now &+ .microseconds(retransmission))
+        case .established:
+            let quiet = holdsBuffers ? max(lastReceived, lastSentQuietly) &+ Self.quietTime : UInt64.max
+            let idle = limits.idleTimeout > 0 ? lastReceived &+ .milliseconds(limits.idleTimeout) : UInt64.max
+            return min(quiet, idle)
+        case .ending, .gone:
+            return .max
+        }
+    }
+
+    package override func timerFired(now: UInt64) {
+        switch phase {
+        case .handshaking:
+            if now >= started &+ .milliseconds(limits.handshakeTimeout) { return close(.handshakeTimedOut) }
+            whileReading {
+                do throws(EngineError) { try engine.handleTimeout() } catch { end(.failed(error)) }
+            }
+        case .established:
+            if limits.idleTimeout > 0, now >= lastReceived &+ .milliseconds(limits.idleTimeout) { return close(.idle) }
+            if holdsBuffers, now >= max(lastReceived, lastSentQuietly) &+ Self.quietTime {
+                engine.releaseBuffers()
+                holdsBuffers = false
+            }
+            rearm()
+        case .ending, .gone:
+            break
+        }
+    }
+}

@@ -1,0 +1,257 @@
+import DTLSEngine
+import Glibc
+import LinuxSystem
+
+/// Who takes a listener's newcomers.
+package protocol ListenerDelegate: AnyObject {
+    /// Whether there is a place for one more connection. Asked once the cookie is good, before anything is made.
+    func canAdmit(_ listener: Listener) -> Bool
+    /// A client with a good cookie. The delegate hands it on, or serves it; dropping it is a refusal.
+    func listener(_ listener: Listener, admitted newcomer: consuming Newcomer)
+    /// A datagram on the listener of a peer that was admitted moments ago: it was sent before the peer's own socket was
+    /// connected (rule 4).
+    func listener(_ listener: Listener, late datagram: UnsafeRawBufferPointer, for key: Newcomer.Key)
+    /// The kernel gave no socket for a newcomer.
+    func listener(_ listener: Listener, failed error: SystemError)
+}
+
+/// A client whose address is proven, with a socket of its own.
+package struct Newcomer: ~Copyable {
+    /// A connection's name among the connections of a listener.
+    package struct Key: Hashable, Sendable {
+        package let peer: SocketAddress
+        package let local: SocketAddress
+    }
+
+    /// Connected to the peer, and bound to the address that the peer has used.
+    package var socket: FileDescriptor
+    package let key: Key
+    /// The ClientHello with the good cookie, then what the peer has sent since.
+    package let datagrams: [[UInt8]]
+}
+
+/// A UDP socket that waits for clients: it does the cookie exchange without keeping anything of a client, and makes a
+/// connected socket for each client whose cookie is good.
+package final class Listener: EventHandler {
+    /// What has happened here, by kind.
+    package struct Counters {
+        package var hellosAnswered: UInt64 = 0
+        package var admitted: UInt64 = 0
+        /// Hellos that came again after their client had been admitted.
+        package var duplicates: UInt64 = 0
+        /// Good hellos for which there was no place, worker or descriptor.
+        package var refused: UInt64 = 0
+        /// Hellos that contradict themselves.
+        package var malformed: UInt64 = 0
+        /// Datagrams that are no hello: late ones of closed connections, mostly.
+        package var strays: UInt64 = 0
+        /// Datagrams that a socket yielded and that were another client's.
+        package var putBack: UInt64 = 0
+        /// Answers that the kernel did not take.
+        package var unsent: UInt64 = 0
+    }
+
+    package let address: SocketAddress
+    package private(set) var counters = Counters()
+    private var socket: FileDescriptor
+    private let loop: EventLoop
+    private let options: SocketOptions
+    private let cookies: CookieAuthority
+    private let buffers: ListenerBuffers
+    private unowned let delegate: any ListenerDelegate
+    private var registration: EventLoop.Registration?
+    private var recent = RecentNewcomers()
+    /// Datagrams that were read from another socket; they take their turn after the batch.
+    private var returned: [(datagram: [UInt8], key: Newcomer.Key)] = []
+    private var isReturnScheduled = false
+    /// No more than a client's own hurry could bring: the rest is lost, as on the wire.
+    private static let maximumReturned = 1_024
+    /// Batches read before others get their turn.
+    private static let batchesPerTurn = 8
+
+    /// - Parameters:
+    ///   - socket: bound, non-blocking, with destinations reported (``UDPSocket/listen(on:options:)``).
+    ///   - address: what it is bound to, the actual port included.
+    package init(
+        socket: consuming FileDescriptor, address: SocketAddress, options: SocketOptions, cookies: CookieAuthority,
+        buffers: ListenerBuffers, loop: EventLoop, delegate: any ListenerDelegate
+    ) {
+        self.socket = socket
+        self.address = address
+        self.options = options
+        self.cookies = cookies
+        self.buffers = buffers
+        self.loop = loop
+        self.delegate = delegate
+    }
+
+    /// Starts to listen.
+    package func open() throws(SystemError) {
+        registration = try loop.add(socket, .readable, self)
+    }
+
+    /// Stops, and closes the socket. Connections go on.
+    package func close() {
+        if let registration { loop.remove(socket, registration) }
+        registration = nil
+        _ = socket.take()
+    }
+
+    package var isOpen: Bool { registration != nil }
+
+    // MARK: Datagrams
+
+    package func ready(_ events: EventLoop.Events) {
+        for _ in 0..<Self.batchesPerTurn {
+            // An error here is an ICMP error for one of our answers; this call has cleared it.
+            guard let count = try? buffers.received.receive(from: socket), count > 0 else { return }
+            let minute = Clock.minute()
+            for index in 0..<count {
+                guard let peer = buffers.received.source(index),
+                    let local = buffers.received.destination(index, port: address.port), isRoutable(peer),
+                    !buffers.received.isTruncated(index)
+                else {
+                    counters.strays &+= 1
+                    continue
+                }
+                let key = Newcomer.Key(peer: peer, local: local)
+                consider(buffers.received[index], key, minute: minute)
+            }
+            sendAnswers()
+            takeReturned()
+            guard isOpen, count == buffers.received.capacity else { return }
+        }
+    }
+
+    /// A datagram with port 0 as its source cannot be answered.
+    private func isRoutable(_ peer: SocketAddress) -> Bool { peer.port != 0 }
+
+    /// Takes back a datagram that a connection's socket has yielded: for this listener, as if it had come here.
+    package func putBack(_ datagram: UnsafeRawBufferPointer, _ key: Newcomer.Key) {
+        guard returned.count < Self.maximumReturned else { return }
+        counters.putBack &+= 1
+        returned.append(([UInt8](datagram), key))
+        guard !isReturnScheduled else { return }
+        isReturnScheduled = true
+        loop.atEndOfTurn { [weak self] in
+            guard let self else { return }
+            isReturnScheduled = false
+            takeReturned()
+        }
+    }
+
+    private func takeReturned() {
+        while !returned.isEmpty, isOpen {
+            let datagrams = returned
+            returned.removeAll(keepingCapacity: true)
+            let minute = Clock.minute()
+            for (datagram, key) in datagrams { datagram.withUnsafeBytes { consider($0, key, minute: minute) } }
+            sendAnswers()
+        }
+    }
+
+    /// One datagram, from its bytes to what is done about it.
+    private func consider(_ datagram: UnsafeRawBufferPointer, _ key: Newcomer.Key, minute: UInt64) {
+        switch ClientHello.parse(datagram) {
+        case .hello(let hello):
+            if hello.cookie.isEmpty || !verify(hello, key, minute) { return answer(hello, key, minute) }
+            if recent.contains(key, hello.randomValue, now: loop.now) {
+                counters.duplicates &+= 1
+                return
+            }
+            admit(hello, key)
+        case .malformed:
+            counters.malformed &+= 1
+        case .notClientHello:
+            if recent.contains(key, now: loop.now) {
+                delegate.listener(self, late: datagram, for: key)
+            } else {
+                counters.strays &+= 1
+            }
+        }
+    }
+
+    private func verify(_ hello: ClientHello, _ key: Newcomer.Key, _ minute: UInt64) -> Bool {
+        key.peer.withBytes { peer in
+            key.local.withBytes { local in cookies.verify(hello, peer: peer, local: local, minute: minute) }
+        }
+    }
+
+    private func answer(_ hello: ClientHello, _ key: Newcomer.Key, _ minute: UInt64) {
+        if buffers.answers.count == buffers.answers.capacity { sendAnswers() }
+        counters.hellosAnswered &+= 1
+        buffers.answers.add(to: key.peer, from: key.local) { buffer in
+            key.peer.withBytes { peer in
+                key.local.withBytes { local in
+                    cookies.writeHelloVerifyRequest(
+                        answering: hello, peer: peer, local: local, minute: minute, into: buffer)
+                }
+            }
+        }
+    }
+
+    private func sendAnswers() {
+        guard buffers.answers.count > 0 else { return }
+        counters.unsent &+= UInt64(truncatingIfNeeded: buffers.answers.send(over: socket))
+    }
+
+    // MARK: Newcomers
+
+    private func admit(_ hello: ClientHello, _ key: Newcomer.Key) {
+        guard delegate.canAdmit(self) else {
+            counters.refused &+= 1
+            return
+        }
+        do throws(SystemError) {
+            let connected = try connect(key)
+            let datagrams = readEmpty(connected, key, after: hello)
+            recent.insert(key, hello.randomValue, now: loop.now)
+            counters.admitted &+= 1
+            delegate.listener(self, admitted: Newcomer(socket: connected, key: key, datagrams: datagrams))
+        } catch {
+            counters.refused &+= 1
+            delegate.listener(self, failed: error)
+        }
+    }
+
+    private func connect(_ key: Newcomer.Key) throws(SystemError) -> FileDescriptor {
+        let connected = try UDPSocket.open(key.local.family, options: options)
+        try UDPSocket.shareAddress(of: connected)
+        try UDPSocket.bind(connected, to: key.local)
+        try UDPSocket.connect(connected, to: key.peer)
+        return connected
+    }
+
+    /// Rule 1: between bind() and connect() the new socket takes every datagram of its address. The peer's own go with
+    /// it, the others' go back.
+    private func readEmpty(
+        _ connected: borrowing FileDescriptor, _ key: Newcomer.Key, after hello: ClientHello
+    ) -> [[UInt8]] {
+        var datagrams = [[UInt8](hello.datagram)]
+        let batch = buffers.leftovers
+        while let count = try? batch.receive(from: connected), count > 0 {
+            for index in 0..<count {
+                guard let source = batch.source(index) else { continue }
+                if source != key.peer {
+                    putBack(batch[index], Newcomer.Key(peer: source, local: key.local))
+                } else if datagrams.count < Self.maximumForwarded {
+                    datagrams.append([UInt8](batch[index]))
+                }
+            }
+            if count < batch.capacity { break }
+        }
+        return datagrams
+    }
+
+    /// Datagrams that go along with a newcomer: a hello, and its fragments.
+    private static let maximumForwarded = 16
+}
+
+/// The memory that all listeners of a process read and answer through.
+package final class ListenerBuffers {
+    let received = ReceiveBatch(capacity: 64, slotSize: 16_640, destinations: true)
+    let leftovers = ReceiveBatch(capacity: 16, slotSize: 16_640)
+    let answers = ReplyBatch(capacity: 64, slotSize: 128)
+
+    package init() {}
+}

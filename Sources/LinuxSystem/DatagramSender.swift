@@ -10,6 +10,8 @@ public final class DatagramSender {
     public struct Outcome {
         /// Datagrams the kernel took.
         public var sent = 0
+        /// Datagrams that are done with: taken or refused. Those after them were not tried, since the socket is full.
+        public var handled = 0
         /// The last errno, or 0. EAGAIN: the socket's buffer is full; ECONNREFUSED: nobody listens at the peer.
         public var error: Int32 = 0
     }
@@ -69,6 +71,7 @@ public final class DatagramSender {
             outcome.sent += sent
             for index in next..<(next + sent) { offset += sizes[index] }
             next += sent
+            outcome.handled = next
             guard error != 0 else { continue }
             switch recovery(from: error, run: runs[taken], hasRetried: hasRetried) {
             case .retry:
@@ -79,6 +82,7 @@ public final class DatagramSender {
                 outcome.error = error
                 offset += sizes[next]
                 next += 1
+                outcome.handled = next
             case .stop:
                 outcome.error = error
                 return outcome

@@ -7,6 +7,9 @@ package protocol ConnectionDelegate: AnyObject {
     func connectionEstablished(_ connection: Connection)
     /// `message` is valid during the call.
     func connection(_ connection: Connection, received message: UnsafeRawBufferPointer)
+    /// The messages that one read of the socket has brought have all been handed out; what was sent meanwhile leaves
+    /// next.
+    func connectionHasRead(_ connection: Connection)
     /// A datagram that the socket yielded but that is not this connection's: another peer's, or a ClientHello left on a
     /// socket that is closing. It belongs to the listener (rules 1 to 3 of UDP, in docs/architecture.md).
     func connection(_ connection: Connection, foreign datagram: UnsafeRawBufferPointer, from peer: SocketAddress)
@@ -173,7 +176,10 @@ package final class Connection: TimerTarget, EventHandler {
     private func whileReading(_ work: () -> Void) {
         isReading = true
         datapath.claim(self)
+        let received = counters.messagesIn
         work()
+        if counters.messagesIn != received { delegate?.connectionHasRead(self) }
+        datapath.claim(self)
         flush()
         isReading = false
         if case .ending(let ending) = phase { return finish(ending) }

@@ -21,6 +21,11 @@ package struct Newcomer: ~Copyable {
     package struct Key: Hashable, Sendable {
         package let peer: SocketAddress
         package let local: SocketAddress
+
+        package init(peer: SocketAddress, local: SocketAddress) {
+            self.peer = peer
+            self.local = local
+        }
     }
 
     /// Connected to the peer, and bound to the address that the peer has used.

@@ -1,0 +1,154 @@
+import DTLSKit
+import LinuxSystem
+
+/// What the acceptor says to a worker. Decoded datagrams are valid as long as the message's bytes.
+enum MessageToWorker {
+    /// A new configuration; its snapshot comes along as a sealed memfd.
+    case configure(generation: UInt32)
+    /// A client with a good cookie; its connected socket comes along.
+    case connection(Handover)
+    /// A datagram of a client that was handed over moments ago, found on the listener.
+    case late(id: UInt64, datagram: UnsafeRawBufferPointer)
+    /// Close all connections and end.
+    case stop
+    /// Answer with a report.
+    case ping
+
+    /// One client's way into a worker.
+    struct Handover {
+        /// Unique among all connections of this daemon.
+        let id: UInt64
+        /// Which service of the configuration that was sent last.
+        let service: UInt16
+        let key: Newcomer.Key
+        /// The ClientHello, then what was read after it.
+        let datagrams: [UnsafeRawBufferPointer]
+    }
+
+    private enum Kind: UInt8 { case configure = 1, connection, late, stop, ping }
+
+    static func encode(configure generation: UInt32) -> [UInt8] {
+        encode(.configure) { $0.integer(generation) }
+    }
+
+    static func encode(connection id: UInt64, service: UInt16, key: Newcomer.Key, datagrams: [[UInt8]]) -> [UInt8] {
+        encode(.connection) {
+            $0.integer(id)
+            $0.integer(service)
+            $0.address(key.peer)
+            $0.address(key.local)
+            $0.list(datagrams) { $0.data($1) }
+        }
+    }
+
+    static func encode(late id: UInt64, datagram: UnsafeRawBufferPointer) -> [UInt8] {
+        encode(.late) {
+            $0.integer(id)
+            $0.data(datagram)
+        }
+    }
+
+    static var stopBytes: [UInt8] { encode(.stop) { _ in } }
+    static var pingBytes: [UInt8] { encode(.ping) { _ in } }
+
+    private static func encode(_ kind: Kind, _ write: (inout ByteWriter) -> Void) -> [UInt8] {
+        var writer = ByteWriter()
+        writer.integer(kind.rawValue)
+        write(&writer)
+        return writer.bytes
+    }
+
+    init(decoding bytes: UnsafeRawBufferPointer) throws(MalformedBytes) {
+        var reader = ByteReader(bytes)
+        guard let kind = Kind(rawValue: try reader.integer()) else { throw MalformedBytes() }
+        switch kind {
+        case .configure: self = .configure(generation: try reader.integer())
+        case .connection:
+            self = .connection(
+                Handover(
+                    id: try reader.integer(), service: try reader.integer(),
+                    key: Newcomer.Key(peer: try reader.address(), local: try reader.address()),
+                    datagrams: try reader.list { reader throws(MalformedBytes) in try reader.data() }))
+        case .late: self = .late(id: try reader.integer(), datagram: try reader.data())
+        case .stop: self = .stop
+        case .ping: self = .ping
+        }
+    }
+}
+
+/// What a worker says to the acceptor.
+enum MessageFromWorker {
+    /// The configuration is in force. `capacity`: how many connections this worker's descriptors allow.
+    case ready(generation: UInt32, capacity: UInt32)
+    /// The configuration cannot be used here, and the one before is still in force.
+    case rejected(generation: UInt32, reason: String)
+    case report(Report)
+    /// A datagram that belongs to a listener.
+    case foreign(key: Newcomer.Key, datagram: UnsafeRawBufferPointer)
+
+    /// What has happened since the last report.
+    struct Report: Equatable {
+        /// Connections that were handed over and are gone.
+        var closed: UInt32 = 0
+        var handshakes: UInt32 = 0
+        var resumed: UInt32 = 0
+        var failed: UInt32 = 0
+
+        var isEmpty: Bool { self == Report() }
+    }
+
+    private enum Kind: UInt8 { case ready = 1, rejected, report, foreign }
+
+    static func encode(ready generation: UInt32, capacity: UInt32) -> [UInt8] {
+        encode(.ready) {
+            $0.integer(generation)
+            $0.integer(capacity)
+        }
+    }
+
+    static func encode(rejected generation: UInt32, reason: String) -> [UInt8] {
+        encode(.rejected) {
+            $0.integer(generation)
+            $0.string(reason)
+        }
+    }
+
+    static func encode(_ report: Report) -> [UInt8] {
+        encode(.report) {
+            for number in [report.closed, report.handshakes, report.resumed, report.failed] { $0.integer(number) }
+        }
+    }
+
+    static func encode(foreign datagram: UnsafeRawBufferPointer, key: Newcomer.Key) -> [UInt8] {
+        encode(.foreign) {
+            $0.address(key.peer)
+            $0.address(key.local)
+            $0.data(datagram)
+        }
+    }
+
+    private static func encode(_ kind: Kind, _ write: (inout ByteWriter) -> Void) -> [UInt8] {
+        var writer = ByteWriter()
+        writer.integer(kind.rawValue)
+        write(&writer)
+        return writer.bytes
+    }
+
+    init(decoding bytes: UnsafeRawBufferPointer) throws(MalformedBytes) {
+        var reader = ByteReader(bytes)
+        guard let kind = Kind(rawValue: try reader.integer()) else { throw MalformedBytes() }
+        switch kind {
+        case .ready: self = .ready(generation: try reader.integer(), capacity: try reader.integer())
+        case .rejected: self = .rejected(generation: try reader.integer(), reason: try reader.string())
+        case .report:
+            self = .report(
+                Report(
+                    closed: try reader.integer(), handshakes: try reader.integer(), resumed: try reader.integer(),
+                    failed: try reader.integer()))
+        case .foreign:
+            self = .foreign(
+                key: Newcomer.Key(peer: try reader.address(), local: try reader.address()),
+                datagram: try reader.data())
+        }
+    }
+}

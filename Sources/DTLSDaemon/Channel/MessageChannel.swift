@@ -1,0 +1,130 @@
+import LinuxSystem
+
+/// Who reads a channel.
+protocol MessageChannelDelegate: AnyObject {
+    /// `message` is valid during the call. `descriptor` is `nil` where none came, or where this process had none left
+    /// for it (`descriptorWasLost`).
+    func channel(
+        _ channel: MessageChannel, received message: UnsafeRawBufferPointer, descriptor: consuming FileDescriptor?,
+        descriptorWasLost: Bool)
+    /// The other process is gone. Called once.
+    func channelEnded(_ channel: MessageChannel)
+}
+
+/// One end of the channel between two of the daemon's processes, in the loop.
+final class MessageChannel: EventHandler {
+    private var descriptor: FileDescriptor
+    private let loop: EventLoop
+    private unowned let delegate: any MessageChannelDelegate
+    private var registration: EventLoop.Registration?
+    private let buffer = UnsafeMutableRawBufferPointer.allocate(
+        byteCount: UnixChannel.maximumMessageSize, alignment: 16)
+    /// Messages that must not be lost, waiting for room.
+    private var waiting: [Waiting] = []
+    private var wantsRoom = false
+    /// Messages read before others get their turn.
+    private static let messagesPerTurn = 64
+
+    /// The descriptor is closed when the message is sent, or with the channel.
+    private final class Waiting {
+        let bytes: [UInt8]
+        let descriptor: FileDescriptor
+        init(_ bytes: [UInt8], _ descriptor: consuming FileDescriptor) {
+            self.bytes = bytes
+            self.descriptor = descriptor
+        }
+    }
+
+    init(
+        _ descriptor: consuming FileDescriptor, loop: EventLoop, delegate: any MessageChannelDelegate
+    ) throws(SystemError) {
+        self.descriptor = descriptor
+        self.loop = loop
+        self.delegate = delegate
+        registration = try loop.add(self.descriptor, .readable, self)
+    }
+
+    deinit { buffer.deallocate() }
+
+    var isOpen: Bool { registration != nil }
+
+    /// Whether a message would have to wait.
+    var isFull: Bool { wantsRoom }
+
+    /// Sends a message that may be lost, with a copy of `descriptor` (-1: none).
+    /// - Returns: false when the channel is full or gone; nothing was sent then.
+    func offer(_ bytes: [UInt8], descriptor sent: Int32 = -1) -> Bool {
+        guard isOpen, !wantsRoom else { return false }
+        if write(bytes, sent) { return true }
+        waitForRoom()
+        return false
+    }
+
+    /// Sends a message that must arrive: at once, or as soon as there is room, before all later ones.
+    func send(_ bytes: [UInt8], descriptor sent: consuming FileDescriptor = FileDescriptor(owning: -1)) {
+        guard isOpen else { return }
+        if !wantsRoom, write(bytes, sent.rawValue) { return }
+        waiting.append(Waiting(bytes, sent))
+        waitForRoom()
+    }
+
+    private func write(_ bytes: [UInt8], _ sent: Int32) -> Bool {
+        // An error here (EPIPE, ECONNRESET) means that the other end is gone, which reading will report.
+        (try? bytes.withUnsafeBytes { try UnixChannel.send($0, descriptor: sent, over: descriptor) }) ?? false
+    }
+
+    private func waitForRoom() {
+        guard let registration, !wantsRoom else { return }
+        wantsRoom = true
+        try? loop.modify(descriptor, [.readable, .writable], registration)
+    }
+
+    func ready(_ events: EventLoop.Events) {
+        if events.contains(.writable) { writeWaiting() }
+        for _ in 0..<Self.messagesPerTurn {
+            guard isOpen else { return }
+            do throws(SystemError) {
+                guard try receiveOne() else { return }
+            } catch {
+                return end()
+            }
+        }
+    }
+
+    private func receiveOne() throws(SystemError) -> Bool {
+        let received = try UnixChannel.receive(into: buffer, from: descriptor)
+        switch consume received {
+        case .nothing: return false
+        case .end:
+            end()
+            return false
+        case .message(let count, let attached, let lost):
+            delegate.channel(
+                self, received: UnsafeRawBufferPointer(rebasing: buffer[..<count]), descriptor: attached,
+                descriptorWasLost: lost)
+            return true
+        }
+    }
+
+    private func writeWaiting() {
+        while let first = waiting.first {
+            guard write(first.bytes, first.descriptor.rawValue) else { return }
+            waiting.removeFirst()
+        }
+        wantsRoom = false
+        if let registration { try? loop.modify(descriptor, .readable, registration) }
+    }
+
+    private func end() {
+        close()
+        delegate.channelEnded(self)
+    }
+
+    /// Closes this end; the other process reads the end.
+    func close() {
+        if let registration { loop.remove(descriptor, registration) }
+        registration = nil
+        waiting = []
+        _ = descriptor.take()
+    }
+}

@@ -15,7 +15,7 @@ let package = Package(
     ],
     dependencies: [
         .package(url: "https://github.com/apple/swift-argument-parser", from: "1.5.0"),
-        .package(url: "https://github.com/apple/swift-log", from: "1.6.0"),
+        .package(url: "https://github.com/apple/swift-log", from: "1.16.0"),
         .package(url: "https://github.com/LebJe/TOMLKit", from: "0.6.0"),
     ],
     targets: [
@@ -41,6 +41,11 @@ let package = Package(
         ),
         .testTarget(name: "LinuxSystemTests", dependencies: ["LinuxSystem"], swiftSettings: strict),
         .testTarget(name: "DTLSEngineTests", dependencies: ["DTLSEngine"], swiftSettings: strict),
-        .testTarget(name: "DTLSDaemonTests", dependencies: ["DTLSDaemon"], swiftSettings: strict),
+        .testTarget(
+            name: "DTLSDaemonTests",
+            dependencies: ["DTLSDaemon", "LinuxSystem", "CLinux", .product(name: "Logging", package: "swift-log")],
+            swiftSettings: strict
+        ),
+        .testTarget(name: "SystemdTests", exclude: ["lab"], swiftSettings: strict),
     ]
 )

@@ -9,7 +9,7 @@ struct Configuration: Sendable, Equatable {
     /// Milliseconds from SIGTERM until the processes end, whatever their connections do.
     var stopTimeout: Int
     var logLevel: LogLevel
-    /// 32 bytes when several machines serve one address and share it; `nil`: random at start.
+    /// 32 to 4,096 bytes when several machines serve one address and share it; `nil`: random at start.
     var cookieSecret: [UInt8]?
     /// At least one; names are unique.
     var services: [ServiceConfiguration]

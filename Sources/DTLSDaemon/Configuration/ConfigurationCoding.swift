@@ -1,0 +1,153 @@
+import DTLSEngine
+import LinuxSystem
+
+// A configuration, or what is wrong with it, as the bytes that go from one process to another.
+
+extension Configuration {
+    /// The snapshot that ``init(decoding:)`` reads.
+    func encode() -> [UInt8] {
+        var writer = ByteWriter()
+        writer.integer(workers)
+        writer.integer(stopTimeout)
+        writer.string(logLevel.rawValue)
+        writer.optional(cookieSecret) { $0.data($1) }
+        writer.list(services) { $1.write(to: &$0) }
+        return writer.bytes
+    }
+
+    /// - Throws: when the bytes are not one whole snapshot and nothing else.
+    init(decoding bytes: UnsafeRawBufferPointer) throws(MalformedBytes) {
+        var reader = ByteReader(bytes)
+        workers = try reader.integer()
+        stopTimeout = try reader.integer()
+        guard let level = LogLevel(rawValue: try reader.string()) else { throw MalformedBytes() }
+        logLevel = level
+        cookieSecret = try reader.optional { (reader) throws(MalformedBytes) in try reader.array() }
+        services = try reader.list { (reader) throws(MalformedBytes) in try ServiceConfiguration(from: &reader) }
+        guard reader.isAtEnd else { throw MalformedBytes() }
+    }
+}
+
+extension ConfigurationProblems {
+    /// The bytes that ``init(decoding:)`` reads.
+    func encode() -> [UInt8] {
+        var writer = ByteWriter()
+        writer.list(problems) { writer, problem in
+            writer.string(problem.file)
+            writer.optional(problem.line) { $0.integer($1) }
+            writer.optional(problem.key) { $0.string($1) }
+            writer.string(problem.message)
+        }
+        return writer.bytes
+    }
+
+    /// - Throws: when the bytes are not one whole list and nothing else.
+    init(decoding bytes: UnsafeRawBufferPointer) throws(MalformedBytes) {
+        var reader = ByteReader(bytes)
+        problems = try reader.list { (reader) throws(MalformedBytes) in
+            ConfigurationProblem(
+                file: try reader.string(),
+                line: try reader.optional { (reader) throws(MalformedBytes) in try reader.integer() },
+                key: try reader.optional { (reader) throws(MalformedBytes) in try reader.string() },
+                message: try reader.string())
+        }
+        guard reader.isAtEnd else { throw MalformedBytes() }
+    }
+}
+
+extension ServiceConfiguration {
+    fileprivate func write(to writer: inout ByteWriter) {
+        writer.string(name)
+        writer.list(listen) { $0.address($1) }
+        tls.write(to: &writer)
+        writer.integer(handshakeTimeout)
+        writer.integer(idleTimeout)
+        writer.integer(mtu)
+        handler.write(to: &writer)
+        socket.write(to: &writer)
+    }
+
+    fileprivate init(from reader: inout ByteReader) throws(MalformedBytes) {
+        name = try reader.string()
+        listen = try reader.list { (reader) throws(MalformedBytes) in try reader.address() }
+        tls = try ServerSettings(from: &reader)
+        handshakeTimeout = try reader.integer()
+        idleTimeout = try reader.integer()
+        mtu = try reader.integer()
+        handler = try HandlerConfiguration(from: &reader)
+        socket = try SocketOptions(from: &reader)
+    }
+}
+
+extension ServerSettings {
+    fileprivate func write(to writer: inout ByteWriter) {
+        writer.string(certificate)
+        writer.string(privateKey)
+        writer.optional(passphrase) { $0.string($1) }
+        writer.optional(certificateAuthorities) { $0.string($1) }
+        writer.optional(ciphers) { $0.string($1) }
+        writer.integer(minimumVersion.rawValue)
+        writer.optional(maximumVersion) { $0.integer($1.rawValue) }
+    }
+
+    fileprivate init(from reader: inout ByteReader) throws(MalformedBytes) {
+        self.init(
+            certificate: try reader.string(), privateKey: try reader.string(),
+            passphrase: try reader.optional { (reader) throws(MalformedBytes) in try reader.string() },
+            certificateAuthorities: try reader.optional { (reader) throws(MalformedBytes) in try reader.string() },
+            ciphers: try reader.optional { (reader) throws(MalformedBytes) in try reader.string() },
+            minimumVersion: try Self.version(from: &reader),
+            maximumVersion: try reader.optional { (reader) throws(MalformedBytes) in try Self.version(from: &reader) })
+    }
+
+    private static func version(from reader: inout ByteReader) throws(MalformedBytes) -> ProtocolVersion {
+        guard let version = ProtocolVersion(rawValue: try reader.integer()) else { throw MalformedBytes() }
+        return version
+    }
+}
+
+extension HandlerConfiguration {
+    private enum Kind: UInt8 {
+        case echo, forwardUDP, forwardUnix
+    }
+
+    fileprivate func write(to writer: inout ByteWriter) {
+        switch self {
+        case .echo: writer.integer(Kind.echo.rawValue)
+        case .forward(to: .udp(let address)):
+            writer.integer(Kind.forwardUDP.rawValue)
+            writer.address(address)
+        case .forward(to: .unix(let path)):
+            writer.integer(Kind.forwardUnix.rawValue)
+            writer.string(path)
+        }
+    }
+
+    fileprivate init(from reader: inout ByteReader) throws(MalformedBytes) {
+        switch Kind(rawValue: try reader.integer()) {
+        case .echo: self = .echo
+        case .forwardUDP: self = .forward(to: .udp(try reader.address()))
+        case .forwardUnix: self = .forward(to: .unix(try reader.string()))
+        case nil: throw MalformedBytes()
+        }
+    }
+}
+
+extension SocketOptions {
+    fileprivate func write(to writer: inout ByteWriter) {
+        writer.optional(receiveBuffer) { $0.integer($1) }
+        writer.optional(sendBuffer) { $0.integer($1) }
+        writer.optional(timeToLive) { $0.integer($1) }
+        writer.optional(interface) { $0.string($1) }
+        writer.bool(ipv6Only)
+    }
+
+    fileprivate init(from reader: inout ByteReader) throws(MalformedBytes) {
+        self.init(
+            receiveBuffer: try reader.optional { (reader) throws(MalformedBytes) in try reader.integer() },
+            sendBuffer: try reader.optional { (reader) throws(MalformedBytes) in try reader.integer() },
+            timeToLive: try reader.optional { (reader) throws(MalformedBytes) in try reader.integer() },
+            interface: try reader.optional { (reader) throws(MalformedBytes) in try reader.string() },
+            ipv6Only: try reader.bool())
+    }
+}

@@ -1,0 +1,77 @@
+// Every key that a configuration file may hold, by table. config/dtlsd.toml documents each of them.
+
+/// The keys before the first table.
+enum MainKey: String, CaseIterable {
+    case workers
+    case stopTimeout = "stop_timeout"
+    case logLevel = "log_level"
+    case cookieSecretFile = "cookie_secret_file"
+    case service
+}
+
+/// The keys of `[service.NAME]`.
+enum ServiceKey: String, CaseIterable {
+    case listen, certificate
+    case privateKey = "private_key"
+    case passphraseFile = "passphrase_file"
+    case authorities = "ca"
+    case handshakeTimeout = "handshake_timeout"
+    case idleTimeout = "idle_timeout"
+    case ciphers
+    case minimumVersion = "minimum_version"
+    case maximumVersion = "maximum_version"
+    case mtu, handler, forward, socket
+}
+
+/// The keys of `[service.NAME.forward]`.
+enum ForwardKey: String, CaseIterable {
+    case backend
+}
+
+/// The keys of `[service.NAME.socket]`.
+enum SocketKey: String, CaseIterable {
+    case receiveBuffer = "receive_buffer"
+    case sendBuffer = "send_buffer"
+    case timeToLive = "ttl"
+    case interface
+    case ipv6Only = "ipv6_only"
+}
+
+/// The words for a key that is not known in its table.
+enum UnknownKey {
+    /// - Parameter known: the keys of the table that `key` stands in.
+    static func message(_ key: String, known: [String]) -> String {
+        let key = key.lowercased()
+        let near = known.map { (name: $0, distance: editDistance(key, $0)) }.min { $0.distance < $1.distance }
+        if let near, near.distance <= max(1, near.name.utf8.count / 3) {
+            return "unknown key; did you mean \"\(near.name)\"?"
+        }
+        if let table = otherTable(of: key) { return "unknown key here; it belongs \(table)" }
+        return "unknown key; expected one of \(known.joined(separator: ", "))"
+    }
+
+    private static func otherTable(of key: String) -> String? {
+        if SocketKey(rawValue: key) != nil { return "in [service.NAME.socket]" }
+        if ForwardKey(rawValue: key) != nil { return "in [service.NAME.forward]" }
+        if ServiceKey(rawValue: key) != nil { return "in [service.NAME]" }
+        if MainKey(rawValue: key) != nil { return "before the first [table]" }
+        return nil
+    }
+
+    /// Letters to insert, delete or replace until `one` is `other` (Levenshtein). Long keys are not worth the time.
+    private static func editDistance(_ one: String, _ other: String) -> Int {
+        let one = Array(one.utf8.prefix(64))
+        let other = Array(other.utf8)
+        var row = Array(0...other.count)
+        for (index, letter) in one.enumerated() {
+            var diagonal = row[0]
+            row[0] = index + 1
+            for column in other.indices {
+                let replaced = diagonal + (letter == other[column] ? 0 : 1)
+                diagonal = row[column + 1]
+                row[column + 1] = min(replaced, row[column] + 1, diagonal + 1)
+            }
+        }
+        return row[other.count]
+    }
+}

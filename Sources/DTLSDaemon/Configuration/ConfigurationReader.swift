@@ -1,0 +1,127 @@
+import Glibc
+import LinuxSystem
+import TOMLKit
+
+/// Reads and checks a configuration file and all that it names: certificates, keys, secrets, interfaces, host names.
+/// It may block on files and DNS, and belongs in the loader process and in `dtlsd --check`, nowhere else.
+///
+/// `config/dtlsd.toml` documents the keys.
+enum ConfigurationReader {
+    /// What the reader looks up of the process' environment.
+    static var processEnvironment: [String: String] {
+        var found: [String: String] = [:]
+        for name in ["RUNTIME_DIRECTORY", "CREDENTIALS_DIRECTORY"] {
+            if let value = getenv(name) { found[name] = String(cString: value) }
+        }
+        return found
+    }
+
+    /// - Parameters:
+    ///   - file: its path; messages name the file so.
+    ///   - environment: where RUNTIME_DIRECTORY and CREDENTIALS_DIRECTORY are looked up.
+    /// - Throws: everything that is wrong, at once. Of a file that is not TOML, the first error alone.
+    static func read(
+        file: String, environment: [String: String] = processEnvironment
+    ) throws(ConfigurationProblems) -> Configuration {
+        let text = try text(of: file)
+        let lines = KeyLines(text)
+        if !lines.refusals.isEmpty {
+            throw ConfigurationProblems(
+                problems: lines.refusals.map { .init(file: file, line: $0.line, key: nil, message: $0.message) })
+        }
+        let root = try parse(text, file)
+        let reading = ConfigurationReading(file: file, environment: environment, lines: lines)
+        let configuration = configuration(root, reading)
+        try reading.finish()
+        return configuration
+    }
+
+    private static func text(of file: String) throws(ConfigurationProblems) -> [UInt8] {
+        let bytes: [UInt8]
+        do throws(UnreadableFile) { bytes = try FileContents(of: file).bytes } catch {
+            throw problem(file, nil, error.message)
+        }
+        // The parser takes a C string, which would end there.
+        if let nul = bytes.firstIndex(of: 0) {
+            throw problem(file, line(of: nul, in: bytes), "a NUL byte; expected a TOML file, in UTF-8")
+        }
+        guard String(validating: bytes, as: UTF8.self) != nil else {
+            throw problem(file, firstInvalidLine(of: bytes), "bytes that are not UTF-8; expected a TOML file, in UTF-8")
+        }
+        return bytes
+    }
+
+    private static func line(of position: Int, in bytes: [UInt8]) -> Int {
+        1 + bytes[..<position].count { $0 == UInt8(ascii: "\n") }
+    }
+
+    private static func firstInvalidLine(of bytes: [UInt8]) -> Int? {
+        let lines = bytes.split(separator: UInt8(ascii: "\n"), omittingEmptySubsequences: false)
+        return lines.firstIndex { String(validating: $0, as: UTF8.self) == nil }.map { $0 + 1 }
+    }
+
+    private static func parse(_ text: [UInt8], _ file: String) throws(ConfigurationProblems) -> TOMLTable {
+        do {
+            return try TOMLTable(string: String(decoding: text, as: UTF8.self))
+        } catch let error as TOMLParseError {
+            let reason = error.description.split(whereSeparator: \.isNewline).joined(separator: " ")
+            let place = error.source.begin
+            throw problem(file, place.line, "not valid TOML (column \(place.column)): \(reason)")
+        } catch {
+            throw problem(file, nil, "not valid TOML: \(error)")
+        }
+    }
+
+    private static func problem(_ file: String, _ line: Int?, _ message: String) -> ConfigurationProblems {
+        ConfigurationProblems(problems: [.init(file: file, line: line, key: nil, message: message)])
+    }
+
+    private static func configuration(_ root: TOMLTable, _ reading: ConfigurationReading) -> Configuration {
+        let main = TableReader<MainKey>(root, at: [], reading)
+        let workers = main.integer(.workers, 0...maximumWorkers, "an integer (0 is one per core)") ?? 0
+        let tables = main.tables(.service, ServiceKey.self)
+        if let tables, tables.isEmpty {
+            main.report(.service, "no service is configured; expected at least one table [service.NAME]")
+        }
+        let services = (tables ?? []).map { ServiceReader($0.table, name: $0.name).read() }
+        Listener.reportCollisions(services.flatMap(\.listeners), reading)
+        return Configuration(
+            workers: workers == 0 ? processorCount : workers,
+            stopTimeout: main.duration(.stopTimeout, seconds: 0...600) ?? 5_000,
+            logLevel: main.choice(.logLevel, of: LogLevel.allCases.map(\.rawValue), LogLevel.init(rawValue:)) ?? .info,
+            cookieSecret: cookieSecret(main),
+            services: services.map(\.configuration))
+    }
+
+    private static let maximumWorkers = 1_024
+
+    private static var processorCount: Int {
+        min(max(1, sysconf(Int32(_SC_NPROCESSORS_ONLN))), maximumWorkers)
+    }
+
+    /// The bytes of the file as they are: the cookie's HMAC takes a key of any length.
+    private static func cookieSecret(_ main: TableReader<MainKey>) -> [UInt8]? {
+        let expected = "the path of a file of 32 to 4096 random bytes"
+        guard let name = main.string(.cookieSecretFile, expected) else { return nil }
+        do throws(UnreadableFile) {
+            let file = try NamedFiles(beside: main.reading.file, environment: main.reading.environment).read(name)
+            // systemd gives a credential to a dynamic user with an ACL, whose mask shows as the group's permission.
+            let others: mode_t = NamedFiles.isCredential(name) ? 0o007 : 0o077
+            if file.permissions & others != 0 {
+                let mode = String(file.permissions, radix: 8)
+                main.report(
+                    .cookieSecretFile,
+                    "others than its owner may use \(ConfigurationReading.quoted(name)) (mode \(mode)); "
+                        + "expected mode 600: chmod 600")
+            }
+            guard (32...4_096).contains(file.bytes.count) else {
+                main.report(.cookieSecretFile, "expected \(expected), found \(file.bytes.count) bytes")
+                return nil
+            }
+            return file.bytes
+        } catch {
+            main.report(.cookieSecretFile, "\(error.message); expected \(expected)")
+            return nil
+        }
+    }
+}

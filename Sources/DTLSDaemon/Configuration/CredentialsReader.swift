@@ -1,0 +1,117 @@
+import DTLSEngine
+import Glibc
+
+/// Reads what a service proves itself with, and tries it out: makes the engine's context of it once.
+struct CredentialsReader {
+    private let table: TableReader<ServiceKey>
+    private let files: NamedFiles
+
+    init(_ table: TableReader<ServiceKey>) {
+        self.table = table
+        files = NamedFiles(beside: table.reading.file, environment: table.reading.environment)
+    }
+
+    func read() -> ServerSettings {
+        let certificate = pem(.certificate, Expected.certificate)
+        let privateKey = pem(.privateKey, Expected.privateKey, secret: true)
+        let passphrase = passphrase()
+        table.require(.certificate, Expected.certificate)
+        table.require(.privateKey, Expected.privateKey)
+        let settings = ServerSettings(
+            certificate: certificate ?? "", privateKey: privateKey ?? "", passphrase: passphrase,
+            certificateAuthorities: pem(.authorities, Expected.authorities),
+            ciphers: table.string(.ciphers, Expected.ciphers), minimumVersion: version(.minimumVersion) ?? .dtls12,
+            maximumVersion: version(.maximumVersion))
+        let hasPassphrase = passphrase != nil || !table.has(.passphraseFile)
+        if certificate != nil, privateKey != nil, hasPassphrase { tryOut(settings) }
+        return settings
+    }
+
+    private enum Expected {
+        static let certificate = "the path of a PEM file with the certificate and the chain above it"
+        static let privateKey = "the path of a PEM file with the certificate's private key"
+        static let passphrase = "the path of a file with the private key's passphrase in its first line"
+        static let authorities = "the path of a PEM file with the CA certificates that clients are checked against"
+        static let ciphers = "an OpenSSL cipher list, as `openssl ciphers -v LIST` takes it"
+    }
+
+    private func version(_ key: ServiceKey) -> ProtocolVersion? {
+        table.choice(key, of: ProtocolVersion.allCases.map(\.name), ProtocolVersion.init(name:))
+    }
+
+    private func pem(_ key: ServiceKey, _ expected: String, secret: Bool = false) -> String? {
+        guard let bytes = contents(key, expected, secret: secret) else { return nil }
+        guard let text = String(validating: bytes, as: UTF8.self), !bytes.contains(0) else {
+            table.report(key, "the file is not text; expected \(expected) (`openssl x509` or `pkey` make it of DER)")
+            return nil
+        }
+        return text
+    }
+
+    private func passphrase() -> String? {
+        guard let bytes = contents(.passphraseFile, Expected.passphrase, secret: true) else { return nil }
+        let line = bytes.prefix { $0 != UInt8(ascii: "\n") && $0 != UInt8(ascii: "\r") }
+        guard !line.isEmpty, !line.contains(0), let text = String(validating: line, as: UTF8.self) else {
+            table.report(.passphraseFile, "its first line is empty or not text; expected \(Expected.passphrase)")
+            return nil
+        }
+        return text
+    }
+
+    private func contents(_ key: ServiceKey, _ expected: String, secret: Bool) -> [UInt8]? {
+        guard let name = table.string(key, expected) else { return nil }
+        do throws(UnreadableFile) {
+            let file = try files.read(name)
+            if secret, file.permissions & 0o007 != 0 {
+                let mode = String(file.permissions, radix: 8)
+                table.report(
+                    key,
+                    "every user may use \(ConfigurationReading.quoted(name)) (mode \(mode)); "
+                        + "expected mode 600 or 640: chmod 600")
+            }
+            return file.bytes
+        } catch {
+            table.report(key, "\(error.message); expected \(expected)")
+            return nil
+        }
+    }
+
+    /// The engine stops at the first fault; what can be left out is left out then, so that the next one is found too.
+    private func tryOut(_ settings: ServerSettings) {
+        var settings = settings
+        // Three items can be left out, so the fourth attempt is the last.
+        for _ in 0..<4 {
+            do throws(CredentialsError) {
+                _ = try ServerContext(settings)
+                return
+            } catch {
+                report(error)
+                switch error {
+                case .ciphers: settings.ciphers = nil
+                case .authorities: settings.certificateAuthorities = nil
+                case .version: (settings.minimumVersion, settings.maximumVersion) = (.dtls12, nil)
+                case .certificate, .privateKey, .passphrase, .mismatch, .context: return
+                }
+            }
+        }
+    }
+
+    private func report(_ error: CredentialsError) {
+        switch error {
+        case .certificate(let reason): table.report(.certificate, "\(reason); expected \(Expected.certificate)")
+        case .privateKey(let reason): table.report(.privateKey, "\(reason); expected \(Expected.privateKey)")
+        case .passphrase(let reason):
+            let key = table.has(.passphraseFile) ? ServiceKey.passphraseFile : .privateKey
+            let expected = key == .passphraseFile ? Expected.passphrase : "a passphrase_file beside it"
+            table.report(key, "\(reason); expected \(expected)")
+        case .mismatch(let reason):
+            table.report(.privateKey, "\(reason); expected the key that the first certificate in the file was made for")
+        case .authorities(let reason): table.report(.authorities, "\(reason); expected \(Expected.authorities)")
+        case .ciphers(let reason): table.report(.ciphers, "\(reason); expected \(Expected.ciphers)")
+        case .version(let reason):
+            let key = table.has(.maximumVersion) ? ServiceKey.maximumVersion : .minimumVersion
+            table.report(key, "\(reason); expected a version from the minimum on that this OpenSSL knows")
+        case .context(let reason): table.reading.report(table.path, "no TLS context can be made: \(reason)")
+        }
+    }
+}

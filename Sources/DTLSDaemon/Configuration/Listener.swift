@@ -1,0 +1,68 @@
+import LinuxSystem
+
+/// An address that a service listens on, and where the file says so.
+struct Listener {
+    var address: SocketAddress
+    /// The key, and the number of the string in its array.
+    var path: [String]
+    var element: Int
+    var interface: String?
+    var ipv6Only: Bool
+
+    static func read(_ table: TableReader<ServiceKey>, _ socket: SocketOptions) -> [Listener] {
+        let expected = "\"ADDRESS:PORT\" or \"[IPv6 ADDRESS]:PORT\", the address in numbers, the port 1 to 65535"
+        var listeners: [Listener] = []
+        for (element, text) in table.strings(.listen, expected) {
+            guard let address = SocketAddress(text), address.port != 0 else {
+                let found = "found the string \(ConfigurationReading.quoted(text))"
+                table.report(.listen, element: element, "expected \(expected), \(found)")
+                continue
+            }
+            if let reason = reasonAgainst(address) {
+                table.report(.listen, element: element, "\(address) \(reason)")
+                continue
+            }
+            listeners.append(
+                Listener(
+                    address: address, path: table.path(.listen), element: element, interface: socket.interface,
+                    ipv6Only: socket.ipv6Only))
+        }
+        return listeners
+    }
+
+    /// Why no socket can be bound to this address, whatever the machine's addresses are.
+    private static func reasonAgainst(_ address: SocketAddress) -> String? {
+        if address.isIPv4Mapped { return "is an IPv4 address inside an IPv6 one; expected the IPv4 address itself" }
+        let (first, second) = address.withBytes { ($0[0], $0[1]) }
+        switch address.family {
+        case .ipv4:
+            // 224.0.0.0/4 is multicast; of 240.0.0.0/4 only 255.255.255.255, broadcast, can be bound at all.
+            return first >= 224 ? "is no address of one machine; expected a unicast address or 0.0.0.0" : nil
+        case .ipv6:
+            if first == 0xff { return "is no address of one machine; expected a unicast address or [::]" }
+            let isLinkLocal = first == 0xfe && second & 0xc0 == 0x80
+            guard isLinkLocal, address.scope == 0 else { return nil }
+            return "is a link-local address without its interface; expected [\(address.host)%INTERFACE]:\(address.port)"
+        }
+    }
+
+    /// SO_REUSEPORT lets two sockets have one address, and the kernel then deals the peers out between them.
+    static func reportCollisions(_ listeners: [Listener], _ reading: ConfigurationReading) {
+        for (index, listener) in listeners.enumerated() {
+            guard let earlier = listeners[..<index].first(where: { $0.collides(with: listener) }) else { continue }
+            let path = ConfigurationReading.text(of: earlier.path) ?? ""
+            let line = reading.line(of: earlier.path, element: earlier.element).map { " (line \($0))" } ?? ""
+            reading.report(
+                listener.path, element: listener.element,
+                "\(listener.address) collides with \(earlier.address) of \(path)\(line); "
+                    + "expected an address and port that nothing else listens on")
+        }
+    }
+
+    private func collides(with other: Listener) -> Bool {
+        guard interface == other.interface, address.port == other.address.port else { return false }
+        if address == other.address { return true }
+        guard address.isWildcard, other.address.isWildcard else { return false }
+        return address.family == .ipv6 ? !ipv6Only : !other.ipv6Only
+    }
+}

@@ -1,0 +1,83 @@
+import DTLSEngine
+import Glibc
+import LinuxSystem
+
+/// Reads one `[service.NAME]` table with the tables in it. What is wrong is reported, and a stand-in takes its place,
+/// so that the rest is checked too.
+struct ServiceReader {
+    struct Result {
+        var configuration: ServiceConfiguration
+        var listeners: [Listener]
+    }
+
+    private let table: TableReader<ServiceKey>
+    private let name: String
+
+    init(_ table: TableReader<ServiceKey>, name: String) {
+        self.table = table
+        self.name = name
+    }
+
+    func read() -> Result {
+        checkName()
+        let socket = socketOptions()
+        let listeners = Listener.read(table, socket)
+        let configuration = ServiceConfiguration(
+            name: name, listen: listeners.map(\.address), tls: CredentialsReader(table).read(),
+            handshakeTimeout: table.duration(.handshakeTimeout, seconds: 2...120) ?? 60_000,
+            idleTimeout: table.duration(.idleTimeout, seconds: 0...86_400) ?? 300_000,
+            mtu: table.integer(.mtu, 256...9_000, "an integer of bytes") ?? 1_400,
+            handler: handler(), socket: socket)
+        return Result(configuration: configuration, listeners: listeners)
+    }
+
+    private func checkName() {
+        let isGood = name.utf8.allSatisfy { $0.isLetterOrDigit || [0x2d, 0x5f, 0x2e].contains($0) }
+        if name.isEmpty || !isGood {
+            table.reading.report(
+                table.path, "not a name for a service; expected letters of ASCII, digits and the characters - _ .")
+        }
+    }
+
+    private func socketOptions() -> SocketOptions {
+        guard let table = table.table(.socket, SocketKey.self) else { return SocketOptions() }
+        return SocketOptions(
+            receiveBuffer: table.integer(.receiveBuffer, SocketOptions.bufferSizes, "an integer of bytes"),
+            sendBuffer: table.integer(.sendBuffer, SocketOptions.bufferSizes, "an integer of bytes"),
+            timeToLive: table.integer(.timeToLive, SocketOptions.timesToLive),
+            interface: interface(table), ipv6Only: table.bool(.ipv6Only) ?? true)
+    }
+
+    private func interface(_ table: TableReader<SocketKey>) -> String? {
+        let expected = "the name of a network interface of this machine"
+        guard let name = table.string(.interface, expected) else { return nil }
+        if if_nametoindex(name) == 0 {
+            table.report(.interface, "expected \(expected), found the string \(ConfigurationReading.quoted(name))")
+        }
+        return name
+    }
+
+    private enum HandlerName: String, CaseIterable {
+        case echo, forward
+    }
+
+    private func handler() -> HandlerConfiguration {
+        let names = HandlerName.allCases.map(\.rawValue)
+        table.require(.handler, "\"echo\" or \"forward\"")
+        let handler = table.choice(.handler, of: names, HandlerName.init(rawValue:))
+        let forward = table.table(.forward, ForwardKey.self)
+        let backend = forward.flatMap(BackendReader.read)
+        switch handler {
+        case .forward:
+            if !table.has(.forward) {
+                table.report(.handler, "\"forward\" needs a backend; expected a table [service.NAME.forward]")
+            }
+        case .echo:
+            if table.has(.forward) {
+                table.report(.forward, "this table has no effect with handler = \"echo\"; expected \"forward\"")
+            }
+        case nil: break
+        }
+        return backend.map { .forward(to: $0) } ?? .echo
+    }
+}

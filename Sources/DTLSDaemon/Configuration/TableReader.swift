@@ -1,0 +1,132 @@
+import TOMLKit
+
+/// Reads one table by its known keys. Whatever is wrong is reported, and then counts as absent.
+///
+/// TOMLKit's Decodable path is not used: it traps the process on a number that does not fit, and calls a wrong type a
+/// missing key.
+struct TableReader<Key: RawRepresentable & CaseIterable> where Key.RawValue == String {
+    let path: [String]
+    let reading: ConfigurationReading
+    private let table: TOMLTable
+
+    /// Reports the keys that are not known.
+    init(_ table: TOMLTable, at path: [String], _ reading: ConfigurationReading) {
+        self.table = table
+        self.path = path
+        self.reading = reading
+        for key in table.keys where Key(rawValue: key) == nil {
+            reading.report(path + [key], UnknownKey.message(key, known: Key.allCases.map(\.rawValue)))
+        }
+    }
+
+    func path(_ key: Key) -> [String] { path + [key.rawValue] }
+
+    func has(_ key: Key) -> Bool { table[key.rawValue] != nil }
+
+    func report(_ key: Key, element: Int? = nil, _ message: String) {
+        reading.report(path(key), element: element, message)
+    }
+
+    /// Reports the key as missing, if it is.
+    func require(_ key: Key, _ expected: String) {
+        if !has(key) { report(key, "missing; expected \(expected)") }
+    }
+
+    /// - Parameter kind: what it is, for the message.
+    func integer(_ key: Key, _ range: ClosedRange<Int>, _ kind: String = "an integer") -> Int? {
+        read(key, "\(kind), \(range.lowerBound) to \(range.upperBound)") { value in
+            value.int.flatMap { range.contains($0) ? $0 : nil }
+        }
+    }
+
+    /// A number of seconds, whole or not, as milliseconds. What is not 0 does not become 0.
+    func duration(_ key: Key, seconds range: ClosedRange<Int>) -> Int? {
+        read(key, "a number of seconds, \(range.lowerBound) to \(range.upperBound)") { value in
+            guard let seconds = value.int.map(Double.init) ?? value.double, seconds.isFinite,
+                seconds >= Double(range.lowerBound), seconds <= Double(range.upperBound)
+            else { return nil }
+            return seconds > 0 ? max(1, Int((seconds * 1_000).rounded())) : 0
+        }
+    }
+
+    func bool(_ key: Key) -> Bool? {
+        read(key, "true or false") { $0.bool }
+    }
+
+    /// A string that is not empty.
+    func string(_ key: Key, _ expected: String) -> String? {
+        read(key, expected) { value in value.string.flatMap { $0.isEmpty ? nil : $0 } }
+    }
+
+    /// One of a few strings.
+    func choice<Value>(_ key: Key, of names: [String], _ make: (String) -> Value?) -> Value? {
+        let list = names.map { "\"\($0)\"" }
+        let expected = list.count > 2 ? "one of \(list.joined(separator: ", "))" : list.joined(separator: " or ")
+        return read(key, expected) { $0.string.flatMap(make) }
+    }
+
+    /// The strings of an array, or the only one.
+    func strings(_ key: Key, _ expected: String) -> [(element: Int, text: String)] {
+        guard let value = table[key.rawValue] else { return [] }
+        if let text = value.string { return [(0, text)] }
+        guard let array = value.array else {
+            report(key, "expected \(expected), found \(Self.name(of: value))")
+            return []
+        }
+        var result: [(Int, String)] = []
+        for index in 0..<array.count {
+            if let text = array[index].string {
+                result.append((index, text))
+            } else {
+                report(key, element: index, "expected \(expected), found \(Self.name(of: array[index]))")
+            }
+        }
+        return result
+    }
+
+    func table<Inner>(_ key: Key, _: Inner.Type) -> TableReader<Inner>? {
+        guard let inner = tomlTable(key) else { return nil }
+        return TableReader<Inner>(inner, at: path(key), reading)
+    }
+
+    /// The tables of a table by their names, in the order of the file; `nil` where it is something else.
+    func tables<Inner>(_ key: Key, _: Inner.Type) -> [(name: String, table: TableReader<Inner>)]? {
+        guard has(key) else { return [] }
+        guard let outer = tomlTable(key) else { return nil }
+        var result: [(String, TableReader<Inner>)] = []
+        for name in outer.keys {
+            guard let value = outer[name] else { continue }
+            let path = path(key) + [name]
+            if let inner = value.table {
+                result.append((name, TableReader<Inner>(inner, at: path, reading)))
+            } else {
+                reading.report(path, "expected a table, found \(Self.name(of: value))")
+            }
+        }
+        return result.sorted { (reading.line(of: $0.1.path) ?? 0) < (reading.line(of: $1.1.path) ?? 0) }
+    }
+
+    private func tomlTable(_ key: Key) -> TOMLTable? {
+        read(key, "a table") { $0.table }
+    }
+
+    private func read<Value>(_ key: Key, _ expected: String, _ convert: (any TOMLValueConvertible) -> Value?) -> Value?
+    {
+        guard let value = table[key.rawValue] else { return nil }
+        if let result = convert(value) { return result }
+        report(key, "expected \(expected), found \(Self.name(of: value))")
+        return nil
+    }
+
+    private static func name(of value: any TOMLValueConvertible) -> String {
+        switch value.type {
+        case .table: "a table"
+        case .array: "an array"
+        case .string: "the string \(ConfigurationReading.quoted(value.string ?? ""))"
+        case .int: "\(value.int ?? 0)"
+        case .double: "\(value.double ?? 0)"
+        case .bool: "\(value.bool ?? false)"
+        case .date, .time, .dateTime: "a date or time"
+        }
+    }
+}

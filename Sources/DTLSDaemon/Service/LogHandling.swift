@@ -1,0 +1,93 @@
+import Glibc
+import Logging
+import Synchronization
+
+/// swift-log's handler for both places that the daemon logs to. It is a value: its metadata and level are its own.
+struct DaemonLogHandler: LogHandler {
+    let sink: LogSink
+    var metadata: Logger.Metadata = [:]
+    var metadataProvider: Logger.MetadataProvider?
+    private var ownLevel: Logger.Level?
+
+    init(sink: LogSink) { self.sink = sink }
+
+    /// The level that all loggers share (``LogSink/level``), unless this one has been given another.
+    var logLevel: Logger.Level {
+        get { ownLevel ?? sink.level }
+        set { ownLevel = newValue }
+    }
+
+    subscript(metadataKey key: String) -> Logger.Metadata.Value? {
+        get { metadata[key] }
+        set { metadata[key] = newValue }
+    }
+
+    func log(event: Logging.LogEvent) {
+        var fields = metadata
+        if let provided = metadataProvider?.get() { fields.merge(provided) { $1 } }
+        if let own = event.metadata { fields.merge(own) { $1 } }
+        if let error = event.error { fields["ERROR"] = "\(error)" }
+        sink.write(LogEntry(level: event.level, message: event.message.description, metadata: fields))
+    }
+}
+
+/// What is to be logged, with everything that applies to it.
+struct LogEntry: Sendable {
+    var level: Logger.Level
+    var message: String
+    var metadata: Logger.Metadata
+
+    /// The metadata in the order of its keys, as text.
+    var fields: [(key: String, value: String)] {
+        metadata.sorted { $0.key < $1.key }.map { ($0.key, $0.value.description) }
+    }
+}
+
+/// Where log entries go. Writing never waits: what does not fit is lost, counted, and the count goes out with the next
+/// entry that gets through.
+final class LogSink: Sendable {
+    enum Destination: Sendable {
+        case journal(JournalSocket)
+        case standardError(StandardErrorWriter)
+    }
+
+    /// `"main"`, or `"worker 3"`.
+    let role: String
+    private let destination: Destination
+    private struct State {
+        var level: Logger.Level
+        var lost: UInt64 = 0
+    }
+    private let state: Mutex<State>
+
+    init(role: String, level: Logger.Level, destination: Destination) {
+        self.role = role
+        self.destination = destination
+        self.state = Mutex(State(level: level))
+    }
+
+    /// The lowest level that is logged.
+    var level: Logger.Level {
+        get { state.withLock { $0.level } }
+        set { state.withLock { $0.level = newValue } }
+    }
+
+    /// Entries lost since the last one that got through.
+    var lost: UInt64 { state.withLock { $0.lost } }
+
+    func write(_ entry: LogEntry) {
+        state.withLock { state in
+            var entry = entry
+            if state.lost > 0 {
+                entry.message += " (\(state.lost) log entries before this one were lost)"
+                entry.metadata["LOST_ENTRIES"] = "\(state.lost)"
+            }
+            let written =
+                switch destination {
+                case .journal(let socket): socket.send(JournalEncoding.encode(entry, role: role))
+                case .standardError(let writer): writer.write(TextEncoding.encode(entry, role: role))
+                }
+            if written { state.lost = 0 } else { state.lost += 1 }
+        }
+    }
+}

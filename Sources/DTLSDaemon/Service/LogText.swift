@@ -1,0 +1,132 @@
+import CLinux
+import Glibc
+import LinuxSystem
+import Logging
+
+/// A log entry as one line for people: local time, level, role, message, and the metadata as KEY=value. Whatever is in
+/// the message or the metadata, it stays one line and cannot be taken for another: control and formatting characters
+/// are escaped.
+enum TextEncoding {
+    /// PIPE_BUF: up to here the kernel writes to a pipe whole or not at all, whoever else writes to it (pipe(7)).
+    static let maximumLineBytes = 4_096
+
+    static func encode(_ entry: LogEntry, role: String, at time: timespec? = nil) -> [UInt8] {
+        var line = timestamp(time)
+        line += " \(entry.level.rawValue) \(role): "
+        appendEscaped(entry.message, to: &line)
+        for (key, value) in entry.fields where key != Logger.messageIDKey {
+            line += " "
+            appendEscaped(key, to: &line)
+            line += "="
+            appendValue(value, to: &line)
+        }
+        return Array(line.cut(toUTF8Bytes: maximumLineBytes - 1).utf8) + [UInt8(ascii: "\n")]
+    }
+
+    /// `2026-11-23T15:10:16.123+01:00`
+    private static func timestamp(_ given: timespec?) -> String {
+        var time = timespec()
+        if let given { time = given } else { clock_gettime(CLOCK_REALTIME, &time) }
+        var local = tm()
+        localtime_r(&time.tv_sec, &local)
+        let offset = abs(local.tm_gmtoff) / 60
+        return "\(local.tm_year + 1900)-\(padded(local.tm_mon + 1))-\(padded(local.tm_mday))"
+            + "T\(padded(local.tm_hour)):\(padded(local.tm_min)):\(padded(local.tm_sec))"
+            + ".\(padded(time.tv_nsec / 1_000_000, 3))"
+            + "\(local.tm_gmtoff < 0 ? "-" : "+")\(padded(offset / 60)):\(padded(offset % 60))"
+    }
+
+    private static func padded(_ number: some BinaryInteger, _ width: Int = 2) -> String {
+        let digits = String(number)
+        return String(repeating: "0", count: max(0, width - digits.utf8.count)) + digits
+    }
+
+    private static func appendValue(_ value: String, to line: inout String) {
+        var escaped = ""
+        appendEscaped(value, quotes: true, to: &escaped)
+        let isPlain = !escaped.isEmpty && escaped == value && !value.contains { $0 == " " || $0 == "=" }
+        line += isPlain ? value : "\"\(escaped)\""
+    }
+
+    private static func appendEscaped(_ text: String, quotes: Bool = false, to line: inout String) {
+        for scalar in text.unicodeScalars {
+            switch scalar {
+            case "\n": line += "\\n"
+            case "\r": line += "\\r"
+            case "\t": line += "\\t"
+            case "\\": line += "\\\\"
+            case "\"" where quotes: line += "\\\""
+            default:
+                switch scalar.properties.generalCategory {
+                // Format characters can turn the direction of writing; separators end a line for some readers.
+                case .control, .format, .lineSeparator, .paragraphSeparator, .privateUse, .unassigned:
+                    line += "\\u{\(String(scalar.value, radix: 16))}"
+                default: line.unicodeScalars.append(scalar)
+                }
+            }
+        }
+    }
+}
+
+/// Writes lines to standard error and never waits, although the descriptor belongs to whoever started the daemon and
+/// its flags are shared with others (a terminal's with the shell), so O_NONBLOCK cannot be set on it.
+struct StandardErrorWriter: Sendable {
+    private enum Way: Sendable {
+        /// A regular file does not make its writer wait.
+        case plain
+        case socket
+        /// A pipe or terminal, opened a second time with O_NONBLOCK: a description of our own.
+        case reopened(SharedDescriptor)
+        /// One that cannot be opened again (another user's terminal): ask, then write. Somebody else who writes to the
+        /// same pipe in between can still make this wait.
+        case polled
+    }
+
+    private final class SharedDescriptor: Sendable {
+        let descriptor: FileDescriptor
+        init(_ descriptor: consuming FileDescriptor) { self.descriptor = descriptor }
+    }
+
+    private let descriptor: Int32
+    private let way: Way
+
+    /// - Parameter descriptor: to write to; it stays the caller's.
+    init(descriptor: Int32 = STDERR_FILENO) {
+        self.descriptor = descriptor
+        way = Self.findWay(descriptor)
+    }
+
+    private static func findWay(_ descriptor: Int32) -> Way {
+        var status = stat()
+        guard fstat(descriptor, &status) == 0 else { return .polled }
+        switch status.st_mode & S_IFMT {
+        case S_IFREG: return .plain
+        case S_IFSOCK: return .socket
+        case S_IFIFO, S_IFCHR:
+            let own = open("/proc/self/fd/\(descriptor)", O_WRONLY | O_NONBLOCK | O_CLOEXEC | O_NOCTTY | O_APPEND)
+            return own >= 0 ? .reopened(SharedDescriptor(FileDescriptor(owning: own))) : .polled
+        default: return .polled
+        }
+    }
+
+    /// - Returns: whether the whole line has been written.
+    func write(_ line: [UInt8]) -> Bool {
+        let written = line.withUnsafeBytes { bytes in
+            switch way {
+            case .plain: Glibc.write(descriptor, bytes.baseAddress, bytes.count)
+            case .socket:
+                Glibc.send(
+                    descriptor, bytes.baseAddress, bytes.count,
+                    Int32(MSG_DONTWAIT) | Int32(MSG_NOSIGNAL))
+            case .reopened(let own): Glibc.write(own.descriptor.rawValue, bytes.baseAddress, bytes.count)
+            case .polled: canWrite() ? Glibc.write(descriptor, bytes.baseAddress, bytes.count) : -1
+            }
+        }
+        return written == line.count
+    }
+
+    private func canWrite() -> Bool {
+        var request = pollfd(fd: descriptor, events: Int16(POLLOUT), revents: 0)
+        return poll(&request, 1, 0) == 1 && request.revents == Int16(POLLOUT)
+    }
+}

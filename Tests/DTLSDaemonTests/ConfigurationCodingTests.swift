@@ -1,0 +1,84 @@
+import DTLSEngine
+import LinuxSystem
+import Testing
+
+@testable import DTLSDaemon
+
+@Suite struct ConfigurationCodingTests {
+    /// Every optional value is there in one service and absent from another; every handler is there.
+    private func configuration() throws -> Configuration {
+        let addresses = try ["0.0.0.0:4433", "[fe80::1%1]:4434"].map { try #require(SocketAddress($0)) }
+        func service(_ name: String, _ handler: HandlerConfiguration) -> ServiceConfiguration {
+            ServiceConfiguration(
+                name: name, listen: [], tls: ServerSettings(certificate: "c", privateKey: "k"),
+                handshakeTimeout: 2_000, idleTimeout: 0, mtu: 256, handler: handler, socket: SocketOptions())
+        }
+        return Configuration(
+            workers: 7, stopTimeout: 1, logLevel: .warning, cookieSecret: Array(0...255),
+            services: [
+                service("plain", .echo),
+                service("unix", .forward(to: .unix("/run/ä.sock"))),
+                ServiceConfiguration(
+                    name: "full", listen: addresses,
+                    tls: ServerSettings(
+                        certificate: "certificate\n", privateKey: "key", passphrase: "p", certificateAuthorities: "ca",
+                        ciphers: "ALL", minimumVersion: .dtls10, maximumVersion: .dtls12),
+                    handshakeTimeout: 120_000, idleTimeout: 86_400_000, mtu: 9_000,
+                    handler: .forward(to: .udp(addresses[1])),
+                    socket: SocketOptions(
+                        receiveBuffer: 1_024, sendBuffer: 16_777_216, timeToLive: 0, interface: "lo", ipv6Only: false)),
+            ])
+    }
+
+    private let problems = ConfigurationProblems(problems: [
+        ConfigurationProblem(file: "f", line: 3, key: "a.b", message: "ä"),
+        ConfigurationProblem(file: "", line: nil, key: nil, message: ""),
+    ])
+
+    @Test func whatIsWrittenIsRead() throws {
+        let configuration = try configuration()
+        #expect(try configuration.encode().withUnsafeBytes { try Configuration(decoding: $0) } == configuration)
+        var bare = configuration
+        bare.cookieSecret = nil
+        bare.services = []
+        #expect(try bare.encode().withUnsafeBytes { try Configuration(decoding: $0) } == bare)
+        #expect(try problems.encode().withUnsafeBytes { try ConfigurationProblems(decoding: $0) } == problems)
+    }
+
+    @Test func everyTruncationAndEveryExtraByteIsRefused() throws {
+        let bytes = try configuration().encode()
+        for count in bytes.indices {
+            #expect(throws: MalformedBytes.self) {
+                try bytes[..<count].withUnsafeBytes { _ = try Configuration(decoding: $0) }
+            }
+        }
+        #expect(throws: MalformedBytes.self) {
+            try (bytes + [0]).withUnsafeBytes { _ = try Configuration(decoding: $0) }
+        }
+        let problemBytes = problems.encode()
+        for count in problemBytes.indices {
+            #expect(throws: MalformedBytes.self) {
+                try problemBytes[..<count].withUnsafeBytes { _ = try ConfigurationProblems(decoding: $0) }
+            }
+        }
+    }
+
+    /// A changed byte makes another configuration or an error, and what can be read can be written the same again.
+    @Test func anyChangedByteIsHarmless() throws {
+        let bytes = try configuration().encode()
+        var refused = 0
+        for position in bytes.indices {
+            for change: UInt8 in [1, 0x80, 0xff] {
+                var changed = bytes
+                changed[position] ^= change
+                do {
+                    let read = try changed.withUnsafeBytes { try Configuration(decoding: $0) }
+                    #expect(try read.encode().withUnsafeBytes { try Configuration(decoding: $0) } == read)
+                } catch is MalformedBytes {
+                    refused += 1
+                }
+            }
+        }
+        #expect(refused > 0)
+    }
+}

@@ -1,0 +1,95 @@
+import Foundation
+
+@testable import DTLSDaemon
+
+/// A folder of its own for one test, with a certificate `server.pem` and its key `server.key` in it; gone afterwards.
+final class ConfigurationFolder {
+    let path: String
+
+    init() throws {
+        path = try makeTemporaryFolder()
+        try write("server.pem", TestMaterial.shared.get().certificate)
+        try write("server.key", TestMaterial.shared.get().privateKey)
+    }
+
+    deinit { try? FileManager.default.removeItem(atPath: path) }
+
+    func write(_ name: String, _ text: String, mode: Int = 0o600) throws {
+        try write(name, Data(text.utf8), mode: mode)
+    }
+
+    func write(_ name: String, _ data: Data, mode: Int = 0o600) throws {
+        let file = URL(fileURLWithPath: "\(path)/\(name)")
+        try FileManager.default.createDirectory(
+            at: file.deletingLastPathComponent(), withIntermediateDirectories: true)
+        try data.write(to: file)
+        try FileManager.default.setAttributes([.posixPermissions: mode], ofItemAtPath: file.path)
+    }
+
+    /// Writes the text as the folder's dtlsd.toml, and reads that.
+    func read(_ text: String, environment: [String: String] = [:]) throws -> Configuration {
+        try write("dtlsd.toml", text)
+        return try ConfigurationReader.read(file: "\(path)/dtlsd.toml", environment: environment)
+    }
+
+    /// What is wrong with the text, the folder's path left out of the messages.
+    func problems(_ text: String, environment: [String: String] = [:]) throws -> [String] {
+        do {
+            _ = try read(text, environment: environment)
+            return []
+        } catch let error as ConfigurationProblems {
+            return error.problems.map { $0.description.replacingOccurrences(of: path + "/", with: "") }
+        }
+    }
+}
+
+/// Certificates and keys, made once for all tests of the process.
+struct TestMaterial {
+    static let shared = Result { try TestMaterial() }
+
+    let certificate: String
+    let privateKey: String
+    /// `privateKey`, encrypted with the passphrase "sesame".
+    let encryptedKey: String
+    /// A key that belongs to no certificate.
+    let otherKey: String
+    /// The certificate, not as PEM.
+    let derCertificate: Data
+
+    private init() throws {
+        let folder = try makeTemporaryFolder()
+        defer { try? FileManager.default.removeItem(atPath: folder) }
+        func openssl(_ arguments: String) throws {
+            let process = Process()
+            process.executableURL = URL(fileURLWithPath: "/usr/bin/env")
+            process.arguments = ["openssl"] + arguments.split(separator: " ").map(String.init)
+            process.currentDirectoryURL = URL(fileURLWithPath: folder)
+            process.standardError = FileHandle.nullDevice
+            try process.run()
+            process.waitUntilExit()
+            guard process.terminationStatus == 0 else { throw OpenSSLFailed(arguments: arguments) }
+        }
+        func text(_ name: String) throws -> String { try String(contentsOfFile: "\(folder)/\(name)", encoding: .utf8) }
+        let newKey = "genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256 -out"
+        try openssl("\(newKey) key")
+        try openssl("\(newKey) other")
+        try openssl("req -x509 -new -key key -subj /CN=localhost -days 30 -out certificate")
+        try openssl("pkcs8 -topk8 -in key -passout pass:sesame -out encrypted")
+        try openssl("x509 -in certificate -outform DER -out der")
+        certificate = try text("certificate")
+        privateKey = try text("key")
+        encryptedKey = try text("encrypted")
+        otherKey = try text("other")
+        derCertificate = try Data(contentsOf: URL(fileURLWithPath: "\(folder)/der"))
+    }
+
+    struct OpenSSLFailed: Error {
+        var arguments: String
+    }
+}
+
+private func makeTemporaryFolder() throws -> String {
+    let folder = FileManager.default.temporaryDirectory.appendingPathComponent("dtlsd-\(UUID().uuidString)")
+    try FileManager.default.createDirectory(at: folder, withIntermediateDirectories: true)
+    return folder.path
+}

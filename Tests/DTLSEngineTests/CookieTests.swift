@@ -1,0 +1,248 @@
+import DTLSEngine
+import Testing
+
+private let secret = [UInt8](repeating: 7, count: 32)
+/// Address and port, as SocketAddress.withBytes writes them.
+private let peer: [UInt8] = [192, 0, 2, 1, 0x30, 0x39]
+private let local: [UInt8] = [198, 51, 100, 7, 0x11, 0x51]
+private let minute: UInt64 = 29_000_000
+
+/// The reply to a hello, empty if there is none.
+private func reply(
+    to bytes: [UInt8], from peer: [UInt8] = peer, at local: [UInt8] = local, minute: UInt64 = minute,
+    by authority: CookieAuthority, room: Int = CookieAuthority.helloVerifyRequestSize
+) throws -> [UInt8] {
+    try withHello(bytes) { hello in
+        [UInt8](unsafeUninitializedCapacity: room) { buffer, count in
+            count = peer.withUnsafeBytes { peer in
+                local.withUnsafeBytes { local in
+                    authority.writeHelloVerifyRequest(
+                        answering: hello, peer: peer, local: local, minute: minute,
+                        into: UnsafeMutableRawBufferPointer(buffer))
+                }
+            }
+        }
+    }
+}
+
+private func verify(
+    _ bytes: [UInt8], from peer: [UInt8] = peer, at local: [UInt8] = local, minute: UInt64 = minute,
+    by authority: CookieAuthority
+) throws -> Bool {
+    try withHello(bytes) { hello in
+        peer.withUnsafeBytes { peer in
+            local.withUnsafeBytes { authority.verify(hello, peer: peer, local: $0, minute: minute) }
+        }
+    }
+}
+
+/// A hello that answers the authority's reply to it, and what a client may not change between the two.
+private func answered(_ builder: HelloBuilder, minute: UInt64 = minute, by authority: CookieAuthority) throws
+    -> HelloBuilder
+{
+    var builder = builder
+    builder.cookie = Array(try reply(to: builder.bytes, minute: minute, by: authority).suffix(32))
+    builder.messageSequence += 1
+    builder.recordSequence += 1
+    return builder
+}
+
+private func fullHello() -> HelloBuilder {
+    var builder = HelloBuilder()
+    builder.sessionID = [1, 2, 3, 4]
+    builder.cipherSuites = [0xc0, 0x2f, 0xc0, 0x30]
+    builder.compression = [1, 0]
+    builder.rest = [0, 4, 0, 0x17, 0, 0]
+    return builder
+}
+
+@Suite struct CookieTests {
+    let authority: CookieAuthority
+
+    init() throws { authority = try CookieAuthority(secret: secret) }
+
+    @Test func acceptsItsOwn() throws {
+        let hello = try answered(fullHello(), by: authority)
+        #expect(try verify(hello.bytes, by: authority))
+        #expect(try verify(hello.bytes, by: authority), "a second time: nothing is kept")
+        #expect(hello.cookie.first == UInt8(truncatingIfNeeded: minute))
+    }
+
+    @Test func acceptsWhatAnotherWithTheSameSecretMade() throws {
+        let hello = try answered(fullHello(), by: authority)
+        #expect(try verify(hello.bytes, by: CookieAuthority(secret: secret)))
+    }
+
+    @Test func rejectsWhatAnotherSecretMade() throws {
+        let hello = try answered(fullHello(), by: authority)
+        #expect(try !verify(hello.bytes, by: CookieAuthority(secret: Array(repeating: 8, count: 32))))
+    }
+
+    @Test func rejectsAnotherAddressOrPort() throws {
+        let hello = try answered(fullHello(), by: authority).bytes
+        for index in 0..<peer.count {
+            var other = peer
+            other[index] ^= 1
+            #expect(try !verify(hello, from: other, by: authority), "byte \(index) of the peer's address and port")
+            other = local
+            other[index] ^= 1
+            #expect(try !verify(hello, at: other, by: authority), "byte \(index) of the local address and port")
+        }
+        #expect(try !verify(hello, from: local, at: peer, by: authority))
+    }
+
+    @Test func bytesCannotMoveFromOneAddressToTheOther() throws {
+        let hello = try answered(fullHello(), by: authority).bytes
+        #expect(try !verify(hello, from: peer + local.prefix(1), at: Array(local.dropFirst()), by: authority))
+        #expect(try !verify(hello, from: peer + local, at: [], by: authority))
+    }
+
+    @Test(
+        arguments: [
+            Change("version") { $0.clientVersion = 0xfeff },
+            Change("random") { $0.random[0] ^= 1 },
+            Change("random's end") { $0.random[31] ^= 1 },
+            Change("session id") { $0.sessionID[3] ^= 1 },
+            Change("no session id") { $0.sessionID = [] },
+            Change("cipher suites") { $0.cipherSuites[3] ^= 1 },
+            Change("a cipher suite less") { $0.cipherSuites.removeLast(2) },
+            Change("compression") { $0.compression[0] = 2 },
+            Change("no compression but null") { $0.compression = [0] },
+        ])
+    func rejectsAChangedHello(_ change: Change) throws {
+        var hello = try answered(fullHello(), by: authority)
+        change.apply(&hello)
+        #expect(try !verify(hello.bytes, by: authority))
+    }
+
+    @Test(
+        arguments: [
+            // A client may repeat it with other numbers, in fragments, and some clients change extensions (padding).
+            Change("record sequence") { $0.recordSequence = 99 },
+            Change("message sequence") { $0.messageSequence = 2 },
+            Change("record version") { $0.recordVersion = 0xfefd },
+            Change("extensions") { $0.rest = [0, 4, 0, 0x16, 0, 0] },
+            Change("a first fragment") { $0.fragmentLength = $0.body.count - 6 },
+        ])
+    func acceptsWhatTheCookieDoesNotCover(_ change: Change) throws {
+        var hello = try answered(fullHello(), by: authority)
+        change.apply(&hello)
+        #expect(try verify(hello.bytes, by: authority))
+    }
+
+    @Test func rejectsEveryChangedBitOfTheCookie() throws {
+        let good = try answered(fullHello(), by: authority)
+        for bit in 0..<256 {
+            var hello = good
+            hello.cookie[bit / 8] ^= 1 << (bit % 8)
+            #expect(try !verify(hello.bytes, by: authority), "bit \(bit)")
+        }
+    }
+
+    @Test func rejectsCookiesOfAnotherLength() throws {
+        let good = try answered(fullHello(), by: authority)
+        for count in [0, 1, 31, 33, 255] {
+            var hello = good
+            hello.cookie = Array((good.cookie + Array(repeating: 0, count: 223)).prefix(count))
+            #expect(try !verify(hello.bytes, by: authority), "\(count) bytes")
+        }
+    }
+
+    // 0 and 1: there is no minute before. 255 and 256: the key number wraps, both ways.
+    @Test(arguments: [0, 1, 254, 255, 256, 29_000_000, .max] as [UInt64])
+    func livesForThisMinuteAndTheNext(_ made: UInt64) throws {
+        let hello = try answered(fullHello(), minute: made, by: authority).bytes
+        #expect(try verify(hello, minute: made, by: authority))
+        for age in 1...4 as ClosedRange<UInt64> {
+            #expect(try verify(hello, minute: made &+ age, by: authority) == (age == 1 && made != .max), "age \(age)")
+        }
+        // The key number is the same again; the key is not.
+        #expect(try !verify(hello, minute: made &+ 256, by: authority))
+        #expect(try !verify(hello, minute: made &+ 257, by: authority))
+        #expect(try !verify(hello, minute: made &- 1, by: authority), "from the future")
+        #expect(try verify(hello, minute: made, by: authority), "after all these other minutes")
+    }
+
+    @Test func minutesInAnyOrder() throws {
+        let hellos = try (0..<6).map { try answered(fullHello(), minute: minute + $0, by: authority).bytes }
+        for now in [3, 0, 5, 1, 4, 2, 6, 0] as [UInt64] {
+            for (made, hello) in hellos.enumerated() {
+                let good = UInt64(made) == now || UInt64(made) + 1 == now
+                #expect(try verify(hello, minute: minute + now, by: authority) == good, "made in \(made), now \(now)")
+            }
+        }
+    }
+
+    @Test func aSecretHasALeastLength() throws {
+        #expect(throws: CookieError.secretTooShort(15)) { try CookieAuthority(secret: Array(repeating: 1, count: 15)) }
+        #expect("\(CookieError.secretTooShort(15))" == "the cookie secret has 15 bytes; it needs 16 or more")
+        _ = try CookieAuthority(secret: Array(repeating: 1, count: 16))
+    }
+}
+
+@Suite struct HelloVerifyRequestTests {
+    let authority: CookieAuthority
+
+    init() throws { authority = try CookieAuthority(secret: secret) }
+
+    @Test func isWhatTheRFCSays() throws {
+        var hello = HelloBuilder()
+        hello.recordVersion = 0xfefd
+        hello.recordSequence = 0x0102_0304_0506
+        hello.messageSequence = 3
+        let reply = try reply(to: hello.bytes, by: authority)
+        let expected: [UInt8] = [
+            22, 0xfe, 0xff, 0, 0, 1, 2, 3, 4, 5, 6, 0, 47,
+            3, 0, 0, 35, 0, 0, 0, 0, 0, 0, 0, 35,
+            0xfe, 0xff, 32,
+        ]
+        #expect(Array(reply.prefix(28)) == expected)
+        #expect(reply.count == 60)
+    }
+
+    @Test func isNeverLargerThanTheHello() throws {
+        for captured in CapturedHello.hellos {
+            let reply = try reply(to: captured.bytes, by: authority)
+            #expect(!reply.isEmpty && reply.count <= captured.bytes.count)
+        }
+        let smallest = HelloBuilder().bytes
+        #expect(try reply(to: smallest, by: authority).count <= smallest.count)
+    }
+
+    @Test func needsRoom() throws {
+        let size = CookieAuthority.helloVerifyRequestSize
+        #expect(try reply(to: HelloBuilder().bytes, by: authority, room: size).count == size)
+        #expect(try reply(to: HelloBuilder().bytes, by: authority, room: size - 1).isEmpty)
+        #expect(try reply(to: HelloBuilder().bytes, by: authority, room: 0).isEmpty)
+    }
+
+    @Test func differsByPeerAndRepeatsForTheSame() throws {
+        let hello = HelloBuilder().bytes
+        #expect(try reply(to: hello, by: authority) == reply(to: hello, by: authority))
+        #expect(try reply(to: hello, by: authority) != reply(to: hello, from: peer + [0], by: authority))
+    }
+
+    @Test(arguments: Client.all)
+    func realClientsReturnTheCookie(_ client: Client) throws {
+        let server = try LoopbackServer()
+        let process = try client.run(port: server.port)
+        defer { process.stop() }
+        var sent: [UInt8] = []
+        // A client may repeat its first hello; only the one with a cookie ends this.
+        while true {
+            let (datagram, from) = try server.receive()
+            // A later fragment is none, and may come first.
+            let hello = try? withHello(datagram) { (cookie: Array($0.cookie), sequence: $0.messageSequence) }
+            guard let hello else { continue }
+            if hello.cookie.isEmpty {
+                sent = try reply(to: datagram, from: from, by: authority)
+                try server.send(sent, to: from)
+            } else {
+                #expect(hello.cookie == Array(sent.suffix(32)))
+                #expect(hello.sequence == 1)
+                #expect(try verify(datagram, from: from, by: authority))
+                return
+            }
+        }
+    }
+}

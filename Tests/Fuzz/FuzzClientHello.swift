@@ -1,0 +1,55 @@
+// Built by scripts/fuzz together with the engine's own source files, in one module.
+
+/// What every run needs, made once: a minute passes with each call, so that the keys change too.
+private final class Fuzzed {
+    let authority: CookieAuthority
+    var minute: UInt64 = 200
+    let reply = UnsafeMutableRawBufferPointer.allocate(
+        byteCount: CookieAuthority.helloVerifyRequestSize, alignment: 1)
+
+    init() {
+        do { authority = try CookieAuthority(secret: Array(repeating: 7, count: 32)) } catch { fatalError("\(error)") }
+    }
+}
+
+private nonisolated(unsafe) let fuzzed = Fuzzed()
+
+/// A datagram of any bytes is parsed; a hello is answered; and the same hello with the answer's cookie is accepted.
+@_cdecl("LLVMFuzzerTestOneInput")
+func fuzzClientHello(_ bytes: UnsafePointer<UInt8>?, _ count: Int) -> Int32 {
+    let datagram = UnsafeRawBufferPointer(start: bytes, count: count)
+    guard case .hello(let hello) = ClientHello.parse(datagram) else { return 0 }
+    guard ClientHello.couldBePart(of: datagram) else { fatalError("a hello that is no part of one") }
+    fuzzed.minute &+= 1
+    // Any bytes are an address.
+    let peer = hello.random
+    let local = hello.cookie
+    let size = fuzzed.authority.writeHelloVerifyRequest(
+        answering: hello, peer: peer, local: local, minute: fuzzed.minute, into: fuzzed.reply)
+    guard size > 0, size <= count else { fatalError("a reply of \(size) bytes to \(count)") }
+    let again = hello.repeated(with: Array(fuzzed.reply.suffix(CookieAuthority.cookieSize)))
+    again.withUnsafeBytes { datagram in
+        guard case .hello(let again) = ClientHello.parse(datagram) else { fatalError("no hello with its cookie") }
+        guard again.randomValue == hello.randomValue,
+            fuzzed.authority.verify(again, peer: peer, local: local, minute: fuzzed.minute &+ 1)
+        else { fatalError("the cookie is not good") }
+        guard !fuzzed.authority.verify(again, peer: peer, local: local, minute: fuzzed.minute &+ 2) else {
+            fatalError("the cookie is too good")
+        }
+    }
+    _ = fuzzed.authority.verify(hello, peer: peer, local: local, minute: fuzzed.minute)
+    return 0
+}
+
+extension ClientHello {
+    /// The hello up to the compression methods as the first fragment of a longer message, with another cookie.
+    fileprivate func repeated(with cookie: [UInt8]) -> [UInt8] {
+        let body = Array(beforeCookie) + [UInt8(cookie.count)] + cookie + Array(afterCookie)
+        let message = [1, 0xff, 0xff, 0xff, 0, 1, 0, 0, 0] + bigEndian(body.count, 3) + body
+        return [22, 0xfe, 0xff, 0, 0, 0, 0, 0, 0, 0, 1] + bigEndian(message.count, 2) + message
+    }
+
+    private func bigEndian(_ value: Int, _ count: Int) -> [UInt8] {
+        (0..<count).map { UInt8(truncatingIfNeeded: value >> (8 * (count - 1 - $0))) }
+    }
+}

@@ -1,0 +1,105 @@
+# shellcheck shell=bash
+# What scripts/run, scripts/test and scripts/bench share: messages, the Swift toolchain, missing packages, certificates.
+
+swift_at_least="6.2"
+
+say() {
+    printf '==> %s\n' "$*"
+}
+
+fail() {
+    printf 'error: %s\n' "$*" >&2
+    exit 1
+}
+
+# Ends with instructions where Swift is missing or too old.
+require_swift() {
+    local version
+    if ! command -v swift >/dev/null; then
+        fail "Swift is not installed (no 'swift' in PATH); version $swift_at_least or later is needed." \
+            "See https://www.swift.org/install/linux/ (swiftly installs it: 'swiftly install latest')."
+    fi
+    version=$(swift --version 2>/dev/null | sed -nE 's/.*Swift version ([0-9]+(\.[0-9]+)+).*/\1/p' | head -n 1)
+    [ -n "$version" ] || fail "'swift --version' does not name a version; is the toolchain at $(command -v swift) whole?"
+    if [ "$(printf '%s\n' "$swift_at_least" "$version" | sort -V | head -n 1)" != "$swift_at_least" ]; then
+        fail "Swift $version is too old; version $swift_at_least or later is needed." \
+            "See https://www.swift.org/install/linux/ ('swiftly install latest')."
+    fi
+}
+
+# One requirement a line: how to see that it is there, and the package that has it on Debian, Fedora and Arch Linux.
+# shellcheck disable=SC2034 # for those who include this file
+build_requirements="
+command:git            git             git                 git
+command:c++            g++             gcc-c++             gcc
+command:pkg-config     pkg-config      pkgconf-pkg-config  pkgconf
+command:openssl        openssl         openssl             openssl
+library:openssl        libssl-dev      openssl-devel       openssl
+library:libsystemd     libsystemd-dev  systemd-devel       systemd-libs
+"
+# shellcheck disable=SC2034
+test_requirements="
+command:gnutls-cli           gnutls-bin         gnutls-utils       gnutls
+command:coap-client-openssl  libcoap3-bin       libcoap-utils      libcoap
+command:systemd-nspawn       systemd-container  systemd-container  systemd
+command:dbus-daemon          dbus               dbus-daemon        dbus
+command:shellcheck           shellcheck         ShellCheck         shellcheck
+"
+
+is_there() {
+    case "$1" in
+        command:*) command -v "${1#command:}" >/dev/null ;;
+        library:*) command -v pkg-config >/dev/null && pkg-config --exists "${1#library:}" ;;
+    esac
+}
+
+# Installs what is missing of the requirements given (Debian and its descendants), or says what to install.
+require_packages() {
+    local requirement on_debian on_fedora on_arch
+    local missing_on_debian=() missing_on_fedora=() missing_on_arch=()
+    while read -r requirement on_debian on_fedora on_arch; do
+        if [ -n "$requirement" ] && ! is_there "$requirement"; then
+            missing_on_debian+=("$on_debian")
+            missing_on_fedora+=("$on_fedora")
+            missing_on_arch+=("$on_arch")
+        fi
+    done <<<"$1"
+    [ "${#missing_on_debian[@]}" -gt 0 ] || return 0
+
+    if ! command -v apt-get >/dev/null; then
+        fail "missing: ${missing_on_debian[*]} (Debian's names). This script installs packages on Debian and Ubuntu only;" \
+            "on Fedora: 'dnf install ${missing_on_fedora[*]}', on Arch Linux: 'pacman -S ${missing_on_arch[*]}'." \
+            "Then run it again."
+    fi
+    install_on_debian "${missing_on_debian[@]}"
+}
+
+install_on_debian() {
+    local as_root=()
+    if [ "$(id -u)" -ne 0 ]; then
+        command -v sudo >/dev/null || fail "missing packages: $*. Install them as root: apt-get install $*"
+        as_root=(sudo)
+    fi
+    say "installing $*"
+    # Two runs at once wait for each other's lock. The package lists are fetched only where they do not do.
+    local apt=("${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get -qq -o DPkg::Lock::Timeout=600)
+    local install=("${apt[@]}" install -y --no-install-recommends "$@")
+    if ! apt-cache show "$@" >/dev/null 2>&1 || ! "${install[@]}" >/dev/null; then
+        say "refreshing the package lists"
+        "${apt[@]}" update >/dev/null
+        "${install[@]}" >/dev/null || fail "apt-get could not install $*; its message is above"
+    fi
+}
+
+# A self-signed certificate for localhost: make_certificate FILE KEY_FILE [openssl's -newkey arguments]
+make_certificate() {
+    local certificate=$1 key=$2
+    shift 2
+    [ $# -gt 0 ] || set -- ec -pkeyopt ec_paramgen_curve:prime256v1
+    (
+        umask 077
+        openssl req -x509 -newkey "$@" -noenc -keyout "$key" -out "$certificate" -days 3650 \
+            -subj "/CN=localhost" -addext "subjectAltName=DNS:localhost,IP:127.0.0.1,IP:::1" 2>/dev/null
+    ) || fail "openssl could not make a certificate in $certificate"
+    chmod 644 "$certificate"
+}

@@ -4,12 +4,14 @@ import Glibc
 /// Bytes in a sealed memfd: how what is too big for a channel's message travels. Whoever receives it can map it without
 /// fear that it changes or shrinks.
 public enum MemoryFile {
-    public static func make(_ bytes: UnsafeRawBufferPointer, name: String) throws(SystemError) -> FileDescriptor {
+    public static func make(_ bytes: [UInt8], name: String) throws(SystemError) -> FileDescriptor {
         let file = FileDescriptor(owning: try system("memfd_create") { cl_memfd_create(name) })
         let raw = file.rawValue
         var offset = 0
-        while offset < bytes.count, let base = bytes.baseAddress {
-            offset += try system("write", "memfd") { write(raw, base + offset, bytes.count - offset) }
+        while offset < bytes.count {
+            offset += try system("write", "memfd") {
+                bytes.withUnsafeBytes { write(raw, $0.baseAddress.map { $0 + offset }, bytes.count - offset) }
+            }
         }
         let seals = CL_F_SEAL_SEAL | CL_F_SEAL_SHRINK | CL_F_SEAL_GROW | CL_F_SEAL_WRITE
         _ = try system("fcntl(F_ADD_SEALS)") { fcntl(raw, CL_F_ADD_SEALS, seals) }

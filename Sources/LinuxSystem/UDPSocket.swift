@@ -118,10 +118,18 @@ public enum UDPSocket {
 
 /// Socket options (reference: setTTL, bindToDevice, setIPv6Only and the buffer sizes).
 extension UDPSocket {
+    /// All options, on a socket that is not bound yet.
     public static func apply(
         _ options: SocketOptions, _ family: SocketAddress.Family, to socket: borrowing FileDescriptor
     ) throws(SystemError) {
         if family == .ipv6 { try setIPv6Only(options.ipv6Only, on: socket) }
+        try apply(options, toBound: socket, family)
+    }
+
+    /// The options that a bound socket takes: all but IPV6_V6ONLY.
+    public static func apply(
+        _ options: SocketOptions, toBound socket: borrowing FileDescriptor, _ family: SocketAddress.Family
+    ) throws(SystemError) {
         if let size = options.receiveBuffer { try setReceiveBuffer(size, on: socket) }
         if let size = options.sendBuffer { try setSendBuffer(size, on: socket) }
         if let hops = options.timeToLive { try setTimeToLive(hops, family, on: socket) }
@@ -130,6 +138,28 @@ extension UDPSocket {
 
     public static func setIPv6Only(_ on: Bool, on socket: borrowing FileDescriptor) throws(SystemError) {
         try set(socket, ipProtocolIPv6, IPV6_V6ONLY, on ? 1 : 0, "IPV6_V6ONLY")
+    }
+
+    /// False for IPv4, and for a dual-stack socket.
+    public static func isIPv6Only(
+        _ socket: borrowing FileDescriptor, _ family: SocketAddress.Family
+    ) throws(SystemError) -> Bool {
+        guard family == .ipv6 else { return false }
+        return try get(socket, ipProtocolIPv6, IPV6_V6ONLY, "IPV6_V6ONLY") != 0
+    }
+
+    /// SO_REUSEADDR, which for UDP lets any two sockets that both have it share an address, whoever owns them: to be on
+    /// as briefly as possible.
+    public static func setReuseAddress(_ on: Bool, of socket: borrowing FileDescriptor) throws(SystemError) {
+        try set(socket, SOL_SOCKET, SO_REUSEADDR, on ? 1 : 0, "SO_REUSEADDR")
+    }
+
+    /// Whether the socket was made by this process' user. SO_REUSEPORT lets only sockets of one user share an address.
+    public static func isOwn(_ socket: borrowing FileDescriptor) throws(SystemError) -> Bool {
+        var status = stat()
+        let raw = socket.rawValue
+        _ = try system("fstat", "a socket") { fstat(raw, &status) }
+        return status.st_uid == geteuid()
     }
 
     public static func setReceiveBuffer(_ size: Int, on socket: borrowing FileDescriptor) throws(SystemError) {

@@ -4,7 +4,7 @@ import Glibc
 /// A SOCK_SEQPACKET pair between two processes: whole messages, in order, each with at most one descriptor.
 public enum UnixChannel {
     /// Two connected ends.
-    public struct Pair: ~Copyable {
+    @frozen public struct Pair: ~Copyable {
         public let one: FileDescriptor
         public let other: FileDescriptor
     }

@@ -29,12 +29,12 @@ import Testing
     @Test func theNextOneSaysHowManyWereHeldBack() throws {
         let journal = try FakeJournal()
         let logger = try journal.logger()
-        var limiter = LogLimiter(burst: 1, refillEvery: 2, now: 100)
+        var limiter = LogLimiter(burst: 1, perSecond: 1, now: 100)
         for _ in 0..<5 { limiter.log(.handshakeFailed, to: logger, now: 100, "failed") }
         _ = try journal.entries()
-        limiter.log(.handshakeFailed, to: logger, now: 99 + 2 * second, "failed")
+        limiter.log(.handshakeFailed, to: logger, now: 99 + second, "failed")
         #expect(try journal.entries().isEmpty)
-        limiter.log(.handshakeFailed, to: logger, now: 100 + 2 * second, "failed", ["PEER": "p"])
+        limiter.log(.handshakeFailed, to: logger, now: 100 + second, "failed", ["PEER": "p"])
         let entry = try #require(try journal.entries().first)
         #expect(entry["MESSAGE"] == "failed (5 more held back)")
         #expect(entry["HELD_BACK"] == "5")

@@ -84,7 +84,7 @@ enum ConfigurationReader {
             main.report(.service, "no service is configured; expected at least one table [service.NAME]")
         }
         let services = (tables ?? []).map { ServiceReader($0.table, name: $0.name).read() }
-        Listener.reportCollisions(services.flatMap(\.listeners), reading)
+        ConfiguredListener.reportCollisions(services.flatMap(\.listeners), reading)
         return Configuration(
             workers: workers == 0 ? processorCount : workers,
             stopTimeout: main.duration(.stopTimeout, seconds: 0...600) ?? 5_000,

@@ -7,7 +7,7 @@ import LinuxSystem
 struct ServiceReader {
     struct Result {
         var configuration: ServiceConfiguration
-        var listeners: [Listener]
+        var listeners: [ConfiguredListener]
     }
 
     private let table: TableReader<ServiceKey>
@@ -21,7 +21,7 @@ struct ServiceReader {
     func read() -> Result {
         checkName()
         let socket = socketOptions()
-        let listeners = Listener.read(table, socket)
+        let listeners = ConfiguredListener.read(table, socket)
         let configuration = ServiceConfiguration(
             name: name, listen: listeners.map(\.address), tls: CredentialsReader(table).read(),
             handshakeTimeout: table.duration(.handshakeTimeout, seconds: 2...120) ?? 60_000,

@@ -36,6 +36,10 @@ enum LogEvent: Int, Sendable, CaseIterable {
     case backendRefused
     /// A backend cannot be reached.
     case backendUnreachable
+    /// A backend that had refused datagrams takes them again.
+    case backendAnswers
+    /// A worker's process takes no messages, and is ended.
+    case workerStuck
     /// The limit of open descriptors, or of memory for sockets, has been reached.
     case descriptorLimit
     /// A listener cannot be opened or read.
@@ -61,6 +65,8 @@ enum LogEvent: Int, Sendable, CaseIterable {
         case .newcomerRefused: "7047d81158f4499f894310cf41a07041"
         case .datagramRefused: "df4ef562fa634fd98b9bdf81d1a74fb6"
         case .backendRefused: "0df4ae1ad4cc46b199e3e2d52528cc4c"
+        case .backendAnswers: "b2827cb8212145e491c136f424d2ce9f"
+        case .workerStuck: "f8619c1274ce4c5bb63463681bfe334f"
         case .backendUnreachable: "b4a9c7330d1e47dba28dd9993f3d0627"
         case .descriptorLimit: "4d3db835b4dd4d0fb8e053a047102910"
         case .listenerFailed: "4bdcca2ca6aa4ea5bd05d686a4f515bd"
@@ -73,9 +79,9 @@ enum LogEvent: Int, Sendable, CaseIterable {
         switch self {
         case .datagramRefused: .debug
         case .workerStarted, .connectionOpened, .connectionClosed: .info
-        case .started, .ready, .reloaded, .stopping, .stopped, .handshakeFailed: .notice
+        case .backendAnswers, .started, .ready, .reloaded, .stopping, .stopped, .handshakeFailed: .notice
         case .newcomerRefused, .backendRefused, .backendUnreachable, .descriptorLimit: .warning
-        case .reloadFailed, .configurationInvalid, .workerDied, .listenerFailed, .internalError: .error
+        case .reloadFailed, .configurationInvalid, .workerDied, .workerStuck, .listenerFailed, .internalError: .error
         }
     }
 
@@ -98,6 +104,8 @@ enum LogEvent: Int, Sendable, CaseIterable {
         case .datagramRefused: "datagrams refused"
         case .backendRefused: "backend refused"
         case .backendUnreachable: "backend unreachable"
+        case .backendAnswers: "backend answers again"
+        case .workerStuck: "worker stuck"
         case .descriptorLimit: "out of descriptors"
         case .listenerFailed: "listener failed"
         case .internalError: "internal error"

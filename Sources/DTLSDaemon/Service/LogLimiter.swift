@@ -20,10 +20,10 @@ struct LogLimiter {
 
     /// - Parameters:
     ///   - burst: how many events of one kind may follow one another at once; 1 to 1,000,000.
-    ///   - seconds: how long it takes until one more is let through; 1 to 3,600.
+    ///   - rate: how many of one kind are let through in a second thereafter; 1 to 1,000,000.
     ///   - now: the clock's present value.
-    init(burst: Int = 10, refillEvery seconds: Int = 1, now: UInt64) {
-        cost = UInt64(min(max(seconds, 1), 3_600)) * 1_000_000_000
+    init(burst: Int = 10, perSecond rate: Int = 1, now: UInt64) {
+        cost = 1_000_000_000 / UInt64(min(max(rate, 1), 1_000_000))
         capacity = UInt64(min(max(burst, 1), 1_000_000)) * cost
         let full = Bucket(credit: capacity, filledAt: now, heldBack: 0)
         buckets = Array(repeating: full, count: LogEvent.allCases.count)

@@ -6,11 +6,13 @@ import LinuxSystem
 package protocol ListenerDelegate: AnyObject {
     /// Whether there is a place for one more connection. Asked once the cookie is good, before anything is made.
     func canAdmit(_ listener: Listener) -> Bool
-    /// A client with a good cookie. The delegate hands it on, or serves it; dropping it is a refusal.
-    func listener(_ listener: Listener, admitted newcomer: consuming Newcomer)
+    /// A client with a good cookie. The delegate hands it on, or serves it.
+    /// - Returns: the number by which it knows this connection, or `nil` when it could not take it after all: then the
+    ///   client's next try counts as the first.
+    func listener(_ listener: Listener, admitted newcomer: consuming Newcomer) -> UInt64?
     /// A datagram on the listener of a peer that was admitted moments ago: it was sent before the peer's own socket was
     /// connected (rule 4).
-    func listener(_ listener: Listener, late datagram: UnsafeRawBufferPointer, for key: Newcomer.Key)
+    func listener(_ listener: Listener, late datagram: UnsafeRawBufferPointer, of connection: UInt64)
     /// The kernel gave no socket for a newcomer.
     func listener(_ listener: Listener, failed error: SystemError)
 }
@@ -54,6 +56,8 @@ package final class Listener: EventHandler {
         package var putBack: UInt64 = 0
         /// Answers that the kernel did not take.
         package var unsent: UInt64 = 0
+
+        package init() {}
     }
 
     package let address: SocketAddress
@@ -61,9 +65,11 @@ package final class Listener: EventHandler {
     private var socket: FileDescriptor
     private let loop: EventLoop
     private let options: SocketOptions
-    private let cookies: CookieAuthority
+    /// What it makes and checks cookies with; clients that have one of another must ask again.
+    package var cookies: CookieAuthority
     private let buffers: ListenerBuffers
     private unowned let delegate: any ListenerDelegate
+    private let isOwnedByAnother: Bool
     private var registration: EventLoop.Registration?
     private var recent = RecentNewcomers()
     /// Datagrams that were read from another socket; they take their turn after the batch.
@@ -77,9 +83,11 @@ package final class Listener: EventHandler {
     /// - Parameters:
     ///   - socket: bound, non-blocking, with destinations reported (``UDPSocket/listen(on:options:)``).
     ///   - address: what it is bound to, the actual port included.
+    ///   - isOwnedByAnother: the socket was made by another user (systemd's root), so that SO_REUSEPORT alone does not
+    ///     let this process bind its address again.
     package init(
         socket: consuming FileDescriptor, address: SocketAddress, options: SocketOptions, cookies: CookieAuthority,
-        buffers: ListenerBuffers, loop: EventLoop, delegate: any ListenerDelegate
+        buffers: ListenerBuffers, loop: EventLoop, delegate: any ListenerDelegate, isOwnedByAnother: Bool = false
     ) {
         self.socket = socket
         self.address = address
@@ -88,6 +96,7 @@ package final class Listener: EventHandler {
         self.buffers = buffers
         self.loop = loop
         self.delegate = delegate
+        self.isOwnedByAnother = isOwnedByAnother
     }
 
     /// Starts to listen.
@@ -168,8 +177,8 @@ package final class Listener: EventHandler {
         case .malformed:
             counters.malformed &+= 1
         case .notClientHello:
-            if recent.contains(key, now: loop.now) {
-                delegate.listener(self, late: datagram, for: key)
+            if let connection = recent.connection(of: key, now: loop.now) {
+                delegate.listener(self, late: datagram, of: connection)
             } else {
                 counters.strays &+= 1
             }
@@ -210,9 +219,13 @@ package final class Listener: EventHandler {
         do throws(SystemError) {
             let connected = try connect(key)
             let datagrams = readEmpty(connected, key, after: hello)
-            recent.insert(key, hello.randomValue, now: loop.now)
+            let newcomer = Newcomer(socket: connected, key: key, datagrams: datagrams)
+            guard let connection = delegate.listener(self, admitted: newcomer) else {
+                counters.refused &+= 1
+                return
+            }
             counters.admitted &+= 1
-            delegate.listener(self, admitted: Newcomer(socket: connected, key: key, datagrams: datagrams))
+            recent.insert(key, hello.randomValue, connection, now: loop.now)
         } catch {
             counters.refused &+= 1
             delegate.listener(self, failed: error)
@@ -222,9 +235,25 @@ package final class Listener: EventHandler {
     private func connect(_ key: Newcomer.Key) throws(SystemError) -> FileDescriptor {
         let connected = try UDPSocket.open(key.local.family, options: options)
         try UDPSocket.shareAddress(of: connected)
-        try UDPSocket.bind(connected, to: key.local)
+        if isOwnedByAnother {
+            try bindBesideAnothers(connected, to: key.local)
+        } else {
+            try UDPSocket.bind(connected, to: key.local)
+        }
         try UDPSocket.connect(connected, to: key.peer)
         return connected
+    }
+
+    /// SO_REUSEADDR on both sockets, for the moment of the bind alone: while a socket has it, any local user can bind its
+    /// port too. Connections share the port among themselves by SO_REUSEPORT, being of one user.
+    private func bindBesideAnothers(
+        _ connected: borrowing FileDescriptor, to local: SocketAddress
+    ) throws(SystemError) {
+        try UDPSocket.setReuseAddress(true, of: socket)
+        defer { try? UDPSocket.setReuseAddress(false, of: socket) }
+        try UDPSocket.setReuseAddress(true, of: connected)
+        try UDPSocket.bind(connected, to: local)
+        try UDPSocket.setReuseAddress(false, of: connected)
     }
 
     /// Rule 1: between bind() and connect() the new socket takes every datagram of its address. The peer's own go with

@@ -6,6 +6,7 @@ import LinuxSystem
 struct RecentNewcomers {
     private struct Entry {
         let random: ClientRandom
+        let connection: UInt64
         let expiry: UInt64
     }
 
@@ -25,14 +26,14 @@ struct RecentNewcomers {
         return entry.random == random
     }
 
-    /// Whether a client was admitted lately.
-    func contains(_ key: Newcomer.Key, now: UInt64) -> Bool {
-        guard let entry = entries[key] else { return false }
-        return entry.expiry > now
+    /// The connection of a client that was admitted lately.
+    func connection(of key: Newcomer.Key, now: UInt64) -> UInt64? {
+        guard let entry = entries[key], entry.expiry > now else { return nil }
+        return entry.connection
     }
 
-    mutating func insert(_ key: Newcomer.Key, _ random: ClientRandom, now: UInt64) {
-        let entry = Entry(random: random, expiry: now &+ Self.lifetime)
+    mutating func insert(_ key: Newcomer.Key, _ random: ClientRandom, _ connection: UInt64, now: UInt64) {
+        let entry = Entry(random: random, connection: connection, expiry: now &+ Self.lifetime)
         // A key that is there already keeps its place in the order: it may go early, which costs nothing but memory.
         guard entries.updateValue(entry, forKey: key) == nil else { return }
         if order.count < Self.capacity {

@@ -1,7 +1,7 @@
 import LinuxSystem
 
 /// An address that a service listens on, and where the file says so.
-struct Listener {
+struct ConfiguredListener {
     var address: SocketAddress
     /// The key, and the number of the string in its array.
     var path: [String]
@@ -9,9 +9,9 @@ struct Listener {
     var interface: String?
     var ipv6Only: Bool
 
-    static func read(_ table: TableReader<ServiceKey>, _ socket: SocketOptions) -> [Listener] {
+    static func read(_ table: TableReader<ServiceKey>, _ socket: SocketOptions) -> [ConfiguredListener] {
         let expected = "\"ADDRESS:PORT\" or \"[IPv6 ADDRESS]:PORT\", the address in numbers, the port 1 to 65535"
-        var listeners: [Listener] = []
+        var listeners: [ConfiguredListener] = []
         for (element, text) in table.strings(.listen, expected) {
             guard let address = SocketAddress(text), address.port != 0 else {
                 let found = "found the string \(ConfigurationReading.quoted(text))"
@@ -23,7 +23,7 @@ struct Listener {
                 continue
             }
             listeners.append(
-                Listener(
+                ConfiguredListener(
                     address: address, path: table.path(.listen), element: element, interface: socket.interface,
                     ipv6Only: socket.ipv6Only))
         }
@@ -47,7 +47,7 @@ struct Listener {
     }
 
     /// SO_REUSEPORT lets two sockets have one address, and the kernel then deals the peers out between them.
-    static func reportCollisions(_ listeners: [Listener], _ reading: ConfigurationReading) {
+    static func reportCollisions(_ listeners: [ConfiguredListener], _ reading: ConfigurationReading) {
         for (index, listener) in listeners.enumerated() {
             guard let earlier = listeners[..<index].first(where: { $0.collides(with: listener) }) else { continue }
             let path = ConfigurationReading.text(of: earlier.path) ?? ""
@@ -59,7 +59,7 @@ struct Listener {
         }
     }
 
-    private func collides(with other: Listener) -> Bool {
+    private func collides(with other: ConfiguredListener) -> Bool {
         guard interface == other.interface, address.port == other.address.port else { return false }
         if address == other.address { return true }
         guard address.isWildcard, other.address.isWildcard else { return false }

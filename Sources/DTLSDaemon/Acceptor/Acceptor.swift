@@ -1,0 +1,318 @@
+import DTLSEngine
+import DTLSKit
+import Glibc
+import LinuxSystem
+import Logging
+
+/// The main process' role: it owns the configuration, the listeners and the workers' lives, talks to the service manager,
+/// and does the cookie exchange. It never does a handshake, and never waits.
+final class Acceptor: EventHandler {
+    /// Exit statuses (sysexits.h).
+    static let configurationStatus: Int32 = 78
+    static let systemStatus: Int32 = 71
+
+    /// Where it is in its life. Signals and results are taken according to it.
+    private enum Phase: Equatable {
+        /// The first configuration is being read.
+        case loading
+        /// The workers have been started, and have not all said that they are ready.
+        case starting
+        case serving
+        /// A new configuration is being read, or given to the workers.
+        case reloading(again: Bool)
+        case stopping
+    }
+
+    let loop: EventLoop
+    private let configurationFile: String
+    private let logger = Logger(label: "dtlsd")
+    private var limiter: LogLimiter
+    private var manager: ServiceManager
+    private let signals: SignalSource
+    private let environment: [String: String]
+    private let descriptorLimit: Int
+    private let ticketKeys: [UInt8]
+    private let randomSecret: [UInt8]
+    private var phase = Phase.loading
+    private var configuration: Configuration?
+    /// The listeners that the first configuration asks for, while the workers start.
+    private var loading: Loading?
+    private var exitStatus: Int32 = 0
+    private var lastStatus = ""
+
+    // Set once, in `init`; they need `self` as their delegate.
+    private var listeners: ListenerSet?
+    private var pool: WorkerPool?
+    private var watchdogTimer: CallbackTimer?
+    private var statusTimer: CallbackTimer?
+    private var stopTimer: CallbackTimer?
+
+    private static let statusInterval = UInt64.milliseconds(2_000)
+
+    /// Runs the role until the daemon ends.
+    /// - Returns: the exit status.
+    static func run(configurationFile: String) throws -> Int32 {
+        let manager = try ServiceManager()
+        LogBootstrap.start(role: "main", level: .info)
+        let acceptor = try Acceptor(configurationFile: configurationFile, manager: manager)
+        try acceptor.start()
+        try acceptor.loop.run()
+        return acceptor.exitStatus
+    }
+
+    private init(configurationFile: String, manager: consuming ServiceManager) throws {
+        self.configurationFile = configurationFile
+        self.manager = manager
+        descriptorLimit = OpenFileLimit.raise()
+        loop = try EventLoop()
+        limiter = LogLimiter(burst: 20, perSecond: 2, now: loop.now)
+        signals = try SignalSource([SIGHUP, SIGTERM, SIGINT, SIGCHLD])
+        ticketKeys = try RandomBytes.make(ServerContext.ticketKeyLength)
+        randomSecret = try RandomBytes.make(32)
+        var environment = ChildProcess.environment()
+        // Swift's backtracer prints the memory that registers point to, keys among it.
+        environment["SWIFT_BACKTRACE"] = "enable=no"
+        self.environment = environment
+        let cookies = try CookieAuthority(secret: randomSecret)
+        listeners = ListenerSet(cookies: cookies, loop: loop, delegate: self)
+        pool = WorkerPool(environment: environment, loop: loop, logger: logger, delegate: self)
+        statusTimer = CallbackTimer { [weak self] in self?.tellStatus(now: $0) }
+        watchdogTimer = CallbackTimer { [weak self] in self?.pingWatchdog(now: $0) }
+        stopTimer = CallbackTimer { [weak self] _ in self?.pool?.killAll() }
+    }
+
+    private func start() throws {
+        _ = try loop.add(signals.descriptor, .readable, self)
+        try manager.takeSockets { listeners?.take($0) }
+        logger.log(.started, "dtlsd starts with \(configurationFile)", ["PID": "\(getpid())"])
+        pingWatchdog(now: loop.now)
+        load()
+    }
+
+    // MARK: Signals
+
+    /// Signals only say that something is to be done; it is done here, in the loop.
+    func ready(_ events: EventLoop.Events) {
+        while let signal = try? signals.next() {
+            switch signal {
+            case SIGHUP: reload()
+            case SIGCHLD: reap()
+            default: stop(because: "signal \(signal) (\(String(cString: strsignal(signal))))")
+            }
+        }
+    }
+
+    private func reap() {
+        while let (pid, ending) = ChildProcess.reap() { _ = pool?.childEnded(pid, ending) }
+    }
+
+    // MARK: Configuration
+
+    private func reload() {
+        switch phase {
+        case .loading, .starting, .stopping: return
+        case .reloading: phase = .reloading(again: true)
+        case .serving:
+            phase = .reloading(again: false)
+            manager.notify(.reloading, .status("reloading \(configurationFile)"))
+            load()
+        }
+    }
+
+    private func load() {
+        do throws(SystemError) {
+            loading = try Loading(file: configurationFile, environment: environment, loop: loop) { [weak self] in
+                self?.loaded($0)
+            }
+        } catch {
+            refuse(["the loader process cannot be started: \(error)"], status: Self.systemStatus)
+        }
+    }
+
+    private func loaded(_ result: Loading.Result) {
+        loading = nil
+        if phase == .stopping { return }
+        switch result {
+        case .loaded(let configuration): apply(configuration)
+        case .refused(let problems):
+            refuse(problems.problems.map(\.description), status: Self.configurationStatus)
+        case .failed(let reason):
+            refuse(["the loader process failed: \(reason)"], status: Self.systemStatus)
+        }
+    }
+
+    /// A configuration that is not taken: at the start that is the end, later all stays as it was.
+    private func refuse(_ reasons: [String], status: Int32) {
+        for reason in reasons { logger.log(.configurationInvalid, reason) }
+        if case .reloading = phase {
+            logger.log(.reloadFailed, "reload failed: the configuration and the certificates stay as they were")
+            return finishReload()
+        }
+        exitStatus = status
+        stop(because: "the configuration cannot be used")
+    }
+
+    private func apply(_ configuration: Configuration) {
+        guard let listeners, let pool else { return }
+        do {
+            let cookies = try CookieAuthority(secret: configuration.cookieSecret ?? randomSecret)
+            let snapshot = try makeSnapshot(configuration)
+            let plan = try listeners.prepare(configuration)
+            // Nothing above has changed anything; nothing below is expected to fail.
+            try pool.configure(workers: configuration.workers, snapshot: snapshot)
+            if configuration.cookieSecret != self.configuration?.cookieSecret { listeners.cookies = cookies }
+            self.configuration = configuration
+            LogBootstrap.setLevel(configuration.logLevel)
+            if phase == .loading {
+                // Workers exist, and have said so, before the first client comes.
+                phase = .starting
+                pendingPlan = plan
+            } else {
+                try listeners.commit(plan)
+            }
+        } catch let error as ListenerError {
+            refuse([error.description], status: Self.systemStatus)
+        } catch {
+            refuse(["\(error)"], status: Self.systemStatus)
+        }
+    }
+
+    /// The first configuration's listeners: bound, and opened once the workers are ready.
+    private var pendingPlan: ListenerSet.Plan?
+
+    private func makeSnapshot(_ configuration: Configuration) throws(SystemError) -> FileDescriptor {
+        try MemoryFile.make(
+            Snapshot(configuration: configuration, ticketKeys: ticketKeys).encode(), name: "dtlsd-snapshot")
+    }
+
+    private func finishReload() {
+        let again = phase == .reloading(again: true)
+        phase = .serving
+        lastStatus = status
+        manager.notify(.ready, .status(lastStatus))
+        if again { reload() }
+    }
+
+    // MARK: Life
+
+    private func openListeners() {
+        guard let listeners, let plan = pendingPlan else { return }
+        pendingPlan = nil
+        do throws(SystemError) {
+            try listeners.commit(plan)
+        } catch {
+            logger.log(.listenerFailed, "the listeners cannot be opened: \(error)")
+            exitStatus = Self.systemStatus
+            return stop(because: "there are no listeners")
+        }
+        phase = .serving
+        lastStatus = status
+        manager.notify(.ready, .status(lastStatus))
+        let addresses = listeners.addresses.map(\.description).joined(separator: ", ")
+        logger.log(
+            .ready,
+            "ready: \(configuration?.workers ?? 0) workers listen on \(addresses); each process may open"
+                + " \(descriptorLimit) files, and a worker serves as many connections as that allows",
+            ["LISTENERS": "\(addresses)", "OPEN_FILES_LIMIT": "\(descriptorLimit)"])
+        tellStatus(now: loop.now)
+    }
+
+    private func stop(because reason: String) {
+        guard phase != .stopping else {
+            // Asked twice: at once.
+            pool?.killAll()
+            return
+        }
+        phase = .stopping
+        logger.log(.stopping, "stopping: \(reason)")
+        manager.notify(.stopping, .status("stopping"))
+        listeners?.closeAll()
+        if let stopTimer {
+            loop.timers.arm(stopTimer, at: loop.now &+ .milliseconds(configuration?.stopTimeout ?? 5_000))
+        }
+        pool?.stop()
+    }
+
+    private func pingWatchdog(now: UInt64) {
+        guard let interval = manager.watchdogInterval, let watchdogTimer else { return }
+        manager.notify(.watchdog)
+        loop.timers.arm(watchdogTimer, at: now &+ interval &* 1_000)
+    }
+
+    private func tellStatus(now: UInt64) {
+        limiter.flush(now: now, to: logger)
+        if phase == .serving, status != lastStatus {
+            lastStatus = status
+            manager.notify(.status(lastStatus))
+        }
+        if let statusTimer { loop.timers.arm(statusTimer, at: now &+ Self.statusInterval) }
+    }
+
+    private var status: String {
+        guard let pool, let listeners else { return "" }
+        let totals = pool.totals
+        let counters = listeners.counters
+        return "\(pool.load) connections; \(totals.handshakes) handshakes, \(totals.resumed) of them resumed,"
+            + " \(totals.failed) failed; \(counters.hellosAnswered) cookies sent, \(counters.refused) newcomers refused,"
+            + " \(counters.strays &+ counters.malformed) stray datagrams; \(listeners.count) listeners"
+    }
+}
+
+extension Acceptor: ListenerDelegate {
+    func canAdmit(_ listener: DTLSKit.Listener) -> Bool {
+        guard pool?.hasRoom == true else {
+            limiter.log(
+                .newcomerRefused, to: logger, now: loop.now,
+                "all workers are full: a newcomer has to try again", ["LISTENER": "\(listener.address)"])
+            return false
+        }
+        return true
+    }
+
+    func listener(_ listener: DTLSKit.Listener, admitted newcomer: consuming Newcomer) -> UInt64? {
+        guard let service = listeners?.service(of: listener) else { return nil }
+        // The worker has its own descriptor once this returns; ours is closed with the newcomer (flyAway).
+        return pool?.handOver(newcomer, service: service)
+    }
+
+    func listener(_ listener: DTLSKit.Listener, late datagram: UnsafeRawBufferPointer, of connection: UInt64) {
+        pool?.late(datagram, of: connection)
+    }
+
+    func listener(_ listener: DTLSKit.Listener, failed error: SystemError) {
+        let event: LogEvent =
+            error.errno == EMFILE || error.errno == ENFILE ? .descriptorLimit : .newcomerRefused
+        limiter.log(
+            event, to: logger, now: loop.now, "a newcomer has to try again: \(error)",
+            ["LISTENER": "\(listener.address)"])
+    }
+}
+
+extension Acceptor: WorkerPoolDelegate {
+    func poolIsReady(_ pool: WorkerPool) {
+        switch phase {
+        case .starting:
+            openListeners()
+        case .reloading:
+            logger.log(.reloaded, "configuration and certificates reloaded from \(configurationFile)")
+            finishReload()
+        case .loading, .serving, .stopping:
+            break
+        }
+    }
+
+    func pool(_ pool: WorkerPool, worker number: Int, rejected reason: String) {
+        logger.log(
+            .internalError, "worker \(number) cannot use the configuration, and is replaced: \(reason)",
+            ["WORKER": "\(number)"])
+    }
+
+    func pool(_ pool: WorkerPool, gaveBack datagram: UnsafeRawBufferPointer, key: Newcomer.Key) {
+        listeners?.listener(for: key.local)?.putBack(datagram, key)
+    }
+
+    func poolHasEnded(_ pool: WorkerPool) {
+        logger.log(.stopped, "stopped: \(status)")
+        loop.stop()
+    }
+}

@@ -1,0 +1,207 @@
+import DTLSEngine
+import DTLSKit
+import Glibc
+import LinuxSystem
+import Logging
+
+/// Why the listeners of a configuration cannot be opened; those that were open stay as they were.
+struct ListenerError: Error, CustomStringConvertible {
+    let service: String
+    let reason: String
+
+    var description: String { "service.\(service).listen: \(reason)" }
+}
+
+/// All listeners, and which service each belongs to.
+final class ListenerSet {
+    /// What a listener is kept by across a reload.
+    fileprivate struct Identity: Hashable {
+        let address: SocketAddress
+        let options: String
+    }
+
+    private struct Wanted {
+        let identity: Identity
+        let service: UInt16
+        let options: SocketOptions
+    }
+
+    /// A socket from the service manager; it is kept for the daemon's life, whether a service uses it or not.
+    private final class Passed {
+        let name: String
+        let address: SocketAddress
+        let descriptor: FileDescriptor
+        init(_ socket: consuming ServiceManager.PassedSocket) {
+            name = socket.name
+            address = socket.address
+            descriptor = socket.descriptor
+        }
+    }
+
+    private var open: [Identity: DTLSKit.Listener] = [:]
+    private var services: [ObjectIdentifier: UInt16] = [:]
+    private var passed: [Passed] = []
+    private let buffers = ListenerBuffers()
+    /// What all listeners make and check cookies with.
+    var cookies: CookieAuthority {
+        didSet { for listener in open.values { listener.cookies = cookies } }
+    }
+    private let loop: EventLoop
+    private unowned let delegate: any ListenerDelegate
+    /// Whether any listener has been opened: from then on this daemon's own connections hold the ports.
+    private var hasOpened = false
+
+    init(cookies: CookieAuthority, loop: EventLoop, delegate: any ListenerDelegate) {
+        self.cookies = cookies
+        self.loop = loop
+        self.delegate = delegate
+    }
+
+    /// Takes a socket that the service manager has passed in.
+    func take(_ socket: consuming ServiceManager.PassedSocket) { passed.append(Passed(socket)) }
+
+    var count: Int { open.count }
+
+    var addresses: [SocketAddress] { open.keys.map(\.address).sorted { "\($0)" < "\($1)" } }
+
+    func service(of listener: DTLSKit.Listener) -> UInt16? { services[ObjectIdentifier(listener)] }
+
+    /// Who listens for datagrams that were sent to `local`: on that very address, or on the wildcard.
+    func listener(for local: SocketAddress) -> DTLSKit.Listener? {
+        let wildcard = SocketAddress.anyAddress(local.family, port: local.port)
+        var fallback: DTLSKit.Listener?
+        for (identity, listener) in open {
+            if identity.address == local { return listener }
+            if identity.address == wildcard { fallback = listener }
+        }
+        return fallback
+    }
+
+    var counters: DTLSKit.Listener.Counters {
+        open.values.reduce(into: retired) { $0.add($1.counters) }
+    }
+
+    /// What listeners counted that are closed by now.
+    private var retired = DTLSKit.Listener.Counters()
+
+    // MARK: Changes
+
+    /// A configuration's listeners, bound and not yet in force.
+    struct Plan {
+        fileprivate let kept: [(Identity, DTLSKit.Listener, UInt16)]
+        fileprivate let opened: [(Identity, DTLSKit.Listener, UInt16)]
+    }
+
+    /// Binds what a configuration asks for and is not open. Nothing is in force before `commit`; when this throws, all
+    /// is as before.
+    func prepare(_ configuration: Configuration) throws(ListenerError) -> Plan {
+        var kept: [(Identity, DTLSKit.Listener, UInt16)] = []
+        var opened: [(Identity, DTLSKit.Listener, UInt16)] = []
+        for wanted in try wanted(by: configuration) {
+            if let listener = open[wanted.identity] {
+                kept.append((wanted.identity, listener, wanted.service))
+            } else {
+                let name = configuration.services[Int(wanted.service)].name
+                opened.append((wanted.identity, try makeListener(wanted, service: name), wanted.service))
+            }
+        }
+        return Plan(kept: kept, opened: opened)
+    }
+
+    /// Opens and closes what the plan says.
+    func commit(_ plan: Plan) throws(SystemError) {
+        let wanted = Set(plan.kept.map { $0.0 })
+        for (identity, listener) in open where !wanted.contains(identity) {
+            retired.add(listener.counters)
+            listener.close()
+        }
+        open = [:]
+        services = [:]
+        for (identity, listener, service) in plan.kept + plan.opened {
+            open[identity] = listener
+            services[ObjectIdentifier(listener)] = service
+        }
+        for (_, listener, _) in plan.opened { try listener.open() }
+        hasOpened = true
+    }
+
+    func closeAll() {
+        for listener in open.values {
+            retired.add(listener.counters)
+            listener.close()
+        }
+        open = [:]
+        services = [:]
+    }
+
+    /// Every address of every service, and the sockets that were passed in under a service's name.
+    private func wanted(by configuration: Configuration) throws(ListenerError) -> [Wanted] {
+        var list: [Wanted] = []
+        for (index, service) in configuration.services.enumerated() {
+            var addresses = service.listen
+            for socket in passed where socket.name == service.name && !addresses.contains(socket.address) {
+                addresses.append(socket.address)
+            }
+            guard !addresses.isEmpty else {
+                throw ListenerError(
+                    service: service.name,
+                    reason: "no address to listen on, and no socket named \"\(service.name)\" was passed in")
+            }
+            for address in addresses {
+                let identity = Identity(address: address, options: "\(service.socket)")
+                list.append(Wanted(identity: identity, service: UInt16(clamping: index), options: service.socket))
+            }
+        }
+        if let unused = passed.first(where: { socket in !list.contains { $0.identity.address == socket.address } }) {
+            throw ListenerError(
+                service: unused.name,
+                reason: "the socket \"\(unused.name)\" on \(unused.address) was passed in, and no service has this name"
+                    + " or this address")
+        }
+        return list
+    }
+
+    private func makeListener(_ wanted: Wanted, service: String) throws(ListenerError) -> DTLSKit.Listener {
+        let address = wanted.identity.address
+        do throws(SystemError) {
+            if let socket = passed.first(where: { $0.address == address }) {
+                return try makeListener(from: socket, wanted.options)
+            }
+            if !hasOpened { try UDPSocket.probe(address, ipv6Only: wanted.options.ipv6Only) }
+            let socket = try UDPSocket.listen(on: address, options: wanted.options)
+            return DTLSKit.Listener(
+                socket: socket, address: address, options: wanted.options, cookies: cookies, buffers: buffers,
+                loop: loop, delegate: delegate)
+        } catch {
+            let hint = error.errno == EADDRINUSE ? " (does another dtlsd, or another service, use it?)" : ""
+            throw ListenerError(service: service, reason: "\(error)\(hint)")
+        }
+    }
+
+    private func makeListener(from passed: Passed, _ options: SocketOptions) throws(SystemError) -> DTLSKit.Listener {
+        let socket = try passed.descriptor.duplicate()
+        // IPV6_V6ONLY cannot change after bind: the unit has chosen (BindIPv6Only=).
+        var own = options
+        own.ipv6Only = try UDPSocket.isIPv6Only(socket, passed.address.family)
+        try UDPSocket.apply(own, toBound: socket, passed.address.family)
+        try UDPSocket.shareAddress(of: socket)
+        try UDPSocket.reportDestinations(of: socket, passed.address.family)
+        let isOwn = try UDPSocket.isOwn(socket)
+        return DTLSKit.Listener(
+            socket: socket, address: passed.address, options: own, cookies: cookies, buffers: buffers, loop: loop,
+            delegate: delegate, isOwnedByAnother: !isOwn)
+    }
+}
+
+extension DTLSKit.Listener.Counters {
+    fileprivate mutating func add(_ other: DTLSKit.Listener.Counters) {
+        hellosAnswered &+= other.hellosAnswered
+        admitted &+= other.admitted
+        duplicates &+= other.duplicates
+        refused &+= other.refused
+        malformed &+= other.malformed
+        strays &+= other.strays
+        putBack &+= other.putBack
+        unsent &+= other.unsent
+    }
+}

@@ -1,0 +1,111 @@
+import DTLSKit
+import Glibc
+import LinuxSystem
+
+/// Who is told what a worker says.
+protocol WorkerHandleDelegate: AnyObject {
+    func worker(_ worker: WorkerHandle, ready generation: UInt32)
+    func worker(_ worker: WorkerHandle, rejected generation: UInt32, reason: String)
+    func worker(_ worker: WorkerHandle, reported report: MessageFromWorker.Report)
+    func worker(_ worker: WorkerHandle, gaveBack datagram: UnsafeRawBufferPointer, key: Newcomer.Key)
+}
+
+/// One worker process, as the acceptor sees it: its channel, its load, its health.
+final class WorkerHandle: MessageChannelDelegate {
+    /// 0 to the number of workers - 1; the one that replaces a dead worker takes over its number.
+    let number: Int
+    let pid: pid_t
+    let startedAt: UInt64
+    /// Connections that were handed over and not reported closed.
+    private(set) var load = 0
+    /// The generation of the configuration that it serves; `nil` until its first ready.
+    private(set) var generation: UInt32?
+    /// Gets no newcomers any more, and ends when its connections have.
+    var isRetired = false
+    private var capacity = 0
+    private var lastHeard: UInt64
+    private let loop: EventLoop
+    private unowned let delegate: any WorkerHandleDelegate
+    private var channel: MessageChannel?
+
+    /// Starts the process.
+    init(
+        number: Int, environment: [String: String], loop: EventLoop, delegate: any WorkerHandleDelegate
+    ) throws(SystemError) {
+        let ends = try UnixChannel.pair()
+        self.number = number
+        self.loop = loop
+        self.delegate = delegate
+        startedAt = loop.now
+        lastHeard = loop.now
+        pid = try ChildProcess.spawn(
+            arguments: Role.worker(number: number).arguments, environment: environment, channel: ends.other)
+        channel = try MessageChannel(ends.one, loop: loop, delegate: self)
+    }
+
+    // MARK: Saying
+
+    /// Whether it can take a newcomer at this moment.
+    var hasRoom: Bool {
+        guard let channel, generation != nil, !isRetired else { return false }
+        return channel.isOpen && !channel.isFull && load < capacity
+    }
+
+    /// - Parameter snapshot: a sealed memfd; a copy of it is sent.
+    func configure(generation: UInt32, snapshot: borrowing FileDescriptor) throws(SystemError) {
+        channel?.send(MessageToWorker.encode(configure: generation), descriptor: try snapshot.duplicate())
+    }
+
+    /// - Returns: false when there was no room for it after all.
+    func handOver(_ id: UInt64, service: UInt16, _ newcomer: borrowing Newcomer) -> Bool {
+        let message = MessageToWorker.encode(
+            connection: id, service: service, key: newcomer.key, datagrams: newcomer.datagrams)
+        guard channel?.offer(message, descriptor: newcomer.socket.rawValue) == true else { return false }
+        load += 1
+        return true
+    }
+
+    func late(_ id: UInt64, _ datagram: UnsafeRawBufferPointer) {
+        _ = channel?.offer(MessageToWorker.encode(late: id, datagram: datagram))
+    }
+
+    func stop() { channel?.send(MessageToWorker.stopBytes) }
+
+    func kill(_ signal: Int32) { Glibc.kill(pid, signal) }
+
+    func ping() { _ = channel?.offer(MessageToWorker.pingBytes) }
+
+    /// Nanoseconds since it last said anything.
+    func silence(now: UInt64) -> UInt64 { now > lastHeard ? now - lastHeard : 0 }
+
+    /// The process has ended.
+    func close() { channel?.close() }
+
+    // MARK: Hearing
+
+    func channel(
+        _ channel: MessageChannel, received message: UnsafeRawBufferPointer, descriptor: consuming FileDescriptor?,
+        descriptorWasLost: Bool
+    ) {
+        lastHeard = loop.now
+        // A worker that talks nonsense is a defect of ours; it is not worth the daemon's life.
+        guard let decoded = try? MessageFromWorker(decoding: message) else { return kill(SIGABRT) }
+        switch decoded {
+        case .ready(let generation, let capacity):
+            self.generation = generation
+            self.capacity = Int(capacity)
+            delegate.worker(self, ready: generation)
+        case .rejected(let generation, let reason):
+            delegate.worker(self, rejected: generation, reason: reason)
+        case .report(let report):
+            load = max(0, load - Int(report.closed))
+            delegate.worker(self, reported: report)
+            if isRetired, load == 0 { stop() }
+        case .foreign(let key, let datagram):
+            delegate.worker(self, gaveBack: datagram, key: key)
+        }
+    }
+
+    /// SIGCHLD brings the rest.
+    func channelEnded(_ channel: MessageChannel) {}
+}

@@ -1,0 +1,234 @@
+import DTLSKit
+import Glibc
+import LinuxSystem
+import Logging
+
+/// Who is told what becomes of the pool.
+protocol WorkerPoolDelegate: AnyObject {
+    /// Every worker serves the newest configuration.
+    func poolIsReady(_ pool: WorkerPool)
+    func pool(_ pool: WorkerPool, worker number: Int, rejected reason: String)
+    func pool(_ pool: WorkerPool, gaveBack datagram: UnsafeRawBufferPointer, key: Newcomer.Key)
+    /// The last process is gone, after `stop()`.
+    func poolHasEnded(_ pool: WorkerPool)
+}
+
+/// The workers: started, given their configuration and newcomers, watched, replaced when they die.
+final class WorkerPool: TimerTarget, WorkerHandleDelegate {
+    /// Sums over all workers since the start.
+    struct Totals {
+        var handshakes: UInt64 = 0
+        var resumed: UInt64 = 0
+        var failed: UInt64 = 0
+        var deaths: UInt64 = 0
+    }
+
+    private(set) var totals = Totals()
+    private var workers: [WorkerHandle] = []
+    private var vacancies: [Vacancy] = []
+    private var count = 0
+    private var generation: UInt32 = 0
+    private var snapshot = FileDescriptor(owning: -1)
+    private var isStopping = false
+    private var handedOver: UInt64 = 1
+    private var announcedGeneration: UInt32 = 0
+    private var nextPing: UInt64 = 0
+    private let environment: [String: String]
+    private let loop: EventLoop
+    private let logger: Logger
+    private unowned let delegate: any WorkerPoolDelegate
+
+    /// A worker that is to be started at a time.
+    private struct Vacancy {
+        let number: Int
+        let at: UInt64
+    }
+
+    /// How long the next replacement of a worker waits, in nanoseconds; none for one that has had a good life.
+    private var pauses: [Int: UInt64] = [:]
+    /// A connection's number ends with its worker's.
+    private static let numberBits: UInt64 = 16
+    private static let firstPause = UInt64.milliseconds(100)
+    private static let longestPause = UInt64.milliseconds(30_000)
+    /// A worker that has lived this long is replaced at once, whatever was before.
+    private static let goodLife = UInt64.milliseconds(10_000)
+    private static let pingInterval = UInt64.milliseconds(5_000)
+    /// A worker that has not answered for this long is stuck.
+    private static let longestSilence = UInt64.milliseconds(30_000)
+
+    init(
+        environment: [String: String], loop: EventLoop, logger: Logger, delegate: any WorkerPoolDelegate
+    ) {
+        self.environment = environment
+        self.loop = loop
+        self.logger = logger
+        self.delegate = delegate
+        super.init()
+    }
+
+    // MARK: Configuration
+
+    /// Puts a configuration in force: starts what workers are missing, retires those that are too many, and tells all.
+    /// - Parameter snapshot: a sealed memfd, which also the workers get that are started later.
+    func configure(workers count: Int, snapshot: consuming FileDescriptor) throws(SystemError) {
+        self.count = count
+        self.snapshot = snapshot
+        generation &+= 1
+        for worker in workers where !worker.isRetired {
+            if worker.number < count {
+                try worker.configure(generation: generation, snapshot: self.snapshot)
+            } else {
+                worker.isRetired = true
+                if worker.load == 0 { worker.stop() }
+            }
+        }
+        vacancies.removeAll { $0.number >= count }
+        let present = Set(workers.filter { !$0.isRetired }.map(\.number) + vacancies.map(\.number))
+        for number in 0..<count where !present.contains(number) { try start(number) }
+        schedule()
+    }
+
+    private func start(_ number: Int) throws(SystemError) {
+        let worker = try WorkerHandle(number: number, environment: environment, loop: loop, delegate: self)
+        workers.append(worker)
+        try worker.configure(generation: generation, snapshot: snapshot)
+        logger.log(.workerStarted, "worker \(number) started", ["WORKER": "\(number)", "WORKER_PID": "\(worker.pid)"])
+    }
+
+    // MARK: Newcomers
+
+    /// Connections of all workers.
+    var load: Int { workers.reduce(0) { $0 + $1.load } }
+
+    var hasRoom: Bool { !isStopping && workers.contains { $0.hasRoom } }
+
+    /// Gives a newcomer to the worker with the fewest connections; one whose channel is full is passed over.
+    /// - Returns: the connection's number, or `nil` when nobody could take it.
+    func handOver(_ newcomer: borrowing Newcomer, service: UInt16) -> UInt64? {
+        while let worker = workers.lazy.filter(\.hasRoom).min(by: { $0.load < $1.load }) {
+            let id = handedOver << Self.numberBits | UInt64(truncatingIfNeeded: worker.number)
+            // One that refuses is full from now on, so this ends.
+            if worker.handOver(id, service: service, newcomer) {
+                handedOver &+= 1
+                return id
+            }
+            if worker.hasRoom { return nil }
+        }
+        return nil
+    }
+
+    /// Passes a datagram on to the connection that it belongs to.
+    func late(_ datagram: UnsafeRawBufferPointer, of connection: UInt64) {
+        let number = Int(connection & (1 << Self.numberBits - 1))
+        workers.first { $0.number == number && !$0.isRetired }?.late(connection, datagram)
+    }
+
+    // MARK: Workers' lives
+
+    /// Takes note of a child that has ended; false when it is none of the pool's.
+    func childEnded(_ pid: pid_t, _ ending: ChildProcess.Ending) -> Bool {
+        guard let index = workers.firstIndex(where: { $0.pid == pid }) else { return false }
+        let worker = workers.remove(at: index)
+        worker.close()
+        if isStopping || worker.isRetired {
+            if isStopping, workers.isEmpty { delegate.poolHasEnded(self) }
+            return true
+        }
+        totals.deaths &+= 1
+        let pause = pauseAfterDeath(of: worker)
+        let wait = pause == 0 ? "it is replaced at once" : "it is replaced in \(pause / 1_000_000) ms"
+        logger.log(
+            .workerDied, "worker \(worker.number) \(ending), with \(worker.load) connections lost; \(wait)",
+            [
+                "WORKER": "\(worker.number)", "WORKER_PID": "\(pid)", "CONNECTIONS_LOST": "\(worker.load)",
+                "ENDING": "\(ending)",
+            ])
+        replace(worker.number, after: pause)
+        return true
+    }
+
+    /// Nothing after a good life; else the pause doubles with every death.
+    private func pauseAfterDeath(of worker: WorkerHandle) -> UInt64 {
+        if loop.now &- worker.startedAt >= Self.goodLife { pauses[worker.number] = nil }
+        let pause = pauses[worker.number] ?? 0
+        pauses[worker.number] = pause == 0 ? Self.firstPause : min(pause * 2, Self.longestPause)
+        return pause
+    }
+
+    private func replace(_ number: Int, after pause: UInt64) {
+        do throws(SystemError) {
+            if pause == 0 { return try start(number) }
+        } catch {
+            logger.log(.internalError, "worker \(number) cannot be started: \(error)", ["WORKER": "\(number)"])
+        }
+        vacancies.append(Vacancy(number: number, at: loop.now &+ max(pause, Self.firstPause)))
+        schedule()
+    }
+
+    override func timerFired(now: UInt64) {
+        let due = vacancies.filter { $0.at <= now }
+        vacancies.removeAll { $0.at <= now }
+        for vacancy in due { replace(vacancy.number, after: 0) }
+        if now >= nextPing {
+            nextPing = now &+ Self.pingInterval
+            for worker in workers { look(after: worker, now: now) }
+        }
+        schedule()
+    }
+
+    private func look(after worker: WorkerHandle, now: UInt64) {
+        worker.ping()
+        guard worker.silence(now: now) > Self.longestSilence else { return }
+        logger.log(
+            .workerStuck, "worker \(worker.number) does not answer: it is killed", ["WORKER": "\(worker.number)"])
+        worker.kill(SIGKILL)
+    }
+
+    private func schedule() {
+        guard !isStopping else { return }
+        let next = vacancies.map(\.at).min() ?? .max
+        loop.timers.arm(self, at: min(next, max(nextPing, loop.now)))
+    }
+
+    // MARK: The end
+
+    /// Tells all workers to say close_notify to their clients and end.
+    func stop() {
+        isStopping = true
+        loop.timers.disarm(self)
+        for worker in workers { worker.stop() }
+        if workers.isEmpty { delegate.poolHasEnded(self) }
+    }
+
+    /// Ends what has not ended by itself.
+    func killAll() {
+        for worker in workers { worker.kill(SIGKILL) }
+    }
+
+    // MARK: What workers say
+
+    func worker(_ worker: WorkerHandle, ready generation: UInt32) { announceIfReady() }
+
+    private func announceIfReady() {
+        let serving = workers.filter { !$0.isRetired }
+        guard announcedGeneration != generation, serving.count == count,
+            serving.allSatisfy({ $0.generation == generation })
+        else { return }
+        announcedGeneration = generation
+        delegate.poolIsReady(self)
+    }
+
+    func worker(_ worker: WorkerHandle, rejected generation: UInt32, reason: String) {
+        delegate.pool(self, worker: worker.number, rejected: reason)
+    }
+
+    func worker(_ worker: WorkerHandle, reported report: MessageFromWorker.Report) {
+        totals.handshakes &+= UInt64(report.handshakes)
+        totals.resumed &+= UInt64(report.resumed)
+        totals.failed &+= UInt64(report.failed)
+    }
+
+    func worker(_ worker: WorkerHandle, gaveBack datagram: UnsafeRawBufferPointer, key: Newcomer.Key) {
+        delegate.pool(self, gaveBack: datagram, key: key)
+    }
+}

@@ -1,0 +1,85 @@
+import DTLSEngine
+import Glibc
+import LinuxSystem
+import Logging
+
+/// The loader's role: it reads the configuration file and all that it names (certificates, keys, host names), sends what
+/// came of it over descriptor 3, and ends.
+///
+/// A process of its own, so that neither a slow name server nor a defect in a parser can stop the acceptor.
+enum Loader {
+    /// What is sent, before the bytes of the configuration or of the problems, in a memfd.
+    enum Outcome: UInt8 { case configuration = 1, problems }
+
+    static func run(file: String) throws {
+        let channel = FileDescriptor(owning: ChildProcess.channelDescriptor)
+        let outcome: Outcome
+        let bytes: [UInt8]
+        do throws(ConfigurationProblems) {
+            bytes = try ConfigurationReader.read(file: file).encode()
+            outcome = .configuration
+        } catch {
+            bytes = error.encode()
+            outcome = .problems
+        }
+        let memory = try MemoryFile.make(bytes, name: "dtlsd-configuration")
+        let message = [outcome.rawValue]
+        _ = try message.withUnsafeBytes {
+            try UnixChannel.send($0, descriptor: memory.rawValue, over: channel)
+        }
+    }
+}
+
+/// The acceptor's side: one run of the loader.
+final class Loading: MessageChannelDelegate {
+    enum Result {
+        case loaded(Configuration)
+        case refused(ConfigurationProblems)
+        /// The loader has died, or could not say what it found.
+        case failed(String)
+    }
+
+    private var channel: MessageChannel?
+    private var completion: ((Result) -> Void)?
+
+    /// Starts a loader; `completion` is called once, from the loop.
+    init(
+        file: String, environment: [String: String], loop: EventLoop, completion: @escaping (Result) -> Void
+    ) throws(SystemError) {
+        let ends = try UnixChannel.pair()
+        _ = try ChildProcess.spawn(
+            arguments: Role.loader(file: file).arguments, environment: environment, channel: ends.other)
+        self.completion = completion
+        channel = try MessageChannel(ends.one, loop: loop, delegate: self)
+    }
+
+    func channel(
+        _ channel: MessageChannel, received message: UnsafeRawBufferPointer, descriptor: consuming FileDescriptor?,
+        descriptorWasLost: Bool
+    ) {
+        guard let memory = descriptor, let first = message.first, let outcome = Loader.Outcome(rawValue: first) else {
+            return finish(.failed("its result did not arrive"))
+        }
+        do {
+            let bytes = try MemoryFile.read(memory)
+            let result: Result = try bytes.withUnsafeBytes {
+                switch outcome {
+                case .configuration: .loaded(try Configuration(decoding: $0))
+                case .problems: .refused(try ConfigurationProblems(decoding: $0))
+                }
+            }
+            finish(result)
+        } catch {
+            finish(.failed("\(error)"))
+        }
+    }
+
+    func channelEnded(_ channel: MessageChannel) { finish(.failed("it ended without a result")) }
+
+    private func finish(_ result: Result) {
+        channel?.close()
+        guard let completion else { return }
+        self.completion = nil
+        completion(result)
+    }
+}

@@ -1,0 +1,14 @@
+import DTLSKit
+
+/// Every message goes back to its sender.
+final class EchoHandler: Handler {
+    init(_: HandlerResources) {}
+
+    func opened(_ connection: Connection) {}
+
+    func received(_ message: UnsafeRawBufferPointer, on connection: Connection) { connection.sendOrDrop(message) }
+
+    func batchEnded(on connection: Connection) {}
+
+    func closed() {}
+}

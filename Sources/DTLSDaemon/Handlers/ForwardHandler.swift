@@ -1,0 +1,163 @@
+import DTLSEngine
+import DTLSKit
+import Glibc
+import LinuxSystem
+import Logging
+
+/// Messages go to a backend and its datagrams come back, over a socket of the connection's own: so the backend can tell
+/// the clients apart, and answer each. One message is one datagram, both ways.
+final class ForwardHandler: Handler, EventHandler {
+    private let backend: Backend
+    private let service: ServiceRuntime
+    private let resources: HandlerResources
+    private weak var connection: Connection?
+    private var socket = FileDescriptor(owning: -1)
+    private var registration: EventLoop.Registration?
+    /// Whether the socket is connected: a Unix backend that is not there, or was restarted, needs it again.
+    private var isConnected = false
+    /// Messages that the backend's full queue did not take (net.unix.max_dgram_qlen is 10 by default).
+    private var waiting: [[UInt8]] = []
+    private static let maximumWaiting = 64
+
+    init(to backend: Backend, of service: ServiceRuntime, _ resources: HandlerResources) {
+        self.backend = backend
+        self.service = service
+        self.resources = resources
+    }
+
+    func opened(_ connection: Connection) {
+        self.connection = connection
+        do throws(SystemError) {
+            switch backend {
+            case .udp(let address): socket = try UDPSocket.open(address.family)
+            case .unix: socket = try UDPSocket.openUnixDatagram()
+            }
+            registration = try resources.loop.add(socket, .readable, self)
+        } catch {
+            resources.logs.limited(.backendUnreachable, "no socket for the backend \(backend): \(error)", service)
+            connection.close()
+            return
+        }
+        connectIfNeeded()
+    }
+
+    func closed() {
+        if let registration { resources.loop.remove(socket, registration) }
+        registration = nil
+        _ = socket.take()
+        waiting = []
+    }
+
+    // MARK: To the backend
+
+    func received(_ message: UnsafeRawBufferPointer, on connection: Connection) {
+        if resources.outbox.isFilling { batchEnded(on: connection) }
+        resources.outbox.append(message)
+    }
+
+    func batchEnded(on connection: Connection) {
+        defer { resources.outbox.removeAll() }
+        guard !resources.outbox.isEmpty, connectIfNeeded() else { return }
+        guard waiting.isEmpty else { return keepAll(from: 0) }
+        var outcome = send(resources.outbox)
+        if needsConnecting(after: outcome.error) {
+            isConnected = false
+            guard connectIfNeeded() else { return }
+            outcome = send(resources.outbox)
+        }
+        switch outcome.error {
+        case 0, EMSGSIZE: break
+        case EAGAIN, ENOBUFS: keepAll(from: outcome.handled)
+        default: refused(outcome.error)
+        }
+    }
+
+    private var isUDP: Bool {
+        if case .udp = backend { return true }
+        return false
+    }
+
+    private func send(_ outbox: Outbox) -> DatagramSender.Outcome {
+        outbox.withDatagrams { resources.sender.send($0, sizes: $1, over: socket, segmenting: isUDP) }
+    }
+
+    /// A Unix backend that was restarted has a new socket under the old path.
+    private func needsConnecting(after error: Int32) -> Bool {
+        !isUDP && (error == ECONNREFUSED || error == ENOTCONN)
+    }
+
+    @discardableResult
+    private func connectIfNeeded() -> Bool {
+        if isConnected { return true }
+        do throws(SystemError) {
+            switch backend {
+            case .udp(let address): try UDPSocket.connect(socket, to: address)
+            case .unix(let path): try UDPSocket.connect(socket, toPath: path)
+            }
+            isConnected = true
+        } catch {
+            refused(error.errno)
+        }
+        return isConnected
+    }
+
+    private func refused(_ error: Int32) {
+        guard service.backend.refused() else { return }
+        let reason = String(cString: strerror(error))
+        resources.logs.always(
+            .backendRefused, "the backend \(backend) does not take datagrams: \(reason)", service)
+    }
+
+    private func answered() {
+        guard let count = service.backend.answered() else { return }
+        resources.logs.always(.backendAnswers, "the backend \(backend) answers again", service, ["REFUSALS": "\(count)"])
+    }
+
+    /// Keeps what is left of a batch until the backend has room; more than a bound is lost, as on the wire.
+    private func keepAll(from first: Int) {
+        resources.outbox.withDatagrams { bytes, sizes in
+            var offset = 0
+            for (index, size) in sizes.enumerated() {
+                defer { offset += size }
+                guard index >= first, waiting.count < Self.maximumWaiting else { continue }
+                waiting.append([UInt8](bytes[offset..<(offset + size)]))
+            }
+        }
+        watch([.readable, .writable])
+    }
+
+    private func watch(_ events: EventLoop.Events) {
+        guard let registration else { return }
+        try? resources.loop.modify(socket, events, registration)
+    }
+
+    private func sendWaiting() {
+        for message in waiting { message.withUnsafeBytes { _ = resources.outbox.append($0) } }
+        let outcome = send(resources.outbox)
+        resources.outbox.removeAll()
+        waiting.removeFirst(min(outcome.handled, waiting.count))
+        if outcome.error == ECONNREFUSED || outcome.error == ENOTCONN {
+            waiting = []
+            isConnected = isUDP
+            refused(outcome.error)
+        }
+        if waiting.isEmpty { watch(.readable) }
+    }
+
+    // MARK: From the backend
+
+    func ready(_ events: EventLoop.Events) {
+        if events.contains(.writable), !waiting.isEmpty { sendWaiting() }
+        guard events.contains(.readable) || events.contains(.hangUp), let connection else { return }
+        let count: Int
+        do throws(SystemError) {
+            count = try resources.batch.receive(from: socket)
+        } catch {
+            return refused(error.errno)
+        }
+        guard count > 0 else { return }
+        answered()
+        for index in 0..<count { connection.sendOrDrop(resources.batch[index]) }
+        connection.flush()
+    }
+}

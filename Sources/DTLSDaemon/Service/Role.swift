@@ -1,0 +1,33 @@
+import Glibc
+import LinuxSystem
+
+/// Which part of the daemon a process is: told by its argument 0, which is also what ps(1) shows.
+enum Role: Equatable {
+    /// Serves connections.
+    case worker(number: Int)
+    /// Reads the configuration and all that it names, and ends.
+    case loader(file: String)
+
+    private static let workerName = "dtlsd: worker"
+    private static let loaderName = "dtlsd: loader"
+
+    /// What a process in this role is started with.
+    var arguments: [String] {
+        switch self {
+        case .worker(let number): ["\(Self.workerName) \(number)"]
+        case .loader(let file): [Self.loaderName, file]
+        }
+    }
+
+    /// `nil` for the main process.
+    init?(arguments: [String]) {
+        guard let name = arguments.first else { return nil }
+        if name.hasPrefix(Self.workerName + " "), let number = Int(name.dropFirst(Self.workerName.count + 1)) {
+            self = .worker(number: number)
+        } else if name == Self.loaderName, arguments.count == 2 {
+            self = .loader(file: arguments[1])
+        } else {
+            return nil
+        }
+    }
+}

@@ -1,0 +1,63 @@
+import DTLSEngine
+import DTLSKit
+import LinuxSystem
+
+/// A connection together with the handler that serves it, in a worker.
+final class ServedConnection: ConnectionDelegate {
+    let id: UInt64
+    private let service: ServiceRuntime
+    private unowned let worker: Worker
+    private(set) var connection: Connection?
+    private var handler: (any Handler)?
+
+    /// The connection has begun its handshake, or is gone again, when this returns.
+    init(_ handover: MessageToWorker.Handover, socket: consuming FileDescriptor, service: ServiceRuntime, worker: Worker)
+    {
+        id = handover.id
+        self.service = service
+        self.worker = worker
+        guard let hello = handover.datagrams.first else { return }
+        do {
+            let connection = try Connection.createByFd(
+                socket, local: handover.key.local, peer: handover.key.peer, context: service.context,
+                clientHello: hello, limits: service.limits, datapath: worker.datapath, delegate: self)
+            self.connection = connection
+            try connection.start(with: Array(handover.datagrams.dropFirst()))
+        } catch {
+            self.connection = nil
+            worker.logs.handshakeFailed(peer: handover.key.peer, service, "\(error)")
+        }
+    }
+
+    func connectionEstablished(_ connection: Connection) {
+        worker.report.handshakes &+= 1
+        if connection.engine.isResumed { worker.report.resumed &+= 1 }
+        worker.logs.opened(connection, service)
+        let handler = service.makeHandler(worker.handlerResources)
+        self.handler = handler
+        handler.opened(connection)
+    }
+
+    func connection(_ connection: Connection, received message: UnsafeRawBufferPointer) {
+        handler?.received(message, on: connection)
+    }
+
+    func connectionHasRead(_ connection: Connection) { handler?.batchEnded(on: connection) }
+
+    func connection(_ connection: Connection, foreign datagram: UnsafeRawBufferPointer, from peer: SocketAddress) {
+        worker.giveBack(datagram, Newcomer.Key(peer: peer, local: connection.local))
+    }
+
+    func connectionClosed(_ connection: Connection, _ ending: Connection.Ending) {
+        self.connection = nil
+        if let handler {
+            worker.logs.closed(connection, service, ending)
+            handler.closed()
+            self.handler = nil
+        } else {
+            worker.report.failed &+= 1
+            worker.logs.handshakeFailed(peer: connection.peer, service, ending.description)
+        }
+        worker.forget(self)
+    }
+}

@@ -1,0 +1,37 @@
+import DTLSEngine
+import DTLSKit
+import Logging
+
+/// A service of the configuration in force, made ready in a worker. Connections keep the one that they began with.
+final class ServiceRuntime {
+    let configuration: ServiceConfiguration
+    let context: ServerContext
+    let limits: Connection.Limits
+    /// What this worker knows of the backend's health; shared by the service's connections.
+    var backend = BackendHealth()
+
+    init(_ configuration: ServiceConfiguration, ticketKeys: [UInt8]) throws(CredentialsError) {
+        self.configuration = configuration
+        context = try ServerContext(
+            configuration.tls, ticketKeys: ticketKeys, sessionContext: configuration.name)
+        limits = Connection.Limits(
+            handshakeTimeout: configuration.handshakeTimeout, idleTimeout: configuration.idleTimeout,
+            mtu: configuration.mtu)
+    }
+
+    /// Descriptors that one connection needs.
+    var descriptorsPerConnection: Int {
+        switch configuration.handler {
+        case .echo: 1
+        case .forward: 2
+        }
+    }
+
+    /// The handler of a new connection.
+    func makeHandler(_ resources: HandlerResources) -> any Handler {
+        switch configuration.handler {
+        case .echo: EchoHandler(resources)
+        case .forward(let backend): ForwardHandler(to: backend, of: self, resources)
+        }
+    }
+}

@@ -1,0 +1,155 @@
+import DTLSEngine
+import DTLSKit
+import Glibc
+import LinuxSystem
+
+/// The worker's role: one thread, one loop, the connections that the acceptor hands over on descriptor 3.
+///
+/// Signals do not concern it: it ends when the acceptor says so, or when the channel's end tells that the acceptor is
+/// gone. Either way its clients get close_notify.
+final class Worker: MessageChannelDelegate {
+    let datapath: Datapath
+    let logs: WorkerLogs
+    let handlerResources: HandlerResources
+    /// What the acceptor has not been told yet.
+    var report = MessageFromWorker.Report()
+
+    private let number: Int
+    private let loop: EventLoop
+    private let descriptorLimit: Int
+    private var channel: MessageChannel?
+    private var services: [ServiceRuntime] = []
+    private var connections: [UInt64: ServedConnection] = [:]
+    private let reporter = Reporter()
+
+    /// Descriptors for everything but connections: channel, epoll, standard streams, the journal, a snapshot.
+    private static let reservedDescriptors = 32
+
+    /// Reports go out at most this often, in milliseconds: hand-overs need no exact counts.
+    private static let reportInterval = 5
+
+    private final class Reporter: TimerTarget {
+        weak var worker: Worker?
+        override func timerFired(now: UInt64) { worker?.sendReport() }
+    }
+
+    /// Runs the role until it ends.
+    static func run(number: Int) throws {
+        LogBootstrap.start(role: "worker \(number)", level: .info)
+        for signal in [SIGINT, SIGTERM, SIGHUP] { Glibc.signal(signal, SIG_IGN) }
+        let channel = FileDescriptor(owning: ChildProcess.channelDescriptor)
+        let worker = try Worker(number: number, channel: channel)
+        try worker.loop.run()
+    }
+
+    private init(number: Int, channel: consuming FileDescriptor) throws {
+        self.number = number
+        descriptorLimit = OpenFileLimit.raise()
+        loop = try EventLoop()
+        datapath = try Datapath(loop: loop)
+        logs = WorkerLogs(worker: number, loop: loop)
+        handlerResources = HandlerResources(loop: loop, logs: logs)
+        try channel.makeNonBlocking()
+        self.channel = try MessageChannel(channel, loop: loop, delegate: self)
+        reporter.worker = self
+    }
+
+    // MARK: The acceptor's messages
+
+    func channel(
+        _ channel: MessageChannel, received message: UnsafeRawBufferPointer, descriptor: consuming FileDescriptor?,
+        descriptorWasLost: Bool
+    ) {
+        guard let decoded = try? MessageToWorker(decoding: message) else {
+            return logs.always(.internalError, "a message from the acceptor is malformed")
+        }
+        switch decoded {
+        case .configure(let generation):
+            guard let snapshot = descriptor else { return reject(generation, "the snapshot did not arrive") }
+            configure(generation, snapshot)
+        case .connection(let handover):
+            accept(handover, descriptor)
+        case .late(let id, let datagram):
+            connections[id]?.connection?.receive(datagram)
+        case .stop:
+            stop()
+        case .ping:
+            sendReport(always: true)
+        }
+    }
+
+    func channelEnded(_ channel: MessageChannel) {
+        logs.always(.stopping, "the main process is gone: closing \(connections.count) connections")
+        stop()
+    }
+
+    private func configure(_ generation: UInt32, _ snapshot: borrowing FileDescriptor) {
+        do {
+            let bytes = try MemoryFile.read(snapshot)
+            let decoded = try bytes.withUnsafeBytes { try Snapshot(decoding: $0) }
+            services = try decoded.configuration.services.map {
+                try ServiceRuntime($0, ticketKeys: decoded.ticketKeys)
+            }
+            LogBootstrap.setLevel(decoded.configuration.logLevel)
+            channel?.send(MessageFromWorker.encode(ready: generation, capacity: capacity))
+        } catch {
+            reject(generation, "\(error)")
+        }
+    }
+
+    private func reject(_ generation: UInt32, _ reason: String) {
+        channel?.send(MessageFromWorker.encode(rejected: generation, reason: reason))
+    }
+
+    /// Connections that this process has descriptors for, whatever service they belong to.
+    private var capacity: UInt32 {
+        let each = services.map(\.descriptorsPerConnection).max() ?? 1
+        return UInt32(clamping: max(1, (descriptorLimit - Self.reservedDescriptors) / each))
+    }
+
+    private func accept(_ handover: MessageToWorker.Handover, _ socket: consuming FileDescriptor?) {
+        guard let socket, Int(handover.service) < services.count else {
+            // Out of descriptors, most likely: the client's next try finds another place, or a better time.
+            return countClosed()
+        }
+        let service = services[Int(handover.service)]
+        let served = ServedConnection(handover, socket: socket, service: service, worker: self)
+        if served.connection == nil { return countClosed() }
+        connections[handover.id] = served
+    }
+
+    // MARK: What connections report
+
+    /// The connection is gone.
+    func forget(_ served: ServedConnection) {
+        // One that ends while it is being accepted is not in the table yet, and is counted there.
+        guard connections.removeValue(forKey: served.id) != nil else { return }
+        countClosed()
+    }
+
+    func giveBack(_ datagram: UnsafeRawBufferPointer, _ key: Newcomer.Key) {
+        _ = channel?.offer(MessageFromWorker.encode(foreign: datagram, key: key))
+    }
+
+    private func countClosed() {
+        report.closed &+= 1
+        loop.timers.arm(reporter, at: loop.now &+ .milliseconds(Self.reportInterval))
+    }
+
+    private func sendReport(always: Bool = false) {
+        guard let channel, always || !report.isEmpty else { return }
+        if channel.offer(MessageFromWorker.encode(report)) {
+            report = MessageFromWorker.Report()
+        } else {
+            loop.timers.arm(reporter, at: loop.now &+ .milliseconds(Self.reportInterval))
+        }
+    }
+
+    /// Says close_notify to all, and ends.
+    private func stop() {
+        for served in connections.values { served.connection?.close() }
+        sendReport()
+        channel?.close()
+        loop.stop()
+    }
+}

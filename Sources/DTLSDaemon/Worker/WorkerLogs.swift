@@ -1,0 +1,98 @@
+import DTLSEngine
+import DTLSKit
+import LinuxSystem
+import Logging
+
+/// A worker's way to the log: what strangers can cause goes through limiters.
+final class WorkerLogs: TimerTarget {
+    private let loop: EventLoop
+    private let logger: Logger
+    /// Connections opened and closed: what a busy service writes in its normal course.
+    private var connections: LogLimiter
+    /// What goes wrong.
+    private var failures: LogLimiter
+
+    init(worker: Int, loop: EventLoop) {
+        self.loop = loop
+        var logger = Logger(label: "dtlsd")
+        logger[metadataKey: "WORKER"] = "\(worker)"
+        self.logger = logger
+        connections = LogLimiter(burst: 1_000, perSecond: 100, now: loop.now)
+        failures = LogLimiter(burst: 20, perSecond: 2, now: loop.now)
+        super.init()
+    }
+
+    func opened(_ connection: Connection, _ service: ServiceRuntime) {
+        connections.log(
+            .connectionOpened, to: logger, now: loop.now, "connection opened", openedFields(connection, service))
+        remember()
+    }
+
+    private func openedFields(_ connection: Connection, _ service: ServiceRuntime) -> Logger.Metadata {
+        let engine = connection.engine
+        var fields: Logger.Metadata = [
+            "PEER": "\(connection.peer)", "LOCAL": "\(connection.local)", "SERVICE": "\(service.configuration.name)",
+            "VERSION": "\(engine.version)", "CIPHER": "\(engine.cipher)", "RESUMED": engine.isResumed ? "yes" : "no",
+            "HANDSHAKE_USEC": "\(connection.handshakeDuration / 1_000)",
+        ]
+        if let name = engine.serverName { fields["SNI"] = "\(name)" }
+        return fields
+    }
+
+    func closed(_ connection: Connection, _ service: ServiceRuntime, _ ending: Connection.Ending) {
+        connections.log(
+            .connectionClosed, to: logger, now: loop.now, "connection closed: \(ending)",
+            closedFields(connection, service, ending))
+        remember()
+    }
+
+    private func closedFields(
+        _ connection: Connection, _ service: ServiceRuntime, _ ending: Connection.Ending
+    ) -> Logger.Metadata {
+        let counters = connection.counters
+        var fields: Logger.Metadata = [
+            "PEER": "\(connection.peer)", "SERVICE": "\(service.configuration.name)", "REASON": "\(ending)",
+            "BYTES_IN": "\(counters.bytesIn)", "BYTES_OUT": "\(counters.bytesOut)",
+            "DATAGRAMS_IN": "\(counters.messagesIn)", "DATAGRAMS_OUT": "\(counters.messagesOut)",
+        ]
+        if counters.unsent > 0 { fields["DATAGRAMS_UNSENT"] = "\(counters.unsent)" }
+        return fields
+    }
+
+    func handshakeFailed(peer: SocketAddress, _ service: ServiceRuntime, _ reason: @autoclosure () -> String) {
+        failures.log(
+            .handshakeFailed, to: logger, now: loop.now, "handshake failed: \(reason())",
+            ["PEER": "\(peer)", "SERVICE": "\(service.configuration.name)"])
+        remember()
+    }
+
+    /// For what traffic can bring about any number of times.
+    func limited(_ event: LogEvent, _ message: @autoclosure () -> String, _ service: ServiceRuntime) {
+        failures.log(
+            event, to: logger, now: loop.now, message(), ["SERVICE": "\(service.configuration.name)"])
+        remember()
+    }
+
+    /// For what the caller has bounded already.
+    func always(
+        _ event: LogEvent, _ message: @autoclosure () -> String, _ service: ServiceRuntime? = nil,
+        _ more: Logger.Metadata = [:]
+    ) {
+        var fields = more
+        if let service { fields["SERVICE"] = "\(service.configuration.name)" }
+        logger.log(event, message(), fields)
+    }
+
+    /// What is held back is reported a while later, even if nothing follows.
+    private func remember() {
+        if connections.isHoldingBack || failures.isHoldingBack {
+            loop.timers.arm(self, at: loop.now &+ .milliseconds(1_000))
+        }
+    }
+
+    override func timerFired(now: UInt64) {
+        connections.flush(now: now, to: logger)
+        failures.flush(now: now, to: logger)
+        remember()
+    }
+}

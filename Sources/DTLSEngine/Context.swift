@@ -6,9 +6,10 @@ public class Context {
     let pointer: OpaquePointer
 
     /// AEAD with forward secrecy, AES-128 first: it is the cheapest, and as good in practice.
-    static let defaultCiphers = "ECDHE+AESGCM:ECDHE+CHACHA20"
+    static let defaultCiphers =
+        "ECDHE-ECDSA-AES128-GCM-SHA256:ECDHE-RSA-AES128-GCM-SHA256:ECDHE+AESGCM:ECDHE+CHACHA20"
     /// DTLS 1.0 knows neither AEAD nor SHA-256 signatures, which OpenSSL allows at security level 0 alone.
-    static let defaultCiphersWithDTLS10 = "ECDHE+AESGCM:ECDHE+CHACHA20:ECDHE+AES:@SECLEVEL=0"
+    static let defaultCiphersWithDTLS10 = "\(defaultCiphers):ECDHE+AES:@SECLEVEL=0"
 
     init(
         method: OpaquePointer?, ciphers: String?, minimumVersion: ProtocolVersion, maximumVersion: ProtocolVersion?

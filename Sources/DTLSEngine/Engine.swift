@@ -32,6 +32,7 @@ public final class Engine {
     private var state = State.handshaking
     /// Whether SSL_read has said that it wants a new datagram.
     private var isDrained = false
+    private var hasBuffers = true
 
     private init(_ context: Context, over bio: DatagramBIO, payloadSize: Int) throws(OpenSSLError) {
         ERR_clear_error()
@@ -118,6 +119,7 @@ public final class Engine {
         if isDrained, bio.isTaken, SSL_has_pending(ssl) == 0 { return .needsInput }
         ERR_clear_error()
         let count = SSL_read(ssl, bio.plaintext.baseAddress, Int32(truncatingIfNeeded: bio.plaintext.count))
+        hasBuffers = true
         if count > 0 {
             isDrained = true
             return .message(UnsafeRawBufferPointer(rebasing: bio.plaintext[..<Int(count)]))
@@ -148,6 +150,7 @@ public final class Engine {
     public func send(_ message: UnsafeRawBufferPointer) throws(EngineError) {
         guard state == .established else { throw .notEstablished }
         guard message.count > 0, message.count <= Self.maximumMessageSize else { throw .size(message.count) }
+        if !hasBuffers { takeBuffers() }
         ERR_clear_error()
         let written = SSL_write(ssl, message.baseAddress, Int32(truncatingIfNeeded: message.count))
         if written <= 0 { throw .record(OpenSSLError.drain()) }
@@ -157,6 +160,7 @@ public final class Engine {
     public func close() {
         defer { state = .closed }
         guard state == .established else { return }
+        if !hasBuffers { takeBuffers() }
         ERR_clear_error()
         SSL_shutdown(ssl)
         ERR_clear_error()
@@ -181,7 +185,16 @@ public final class Engine {
     }
 
     /// Gives OpenSSL's record buffers back, 28 KiB, until the next datagram needs them: for a connection gone quiet.
-    public func releaseBuffers() { SSL_free_buffers(ssl) }
+    public func releaseBuffers() {
+        if SSL_free_buffers(ssl) == 1 { hasBuffers = false }
+    }
+
+    /// OpenSSL takes buffers again by itself when it reads, but not when it writes: SSL_write and SSL_shutdown after
+    /// SSL_free_buffers follow a null pointer (seen with 3.0).
+    private func takeBuffers() {
+        SSL_alloc_buffers(ssl)
+        hasBuffers = true
+    }
 
     public var isEstablished: Bool { state == .established }
 

@@ -110,7 +110,8 @@ final class ForwardHandler: Handler, EventHandler {
 
     private func answered() {
         guard let count = service.backend.answered() else { return }
-        resources.logs.always(.backendAnswers, "the backend \(backend) answers again", service, ["REFUSALS": "\(count)"])
+        resources.logs.always(
+            .backendAnswers, "the backend \(backend) answers again", service, ["REFUSALS": "\(count)"])
     }
 
     /// Keeps what is left of a batch until the backend has room; more than a bound is lost, as on the wire.

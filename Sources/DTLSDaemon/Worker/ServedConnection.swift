@@ -11,8 +11,9 @@ final class ServedConnection: ConnectionDelegate {
     private var handler: (any Handler)?
 
     /// The connection has begun its handshake, or is gone again, when this returns.
-    init(_ handover: MessageToWorker.Handover, socket: consuming FileDescriptor, service: ServiceRuntime, worker: Worker)
-    {
+    init(
+        _ handover: MessageToWorker.Handover, socket: consuming FileDescriptor, service: ServiceRuntime, worker: Worker
+    ) {
         id = handover.id
         self.service = service
         self.worker = worker
@@ -25,13 +26,13 @@ final class ServedConnection: ConnectionDelegate {
             try connection.start(with: Array(handover.datagrams.dropFirst()))
         } catch {
             self.connection = nil
+            worker.countFailure()
             worker.logs.handshakeFailed(peer: handover.key.peer, service, "\(error)")
         }
     }
 
     func connectionEstablished(_ connection: Connection) {
-        worker.report.handshakes &+= 1
-        if connection.engine.isResumed { worker.report.resumed &+= 1 }
+        worker.countHandshake(resumed: connection.engine.isResumed)
         worker.logs.opened(connection, service)
         let handler = service.makeHandler(worker.handlerResources)
         self.handler = handler
@@ -55,7 +56,7 @@ final class ServedConnection: ConnectionDelegate {
             handler.closed()
             self.handler = nil
         } else {
-            worker.report.failed &+= 1
+            worker.countFailure()
             worker.logs.handshakeFailed(peer: connection.peer, service, ending.description)
         }
         worker.forget(self)

@@ -12,7 +12,7 @@ final class Worker: MessageChannelDelegate {
     let logs: WorkerLogs
     let handlerResources: HandlerResources
     /// What the acceptor has not been told yet.
-    var report = MessageFromWorker.Report()
+    private var report = MessageFromWorker.Report()
 
     private let number: Int
     private let loop: EventLoop
@@ -133,6 +133,21 @@ final class Worker: MessageChannelDelegate {
 
     private func countClosed() {
         report.closed &+= 1
+        scheduleReport()
+    }
+
+    func countHandshake(resumed: Bool) {
+        report.handshakes &+= 1
+        if resumed { report.resumed &+= 1 }
+        scheduleReport()
+    }
+
+    func countFailure() {
+        report.failed &+= 1
+        scheduleReport()
+    }
+
+    private func scheduleReport() {
         loop.timers.arm(reporter, at: loop.now &+ .milliseconds(Self.reportInterval))
     }
 
@@ -141,7 +156,7 @@ final class Worker: MessageChannelDelegate {
         if channel.offer(MessageFromWorker.encode(report)) {
             report = MessageFromWorker.Report()
         } else {
-            loop.timers.arm(reporter, at: loop.now &+ .milliseconds(Self.reportInterval))
+            scheduleReport()
         }
     }
 

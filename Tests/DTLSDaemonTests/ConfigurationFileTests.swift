@@ -71,13 +71,38 @@ import Testing
         }
     }
 
+    /// The parser would end the process on these.
+    @Test(arguments: [
+        ("a = [}", 1, "a } inside an array; expected a value or ]"),
+        ("a = [ [1, 2], # }\n{ b = [ 1, } ] }", 2, "a } inside an array; expected a value or ]"),
+        ("a = [\u{2028} 1 ]", 1, "a control character, or one beyond ASCII, outside of quotes"),
+        ("a = 1979-05-27Tx", 1, "a date without a time after its T"),
+        ("# ä\na = “b”", 2, "a control character, or one beyond ASCII, outside of quotes"),
+        ("[,a]", 1, "expected a table's name after ["), ("[[[a]]]", 1, "expected a table's name after ["),
+        ("[", 1, "expected a table's name after ["), ("[\n]", 1, "expected a table's name after ["),
+        ("a = \"\"\"\"]}\"\"\"\"\"\n[=", 2, "expected a table's name after ["),
+    ])
+    func textsThatTheParserMustNotSee(_ text: String, _ line: Int, _ expected: String) throws {
+        let folder = try ConfigurationFolder()
+        #expect(try folder.problems(text) == ["dtlsd.toml:\(line): not valid TOML: \(expected)"])
+    }
+
+    @Test func bracketsInsideStringsAndCommentsAreNone() throws {
+        let folder = try ConfigurationFolder()
+        let odd = "[\"}\", '}', \"\"\"}\n}\"\"\"\"\", # }\n { b = [\"]\"] }, '\\', \"\\\"}\" ]"
+        #expect(
+            try folder.problems("workers = \(odd)\n" + service()) == [
+                "dtlsd.toml:1: workers: expected an integer (0 is one per core), 0 to 1024, found an array"
+            ])
+    }
+
     /// The parser would run out of stack on such a key.
     @Test func aKeyOfManyParts() throws {
         let folder = try ConfigurationFolder()
         let key = Array(repeating: "a", count: 100_000).joined(separator: ".")
-        for text in ["\n[\(key)]\nx = 1", "\n\(key) = 1\ny = ["] {
+        for text in ["\n[\(key)]\nx = 1", "\n\(key) = 1\ny = [", "\nx = { y = 1, \(key) = 1 }"] {
             #expect(
-                try folder.problems(text) == ["dtlsd.toml:2: a key of more than 16 parts, and none is known"])
+                try folder.problems(text) == ["dtlsd.toml:2: a key of more than 16 parts; expected one of at most 4"])
         }
     }
 

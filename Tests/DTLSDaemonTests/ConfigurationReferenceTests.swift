@@ -127,7 +127,7 @@ import Testing
             "1e400",
             "0x7fffffffffffffff", "-9223372036854775808", "\u{feff}", "[[service.echo]]\n", "[service.echo]\n", "\0",
             "ä",
-            "1979-05-27T07:32:00Z", "true", "= = =",
+            "1979-05-27T07:32:00Z", "true", "= = =", "\r", "1979-05-27T", "\u{c}", "\u{a0}", "\u{2028}", "\n[", "= [",
         ].map { Array($0.utf8) }
         var refused = 0
         for _ in 0..<1_500 {

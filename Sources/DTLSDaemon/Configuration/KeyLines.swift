@@ -1,7 +1,9 @@
 /// Where the keys of a TOML text stand. The parser knows it and does not tell, so this reads the text a second time:
 /// exact for a valid text, and total for any other.
 struct KeyLines {
-    /// Something that the parser must not be given.
+    /// Something that the parser must not be given. toml++ 3.4.0, which is inside TOMLKit 0.6.0, ends the process on
+    /// `a = [}`, `[,` and `a = 1979-05-27T` (failed assertions in parse_value, parse_key and parse_time), and on keys of
+    /// 100,000 parts.
     struct Refusal {
         var line: Int
         var message: String
@@ -23,7 +25,7 @@ struct KeyLines {
     fileprivate init() {}
 
     /// The line of a key, or of the nearest table that encloses it.
-    /// - Parameter element: the number of a string in the key's array, for its own line.
+    /// - Parameter element: the number of an element of the key's array, for its own line.
     func line(of path: [String], element: Int? = nil) -> Int? {
         if let element, let list = elements[path], list.indices.contains(element) { return list[element] }
         var path = path
@@ -78,12 +80,29 @@ private struct KeyScanner {
     }
 
     private mutating func skipRestOfLine() {
+        while position < text.count, current != UInt8(ascii: "\n"), current != UInt8(ascii: "#") { skipPlain() }
         skipComment()
         advance()
     }
 
+    /// Steps over a byte outside strings and comments, where TOML is ASCII. The parser takes Unicode's spaces and line
+    /// ends for such and then fails an assertion.
+    private mutating func skipPlain() {
+        let isSpace = current == UInt8(ascii: "\t") || current == UInt8(ascii: "\r")
+        if !isSpace, !(0x20..<0x7f).contains(current) {
+            let isFirst = found.refusals.last?.line != line
+            if isFirst { refuse("not valid TOML: a control character, or one beyond ASCII, outside of quotes") }
+        }
+        advance()
+    }
+
     private mutating func header() {
-        while current == UInt8(ascii: "[") { advance() }
+        advance()
+        if current == UInt8(ascii: "[") { advance() }
+        skipSpace()
+        if !isBare(current), current != UInt8(ascii: "\""), current != UInt8(ascii: "'") {
+            refuse("not valid TOML: expected a table's name after [")
+        }
         table = []
         let path = dottedKey()
         record(path)
@@ -102,16 +121,20 @@ private struct KeyScanner {
 
     /// The first line that names a path is its line; it is that of the tables on the way too.
     private mutating func record(_ path: [String]) {
-        if path.count > KeyLines.maximumDepth {
-            found.refusals.append(
-                .init(line: line, message: "a key of more than \(KeyLines.maximumDepth) parts, and none is known"))
-            return
-        }
+        guard path.count <= KeyLines.maximumDepth else { return refuseDepth() }
         var whole = table
         for part in path {
             whole.append(part)
             if found.lines[whole] == nil { found.lines[whole] = line }
         }
+    }
+
+    private mutating func refuse(_ message: String) {
+        found.refusals.append(.init(line: line, message: message))
+    }
+
+    private mutating func refuseDepth() {
+        refuse("a key of more than \(KeyLines.maximumDepth) parts; expected one of at most 4")
     }
 
     private mutating func dottedKey() -> [String] {
@@ -142,25 +165,64 @@ private struct KeyScanner {
 
     /// Runs over a value to the end of its last line, through arrays and strings of many lines.
     private mutating func value(of path: [String]) {
-        var depth = 0
+        var open: [UInt8] = []
+        var dots = 0
+        var awaitsElement = false
         while position < text.count {
             switch current {
             case UInt8(ascii: "\n"):
-                if depth == 0 { return }
+                if open.isEmpty { return }
                 advance()
-            case UInt8(ascii: "#"): skipComment()
-            case UInt8(ascii: "["), UInt8(ascii: "{"):
-                depth += 1
+                continue
+            case UInt8(ascii: " "), UInt8(ascii: "\t"), UInt8(ascii: "\r"):
                 advance()
+                continue
+            case UInt8(ascii: "#"):
+                skipComment()
+                continue
             case UInt8(ascii: "]"), UInt8(ascii: "}"):
-                depth = max(0, depth - 1)
+                if current == UInt8(ascii: "}"), open.last == UInt8(ascii: "[") {
+                    refuse("not valid TOML: a } inside an array; expected a value or ]")
+                } else {
+                    _ = open.popLast()
+                }
                 advance()
-            case UInt8(ascii: "\""), UInt8(ascii: "'"):
-                if depth == 1 { found.elements[path, default: []].append(line) }
-                _ = string()
-            default: advance()
+                continue
+            default: break
+            }
+            if awaitsElement { found.elements[path, default: []].append(line) }
+            awaitsElement = false
+            switch current {
+            case UInt8(ascii: "["), UInt8(ascii: "{"):
+                open.append(current)
+                awaitsElement = open.count == 1
+                dots = 0
+                advance()
+            case UInt8(ascii: ","):
+                awaitsElement = open.count == 1
+                dots = 0
+                advance()
+            case UInt8(ascii: "."):
+                // Of a dotted key in an inline table; a number has one at most.
+                dots += 1
+                if dots == KeyLines.maximumDepth { refuseDepth() }
+                advance()
+            case UInt8(ascii: "\""), UInt8(ascii: "'"): _ = string()
+            case UInt8(ascii: "T"), UInt8(ascii: "t"):
+                if endsDate, !(0x30...0x39).contains(peek(1)) {
+                    refuse("not valid TOML: a date without a time after its T")
+                }
+                advance()
+            default: skipPlain()
             }
         }
+    }
+
+    /// Whether a date's day stands before this byte.
+    private var endsDate: Bool {
+        guard position >= 3 else { return false }
+        let before = text[(position - 3)..<position]
+        return before.first == UInt8(ascii: "-") && before.dropFirst().allSatisfy { (0x30...0x39).contains($0) }
     }
 
     /// The inside of the string that starts here, its escapes as they stand.
@@ -179,7 +241,8 @@ private struct KeyScanner {
             advance()
         }
         let inside = String(decoding: text[start..<position], as: UTF8.self)
-        for _ in 0..<(isLong ? 3 : 1) where current == quote { advance() }
+        // A long string may end with two quotes of its own before the three that close it.
+        for _ in 0..<(isLong ? 5 : 1) where current == quote { advance() }
         return inside
     }
 
@@ -187,6 +250,6 @@ private struct KeyScanner {
     private mutating func refuseEscapedNul() {
         let rest = text[position...].prefix(10)
         guard rest.starts(with: Array("\\u0000".utf8)) || rest.starts(with: Array("\\U00000000".utf8)) else { return }
-        found.refusals.append(.init(line: line, message: "an escaped NUL character, which no value can hold"))
+        refuse("an escaped NUL character, which no value can hold")
     }
 }

@@ -89,7 +89,7 @@ struct TableReader<Key: RawRepresentable & CaseIterable> where Key.RawValue == S
         return TableReader<Inner>(inner, at: path(key), reading)
     }
 
-    /// The tables of a table by their names, in the order of the file; `nil` where it is something else.
+    /// The tables of a table by their names, in the order of the file; `nil` where there is something else instead.
     func tables<Inner>(_ key: Key, _: Inner.Type) -> [(name: String, table: TableReader<Inner>)]? {
         guard has(key) else { return [] }
         guard let outer = tomlTable(key) else { return nil }
@@ -103,6 +103,7 @@ struct TableReader<Key: RawRepresentable & CaseIterable> where Key.RawValue == S
                 reading.report(path, "expected a table, found \(Self.name(of: value))")
             }
         }
+        if result.isEmpty, !outer.isEmpty { return nil }
         return result.sorted { (reading.line(of: $0.1.path) ?? 0) < (reading.line(of: $1.1.path) ?? 0) }
     }
 

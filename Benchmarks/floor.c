@@ -1,0 +1,251 @@
+// The cheapest straightforward DTLS echo server: one process, one epoll loop, a connected UDP socket for each client,
+// one recvfrom and one send for each datagram; no hand-over, no logs, no limits, no timers.
+// What a real server costs for a handshake, a datagram or an idle connection is a multiple of what this one costs.
+//
+//   floor PORT CERTIFICATE KEY        listens on 127.0.0.1; prints "ready" on standard output
+#define _GNU_SOURCE
+#include "datagram_bio.h"
+
+#include <arpa/inet.h>
+#include <errno.h>
+#include <linux/filter.h>
+#include <netinet/in.h>
+#include <openssl/err.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#define LONGEST_PUT_BACK 2048
+#define MOST_PUT_BACK 256
+#define LONGEST_DATAGRAM 65536
+
+typedef struct {
+    int socket;  // -1 until the cookie is good: until then it answers through the listener
+    SSL *ssl;
+    struct sockaddr_in peer;
+    const char *first;  // the datagram that the listener has read already
+    int first_length;
+    int is_open;
+    DatagramPort port;
+} Connection;
+
+typedef struct {
+    int length;
+    struct sockaddr_in from;
+    char bytes[LONGEST_PUT_BACK];
+} PutBack;
+
+static int listener, events;
+static struct sockaddr_in local;
+static SSL_CTX *context;
+static PutBack put_back[MOST_PUT_BACK];
+static int put_back_count;
+static char datagram[LONGEST_DATAGRAM];
+
+static _Noreturn void give_up(const char *what) {
+    fprintf(stderr, "floor: %s: %s\n", what, strerror(errno));
+    ERR_print_errors_fp(stderr);
+    exit(1);
+}
+
+static int same_peer(const struct sockaddr_in *one, const struct sockaddr_in *other) {
+    return one->sin_port == other->sin_port && one->sin_addr.s_addr == other->sin_addr.s_addr;
+}
+
+static int receive_from(int socket, char *buffer, int capacity, struct sockaddr_in *from) {
+    socklen_t size = sizeof *from;
+    return (int)recvfrom(socket, buffer, capacity, 0, (struct sockaddr *)from, &size);
+}
+
+// Keeps another client's datagram for the listener's path. A new socket gets such ones until it is connected.
+static void keep_for_listener(const char *bytes, int length, const struct sockaddr_in *from) {
+    if (length > LONGEST_PUT_BACK || put_back_count == MOST_PUT_BACK) return;
+    PutBack *entry = &put_back[put_back_count++];
+    entry->length = length;
+    entry->from = *from;
+    memcpy(entry->bytes, bytes, length);
+}
+
+static int connection_receive(void *owner, char *buffer, int capacity) {
+    Connection *connection = owner;
+    if (connection->first_length > 0) {
+        int length = connection->first_length < capacity ? connection->first_length : capacity;
+        memcpy(buffer, connection->first, length);
+        connection->first_length = 0;
+        return length;
+    }
+    if (connection->socket < 0) return -1;
+    for (;;) {
+        struct sockaddr_in from;
+        int length = receive_from(connection->socket, buffer, capacity, &from);
+        if (length < 0 || same_peer(&from, &connection->peer)) return length;
+        keep_for_listener(buffer, length, &from);
+    }
+}
+
+static void connection_transmit(void *owner, const char *bytes, int length) {
+    Connection *connection = owner;
+    if (connection->socket < 0)
+        sendto(listener, bytes, length, 0, (struct sockaddr *)&connection->peer, sizeof connection->peer);
+    else
+        send(connection->socket, bytes, length, 0);
+}
+
+static int bound_socket(void) {
+    int one = 1, made = socket(AF_INET, SOCK_DGRAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+    if (made < 0) give_up("socket");
+    setsockopt(made, SOL_SOCKET, SO_REUSEPORT, &one, sizeof one);
+    if (bind(made, (struct sockaddr *)&local, sizeof local) < 0) give_up("bind");
+    return made;
+}
+
+static void watch(int socket, Connection *connection) {
+    struct epoll_event event = {.events = EPOLLIN, .data.ptr = connection};
+    if (epoll_ctl(events, EPOLL_CTL_ADD, socket, &event) < 0) give_up("epoll_ctl");
+}
+
+static Connection *new_connection(void) {
+    Connection *connection = calloc(1, sizeof *connection);
+    if (!connection || !(connection->ssl = SSL_new(context))) give_up("SSL_new");
+    connection->socket = -1;
+    connection->port = (DatagramPort){connection_receive, connection_transmit, connection};
+    use_port(connection->ssl, &connection->port);
+    SSL_set_accept_state(connection->ssl);
+    return connection;
+}
+
+static void close_connection(Connection *connection) {
+    ERR_clear_error();
+    SSL_free(connection->ssl);
+    // A client that comes back at once from the same port has its ClientHello in this queue: handshake, epoch 0.
+    struct sockaddr_in from;
+    for (int length; (length = receive_from(connection->socket, datagram, sizeof datagram, &from)) >= 0;)
+        if (length > 13 && datagram[0] == 22 && !datagram[3] && !datagram[4])
+            keep_for_listener(datagram, length, &from);
+    close(connection->socket);
+    free(connection);
+}
+
+static void serve(Connection *connection) {
+    int result = 1;
+    if (!connection->is_open) {
+        result = SSL_do_handshake(connection->ssl);
+        if (result == 1) {
+            connection->is_open = 1;
+            SSL_free_buffers(connection->ssl);
+        }
+    }
+    if (connection->is_open)
+        while ((result = SSL_read(connection->ssl, datagram, sizeof datagram)) > 0)
+            SSL_write(connection->ssl, datagram, result);
+    if (SSL_get_error(connection->ssl, result) != SSL_ERROR_WANT_READ) close_connection(connection);
+}
+
+// The cookie is good: gives the client a socket of its own and goes on with the handshake.
+static void open_connection(Connection *connection) {
+    connection->socket = bound_socket();
+    if (connect(connection->socket, (struct sockaddr *)&connection->peer, sizeof connection->peer) < 0)
+        give_up("connect");
+    watch(connection->socket, connection);
+    serve(connection);
+}
+
+static void hear(const struct sockaddr_in *peer, int length) {
+    static Connection *spare;  // what answers ClientHellos without a cookie; the first good one takes it over
+    static BIO_ADDR *unused;
+    if (!spare) spare = new_connection();
+    if (!unused) unused = BIO_ADDR_new();
+    spare->first = datagram;
+    spare->first_length = length;
+    spare->peer = *peer;
+    int has_cookie = DTLSv1_listen(spare->ssl, unused);
+    spare->first_length = 0;
+    ERR_clear_error();
+    if (has_cookie <= 0) return;
+    Connection *connection = spare;
+    spare = NULL;
+    open_connection(connection);
+}
+
+static void read_listener(void) {
+    for (;;) {
+        struct sockaddr_in peer;
+        int length;
+        if (put_back_count > 0) {
+            PutBack *entry = &put_back[--put_back_count];
+            length = entry->length;
+            peer = entry->from;
+            memcpy(datagram, entry->bytes, length);
+        } else {
+            length = receive_from(listener, datagram, sizeof datagram, &peer);
+        }
+        if (length < 0) return;
+        hear(&peer, length);
+    }
+}
+
+static int make_cookie(SSL *ssl, unsigned char *cookie, unsigned *length) {
+    (void)ssl;
+    memset(cookie, 7, 20);
+    *length = 20;
+    return 1;
+}
+
+static int check_cookie(SSL *ssl, const unsigned char *cookie, unsigned length) {
+    (void)ssl;
+    return length == 20 && cookie[0] == 7;
+}
+
+static void make_context(const char *certificate, const char *key) {
+    context = SSL_CTX_new(DTLS_server_method());
+    if (!context || SSL_CTX_use_certificate_chain_file(context, certificate) != 1 ||
+        SSL_CTX_use_PrivateKey_file(context, key, SSL_FILETYPE_PEM) != 1)
+        give_up("certificate and key");
+    SSL_CTX_set_cookie_generate_cb(context, make_cookie);
+    SSL_CTX_set_cookie_verify_cb(context, check_cookie);
+    SSL_CTX_set1_groups_list(context, "X25519:P-256:P-384");
+    SSL_CTX_set_session_cache_mode(context, SSL_SESS_CACHE_OFF);  // resumption is by ticket
+    SSL_CTX_set_options(context, SSL_OP_CIPHER_SERVER_PREFERENCE);
+}
+
+static void open_listener(int port) {
+    local = (struct sockaddr_in){
+        .sin_family = AF_INET, .sin_port = htons(port), .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    listener = bound_socket();
+    int size = 4 << 20;
+    setsockopt(listener, SOL_SOCKET, SO_RCVBUF, &size, sizeof size);
+    // Every datagram of the group goes to its first socket, the listener, not to a connection that is being opened.
+    struct sock_filter code[] = {{BPF_RET | BPF_K, 0, 0, 0}};
+    struct sock_fprog program = {1, code};
+    setsockopt(listener, SOL_SOCKET, SO_ATTACH_REUSEPORT_CBPF, &program, sizeof program);
+    watch(listener, NULL);
+}
+
+int main(int count, char **arguments) {
+    if (count != 4) {
+        fprintf(stderr, "usage: floor PORT CERTIFICATE KEY\n");
+        return 2;
+    }
+    struct rlimit limit;
+    getrlimit(RLIMIT_NOFILE, &limit);
+    limit.rlim_cur = limit.rlim_max;
+    setrlimit(RLIMIT_NOFILE, &limit);
+    make_context(arguments[2], arguments[3]);
+    events = epoll_create1(EPOLL_CLOEXEC);
+    open_listener(atoi(arguments[1]));
+    puts("ready");
+    fflush(stdout);
+    for (;;) {
+        struct epoll_event ready[256];
+        int ready_count = epoll_wait(events, ready, 256, -1);
+        for (int i = 0; i < ready_count; i++) {
+            if (ready[i].data.ptr) serve(ready[i].data.ptr);
+            else read_listener();
+        }
+        if (put_back_count > 0) read_listener();
+    }
+}

@@ -46,6 +46,7 @@ let package = Package(
             dependencies: ["DTLSDaemon", "LinuxSystem", "CLinux", .product(name: "Logging", package: "swift-log")],
             swiftSettings: strict
         ),
+        .testTarget(name: "EndToEndTests", dependencies: ["dtlsd", "LinuxSystem", "CLinux"], swiftSettings: strict),
         .testTarget(name: "SystemdTests", exclude: ["lab"], swiftSettings: strict),
     ]
 )

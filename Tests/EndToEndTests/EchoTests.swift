@@ -1,0 +1,110 @@
+import Foundation
+import LinuxSystem
+import Testing
+
+extension EndToEnd {
+    @Suite struct EchoTests {
+        let folder: TestFolder
+        let certificates: CertificateMaker
+
+        init() throws {
+            folder = try TestFolder()
+            certificates = CertificateMaker(folder: folder)
+        }
+
+        @Test(arguments: CertificateMaker.KeyKind.allCases, ["127.0.0.1", "::1"])
+        func opensslGetsItsLinesBack(_ kind: CertificateMaker.KeyKind, _ host: String) async throws {
+            let identity = try await certificates.selfSigned("server", kind: kind)
+            let address = try Endpoint.free(on: host)
+            let daemon = try await Daemon.start(Service(listen: [address], identity: identity).text, in: folder)
+            let client = try SecureClient(to: address, trust: identity.certificate, in: folder)
+            try await client.exchange("first line")
+            try await client.exchange(String(repeating: "a long second line ", count: 60))
+            try await client.leave()
+            try await daemon.logged("connection closed")
+            try await daemon.stop()
+        }
+
+        @Test(arguments: ["127.0.0.1", "::1"])
+        func gnutlsGetsItsLinesBack(_ host: String) async throws {
+            let identity = try await certificates.selfSigned("server")
+            let address = try Endpoint.free(on: host)
+            let daemon = try await Daemon.start(Service(listen: [address], identity: identity).text, in: folder)
+            let client = try Program(
+                ["gnutls-cli", "--udp", "--port", "\(address.port)", "--x509cafile", identity.certificate, host],
+                in: folder)
+            for line in ["one", "two", "three"] {
+                client.send("\(line)\n")
+                try await eventually("gnutls-cli hears '\(line)'", details: client.output + client.errors) {
+                    client.output.contains("\n\(line)\n")
+                }
+            }
+            client.closeInput()
+            #expect(try await client.ended() == .exited(0))
+            try await daemon.stop()
+        }
+
+        /// A wildcard listener must answer from the address that the client used, or the client hears nothing.
+        @Test func wildcardListenersAnswerFromTheAddressThatWasUsed() async throws {
+            let identity = try await certificates.selfSigned("server")
+            let port = try Endpoint.freeOnOwnLoopback().port
+            let anywhere = try #require(Endpoint("0.0.0.0:\(port)"))
+            let anywhere6 = try #require(Endpoint("[::]:\(port)"))
+            let daemon = try await Daemon.start(
+                Service(listen: [anywhere, anywhere6], identity: identity).text, in: folder)
+            for host in ["127.0.0.1", Endpoint.ownLoopback, "::1"] {
+                let address = try #require(Endpoint(host: host, port: port))
+                let client = try SecureClient(to: address, trust: identity.certificate, in: folder)
+                try await client.exchange("hello \(host)")
+                try await client.leave()
+            }
+            try await daemon.stop()
+        }
+
+        @Test func theLogTellsOfAConnection() async throws {
+            let identity = try await certificates.selfSigned("server")
+            let address = try Endpoint.freeOnOwnLoopback()
+            let daemon = try await Daemon.start(Service(listen: [address], identity: identity).text, in: folder)
+            let client = try SecureClient(to: address, trust: identity.certificate, in: folder)
+            try await client.exchange("12345")
+            try await client.leave()
+            let opened = try await daemon.logged("connection opened")[0]
+            for key in ["PEER=", "SERVICE=echo", "WORKER=", "CIPHER=", "HANDSHAKE_USEC="] {
+                #expect(opened.contains(key), "\(opened)")
+            }
+            // Five characters and a line feed came in and went out.
+            let closed = try await daemon.logged("connection closed")[0]
+            for key in ["PEER=", "SERVICE=echo", "REASON=", "=6", "=1"] {
+                #expect(closed.contains(key), "\(closed)")
+            }
+            try await daemon.stop()
+        }
+
+        /// Everyone gets their own data back, at once and for as long as they stay; and the server answers so soon
+        /// that hardly any client sends its ClientHello again, which it does after a second.
+        @Test(arguments: ["127.0.0.1", "::1"])
+        func twoHundredAtOnce(_ host: String) async throws {
+            let identity = try await certificates.selfSigned("server")
+            let address = try Endpoint.free(on: host)
+            let daemon = try await Daemon.start(Service(listen: [address], identity: identity).text, in: folder)
+            let clients = try (0..<200).map { number in
+                let client = try SecureClient(to: address, trust: identity.certificate, in: folder)
+                client.say("client \(number) was here")
+                return client
+            }
+            for (number, client) in clients.enumerated() { try await client.hears("client \(number) was here") }
+            // All are connected now, and still served.
+            for (number, client) in clients.enumerated() { client.say("client \(number) is still here") }
+            for (number, client) in clients.enumerated() { try await client.hears("client \(number) is still here") }
+            for (number, client) in clients.enumerated() {
+                try await client.leave()
+                let own = "client \(number) was here\nclient \(number) is still here\n"
+                #expect(client.output == own)
+            }
+            let waited = clients.count { $0.clientHellos != 2 }
+            #expect(waited <= 2, "\(waited) of 200 clients had to repeat their ClientHello")
+            try await daemon.logged("connection closed", count: 200)
+            try await daemon.stop()
+        }
+    }
+}

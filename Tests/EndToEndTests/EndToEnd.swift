@@ -1,0 +1,5 @@
+import Testing
+
+/// The real daemon and real clients. One test at a time: some start hundreds of processes, and all of them look at
+/// what happens in time.
+@Suite(.serialized) enum EndToEnd {}

@@ -1,0 +1,130 @@
+import LinuxSystem
+import Testing
+
+extension EndToEnd {
+    /// Too many clients, silent clients, strangers that send rubbish.
+    @Suite struct LimitTests {
+        let folder: TestFolder
+        let identity: Identity
+        let address: SocketAddress
+
+        init() async throws {
+            folder = try TestFolder()
+            identity = try await CertificateMaker(folder: folder).selfSigned("server")
+            address = try Endpoint.freeOnOwnLoopback()
+        }
+
+        /// With 40 descriptors one worker cannot serve 60 clients. The newcomers wait, the others notice nothing, and
+        /// when those leave everyone is served.
+        @Test func withoutDescriptorsNewcomersWait() async throws {
+            let limit = 40
+            let daemon = try await Daemon.start(
+                "workers = 1\n" + Service(listen: [address], identity: identity).text, in: folder,
+                descriptorLimit: limit)
+            let processes = [daemon.program.pid] + daemon.workers
+            let clients = try (0..<60).map { number in
+                let client = try SecureClient(to: address, trust: identity.certificate, in: folder)
+                client.say("client \(number)")
+                return client
+            }
+            func isServed(_ number: Int) -> Bool { clients[number].hasHeard("client \(number)") }
+            try await eventually("there is no room in the worker", details: daemon.program.errors) {
+                clients.indices.count(where: isServed) >= limit / 2 && daemon.logs(" warning ")
+            }
+            let served = clients.indices.filter(isServed)
+            #expect(served.count < limit)
+            for number in served { try await clients[number].exchange("nothing happened") }
+            #expect(([daemon.program.pid] + daemon.workers) == processes)
+
+            for number in served { try await clients[number].leave() }
+            for (number, client) in clients.enumerated() where !served.contains(number) {
+                try await client.hears("client \(number)")
+                try await client.leave()
+            }
+            let late = try SecureClient(to: address, trust: identity.certificate, in: folder)
+            try await late.exchange("all is well")
+            #expect(([daemon.program.pid] + daemon.workers) == processes)
+            try await daemon.stop()
+        }
+
+        /// Rubbish costs neither a connection, nor a descriptor, nor a line of log each.
+        @Test func rubbishChangesNothing() async throws {
+            let daemon = try await Daemon.start(Service(listen: [address], identity: identity).text, in: folder)
+            let client = try SecureClient(to: address, trust: identity.certificate, in: folder)
+            try await client.exchange("before")
+            let descriptors = ([daemon.program.pid] + daemon.workers).map { ProcessTable.openDescriptors(of: $0) }
+            let processes = [daemon.program.pid] + daemon.workers
+            let lines = daemon.log.count
+
+            let stranger = try DatagramSocket(at: .freeOnOwnLoopback())
+            var random = SystemRandomNumberGenerator()
+            for round in 0..<20_000 {
+                var bytes = (0..<Int.random(in: 0...200)).map { _ in UInt8.random(in: 0...255, using: &random) }
+                if round % 2 == 0 {
+                    // What looks like a handshake record of DTLS 1.2 gets further in.
+                    bytes.insert(contentsOf: [22, 254, 253, 0, 0, 0, 0, 0, 0, 0, 0, 0, UInt8(bytes.count), 1], at: 0)
+                }
+                stranger.send(bytes, to: address)
+            }
+            stranger.send([UInt8](repeating: 22, count: 65_000), to: address)
+
+            try await client.exchange("after")
+            let newcomer = try SecureClient(to: address, trust: identity.certificate, in: folder)
+            try await newcomer.exchange("me too")
+            try await newcomer.leave()
+            try await daemon.logged("connection closed")
+            #expect([daemon.program.pid] + daemon.workers == processes)
+            #expect(([daemon.program.pid] + daemon.workers).map { ProcessTable.openDescriptors(of: $0) } == descriptors)
+            #expect(daemon.log.count - lines < 20, "\(daemon.program.errors)")
+            try await daemon.stop()
+        }
+
+        /// Rubbish to a connection's own socket, with the client's address: it is not authentic, so it is dropped.
+        @Test func rubbishInAConnectionsPathChangesNothing() async throws {
+            let daemon = try await Daemon.start(Service(listen: [address], identity: identity).text, in: folder)
+            let relay = try Relay(to: address) { _, _ in true }
+            let client = try SecureClient(to: relay.address, trust: identity.certificate, in: folder)
+            try await client.exchange("before")
+            let real = try #require(relay.passed.last { $0.direction == .toServer }).bytes
+            for position in real.indices {
+                var changed = real
+                changed[position] ^= 0x55
+                relay.inject(changed)
+                relay.inject(Array(real.prefix(position)))
+            }
+            relay.inject(real)
+            try await client.exchange("after")
+            #expect(client.output == "before\nafter\n")
+            try await client.leave()
+            try await daemon.stop()
+        }
+
+        @Test func aHandshakeThatStopsIsGivenUp() async throws {
+            let daemon = try await Daemon.start(
+                Service(listen: [address], identity: identity, more: "handshake_timeout = 2").text, in: folder)
+            // Both ClientHellos reach the server, and nothing after them.
+            let relay = try Relay(to: address) { direction, number in direction == .toClient || number < 2 }
+            let client = try SecureClient(to: relay.address, trust: identity.certificate, in: folder)
+            try await eventually("a worker has the connection", details: daemon.program.errors) {
+                daemon.workers.contains { !ProcessTable.peerPorts(of: $0).isEmpty }
+            }
+            try await daemon.logged("handshake", "notice")
+            try await eventually("the connection's socket is closed", details: daemon.program.errors) {
+                daemon.workers.allSatisfy { ProcessTable.peerPorts(of: $0).isEmpty }
+            }
+            _ = client
+            try await daemon.stop()
+        }
+
+        @Test func aSilentClientIsSentAway() async throws {
+            let daemon = try await Daemon.start(
+                Service(listen: [address], identity: identity, more: "idle_timeout = 1").text, in: folder)
+            let client = try SecureClient(to: address, trust: identity.certificate, in: folder)
+            try await client.exchange("and then silence")
+            #expect(try await client.program.ended() == .exited(0))
+            #expect(client.gotCloseNotify)
+            try await daemon.logged("connection closed", "idle")
+            try await daemon.stop()
+        }
+    }
+}

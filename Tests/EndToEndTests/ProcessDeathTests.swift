@@ -1,0 +1,107 @@
+import Foundation
+import LinuxSystem
+import Testing
+
+extension EndToEnd {
+    /// kill -9, and what must go on nevertheless.
+    @Suite struct ProcessDeathTests {
+        let folder: TestFolder
+        let identity: Identity
+        let address: SocketAddress
+
+        init() async throws {
+            folder = try TestFolder()
+            identity = try await CertificateMaker(folder: folder).selfSigned("server")
+            address = try Endpoint.freeOnOwnLoopback()
+        }
+
+        private func start() async throws -> Daemon {
+            let daemon = try await Daemon.start(
+                "workers = 2\n" + Service(listen: [address], identity: identity).text, in: folder)
+            #expect(daemon.workers.count == 2)
+            return daemon
+        }
+
+        private func connect(_ count: Int) async throws -> [SecureClient] {
+            let clients = try (0..<count).map { _ in
+                try SecureClient(to: address, trust: identity.certificate, in: folder)
+            }
+            for client in clients { try await client.exchange("hello") }
+            return clients
+        }
+
+        @Test func aWorkersDeathIsItsOwnClientsLossAlone() async throws {
+            let daemon = try await start()
+            let clients = try await connect(8)
+            let victim = daemon.workers[0]
+            let lostPorts = ProcessTable.peerPorts(of: victim)
+            let lost = clients.filter { !ProcessTable.localPorts(of: $0.program.pid).isDisjoint(with: lostPorts) }
+            let others = clients.filter { ProcessTable.localPorts(of: $0.program.pid).isDisjoint(with: lostPorts) }
+            #expect(lost.count == 4, "the worker with the fewest connections gets the next one")
+            #expect(others.count == 4)
+
+            kill(victim, SIGKILL)
+            let death = try await daemon.logged("worker", "signal 9")[0]
+            #expect(death.contains("=4"), "the number of connections lost is not named: \(death)")
+            for client in others { try await client.exchange("nothing happened") }
+            #expect(others.allSatisfy { $0.program.ending == nil })
+
+            try await eventually("there are two workers again", details: daemon.program.errors) {
+                daemon.workers.count == 2 && !daemon.workers.contains(victim)
+            }
+            _ = try await connect(8)
+            for client in others { try await client.exchange("still nothing happened") }
+            try await daemon.stop()
+        }
+
+        @Test func allWorkersDieAndAllAreReplaced() async throws {
+            let daemon = try await start()
+            let victims = daemon.workers
+            for victim in victims { kill(victim, SIGKILL) }
+            try await eventually("there are two new workers", details: daemon.program.errors) {
+                daemon.workers.count == 2 && Set(daemon.workers).isDisjoint(with: victims)
+            }
+            _ = try await connect(4)
+            try await daemon.stop()
+        }
+
+        @Test func whenTheMainProcessDiesTheWorkersSayGoodbye() async throws {
+            let daemon = try await start()
+            let clients = try await connect(6)
+            let workers = daemon.workers
+            daemon.program.signal(SIGKILL)
+            #expect(try await daemon.program.ended() == .killed(SIGKILL))
+            for client in clients {
+                #expect(try await client.program.ended() == .exited(0))
+                #expect(client.gotCloseNotify)
+            }
+            try await eventually("all workers end") { !workers.contains { ProcessTable.isRunning($0) } }
+        }
+
+        @Test(arguments: [SIGTERM, SIGINT])
+        func stoppingSaysGoodbyeToAll(_ number: Int32) async throws {
+            let daemon = try await start()
+            let clients = try await connect(6)
+            let workers = daemon.workers
+            daemon.program.signal(number)
+            #expect(try await daemon.program.ended() == .exited(0))
+            for client in clients {
+                #expect(try await client.program.ended() == .exited(0))
+                #expect(client.gotCloseNotify)
+            }
+            #expect(!workers.contains { ProcessTable.isRunning($0) })
+        }
+
+        /// A worker that cannot say goodbye does not keep the daemon from ending.
+        @Test func stoppingEndsInTimeWhenAWorkerHangs() async throws {
+            let daemon = try await Daemon.start(
+                "workers = 1\nstop_timeout = 1\n" + Service(listen: [address], identity: identity).text, in: folder)
+            _ = try await connect(1)
+            let workers = daemon.workers
+            for worker in workers { kill(worker, SIGSTOP) }
+            daemon.program.signal(SIGTERM)
+            _ = try await daemon.program.ended()
+            #expect(!workers.contains { ProcessTable.isRunning($0) })
+        }
+    }
+}

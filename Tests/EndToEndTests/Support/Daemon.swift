@@ -1,0 +1,113 @@
+import Foundation
+import LinuxSystem
+
+/// The real dtlsd, with a configuration and a log of its own.
+final class Daemon: Sendable {
+    let program: Program
+    let folder: TestFolder
+    /// The file that it was started with.
+    let configurationFile: String
+
+    struct Failure: Error, CustomStringConvertible {
+        let description: String
+    }
+
+    private init(program: Program, folder: TestFolder, configurationFile: String) {
+        self.program = program
+        self.folder = folder
+        self.configurationFile = configurationFile
+    }
+
+    /// $DTLSD_BINARY, or the program that was built with these tests.
+    static var binary: String {
+        if let given = ProcessInfo.processInfo.environment["DTLSD_BINARY"] { return given }
+        let tests = (try? FileManager.default.destinationOfSymbolicLink(atPath: "/proc/self/exe")) ?? ""
+        return URL(fileURLWithPath: tests).deletingLastPathComponent().appendingPathComponent("dtlsd").path
+    }
+
+    /// Starts it and waits until it is ready.
+    static func start(_ configuration: String, in folder: TestFolder, descriptorLimit: Int? = nil) async throws
+        -> Daemon
+    {
+        let file = try folder.write(configuration, to: "dtlsd.toml")
+        let program = try Program([binary, "--config", file], in: folder, descriptorLimit: descriptorLimit)
+        let daemon = Daemon(program: program, folder: folder, configurationFile: file)
+        try await eventually("dtlsd is ready", details: program.errors) {
+            guard program.ending == nil else {
+                throw Failure(description: "dtlsd ended at its start: \(program.errors)")
+            }
+            return daemon.logs("ready")
+        }
+        return daemon
+    }
+
+    var log: [Substring] { program.errors.split(separator: "\n") }
+
+    /// The lines of the log that contain all of these.
+    func lines(with parts: String...) -> [Substring] {
+        log.filter { line in parts.allSatisfy { line.contains($0) } }
+    }
+
+    func logs(_ parts: String...) -> Bool {
+        log.contains { line in parts.allSatisfy { line.contains($0) } }
+    }
+
+    /// Waits until `count` lines of the log contain all of these, and returns them.
+    @discardableResult
+    func logged(_ parts: String..., count: Int = 1) async throws -> [Substring] {
+        try await eventualValue("\(count) × \(parts) in the log", details: program.errors) {
+            let found = log.filter { line in parts.allSatisfy { line.contains($0) } }
+            return found.count >= count ? found : nil
+        }
+    }
+
+    /// The worker processes that run now.
+    var workers: [pid_t] {
+        ProcessTable.children(of: program.pid).filter { ProcessTable.isRunning($0) }
+    }
+
+    /// Replaces the configuration file in one step and tells the daemon.
+    func reload(_ configuration: String) throws {
+        try folder.write(configuration, to: "dtlsd.toml.new")
+        rename(folder.file("dtlsd.toml.new"), configurationFile)
+        program.signal(SIGHUP)
+    }
+
+    /// Stops it as a service manager does; it must end well.
+    func stop() async throws {
+        program.signal(SIGTERM)
+        let ending = try await program.ended()
+        guard ending == .exited(0) else {
+            throw Failure(description: "dtlsd ended with \(ending) when it was stopped: \(program.errors)")
+        }
+    }
+}
+
+/// Text of a `[service.NAME]` table.
+struct Service {
+    var name = "echo"
+    var listen: [SocketAddress]
+    var identity: Identity
+    var handler = "echo"
+    /// More keys of the table, and sub-tables, as they are written in the file.
+    var more = ""
+
+    var text: String {
+        """
+        [service.\(name)]
+        listen = [\(listen.map { "\"\($0)\"" }.joined(separator: ", "))]
+        certificate = "\(identity.certificate)"
+        private_key = "\(identity.privateKey)"
+        handler = "\(handler)"
+        \(more)
+
+        """
+    }
+
+    static func forwarding(to backend: String, listen: SocketAddress, identity: Identity, more: String = "") -> Service
+    {
+        let table = "[service.forward.forward]\nbackend = \"\(backend)\""
+        return Service(
+            name: "forward", listen: [listen], identity: identity, handler: "forward", more: "\(more)\n\(table)")
+    }
+}

@@ -1,0 +1,117 @@
+import Foundation
+import LinuxSystem
+
+/// A UDP address and port.
+typealias Endpoint = SocketAddress
+
+struct NoFreePort: Error {
+    let host: String
+}
+
+extension SocketAddress {
+    /// An address for a server, with a port that nobody has now.
+    static func free(on host: String) throws -> SocketAddress {
+        guard let wanted = SocketAddress(host: host, port: 0) else { throw NoFreePort(host: host) }
+        let socket = try DatagramSocket(at: wanted)
+        return wanted.with(port: socket.local.port)
+    }
+
+    /// An address of this run's own in 127.0.0.0/8, so that suites that run at the same time cannot meet.
+    static func freeOnOwnLoopback() throws -> SocketAddress {
+        try free(on: ownLoopback)
+    }
+
+    static let ownLoopback =
+        "127.\(UInt8.random(in: 1...254)).\(UInt8.random(in: 1...254)).\(UInt8.random(in: 2...254))"
+}
+
+/// A plain UDP or Unix datagram socket of the test itself.
+final class DatagramSocket: Sendable {
+    struct Failure: Error, CustomStringConvertible {
+        let description: String
+        init(_ call: String) { description = "\(call): \(String(cString: strerror(errno)))" }
+    }
+
+    private let descriptor: Int32
+    /// Where it is bound; meaningless for a Unix socket.
+    let local: SocketAddress
+
+    /// A UDP socket bound to `address`.
+    init(at address: SocketAddress) throws {
+        let descriptor = socket(address.family.domain, Int32(SOCK_DGRAM.rawValue) | Int32(SOCK_CLOEXEC.rawValue), 0)
+        guard descriptor >= 0 else { throw Failure("socket") }
+        var size: Int32 = 4 << 20
+        setsockopt(descriptor, SOL_SOCKET, SO_RCVBUF, &size, 4)
+        guard address.withSockaddr({ bind(descriptor, $0, $1) }) == 0 else {
+            close(descriptor)
+            throw Failure("bind \(address)")
+        }
+        var storage = sockaddr_storage()
+        var length = socklen_t(MemoryLayout<sockaddr_storage>.size)
+        let bound = withUnsafeMutablePointer(to: &storage) { pointer in
+            pointer.withMemoryRebound(to: sockaddr.self, capacity: 1) { getsockname(descriptor, $0, &length) }
+        }
+        guard bound == 0,
+            let local = withUnsafeBytes(
+                of: &storage,
+                { bytes in
+                    bytes.baseAddress.flatMap { SocketAddress($0, length: Int(length)) }
+                })
+        else { throw Failure("getsockname") }
+        self.local = local
+        self.descriptor = descriptor
+    }
+
+    /// A Unix datagram socket at `path`.
+    init(atPath path: String) throws {
+        let descriptor = socket(AF_UNIX, Int32(SOCK_DGRAM.rawValue) | Int32(SOCK_CLOEXEC.rawValue), 0)
+        guard descriptor >= 0, let anywhere = SocketAddress(host: "0.0.0.0", port: 0) else { throw Failure("socket") }
+        local = anywhere
+        var address = sockaddr_un()
+        address.sun_family = sa_family_t(AF_UNIX)
+        withUnsafeMutableBytes(of: &address.sun_path) { $0.copyBytes(from: path.utf8.prefix($0.count - 1)) }
+        let bound = withUnsafePointer(to: &address) { pointer in
+            pointer.withMemoryRebound(to: sockaddr.self, capacity: 1) {
+                bind(descriptor, $0, socklen_t(MemoryLayout<sockaddr_un>.size))
+            }
+        }
+        guard bound == 0 else {
+            close(descriptor)
+            throw Failure("bind \(path)")
+        }
+        self.descriptor = descriptor
+    }
+
+    deinit { close(descriptor) }
+
+    /// The sender's address as the kernel writes it: equal for datagrams of one sender, and what ``send(_:to:)`` takes.
+    typealias Sender = [UInt8]
+
+    /// The next datagram, or `nil` when none came for some milliseconds.
+    func receive() -> (bytes: [UInt8], from: Sender)? {
+        var ready = pollfd(fd: descriptor, events: Int16(POLLIN), revents: 0)
+        guard poll(&ready, 1, 20) == 1 else { return nil }
+        var bytes = [UInt8](repeating: 0, count: 65_536)
+        var sender = Sender(repeating: 0, count: MemoryLayout<sockaddr_storage>.size)
+        var length = socklen_t(sender.count)
+        let count = sender.withUnsafeMutableBytes { address in
+            recvfrom(
+                descriptor, &bytes, bytes.count, 0, address.baseAddress?.assumingMemoryBound(to: sockaddr.self), &length
+            )
+        }
+        guard count >= 0 else { return nil }
+        return (Array(bytes.prefix(count)), Array(sender.prefix(Int(length))))
+    }
+
+    func send(_ bytes: [UInt8], to sender: Sender) {
+        _ = sender.withUnsafeBytes { address in
+            sendto(
+                descriptor, bytes, bytes.count, Int32(MSG_NOSIGNAL),
+                address.baseAddress?.assumingMemoryBound(to: sockaddr.self), socklen_t(sender.count))
+        }
+    }
+
+    func send(_ bytes: [UInt8], to address: SocketAddress) {
+        _ = address.withSockaddr { sendto(descriptor, bytes, bytes.count, Int32(MSG_NOSIGNAL), $0, $1) }
+    }
+}

@@ -179,11 +179,12 @@ extension Lab {
         return lab
     }
 
-    /// The common name of the certificate that is served; empty when there is no handshake.
+    /// The common name of the certificate that is served; empty when there is no handshake. SIGTERM would not end the
+    /// client, since this process' children inherit its blocked signals.
     func servedName(at address: String = "127.0.0.1:4433") throws -> String {
         let text = try run(
             """
-            timeout 20 openssl s_client -dtls1_2 -connect '\(address)' </dev/null 2>/dev/null |
+            timeout -s KILL 20 openssl s_client -dtls1_2 -connect '\(address)' </dev/null 2>/dev/null |
                 openssl x509 -noout -subject -nameopt multiline 2>/dev/null
             """
         ).text
@@ -192,6 +193,9 @@ extension Lab {
         else { return "" }
         return value.trimmingCharacters(in: .whitespacesAndNewlines)
     }
+
+    /// A file with the numbers of the service's processes; it is there as long as any of them is.
+    var processes: String { "/sys/fs/cgroup/system.slice/dtlsd.service/cgroup.procs" }
 
     /// A property of dtlsd.service.
     func property(_ name: String) throws -> String { try succeed("systemctl show -P \(name) dtlsd.service") }

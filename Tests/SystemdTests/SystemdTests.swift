@@ -86,6 +86,22 @@ struct SystemdTests {
         try lab.stop()
     }
 
+    @Test func aReloadLastsUntilTheDaemonHasTakenIt() throws {
+        let lab = try Lab.withEcho()
+        try lab.boot()
+        try lab.succeed("systemctl start dtlsd")
+        let process = try lab.property("MainPID")
+        try lab.succeed("kill -STOP \(process) && systemctl reload --no-block dtlsd")
+        // SIGHUP, the lowest bit, is pending, and the process that sent it has ended.
+        try lab.wait(for: "sed -n 's/^ShdPnd:.*\\(.\\)$/\\1/p' /proc/\(process)/status") { $0 == "1" }
+        try lab.wait(for: "systemctl show -P ControlPID dtlsd") { $0 == "0" }
+        #expect(try lab.property("ActiveState") == "reloading")
+        try lab.succeed("kill -CONT \(process)")
+        try lab.wait(for: "systemctl is-active dtlsd") { $0 == "active" }
+        #expect(try lab.journal().contains { $0["MESSAGE_ID"] == MessageID.reloaded })
+        try lab.stop()
+    }
+
     @Test func aReloadWithAKeyThatDoesNotFitFailsAndChangesNothing() throws {
         let lab = try Lab.withEcho()
         try lab.boot()

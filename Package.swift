@@ -40,7 +40,9 @@ let package = Package(
             swiftSettings: strict
         ),
         .testTarget(name: "LinuxSystemTests", dependencies: ["LinuxSystem"], swiftSettings: strict),
-        .testTarget(name: "DTLSEngineTests", dependencies: ["DTLSEngine"], swiftSettings: strict),
+        .target(name: "VirtualClock", path: "Tests/VirtualClock"),
+        .testTarget(
+            name: "DTLSEngineTests", dependencies: ["DTLSEngine", "COpenSSL", "VirtualClock"], swiftSettings: strict),
         .testTarget(
             name: "DTLSDaemonTests",
             dependencies: ["DTLSDaemon", "LinuxSystem", "CLinux", .product(name: "Logging", package: "swift-log")],

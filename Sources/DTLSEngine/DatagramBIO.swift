@@ -92,7 +92,9 @@ public final class DatagramBIO {
         switch command {
         // "Flushed": SSL_do_handshake fails without it. The timer is the engine's owner's.
         case BIO_CTRL_FLUSH, BIO_CTRL_DGRAM_SET_NEXT_TIMEOUT: 1
-        // 0 everywhere else, the MTU overhead too: the engine gives OpenSSL the size of the UDP payload itself.
+        // The engine gives OpenSSL the size of the UDP payload itself, so this serves one purpose: a handshake fails
+        // below 256 bytes less the overhead (dtls1_min_mtu), and 48 (IPv6 and UDP) makes that 208.
+        case BIO_CTRL_DGRAM_GET_MTU_OVERHEAD: 48
         default: 0
         }
     }

@@ -1,0 +1,170 @@
+import DTLSEngine
+import VirtualClock
+
+/// A client's engine and a server's, with the cookie exchange before it, over a simulated wire in virtual time.
+///
+/// Both share one ``DatagramBIO``, as the connections of a worker do. Everything happens on the calling thread.
+final class EnginePair {
+    /// One side, and what has happened to it.
+    struct Endpoint {
+        var engine: Engine?
+        var isEstablished = false
+        var isClosed = false
+        var messages: [[UInt8]] = []
+        var error: EngineError?
+
+        var isAtEnd: Bool { isEstablished || error != nil }
+    }
+
+    private(set) var client = Endpoint()
+    private(set) var server = Endpoint()
+    var wire: SimulatedWire
+    private let clock: Int64
+    private let bio: DatagramBIO
+    private let serverContext: ServerContext
+    private let payloadSize: Int
+    private let cookies: CookieAuthority
+    private let clientAddress: [UInt8] = [192, 0, 2, 1, 0x30, 0x39]
+    private let serverAddress: [UInt8] = [192, 0, 2, 2, 0x11, 0x51]
+    /// The virtual time that the pair began at.
+    private static let start: Int64 = 1_700_000_000_000_000
+
+    init(
+        client clientSettings: ClientSettings, server serverSettings: ServerSettings, payloadSize: Int = 1452,
+        conditions: WireConditions = .perfect, seed: UInt64 = 1, serverName: String? = "localhost"
+    ) throws {
+        clock = virtual_clock_start(Self.start)
+        bio = try DatagramBIO()
+        wire = SimulatedWire(conditions, seed: seed)
+        serverContext = try ServerContext(serverSettings)
+        self.payloadSize = payloadSize
+        cookies = try CookieAuthority(secret: Array(repeating: 9, count: 32))
+        client.engine = try Engine(
+            connecting: ClientContext(clientSettings), over: bio, payloadSize: payloadSize, serverName: serverName)
+        proceed(.client)
+    }
+
+    deinit { virtual_clock_stop(clock) }
+
+    /// Microseconds of virtual time since the beginning.
+    var elapsed: Int64 { virtual_clock_now() - Self.start }
+
+    /// Whether a side has ended because no answer came to any of its 12 tries.
+    var hasGivenUp: Bool {
+        [client, server].contains { $0.error.map { "\($0)" == "read timeout expired" } ?? false }
+    }
+
+    /// Lets time pass, from one arrival or timeout to the next, until `condition` holds, nothing more can happen, or
+    /// an hour has gone by. (The steps are counted too: a timer that never fires would make no time pass.)
+    func run(until condition: (EnginePair) -> Bool = { _ in false }) {
+        for _ in 0..<100_000 {
+            if condition(self) || elapsed > 3_600_000_000 { return }
+            let now = virtual_clock_now()
+            let timeouts = [client, server].compactMap { $0.error == nil ? $0.engine?.timeout : nil }
+            let nextTimeout = timeouts.min().map { now + Int64($0) }
+            if let arrival = wire.nextArrival, arrival <= nextTimeout ?? .max, let delivery = wire.takeNext() {
+                virtual_clock_advance(max(0, arrival - now))
+                receive(delivery)
+            } else if let nextTimeout {
+                virtual_clock_advance(nextTimeout - now)
+                handleTimeout(.client)
+                handleTimeout(.server)
+            } else {
+                return
+            }
+        }
+    }
+
+    /// Runs until both sides have finished their handshake or failed in it.
+    func handshake() { run { $0.client.isAtEnd && $0.server.isAtEnd } }
+
+    func send(_ message: [UInt8], from side: SimulatedWire.Side) throws {
+        defer { flush(side) }
+        try message.withUnsafeBytes { try endpoint(side).engine?.send($0) }
+    }
+
+    func close(_ side: SimulatedWire.Side) {
+        endpoint(side).engine?.close()
+        flush(side)
+    }
+
+    private func endpoint(_ side: SimulatedWire.Side) -> Endpoint { side == .client ? client : server }
+
+    private func change(_ side: SimulatedWire.Side, _ body: (inout Endpoint) -> Void) {
+        if side == .client { body(&client) } else { body(&server) }
+    }
+
+    private func receive(_ delivery: SimulatedWire.Delivery) {
+        delivery.datagram.withUnsafeBytes { datagram in
+            if delivery.side == .server, server.engine == nil {
+                accept(datagram)
+            } else if endpoint(delivery.side).error == nil {
+                endpoint(delivery.side).engine?.deliver(datagram)
+                proceed(delivery.side)
+            }
+        }
+    }
+
+    /// What the acceptor does: answers a hello without a good cookie, and makes an engine of one with.
+    private func accept(_ datagram: UnsafeRawBufferPointer) {
+        guard case .hello(let hello) = ClientHello.parse(datagram) else { return }
+        let minute = UInt64(virtual_clock_now() / 60_000_000)
+        clientAddress.withUnsafeBytes { peer in
+            serverAddress.withUnsafeBytes { local in
+                guard !cookies.verify(hello, peer: peer, local: local, minute: minute) else {
+                    do throws(OpenSSLError) {
+                        server.engine = try Engine(
+                            accepting: serverContext, over: bio, payloadSize: payloadSize, clientHello: datagram)
+                        proceed(.server)
+                    } catch { server.error = .handshake(error, verification: nil) }
+                    return
+                }
+                let size = CookieAuthority.helloVerifyRequestSize
+                let reply = [UInt8](unsafeUninitializedCapacity: size) { buffer, count in
+                    count = cookies.writeHelloVerifyRequest(
+                        answering: hello, peer: peer, local: local, minute: minute,
+                        into: UnsafeMutableRawBufferPointer(buffer))
+                }
+                wire.send(reply, to: .client, at: virtual_clock_now())
+            }
+        }
+    }
+
+    private func handleTimeout(_ side: SimulatedWire.Side) {
+        guard endpoint(side).error == nil, let engine = endpoint(side).engine, engine.timeout == 0 else { return }
+        do throws(EngineError) { try engine.handleTimeout() } catch { change(side) { $0.error = error } }
+        flush(side)
+    }
+
+    /// Takes every event that the side's engine has, and sends what it wrote.
+    private func proceed(_ side: SimulatedWire.Side) {
+        guard let engine = endpoint(side).engine else { return }
+        do throws(EngineError) {
+            events: while true {
+                switch try engine.next() {
+                case .needsInput: break events
+                case .established: change(side) { $0.isEstablished = true }
+                case .message(let bytes): change(side) { $0.messages.append(Array(bytes)) }
+                case .closed:
+                    change(side) { $0.isClosed = true }
+                    break events
+                }
+            }
+        } catch { change(side) { $0.error = error } }
+        flush(side)
+    }
+
+    private func flush(_ side: SimulatedWire.Side) {
+        var datagrams: [[UInt8]] = []
+        bio.outbox.withDatagrams { bytes, sizes in
+            var offset = 0
+            for size in sizes {
+                datagrams.append(Array(bytes[offset..<offset + size]))
+                offset += size
+            }
+        }
+        bio.outbox.removeAll()
+        let other: SimulatedWire.Side = side == .client ? .server : .client
+        for datagram in datagrams { wire.send(datagram, to: other, at: virtual_clock_now()) }
+    }
+}

@@ -1,0 +1,87 @@
+/// What a wire does to datagrams. Shares are of 100.
+struct WireConditions: Sendable {
+    /// Datagrams that never arrive.
+    var loss = 0
+    /// Datagrams that arrive twice.
+    var duplication = 0
+    /// Datagrams that take up to `reorderingDelay` longer than the others.
+    var reordering = 0
+
+    static let perfect = WireConditions()
+}
+
+/// Two directions of a network, in virtual time: what was sent arrives, or not, by a schedule that the seed decides.
+struct SimulatedWire {
+    enum Side: Sendable { case client, server }
+
+    struct Delivery {
+        /// Microseconds of the virtual clock.
+        let time: Int64
+        let order: Int
+        let side: Side
+        let datagram: [UInt8]
+    }
+
+    /// Microseconds from one side to the other.
+    static let delay: Int64 = 20_000
+    /// Microseconds, at most, that a reordered datagram takes longer.
+    static let reorderingDelay: Int64 = 50_000
+
+    var conditions: WireConditions
+    private var random: SplitMix64
+    private var onTheWay: [Delivery] = []
+    private(set) var sentCount = 0
+    private(set) var lostCount = 0
+    private(set) var largest = 0
+
+    init(_ conditions: WireConditions, seed: UInt64) {
+        self.conditions = conditions
+        random = SplitMix64(state: seed)
+    }
+
+    /// Takes a datagram for `side`.
+    mutating func send(_ datagram: [UInt8], to side: Side, at now: Int64) {
+        // Always the same number of draws, so that a datagram's fate depends on the seed and its place alone.
+        let isLost = draw() < conditions.loss
+        let isDoubled = draw() < conditions.duplication
+        let delays = (0..<2).map { _ in
+            let extra = Int64(random.next() % UInt64(Self.reorderingDelay))
+            return Self.delay + (draw() < conditions.reordering ? extra : 0)
+        }
+        largest = max(largest, datagram.count)
+        sentCount += 1
+        if isLost {
+            lostCount += 1
+            return
+        }
+        for delay in delays.prefix(isDoubled ? 2 : 1) {
+            onTheWay.append(
+                Delivery(time: now + delay, order: sentCount, side: side, datagram: datagram))
+        }
+    }
+
+    private mutating func draw() -> Int { Int(random.next() % 100) }
+
+    private var nextIndex: Int? {
+        onTheWay.indices.min { (onTheWay[$0].time, onTheWay[$0].order) < (onTheWay[$1].time, onTheWay[$1].order) }
+    }
+
+    /// When the next datagram arrives; `nil`: nothing is on the way.
+    var nextArrival: Int64? { nextIndex.map { onTheWay[$0].time } }
+
+    mutating func takeNext() -> Delivery? { nextIndex.map { onTheWay.remove(at: $0) } }
+}
+
+/// The random numbers of a seed, the same everywhere (Steele, Lea, Flood: Fast splittable pseudorandom number
+/// generators, 2014).
+struct SplitMix64: RandomNumberGenerator {
+    var state: UInt64
+
+    mutating func next() -> UInt64 {
+        state &+= 0x9e37_79b9_7f4a_7c15
+        var value = state
+        value = (value ^ value >> 30) &* 0xbf58_476d_1ce4_e5b9
+        value = (value ^ value >> 27) &* 0x94d0_49bb_1331_11eb
+        return value ^ value >> 31
+    }
+}

@@ -1,4 +1,5 @@
 import Glibc
+import LinuxSystem
 
 /// The daemon's entries, by what a process was started for.
 public enum Daemon {
@@ -32,15 +33,30 @@ public enum Daemon {
     /// Reads the configuration and all that it names, and says what is wrong with it.
     /// - Returns: 0, or 78 (EX_CONFIG).
     public static func check(configurationFile: String) -> Int32 {
-        do throws(ConfigurationProblems) {
-            let configuration = try ConfigurationReader.read(file: configurationFile)
-            let names = configuration.services.map(\.name).joined(separator: ", ")
-            print("\(configurationFile): good; services: \(names)")
-            return 0
+        do {
+            var result: Loading.Result?
+            let loop = try EventLoop()
+            // In a process of its own, like a reload: a file that kills the parser is a problem to be told, too.
+            let loading = try Loading(file: configurationFile, environment: ChildProcess.environment(), loop: loop) {
+                result = $0
+                loop.stop()
+            }
+            try withExtendedLifetime(loading) { try loop.run() }
+            return tell(result, of: configurationFile)
         } catch {
-            report(error.description)
+            report("\(error)")
+            return Acceptor.systemStatus
+        }
+    }
+
+    private static func tell(_ result: Loading.Result?, of file: String) -> Int32 {
+        guard case .loaded(let configuration) = result else {
+            for problem in result?.problems ?? [] { report(problem) }
             return Acceptor.configurationStatus
         }
+        let names = configuration.services.map(\.name).joined(separator: ", ")
+        print("\(file): good; services: \(names)")
+        return 0
     }
 
     private static func report(_ text: String) {

@@ -43,9 +43,23 @@ public enum ChildProcess {
             let pid = waitpid(-1, &status, WNOHANG)
             if pid < 0, errno == EINTR { continue }
             guard pid > 0 else { return nil }
-            if cl_wifsignaled(status) != 0 { return (pid, .killed(signal: cl_wtermsig(status))) }
-            if cl_wifexited(status) != 0 { return (pid, .exited(status: cl_wexitstatus(status))) }
+            if let ending = ending(status) { return (pid, ending) }
         }
+    }
+
+    /// Waits for one child to end; `nil` when it is none, or has been reaped.
+    public static func wait(for child: pid_t) -> Ending? {
+        var status: Int32 = 0
+        while true {
+            let pid = waitpid(child, &status, 0)
+            if pid < 0, errno == EINTR { continue }
+            return pid == child ? ending(status) : nil
+        }
+    }
+
+    private static func ending(_ status: Int32) -> Ending? {
+        if cl_wifsignaled(status) != 0 { return .killed(signal: cl_wtermsig(status)) }
+        return cl_wifexited(status) != 0 ? .exited(status: cl_wexitstatus(status)) : nil
     }
 
     /// This process' environment.

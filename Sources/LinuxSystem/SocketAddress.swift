@@ -88,7 +88,7 @@ public struct SocketAddress: Hashable, Sendable {
 
     /// An address with port: `"192.0.2.1:4433"`, `"[2001:db8::1]:4433"`.
     public init?(_ text: some StringProtocol) {
-        guard let colon = text.lastIndex(of: ":"), let port = UInt16(text[text.index(after: colon)...]) else {
+        guard let colon = text.lastIndex(of: ":"), let port = Self.port(text[text.index(after: colon)...]) else {
             return nil
         }
         var host = text[..<colon]
@@ -99,6 +99,11 @@ public struct SocketAddress: Hashable, Sendable {
             return nil
         }
         self.init(host: host, port: port)
+    }
+
+    /// Digits alone: `UInt16("+1")` is 1 too.
+    private static func port(_ text: some StringProtocol) -> UInt16? {
+        text.utf8.allSatisfy { (UInt8(ascii: "0")...UInt8(ascii: "9")).contains($0) } ? UInt16(text) : nil
     }
 
     public static func anyAddress(_ family: Family, port: UInt16) -> SocketAddress {

@@ -103,7 +103,10 @@ final class Acceptor: EventHandler {
     }
 
     private func reap() {
-        while let (pid, ending) = ChildProcess.reap() { _ = pool?.childEnded(pid, ending) }
+        while let (pid, ending) = ChildProcess.reap() {
+            pool?.childEnded(pid, ending)
+            loading?.childEnded(pid, ending)
+        }
     }
 
     // MARK: Configuration
@@ -132,13 +135,8 @@ final class Acceptor: EventHandler {
     private func loaded(_ result: Loading.Result) {
         loading = nil
         if phase == .stopping { return }
-        switch result {
-        case .loaded(let configuration): apply(configuration)
-        case .refused(let problems):
-            refuse(problems.problems.map(\.description), status: Self.configurationStatus)
-        case .failed(let reason):
-            refuse(["the loader process failed: \(reason)"], status: Self.systemStatus)
-        }
+        if case .loaded(let configuration) = result { return apply(configuration) }
+        refuse(result.problems ?? [], status: Self.configurationStatus)
     }
 
     /// A configuration that is not taken: at the start that is the end, later all stays as it was.

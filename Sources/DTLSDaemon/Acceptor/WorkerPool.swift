@@ -125,14 +125,14 @@ final class WorkerPool: TimerTarget, WorkerHandleDelegate {
 
     // MARK: Workers' lives
 
-    /// Takes note of a child that has ended; false when it is none of the pool's.
-    func childEnded(_ pid: pid_t, _ ending: ChildProcess.Ending) -> Bool {
-        guard let index = workers.firstIndex(where: { $0.pid == pid }) else { return false }
+    /// Takes note of a child that has ended, if it is one of the pool's.
+    func childEnded(_ pid: pid_t, _ ending: ChildProcess.Ending) {
+        guard let index = workers.firstIndex(where: { $0.pid == pid }) else { return }
         let worker = workers.remove(at: index)
         worker.close()
         if isStopping || worker.isRetired {
             if isStopping, workers.isEmpty { delegate.poolHasEnded(self) }
-            return true
+            return
         }
         totals.deaths &+= 1
         let pause = pauseAfterDeath(of: worker)
@@ -144,7 +144,6 @@ final class WorkerPool: TimerTarget, WorkerHandleDelegate {
                 "ENDING": "\(ending)",
             ])
         replace(worker.number, after: pause)
-        return true
     }
 
     /// Nothing after a good life; else the pause doubles with every death.

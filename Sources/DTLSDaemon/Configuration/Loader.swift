@@ -35,10 +35,23 @@ final class Loading: MessageChannelDelegate {
     enum Result {
         case loaded(Configuration)
         case refused(ConfigurationProblems)
-        /// The loader has died, or could not say what it found.
+        /// The loader has died (its parsers are not ours), or could not say what it found.
         case failed(String)
+
+        /// What is wrong, a line each; `nil` when nothing is.
+        var problems: [String]? {
+            switch self {
+            case .loaded: nil
+            case .refused(let problems): problems.problems.map(\.description)
+            case .failed(let reason): [reason]
+            }
+        }
     }
 
+    private let file: String
+    private let pid: pid_t
+    /// How the process ended, if somebody else has asked the kernel first.
+    private var ending: ChildProcess.Ending?
     private var channel: MessageChannel?
     private var completion: ((Result) -> Void)?
 
@@ -47,7 +60,8 @@ final class Loading: MessageChannelDelegate {
         file: String, environment: [String: String], loop: EventLoop, completion: @escaping (Result) -> Void
     ) throws(SystemError) {
         let ends = try UnixChannel.pair()
-        _ = try ChildProcess.spawn(
+        self.file = file
+        pid = try ChildProcess.spawn(
             arguments: Role.loader(file: file).arguments, environment: environment, channel: ends.other)
         self.completion = completion
         channel = try MessageChannel(ends.one, loop: loop, delegate: self)
@@ -58,7 +72,7 @@ final class Loading: MessageChannelDelegate {
         descriptorWasLost: Bool
     ) {
         guard let memory = descriptor, let first = message.first, let outcome = Loader.Outcome(rawValue: first) else {
-            return finish(.failed("its result did not arrive"))
+            return finish(.failed("\(file): what the loader process has found did not arrive"))
         }
         do {
             let bytes = try MemoryFile.read(memory)
@@ -70,11 +84,21 @@ final class Loading: MessageChannelDelegate {
             }
             finish(result)
         } catch {
-            finish(.failed("\(error)"))
+            finish(.failed("\(file): \(error)"))
         }
     }
 
-    func channelEnded(_ channel: MessageChannel) { finish(.failed("it ended without a result")) }
+    /// Takes note of a child's end; the acceptor reaps all children.
+    func childEnded(_ pid: pid_t, _ ending: ChildProcess.Ending) {
+        if pid == self.pid { self.ending = ending }
+    }
+
+    func channelEnded(_ channel: MessageChannel) {
+        guard completion != nil else { return }
+        // The channel ends when the process does, so this does not wait.
+        let ending = (ending ?? ChildProcess.wait(for: pid))?.description ?? "ended"
+        finish(.failed("\(file): not a configuration that can be read: the loader process \(ending)"))
+    }
 
     private func finish(_ result: Result) {
         channel?.close()

@@ -169,6 +169,26 @@ struct HandshakeCase: Sendable, CustomTestStringConvertible {
     }
 
     @Test(arguments: [SimulatedWire.Side.client, .server])
+    func whoeverSpeaksFirstAfterReleasingItsBuffersHasThemAgain(_ side: SimulatedWire.Side) throws {
+        let pair = try EnginePair(client: client(), server: server())
+        pair.handshake()
+        pair.run()
+        let other: SimulatedWire.Side = side == .client ? .server : .client
+        for (number, speaker) in [side, other, side].enumerated() {
+            for endpoint in [pair.client, pair.server] { endpoint.engine?.releaseBuffers() }
+            try pair.send([UInt8(number)], from: speaker)
+            pair.run()
+        }
+        for endpoint in [pair.client, pair.server] { endpoint.engine?.releaseBuffers() }
+        pair.close(side)
+        pair.run()
+        let (speaking, listening) = side == .client ? (pair.client, pair.server) : (pair.server, pair.client)
+        #expect(listening.messages == [[0], [2]])
+        #expect(speaking.messages == [[1]])
+        #expect(listening.isClosed)
+    }
+
+    @Test(arguments: [SimulatedWire.Side.client, .server])
     func closeNotifyEndsTheOtherSide(_ side: SimulatedWire.Side) throws {
         let pair = try EnginePair(client: client(), server: server())
         pair.handshake()

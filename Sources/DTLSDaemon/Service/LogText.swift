@@ -42,13 +42,28 @@ enum TextEncoding {
     }
 
     private static func appendValue(_ value: String, to line: inout String) {
+        // Nearly all values are plain, and looking at each character's properties costs more than the rest of the line.
+        if !value.isEmpty, isPrintableASCII(value, butNot: " =\"\\") {
+            line += value
+            return
+        }
         var escaped = ""
         appendEscaped(value, quotes: true, to: &escaped)
         let isPlain = !escaped.isEmpty && escaped == value && !value.contains { $0 == " " || $0 == "=" }
         line += isPlain ? value : "\"\(escaped)\""
     }
 
+    private static func isPrintableASCII(_ text: String, butNot excluded: StaticString) -> Bool {
+        excluded.withUTF8Buffer { excluded in
+            text.utf8.allSatisfy { $0 >= 0x20 && $0 < 0x7f && !excluded.contains($0) }
+        }
+    }
+
     private static func appendEscaped(_ text: String, quotes: Bool = false, to line: inout String) {
+        if isPrintableASCII(text, butNot: "\"\\") {
+            line += text
+            return
+        }
         for scalar in text.unicodeScalars {
             switch scalar {
             case "\n": line += "\\n"

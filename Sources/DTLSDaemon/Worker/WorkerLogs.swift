@@ -17,7 +17,7 @@ final class WorkerLogs: TimerTarget {
         var logger = Logger(label: "dtlsd")
         logger[metadataKey: "WORKER"] = "\(worker)"
         self.logger = logger
-        connections = LogLimiter(burst: 1_000, perSecond: 100, now: loop.now)
+        connections = LogLimiter(burst: 500, perSecond: 100, now: loop.now)
         failures = LogLimiter(burst: 20, perSecond: 2, now: loop.now)
         super.init()
     }

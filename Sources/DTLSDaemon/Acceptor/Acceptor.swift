@@ -299,12 +299,6 @@ extension Acceptor: WorkerPoolDelegate {
         }
     }
 
-    func pool(_ pool: WorkerPool, worker number: Int, rejected reason: String) {
-        logger.log(
-            .internalError, "worker \(number) cannot use the configuration, and is replaced: \(reason)",
-            ["WORKER": "\(number)"])
-    }
-
     func pool(_ pool: WorkerPool, gaveBack datagram: UnsafeRawBufferPointer, key: Newcomer.Key) {
         listeners?.listener(for: key.local)?.putBack(datagram, key)
     }

@@ -7,7 +7,6 @@ import Logging
 protocol WorkerPoolDelegate: AnyObject {
     /// Every worker serves the newest configuration.
     func poolIsReady(_ pool: WorkerPool)
-    func pool(_ pool: WorkerPool, worker number: Int, rejected reason: String)
     func pool(_ pool: WorkerPool, gaveBack datagram: UnsafeRawBufferPointer, key: Newcomer.Key)
     /// The last process is gone, after `stop()`.
     func poolHasEnded(_ pool: WorkerPool)
@@ -217,8 +216,13 @@ final class WorkerPool: TimerTarget, WorkerHandleDelegate {
         delegate.poolIsReady(self)
     }
 
+    /// The loader has checked all that a worker makes of a configuration, so this one is short of memory or worse: it
+    /// takes leave of its clients, and is replaced.
     func worker(_ worker: WorkerHandle, rejected generation: UInt32, reason: String) {
-        delegate.pool(self, worker: worker.number, rejected: reason)
+        logger.log(
+            .internalError, "worker \(worker.number) cannot use the configuration, and is replaced: \(reason)",
+            ["WORKER": "\(worker.number)"])
+        worker.stop()
     }
 
     func worker(_ worker: WorkerHandle, reported report: MessageFromWorker.Report) {

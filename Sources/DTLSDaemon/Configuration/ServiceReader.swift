@@ -22,6 +22,11 @@ struct ServiceReader {
         checkName()
         let socket = socketOptions()
         let listeners = ConfiguredListener.read(table, socket)
+        if socket.timeToLive == 0, listeners.contains(where: { $0.address.family == .ipv4 }) {
+            // ip(7): IP_TTL takes 1 to 255, where IPV6_UNICAST_HOPS takes 0 too.
+            table.table(.socket, SocketKey.self)?.report(
+                .timeToLive, "expected 1 to 255 for a service with IPv4 addresses, found 0, which Linux refuses there")
+        }
         let configuration = ServiceConfiguration(
             name: name, listen: listeners.map(\.address), tls: CredentialsReader(table).read(),
             handshakeTimeout: table.duration(.handshakeTimeout, seconds: 2...120) ?? 60_000,

@@ -26,7 +26,7 @@ final class Worker: MessageChannelDelegate {
     private static let reservedDescriptors = 32
 
     /// Reports go out at most this often, in milliseconds: hand-overs need no exact counts.
-    private static let reportInterval = 5
+    private static let reportInterval = 10
 
     private final class Reporter: TimerTarget {
         weak var worker: Worker?

@@ -17,7 +17,8 @@ final class WorkerLogs: TimerTarget {
         var logger = Logger(label: "dtlsd")
         logger[metadataKey: "WORKER"] = "\(worker)"
         self.logger = logger
-        connections = LogLimiter(burst: 500, perSecond: 100, now: loop.now)
+        // journald lets a service write 10,000 entries in 30 s by default, all its processes together.
+        connections = LogLimiter(burst: 200, perSecond: 20, now: loop.now)
         failures = LogLimiter(burst: 20, perSecond: 2, now: loop.now)
         super.init()
     }

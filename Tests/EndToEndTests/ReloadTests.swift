@@ -61,7 +61,7 @@ extension EndToEnd {
             let name = URL(filePath: identity.certificate).lastPathComponent
             try folder.write(String(whole.prefix(whole.count / 2)), to: name)
             daemon.program.signal(SIGHUP)
-            try await daemon.logged("error", name)
+            try await daemon.logged(" error ", "service.echo.certificate")
             #expect(try await servedCertificate(at: address) == "old")
             try folder.write(whole, to: name)
 

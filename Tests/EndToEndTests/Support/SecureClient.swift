@@ -75,7 +75,8 @@ final class SecureClient: Sendable {
         }
     }
 
+    /// What helps to see why something did not happen.
     var transcript: String {
-        "output: \(output)\nerrors: \(program.errors)"
+        "output: \(output)\nerrors: \(program.errors)\nlog of dtlsd:\n\(folder.read("dtlsd.errors"))"
     }
 }

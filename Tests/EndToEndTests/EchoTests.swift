@@ -96,10 +96,8 @@ extension EndToEnd {
             // All are connected now, and still served.
             for (number, client) in clients.enumerated() { client.say("client \(number) is still here") }
             for (number, client) in clients.enumerated() { try await client.hears("client \(number) is still here") }
-            // s_client takes half a second to leave.
-            for client in clients { client.program.closeInput() }
+            try await clients.leave()
             for (number, client) in clients.enumerated() {
-                try await client.leave()
                 let own = "client \(number) was here\nclient \(number) is still here\n"
                 #expect(client.output == own)
             }

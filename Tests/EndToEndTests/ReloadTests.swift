@@ -153,10 +153,8 @@ extension EndToEnd {
                     try daemon.reload(good)
                 }
                 for resident in residents { try await resident.exchange("round \(round)") }
-                for newcomer in newcomers {
-                    try await newcomer.hears("newcomer of round \(round)")
-                    try await newcomer.leave()
-                }
+                for newcomer in newcomers { try await newcomer.hears("newcomer of round \(round)") }
+                try await newcomers.leave()
                 try await eventually("the reload of round \(round) has ended", details: daemon.program.errors) {
                     round % 3 == 0
                         ? daemon.lines(with: "reloaded").count > before.good

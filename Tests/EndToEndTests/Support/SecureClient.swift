@@ -80,3 +80,11 @@ final class SecureClient: Sendable {
         "output: \(output)\nerrors: \(program.errors)\nlog of dtlsd:\n\(folder.read("dtlsd.errors"))"
     }
 }
+
+extension [SecureClient] {
+    /// Lets all leave at once, since s_client takes half a second for it.
+    func leave() async throws {
+        for client in self { client.program.closeInput() }
+        for client in self { try await client.leave() }
+    }
+}

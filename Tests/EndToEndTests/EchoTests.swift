@@ -80,6 +80,24 @@ extension EndToEnd {
             try await daemon.stop()
         }
 
+        /// A client that lost its state comes back on its old port (RFC 6347, 4.2.8), where its old connection still is.
+        @Test(arguments: ["127.0.0.1", "::1"])
+        func aClientThatComesBackOnItsOldPortIsServed(_ host: String) async throws {
+            let identity = try await certificates.selfSigned("server")
+            let address = try Endpoint.free(on: host)
+            let own = try Endpoint.free(on: host)
+            let daemon = try await Daemon.start(Service(listen: [address], identity: identity).text, in: folder)
+            for life in 1...3 {
+                let client = try SecureClient(
+                    to: address, trust: identity.certificate, in: folder, ["-bind", "\(own)"])
+                try await client.exchange("life \(life)")
+                client.program.signal(SIGKILL)
+                #expect(try await client.program.ended() == .killed(SIGKILL))
+            }
+            try await daemon.logged("connection closed", "PEER=\(own)", count: 2)
+            try await daemon.stop()
+        }
+
         /// Everyone gets their own data back, at once and for as long as they stay; and the server answers so soon
         /// that hardly any client sends its ClientHello again, which it does after a second.
         @Test(arguments: ["127.0.0.1", "::1"])
@@ -96,10 +114,8 @@ extension EndToEnd {
             // All are connected now, and still served.
             for (number, client) in clients.enumerated() { client.say("client \(number) is still here") }
             for (number, client) in clients.enumerated() { try await client.hears("client \(number) is still here") }
-            // s_client takes half a second to leave.
-            for client in clients { client.program.closeInput() }
+            try await clients.leave()
             for (number, client) in clients.enumerated() {
-                try await client.leave()
                 let own = "client \(number) was here\nclient \(number) is still here\n"
                 #expect(client.output == own)
             }

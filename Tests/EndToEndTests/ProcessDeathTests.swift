@@ -34,9 +34,8 @@ extension EndToEnd {
             let daemon = try await start()
             let clients = try await connect(8)
             let victim = daemon.workers[0]
-            let lostPorts = ProcessTable.peerPorts(of: victim)
-            let lost = clients.filter { !ProcessTable.localPorts(of: $0.program.pid).isDisjoint(with: lostPorts) }
-            let others = clients.filter { ProcessTable.localPorts(of: $0.program.pid).isDisjoint(with: lostPorts) }
+            let lost = try await clients.served(by: victim, of: daemon)
+            let others = clients.filter { client in !lost.contains { $0 === client } }
             #expect(lost.count == 4, "the worker with the fewest connections gets the next one")
             #expect(others.count == 4)
 
@@ -102,6 +101,20 @@ extension EndToEnd {
             daemon.program.signal(SIGTERM)
             _ = try await daemon.program.ended()
             #expect(!workers.contains { ProcessTable.isRunning($0) })
+        }
+    }
+}
+
+extension [SecureClient] {
+    /// The clients whose connections a worker has. Asks until every client is found with a worker: one look at
+    /// /proc/net/udp, which the kernel writes bit by bit, can miss sockets when others come and go.
+    fileprivate func served(by worker: pid_t, of daemon: Daemon) async throws -> [SecureClient] {
+        try await eventualValue("every client is with a worker", details: daemon.program.errors) {
+            let ports = map { ProcessTable.localPorts(of: $0.program.pid) }
+            let all = Set(daemon.workers.flatMap { ProcessTable.peerPorts(of: $0) })
+            let own = ProcessTable.peerPorts(of: worker)
+            guard ports.allSatisfy({ !$0.isDisjoint(with: all) }) else { return nil }
+            return zip(self, ports).filter { !$0.1.isDisjoint(with: own) }.map(\.0)
         }
     }
 }

@@ -61,7 +61,7 @@ extension EndToEnd {
             let name = URL(filePath: identity.certificate).lastPathComponent
             try folder.write(String(whole.prefix(whole.count / 2)), to: name)
             daemon.program.signal(SIGHUP)
-            try await daemon.logged("error", name)
+            try await daemon.logged(" error ", "service.echo.certificate")
             #expect(try await servedCertificate(at: address) == "old")
             try folder.write(whole, to: name)
 
@@ -153,10 +153,8 @@ extension EndToEnd {
                     try daemon.reload(good)
                 }
                 for resident in residents { try await resident.exchange("round \(round)") }
-                for newcomer in newcomers {
-                    try await newcomer.hears("newcomer of round \(round)")
-                    try await newcomer.leave()
-                }
+                for newcomer in newcomers { try await newcomer.hears("newcomer of round \(round)") }
+                try await newcomers.leave()
                 try await eventually("the reload of round \(round) has ended", details: daemon.program.errors) {
                     round % 3 == 0
                         ? daemon.lines(with: "reloaded").count > before.good

@@ -30,7 +30,8 @@ final class Daemon: Sendable {
         -> Daemon
     {
         let file = try folder.write(configuration, to: "dtlsd.toml")
-        let program = try Program([binary, "--config", file], in: folder, descriptorLimit: descriptorLimit)
+        let program = try Program(
+            [binary, "--config", file], in: folder, name: "dtlsd", descriptorLimit: descriptorLimit)
         let daemon = Daemon(program: program, folder: folder, configurationFile: file)
         try await eventually("dtlsd is ready", details: program.errors) {
             guard program.ending == nil else {

@@ -29,13 +29,14 @@ final class Program: Sendable {
 
     /// - Parameters:
     ///   - arguments: the program, looked up in PATH, and its arguments.
+    ///   - name: what its two files are called, with ".output" and ".errors"; a number where none is given.
     ///   - descriptorLimit: the most descriptors that it and its children may have open (RLIMIT_NOFILE).
-    init(_ arguments: [String], in folder: TestFolder, descriptorLimit: Int? = nil) throws {
+    init(_ arguments: [String], in folder: TestFolder, name: String? = nil, descriptorLimit: Int? = nil) throws {
         let number = Self.count.wrappingAdd(1, ordering: .relaxed).newValue
         self.folder = folder
         command = arguments.joined(separator: " ")
-        outputName = "\(number).output"
-        errorsName = "\(number).errors"
+        outputName = "\(name ?? "\(number)").output"
+        errorsName = "\(name ?? "\(number)").errors"
 
         // A socket, since a pipe cannot be made close-on-exec in one step from here.
         var ends: [Int32] = [-1, -1]

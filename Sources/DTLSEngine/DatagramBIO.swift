@@ -69,6 +69,11 @@ public final class DatagramBIO {
             return -1
         }
         state.pointee.datagram = nil
+        guard !datagram.isEmpty else {
+            // Nothing to OpenSSL: 0 would be the end of the stream, which anybody could then send.
+            co_bio_set_retry_read(bio)
+            return -1
+        }
         // As recv(2): what does not fit is cut off.
         let count = min(datagram.count, Int(capacity))
         UnsafeMutableRawPointer(buffer).copyMemory(from: source, byteCount: count)

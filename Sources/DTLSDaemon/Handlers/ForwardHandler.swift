@@ -149,7 +149,7 @@ final class ForwardHandler: Handler, EventHandler {
 
     func ready(_ events: EventLoop.Events) {
         if events.contains(.writable), !waiting.isEmpty { sendWaiting() }
-        guard events.contains(.readable) || events.contains(.hangUp), let connection else { return }
+        guard !events.isDisjoint(with: [.readable, .hangUp]), let connection else { return }
         let count: Int
         do throws(SystemError) {
             count = try resources.batch.receive(from: socket)

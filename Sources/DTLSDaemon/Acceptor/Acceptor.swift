@@ -180,7 +180,10 @@ final class Acceptor: EventHandler {
 
     private func makeSnapshot(_ configuration: Configuration) throws(SystemError) -> FileDescriptor {
         try MemoryFile.make(
-            Snapshot(configuration: configuration, ticketKeys: ticketKeys).encode(), name: "dtlsd-snapshot")
+            Snapshot(
+                configuration: configuration, ticketKeys: ticketKeys,
+                cookieSecret: configuration.cookieSecret ?? randomSecret
+            ).encode(), name: "dtlsd-snapshot")
     }
 
     private func finishReload() {

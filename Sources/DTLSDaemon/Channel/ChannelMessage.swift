@@ -25,7 +25,13 @@ enum MessageToWorker {
         let datagrams: [UnsafeRawBufferPointer]
     }
 
-    private enum Kind: UInt8 { case configure = 1, connection, late, stop, ping }
+    private enum Kind: UInt8 {
+        case configure = 1
+        case connection = 2
+        case late = 3
+        case stop = 4
+        case ping = 5
+    }
 
     static func encode(configure generation: UInt32) -> [UInt8] {
         encode(.configure) { $0.integer(generation) }
@@ -97,7 +103,12 @@ enum MessageFromWorker {
         var isEmpty: Bool { self == Report() }
     }
 
-    private enum Kind: UInt8 { case ready = 1, rejected, report, foreign }
+    private enum Kind: UInt8 {
+        case ready = 1
+        case rejected = 2
+        case report = 3
+        case foreign = 4
+    }
 
     static func encode(ready generation: UInt32, capacity: UInt32) -> [UInt8] {
         encode(.ready) {

@@ -9,7 +9,10 @@ import Logging
 /// A process of its own, so that neither a slow name server nor a defect in a parser can stop the acceptor.
 enum Loader {
     /// What is sent, before the bytes of the configuration or of the problems, in a memfd.
-    enum Outcome: UInt8 { case configuration = 1, problems }
+    enum Outcome: UInt8 {
+        case configuration = 1
+        case problems = 2
+    }
 
     static func run(file: String) throws {
         let channel = FileDescriptor(owning: ChildProcess.channelDescriptor)

@@ -49,6 +49,16 @@ final class ServedConnection: ConnectionDelegate {
         worker.giveBack(datagram, Newcomer.Key(peer: peer, local: connection.local))
     }
 
+    func restartMaterial(for connection: Connection) -> RestartMaterial? {
+        worker.restartMaterial(for: service)
+    }
+
+    func connectionRestarts(_ connection: Connection) {
+        worker.logs.closed(connection, service, .restarted)
+        handler?.closed()
+        handler = nil
+    }
+
     func connectionClosed(_ connection: Connection, _ ending: Connection.Ending) {
         self.connection = nil
         if let handler {

@@ -19,6 +19,8 @@ final class Worker: MessageChannelDelegate {
     private let descriptorLimit: Int
     private var channel: MessageChannel?
     private var services: [ServiceRuntime] = []
+    /// With the acceptor's secret: clients that begin anew on a connection's socket are asked here.
+    private var cookies: CookieAuthority?
     private var connections: [UInt64: ServedConnection] = [:]
     private let reporter = Reporter()
 
@@ -90,6 +92,7 @@ final class Worker: MessageChannelDelegate {
             services = try decoded.configuration.services.map {
                 try ServiceRuntime($0, ticketKeys: decoded.ticketKeys)
             }
+            cookies = try CookieAuthority(secret: decoded.cookieSecret)
             LogBootstrap.setLevel(decoded.configuration.logLevel)
             channel?.send(MessageFromWorker.encode(ready: generation, capacity: capacity))
         } catch {
@@ -116,6 +119,13 @@ final class Worker: MessageChannelDelegate {
         let served = ServedConnection(handover, socket: socket, service: service, worker: self)
         if served.connection == nil { return countClosed() }
         connections[handover.id] = served
+    }
+
+    /// The service's certificate may have been renewed since the connection began.
+    func restartMaterial(for service: ServiceRuntime) -> RestartMaterial? {
+        guard let cookies else { return nil }
+        let present = services.first { $0.configuration.name == service.configuration.name } ?? service
+        return RestartMaterial(context: present.context, cookies: cookies)
     }
 
     // MARK: What connections report

@@ -13,6 +13,10 @@ package protocol ConnectionDelegate: AnyObject {
     /// A datagram that the socket yielded but that is not this connection's: another peer's, or a ClientHello left on a
     /// socket that is closing. It belongs to the listener (rules 1 to 3 of UDP, in docs/architecture.md).
     func connection(_ connection: Connection, foreign datagram: UnsafeRawBufferPointer, from peer: SocketAddress)
+    /// Whether the peer may begin anew on this connection's socket, and with what; `nil`: it may not.
+    func restartMaterial(for connection: Connection) -> RestartMaterial?
+    /// The peer has lost its state, and has begun anew: what it was before is over. `connectionEstablished` follows.
+    func connectionRestarts(_ connection: Connection)
     /// The connection has ended, and its socket is closed. Called once.
     func connectionClosed(_ connection: Connection, _ ending: Connection.Ending)
 }
@@ -22,6 +26,8 @@ package final class Connection: TimerTarget, EventHandler {
     /// Why a connection has ended.
     package enum Ending: Error, Equatable, CustomStringConvertible {
         case closedByPeer
+        /// The peer has come back without its state, and has done a new handshake.
+        case restarted
         case closedHere
         case idle
         case handshakeTimedOut
@@ -31,6 +37,7 @@ package final class Connection: TimerTarget, EventHandler {
         package var description: String {
             switch self {
             case .closedByPeer: "closed by the peer"
+            case .restarted: "the peer began anew"
             case .closedHere: "closed here"
             case .idle: "idle"
             case .handshakeTimedOut: "the handshake took too long"
@@ -80,7 +87,7 @@ package final class Connection: TimerTarget, EventHandler {
     package private(set) var counters = Counters()
     /// Nanoseconds from the start of the handshake to its end.
     package private(set) var handshakeDuration: UInt64 = 0
-    package let engine: Engine
+    package private(set) var engine: Engine
 
     private let datapath: Datapath
     private let limits: Limits
@@ -88,7 +95,10 @@ package final class Connection: TimerTarget, EventHandler {
     private var registration: EventLoop.Registration?
     private weak var delegate: (any ConnectionDelegate)?
     private var phase = Phase.handshaking
-    private let started: UInt64
+    private var started: UInt64
+    /// What the peer's hello began with; `nil` for a client's side.
+    private var random: ClientRandom?
+    private var successor: Successor?
     private var lastReceived: UInt64
     /// When something was last sent by a connection that had given its record buffers back.
     private var lastSentQuietly: UInt64 = 0
@@ -125,9 +135,11 @@ package final class Connection: TimerTarget, EventHandler {
         let engine = try Engine(
             accepting: context, over: datapath.bio, payloadSize: limits.payloadSize(local.family),
             clientHello: clientHello)
-        return Connection(
+        let connection = Connection(
             engine: engine, socket: socket, local: local, peer: peer, limits: limits, datapath: datapath,
             delegate: delegate)
+        if case .hello(let hello) = ClientHello.parse(clientHello) { connection.random = hello.randomValue }
+        return connection
     }
 
     /// Begins the handshake. The delegate may be called before this returns.
@@ -189,6 +201,9 @@ package final class Connection: TimerTarget, EventHandler {
     @inline(__always)
     private func take(_ datagram: UnsafeRawBufferPointer) {
         switch phase {
+        case .established where concernsSuccession(datagram):
+            datapath.claim(self)
+            takeForSuccession(datagram)
         case .handshaking, .established:
             // The delegate may have used another connection meanwhile.
             datapath.claim(self)
@@ -225,6 +240,68 @@ package final class Connection: TimerTarget, EventHandler {
         } catch {
             end(.failed(error))
         }
+    }
+
+    // MARK: The peer begins anew
+
+    /// One comparison for application data, which is nearly all that comes.
+    @inline(__always)
+    private func concernsSuccession(_ datagram: UnsafeRawBufferPointer) -> Bool {
+        guard let type = datagram.first, type != Self.applicationData else { return false }
+        return random != nil && (successor != nil || ClientHello.couldBePart(of: datagram))
+    }
+
+    /// RFC 5246, section 6.2.1.
+    private static let applicationData: UInt8 = 23
+
+    private func takeForSuccession(_ datagram: UnsafeRawBufferPointer) {
+        var material: RestartMaterial?
+        let verdict = Successor.verdict(
+            datagram, Newcomer.Key(peer: peer, local: local), current: random, successor: successor?.random,
+            material: {
+                material = delegate?.restartMaterial(for: self)
+                return material
+            },
+            answer: { datapath.bio.outbox.append($0) })
+        switch verdict {
+        case .done: break
+        case .forConnection:
+            engine.deliver(datagram)
+            advance()
+        case .begins(let random):
+            guard let material,
+                let engine = try? Engine(
+                    accepting: material.context, over: datapath.bio, payloadSize: limits.payloadSize(local.family),
+                    clientHello: datagram)
+            else { return }
+            successor = Successor(engine: engine, random: random, started: datapath.loop.now)
+            advanceSuccessor()
+        case .continues:
+            successor?.engine.deliver(datagram)
+            advanceSuccessor()
+        }
+    }
+
+    private func advanceSuccessor() {
+        guard let successor else { return }
+        do throws(EngineError) {
+            // Before it is established, an engine has nothing else to say.
+            if case .established = try successor.engine.next() { succeed(successor) }
+        } catch {
+            self.successor = nil
+        }
+    }
+
+    private func succeed(_ successor: Successor) {
+        delegate?.connectionRestarts(self)
+        self.successor = nil
+        engine = successor.engine
+        random = successor.random
+        started = successor.started
+        counters = Counters()
+        handshakeDuration = Clock.monotonic() &- started
+        delegate?.connectionEstablished(self)
+        advance()
     }
 
     private var isOpen: Bool {
@@ -307,16 +384,33 @@ package final class Connection: TimerTarget, EventHandler {
     private var deadline: UInt64 {
         switch phase {
         case .handshaking:
-            let end = started &+ .milliseconds(limits.handshakeTimeout)
-            guard let retransmission = engine.timeout else { return end }
-            return min(end, datapath.loop.now &+ .microseconds(retransmission))
+            return deadline(of: engine, started: started)
         case .established:
             let quiet = holdsBuffers ? max(lastReceived, lastSentQuietly) &+ Self.quietTime : UInt64.max
             let idle = limits.idleTimeout > 0 ? lastReceived &+ .milliseconds(limits.idleTimeout) : UInt64.max
-            return min(quiet, idle)
+            guard let successor else { return min(quiet, idle) }
+            return min(quiet, idle, deadline(of: successor.engine, started: successor.started))
         case .ending, .gone:
             return .max
         }
+    }
+
+    /// A handshake's next deadline: its retransmission, or its end.
+    private func deadline(of engine: Engine, started: UInt64) -> UInt64 {
+        let end = started &+ .milliseconds(limits.handshakeTimeout)
+        guard let retransmission = engine.timeout else { return end }
+        return min(end, datapath.loop.now &+ .microseconds(retransmission))
+    }
+
+    private func lookAfterSuccessor(now: UInt64) {
+        guard let successor else { return }
+        if now >= successor.started &+ .milliseconds(limits.handshakeTimeout) {
+            self.successor = nil
+            return
+        }
+        datapath.claim(self)
+        do throws(EngineError) { try successor.engine.handleTimeout() } catch { self.successor = nil }
+        flush()
     }
 
     package override func timerFired(now: UInt64) {
@@ -332,6 +426,7 @@ package final class Connection: TimerTarget, EventHandler {
                 engine.releaseBuffers()
                 holdsBuffers = false
             }
+            lookAfterSuccessor(now: now)
             rearm()
         case .ending, .gone:
             break

@@ -28,6 +28,27 @@ package struct Newcomer: ~Copyable {
             self.peer = peer
             self.local = local
         }
+
+        /// Whether the hello brings a cookie that was made for these two addresses.
+        func proves(_ hello: ClientHello, to cookies: CookieAuthority, minute: UInt64) -> Bool {
+            guard !hello.cookie.isEmpty else { return false }
+            return peer.withBytes { peer in
+                local.withBytes { local in cookies.verify(hello, peer: peer, local: local, minute: minute) }
+            }
+        }
+
+        /// Writes the HelloVerifyRequest for a hello between these two addresses; returns its size, 0 for none.
+        func writeAnswer(
+            to hello: ClientHello, by cookies: CookieAuthority, minute: UInt64,
+            into buffer: UnsafeMutableRawBufferPointer
+        ) -> Int {
+            peer.withBytes { peer in
+                local.withBytes { local in
+                    cookies.writeHelloVerifyRequest(
+                        answering: hello, peer: peer, local: local, minute: minute, into: buffer)
+                }
+            }
+        }
     }
 
     /// Connected to the peer, and bound to the address that the peer has used.
@@ -168,7 +189,7 @@ package final class Listener: EventHandler {
     private func consider(_ datagram: UnsafeRawBufferPointer, _ key: Newcomer.Key, minute: UInt64) {
         switch ClientHello.parse(datagram) {
         case .hello(let hello):
-            if hello.cookie.isEmpty || !verify(hello, key, minute) { return answer(hello, key, minute) }
+            guard key.proves(hello, to: cookies, minute: minute) else { return answer(hello, key, minute) }
             if recent.contains(key, hello.randomValue, now: loop.now) {
                 counters.duplicates &+= 1
                 return
@@ -185,22 +206,11 @@ package final class Listener: EventHandler {
         }
     }
 
-    private func verify(_ hello: ClientHello, _ key: Newcomer.Key, _ minute: UInt64) -> Bool {
-        key.peer.withBytes { peer in
-            key.local.withBytes { local in cookies.verify(hello, peer: peer, local: local, minute: minute) }
-        }
-    }
-
     private func answer(_ hello: ClientHello, _ key: Newcomer.Key, _ minute: UInt64) {
         if buffers.answers.count == buffers.answers.capacity { sendAnswers() }
         counters.hellosAnswered &+= 1
-        buffers.answers.add(to: key.peer, from: key.local) { buffer in
-            key.peer.withBytes { peer in
-                key.local.withBytes { local in
-                    cookies.writeHelloVerifyRequest(
-                        answering: hello, peer: peer, local: local, minute: minute, into: buffer)
-                }
-            }
+        buffers.answers.add(to: key.peer, from: key.local) {
+            key.writeAnswer(to: hello, by: cookies, minute: minute, into: $0)
         }
     }
 

@@ -124,22 +124,23 @@ import Testing
         try folder.write("garbage", "no PEM at all")
         #expect(
             try folder.problems(service(key: "other.key")) == [
-                "dtlsd.toml:3: service.a.private_key: the private key does not belong to the certificate; "
-                    + "expected the key that the first certificate in the file was made for"
+                "dtlsd.toml:3: service.a.private_key: \"other.key\": the private key does not belong to the certificate; "
+                    + "expected the key that the first certificate in \"server.pem\" was made for"
             ])
         #expect(
             try folder.problems(service(certificate: "der")) == [
-                "dtlsd.toml:2: service.a.certificate: the file is not text; \(Self.certificate) "
+                "dtlsd.toml:2: service.a.certificate: \"der\" is not text; \(Self.certificate) "
                     + "(`openssl x509` or `pkey` make it of DER)"
             ])
         #expect(
             try folder.problems(service(certificate: "garbage")) == [
-                "dtlsd.toml:2: service.a.certificate: no PEM certificate in it; " + Self.certificate
+                "dtlsd.toml:2: service.a.certificate: \"garbage\": no PEM certificate in it; " + Self.certificate
             ])
         let problems = try folder.problems(service(key: "garbage"))
         #expect(problems.count == 1)
         #expect(
-            problems.first?.hasPrefix("dtlsd.toml:3: service.a.private_key: not a valid PEM private key (") == true)
+            problems.first?.hasPrefix("dtlsd.toml:3: service.a.private_key: \"garbage\": not a valid PEM private key (")
+                == true)
         #expect(problems.first?.hasSuffix("; " + Self.privateKey) == true)
     }
 
@@ -148,7 +149,7 @@ import Testing
         try folder.write("garbage", "no PEM at all")
         #expect(
             try folder.problems(service("ca = \"garbage\"\nciphers = \"NONE\"\nmaximum_version = \"1.0\"")) == [
-                "dtlsd.toml:5: service.a.ca: no PEM certificate in it; "
+                "dtlsd.toml:5: service.a.ca: \"garbage\": no PEM certificate in it; "
                     + "expected the path of a PEM file with the CA certificates that clients are checked against",
                 "dtlsd.toml:6: service.a.ciphers: no cipher matches \"NONE\"; "
                     + "expected an OpenSSL cipher list, as `openssl ciphers -v LIST` takes it",
@@ -167,16 +168,18 @@ import Testing
         #expect(try folder.problems(service("passphrase_file = \"right\"", key: "encrypted")) == [])
         #expect(
             try folder.problems(service(key: "encrypted")) == [
-                "dtlsd.toml:3: service.a.private_key: the private key is encrypted and no passphrase is given; "
+                "dtlsd.toml:3: service.a.private_key: \"encrypted\": the private key is encrypted and no passphrase is given; "
                     + "expected a passphrase_file beside it"
             ])
         #expect(
             try folder.problems(service("passphrase_file = \"wrong\"", key: "encrypted")) == [
-                "dtlsd.toml:5: service.a.passphrase_file: it does not decrypt the private key; " + Self.passphrase
+                "dtlsd.toml:5: service.a.passphrase_file: \"wrong\": it does not decrypt the private key; "
+                    + Self.passphrase
             ])
         #expect(
             try folder.problems(service("passphrase_file = \"empty\"", key: "encrypted")) == [
-                "dtlsd.toml:5: service.a.passphrase_file: its first line is empty or not text; " + Self.passphrase
+                "dtlsd.toml:5: service.a.passphrase_file: the first line of \"empty\" is empty or not text; "
+                    + Self.passphrase
             ])
         #expect(
             try folder.problems(service("passphrase_file = \"none\"", key: "encrypted")) == [

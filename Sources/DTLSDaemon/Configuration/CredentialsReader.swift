@@ -42,7 +42,7 @@ struct CredentialsReader {
     private func pem(_ key: ServiceKey, _ expected: String, secret: Bool = false) -> String? {
         guard let bytes = contents(key, expected, secret: secret) else { return nil }
         guard let text = String(validating: bytes, as: UTF8.self), !bytes.contains(0) else {
-            table.report(key, "the file is not text; expected \(expected) (`openssl x509` or `pkey` make it of DER)")
+            table.report(key, "\(named(key)) is not text; expected \(expected) (`openssl x509` or `pkey` make it of DER)")
             return nil
         }
         return text
@@ -52,7 +52,9 @@ struct CredentialsReader {
         guard let bytes = contents(.passphraseFile, Expected.passphrase, secret: true) else { return nil }
         let line = bytes.prefix { $0 != UInt8(ascii: "\n") && $0 != UInt8(ascii: "\r") }
         guard !line.isEmpty, !line.contains(0), let text = String(validating: line, as: UTF8.self) else {
-            table.report(.passphraseFile, "its first line is empty or not text; expected \(Expected.passphrase)")
+            table.report(
+                .passphraseFile,
+                "the first line of \(named(.passphraseFile)) is empty or not text; expected \(Expected.passphrase)")
             return nil
         }
         return text
@@ -96,17 +98,27 @@ struct CredentialsReader {
         }
     }
 
+    /// What is wrong with a file that a key names.
+    private func report(_ key: ServiceKey, _ reason: String, _ expected: String) {
+        table.report(key, "\(named(key)): \(reason); expected \(expected)")
+    }
+
+    /// The file that a key names, as the configuration has it.
+    private func named(_ key: ServiceKey) -> String {
+        ConfigurationReading.quoted(table.string(key, "") ?? "the file")
+    }
+
     private func report(_ error: CredentialsError) {
         switch error {
-        case .certificate(let reason): table.report(.certificate, "\(reason); expected \(Expected.certificate)")
-        case .privateKey(let reason): table.report(.privateKey, "\(reason); expected \(Expected.privateKey)")
+        case .certificate(let reason): report(.certificate, reason, Expected.certificate)
+        case .privateKey(let reason): report(.privateKey, reason, Expected.privateKey)
         case .passphrase(let reason):
             let key = table.has(.passphraseFile) ? ServiceKey.passphraseFile : .privateKey
             let expected = key == .passphraseFile ? Expected.passphrase : "a passphrase_file beside it"
-            table.report(key, "\(reason); expected \(expected)")
+            report(key, reason, expected)
         case .mismatch(let reason):
-            table.report(.privateKey, "\(reason); expected the key that the first certificate in the file was made for")
-        case .authorities(let reason): table.report(.authorities, "\(reason); expected \(Expected.authorities)")
+            report(.privateKey, reason, "the key that the first certificate in \(named(.certificate)) was made for")
+        case .authorities(let reason): report(.authorities, reason, Expected.authorities)
         case .ciphers(let reason): table.report(.ciphers, "\(reason); expected \(Expected.ciphers)")
         case .version(let reason):
             let key = table.has(.maximumVersion) ? ServiceKey.maximumVersion : .minimumVersion

@@ -42,7 +42,8 @@ struct CredentialsReader {
     private func pem(_ key: ServiceKey, _ expected: String, secret: Bool = false) -> String? {
         guard let bytes = contents(key, expected, secret: secret) else { return nil }
         guard let text = String(validating: bytes, as: UTF8.self), !bytes.contains(0) else {
-            table.report(key, "\(named(key)) is not text; expected \(expected) (`openssl x509` or `pkey` make it of DER)")
+            table.report(
+                key, "\(named(key)) is not text; expected \(expected) (`openssl x509` or `pkey` make it of DER)")
             return nil
         }
         return text

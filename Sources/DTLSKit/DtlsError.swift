@@ -82,7 +82,7 @@ extension DtlsError {
     }
 
     /// Calls into the system layer, whose errors become these.
-    static func system<Result>(_ work: () throws(SystemError) -> Result) throws(DtlsError) -> Result {
+    static func system<Result: ~Copyable>(_ work: () throws(SystemError) -> Result) throws(DtlsError) -> Result {
         do { return try work() } catch { throw DtlsError(error) }
     }
 }

@@ -20,7 +20,7 @@ public struct FileDescriptor: ~Copyable, Sendable {
     public var isOpen: Bool { rawValue >= 0 }
 
     /// Lends a descriptor that belongs to somebody else to `body`; it stays open.
-    public static func withBorrowed<Result, Failure>(
+    public static func withBorrowed<Result: ~Copyable, Failure>(
         _ rawValue: Int32, _ body: (borrowing FileDescriptor) throws(Failure) -> Result
     ) throws(Failure) -> Result {
         var descriptor = FileDescriptor(owning: rawValue)

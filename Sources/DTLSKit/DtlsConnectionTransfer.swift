@@ -32,9 +32,7 @@ extension DtlsConnection {
 
     private func send(_ message: UnsafeRawBufferPointer, timeout: Int?) throws(DtlsError) -> Int {
         try checkTimeout(timeout)
-        guard message.count > 0, message.count <= Engine.maximumMessageSize else {
-            throw .invalid("a message of \(message.count) bytes: it must have 1 to \(Engine.maximumMessageSize)")
-        }
+        try check(message)
         let connection = try use()
         while true {
             if try sendOnce(message, over: connection) { return message.count }
@@ -45,8 +43,25 @@ extension DtlsConnection {
         }
     }
 
+    /// Sends on a connection whose handshake is done, without waiting; for the asynchronous face.
     /// - Returns: false where the socket's buffer is full.
-    func sendOnce(_ message: UnsafeRawBufferPointer, over connection: Connection) throws(DtlsError) -> Bool {
+    func sendIfRoom(_ message: [UInt8]) throws(DtlsError) -> Bool {
+        let connection = try use()
+        return try message.withUnsafeBufferPointer { bytes throws(DtlsError) in
+            let bytes = UnsafeRawBufferPointer(bytes)
+            try check(bytes)
+            return try sendOnce(bytes, over: connection)
+        }
+    }
+
+    private func check(_ message: UnsafeRawBufferPointer) throws(DtlsError) {
+        guard message.count > 0, message.count <= Engine.maximumMessageSize else {
+            throw .invalid("a message of \(message.count) bytes: it must have 1 to \(Engine.maximumMessageSize)")
+        }
+    }
+
+    /// - Returns: false where the socket's buffer is full.
+    private func sendOnce(_ message: UnsafeRawBufferPointer, over connection: Connection) throws(DtlsError) -> Bool {
         connection.flush()
         let unsent = connection.counters.unsent
         do throws(EngineError) { try connection.send(message) } catch { throw DtlsError(error) }

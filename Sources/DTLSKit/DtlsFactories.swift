@@ -5,14 +5,14 @@ extension Dtls {
     /// Makes a server and binds it (reference: createServer).
     /// - Parameter sockaddr: with port 0 the system chooses one; ``DtlsSocket/sockName()`` tells.
     /// - Throws: `.credentials` for a certificate or key, `.invalid` for an option, `.system` with EADDRINUSE and the like.
-    @available(*, noasync, message: "a server belongs to one thread; await Dtls.createServer instead")
+    @available(*, noasync, message: "a server belongs to one thread; use await AsyncDtlsServer(_:on:)")
     public static func createServer(_ opt: DtlsServerOption, _ sockaddr: DtlsAddress) throws(DtlsError) -> DtlsServer {
         try DtlsServer(opt, sockaddr, Iosched.current())
     }
 
     /// Connects to a server, and waits for the handshake (reference: createClient).
     /// - Parameter timeout: milliseconds for the handshake; `nil`: `opt.handshakeTimeout`.
-    @available(*, noasync, message: "it blocks; await Dtls.createClient instead")
+    @available(*, noasync, message: "it blocks; use await AsyncDtlsConnection.connect(_:to:)")
     public static func createClient(
         _ opt: DtlsClientOption, _ sockaddr: DtlsAddress, timeout: Int? = nil
     ) throws(DtlsError) -> DtlsConnection {
@@ -24,7 +24,7 @@ extension Dtls {
 
     /// Connects to a server; `callback` gets the connection once the handshake is done, or why it failed (reference:
     /// createClient with callback).
-    @available(*, noasync, message: "a connection belongs to one thread; await Dtls.createClient instead")
+    @available(*, noasync, message: "a connection belongs to one thread; use await AsyncDtlsConnection.connect(_:to:)")
     @discardableResult
     public static func createClient(
         _ opt: DtlsClientOption, _ sockaddr: DtlsAddress,

@@ -2,8 +2,8 @@ import LinuxSystem
 
 /// A connection for asynchronous code: `for try await message in connection.messages`, `try await connection.send(…)`.
 ///
-/// It does its work on ``DtlsLoop``, whoever calls; it comes from ``AsyncDtlsServer/connections`` or
-/// `await Dtls.createClient(…)`. It is closed with its last reference.
+/// It does its work on ``DtlsLoop``, whoever calls; it comes from ``AsyncDtlsServer/connections`` or from
+/// ``connect(_:to:)``. It is closed with its last reference.
 @DtlsLoop public final class AsyncDtlsConnection {
     private let connection: DtlsConnection
     private let waiters = Waiters()
@@ -18,8 +18,8 @@ import LinuxSystem
 
     isolated deinit { connection.close() }
 
-    /// Connects, and returns when the handshake is done.
-    static func connect(_ opt: DtlsClientOption, _ sockaddr: DtlsAddress) async throws -> AsyncDtlsConnection {
+    /// Connects to a server, and returns when the handshake is done. Cancelling the task gives it up.
+    public static func connect(_ opt: DtlsClientOption, to sockaddr: DtlsAddress) async throws -> AsyncDtlsConnection {
         let connection = try DtlsConnection(opt, sockaddr, timeout: nil, Iosched.current())
         let waiters = Waiters()
         let outcome = Outcome()
@@ -121,17 +121,4 @@ import LinuxSystem
     public func configure<Result: Sendable>(_ body: @Sendable (DtlsSocket) throws -> Result) throws -> Result {
         try body(connection)
     }
-}
-
-/// Making servers and connections in asynchronous code.
-extension Dtls {
-    /// Makes a server and binds it; see ``Dtls/createServer(_:_:)-(_,_)``.
-    @DtlsLoop public static func createServer(
-        _ opt: DtlsServerOption, _ sockaddr: DtlsAddress
-    ) async throws(DtlsError) -> AsyncDtlsServer { try AsyncDtlsServer(opt, sockaddr) }
-
-    /// Connects to a server, and returns when the handshake is done. Cancelling the task gives it up.
-    @DtlsLoop public static func createClient(
-        _ opt: DtlsClientOption, _ sockaddr: DtlsAddress
-    ) async throws -> AsyncDtlsConnection { try await AsyncDtlsConnection.connect(opt, sockaddr) }
 }

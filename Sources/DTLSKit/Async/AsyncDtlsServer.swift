@@ -1,7 +1,7 @@
 /// A server for asynchronous code: `for try await connection in server.connections`.
 ///
-/// It does its work on ``DtlsLoop``, whoever calls; it is made by `await Dtls.createServer(…)`. The handshakes of its
-/// clients are done when `connections` yields them, also on a server with a name. It is closed with its last reference.
+/// It does its work on ``DtlsLoop``, whoever calls. The handshakes of its clients are done when `connections` yields
+/// them, also on a server with a name. It is closed with its last reference.
 @DtlsLoop public final class AsyncDtlsServer {
     private let server: DtlsServer
     private var ready: [AsyncDtlsConnection] = []
@@ -9,7 +9,8 @@
     private var isOpen = true
     private var lastFailure: (@Sendable (DtlsError, DtlsAddress) -> Void)?
 
-    init(_ opt: DtlsServerOption, _ sockaddr: DtlsAddress) throws(DtlsError) {
+    /// Makes a server and binds it; see ``Dtls/createServer(_:_:)``.
+    public init(_ opt: DtlsServerOption, on sockaddr: DtlsAddress) throws(DtlsError) {
         server = try Dtls.createServer(opt, sockaddr)
         server.accept { [weak self] connection, _ in self?.take(connection) }
         server.onHandshakeFailure { [weak self] error, address in

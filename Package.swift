@@ -7,6 +7,11 @@ let strict: [SwiftSetting] = [
     .enableUpcomingFeature("MemberImportVisibility"),
 ]
 
+/// A small program that shows how DTLSKit is used; the tests run it.
+func example(_ name: String) -> Target {
+    .executableTarget(name: name, dependencies: ["DTLSKit"], path: "Examples/\(name)", swiftSettings: strict)
+}
+
 let package = Package(
     name: "dtlsd",
     products: [
@@ -37,6 +42,18 @@ let package = Package(
         .executableTarget(
             name: "dtlsd",
             dependencies: ["DTLSDaemon", .product(name: "ArgumentParser", package: "swift-argument-parser")],
+            swiftSettings: strict
+        ),
+        example("SynchronousServer"),
+        example("AsynchronousServer"),
+        example("Client"),
+        example("MultitaskServer"),
+        example("SwiftServer"),
+        .testTarget(
+            name: "DTLSKitTests",
+            dependencies: [
+                "DTLSKit", "LinuxSystem", "SynchronousServer", "AsynchronousServer", "Client", "MultitaskServer", "SwiftServer",
+            ],
             swiftSettings: strict
         ),
         .testTarget(name: "LinuxSystemTests", dependencies: ["LinuxSystem"], swiftSettings: strict),

@@ -18,6 +18,7 @@
 
 static const uint64_t CO_SSL_OP_NO_QUERY_MTU = SSL_OP_NO_QUERY_MTU;
 static const uint64_t CO_SSL_OP_NO_RENEGOTIATION = SSL_OP_NO_RENEGOTIATION;
+static const uint64_t CO_SSL_OP_COOKIE_EXCHANGE = SSL_OP_COOKIE_EXCHANGE;
 static const uint64_t CO_SSL_OP_NO_COMPRESSION = SSL_OP_NO_COMPRESSION;
 static const uint64_t CO_SSL_OP_CIPHER_SERVER_PREFERENCE = SSL_OP_CIPHER_SERVER_PREFERENCE;
 static inline void co_bio_clear_retry_flags(BIO *b) { BIO_clear_retry_flags(b); }

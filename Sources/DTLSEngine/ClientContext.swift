@@ -15,11 +15,14 @@ public struct ClientSettings: Sendable, Equatable {
     public var ciphers: String?
     public var minimumVersion: ProtocolVersion
     public var maximumVersion: ProtocolVersion?
+    /// Whether the server may ask to renegotiate (reference: renegotiate).
+    public var allowsRenegotiation: Bool
 
     public init(
         rejectUnauthorized: Bool = true, loadDefaultCertificates: Bool = false, certificateAuthorities: String? = nil,
         certificate: String? = nil, privateKey: String? = nil, passphrase: String? = nil, ciphers: String? = nil,
-        minimumVersion: ProtocolVersion = .dtls12, maximumVersion: ProtocolVersion? = nil
+        minimumVersion: ProtocolVersion = .dtls12, maximumVersion: ProtocolVersion? = nil,
+        allowsRenegotiation: Bool = false
     ) {
         self.rejectUnauthorized = rejectUnauthorized
         self.loadDefaultCertificates = loadDefaultCertificates
@@ -30,6 +33,7 @@ public struct ClientSettings: Sendable, Equatable {
         self.ciphers = ciphers
         self.minimumVersion = minimumVersion
         self.maximumVersion = maximumVersion
+        self.allowsRenegotiation = allowsRenegotiation
     }
 }
 
@@ -38,7 +42,7 @@ public final class ClientContext: Context {
     public init(_ settings: ClientSettings) throws(CredentialsError) {
         try super.init(
             method: DTLS_client_method(), ciphers: settings.ciphers, minimumVersion: settings.minimumVersion,
-            maximumVersion: settings.maximumVersion)
+            maximumVersion: settings.maximumVersion, allowsRenegotiation: settings.allowsRenegotiation)
         if let authorities = settings.certificateAuthorities { try trust(authorities: authorities, announce: false) }
         if settings.loadDefaultCertificates, SSL_CTX_set_default_verify_paths(pointer) != 1 {
             throw .authorities("\(OpenSSLError.drain())")

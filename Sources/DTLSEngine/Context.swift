@@ -4,6 +4,8 @@ import COpenSSL
 public class Context {
     /// Owned; connections made from it hold a reference of their own inside OpenSSL.
     let pointer: OpaquePointer
+    /// Whether the peer may begin another handshake on an established connection.
+    let allowsRenegotiation: Bool
 
     /// AEAD with forward secrecy, AES-128 first: it is the cheapest, and as good in practice.
     static let defaultCiphers =
@@ -12,8 +14,10 @@ public class Context {
     static let defaultCiphersWithDTLS10 = "\(defaultCiphers):ECDHE+AES:@SECLEVEL=0"
 
     init(
-        method: OpaquePointer?, ciphers: String?, minimumVersion: ProtocolVersion, maximumVersion: ProtocolVersion?
+        method: OpaquePointer?, ciphers: String?, minimumVersion: ProtocolVersion, maximumVersion: ProtocolVersion?,
+        allowsRenegotiation: Bool
     ) throws(CredentialsError) {
+        self.allowsRenegotiation = allowsRenegotiation
         ERR_clear_error()
         guard let context = SSL_CTX_new(method) else { throw .context("\(OpenSSLError.drain())") }
         pointer = context
@@ -25,8 +29,8 @@ public class Context {
             throw .context("\(OpenSSLError.drain())")
         }
         // The MTU is configured, and never asked of the BIO: one BIO serves all connections of a thread.
-        SSL_CTX_set_options(
-            context, CO_SSL_OP_NO_QUERY_MTU | CO_SSL_OP_NO_RENEGOTIATION | CO_SSL_OP_NO_COMPRESSION)
+        SSL_CTX_set_options(context, CO_SSL_OP_NO_QUERY_MTU | CO_SSL_OP_NO_COMPRESSION)
+        if !allowsRenegotiation { SSL_CTX_set_options(context, CO_SSL_OP_NO_RENEGOTIATION) }
     }
 
     deinit { SSL_CTX_free(pointer) }

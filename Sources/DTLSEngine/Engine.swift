@@ -29,6 +29,8 @@ public final class Engine {
     private let bio: DatagramBIO
     /// Kept alive for the callbacks that OpenSSL has from it.
     private let context: Context
+    /// Kept alive for the SSL's reference to it.
+    private var chosenIdentity: ServerContext?
     private var state = State.handshaking
     /// Whether SSL_read has said that it wants a new datagram.
     private var isDrained = false
@@ -52,11 +54,18 @@ public final class Engine {
     ///
     /// The hello goes through `DTLSv1_listen` again, since that is what puts OpenSSL past the cookie exchange, with
     /// the sequence numbers that follow from it.
+    /// - Parameter localAddress: 4 or 16 bytes, for a context that chooses by it.
     public convenience init(
-        accepting context: ServerContext, over bio: DatagramBIO, payloadSize: Int, clientHello: UnsafeRawBufferPointer
+        accepting context: ServerContext, over bio: DatagramBIO, payloadSize: Int, clientHello: UnsafeRawBufferPointer,
+        localAddress: UnsafeRawBufferPointer = UnsafeRawBufferPointer(start: nil, count: 0)
     ) throws(OpenSSLError) {
         try self.init(context, over: bio, payloadSize: payloadSize)
         SSL_set_accept_state(ssl)
+        if context.choosesByAddress, let identity = context.identity(forAddress: localAddress) {
+            // Found again in the ClientHello callback, unless the client asks for a name.
+            chosenIdentity = identity
+            SSL_set_ex_data(ssl, 0, Unmanaged.passUnretained(identity).toOpaque())
+        }
         guard let address = BIO_ADDR_new() else { throw OpenSSLError.drain() }
         defer { BIO_ADDR_free(address) }
         bio.lend(clientHello)
@@ -106,6 +115,8 @@ public final class Engine {
         let result = SSL_do_handshake(ssl)
         if result == 1 {
             state = .established
+            // DTLSv1_listen has turned this on; a renegotiation would ask for a cookie that nobody makes.
+            if context.allowsRenegotiation { SSL_clear_options(ssl, CO_SSL_OP_COOKIE_EXCHANGE) }
             return .established
         }
         if SSL_get_error(ssl, result) == SSL_ERROR_WANT_READ { return endOfDatagram() }
@@ -168,7 +179,7 @@ public final class Engine {
 
     /// Microseconds until the flight must be sent again, or `nil` when nothing waits for an answer.
     public var timeout: Int? {
-        guard state == .handshaking else { return nil }
+        guard state == .handshaking || state == .established && context.allowsRenegotiation else { return nil }
         var left = timeval()
         guard co_dtls_get_timeout(ssl, &left) == 1 else { return nil }
         return max(0, Int(left.tv_sec)) * 1_000_000 + max(0, Int(left.tv_usec))

@@ -7,33 +7,51 @@ public final class ServerContext: Context {
     /// Bytes of the keys that session tickets are sealed with (name, HMAC key, AES key).
     public static let ticketKeyLength = 80
 
+    /// What tells this identity's sessions from another's, as OpenSSL has it.
+    let sessionContext: [UInt8]
+    /// Further identities, by the lower-case name that they serve; see ``add(_:for:)``.
+    var identities: [String: ServerContext] = [:]
+    var choosesByAddress = false
+
     /// - Parameters:
     ///   - ticketKeys: ``ticketKeyLength`` bytes, the same in every process that shall resume the others' sessions;
     ///     `nil`: keys of this context's own.
-    ///   - sessionContext: 1 to 32 bytes that tell this service's sessions from another's with the same keys.
+    ///   - sessionContext: what tells this service's sessions from another's with the same keys.
     public init(
         _ settings: ServerSettings, ticketKeys: [UInt8]? = nil, sessionContext: String = "dtls"
     ) throws(CredentialsError) {
+        self.sessionContext = Self.shorten(sessionContext)
         try super.init(
             method: DTLS_server_method(), ciphers: settings.ciphers, minimumVersion: settings.minimumVersion,
-            maximumVersion: settings.maximumVersion)
+            maximumVersion: settings.maximumVersion, allowsRenegotiation: settings.allowsRenegotiation)
         try use(
             certificate: settings.certificate, privateKey: settings.privateKey, passphrase: settings.passphrase)
         if let authorities = settings.certificateAuthorities {
             try trust(authorities: authorities, announce: true)
             SSL_CTX_set_verify(pointer, SSL_VERIFY_PEER | SSL_VERIFY_FAIL_IF_NO_PEER_CERT, nil)
         }
-        try prepareSessions(ticketKeys: ticketKeys, sessionContext: sessionContext)
+        try prepareSessions(ticketKeys: ticketKeys)
         SSL_CTX_set_options(pointer, CO_SSL_OP_CIPHER_SERVER_PREFERENCE)
         // Whoever makes an engine has verified the cookie already: see Engine.init(accepting:).
         SSL_CTX_set_cookie_verify_cb(pointer) { _, _, _ in 1 }
     }
 
-    private func prepareSessions(ticketKeys: [UInt8]?, sessionContext: String) throws(CredentialsError) {
+    /// OpenSSL takes 32 bytes (SSL_MAX_SID_CTX_LENGTH): what is longer goes in as its SHA-256.
+    private static func shorten(_ text: String) -> [UInt8] {
+        let bytes = Array(text.utf8)
+        guard bytes.count > 32 else { return bytes }
+        var digest = [UInt8](repeating: 0, count: 32)
+        EVP_Digest(bytes, bytes.count, &digest, nil, EVP_sha256(), nil)
+        return digest
+    }
+
+    private func prepareSessions(ticketKeys: [UInt8]?) throws(CredentialsError) {
         // Tickets alone: a cache in one process would be of no use to the others.
         _ = co_ssl_ctx_set_session_cache_mode(pointer, Int(SSL_SESS_CACHE_OFF))
-        let context = Array(sessionContext.utf8.prefix(32))
-        guard SSL_CTX_set_session_id_context(pointer, context, UInt32(truncatingIfNeeded: context.count)) == 1 else {
+        guard
+            SSL_CTX_set_session_id_context(pointer, sessionContext, UInt32(truncatingIfNeeded: sessionContext.count))
+                == 1
+        else {
             throw .context("\(OpenSSLError.drain())")
         }
         if var keys = ticketKeys {

@@ -11,10 +11,13 @@ public struct ServerSettings: Sendable, Equatable {
     public var ciphers: String?
     public var minimumVersion: ProtocolVersion
     public var maximumVersion: ProtocolVersion?
+    /// Whether clients may renegotiate (reference: renegotiate).
+    public var allowsRenegotiation: Bool
 
     public init(
         certificate: String, privateKey: String, passphrase: String? = nil, certificateAuthorities: String? = nil,
-        ciphers: String? = nil, minimumVersion: ProtocolVersion = .dtls12, maximumVersion: ProtocolVersion? = nil
+        ciphers: String? = nil, minimumVersion: ProtocolVersion = .dtls12, maximumVersion: ProtocolVersion? = nil,
+        allowsRenegotiation: Bool = false
     ) {
         self.certificate = certificate
         self.privateKey = privateKey
@@ -23,6 +26,7 @@ public struct ServerSettings: Sendable, Equatable {
         self.ciphers = ciphers
         self.minimumVersion = minimumVersion
         self.maximumVersion = maximumVersion
+        self.allowsRenegotiation = allowsRenegotiation
     }
 }
 

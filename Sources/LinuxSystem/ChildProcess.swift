@@ -47,6 +47,11 @@ public enum ChildProcess {
         }
     }
 
+    /// A descriptor that becomes readable when the child has ended (pidfd_open(2)).
+    public static func watch(_ child: pid_t) throws(SystemError) -> FileDescriptor {
+        FileDescriptor(owning: try system("pidfd_open") { cl_pidfd_open(child) })
+    }
+
     /// Waits for one child to end; `nil` when it is none, or has been reaped.
     public static func wait(for child: pid_t) -> Ending? {
         var status: Int32 = 0

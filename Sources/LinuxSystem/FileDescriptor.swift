@@ -19,6 +19,15 @@ public struct FileDescriptor: ~Copyable, Sendable {
 
     public var isOpen: Bool { rawValue >= 0 }
 
+    /// Lends a descriptor that belongs to somebody else to `body`; it stays open.
+    public static func withBorrowed<Result: ~Copyable, Failure>(
+        _ rawValue: Int32, _ body: (borrowing FileDescriptor) throws(Failure) -> Result
+    ) throws(Failure) -> Result {
+        var descriptor = FileDescriptor(owning: rawValue)
+        defer { _ = descriptor.take().release() }
+        return try body(descriptor)
+    }
+
     /// Gives the number away without closing it; the receiver closes it.
     public consuming func release() -> Int32 {
         let raw = rawValue

@@ -126,14 +126,17 @@ public struct SocketAddress: Hashable, Sendable {
     }
 
     /// The address (4 or 16 bytes) and the port (2 bytes), in network order: what a cookie is bound to.
-    public func withBytes<Result>(_ body: (UnsafeRawBufferPointer) -> Result) -> Result {
+    public func withBytes<Result, Failure>(
+        _ body: (UnsafeRawBufferPointer) throws(Failure) -> Result
+    ) throws(Failure) -> Result {
         let length = family == .ipv4 ? 4 : 16
-        return withUnsafeTemporaryAllocation(byteCount: Self.maximumByteCount, alignment: 8) { buffer in
+        return try withUnsafeTemporaryAllocation(byteCount: Self.maximumByteCount, alignment: 8) {
+            buffer throws(Failure) in
             buffer.storeBytes(of: first, toByteOffset: 0, as: UInt64.self)
             buffer.storeBytes(of: second, toByteOffset: 8, as: UInt64.self)
             buffer[length] = UInt8(port >> 8)
             buffer[length + 1] = UInt8(truncatingIfNeeded: port)
-            return body(UnsafeRawBufferPointer(rebasing: buffer[..<(length + 2)]))
+            return try body(UnsafeRawBufferPointer(rebasing: buffer[..<(length + 2)]))
         }
     }
 

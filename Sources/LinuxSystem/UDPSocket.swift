@@ -95,6 +95,33 @@ public enum UDPSocket {
         try name(socket, "getpeername", Glibc.getpeername)
     }
 
+    /// Sends one datagram over a connected socket, without waiting.
+    /// - Returns: false when the socket's buffer is full.
+    public static func send(
+        _ datagram: UnsafeRawBufferPointer, over socket: borrowing FileDescriptor
+    ) throws(SystemError) -> Bool {
+        let raw = socket.rawValue
+        return try systemUnlessBlocked("send") { Glibc.send(raw, datagram.baseAddress, datagram.count, doNotWait) }
+            != nil
+    }
+
+    /// Waits until the socket has room for a datagram.
+    /// - Parameter timeout: milliseconds; `nil`: for ever.
+    /// - Returns: false when there is none within the timeout.
+    public static func waitForRoom(
+        in socket: borrowing FileDescriptor, timeout: Int?
+    ) throws(SystemError) -> Bool {
+        var entry = pollfd(fd: socket.rawValue, events: Int16(POLLOUT), revents: 0)
+        return try system("poll") { poll(&entry, 1, timeout.map { Int32(clamping: $0) } ?? -1) } > 0
+    }
+
+    /// Whether this is a UDP socket.
+    public static func isUDP(_ socket: borrowing FileDescriptor) throws(SystemError) -> Bool {
+        let type = try get(socket, SOL_SOCKET, SO_TYPE, "SO_TYPE")
+        let transport = try get(socket, SOL_SOCKET, SO_PROTOCOL, "SO_PROTOCOL")
+        return type == Int32(SOCK_DGRAM.rawValue) && transport == Int32(IPPROTO_UDP)
+    }
+
     /// SO_ERROR: the last error that came for this socket, cleared by asking (reference: error()).
     public static func takeError(of socket: borrowing FileDescriptor) throws(SystemError) -> Int32 {
         try get(socket, SOL_SOCKET, SO_ERROR, "SO_ERROR")

@@ -5,8 +5,8 @@ import Glibc
 public enum UnixChannel {
     /// Two connected ends.
     @frozen public struct Pair: ~Copyable {
-        public let one: FileDescriptor
-        public let other: FileDescriptor
+        public var one: FileDescriptor
+        public var other: FileDescriptor
     }
 
     /// Two connected, non-blocking ends.

@@ -1,4 +1,5 @@
 import DTLSEngine
+import DTLSKit
 import LinuxSystem
 import Testing
 

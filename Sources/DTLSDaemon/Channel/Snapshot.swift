@@ -1,4 +1,5 @@
 import DTLSEngine
+import DTLSKit
 import LinuxSystem
 
 /// All that a worker needs to serve: the configuration, and the secrets that all workers share.

@@ -1,4 +1,5 @@
 import DTLSEngine
+import DTLSKit
 import Glibc
 import LinuxSystem
 import Logging

@@ -89,6 +89,9 @@ package final class Connection: TimerTarget, EventHandler {
     package private(set) var handshakeDuration: UInt64 = 0
     package private(set) var engine: Engine
 
+    /// The last errno that the socket gave, an ICMP error mostly; see ``takeError()``.
+    private var lastError: Int32 = 0
+
     private let datapath: Datapath
     private let limits: Limits
     private var socket: FileDescriptor
@@ -132,14 +135,36 @@ package final class Connection: TimerTarget, EventHandler {
         _ socket: consuming FileDescriptor, local: SocketAddress, peer: SocketAddress, context: ServerContext,
         clientHello: UnsafeRawBufferPointer, limits: Limits, datapath: Datapath, delegate: any ConnectionDelegate
     ) throws(OpenSSLError) -> Connection {
-        let engine = try Engine(
-            accepting: context, over: datapath.bio, payloadSize: limits.payloadSize(local.family),
-            clientHello: clientHello)
+        let engine = try makeEngine(context, clientHello, local: local, limits: limits, datapath: datapath)
         let connection = Connection(
             engine: engine, socket: socket, local: local, peer: peer, limits: limits, datapath: datapath,
             delegate: delegate)
         if case .hello(let hello) = ClientHello.parse(clientHello) { connection.random = hello.randomValue }
         return connection
+    }
+
+    private static func makeEngine(
+        _ context: ServerContext, _ clientHello: UnsafeRawBufferPointer, local: SocketAddress, limits: Limits,
+        datapath: Datapath
+    ) throws(OpenSSLError) -> Engine {
+        try local.withBytes { bytes throws(OpenSSLError) in
+            try Engine(
+                accepting: context, over: datapath.bio, payloadSize: limits.payloadSize(local.family),
+                clientHello: clientHello, localAddress: UnsafeRawBufferPointer(rebasing: bytes.dropLast(2)))
+        }
+    }
+
+    /// A client's connection over a connected socket (reference: createClient). Call `start` next.
+    package static func createClient(
+        _ socket: consuming FileDescriptor, local: SocketAddress, peer: SocketAddress, context: ClientContext,
+        serverName: String?, limits: Limits, datapath: Datapath, delegate: any ConnectionDelegate
+    ) throws(OpenSSLError) -> Connection {
+        let engine = try Engine(
+            connecting: context, over: datapath.bio, payloadSize: limits.payloadSize(local.family),
+            serverName: serverName)
+        return Connection(
+            engine: engine, socket: socket, local: local, peer: peer, limits: limits, datapath: datapath,
+            delegate: delegate)
     }
 
     /// Begins the handshake. The delegate may be called before this returns.
@@ -167,6 +192,7 @@ package final class Connection: TimerTarget, EventHandler {
             count = try batch.receive(from: socket)
         } catch {
             // An ICMP error (ECONNREFUSED and the like), which anybody can forge: it has been cleared by this call.
+            lastError = error.errno
             return
         }
         lastReceived = datapath.loop.now
@@ -270,9 +296,8 @@ package final class Connection: TimerTarget, EventHandler {
             advance()
         case .begins(let random):
             guard let material,
-                let engine = try? Engine(
-                    accepting: material.context, over: datapath.bio, payloadSize: limits.payloadSize(local.family),
-                    clientHello: datagram)
+                let engine = try? Self.makeEngine(
+                    material.context, datagram, local: local, limits: limits, datapath: datapath)
             else { return }
             successor = Successor(engine: engine, random: random, started: datapath.loop.now)
             advanceSuccessor()
@@ -332,7 +357,32 @@ package final class Connection: TimerTarget, EventHandler {
     /// Sends what waits in the outbox. What the socket does not take is lost, as on the wire, and counted.
     package func flush() {
         guard !datapath.bio.outbox.isEmpty else { return }
-        counters.unsent &+= UInt64(truncatingIfNeeded: datapath.sendOutbox(over: socket))
+        let (unsent, error) = datapath.sendOutbox(over: socket)
+        counters.unsent &+= UInt64(truncatingIfNeeded: unsent)
+        if error != 0 { lastError = error }
+    }
+
+    /// The last error that the socket gave, or 0; it is cleared by asking (reference: error()).
+    package func takeError() -> Int32 {
+        defer { lastError = 0 }
+        if lastError == 0, socket.isOpen { return (try? UDPSocket.takeError(of: socket)) ?? 0 }
+        return lastError
+    }
+
+    /// The socket's number, or -1 once it is closed.
+    package var descriptor: Int32 { socket.rawValue }
+
+    /// Lets datagrams wait in the socket, or reads them again: for a reader that does not keep up.
+    package func setReading(_ on: Bool) {
+        guard isOpen, let registration else { return }
+        try? datapath.loop.modify(socket, on ? .readable : [], registration)
+    }
+
+    /// Ends the connection without a word to the peer: somebody else goes on with it.
+    package func abandon() {
+        guard isOpen else { return }
+        end(.closedHere)
+        if !isReading { whileReading {} }
     }
 
     /// Ends the connection with close_notify, or without a word where the handshake is not done. The delegate is told

@@ -28,12 +28,12 @@ package final class Datapath {
     }
 
     /// Sends the outbox over the writer's socket, and empties it.
-    /// - Returns: how many datagrams the socket did not take.
-    func sendOutbox(over socket: borrowing FileDescriptor) -> Int {
+    /// - Returns: how many datagrams the socket did not take, and the last errno or 0.
+    func sendOutbox(over socket: borrowing FileDescriptor) -> (unsent: Int, error: Int32) {
         let count = bio.outbox.count
         let outcome = bio.outbox.withDatagrams { sender.send($0, sizes: $1, over: socket) }
         bio.outbox.removeAll()
-        return count - outcome.sent
+        return (count - outcome.sent, outcome.error)
     }
 
     /// A connection that goes must not be left as the writer.

@@ -85,7 +85,8 @@ package final class Listener: EventHandler {
     package private(set) var counters = Counters()
     private var socket: FileDescriptor
     private let loop: EventLoop
-    private let options: SocketOptions
+    /// What the sockets of newcomers are made with.
+    private var options: SocketOptions
     /// What it makes and checks cookies with; clients that have one of another must ask again.
     package var cookies: CookieAuthority
     private let buffers: ListenerBuffers
@@ -133,6 +134,32 @@ package final class Listener: EventHandler {
     }
 
     package var isOpen: Bool { registration != nil }
+
+    /// The socket's number, or -1 once it is closed.
+    package var descriptor: Int32 { socket.rawValue }
+
+    /// Changes the socket, and what newcomers' sockets are made with. Throws, and changes nothing, where the kernel does
+    /// not take it.
+    package func apply(_ options: SocketOptions) throws(SystemError) {
+        if options.ipv6Only != self.options.ipv6Only, address.family == .ipv6 {
+            try replaceSocket(options)
+        } else {
+            try UDPSocket.apply(options, toBound: socket, address.family)
+        }
+        self.options = options
+    }
+
+    /// IPV6_V6ONLY cannot be changed once a socket is bound (ipv6(7)): another one takes over, and the old one is read
+    /// empty before it goes.
+    private func replaceSocket(_ options: SocketOptions) throws(SystemError) {
+        var successor = try UDPSocket.listen(on: address, options: options)
+        let successorRegistration = try loop.add(successor, .readable, self)
+        ready(.readable)
+        if let registration { loop.remove(socket, registration) }
+        _ = socket.take()
+        socket = successor.take()
+        registration = successorRegistration
+    }
 
     // MARK: Datagrams
 

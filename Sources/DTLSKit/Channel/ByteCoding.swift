@@ -1,38 +1,40 @@
 import LinuxSystem
 
 /// Writes the values of a channel message or a snapshot, little endian, one after the other.
-struct ByteWriter {
-    private(set) var bytes: [UInt8] = []
+package struct ByteWriter {
+    package private(set) var bytes: [UInt8] = []
 
-    mutating func integer<Value: FixedWidthInteger>(_ value: Value) {
+    package init() {}
+
+    package mutating func integer<Value: FixedWidthInteger>(_ value: Value) {
         withUnsafeBytes(of: value.littleEndian) { bytes.append(contentsOf: $0) }
     }
 
-    mutating func bool(_ value: Bool) { integer(UInt8(value ? 1 : 0)) }
+    package mutating func bool(_ value: Bool) { integer(UInt8(value ? 1 : 0)) }
 
-    mutating func data(_ value: UnsafeRawBufferPointer) {
+    package mutating func data(_ value: UnsafeRawBufferPointer) {
         integer(UInt32(truncatingIfNeeded: value.count))
         bytes.append(contentsOf: value)
     }
 
-    mutating func data(_ value: [UInt8]) { value.withUnsafeBytes { data($0) } }
+    package mutating func data(_ value: [UInt8]) { value.withUnsafeBytes { data($0) } }
 
-    mutating func string(_ value: String) {
+    package mutating func string(_ value: String) {
         var value = value
         value.withUTF8 { data(UnsafeRawBufferPointer($0)) }
     }
 
-    mutating func optional<Value>(_ value: Value?, _ write: (inout ByteWriter, Value) -> Void) {
+    package mutating func optional<Value>(_ value: Value?, _ write: (inout ByteWriter, Value) -> Void) {
         bool(value != nil)
         if let value { write(&self, value) }
     }
 
-    mutating func list<Value>(_ values: [Value], _ write: (inout ByteWriter, Value) -> Void) {
+    package mutating func list<Value>(_ values: [Value], _ write: (inout ByteWriter, Value) -> Void) {
         integer(UInt32(truncatingIfNeeded: values.count))
         for value in values { write(&self, value) }
     }
 
-    mutating func address(_ value: SocketAddress) {
+    package mutating func address(_ value: SocketAddress) {
         integer(value.family.rawValue)
         integer(value.scope)
         value.withBytes { data($0) }
@@ -40,45 +42,47 @@ struct ByteWriter {
 }
 
 /// The bytes did not hold what was asked of them. Both ends are the same program, so this is a defect, not input.
-struct MalformedBytes: Error, CustomStringConvertible {
-    var description: String { "a message between the processes is malformed" }
+package struct MalformedBytes: Error, CustomStringConvertible {
+    package init() {}
+
+    package var description: String { "a message between the processes is malformed" }
 }
 
 /// Reads what ``ByteWriter`` wrote. Total: every read checks its length.
-struct ByteReader {
+package struct ByteReader {
     private let bytes: UnsafeRawBufferPointer
     private var position = 0
 
-    init(_ bytes: UnsafeRawBufferPointer) { self.bytes = bytes }
+    package init(_ bytes: UnsafeRawBufferPointer) { self.bytes = bytes }
 
-    var isAtEnd: Bool { position == bytes.count }
+    package var isAtEnd: Bool { position == bytes.count }
 
     /// The next `count` bytes, valid as long as the reader's own.
-    mutating func take(_ count: Int) throws(MalformedBytes) -> UnsafeRawBufferPointer {
+    package mutating func take(_ count: Int) throws(MalformedBytes) -> UnsafeRawBufferPointer {
         guard count >= 0, count <= bytes.count - position else { throw MalformedBytes() }
         defer { position += count }
         return UnsafeRawBufferPointer(rebasing: bytes[position..<(position + count)])
     }
 
-    mutating func integer<Value: FixedWidthInteger>(_: Value.Type = Value.self) throws(MalformedBytes) -> Value {
+    package mutating func integer<Value: FixedWidthInteger>(_: Value.Type = Value.self) throws(MalformedBytes) -> Value {
         Value(littleEndian: try take(MemoryLayout<Value>.size).loadUnaligned(as: Value.self))
     }
 
-    mutating func bool() throws(MalformedBytes) -> Bool { try integer(UInt8.self) != 0 }
+    package mutating func bool() throws(MalformedBytes) -> Bool { try integer(UInt8.self) != 0 }
 
-    mutating func data() throws(MalformedBytes) -> UnsafeRawBufferPointer { try take(Int(try integer(UInt32.self))) }
+    package mutating func data() throws(MalformedBytes) -> UnsafeRawBufferPointer { try take(Int(try integer(UInt32.self))) }
 
-    mutating func array() throws(MalformedBytes) -> [UInt8] { [UInt8](try data()) }
+    package mutating func array() throws(MalformedBytes) -> [UInt8] { [UInt8](try data()) }
 
-    mutating func string() throws(MalformedBytes) -> String { String(decoding: try data(), as: UTF8.self) }
+    package mutating func string() throws(MalformedBytes) -> String { String(decoding: try data(), as: UTF8.self) }
 
-    mutating func optional<Value>(
+    package mutating func optional<Value>(
         _ read: (inout ByteReader) throws(MalformedBytes) -> Value
     ) throws(MalformedBytes) -> Value? {
         try bool() ? try read(&self) : nil
     }
 
-    mutating func list<Value>(
+    package mutating func list<Value>(
         _ read: (inout ByteReader) throws(MalformedBytes) -> Value
     ) throws(MalformedBytes) -> [Value] {
         var values: [Value] = []
@@ -86,7 +90,7 @@ struct ByteReader {
         return values
     }
 
-    mutating func address() throws(MalformedBytes) -> SocketAddress {
+    package mutating func address() throws(MalformedBytes) -> SocketAddress {
         guard let family = SocketAddress.Family(rawValue: try integer()) else { throw MalformedBytes() }
         let scope: UInt32 = try integer()
         let raw = try data()

@@ -1,7 +1,7 @@
 import LinuxSystem
 
 /// Who reads a channel.
-protocol MessageChannelDelegate: AnyObject {
+package protocol MessageChannelDelegate: AnyObject {
     /// `message` is valid during the call. `descriptor` is `nil` where none came, or where this process had none left
     /// for it (`descriptorWasLost`).
     func channel(
@@ -11,8 +11,8 @@ protocol MessageChannelDelegate: AnyObject {
     func channelEnded(_ channel: MessageChannel)
 }
 
-/// One end of the channel between two of the daemon's processes, in the loop.
-final class MessageChannel: EventHandler {
+/// One end of the channel between two processes of one program, in the loop.
+package final class MessageChannel: EventHandler {
     private var descriptor: FileDescriptor
     private let loop: EventLoop
     private unowned let delegate: any MessageChannelDelegate
@@ -35,7 +35,7 @@ final class MessageChannel: EventHandler {
         }
     }
 
-    init(
+    package init(
         _ descriptor: consuming FileDescriptor, loop: EventLoop, delegate: any MessageChannelDelegate
     ) throws(SystemError) {
         self.descriptor = descriptor
@@ -46,14 +46,14 @@ final class MessageChannel: EventHandler {
 
     deinit { buffer.deallocate() }
 
-    var isOpen: Bool { registration != nil }
+    package var isOpen: Bool { registration != nil }
 
     /// Whether a message would have to wait.
-    var isFull: Bool { wantsRoom }
+    package var isFull: Bool { wantsRoom }
 
     /// Sends a message that may be lost, with a copy of `descriptor` (-1: none).
     /// - Returns: false when the channel is full or gone; nothing was sent then.
-    func offer(_ bytes: [UInt8], descriptor sent: Int32 = -1) -> Bool {
+    package func offer(_ bytes: [UInt8], descriptor sent: Int32 = -1) -> Bool {
         guard isOpen, !wantsRoom else { return false }
         if write(bytes, sent) { return true }
         waitForRoom()
@@ -61,7 +61,7 @@ final class MessageChannel: EventHandler {
     }
 
     /// Sends a message that must arrive: at once, or as soon as there is room, before all later ones.
-    func send(_ bytes: [UInt8], descriptor sent: consuming FileDescriptor = FileDescriptor(owning: -1)) {
+    package func send(_ bytes: [UInt8], descriptor sent: consuming FileDescriptor = FileDescriptor(owning: -1)) {
         guard isOpen else { return }
         if !wantsRoom, write(bytes, sent.rawValue) { return }
         waiting.append(Waiting(bytes, sent))
@@ -79,7 +79,7 @@ final class MessageChannel: EventHandler {
         try? loop.modify(descriptor, [.readable, .writable], registration)
     }
 
-    func ready(_ events: EventLoop.Events) {
+    package func ready(_ events: EventLoop.Events) {
         if events.contains(.writable) { writeWaiting() }
         for _ in 0..<Self.messagesPerTurn {
             guard isOpen else { return }
@@ -121,7 +121,7 @@ final class MessageChannel: EventHandler {
     }
 
     /// Closes this end; the other process reads the end.
-    func close() {
+    package func close() {
         if let registration { loop.remove(descriptor, registration) }
         registration = nil
         waiting = []

@@ -1,0 +1,92 @@
+import COpenSSL
+
+/// Which certificate a client gets: by the name that it asks for (SNI, RFC 6066, section 3), else by the address that it
+/// has come to, else the server's own.
+///
+/// The choice is made before OpenSSL looks for a session to resume, in the ClientHello callback and not in the one for
+/// the server name: sessions of one identity are then none of another's, so a client that has shown no certificate to
+/// one cannot resume its way into another that demands one.
+extension ServerContext {
+    /// Serves `name` with this context from now on: a further name, or a new certificate for one that is there.
+    /// - Parameters:
+    ///   - name: a host name; `*.example.com` stands for every name with one more label. Case does not matter.
+    ///   - identity: made with another `sessionContext` than this one's.
+    public func add(_ identity: ServerContext, for name: String) {
+        identities[name.lowercased()] = identity
+        enableChoice()
+    }
+
+    /// Whether a client that asks for no name gets the certificate that names the local address (reference: ipcert).
+    public func chooseByAddress() {
+        choosesByAddress = true
+        enableChoice()
+    }
+
+    private func enableChoice() {
+        // The callback's argument lives as long as any engine: each retains its context.
+        SSL_CTX_set_client_hello_cb(
+            pointer,
+            { ssl, _, argument in
+                guard let ssl, let argument else { return SSL_CLIENT_HELLO_SUCCESS }
+                return Unmanaged<ServerContext>.fromOpaque(argument)._withUnsafeGuaranteedRef { $0.choose(for: ssl) }
+            }, Unmanaged.passUnretained(self).toOpaque())
+    }
+
+    /// The identity whose certificate names this address, if that is asked for.
+    /// - Parameter address: 4 or 16 bytes.
+    func identity(forAddress address: UnsafeRawBufferPointer) -> ServerContext? {
+        guard choosesByAddress, !certifies(address) else { return nil }
+        return identities.values.first { $0.certifies(address) }
+    }
+
+    private func certifies(_ address: UnsafeRawBufferPointer) -> Bool {
+        guard let leaf = SSL_CTX_get0_certificate(pointer) else { return false }
+        let bytes = address.assumingMemoryBound(to: UInt8.self).baseAddress
+        return X509_check_ip(leaf, bytes, address.count, 0) == 1
+    }
+
+    /// The name's own identity, or the one with an asterisk for its first label (RFC 6125, section 6.4.3).
+    func identity(named name: String) -> ServerContext? {
+        let name = name.lowercased()
+        if let exact = identities[name] { return exact }
+        guard let dot = name.firstIndex(of: ".") else { return nil }
+        return identities["*" + name[dot...]]
+    }
+
+    private func choose(for ssl: OpaquePointer) -> Int32 {
+        if let name = ServerName.asked(of: ssl) {
+            if let identity = identity(named: name) { identity.take(ssl) }
+        } else if let chosen = SSL_get_ex_data(ssl, 0) {
+            Unmanaged<ServerContext>.fromOpaque(chosen)._withUnsafeGuaranteedRef { $0.take(ssl) }
+        }
+        return SSL_CLIENT_HELLO_SUCCESS
+    }
+
+    /// Makes a connection this identity's. SSL_set_SSL_CTX takes the certificate and the trusted CAs along, but neither
+    /// the verification mode nor, once it differs, the session context.
+    private func take(_ ssl: OpaquePointer) {
+        guard SSL_set_SSL_CTX(ssl, pointer) != nil else { return }
+        SSL_set_verify(ssl, SSL_CTX_get_verify_mode(pointer), nil)
+        sessionContext.withUnsafeBufferPointer {
+            _ = SSL_set_session_id_context(ssl, $0.baseAddress, UInt32(truncatingIfNeeded: $0.count))
+        }
+    }
+}
+
+/// The server_name extension of a ClientHello that OpenSSL is at (RFC 6066, section 3).
+private enum ServerName {
+    /// The host name, or `nil` where there is none, or none that can be a name.
+    static func asked(of ssl: OpaquePointer) -> String? {
+        var start: UnsafePointer<UInt8>?
+        var count = 0
+        guard SSL_client_hello_get0_ext(ssl, UInt32(TLSEXT_TYPE_server_name), &start, &count) == 1, let start else {
+            return nil
+        }
+        // ServerNameList: two bytes of length, then entries of type (0: host_name), two bytes of length, bytes.
+        let bytes = UnsafeBufferPointer(start: start, count: count)
+        guard count > 5, Int(bytes[0]) << 8 | Int(bytes[1]) == count - 2, bytes[2] == 0 else { return nil }
+        let length = Int(bytes[3]) << 8 | Int(bytes[4])
+        guard length > 0, length <= 255, length <= count - 5 else { return nil }
+        return String(validating: bytes[5..<(5 + length)], as: UTF8.self)
+    }
+}

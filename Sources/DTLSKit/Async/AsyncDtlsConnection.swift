@@ -1,0 +1,124 @@
+import LinuxSystem
+
+/// A connection for asynchronous code: `for try await message in connection.messages`, `try await connection.send(…)`.
+///
+/// It does its work on ``DtlsLoop``, whoever calls; it comes from ``AsyncDtlsServer/connections`` or from
+/// ``connect(_:to:)``. It is closed with its last reference.
+@DtlsLoop public final class AsyncDtlsConnection {
+    private let connection: DtlsConnection
+    private let waiters = Waiters()
+    /// The peer's address.
+    public nonisolated let remote: DtlsAddress
+
+    init(_ connection: DtlsConnection) {
+        self.connection = connection
+        remote = connection.remote
+        connection.messageWaiter = { [weak waiters] in waiters?.wakeAll() }
+    }
+
+    isolated deinit { connection.close() }
+
+    /// Connects to a server, and returns when the handshake is done. Cancelling the task gives it up.
+    public static func connect(_ opt: DtlsClientOption, to sockaddr: DtlsAddress) async throws -> AsyncDtlsConnection {
+        let connection = try DtlsConnection(opt, sockaddr, timeout: nil, Iosched.current())
+        let waiters = Waiters()
+        let outcome = Outcome()
+        connection.handshake { result in
+            if case .failure(let error) = result { outcome.error = error }
+            outcome.isKnown = true
+            waiters.wakeAll()
+        }
+        do {
+            while !outcome.isKnown { try await waiters.wait() }
+        } catch {
+            connection.close()
+            throw error
+        }
+        if let error = outcome.error { throw error }
+        return AsyncDtlsConnection(connection)
+    }
+
+    @DtlsLoop private final class Outcome {
+        var isKnown = false
+        var error: DtlsError?
+    }
+
+    /// The messages, as they come, until the peer closes the connection. Throws when the connection breaks or is closed
+    /// at this end. Each message is yielded to one of the loops over this.
+    public nonisolated var messages: Messages { Messages(connection: self) }
+
+    /// A connection's messages, each whole.
+    public struct Messages: AsyncSequence, Sendable {
+        let connection: AsyncDtlsConnection
+
+        public struct AsyncIterator: AsyncIteratorProtocol {
+            let connection: AsyncDtlsConnection
+
+            /// Waits for the next message; `nil` after the peer's close_notify. Throws `CancellationError` when the task
+            /// is cancelled.
+            public func next() async throws -> [UInt8]? {
+                do {
+                    return try await connection.receive()
+                } catch DtlsError.closed {
+                    return nil
+                }
+            }
+        }
+
+        public func makeAsyncIterator() -> AsyncIterator { AsyncIterator(connection: connection) }
+    }
+
+    /// Waits for the next message.
+    /// - Throws: `DtlsError.closed` after the peer's close_notify, `CancellationError` when the task is cancelled.
+    public func receive() async throws -> [UInt8] {
+        while true {
+            try Task.checkCancellation()
+            if let message = try connection.nextMessage() { return message }
+            try await waiters.wait()
+        }
+    }
+
+    /// Sends bytes as one message of 1 to 16,384 bytes; waits while the socket's buffer is full.
+    /// - Returns: the number of bytes sent.
+    @discardableResult
+    public func send(_ message: [UInt8]) async throws -> Int {
+        while true {
+            try Task.checkCancellation()
+            if try connection.sendIfRoom(message) { return message.count }
+            try await waitForRoom()
+        }
+    }
+
+    /// Sends a text as one message of 1 to 16,384 bytes of UTF-8.
+    @discardableResult
+    public func send(_ message: String) async throws -> Int { try await send(Array(message.utf8)) }
+
+    private func waitForRoom() async throws {
+        let iosched = try Iosched.current()
+        let room = Waiters()
+        let event = iosched.event(.write, connection.sockFd) {
+            room.wakeAll()
+            return false
+        }
+        try iosched.add(event)
+        defer { iosched.remove(event) }
+        try await room.wait()
+    }
+
+    /// Closes the connection, with close_notify.
+    public func close() {
+        connection.close()
+        waiters.wakeAll()
+    }
+
+    /// The local address.
+    public func sockName() throws(DtlsError) -> DtlsAddress { try connection.sockName() }
+
+    /// Version, cipher suite and SNI name; `nil` once it is closed.
+    public var session: (version: String, cipher: String, serverName: String?)? { connection.session }
+
+    /// The socket's options, as the synchronous face has them: `try await connection.configure { try $0.setTTL(64) }`.
+    public func configure<Result: Sendable>(_ body: @Sendable (DtlsSocket) throws -> Result) throws -> Result {
+        try body(connection)
+    }
+}

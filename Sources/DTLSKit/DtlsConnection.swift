@@ -1,0 +1,376 @@
+import DTLSEngine
+import LinuxSystem
+
+/// A connection with one peer: a client's own, one that a server has accepted, or one made from a descriptor.
+///
+/// Messages keep their boundaries: one `send` is one message and one datagram. As with UDP, a message may be lost or
+/// overtake another.
+public final class DtlsConnection: DtlsSocket {
+    /// Where it is in its life.
+    enum Phase {
+        /// A client's, whose cookie is good and whose handshake has not begun; the datagrams that it has sent.
+        case verified(ServerIdentity, [[UInt8]])
+        /// From a bare descriptor: it waits for the client's hello.
+        case exchanging(CookieExchange)
+        case handshaking(Connection, isStarted: Bool)
+        case established(Connection)
+        case ended(DtlsError)
+    }
+
+    var phase: Phase
+    /// Of a connection in `.verified`, whose socket nobody else has.
+    private var socket = FileDescriptor(owning: -1)
+    var inbox = Inbox()
+    /// Told once when the handshake is done or has failed; called inside the core, so it must not call the program.
+    var handshakeEnded: ((DtlsConnection, DtlsError?) -> Void)?
+    private let handshakeTimeout: Int
+    private var deadlineTimer: CallbackTimer?
+    private var lastError: Int32 = 0
+    private let local: SocketAddress
+    let peer: SocketAddress
+    /// What it is known by to the server that has accepted it, in this process or in the parent of this task; or 0.
+    let number: UInt64
+    /// The server that has accepted it here.
+    private weak var server: DtlsServer?
+    /// The name of its server, where that is in the parent of this task.
+    private var serverName: String?
+
+    /// The peer's address, also once the connection is closed.
+    public var remote: DtlsAddress { DtlsAddress(peer) }
+
+    // MARK: Making
+
+    init(accepted newcomer: consuming Newcomer, number: UInt64, by server: DtlsServer) {
+        local = newcomer.key.local
+        peer = newcomer.key.peer
+        self.number = number
+        self.server = server
+        handshakeTimeout = server.identity.option.handshakeTimeout
+        phase = .verified(server.identity, newcomer.datagrams)
+        super.init(server.scheduler)
+        socket = newcomer.socket.take()
+        register()
+    }
+
+    /// - Parameter datagrams: the hello and what followed it; none where only the descriptor has arrived.
+    init(
+        _ descriptor: consuming FileDescriptor, _ identity: ServerIdentity, timeout: Int?, datagrams: [[UInt8]],
+        number: UInt64, _ scheduler: Iosched
+    ) throws(DtlsError) {
+        let (local, peer) = try Self.names(of: descriptor)
+        self.local = local
+        self.peer = peer
+        self.number = number
+        serverName = identity.option.name
+        handshakeTimeout = timeout ?? identity.option.handshakeTimeout
+        phase = .verified(identity, datagrams)
+        super.init(scheduler)
+        socket = descriptor
+        register()
+    }
+
+    static func names(
+        of descriptor: borrowing FileDescriptor
+    ) throws(DtlsError) -> (local: SocketAddress, peer: SocketAddress) {
+        let names: (local: SocketAddress, peer: SocketAddress)?
+        do throws(SystemError) {
+            if try UDPSocket.isUDP(descriptor), let local = try UDPSocket.localAddress(of: descriptor),
+                let peer = try UDPSocket.peerAddress(of: descriptor)
+            {
+                try descriptor.makeNonBlocking()
+                names = (local, peer)
+            } else {
+                names = nil
+            }
+        } catch {
+            throw DtlsError(error)
+        }
+        guard let names else { throw .invalid("descriptor \(descriptor.rawValue) is not a connected UDP socket") }
+        return names
+    }
+
+    /// A client's.
+    init(
+        _ option: DtlsClientOption, _ address: DtlsAddress, timeout: Int?, _ scheduler: Iosched
+    ) throws(DtlsError) {
+        try option.check()
+        let context: ClientContext
+        do throws(CredentialsError) { context = try ClientContext(option.settings) } catch { throw DtlsError(error) }
+        let peer = address.socketAddress
+        var descriptor = try DtlsError.system { () throws(SystemError) in
+            let socket = try UDPSocket.open(peer.family, options: SocketOptions(ipv6Only: false))
+            try UDPSocket.connect(socket, to: peer)
+            return socket
+        }
+        let (local, _) = try Self.names(of: descriptor)
+        self.local = local
+        self.peer = peer
+        number = 0
+        handshakeTimeout = timeout ?? option.handshakeTimeout
+        phase = .ended(.notOpen)
+        super.init(scheduler)
+        do throws(OpenSSLError) {
+            let connection = try Connection.createClient(
+                descriptor.take(), local: local, peer: peer, context: context, serverName: option.server,
+                limits: Connection.Limits(handshakeTimeout: handshakeTimeout), datapath: scheduler.datapath,
+                delegate: self)
+            phase = .handshaking(connection, isStarted: false)
+        } catch {
+            throw DtlsError(error)
+        }
+        register()
+    }
+
+    deinit {
+        unregister()
+        disarm()
+        switch phase {
+        case .handshaking(let connection, _), .established(let connection): connection.close()
+        case .exchanging(let exchange): _ = exchange.take()
+        case .verified, .ended: break
+        }
+    }
+
+    // MARK: The handshake
+
+    /// Begins the handshake, if it has not begun.
+    func beginHandshake() {
+        switch phase {
+        case .handshaking(let connection, isStarted: false): start(connection, [])
+        case .verified(let identity, let datagrams) where datagrams.isEmpty: exchangeCookies(identity)
+        case .verified(let identity, let datagrams): accept(identity, datagrams)
+        case .handshaking, .exchanging, .established, .ended: break
+        }
+    }
+
+    /// Begins the handshake, and has `callback` called when it is done or has failed.
+    func handshake(_ callback: @escaping (Result<DtlsConnection, DtlsError>) -> Void) {
+        // What nobody holds on to must live until it has been called back.
+        scheduler.keep(self)
+        handshakeEnded = { connection, error in
+            connection.scheduler.letGo(connection)
+            connection.scheduler.call { callback(error.map { .failure($0) } ?? .success(connection)) }
+        }
+        beginHandshake()
+    }
+
+    private func exchangeCookies(_ identity: ServerIdentity) {
+        do throws(SystemError) {
+            let exchange = try CookieExchange(
+                socket.take(), local: local, peer: peer, cookies: identity.cookies, datapath: scheduler.datapath,
+                foreign: { [weak self] in self?.giveBack($0, $1) },
+                completion: { [weak self] descriptor, datagrams in
+                    guard let self, case .exchanging = phase else { return }
+                    disarm()
+                    socket = descriptor
+                    accept(identity, datagrams)
+                })
+            phase = .exchanging(exchange)
+        } catch {
+            return end(DtlsError(error))
+        }
+        let timer = CallbackTimer { [weak self] _ in
+            guard let self, case .exchanging = phase else { return }
+            end(.timedOut(waitingFor: "the client's hello", errno: 0))
+        }
+        deadlineTimer = timer
+        scheduler.loop.timers.arm(timer, at: Clock.monotonic() &+ .milliseconds(handshakeTimeout))
+    }
+
+    private func disarm() {
+        if let deadlineTimer { scheduler.loop.timers.disarm(deadlineTimer) }
+        deadlineTimer = nil
+    }
+
+    private func accept(_ identity: ServerIdentity, _ datagrams: [[UInt8]]) {
+        guard let hello = datagrams.first else { return }
+        do throws(OpenSSLError) {
+            let connection = try hello.withUnsafeBufferPointer { hello throws(OpenSSLError) in
+                try Connection.createByFd(
+                    socket.take(), local: local, peer: peer, context: identity.context, clientHello: UnsafeRawBufferPointer(hello),
+                    limits: Connection.Limits(handshakeTimeout: handshakeTimeout), datapath: scheduler.datapath,
+                    delegate: self)
+            }
+            start(connection, Array(datagrams.dropFirst()))
+        } catch {
+            end(DtlsError(error))
+        }
+    }
+
+    private func start(_ connection: Connection, _ datagrams: [[UInt8]]) {
+        phase = .handshaking(connection, isStarted: true)
+        do throws(SystemError) {
+            try connection.start()
+        } catch {
+            return end(DtlsError(error))
+        }
+        for datagram in datagrams { datagram.withUnsafeBytes { connection.receive($0) } }
+    }
+
+    /// Waits until the handshake is done.
+    func handshake() throws(DtlsError) {
+        beginHandshake()
+        // The core ends it when its time has passed.
+        _ = try scheduler.run(timeout: nil) {
+            switch phase {
+            case .established, .ended: true
+            case .verified, .exchanging, .handshaking: false
+            }
+        }
+        if case .ended(let error) = phase { throw error }
+    }
+
+    /// Whether the handshake is done, and the connection open.
+    public var isEstablished: Bool {
+        if case .established = phase { return true }
+        return false
+    }
+
+    /// Waits until messages can be sent and received.
+    func use() throws(DtlsError) -> Connection {
+        if case .established(let connection) = phase { return connection }
+        try handshake()
+        guard case .established(let connection) = phase else { throw .notOpen }
+        return connection
+    }
+
+    // MARK: The end
+
+    /// Closes the connection, with close_notify where its handshake is done (reference: close).
+    public override func close() {
+        switch phase {
+        case .handshaking(let connection, _), .established(let connection): connection.close()
+        case .verified, .exchanging: end(.notOpen)
+        case .ended: break
+        }
+        leave()
+    }
+
+    private func leave() {
+        inbox.removeAll()
+        endEvents()
+    }
+
+    /// Gives the descriptor up without a word to the peer: somebody else, a task, has got a copy and goes on with it
+    /// (reference: flyAway). This object cannot be used any more.
+    public func flyAway() {
+        switch phase {
+        case .handshaking(let connection, _), .established(let connection): connection.abandon()
+        case .verified, .exchanging: end(.notOpen)
+        case .ended: break
+        }
+        leave()
+    }
+
+    private func end(_ error: DtlsError) {
+        if case .ended = phase { return }
+        disarm()
+        if case .exchanging(let exchange) = phase { _ = exchange.take() }
+        _ = socket.take()
+        ended(error)
+    }
+
+    private func ended(_ error: DtlsError) {
+        phase = .ended(error)
+        unregister()
+        if let callback = handshakeEnded {
+            handshakeEnded = nil
+            callback(self, error)
+        }
+        messageWaiter?()
+        // Whoever watches it learns of the end from recv.
+        becameReadable()
+    }
+
+    /// Told when there is something to receive, or the connection has ended; for the asynchronous face.
+    var messageWaiter: (() -> Void)?
+
+    // MARK: What both sides of the API use
+
+    public override var sockFd: Int32 {
+        switch phase {
+        case .verified: socket.rawValue
+        case .exchanging(let exchange): exchange.descriptor
+        case .handshaking(let connection, _), .established(let connection): connection.descriptor
+        case .ended: -1
+        }
+    }
+
+    override var isReadable: Bool {
+        if case .ended = phase { return true }
+        return !inbox.isEmpty
+    }
+
+    /// What a task needs beside the descriptor to go on without the client's help; `nil` once the handshake has begun.
+    var handover: (name: String, number: UInt64, datagrams: [[UInt8]])? {
+        guard case .verified(let identity, let datagrams) = phase, let name = identity.option.name else { return nil }
+        return (name, number, datagrams)
+    }
+
+    /// The server has found out that it sent this connection to a task.
+    func handedOver(to task: DtlsTask) { server?.handedOver(number, to: task) }
+
+    /// Takes a datagram of this connection's peer that was read elsewhere.
+    func receive(late datagram: UnsafeRawBufferPointer) {
+        switch phase {
+        case .verified(let identity, let datagrams) where datagrams.count < 16:
+            phase = .verified(identity, datagrams + [[UInt8](datagram)])
+        case .handshaking(let connection, _), .established(let connection): connection.receive(datagram)
+        default: break
+        }
+    }
+
+    private func giveBack(_ datagram: UnsafeRawBufferPointer, _ source: SocketAddress) {
+        let key = Newcomer.Key(peer: source, local: local)
+        if let server {
+            server.putBack(datagram, key)
+        } else if let serverName {
+            scheduler.parent?.giveBack(datagram, key, server: serverName)
+        }
+    }
+
+    public override func error() -> Int32 {
+        switch phase {
+        case .handshaking(let connection, _), .established(let connection): return connection.takeError()
+        case .verified, .exchanging: return super.error()
+        case .ended:
+            defer { lastError = 0 }
+            return lastError
+        }
+    }
+}
+
+extension DtlsConnection: ConnectionDelegate {
+    package func connectionEstablished(_ connection: Connection) {
+        phase = .established(connection)
+        if let callback = handshakeEnded {
+            handshakeEnded = nil
+            callback(self, nil)
+        }
+    }
+
+    package func connection(_ connection: Connection, received message: UnsafeRawBufferPointer) {
+        inbox.append(message)
+        if inbox.isFull { connection.setReading(false) }
+    }
+
+    package func connectionHasRead(_ connection: Connection) {
+        messageWaiter?()
+        becameReadable()
+    }
+
+    package func connection(
+        _ connection: Connection, foreign datagram: UnsafeRawBufferPointer, from peer: SocketAddress
+    ) { giveBack(datagram, peer) }
+
+    /// A program would take the new peer's messages for the old one's: it has to close the connection first.
+    package func restartMaterial(for connection: Connection) -> RestartMaterial? { nil }
+
+    package func connectionRestarts(_ connection: Connection) {}
+
+    package func connectionClosed(_ connection: Connection, _ ending: Connection.Ending) {
+        if case .ended = phase { return }
+        lastError = connection.takeError()
+        ended(DtlsError(ending, lastError: lastError))
+    }
+}

@@ -1,0 +1,150 @@
+import DTLSEngine
+import Glibc
+import LinuxSystem
+
+/// Sending and receiving.
+extension DtlsConnection {
+    /// Sends a text as one message of 1 to 16,384 bytes of UTF-8 (reference: send(string[, timeout])).
+    ///
+    /// A connection whose handshake is not done does it first, whatever the timeout.
+    /// - Parameter timeout: milliseconds to wait for room in the socket's buffer; `nil`: for ever, 0: do not wait.
+    /// - Returns: the number of bytes sent.
+    @discardableResult
+    public func send(_ string: String, timeout: Int? = nil) throws(DtlsError) -> Int {
+        try send(Array(string.utf8), timeout: timeout)
+    }
+
+    /// Sends bytes as one message of 1 to 16,384 bytes (reference: send(buffer[, offset[, length[, timeout]]])).
+    /// - Parameters:
+    ///   - offset: where in the buffer the message begins.
+    ///   - length: its bytes; `nil`: all from `offset` on.
+    ///   - timeout: see ``send(_:timeout:)-(String,_)``.
+    /// - Returns: the number of bytes sent.
+    @discardableResult
+    public func send(
+        _ buffer: [UInt8], offset: Int = 0, length: Int? = nil, timeout: Int? = nil
+    ) throws(DtlsError) -> Int {
+        let range = try checkRange(of: buffer.count, offset: offset, length: length)
+        return try buffer.withUnsafeBufferPointer { bytes throws(DtlsError) in
+            try send(UnsafeRawBufferPointer(UnsafeBufferPointer(rebasing: bytes[range])), timeout: timeout)
+        }
+    }
+
+    private func send(_ message: UnsafeRawBufferPointer, timeout: Int?) throws(DtlsError) -> Int {
+        try checkTimeout(timeout)
+        try check(message)
+        let connection = try use()
+        while true {
+            if try sendOnce(message, over: connection) { return message.count }
+            let hasRoom = try withSocket { socket throws(SystemError) in
+                try UDPSocket.waitForRoom(in: socket, timeout: timeout)
+            }
+            guard hasRoom else { throw .timedOut(waitingFor: "room in the send buffer", errno: 0) }
+        }
+    }
+
+    /// Sends on a connection whose handshake is done, without waiting; for the asynchronous face.
+    /// - Returns: false where the socket's buffer is full.
+    func sendIfRoom(_ message: [UInt8]) throws(DtlsError) -> Bool {
+        let connection = try use()
+        return try message.withUnsafeBufferPointer { bytes throws(DtlsError) in
+            let bytes = UnsafeRawBufferPointer(bytes)
+            try check(bytes)
+            return try sendOnce(bytes, over: connection)
+        }
+    }
+
+    private func check(_ message: UnsafeRawBufferPointer) throws(DtlsError) {
+        guard message.count > 0, message.count <= Engine.maximumMessageSize else {
+            throw .invalid("a message of \(message.count) bytes: it must have 1 to \(Engine.maximumMessageSize)")
+        }
+    }
+
+    /// - Returns: false where the socket's buffer is full.
+    private func sendOnce(_ message: UnsafeRawBufferPointer, over connection: Connection) throws(DtlsError) -> Bool {
+        connection.flush()
+        let unsent = connection.counters.unsent
+        do throws(EngineError) { try connection.send(message) } catch { throw DtlsError(error) }
+        connection.flush()
+        guard connection.counters.unsent != unsent else { return true }
+        let errno = connection.takeError()
+        if errno == EAGAIN || errno == ENOBUFS { return false }
+        throw .system(call: "sendmmsg", subject: peer.description, errno: errno)
+    }
+
+    /// Receives into a buffer (reference: recv(buffer[, offset[, length[, timeout]]])).
+    ///
+    /// A message that does not fit leaves its rest for the next call. A connection whose handshake is not done does it
+    /// first, whatever the timeout.
+    /// - Parameters:
+    ///   - offset: where in the buffer to begin.
+    ///   - length: bytes to take at most; `nil`: as many as fit.
+    ///   - timeout: milliseconds; `nil`: for ever, 0: do not wait.
+    /// - Returns: the number of bytes received; 0 when nothing came within the timeout.
+    /// - Throws: `.closed` after the peer's close_notify, once all that came before it has been received.
+    @available(*, noasync, message: "it blocks; use AsyncDtlsConnection.messages")
+    public func recv(
+        _ buffer: inout [UInt8], offset: Int = 0, length: Int? = nil, timeout: Int? = nil
+    ) throws(DtlsError) -> Int {
+        let range = try checkRange(of: buffer.count, offset: offset, length: length)
+        guard !range.isEmpty else { throw .invalid("there is no room in the buffer: 0 bytes could be received") }
+        try checkTimeout(timeout)
+        if inbox.isEmpty {
+            let connection: Connection
+            do throws(DtlsError) {
+                connection = try use()
+            } catch {
+                if inbox.isEmpty { throw error }
+                return take(into: &buffer, range)
+            }
+            connection.setReading(true)
+            _ = try scheduler.run(timeout: timeout) { isReadable }
+        }
+        if inbox.isEmpty {
+            if case .ended(let error) = phase { throw error }
+            return 0
+        }
+        return take(into: &buffer, range)
+    }
+
+    private func take(into buffer: inout [UInt8], _ range: Range<Int>) -> Int {
+        let wasFull = inbox.isFull
+        let count = buffer.withUnsafeMutableBytes { inbox.read(into: UnsafeMutableRawBufferPointer(rebasing: $0[range])) }
+        if wasFull, !inbox.isFull, case .established(let connection) = phase { connection.setReading(true) }
+        return count
+    }
+
+    /// The next whole message, if there is one; for the asynchronous face.
+    func nextMessage() throws(DtlsError) -> [UInt8]? {
+        if let message = inbox.removeFirst() {
+            if case .established(let connection) = phase, !inbox.isFull { connection.setReading(true) }
+            return message
+        }
+        if case .ended(let error) = phase { throw error }
+        return nil
+    }
+
+    /// The number of bytes that `recv` would give without waiting (reference: pending).
+    public func pending() -> Int {
+        // Reads what lies in the socket; calls nobody back.
+        if inbox.isEmpty { try? scheduler.turn(timeout: 0) }
+        return inbox.byteCount
+    }
+
+    private func checkRange(of count: Int, offset: Int, length: Int?) throws(DtlsError) -> Range<Int> {
+        guard offset >= 0, offset <= count else {
+            throw .invalid("offset \(offset) is out of range: the buffer has \(count) bytes")
+        }
+        guard let length else { return offset..<count }
+        guard length >= 0, length <= count - offset else {
+            throw .invalid("length \(length) is out of range: the buffer has \(count - offset) bytes after the offset")
+        }
+        return offset..<(offset + length)
+    }
+
+    /// What the handshake has agreed on, for logs: `"DTLSv1.2"`, OpenSSL's name of the cipher suite, the SNI name.
+    public var session: (version: String, cipher: String, serverName: String?)? {
+        guard case .established(let connection) = phase else { return nil }
+        return (connection.engine.version, connection.engine.cipher, connection.engine.serverName)
+    }
+}

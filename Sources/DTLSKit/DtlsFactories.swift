@@ -1,0 +1,85 @@
+import LinuxSystem
+
+/// Making servers and connections, synchronously or with a callback.
+extension Dtls {
+    /// Makes a server and binds it (reference: createServer).
+    /// - Parameter sockaddr: with port 0 the system chooses one; ``DtlsSocket/sockName()`` tells.
+    /// - Throws: `.credentials` for a certificate or key, `.invalid` for an option, `.system` with EADDRINUSE and the like.
+    @available(*, noasync, message: "a server belongs to one thread; use await AsyncDtlsServer(_:on:)")
+    public static func createServer(_ opt: DtlsServerOption, _ sockaddr: DtlsAddress) throws(DtlsError) -> DtlsServer {
+        try DtlsServer(opt, sockaddr, Iosched.current())
+    }
+
+    /// Connects to a server, and waits for the handshake (reference: createClient).
+    /// - Parameter timeout: milliseconds for the handshake; `nil`: `opt.handshakeTimeout`.
+    @available(*, noasync, message: "it blocks; use await AsyncDtlsConnection.connect(_:to:)")
+    public static func createClient(
+        _ opt: DtlsClientOption, _ sockaddr: DtlsAddress, timeout: Int? = nil
+    ) throws(DtlsError) -> DtlsConnection {
+        try checkTimeout(timeout)
+        let connection = try DtlsConnection(opt, sockaddr, timeout: timeout, Iosched.current())
+        try connection.handshake()
+        return connection
+    }
+
+    /// Connects to a server; `callback` gets the connection once the handshake is done, or why it failed (reference:
+    /// createClient with callback).
+    @available(*, noasync, message: "a connection belongs to one thread; use await AsyncDtlsConnection.connect(_:to:)")
+    @discardableResult
+    public static func createClient(
+        _ opt: DtlsClientOption, _ sockaddr: DtlsAddress,
+        _ callback: @escaping (Result<DtlsConnection, DtlsError>, DtlsAddress) -> Void
+    ) throws(DtlsError) -> DtlsConnection {
+        let connection = try DtlsConnection(opt, sockaddr, timeout: nil, Iosched.current())
+        connection.handshake { callback($0, sockaddr) }
+        return connection
+    }
+
+    /// Makes a connection from a socket that a server has accepted, and waits for its handshake (reference: createByFd).
+    ///
+    /// Where the descriptor came with ``DtlsTask/send(_:)`` the client's hello came along; where it came alone, the
+    /// client sends its hello again, which it does after a second (RFC 6347, section 4.2.4.1).
+    /// - Parameters:
+    ///   - name: the server's, in this process or in the parent of this task.
+    ///   - sockFd: a connected UDP socket. It belongs to the connection from now on, and is closed where this throws,
+    ///     unless it is no such socket.
+    ///   - timeout: milliseconds for the handshake; `nil`: the server's `handshakeTimeout`.
+    @available(*, noasync, message: "it blocks")
+    public static func createByFd(
+        _ name: String, _ sockFd: Int32, timeout: Int? = nil
+    ) throws(DtlsError) -> DtlsConnection {
+        let connection = try adopt(name, sockFd, timeout: timeout)
+        try connection.handshake()
+        return connection
+    }
+
+    /// Makes a connection from a socket that a server has accepted; `callback` gets it once the handshake is done, or why
+    /// it failed (reference: createByFd with callback). See ``createByFd(_:_:timeout:)``.
+    @available(*, noasync, message: "a connection belongs to one thread")
+    @discardableResult
+    public static func createByFd(
+        _ name: String, _ sockFd: Int32, _ callback: @escaping (Result<DtlsConnection, DtlsError>) -> Void
+    ) throws(DtlsError) -> DtlsConnection {
+        let connection = try adopt(name, sockFd, timeout: nil)
+        connection.handshake(callback)
+        return connection
+    }
+
+    private static func adopt(_ name: String, _ sockFd: Int32, timeout: Int?) throws(DtlsError) -> DtlsConnection {
+        try checkTimeout(timeout)
+        let iosched = try Iosched.current()
+        guard iosched.socket(sockFd) == nil else {
+            throw .invalid("descriptor \(sockFd) belongs to another connection; send or duplicate it, and call flyAway")
+        }
+        guard let identity = iosched.identities[name] else { throw .unknownServer(name) }
+        _ = try FileDescriptor.withBorrowed(sockFd) { descriptor throws(DtlsError) in
+            try DtlsConnection.names(of: descriptor)
+        }
+        let arrived = iosched.parent?.takeArrived(sockFd, of: name)
+        let connection = try DtlsConnection(
+            FileDescriptor(owning: sockFd), identity, timeout: timeout, datagrams: arrived?.datagrams ?? [],
+            number: arrived?.number ?? 0, iosched)
+        iosched.parent?.remember(connection)
+        return connection
+    }
+}

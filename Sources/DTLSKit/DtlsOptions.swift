@@ -1,0 +1,157 @@
+import DTLSEngine
+
+/// A handshake's time limit in milliseconds, 2,000 to 120,000 (reference: handshakeTimeout).
+enum HandshakeTimeout {
+    static let range = 2_000...120_000
+    static let standard = 60_000
+
+    static func check(_ value: Int) throws(DtlsError) {
+        guard range.contains(value) else {
+            throw .invalid(
+                "handshakeTimeout \(value) is out of range: it must be \(range.lowerBound) to \(range.upperBound) ms")
+        }
+    }
+}
+
+/// The options of a server (reference: Dtls.createServer).
+public struct DtlsServerOption: Sendable, Equatable {
+    /// Server name for multitasking, under which tasks find certificate, key and cookie secret. `nil`: a single task's
+    /// server, whose `accept` gives connections that have done their handshake.
+    public var name: String?
+    /// Trusted CAs, PEM. Where there are any, clients must show a certificate that one of them signed.
+    public var ca: String?
+    /// The certificate and the chain above it, PEM.
+    public var cert: String
+    /// The private key, PEM; `nil`: it stands in `cert` too.
+    public var key: String?
+    /// The private key's password.
+    public var passwd: String?
+    /// Whether a client that asks for no name (SNI) gets the certificate that names the local IP address.
+    public var ipcert: Bool
+    /// Whether clients may renegotiate.
+    public var renegotiate: Bool
+    /// Milliseconds, 2,000 to 120,000.
+    public var handshakeTimeout: Int
+
+    public init(
+        name: String? = nil, ca: String? = nil, cert: String, key: String? = nil, passwd: String? = nil,
+        ipcert: Bool = false, renegotiate: Bool = false, handshakeTimeout: Int = 60_000
+    ) {
+        self.name = name
+        self.ca = ca
+        self.cert = cert
+        self.key = key
+        self.passwd = passwd
+        self.ipcert = ipcert
+        self.renegotiate = renegotiate
+        self.handshakeTimeout = handshakeTimeout
+    }
+
+    func check() throws(DtlsError) {
+        try HandshakeTimeout.check(handshakeTimeout)
+        if name == "" { throw .invalid("a server's name must not be empty; without one, leave it out") }
+    }
+
+    var settings: ServerSettings {
+        ServerSettings(
+            certificate: cert, privateKey: key ?? cert, passphrase: passwd, certificateAuthorities: ca,
+            allowsRenegotiation: renegotiate)
+    }
+
+    var limits: Connection.Limits { Connection.Limits(handshakeTimeout: handshakeTimeout) }
+}
+
+/// A further certificate of a server (reference: dtls.addcert).
+public struct DtlsCertificateOption: Sendable, Equatable {
+    /// The host name that clients ask for (SNI); `*.example.com` stands for all names with one more label.
+    public var name: String
+    /// Trusted CAs, PEM, for clients that ask for this name.
+    public var ca: String?
+    /// The certificate and the chain above it, PEM.
+    public var cert: String
+    /// The private key, PEM; `nil`: it stands in `cert` too.
+    public var key: String?
+    /// The private key's password.
+    public var passwd: String?
+
+    public init(name: String, ca: String? = nil, cert: String, key: String? = nil, passwd: String? = nil) {
+        self.name = name
+        self.ca = ca
+        self.cert = cert
+        self.key = key
+        self.passwd = passwd
+    }
+
+    func check() throws(DtlsError) {
+        guard !name.isEmpty, name.utf8.count <= 255 else {
+            throw .invalid("a certificate's name must be a host name of 1 to 255 bytes")
+        }
+    }
+
+    func settings(like server: DtlsServerOption) -> ServerSettings {
+        ServerSettings(
+            certificate: cert, privateKey: key ?? cert, passphrase: passwd, certificateAuthorities: ca,
+            allowsRenegotiation: server.renegotiate)
+    }
+}
+
+/// The options of a client (reference: Dtls.createClient).
+public struct DtlsClientOption: Sendable, Equatable {
+    /// Whether the server's certificate must be signed by a trusted CA, and name `server` where that is given.
+    public var rejectUnauthorized: Bool
+    /// Trust the CAs of the system too.
+    public var loadDefaultCerts: Bool
+    /// Trusted CAs, PEM.
+    public var ca: String?
+    /// The server's host name or IP address: asked for (SNI) where it is a name, and checked against its certificate
+    /// where `rejectUnauthorized` is set.
+    public var server: String?
+    /// Whether the server may ask to renegotiate.
+    public var renegotiate: Bool
+    /// Milliseconds, 2,000 to 120,000.
+    public var handshakeTimeout: Int
+    /// The client's own certificate and chain, PEM.
+    public var cert: String?
+    /// Its private key, PEM; `nil`: it stands in `cert` too.
+    public var key: String?
+    /// The private key's password.
+    public var passwd: String?
+
+    public init(
+        rejectUnauthorized: Bool = false, loadDefaultCerts: Bool = false, ca: String? = nil, server: String? = nil,
+        renegotiate: Bool = false, handshakeTimeout: Int = 60_000, cert: String? = nil, key: String? = nil,
+        passwd: String? = nil
+    ) {
+        self.rejectUnauthorized = rejectUnauthorized
+        self.loadDefaultCerts = loadDefaultCerts
+        self.ca = ca
+        self.server = server
+        self.renegotiate = renegotiate
+        self.handshakeTimeout = handshakeTimeout
+        self.cert = cert
+        self.key = key
+        self.passwd = passwd
+    }
+
+    func check() throws(DtlsError) {
+        try HandshakeTimeout.check(handshakeTimeout)
+        if cert == nil, key != nil { throw .invalid("there is a key but no cert") }
+        if let server, server.isEmpty || server.utf8.count > 255 {
+            throw .invalid("server must be a host name or IP address of 1 to 255 bytes")
+        }
+    }
+
+    var settings: ClientSettings {
+        ClientSettings(
+            rejectUnauthorized: rejectUnauthorized, loadDefaultCertificates: loadDefaultCerts,
+            certificateAuthorities: ca, certificate: cert, privateKey: key ?? cert, passphrase: passwd,
+            allowsRenegotiation: renegotiate)
+    }
+}
+
+/// What a wait may last: the reference's `timeout` arguments, in milliseconds. `nil`: for ever, 0: do not wait.
+func checkTimeout(_ timeout: Int?) throws(DtlsError) {
+    if let timeout, timeout < 0 || timeout > Int(Int32.max) {
+        throw .invalid("timeout \(timeout) is out of range: it must be 0 to \(Int32.max) ms, or left out to wait for ever")
+    }
+}

@@ -1,0 +1,196 @@
+import DTLSEngine
+import LinuxSystem
+
+/// A server: it waits for clients, proves their addresses with a cookie, and gives each a socket of its own.
+public final class DtlsServer: DtlsSocket {
+    let identity: ServerIdentity
+    private var listener: Listener?
+    private var options = SocketOptions(ipv6Only: false)
+    /// Clients that `accept` has not given out yet.
+    private var queue: [DtlsConnection] = []
+    /// Clients in their handshake, on a server without a name.
+    private var handshaking: [ObjectIdentifier: DtlsConnection] = [:]
+    private var acceptCallback: ((DtlsConnection, DtlsAddress) -> Void)?
+    private var failureCallback: ((DtlsError, DtlsAddress) -> Void)?
+    /// Whose datagrams are still to be expected on the listener (rule 4), by the connection's number.
+    private var recent = RecentConnections()
+
+    /// Clients in their handshake or waiting for `accept`, at most; further ones have to try again.
+    public static let backlog = 1_024
+
+    init(_ option: DtlsServerOption, _ address: DtlsAddress, _ scheduler: Iosched) throws(DtlsError) {
+        identity = try ServerIdentity(option)
+        super.init(scheduler)
+        if let name = option.name, scheduler.identities[name] != nil {
+            throw .invalid("there is a server with the name \"\(name)\" already")
+        }
+        listener = try makeListener(address)
+        register()
+        if let name = option.name {
+            scheduler.identities[name] = identity
+            for task in scheduler.tasks { task.send(identity) }
+        }
+    }
+
+    deinit {
+        unregister()
+        listener?.close()
+        if listener != nil, let name = identity.option.name { scheduler.identities[name] = nil }
+    }
+
+    private func makeListener(_ address: DtlsAddress) throws(DtlsError) -> Listener {
+        let wanted = address.socketAddress
+        let options = options
+        let isInUseHere = address.port != 0 && scheduler.uses(port: address.port)
+        return try DtlsError.system { () throws(SystemError) in
+            // SO_REUSEPORT alone would share the port in silence with another program of this user.
+            if wanted.port != 0, !isInUseHere { try UDPSocket.probe(wanted, ipv6Only: options.ipv6Only) }
+            let socket = try UDPSocket.listen(on: wanted, options: options)
+            let actual = try UDPSocket.localAddress(of: socket) ?? wanted
+            let listener = Listener(
+                socket: socket, address: actual, options: options, cookies: identity.cookies,
+                buffers: scheduler.listenerBuffers, loop: scheduler.loop, delegate: self)
+            try listener.open()
+            return listener
+        }
+    }
+
+    public override var sockFd: Int32 { listener?.descriptor ?? -1 }
+
+    override var isReadable: Bool { !queue.isEmpty }
+
+    /// Adds a certificate for a host name, or replaces the one that the name has, for new handshakes (reference:
+    /// addcert). Tasks learn it too. Changes nothing where it throws.
+    public func addcert(_ option: DtlsCertificateOption) throws(DtlsError) {
+        guard listener != nil else { throw .notOpen }
+        try identity.add(option)
+        if identity.option.name != nil { for task in scheduler.tasks { task.send(identity) } }
+    }
+
+    /// Waits for the next client (reference: accept).
+    ///
+    /// On a server without a name its handshake is done. On a named one only its address is proven: send it to a task
+    /// and call `flyAway()`, or use it here, which does the handshake first.
+    /// - Parameter timeout: milliseconds; `nil`: for ever, 0: do not wait.
+    @available(*, noasync, message: "it blocks; use AsyncDtlsServer.connections")
+    public func accept(timeout: Int? = nil) throws(DtlsError) -> DtlsConnection {
+        try checkTimeout(timeout)
+        guard listener != nil else { throw .notOpen }
+        let came = try scheduler.run(timeout: timeout) { !queue.isEmpty || listener == nil }
+        guard listener != nil else { throw .notOpen }
+        guard came, !queue.isEmpty else { throw .timedOut(waitingFor: "a client", errno: 0) }
+        return queue.removeFirst()
+    }
+
+    /// Waits for the next client, and puts its address into `remoteAddr`; see ``accept(timeout:)``.
+    @available(*, noasync, message: "it blocks; use AsyncDtlsServer.connections")
+    public func accept(_ remoteAddr: inout DtlsAddress?, timeout: Int? = nil) throws(DtlsError) -> DtlsConnection {
+        let connection = try accept(timeout: timeout)
+        remoteAddr = connection.remote
+        return connection
+    }
+
+    /// Calls `callback` for each client from now on (reference: accept(unused, callback)). `nil`: no longer.
+    public func accept(_ callback: ((DtlsConnection, DtlsAddress) -> Void)?) {
+        acceptCallback = callback
+        if callback != nil { for _ in queue { scheduleAccept() } }
+    }
+
+    /// Calls `callback` for each client whose handshake fails, with the reason. (Not in the reference.)
+    public func onHandshakeFailure(_ callback: ((DtlsError, DtlsAddress) -> Void)?) { failureCallback = callback }
+
+    /// Stops listening. Connections that `accept` has given out go on; those that wait for it are closed.
+    public override func close() {
+        guard let listener else { return }
+        unregister()
+        listener.close()
+        self.listener = nil
+        if let name = identity.option.name { scheduler.identities[name] = nil }
+        let waiting = queue + handshaking.values
+        queue = []
+        handshaking = [:]
+        acceptCallback = nil
+        failureCallback = nil
+        endEvents()
+        for connection in waiting { connection.close() }
+    }
+
+    // MARK: Options
+
+    override func change(_ set: (inout SocketOptions) -> Void) throws(DtlsError) {
+        guard let listener else { throw .notOpen }
+        var changed = options
+        set(&changed)
+        try DtlsError.system { () throws(SystemError) in try listener.apply(changed) }
+        options = changed
+        register()
+    }
+
+    override func changeIPv6Only(_ enable: Bool) throws(DtlsError) { try change { $0.ipv6Only = enable } }
+
+    // MARK: Clients
+
+    /// A client's handshake is done, or its connection is to be handed on.
+    private func enqueue(_ connection: DtlsConnection) {
+        queue.append(connection)
+        if acceptCallback != nil {
+            scheduleAccept()
+        } else {
+            becameReadable()
+        }
+    }
+
+    private func scheduleAccept() {
+        scheduler.call { [weak self] in
+            guard let self, let callback = acceptCallback, !queue.isEmpty else { return }
+            let connection = queue.removeFirst()
+            callback(connection, connection.remote)
+        }
+    }
+
+    private func handshakeEnded(_ connection: DtlsConnection, _ error: DtlsError?) {
+        guard handshaking.removeValue(forKey: ObjectIdentifier(connection)) != nil else { return }
+        guard let error else { return enqueue(connection) }
+        scheduler.call { [weak self] in self?.failureCallback?(error, connection.remote) }
+    }
+
+    /// A datagram that one of this server's connections has found, and that is not its own.
+    func putBack(_ datagram: UnsafeRawBufferPointer, _ key: Newcomer.Key) { listener?.putBack(datagram, key) }
+
+    /// A connection of this server has gone to a task: its late datagrams follow it there.
+    func handedOver(_ number: UInt64, to task: DtlsTask) { recent.insert(number, .task(task)) }
+}
+
+extension DtlsServer: ListenerDelegate {
+    package func canAdmit(_ listener: Listener) -> Bool { queue.count + handshaking.count < Self.backlog }
+
+    package func listener(_ listener: Listener, admitted newcomer: consuming Newcomer) -> UInt64? {
+        let number = scheduler.makeNumber()
+        let connection = DtlsConnection(accepted: newcomer, number: number, by: self)
+        recent.insert(number, .here(connection))
+        if identity.option.name != nil {
+            enqueue(connection)
+        } else {
+            handshaking[ObjectIdentifier(connection)] = connection
+            connection.handshakeEnded = { [weak self] in self?.handshakeEnded($0, $1) }
+            connection.beginHandshake()
+        }
+        return number
+    }
+
+    package func listener(_ listener: Listener, late datagram: UnsafeRawBufferPointer, of connection: UInt64) {
+        switch recent.whereabouts(of: connection) {
+        case .here(let found): found.receive(late: datagram)
+        case .task(let task): task.send(late: datagram, of: connection)
+        case nil: break
+        }
+    }
+
+    package func listener(_ listener: Listener, failed error: SystemError) {
+        // The client asks again; whoever watches the server learns why it had to.
+        scheduler.call { [weak self] in
+            guard let self, let name = try? sockName() else { return }
+            failureCallback?(DtlsError(error), name)
+        }
+    }
+}

@@ -1,0 +1,216 @@
+import DTLSEngine
+import Glibc
+import LinuxSystem
+
+/// The calling thread's loop (reference: iosched).
+///
+/// Everything asynchronous of ``Dtls`` and ``DtlsTask`` happens inside its ``Iosched/poll(timeout:)`` or
+/// ``Iosched/forever()``. The synchronous calls need no loop of the program's: they run it themselves until they are
+/// done, without calling back anybody.
+@available(*, noasync, message: "a loop belongs to one thread; asynchronous code uses AsyncDtlsServer and AsyncDtlsConnection")
+public var iosched: Iosched { get throws(DtlsError) { try Iosched.current() } }
+
+/// A thread's event loop: descriptors, timers, and the callbacks of that thread's servers, connections and tasks.
+///
+/// Callbacks are called one after the other from ``poll(timeout:)`` and from nowhere else, so each may close its own
+/// connection, its server, or anything else.
+public final class Iosched {
+    let loop: EventLoop
+    let datapath: Datapath
+    let listenerBuffers = ListenerBuffers()
+    private var callbacks: [() -> Void] = []
+    private var nextCallback = 0
+    private var isStopped = false
+    /// The servers and connections of this thread, by their descriptor.
+    private var sockets: [Int32: WeakSocket] = [:]
+    /// What has to live until something has been called back.
+    private var kept: [ObjectIdentifier: AnyObject] = [:]
+    /// The identities of named servers: this thread's own, or those that the parent of this task has sent.
+    var identities: [String: ServerIdentity] = [:]
+    /// The tasks that this thread has started and that have not ended.
+    var tasks: [DtlsTask] = []
+    /// In a task's process: the way to its parent.
+    var parent: TaskParent?
+    private var lastNumber: UInt64 = 0
+
+    private struct WeakSocket { weak var socket: DtlsSocket? }
+
+    private init() throws(DtlsError) {
+        loop = try DtlsError.system { () throws(SystemError) in try EventLoop() }
+        do { datapath = try Datapath(loop: loop) } catch { throw DtlsError(error) }
+    }
+
+    // MARK: One for each thread
+
+    /// Where a thread keeps its loop; the loop goes with the thread, and closes what is still open on it.
+    private static let threadKey: pthread_key_t = {
+        var key = pthread_key_t()
+        pthread_key_create(&key) { pointer in
+            guard let pointer else { return }
+            let iosched = Unmanaged<Iosched>.fromOpaque(pointer)
+            iosched._withUnsafeGuaranteedRef { $0.closeAll() }
+            iosched.release()
+        }
+        return key
+    }()
+
+    /// The calling thread's loop; made at its first use.
+    static func current() throws(DtlsError) -> Iosched {
+        if let pointer = pthread_getspecific(threadKey) {
+            return Unmanaged<Iosched>.fromOpaque(pointer).takeUnretainedValue()
+        }
+        let iosched = try Iosched()
+        pthread_setspecific(threadKey, Unmanaged.passRetained(iosched).toOpaque())
+        return iosched
+    }
+
+    /// Closes what is open on this loop: the thread ends, or the process.
+    func closeAll() {
+        for entry in sockets.values { entry.socket?.close() }
+        sockets = [:]
+        kept = [:]
+        callbacks = []
+        for task in tasks { task.abandon() }
+        tasks = []
+    }
+
+    // MARK: Running
+
+    /// Waits for the first thing to happen, and calls back whoever waits for it.
+    /// - Parameter timeout: milliseconds; `nil`: wait for ever, 0: do not wait.
+    public func poll(timeout: Int? = nil) throws(DtlsError) {
+        try checkTimeout(timeout)
+        try turn(timeout: hasCallbacks ? 0 : timeout)
+        runCallbacks()
+    }
+
+    /// Polls until ``stop()``.
+    public func forever() throws(DtlsError) {
+        isStopped = false
+        while !isStopped { try poll() }
+    }
+
+    /// Ends ``forever()`` once the present callback has returned.
+    public func stop() {
+        isStopped = true
+        // A loop that waits does not look.
+        call {}
+    }
+
+    /// One turn of the loop, without calling anybody back.
+    func turn(timeout: Int?) throws(DtlsError) {
+        try DtlsError.system { () throws(SystemError) in try loop.poll(timeout: timeout) }
+    }
+
+    /// Runs the loop until `isDone`, or until the timeout has passed: how everything synchronous waits.
+    /// - Returns: whether it is done.
+    func run(timeout: Int?, until isDone: () -> Bool) throws(DtlsError) -> Bool {
+        if isDone() { return true }
+        let deadline = timeout.map { Clock.monotonic() &+ .milliseconds($0) }
+        while true {
+            var left: Int?
+            if let deadline {
+                let now = Clock.monotonic()
+                left = deadline > now ? Int(clamping: (deadline - now + 999_999) / 1_000_000) : 0
+            }
+            try turn(timeout: left)
+            if isDone() { return true }
+            if left == 0 { return false }
+        }
+    }
+
+    // MARK: Callbacks
+
+    /// Has `work` done by the next `poll`.
+    func call(_ work: @escaping () -> Void) { callbacks.append(work) }
+
+    private var hasCallbacks: Bool { nextCallback < callbacks.count }
+
+    /// Those that come meanwhile have their turn in the next poll. One that polls itself runs the rest before it returns.
+    private func runCallbacks() {
+        var left = callbacks.count - nextCallback
+        while left > 0, hasCallbacks {
+            let work = callbacks[nextCallback]
+            nextCallback += 1
+            left -= 1
+            work()
+        }
+        if !hasCallbacks {
+            callbacks.removeAll(keepingCapacity: true)
+            nextCallback = 0
+        }
+    }
+
+    func keep(_ object: AnyObject) { kept[ObjectIdentifier(object)] = object }
+    func letGo(_ object: AnyObject) { kept[ObjectIdentifier(object)] = nil }
+
+    /// A number that no other connection of this process' servers has.
+    func makeNumber() -> UInt64 {
+        lastNumber &+= 1
+        return lastNumber
+    }
+
+    // MARK: Sockets
+
+    func register(_ socket: DtlsSocket, _ descriptor: Int32) { sockets[descriptor] = WeakSocket(socket: socket) }
+
+    func unregister(_ socket: DtlsSocket, _ descriptor: Int32) {
+        // One that is being deinitialised is not found through a weak reference any more.
+        guard let entry = sockets[descriptor], entry.socket == nil || entry.socket === socket else { return }
+        sockets[descriptor] = nil
+    }
+
+    func server(named name: String) -> DtlsServer? {
+        for case let server as DtlsServer in sockets.values.map(\.socket) where server.identity.option.name == name {
+            return server
+        }
+        return nil
+    }
+
+    func socket(_ descriptor: Int32) -> DtlsSocket? { sockets[descriptor]?.socket }
+
+    /// Whether this thread has an open connection or server on a local port.
+    func uses(port: Int) -> Bool {
+        sockets.values.contains { entry in (try? entry.socket?.sockName().port) == port }
+    }
+
+    // MARK: Events
+
+    /// An event to be added: `callback` is called as often as the descriptor is ready.
+    /// - Parameters:
+    ///   - kind: what is waited for.
+    ///   - descriptor: any descriptor, or the ``DtlsSocket/sockFd`` of a server or connection of this thread.
+    ///   - callback: returns whether it wants to be called again; with `false` the event is removed.
+    public func event(_ kind: Event.Kind, _ descriptor: Int32, _ callback: @escaping () -> Bool) -> Event {
+        Event(kind, descriptor, self, callback)
+    }
+
+    /// Begins to watch. Throws where the descriptor cannot be watched.
+    public func add(_ event: Event) throws(DtlsError) {
+        guard !event.isAdded else { return }
+        if event.kind == .read, let socket = socket(event.descriptor) {
+            event.attach(to: socket)
+        } else {
+            try event.watch()
+        }
+    }
+
+    /// Ends watching. The callback is not called again.
+    public func remove(_ event: Event) {
+        event.end()
+    }
+
+    /// Calls `callback` after some time.
+    /// - Parameters:
+    ///   - milliseconds: 0 or more.
+    ///   - repeats: whether it comes again after as many milliseconds.
+    /// - Returns: the timer; `cancel()` stops it. It need not be kept.
+    @discardableResult
+    public func timer(
+        after milliseconds: Int, repeats: Bool = false, _ callback: @escaping () -> Void
+    ) throws(DtlsError) -> Timer {
+        try checkTimeout(milliseconds)
+        if repeats, milliseconds == 0 { throw .invalid("a timer that repeats needs 1 ms or more") }
+        return Timer(milliseconds, repeats: repeats, self, callback)
+    }
+}

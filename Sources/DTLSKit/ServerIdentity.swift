@@ -1,0 +1,103 @@
+import DTLSEngine
+import LinuxSystem
+
+/// What a server is to its clients: its certificates, its policy and its secrets; the same in every task.
+final class ServerIdentity {
+    let option: DtlsServerOption
+    private(set) var added: [DtlsCertificateOption]
+    private let cookieSecret: [UInt8]
+    private let ticketKeys: [UInt8]
+    let context: ServerContext
+    let cookies: CookieAuthority
+
+    private static let secretLength = 32
+
+    convenience init(_ option: DtlsServerOption) throws(DtlsError) {
+        let (secret, keys) = try DtlsError.system { () throws(SystemError) in
+            (try RandomBytes.make(Self.secretLength), try RandomBytes.make(ServerContext.ticketKeyLength))
+        }
+        try self.init(option, added: [], cookieSecret: secret, ticketKeys: keys)
+    }
+
+    private init(
+        _ option: DtlsServerOption, added: [DtlsCertificateOption], cookieSecret: [UInt8], ticketKeys: [UInt8]
+    ) throws(DtlsError) {
+        try option.check()
+        self.option = option
+        self.added = []
+        self.cookieSecret = cookieSecret
+        self.ticketKeys = ticketKeys
+        do throws(CredentialsError) {
+            context = try ServerContext(option.settings, ticketKeys: ticketKeys)
+        } catch {
+            throw DtlsError(error)
+        }
+        do throws(CookieError) {
+            cookies = try CookieAuthority(secret: cookieSecret)
+        } catch {
+            throw .credentials(error.description)
+        }
+        if option.ipcert { context.chooseByAddress() }
+        for certificate in added { try add(certificate) }
+    }
+
+    /// Adds a certificate for a name, or replaces the one that the name has. Changes nothing where it throws.
+    func add(_ certificate: DtlsCertificateOption) throws(DtlsError) {
+        try certificate.check()
+        let name = certificate.name.lowercased()
+        do throws(CredentialsError) {
+            let identity = try ServerContext(
+                certificate.settings(like: option), ticketKeys: ticketKeys, sessionContext: "name:\(name)")
+            context.add(identity, for: name)
+        } catch {
+            throw DtlsError(error)
+        }
+        added.removeAll { $0.name.lowercased() == name }
+        added.append(certificate)
+    }
+
+    // MARK: On its way to a task
+
+    func encode() -> [UInt8] {
+        var writer = ByteWriter()
+        func text(_ value: String?) { writer.optional(value) { $0.string($1) } }
+        text(option.name)
+        text(option.ca)
+        writer.string(option.cert)
+        text(option.key)
+        text(option.passwd)
+        writer.bool(option.ipcert)
+        writer.bool(option.renegotiate)
+        writer.integer(Int64(option.handshakeTimeout))
+        writer.list(added) { writer, certificate in
+            writer.string(certificate.name)
+            writer.optional(certificate.ca) { $0.string($1) }
+            writer.string(certificate.cert)
+            writer.optional(certificate.key) { $0.string($1) }
+            writer.optional(certificate.passwd) { $0.string($1) }
+        }
+        writer.data(cookieSecret)
+        writer.data(ticketKeys)
+        return writer.bytes
+    }
+
+    static func decode(_ bytes: [UInt8]) throws -> ServerIdentity {
+        try bytes.withUnsafeBytes { buffer in
+            var reader = ByteReader(buffer)
+            func text(_ reader: inout ByteReader) throws(MalformedBytes) -> String? {
+                try reader.optional { reader throws(MalformedBytes) in try reader.string() }
+            }
+            let option = DtlsServerOption(
+                name: try text(&reader), ca: try text(&reader), cert: try reader.string(), key: try text(&reader),
+                passwd: try text(&reader), ipcert: try reader.bool(), renegotiate: try reader.bool(),
+                handshakeTimeout: Int(try reader.integer(Int64.self)))
+            let added = try reader.list { reader throws(MalformedBytes) in
+                DtlsCertificateOption(
+                    name: try reader.string(), ca: try text(&reader), cert: try reader.string(),
+                    key: try text(&reader), passwd: try text(&reader))
+            }
+            return try ServerIdentity(
+                option, added: added, cookieSecret: try reader.array(), ticketKeys: try reader.array())
+        }
+    }
+}

@@ -1,0 +1,210 @@
+import Glibc
+import LinuxSystem
+import Synchronization
+
+/// A task: a worker process of the same program, that does what the program has registered under a name (reference:
+/// Task).
+///
+/// ```swift
+/// try DtlsTask.run(["task": runTask])  // first of all, in the program's main file
+/// let task = try DtlsTask("task")
+/// try task.send(["sockFd": .sockFd(client.sockFd)])
+/// ```
+///
+/// A task knows the named servers of the thread that has started it, and learns of their changes before it gets anything
+/// that is sent later. It ends when its parent does.
+public final class DtlsTask {
+    /// How a task's process has ended.
+    public enum Ending: Sendable, Equatable, CustomStringConvertible {
+        case exited(status: Int32)
+        case killed(signal: Int32)
+
+        public var description: String {
+            switch self {
+            case .exited(let status): ChildProcess.Ending.exited(status: status).description
+            case .killed(let signal): ChildProcess.Ending.killed(signal: signal).description
+            }
+        }
+    }
+
+    /// The name that its entry is registered under.
+    public let entry: String
+    /// The process, or the last one it had.
+    public private(set) var pid: pid_t = 0
+    private let scheduler: Iosched
+    private var channel: MessageChannel?
+    private var watch: ProcessWatch?
+    private var messageCallback: ((TaskValue) -> Void)?
+    private var exitCallback: ((DtlsTask, Ending) -> Void)?
+
+    /// The names that ``run(_:)`` was called with.
+    private static let entries = Mutex<Set<String>>([])
+    private static let argumentSuffix = ": task"
+
+    /// Starts a task (reference: new Task).
+    /// - Parameter entry: a name that ``run(_:)`` was called with.
+    public init(_ entry: String) throws(DtlsError) {
+        self.entry = entry
+        scheduler = try Iosched.current()
+        try start()
+    }
+
+    /// To be called first of all in the program's main file: in a task's process it does what the task is for, and does
+    /// not return. In the program itself it remembers the names.
+    /// - Parameter entries: what each kind of task does; usually it sets ``onMessage(_:)-(_)`` and runs
+    ///   ``Iosched/forever()``. The process ends with status 0 when it returns, and with 1 when it throws.
+    public static func run(_ entries: [String: () throws -> Void]) throws(DtlsError) {
+        let arguments = CommandLine.arguments
+        if arguments.count == 2, arguments[0].hasSuffix(argumentSuffix) {
+            guard let entry = entries[arguments[1]] else {
+                throw .noTask("this program has no task with the name \"\(arguments[1])\"")
+            }
+            try TaskParent.run(entry)
+        }
+        self.entries.withLock { $0 = Set(entries.keys) }
+    }
+
+    /// Starts the process again, after it has ended.
+    public func restart() throws(DtlsError) {
+        guard !isRunning else { throw .invalid("the task runs already, as process \(pid)") }
+        try start()
+    }
+
+    private func start() throws(DtlsError) {
+        guard Self.entries.withLock({ $0.contains(entry) }) else {
+            throw .noTask("DtlsTask.run was not called with an entry \"\(entry)\" at the beginning of this program")
+        }
+        var environment = ChildProcess.environment()
+        // Swift's backtracer prints the memory that registers point to, keys among it.
+        environment["SWIFT_BACKTRACE"] = "enable=no"
+        let program = CommandLine.arguments.first ?? "program"
+        try DtlsError.system { () throws(SystemError) in
+            var ends = try UnixChannel.pair()
+            pid = try ChildProcess.spawn(
+                arguments: ["\(program)\(Self.argumentSuffix)", entry], environment: environment,
+                channel: ends.other.take())
+            watch = try ProcessWatch(pid, scheduler.loop) { [weak self] in self?.processEnded($0) }
+            channel = try MessageChannel(ends.one.take(), loop: scheduler.loop, delegate: self)
+        }
+        scheduler.tasks.append(self)
+        for identity in scheduler.identities.values { send(identity) }
+    }
+
+    public var isRunning: Bool { watch != nil }
+
+    /// Ends the process: SIGTERM, and the end of its channel. ``onExit(_:)`` tells when it is gone.
+    public func terminate() {
+        guard isRunning else { return }
+        kill(pid, SIGTERM)
+        channel?.close()
+    }
+
+    /// The thread that has started it ends: so does the task, which nobody can be told of any more.
+    func abandon() {
+        channel?.close()
+        watch?.stop()
+        watch = nil
+    }
+
+    // MARK: Messages
+
+    /// Sends a value, with at most one descriptor (reference: task.send). It arrives unless the task dies.
+    ///
+    /// With the descriptor of a connection that a named server has accepted go the datagrams that its client has sent;
+    /// call ``DtlsConnection/flyAway()`` next.
+    public func send(_ message: TaskValue) throws(DtlsError) {
+        guard let channel, channel.isOpen else { throw .noTask("the task \"\(entry)\" has ended") }
+        let connection = message.descriptors.first.flatMap { scheduler.socket($0) as? DtlsConnection }
+        let handover = connection?.handover.map {
+            TaskMessage.Handover(server: $0.name, number: $0.number, datagrams: $0.datagrams)
+        }
+        let (bytes, descriptor) = try TaskMessage.encode(message, handover: handover)
+        guard descriptor >= 0 else { return channel.send(bytes) }
+        var copy = try DtlsError.system { () throws(SystemError) in
+            try FileDescriptor.withBorrowed(descriptor) { borrowed throws(SystemError) in try borrowed.duplicate() }
+        }
+        channel.send(bytes, descriptor: copy.take())
+        if handover != nil { connection?.handedOver(to: self) }
+    }
+
+    /// Calls `callback` for each message of the task.
+    public func onMessage(_ callback: ((TaskValue) -> Void)?) { messageCallback = callback }
+
+    /// Calls `callback` when the process has ended, whatever the cause; the task can be started again from there.
+    public func onExit(_ callback: ((DtlsTask, Ending) -> Void)?) { exitCallback = callback }
+
+    func send(_ identity: ServerIdentity) {
+        guard let channel, let file = try? MemoryFile.make(identity.encode(), name: "dtls-server") else { return }
+        channel.send(TaskMessage.identity.encode(), descriptor: file)
+    }
+
+    func send(late datagram: UnsafeRawBufferPointer, of number: UInt64) {
+        _ = channel?.offer(TaskMessage.late(number: number, datagram: datagram).encode())
+    }
+
+    private func processEnded(_ ending: ChildProcess.Ending) {
+        watch = nil
+        channel?.close()
+        scheduler.tasks.removeAll { $0 === self }
+        let ending: Ending =
+            switch ending {
+            case .exited(let status): .exited(status: status)
+            case .killed(let signal): .killed(signal: signal)
+            }
+        scheduler.call { self.exitCallback?(self, ending) }
+    }
+}
+
+extension DtlsTask: MessageChannelDelegate {
+    package func channel(
+        _ channel: MessageChannel, received message: UnsafeRawBufferPointer, descriptor: consuming FileDescriptor?,
+        descriptorWasLost: Bool
+    ) {
+        let number = Self.release(descriptor)
+        // A task is a process of this program; what it says is well-formed, or its memory is not its own any more.
+        guard let decoded = try? TaskMessage(decoding: message, descriptor: number) else { return terminate() }
+        switch decoded {
+        case .value(let value, _): scheduler.call { self.messageCallback?(value) }
+        case .foreign(let server, let key, let datagram): scheduler.server(named: server)?.putBack(datagram, key)
+        case .identity, .late: break
+        }
+    }
+
+    /// The number of a descriptor that came along, or -1. It is the program's to close.
+    static func release(_ descriptor: consuming FileDescriptor?) -> Int32 {
+        guard let descriptor else { return -1 }
+        return descriptor.release()
+    }
+
+    /// The end of the process tells the rest.
+    package func channelEnded(_ channel: MessageChannel) {}
+}
+
+/// Tells when a child process has ended.
+private final class ProcessWatch: EventHandler {
+    private let pid: pid_t
+    private var descriptor: FileDescriptor
+    private let loop: EventLoop
+    private var registration: EventLoop.Registration?
+    private let ended: (ChildProcess.Ending) -> Void
+
+    init(_ pid: pid_t, _ loop: EventLoop, _ ended: @escaping (ChildProcess.Ending) -> Void) throws(SystemError) {
+        self.pid = pid
+        self.loop = loop
+        self.ended = ended
+        descriptor = try ChildProcess.watch(pid)
+        registration = try loop.add(descriptor, .readable, self)
+    }
+
+    func stop() {
+        if let registration { loop.remove(descriptor, registration) }
+        registration = nil
+        _ = descriptor.take()
+    }
+
+    func ready(_ events: EventLoop.Events) {
+        stop()
+        // Somebody else may have reaped it: then its status is lost.
+        ended(ChildProcess.wait(for: pid) ?? .exited(status: 0))
+    }
+}

@@ -1,0 +1,87 @@
+import LinuxSystem
+
+/// What goes over the channel between a program and its tasks, both ways.
+enum TaskMessage {
+    /// A named server, or a new certificate of one: a sealed memfd comes along.
+    case identity
+    /// A value; with a descriptor, where it has one; with a newcomer's hello, where that is its descriptor.
+    case value(TaskValue, Handover?)
+    /// A datagram of a connection that was sent moments ago, found on the listener.
+    case late(number: UInt64, datagram: UnsafeRawBufferPointer)
+    /// A datagram that a connection's socket has yielded, and that belongs to the listener.
+    case foreign(server: String, key: Newcomer.Key, datagram: UnsafeRawBufferPointer)
+
+    /// What a newcomer has sent so far.
+    struct Handover {
+        let server: String
+        let number: UInt64
+        let datagrams: [[UInt8]]
+    }
+
+    private enum Kind: UInt8 { case identity = 1, value, late, foreign }
+
+    func encode() -> [UInt8] {
+        var writer = ByteWriter()
+        switch self {
+        case .identity: writer.integer(Kind.identity.rawValue)
+        case .value(let value, let handover):
+            writer.integer(Kind.value.rawValue)
+            value.write(to: &writer)
+            writer.optional(handover) {
+                $0.string($1.server)
+                $0.integer($1.number)
+                $0.list($1.datagrams) { $0.data($1) }
+            }
+        case .late(let number, let datagram):
+            writer.integer(Kind.late.rawValue)
+            writer.integer(number)
+            writer.data(datagram)
+        case .foreign(let server, let key, let datagram):
+            writer.integer(Kind.foreign.rawValue)
+            writer.string(server)
+            writer.address(key.peer)
+            writer.address(key.local)
+            writer.data(datagram)
+        }
+        return writer.bytes
+    }
+
+    /// - Parameter descriptor: the number of the one that came along, or -1.
+    init(decoding bytes: UnsafeRawBufferPointer, descriptor: Int32) throws(MalformedBytes) {
+        var reader = ByteReader(bytes)
+        guard let kind = Kind(rawValue: try reader.integer()) else { throw MalformedBytes() }
+        switch kind {
+        case .identity: self = .identity
+        case .value:
+            let value = try TaskValue(reading: &reader, descriptor: descriptor)
+            let handover = try reader.optional { reader throws(MalformedBytes) in
+                Handover(
+                    server: try reader.string(), number: try reader.integer(),
+                    datagrams: try reader.list { reader throws(MalformedBytes) in try reader.array() })
+            }
+            self = .value(value, handover)
+        case .late: self = .late(number: try reader.integer(), datagram: try reader.data())
+        case .foreign:
+            self = .foreign(
+                server: try reader.string(),
+                key: Newcomer.Key(peer: try reader.address(), local: try reader.address()),
+                datagram: try reader.data())
+        }
+    }
+
+    /// A value's message, and the descriptor that is to go with it or -1.
+    static func encode(
+        _ value: TaskValue, handover: Handover?
+    ) throws(DtlsError) -> (bytes: [UInt8], descriptor: Int32) {
+        let descriptors = value.descriptors
+        guard descriptors.count <= 1 else {
+            throw .invalid("a message carries at most one descriptor; this one has \(descriptors.count)")
+        }
+        let bytes = TaskMessage.value(value, handover).encode()
+        guard bytes.count <= UnixChannel.maximumMessageSize else {
+            throw .invalid(
+                "a message of \(bytes.count) bytes: it may have \(UnixChannel.maximumMessageSize), with what goes along")
+        }
+        return (bytes, descriptors.first ?? -1)
+    }
+}

@@ -1,0 +1,137 @@
+import Glibc
+import LinuxSystem
+
+/// In a task's process: the way to the program that has started it.
+extension DtlsTask {
+    /// In a task: calls `callback` for each message of the program (reference: Task.on('message')).
+    public static func onMessage(_ callback: @escaping (TaskValue) -> Void) throws(DtlsError) {
+        try parent().onMessage(callback)
+    }
+
+    /// In a task: waits for the program's next message (reference: Task.recv).
+    /// - Parameter timeout: milliseconds; `nil`: for ever.
+    /// - Throws: `.timedOut` where none came.
+    @available(*, noasync, message: "it blocks")
+    public static func recv(timeout: Int? = nil) throws(DtlsError) -> TaskValue {
+        try checkTimeout(timeout)
+        return try parent().recv(timeout: timeout)
+    }
+
+    /// In a task: sends a value to the program, with at most one descriptor.
+    public static func sendToParent(_ message: TaskValue) throws(DtlsError) { try parent().send(message) }
+
+    private static func parent() throws(DtlsError) -> TaskParent {
+        guard let parent = try Iosched.current().parent else { throw .noTask("this process is not a task") }
+        return parent
+    }
+}
+
+/// A task's end of the channel.
+final class TaskParent: MessageChannelDelegate {
+    private let scheduler: Iosched
+    private var channel: MessageChannel?
+    private var callback: ((TaskValue) -> Void)?
+    /// Messages that came before there was a callback, or that `recv` is to take.
+    private var waiting: [TaskValue] = []
+    /// What came along with the descriptors of newcomers.
+    private var arrived: [Int32: TaskMessage.Handover] = [:]
+    private var recent = RecentConnections()
+
+    private init(_ scheduler: Iosched, _ channel: consuming FileDescriptor) throws(SystemError) {
+        self.scheduler = scheduler
+        try channel.makeNonBlocking()
+        self.channel = try MessageChannel(channel, loop: scheduler.loop, delegate: self)
+    }
+
+    /// Does what the task is for, and ends the process.
+    static func run(_ entry: () throws -> Void) throws(DtlsError) -> Never {
+        let scheduler = try Iosched.current()
+        scheduler.parent = try DtlsError.system { () throws(SystemError) in
+            try TaskParent(scheduler, FileDescriptor(owning: ChildProcess.channelDescriptor))
+        }
+        do {
+            try entry()
+        } catch {
+            let text = Array("\(CommandLine.arguments.joined(separator: " ")): \(error)\n".utf8)
+            _ = text.withUnsafeBytes { write(STDERR_FILENO, $0.baseAddress, $0.count) }
+            scheduler.closeAll()
+            exit(1)
+        }
+        scheduler.closeAll()
+        exit(0)
+    }
+
+    // MARK: Messages
+
+    func onMessage(_ callback: @escaping (TaskValue) -> Void) {
+        self.callback = callback
+        let missed = waiting
+        waiting = []
+        for message in missed { scheduler.call { callback(message) } }
+    }
+
+    func recv(timeout: Int?) throws(DtlsError) -> TaskValue {
+        let came = try scheduler.run(timeout: timeout) { !waiting.isEmpty }
+        guard came else { throw .timedOut(waitingFor: "a message", errno: 0) }
+        return waiting.removeFirst()
+    }
+
+    func send(_ message: TaskValue) throws(DtlsError) {
+        let (bytes, descriptor) = try TaskMessage.encode(message, handover: nil)
+        guard descriptor >= 0 else {
+            channel?.send(bytes)
+            return
+        }
+        var copy = try DtlsError.system { () throws(SystemError) in
+            try FileDescriptor.withBorrowed(descriptor) { borrowed throws(SystemError) in try borrowed.duplicate() }
+        }
+        channel?.send(bytes, descriptor: copy.take())
+    }
+
+    func giveBack(_ datagram: UnsafeRawBufferPointer, _ key: Newcomer.Key, server: String) {
+        _ = channel?.offer(TaskMessage.foreign(server: server, key: key, datagram: datagram).encode())
+    }
+
+    /// What came along with a descriptor; `nil` where it came by another way, or is another's by now.
+    func takeArrived(_ descriptor: Int32, of server: String) -> TaskMessage.Handover? {
+        guard let handover = arrived.removeValue(forKey: descriptor), handover.server == server else { return nil }
+        return handover
+    }
+
+    /// Late datagrams of this connection may come over the channel.
+    func remember(_ connection: DtlsConnection) {
+        if connection.number != 0 { recent.insert(connection.number, .here(connection)) }
+    }
+
+    func channel(
+        _ channel: MessageChannel, received message: UnsafeRawBufferPointer, descriptor: consuming FileDescriptor?,
+        descriptorWasLost: Bool
+    ) {
+        let number = DtlsTask.release(descriptor)
+        guard let decoded = try? TaskMessage(decoding: message, descriptor: number) else { return channelEnded(channel) }
+        switch decoded {
+        case .identity: learn(FileDescriptor(owning: number))
+        case .value(let value, let handover):
+            if number >= 0 { arrived[number] = handover }
+            guard let callback else { return waiting.append(value) }
+            scheduler.call { callback(value) }
+        case .late(let number, let datagram):
+            if case .here(let connection) = recent.whereabouts(of: number) { connection.receive(late: datagram) }
+        case .foreign: break
+        }
+    }
+
+    private func learn(_ file: consuming FileDescriptor) {
+        guard let bytes = try? MemoryFile.read(file), let identity = try? ServerIdentity.decode(bytes),
+            let name = identity.option.name
+        else { return }
+        scheduler.identities[name] = identity
+    }
+
+    /// The program is gone: the clients get close_notify, and this process ends.
+    func channelEnded(_ channel: MessageChannel) {
+        channel.close()
+        scheduler.closeAll()
+        exit(0)
+    }
+}

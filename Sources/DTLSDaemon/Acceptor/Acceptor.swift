@@ -19,7 +19,7 @@ final class Acceptor: EventHandler {
         case starting
         case serving
         /// A new configuration is being read, or given to the workers.
-        case reloading(again: Bool)
+        case reloading
         case stopping
     }
 
@@ -34,6 +34,8 @@ final class Acceptor: EventHandler {
     private let ticketKeys: [UInt8]
     private let randomSecret: [UInt8]
     private var phase = Phase.loading
+    /// A SIGHUP came while a configuration was being taken already: that one may have been read before the change.
+    private var isReloadWanted = false
     private var configuration: Configuration?
     /// The listeners that the first configuration asks for, while the workers start.
     private var loading: Loading?
@@ -113,10 +115,11 @@ final class Acceptor: EventHandler {
 
     private func reload() {
         switch phase {
-        case .loading, .starting, .stopping: return
-        case .reloading: phase = .reloading(again: true)
+        case .stopping: return
+        case .loading, .starting, .reloading: isReloadWanted = true
         case .serving:
-            phase = .reloading(again: false)
+            isReloadWanted = false
+            phase = .reloading
             manager.notify(.reloading, .status("reloading \(configurationFile)"))
             load()
         }
@@ -142,7 +145,7 @@ final class Acceptor: EventHandler {
     /// A configuration that is not taken: at the start that is the end, later all stays as it was.
     private func refuse(_ reasons: [String], status: Int32) {
         for reason in reasons { logger.log(.configurationInvalid, reason) }
-        if case .reloading = phase {
+        if phase == .reloading {
             logger.log(.reloadFailed, "reload failed: the configuration and the certificates stay as they were")
             return finishReload()
         }
@@ -187,11 +190,10 @@ final class Acceptor: EventHandler {
     }
 
     private func finishReload() {
-        let again = phase == .reloading(again: true)
         phase = .serving
         lastStatus = status
         manager.notify(.ready, .status(lastStatus))
-        if again { reload() }
+        if isReloadWanted { reload() }
     }
 
     // MARK: Life
@@ -216,6 +218,7 @@ final class Acceptor: EventHandler {
                 + " \(descriptorLimit) files, and a worker serves as many connections as that allows",
             ["LISTENERS": "\(addresses)", "OPEN_FILES_LIMIT": "\(descriptorLimit)"])
         tellStatus(now: loop.now)
+        if isReloadWanted { reload() }
     }
 
     private func stop(because reason: String) {

@@ -47,19 +47,32 @@ import Testing
 
     @Test func cancellationIsHonoured() async throws {
         let (server, address, option) = try await makeServer()
-        let waitingForClients = Task { for try await _ in server.connections {} }
+        let waitingForClients = Task {
+            // Held on to: a connection is closed with its last reference.
+            var clients: [AsyncDtlsConnection] = []
+            do {
+                for try await client in server.connections { clients.append(client) }
+            } catch {
+                return (clients, error)
+            }
+            throw DtlsError.closed
+        }
         let client = try await AsyncDtlsConnection.connect(option, to: address)
         let waitingForMessages = Task { for try await _ in client.messages {} }
         let connecting = Task {
             // Nobody answers there.
             _ = try await AsyncDtlsConnection.connect(option, to: Dtls.sockaddr("127.9.9.8", 9))
         }
-        for task in [waitingForClients, waitingForMessages, connecting] {
+        for task in [waitingForMessages, connecting] {
             task.cancel()
             await #expect(throws: CancellationError.self) { try await task.value }
         }
+        waitingForClients.cancel()
+        let (clients, error) = try await waitingForClients.value
+        #expect(error is CancellationError)
         // What was cancelled was the waiting alone.
         try await client.send("still there")
+        #expect(try await clients.first?.receive() == Array("still there".utf8))
         #expect(await client.session?.version == "DTLSv1.2")
         try await client.configure { try $0.setTTL(10) }
         await server.close()

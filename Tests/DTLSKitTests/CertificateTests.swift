@@ -100,8 +100,9 @@ import Testing
         #expect("\(server.handshakeErrors[0])".contains("peer did not return a certificate"))
         #expect("\(server.handshakeErrors[1])".contains("certificate verify failed"))
 
-        guard case .failure(.credentials) = try await connect(
-            DtlsClientOption(cert: known.certificate, key: encrypted, passwd: "wrong"), to: server)
+        guard
+            case .failure(.credentials) = try await connect(
+                DtlsClientOption(cert: known.certificate, key: encrypted, passwd: "wrong"), to: server)
         else {
             Issue.record("a wrong password was taken")
             return

@@ -212,12 +212,13 @@ import Testing
             }
             try iosched.add(event)
             var writes = 0
-            try iosched.add(iosched.event(.write, ends[1]) {
-                writes += 1
-                var byte = UInt8(writes)
-                _ = Glibc.write(ends[1], &byte, 1)
-                return writes < 3
-            })
+            try iosched.add(
+                iosched.event(.write, ends[1]) {
+                    writes += 1
+                    var byte = UInt8(writes)
+                    _ = Glibc.write(ends[1], &byte, 1)
+                    return writes < 3
+                })
             while calls.count < 2 || repeated < 3 || read.count < 2 || writes < 3 { try iosched.poll() }
             #expect(calls == ["early", "late"])
             #expect(read == [1, 2])

@@ -45,31 +45,33 @@ import Testing
     }
 
     @Test func aNamedServersConnectionIsHandshakenAtFirstUse() async throws {
-        try await withClient({ server in
-            let connection = try server.accept(timeout: 60_000)
-            #expect(!connection.isEstablished)
-            #expect(try connection.sockName() == server.sockName())
-            #expect(try connection.peerName() == connection.remote)
-            try Self.echoOnce(connection)
-        }, client: Self.talk)
+        try await withClient(
+            { server in
+                let connection = try server.accept(timeout: 60_000)
+                #expect(!connection.isEstablished)
+                #expect(try connection.sockName() == server.sockName())
+                #expect(try connection.peerName() == connection.remote)
+                try Self.echoOnce(connection)
+            }, client: Self.talk)
     }
 
     /// With the bare descriptor and nothing else: the client's next hello brings its cookie along.
     @Test(arguments: [false, true]) func createByFdWithTheDescriptorAlone(_ withCallback: Bool) async throws {
-        try await withClient({ server in
-            let accepted = try server.accept(timeout: 60_000)
-            let descriptor = dup(accepted.sockFd)
-            accepted.flyAway()
-            #expect(accepted.sockFd == -1)
-            #expect(throws: DtlsError.notOpen) { try accepted.send("x") }
-            guard withCallback else {
-                return try Self.echoOnce(try Dtls.createByFd("Server1", descriptor, timeout: 60_000))
-            }
-            var outcome: Result<DtlsConnection, DtlsError>?
-            try Dtls.createByFd("Server1", descriptor) { outcome = $0 }
-            while outcome == nil { try iosched.poll() }
-            try Self.echoOnce(try #require(try outcome?.get()))
-        }, client: Self.talk)
+        try await withClient(
+            { server in
+                let accepted = try server.accept(timeout: 60_000)
+                let descriptor = dup(accepted.sockFd)
+                accepted.flyAway()
+                #expect(accepted.sockFd == -1)
+                #expect(throws: DtlsError.notOpen) { try accepted.send("x") }
+                guard withCallback else {
+                    return try Self.echoOnce(try Dtls.createByFd("Server1", descriptor, timeout: 60_000))
+                }
+                var outcome: Result<DtlsConnection, DtlsError>?
+                try Dtls.createByFd("Server1", descriptor) { outcome = $0 }
+                while outcome == nil { try iosched.poll() }
+                try Self.echoOnce(try #require(try outcome?.get()))
+            }, client: Self.talk)
     }
 
     @Test func createByFdRefusesWhatItCannotUse() async throws {

@@ -38,7 +38,10 @@ import Testing
     func serverServesOpenSSLAndOurClient(_ name: String) async throws {
         let example = try await RunningExample(name)
         let theirs = try Program(
-            ["openssl", "s_client", "-dtls", "-connect", "127.0.0.1:\(example.port)", "-CAfile", example.authority.file]
+            [
+                "openssl", "s_client", "-dtls", "-connect", "127.0.0.1:\(example.port)", "-CAfile",
+                example.authority.file,
+            ]
                 + ["-verify_return_error"], in: example.authority.folder)
         theirs.send("from s_client\n")
         try await example.printed("Say: from s_client")

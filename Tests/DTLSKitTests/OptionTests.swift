@@ -23,7 +23,8 @@ import Testing
         let six = try Dtls.sockaddr6(Dtls.IN6ADDR_LOOPBACK, 65_535)
         #expect(six.domain == Dtls.AF_INET6 && six.addr == "::1" && six.port == 65_535)
         #expect("\(six)" == "[::1]:65535")
-        for wrong in [{ try Dtls.sockaddr("::1", 1) }, { try Dtls.sockaddr6("127.0.0.1", 1) },
+        for wrong in [
+            { try Dtls.sockaddr("::1", 1) }, { try Dtls.sockaddr6("127.0.0.1", 1) },
             { try Dtls.sockaddr("localhost", 1) }, { try Dtls.sockaddr("127.0.0.1", 65_536) },
             { try Dtls.sockaddr("127.0.0.1", -1) },
         ] as [() throws -> DtlsAddress] {

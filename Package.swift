@@ -49,10 +49,13 @@ let package = Package(
         example("Client"),
         example("MultitaskServer"),
         example("SwiftServer"),
+        .executableTarget(
+            name: "DTLSKitSoak", dependencies: ["DTLSKit", "CLinux"], path: "Tests/DTLSKitSoak", swiftSettings: strict),
         .testTarget(
             name: "DTLSKitTests",
             dependencies: [
-                "DTLSKit", "LinuxSystem", "SynchronousServer", "AsynchronousServer", "Client", "MultitaskServer", "SwiftServer",
+                "DTLSKit", "LinuxSystem", "CLinux", "SynchronousServer", "AsynchronousServer", "Client",
+                "MultitaskServer", "SwiftServer", "DTLSKitSoak",
             ],
             swiftSettings: strict
         ),

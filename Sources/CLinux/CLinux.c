@@ -1,6 +1,7 @@
 #define _GNU_SOURCE
 #include "CLinux.h"
 #include <errno.h>
+#include <malloc.h>
 #include <spawn.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
@@ -25,6 +26,11 @@ int cl_sendmmsg(int fd, struct cl_mmsghdr *m, unsigned int n, int flags) {
 int cl_memfd_create(const char *name) { return memfd_create(name, MFD_CLOEXEC | MFD_ALLOW_SEALING); }
 int cl_pidfd_open(pid_t pid) { return (int)syscall(SYS_pidfd_open, pid, 0); }
 int cl_setenv_title(const char *name) { return prctl(PR_SET_NAME, name); }
+
+size_t cl_bytes_in_use(void) {
+    struct mallinfo2 information = mallinfo2();
+    return information.uordblks + information.hblkhd;
+}
 
 int cl_spawn_self(pid_t *pid, char *const argv[], char *const envp[], int channel) {
     posix_spawn_file_actions_t actions;

@@ -30,7 +30,9 @@ public class Context {
         }
         // The MTU is configured, and never asked of the BIO: one BIO serves all connections of a thread.
         SSL_CTX_set_options(context, CO_SSL_OP_NO_QUERY_MTU | CO_SSL_OP_NO_COMPRESSION)
-        if !allowsRenegotiation { SSL_CTX_set_options(context, CO_SSL_OP_NO_RENEGOTIATION) }
+        // Since OpenSSL 3.0 a client's wish for it is refused by default.
+        SSL_CTX_set_options(
+            context, allowsRenegotiation ? CO_SSL_OP_ALLOW_CLIENT_RENEGOTIATION : CO_SSL_OP_NO_RENEGOTIATION)
     }
 
     deinit { SSL_CTX_free(pointer) }

@@ -6,21 +6,6 @@ import LinuxSystem
 /// What blocks or calls back belongs to the thread that calls it, and to that thread's ``Iosched``. Asynchronous
 /// functions get Swift's own face of the same things: ``AsyncDtlsServer`` and ``AsyncDtlsConnection``.
 public enum Dtls {
-    public static let AF_INET = 2
-    public static let AF_INET6 = 10
-
-    public static let INADDR_NONE = "255.255.255.255"
-    public static let INADDR_LOOPBACK = "127.0.0.1"
-    public static let INADDR_ANY = "0.0.0.0"
-    public static let INADDR_BROADCAST = "255.255.255.255"
-
-    public static let IN6ADDR_ANY = "::"
-    public static let IN6ADDR_LOOPBACK = "::1"
-    public static let IN6ADDR_NODELOCAL_ALLNODES = "ff01::1"
-    public static let IN6ADDR_LINKLOCAL_ALLNODES = "ff02::1"
-    /// As documented. (RFC 4291 has the link-local routers at ff02::2.)
-    public static let IN6ADDR_LINKLOCAL_ALLROUTERS = "ff01::2"
-
     /// An IPv4 address with a port (reference: Dtls.sockaddr). See ``DtlsAddress`` for the ranges.
     public static func sockaddr(_ addr: String, _ port: Int) throws(DtlsError) -> DtlsAddress {
         try DtlsAddress(domain: AF_INET, addr: addr, port: port)
@@ -44,4 +29,23 @@ public enum Dtls {
 
     /// 4 MiB: a list of all public CAs has about a quarter of a megabyte.
     private static let maximumFileSize = 4 << 20
+}
+
+/// The reference's constants, with its values and its names.
+// swift-format-ignore: AlwaysUseLowerCamelCase
+extension Dtls {
+    public static let AF_INET = 2
+    public static let AF_INET6 = 10
+
+    public static let INADDR_NONE = "255.255.255.255"
+    public static let INADDR_LOOPBACK = "127.0.0.1"
+    public static let INADDR_ANY = "0.0.0.0"
+    public static let INADDR_BROADCAST = "255.255.255.255"
+
+    public static let IN6ADDR_ANY = "::"
+    public static let IN6ADDR_LOOPBACK = "::1"
+    public static let IN6ADDR_NODELOCAL_ALLNODES = "ff01::1"
+    public static let IN6ADDR_LINKLOCAL_ALLNODES = "ff02::1"
+    /// As documented. (RFC 4291 has the link-local routers at ff02::2.)
+    public static let IN6ADDR_LINKLOCAL_ALLROUTERS = "ff01::2"
 }

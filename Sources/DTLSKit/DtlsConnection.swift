@@ -187,7 +187,8 @@ public final class DtlsConnection: DtlsSocket {
         do throws(OpenSSLError) {
             let connection = try hello.withUnsafeBufferPointer { hello throws(OpenSSLError) in
                 try Connection.createByFd(
-                    socket.take(), local: local, peer: peer, context: identity.context, clientHello: UnsafeRawBufferPointer(hello),
+                    socket.take(), local: local, peer: peer, context: identity.context,
+                    clientHello: UnsafeRawBufferPointer(hello),
                     limits: Connection.Limits(handshakeTimeout: handshakeTimeout), datapath: scheduler.datapath,
                     delegate: self)
             }

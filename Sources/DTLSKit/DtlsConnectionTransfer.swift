@@ -109,7 +109,9 @@ extension DtlsConnection {
 
     private func take(into buffer: inout [UInt8], _ range: Range<Int>) -> Int {
         let wasFull = inbox.isFull
-        let count = buffer.withUnsafeMutableBytes { inbox.read(into: UnsafeMutableRawBufferPointer(rebasing: $0[range])) }
+        let count = buffer.withUnsafeMutableBytes {
+            inbox.read(into: UnsafeMutableRawBufferPointer(rebasing: $0[range]))
+        }
         if wasFull, !inbox.isFull, case .established(let connection) = phase { connection.setReading(true) }
         return count
     }

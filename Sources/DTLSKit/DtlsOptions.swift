@@ -152,6 +152,7 @@ public struct DtlsClientOption: Sendable, Equatable {
 /// What a wait may last: the reference's `timeout` arguments, in milliseconds. `nil`: for ever, 0: do not wait.
 func checkTimeout(_ timeout: Int?) throws(DtlsError) {
     if let timeout, timeout < 0 || timeout > Int(Int32.max) {
-        throw .invalid("timeout \(timeout) is out of range: it must be 0 to \(Int32.max) ms, or left out to wait for ever")
+        throw .invalid(
+            "timeout \(timeout) is out of range: it must be 0 to \(Int32.max) ms, or left out to wait for ever")
     }
 }

@@ -7,7 +7,9 @@ import LinuxSystem
 /// Everything asynchronous of ``Dtls`` and ``DtlsTask`` happens inside its ``Iosched/poll(timeout:)`` or
 /// ``Iosched/forever()``. The synchronous calls need no loop of the program's: they run it themselves until they are
 /// done, without calling back anybody.
-@available(*, noasync, message: "a loop belongs to one thread; asynchronous code uses AsyncDtlsServer and AsyncDtlsConnection")
+@available(
+    *, noasync, message: "a loop belongs to one thread; asynchronous code uses AsyncDtlsServer and AsyncDtlsConnection"
+)
 public var iosched: Iosched { get throws(DtlsError) { try Iosched.current() } }
 
 /// A thread's event loop: descriptors, timers, and the callbacks of that thread's servers, connections and tasks.

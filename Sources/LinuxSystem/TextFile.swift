@@ -9,7 +9,9 @@ public enum TextFile {
         var bytes: [UInt8] = []
         var part = [UInt8](repeating: 0, count: 65_536)
         while true {
-            let count = try system("read", path) { part.withUnsafeMutableBytes { Glibc.read(raw, $0.baseAddress, $0.count) } }
+            let count = try system("read", path) {
+                part.withUnsafeMutableBytes { Glibc.read(raw, $0.baseAddress, $0.count) }
+            }
             if count == 0 { return bytes }
             bytes.append(contentsOf: part[..<count])
             if bytes.count > limit { throw SystemError("read", path, errno: EFBIG) }

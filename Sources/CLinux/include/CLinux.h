@@ -50,6 +50,8 @@ int cl_memfd_create(const char *name);
 int cl_spawn_self(pid_t *pid, char *const argv[], char *const envp[], int channel);
 int cl_pidfd_open(pid_t pid);
 char **cl_environ(void);
+/// Bytes that malloc has given out and not got back.
+size_t cl_bytes_in_use(void);
 int cl_setenv_title(const char *name);
 
 static inline struct cmsghdr *cl_cmsg_first(struct msghdr *m) { return CMSG_FIRSTHDR(m); }

@@ -56,7 +56,7 @@ import LinuxSystem
 
             /// Waits for the next message; `nil` after the peer's close_notify. Throws `CancellationError` when the task
             /// is cancelled.
-            public func next() async throws -> [UInt8]? {
+            public mutating func next() async throws -> [UInt8]? {
                 do {
                     return try await connection.receive()
                 } catch DtlsError.closed {

@@ -48,7 +48,7 @@
 
             /// Waits for the next client; `nil` once the server is closed. Throws `CancellationError` when the task is
             /// cancelled.
-            public func next() async throws -> AsyncDtlsConnection? { try await server.nextConnection() }
+            public mutating func next() async throws -> AsyncDtlsConnection? { try await server.nextConnection() }
         }
 
         public func makeAsyncIterator() -> AsyncIterator { AsyncIterator(server: server) }

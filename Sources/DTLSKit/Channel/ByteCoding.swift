@@ -64,13 +64,16 @@ package struct ByteReader {
         return UnsafeRawBufferPointer(rebasing: bytes[position..<(position + count)])
     }
 
-    package mutating func integer<Value: FixedWidthInteger>(_: Value.Type = Value.self) throws(MalformedBytes) -> Value {
+    package mutating func integer<Value: FixedWidthInteger>(_: Value.Type = Value.self) throws(MalformedBytes) -> Value
+    {
         Value(littleEndian: try take(MemoryLayout<Value>.size).loadUnaligned(as: Value.self))
     }
 
     package mutating func bool() throws(MalformedBytes) -> Bool { try integer(UInt8.self) != 0 }
 
-    package mutating func data() throws(MalformedBytes) -> UnsafeRawBufferPointer { try take(Int(try integer(UInt32.self))) }
+    package mutating func data() throws(MalformedBytes) -> UnsafeRawBufferPointer {
+        try take(Int(try integer(UInt32.self)))
+    }
 
     package mutating func array() throws(MalformedBytes) -> [UInt8] { [UInt8](try data()) }
 

@@ -18,7 +18,10 @@ enum TaskMessage {
         let datagrams: [[UInt8]]
     }
 
-    private enum Kind: UInt8 { case identity = 1, value, late, foreign }
+    private enum Kind: UInt8 {
+        case identity = 1
+        case value, late, foreign
+    }
 
     func encode() -> [UInt8] {
         var writer = ByteWriter()
@@ -80,7 +83,8 @@ enum TaskMessage {
         let bytes = TaskMessage.value(value, handover).encode()
         guard bytes.count <= UnixChannel.maximumMessageSize else {
             throw .invalid(
-                "a message of \(bytes.count) bytes: it may have \(UnixChannel.maximumMessageSize), with what goes along")
+                "a message of \(bytes.count) bytes: it may have \(UnixChannel.maximumMessageSize), with what goes along"
+            )
         }
         return (bytes, descriptors.first ?? -1)
     }

@@ -108,7 +108,9 @@ final class TaskParent: MessageChannelDelegate {
         descriptorWasLost: Bool
     ) {
         let number = DtlsTask.release(descriptor)
-        guard let decoded = try? TaskMessage(decoding: message, descriptor: number) else { return channelEnded(channel) }
+        guard let decoded = try? TaskMessage(decoding: message, descriptor: number) else {
+            return channelEnded(channel)
+        }
         switch decoded {
         case .identity: learn(FileDescriptor(owning: number))
         case .value(let value, let handover):

@@ -1,0 +1,169 @@
+import DTLSKit
+import Foundation
+import Testing
+
+/// Handshake, messages and close, both ways, with the programs of OpenSSL and GnuTLS.
+@Suite struct InteropTests {
+    enum Peer: CaseIterable, Sendable { case openSSL, gnuTLS }
+
+    struct Case: Sendable, CustomTestStringConvertible {
+        let peer: Peer
+        let kind: TestAuthority.Kind
+        let withClientCertificate: Bool
+
+        var testDescription: String {
+            "\(peer) \(kind)\(withClientCertificate ? " with a client certificate" : "")"
+        }
+
+        static let all = Peer.allCases.flatMap { peer in
+            [TestAuthority.Kind.ecdsa, .rsa].flatMap { kind in
+                [false, true].map { Case(peer: peer, kind: kind, withClientCertificate: $0) }
+            }
+        }
+    }
+
+    /// A UDP port that was free a moment ago.
+    private func freePort() throws -> Int {
+        let descriptor = socket(AF_INET, Int32(SOCK_DGRAM.rawValue), 0)
+        defer { close(descriptor) }
+        var address = sockaddr_in()
+        address.sin_family = sa_family_t(AF_INET)
+        address.sin_addr.s_addr = UInt32(0x7f00_0001).bigEndian
+        var length = socklen_t(MemoryLayout<sockaddr_in>.size)
+        let code = withUnsafeMutablePointer(to: &address) {
+            $0.withMemoryRebound(to: sockaddr.self, capacity: 1) {
+                bind(descriptor, $0, length) + getsockname(descriptor, $0, &length)
+            }
+        }
+        try #require(code == 0)
+        return Int(UInt16(bigEndian: address.sin_port))
+    }
+
+    @Test(arguments: Case.all) func theirClientOurServer(_ test: Case) async throws {
+        let authority = try await TestAuthority()
+        let identity = try await authority.issue("server", kind: test.kind)
+        let own = try await authority.issue("client", kind: test.kind)
+        let server = try await EchoServer(
+            DtlsServerOption(
+                ca: test.withClientCertificate ? authority.certificate : nil, cert: identity.certificate,
+                key: identity.key))
+        let port = server.address.port
+        var arguments: [String]
+        switch test.peer {
+        case .openSSL:
+            arguments = ["openssl", "s_client", "-dtls", "-connect", "127.0.0.1:\(port)", "-CAfile", authority.file]
+            arguments += ["-verify_return_error", "-verify_hostname", "localhost", "-servername", "localhost"]
+            if test.withClientCertificate { arguments += ["-cert", own.certificateFile, "-key", own.keyFile] }
+        case .gnuTLS:
+            arguments = ["gnutls-cli", "--udp", "-p", "\(port)", "--x509cafile", authority.file]
+            if test.withClientCertificate {
+                arguments += ["--x509certfile", own.certificateFile, "--x509keyfile", own.keyFile]
+            }
+            arguments.append("localhost")
+        }
+        let client = try Program(arguments, in: authority.folder)
+        client.send("from their client\n")
+        // The text comes back once from the server; gnutls-cli and s_client do not echo their input.
+        try await eventually("the echo comes back", details: client.output + client.errors) {
+            client.output.contains("from their client")
+        }
+        client.send(test.peer == .openSSL ? "Q\n" : "")
+        client.closeInput()
+        #expect(try await client.ended() == .exited(0))
+        #expect(server.handshakeErrors.isEmpty)
+        try await server.stop()
+    }
+
+    @Test(arguments: Case.all) func ourClientTheirServer(_ test: Case) async throws {
+        let authority = try await TestAuthority()
+        let identity = try await authority.issue("server", kind: test.kind)
+        let own = try await authority.issue("client", kind: test.kind)
+        let port = try freePort()
+        var arguments: [String]
+        switch test.peer {
+        case .openSSL:
+            arguments = ["openssl", "s_server", "-dtls", "-accept", "127.0.0.1:\(port)", "-listen", "-quiet"]
+            arguments += ["-cert", identity.certificateFile, "-key", identity.keyFile, "-CAfile", authority.file]
+            if test.withClientCertificate { arguments += ["-Verify", "1", "-verify_return_error"] }
+        case .gnuTLS:
+            arguments = ["gnutls-serv", "--udp", "--echo", "-p", "\(port)", "--x509cafile", authority.file]
+            arguments += ["--x509certfile", identity.certificateFile, "--x509keyfile", identity.keyFile]
+            if test.withClientCertificate { arguments += ["--require-client-cert", "--verify-client-cert"] }
+        }
+        let server = try Program(arguments, in: authority.folder)
+        let option = DtlsClientOption(
+            rejectUnauthorized: true, ca: authority.certificate, server: "localhost",
+            cert: test.withClientCertificate ? own.certificate : nil,
+            key: test.withClientCertificate ? own.key : nil)
+        // A flight that comes before the server is up is sent again.
+        async let conversation = onThread {
+            let address = try Dtls.sockaddr("127.0.0.1", port)
+            let client = try Dtls.createClient(option, address, timeout: 60_000)
+            try client.send("to their server\n")
+            var buffer = [UInt8](repeating: 0, count: 1_000)
+            let count = try client.recv(&buffer, timeout: 60_000)
+            client.close()
+            return String(decoding: buffer[..<count], as: UTF8.self)
+        }
+        if test.peer == .openSSL {
+            try await eventually("s_server prints it", details: server.output + server.errors) {
+                server.output.contains("to their server")
+            }
+            server.send("from their server\n")
+        }
+        let answer = try await conversation
+        #expect(answer == (test.peer == .openSSL ? "from" : "to") + " their server\n", "\(server.errors)")
+        #expect(server.ending == nil, "the server lives on: \(server.errors)")
+    }
+
+    @Test func theirServerRefusesAndWeSayWhy() async throws {
+        let authority = try await TestAuthority()
+        let identity = try await authority.issue("server")
+        let port = try freePort()
+        let server = try Program(
+            ["openssl", "s_server", "-dtls", "-accept", "127.0.0.1:\(port)", "-listen", "-quiet", "-Verify", "1"]
+                + ["-cert", identity.certificateFile, "-key", identity.keyFile, "-CAfile", authority.file],
+            in: authority.folder)
+        try await onThread {
+            let error = #expect(throws: DtlsError.self) {
+                _ = try Dtls.createClient(DtlsClientOption(), Dtls.sockaddr("127.0.0.1", port), timeout: 60_000)
+            }
+            guard case .handshake(let reason, nil) = error else {
+                Issue.record("\(String(describing: error))")
+                return
+            }
+            #expect(reason.contains("handshake failure") || reason.contains("certificate"), "\(reason)")
+        }
+        _ = server
+    }
+
+    /// s_client asks for a new handshake with "R".
+    @Test(arguments: [true, false]) func renegotiationIsDoneOrRefused(_ allowed: Bool) async throws {
+        let authority = try await TestAuthority()
+        let identity = try await authority.issue("server")
+        let server = try await EchoServer(
+            DtlsServerOption(cert: identity.certificate, key: identity.key, renegotiate: allowed))
+        let client = try Program(
+            ["openssl", "s_client", "-dtls", "-connect", "127.0.0.1:\(server.address.port)"], in: authority.folder)
+        client.send("before\n")
+        try await eventually("the echo comes back", details: client.output + client.errors) {
+            client.output.contains("before")
+        }
+        client.send("R\n")
+        try await eventually("it asks again", details: client.output + client.errors) {
+            client.errors.contains("RENEGOTIATING")
+        }
+        if allowed {
+            client.send("afterwards\n")
+            try await eventually("the echo comes back", details: client.output + client.errors) {
+                client.output.contains("afterwards")
+            }
+            client.send("Q\n")
+            #expect(try await client.ended() == .exited(0))
+        } else {
+            #expect(try await client.ended() != .exited(0))
+            #expect(client.errors.contains("no renegotiation"), "\(client.errors)")
+        }
+        try await server.stop()
+    }
+}

@@ -1,0 +1,154 @@
+import DTLSKit
+import Foundation
+import Testing
+
+@Suite struct OptionTests {
+    @Test func constantsHaveTheDocumentedValues() {
+        #expect(Dtls.AF_INET == 2)
+        #expect(Dtls.AF_INET6 == 10)
+        #expect(Dtls.INADDR_NONE == "255.255.255.255")
+        #expect(Dtls.INADDR_LOOPBACK == "127.0.0.1")
+        #expect(Dtls.INADDR_ANY == "0.0.0.0")
+        #expect(Dtls.INADDR_BROADCAST == "255.255.255.255")
+        #expect(Dtls.IN6ADDR_ANY == "::")
+        #expect(Dtls.IN6ADDR_LOOPBACK == "::1")
+        #expect(Dtls.IN6ADDR_NODELOCAL_ALLNODES == "ff01::1")
+        #expect(Dtls.IN6ADDR_LINKLOCAL_ALLNODES == "ff02::1")
+        #expect(Dtls.IN6ADDR_LINKLOCAL_ALLROUTERS == "ff01::2")
+    }
+
+    @Test func addressesAreChecked() throws {
+        let four = try Dtls.sockaddr(Dtls.INADDR_ANY, 3000)
+        #expect(four.domain == Dtls.AF_INET && four.addr == "0.0.0.0" && four.port == 3000)
+        let six = try Dtls.sockaddr6(Dtls.IN6ADDR_LOOPBACK, 65_535)
+        #expect(six.domain == Dtls.AF_INET6 && six.addr == "::1" && six.port == 65_535)
+        #expect("\(six)" == "[::1]:65535")
+        for wrong in [
+            { try Dtls.sockaddr("::1", 1) }, { try Dtls.sockaddr6("127.0.0.1", 1) },
+            { try Dtls.sockaddr("localhost", 1) }, { try Dtls.sockaddr("127.0.0.1", 65_536) },
+            { try Dtls.sockaddr("127.0.0.1", -1) },
+        ] as [() throws -> DtlsAddress] {
+            let error = #expect(throws: DtlsError.self) { _ = try wrong() }
+            guard case .invalid = error else {
+                Issue.record("\(String(describing: error))")
+                return
+            }
+        }
+    }
+
+    @Test func defaultsAreTheDocumentedOnes() {
+        let server = DtlsServerOption(cert: "")
+        #expect(server.name == nil && server.ca == nil && server.key == nil && server.passwd == nil)
+        #expect(!server.ipcert && !server.renegotiate && server.handshakeTimeout == 60_000)
+        let client = DtlsClientOption()
+        #expect(!client.rejectUnauthorized && !client.loadDefaultCerts && client.ca == nil && client.server == nil)
+        #expect(!client.renegotiate && client.handshakeTimeout == 60_000)
+        #expect(client.cert == nil && client.key == nil && client.passwd == nil)
+    }
+
+    @Test(arguments: [1_999, 120_001, -1, 0]) func handshakeTimeoutHasARange(_ timeout: Int) async throws {
+        let authority = try await TestAuthority()
+        let identity = try await authority.issue("server")
+        try await onThread {
+            let option = DtlsServerOption(
+                cert: identity.certificate, key: identity.key, handshakeTimeout: timeout)
+            #expect(throws: DtlsError.self) { try Dtls.createServer(option, Dtls.sockaddr("127.0.0.1", 0)) }
+            #expect(throws: DtlsError.self) {
+                try Dtls.createClient(DtlsClientOption(handshakeTimeout: timeout), Dtls.sockaddr("127.0.0.1", 9))
+            }
+        }
+    }
+
+    @Test func socketOptionsAreSetOrThrowAndChangeNothing() async throws {
+        let authority = try await TestAuthority()
+        let identity = try await authority.issue("server")
+        try await onThread {
+            let option = DtlsServerOption(cert: identity.certificate, key: identity.key)
+            let server = try Dtls.createServer(option, Dtls.sockaddr6(Dtls.IN6ADDR_LOOPBACK, 0))
+            defer { server.close() }
+            try server.setRecvBufferSize(65_536)
+            // Linux reports twice what was set.
+            #expect(try server.getRecvBufferSize() == 131_072)
+            try server.setSendBufferSize(32_768)
+            #expect(try server.getSendBufferSize() == 65_536)
+            for size in [1_023, 16_777_217, -1, Int.max] {
+                #expect(throws: DtlsError.self) { try server.setRecvBufferSize(size) }
+                #expect(throws: DtlsError.self) { try server.setSendBufferSize(size) }
+            }
+            #expect(try server.getRecvBufferSize() == 131_072)
+            #expect(try server.getSendBufferSize() == 65_536)
+
+            try server.setTTL(64)
+            for hops in [-1, 256] { #expect(throws: DtlsError.self) { try server.setTTL(hops) } }
+
+            let port = try server.sockName().port
+            try server.setIPv6Only(true)
+            try server.setIPv6Only(false)
+            #expect(try server.sockName().port == port)
+            #expect(try server.getRecvBufferSize() == 131_072, "a new socket has the options of the old one")
+
+            let error = #expect(throws: DtlsError.self) { try server.bindToDevice("no-such-device") }
+            #expect(error?.errno == ENODEV || error?.errno == EPERM)
+            #expect(throws: DtlsError.self) { try server.bindToDevice(String(repeating: "x", count: 16)) }
+            let noPeer = #expect(throws: DtlsError.self) { _ = try server.peerName() }
+            #expect(noPeer?.errno == ENOTCONN)
+            #expect(server.error() == 0)
+            #expect(server.sockFd >= 0)
+            server.close()
+            #expect(server.sockFd == -1)
+            #expect(throws: DtlsError.notOpen) { _ = try server.sockName() }
+            #expect(throws: DtlsError.notOpen) { try server.setTTL(1) }
+        }
+    }
+
+    @Test func credentialsThatCannotBeUsedAreRefused() async throws {
+        let authority = try await TestAuthority()
+        let identity = try await authority.issue("server")
+        let other = try await authority.issue("other")
+        let encrypted = try await authority.encrypt(identity, password: "right")
+        try await onThread {
+            let address = try Dtls.sockaddr("127.0.0.1", 0)
+            func expectCredentials(_ option: DtlsServerOption, _ part: String) {
+                let error = #expect(throws: DtlsError.self) { _ = try Dtls.createServer(option, address) }
+                guard case .credentials(let reason) = error else {
+                    Issue.record("\(String(describing: error))")
+                    return
+                }
+                #expect(reason.contains(part))
+            }
+            expectCredentials(DtlsServerOption(cert: "nonsense", key: identity.key), "certificate")
+            expectCredentials(DtlsServerOption(cert: identity.certificate, key: "nonsense"), "private key")
+            expectCredentials(DtlsServerOption(cert: identity.certificate), "private key")
+            expectCredentials(DtlsServerOption(cert: identity.certificate, key: other.key), "does not belong")
+            expectCredentials(DtlsServerOption(cert: identity.certificate, key: encrypted), "passphrase")
+            expectCredentials(
+                DtlsServerOption(cert: identity.certificate, key: encrypted, passwd: "wrong"), "passphrase")
+            expectCredentials(
+                DtlsServerOption(ca: "nonsense", cert: identity.certificate, key: identity.key), "CA")
+            let server = try Dtls.createServer(
+                DtlsServerOption(cert: identity.certificate, key: encrypted, passwd: "right"), address)
+            server.close()
+            let together = try Dtls.createServer(
+                DtlsServerOption(cert: identity.certificate + identity.key), address)
+            #expect(throws: DtlsError.self) {
+                try together.addcert(DtlsCertificateOption(name: "", cert: identity.certificate, key: identity.key))
+            }
+            #expect(throws: DtlsError.self) {
+                try together.addcert(DtlsCertificateOption(name: "a.example", cert: "nonsense"))
+            }
+            together.close()
+        }
+    }
+
+    @Test func aPortInUseIsRefused() async throws {
+        let authority = try await TestAuthority()
+        let identity = try await authority.issue("server")
+        let server = try await EchoServer(DtlsServerOption(cert: identity.certificate, key: identity.key))
+        try await onThread {
+            let option = DtlsServerOption(cert: identity.certificate, key: identity.key)
+            let error = #expect(throws: DtlsError.self) { _ = try Dtls.createServer(option, server.address) }
+            #expect(error?.errno == EADDRINUSE)
+        }
+        try await server.stop()
+    }
+}

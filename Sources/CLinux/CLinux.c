@@ -3,7 +3,6 @@
 #include <errno.h>
 #include <malloc.h>
 #include <spawn.h>
-#include <sys/prctl.h>
 #include <sys/syscall.h>
 
 _Static_assert(sizeof(struct cl_mmsghdr) == sizeof(struct mmsghdr), "mmsghdr");
@@ -25,7 +24,6 @@ int cl_sendmmsg(int fd, struct cl_mmsghdr *m, unsigned int n, int flags) {
 }
 int cl_memfd_create(const char *name) { return memfd_create(name, MFD_CLOEXEC | MFD_ALLOW_SEALING); }
 int cl_pidfd_open(pid_t pid) { return (int)syscall(SYS_pidfd_open, pid, 0); }
-int cl_setenv_title(const char *name) { return prctl(PR_SET_NAME, name); }
 
 size_t cl_bytes_in_use(void) {
     struct mallinfo2 information = mallinfo2();

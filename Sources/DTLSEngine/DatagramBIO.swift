@@ -51,7 +51,7 @@ public final class DatagramBIO {
         plaintext.deallocate()
     }
 
-    /// Lends a datagram to OpenSSL for the duration of `body`; what it leaves unread is dropped.
+    /// Lends a datagram to OpenSSL until it reads it, or `nil` is lent.
     @inline(__always)
     func lend(_ datagram: UnsafeRawBufferPointer?) { incoming.pointee.datagram = datagram }
 

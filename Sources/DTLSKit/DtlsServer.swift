@@ -44,7 +44,7 @@ public final class DtlsServer: DtlsSocket {
         let isInUseHere = address.port != 0 && scheduler.uses(port: address.port)
         return try DtlsError.system { () throws(SystemError) in
             // SO_REUSEPORT alone would share the port in silence with another program of this user.
-            if wanted.port != 0, !isInUseHere { try UDPSocket.probe(wanted, ipv6Only: options.ipv6Only) }
+            if wanted.port != 0, !isInUseHere { try UDPSocket.probe(wanted, SocketOptions(ipv6Only: options.ipv6Only)) }
             let socket = try UDPSocket.listen(on: wanted, options: options)
             let actual = try UDPSocket.localAddress(of: socket) ?? wanted
             let listener = Listener(

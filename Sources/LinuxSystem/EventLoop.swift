@@ -112,10 +112,12 @@ public final class EventLoop {
     /// One turn: waits for the first event, timer or `timeout` (milliseconds; `nil`: for ever), and handles what there is.
     public func poll(timeout: Int?) throws(SystemError) {
         let wait = waitMilliseconds(timeout)
-        let count = Int(
-            try systemUnlessBlocked("epoll_wait") {
-                epoll_wait(epoll.rawValue, events, Int32(truncatingIfNeeded: Self.eventCapacity), wait)
-            } ?? 0)
+        var count = Int(epoll_wait(epoll.rawValue, events, Int32(truncatingIfNeeded: Self.eventCapacity), wait))
+        if count < 0 {
+            // Interrupted (SIGCONT): waiting again as long would be late for the timers.
+            guard errno == EINTR else { throw SystemError("epoll_wait", errno: errno) }
+            count = 0
+        }
         now = Clock.monotonic()
         for index in 0..<count { dispatch(events[index]) }
         while let target = timers.popExpired(now: now) { target.timerFired(now: now) }

@@ -63,6 +63,18 @@ public final class ReceiveBatch {
         return count
     }
 
+    /// Reads a socket empty, and gives each datagram's index to `body`.
+    ///
+    /// It stops after `batches` batches, since a peer can send for ever. An ICMP error that waits in the socket is not
+    /// the end: it is reported once, and datagrams may lie behind it.
+    public func receiveAll(from socket: borrowing FileDescriptor, batches: Int = 16, _ body: (Int) -> Void) {
+        for _ in 0..<batches {
+            guard let count = try? receive(from: socket) else { continue }
+            if count == 0 { return }
+            for index in 0..<count { body(index) }
+        }
+    }
+
     @inline(__always)
     private func prepare(_ index: Int) {
         headers[index].msg_hdr.msg_namelen = socklen_t(MemoryLayout<sockaddr_storage>.size)

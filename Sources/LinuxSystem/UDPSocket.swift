@@ -46,8 +46,8 @@ public enum UDPSocket {
 
     /// Throws EADDRINUSE when anyone holds the port: a bind with SO_REUSEPORT alone would share it in silence with
     /// another instance of the same user.
-    public static func probe(_ address: SocketAddress, ipv6Only: Bool) throws(SystemError) {
-        let socket = try open(address.family, options: SocketOptions(ipv6Only: ipv6Only))
+    public static func probe(_ address: SocketAddress, _ options: SocketOptions) throws(SystemError) {
+        let socket = try open(address.family, options: options)
         try bind(socket, to: address)
     }
 

@@ -90,15 +90,13 @@ public enum UnixChannel {
                 throw error
             }
             guard let count else { return .nothing }
-            let descriptor = takeDescriptor(&header)
+            let descriptor = FileDescriptor(owning: takeDescriptor(&header))
             if count == 0 { return .end }
             guard header.msg_flags & Int32(MSG_TRUNC) == 0 else {
                 throw SystemError("recvmsg", "a channel", errno: EMSGSIZE)
             }
             let lost = header.msg_flags & Int32(MSG_CTRUNC) != 0
-            if descriptor >= 0 {
-                return .message(count: count, FileDescriptor(owning: descriptor), descriptorWasLost: false)
-            }
+            if descriptor.isOpen { return .message(count: count, descriptor, descriptorWasLost: false) }
             return .message(count: count, nil, descriptorWasLost: lost)
         }
     }

@@ -34,7 +34,6 @@ static const int CL_IPV6_PKTINFO = 50;
 static const int CL_IP_PKTINFO = 8;
 static const int CL_UDP_SEGMENT = 103;
 static const int CL_SOL_UDP = 17;
-static const int CL_SO_MEMINFO = 55;
 static const int CL_MSG_CMSG_CLOEXEC = 0x40000000;
 static const int CL_F_ADD_SEALS = 1033;
 static const int CL_F_SEAL_SEAL = 1;
@@ -52,7 +51,6 @@ int cl_pidfd_open(pid_t pid);
 char **cl_environ(void);
 /// Bytes that malloc has given out and not got back.
 size_t cl_bytes_in_use(void);
-int cl_setenv_title(const char *name);
 
 static inline struct cmsghdr *cl_cmsg_first(struct msghdr *m) { return CMSG_FIRSTHDR(m); }
 static inline struct cmsghdr *cl_cmsg_next(struct msghdr *m, struct cmsghdr *c) { return CMSG_NXTHDR(m, c); }

@@ -37,10 +37,11 @@ final class Acceptor: EventHandler {
     /// A SIGHUP came while a configuration was being taken already: that one may have been read before the change.
     private var isReloadWanted = false
     private var configuration: Configuration?
-    /// The listeners that the first configuration asks for, while the workers start.
     private var loading: Loading?
     private var exitStatus: Int32 = 0
     private var lastStatus = ""
+    /// READY=1 that the service manager's full queue did not take: it waits for it, so it is told again.
+    private var isReadyUntold = false
 
     // Set once, in `init`; they need `self` as their delegate.
     private var listeners: ListenerSet?
@@ -191,8 +192,7 @@ final class Acceptor: EventHandler {
 
     private func finishReload() {
         phase = .serving
-        lastStatus = status
-        manager.notify(.ready, .status(lastStatus))
+        tellReady()
         if isReloadWanted { reload() }
     }
 
@@ -209,8 +209,7 @@ final class Acceptor: EventHandler {
             return stop(because: "there are no listeners")
         }
         phase = .serving
-        lastStatus = status
-        manager.notify(.ready, .status(lastStatus))
+        tellReady()
         let addresses = listeners.addresses.map(\.description).joined(separator: ", ")
         logger.log(
             .ready,
@@ -243,9 +242,16 @@ final class Acceptor: EventHandler {
         loop.timers.arm(watchdogTimer, at: now &+ interval &* 1_000)
     }
 
+    private func tellReady() {
+        lastStatus = status
+        isReadyUntold = !manager.notify(.ready, .status(lastStatus))
+    }
+
     private func tellStatus(now: UInt64) {
         limiter.flush(now: now, to: logger)
-        if phase == .serving, status != lastStatus {
+        if isReadyUntold, phase == .serving {
+            tellReady()
+        } else if phase == .serving, status != lastStatus {
             lastStatus = status
             manager.notify(.status(lastStatus))
         }

@@ -97,7 +97,9 @@ final class ListenerSet {
     func prepare(_ configuration: Configuration) throws(ListenerError) -> Plan {
         var kept: [(Identity, DTLSKit.Listener, UInt16)] = []
         var opened: [(Identity, DTLSKit.Listener, UInt16)] = []
-        for wanted in try wanted(by: configuration) {
+        let all = try wanted(by: configuration)
+        if !hasOpened { try probe(all, configuration) }
+        for wanted in all {
             if let listener = open[wanted.identity] {
                 kept.append((wanted.identity, listener, wanted.service))
             } else {
@@ -121,7 +123,11 @@ final class ListenerSet {
             open[identity] = listener
             services[ObjectIdentifier(listener)] = service
         }
-        for (_, listener, _) in plan.opened { try listener.open() }
+        for (_, listener, _) in plan.opened {
+            // It was made before the configuration's secret was in force.
+            listener.cookies = cookies
+            try listener.open()
+        }
         hasOpened = true
     }
 
@@ -152,6 +158,12 @@ final class ListenerSet {
                 list.append(Wanted(identity: identity, service: UInt16(clamping: index), options: service.socket))
             }
         }
+        for socket in passed where list.count(where: { $0.identity.address == socket.address }) > 1 {
+            throw ListenerError(
+                service: socket.name,
+                reason: "the socket on \(socket.address) was passed in under the name \"\(socket.name)\", and more than"
+                    + " one service listens there")
+        }
         if let unused = passed.first(where: { socket in !list.contains { $0.identity.address == socket.address } }) {
             throw ListenerError(
                 service: unused.name,
@@ -167,14 +179,27 @@ final class ListenerSet {
             if let socket = passed.first(where: { $0.address == address }) {
                 return try makeListener(from: socket, wanted.options)
             }
-            if !hasOpened { try UDPSocket.probe(address, ipv6Only: wanted.options.ipv6Only) }
             let socket = try UDPSocket.listen(on: address, options: wanted.options)
             return DTLSKit.Listener(
                 socket: socket, address: address, options: wanted.options, cookies: cookies, buffers: buffers,
                 loop: loop, delegate: delegate)
         } catch {
-            let hint = error.errno == EADDRINUSE ? " (does another dtlsd, or another service, use it?)" : ""
-            throw ListenerError(service: service, reason: "\(error)\(hint)")
+            throw ListenerError(service: service, reason: "\(error)")
+        }
+    }
+
+    /// Finds out, before anything is bound for good, whether others hold the ports: with SO_REUSEPORT alone, two
+    /// instances of one user would share them in silence. Later it cannot be found out, since this daemon's own
+    /// connections hold them too.
+    private func probe(_ all: [Wanted], _ configuration: Configuration) throws(ListenerError) {
+        for wanted in all where !passed.contains(where: { $0.address == wanted.identity.address }) {
+            do throws(SystemError) {
+                try UDPSocket.probe(wanted.identity.address, wanted.options)
+            } catch {
+                let hint = error.errno == EADDRINUSE ? " (does another dtlsd, or another program, use it?)" : ""
+                throw ListenerError(
+                    service: configuration.services[Int(wanted.service)].name, reason: "\(error)\(hint)")
+            }
         }
     }
 

@@ -12,8 +12,10 @@ final class ServiceRuntime {
 
     init(_ configuration: ServiceConfiguration, ticketKeys: [UInt8]) throws(CredentialsError) {
         self.configuration = configuration
+        // A ticket stands for the certificate that its client has shown: under other CAs it must not do so.
+        let trust = configuration.tls.certificateAuthorities ?? ""
         context = try ServerContext(
-            configuration.tls, ticketKeys: ticketKeys, sessionContext: configuration.name)
+            configuration.tls, ticketKeys: ticketKeys, sessionContext: "\(configuration.name)\0\(trust)")
         limits = Connection.Limits(
             handshakeTimeout: configuration.handshakeTimeout, idleTimeout: configuration.idleTimeout,
             mtu: configuration.mtu)

@@ -89,10 +89,11 @@ final class Worker: MessageChannelDelegate {
         do {
             let bytes = try MemoryFile.read(snapshot)
             let decoded = try bytes.withUnsafeBytes { try Snapshot(decoding: $0) }
-            services = try decoded.configuration.services.map {
+            let services = try decoded.configuration.services.map {
                 try ServiceRuntime($0, ticketKeys: decoded.ticketKeys)
             }
             cookies = try CookieAuthority(secret: decoded.cookieSecret)
+            self.services = services
             LogBootstrap.setLevel(decoded.configuration.logLevel)
             channel?.send(MessageFromWorker.encode(ready: generation, capacity: capacity))
         } catch {

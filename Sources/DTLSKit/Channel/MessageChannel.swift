@@ -1,3 +1,4 @@
+import Glibc
 import LinuxSystem
 
 /// Who reads a channel.
@@ -54,7 +55,7 @@ package final class MessageChannel: EventHandler {
     /// Sends a message that may be lost, with a copy of `descriptor` (-1: none).
     /// - Returns: false when the channel is full or gone; nothing was sent then.
     package func offer(_ bytes: [UInt8], descriptor sent: Int32 = -1) -> Bool {
-        guard isOpen, !wantsRoom else { return false }
+        guard isOpen, !wantsRoom, bytes.count <= UnixChannel.maximumMessageSize else { return false }
         if write(bytes, sent) { return true }
         waitForRoom()
         return false
@@ -62,7 +63,8 @@ package final class MessageChannel: EventHandler {
 
     /// Sends a message that must arrive: at once, or as soon as there is room, before all later ones.
     package func send(_ bytes: [UInt8], descriptor sent: consuming FileDescriptor = FileDescriptor(owning: -1)) {
-        guard isOpen else { return }
+        // The other end could not take more than this, whenever it came.
+        guard isOpen, bytes.count <= UnixChannel.maximumMessageSize else { return }
         if !wantsRoom, write(bytes, sent.rawValue) { return }
         waiting.append(Waiting(bytes, sent))
         waitForRoom()
@@ -86,7 +88,8 @@ package final class MessageChannel: EventHandler {
             do throws(SystemError) {
                 guard try receiveOne() else { return }
             } catch {
-                return end()
+                // EMSGSIZE: a message that is too long is lost, and only that.
+                if error.errno != EMSGSIZE { return end() }
             }
         }
     }

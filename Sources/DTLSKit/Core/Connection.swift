@@ -109,6 +109,8 @@ package final class Connection: TimerTarget, EventHandler {
     private var holdsBuffers = true
     /// Whether datagrams of this connection are being worked through: its end waits for that.
     private var isReading = false
+    /// Whether the delegate has had messages since it was last told that a batch is complete.
+    private var hasMessages = false
 
     /// How long a connection keeps OpenSSL's record buffers after its last datagram.
     private static let quietTime = UInt64.milliseconds(1_000)
@@ -128,6 +130,8 @@ package final class Connection: TimerTarget, EventHandler {
         lastReceived = started
         super.init()
     }
+
+    deinit { datapath.leave(self) }
 
     /// A server's connection from a connected socket and a ClientHello whose cookie is verified (reference: createByFd).
     /// Call `start` next.
@@ -179,7 +183,7 @@ package final class Connection: TimerTarget, EventHandler {
 
     /// Takes a datagram of this connection's peer that somebody else has read.
     package func receive(_ datagram: UnsafeRawBufferPointer) {
-        guard !isReading else { return }
+        guard !isReading, isOpen else { return }
         whileReading { take(datagram) }
     }
 
@@ -195,7 +199,6 @@ package final class Connection: TimerTarget, EventHandler {
             lastError = error.errno
             return
         }
-        lastReceived = datapath.loop.now
         whileReading {
             for index in 0..<count {
                 // Rule 2: a connected socket can hold what came for it before it was connected.
@@ -214,14 +217,21 @@ package final class Connection: TimerTarget, EventHandler {
     private func whileReading(_ work: () -> Void) {
         isReading = true
         datapath.claim(self)
-        let received = counters.messagesIn
         work()
-        if counters.messagesIn != received { delegate?.connectionHasRead(self) }
+        endBatch()
         datapath.claim(self)
         flush()
         isReading = false
         if case .ending(let ending) = phase { return finish(ending) }
         rearm()
+    }
+
+    /// Tells the delegate that the messages of a batch, or of a life of the peer within it, are complete.
+    @inline(__always)
+    private func endBatch() {
+        guard hasMessages else { return }
+        hasMessages = false
+        delegate?.connectionHasRead(self)
     }
 
     @inline(__always)
@@ -231,8 +241,6 @@ package final class Connection: TimerTarget, EventHandler {
             datapath.claim(self)
             takeForSuccession(datagram)
         case .handshaking, .established:
-            // The delegate may have used another connection meanwhile.
-            datapath.claim(self)
             engine.deliver(datagram)
             advance()
         case .ending:
@@ -247,16 +255,21 @@ package final class Connection: TimerTarget, EventHandler {
         holdsBuffers = true
         do throws(EngineError) {
             while isOpen {
+                // The delegate may have used another connection meanwhile.
+                datapath.claim(self)
                 switch try engine.next() {
                 case .needsInput:
                     return
                 case .message(let message):
+                    lastReceived = datapath.loop.now
+                    hasMessages = true
                     counters.messagesIn &+= 1
                     counters.bytesIn &+= UInt64(truncatingIfNeeded: message.count)
                     delegate?.connection(self, received: message)
                     if datapath.bio.outbox.isFilling { flush() }
                 case .established:
                     phase = .established
+                    lastReceived = datapath.loop.now
                     handshakeDuration = Clock.monotonic() &- started
                     delegate?.connectionEstablished(self)
                 case .closed:
@@ -318,11 +331,14 @@ package final class Connection: TimerTarget, EventHandler {
     }
 
     private func succeed(_ successor: Successor) {
+        // What the lost life has said is its own: it must not be taken for the new one's.
+        endBatch()
         delegate?.connectionRestarts(self)
         self.successor = nil
         engine = successor.engine
         random = successor.random
         started = successor.started
+        lastReceived = datapath.loop.now
         counters = Counters()
         handshakeDuration = Clock.monotonic() &- started
         delegate?.connectionEstablished(self)
@@ -342,6 +358,7 @@ package final class Connection: TimerTarget, EventHandler {
     /// that is being read.
     @inline(__always)
     package func send(_ message: UnsafeRawBufferPointer) throws(EngineError) {
+        guard isOpen else { throw .notEstablished }
         datapath.claim(self)
         if datapath.bio.outbox.isFilling { flush() }
         try engine.send(message)
@@ -356,7 +373,7 @@ package final class Connection: TimerTarget, EventHandler {
 
     /// Sends what waits in the outbox. What the socket does not take is lost, as on the wire, and counted.
     package func flush() {
-        guard !datapath.bio.outbox.isEmpty else { return }
+        guard !datapath.bio.outbox.isEmpty, datapath.isWriter(self) else { return }
         let (unsent, error) = datapath.sendOutbox(over: socket)
         counters.unsent &+= UInt64(truncatingIfNeeded: unsent)
         if error != 0 { lastError = error }
@@ -405,11 +422,8 @@ package final class Connection: TimerTarget, EventHandler {
     /// Rule 3: reads the socket empty before it is closed, since the peer may already be back on the same port.
     private func finish(_ ending: Ending) {
         let batch = datapath.leftovers
-        while let count = try? batch.receive(from: socket), count > 0 {
-            for index in 0..<count {
-                guard let source = batch.source(index) else { continue }
-                giveBack(batch[index], from: source)
-            }
+        batch.receiveAll(from: socket) { index in
+            if let source = batch.source(index) { giveBack(batch[index], from: source) }
         }
         phase = .gone
         if let registration { datapath.loop.remove(socket, registration) }

@@ -36,6 +36,9 @@ package final class Datapath {
         return (count - outcome.sent, outcome.error)
     }
 
+    @inline(__always)
+    func isWriter(_ connection: Connection) -> Bool { writer === connection }
+
     /// A connection that goes must not be left as the writer.
     func leave(_ connection: Connection) {
         if writer === connection { writer = nil }

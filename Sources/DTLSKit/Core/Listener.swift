@@ -300,22 +300,23 @@ package final class Listener: EventHandler {
     ) -> [[UInt8]] {
         var datagrams = [[UInt8](hello.datagram)]
         let batch = buffers.leftovers
-        while let count = try? batch.receive(from: connected), count > 0 {
-            for index in 0..<count {
-                guard let source = batch.source(index) else { continue }
-                if source != key.peer {
-                    putBack(batch[index], Newcomer.Key(peer: source, local: key.local))
-                } else if datagrams.count < Self.maximumForwarded {
-                    datagrams.append([UInt8](batch[index]))
-                }
+        var room = Self.maximumForwardedBytes
+        batch.receiveAll(from: connected) { index in
+            guard let source = batch.source(index) else { return }
+            if source != key.peer {
+                putBack(batch[index], Newcomer.Key(peer: source, local: key.local))
+            } else if datagrams.count < Self.maximumForwarded, batch[index].count <= room {
+                room -= batch[index].count
+                datagrams.append([UInt8](batch[index]))
             }
-            if count < batch.capacity { break }
         }
         return datagrams
     }
 
     /// Datagrams that go along with a newcomer: a hello, and its fragments.
     private static let maximumForwarded = 16
+    /// All of them together, so that a hand-over stays well below ``UnixChannel/maximumMessageSize``.
+    private static let maximumForwardedBytes = 32_768
 }
 
 /// The memory that all listeners of a process read and answer through.

@@ -173,11 +173,14 @@ private struct KeyedHash: ~Copyable {
     private static func useSHA256(_ context: OpaquePointer) -> Bool {
         var digest = Array("SHA256".utf8CString)
         return digest.withUnsafeMutableBufferPointer { name in
-            let parameters = [
-                OSSL_PARAM_construct_utf8_string(OSSL_MAC_PARAM_DIGEST, name.baseAddress, 0),
-                OSSL_PARAM_construct_end(),
-            ]
-            return EVP_MAC_CTX_set_params(context, parameters) == 1
+            // The parameter points to its key, so the key's C string must outlive it: OSSL_MAC_PARAM_DIGEST, a macro with
+            // a string, is a Swift String here, whose pointer would be good for the call of construct alone.
+            OSSL_MAC_PARAM_DIGEST.withCString { key in
+                let parameters = [
+                    OSSL_PARAM_construct_utf8_string(key, name.baseAddress, 0), OSSL_PARAM_construct_end(),
+                ]
+                return EVP_MAC_CTX_set_params(context, parameters) == 1
+            }
         }
     }
 

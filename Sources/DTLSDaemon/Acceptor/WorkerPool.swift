@@ -52,8 +52,6 @@ final class WorkerPool: TimerTarget, WorkerHandleDelegate {
     /// A worker that has lived this long is replaced at once, whatever was before.
     private static let goodLife = UInt64.milliseconds(10_000)
     private static let pingInterval = UInt64.milliseconds(5_000)
-    /// A worker that has not answered for this long is stuck.
-    private static let longestSilence = UInt64.milliseconds(30_000)
 
     init(
         environment: [String: String], loop: EventLoop, logger: Logger, delegate: any WorkerPoolDelegate
@@ -169,14 +167,13 @@ final class WorkerPool: TimerTarget, WorkerHandleDelegate {
         for vacancy in due { replace(vacancy.number, after: 0) }
         if now >= nextPing {
             nextPing = now &+ Self.pingInterval
-            for worker in workers { look(after: worker, now: now) }
+            for worker in workers { look(after: worker) }
         }
         schedule()
     }
 
-    private func look(after worker: WorkerHandle, now: UInt64) {
-        worker.ping()
-        guard worker.silence(now: now) > Self.longestSilence else { return }
+    private func look(after worker: WorkerHandle) {
+        guard worker.ping() else { return }
         logger.log(
             .workerStuck, "worker \(worker.number) does not answer: it is killed", ["WORKER": "\(worker.number)"])
         worker.kill(SIGKILL)

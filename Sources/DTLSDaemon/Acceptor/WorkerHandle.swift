@@ -50,9 +50,9 @@ final class WorkerHandle: MessageChannelDelegate {
         return channel.isOpen && !channel.isFull && load < capacity
     }
 
-    /// - Parameter snapshot: a sealed memfd; a copy of it is sent.
-    func configure(generation: UInt32, snapshot: borrowing FileDescriptor) throws(SystemError) {
-        channel?.send(MessageToWorker.encode(configure: generation), descriptor: try snapshot.duplicate())
+    /// - Parameter snapshot: a sealed memfd.
+    func configure(generation: UInt32, snapshot: consuming FileDescriptor) {
+        channel?.send(MessageToWorker.encode(configure: generation), descriptor: snapshot)
     }
 
     /// - Returns: false when there was no room for it after all.

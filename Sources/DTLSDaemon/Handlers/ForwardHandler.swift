@@ -27,6 +27,8 @@ final class ForwardHandler: Handler, EventHandler {
 
     func opened(_ connection: Connection) {
         self.connection = connection
+        // What another life of the connection has left there must never leave over this one's socket.
+        resources.outbox.removeAll()
         do throws(SystemError) {
             switch backend {
             case .udp(let address): socket = try UDPSocket.open(address.family)
@@ -46,6 +48,7 @@ final class ForwardHandler: Handler, EventHandler {
         registration = nil
         _ = socket.take()
         waiting.removeAll()
+        resources.outbox.removeAll()
     }
 
     // MARK: To the backend

@@ -177,7 +177,17 @@ final class ForwardHandler: Handler, EventHandler {
         }
         guard count > 0 else { return }
         answered()
-        for index in 0..<count { connection.sendOrDrop(resources.batch[index]) }
+        for index in 0..<count { answer(resources.batch[index], connection) }
         connection.flush()
+    }
+
+    private func answer(_ datagram: UnsafeRawBufferPointer, _ connection: Connection) {
+        guard datagram.count <= Engine.maximumMessageSize else {
+            return resources.logs.limited(
+                .datagramRefused,
+                "a datagram of \(datagram.count) bytes from the backend \(backend) was dropped: a message to a client"
+                    + " has at most \(Engine.maximumMessageSize)", service)
+        }
+        connection.sendOrDrop(datagram)
     }
 }

@@ -18,7 +18,7 @@ enum LogEvent: Int, Sendable, CaseIterable {
     case stopped
     /// One error of a configuration.
     case configurationInvalid
-    /// A worker is ready.
+    /// A worker's process was started; it is not ready yet.
     case workerStarted
     /// A worker ended without having been told to.
     case workerDied

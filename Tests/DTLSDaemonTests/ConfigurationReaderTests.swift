@@ -270,6 +270,9 @@ private let service = """
                 + "found the string \"udp:::1:53\""
         ),
         ("forward.backend = \"udp:localhost\"", "expected a port, 1 to 65535, at the end of \"localhost\""),
+        ("forward.backend = \"udp:localhost:\"", "expected a port, 1 to 65535, at the end of \"localhost:\""),
+        ("forward.backend = \"udp:localhost:+53\"", "expected a port, 1 to 65535, at the end of \"localhost:+53\""),
+        ("forward.backend = \"udp:127.0.0.1:+53\"", "expected a port, 1 to 65535, at the end of \"127.0.0.1:+53\""),
         ("forward.backend = \"udp:localhost:0\"", "expected a port, 1 to 65535, at the end of \"localhost:0\""),
         ("forward.backend = \"udp:[::1]:65536\"", "expected a port, 1 to 65535, at the end of \"[::1]:65536\""),
         ("forward.backend = \"unix:socket\"", "expected an absolute path after \"unix:\", found \"socket\""),

@@ -73,6 +73,21 @@ import Testing
         #expect(try journal.entries().isEmpty)
     }
 
+    @Test func theEndReportsAllWhateverTheRate() throws {
+        let journal = try FakeJournal()
+        let logger = try journal.logger()
+        var limiter = LogLimiter(burst: 1, now: 0)
+        limiter.finish(to: logger)
+        for _ in 0..<4 { limiter.log(.connectionClosed, to: logger, now: 0, "closed") }
+        for _ in 0..<3 { limiter.log(.handshakeFailed, to: logger, now: 0, "failed") }
+        _ = try journal.entries()
+        limiter.finish(to: logger)
+        #expect(try journal.entries().map { $0["HELD_BACK"] } == ["3", "2"])
+        #expect(!limiter.isHoldingBack)
+        limiter.finish(to: logger)
+        #expect(try journal.entries().isEmpty)
+    }
+
     @Test func whatIsNotLoggedAnywayCountsForNothing() throws {
         let journal = try FakeJournal()
         let logger = try journal.logger(level: .error)

@@ -23,7 +23,7 @@ final class WorkerHandle: MessageChannelDelegate {
     /// Gets no newcomers any more, and ends when its connections have.
     var isRetired = false
     private var capacity = 0
-    private var lastHeard: UInt64
+    private var heartbeat = Heartbeat()
     private let loop: EventLoop
     private unowned let delegate: any WorkerHandleDelegate
     private var channel: MessageChannel?
@@ -37,7 +37,6 @@ final class WorkerHandle: MessageChannelDelegate {
         self.loop = loop
         self.delegate = delegate
         startedAt = loop.now
-        lastHeard = loop.now
         pid = try ChildProcess.spawn(
             arguments: Role.worker(number: number).arguments, environment: environment, channel: ends.other)
         channel = try MessageChannel(ends.one, loop: loop, delegate: self)
@@ -51,9 +50,9 @@ final class WorkerHandle: MessageChannelDelegate {
         return channel.isOpen && !channel.isFull && load < capacity
     }
 
-    /// - Parameter snapshot: a sealed memfd; a copy of it is sent.
-    func configure(generation: UInt32, snapshot: borrowing FileDescriptor) throws(SystemError) {
-        channel?.send(MessageToWorker.encode(configure: generation), descriptor: try snapshot.duplicate())
+    /// - Parameter snapshot: a sealed memfd.
+    func configure(generation: UInt32, snapshot: consuming FileDescriptor) {
+        channel?.send(MessageToWorker.encode(configure: generation), descriptor: snapshot)
     }
 
     /// - Returns: false when there was no room for it after all.
@@ -73,10 +72,12 @@ final class WorkerHandle: MessageChannelDelegate {
 
     func kill(_ signal: Int32) { Glibc.kill(pid, signal) }
 
-    func ping() { _ = channel?.offer(MessageToWorker.pingBytes) }
-
-    /// Nanoseconds since it last said anything.
-    func silence(now: UInt64) -> UInt64 { now > lastHeard ? now - lastHeard : 0 }
+    /// Asks for a sign of life. One whose channel is full is asked too: it does not read.
+    /// - Returns: whether it has left so many pings unanswered that it is stuck (``Heartbeat``).
+    func ping() -> Bool {
+        _ = channel?.offer(MessageToWorker.pingBytes)
+        return heartbeat.asks()
+    }
 
     /// The process has ended.
     func close() { channel?.close() }
@@ -87,7 +88,7 @@ final class WorkerHandle: MessageChannelDelegate {
         _ channel: MessageChannel, received message: UnsafeRawBufferPointer, descriptor: consuming FileDescriptor?,
         descriptorWasLost: Bool
     ) {
-        lastHeard = loop.now
+        heartbeat.hears()
         // A worker that talks nonsense is a defect of ours; it is not worth the daemon's life.
         guard let decoded = try? MessageFromWorker(decoding: message) else { return kill(SIGABRT) }
         switch decoded {

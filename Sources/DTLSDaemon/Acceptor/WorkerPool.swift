@@ -52,8 +52,6 @@ final class WorkerPool: TimerTarget, WorkerHandleDelegate {
     /// A worker that has lived this long is replaced at once, whatever was before.
     private static let goodLife = UInt64.milliseconds(10_000)
     private static let pingInterval = UInt64.milliseconds(5_000)
-    /// A worker that has not answered for this long is stuck.
-    private static let longestSilence = UInt64.milliseconds(30_000)
 
     init(
         environment: [String: String], loop: EventLoop, logger: Logger, delegate: any WorkerPoolDelegate
@@ -68,30 +66,70 @@ final class WorkerPool: TimerTarget, WorkerHandleDelegate {
     // MARK: Configuration
 
     /// Puts a configuration in force: starts what workers are missing, retires those that are too many, and tells all.
+    ///
+    /// When this throws, all is as before.
     /// - Parameter snapshot: a sealed memfd, which also the workers get that are started later.
     func configure(workers count: Int, snapshot: consuming FileDescriptor) throws(SystemError) {
+        let next = generation &+ 1
+        let present = workers.filter { !$0.isRetired }
+        let kept = present.filter { $0.number < count }
+        let copies = try kept.map { _ throws(SystemError) in try SnapshotCopy(of: snapshot) }
+        let taken = Set(present.map(\.number) + vacancies.map(\.number))
+        let missing = (0..<count).filter { !taken.contains($0) }
+        let added = try spawnAll(missing, next, snapshot)
+
         self.count = count
         self.snapshot = snapshot
-        generation &+= 1
-        for worker in workers where !worker.isRetired {
-            if worker.number < count {
-                try worker.configure(generation: generation, snapshot: self.snapshot)
-            } else {
-                worker.isRetired = true
-                if worker.load == 0 { worker.stop() }
-            }
+        generation = next
+        for (worker, copy) in zip(kept, copies) {
+            worker.configure(generation: next, snapshot: copy.descriptor.take())
+        }
+        for worker in present where worker.number >= count {
+            worker.isRetired = true
+            if worker.load == 0 { worker.stop() }
         }
         vacancies.removeAll { $0.number >= count }
-        let present = Set(workers.filter { !$0.isRetired }.map(\.number) + vacancies.map(\.number))
-        for number in 0..<count where !present.contains(number) { try start(number) }
+        for worker in added { admit(worker) }
         schedule()
     }
 
-    private func start(_ number: Int) throws(SystemError) {
+    /// A worker's own descriptor of the snapshot, until it is sent.
+    private final class SnapshotCopy {
+        var descriptor: FileDescriptor
+        init(of snapshot: borrowing FileDescriptor) throws(SystemError) { descriptor = try snapshot.duplicate() }
+    }
+
+    /// Starts processes that are not the pool's yet: all of them, or none.
+    private func spawnAll(
+        _ numbers: [Int], _ generation: UInt32, _ snapshot: borrowing FileDescriptor
+    ) throws(SystemError) -> [WorkerHandle] {
+        var started: [WorkerHandle] = []
+        do throws(SystemError) {
+            for number in numbers { started.append(try spawn(number, generation, snapshot)) }
+        } catch {
+            for worker in started {
+                worker.stop()
+                worker.close()
+            }
+            throw error
+        }
+        return started
+    }
+
+    private func spawn(
+        _ number: Int, _ generation: UInt32, _ snapshot: borrowing FileDescriptor
+    ) throws(SystemError) -> WorkerHandle {
+        let copy = try snapshot.duplicate()
         let worker = try WorkerHandle(number: number, environment: environment, loop: loop, delegate: self)
+        worker.configure(generation: generation, snapshot: copy)
+        return worker
+    }
+
+    private func admit(_ worker: WorkerHandle) {
         workers.append(worker)
-        try worker.configure(generation: generation, snapshot: snapshot)
-        logger.log(.workerStarted, "worker \(number) started", ["WORKER": "\(number)", "WORKER_PID": "\(worker.pid)"])
+        logger.log(
+            .workerStarted, "worker \(worker.number) started",
+            ["WORKER": "\(worker.number)", "WORKER_PID": "\(worker.pid)"])
     }
 
     // MARK: Newcomers
@@ -148,18 +186,32 @@ final class WorkerPool: TimerTarget, WorkerHandleDelegate {
     /// Nothing after a good life; else the pause doubles with every death.
     private func pauseAfterDeath(of worker: WorkerHandle) -> UInt64 {
         if loop.now &- worker.startedAt >= Self.goodLife { pauses[worker.number] = nil }
-        let pause = pauses[worker.number] ?? 0
-        pauses[worker.number] = pause == 0 ? Self.firstPause : min(pause * 2, Self.longestPause)
+        return nextPause(of: worker.number)
+    }
+
+    private func nextPause(of number: Int) -> UInt64 {
+        let pause = pauses[number] ?? 0
+        pauses[number] = pause == 0 ? Self.firstPause : min(pause * 2, Self.longestPause)
         return pause
     }
 
     private func replace(_ number: Int, after pause: UInt64) {
+        guard pause == 0 else { return leaveVacant(number, for: pause) }
         do throws(SystemError) {
-            if pause == 0 { return try start(number) }
+            admit(try spawn(number, generation, snapshot))
         } catch {
-            logger.log(.internalError, "worker \(number) cannot be started: \(error)", ["WORKER": "\(number)"])
+            // Short of processes, descriptors or memory: the pauses grow, so the log does not fill.
+            let pause = max(nextPause(of: number), Self.firstPause)
+            logger.log(
+                .internalError,
+                "worker \(number) cannot be started: \(error); the next try is in \(pause / 1_000_000) ms",
+                ["WORKER": "\(number)"])
+            leaveVacant(number, for: pause)
         }
-        vacancies.append(Vacancy(number: number, at: loop.now &+ max(pause, Self.firstPause)))
+    }
+
+    private func leaveVacant(_ number: Int, for pause: UInt64) {
+        vacancies.append(Vacancy(number: number, at: loop.now &+ pause))
         schedule()
     }
 
@@ -169,14 +221,13 @@ final class WorkerPool: TimerTarget, WorkerHandleDelegate {
         for vacancy in due { replace(vacancy.number, after: 0) }
         if now >= nextPing {
             nextPing = now &+ Self.pingInterval
-            for worker in workers { look(after: worker, now: now) }
+            for worker in workers { look(after: worker) }
         }
         schedule()
     }
 
-    private func look(after worker: WorkerHandle, now: UInt64) {
-        worker.ping()
-        guard worker.silence(now: now) > Self.longestSilence else { return }
+    private func look(after worker: WorkerHandle) {
+        guard worker.ping() else { return }
         logger.log(
             .workerStuck, "worker \(worker.number) does not answer: it is killed", ["WORKER": "\(worker.number)"])
         worker.kill(SIGKILL)

@@ -34,8 +34,7 @@ enum BackendReader {
 
     private static func udp(_ text: String, _ table: TableReader<ForwardKey>) -> Backend? {
         if let address = SocketAddress(text), address.port != 0 { return .udp(address) }
-        guard let colon = text.lastIndex(of: ":"), let port = UInt16(text[text.index(after: colon)...]), port != 0
-        else {
+        guard let colon = text.lastIndex(of: ":"), let port = port(text[text.index(after: colon)...]) else {
             let found = ConfigurationReading.quoted(text)
             table.report(.backend, "expected a port, 1 to 65535, at the end of \(found)")
             return nil
@@ -55,6 +54,14 @@ enum BackendReader {
                     + "expected a name that resolves, or an address")
             return nil
         }
+    }
+
+    /// Digits alone: `UInt16("+53")` is 53 too.
+    private static func port(_ text: Substring) -> UInt16? {
+        guard text.utf8.allSatisfy({ (UInt8(ascii: "0")...UInt8(ascii: "9")).contains($0) }), let port = UInt16(text),
+            port != 0
+        else { return nil }
+        return port
     }
 
     private struct UnresolvedHost: Error {

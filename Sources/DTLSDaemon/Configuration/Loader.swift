@@ -58,6 +58,12 @@ final class Loading: MessageChannelDelegate {
     private var ending: ChildProcess.Ending?
     private var channel: MessageChannel?
     private var completion: ((Result) -> Void)?
+    private let loop: EventLoop
+    private var deadline: CallbackTimer?
+
+    /// Seconds that a loader may take: a name server that never answers takes 10 s a name by default, and a file on a
+    /// network's disk may take for ever.
+    private static let timeLimit = 60
 
     /// Starts a loader; `completion` is called once, from the loop.
     init(
@@ -65,10 +71,24 @@ final class Loading: MessageChannelDelegate {
     ) throws(SystemError) {
         let ends = try UnixChannel.pair()
         self.file = file
+        self.loop = loop
         pid = try ChildProcess.spawn(
             arguments: Role.loader(file: file).arguments, environment: environment, channel: ends.other)
         self.completion = completion
         channel = try MessageChannel(ends.one, loop: loop, delegate: self)
+        let deadline = CallbackTimer { [weak self] _ in self?.giveUp() }
+        self.deadline = deadline
+        loop.timers.arm(deadline, at: loop.now &+ .milliseconds(Self.timeLimit * 1_000))
+    }
+
+    /// The acceptor reaps the process, like all children.
+    private func giveUp() {
+        guard completion != nil else { return }
+        if ending == nil { kill(pid, SIGKILL) }
+        finish(
+            .failed(
+                "\(file): the loader process was still reading after \(Self.timeLimit) s, and was killed; expected a"
+                    + " name server that answers, and files that can be read at once"))
     }
 
     func channel(
@@ -106,6 +126,7 @@ final class Loading: MessageChannelDelegate {
 
     private func finish(_ result: Result) {
         channel?.close()
+        if let deadline { loop.timers.disarm(deadline) }
         guard let completion else { return }
         self.completion = nil
         completion(result)

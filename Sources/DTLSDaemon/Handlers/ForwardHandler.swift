@@ -16,17 +16,19 @@ final class ForwardHandler: Handler, EventHandler {
     /// Whether the socket is connected: a Unix backend that is not there, or was restarted, needs it again.
     private var isConnected = false
     /// Messages that the backend's full queue did not take (net.unix.max_dgram_qlen is 10 by default).
-    private var waiting: [[UInt8]] = []
-    private static let maximumWaiting = 64
+    private var waiting: WaitingMessages
 
     init(to backend: Backend, of service: ServiceRuntime, _ resources: HandlerResources) {
         self.backend = backend
         self.service = service
         self.resources = resources
+        waiting = WaitingMessages(resources.waitingBudget)
     }
 
     func opened(_ connection: Connection) {
         self.connection = connection
+        // What another life of the connection has left there must never leave over this one's socket.
+        resources.outbox.removeAll()
         do throws(SystemError) {
             switch backend {
             case .udp(let address): socket = try UDPSocket.open(address.family)
@@ -45,7 +47,8 @@ final class ForwardHandler: Handler, EventHandler {
         if let registration { resources.loop.remove(socket, registration) }
         registration = nil
         _ = socket.take()
-        waiting = []
+        waiting.removeAll()
+        resources.outbox.removeAll()
     }
 
     // MARK: To the backend
@@ -60,15 +63,35 @@ final class ForwardHandler: Handler, EventHandler {
         guard !resources.outbox.isEmpty, connectIfNeeded() else { return }
         guard waiting.isEmpty else { return keepAll(from: 0) }
         var outcome = send(resources.outbox)
-        if needsConnecting(after: outcome.error) {
+        if !isUDP, Reaction(to: outcome.error) == .dropAll {
+            // A Unix backend that was restarted has a new socket under the old path.
             isConnected = false
             guard connectIfNeeded() else { return }
             outcome = send(resources.outbox)
         }
-        switch outcome.error {
-        case 0, EMSGSIZE: break
-        case EAGAIN, ENOBUFS: keepAll(from: outcome.handled)
-        default: refused(outcome.error)
+        switch Reaction(to: outcome.error) {
+        case .goOn: break
+        case .keepRest: keepAll(from: outcome.handled)
+        case .dropAll: refused(outcome.error)
+        }
+    }
+
+    /// What becomes of the messages that were to be sent.
+    private enum Reaction {
+        /// All are done with.
+        case goOn
+        /// The backend's queue is full: the rest waits until there is room.
+        case keepRest
+        /// The backend does not take any now, whatever the reason. To wait for room would be to spin: a socket with an
+        /// error is always writable.
+        case dropAll
+
+        init(to error: Int32) {
+            switch error {
+            case 0, EMSGSIZE: self = .goOn
+            case EAGAIN, ENOBUFS: self = .keepRest
+            default: self = .dropAll
+            }
         }
     }
 
@@ -79,11 +102,6 @@ final class ForwardHandler: Handler, EventHandler {
 
     private func send(_ outbox: Outbox) -> DatagramSender.Outcome {
         outbox.withDatagrams { resources.sender.send($0, sizes: $1, over: socket, segmenting: isUDP) }
-    }
-
-    /// A Unix backend that was restarted has a new socket under the old path.
-    private func needsConnecting(after error: Int32) -> Bool {
-        !isUDP && (error == ECONNREFUSED || error == ENOTCONN)
     }
 
     @discardableResult
@@ -114,17 +132,17 @@ final class ForwardHandler: Handler, EventHandler {
             .backendAnswers, "the backend \(backend) answers again", service, ["REFUSALS": "\(count)"])
     }
 
-    /// Keeps what is left of a batch until the backend has room; more than a bound is lost, as on the wire.
+    /// Keeps what is left of a batch until the backend has room.
     private func keepAll(from first: Int) {
         resources.outbox.withDatagrams { bytes, sizes in
             var offset = 0
             for (index, size) in sizes.enumerated() {
                 defer { offset += size }
-                guard index >= first, waiting.count < Self.maximumWaiting else { continue }
-                waiting.append([UInt8](bytes[offset..<(offset + size)]))
+                if index >= first { waiting.append(UnsafeRawBufferPointer(rebasing: bytes[offset..<(offset + size)])) }
             }
         }
-        watch([.readable, .writable])
+        // None may have been kept, where other connections' wait.
+        if !waiting.isEmpty { watch([.readable, .writable]) }
     }
 
     private func watch(_ events: EventLoop.Events) {
@@ -133,12 +151,13 @@ final class ForwardHandler: Handler, EventHandler {
     }
 
     private func sendWaiting() {
-        for message in waiting { message.withUnsafeBytes { _ = resources.outbox.append($0) } }
+        resources.outbox.removeAll()
+        waiting.copy(to: resources.outbox)
         let outcome = send(resources.outbox)
         resources.outbox.removeAll()
-        waiting.removeFirst(min(outcome.handled, waiting.count))
-        if outcome.error == ECONNREFUSED || outcome.error == ENOTCONN {
-            waiting = []
+        waiting.removeFirst(outcome.handled)
+        if Reaction(to: outcome.error) == .dropAll {
+            waiting.removeAll()
             isConnected = isUDP
             refused(outcome.error)
         }
@@ -158,7 +177,17 @@ final class ForwardHandler: Handler, EventHandler {
         }
         guard count > 0 else { return }
         answered()
-        for index in 0..<count { connection.sendOrDrop(resources.batch[index]) }
+        for index in 0..<count { answer(resources.batch[index], connection) }
         connection.flush()
+    }
+
+    private func answer(_ datagram: UnsafeRawBufferPointer, _ connection: Connection) {
+        guard datagram.count <= Engine.maximumMessageSize else {
+            return resources.logs.limited(
+                .datagramRefused,
+                "a datagram of \(datagram.count) bytes from the backend \(backend) was dropped: a message to a client"
+                    + " has at most \(Engine.maximumMessageSize)", service)
+        }
+        connection.sendOrDrop(datagram)
     }
 }

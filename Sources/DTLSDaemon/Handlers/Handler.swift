@@ -24,6 +24,7 @@ final class HandlerResources {
     let batch = ReceiveBatch(capacity: 32)
     /// Messages on their way to a backend, of one connection's batch at a time.
     let outbox = Outbox()
+    let waitingBudget = WaitingBudget()
     let logs: WorkerLogs
 
     init(loop: EventLoop, logs: WorkerLogs) {

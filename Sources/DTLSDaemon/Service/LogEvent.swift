@@ -18,7 +18,7 @@ enum LogEvent: Int, Sendable, CaseIterable {
     case stopped
     /// One error of a configuration.
     case configurationInvalid
-    /// A worker is ready.
+    /// A worker's process was started; it is not ready yet.
     case workerStarted
     /// A worker ended without having been told to.
     case workerDied
@@ -30,7 +30,7 @@ enum LogEvent: Int, Sendable, CaseIterable {
     case handshakeFailed
     /// A client with a good cookie found no place; it may try again.
     case newcomerRefused
-    /// A datagram that cannot be what it should be was dropped.
+    /// A backend's datagram was dropped, for it is too long for a message to the client.
     case datagramRefused
     /// A backend's port is closed (ECONNREFUSED).
     case backendRefused
@@ -77,10 +77,9 @@ enum LogEvent: Int, Sendable, CaseIterable {
     /// The level that an event of this kind is logged at.
     var level: Logger.Level {
         switch self {
-        case .datagramRefused: .debug
         case .workerStarted, .connectionOpened, .connectionClosed: .info
         case .backendAnswers, .started, .ready, .reloaded, .stopping, .stopped, .handshakeFailed: .notice
-        case .newcomerRefused, .backendRefused, .backendUnreachable, .descriptorLimit: .warning
+        case .newcomerRefused, .datagramRefused, .backendRefused, .backendUnreachable, .descriptorLimit: .warning
         case .reloadFailed, .configurationInvalid, .workerDied, .workerStuck, .listenerFailed, .internalError: .error
         }
     }

@@ -55,11 +55,19 @@ struct LogLimiter {
     /// a second, while ``isHoldingBack``.
     mutating func flush(now: UInt64, to logger: Logger) {
         guard isHoldingBack else { return }
-        for event in LogEvent.allCases where buckets[event.rawValue].heldBack > 0 {
-            guard take(event, now: now) else { continue }
-            let count = clearHeldBack(event)
-            logger.log(event, "\(event.summary): \(count) more held back", ["HELD_BACK": "\(count)"])
+        for event in LogEvent.allCases where buckets[event.rawValue].heldBack > 0 && take(event, now: now) {
+            report(event, to: logger)
         }
+    }
+
+    /// Reports all that has been held back, an entry for each kind, at the end of the process.
+    mutating func finish(to logger: Logger) {
+        for event in LogEvent.allCases where buckets[event.rawValue].heldBack > 0 { report(event, to: logger) }
+    }
+
+    private mutating func report(_ event: LogEvent, to logger: Logger) {
+        let count = clearHeldBack(event)
+        logger.log(event, "\(event.summary): \(count) more held back", ["HELD_BACK": "\(count)"])
     }
 
     private mutating func take(_ event: LogEvent, now: UInt64) -> Bool {

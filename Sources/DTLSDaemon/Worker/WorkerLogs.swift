@@ -91,6 +91,12 @@ final class WorkerLogs: TimerTarget {
         }
     }
 
+    /// Reports what is still held back; to be called when the worker ends.
+    func finish() {
+        connections.finish(to: logger)
+        failures.finish(to: logger)
+    }
+
     override func timerFired(now: UInt64) {
         connections.flush(now: now, to: logger)
         failures.flush(now: now, to: logger)

@@ -1,0 +1,56 @@
+import DTLSEngine
+
+/// The memory that messages waiting for backends take in one worker; all its connections share it.
+final class WaitingBudget {
+    /// Bytes: whatever the clients of all connections send, a worker keeps no more for backends that are slow.
+    static let maximum = 16 << 20
+    fileprivate(set) var used = 0
+}
+
+/// One connection's messages that the backend's queue had no room for, in their order. What is over a bound is left out,
+/// as it would be on the wire.
+struct WaitingMessages: ~Copyable {
+    /// As many bytes as leave in one go.
+    static let maximumBytes = Outbox.byteCapacity
+    static let maximumCount = 64
+
+    private var messages: [[UInt8]] = []
+    private var bytes = 0
+    private let budget: WaitingBudget
+
+    init(_ budget: WaitingBudget) { self.budget = budget }
+
+    deinit { budget.used -= bytes }
+
+    var isEmpty: Bool { messages.isEmpty }
+    var count: Int { messages.count }
+
+    /// - Returns: false when there was no room.
+    @discardableResult
+    mutating func append(_ message: UnsafeRawBufferPointer) -> Bool {
+        let size = message.count
+        guard messages.count < Self.maximumCount, size <= Self.maximumBytes - bytes,
+            size <= WaitingBudget.maximum - budget.used
+        else { return false }
+        messages.append([UInt8](message))
+        bytes += size
+        budget.used += size
+        return true
+    }
+
+    /// Puts all of them into an empty outbox; they stay until they are removed.
+    func copy(to outbox: Outbox) {
+        for message in messages { message.withUnsafeBytes { _ = outbox.append($0) } }
+    }
+
+    /// Removes the oldest.
+    mutating func removeFirst(_ count: Int) {
+        let done = messages.prefix(count)
+        let size = done.reduce(0) { $0 + $1.count }
+        bytes -= size
+        budget.used -= size
+        messages.removeFirst(done.count)
+    }
+
+    mutating func removeAll() { removeFirst(messages.count) }
+}

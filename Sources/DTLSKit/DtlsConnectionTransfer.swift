@@ -7,7 +7,9 @@ extension DtlsConnection {
     /// Sends a text as one message of 1 to 16,384 bytes of UTF-8 (reference: send(string[, timeout])).
     ///
     /// A connection whose handshake is not done does it first, whatever the timeout.
-    /// - Parameter timeout: milliseconds to wait for room in the socket's buffer; `nil`: for ever, 0: do not wait.
+    /// - Parameters:
+    ///   - string: the message.
+    ///   - timeout: milliseconds to wait for room in the socket's buffer; `nil`: for ever, 0: do not wait.
     /// - Returns: the number of bytes sent.
     @discardableResult
     public func send(_ string: String, timeout: Int? = nil) throws(DtlsError) -> Int {
@@ -16,9 +18,10 @@ extension DtlsConnection {
 
     /// Sends bytes as one message of 1 to 16,384 bytes (reference: send(buffer[, offset[, length[, timeout]]])).
     /// - Parameters:
+    ///   - buffer: what the message is in.
     ///   - offset: where in the buffer the message begins.
     ///   - length: its bytes; `nil`: all from `offset` on.
-    ///   - timeout: see ``send(_:timeout:)-(String,_)``.
+    ///   - timeout: see ``send(_:timeout:)``.
     /// - Returns: the number of bytes sent.
     @discardableResult
     public func send(
@@ -77,6 +80,7 @@ extension DtlsConnection {
     /// A message that does not fit leaves its rest for the next call. A connection whose handshake is not done does it
     /// first, whatever the timeout.
     /// - Parameters:
+    ///   - buffer: what to receive into.
     ///   - offset: where in the buffer to begin.
     ///   - length: bytes to take at most; `nil`: as many as fit.
     ///   - timeout: milliseconds; `nil`: for ever, 0: do not wait.

@@ -3,15 +3,21 @@ import LinuxSystem
 /// Making servers and connections, synchronously or with a callback.
 extension Dtls {
     /// Makes a server and binds it (reference: createServer).
-    /// - Parameter sockaddr: with port 0 the system chooses one; ``DtlsSocket/sockName()`` tells.
-    /// - Throws: `.credentials` for a certificate or key, `.invalid` for an option, `.system` with EADDRINUSE and the like.
+    /// - Parameters:
+    ///   - opt: its name, certificate and policy.
+    ///   - sockaddr: where it listens; with port 0 the system chooses one, and ``DtlsSocket/sockName()`` tells.
+    /// - Throws: `.credentials` for a certificate or key, `.invalid` for an option, `.system` with EADDRINUSE and the
+    ///   like.
     @available(*, noasync, message: "a server belongs to one thread; use await AsyncDtlsServer(_:on:)")
     public static func createServer(_ opt: DtlsServerOption, _ sockaddr: DtlsAddress) throws(DtlsError) -> DtlsServer {
         try DtlsServer(opt, sockaddr, Iosched.current())
     }
 
     /// Connects to a server, and waits for the handshake (reference: createClient).
-    /// - Parameter timeout: milliseconds for the handshake; `nil`: `opt.handshakeTimeout`.
+    /// - Parameters:
+    ///   - opt: whom it trusts, and what it shows of itself.
+    ///   - sockaddr: the server's address.
+    ///   - timeout: milliseconds for the handshake; `nil`: `opt.handshakeTimeout`.
     @available(*, noasync, message: "it blocks; use await AsyncDtlsConnection.connect(_:to:)")
     public static func createClient(
         _ opt: DtlsClientOption, _ sockaddr: DtlsAddress, timeout: Int? = nil
@@ -35,7 +41,8 @@ extension Dtls {
         return connection
     }
 
-    /// Makes a connection from a socket that a server has accepted, and waits for its handshake (reference: createByFd).
+    /// Makes a connection from a socket that a server has accepted, and waits for its handshake (reference:
+    /// createByFd).
     ///
     /// Where the descriptor came with ``DtlsTask/send(_:)`` the client's hello came along; where it came alone, the
     /// client sends its hello again, which it does after a second (RFC 6347, section 4.2.4.1).
@@ -53,8 +60,8 @@ extension Dtls {
         return connection
     }
 
-    /// Makes a connection from a socket that a server has accepted; `callback` gets it once the handshake is done, or why
-    /// it failed (reference: createByFd with callback). See ``createByFd(_:_:timeout:)``.
+    /// Makes a connection from a socket that a server has accepted; `callback` gets it once the handshake is done, or
+    /// why it failed (reference: createByFd with callback). See ``createByFd(_:_:timeout:)``.
     @available(*, noasync, message: "a connection belongs to one thread")
     @discardableResult
     public static func createByFd(

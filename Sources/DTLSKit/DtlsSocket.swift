@@ -66,8 +66,8 @@ public class DtlsSocket {
 
     /// Whether an IPv6 socket takes IPv6 packets only (reference: setIPv6Only).
     ///
-    /// The kernel does not change this once a socket is bound; a server takes a new socket for it, a connection can only
-    /// be told what it is already (EINVAL otherwise).
+    /// The kernel does not change this once a socket is bound; a server takes a new socket for it, a connection can
+    /// only be told what it is already (EINVAL otherwise).
     public func setIPv6Only(_ enable: Bool) throws(DtlsError) {
         guard try sockName().domain == Dtls.AF_INET6 else {
             throw .system(call: "setsockopt", subject: "IPV6_V6ONLY of an IPv4 socket", errno: ENOPROTOOPT)

@@ -128,7 +128,8 @@ public final class Iosched {
 
     private var hasCallbacks: Bool { nextCallback < callbacks.count }
 
-    /// Those that come meanwhile have their turn in the next poll. One that polls itself runs the rest before it returns.
+    /// Those that come meanwhile have their turn in the next poll. One that polls itself runs the rest before it
+    /// returns.
     private func runCallbacks() {
         var left = callbacks.count - nextCallback
         while left > 0, hasCallbacks {
@@ -206,6 +207,7 @@ public final class Iosched {
     /// - Parameters:
     ///   - milliseconds: 0 or more.
     ///   - repeats: whether it comes again after as many milliseconds.
+    ///   - callback: called by the poll after that time.
     /// - Returns: the timer; `cancel()` stops it. It need not be kept.
     @discardableResult
     public func timer(

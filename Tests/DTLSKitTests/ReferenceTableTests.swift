@@ -68,7 +68,7 @@ import Testing
         "Iosched/remove(_:)": Iosched.remove,
         "DtlsTask/init(_:)": DtlsTask.init,
         "DtlsTask/send(_:)": DtlsTask.send,
-        "DtlsTask/onMessage(_:)":
+        "DtlsTask/onMessage(_:)-type.method":
             DtlsTask.onMessage as (@escaping (TaskValue) -> Void) throws(DtlsError) -> Void,
         "DtlsTask/recv(timeout:)": DtlsTask.recv,
         "Dtls/readString(_:)": Dtls.readString,

@@ -1,6 +1,7 @@
 import LinuxSystem
 
-/// A connection for asynchronous code: `for try await message in connection.messages`, `try await connection.send(…)`.
+/// A connection for asynchronous code: `for try await message in connection.messages`,
+/// `try await connection.send(…)`.
 ///
 /// It does its work on ``DtlsLoop``, whoever calls; it comes from ``AsyncDtlsServer/connections`` or from
 /// ``connect(_:to:)``. It is closed with its last reference.
@@ -54,8 +55,8 @@ import LinuxSystem
         public struct AsyncIterator: AsyncIteratorProtocol {
             let connection: AsyncDtlsConnection
 
-            /// Waits for the next message; `nil` after the peer's close_notify. Throws `CancellationError` when the task
-            /// is cancelled.
+            /// Waits for the next message; `nil` after the peer's close_notify. Throws `CancellationError` when the
+            /// task is cancelled.
             public mutating func next() async throws -> [UInt8]? {
                 do {
                     return try await connection.receive()

@@ -11,8 +11,8 @@ import Synchronization
 /// try task.send(["sockFd": .sockFd(client.sockFd)])
 /// ```
 ///
-/// A task knows the named servers of the thread that has started it, and learns of their changes before it gets anything
-/// that is sent later. It ends when its parent does.
+/// A task knows the named servers of the thread that has started it, and learns of their changes before it gets
+/// anything that is sent later. It ends when its parent does.
 public final class DtlsTask {
     /// How a task's process has ended.
     public enum Ending: Sendable, Equatable, CustomStringConvertible {
@@ -51,8 +51,9 @@ public final class DtlsTask {
 
     /// To be called first of all in the program's main file: in a task's process it does what the task is for, and does
     /// not return. In the program itself it remembers the names.
-    /// - Parameter entries: what each kind of task does; usually it sets ``onMessage(_:)-(_)`` and runs
-    ///   ``Iosched/forever()``. The process ends with status 0 when it returns, and with 1 when it throws.
+    /// - Parameter entries: what each kind of task does; usually it calls
+    ///   ``onMessage(_:)-type.method`` and ``Iosched/forever()``. The process ends with status 0 when it returns, and
+    ///   with 1 when it throws.
     public static func run(_ entries: [String: () throws -> Void]) throws(DtlsError) {
         let arguments = CommandLine.arguments
         if arguments.count == 2, arguments[0].hasSuffix(argumentSuffix) {

@@ -1,0 +1,77 @@
+import LinuxSystem
+import Testing
+
+@testable import DTLSKit
+
+/// What travels between a program and its tasks.
+@Suite struct TaskCodingTests {
+    private static let value: TaskValue = [
+        "null": nil, "yes": true, "number": -42, "half": 0.5, "text": "Hello ^_^", "list": [1, "two", [3]],
+        "bytes": .bytes([0, 255]), "inner": ["sockFd": .sockFd(7)],
+    ]
+
+    private func decode(_ bytes: [UInt8], descriptor: Int32) throws(MalformedBytes) -> TaskMessage {
+        try bytes.withUnsafeBufferPointer { buffer throws(MalformedBytes) in
+            try TaskMessage(decoding: UnsafeRawBufferPointer(buffer), descriptor: descriptor)
+        }
+    }
+
+    @Test func valuesArriveAsTheyWereSent() throws {
+        let handover = TaskMessage.Handover(server: "S", number: 9, datagrams: [[1, 2], []])
+        let (bytes, descriptor) = try TaskMessage.encode(Self.value, handover: handover)
+        #expect(descriptor == 7)
+        guard case .value(let value, let along?) = try decode(bytes, descriptor: 12) else {
+            Issue.record("it is no value any more")
+            return
+        }
+        #expect(value["inner"]?["sockFd"]?.sockFd == 12, "the descriptor has a number of the receiver's")
+        #expect(value["list"] == [1, "two", [3]])
+        #expect(value["text"]?.string == "Hello ^_^" && value["number"]?.integer == -42 && value["half"]?.double == 0.5)
+        #expect(value["yes"]?.bool == true && value["null"] == .null && value["bytes"]?.bytes == [0, 255])
+        #expect(value["none"] == nil && value["text"]?.integer == nil)
+        #expect(along.server == "S" && along.number == 9 && along.datagrams == [[1, 2], []])
+        // One that could not arrive.
+        guard case .value(let without, _) = try decode(bytes, descriptor: -1) else { return }
+        #expect(without["inner"]?["sockFd"] == .null)
+    }
+
+    @Test func twoDescriptorsOrTooMuchAreRefused() {
+        #expect(throws: DtlsError.self) { try TaskMessage.encode([.sockFd(1), .sockFd(2)], handover: nil) }
+        #expect(throws: DtlsError.self) {
+            try TaskMessage.encode(.bytes([UInt8](repeating: 0, count: 200_000)), handover: nil)
+        }
+    }
+
+    @Test func brokenBytesAreRefused() throws {
+        let (bytes, _) = try TaskMessage.encode(Self.value, handover: nil)
+        for count in 0..<bytes.count {
+            #expect(throws: MalformedBytes.self) { try decode(Array(bytes[..<count]), descriptor: -1) }
+        }
+        for index in bytes.indices {
+            var changed = bytes
+            changed[index] ^= 0xff
+            // Any outcome but a crash.
+            _ = try? decode(changed, descriptor: -1)
+        }
+    }
+
+    /// A task makes the same server of what it is sent: certificates that were added, cookies, tickets.
+    @Test func identitiesArriveWhole() async throws {
+        let authority = try await TestAuthority()
+        let main = try await authority.issue("main", names: "DNS:main.example")
+        let added = try await authority.issue("added", names: "DNS:added.example")
+        let option = DtlsServerOption(
+            name: "Server", ca: authority.certificate, cert: main.certificate, key: main.key, ipcert: true,
+            renegotiate: true, handshakeTimeout: 2_000)
+        let identity = try ServerIdentity(option)
+        let certificate = DtlsCertificateOption(name: "added.example", cert: added.certificate + added.key)
+        try identity.add(certificate)
+        let copy = try ServerIdentity.decode(identity.encode())
+        #expect(copy.option == option)
+        #expect(copy.added == [certificate])
+        #expect(copy.encode() == identity.encode())
+        // Replaced, not added once more.
+        try copy.add(DtlsCertificateOption(name: "ADDED.example", cert: main.certificate, key: main.key))
+        #expect(copy.added.count == 1)
+    }
+}

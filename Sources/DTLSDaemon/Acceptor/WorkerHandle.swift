@@ -20,6 +20,8 @@ final class WorkerHandle: MessageChannelDelegate {
     private(set) var load = 0
     /// The generation of the configuration that it serves; `nil` until its first ready.
     private(set) var generation: UInt32?
+    /// The generation that it was given last: what is handed over after it counts in that one.
+    private var sentGeneration: UInt32 = 0
     /// Gets no newcomers any more, and ends when its connections have.
     var isRetired = false
     private var capacity = 0
@@ -52,13 +54,15 @@ final class WorkerHandle: MessageChannelDelegate {
 
     /// - Parameter snapshot: a sealed memfd.
     func configure(generation: UInt32, snapshot: consuming FileDescriptor) {
+        sentGeneration = generation
         channel?.send(MessageToWorker.encode(configure: generation), descriptor: snapshot)
     }
 
     /// - Returns: false when there was no room for it after all.
     func handOver(_ id: UInt64, service: UInt16, _ newcomer: borrowing Newcomer) -> Bool {
         let message = MessageToWorker.encode(
-            connection: id, service: service, key: newcomer.key, datagrams: newcomer.datagrams)
+            connection: id, generation: sentGeneration, service: service, key: newcomer.key,
+            datagrams: newcomer.datagrams)
         guard channel?.offer(message, descriptor: newcomer.socket.rawValue) == true else { return false }
         load += 1
         return true

@@ -18,7 +18,9 @@ enum MessageToWorker {
     struct Handover {
         /// Unique among all connections of this daemon.
         let id: UInt64
-        /// Which service of the configuration that was sent last.
+        /// Which configuration `service` counts in: a worker that could not take that one must not mistake it for another.
+        let generation: UInt32
+        /// Which service of that configuration.
         let service: UInt16
         let key: Newcomer.Key
         /// The ClientHello, then what was read after it.
@@ -37,9 +39,12 @@ enum MessageToWorker {
         encode(.configure) { $0.integer(generation) }
     }
 
-    static func encode(connection id: UInt64, service: UInt16, key: Newcomer.Key, datagrams: [[UInt8]]) -> [UInt8] {
+    static func encode(
+        connection id: UInt64, generation: UInt32, service: UInt16, key: Newcomer.Key, datagrams: [[UInt8]]
+    ) -> [UInt8] {
         encode(.connection) {
             $0.integer(id)
+            $0.integer(generation)
             $0.integer(service)
             $0.address(key.peer)
             $0.address(key.local)
@@ -72,7 +77,7 @@ enum MessageToWorker {
         case .connection:
             self = .connection(
                 Handover(
-                    id: try reader.integer(), service: try reader.integer(),
+                    id: try reader.integer(), generation: try reader.integer(), service: try reader.integer(),
                     key: Newcomer.Key(peer: try reader.address(), local: try reader.address()),
                     datagrams: try reader.list { reader throws(MalformedBytes) in try reader.data() }))
         case .late: self = .late(id: try reader.integer(), datagram: try reader.data())

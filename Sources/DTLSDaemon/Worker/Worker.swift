@@ -19,6 +19,8 @@ final class Worker: MessageChannelDelegate {
     private let descriptorLimit: Int
     private var channel: MessageChannel?
     private var services: [ServiceRuntime] = []
+    /// Of the configuration that `services` are of.
+    private var generation: UInt32 = 0
     /// With the acceptor's secret: clients that begin anew on a connection's socket are asked here.
     private var cookies: CookieAuthority?
     private var connections: [UInt64: ServedConnection] = [:]
@@ -94,6 +96,7 @@ final class Worker: MessageChannelDelegate {
             }
             cookies = try CookieAuthority(secret: decoded.cookieSecret)
             self.services = services
+            self.generation = generation
             LogBootstrap.setLevel(decoded.configuration.logLevel)
             channel?.send(MessageFromWorker.encode(ready: generation, capacity: capacity))
         } catch {
@@ -112,7 +115,7 @@ final class Worker: MessageChannelDelegate {
     }
 
     private func accept(_ handover: MessageToWorker.Handover, _ socket: consuming FileDescriptor?) {
-        guard let socket, Int(handover.service) < services.count else {
+        guard let socket, handover.generation == generation, Int(handover.service) < services.count else {
             // Out of descriptors, most likely: the client's next try finds another place, or a better time.
             return countClosed()
         }

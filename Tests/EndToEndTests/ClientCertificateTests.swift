@@ -29,5 +29,44 @@ extension EndToEnd {
             try await connect(member).exchange("me again")
             try await daemon.stop()
         }
+
+        /// A session that began when nobody was asked for a certificate is no way around the authority.
+        @Test func anOldSessionIsNoWayAroundANewAuthority() async throws {
+            let folder = try TestFolder()
+            let certificates = CertificateMaker(folder: folder)
+            let identity = try await certificates.selfSigned("server")
+            let authority = try await certificates.selfSigned("authority")
+            let member = try await certificates.issued("member", by: authority)
+            let address = try Endpoint.freeOnOwnLoopback()
+            let session = folder.file("session")
+            let service = Service(listen: [address], identity: identity)
+            let daemon = try await Daemon.start(service.text, in: folder)
+
+            let early = try SecureClient(
+                to: address, trust: identity.certificate, in: folder, ["-sess_out", session])
+            try await early.exchange("nobody asks for a certificate")
+            try await early.leave()
+            #expect(folder.read("session").contains("SSL SESSION"))
+            let back = try SecureClient(to: address, trust: identity.certificate, in: folder, ["-sess_in", session])
+            try await back.exchange("back again")
+            #expect(daemon.logs("connection opened", "RESUMED=yes"), "the session is of no use: \(daemon.log)")
+
+            var restricted = service
+            restricted.more = "ca = \"\(authority.certificate)\""
+            try daemon.reload(restricted.text)
+            try await daemon.logged("reloaded")
+            let late = try SecureClient(to: address, trust: identity.certificate, in: folder, ["-sess_in", session])
+            late.say("let me in")
+            try await eventually("the client is refused, or let in", details: late.transcript) {
+                late.program.ending != nil || !late.output.isEmpty
+            }
+            #expect(late.output.isEmpty)
+            #expect(late.program.ending != .exited(0))
+            try await SecureClient(
+                to: address, trust: identity.certificate, in: folder,
+                ["-cert", member.certificate, "-key", member.privateKey]
+            ).exchange("I have one")
+            try await daemon.stop()
+        }
     }
 }

@@ -44,6 +44,23 @@ extension EndToEnd {
             try await daemon.stop()
         }
 
+        /// An address and the wildcard over it: each serves what is its own.
+        @Test(arguments: [true, false])
+        func anAddressAndTheWildcardGoTogether(_ wildcardFirst: Bool) async throws {
+            let identity = try await certificates.selfSigned("server")
+            let anywhere = try Endpoint.free(on: "0.0.0.0")
+            let host = try #require(Endpoint(host: "127.0.0.1", port: anywhere.port))
+            let listen = wildcardFirst ? [anywhere, host] : [host, anywhere]
+            let daemon = try await Daemon.start(Service(listen: listen, identity: identity).text, in: folder)
+            for name in ["127.0.0.1", Endpoint.ownLoopback] {
+                let address = try #require(Endpoint(host: name, port: anywhere.port))
+                let client = try SecureClient(to: address, trust: identity.certificate, in: folder)
+                try await client.exchange("hello \(name)")
+                try await client.leave()
+            }
+            try await daemon.stop()
+        }
+
         /// A wildcard listener must answer from the address that the client used, or the client hears nothing.
         @Test func wildcardListenersAnswerFromTheAddressThatWasUsed() async throws {
             let identity = try await certificates.selfSigned("server")

@@ -1,3 +1,4 @@
+import Foundation
 import LinuxSystem
 import Testing
 
@@ -84,6 +85,58 @@ extension EndToEnd {
             // same 37 bytes: header 13, nonce 8, authentication tag 16.
             let records = relay.passed.filter { $0.direction == .toClient && $0.bytes.first == 23 }
             #expect(records.map { $0.bytes.count - 37 } == lengths)
+            try await daemon.stop()
+            try await backend.stop()
+        }
+
+        /// A datagram of the backend that no record has room for is lost, and the log says so.
+        @Test func aTooLongAnswerIsReported() async throws {
+            let socket = try DatagramSocket(at: .freeOnOwnLoopback())
+            let backend = Backend(on: [socket]) { _ in
+                [[UInt8](repeating: UInt8(ascii: "x"), count: 16_385), Array("short enough\n".utf8)]
+            }
+            let address = try Endpoint.freeOnOwnLoopback()
+            let daemon = try await Daemon.start(
+                Service.forwarding(to: "udp:\(socket.local)", listen: address, identity: identity).text, in: folder)
+            let client = try SecureClient(to: address, trust: identity.certificate, in: folder)
+            try await client.exchange("answer me", answer: "short enough")
+            #expect(client.output == "short enough\n")
+            try await daemon.logged(" warning ", "16385 bytes", "\(socket.local)")
+            try await daemon.stop()
+            try await backend.stop()
+        }
+
+        /// With messages waiting for a full backend, any error must end the waiting, not only a refusal: a socket with an
+        /// error always looks as if it had room.
+        @Test func aBackendThatFailsWhileMessagesWaitIsReported() async throws {
+            let path = folder.file("backend.socket")
+            let address = try Endpoint.freeOnOwnLoopback()
+            let full = try DatagramSocket(atPath: path)
+            let daemon = try await Daemon.start(
+                Service.forwarding(to: "unix:\(path)", listen: address, identity: identity).text, in: folder)
+            let relay = try Relay(to: address) { _, _ in true }
+            let client = try SecureClient(to: relay.address, trust: identity.certificate, in: folder)
+            // More than net.unix.max_dgram_qlen, so that some wait in the daemon.
+            let limit = try String(contentsOfFile: "/proc/sys/net/unix/max_dgram_qlen", encoding: .utf8)
+            let count = try #require(Int(limit.trimmingCharacters(in: .whitespacesAndNewlines))) + 20
+            for number in 0..<count {
+                client.say("\(number)")
+                try await eventually("message \(number) is on its way", details: client.transcript) {
+                    relay.messagesToServer > number
+                }
+            }
+            full.stopReceiving()
+            // A place in the queue wakes the sender.
+            _ = full.receive()
+            try await daemon.logged("does not take datagrams", "Broken pipe")
+
+            unlink(path)
+            let backend = Backend.numbering(on: try DatagramSocket(atPath: path))
+            try await eventually("the new backend hears of the client", details: client.transcript) {
+                client.say("are you there")
+                return client.output.contains("0:are you there\n")
+            }
+            #expect(!daemon.logs("connection closed"))
             try await daemon.stop()
             try await backend.stop()
         }

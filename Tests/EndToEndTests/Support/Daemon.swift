@@ -37,7 +37,8 @@ final class Daemon: Sendable {
             guard program.ending == nil else {
                 throw Failure(description: "dtlsd ended at its start: \(program.errors)")
             }
-            return daemon.logs("ready")
+            // With its marks: an address can be "already in use" too.
+            return daemon.logs(" ready: ")
         }
         return daemon
     }

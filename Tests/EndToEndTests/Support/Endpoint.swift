@@ -104,6 +104,9 @@ final class DatagramSocket: Sendable {
         return (Array(bytes.prefix(count)), Array(sender.prefix(Int(length))))
     }
 
+    /// Takes no more: senders over a Unix socket get EPIPE. What is in the queue can still be received.
+    func stopReceiving() { shutdown(descriptor, Int32(SHUT_RD)) }
+
     func send(_ bytes: [UInt8], to sender: Sender) {
         _ = sender.withUnsafeBytes { address in
             sendto(

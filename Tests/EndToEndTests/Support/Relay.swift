@@ -60,5 +60,8 @@ final class Relay: Sendable {
     /// Sends to the daemon from where the client's datagrams come from.
     func inject(_ bytes: [UInt8]) { back.send(bytes, to: server) }
 
+    /// Records of application data (type 23) that the daemon was sent.
+    var messagesToServer: Int { passed.count { $0.direction == .toServer && $0.bytes.first == 23 } }
+
     var passed: [Passed] { shared.passed.withLock { $0 } }
 }

@@ -1,0 +1,53 @@
+import Foundation
+import LinuxSystem
+import Testing
+
+extension EndToEnd {
+    @Suite struct CookieSecretTests {
+        /// What `cookie_secret_file` is for: a client that got its cookie from one daemon goes on with another.
+        @Test func aCookieOfOneDaemonIsGoodForTheNextWithTheSameSecret() async throws {
+            let folder = try TestFolder()
+            let identity = try await CertificateMaker(folder: folder).selfSigned("server")
+            let address = try Endpoint.freeOnOwnLoopback()
+            try folder.write(UUID().uuidString + UUID().uuidString, to: "cookie.secret")
+            let configuration =
+                "cookie_secret_file = \"cookie.secret\"\n" + Service(listen: [address], identity: identity).text
+            let client = try DatagramSocket(at: Endpoint.freeOnOwnLoopback())
+            let hello = ClientHelloBytes()
+
+            let first = try await Daemon.start(configuration, in: folder)
+            guard case .helloVerifyRequest(let cookie) = try await client.ask(hello.bytes(), of: address) else {
+                Issue.record("no HelloVerifyRequest")
+                return
+            }
+            try await first.stop()
+
+            let nextFolder = try TestFolder()
+            try folder.copy(["cookie.secret", "server.pem", "server.key"], to: nextFolder)
+            let next = try await Daemon.start(configuration, in: nextFolder)
+            let answer = try await client.ask(hello.bytes(cookie: cookie, number: 1), of: address)
+            #expect(answer == .serverHello)
+            try await next.stop()
+        }
+    }
+}
+
+extension DatagramSocket {
+    /// Says a hello until there is an answer.
+    fileprivate func ask(_ hello: [UInt8], of server: SocketAddress) async throws -> HelloAnswer {
+        while receive() != nil {}
+        var answer: HelloAnswer?
+        try await eventually("the server answers") {
+            send(hello, to: server)
+            answer = receive().map { HelloAnswer($0.bytes) }
+            return answer != nil
+        }
+        return try #require(answer)
+    }
+}
+
+extension TestFolder {
+    fileprivate func copy(_ names: [String], to other: TestFolder) throws {
+        for name in names { try other.write(read(name), to: name) }
+    }
+}

@@ -5,10 +5,13 @@ import Testing
 
 /// What travels between a program and its tasks.
 @Suite struct TaskCodingTests {
-    private static let value: TaskValue = [
-        "null": nil, "yes": true, "number": -42, "half": 0.5, "text": "Hello ^_^", "list": [1, "two", [3]],
-        "bytes": .bytes([0, 255]), "inner": ["sockFd": .sockFd(7)],
-    ]
+    /// Not kept: LeakSanitizer does not see what an enum's payload points to.
+    private var value: TaskValue {
+        [
+            "null": nil, "yes": true, "number": -42, "half": 0.5, "text": "Hello ^_^", "list": [1, "two", [3]],
+            "bytes": .bytes([0, 255]), "inner": ["sockFd": .sockFd(7)],
+        ]
+    }
 
     private func decode(_ bytes: [UInt8], descriptor: Int32) throws(MalformedBytes) -> TaskMessage {
         try bytes.withUnsafeBufferPointer { buffer throws(MalformedBytes) in
@@ -18,17 +21,19 @@ import Testing
 
     @Test func valuesArriveAsTheyWereSent() throws {
         let handover = TaskMessage.Handover(server: "S", number: 9, datagrams: [[1, 2], []])
-        let (bytes, descriptor) = try TaskMessage.encode(Self.value, handover: handover)
+        let (bytes, descriptor) = try TaskMessage.encode(value, handover: handover)
         #expect(descriptor == 7)
-        guard case .value(let value, let along?) = try decode(bytes, descriptor: 12) else {
+        guard case .value(let arrived, let along?) = try decode(bytes, descriptor: 12) else {
             Issue.record("it is no value any more")
             return
         }
-        #expect(value["inner"]?["sockFd"]?.sockFd == 12, "the descriptor has a number of the receiver's")
-        #expect(value["list"] == [1, "two", [3]])
-        #expect(value["text"]?.string == "Hello ^_^" && value["number"]?.integer == -42 && value["half"]?.double == 0.5)
-        #expect(value["yes"]?.bool == true && value["null"] == .null && value["bytes"]?.bytes == [0, 255])
-        #expect(value["none"] == nil && value["text"]?.integer == nil)
+        #expect(arrived["inner"]?["sockFd"]?.sockFd == 12, "the descriptor has a number of the receiver's")
+        #expect(arrived["list"] == [1, "two", [3]])
+        #expect(
+            arrived["text"]?.string == "Hello ^_^" && arrived["number"]?.integer == -42
+                && arrived["half"]?.double == 0.5)
+        #expect(arrived["yes"]?.bool == true && arrived["null"] == .null && arrived["bytes"]?.bytes == [0, 255])
+        #expect(arrived["none"] == nil && arrived["text"]?.integer == nil)
         #expect(along.server == "S" && along.number == 9 && along.datagrams == [[1, 2], []])
         // One that could not arrive.
         guard case .value(let without, _) = try decode(bytes, descriptor: -1) else { return }
@@ -43,7 +48,7 @@ import Testing
     }
 
     @Test func brokenBytesAreRefused() throws {
-        let (bytes, _) = try TaskMessage.encode(Self.value, handover: nil)
+        let (bytes, _) = try TaskMessage.encode(value, handover: nil)
         for count in 0..<bytes.count {
             #expect(throws: MalformedBytes.self) { try decode(Array(bytes[..<count]), descriptor: -1) }
         }

@@ -1,5 +1,5 @@
 /// What a message between tasks is made of.
-public indirect enum TaskValue: Sendable, Equatable {
+public enum TaskValue: Sendable, Equatable {
     case null
     case bool(Bool)
     case integer(Int)

@@ -45,6 +45,7 @@ static inline int co_err_get_lib(unsigned long e) { return ERR_GET_LIB(e); }
 static inline int co_err_get_reason(unsigned long e) { return ERR_GET_REASON(e); }
 
 static inline int co_bio_flags_source_sink(void) { return BIO_TYPE_SOURCE_SINK; }
+static inline long co_bio_get_mem_data(BIO *b, const char **p) { return BIO_get_mem_data(b, (char **)p); }
 static inline void co_bio_set_retry_read(BIO *b) { BIO_set_retry_read(b); }
 
 #endif

@@ -64,6 +64,30 @@ extension EndToEnd {
             try await daemon.stop()
         }
 
+        /// A worker that cannot be started is tried again, less and less often, and is there when it can be.
+        @Test func aWorkerThatCannotBeStartedComesLater() async throws {
+            let configuration = "workers = 1\n" + Service(listen: [address], identity: identity).text
+            let daemon = try await Daemon.start(configuration, in: folder)
+            let victim = try #require(daemon.workers.first)
+            // The soft limit alone: nothing new can be opened.
+            let limit = getdtablesize()
+            try await Program.run(["prlimit", "--pid", "\(daemon.program.pid)", "--nofile=4:"], in: folder)
+            kill(victim, SIGKILL)
+            try await daemon.logged("worker 0 cannot be started", count: 4)
+            let pauses = daemon.lines(with: "worker 0 cannot be started").prefix(4).map { line in
+                line.firstMatch(of: /in (\d+) ms/)?.output.1
+            }
+            #expect(pauses == ["100", "200", "400", "800"])
+
+            try await Program.run(["prlimit", "--pid", "\(daemon.program.pid)", "--nofile=\(limit):"], in: folder)
+            try await daemon.logged("worker 0 started", count: 2)
+            daemon.program.signal(SIGHUP)
+            try await daemon.logged("reloaded")
+            #expect(daemon.workers.count == 1)
+            _ = try await connect(2)
+            try await daemon.stop()
+        }
+
         @Test func whenTheMainProcessDiesTheWorkersSayGoodbye() async throws {
             let daemon = try await start()
             let clients = try await connect(6)

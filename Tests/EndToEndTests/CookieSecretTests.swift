@@ -32,20 +32,6 @@ extension EndToEnd {
     }
 }
 
-extension DatagramSocket {
-    /// Says a hello until there is an answer.
-    fileprivate func ask(_ hello: [UInt8], of server: SocketAddress) async throws -> HelloAnswer {
-        while receive() != nil {}
-        var answer: HelloAnswer?
-        try await eventually("the server answers") {
-            send(hello, to: server)
-            answer = receive().map { HelloAnswer($0.bytes) }
-            return answer != nil
-        }
-        return try #require(answer)
-    }
-}
-
 extension TestFolder {
     fileprivate func copy(_ names: [String], to other: TestFolder) throws {
         for name in names { try other.write(read(name), to: name) }

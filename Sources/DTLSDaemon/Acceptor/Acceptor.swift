@@ -323,6 +323,7 @@ extension Acceptor: WorkerPoolDelegate {
     }
 
     func poolHasEnded(_ pool: WorkerPool) {
+        limiter.finish(to: logger)
         logger.log(.stopped, "stopped: \(status)")
         loop.stop()
     }

@@ -177,6 +177,7 @@ final class Worker: MessageChannelDelegate {
     /// Says close_notify to all, and ends.
     private func stop() {
         for served in connections.values { served.connection?.close() }
+        logs.finish()
         sendReport()
         channel?.close()
         loop.stop()

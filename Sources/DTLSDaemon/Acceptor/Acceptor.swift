@@ -177,12 +177,22 @@ final class Acceptor: EventHandler {
                 phase = .starting
                 pendingPlan = plan
             } else {
-                try listeners.commit(plan)
+                commit(plan)
             }
         } catch let error as ListenerError {
             refuse([error.description], status: Self.systemStatus)
         } catch {
             refuse(["\(error)"], status: Self.systemStatus)
+        }
+    }
+
+    /// The workers have the new configuration already, so a listener that epoll does not take (out of memory) is a
+    /// listener lost, not a reload refused.
+    private func commit(_ plan: ListenerSet.Plan) {
+        do throws(SystemError) {
+            try listeners?.commit(plan)
+        } catch {
+            logger.log(.listenerFailed, "a new listener cannot be watched: \(error)")
         }
     }
 

@@ -18,7 +18,7 @@ final class WorkerLogs: TimerTarget {
         logger[metadataKey: "WORKER"] = "\(worker)"
         self.logger = logger
         // journald lets a service write 10,000 entries in 30 s by default, all its processes together.
-        connections = LogLimiter(burst: 200, perSecond: 20, now: loop.now)
+        connections = LogLimiter(burst: 100, perSecond: 20, now: loop.now)
         failures = LogLimiter(burst: 20, perSecond: 2, now: loop.now)
         super.init()
     }

@@ -51,11 +51,13 @@ let package = Package(
         example("SwiftServer"),
         .executableTarget(
             name: "DTLSKitSoak", dependencies: ["DTLSKit", "CLinux"], path: "Tests/DTLSKitSoak", swiftSettings: strict),
+        .executableTarget(
+            name: "DTLSKitTasks", dependencies: ["DTLSKit"], path: "Tests/DTLSKitTasks", swiftSettings: strict),
         .testTarget(
             name: "DTLSKitTests",
             dependencies: [
                 "DTLSKit", "LinuxSystem", "CLinux", "SynchronousServer", "AsynchronousServer", "Client",
-                "MultitaskServer", "SwiftServer", "DTLSKitSoak",
+                "MultitaskServer", "SwiftServer", "DTLSKitSoak", "DTLSKitTasks",
             ],
             swiftSettings: strict
         ),

@@ -4,10 +4,8 @@ import Testing
 
 /// Handshake, messages and close, both ways, with the programs of OpenSSL and GnuTLS.
 @Suite struct InteropTests {
-    enum Peer: CaseIterable, Sendable { case openSSL, gnuTLS }
-
     struct Case: Sendable, CustomTestStringConvertible {
-        let peer: Peer
+        let peer: ForeignPeer
         let kind: TestAuthority.Kind
         let withClientCertificate: Bool
 
@@ -15,28 +13,11 @@ import Testing
             "\(peer) \(kind)\(withClientCertificate ? " with a client certificate" : "")"
         }
 
-        static let all = Peer.allCases.flatMap { peer in
+        static let all = ForeignPeer.allCases.flatMap { peer in
             [TestAuthority.Kind.ecdsa, .rsa].flatMap { kind in
                 [false, true].map { Case(peer: peer, kind: kind, withClientCertificate: $0) }
             }
         }
-    }
-
-    /// A UDP port that was free a moment ago.
-    private func freePort() throws -> Int {
-        let descriptor = socket(AF_INET, Int32(SOCK_DGRAM.rawValue), 0)
-        defer { close(descriptor) }
-        var address = sockaddr_in()
-        address.sin_family = sa_family_t(AF_INET)
-        address.sin_addr.s_addr = UInt32(0x7f00_0001).bigEndian
-        var length = socklen_t(MemoryLayout<sockaddr_in>.size)
-        let code = withUnsafeMutablePointer(to: &address) {
-            $0.withMemoryRebound(to: sockaddr.self, capacity: 1) {
-                bind(descriptor, $0, length) + getsockname(descriptor, $0, &length)
-            }
-        }
-        try #require(code == 0)
-        return Int(UInt16(bigEndian: address.sin_port))
     }
 
     @Test(arguments: Case.all) func theirClientOurServer(_ test: Case) async throws {
@@ -78,7 +59,7 @@ import Testing
         let authority = try await TestAuthority()
         let identity = try await authority.issue("server", kind: test.kind)
         let own = try await authority.issue("client", kind: test.kind)
-        let port = try freePort()
+        let port = try ForeignPeer.freePort()
         var arguments: [String]
         switch test.peer {
         case .openSSL:
@@ -119,7 +100,7 @@ import Testing
     @Test func theirServerRefusesAndWeSayWhy() async throws {
         let authority = try await TestAuthority()
         let identity = try await authority.issue("server")
-        let port = try freePort()
+        let port = try ForeignPeer.freePort()
         let server = try Program(
             ["openssl", "s_server", "-dtls", "-accept", "127.0.0.1:\(port)", "-listen", "-quiet", "-Verify", "1"]
                 + ["-cert", identity.certificateFile, "-key", identity.keyFile, "-CAfile", authority.file],
@@ -165,5 +146,52 @@ import Testing
             #expect(client.errors.contains("no renegotiation"), "\(client.errors)")
         }
         try await server.stop()
+    }
+
+    /// s_server asks for a new handshake with "r"; it prints each message of a handshake.
+    @Test(arguments: [true, false]) func theirServerRenegotiates(_ allowed: Bool) async throws {
+        let authority = try await TestAuthority()
+        let port = try ForeignPeer.freePort()
+        let server = try ForeignPeer.openSSL.serve(
+            try await authority.issue("server"), authority, port: port, more: ["-msg"])
+        async let outcome = onThread {
+            let client = try Dtls.createClient(
+                DtlsClientOption(renegotiate: allowed), Dtls.sockaddr("127.0.0.1", port))
+            defer { client.close() }
+            try client.send("before\n")
+            var buffer = [UInt8](repeating: 0, count: 1_000)
+            do throws(DtlsError) {
+                let count = try client.recv(&buffer, timeout: 60_000)
+                try client.send("afterwards\n")
+                return String(decoding: buffer[..<count], as: UTF8.self)
+            } catch {
+                return "\(error)"
+            }
+        }
+        // Before each Finished comes a ChangeCipherSpec, content type 20, which not every version calls by its name.
+        func finished() -> Int {
+            server.output.split(separator: "\n").count {
+                $0.hasPrefix("<<<") && ($0.contains("content_type=20") || $0.contains("ChangeCipherSpec"))
+            }
+        }
+        try await eventually("it arrives", details: server.output + server.errors) { server.output.contains("before") }
+        #expect(finished() == 1, "\(server.output)")
+        server.send("r\n")
+        if allowed {
+            try await eventually("the second handshake", details: server.output + server.errors) { finished() == 2 }
+            server.send("all is well\n")
+            #expect(try await outcome == "all is well\n")
+            try await eventually("it arrives", details: server.output) { server.output.contains("afterwards") }
+        } else {
+            try await eventually("it is refused", details: server.output + server.errors) {
+                server.output.contains("no_renegotiation") || server.errors.contains("no renegotiation")
+            }
+            server.send("all is well\n")
+            let text = try await outcome
+            #expect(
+                text == "all is well\n" || text == "\(DtlsError.closed)" || text.hasPrefix("the connection broke"),
+                "\(text)")
+            #expect(finished() == 1)
+        }
     }
 }

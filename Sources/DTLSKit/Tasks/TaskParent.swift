@@ -98,6 +98,18 @@ final class TaskParent: MessageChannelDelegate {
         return handover
     }
 
+    /// The newcomer's message has come, and the program has not been called with it yet: the datagram goes along.
+    private func keep(_ datagram: UnsafeRawBufferPointer, of number: UInt64) {
+        guard let (descriptor, handover) = arrived.first(where: { $0.value.number == number }),
+            handover.datagrams.count < Self.maximumKept
+        else { return }
+        arrived[descriptor] = TaskMessage.Handover(
+            server: handover.server, number: number, datagrams: handover.datagrams + [[UInt8](datagram)])
+    }
+
+    /// Datagrams of a newcomer, its hello among them.
+    private static let maximumKept = 16
+
     /// Late datagrams of this connection may come over the channel.
     func remember(_ connection: DtlsConnection) {
         if connection.number != 0 { recent.insert(connection.number, .here(connection)) }
@@ -118,7 +130,11 @@ final class TaskParent: MessageChannelDelegate {
             guard let callback else { return waiting.append(value) }
             scheduler.call { callback(value) }
         case .late(let number, let datagram):
-            if case .here(let connection) = recent.whereabouts(of: number) { connection.receive(late: datagram) }
+            if case .here(let connection) = recent.whereabouts(of: number) {
+                connection.receive(late: datagram)
+            } else {
+                keep(datagram, of: number)
+            }
         case .foreign: break
         }
     }

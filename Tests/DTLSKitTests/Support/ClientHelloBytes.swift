@@ -1,0 +1,48 @@
+/// A ClientHello of DTLS 1.2 as bytes, for a client that is no more than a socket.
+struct ClientHelloBytes {
+    let random: [UInt8] = (0..<32).map { _ in .random(in: 0...255) }
+
+    /// - Parameters:
+    ///   - cookie: what a HelloVerifyRequest has given; empty for the first hello.
+    ///   - number: the record's and the message's sequence number: 0 for the first hello, 1 for the second.
+    func bytes(cookie: [UInt8] = [], number: Int = 0) -> [UInt8] {
+        // ECDHE with AES-GCM, for either kind of key.
+        let suites: [UInt8] = [0xc0, 0x2b, 0xc0, 0x2c, 0xc0, 0x2f, 0xc0, 0x30]
+        // supported_groups: X25519 and P-256; ec_point_formats: uncompressed; signature_algorithms: ECDSA, RSA-PSS.
+        let extensions: [UInt8] =
+            [0x00, 0x0a, 0x00, 0x06, 0x00, 0x04, 0x00, 0x1d, 0x00, 0x17]
+            + [0x00, 0x0b, 0x00, 0x02, 0x01, 0x00]
+            + [0x00, 0x0d, 0x00, 0x06, 0x00, 0x04, 0x04, 0x03, 0x08, 0x04]
+        let body =
+            [0xfe, 0xfd] + random + [0] + bigEndian(cookie.count, 1) + cookie + bigEndian(suites.count, 2) + suites
+            + [1, 0] + bigEndian(extensions.count, 2) + extensions
+        let message =
+            [1] + bigEndian(body.count, 3) + bigEndian(number, 2) + bigEndian(0, 3) + bigEndian(body.count, 3) + body
+        return [22, 0xfe, 0xff] + bigEndian(0, 2) + bigEndian(number, 6) + bigEndian(message.count, 2) + message
+    }
+
+    private func bigEndian(_ value: Int, _ count: Int) -> [UInt8] {
+        (0..<count).map { UInt8(truncatingIfNeeded: value >> (8 * (count - 1 - $0))) }
+    }
+}
+
+/// What a server has said to a ClientHello.
+enum HelloAnswer: Equatable {
+    case helloVerifyRequest(cookie: [UInt8])
+    case serverHello
+    case other
+
+    init(_ datagram: [UInt8]) {
+        // A record's header has 13 bytes, a handshake message's 12; its type comes first (RFC 6347, section 4.2.2).
+        guard datagram.count > 28, datagram[0] == 22 else {
+            self = .other
+            return
+        }
+        switch datagram[13] {
+        case 2: self = .serverHello
+        // Version, length of the cookie, cookie.
+        case 3: self = .helloVerifyRequest(cookie: Array(datagram.dropFirst(28).prefix(Int(datagram[27]))))
+        default: self = .other
+        }
+    }
+}

@@ -382,8 +382,9 @@ package final class Connection: TimerTarget, EventHandler {
         case .established:
             let quiet = holdsBuffers ? max(lastReceived, lastSentQuietly) &+ Self.quietTime : UInt64.max
             let idle = limits.idleTimeout > 0 ? lastReceived &+ .milliseconds(limits.idleTimeout) : UInt64.max
-            guard let successor else { return min(quiet, idle) }
-            return min(quiet, idle, deadline(of: successor.engine, started: successor.started))
+            let renegotiation = engine.timeout.map { datapath.loop.now &+ .microseconds($0) } ?? .max
+            guard let successor else { return min(quiet, idle, renegotiation) }
+            return min(quiet, idle, renegotiation, deadline(of: successor.engine, started: successor.started))
         case .ending, .gone:
             return .max
         }
@@ -407,6 +408,14 @@ package final class Connection: TimerTarget, EventHandler {
         flush()
     }
 
+    /// Sends a renegotiation's flight again, if there is one and its time has come.
+    private func lookAfterRenegotiation() {
+        guard engine.timeout != nil else { return rearm() }
+        whileReading {
+            do throws(EngineError) { try engine.handleTimeout() } catch { end(.failed(error)) }
+        }
+    }
+
     package override func timerFired(now: UInt64) {
         switch phase {
         case .handshaking:
@@ -421,7 +430,7 @@ package final class Connection: TimerTarget, EventHandler {
                 holdsBuffers = false
             }
             lookAfterSuccessor(now: now)
-            rearm()
+            lookAfterRenegotiation()
         case .ending, .gone:
             break
         }

@@ -36,13 +36,13 @@ enum MessageToWorker {
     }
 
     static func encode(configure generation: UInt32) -> [UInt8] {
-        encode(.configure) { $0.integer(generation) }
+        encodeMessage(Kind.configure) { $0.integer(generation) }
     }
 
     static func encode(
         connection id: UInt64, generation: UInt32, service: UInt16, key: Newcomer.Key, datagrams: [[UInt8]]
     ) -> [UInt8] {
-        encode(.connection) {
+        encodeMessage(Kind.connection) {
             $0.integer(id)
             $0.integer(generation)
             $0.integer(service)
@@ -53,21 +53,14 @@ enum MessageToWorker {
     }
 
     static func encode(late id: UInt64, datagram: UnsafeRawBufferPointer) -> [UInt8] {
-        encode(.late) {
+        encodeMessage(Kind.late) {
             $0.integer(id)
             $0.data(datagram)
         }
     }
 
-    static var stopBytes: [UInt8] { encode(.stop) { _ in } }
-    static var pingBytes: [UInt8] { encode(.ping) { _ in } }
-
-    private static func encode(_ kind: Kind, _ write: (inout ByteWriter) -> Void) -> [UInt8] {
-        var writer = ByteWriter()
-        writer.integer(kind.rawValue)
-        write(&writer)
-        return writer.bytes
-    }
+    static var stopBytes: [UInt8] { encodeMessage(Kind.stop) { _ in } }
+    static var pingBytes: [UInt8] { encodeMessage(Kind.ping) { _ in } }
 
     init(decoding bytes: UnsafeRawBufferPointer) throws(MalformedBytes) {
         var reader = ByteReader(bytes)
@@ -116,38 +109,31 @@ enum MessageFromWorker {
     }
 
     static func encode(ready generation: UInt32, capacity: UInt32) -> [UInt8] {
-        encode(.ready) {
+        encodeMessage(Kind.ready) {
             $0.integer(generation)
             $0.integer(capacity)
         }
     }
 
     static func encode(rejected generation: UInt32, reason: String) -> [UInt8] {
-        encode(.rejected) {
+        encodeMessage(Kind.rejected) {
             $0.integer(generation)
             $0.string(reason)
         }
     }
 
     static func encode(_ report: Report) -> [UInt8] {
-        encode(.report) {
+        encodeMessage(Kind.report) {
             for number in [report.closed, report.handshakes, report.resumed, report.failed] { $0.integer(number) }
         }
     }
 
     static func encode(foreign datagram: UnsafeRawBufferPointer, key: Newcomer.Key) -> [UInt8] {
-        encode(.foreign) {
+        encodeMessage(Kind.foreign) {
             $0.address(key.peer)
             $0.address(key.local)
             $0.data(datagram)
         }
-    }
-
-    private static func encode(_ kind: Kind, _ write: (inout ByteWriter) -> Void) -> [UInt8] {
-        var writer = ByteWriter()
-        writer.integer(kind.rawValue)
-        write(&writer)
-        return writer.bytes
     }
 
     init(decoding bytes: UnsafeRawBufferPointer) throws(MalformedBytes) {
@@ -167,4 +153,13 @@ enum MessageFromWorker {
                 datagram: try reader.data())
         }
     }
+}
+
+/// A message of either direction: its kind, then its values.
+private func encodeMessage<Kind: RawRepresentable<UInt8>>(_ kind: Kind, _ write: (inout ByteWriter) -> Void) -> [UInt8]
+{
+    var writer = ByteWriter()
+    writer.integer(kind.rawValue)
+    write(&writer)
+    return writer.bytes
 }

@@ -1,6 +1,3 @@
-import LinuxSystem
-import Testing
-
 /// A ClientHello of DTLS 1.2 as bytes, for a client that is no more than a socket.
 struct ClientHelloBytes {
     let random: [UInt8] = (0..<32).map { _ in .random(in: 0...255) }
@@ -47,19 +44,5 @@ enum HelloAnswer: Equatable {
         case 3: self = .helloVerifyRequest(cookie: Array(datagram.dropFirst(28).prefix(Int(datagram[27]))))
         default: self = .other
         }
-    }
-}
-
-extension DatagramSocket {
-    /// Says a hello until there is an answer.
-    func ask(_ hello: [UInt8], of server: SocketAddress) async throws -> HelloAnswer {
-        while receive() != nil {}
-        var answer: HelloAnswer?
-        try await eventually("the server answers") {
-            send(hello, to: server)
-            answer = receive().map { HelloAnswer($0.bytes) }
-            return answer != nil
-        }
-        return try #require(answer)
     }
 }

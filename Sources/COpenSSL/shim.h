@@ -22,6 +22,7 @@ static const uint64_t CO_SSL_OP_ALLOW_CLIENT_RENEGOTIATION = SSL_OP_ALLOW_CLIENT
 static const uint64_t CO_SSL_OP_COOKIE_EXCHANGE = SSL_OP_COOKIE_EXCHANGE;
 static const uint64_t CO_SSL_OP_NO_COMPRESSION = SSL_OP_NO_COMPRESSION;
 static const uint64_t CO_SSL_OP_CIPHER_SERVER_PREFERENCE = SSL_OP_CIPHER_SERVER_PREFERENCE;
+static const unsigned long CO_XN_FLAG_RFC2253 = XN_FLAG_RFC2253;
 static inline void co_bio_clear_retry_flags(BIO *b) { BIO_clear_retry_flags(b); }
 
 static inline unsigned long co_version(void) { return OPENSSL_VERSION_NUMBER; }

@@ -228,6 +228,11 @@ extension Engine {
     public var serverName: String? {
         SSL_get_servername(ssl, TLSEXT_NAMETYPE_host_name).map { String(cString: $0) }
     }
+    /// The peer's certificate, for the call alone.
+    func withPeerCertificate<Result>(_ body: (OpaquePointer) -> Result) -> Result? {
+        SSL_get0_peer_certificate(ssl).map(body)
+    }
+
     /// Bytes of decrypted data that `next()` can give without another datagram.
     public var pending: Int { Int(SSL_pending(ssl)) }
 }

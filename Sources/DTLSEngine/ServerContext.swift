@@ -24,16 +24,25 @@ public final class ServerContext: Context {
         try super.init(
             method: DTLS_server_method(), ciphers: settings.ciphers, minimumVersion: settings.minimumVersion,
             maximumVersion: settings.maximumVersion, allowsRenegotiation: settings.allowsRenegotiation)
-        try use(
-            certificate: settings.certificate, privateKey: settings.privateKey, passphrase: settings.passphrase)
-        if let authorities = settings.certificateAuthorities {
-            try trust(authorities: authorities, announce: true)
-            SSL_CTX_set_verify(pointer, SSL_VERIFY_PEER | SSL_VERIFY_FAIL_IF_NO_PEER_CERT, nil)
+        for key in settings.certifiedKeys {
+            try use(certificate: key.certificate, privateKey: key.privateKey, passphrase: key.passphrase)
         }
+        try verify(settings.clients)
         try prepareSessions(ticketKeys: ticketKeys)
         SSL_CTX_set_options(pointer, CO_SSL_OP_CIPHER_SERVER_PREFERENCE)
         // Whoever makes an engine has verified the cookie already: see Engine.init(accepting:).
         SSL_CTX_set_cookie_verify_cb(pointer) { _, _, _ in 1 }
+    }
+
+    private func verify(_ clients: ClientVerification) throws(CredentialsError) {
+        if let authorities = clients.authorities { try trust(authorities: authorities, announce: true) }
+        let mode =
+            switch clients.mode {
+            case .none: SSL_VERIFY_NONE
+            case .requested: SSL_VERIFY_PEER
+            case .required: SSL_VERIFY_PEER | SSL_VERIFY_FAIL_IF_NO_PEER_CERT
+            }
+        SSL_CTX_set_verify(pointer, mode, nil)
     }
 
     /// OpenSSL takes 32 bytes (SSL_MAX_SID_CTX_LENGTH): what is longer goes in as its SHA-256.

@@ -1,12 +1,9 @@
 /// What a ``ServerContext`` is made of: PEM texts, never paths.
 public struct ServerSettings: Sendable, Equatable {
-    /// The server's certificate and the chain above it, PEM, leaf first.
-    public var certificate: String
-    /// PEM; may be encrypted with `passphrase`.
-    public var privateKey: String
-    public var passphrase: String?
-    /// Trusted CAs, PEM. Where there are any, clients must show a certificate that one of them signed.
-    public var certificateAuthorities: String?
+    /// What the server proves itself with: one of each kind of key (RSA, ECDSA) at most, the client's offer decides.
+    public var certifiedKeys: [CertifiedKey]
+    /// Which certificates clients are asked for.
+    public var clients: ClientVerification
     /// OpenSSL's cipher list (TLS 1.2 and below); `nil`: AEAD with forward secrecy.
     public var ciphers: String?
     public var minimumVersion: ProtocolVersion
@@ -15,18 +12,68 @@ public struct ServerSettings: Sendable, Equatable {
     public var allowsRenegotiation: Bool
 
     public init(
-        certificate: String, privateKey: String, passphrase: String? = nil, certificateAuthorities: String? = nil,
-        ciphers: String? = nil, minimumVersion: ProtocolVersion = .dtls12, maximumVersion: ProtocolVersion? = nil,
+        certifiedKeys: [CertifiedKey], clients: ClientVerification = ClientVerification(), ciphers: String? = nil,
+        minimumVersion: ProtocolVersion = .dtls12, maximumVersion: ProtocolVersion? = nil,
         allowsRenegotiation: Bool = false
     ) {
-        self.certificate = certificate
-        self.privateKey = privateKey
-        self.passphrase = passphrase
-        self.certificateAuthorities = certificateAuthorities
+        self.certifiedKeys = certifiedKeys
+        self.clients = clients
         self.ciphers = ciphers
         self.minimumVersion = minimumVersion
         self.maximumVersion = maximumVersion
         self.allowsRenegotiation = allowsRenegotiation
+    }
+
+    /// With one certificate; where there are CAs, clients must show a certificate that one of them signed.
+    public init(
+        certificate: String, privateKey: String, passphrase: String? = nil, certificateAuthorities: String? = nil,
+        ciphers: String? = nil, minimumVersion: ProtocolVersion = .dtls12, maximumVersion: ProtocolVersion? = nil,
+        allowsRenegotiation: Bool = false
+    ) {
+        self.init(
+            certifiedKeys: [
+                CertifiedKey(certificate: certificate, privateKey: privateKey, passphrase: passphrase)
+            ],
+            clients: certificateAuthorities.map { ClientVerification(mode: .required, authorities: $0) }
+                ?? ClientVerification(),
+            ciphers: ciphers, minimumVersion: minimumVersion, maximumVersion: maximumVersion,
+            allowsRenegotiation: allowsRenegotiation)
+    }
+}
+
+/// A certificate and its private key.
+public struct CertifiedKey: Sendable, Equatable {
+    /// The certificate and the chain above it, PEM, leaf first.
+    public var certificate: String
+    /// PEM; may be encrypted with `passphrase`.
+    public var privateKey: String
+    public var passphrase: String?
+
+    public init(certificate: String, privateKey: String, passphrase: String? = nil) {
+        self.certificate = certificate
+        self.privateKey = privateKey
+        self.passphrase = passphrase
+    }
+}
+
+/// What a server wants to know of its clients.
+public struct ClientVerification: Sendable, Equatable {
+    public enum Mode: String, Sendable, CaseIterable {
+        /// Clients are not asked for a certificate.
+        case none
+        /// Clients are asked; one that shows no certificate is served, one that shows a bad one is not.
+        case requested
+        /// Clients must show a good certificate.
+        case required
+    }
+
+    public var mode: Mode
+    /// Trusted CAs, PEM.
+    public var authorities: String?
+
+    public init(mode: Mode = .none, authorities: String? = nil) {
+        self.mode = mode
+        self.authorities = authorities
     }
 }
 

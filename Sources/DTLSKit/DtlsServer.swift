@@ -162,7 +162,9 @@ public final class DtlsServer: DtlsSocket {
 }
 
 extension DtlsServer: ListenerDelegate {
-    package func canAdmit(_ listener: Listener) -> Bool { queue.count + handshaking.count < Self.backlog }
+    package func canAdmit(_ key: Newcomer.Key, on listener: Listener) -> Bool {
+        queue.count + handshaking.count < Self.backlog
+    }
 
     package func listener(_ listener: Listener, admitted newcomer: consuming Newcomer) -> UInt64? {
         let number = scheduler.makeNumber()

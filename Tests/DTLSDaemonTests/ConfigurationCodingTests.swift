@@ -18,14 +18,14 @@ import Testing
             workers: 7, stopTimeout: 1, logLevel: .warning, cookieSecret: Array(0...255),
             services: [
                 service("plain", .echo),
-                service("unix", .forward(to: .unix("/run/ä.sock"))),
+                service("unix", .forward(ForwardConfiguration(backend: .unix("/run/ä.sock")))),
                 ServiceConfiguration(
                     name: "full", listen: addresses,
                     tls: ServerSettings(
                         certificate: "certificate\n", privateKey: "key", passphrase: "p", certificateAuthorities: "ca",
                         ciphers: "ALL", minimumVersion: .dtls10, maximumVersion: .dtls12),
                     handshakeTimeout: 120_000, idleTimeout: 86_400_000, mtu: 9_000,
-                    handler: .forward(to: .udp(addresses[1])),
+                    handler: .forward(ForwardConfiguration(backend: .udp(addresses[1]))),
                     socket: SocketOptions(
                         receiveBuffer: 1_024, sendBuffer: 16_777_216, timeToLive: 0, interface: "lo", ipv6Only: false)),
             ])

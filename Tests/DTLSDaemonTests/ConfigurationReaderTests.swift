@@ -75,7 +75,8 @@ private let service = """
                         certificateAuthorities: material.certificate, ciphers: "ECDHE+AESGCM",
                         minimumVersion: .dtls10, maximumVersion: .dtls12),
                     handshakeTimeout: 2_000, idleTimeout: 0, mtu: 9_000,
-                    handler: .forward(to: .udp(try #require(SocketAddress("[::1]:5683")))),
+                    handler: .forward(
+                        ForwardConfiguration(backend: .udp(try #require(SocketAddress("[::1]:5683"))))),
                     socket: SocketOptions(
                         receiveBuffer: 1_024, sendBuffer: 16_777_216, timeToLive: 255, interface: "lo",
                         ipv6Only: false))
@@ -91,13 +92,14 @@ private let service = """
         let configuration = try folder.read(
             service.replacing("\"echo\"", with: "\"forward\"") + "forward.backend = \"\(text)\"")
         let handler = try #require(configuration.services.first?.handler)
-        guard case .forward(to: let backend) = handler else {
+        guard case .forward(let forward) = handler else {
             Issue.record("not forwarded: \(handler)")
             return
         }
         // A name may resolve to either loopback address.
         let names = ["udp:127.0.0.1:53", "udp:[::1]:53"]
-        #expect(expected.contains("localhost") ? names.contains("\(backend)") : "\(backend)" == expected)
+        #expect(
+            expected.contains("localhost") ? names.contains("\(forward.backend)") : "\(forward.backend)" == expected)
     }
 
     @Test func servicesComeInTheOrderOfTheFile() throws {
@@ -304,8 +306,8 @@ private let service = """
         let folder = try ConfigurationFolder()
         #expect(
             try folder.problems(service.replacing("\"echo\"", with: "\"forward\"")) == [
-                "dtlsd.toml:4: service.a.handler: \"forward\" needs a backend; "
-                    + "expected a table [service.NAME.forward]"
+                "dtlsd.toml:4: service.a.handler: \"forward\" needs its table; "
+                    + "expected [service.NAME.forward]"
             ])
     }
 

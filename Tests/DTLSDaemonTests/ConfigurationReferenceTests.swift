@@ -60,10 +60,12 @@ import Testing
         #expect(configuration.services.map(\.name) == ["echo", "coap"])
         #expect(configuration.cookieSecret != nil)
         let echo = try #require(configuration.services.first)
-        #expect(echo.tls.passphrase != nil && echo.tls.certificateAuthorities != nil && echo.tls.ciphers != nil)
+        #expect(echo.tls.certifiedKeys.first?.passphrase != nil && echo.tls.clients.authorities != nil)
+        #expect(echo.tls.ciphers != nil)
         #expect(echo.socket.interface == "lo" && echo.socket.timeToLive == 64)
         #expect(
-            configuration.services.last?.handler == .forward(to: .udp(try #require(SocketAddress("127.0.0.1:5683")))))
+            configuration.services.last?.handler
+                == .forward(ForwardConfiguration(backend: .udp(try #require(SocketAddress("127.0.0.1:5683"))))))
     }
 
     /// Each setting before the first table that is switched off can be switched on alone.

@@ -286,7 +286,7 @@ final class Acceptor: EventHandler {
 }
 
 extension Acceptor: ListenerDelegate {
-    func canAdmit(_ listener: DTLSKit.Listener) -> Bool {
+    func canAdmit(_ key: Newcomer.Key, on listener: DTLSKit.Listener) -> Bool {
         guard pool?.hasRoom == true else {
             limiter.log(
                 .newcomerRefused, to: logger, now: loop.now,

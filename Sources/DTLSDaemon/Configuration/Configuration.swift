@@ -41,7 +41,12 @@ enum HandlerConfiguration: Sendable, Equatable {
     /// Every datagram goes back to its sender.
     case echo
     /// Every connection gets a socket of its own to the backend.
-    case forward(to: Backend)
+    case forward(ForwardConfiguration)
+}
+
+/// `[service.NAME.forward]`
+struct ForwardConfiguration: Sendable, Equatable {
+    var backend: Backend
 }
 
 enum Backend: Sendable, Equatable, CustomStringConvertible {

@@ -80,60 +80,6 @@ extension ServiceConfiguration {
     }
 }
 
-extension ServerSettings {
-    fileprivate func write(to writer: inout ByteWriter) {
-        writer.string(certificate)
-        writer.string(privateKey)
-        writer.optional(passphrase) { $0.string($1) }
-        writer.optional(certificateAuthorities) { $0.string($1) }
-        writer.optional(ciphers) { $0.string($1) }
-        writer.integer(minimumVersion.rawValue)
-        writer.optional(maximumVersion) { $0.integer($1.rawValue) }
-    }
-
-    fileprivate init(from reader: inout ByteReader) throws(MalformedBytes) {
-        self.init(
-            certificate: try reader.string(), privateKey: try reader.string(),
-            passphrase: try reader.optional { (reader) throws(MalformedBytes) in try reader.string() },
-            certificateAuthorities: try reader.optional { (reader) throws(MalformedBytes) in try reader.string() },
-            ciphers: try reader.optional { (reader) throws(MalformedBytes) in try reader.string() },
-            minimumVersion: try Self.version(from: &reader),
-            maximumVersion: try reader.optional { (reader) throws(MalformedBytes) in try Self.version(from: &reader) })
-    }
-
-    private static func version(from reader: inout ByteReader) throws(MalformedBytes) -> ProtocolVersion {
-        guard let version = ProtocolVersion(rawValue: try reader.integer()) else { throw MalformedBytes() }
-        return version
-    }
-}
-
-extension HandlerConfiguration {
-    private enum Kind: UInt8 {
-        case echo, forwardUDP, forwardUnix
-    }
-
-    fileprivate func write(to writer: inout ByteWriter) {
-        switch self {
-        case .echo: writer.integer(Kind.echo.rawValue)
-        case .forward(to: .udp(let address)):
-            writer.integer(Kind.forwardUDP.rawValue)
-            writer.address(address)
-        case .forward(to: .unix(let path)):
-            writer.integer(Kind.forwardUnix.rawValue)
-            writer.string(path)
-        }
-    }
-
-    fileprivate init(from reader: inout ByteReader) throws(MalformedBytes) {
-        switch Kind(rawValue: try reader.integer()) {
-        case .echo: self = .echo
-        case .forwardUDP: self = .forward(to: .udp(try reader.address()))
-        case .forwardUnix: self = .forward(to: .unix(try reader.string()))
-        case nil: throw MalformedBytes()
-        }
-    }
-}
-
 extension SocketOptions {
     fileprivate func write(to writer: inout ByteWriter) {
         writer.optional(receiveBuffer) { $0.integer($1) }

@@ -102,26 +102,11 @@ enum ConfigurationReader {
     /// The bytes of the file as they are: the cookie's HMAC takes a key of any length.
     private static func cookieSecret(_ main: TableReader<MainKey>) -> [UInt8]? {
         let expected = "the path of a file of 32 to 4096 random bytes"
-        guard let name = main.string(.cookieSecretFile, expected) else { return nil }
-        do throws(UnreadableFile) {
-            let file = try NamedFiles(beside: main.reading.file, environment: main.reading.environment).read(name)
-            // systemd gives a credential to a dynamic user with an ACL, whose mask shows as the group's permission.
-            let others: mode_t = NamedFiles.isCredential(name) ? 0o007 : 0o077
-            if file.permissions & others != 0 {
-                let mode = String(file.permissions, radix: 8)
-                main.report(
-                    .cookieSecretFile,
-                    "others than its owner may use \(ConfigurationReading.quoted(name)) (mode \(mode)); "
-                        + "expected mode 600: chmod 600")
-            }
-            guard (32...4_096).contains(file.bytes.count) else {
-                main.report(.cookieSecretFile, "expected \(expected), found \(file.bytes.count) bytes")
-                return nil
-            }
-            return file.bytes
-        } catch {
-            main.report(.cookieSecretFile, "\(error.message); expected \(expected)")
+        guard let bytes = main.contents(.cookieSecretFile, expected, secrecy: .owner) else { return nil }
+        guard (32...4_096).contains(bytes.count) else {
+            main.report(.cookieSecretFile, "expected \(expected), found \(bytes.count) bytes")
             return nil
         }
+        return bytes
     }
 }

@@ -2,13 +2,14 @@
 final class ConfigurationReading {
     /// The configuration file, as it was named.
     let file: String
-    let environment: [String: String]
+    /// How the files that it names are found.
+    let files: NamedFiles
     private let lines: KeyLines
     private var problems: [ConfigurationProblem] = []
 
     init(file: String, environment: [String: String], lines: KeyLines) {
         self.file = file
-        self.environment = environment
+        files = NamedFiles(beside: file, environment: environment)
         self.lines = lines
     }
 
@@ -36,6 +37,12 @@ final class ConfigurationReading {
             let isBare = !part.isEmpty && part.utf8.allSatisfy { $0.isLetterOrDigit || $0 == 0x2d || $0 == 0x5f }
             return isBare ? part : quoted(part)
         }.joined(separator: ".")
+    }
+
+    /// `"a" or "b"`; `one of "a", "b", "c"`.
+    static func alternatives(_ names: [String]) -> String {
+        let list = names.map { "\"\($0)\"" }
+        return list.count > 2 ? "one of \(list.joined(separator: ", "))" : list.joined(separator: " or ")
     }
 
     /// A value from the file inside a message: one line of printable characters, not too long.

@@ -1,25 +1,18 @@
 import DTLSEngine
-import Glibc
 
 /// Reads what a service proves itself with, and tries it out: makes the engine's context of it once.
 struct CredentialsReader {
-    private let table: TableReader<ServiceKey>
-    private let files: NamedFiles
-
-    init(_ table: TableReader<ServiceKey>) {
-        self.table = table
-        files = NamedFiles(beside: table.reading.file, environment: table.reading.environment)
-    }
+    let table: TableReader<ServiceKey>
 
     func read() -> ServerSettings {
-        let certificate = pem(.certificate, Expected.certificate)
-        let privateKey = pem(.privateKey, Expected.privateKey, secret: true)
-        let passphrase = passphrase()
+        let certificate = table.pem(.certificate, Expected.certificate)
+        let privateKey = table.pem(.privateKey, Expected.privateKey, secrecy: .ownerAndGroup)
+        let passphrase = table.secretLine(.passphraseFile, Expected.passphrase)
         table.require(.certificate, Expected.certificate)
         table.require(.privateKey, Expected.privateKey)
         let settings = ServerSettings(
             certificate: certificate ?? "", privateKey: privateKey ?? "", passphrase: passphrase,
-            certificateAuthorities: pem(.authorities, Expected.authorities),
+            certificateAuthorities: table.pem(.authorities, Expected.authorities),
             ciphers: table.string(.ciphers, Expected.ciphers), minimumVersion: version(.minimumVersion) ?? .dtls12,
             maximumVersion: version(.maximumVersion))
         let hasPassphrase = passphrase != nil || !table.has(.passphraseFile)
@@ -39,46 +32,6 @@ struct CredentialsReader {
         table.choice(key, of: ProtocolVersion.allCases.map(\.name), ProtocolVersion.init(name:))
     }
 
-    private func pem(_ key: ServiceKey, _ expected: String, secret: Bool = false) -> String? {
-        guard let bytes = contents(key, expected, secret: secret) else { return nil }
-        guard let text = String(validating: bytes, as: UTF8.self), !bytes.contains(0) else {
-            table.report(
-                key, "\(named(key)) is not text; expected \(expected) (`openssl x509` or `pkey` make it of DER)")
-            return nil
-        }
-        return text
-    }
-
-    private func passphrase() -> String? {
-        guard let bytes = contents(.passphraseFile, Expected.passphrase, secret: true) else { return nil }
-        let line = bytes.prefix { $0 != UInt8(ascii: "\n") && $0 != UInt8(ascii: "\r") }
-        guard !line.isEmpty, !line.contains(0), let text = String(validating: line, as: UTF8.self) else {
-            table.report(
-                .passphraseFile,
-                "the first line of \(named(.passphraseFile)) is empty or not text; expected \(Expected.passphrase)")
-            return nil
-        }
-        return text
-    }
-
-    private func contents(_ key: ServiceKey, _ expected: String, secret: Bool) -> [UInt8]? {
-        guard let name = table.string(key, expected) else { return nil }
-        do throws(UnreadableFile) {
-            let file = try files.read(name)
-            if secret, file.permissions & 0o007 != 0 {
-                let mode = String(file.permissions, radix: 8)
-                table.report(
-                    key,
-                    "every user may use \(ConfigurationReading.quoted(name)) (mode \(mode)); "
-                        + "expected mode 600 or 640: chmod 600")
-            }
-            return file.bytes
-        } catch {
-            table.report(key, "\(error.message); expected \(expected)")
-            return nil
-        }
-    }
-
     /// The engine stops at the first fault; what can be left out is left out then, so that the next one is found too.
     private func tryOut(_ settings: ServerSettings) {
         var settings = settings
@@ -91,7 +44,7 @@ struct CredentialsReader {
                 report(error)
                 switch error {
                 case .ciphers: settings.ciphers = nil
-                case .authorities: settings.certificateAuthorities = nil
+                case .authorities: settings.clients = ClientVerification()
                 case .version: (settings.minimumVersion, settings.maximumVersion) = (.dtls12, nil)
                 case .certificate, .privateKey, .passphrase, .mismatch, .context: return
                 }
@@ -101,12 +54,7 @@ struct CredentialsReader {
 
     /// What is wrong with a file that a key names.
     private func report(_ key: ServiceKey, _ reason: String, _ expected: String) {
-        table.report(key, "\(named(key)): \(reason); expected \(expected)")
-    }
-
-    /// The file that a key names, as the configuration has it.
-    private func named(_ key: ServiceKey) -> String {
-        ConfigurationReading.quoted(table.string(key, "") ?? "the file")
+        table.report(key, "\(table.named(key)): \(reason); expected \(expected)")
     }
 
     private func report(_ error: CredentialsError) {
@@ -118,7 +66,8 @@ struct CredentialsReader {
             let expected = key == .passphraseFile ? Expected.passphrase : "a passphrase_file beside it"
             report(key, reason, expected)
         case .mismatch(let reason):
-            report(.privateKey, reason, "the key that the first certificate in \(named(.certificate)) was made for")
+            report(
+                .privateKey, reason, "the key that the first certificate in \(table.named(.certificate)) was made for")
         case .authorities(let reason): report(.authorities, reason, Expected.authorities)
         case .ciphers(let reason): table.report(.ciphers, "\(reason); expected \(Expected.ciphers)")
         case .version(let reason):

@@ -28,11 +28,11 @@ struct ServiceReader {
                 .timeToLive, "expected 1 to 255 for a service with IPv4 addresses, found 0, which Linux refuses there")
         }
         let configuration = ServiceConfiguration(
-            name: name, listen: listeners.map(\.address), tls: CredentialsReader(table).read(),
+            name: name, listen: listeners.map(\.address), tls: CredentialsReader(table: table).read(),
             handshakeTimeout: table.duration(.handshakeTimeout, seconds: 2...120) ?? 60_000,
             idleTimeout: table.duration(.idleTimeout, seconds: 0...86_400) ?? 300_000,
             mtu: table.integer(.mtu, 256...9_000, "an integer of bytes") ?? 1_400,
-            handler: handler(), socket: socket)
+            handler: HandlerReader.read(table) ?? .echo, socket: socket)
         return Result(configuration: configuration, listeners: listeners)
     }
 
@@ -60,29 +60,5 @@ struct ServiceReader {
             table.report(.interface, "expected \(expected), found the string \(ConfigurationReading.quoted(name))")
         }
         return name
-    }
-
-    private enum HandlerName: String, CaseIterable {
-        case echo, forward
-    }
-
-    private func handler() -> HandlerConfiguration {
-        let names = HandlerName.allCases.map(\.rawValue)
-        table.require(.handler, "\"echo\" or \"forward\"")
-        let handler = table.choice(.handler, of: names, HandlerName.init(rawValue:))
-        let forward = table.table(.forward, ForwardKey.self)
-        let backend = forward.flatMap(BackendReader.read)
-        switch handler {
-        case .forward:
-            if !table.has(.forward) {
-                table.report(.handler, "\"forward\" needs a backend; expected a table [service.NAME.forward]")
-            }
-        case .echo:
-            if table.has(.forward) {
-                table.report(.forward, "this table has no effect with handler = \"echo\"; expected \"forward\"")
-            }
-        case nil: break
-        }
-        return backend.map { .forward(to: $0) } ?? .echo
     }
 }

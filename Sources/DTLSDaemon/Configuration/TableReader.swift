@@ -60,9 +60,7 @@ struct TableReader<Key: RawRepresentable & CaseIterable> where Key.RawValue == S
 
     /// One of a few strings.
     func choice<Value>(_ key: Key, of names: [String], _ make: (String) -> Value?) -> Value? {
-        let list = names.map { "\"\($0)\"" }
-        let expected = list.count > 2 ? "one of \(list.joined(separator: ", "))" : list.joined(separator: " or ")
-        return read(key, expected) { $0.string.flatMap(make) }
+        read(key, ConfigurationReading.alternatives(names)) { $0.string.flatMap(make) }
     }
 
     /// The strings of an array, or the only one.

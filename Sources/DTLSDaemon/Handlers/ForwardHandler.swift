@@ -18,8 +18,8 @@ final class ForwardHandler: Handler, EventHandler {
     /// Messages that the backend's full queue did not take (net.unix.max_dgram_qlen is 10 by default).
     private var waiting: WaitingMessages
 
-    init(to backend: Backend, of service: ServiceRuntime, _ resources: HandlerResources) {
-        self.backend = backend
+    init(_ configuration: ForwardConfiguration, of service: ServiceRuntime, _ resources: HandlerResources) {
+        backend = configuration.backend
         self.service = service
         self.resources = resources
         waiting = WaitingMessages(resources.waitingBudget)

@@ -13,7 +13,7 @@ final class ServiceRuntime {
     init(_ configuration: ServiceConfiguration, ticketKeys: [UInt8]) throws(CredentialsError) {
         self.configuration = configuration
         // A ticket stands for the certificate that its client has shown: under other CAs it must not do so.
-        let trust = configuration.tls.certificateAuthorities ?? ""
+        let trust = configuration.tls.clients.authorities ?? ""
         context = try ServerContext(
             configuration.tls, ticketKeys: ticketKeys, sessionContext: "\(configuration.name)\0\(trust)")
         limits = Connection.Limits(
@@ -33,7 +33,7 @@ final class ServiceRuntime {
     func makeHandler(_ resources: HandlerResources) -> any Handler {
         switch configuration.handler {
         case .echo: EchoHandler(resources)
-        case .forward(let backend): ForwardHandler(to: backend, of: self, resources)
+        case .forward(let forward): ForwardHandler(forward, of: self, resources)
         }
     }
 }

@@ -85,6 +85,10 @@ package struct ByteReader {
         try bool() ? try read(&self) : nil
     }
 
+    package mutating func optionalString() throws(MalformedBytes) -> String? {
+        try bool() ? try string() : nil
+    }
+
     package mutating func list<Value>(
         _ read: (inout ByteReader) throws(MalformedBytes) -> Value
     ) throws(MalformedBytes) -> [Value] {

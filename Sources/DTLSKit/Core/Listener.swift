@@ -5,7 +5,7 @@ import LinuxSystem
 /// Who takes a listener's newcomers.
 package protocol ListenerDelegate: AnyObject {
     /// Whether there is a place for one more connection. Asked once the cookie is good, before anything is made.
-    func canAdmit(_ listener: Listener) -> Bool
+    func canAdmit(_ key: Newcomer.Key, on listener: Listener) -> Bool
     /// A client with a good cookie. The delegate hands it on, or serves it.
     /// - Returns: the number by which it knows this connection, or `nil` when it could not take it after all: then the
     ///   client's next try counts as the first.
@@ -15,47 +15,6 @@ package protocol ListenerDelegate: AnyObject {
     func listener(_ listener: Listener, late datagram: UnsafeRawBufferPointer, of connection: UInt64)
     /// The kernel gave no socket for a newcomer.
     func listener(_ listener: Listener, failed error: SystemError)
-}
-
-/// A client whose address is proven, with a socket of its own.
-package struct Newcomer: ~Copyable {
-    /// A connection's name among the connections of a listener.
-    package struct Key: Hashable, Sendable {
-        package let peer: SocketAddress
-        package let local: SocketAddress
-
-        package init(peer: SocketAddress, local: SocketAddress) {
-            self.peer = peer
-            self.local = local
-        }
-
-        /// Whether the hello brings a cookie that was made for these two addresses.
-        func proves(_ hello: ClientHello, to cookies: CookieAuthority, minute: UInt64) -> Bool {
-            guard !hello.cookie.isEmpty else { return false }
-            return peer.withBytes { peer in
-                local.withBytes { local in cookies.verify(hello, peer: peer, local: local, minute: minute) }
-            }
-        }
-
-        /// Writes the HelloVerifyRequest for a hello between these two addresses; returns its size, 0 for none.
-        func writeAnswer(
-            to hello: ClientHello, by cookies: CookieAuthority, minute: UInt64,
-            into buffer: UnsafeMutableRawBufferPointer
-        ) -> Int {
-            peer.withBytes { peer in
-                local.withBytes { local in
-                    cookies.writeHelloVerifyRequest(
-                        answering: hello, peer: peer, local: local, minute: minute, into: buffer)
-                }
-            }
-        }
-    }
-
-    /// Connected to the peer, and bound to the address that the peer has used.
-    package var socket: FileDescriptor
-    package let key: Key
-    /// The ClientHello with the good cookie, then what the peer has sent since.
-    package let datagrams: [[UInt8]]
 }
 
 /// A UDP socket that waits for clients: it does the cookie exchange without keeping anything of a client, and makes a
@@ -249,12 +208,13 @@ package final class Listener: EventHandler {
     // MARK: Newcomers
 
     private func admit(_ hello: ClientHello, _ key: Newcomer.Key) {
-        guard delegate.canAdmit(self) else {
+        guard delegate.canAdmit(key, on: self) else {
             counters.refused &+= 1
             return
         }
         do throws(SystemError) {
-            let connected = try connect(key)
+            let connected = try UDPSocket.newcomer(
+                key, beside: socket, isOwnedByAnother: isOwnedByAnother, options: options)
             let datagrams = readEmpty(connected, key, after: hello)
             let newcomer = Newcomer(socket: connected, key: key, datagrams: datagrams)
             guard let connection = delegate.listener(self, admitted: newcomer) else {
@@ -267,30 +227,6 @@ package final class Listener: EventHandler {
             counters.refused &+= 1
             delegate.listener(self, failed: error)
         }
-    }
-
-    private func connect(_ key: Newcomer.Key) throws(SystemError) -> FileDescriptor {
-        let connected = try UDPSocket.open(key.local.family, options: options)
-        try UDPSocket.shareAddress(of: connected)
-        if isOwnedByAnother {
-            try bindBesideAnothers(connected, to: key.local)
-        } else {
-            try UDPSocket.bind(connected, to: key.local)
-        }
-        try UDPSocket.connect(connected, to: key.peer)
-        return connected
-    }
-
-    /// SO_REUSEADDR on both sockets, for the moment of the bind alone: while a socket has it, any local user can bind its
-    /// port too. Connections share the port among themselves by SO_REUSEPORT, being of one user.
-    private func bindBesideAnothers(
-        _ connected: borrowing FileDescriptor, to local: SocketAddress
-    ) throws(SystemError) {
-        try UDPSocket.setReuseAddress(true, of: socket)
-        defer { try? UDPSocket.setReuseAddress(false, of: socket) }
-        try UDPSocket.setReuseAddress(true, of: connected)
-        try UDPSocket.bind(connected, to: local)
-        try UDPSocket.setReuseAddress(false, of: connected)
     }
 
     /// Rule 1: between bind() and connect() the new socket takes every datagram of its address. The peer's own go with

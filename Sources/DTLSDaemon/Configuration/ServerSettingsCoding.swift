@@ -1,0 +1,53 @@
+import DTLSEngine
+import DTLSKit
+
+// A service's TLS settings as the bytes that go from one process to another.
+
+extension ServerSettings {
+    func write(to writer: inout ByteWriter) {
+        writer.list(certifiedKeys) { $1.write(to: &$0) }
+        clients.write(to: &writer)
+        writer.optional(ciphers) { $0.string($1) }
+        writer.integer(minimumVersion.rawValue)
+        writer.optional(maximumVersion) { $0.integer($1.rawValue) }
+    }
+
+    init(from reader: inout ByteReader) throws(MalformedBytes) {
+        self.init(
+            certifiedKeys: try reader.list { (reader) throws(MalformedBytes) in try CertifiedKey(from: &reader) },
+            clients: try ClientVerification(from: &reader),
+            ciphers: try reader.optionalString(),
+            minimumVersion: try Self.version(from: &reader),
+            maximumVersion: try reader.optional { (reader) throws(MalformedBytes) in try Self.version(from: &reader) })
+    }
+
+    private static func version(from reader: inout ByteReader) throws(MalformedBytes) -> ProtocolVersion {
+        guard let version = ProtocolVersion(rawValue: try reader.integer()) else { throw MalformedBytes() }
+        return version
+    }
+}
+
+extension CertifiedKey {
+    fileprivate func write(to writer: inout ByteWriter) {
+        writer.string(certificate)
+        writer.string(privateKey)
+        writer.optional(passphrase) { $0.string($1) }
+    }
+
+    fileprivate init(from reader: inout ByteReader) throws(MalformedBytes) {
+        self.init(
+            certificate: try reader.string(), privateKey: try reader.string(), passphrase: try reader.optionalString())
+    }
+}
+
+extension ClientVerification {
+    fileprivate func write(to writer: inout ByteWriter) {
+        writer.string(mode.rawValue)
+        writer.optional(authorities) { $0.string($1) }
+    }
+
+    fileprivate init(from reader: inout ByteReader) throws(MalformedBytes) {
+        guard let mode = Mode(rawValue: try reader.string()) else { throw MalformedBytes() }
+        self.init(mode: mode, authorities: try reader.optionalString())
+    }
+}

@@ -1,0 +1,75 @@
+import DTLSEngine
+import LinuxSystem
+
+/// A client whose address is proven, with a socket of its own.
+package struct Newcomer: ~Copyable {
+    /// A connection's name among the connections of a listener.
+    package struct Key: Hashable, Sendable {
+        package let peer: SocketAddress
+        package let local: SocketAddress
+
+        package init(peer: SocketAddress, local: SocketAddress) {
+            self.peer = peer
+            self.local = local
+        }
+
+        /// Whether the hello brings a cookie that was made for these two addresses.
+        func proves(_ hello: ClientHello, to cookies: CookieAuthority, minute: UInt64) -> Bool {
+            guard !hello.cookie.isEmpty else { return false }
+            return peer.withBytes { peer in
+                local.withBytes { local in cookies.verify(hello, peer: peer, local: local, minute: minute) }
+            }
+        }
+
+        /// Writes the HelloVerifyRequest for a hello between these two addresses; returns its size, 0 for none.
+        func writeAnswer(
+            to hello: ClientHello, by cookies: CookieAuthority, minute: UInt64,
+            into buffer: UnsafeMutableRawBufferPointer
+        ) -> Int {
+            peer.withBytes { peer in
+                local.withBytes { local in
+                    cookies.writeHelloVerifyRequest(
+                        answering: hello, peer: peer, local: local, minute: minute, into: buffer)
+                }
+            }
+        }
+    }
+
+    /// Connected to the peer, and bound to the address that the peer has used.
+    package var socket: FileDescriptor
+    package let key: Key
+    /// The ClientHello with the good cookie, then what the peer has sent since.
+    package let datagrams: [[UInt8]]
+}
+
+extension UDPSocket {
+    /// A newcomer's own socket: bound to the address that it has used, beside the listener's socket, and connected to it.
+    /// - Parameter isOwnedByAnother: whether the listener's socket was made by another user (systemd's root), so that
+    ///   SO_REUSEPORT alone does not let this process bind its address again.
+    static func newcomer(
+        _ key: Newcomer.Key, beside listener: borrowing FileDescriptor, isOwnedByAnother: Bool, options: SocketOptions
+    ) throws(SystemError) -> FileDescriptor {
+        let connected = try open(key.local.family, options: options)
+        try shareAddress(of: connected)
+        if isOwnedByAnother {
+            try bind(connected, to: key.local, besideAnothers: listener)
+        } else {
+            try bind(connected, to: key.local)
+        }
+        try connect(connected, to: key.peer)
+        return connected
+    }
+
+    /// SO_REUSEADDR on both sockets, for the moment of the bind alone: while a socket has it, any local user can bind its
+    /// port too. Connections share the port among themselves by SO_REUSEPORT, being of one user.
+    private static func bind(
+        _ connected: borrowing FileDescriptor, to local: SocketAddress,
+        besideAnothers listener: borrowing FileDescriptor
+    ) throws(SystemError) {
+        try setReuseAddress(true, of: listener)
+        defer { try? setReuseAddress(false, of: listener) }
+        try setReuseAddress(true, of: connected)
+        try bind(connected, to: local)
+        try setReuseAddress(false, of: connected)
+    }
+}

@@ -41,8 +41,13 @@ public struct ClientSettings: Sendable, Equatable {
 public final class ClientContext: Context {
     public init(_ settings: ClientSettings) throws(CredentialsError) {
         try super.init(
-            method: DTLS_client_method(), ciphers: settings.ciphers, minimumVersion: settings.minimumVersion,
-            maximumVersion: settings.maximumVersion, allowsRenegotiation: settings.allowsRenegotiation)
+            method: DTLS_client_method(),
+            ciphers: settings.ciphers
+                ?? CipherPolicy.cipherList(
+                    policy: .modern, hasCertificates: true, hasPresharedKeys: false,
+                    minimumVersion: settings.minimumVersion),
+            minimumVersion: settings.minimumVersion, maximumVersion: settings.maximumVersion,
+            allowsRenegotiation: settings.allowsRenegotiation)
         if let authorities = settings.certificateAuthorities { try trust(authorities: authorities, announce: false) }
         if settings.loadDefaultCertificates, SSL_CTX_set_default_verify_paths(pointer) != 1 {
             throw .authorities("\(OpenSSLError.drain())")

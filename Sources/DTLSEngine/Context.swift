@@ -7,14 +7,9 @@ public class Context {
     /// Whether the peer may begin another handshake on an established connection.
     let allowsRenegotiation: Bool
 
-    /// AEAD with forward secrecy, AES-128 first: it is the cheapest, and as good in practice.
-    static let defaultCiphers =
-        "ECDHE-ECDSA-AES128-GCM-SHA256:ECDHE-RSA-AES128-GCM-SHA256:ECDHE+AESGCM:ECDHE+CHACHA20"
-    /// DTLS 1.0 knows neither AEAD nor SHA-256 signatures, which OpenSSL allows at security level 0 alone.
-    static let defaultCiphersWithDTLS10 = "\(defaultCiphers):ECDHE+AES:@SECLEVEL=0"
-
+    /// - Parameter ciphers: an OpenSSL cipher list; see ``CipherPolicy``.
     init(
-        method: OpaquePointer?, ciphers: String?, minimumVersion: ProtocolVersion, maximumVersion: ProtocolVersion?,
+        method: OpaquePointer?, ciphers: String, minimumVersion: ProtocolVersion, maximumVersion: ProtocolVersion?,
         allowsRenegotiation: Bool
     ) throws(CredentialsError) {
         self.allowsRenegotiation = allowsRenegotiation
@@ -22,9 +17,7 @@ public class Context {
         guard let context = SSL_CTX_new(method) else { throw .context("\(OpenSSLError.drain())") }
         pointer = context
         try limit(minimumVersion: minimumVersion, maximumVersion: maximumVersion)
-        try use(
-            ciphers: ciphers
-                ?? (minimumVersion == .dtls10 ? Self.defaultCiphersWithDTLS10 : Self.defaultCiphers))
+        try use(ciphers: ciphers)
         guard co_ssl_ctx_set_groups_list(context, "X25519:P-256:P-384") == 1 else {
             throw .context("\(OpenSSLError.drain())")
         }

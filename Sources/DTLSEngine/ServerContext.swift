@@ -22,7 +22,7 @@ public final class ServerContext: Context {
     ) throws(CredentialsError) {
         self.sessionContext = Self.shorten(sessionContext)
         try super.init(
-            method: DTLS_server_method(), ciphers: settings.ciphers, minimumVersion: settings.minimumVersion,
+            method: DTLS_server_method(), ciphers: settings.cipherList, minimumVersion: settings.minimumVersion,
             maximumVersion: settings.maximumVersion, allowsRenegotiation: settings.allowsRenegotiation)
         for key in settings.certifiedKeys {
             try use(certificate: key.certificate, privateKey: key.privateKey, passphrase: key.passphrase)
@@ -30,6 +30,8 @@ public final class ServerContext: Context {
         try verify(settings.clients)
         try prepareSessions(ticketKeys: ticketKeys)
         SSL_CTX_set_options(pointer, CO_SSL_OP_CIPHER_SERVER_PREFERENCE)
+        // For suites with DHE: a group of RFC 3526, as strong as the certificate's key.
+        _ = co_ssl_ctx_set_dh_auto(pointer, 1)
         // Whoever makes an engine has verified the cookie already: see Engine.init(accepting:).
         SSL_CTX_set_cookie_verify_cb(pointer) { _, _, _ in 1 }
     }

@@ -4,7 +4,9 @@ public struct ServerSettings: Sendable, Equatable {
     public var certifiedKeys: [CertifiedKey]
     /// Which certificates clients are asked for.
     public var clients: ClientVerification
-    /// OpenSSL's cipher list (TLS 1.2 and below); `nil`: AEAD with forward secrecy.
+    /// Decides on the cipher suites where `ciphers` does not.
+    public var policy = CipherPolicy.modern
+    /// OpenSSL's cipher list (TLS 1.2 and below); `nil`: the policy's.
     public var ciphers: String?
     public var minimumVersion: ProtocolVersion
     public var maximumVersion: ProtocolVersion?
@@ -38,6 +40,16 @@ public struct ServerSettings: Sendable, Equatable {
                 ?? ClientVerification(),
             ciphers: ciphers, minimumVersion: minimumVersion, maximumVersion: maximumVersion,
             allowsRenegotiation: allowsRenegotiation)
+    }
+}
+
+extension ServerSettings {
+    /// The OpenSSL cipher list that is in force.
+    var cipherList: String {
+        ciphers
+            ?? CipherPolicy.cipherList(
+                policy: policy, hasCertificates: !certifiedKeys.isEmpty, hasPresharedKeys: false,
+                minimumVersion: minimumVersion)
     }
 }
 

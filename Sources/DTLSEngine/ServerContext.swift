@@ -36,17 +36,6 @@ public final class ServerContext: Context {
         SSL_CTX_set_cookie_verify_cb(pointer) { _, _, _ in 1 }
     }
 
-    private func verify(_ clients: ClientVerification) throws(CredentialsError) {
-        if let authorities = clients.authorities { try trust(authorities: authorities, announce: true) }
-        let mode =
-            switch clients.mode {
-            case .none: SSL_VERIFY_NONE
-            case .requested: SSL_VERIFY_PEER
-            case .required: SSL_VERIFY_PEER | SSL_VERIFY_FAIL_IF_NO_PEER_CERT
-            }
-        SSL_CTX_set_verify(pointer, mode, nil)
-    }
-
     /// OpenSSL takes 32 bytes (SSL_MAX_SID_CTX_LENGTH): what is longer goes in as its SHA-256.
     private static func shorten(_ text: String) -> [UInt8] {
         let bytes = Array(text.utf8)

@@ -68,27 +68,6 @@ public struct CertifiedKey: Sendable, Equatable {
     }
 }
 
-/// What a server wants to know of its clients.
-public struct ClientVerification: Sendable, Equatable {
-    public enum Mode: String, Sendable, CaseIterable {
-        /// Clients are not asked for a certificate.
-        case none
-        /// Clients are asked; one that shows no certificate is served, one that shows a bad one is not.
-        case requested
-        /// Clients must show a good certificate.
-        case required
-    }
-
-    public var mode: Mode
-    /// Trusted CAs, PEM.
-    public var authorities: String?
-
-    public init(mode: Mode = .none, authorities: String? = nil) {
-        self.mode = mode
-        self.authorities = authorities
-    }
-}
-
 /// A DTLS version, with its number on the wire.
 public enum ProtocolVersion: UInt16, Sendable, CaseIterable, Comparable {
     case dtls10 = 0xfeff

@@ -12,6 +12,9 @@ public struct ClientSettings: Sendable, Equatable {
     public var certificate: String?
     public var privateKey: String?
     public var passphrase: String?
+    /// What the client proves itself with instead of a certificate, and the server too: only suites with pre-shared keys
+    /// are offered then, unless `ciphers` says otherwise.
+    public var presharedKey: PresharedKey?
     public var ciphers: String?
     public var minimumVersion: ProtocolVersion
     public var maximumVersion: ProtocolVersion?
@@ -20,8 +23,9 @@ public struct ClientSettings: Sendable, Equatable {
 
     public init(
         rejectUnauthorized: Bool = true, loadDefaultCertificates: Bool = false, certificateAuthorities: String? = nil,
-        certificate: String? = nil, privateKey: String? = nil, passphrase: String? = nil, ciphers: String? = nil,
-        minimumVersion: ProtocolVersion = .dtls12, maximumVersion: ProtocolVersion? = nil,
+        certificate: String? = nil, privateKey: String? = nil, passphrase: String? = nil,
+        presharedKey: PresharedKey? = nil, ciphers: String? = nil, minimumVersion: ProtocolVersion = .dtls12,
+        maximumVersion: ProtocolVersion? = nil,
         allowsRenegotiation: Bool = false
     ) {
         self.rejectUnauthorized = rejectUnauthorized
@@ -30,6 +34,7 @@ public struct ClientSettings: Sendable, Equatable {
         self.certificate = certificate
         self.privateKey = privateKey
         self.passphrase = passphrase
+        self.presharedKey = presharedKey
         self.ciphers = ciphers
         self.minimumVersion = minimumVersion
         self.maximumVersion = maximumVersion
@@ -41,8 +46,10 @@ public struct ClientSettings: Sendable, Equatable {
 public final class ClientContext: Context {
     public init(_ settings: ClientSettings) throws(CredentialsError) {
         try super.init(
-            method: DTLS_client_method(), ciphers: settings.ciphers, minimumVersion: settings.minimumVersion,
-            maximumVersion: settings.maximumVersion, allowsRenegotiation: settings.allowsRenegotiation)
+            method: DTLS_client_method(),
+            ciphers: settings.ciphers ?? settings.presharedKey.map { _ in PresharedKeys.ciphersWithoutCertificates },
+            minimumVersion: settings.minimumVersion, maximumVersion: settings.maximumVersion,
+            allowsRenegotiation: settings.allowsRenegotiation)
         if let authorities = settings.certificateAuthorities { try trust(authorities: authorities, announce: false) }
         if settings.loadDefaultCertificates, SSL_CTX_set_default_verify_paths(pointer) != 1 {
             throw .authorities("\(OpenSSLError.drain())")
@@ -51,6 +58,7 @@ public final class ClientContext: Context {
             guard let key = settings.privateKey else { throw .privateKey("there is a certificate but no key") }
             try use(certificate: certificate, privateKey: key, passphrase: settings.passphrase)
         }
+        if let key = settings.presharedKey { try use(key) }
         SSL_CTX_set_verify(pointer, settings.rejectUnauthorized ? SSL_VERIFY_PEER : SSL_VERIFY_NONE, nil)
         _ = co_ssl_ctx_set_session_cache_mode(pointer, Int(SSL_SESS_CACHE_OFF))
     }

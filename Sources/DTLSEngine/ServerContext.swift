@@ -22,12 +22,14 @@ public final class ServerContext: Context {
     ) throws(CredentialsError) {
         self.sessionContext = Self.shorten(sessionContext)
         try super.init(
-            method: DTLS_server_method(), ciphers: settings.ciphers, minimumVersion: settings.minimumVersion,
+            method: DTLS_server_method(), ciphers: settings.ciphers ?? Self.ciphers(withKeysOf: settings),
+            minimumVersion: settings.minimumVersion,
             maximumVersion: settings.maximumVersion, allowsRenegotiation: settings.allowsRenegotiation)
         for key in settings.certifiedKeys {
             try use(certificate: key.certificate, privateKey: key.privateKey, passphrase: key.passphrase)
         }
         try verify(settings.clients)
+        if let keys = settings.presharedKeys { try use(keys) }
         try prepareSessions(ticketKeys: ticketKeys)
         SSL_CTX_set_options(pointer, CO_SSL_OP_CIPHER_SERVER_PREFERENCE)
         // Whoever makes an engine has verified the cookie already: see Engine.init(accepting:).

@@ -4,6 +4,8 @@ public struct ServerSettings: Sendable, Equatable {
     public var certifiedKeys: [CertifiedKey]
     /// Which certificates clients are asked for.
     public var clients: ClientVerification
+    /// Keys that clients may prove themselves with instead of a certificate.
+    public var presharedKeys: PresharedKeys?
     /// OpenSSL's cipher list (TLS 1.2 and below); `nil`: AEAD with forward secrecy.
     public var ciphers: String?
     public var minimumVersion: ProtocolVersion

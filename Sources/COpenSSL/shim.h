@@ -43,6 +43,10 @@ static inline long co_ssl_set_tlsext_host_name(SSL *s, const char *n) { return S
 static inline const char *co_ssl_cipher_name(const SSL *s) { return SSL_CIPHER_get_name(SSL_get_current_cipher(s)); }
 static inline long co_ssl_get_secure_renegotiation_support(SSL *s) { return SSL_get_secure_renegotiation_support(s); }
 
+static inline int co_ssl_ctx_get_ex_new_index(CRYPTO_EX_free *f) { return SSL_CTX_get_ex_new_index(0, NULL, NULL, NULL, f); }
+static inline int co_sk_ssl_cipher_num(const STACK_OF(SSL_CIPHER) *s) { return sk_SSL_CIPHER_num(s); }
+static inline const SSL_CIPHER *co_sk_ssl_cipher_value(const STACK_OF(SSL_CIPHER) *s, int i) { return sk_SSL_CIPHER_value(s, i); }
+
 static inline int co_err_get_lib(unsigned long e) { return ERR_GET_LIB(e); }
 static inline int co_err_get_reason(unsigned long e) { return ERR_GET_REASON(e); }
 

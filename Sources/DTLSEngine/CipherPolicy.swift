@@ -1,3 +1,5 @@
+import COpenSSL
+
 /// A named choice of DTLS versions and cipher suites; what a service sets by itself goes before it.
 public enum CipherPolicy: String, Sendable, CaseIterable {
     /// DTLS 1.2 and up; authenticated encryption with forward secrecy.
@@ -24,9 +26,13 @@ public enum CipherPolicy: String, Sendable, CaseIterable {
         policy: CipherPolicy, hasCertificates: Bool, hasPresharedKeys: Bool, minimumVersion: ProtocolVersion
     ) -> String {
         var lists: [String] = []
+        // Keys first: a client that offers them has one.
+        if hasPresharedKeys { lists.append(presharedKeySuites) }
         if hasCertificates || !hasPresharedKeys { lists.append(certificateSuites(policy, minimumVersion)) }
-        if hasPresharedKeys { lists.append(presharedKeySuites(policy, minimumVersion)) }
-        if minimumVersion == .dtls10 { lists.append("@SECLEVEL=0") }
+        // From OpenSSL 3.2 on the 8-byte tag of CCM8 counts as 64 bits of security, which only level 0 allows. The level
+        // also judges certificates, so it is lowered only where there are none; these suites need none of its protection.
+        let isKeysAlone = hasPresharedKeys && !hasCertificates && co_version() >= 0x3020_0000
+        if minimumVersion == .dtls10 || isKeysAlone { lists.append("@SECLEVEL=0") }
         return lists.joined(separator: ":")
     }
 
@@ -43,8 +49,9 @@ public enum CipherPolicy: String, Sendable, CaseIterable {
         }
     }
 
-    private static func presharedKeySuites(_ policy: CipherPolicy, _ minimumVersion: ProtocolVersion) -> String {
+    /// The one with forward secrecy first. TLS_PSK_WITH_AES_128_CCM_8 is the suite that every CoAP device with pre-shared
+    /// keys has (RFC 7252, section 9.1.3.1).
+    private static let presharedKeySuites =
         "ECDHE-PSK-CHACHA20-POLY1305:PSK-AES128-GCM-SHA256:PSK-AES256-GCM-SHA384:PSK-CHACHA20-POLY1305:"
-            + "PSK-AES128-CCM:PSK-AES128-CCM8"
-    }
+        + "PSK-AES128-CCM:PSK-AES256-CCM:PSK-AES128-CCM8:PSK-AES256-CCM8"
 }

@@ -12,6 +12,9 @@ public struct ClientSettings: Sendable, Equatable {
     public var certificate: String?
     public var privateKey: String?
     public var passphrase: String?
+    /// What the client proves itself with instead of a certificate, and the server too: only suites with pre-shared keys
+    /// are offered then, unless `ciphers` says otherwise.
+    public var presharedKey: PresharedKey?
     public var ciphers: String?
     public var minimumVersion: ProtocolVersion
     public var maximumVersion: ProtocolVersion?
@@ -20,8 +23,9 @@ public struct ClientSettings: Sendable, Equatable {
 
     public init(
         rejectUnauthorized: Bool = true, loadDefaultCertificates: Bool = false, certificateAuthorities: String? = nil,
-        certificate: String? = nil, privateKey: String? = nil, passphrase: String? = nil, ciphers: String? = nil,
-        minimumVersion: ProtocolVersion = .dtls12, maximumVersion: ProtocolVersion? = nil,
+        certificate: String? = nil, privateKey: String? = nil, passphrase: String? = nil,
+        presharedKey: PresharedKey? = nil, ciphers: String? = nil, minimumVersion: ProtocolVersion = .dtls12,
+        maximumVersion: ProtocolVersion? = nil,
         allowsRenegotiation: Bool = false
     ) {
         self.rejectUnauthorized = rejectUnauthorized
@@ -30,6 +34,7 @@ public struct ClientSettings: Sendable, Equatable {
         self.certificate = certificate
         self.privateKey = privateKey
         self.passphrase = passphrase
+        self.presharedKey = presharedKey
         self.ciphers = ciphers
         self.minimumVersion = minimumVersion
         self.maximumVersion = maximumVersion
@@ -44,7 +49,8 @@ public final class ClientContext: Context {
             method: DTLS_client_method(),
             ciphers: settings.ciphers
                 ?? CipherPolicy.cipherList(
-                    policy: .modern, hasCertificates: true, hasPresharedKeys: false,
+                    policy: .modern, hasCertificates: settings.presharedKey == nil,
+                    hasPresharedKeys: settings.presharedKey != nil,
                     minimumVersion: settings.minimumVersion),
             minimumVersion: settings.minimumVersion, maximumVersion: settings.maximumVersion,
             allowsRenegotiation: settings.allowsRenegotiation)
@@ -56,6 +62,7 @@ public final class ClientContext: Context {
             guard let key = settings.privateKey else { throw .privateKey("there is a certificate but no key") }
             try use(certificate: certificate, privateKey: key, passphrase: settings.passphrase)
         }
+        if let key = settings.presharedKey { try use(key) }
         SSL_CTX_set_verify(pointer, settings.rejectUnauthorized ? SSL_VERIFY_PEER : SSL_VERIFY_NONE, nil)
         _ = co_ssl_ctx_set_session_cache_mode(pointer, Int(SSL_SESS_CACHE_OFF))
     }

@@ -6,6 +6,8 @@ public class Context {
     let pointer: OpaquePointer
     /// Whether the peer may begin another handshake on an established connection.
     let allowsRenegotiation: Bool
+    /// What OpenSSL's callbacks find again.
+    let attachments: ContextAttachments
 
     /// - Parameter ciphers: an OpenSSL cipher list; see ``CipherPolicy``.
     init(
@@ -16,6 +18,11 @@ public class Context {
         ERR_clear_error()
         guard let context = SSL_CTX_new(method) else { throw .context("\(OpenSSLError.drain())") }
         pointer = context
+        guard let attachments = ContextAttachments.attach(to: context) else {
+            SSL_CTX_free(context)
+            throw .context("\(OpenSSLError.drain())")
+        }
+        self.attachments = attachments
         try limit(minimumVersion: minimumVersion, maximumVersion: maximumVersion)
         try use(ciphers: ciphers)
         guard co_ssl_ctx_set_groups_list(context, "X25519:P-256:P-384") == 1 else {

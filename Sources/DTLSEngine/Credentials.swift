@@ -9,6 +9,7 @@ public enum CredentialsError: Error, Sendable, Equatable, CustomStringConvertibl
     /// Certificate and private key do not belong together.
     case mismatch(String)
     case authorities(String)
+    case presharedKey(String)
     case ciphers(String)
     case version(String)
     /// OpenSSL could not make the context at all.
@@ -21,6 +22,7 @@ public enum CredentialsError: Error, Sendable, Equatable, CustomStringConvertibl
         case .passphrase(let reason): "passphrase: \(reason)"
         case .mismatch(let reason): reason
         case .authorities(let reason): "CA certificates: \(reason)"
+        case .presharedKey(let reason): "pre-shared key: \(reason)"
         case .ciphers(let reason): "cipher list: \(reason)"
         case .version(let reason): "version: \(reason)"
         case .context(let reason): "TLS context: \(reason)"

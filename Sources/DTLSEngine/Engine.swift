@@ -209,8 +209,11 @@ public final class Engine {
 
     public var isEstablished: Bool { state == .established }
 
+    func withSSL<Result>(_ body: (OpaquePointer) -> Result) -> Result { body(ssl) }
+
     private var verificationError: String? {
         let result = SSL_get_verify_result(ssl)
+        if let unknown = unknownPresharedKeyIdentity { return unknown }
         guard result != Int(X509_V_OK), SSL_get_verify_mode(ssl) & SSL_VERIFY_PEER != 0 else { return nil }
         return X509_verify_cert_error_string(result).map { String(cString: $0) }
     }

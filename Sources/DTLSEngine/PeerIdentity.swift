@@ -71,5 +71,8 @@ extension PeerIdentity {
 extension Engine {
     /// Who the peer has proven to be; `nil` for one that has shown neither certificate nor key. It is made anew each
     /// time that it is asked for.
-    public var peerIdentity: PeerIdentity? { withPeerCertificate { PeerIdentity(certificate: $0) } }
+    public var peerIdentity: PeerIdentity? {
+        withPeerCertificate { PeerIdentity(certificate: $0) }
+            ?? claimedPresharedKeyIdentity.map { PeerIdentity(presharedKeyIdentity: $0) }
+    }
 }

@@ -28,6 +28,7 @@ public final class ServerContext: Context {
             try use(certificate: key.certificate, privateKey: key.privateKey, passphrase: key.passphrase)
         }
         try verify(settings.clients)
+        if let keys = settings.presharedKeys { try use(keys) }
         try prepareSessions(ticketKeys: ticketKeys)
         SSL_CTX_set_options(pointer, CO_SSL_OP_CIPHER_SERVER_PREFERENCE)
         // For suites with DHE: a group of RFC 3526, as strong as the certificate's key.

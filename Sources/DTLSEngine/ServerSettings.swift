@@ -4,6 +4,8 @@ public struct ServerSettings: Sendable, Equatable {
     public var certifiedKeys: [CertifiedKey]
     /// Which certificates clients are asked for.
     public var clients: ClientVerification
+    /// Keys that clients may prove themselves with instead of a certificate.
+    public var presharedKeys: PresharedKeys?
     /// Decides on the cipher suites where `ciphers` does not.
     public var policy = CipherPolicy.modern
     /// OpenSSL's cipher list (TLS 1.2 and below); `nil`: the policy's.
@@ -48,7 +50,7 @@ extension ServerSettings {
     var cipherList: String {
         ciphers
             ?? CipherPolicy.cipherList(
-                policy: policy, hasCertificates: !certifiedKeys.isEmpty, hasPresharedKeys: false,
+                policy: policy, hasCertificates: !certifiedKeys.isEmpty, hasPresharedKeys: presharedKeys != nil,
                 minimumVersion: minimumVersion)
     }
 }

@@ -46,7 +46,7 @@ struct CredentialsReader {
                 case .ciphers: settings.ciphers = nil
                 case .authorities: settings.clients = ClientVerification()
                 case .version: (settings.minimumVersion, settings.maximumVersion) = (.dtls12, nil)
-                case .certificate, .privateKey, .passphrase, .mismatch, .context: return
+                case .certificate, .privateKey, .passphrase, .mismatch, .presharedKey, .context: return
                 }
             }
         }
@@ -73,7 +73,8 @@ struct CredentialsReader {
         case .version(let reason):
             let key = table.has(.maximumVersion) ? ServiceKey.maximumVersion : .minimumVersion
             table.report(key, "\(reason); expected a version from the minimum on that this OpenSSL knows")
-        case .context(let reason): table.reading.report(table.path, "no TLS context can be made: \(reason)")
+        case .presharedKey(let reason), .context(let reason):
+            table.reading.report(table.path, "no TLS context can be made: \(reason)")
         }
     }
 }

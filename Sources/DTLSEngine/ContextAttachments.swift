@@ -1,0 +1,31 @@
+import COpenSSL
+
+/// What OpenSSL's callbacks need of a context. It lives as long as the SSL_CTX: connections keep that alive, also when
+/// the ``Context`` is gone.
+final class ContextAttachments {
+    var presharedKeys: PresharedKeyTable?
+    /// A client's.
+    var ownPresharedKey: PresharedKey?
+
+    /// SSL_CTX_get_ex_new_index, once; it is freed with the SSL_CTX.
+    private static let index = co_ssl_ctx_get_ex_new_index { _, attached, _, _, _, _ in
+        if let attached { Unmanaged<ContextAttachments>.fromOpaque(attached).release() }
+    }
+
+    /// - Returns: `nil` when OpenSSL has no memory.
+    static func attach(to context: OpaquePointer) -> ContextAttachments? {
+        let attachments = ContextAttachments()
+        let retained = Unmanaged.passRetained(attachments)
+        guard index >= 0, SSL_CTX_set_ex_data(context, index, retained.toOpaque()) == 1 else {
+            retained.release()
+            return nil
+        }
+        return attachments
+    }
+
+    /// Of the context that a connection has now: a server name may have changed it.
+    static func of(_ ssl: OpaquePointer) -> ContextAttachments? {
+        guard let context = SSL_get_SSL_CTX(ssl), let attached = SSL_CTX_get_ex_data(context, index) else { return nil }
+        return Unmanaged<ContextAttachments>.fromOpaque(attached).takeUnretainedValue()
+    }
+}

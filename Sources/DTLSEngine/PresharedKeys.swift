@@ -1,0 +1,175 @@
+import COpenSSL
+
+/// One identity and the key that goes with it (RFC 4279).
+public struct PresharedKey: Sendable, Equatable {
+    /// 1 to ``PresharedKeys/maximumIdentityLength`` bytes other than NUL, UTF-8 as a rule (RFC 4279, section 5.1).
+    public var identity: [UInt8]
+    /// 1 to ``PresharedKeys/maximumKeyLength`` bytes.
+    public var key: [UInt8]
+
+    public init(identity: [UInt8], key: [UInt8]) {
+        self.identity = identity
+        self.key = key
+    }
+}
+
+/// The keys that a server has in common with its clients, each under an identity.
+public struct PresharedKeys: Sendable, Equatable {
+    /// OpenSSL's PSK_MAX_IDENTITY_LEN, less the NUL.
+    public static let maximumIdentityLength = 255
+    /// OpenSSL's PSK_MAX_PSK_LEN; 256 before version 3.0.
+    public static let maximumKeyLength = 512
+    /// OpenSSL's limit for the hint is that of an identity.
+    public static let maximumHintLength = maximumIdentityLength
+
+    public var keys: [PresharedKey]
+    /// What clients are told in ServerKeyExchange, to choose their identity by; without NUL.
+    public var hint: [UInt8]?
+
+    public init(keys: [PresharedKey], hint: [UInt8]? = nil) {
+        self.keys = keys
+        self.hint = hint
+    }
+}
+
+/// A server's keys as OpenSSL's callbacks look them up.
+final class PresharedKeyTable {
+    private let keys: [[UInt8]: [UInt8]]
+    /// One for each identity with its key: what a session stands for that was made with them.
+    private let marks: Set<[UInt8]>
+
+    init(_ settings: PresharedKeys) {
+        keys = Dictionary(settings.keys.map { ($0.identity, $0.key) }, uniquingKeysWith: { first, _ in first })
+        marks = Set(settings.keys.map { Self.mark(identity: $0.identity, key: $0.key) })
+    }
+
+    func key(of identity: [UInt8]) -> [UInt8]? { keys[identity] }
+
+    /// - Returns: `nil` where the identity is unknown.
+    func mark(of identity: [UInt8]) -> [UInt8]? { keys[identity].map { Self.mark(identity: identity, key: $0) } }
+
+    func knows(mark: [UInt8]) -> Bool { marks.contains(mark) }
+
+    /// SHA-256 of identity and key. An identity has no NUL, so the two cannot be mistaken for others.
+    private static func mark(identity: [UInt8], key: [UInt8]) -> [UInt8] {
+        var digest = [UInt8](repeating: 0, count: 32)
+        let bytes = identity + [0] + key
+        EVP_Digest(bytes, bytes.count, &digest, nil, EVP_sha256(), nil)
+        return digest
+    }
+}
+
+extension ServerContext {
+    /// Lets clients prove themselves by the keys of `settings`.
+    ///
+    /// A session that was made with a key is resumed only while identity and key are still the same: its ticket carries
+    /// a digest of the two, sealed like the rest.
+    func use(_ settings: PresharedKeys) throws(CredentialsError) {
+        guard hasPresharedKeyCiphers else { throw .ciphers("it has no cipher suite for pre-shared keys (PSK-…)") }
+        attachments.presharedKeys = PresharedKeyTable(settings)
+        if let hint = settings.hint {
+            let text = hint.map { CChar(bitPattern: $0) } + [0]
+            guard SSL_CTX_use_psk_identity_hint(pointer, text) == 1 else { throw .context("\(OpenSSLError.drain())") }
+        }
+        // 0 makes OpenSSL answer with the alert unknown_psk_identity (RFC 4279, section 2).
+        SSL_CTX_set_psk_server_callback(pointer) { ssl, identity, buffer, size in
+            guard let ssl, let identity, let buffer, let table = ContextAttachments.of(ssl)?.presharedKeys,
+                let key = table.key(of: PresharedKeyCallbacks.bytes(identity)), key.count <= Int(size)
+            else { return 0 }
+            buffer.update(from: key, count: key.count)
+            return UInt32(truncatingIfNeeded: key.count)
+        }
+        SSL_CTX_set_session_ticket_cb(
+            pointer,
+            { ssl, _ in
+                guard let ssl else { return 0 }
+                return PresharedKeyCallbacks.markSession(of: ssl)
+            },
+            { ssl, session, _, _, status, _ in PresharedKeyCallbacks.decide(ssl, session, status) }, nil)
+    }
+
+    private var hasPresharedKeyCiphers: Bool {
+        let ciphers = SSL_CTX_get_ciphers(pointer)
+        return (0..<co_sk_ssl_cipher_num(ciphers)).contains {
+            PresharedKeyCallbacks.kinds.contains(SSL_CIPHER_get_kx_nid(co_sk_ssl_cipher_value(ciphers, $0)))
+        }
+    }
+}
+
+extension ClientContext {
+    /// Proves the client by a key.
+    func use(_ settings: PresharedKey) throws(CredentialsError) {
+        guard (1...PresharedKeys.maximumIdentityLength).contains(settings.identity.count),
+            !settings.identity.contains(0), (1...PresharedKeys.maximumKeyLength).contains(settings.key.count)
+        else {
+            throw .presharedKey(
+                "an identity has 1 to \(PresharedKeys.maximumIdentityLength) bytes other than NUL, a key 1 to"
+                    + " \(PresharedKeys.maximumKeyLength)")
+        }
+        attachments.ownPresharedKey = settings
+        SSL_CTX_set_psk_client_callback(pointer) { ssl, _, identity, identitySize, buffer, size in
+            guard let ssl, let identity, let buffer, let own = ContextAttachments.of(ssl)?.ownPresharedKey,
+                own.identity.count < Int(identitySize), own.key.count <= Int(size)
+            else { return 0 }
+            for (index, byte) in own.identity.enumerated() { identity[index] = CChar(bitPattern: byte) }
+            identity[own.identity.count] = 0
+            buffer.update(from: own.key, count: own.key.count)
+            return UInt32(truncatingIfNeeded: own.key.count)
+        }
+    }
+}
+
+private enum PresharedKeyCallbacks {
+    static let kinds = [NID_kx_psk, NID_kx_ecdhe_psk, NID_kx_dhe_psk, NID_kx_rsa_psk]
+
+    static func bytes(_ text: UnsafePointer<CChar>) -> [UInt8] {
+        Array(UnsafeRawBufferPointer(start: text, count: strlen(text)))
+    }
+
+    /// A ticket is about to be made.
+    static func markSession(of ssl: OpaquePointer) -> Int32 {
+        guard let identity = SSL_get_psk_identity(ssl), let session = SSL_get_session(ssl) else { return 1 }
+        // Of a connection that a key's removal has overtaken: no mark is a good one, so the ticket will resume nothing.
+        let mark = ContextAttachments.of(ssl)?.presharedKeys?.mark(of: bytes(identity)) ?? [0]
+        return SSL_SESSION_set1_ticket_appdata(session, mark, mark.count)
+    }
+
+    static func decide(_ ssl: OpaquePointer?, _ session: OpaquePointer?, _ status: Int32) -> Int32 {
+        switch status {
+        case SSL_TICKET_EMPTY, SSL_TICKET_NO_DECRYPT: return SSL_TICKET_RETURN_IGNORE_RENEW
+        case SSL_TICKET_SUCCESS, SSL_TICKET_SUCCESS_RENEW:
+            guard isStillGood(ssl, session) else { return SSL_TICKET_RETURN_IGNORE_RENEW }
+            return status == SSL_TICKET_SUCCESS ? SSL_TICKET_RETURN_USE : SSL_TICKET_RETURN_USE_RENEW
+        default: return SSL_TICKET_RETURN_IGNORE
+        }
+    }
+
+    /// A session without a mark was made with a certificate.
+    private static func isStillGood(_ ssl: OpaquePointer?, _ session: OpaquePointer?) -> Bool {
+        guard let ssl, let session else { return false }
+        var data: UnsafeMutableRawPointer?
+        var count = 0
+        guard SSL_SESSION_get0_ticket_appdata(session, &data, &count) == 1, let data, count > 0 else { return true }
+        let mark = Array(UnsafeRawBufferPointer(start: data, count: count))
+        return ContextAttachments.of(ssl)?.presharedKeys?.knows(mark: mark) ?? false
+    }
+}
+
+extension Engine {
+    /// The identity that a client has named with a pre-shared key, proven or not, as text: what is not UTF-8 is replaced.
+    /// `nil` where no suite with pre-shared keys was chosen.
+    public var claimedPresharedKeyIdentity: String? {
+        withSSL { SSL_get_psk_identity($0).map { String(decoding: PresharedKeyCallbacks.bytes($0), as: UTF8.self) } }
+    }
+
+    /// Says so when the peer has named an identity that there is no key for.
+    var unknownPresharedKeyIdentity: String? {
+        withSSL { ssl in
+            guard let identity = SSL_get_psk_identity(ssl), let table = ContextAttachments.of(ssl)?.presharedKeys
+            else { return nil }
+            let bytes = PresharedKeyCallbacks.bytes(identity)
+            guard table.key(of: bytes) == nil else { return nil }
+            return "unknown PSK identity \"\(String(decoding: bytes.prefix(100), as: UTF8.self))\""
+        }
+    }
+}

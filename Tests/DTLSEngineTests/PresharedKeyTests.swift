@@ -1,0 +1,113 @@
+import DTLSEngine
+import Testing
+
+@Suite struct PresharedKeyTests {
+    private static let key = PresharedKey(identity: Array("sensor-7".utf8), key: Array(repeating: 0xa5, count: 16))
+
+    private func server(_ keys: [PresharedKey] = [key], hint: String? = nil, ciphers: String? = nil) -> ServerSettings {
+        var settings = ServerSettings(certifiedKeys: [], ciphers: ciphers)
+        settings.presharedKeys = PresharedKeys(keys: keys, hint: hint.map { Array($0.utf8) })
+        return settings
+    }
+
+    private func client(_ key: PresharedKey = key, ciphers: String? = nil) -> ClientSettings {
+        ClientSettings(presharedKey: key, ciphers: ciphers)
+    }
+
+    @Test func theSuiteWithForwardSecrecyComesFirst() throws {
+        let pair = try EnginePair(client: client(), server: server(hint: "gateway"))
+        pair.handshake()
+        #expect(pair.server.isEstablished)
+        #expect(pair.client.isEstablished)
+        #expect(pair.server.engine?.cipher == "ECDHE-PSK-CHACHA20-POLY1305")
+        #expect(pair.server.engine?.peerIdentity == PeerIdentity(presharedKeyIdentity: "sensor-7"))
+        try pair.send(Array("hello".utf8), from: .client)
+        pair.run { !$0.server.messages.isEmpty }
+        #expect(pair.server.messages == [Array("hello".utf8)])
+    }
+
+    /// TLS_PSK_WITH_AES_128_CCM_8 is what CoAP devices must have (RFC 7252, section 9.1.3.1).
+    @Test(arguments: ["PSK-AES128-CCM8", "PSK-AES128-CCM", "PSK-AES128-GCM-SHA256", "PSK-AES256-CCM8"])
+    func aClientThatKnowsOneSuiteAloneIsServed(_ suite: String) throws {
+        let pair = try EnginePair(client: client(ciphers: suite), server: server())
+        pair.handshake()
+        #expect(pair.server.isEstablished)
+        #expect(pair.server.engine?.cipher == suite)
+    }
+
+    @Test func anUnknownIdentityIsAnsweredWithItsAlert() throws {
+        let stranger = PresharedKey(identity: Array("nobody".utf8), key: Self.key.key)
+        let pair = try EnginePair(client: client(stranger), server: server())
+        pair.handshake()
+        let reason = try #require(pair.server.error)
+        #expect("\(reason)".contains("unknown PSK identity \"nobody\""), "\(reason)")
+        // RFC 4279, section 2: unknown_psk_identity(115).
+        let alert = try #require(pair.client.error)
+        #expect("\(alert)".contains("unknown psk identity"), "\(alert)")
+        #expect(pair.server.engine?.peerIdentity?.presharedKeyIdentity != "sensor-7")
+    }
+
+    @Test func aWrongKeyProvesNothing() throws {
+        let wrong = PresharedKey(identity: Self.key.identity, key: Array(repeating: 1, count: 16))
+        let pair = try EnginePair(client: client(wrong), server: server())
+        pair.handshake()
+        #expect(!pair.server.isEstablished)
+        #expect(!pair.client.isEstablished)
+        #expect(pair.server.engine?.claimedPresharedKeyIdentity == "sensor-7")
+    }
+
+    /// RFC 4279, section 5.1, wants UTF-8; what comes is up to the client.
+    @Test func identitiesAreBytes() throws {
+        let odd = PresharedKey(identity: [0xff, 0x0a, 0x80, 0x22], key: Self.key.key)
+        let longest = PresharedKey(
+            identity: Array(repeating: 0xfe, count: PresharedKeys.maximumIdentityLength), key: Array(1...64))
+        for key in [odd, longest] {
+            let pair = try EnginePair(client: client(key), server: server([odd, longest]))
+            pair.handshake()
+            #expect(pair.server.isEstablished)
+            let text = try #require(pair.server.engine?.peerIdentity?.presharedKeyIdentity)
+            #expect(text == String(decoding: key.identity, as: UTF8.self))
+        }
+    }
+
+    @Test func aServiceWithBothServesClientsOfEitherKind() throws {
+        let certificates = try TestCertificates.make()
+        var both = server()
+        both.certifiedKeys = [
+            CertifiedKey(
+                certificate: certificates.ecdsaServer.certificate, privateKey: certificates.ecdsaServer.privateKey)
+        ]
+        let withKey = try EnginePair(client: client(), server: both)
+        withKey.handshake()
+        #expect(withKey.server.engine?.cipher == "ECDHE-PSK-CHACHA20-POLY1305")
+        let withCertificates = try EnginePair(
+            client: ClientSettings(certificateAuthorities: certificates.authority), server: both)
+        withCertificates.handshake()
+        #expect(withCertificates.server.engine?.cipher == "ECDHE-ECDSA-AES128-GCM-SHA256")
+    }
+
+    @Test func aServerWithoutKeysServesNobodyWhoHasOnlyAKey() throws {
+        let certificates = try TestCertificates.make()
+        let pair = try EnginePair(
+            client: client(),
+            server: ServerSettings(
+                certificate: certificates.ecdsaServer.certificate, privateKey: certificates.ecdsaServer.privateKey,
+                ciphers: "ECDHE-ECDSA-AES128-GCM-SHA256:PSK-AES128-GCM-SHA256"))
+        pair.handshake()
+        #expect(!pair.server.isEstablished)
+    }
+
+    @Test func whatCannotBeUsedIsRefused() {
+        #expect(throws: CredentialsError.ciphers("it has no cipher suite for pre-shared keys (PSK-…)")) {
+            try ServerContext(server(ciphers: "ECDHE-ECDSA-AES128-GCM-SHA256"))
+        }
+        for key in [
+            PresharedKey(identity: [], key: [1]), PresharedKey(identity: [1], key: []),
+            PresharedKey(identity: [1, 0], key: [1]),
+            PresharedKey(identity: Array(repeating: 1, count: 256), key: [1]),
+            PresharedKey(identity: [1], key: Array(repeating: 1, count: 513)),
+        ] {
+            #expect(throws: CredentialsError.self) { try ClientContext(client(key)) }
+        }
+    }
+}

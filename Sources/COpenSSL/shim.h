@@ -8,6 +8,7 @@
 #include <openssl/core_names.h>
 #include <openssl/err.h>
 #include <openssl/evp.h>
+#include <openssl/ocsp.h>
 #include <openssl/params.h>
 #include <openssl/pem.h>
 #include <openssl/rand.h>
@@ -34,12 +35,16 @@ static inline long co_ssl_ctx_set_session_cache_mode(SSL_CTX *c, long m) { retur
 static inline long co_ssl_ctx_set_groups_list(SSL_CTX *c, const char *l) { return SSL_CTX_set1_groups_list(c, l); }
 static inline long co_ssl_ctx_set_dh_auto(SSL_CTX *c, long on) { return SSL_CTX_set_dh_auto(c, on); }
 static inline long co_ssl_ctx_set_ticket_keys(SSL_CTX *c, void *k, long n) { return SSL_CTX_set_tlsext_ticket_keys(c, k, n); }
+static inline long co_ssl_ctx_set_status_callback(SSL_CTX *c, int (*f)(SSL *, void *)) { return SSL_CTX_set_tlsext_status_cb(c, f); }
 static inline long co_ssl_ctx_add_chain_cert(SSL_CTX *c, X509 *x) { return SSL_CTX_add1_chain_cert(c, x); }
 static inline void co_ssl_ctx_set_read_ahead(SSL_CTX *c, int on) { SSL_CTX_set_read_ahead(c, on); }
 static inline long co_ssl_set_mtu(SSL *s, long mtu) { return SSL_set_mtu(s, mtu); }
 static inline long co_dtls_get_timeout(SSL *s, struct timeval *t) { return DTLSv1_get_timeout(s, t); }
 static inline long co_dtls_handle_timeout(SSL *s) { return DTLSv1_handle_timeout(s); }
 static inline long co_ssl_set_tlsext_host_name(SSL *s, const char *n) { return SSL_set_tlsext_host_name(s, (char *)n); }
+// Takes the bytes, which OPENSSL_memdup has made.
+static inline long co_ssl_set_status_response(SSL *s, void *p, long n) { return SSL_set_tlsext_status_ocsp_resp(s, p, n); }
+static inline void *co_memdup(const void *p, size_t n) { return OPENSSL_memdup(p, n); }
 static inline const char *co_ssl_cipher_name(const SSL *s) { return SSL_CIPHER_get_name(SSL_get_current_cipher(s)); }
 static inline long co_ssl_get_secure_renegotiation_support(SSL *s) { return SSL_get_secure_renegotiation_support(s); }
 

@@ -11,6 +11,7 @@ public enum Daemon {
             switch role {
             case .worker(let number): try Worker.run(number: number)
             case .loader(let file): try Loader.run(file: file)
+            case .stapleLoader(let file): try Loader.runForStaples(file: file)
             }
             return 0
         } catch {
@@ -50,10 +51,11 @@ public enum Daemon {
     }
 
     private static func tell(_ result: Loading.Result?, of file: String) -> Int32 {
-        guard case .loaded(let configuration) = result else {
+        guard case .loaded(let configuration, _) = result else {
             for problem in result?.problems ?? [] { report(problem) }
             return Acceptor.configurationStatus
         }
+        for warning in configuration.warnings { report("warning: \(warning)") }
         let names = configuration.services.map(\.name).joined(separator: ", ")
         print("\(file): good; services: \(names)")
         return 0

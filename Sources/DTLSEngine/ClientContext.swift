@@ -20,6 +20,8 @@ public struct ClientSettings: Sendable, Equatable {
     public var maximumVersion: ProtocolVersion?
     /// Whether the server may ask to renegotiate (reference: renegotiate).
     public var allowsRenegotiation: Bool
+    /// The application protocols that are offered (ALPN, RFC 7301), best first, each of 1 to 255 bytes.
+    public var applicationProtocols: [String] = []
 
     public init(
         rejectUnauthorized: Bool = true, loadDefaultCertificates: Bool = false, certificateAuthorities: String? = nil,
@@ -63,6 +65,7 @@ public final class ClientContext: Context {
             try use(certificate: certificate, privateKey: key, passphrase: settings.passphrase)
         }
         if let key = settings.presharedKey { try use(key) }
+        try offer(applicationProtocols: settings.applicationProtocols)
         SSL_CTX_set_verify(pointer, settings.rejectUnauthorized ? SSL_VERIFY_PEER : SSL_VERIFY_NONE, nil)
         _ = co_ssl_ctx_set_session_cache_mode(pointer, Int(SSL_SESS_CACHE_OFF))
     }

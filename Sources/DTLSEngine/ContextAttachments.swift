@@ -6,6 +6,10 @@ final class ContextAttachments {
     var presharedKeys: PresharedKeyTable?
     /// A client's.
     var ownPresharedKey: PresharedKey?
+    /// A server's certificates, and what is stapled to each.
+    var certificates: [(certificate: OwnCertificate, staple: OCSPStaple?)] = []
+    /// A server's application protocols, best first.
+    var applicationProtocols: [[UInt8]] = []
 
     /// SSL_CTX_get_ex_new_index, once; it is freed with the SSL_CTX.
     private static let index = co_ssl_ctx_get_ex_new_index { _, attached, _, _, _, _ in

@@ -31,7 +31,7 @@ public enum CredentialsError: Error, Sendable, Equatable, CustomStringConvertibl
 }
 
 /// A PEM text as a read-only BIO; it owns the BIO and a copy of the text.
-private final class PEMSource {
+final class PEMSource {
     let bio: OpaquePointer
 
     init?(_ text: String) {
@@ -62,17 +62,14 @@ private final class PEMSource {
 
 extension Context {
     /// Loads certificate, chain and key into the context and checks that they belong together.
-    func use(certificate: String, privateKey: String, passphrase: String?) throws(CredentialsError) {
-        try use(certificateChain: certificate)
-        try use(privateKey: privateKey, passphrase: passphrase)
-        ERR_clear_error()
-        guard SSL_CTX_check_private_key(pointer) == 1 else {
-            ERR_clear_error()
-            throw .mismatch("the private key does not belong to the certificate")
-        }
+    @discardableResult
+    func use(certificate: String, privateKey: String, passphrase: String?) throws(CredentialsError) -> OwnCertificate {
+        let leaf = try use(certificateChain: certificate)
+        try use(privateKey: privateKey, passphrase: passphrase, of: leaf)
+        return leaf
     }
 
-    private func use(certificateChain text: String) throws(CredentialsError) {
+    private func use(certificateChain text: String) throws(CredentialsError) -> OwnCertificate {
         guard let source = PEMSource(text) else { throw .certificate("too large") }
         let chain: [OpaquePointer]
         do { chain = try source.certificates() } catch { throw .certificate("not valid PEM (\(error))") }
@@ -83,9 +80,13 @@ extension Context {
         for certificate in chain.dropFirst() where co_ssl_ctx_add_chain_cert(pointer, certificate) != 1 {
             throw .certificate("chain: \(OpenSSLError.drain())")
         }
+        X509_up_ref(leaf)
+        return OwnCertificate(owning: leaf)
     }
 
-    private func use(privateKey text: String, passphrase: String?) throws(CredentialsError) {
+    private func use(
+        privateKey text: String, passphrase: String?, of certificate: OwnCertificate
+    ) throws(CredentialsError) {
         guard let source = PEMSource(text) else { throw .privateKey("too large") }
         ERR_clear_error()
         // With a null callback, PEM_def_callback takes its last argument as the passphrase; an empty one keeps it from
@@ -104,16 +105,12 @@ extension Context {
             throw .privateKey("not a valid PEM private key (\(error))")
         }
         defer { EVP_PKEY_free(key) }
-        guard SSL_CTX_use_PrivateKey(pointer, key) == 1 else {
-            let error = OpenSSLError.drain()
-            if error.library == ERR_LIB_X509,
-                error.reason == X509_R_KEY_VALUES_MISMATCH
-                    || error.reason == X509_R_KEY_TYPE_MISMATCH
-            {
-                throw .mismatch("the private key does not belong to the certificate")
-            }
-            throw .privateKey("\(error)")
+        // Asked here, since SSL_CTX_use_PrivateKey takes a key of another kind for that of another certificate.
+        guard X509_check_private_key(certificate.pointer, key) == 1 else {
+            ERR_clear_error()
+            throw .mismatch("the private key does not belong to the certificate")
         }
+        guard SSL_CTX_use_PrivateKey(pointer, key) == 1 else { throw .privateKey("\(OpenSSLError.drain())") }
     }
 
     /// Trusts the CAs of a PEM text; on a server their names go into the CertificateRequest too.

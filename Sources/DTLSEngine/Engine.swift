@@ -122,7 +122,9 @@ public final class Engine {
         if SSL_get_error(ssl, result) == SSL_ERROR_WANT_READ { return endOfDatagram() }
         state = .closed
         bio.lend(nil)
-        throw .handshake(OpenSSLError.drain(), verification: verificationError)
+        let error = OpenSSLError.drain()
+        if let reason = (context as? ServerContext)?.takeRefusal() { throw .refused(reason) }
+        throw .handshake(error, verification: verificationError)
     }
 
     private func read() throws(EngineError) -> Event {
@@ -231,6 +233,14 @@ extension Engine {
     public var serverName: String? {
         SSL_get_servername(ssl, TLSEXT_NAMETYPE_host_name).map { String(cString: $0) }
     }
+    /// The application protocol that was agreed on (ALPN, RFC 7301), or `nil`.
+    public var applicationProtocol: String? {
+        var start: UnsafePointer<UInt8>?
+        var count: UInt32 = 0
+        SSL_get0_alpn_selected(ssl, &start, &count)
+        guard let start, count > 0 else { return nil }
+        return String(decoding: UnsafeBufferPointer(start: start, count: Int(count)), as: UTF8.self)
+    }
     /// The peer's certificate, for the call alone.
     func withPeerCertificate<Result>(_ body: (OpaquePointer) -> Result) -> Result? {
         SSL_get0_peer_certificate(ssl).map(body)
@@ -244,6 +254,8 @@ extension Engine {
 public enum EngineError: Error, Sendable, Equatable, CustomStringConvertible {
     /// The handshake failed: OpenSSL's reason, and the certificate check's where that was it.
     case handshake(OpenSSLError, verification: String?)
+    /// This side has refused the handshake, for a reason of its own.
+    case refused(String)
     /// A fatal alert, or a record that breaks the protocol, after the handshake.
     case record(OpenSSLError)
     /// A message must have 1 to ``Engine/maximumMessageSize`` bytes.
@@ -254,6 +266,7 @@ public enum EngineError: Error, Sendable, Equatable, CustomStringConvertible {
         switch self {
         case .handshake(let error, nil): "\(error)"
         case .handshake(let error, let verification?): "\(error): \(verification)"
+        case .refused(let reason): reason
         case .record(let error): "\(error)"
         case .size(let count): "a message of \(count) bytes: it must have 1 to \(Engine.maximumMessageSize)"
         case .notEstablished: "the handshake is not done, or the connection is closed"

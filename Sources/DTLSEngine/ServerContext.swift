@@ -11,7 +11,12 @@ public final class ServerContext: Context {
     let sessionContext: [UInt8]
     /// Further identities, by the lower-case name that they serve; see ``add(_:for:)``.
     var identities: [String: ServerContext] = [:]
+    /// Their names in the order in which they came.
+    var names: [String] = []
     var choosesByAddress = false
+    let refusesUnknownNames: Bool
+    /// Why the ClientHello that OpenSSL is at is refused; the engine takes it.
+    var refusal: String?
 
     /// - Parameters:
     ///   - ticketKeys: ``ticketKeyLength`` bytes, the same in every process that shall resume the others' sessions;
@@ -21,12 +26,11 @@ public final class ServerContext: Context {
         _ settings: ServerSettings, ticketKeys: [UInt8]? = nil, sessionContext: String = "dtls"
     ) throws(CredentialsError) {
         self.sessionContext = Self.shorten(sessionContext)
+        refusesUnknownNames = settings.refusesUnknownNames
         try super.init(
             method: DTLS_server_method(), ciphers: settings.cipherList, minimumVersion: settings.minimumVersion,
             maximumVersion: settings.maximumVersion, allowsRenegotiation: settings.allowsRenegotiation)
-        for key in settings.certifiedKeys {
-            try use(certificate: key.certificate, privateKey: key.privateKey, passphrase: key.passphrase)
-        }
+        for key in settings.certifiedKeys { try use(key) }
         try verify(settings.clients)
         if let keys = settings.presharedKeys { try use(keys) }
         try prepareSessions(ticketKeys: ticketKeys)
@@ -35,6 +39,25 @@ public final class ServerContext: Context {
         _ = co_ssl_ctx_set_dh_auto(pointer, 1)
         // Whoever makes an engine has verified the cookie already: see Engine.init(accepting:).
         SSL_CTX_set_cookie_verify_cb(pointer) { _, _, _ in 1 }
+        choose(ofApplicationProtocols: settings.applicationProtocols)
+        stapleWhenAsked()
+        try addNames(of: settings, ticketKeys: ticketKeys, sessionContext: sessionContext)
+    }
+
+    private func use(_ key: CertifiedKey) throws(CredentialsError) {
+        let certificate = try use(
+            certificate: key.certificate, privateKey: key.privateKey, passphrase: key.passphrase)
+        // OpenSSL has one place for each kind, and the later one takes it.
+        guard !attachments.certificates.contains(where: { $0.certificate.keyKind == certificate.keyKind }) else {
+            throw .certificate("a second one with an \(certificate.keyKind) key")
+        }
+        attachments.certificates.append((certificate, key.staple))
+    }
+
+    /// Why the last handshake was refused, once.
+    func takeRefusal() -> String? {
+        defer { refusal = nil }
+        return refusal
     }
 
     /// OpenSSL takes 32 bytes (SSL_MAX_SID_CTX_LENGTH): what is longer goes in as its SHA-256.

@@ -1,5 +1,18 @@
 import COpenSSL
 
+/// What a server proves itself with to clients that ask for a name.
+public struct NamedIdentity: Sendable, Equatable {
+    /// A host name, or one with `*` for its first label, which stands for any one label; case does not matter.
+    public var name: String
+    /// As ``ServerSettings/certifiedKeys``.
+    public var certifiedKeys: [CertifiedKey]
+
+    public init(name: String, certifiedKeys: [CertifiedKey]) {
+        self.name = name
+        self.certifiedKeys = certifiedKeys
+    }
+}
+
 /// Which certificate a client gets: by the name that it asks for (SNI, RFC 6066, section 3), else by the address that it
 /// has come to, else the server's own.
 ///
@@ -12,8 +25,25 @@ extension ServerContext {
     ///   - name: a host name; `*.example.com` stands for every name with one more label. Case does not matter.
     ///   - identity: made with another `sessionContext` than this one's.
     public func add(_ identity: ServerContext, for name: String) {
-        identities[name.lowercased()] = identity
+        let name = name.lowercased()
+        if identities.updateValue(identity, forKey: name) == nil { names.append(name) }
         enableChoice()
+    }
+
+    /// Makes an identity of each name of the settings: with the service's policy and trust, and sessions of its own.
+    func addNames(
+        of settings: ServerSettings, ticketKeys: [UInt8]?, sessionContext: String
+    ) throws(CredentialsError) {
+        for identity in settings.names {
+            var own = settings
+            own.certifiedKeys = identity.certifiedKeys
+            own.names = []
+            let context = try ServerContext(
+                own, ticketKeys: ticketKeys, sessionContext: "\(sessionContext)\0name:\(identity.name.lowercased())")
+            add(context, for: identity.name)
+        }
+        if settings.choosesByAddress { chooseByAddress() }
+        if refusesUnknownNames { enableChoice() }
     }
 
     /// Whether a client that asks for no name gets the certificate that names the local address (reference: ipcert).
@@ -26,9 +56,11 @@ extension ServerContext {
         // The callback's argument lives as long as any engine: each retains its context.
         SSL_CTX_set_client_hello_cb(
             pointer,
-            { ssl, _, argument in
+            { ssl, alert, argument in
                 guard let ssl, let argument else { return SSL_CLIENT_HELLO_SUCCESS }
-                return Unmanaged<ServerContext>.fromOpaque(argument)._withUnsafeGuaranteedRef { $0.choose(for: ssl) }
+                return Unmanaged<ServerContext>.fromOpaque(argument)._withUnsafeGuaranteedRef {
+                    $0.choose(for: ssl, alert)
+                }
             }, Unmanaged.passUnretained(self).toOpaque())
     }
 
@@ -36,26 +68,33 @@ extension ServerContext {
     /// - Parameter address: 4 or 16 bytes.
     func identity(forAddress address: UnsafeRawBufferPointer) -> ServerContext? {
         guard choosesByAddress, !certifies(address) else { return nil }
-        return identities.values.first { $0.certifies(address) }
+        return names.lazy.compactMap { self.identities[$0] }.first { $0.certifies(address) }
+    }
+
+    private func covers(_ name: String) -> Bool {
+        attachments.certificates.contains { $0.certificate.covers(name: name) }
     }
 
     private func certifies(_ address: UnsafeRawBufferPointer) -> Bool {
-        guard let leaf = SSL_CTX_get0_certificate(pointer) else { return false }
-        let bytes = address.assumingMemoryBound(to: UInt8.self).baseAddress
-        return X509_check_ip(leaf, bytes, address.count, 0) == 1
+        attachments.certificates.contains { $0.certificate.covers(address: address) }
     }
 
     /// The name's own identity, or the one with an asterisk for its first label (RFC 6125, section 6.4.3).
     func identity(named name: String) -> ServerContext? {
-        let name = name.lowercased()
         if let exact = identities[name] { return exact }
         guard let dot = name.firstIndex(of: ".") else { return nil }
         return identities["*" + name[dot...]]
     }
 
-    private func choose(for ssl: OpaquePointer) -> Int32 {
+    private func choose(for ssl: OpaquePointer, _ alert: UnsafeMutablePointer<Int32>?) -> Int32 {
         if let name = ServerName.asked(of: ssl) {
-            if let identity = identity(named: name) { identity.take(ssl) }
+            if let identity = identity(named: name) {
+                identity.take(ssl)
+            } else if refusesUnknownNames, !covers(name) {
+                refusal = "the client asks for the name \"\(name)\", which is not served here"
+                alert?.pointee = SSL_AD_UNRECOGNIZED_NAME
+                return SSL_CLIENT_HELLO_ERROR
+            }
         } else if let chosen = SSL_get_ex_data(ssl, 0) {
             Unmanaged<ServerContext>.fromOpaque(chosen)._withUnsafeGuaranteedRef { $0.take(ssl) }
         }
@@ -75,7 +114,8 @@ extension ServerContext {
 
 /// The server_name extension of a ClientHello that OpenSSL is at (RFC 6066, section 3).
 private enum ServerName {
-    /// The host name, or `nil` where there is none, or none that can be a name.
+    /// The host name in lower case and without a dot at its end, or `nil` where none is asked for. One that is not
+    /// UTF-8 becomes one that nobody has.
     static func asked(of ssl: OpaquePointer) -> String? {
         var start: UnsafePointer<UInt8>?
         var count = 0
@@ -87,6 +127,7 @@ private enum ServerName {
         guard count > 5, Int(bytes[0]) << 8 | Int(bytes[1]) == count - 2, bytes[2] == 0 else { return nil }
         let length = Int(bytes[3]) << 8 | Int(bytes[4])
         guard length > 0, length <= 255, length <= count - 5 else { return nil }
-        return String(validating: bytes[5..<(5 + length)], as: UTF8.self)
+        let name = String(decoding: bytes[5..<(5 + length)], as: UTF8.self).lowercased()
+        return name.hasSuffix(".") ? String(name.dropLast()) : name
     }
 }

@@ -2,6 +2,17 @@
 public struct ServerSettings: Sendable, Equatable {
     /// What the server proves itself with: one of each kind of key (RSA, ECDSA) at most, the client's offer decides.
     public var certifiedKeys: [CertifiedKey]
+    /// What it proves itself with to clients that ask for other names (SNI).
+    public var names: [NamedIdentity] = []
+    /// Whether a client is turned away that asks for a name which neither `names` nor the service's own certificates
+    /// have; else it gets the service's own.
+    public var refusesUnknownNames = false
+    /// Whether a client that asks for no name gets the certificate that names the address which it has come to
+    /// (reference: ipcert).
+    public var choosesByAddress = false
+    /// The application protocols (ALPN, RFC 7301), best first, each of 1 to 255 bytes; none: what clients offer is
+    /// ignored.
+    public var applicationProtocols: [String] = []
     /// Which certificates clients are asked for.
     public var clients: ClientVerification
     /// Keys that clients may prove themselves with instead of a certificate.
@@ -62,6 +73,8 @@ public struct CertifiedKey: Sendable, Equatable {
     /// PEM; may be encrypted with `passphrase`.
     public var privateKey: String
     public var passphrase: String?
+    /// What the certificate's authority says of it, for clients that ask.
+    public var staple: OCSPStaple?
 
     public init(certificate: String, privateKey: String, passphrase: String? = nil) {
         self.certificate = certificate

@@ -66,6 +66,7 @@ extension DtlsError {
         switch error {
         case .handshake(let error, let verification):
             self = .handshake(reason: error.description, certificate: verification)
+        case .refused(let reason): self = .handshake(reason: reason, certificate: nil)
         case .record(let error): self = .broken(reason: error.description)
         case .size, .notEstablished: self = .invalid(error.description)
         }

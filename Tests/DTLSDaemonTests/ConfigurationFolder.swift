@@ -55,6 +55,9 @@ struct TestMaterial {
     let otherKey: String
     /// The certificate, not as PEM.
     let derCertificate: Data
+    /// OCSP responses that say that the certificate is good, and that it is revoked.
+    let goodResponse: Data
+    let revokedResponse: Data
 
     private init() throws {
         let folder = try makeTemporaryFolder()
@@ -81,6 +84,19 @@ struct TestMaterial {
         encryptedKey = try text("encrypted")
         otherKey = try text("other")
         derCertificate = try Data(contentsOf: URL(fileURLWithPath: "\(folder)/der"))
+        try openssl("x509 -in certificate -noout -serial -out serial")
+        let serial = try text("serial").dropFirst("serial=".count).filter { $0.isHexDigit }
+        try openssl("ocsp -issuer certificate -cert certificate -reqout request")
+        func response(_ name: String, _ entry: String) throws -> Data {
+            try Data("\(entry)\t\(serial)\tunknown\t/CN=localhost\n".utf8).write(
+                to: URL(fileURLWithPath: "\(folder)/index"))
+            try openssl(
+                "ocsp -index index -CA certificate -rsigner certificate -rkey key -reqin request -ndays 7"
+                    + " -respout \(name)")
+            return try Data(contentsOf: URL(fileURLWithPath: "\(folder)/\(name)"))
+        }
+        goodResponse = try response("good", "V\t400101000000Z\t")
+        revokedResponse = try response("revoked", "R\t400101000000Z\t260101000000Z")
     }
 
     struct OpenSSLFailed: Error {

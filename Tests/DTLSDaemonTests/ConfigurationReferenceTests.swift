@@ -23,6 +23,10 @@ import Testing
         try folder.write("config/localhost.passphrase", "sesame")
         try folder.write("config/clients-ca.pem", material.certificate)
         try folder.write("config/fullchain.pem", material.certificate)
+        try folder.write("config/wildcard.pem", material.certificate)
+        try folder.write("config/wildcard.key", material.privateKey)
+        try folder.write("config/wildcard.passphrase", "sesame")
+        for name in ["localhost", "wildcard"] { try folder.write("config/\(name).ocsp", material.goodResponse) }
         try folder.write("credentials/coap.key", material.privateKey)
         return folder
     }
@@ -61,7 +65,8 @@ import Testing
         #expect(configuration.cookieSecret != nil)
         let echo = try #require(configuration.services.first)
         #expect(echo.tls.certifiedKeys.first?.passphrase != nil && echo.tls.clients.authorities != nil)
-        #expect(echo.tls.ciphers != nil)
+        #expect(echo.tls.ciphers != nil && echo.tls.certifiedKeys.first?.staple != nil)
+        #expect(echo.tls.names.map(\.name) == ["*.example.org"] && echo.tls.applicationProtocols == ["coap"])
         #expect(echo.socket.interface == "lo" && echo.socket.timeToLive == 64)
         #expect(
             configuration.services.last?.handler
@@ -87,7 +92,7 @@ import Testing
         let text = try Self.reference()
         let defaults = [
             "workers", "stop_timeout", "log_level", "handshake_timeout", "idle_timeout", "minimum_version", "mtu",
-            "[service.echo.socket]", "ipv6_only",
+            "unknown_name", "by_address", "policy", "renegotiation", "[service.echo.socket]", "ipv6_only",
         ]
         let changed = Self.switchingOn(text) { setting in
             defaults.contains { setting == $0 || setting.hasPrefix($0 + " =") }
@@ -101,7 +106,7 @@ import Testing
         let text = try Self.reference()
         let keys =
             MainKey.allCases.map(\.rawValue).filter { $0 != MainKey.service.rawValue }
-            + ServiceKey.allCases.map(\.rawValue).filter { !["forward", "socket"].contains($0) }
+            + ServiceKey.allCases.map(\.rawValue).filter { !["forward", "socket", "name"].contains($0) }
             + ForwardKey.allCases.map(\.rawValue) + SocketKey.allCases.map(\.rawValue)
         let lines = text.split(separator: "\n", omittingEmptySubsequences: false)
         for key in keys {
@@ -112,7 +117,7 @@ import Testing
             #expect(
                 words.contains("Default: ") || words.contains("no default"), "\(key) has no default in the reference")
         }
-        for table in ["#[service.echo.socket]", "#[service.coap.forward]"] {
+        for table in ["#[service.echo.socket]", "#[service.echo.name.\"*.example.org\"]", "#[service.coap.forward]"] {
             #expect(lines.contains { $0 == table })
         }
     }

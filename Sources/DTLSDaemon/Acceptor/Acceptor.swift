@@ -48,6 +48,7 @@ final class Acceptor: EventHandler {
     private var pool: WorkerPool?
     private var watchdogTimer: CallbackTimer?
     private var statusTimer: CallbackTimer?
+    private var staples: StapleKeeper?
     private var stopTimer: CallbackTimer?
 
     private static let statusInterval = UInt64.milliseconds(2_000)
@@ -89,6 +90,7 @@ final class Acceptor: EventHandler {
         statusTimer = CallbackTimer { [weak self] in self?.tellStatus(now: $0) }
         watchdogTimer = CallbackTimer { [weak self] in self?.pingWatchdog(now: $0) }
         stopTimer = CallbackTimer { [weak self] _ in self?.pool?.killAll() }
+        staples = StapleKeeper(environment: environment, loop: loop, logger: logger, delegate: self)
     }
 
     private func start() throws {
@@ -116,6 +118,7 @@ final class Acceptor: EventHandler {
         while let (pid, ending) = ChildProcess.reap() {
             pool?.childEnded(pid, ending)
             loading?.childEnded(pid, ending)
+            staples?.childEnded(pid, ending)
         }
     }
 
@@ -146,7 +149,7 @@ final class Acceptor: EventHandler {
     private func loaded(_ result: Loading.Result) {
         loading = nil
         if phase == .stopping { return }
-        if case .loaded(let configuration) = result { return apply(configuration) }
+        if case .loaded(let configuration, let watcher) = result { return apply(configuration, watcher) }
         refuse(result.problems ?? [], status: Self.configurationStatus)
     }
 
@@ -161,7 +164,7 @@ final class Acceptor: EventHandler {
         stop(because: "the configuration cannot be used")
     }
 
-    private func apply(_ configuration: Configuration) {
+    private func apply(_ configuration: Configuration, _ watcher: FileWatcher?) {
         guard let listeners, let pool else { return }
         do {
             let cookies = try CookieAuthority(secret: configuration.cookieSecret ?? randomSecret)
@@ -171,6 +174,8 @@ final class Acceptor: EventHandler {
             try pool.configure(workers: configuration.workers, snapshot: snapshot)
             if configuration.cookieSecret != self.configuration?.cookieSecret { listeners.cookies = cookies }
             self.configuration = configuration
+            staples?.watch(with: watcher)
+            for warning in configuration.warnings { logger.log(.configurationWarning, "\(warning)") }
             LogBootstrap.setLevel(configuration.logLevel)
             if phase == .loading {
                 // Workers exist, and have said so, before the first client comes.
@@ -312,6 +317,19 @@ extension Acceptor: ListenerDelegate {
         limiter.log(
             event, to: logger, now: loop.now, "a newcomer has to try again: \(error)",
             ["LISTENER": "\(listener.address)"])
+    }
+}
+
+extension Acceptor: StapleKeeperDelegate {
+    var refreshable: (file: String, configuration: Configuration)? {
+        guard phase == .serving, let configuration else { return nil }
+        return (configurationFile, configuration)
+    }
+
+    func take(refreshed: Configuration) throws {
+        // Its listeners and its number of workers are those in force; the workers take the rest for new handshakes.
+        try pool?.configure(workers: refreshed.workers, snapshot: makeSnapshot(refreshed))
+        configuration = refreshed
     }
 }
 

@@ -13,6 +13,10 @@ struct Configuration: Sendable, Equatable {
     var cookieSecret: [UInt8]?
     /// At least one; names are unique.
     var services: [ServiceConfiguration]
+    /// The files of OCSP responses, which are read again when they change.
+    var staples: [StapleFile] = []
+    /// What is not wrong, and still worth knowing.
+    var warnings: [ConfigurationProblem] = []
 }
 
 /// The levels of `log_level`, by their names in the file.

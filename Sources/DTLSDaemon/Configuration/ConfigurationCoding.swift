@@ -13,6 +13,8 @@ extension Configuration {
         writer.string(logLevel.rawValue)
         writer.optional(cookieSecret) { $0.data($1) }
         writer.list(services) { $1.write(to: &$0) }
+        writer.list(staples) { $1.write(to: &$0) }
+        writer.list(warnings) { $1.write(to: &$0) }
         return writer.bytes
     }
 
@@ -25,6 +27,8 @@ extension Configuration {
         logLevel = level
         cookieSecret = try reader.optional { (reader) throws(MalformedBytes) in try reader.array() }
         services = try reader.list { (reader) throws(MalformedBytes) in try ServiceConfiguration(from: &reader) }
+        staples = try reader.list { (reader) throws(MalformedBytes) in try StapleFile(from: &reader) }
+        warnings = try reader.list { (reader) throws(MalformedBytes) in try ConfigurationProblem(from: &reader) }
         guard reader.isAtEnd else { throw MalformedBytes() }
     }
 }
@@ -33,26 +37,32 @@ extension ConfigurationProblems {
     /// The bytes that ``init(decoding:)`` reads.
     func encode() -> [UInt8] {
         var writer = ByteWriter()
-        writer.list(problems) { writer, problem in
-            writer.string(problem.file)
-            writer.optional(problem.line) { $0.integer($1) }
-            writer.optional(problem.key) { $0.string($1) }
-            writer.string(problem.message)
-        }
+        writer.list(problems) { $1.write(to: &$0) }
         return writer.bytes
     }
 
     /// - Throws: when the bytes are not one whole list and nothing else.
     init(decoding bytes: UnsafeRawBufferPointer) throws(MalformedBytes) {
         var reader = ByteReader(bytes)
-        problems = try reader.list { (reader) throws(MalformedBytes) in
-            ConfigurationProblem(
-                file: try reader.string(),
-                line: try reader.optional { (reader) throws(MalformedBytes) in try reader.integer() },
-                key: try reader.optional { (reader) throws(MalformedBytes) in try reader.string() },
-                message: try reader.string())
-        }
+        problems = try reader.list { (reader) throws(MalformedBytes) in try ConfigurationProblem(from: &reader) }
         guard reader.isAtEnd else { throw MalformedBytes() }
+    }
+}
+
+extension ConfigurationProblem {
+    fileprivate func write(to writer: inout ByteWriter) {
+        writer.string(file)
+        writer.optional(line) { $0.integer($1) }
+        writer.optional(key) { $0.string($1) }
+        writer.string(message)
+    }
+
+    fileprivate init(from reader: inout ByteReader) throws(MalformedBytes) {
+        self.init(
+            file: try reader.string(),
+            line: try reader.optional { (reader) throws(MalformedBytes) in try reader.integer() },
+            key: try reader.optional { (reader) throws(MalformedBytes) in try reader.string() },
+            message: try reader.string())
     }
 }
 

@@ -14,13 +14,27 @@ enum ServiceKey: String, CaseIterable {
     case listen, certificate
     case privateKey = "private_key"
     case passphraseFile = "passphrase_file"
+    case staple = "ocsp_staple"
+    case name
+    case unknownName = "unknown_name"
+    case byAddress = "by_address"
     case authorities = "ca"
     case handshakeTimeout = "handshake_timeout"
     case idleTimeout = "idle_timeout"
-    case ciphers
+    case policy, ciphers
     case minimumVersion = "minimum_version"
     case maximumVersion = "maximum_version"
+    case applicationProtocols = "alpn"
+    case renegotiation
     case mtu, handler, forward, socket
+}
+
+/// The keys of `[service.NAME.name."HOST"]`.
+enum NameKey: String, CaseIterable {
+    case certificate
+    case privateKey = "private_key"
+    case passphraseFile = "passphrase_file"
+    case staple = "ocsp_staple"
 }
 
 /// The keys of `[service.NAME.forward]`.

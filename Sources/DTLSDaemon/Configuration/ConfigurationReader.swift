@@ -19,9 +19,10 @@ enum ConfigurationReader {
     /// - Parameters:
     ///   - file: its path; messages name the file so.
     ///   - environment: where RUNTIME_DIRECTORY and CREDENTIALS_DIRECTORY are looked up.
+    ///   - watcher: is told of the files that are taken up again when they change, before they are read.
     /// - Throws: everything that is wrong, at once. Of a file that is not TOML, the first error alone.
     static func read(
-        file: String, environment: [String: String] = processEnvironment
+        file: String, environment: [String: String] = processEnvironment, watcher: FileWatcher? = nil
     ) throws(ConfigurationProblems) -> Configuration {
         let text = try text(of: file)
         let lines = KeyLines(text)
@@ -30,9 +31,11 @@ enum ConfigurationReader {
                 problems: lines.refusals.map { .init(file: file, line: $0.line, key: nil, message: $0.message) })
         }
         let root = try parse(text, file)
-        let reading = ConfigurationReading(file: file, environment: environment, lines: lines)
-        let configuration = configuration(root, reading)
+        let reading = ConfigurationReading(file: file, environment: environment, lines: lines, watcher: watcher)
+        var configuration = configuration(root, reading)
         try reading.finish()
+        configuration.staples = reading.staples
+        configuration.warnings = reading.warnings.sorted { ($0.line ?? 0) < ($1.line ?? 0) }
         return configuration
     }
 

@@ -1,3 +1,5 @@
+import LinuxSystem
+
 /// What one reading of a configuration has at hand everywhere, and what it has found wrong so far.
 final class ConfigurationReading {
     /// The configuration file, as it was named.
@@ -6,15 +8,28 @@ final class ConfigurationReading {
     let files: NamedFiles
     private let lines: KeyLines
     private var problems: [ConfigurationProblem] = []
+    /// What was found that is not wrong, and still worth knowing.
+    private(set) var warnings: [ConfigurationProblem] = []
+    /// Watches the files that are taken up again when they change, from before they are read.
+    let watcher: FileWatcher?
+    var staples: [StapleFile] = []
 
-    init(file: String, environment: [String: String], lines: KeyLines) {
+    init(file: String, environment: [String: String], lines: KeyLines, watcher: FileWatcher? = nil) {
         self.file = file
+        self.watcher = watcher
         files = NamedFiles(beside: file, environment: environment)
         self.lines = lines
     }
 
     func report(_ path: [String], element: Int? = nil, _ message: String) {
         problems.append(
+            ConfigurationProblem(
+                file: file, line: lines.line(of: path, element: element), key: Self.text(of: path), message: message))
+    }
+
+    /// Reports something that a configuration may have, and that its operator should know of.
+    func warn(_ path: [String], element: Int? = nil, _ message: String) {
+        warnings.append(
             ConfigurationProblem(
                 file: file, line: lines.line(of: path, element: element), key: Self.text(of: path), message: message))
     }

@@ -134,7 +134,7 @@ private struct KeyScanner {
     }
 
     private mutating func refuseDepth() {
-        refuse("a key of more than \(KeyLines.maximumDepth) parts; expected one of at most 4")
+        refuse("a key of more than \(KeyLines.maximumDepth) parts; expected one of at most 5")
     }
 
     private mutating func dottedKey() -> [String] {

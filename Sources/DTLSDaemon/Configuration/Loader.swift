@@ -13,31 +13,72 @@ enum Loader {
     enum Outcome: UInt8 {
         case configuration = 1
         case problems = 2
+        /// Before one of the others: an inotify descriptor, and the names that it is about.
+        case watch = 3
     }
 
     static func run(file: String) throws {
         let channel = FileDescriptor(owning: ChildProcess.channelDescriptor)
-        let outcome: Outcome
-        let bytes: [UInt8]
+        // Without it (a user may have 128 by default), what it would watch is read again with the next SIGHUP.
+        let watcher = try? FileWatcher()
+        let configuration: Configuration
         do throws(ConfigurationProblems) {
-            bytes = try ConfigurationReader.read(file: file).encode()
-            outcome = .configuration
+            configuration = try ConfigurationReader.read(file: file, watcher: watcher)
         } catch {
-            bytes = error.encode()
-            outcome = .problems
+            return try send(.problems, error.encode(), over: channel)
         }
+        if let watcher, !watcher.names.isEmpty { try send(watcher, over: channel) }
+        try send(.configuration, configuration.encode(), over: channel)
+    }
+
+    /// Takes a configuration from the channel, reads its OCSP responses again, and sends it back with what they are now.
+    static func runForStaples(file: String) throws {
+        let channel = FileDescriptor(owning: ChildProcess.channelDescriptor)
+        let configuration = try receive(from: channel)
+        let watcher = try? FileWatcher()
+        let refreshed = StapleRefresh.refresh(configuration, file: file, watcher: watcher)
+        if let watcher { try send(watcher, over: channel) }
+        try send(.configuration, refreshed.encode(), over: channel)
+    }
+
+    private static func send(_ watcher: FileWatcher, over channel: borrowing FileDescriptor) throws(SystemError) {
+        var writer = ByteWriter()
+        writer.integer(Outcome.watch.rawValue)
+        writer.list(watcher.names.sorted()) { $0.string($1) }
+        try send(writer.bytes, watcher.descriptor, over: channel)
+    }
+
+    fileprivate static func send(
+        _ outcome: Outcome, _ bytes: [UInt8], over channel: borrowing FileDescriptor
+    ) throws(SystemError) {
         let memory = try MemoryFile.make(bytes, name: "dtlsd-configuration")
-        let message = [outcome.rawValue]
-        _ = try message.withUnsafeBytes {
-            try UnixChannel.send($0, descriptor: memory.rawValue, over: channel)
+        try send([outcome.rawValue], memory, over: channel)
+    }
+
+    private static func send(
+        _ message: [UInt8], _ descriptor: borrowing FileDescriptor, over channel: borrowing FileDescriptor
+    ) throws(SystemError) {
+        let raw = descriptor.rawValue
+        try message.withUnsafeBufferPointer { bytes throws(SystemError) in
+            _ = try UnixChannel.send(UnsafeRawBufferPointer(bytes), descriptor: raw, over: channel)
         }
+    }
+
+    /// The configuration was sent before this process was started.
+    private static func receive(from channel: borrowing FileDescriptor) throws -> Configuration {
+        let received = try withUnsafeTemporaryAllocation(byteCount: 16, alignment: 8) { bytes throws(SystemError) in
+            try UnixChannel.receive(into: bytes, from: channel)
+        }
+        guard case .message(_, let memory?, _) = consume received else { throw MalformedBytes() }
+        return try MemoryFile.read(memory).withUnsafeBytes { try Configuration(decoding: $0) }
     }
 }
 
 /// The acceptor's side: one run of the loader.
 final class Loading: MessageChannelDelegate {
     enum Result {
-        case loaded(Configuration)
+        /// With the watch for the files that are taken up again when they change, where there are any.
+        case loaded(Configuration, FileWatcher?)
         case refused(ConfigurationProblems)
         /// The loader has died (its parsers are not ours), or could not say what it found.
         case failed(String)
@@ -53,6 +94,7 @@ final class Loading: MessageChannelDelegate {
     }
 
     private let file: String
+    private var watcher: FileWatcher?
     private let pid: pid_t
     /// How the process ended, if somebody else has asked the kernel first.
     private var ending: ChildProcess.Ending?
@@ -66,14 +108,17 @@ final class Loading: MessageChannelDelegate {
     private static let timeLimit = 60
 
     /// Starts a loader; `completion` is called once, from the loop.
+    /// - Parameter configuration: one in force, whose OCSP responses alone are to be read again; `nil`: all is read.
     init(
-        file: String, environment: [String: String], loop: EventLoop, completion: @escaping (Result) -> Void
+        file: String, refreshing configuration: Configuration? = nil, environment: [String: String], loop: EventLoop,
+        completion: @escaping (Result) -> Void
     ) throws(SystemError) {
         let ends = try UnixChannel.pair()
         self.file = file
         self.loop = loop
-        pid = try ChildProcess.spawn(
-            arguments: Role.loader(file: file).arguments, environment: environment, channel: ends.other)
+        if let configuration { try Loader.send(.configuration, configuration.encode(), over: ends.one) }
+        let role = configuration == nil ? Role.loader(file: file) : Role.stapleLoader(file: file)
+        pid = try ChildProcess.spawn(arguments: role.arguments, environment: environment, channel: ends.other)
         self.completion = completion
         channel = try MessageChannel(ends.one, loop: loop, delegate: self)
         let deadline = CallbackTimer { [weak self] _ in self?.giveUp() }
@@ -95,18 +140,22 @@ final class Loading: MessageChannelDelegate {
         _ channel: MessageChannel, received message: UnsafeRawBufferPointer, descriptor: consuming FileDescriptor?,
         descriptorWasLost: Bool
     ) {
-        guard let memory = descriptor, let first = message.first, let outcome = Loader.Outcome(rawValue: first) else {
+        guard let attached = descriptor, let first = message.first, let outcome = Loader.Outcome(rawValue: first) else {
             return finish(.failed("\(file): what the loader process has found did not arrive"))
         }
         do {
-            let bytes = try MemoryFile.read(memory)
-            let result: Result = try bytes.withUnsafeBytes {
-                switch outcome {
-                case .configuration: .loaded(try Configuration(decoding: $0))
-                case .problems: .refused(try ConfigurationProblems(decoding: $0))
-                }
+            switch outcome {
+            case .watch:
+                var reader = ByteReader(UnsafeRawBufferPointer(rebasing: message.dropFirst()))
+                let names = try reader.list { (reader) throws(MalformedBytes) in try reader.string() }
+                watcher = FileWatcher(owning: attached, names: Set(names))
+            case .configuration:
+                let bytes = try MemoryFile.read(attached)
+                finish(.loaded(try bytes.withUnsafeBytes { try Configuration(decoding: $0) }, watcher))
+            case .problems:
+                let bytes = try MemoryFile.read(attached)
+                finish(.refused(try bytes.withUnsafeBytes { try ConfigurationProblems(decoding: $0) }))
             }
-            finish(result)
         } catch {
             finish(.failed("\(file): \(error)"))
         }

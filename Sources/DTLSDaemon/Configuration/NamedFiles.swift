@@ -74,8 +74,11 @@ struct NamedFiles {
     /// Reads an absolute path, a path relative to the configuration's folder, or `credential:NAME`.
     func read(_ name: String) throws(UnreadableFile) -> FileContents {
         if Self.isCredential(name) { return try credential(String(name.dropFirst(Self.credentialPrefix.count))) }
-        return try FileContents(of: name.hasPrefix("/") ? name : folder + name)
+        return try FileContents(of: path(of: name))
     }
+
+    /// Where a file is that is no credential.
+    func path(of name: String) -> String { name.hasPrefix("/") ? name : folder + name }
 
     /// systemd copies credentials once, when the unit starts; ExecReload puts fresh copies into the runtime folder,
     /// so that is looked at first.

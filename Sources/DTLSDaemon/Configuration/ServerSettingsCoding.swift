@@ -10,6 +10,7 @@ extension ServerSettings {
         writer.optional(ciphers) { $0.string($1) }
         writer.integer(minimumVersion.rawValue)
         writer.optional(maximumVersion) { $0.integer($1.rawValue) }
+        writeIdentity(to: &writer)
     }
 
     init(from reader: inout ByteReader) throws(MalformedBytes) {
@@ -19,24 +20,12 @@ extension ServerSettings {
             ciphers: try reader.optionalString(),
             minimumVersion: try Self.version(from: &reader),
             maximumVersion: try reader.optional { (reader) throws(MalformedBytes) in try Self.version(from: &reader) })
+        try readIdentity(from: &reader)
     }
 
     private static func version(from reader: inout ByteReader) throws(MalformedBytes) -> ProtocolVersion {
         guard let version = ProtocolVersion(rawValue: try reader.integer()) else { throw MalformedBytes() }
         return version
-    }
-}
-
-extension CertifiedKey {
-    fileprivate func write(to writer: inout ByteWriter) {
-        writer.string(certificate)
-        writer.string(privateKey)
-        writer.optional(passphrase) { $0.string($1) }
-    }
-
-    fileprivate init(from reader: inout ByteReader) throws(MalformedBytes) {
-        self.init(
-            certificate: try reader.string(), privateKey: try reader.string(), passphrase: try reader.optionalString())
     }
 }
 

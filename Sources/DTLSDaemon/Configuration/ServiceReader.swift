@@ -28,7 +28,7 @@ struct ServiceReader {
                 .timeToLive, "expected 1 to 255 for a service with IPv4 addresses, found 0, which Linux refuses there")
         }
         let configuration = ServiceConfiguration(
-            name: name, listen: listeners.map(\.address), tls: CredentialsReader(table: table).read(),
+            name: name, listen: listeners.map(\.address), tls: CredentialsReader(table: table, service: name).read(),
             handshakeTimeout: table.duration(.handshakeTimeout, seconds: 2...120) ?? 60_000,
             idleTimeout: table.duration(.idleTimeout, seconds: 0...86_400) ?? 300_000,
             mtu: table.integer(.mtu, 256...9_000, "an integer of bytes") ?? 1_400,

@@ -70,10 +70,20 @@ extension TableReader {
 
     /// The first line of a file that holds a secret.
     func secretLine(_ key: Key, _ expected: String) -> String? {
-        guard let bytes = contents(key, expected, secrecy: .ownerAndGroup) else { return nil }
+        guard let name = string(key, expected) else { return nil }
+        return secretLine(key, named: name, expected)
+    }
+
+    /// The first line of one of the files that a key names.
+    func secretLine(_ key: Key, element: Int? = nil, named name: String, _ expected: String) -> String? {
+        guard let bytes = contents(key, element: element, named: name, expected, secrecy: .ownerAndGroup) else {
+            return nil
+        }
         let line = bytes.prefix { $0 != UInt8(ascii: "\n") && $0 != UInt8(ascii: "\r") }
         guard !line.isEmpty, !line.contains(0), let text = String(validating: line, as: UTF8.self) else {
-            report(key, "the first line of \(named(key)) is empty or not text; expected \(expected)")
+            report(
+                key, element: element,
+                "the first line of \(ConfigurationReading.quoted(name)) is empty or not text; expected \(expected)")
             return nil
         }
         return text

@@ -27,6 +27,10 @@ struct TableReader<Key: RawRepresentable & CaseIterable> where Key.RawValue == S
         reading.report(path(key), element: element, message)
     }
 
+    func warn(_ key: Key, element: Int? = nil, _ message: String) {
+        reading.warn(path(key), element: element, message)
+    }
+
     /// Reports the key as missing, if it is.
     func require(_ key: Key, _ expected: String) {
         if !has(key) { report(key, "missing; expected \(expected)") }

@@ -18,6 +18,10 @@ enum LogEvent: Int, Sendable, CaseIterable {
     case stopped
     /// One error of a configuration.
     case configurationInvalid
+    /// Something in a configuration that is not wrong, and still worth knowing.
+    case configurationWarning
+    /// OCSP responses have changed, and are in force.
+    case staplesReloaded
     /// A worker's process was started; it is not ready yet.
     case workerStarted
     /// A worker ended without having been told to.
@@ -57,6 +61,8 @@ enum LogEvent: Int, Sendable, CaseIterable {
         case .stopping: "13f825680ba54e4f96e3d60c4eec8c3a"
         case .stopped: "ba5cf3c661664f4c81054f413df576b3"
         case .configurationInvalid: "f4a5d56e85de4957979c559d9609b40a"
+        case .configurationWarning: "9f54f49935b341baa990c5948294161a"
+        case .staplesReloaded: "57c06572c99b411fbf0b1fde312afe8b"
         case .workerStarted: "7d48ed8817624fc088685e492ea5a6dd"
         case .workerDied: "0b8849ba95b04cefb70e722363bba718"
         case .connectionOpened: "cde74a02b67b470ea9b7613559d68da5"
@@ -78,8 +84,11 @@ enum LogEvent: Int, Sendable, CaseIterable {
     var level: Logger.Level {
         switch self {
         case .workerStarted, .connectionOpened, .connectionClosed: .info
-        case .backendAnswers, .started, .ready, .reloaded, .stopping, .stopped, .handshakeFailed: .notice
-        case .newcomerRefused, .datagramRefused, .backendRefused, .backendUnreachable, .descriptorLimit: .warning
+        case .backendAnswers, .started, .ready, .reloaded, .staplesReloaded, .stopping, .stopped, .handshakeFailed:
+            .notice
+        case .configurationWarning, .newcomerRefused, .datagramRefused, .backendRefused, .backendUnreachable,
+            .descriptorLimit:
+            .warning
         case .reloadFailed, .configurationInvalid, .workerDied, .workerStuck, .listenerFailed, .internalError: .error
         }
     }
@@ -94,6 +103,8 @@ enum LogEvent: Int, Sendable, CaseIterable {
         case .stopping: "stopping"
         case .stopped: "stopped"
         case .configurationInvalid: "configuration invalid"
+        case .configurationWarning: "configuration warning"
+        case .staplesReloaded: "OCSP responses reloaded"
         case .workerStarted: "worker started"
         case .workerDied: "worker died"
         case .connectionOpened: "connection opened"

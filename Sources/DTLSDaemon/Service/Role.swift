@@ -7,15 +7,19 @@ enum Role: Equatable {
     case worker(number: Int)
     /// Reads the configuration and all that it names, and ends.
     case loader(file: String)
+    /// Reads the OCSP responses of a configuration in force, and ends; `file` is the one that it came from.
+    case stapleLoader(file: String)
 
     private static let workerName = "dtlsd: worker"
     private static let loaderName = "dtlsd: loader"
+    private static let stapleLoaderName = "dtlsd: loader of OCSP responses"
 
     /// What a process in this role is started with.
     var arguments: [String] {
         switch self {
         case .worker(let number): ["\(Self.workerName) \(number)"]
         case .loader(let file): [Self.loaderName, file]
+        case .stapleLoader(let file): [Self.stapleLoaderName, file]
         }
     }
 
@@ -26,6 +30,8 @@ enum Role: Equatable {
             self = .worker(number: number)
         } else if name == Self.loaderName, arguments.count == 2 {
             self = .loader(file: arguments[1])
+        } else if name == Self.stapleLoaderName, arguments.count == 2 {
+            self = .stapleLoader(file: arguments[1])
         } else {
             return nil
         }

@@ -37,6 +37,7 @@ final class WorkerLogs: TimerTarget {
             "HANDSHAKE_USEC": "\(connection.handshakeDuration / 1_000)",
         ]
         if let name = engine.serverName { fields["SNI"] = "\(name)" }
+        if let name = engine.applicationProtocol { fields["ALPN"] = "\(name)" }
         if let client = engine.peerIdentity?.name { fields["CLIENT"] = "\(client)" }
         return fields
     }

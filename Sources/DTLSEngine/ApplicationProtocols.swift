@@ -1,0 +1,67 @@
+import COpenSSL
+
+/// The choice of an application protocol (ALPN, RFC 7301).
+extension ServerContext {
+    /// Answers clients that offer protocols with the best one that both know; one with which there is none is refused
+    /// (section 3.2: no_application_protocol). Clients that offer none are served.
+    func choose(ofApplicationProtocols protocols: [String]) {
+        guard !protocols.isEmpty else { return }
+        attachments.applicationProtocols = protocols.map { Array($0.utf8) }
+        SSL_CTX_set_alpn_select_cb(
+            pointer,
+            { ssl, chosen, chosenLength, offered, offeredLength, _ in
+                guard let ssl, let chosen, let chosenLength, let offered,
+                    let protocols = ContextAttachments.of(ssl)?.applicationProtocols
+                else { return SSL_TLSEXT_ERR_NOACK }
+                let offer = UnsafeBufferPointer(start: offered, count: Int(offeredLength))
+                guard let place = ApplicationProtocols.choose(of: protocols, offer) else {
+                    return SSL_TLSEXT_ERR_ALERT_FATAL
+                }
+                // In the client's list, which is there for as long as OpenSSL needs it.
+                chosen.pointee = offered + place.lowerBound
+                chosenLength.pointee = UInt8(truncatingIfNeeded: place.count)
+                return SSL_TLSEXT_ERR_OK
+            }, nil)
+    }
+}
+
+extension Context {
+    /// Offers protocols, best first, as a client.
+    func offer(applicationProtocols: [String]) throws(CredentialsError) {
+        guard !applicationProtocols.isEmpty else { return }
+        let list = ApplicationProtocols.encode(applicationProtocols)
+        ERR_clear_error()
+        // 0 means success here.
+        guard let list, SSL_CTX_set_alpn_protos(pointer, list, UInt32(truncatingIfNeeded: list.count)) == 0 else {
+            throw .context("application protocols must have 1 to 255 bytes each, and 65,535 together at most")
+        }
+    }
+}
+
+/// The list of protocols on the wire: each with a byte of length before it (RFC 7301, section 3.1).
+enum ApplicationProtocols {
+    static func encode(_ names: [String]) -> [UInt8]? {
+        var list: [UInt8] = []
+        for name in names {
+            guard let length = UInt8(exactly: name.utf8.count), length > 0 else { return nil }
+            list.append(length)
+            list.append(contentsOf: name.utf8)
+        }
+        return list.count <= Int(UInt16.max) ? list : nil
+    }
+
+    /// Where in the offer the first of these protocols stands that is in it.
+    static func choose(of protocols: [[UInt8]], _ offer: UnsafeBufferPointer<UInt8>) -> Range<Int>? {
+        for wanted in protocols {
+            var position = 0
+            while position < offer.count {
+                let start = position + 1
+                let end = start + Int(offer[position])
+                guard end <= offer.count else { break }
+                if offer[start..<end].elementsEqual(wanted) { return start..<end }
+                position = end
+            }
+        }
+        return nil
+    }
+}

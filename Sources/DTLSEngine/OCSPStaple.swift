@@ -1,0 +1,138 @@
+import COpenSSL
+import Glibc
+
+/// What a certificate's authority says of it (RFC 6960), which the server sends along to clients that ask (RFC 6066,
+/// section 8). Its signature is for clients to check: they know whom they trust.
+public struct OCSPStaple: Sendable, Equatable {
+    /// The OCSP response, DER.
+    public let response: [UInt8]
+    /// When it is out of date (nextUpdate), in seconds since 1970; `nil`: it does not say.
+    public let expiry: Int64?
+
+    /// What was checked before: see ``init(_:for:)``.
+    public init(checked response: [UInt8], expiry: Int64?) {
+        self.response = response
+        self.expiry = expiry
+    }
+
+    /// Checks that a response is one that can be stapled to a certificate now.
+    /// - Parameter response: DER, as `openssl ocsp -respout` writes it.
+    public init(_ response: [UInt8], for certificate: OwnCertificate) throws(OCSPStapleError) {
+        ERR_clear_error()
+        defer { ERR_clear_error() }
+        let basic = try Self.parse(response)
+        defer { OCSP_BASICRESP_free(basic) }
+        guard let single = Self.part(of: basic, about: certificate) else { throw .otherCertificate }
+        var thisUpdate: UnsafeMutablePointer<ASN1_GENERALIZEDTIME>?
+        var nextUpdate: UnsafeMutablePointer<ASN1_GENERALIZEDTIME>?
+        let status = OCSP_single_get0_status(single, nil, nil, &thisUpdate, &nextUpdate)
+        guard status == V_OCSP_CERTSTATUS_GOOD else {
+            throw .notGood(OCSP_cert_status_str(Int(status)).map { String(cString: $0) } ?? "unknown")
+        }
+        // A clock may go five minutes wrong.
+        guard OCSP_check_validity(thisUpdate, nextUpdate, 300, -1) == 1 else {
+            throw .outOfDate(nextUpdate.flatMap(Self.text) ?? "")
+        }
+        self.init(checked: response, expiry: nextUpdate.flatMap(Self.seconds))
+    }
+
+    private static func parse(_ response: [UInt8]) throws(OCSPStapleError) -> OpaquePointer {
+        let parsed = response.withUnsafeBufferPointer { buffer in
+            var position = buffer.baseAddress
+            return d2i_OCSP_RESPONSE(nil, &position, buffer.count)
+        }
+        guard let parsed else { throw .malformed("\(OpenSSLError.drain())") }
+        defer { OCSP_RESPONSE_free(parsed) }
+        let status = OCSP_response_status(parsed)
+        guard status == OCSP_RESPONSE_STATUS_SUCCESSFUL else {
+            throw .unsuccessful(OCSP_response_status_str(Int(status)).map { String(cString: $0) } ?? "\(status)")
+        }
+        guard let basic = OCSP_response_get1_basic(parsed) else { throw .malformed("\(OpenSSLError.drain())") }
+        return basic
+    }
+
+    /// The part about a certificate, told by its issuer's name and its serial number. (The issuer's key is compared by
+    /// clients: a server need not have the issuer's certificate.)
+    private static func part(of basic: OpaquePointer, about certificate: OwnCertificate) -> OpaquePointer? {
+        for index in 0..<OCSP_resp_count(basic) {
+            guard let single = OCSP_resp_get0(basic, index) else { continue }
+            var nameHash: UnsafeMutablePointer<ASN1_OCTET_STRING>?
+            var serial: UnsafeMutablePointer<ASN1_INTEGER>?
+            var algorithm: OpaquePointer?
+            let identifier = OCSP_SINGLERESP_get0_id(single)
+            guard OCSP_id_get0_info(&nameHash, &algorithm, nil, &serial, identifier) == 1,
+                ASN1_INTEGER_cmp(serial, X509_get0_serialNumber(certificate.pointer)) == 0,
+                let digest = EVP_get_digestbyname(OBJ_nid2sn(OBJ_obj2nid(algorithm)))
+            else { continue }
+            var hash = [UInt8](repeating: 0, count: Int(EVP_MAX_MD_SIZE))
+            var count: UInt32 = 0
+            guard X509_NAME_digest(X509_get_issuer_name(certificate.pointer), digest, &hash, &count) == 1,
+                let start = ASN1_STRING_get0_data(nameHash), ASN1_STRING_length(nameHash) == Int32(count)
+            else { continue }
+            if UnsafeBufferPointer(start: start, count: Int(count)).elementsEqual(hash[..<Int(count)]) { return single }
+        }
+        return nil
+    }
+
+    private static func seconds(_ time: UnsafeMutablePointer<ASN1_GENERALIZEDTIME>) -> Int64? {
+        var parts = tm()
+        guard ASN1_TIME_to_tm(time, &parts) == 1 else { return nil }
+        return Int64(timegm(&parts))
+    }
+
+    /// `2026-11-23 18:00:00 UTC`
+    private static func text(_ time: UnsafeMutablePointer<ASN1_GENERALIZEDTIME>) -> String? {
+        var parts = tm()
+        guard ASN1_TIME_to_tm(time, &parts) == 1 else { return nil }
+        func two(_ number: Int32) -> String { number < 10 ? "0\(number)" : "\(number)" }
+        return "\(Int(parts.tm_year) + 1900)-\(two(parts.tm_mon + 1))-\(two(parts.tm_mday))"
+            + " \(two(parts.tm_hour)):\(two(parts.tm_min)):\(two(parts.tm_sec)) UTC"
+    }
+}
+
+/// Why a response cannot be stapled to a certificate.
+public enum OCSPStapleError: Error, Sendable, Equatable, CustomStringConvertible {
+    case malformed(String)
+    /// The responder has answered with an error.
+    case unsuccessful(String)
+    /// It says nothing about the certificate.
+    case otherCertificate
+    /// The certificate is revoked, or unknown.
+    case notGood(String)
+    /// With the end of its time, where it has one.
+    case outOfDate(String)
+
+    public var description: String {
+        switch self {
+        case .malformed(let reason): "not an OCSP response in DER (\(reason))"
+        case .unsuccessful(let status): "the OCSP responder has answered with an error (\(status))"
+        case .otherCertificate: "the OCSP response is about another certificate"
+        case .notGood(let status): "the OCSP response says that the certificate is \(status)"
+        case .outOfDate(let end):
+            end.isEmpty
+                ? "the OCSP response is not valid yet" : "the OCSP response is not valid now; it is until \(end)"
+        }
+    }
+}
+
+extension ServerContext {
+    /// Sends the staple of the certificate that was chosen to clients that ask for it (status_request).
+    func stapleWhenAsked() {
+        guard attachments.certificates.contains(where: { $0.staple != nil }) else { return }
+        _ = co_ssl_ctx_set_status_callback(pointer) { ssl, _ in
+            guard let ssl else { return SSL_TLSEXT_ERR_NOACK }
+            return ServerContext.staple(to: ssl)
+        }
+    }
+
+    private static func staple(to ssl: OpaquePointer) -> Int32 {
+        // OpenSSL has made the one that it will send the current one.
+        guard let chosen = SSL_get_certificate(ssl), let certificates = ContextAttachments.of(ssl)?.certificates,
+            let staple = certificates.first(where: { X509_cmp($0.certificate.pointer, chosen) == 0 })?.staple,
+            staple.expiry ?? .max > Int64(time(nil)),
+            let copy = co_memdup(staple.response, staple.response.count)
+        else { return SSL_TLSEXT_ERR_NOACK }
+        _ = co_ssl_set_status_response(ssl, copy, staple.response.count)
+        return SSL_TLSEXT_ERR_OK
+    }
+}

@@ -1,0 +1,98 @@
+import CLinux
+import Glibc
+
+/// Tells when files are changed or replaced (inotify), whether they are there already or not.
+///
+/// It watches folders, since a file is mostly replaced by renaming a new one over it; and where there are symbolic links
+/// on the way to a file, the folders that these are in.
+public final class FileWatcher {
+    /// Readable when something has changed. Another process may go on with it: the watches are the open file's.
+    public private(set) var descriptor: FileDescriptor
+    /// The last parts of the paths that are watched: what else changes in their folders is of no interest.
+    public private(set) var names: Set<String>
+
+    public init() throws(SystemError) {
+        descriptor = FileDescriptor(
+            owning: try system("inotify_init1") { inotify_init1(Int32(IN_NONBLOCK) | Int32(IN_CLOEXEC)) })
+        names = []
+    }
+
+    /// Goes on with the watches of another process.
+    public init(owning descriptor: consuming FileDescriptor, names: Set<String>) {
+        self.descriptor = descriptor
+        self.names = names
+    }
+
+    /// As many links as the kernel follows on one path (path_resolution(7)).
+    private static let maximumLinks = 40
+
+    private static let changes =
+        UInt32(IN_CLOSE_WRITE) | UInt32(IN_MOVED_TO) | UInt32(IN_CREATE) | UInt32(IN_ATTRIB) | UInt32(IN_DELETE_SELF)
+        | UInt32(IN_MOVE_SELF) | UInt32(IN_ONLYDIR)
+
+    /// Watches a file, and the symbolic links on the way to it. It asks the file system, so it may wait.
+    public func add(_ path: String) throws(SystemError) {
+        var rest = path.split(separator: "/").map(String.init)
+        var folder = path.hasPrefix("/") ? "/" : "./"
+        var links = 0
+        while !rest.isEmpty {
+            let name = rest.removeFirst()
+            let whole = folder + name
+            let target = links < Self.maximumLinks ? Self.target(of: whole) : nil
+            if target != nil || rest.isEmpty { try watch(name, in: folder) }
+            if let target {
+                links += 1
+                rest = target.split(separator: "/").map(String.init) + rest
+                if target.hasPrefix("/") { folder = "/" }
+            } else {
+                // ".." stays as it is: the links before it are resolved.
+                folder = whole + "/"
+            }
+        }
+    }
+
+    private func watch(_ name: String, in folder: String) throws(SystemError) {
+        let raw = descriptor.rawValue
+        _ = try system("inotify_add_watch", folder) { inotify_add_watch(raw, folder, Self.changes) }
+        names.insert(name)
+    }
+
+    /// Where a symbolic link leads, or `nil` where there is none.
+    private static func target(of path: String) -> String? {
+        var buffer = [CChar](repeating: 0, count: Int(PATH_MAX))
+        let count = readlink(path, &buffer, buffer.count)
+        guard count > 0 else { return nil }
+        return String(decoding: buffer[..<count].lazy.map { UInt8(bitPattern: $0) }, as: UTF8.self)
+    }
+
+    /// Takes all that has happened since the last time.
+    /// - Returns: whether a watched file may be another now.
+    public func takeChanges() throws(SystemError) -> Bool {
+        var isChanged = false
+        let raw = descriptor.rawValue
+        try withUnsafeTemporaryAllocation(byteCount: 16_384, alignment: 8) { buffer throws(SystemError) in
+            while true {
+                let count = try systemUnlessBlocked("read", "inotify") { read(raw, buffer.baseAddress, buffer.count) }
+                guard let count, count > 0 else { return }
+                if concernsFile(UnsafeRawBufferPointer(rebasing: buffer[..<count])) { isChanged = true }
+            }
+        }
+        return isChanged
+    }
+
+    /// Goes through whole events (inotify(7)): watch, mask, cookie, length of the name, name with NULs.
+    private func concernsFile(_ events: UnsafeRawBufferPointer) -> Bool {
+        var position = 0
+        while position + 16 <= events.count {
+            let mask = events.loadUnaligned(fromByteOffset: position + 4, as: UInt32.self)
+            let length = Int(events.loadUnaligned(fromByteOffset: position + 12, as: UInt32.self))
+            guard length <= events.count - position - 16 else { return true }
+            let name = events[(position + 16)..<(position + 16 + length)].prefix { $0 != 0 }
+            // Without a name it is the folder itself; or events were lost.
+            let isOfFolder = mask & (UInt32(IN_DELETE_SELF) | UInt32(IN_MOVE_SELF) | UInt32(IN_Q_OVERFLOW)) != 0
+            if isOfFolder || names.contains(String(decoding: name, as: UTF8.self)) { return true }
+            position += 16 + length
+        }
+        return false
+    }
+}

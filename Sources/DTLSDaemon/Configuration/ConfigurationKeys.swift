@@ -21,6 +21,7 @@ enum ServiceKey: String, CaseIterable {
     case minimumVersion = "minimum_version"
     case maximumVersion = "maximum_version"
     case mtu, handler, forward, socket
+    case presharedKeys = "psk"
 }
 
 /// The keys of `[service.NAME.forward]`.
@@ -52,6 +53,7 @@ enum UnknownKey {
 
     private static func otherTable(of key: String) -> String? {
         if SocketKey(rawValue: key) != nil { return "in [service.NAME.socket]" }
+        if PresharedKeysKey(rawValue: key) != nil { return "in [service.NAME.psk]" }
         if ForwardKey(rawValue: key) != nil { return "in [service.NAME.forward]" }
         if ServiceKey(rawValue: key) != nil { return "in [service.NAME]" }
         if MainKey(rawValue: key) != nil { return "before the first [table]" }

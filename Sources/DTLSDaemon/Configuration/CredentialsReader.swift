@@ -8,16 +8,35 @@ struct CredentialsReader {
         let certificate = table.pem(.certificate, Expected.certificate)
         let privateKey = table.pem(.privateKey, Expected.privateKey, secrecy: .ownerAndGroup)
         let passphrase = table.secretLine(.passphraseFile, Expected.passphrase)
-        table.require(.certificate, Expected.certificate)
-        table.require(.privateKey, Expected.privateKey)
-        let settings = ServerSettings(
+        let hasKeysAlone = table.has(.presharedKeys) && !table.has(.certificate) && !table.has(.privateKey)
+        if hasKeysAlone {
+            refuseAuthorities()
+        } else {
+            table.require(.certificate, Expected.certificate)
+            table.require(.privateKey, Expected.privateKey)
+        }
+        var settings = ServerSettings(
             certificate: certificate ?? "", privateKey: privateKey ?? "", passphrase: passphrase,
             certificateAuthorities: table.pem(.authorities, Expected.authorities),
             ciphers: table.string(.ciphers, Expected.ciphers), minimumVersion: version(.minimumVersion) ?? .dtls12,
             maximumVersion: version(.maximumVersion))
+        settings.presharedKeys = PresharedKeysReader.read(table)
+        if hasKeysAlone {
+            settings.certifiedKeys = []
+            if settings.presharedKeys != nil { tryOut(settings) }
+            return settings
+        }
         let hasPassphrase = passphrase != nil || !table.has(.passphraseFile)
         if certificate != nil, privateKey != nil, hasPassphrase { tryOut(settings) }
         return settings
+    }
+
+    private func refuseAuthorities() {
+        guard table.has(.authorities) else { return }
+        table.report(
+            .authorities,
+            "a service with pre-shared keys alone asks no client for a certificate; expected certificate and private_key"
+                + " beside it, or no ca")
     }
 
     private enum Expected {

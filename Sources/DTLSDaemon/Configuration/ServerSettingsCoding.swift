@@ -10,6 +10,7 @@ extension ServerSettings {
         writer.optional(ciphers) { $0.string($1) }
         writer.integer(minimumVersion.rawValue)
         writer.optional(maximumVersion) { $0.integer($1.rawValue) }
+        writer.optional(presharedKeys) { $1.write(to: &$0) }
     }
 
     init(from reader: inout ByteReader) throws(MalformedBytes) {
@@ -19,6 +20,7 @@ extension ServerSettings {
             ciphers: try reader.optionalString(),
             minimumVersion: try Self.version(from: &reader),
             maximumVersion: try reader.optional { (reader) throws(MalformedBytes) in try Self.version(from: &reader) })
+        presharedKeys = try reader.optional { (reader) throws(MalformedBytes) in try PresharedKeys(from: &reader) }
     }
 
     private static func version(from reader: inout ByteReader) throws(MalformedBytes) -> ProtocolVersion {

@@ -169,7 +169,42 @@ extension Engine {
             else { return nil }
             let bytes = PresharedKeyCallbacks.bytes(identity)
             guard table.key(of: bytes) == nil else { return nil }
-            return "unknown PSK identity \"\(String(decoding: bytes.prefix(100), as: UTF8.self))\""
+            return "unknown PSK identity \(Self.quoted(bytes))"
+        }
+    }
+
+    /// More about a handshake that has come to nothing, for a log: a client whose key is wrong hears and says nothing,
+    /// since its records cannot be read (RFC 6347, section 4.1.2.7). Empty where there is nothing to say.
+    public var presharedKeyRemark: String {
+        withSSL { ssl in
+            guard SSL_is_init_finished(ssl) == 0, let identity = SSL_get_psk_identity(ssl),
+                let table = ContextAttachments.of(ssl)?.presharedKeys,
+                table.key(of: PresharedKeyCallbacks.bytes(identity)) != nil
+            else { return "" }
+            let name = Self.quoted(PresharedKeyCallbacks.bytes(identity))
+            return "; the client has not proven that it has the key of PSK identity \(name)"
+        }
+    }
+
+    /// A stranger's words inside a message: not too long, and without what could end the quotation or the line.
+    private static func quoted(_ bytes: [UInt8]) -> String {
+        let text = String(decoding: bytes, as: UTF8.self)
+        let scalars = text.unicodeScalars.prefix(100).map { scalar in
+            switch scalar {
+            case "\"", "\\": "\\\(scalar)"
+            case _ where scalar.properties.generalCategory.isPrintable: String(scalar)
+            default: "\\u{\(String(scalar.value, radix: 16))}"
+            }
+        }
+        return "\"\(scalars.joined())\"" + (text.unicodeScalars.count > 100 ? "…" : "")
+    }
+}
+
+extension Unicode.GeneralCategory {
+    fileprivate var isPrintable: Bool {
+        switch self {
+        case .control, .format, .lineSeparator, .paragraphSeparator, .privateUse, .surrogate, .unassigned: false
+        default: true
         }
     }
 }

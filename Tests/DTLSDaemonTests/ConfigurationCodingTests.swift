@@ -14,7 +14,7 @@ import Testing
                 name: name, listen: [], tls: ServerSettings(certificate: "c", privateKey: "k"),
                 handshakeTimeout: 2_000, idleTimeout: 0, mtu: 256, handler: handler, socket: SocketOptions())
         }
-        return Configuration(
+        var configuration = Configuration(
             workers: 7, stopTimeout: 1, logLevel: .warning, cookieSecret: Array(0...255),
             services: [
                 service("plain", .echo),
@@ -29,6 +29,11 @@ import Testing
                     socket: SocketOptions(
                         receiveBuffer: 1_024, sendBuffer: 16_777_216, timeToLive: 0, interface: "lo", ipv6Only: false)),
             ])
+        configuration.services[0].tls.presharedKeys = PresharedKeys(keys: [])
+        configuration.services[1].tls.presharedKeys = PresharedKeys(
+            keys: [PresharedKey(identity: [0xff, 1], key: [0, 1, 2]), PresharedKey(identity: [2], key: [3])],
+            hint: [0xfe])
+        return configuration
     }
 
     private let problems = ConfigurationProblems(problems: [

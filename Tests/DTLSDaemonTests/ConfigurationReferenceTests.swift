@@ -21,6 +21,7 @@ import Testing
         try folder.write(".run/localhost.key", material.privateKey)
         try folder.write("config/cookie.secret", String(repeating: "s", count: 32))
         try folder.write("config/localhost.passphrase", "sesame")
+        try folder.write("config/sensors.psk", "sensor-7:00112233445566778899aabbccddeeff")
         try folder.write("config/clients-ca.pem", material.certificate)
         try folder.write("config/fullchain.pem", material.certificate)
         try folder.write("config/wildcard.pem", material.certificate)
@@ -106,8 +107,9 @@ import Testing
         let text = try Self.reference()
         let keys =
             MainKey.allCases.map(\.rawValue).filter { $0 != MainKey.service.rawValue }
-            + ServiceKey.allCases.map(\.rawValue).filter { !["forward", "socket", "name"].contains($0) }
+            + ServiceKey.allCases.map(\.rawValue).filter { !["forward", "name", "psk", "socket"].contains($0) }
             + ForwardKey.allCases.map(\.rawValue) + SocketKey.allCases.map(\.rawValue)
+            + PresharedKeysKey.allCases.map(\.rawValue)
         let lines = text.split(separator: "\n", omittingEmptySubsequences: false)
         for key in keys {
             let first = lines.firstIndex { $0.hasPrefix("\(key) = ") || $0.hasPrefix("#\(key) = ") }
@@ -117,7 +119,10 @@ import Testing
             #expect(
                 words.contains("Default: ") || words.contains("no default"), "\(key) has no default in the reference")
         }
-        for table in ["#[service.echo.socket]", "#[service.echo.name.\"*.example.org\"]", "#[service.coap.forward]"] {
+        for table in [
+            "#[service.echo.socket]", "#[service.echo.name.\"*.example.org\"]", "#[service.coap.psk]",
+            "#[service.coap.forward]",
+        ] {
             #expect(lines.contains { $0 == table })
         }
     }

@@ -27,6 +27,7 @@ enum ServiceKey: String, CaseIterable {
     case applicationProtocols = "alpn"
     case renegotiation
     case mtu, handler, forward, socket
+    case presharedKeys = "psk"
 }
 
 /// The keys of `[service.NAME.name."HOST"]`.
@@ -66,6 +67,7 @@ enum UnknownKey {
 
     private static func otherTable(of key: String) -> String? {
         if SocketKey(rawValue: key) != nil { return "in [service.NAME.socket]" }
+        if PresharedKeysKey(rawValue: key) != nil { return "in [service.NAME.psk]" }
         if ForwardKey(rawValue: key) != nil { return "in [service.NAME.forward]" }
         if ServiceKey(rawValue: key) != nil { return "in [service.NAME]" }
         if MainKey(rawValue: key) != nil { return "before the first [table]" }

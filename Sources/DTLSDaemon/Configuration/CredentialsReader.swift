@@ -7,15 +7,30 @@ struct CredentialsReader {
     let service: String
 
     func read() -> ServerSettings {
-        let found = CertificatesReader(table: table).read(service: service)
-        table.require(.certificate, CertificateExpectation.certificate)
-        table.require(.privateKey, CertificateExpectation.privateKey)
-        var settings = ServerSettings(
-            certifiedKeys: (found ?? []).map(\.key), clients: clients(), ciphers: nil)
+        let found = certifiedKeys()
+        var settings = ServerSettings(certifiedKeys: found ?? [], clients: clients(), ciphers: nil)
+        settings.presharedKeys = PresharedKeysReader.read(table)
         PolicyReader(table: table).read(into: &settings)
         NamesReader(table: table, service: service).read(into: &settings)
-        if found != nil { tryOut(settings) }
+        let hasKeys = settings.presharedKeys != nil || !table.has(.presharedKeys)
+        if found != nil, hasKeys { tryOut(settings) }
         return settings
+    }
+
+    /// - Returns: `nil` where they cannot be used; none where the service has pre-shared keys alone.
+    private func certifiedKeys() -> [CertifiedKey]? {
+        if table.has(.presharedKeys), !table.has(.certificate), !table.has(.privateKey) {
+            if table.has(.authorities) {
+                table.report(
+                    .authorities,
+                    "a service with pre-shared keys alone asks no client for a certificate; expected certificate and"
+                        + " private_key beside it, or no ca")
+            }
+            return []
+        }
+        table.require(.certificate, CertificateExpectation.certificate)
+        table.require(.privateKey, CertificateExpectation.privateKey)
+        return CertificatesReader(table: table).read(service: service)?.map(\.key)
     }
 
     private enum Expected {

@@ -11,6 +11,7 @@ extension ServerSettings {
         writer.integer(minimumVersion.rawValue)
         writer.optional(maximumVersion) { $0.integer($1.rawValue) }
         writeIdentity(to: &writer)
+        writer.optional(presharedKeys) { $1.write(to: &$0) }
     }
 
     init(from reader: inout ByteReader) throws(MalformedBytes) {
@@ -21,6 +22,7 @@ extension ServerSettings {
             minimumVersion: try Self.version(from: &reader),
             maximumVersion: try reader.optional { (reader) throws(MalformedBytes) in try Self.version(from: &reader) })
         try readIdentity(from: &reader)
+        presharedKeys = try reader.optional { (reader) throws(MalformedBytes) in try PresharedKeys(from: &reader) }
     }
 
     private static func version(from reader: inout ByteReader) throws(MalformedBytes) -> ProtocolVersion {

@@ -67,7 +67,8 @@ final class ServedConnection: ConnectionDelegate {
             self.handler = nil
         } else {
             worker.countFailure()
-            worker.logs.handshakeFailed(peer: connection.peer, service, ending.description)
+            worker.logs.handshakeFailed(
+                peer: connection.peer, service, ending.description + connection.engine.presharedKeyRemark)
         }
         worker.forget(self)
     }

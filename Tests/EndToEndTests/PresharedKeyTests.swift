@@ -1,0 +1,187 @@
+import Foundation
+import LinuxSystem
+import Testing
+
+extension EndToEnd {
+    /// Services with pre-shared keys, and clients of OpenSSL, GnuTLS and libcoap.
+    @Suite struct PresharedKeyTests {
+        let folder: TestFolder
+        let address: SocketAddress
+        /// A certificate for s_client to trust, although none will be shown to it.
+        let nobody: String
+
+        init() async throws {
+            folder = try TestFolder()
+            nobody = try await CertificateMaker(folder: folder).selfSigned("nobody").certificate
+            address = try Endpoint.freeOnOwnLoopback()
+        }
+
+        private static let key = "00112233445566778899aabbccddeeff"
+        private static let otherKey = "ffeeddccbbaa99887766554433221100"
+        /// What coap-client sends for the option -k: the characters themselves.
+        private static let text = "correct horse battery"
+
+        private func service(_ more: String = "") throws -> String {
+            try folder.write("sensor-7:\(Self.key)\ncoap:\(Self.text)\n", to: "keys.psk")
+            return """
+                workers = 2
+                [service.echo]
+                listen = "\(address)"
+                handler = "echo"
+                handshake_timeout = 2
+                \(more)
+                [service.echo.psk]
+                file = "keys.psk"
+                hint = "gateway"
+
+                """
+        }
+
+        /// `openssl s_client` with a key.
+        private func client(
+            _ identity: String = "sensor-7", key: String = Self.key, _ arguments: [String] = []
+        ) throws -> SecureClient {
+            try SecureClient(
+                to: address, trust: nobody, in: folder, ["-psk_identity", identity, "-psk", key] + arguments)
+        }
+
+        @Test(arguments: [
+            [], ["-cipher", "PSK-AES128-CCM8"], ["-cipher", "PSK-AES128-CCM"], ["-cipher", "PSK-AES128-GCM-SHA256"],
+        ])
+        func opensslClientsAreServed(_ arguments: [String]) async throws {
+            let daemon = try await Daemon.start(try service(), in: folder)
+            let client = try client(arguments)
+            try await client.exchange("hello")
+            let suite = arguments.last ?? "ECDHE-PSK-CHACHA20-POLY1305"
+            try await daemon.logged("connection opened", "CLIENT=sensor-7", "CIPHER=\(suite)")
+            try await daemon.stop()
+        }
+
+        private func client(_ arguments: [String]) throws -> SecureClient { try client("sensor-7", arguments) }
+
+        /// Not with ECDHE-PSK: gnutls-cli 3.7.9 crashes when it tells of such a session, after its handshake.
+        @Test(arguments: [
+            "NORMAL:-KX-ALL:+PSK",
+            "NONE:+VERS-DTLS1.2:+PSK:+AES-128-CCM-8:+AEAD:+COMP-NULL:+SIGN-ALL:+GROUP-ALL",
+        ])
+        func gnutlsClientsAreServed(_ priority: String) async throws {
+            let daemon = try await Daemon.start(try service(), in: folder)
+            let client = try Program(
+                [
+                    "gnutls-cli", "--udp", "--pskusername", "sensor-7", "--pskkey", Self.key, "--priority", priority,
+                    "-p", "\(address.port)", address.host,
+                ], in: folder)
+            try await daemon.logged("connection opened", "CLIENT=sensor-7")
+            client.send("hello\n")
+            try await eventually("an echo", details: client.output + client.errors) {
+                client.output.split(separator: "\n").contains("hello")
+            }
+            if priority.contains("CCM-8") { try await daemon.logged("connection opened", "CIPHER=PSK-AES128-CCM8") }
+            client.signal(SIGKILL)
+            try await daemon.stop()
+        }
+
+        /// libcoap over either library, to a CoAP server that knows no DTLS.
+        @Test(arguments: ["coap-client-openssl", "coap-client-gnutls"])
+        func coapClientsReachACoapServer(_ program: String) async throws {
+            let backend = try Endpoint.free(on: "127.0.0.1")
+            let server = try Program(
+                ["coap-server-notls", "-A", backend.host, "-p", "\(backend.port)", "-v", "1"], in: folder)
+            try await eventually("coap-server is there", details: server.errors) {
+                ProcessTable.localPorts(of: server.pid).contains(backend.port)
+            }
+            let configuration = try service()
+                .replacing("handler = \"echo\"", with: "handler = \"forward\"\nforward.backend = \"udp:\(backend)\"")
+            let daemon = try await Daemon.start(configuration, in: folder)
+            let greeting = try await Program.run(
+                [program, "-B", "30", "-u", "coap", "-k", Self.text, "-m", "get", "coaps://\(address)/"], in: folder)
+            #expect(greeting.contains("This is a test server made with libcoap"))
+            try await daemon.logged("connection opened", "CLIENT=coap")
+            try await daemon.stop()
+        }
+
+        @Test func anUnknownIdentityIsToldAndLogged() async throws {
+            let daemon = try await Daemon.start(try service(), in: folder)
+            let stranger = try client("no\"bo\tdy")
+            _ = try await stranger.program.ended()
+            #expect(stranger.program.errors.contains("unknown psk identity"), "\(stranger.transcript)")
+            try await daemon.logged("handshake failed", #"unknown PSK identity "no\\"bo\\u{9}dy""#)
+            try await daemon.stop()
+        }
+
+        @Test func aWrongKeyIsLoggedWithItsIdentity() async throws {
+            let daemon = try await Daemon.start(try service(), in: folder)
+            let wrong = try client(key: Self.otherKey)
+            try await daemon.logged(
+                "handshake failed", "has not proven that it has the key of PSK identity \"sensor-7\"")
+            #expect(!daemon.logs("connection opened"))
+            wrong.program.signal(SIGKILL)
+            try await daemon.stop()
+        }
+
+        @Test func aReloadAddsAndRemovesIdentities() async throws {
+            let daemon = try await Daemon.start(try service(), in: folder)
+            let session = folder.file("session")
+            let before = try client(["-sess_out", session])
+            try await before.exchange("before")
+            try await before.leave()
+            let again = try client(["-sess_in", session])
+            try await again.exchange("resumed")
+            try await daemon.logged("connection opened", "CLIENT=sensor-7", "RESUMED=yes")
+            try await again.leave()
+
+            // A file that others can read changes nothing.
+            try folder.write("other:\(Self.key)\n", to: "keys.psk.new")
+            chmod(folder.file("keys.psk.new"), 0o644)
+            rename(folder.file("keys.psk.new"), folder.file("keys.psk"))
+            daemon.program.signal(SIGHUP)
+            try await daemon.logged("others than its owner may use", "keys.psk")
+            let still = try client()
+            try await still.exchange("still")
+            try await still.leave()
+
+            chmod(folder.file("keys.psk"), 0o600)
+            daemon.program.signal(SIGHUP)
+            try await daemon.logged("configuration and certificates reloaded")
+            let added = try client("other")
+            try await added.exchange("added")
+            try await added.leave()
+            // Neither the key nor a session that was made with it is of use any more.
+            let removed = try client(["-sess_in", session])
+            _ = try await removed.program.ended()
+            try await daemon.logged("unknown PSK identity \"sensor-7\"")
+            try await daemon.stop()
+        }
+
+        /// A changed key ends the sessions of the old one, too.
+        @Test func aSessionOfAnOldKeyIsNotResumed() async throws {
+            let daemon = try await Daemon.start(try service(), in: folder)
+            let session = folder.file("session")
+            let before = try client(["-sess_out", session])
+            try await before.exchange("before")
+            try await before.leave()
+            try folder.write("sensor-7:\(Self.otherKey)\n", to: "keys.psk")
+            daemon.program.signal(SIGHUP)
+            try await daemon.logged("configuration and certificates reloaded")
+            let after = try client(key: Self.otherKey, ["-sess_in", session])
+            try await after.exchange("after")
+            #expect(daemon.lines(with: "connection opened", "RESUMED=no").count == 2)
+            #expect(!daemon.logs("RESUMED=yes"))
+            try await daemon.stop()
+        }
+
+        @Test func aServiceWithACertificateTooServesBoth() async throws {
+            let identity = try await CertificateMaker(folder: folder).selfSigned("server")
+            let daemon = try await Daemon.start(
+                try service("certificate = \"\(identity.certificate)\"\nprivate_key = \"\(identity.privateKey)\""),
+                in: folder)
+            let keyed = try client()
+            try await keyed.exchange("by key")
+            let certified = try SecureClient(to: address, trust: identity.certificate, in: folder)
+            try await certified.exchange("by certificate")
+            try await daemon.logged("connection opened", "CIPHER=ECDHE-PSK-CHACHA20-POLY1305", "CLIENT=sensor-7")
+            try await daemon.logged("connection opened", "CIPHER=ECDHE-ECDSA-AES128-GCM-SHA256")
+            try await daemon.stop()
+        }
+    }
+}

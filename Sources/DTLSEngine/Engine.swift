@@ -228,6 +228,16 @@ extension Engine {
     public var serverName: String? {
         SSL_get_servername(ssl, TLSEXT_NAMETYPE_host_name).map { String(cString: $0) }
     }
+    /// The protocol that ALPN has settled on (`"coap"`), or `nil` (RFC 7301). Any bytes, by that standard.
+    public var applicationProtocol: [UInt8]? {
+        var name: UnsafePointer<UInt8>?
+        var length: UInt32 = 0
+        SSL_get0_alpn_selected(ssl, &name, &length)
+        return name.map { [UInt8](UnsafeBufferPointer(start: $0, count: Int(length))) }
+    }
+    /// What the check of the peer's certificate has found: a number of `openssl verify` (X509_V_OK is 0). It is 0 for a
+    /// peer without a certificate too.
+    public var verificationResult: Int { SSL_get_verify_result(ssl) }
     /// The peer's certificate, for the call alone.
     func withPeerCertificate<Result>(_ body: (OpaquePointer) -> Result) -> Result? {
         SSL_get0_peer_certificate(ssl).map(body)

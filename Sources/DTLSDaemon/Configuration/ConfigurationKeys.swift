@@ -26,6 +26,7 @@ enum ServiceKey: String, CaseIterable {
 /// The keys of `[service.NAME.forward]`.
 enum ForwardKey: String, CaseIterable {
     case backend
+    case proxyProtocol = "proxy_protocol"
 }
 
 /// The keys of `[service.NAME.socket]`.

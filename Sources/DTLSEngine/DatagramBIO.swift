@@ -147,6 +147,24 @@ public final class Outbox {
         return true
     }
 
+    /// Appends one datagram that consists of two parts.
+    @discardableResult
+    public func append(_ head: UnsafeRawBufferPointer, _ rest: UnsafeRawBufferPointer) -> Bool {
+        let size = head.count + rest.count
+        guard count < Self.datagramCapacity, size <= Self.byteCapacity - byteCount, let target = bytes.baseAddress,
+            let headSource = head.baseAddress, let restSource = rest.baseAddress
+        else {
+            dropped &+= 1
+            return false
+        }
+        (target + byteCount).copyMemory(from: headSource, byteCount: head.count)
+        (target + byteCount + head.count).copyMemory(from: restSource, byteCount: rest.count)
+        sizes[count] = size
+        count &+= 1
+        byteCount &+= size
+        return true
+    }
+
     /// The datagrams' bytes, one after the other, and their sizes, valid until the next change.
     @inline(__always)
     public func withDatagrams<Result>(

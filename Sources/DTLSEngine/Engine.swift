@@ -241,6 +241,9 @@ extension Engine {
         guard let start, count > 0 else { return nil }
         return String(decoding: UnsafeBufferPointer(start: start, count: Int(count)), as: UTF8.self)
     }
+    /// What the check of the peer's certificate has found: a number of `openssl verify` (X509_V_OK is 0). It is 0 for a
+    /// peer without a certificate too.
+    public var verificationResult: Int { SSL_get_verify_result(ssl) }
     /// The peer's certificate, for the call alone.
     func withPeerCertificate<Result>(_ body: (OpaquePointer) -> Result) -> Result? {
         SSL_get0_peer_certificate(ssl).map(body)

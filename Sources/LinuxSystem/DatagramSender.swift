@@ -54,14 +54,17 @@ public final class DatagramSender {
     ///
     /// A datagram that the kernel refuses (EMSGSIZE) is left out, the rest goes on; when the socket's buffer is full the
     /// rest is left out.
-    /// - Parameter segmenting: whether the socket is UDP, so that UDP_SEGMENT may be used.
+    /// - Parameters:
+    ///   - segmenting: whether the socket is UDP, so that UDP_SEGMENT may be used.
+    ///   - retrying: whether to go on after an ICMP error for an earlier datagram. Otherwise that ends the batch before
+    ///     anything of it is sent: for a caller that has another destination.
     public func send(
         _ bytes: UnsafeMutableRawBufferPointer, sizes: UnsafeBufferPointer<Int>, over socket: borrowing FileDescriptor,
-        segmenting: Bool = true
+        segmenting: Bool = true, retrying: Bool = true
     ) -> Outcome {
         var outcome = Outcome()
         var segmenting = segmenting && canSegment
-        var hasRetried = false
+        var hasRetried = !retrying
         var offset = 0
         var next = 0
         while next < sizes.count {

@@ -18,14 +18,18 @@ import Testing
             workers: 7, stopTimeout: 1, logLevel: .warning, cookieSecret: Array(0...255),
             services: [
                 service("plain", .echo),
-                service("unix", .forward(ForwardConfiguration(backend: .unix("/run/ä.sock")))),
+                service(
+                    "unix",
+                    .forward(
+                        ForwardConfiguration(
+                            backends: [.unix("/run/ä.sock"), try .udp("[::1]:1")], proxyProtocol: true))),
                 ServiceConfiguration(
                     name: "full", listen: addresses,
                     tls: ServerSettings(
                         certificate: "certificate\n", privateKey: "key", passphrase: "p", certificateAuthorities: "ca",
                         ciphers: "ALL", minimumVersion: .dtls10, maximumVersion: .dtls12),
                     handshakeTimeout: 120_000, idleTimeout: 86_400_000, mtu: 9_000,
-                    handler: .forward(ForwardConfiguration(backend: .udp(addresses[1]))),
+                    handler: .forward(ForwardConfiguration(backends: [try .udp("\(addresses[1])")])),
                     socket: SocketOptions(
                         receiveBuffer: 1_024, sendBuffer: 16_777_216, timeToLive: 0, interface: "lo", ipv6Only: false)),
             ])

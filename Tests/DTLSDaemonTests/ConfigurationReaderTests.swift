@@ -76,30 +76,11 @@ private let service = """
                         minimumVersion: .dtls10, maximumVersion: .dtls12),
                     handshakeTimeout: 2_000, idleTimeout: 0, mtu: 9_000,
                     handler: .forward(
-                        ForwardConfiguration(backend: .udp(try #require(SocketAddress("[::1]:5683"))))),
+                        ForwardConfiguration(backends: [try .udp("[::1]:5683")])),
                     socket: SocketOptions(
                         receiveBuffer: 1_024, sendBuffer: 16_777_216, timeToLive: 255, interface: "lo",
                         ipv6Only: false))
             ])
-    }
-
-    @Test(arguments: [
-        ("udp:192.0.2.7:53", "udp:192.0.2.7:53"), ("udp:localhost:53", "udp:localhost:53"),
-        ("unix:/run/backend.sock", "unix:/run/backend.sock"),
-    ])
-    func backends(_ text: String, _ expected: String) throws {
-        let folder = try ConfigurationFolder()
-        let configuration = try folder.read(
-            service.replacing("\"echo\"", with: "\"forward\"") + "forward.backend = \"\(text)\"")
-        let handler = try #require(configuration.services.first?.handler)
-        guard case .forward(let forward) = handler else {
-            Issue.record("not forwarded: \(handler)")
-            return
-        }
-        // A name may resolve to either loopback address.
-        let names = ["udp:127.0.0.1:53", "udp:[::1]:53"]
-        #expect(
-            expected.contains("localhost") ? names.contains("\(forward.backend)") : "\(forward.backend)" == expected)
     }
 
     @Test func servicesComeInTheOrderOfTheFile() throws {
@@ -257,49 +238,6 @@ private let service = """
                 "dtlsd.toml:1: service.\"\(name)\": not a name for a service; "
                     + "expected letters of ASCII, digits and the characters - _ ."
             ])
-    }
-
-    static let backendProblems: [(String, String)] = [
-        ("forward = {}", "missing; expected \"udp:HOST:PORT\", \"udp:[IPv6 ADDRESS]:PORT\" or \"unix:/PATH\""),
-        (
-            "forward.backend = \"tcp:localhost:1\"",
-            "expected \"udp:HOST:PORT\", \"udp:[IPv6 ADDRESS]:PORT\" or \"unix:/PATH\", "
-                + "found the string \"tcp:localhost:1\""
-        ),
-        (
-            "forward.backend = \"udp:::1:53\"",
-            "expected \"udp:HOST:PORT\", \"udp:[IPv6 ADDRESS]:PORT\" or \"unix:/PATH\", "
-                + "found the string \"udp:::1:53\""
-        ),
-        ("forward.backend = \"udp:localhost\"", "expected a port, 1 to 65535, at the end of \"localhost\""),
-        ("forward.backend = \"udp:localhost:\"", "expected a port, 1 to 65535, at the end of \"localhost:\""),
-        ("forward.backend = \"udp:localhost:+53\"", "expected a port, 1 to 65535, at the end of \"localhost:+53\""),
-        ("forward.backend = \"udp:127.0.0.1:+53\"", "expected a port, 1 to 65535, at the end of \"127.0.0.1:+53\""),
-        ("forward.backend = \"udp:localhost:0\"", "expected a port, 1 to 65535, at the end of \"localhost:0\""),
-        ("forward.backend = \"udp:[::1]:65536\"", "expected a port, 1 to 65535, at the end of \"[::1]:65536\""),
-        ("forward.backend = \"unix:socket\"", "expected an absolute path after \"unix:\", found \"socket\""),
-        (
-            "forward.backend = \"unix:/\(String(repeating: "x", count: 107))\"",
-            "the path has 108 bytes; expected at most 107, as many as a socket's may have"
-        ),
-    ]
-
-    @Test(arguments: backendProblems)
-    func badBackends(_ line: String, _ expected: String) throws {
-        let folder = try ConfigurationFolder()
-        let text = service.replacing("\"echo\"", with: "\"forward\"") + line
-        #expect(try folder.problems(text) == ["dtlsd.toml:5: service.a.forward.backend: " + expected])
-    }
-
-    @Test func aBackendThatDoesNotResolve() throws {
-        let folder = try ConfigurationFolder()
-        let text = service.replacing("\"echo\"", with: "\"forward\"") + "forward.backend = \"udp:no.such.invalid:53\""
-        // Between the brackets stand the resolver's words, which depend on the machine's network.
-        let problem = try #require(try folder.problems(text).first)
-        #expect(
-            problem.hasPrefix(
-                "dtlsd.toml:5: service.a.forward.backend: the host name \"no.such.invalid\" has no address ("))
-        #expect(problem.hasSuffix("); expected a name that resolves, or an address"))
     }
 
     @Test func forwardWithoutItsTable() throws {

@@ -71,7 +71,7 @@ import Testing
         #expect(echo.socket.interface == "lo" && echo.socket.timeToLive == 64)
         #expect(
             configuration.services.last?.handler
-                == .forward(ForwardConfiguration(backend: .udp(try #require(SocketAddress("127.0.0.1:5683"))))))
+                == .forward(ForwardConfiguration(backends: [try .udp("127.0.0.1:5683")])))
     }
 
     /// Each setting before the first table that is switched off can be switched on alone.

@@ -7,52 +7,83 @@ enum BackendReader {
     /// Bytes of a Unix socket's path: sun_path less the NUL that ends it (unix(7)).
     private static let longestPath = MemoryLayout.size(ofValue: sockaddr_un().sun_path) - 1
 
-    static func read(_ table: TableReader<ForwardKey>) -> Backend? {
+    /// `nil` when there is none, or any of them is not good.
+    static func read(_ table: TableReader<ForwardKey>) -> [Backend]? {
         table.require(.backend, expected)
-        guard let text = table.string(.backend, expected) else { return nil }
-        if text.hasPrefix("unix:") { return unix(String(text.dropFirst(5)), table) }
-        if text.hasPrefix("udp:") { return udp(String(text.dropFirst(4)), table) }
-        table.report(.backend, "expected \(expected), found the string \(ConfigurationReading.quoted(text))")
-        return nil
+        guard table.has(.backend) else { return nil }
+        let texts = table.strings(.backend, expected)
+        if texts.isEmpty, table.isEmptyArray(.backend) {
+            table.report(.backend, "expected \(expected), found an empty array")
+        }
+        var found: [(element: Int, backend: Backend)] = []
+        for (element, text) in texts {
+            do throws(BadBackend) {
+                found.append((element, Backend(name: text, address: try address(text))))
+            } catch {
+                table.report(.backend, element: element, error.message)
+            }
+        }
+        reportDuplicates(found, table)
+        return found.isEmpty ? nil : found.map(\.backend)
     }
 
-    private static func unix(_ path: String, _ table: TableReader<ForwardKey>) -> Backend? {
+    private static func reportDuplicates(
+        _ found: [(element: Int, backend: Backend)], _ table: TableReader<ForwardKey>
+    ) {
+        for (index, (element, backend)) in found.enumerated() {
+            guard let earlier = found[..<index].first(where: { $0.backend.address == backend.address }) else {
+                continue
+            }
+            let line = table.reading.line(of: table.path(.backend), element: earlier.element)
+            let place = line.map { " (line \($0))" } ?? ""
+            table.report(
+                .backend, element: element,
+                "\(ConfigurationReading.quoted(backend.name)) is the same backend as "
+                    + "\(ConfigurationReading.quoted(earlier.backend.name))\(place); expected each of them once")
+        }
+    }
+
+    private struct BadBackend: Error {
+        var message: String
+    }
+
+    private static func address(_ text: String) throws(BadBackend) -> Backend.Address {
+        if text.hasPrefix("unix:") { return try unix(String(text.dropFirst(5))) }
+        if text.hasPrefix("udp:") { return try udp(String(text.dropFirst(4))) }
+        throw BadBackend(message: "expected \(expected), found the string \(ConfigurationReading.quoted(text))")
+    }
+
+    private static func unix(_ path: String) throws(BadBackend) -> Backend.Address {
         guard path.hasPrefix("/") else {
             let found = ConfigurationReading.quoted(path)
-            table.report(.backend, "expected an absolute path after \"unix:\", found \(found)")
-            return nil
+            throw BadBackend(message: "expected an absolute path after \"unix:\", found \(found)")
         }
         guard path.utf8.count <= longestPath else {
-            table.report(
-                .backend,
-                "the path has \(path.utf8.count) bytes; expected at most \(longestPath), as many as a socket's may have"
+            throw BadBackend(
+                message:
+                    "the path has \(path.utf8.count) bytes; expected at most \(longestPath), as many as a socket's may have"
             )
-            return nil
         }
         return .unix(path)
     }
 
-    private static func udp(_ text: String, _ table: TableReader<ForwardKey>) -> Backend? {
+    private static func udp(_ text: String) throws(BadBackend) -> Backend.Address {
         if let address = SocketAddress(text), address.port != 0 { return .udp(address) }
         guard let colon = text.lastIndex(of: ":"), let port = port(text[text.index(after: colon)...]) else {
             let found = ConfigurationReading.quoted(text)
-            table.report(.backend, "expected a port, 1 to 65535, at the end of \(found)")
-            return nil
+            throw BadBackend(message: "expected a port, 1 to 65535, at the end of \(found)")
         }
         let host = String(text[..<colon])
         guard !host.isEmpty, !host.contains(where: { ":[]% ".contains($0) }) else {
-            table.report(
-                .backend, "expected \(expected), found the string \(ConfigurationReading.quoted("udp:" + text))")
-            return nil
+            let found = ConfigurationReading.quoted("udp:" + text)
+            throw BadBackend(message: "expected \(expected), found the string \(found)")
         }
         do throws(UnresolvedHost) {
             return .udp(try resolve(host, port))
         } catch {
-            table.report(
-                .backend,
-                "the host name \(ConfigurationReading.quoted(host)) has no address (\(error.reason)); "
+            throw BadBackend(
+                message: "the host name \(ConfigurationReading.quoted(host)) has no address (\(error.reason)); "
                     + "expected a name that resolves, or an address")
-            return nil
         }
     }
 

@@ -47,21 +47,3 @@ enum HandlerConfiguration: Sendable, Equatable {
     /// Every connection gets a socket of its own to the backend.
     case forward(ForwardConfiguration)
 }
-
-/// `[service.NAME.forward]`
-struct ForwardConfiguration: Sendable, Equatable {
-    var backend: Backend
-}
-
-enum Backend: Sendable, Equatable, CustomStringConvertible {
-    case udp(SocketAddress)
-    /// A Unix datagram socket's path.
-    case unix(String)
-
-    var description: String {
-        switch self {
-        case .udp(let address): "udp:\(address)"
-        case .unix(let path): "unix:\(path)"
-        }
-    }
-}

@@ -41,6 +41,7 @@ enum NameKey: String, CaseIterable {
 /// The keys of `[service.NAME.forward]`.
 enum ForwardKey: String, CaseIterable {
     case backend
+    case proxyProtocol = "proxy_protocol"
 }
 
 /// The keys of `[service.NAME.socket]`.

@@ -26,10 +26,15 @@ extension HandlerConfiguration {
 }
 
 extension ForwardConfiguration {
-    fileprivate func write(to writer: inout ByteWriter) { backend.write(to: &writer) }
+    fileprivate func write(to writer: inout ByteWriter) {
+        writer.list(backends) { $1.write(to: &$0) }
+        writer.bool(proxyProtocol)
+    }
 
     fileprivate init(from reader: inout ByteReader) throws(MalformedBytes) {
-        self.init(backend: try Backend(from: &reader))
+        let backends = try reader.list { (reader) throws(MalformedBytes) in try Backend(from: &reader) }
+        guard !backends.isEmpty else { throw MalformedBytes() }
+        self.init(backends: backends, proxyProtocol: try reader.bool())
     }
 }
 
@@ -38,8 +43,9 @@ extension Backend {
         case udp, unix
     }
 
-    func write(to writer: inout ByteWriter) {
-        switch self {
+    fileprivate func write(to writer: inout ByteWriter) {
+        writer.string(name)
+        switch address {
         case .udp(let address):
             writer.integer(Kind.udp.rawValue)
             writer.address(address)
@@ -49,10 +55,11 @@ extension Backend {
         }
     }
 
-    init(from reader: inout ByteReader) throws(MalformedBytes) {
+    fileprivate init(from reader: inout ByteReader) throws(MalformedBytes) {
+        let name = try reader.string()
         switch Kind(rawValue: try reader.integer()) {
-        case .udp: self = .udp(try reader.address())
-        case .unix: self = .unix(try reader.string())
+        case .udp: self.init(name: name, address: .udp(try reader.address()))
+        case .unix: self.init(name: name, address: .unix(try reader.string()))
         case nil: throw MalformedBytes()
         }
     }

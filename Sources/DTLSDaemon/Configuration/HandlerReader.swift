@@ -32,6 +32,8 @@ enum HandlerReader {
 /// Reads `[service.NAME.forward]`.
 enum ForwardReader {
     static func read(_ table: TableReader<ForwardKey>) -> ForwardConfiguration? {
-        BackendReader.read(table).map(ForwardConfiguration.init(backend:))
+        // Read before anything can be missing, so that all that is wrong is reported.
+        let proxyProtocol = table.bool(.proxyProtocol) ?? false
+        return BackendReader.read(table).map { ForwardConfiguration(backends: $0, proxyProtocol: proxyProtocol) }
     }
 }

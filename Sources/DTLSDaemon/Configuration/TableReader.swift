@@ -86,6 +86,8 @@ struct TableReader<Key: RawRepresentable & CaseIterable> where Key.RawValue == S
         return result
     }
 
+    func isEmptyArray(_ key: Key) -> Bool { table[key.rawValue]?.array?.isEmpty == true }
+
     func table<Inner>(_ key: Key, _: Inner.Type) -> TableReader<Inner>? {
         guard let inner = tomlTable(key) else { return nil }
         return TableReader<Inner>(inner, at: path(key), reading)

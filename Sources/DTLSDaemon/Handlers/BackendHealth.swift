@@ -1,23 +1,97 @@
-/// Whether a service's backend takes datagrams, as far as one worker has seen: so that a burst of refusals is one line
-/// in the log.
+/// Whether one backend takes datagrams, as far as one worker has seen: the rule by which a backend that refuses is left
+/// alone for a while, and the reason that a burst of refusals is one line in the log.
+///
+/// A refusal is the only thing that UDP tells for certain. So a backend is out at the first one, and is tried again
+/// with one connection's datagrams. What ends an outage is an answer, or that the trial has brought no refusal: some
+/// backends never answer.
+///
+/// Times are nanoseconds of a monotonic clock.
 struct BackendHealth {
-    private(set) var isRefusing = false
-    private(set) var refusals: UInt64 = 0
+    /// How long a backend is left alone: first, and at most; each trial that fails doubles it.
+    static let pauses = (shortest: UInt64(1_000_000_000), longest: UInt64(30_000_000_000))
+    /// How long a trial lasts that brings neither an answer nor a refusal. A machine that does not answer ARP is
+    /// reported after three seconds.
+    static let trialTime: UInt64 = 5_000_000_000
 
-    /// - Returns: whether this refusal begins a burst.
-    mutating func refused() -> Bool {
-        refusals &+= 1
-        defer { isRefusing = true }
-        return !isRefusing
+    private enum State {
+        case serving
+        case resting(until: UInt64)
+        /// One connection sends to it.
+        case onTrial(of: ObjectIdentifier, until: UInt64)
     }
 
-    /// - Returns: how many refusals the burst had that has ended now, or `nil` when there was none.
-    mutating func answered() -> UInt64? {
-        guard isRefusing else { return nil }
-        defer {
-            isRefusing = false
-            refusals = 0
+    private var state = State.serving
+    /// The last pause, or 0: the next one is the shortest.
+    private var pause: UInt64 = 0
+    /// When a trial has ended without an answer: that is no proof.
+    private var believedSince: UInt64 = 0
+    private var refusals: UInt64 = 0
+
+    @inline(__always)
+    var isServing: Bool {
+        if case .serving = state { return true }
+        return false
+    }
+
+    /// - Returns: whether this refusal begins an outage.
+    mutating func refused(now: UInt64) -> Bool {
+        refusals &+= 1
+        switch state {
+        case .serving:
+            if now &- believedSince > Self.pauses.longest { pause = 0 }
+            rest(now: now)
+            return true
+        case .onTrial:
+            rest(now: now)
+            return false
+        case .resting:
+            // Of what was sent before, or in spite of it, for want of another backend: nothing new.
+            return false
         }
+    }
+
+    private mutating func rest(now: UInt64) {
+        pause = pause == 0 ? Self.pauses.shortest : min(pause * 2, Self.pauses.longest)
+        state = .resting(until: now &+ pause)
+    }
+
+    /// An answer has come, or a Unix socket has taken a datagram.
+    /// - Returns: how many refusals the outage had that has ended now, or `nil` when there was none.
+    mutating func answered() -> UInt64? {
+        if isServing { return nil }
+        pause = 0
+        return endOutage()
+    }
+
+    private mutating func endOutage() -> UInt64 {
+        state = .serving
+        defer { refusals = 0 }
         return refusals
+    }
+
+    /// Whether a connection may send to it. It is what changes nothing yet: ``begin(by:now:)`` follows for the backend
+    /// that has been chosen.
+    func takes(_ connection: ObjectIdentifier, now: UInt64) -> Bool {
+        switch state {
+        case .serving: true
+        case .resting(let end): now >= end
+        case .onTrial(let tester, let end): tester == connection || now >= end
+        }
+    }
+
+    /// A connection for which ``takes(_:now:)`` holds begins to send to it, or goes on.
+    /// - Returns: how many refusals the outage had that has ended now, by a trial without any; else `nil`.
+    mutating func begin(by connection: ObjectIdentifier, now: UInt64) -> UInt64? {
+        switch state {
+        case .serving:
+            return nil
+        case .resting:
+            state = .onTrial(of: connection, until: now &+ Self.trialTime)
+            return nil
+        case .onTrial(_, let end):
+            guard now >= end else { return nil }
+            believedSince = now
+            return endOutage()
+        }
     }
 }

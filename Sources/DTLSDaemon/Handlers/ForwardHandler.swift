@@ -6,11 +6,22 @@ import Logging
 
 /// Messages go to a backend and its datagrams come back, over a socket of the connection's own: so the backend can tell
 /// the clients apart, and answer each. One message is one datagram, both ways.
+///
+/// Of several backends it is the first in the client's own order that takes datagrams, looked for anew when messages
+/// are to be sent. The socket goes with the backend.
 final class ForwardHandler: Handler, EventHandler {
-    private let backend: Backend
+    private let backends: ForwardBackends
     private let service: ServiceRuntime
     private let resources: HandlerResources
+    private let hasProxyHeader: Bool
+    /// Stands before every message; empty for a backend that wants none.
+    private var header: [UInt8] = []
     private weak var connection: Connection?
+    /// The client's part in the choice.
+    private var client: UInt64 = 0
+    /// The backend that the client is to have, and the one that it has.
+    private var home = 0
+    private var chosen = 0
     private var socket = FileDescriptor(owning: -1)
     private var registration: EventLoop.Registration?
     /// Whether the socket is connected: a Unix backend that is not there, or was restarted, needs it again.
@@ -19,7 +30,8 @@ final class ForwardHandler: Handler, EventHandler {
     private var waiting: WaitingMessages
 
     init(_ configuration: ForwardConfiguration, of service: ServiceRuntime, _ resources: HandlerResources) {
-        backend = configuration.backend
+        backends = service.backends
+        hasProxyHeader = configuration.proxyProtocol
         self.service = service
         self.resources = resources
         waiting = WaitingMessages(resources.waitingBudget)
@@ -29,24 +41,17 @@ final class ForwardHandler: Handler, EventHandler {
         self.connection = connection
         // What another life of the connection has left there must never leave over this one's socket.
         resources.outbox.removeAll()
-        do throws(SystemError) {
-            switch backend {
-            case .udp(let address): socket = try UDPSocket.open(address.family)
-            case .unix: socket = try UDPSocket.openUnixDatagram()
-            }
-            registration = try resources.loop.add(socket, .readable, self)
-        } catch {
-            resources.logs.limited(.backendUnreachable, "no socket for the backend \(backend): \(error)", service)
-            connection.close()
-            return
+        if hasProxyHeader { header = ProxyHeader(connection).bytes }
+        if backends.areSeveral {
+            client = RendezvousHash.client(connection.peer)
+            home = backends.home(of: client)
+            chosen = home
         }
-        connectIfNeeded()
+        if !makeReady(), !socket.isOpen { connection.close() }
     }
 
     func closed() {
-        if let registration { resources.loop.remove(socket, registration) }
-        registration = nil
-        _ = socket.take()
+        leave()
         waiting.removeAll()
         resources.outbox.removeAll()
     }
@@ -55,25 +60,17 @@ final class ForwardHandler: Handler, EventHandler {
 
     func received(_ message: UnsafeRawBufferPointer, on connection: Connection) {
         if resources.outbox.isFilling { batchEnded(on: connection) }
-        resources.outbox.append(message)
+        if header.isEmpty {
+            resources.outbox.append(message)
+        } else {
+            header.withUnsafeBytes { _ = resources.outbox.append($0, message) }
+        }
     }
 
     func batchEnded(on connection: Connection) {
         defer { resources.outbox.removeAll() }
-        guard !resources.outbox.isEmpty, connectIfNeeded() else { return }
-        guard waiting.isEmpty else { return keepAll(from: 0) }
-        var outcome = send(resources.outbox)
-        if !isUDP, Reaction(to: outcome.error) == .dropAll {
-            // A Unix backend that was restarted has a new socket under the old path.
-            isConnected = false
-            guard connectIfNeeded() else { return }
-            outcome = send(resources.outbox)
-        }
-        switch Reaction(to: outcome.error) {
-        case .goOn: break
-        case .keepRest: keepAll(from: outcome.handled)
-        case .dropAll: refused(outcome.error)
-        }
+        guard !resources.outbox.isEmpty else { return }
+        if waiting.isEmpty { sendOutbox(from: 0) } else { keepAll(from: 0) }
     }
 
     /// What becomes of the messages that were to be sent.
@@ -95,41 +92,51 @@ final class ForwardHandler: Handler, EventHandler {
         }
     }
 
+    /// Sends what is in the outbox to the first backend that takes it.
+    private func sendOutbox(from start: Int) {
+        var first = start
+        var hasRetried = false
+        // Ends, since a backend that refuses is not chosen again as long as the clock stands still, or is the last.
+        while makeReady() {
+            let outcome = send(from: first)
+            first += outcome.handled
+            switch Reaction(to: outcome.error) {
+            case .goOn:
+                if !isUDP { takesDatagrams() }
+                return
+            case .keepRest:
+                return keepAll(from: first)
+            case .dropAll where !isUDP && !hasRetried:
+                // A Unix backend that was restarted has a new socket under the old path.
+                isConnected = false
+                hasRetried = true
+            case .dropAll:
+                refused(outcome.error)
+                if moves() {
+                    hasRetried = false
+                } else if isUDP, backends.areSeveral, !hasRetried {
+                    // The error was an earlier datagram's.
+                    hasRetried = true
+                } else {
+                    return
+                }
+            }
+        }
+    }
+
     private var isUDP: Bool {
-        if case .udp = backend { return true }
+        if case .udp = backends.backends[chosen].address { return true }
         return false
     }
 
-    private func send(_ outbox: Outbox) -> DatagramSender.Outcome {
-        outbox.withDatagrams { resources.sender.send($0, sizes: $1, over: socket, segmenting: isUDP) }
-    }
-
-    @discardableResult
-    private func connectIfNeeded() -> Bool {
-        if isConnected { return true }
-        do throws(SystemError) {
-            switch backend {
-            case .udp(let address): try UDPSocket.connect(socket, to: address)
-            case .unix(let path): try UDPSocket.connect(socket, toPath: path)
-            }
-            isConnected = true
-        } catch {
-            refused(error.errno)
+    private func send(from first: Int) -> DatagramSender.Outcome {
+        resources.outbox.withDatagrams { bytes, sizes in
+            let offset = sizes[..<first].reduce(0, +)
+            return resources.sender.send(
+                UnsafeMutableRawBufferPointer(rebasing: bytes[offset...]),
+                sizes: UnsafeBufferPointer(rebasing: sizes[first...]), over: socket, segmenting: isUDP,
+                retrying: !backends.areSeveral)
         }
-        return isConnected
-    }
-
-    private func refused(_ error: Int32) {
-        guard service.backend.refused() else { return }
-        let reason = String(cString: strerror(error))
-        resources.logs.always(
-            .backendRefused, "the backend \(backend) does not take datagrams: \(reason)", service)
-    }
-
-    private func answered() {
-        guard let count = service.backend.answered() else { return }
-        resources.logs.always(
-            .backendAnswers, "the backend \(backend) answers again", service, ["REFUSALS": "\(count)"])
     }
 
     /// Keeps what is left of a batch until the backend has room.
@@ -153,15 +160,104 @@ final class ForwardHandler: Handler, EventHandler {
     private func sendWaiting() {
         resources.outbox.removeAll()
         waiting.copy(to: resources.outbox)
-        let outcome = send(resources.outbox)
-        resources.outbox.removeAll()
-        waiting.removeFirst(outcome.handled)
-        if Reaction(to: outcome.error) == .dropAll {
+        let outcome = send(from: 0)
+        switch Reaction(to: outcome.error) {
+        case .goOn, .keepRest:
+            waiting.removeFirst(outcome.handled)
+        case .dropAll:
             waiting.removeAll()
             isConnected = isUDP
-            refused(outcome.error)
+            sendOutbox(from: outcome.handled)
         }
+        resources.outbox.removeAll()
         if waiting.isEmpty { watch(.readable) }
+    }
+
+    // MARK: The choice of the backend
+
+    /// Connects to the backend, or to the next one where it refuses. Once connected to the client's own, it is all.
+    /// - Returns: whether there is one to send to.
+    private func makeReady() -> Bool {
+        if isConnected, chosen == home, !backends.areSeveral || backends.isServing(home) { return true }
+        if backends.areSeveral { _ = moves() }
+        repeat {
+            if isConnected { return true }
+            do throws(SystemError) {
+                if !socket.isOpen { try open() }
+            } catch {
+                // No fault of the backend's.
+                leave()
+                resources.logs.limited(
+                    .backendUnreachable, "no socket for the backend \(backends.backends[chosen]): \(error)", service)
+                return false
+            }
+            do throws(SystemError) {
+                try connect()
+                isConnected = true
+                return true
+            } catch {
+                refused(error.errno)
+            }
+        } while backends.areSeveral && moves()
+        return false
+    }
+
+    /// Goes over to the backend that it should be now.
+    /// - Returns: false when that is the one that it has been.
+    private func moves() -> Bool {
+        let now = resources.loop.now
+        let better = backends.choice(of: client, for: ObjectIdentifier(self), now: now)
+        let hasChanged = better != chosen
+        if hasChanged {
+            leave()
+            chosen = better
+        }
+        if let count = backends.begin(better, by: ObjectIdentifier(self), now: now) { logRecovery(count) }
+        return hasChanged
+    }
+
+    private func open() throws(SystemError) {
+        switch backends.backends[chosen].address {
+        case .udp(let address):
+            socket = try UDPSocket.open(address.family)
+            if backends.areSeveral { try UDPSocket.reportAllErrors(address.family, of: socket) }
+        case .unix:
+            socket = try UDPSocket.openUnixDatagram()
+        }
+        registration = try resources.loop.add(socket, .readable, self)
+    }
+
+    private func connect() throws(SystemError) {
+        switch backends.backends[chosen].address {
+        case .udp(let address): try UDPSocket.connect(socket, to: address)
+        case .unix(let path): try UDPSocket.connect(socket, toPath: path)
+        }
+    }
+
+    private func leave() {
+        if let registration { resources.loop.remove(socket, registration) }
+        registration = nil
+        _ = socket.take()
+        isConnected = false
+    }
+
+    private func refused(_ error: Int32) {
+        guard backends.refused(chosen, now: resources.loop.now) else { return }
+        let reason = String(cString: strerror(error))
+        resources.logs.limited(
+            .backendRefused, "the backend \(backends.backends[chosen]) does not take datagrams: \(reason)", service)
+    }
+
+    @inline(__always)
+    private func takesDatagrams() {
+        if backends.isServing(chosen) { return }
+        if let count = backends.answered(chosen) { logRecovery(count) }
+    }
+
+    private func logRecovery(_ refusals: UInt64) {
+        resources.logs.limited(
+            .backendAnswers, "the backend \(backends.backends[chosen]) takes datagrams again", service,
+            ["REFUSALS": "\(refusals)"])
     }
 
     // MARK: From the backend
@@ -169,24 +265,36 @@ final class ForwardHandler: Handler, EventHandler {
     func ready(_ events: EventLoop.Events) {
         if events.contains(.writable), !waiting.isEmpty { sendWaiting() }
         guard !events.isDisjoint(with: [.readable, .hangUp]), let connection else { return }
+        if events.contains(.hangUp), backends.areSeveral, isUDP { return takeErrors(connection) }
         let count: Int
         do throws(SystemError) {
             count = try resources.batch.receive(from: socket)
         } catch {
-            return refused(error.errno)
+            // EMSGSIZE is how the kernel tells of a smaller path MTU.
+            if error.errno != EMSGSIZE { refused(error.errno) }
+            return
         }
         guard count > 0 else { return }
-        answered()
+        takesDatagrams()
         for index in 0..<count { answer(resources.batch[index], connection) }
         connection.flush()
+    }
+
+    /// ICMP has said that the backend cannot be reached. What it has answered before that is still read; the next
+    /// message goes to another one.
+    private func takeErrors(_ connection: Connection) {
+        let error = UDPSocket.takeErrors(of: socket)
+        resources.batch.receiveAll(from: socket) { answer(resources.batch[$0], connection) }
+        connection.flush()
+        if error != 0 { refused(error) }
     }
 
     private func answer(_ datagram: UnsafeRawBufferPointer, _ connection: Connection) {
         guard datagram.count <= Engine.maximumMessageSize else {
             return resources.logs.limited(
                 .datagramRefused,
-                "a datagram of \(datagram.count) bytes from the backend \(backend) was dropped: a message to a client"
-                    + " has at most \(Engine.maximumMessageSize)", service)
+                "a datagram of \(datagram.count) bytes from the backend \(backends.backends[chosen]) was dropped: "
+                    + "a message to a client has at most \(Engine.maximumMessageSize)", service)
         }
         connection.sendOrDrop(datagram)
     }

@@ -7,11 +7,12 @@ final class ServiceRuntime {
     let configuration: ServiceConfiguration
     let context: ServerContext
     let limits: Connection.Limits
-    /// What this worker knows of the backend's health; shared by the service's connections.
-    var backend = BackendHealth()
+    /// The backends and what this worker knows of their health; shared by the service's connections.
+    let backends: ForwardBackends
 
     init(_ configuration: ServiceConfiguration, ticketKeys: [UInt8]) throws(CredentialsError) {
         self.configuration = configuration
+        backends = ForwardBackends(configuration.handler.backends)
         // A ticket stands for the certificate that its client has shown: under other CAs it must not do so.
         let trust = configuration.tls.clients.authorities ?? ""
         context = try ServerContext(

@@ -70,9 +70,13 @@ final class WorkerLogs: TimerTarget {
     }
 
     /// For what traffic can bring about any number of times.
-    func limited(_ event: LogEvent, _ message: @autoclosure () -> String, _ service: ServiceRuntime) {
+    func limited(
+        _ event: LogEvent, _ message: @autoclosure () -> String, _ service: ServiceRuntime,
+        _ more: @autoclosure () -> Logger.Metadata = [:]
+    ) {
         failures.log(
-            event, to: logger, now: loop.now, message(), ["SERVICE": "\(service.configuration.name)"])
+            event, to: logger, now: loop.now, message(),
+            more().merging(["SERVICE": "\(service.configuration.name)"]) { $1 })
         remember()
     }
 

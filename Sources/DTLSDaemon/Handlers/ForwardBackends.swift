@@ -1,0 +1,54 @@
+/// The backends of one service in one worker: which of them a client's datagrams go to, and which of them take any.
+///
+/// The choice is by rendezvous hashing: a client and a backend make a number together, and the backend with the highest
+/// one is the client's. So every worker, machine and life of the daemon makes the same choice for an address; and when
+/// a backend goes, its clients alone move, to all others evenly.
+final class ForwardBackends {
+    let backends: [Backend]
+    private let keys: [UInt64]
+    private var health: [BackendHealth]
+
+    init(_ backends: [Backend]) {
+        self.backends = backends
+        keys = backends.map { RendezvousHash.key(of: $0.name) }
+        health = Array(repeating: BackendHealth(), count: backends.count)
+    }
+
+    /// Whether there is anything to choose. A single backend is sent to whatever it says: there is none other.
+    var areSeveral: Bool { backends.count > 1 }
+
+    /// The backend that is the client's as long as it takes datagrams.
+    func home(of client: UInt64) -> Int { first(of: client) { _ in true } ?? 0 }
+
+    /// The first in the client's order that takes datagrams; where none does, the first of all.
+    func choice(of client: UInt64, for connection: ObjectIdentifier, now: UInt64) -> Int {
+        first(of: client) { health[$0].takes(connection, now: now) } ?? home(of: client)
+    }
+
+    private func first(of client: UInt64, where isUsable: (Int) -> Bool) -> Int? {
+        var best: (index: Int, rank: UInt64)?
+        for index in backends.indices where isUsable(index) {
+            let rank = RendezvousHash.rank(keys[index], client)
+            if rank >= best?.rank ?? 0 { best = (index, rank) }
+        }
+        return best?.index
+    }
+
+    // MARK: Health
+
+    @inline(__always)
+    func isServing(_ index: Int) -> Bool { health[index].isServing }
+
+    /// The connection sends to the backend from now on: where that was out, this is its trial.
+    /// - Returns: how many refusals the outage had that has ended now, or `nil`.
+    func begin(_ index: Int, by connection: ObjectIdentifier, now: UInt64) -> UInt64? {
+        guard health[index].takes(connection, now: now) else { return nil }
+        return health[index].begin(by: connection, now: now)
+    }
+
+    /// - Returns: whether this refusal begins an outage.
+    func refused(_ index: Int, now: UInt64) -> Bool { health[index].refused(now: now) }
+
+    /// - Returns: how many refusals the outage had that has ended now, or `nil` when there was none.
+    func answered(_ index: Int) -> UInt64? { health[index].answered() }
+}

@@ -1,0 +1,127 @@
+import DTLSEngine
+import DTLSKit
+import LinuxSystem
+
+/// A header of the PROXY protocol, version 2, that tells a backend whose datagram follows it (haproxy's
+/// doc/proxy-protocol.txt; sections below are of that). A connection's header never changes. It stands before every
+/// datagram, as receivers of UDP want it: any of them can be lost.
+struct ProxyHeader {
+    /// The client's address.
+    var source: SocketAddress
+    /// The address that the client has sent to.
+    var destination: SocketAddress
+    /// What ALPN has settled on.
+    var applicationProtocol: [UInt8]?
+    /// What the client has asked for as SNI.
+    var serverName: String?
+    /// `"DTLSv1.2"`
+    var version: String
+    /// OpenSSL's name.
+    var cipher: String
+    var client = Client.anonymous
+
+    enum Client {
+        case anonymous
+        /// - Parameters:
+        ///   - isShownNow: false when it was shown in the handshake whose session this one has resumed.
+        ///   - verification: X509_V_OK (0), or why the certificate is not good.
+        case certificate(commonName: String?, isShownNow: Bool, verification: Int)
+        case presharedKey(identity: String)
+    }
+
+    /// Bytes. A longer common name or identity is left out, for a cut one would be somebody else's: RFC 5280 (appendix
+    /// A.1) allows a common name 64 characters. What ALPN and SNI carry is never longer.
+    static let longestText = 255
+
+    /// The header on the wire; at most 16 bytes, 36 of addresses, and some 1,300 more.
+    var bytes: [UInt8] {
+        let (family, addresses) = addressBlock
+        let rest = addresses + extensions
+        return Self.signature + [Self.versionAndCommand, family << 4 | Self.datagram]
+            + Self.bigEndian(UInt16(clamping: rest.count)) + rest
+    }
+
+    // Section 2.2.
+    private static let signature: [UInt8] = [
+        0x0d, 0x0a, 0x0d, 0x0a, 0x00, 0x0d, 0x0a, 0x51, 0x55, 0x49, 0x54, 0x0a,
+    ]
+    /// Version 2, PROXY.
+    private static let versionAndCommand: UInt8 = 0x21
+    private static let datagram: UInt8 = 0x2
+
+    private var addressBlock: (family: UInt8, bytes: [UInt8]) {
+        let from = source.withAddressBytes { [UInt8]($0) }
+        let to = destination.withAddressBytes { [UInt8]($0) }
+        let bytes = from + to + Self.bigEndian(source.port) + Self.bigEndian(destination.port)
+        return (from.count == 4 ? 0x1 : 0x2, bytes)
+    }
+
+    /// Type, length and value, one after the other (sections 2.2.1 to 2.2.8).
+    private enum Kind: UInt8 {
+        case applicationProtocol = 0x01
+        case authority = 0x02
+        case ssl = 0x20
+        case sslVersion = 0x21
+        case sslCommonName = 0x22
+        case sslCipher = 0x23
+        /// The first of the types that are everybody's own. There is no registered one for a pre-shared key.
+        case presharedKeyIdentity = 0xe0
+    }
+
+    private var extensions: [UInt8] {
+        var result: [UInt8] = []
+        if let applicationProtocol { result += Self.field(.applicationProtocol, applicationProtocol) }
+        if let serverName { result += Self.field(.authority, serverName) }
+        result += Self.field(.ssl, ssl)
+        if case .presharedKey(let identity) = client { result += Self.field(.presharedKeyIdentity, identity) }
+        return result
+    }
+
+    /// Section 2.2.6.
+    private var ssl: [UInt8] {
+        var flags: UInt8 = 0x01
+        // "Zero if the client presented a certificate and it was successfully verified, and non-zero otherwise."
+        var verification: UInt32 = 1
+        var name: String?
+        if case .certificate(let commonName, let isShownNow, let result) = client {
+            flags |= isShownNow ? 0x02 | 0x04 : 0x04
+            verification = UInt32(truncatingIfNeeded: result)
+            name = commonName
+        }
+        var value = [flags] + Self.bigEndian(verification) + Self.field(.sslVersion, version)
+        if let name { value += Self.field(.sslCommonName, name) }
+        return value + Self.field(.sslCipher, cipher)
+    }
+
+    /// Nothing for a text that is too long, or that a receiver written in C would take for a shorter one.
+    private static func field(_ kind: Kind, _ text: String) -> [UInt8] {
+        let bytes = Array(text.utf8)
+        return bytes.count <= longestText && !bytes.contains(0) ? field(kind, bytes) : []
+    }
+
+    private static func field(_ kind: Kind, _ value: [UInt8]) -> [UInt8] {
+        [kind.rawValue] + bigEndian(UInt16(clamping: value.count)) + value
+    }
+
+    private static func bigEndian<Value: FixedWidthInteger>(_ value: Value) -> [UInt8] {
+        withUnsafeBytes(of: value.bigEndian) { [UInt8]($0) }
+    }
+}
+
+extension ProxyHeader {
+    /// Of an established connection.
+    init(_ connection: Connection) {
+        let engine = connection.engine
+        self.init(
+            source: connection.peer, destination: connection.local, applicationProtocol: engine.applicationProtocol.map { Array($0.utf8) },
+            serverName: engine.serverName, version: engine.version, cipher: engine.cipher)
+        guard let identity = engine.peerIdentity else { return }
+        if let key = identity.presharedKeyIdentity {
+            client = .presharedKey(identity: key)
+        } else {
+            client = .certificate(
+                commonName: identity.commonName, isShownNow: !engine.isResumed,
+                verification: engine.verificationResult)
+        }
+    }
+}

@@ -54,8 +54,10 @@ public enum Daemon {
             for problem in result?.problems ?? [] { report(problem) }
             return Acceptor.configurationStatus
         }
-        let names = configuration.services.map(\.name).joined(separator: ", ")
-        print("\(file): good; services: \(names)")
+        for warning in configuration.warnings { report("\(file): warning: \(warning)") }
+        let lists = [("services", configuration.services.map(\.name)), ("clients", configuration.clients.map(\.name))]
+        let found = lists.filter { !$0.1.isEmpty }.map { "; \($0.0): \($0.1.joined(separator: ", "))" }
+        print("\(file): good" + found.joined())
         return 0
     }
 

@@ -24,6 +24,10 @@ import Testing
         try folder.write("config/clients-ca.pem", material.certificate)
         try folder.write("config/fullchain.pem", material.certificate)
         try folder.write("credentials/coap.key", material.privateKey)
+        try folder.write("config/server-ca.pem", material.certificate)
+        try folder.write("config/client.pem", material.certificate)
+        try folder.write("config/client.key", material.encryptedKey)
+        try folder.write("config/client.passphrase", "sesame")
         return folder
     }
 
@@ -58,6 +62,10 @@ import Testing
         let text = Self.switchingOn(try Self.reference()) { _ in true }
         let configuration = try read(text, in: preparedFolder())
         #expect(configuration.services.map(\.name) == ["echo", "coap"])
+        #expect(configuration.clients.map(\.name) == ["coap-out"])
+        let client = try #require(configuration.clients.first)
+        #expect(client.serverName == "coap.example.org" && client.socket.sendBuffer == 262_144)
+        #expect(client.tls.certificate != nil && client.tls.rejectUnauthorized && configuration.warnings.isEmpty)
         #expect(configuration.cookieSecret != nil)
         let echo = try #require(configuration.services.first)
         #expect(echo.tls.certifiedKeys.first?.passphrase != nil && echo.tls.clients.authorities != nil)
@@ -84,7 +92,8 @@ import Testing
     }
 
     @Test func theDefaultsThatItShowsAreTheDefaults() throws {
-        let text = try Self.reference()
+        let reference = try Self.reference()
+        let text = String(reference[..<(try #require(reference.firstRange(of: "#[client.")).lowerBound)])
         let defaults = [
             "workers", "stop_timeout", "log_level", "handshake_timeout", "idle_timeout", "minimum_version", "mtu",
             "[service.echo.socket]", "ipv6_only",
@@ -97,10 +106,27 @@ import Testing
         #expect(try read(changed, in: folder) == read(text, in: folder))
     }
 
+    /// Without the keys that a default is shown for, the client is the same.
+    @Test func theDefaultsThatItShowsForAClientAreTheDefaults() throws {
+        let text = Self.switchingOn(try Self.reference()) { _ in true }
+        let lines = text.split(separator: "\n", omittingEmptySubsequences: false)
+        let client = try #require(lines.firstIndex { $0.hasPrefix("[client.") })
+        let defaults = [
+            "verify = true", "minimum_version = \"1.2\"", "mtu = 1400", "handshake_timeout = 60", "idle_timeout = 300",
+            "resumption = true",
+        ]
+        let rest = lines[client...].filter { line in !defaults.contains { $0 == line } }
+        #expect(rest.count == lines[client...].count - defaults.count)
+        let folder = try preparedFolder()
+        let bare = (lines[..<client] + rest).joined(separator: "\n")
+        #expect(try read(bare, in: folder).clients == read(text, in: folder).clients)
+    }
+
     @Test func everyKeyIsDocumented() throws {
         let text = try Self.reference()
         let keys =
-            MainKey.allCases.map(\.rawValue).filter { $0 != MainKey.service.rawValue }
+            MainKey.allCases.map(\.rawValue).filter { ![MainKey.service.rawValue, "client"].contains($0) }
+            + ClientKey.allCases.map(\.rawValue).filter { $0 != "socket" }
             + ServiceKey.allCases.map(\.rawValue).filter { !["forward", "socket"].contains($0) }
             + ForwardKey.allCases.map(\.rawValue) + SocketKey.allCases.map(\.rawValue)
         let lines = text.split(separator: "\n", omittingEmptySubsequences: false)
@@ -112,7 +138,7 @@ import Testing
             #expect(
                 words.contains("Default: ") || words.contains("no default"), "\(key) has no default in the reference")
         }
-        for table in ["#[service.echo.socket]", "#[service.coap.forward]"] {
+        for table in ["#[service.echo.socket]", "#[service.coap.forward]", "#[client.coap-out.socket]"] {
             #expect(lines.contains { $0 == table })
         }
     }

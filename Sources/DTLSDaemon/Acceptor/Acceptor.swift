@@ -172,6 +172,7 @@ final class Acceptor: EventHandler {
             if configuration.cookieSecret != self.configuration?.cookieSecret { listeners.cookies = cookies }
             self.configuration = configuration
             LogBootstrap.setLevel(configuration.logLevel)
+            for warning in configuration.warnings { logger.log(.configurationWarning, warning) }
             if phase == .loading {
                 // Workers exist, and have said so, before the first client comes.
                 phase = .starting
@@ -286,7 +287,9 @@ final class Acceptor: EventHandler {
 }
 
 extension Acceptor: ListenerDelegate {
-    func canAdmit(_ key: Newcomer.Key, on listener: DTLSKit.Listener) -> Bool {
+    func canAdmit(_ key: Newcomer.Key, on listener: DTLSKit.Listener) -> Bool { hasRoom(on: listener) }
+
+    private func hasRoom(on listener: any DatagramListener) -> Bool {
         guard pool?.hasRoom == true else {
             limiter.log(
                 .newcomerRefused, to: logger, now: loop.now,
@@ -297,6 +300,10 @@ extension Acceptor: ListenerDelegate {
     }
 
     func listener(_ listener: DTLSKit.Listener, admitted newcomer: consuming Newcomer) -> UInt64? {
+        handOver(newcomer, from: listener)
+    }
+
+    private func handOver(_ newcomer: borrowing Newcomer, from listener: any DatagramListener) -> UInt64? {
         guard let service = listeners?.service(of: listener) else { return nil }
         // The worker has its own descriptor once this returns; ours is closed with the newcomer (flyAway).
         return pool?.handOver(newcomer, service: service)
@@ -306,13 +313,29 @@ extension Acceptor: ListenerDelegate {
         pool?.late(datagram, of: connection)
     }
 
-    func listener(_ listener: DTLSKit.Listener, failed error: SystemError) {
+    func listener(_ listener: DTLSKit.Listener, failed error: SystemError) { hasFailed(listener, error) }
+
+    private func hasFailed(_ listener: any DatagramListener, _ error: SystemError) {
         let event: LogEvent =
             error.errno == EMFILE || error.errno == ENFILE ? .descriptorLimit : .newcomerRefused
         limiter.log(
             event, to: logger, now: loop.now, "a newcomer has to try again: \(error)",
             ["LISTENER": "\(listener.address)"])
     }
+}
+
+extension Acceptor: PlainListenerDelegate {
+    func canAdmit(_ key: Newcomer.Key, on listener: PlainListener) -> Bool { hasRoom(on: listener) }
+
+    func listener(_ listener: PlainListener, admitted newcomer: consuming Newcomer) -> UInt64? {
+        handOver(newcomer, from: listener)
+    }
+
+    func listener(_ listener: PlainListener, late datagram: UnsafeRawBufferPointer, of connection: UInt64) {
+        pool?.late(datagram, of: connection)
+    }
+
+    func listener(_ listener: PlainListener, failed error: SystemError) { hasFailed(listener, error) }
 }
 
 extension Acceptor: WorkerPoolDelegate {

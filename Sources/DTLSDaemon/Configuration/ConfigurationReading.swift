@@ -4,11 +4,13 @@ final class ConfigurationReading {
     let file: String
     /// How the files that it names are found.
     let files: NamedFiles
+    let environment: [String: String]
     private let lines: KeyLines
     private var problems: [ConfigurationProblem] = []
 
     init(file: String, environment: [String: String], lines: KeyLines) {
         self.file = file
+        self.environment = environment
         files = NamedFiles(beside: file, environment: environment)
         self.lines = lines
     }

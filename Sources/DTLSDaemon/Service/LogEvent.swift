@@ -18,6 +18,8 @@ enum LogEvent: Int, Sendable, CaseIterable {
     case stopped
     /// One error of a configuration.
     case configurationInvalid
+    /// A configuration is in force that is dangerous, as its operator wanted it.
+    case configurationWarning
     /// A worker's process was started; it is not ready yet.
     case workerStarted
     /// A worker ended without having been told to.
@@ -38,6 +40,10 @@ enum LogEvent: Int, Sendable, CaseIterable {
     case backendUnreachable
     /// A backend that had refused datagrams takes them again.
     case backendAnswers
+    /// A client's handshake with its server has failed, or the server does not answer.
+    case serverUnreachable
+    /// A client's server has shown a certificate that is not to be trusted.
+    case serverUnverified
     /// A worker's process takes no messages, and is ended.
     case workerStuck
     /// The limit of open descriptors, or of memory for sockets, has been reached.
@@ -57,6 +63,9 @@ enum LogEvent: Int, Sendable, CaseIterable {
         case .stopping: "13f825680ba54e4f96e3d60c4eec8c3a"
         case .stopped: "ba5cf3c661664f4c81054f413df576b3"
         case .configurationInvalid: "f4a5d56e85de4957979c559d9609b40a"
+        case .configurationWarning: "c8b6ef2ba5896b1c3f5e0d972dce7a61"
+        case .serverUnreachable: "883304b15c16b6c5c230812cc37644cc"
+        case .serverUnverified: "451d7cb0da7278ad1f0ef8f882169344"
         case .workerStarted: "7d48ed8817624fc088685e492ea5a6dd"
         case .workerDied: "0b8849ba95b04cefb70e722363bba718"
         case .connectionOpened: "cde74a02b67b470ea9b7613559d68da5"
@@ -80,7 +89,9 @@ enum LogEvent: Int, Sendable, CaseIterable {
         case .workerStarted, .connectionOpened, .connectionClosed: .info
         case .backendAnswers, .started, .ready, .reloaded, .stopping, .stopped, .handshakeFailed: .notice
         case .newcomerRefused, .datagramRefused, .backendRefused, .backendUnreachable, .descriptorLimit: .warning
+        case .configurationWarning, .serverUnreachable: .warning
         case .reloadFailed, .configurationInvalid, .workerDied, .workerStuck, .listenerFailed, .internalError: .error
+        case .serverUnverified: .error
         }
     }
 
@@ -94,6 +105,9 @@ enum LogEvent: Int, Sendable, CaseIterable {
         case .stopping: "stopping"
         case .stopped: "stopped"
         case .configurationInvalid: "configuration invalid"
+        case .configurationWarning: "dangerous configuration"
+        case .serverUnreachable: "server unreachable"
+        case .serverUnverified: "server unverified"
         case .workerStarted: "worker started"
         case .workerDied: "worker died"
         case .connectionOpened: "connection opened"

@@ -79,7 +79,7 @@ import Testing
     /// Each setting before the first table that is switched off can be switched on alone.
     @Test func eachSettingOfTheActiveTablesIsValidAlone() throws {
         let folder = try preparedFolder()
-        let text = try Self.reference()
+        let text = try Self.services()
         let active = try #require(text.firstRange(of: "#[service.echo.socket]"))
         let settings = text[..<active.lowerBound].split(separator: "\n").filter { line in
             line.hasPrefix("#") && line.dropFirst().first.map { $0 != " " } == true
@@ -91,9 +91,14 @@ import Testing
         }
     }
 
+    /// Without the clients, whose settings look like the services'.
+    private static func services() throws -> String {
+        let whole = try reference()
+        return String(whole[..<(try #require(whole.firstRange(of: "#[client.")).lowerBound)])
+    }
+
     @Test func theDefaultsThatItShowsAreTheDefaults() throws {
-        let reference = try Self.reference()
-        let text = String(reference[..<(try #require(reference.firstRange(of: "#[client.")).lowerBound)])
+        let text = try Self.services()
         let defaults = [
             "workers", "stop_timeout", "log_level", "handshake_timeout", "idle_timeout", "minimum_version", "mtu",
             "[service.echo.socket]", "ipv6_only",

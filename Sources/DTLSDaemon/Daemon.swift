@@ -56,8 +56,9 @@ public enum Daemon {
             return Acceptor.configurationStatus
         }
         for warning in configuration.warnings { report("warning: \(warning)") }
-        let names = configuration.services.map(\.name).joined(separator: ", ")
-        print("\(file): good; services: \(names)")
+        let lists = [("services", configuration.services.map(\.name)), ("clients", configuration.clients.map(\.name))]
+        let found = lists.filter { !$0.1.isEmpty }.map { "; \($0.0): \($0.1.joined(separator: ", "))" }
+        print("\(file): good" + found.joined())
         return 0
     }
 

@@ -113,6 +113,13 @@ public struct SocketAddress: Hashable, Sendable {
     /// 0.0.0.0 or ::
     public var isWildcard: Bool { first == 0 && second == 0 }
 
+    /// 127.0.0.0/8 or ::1.
+    public var isLoopback: Bool {
+        withBytes { bytes in
+            family == .ipv4 ? bytes[0] == 127 : bytes[15] == 1 && bytes[..<15].allSatisfy { $0 == 0 }
+        }
+    }
+
     /// An IPv4 address inside an IPv6 one (::ffff:0:0/96), as a dual-stack socket reports its IPv4 peers.
     public var isIPv4Mapped: Bool {
         guard family == .ipv6 else { return false }

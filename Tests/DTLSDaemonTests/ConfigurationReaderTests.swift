@@ -216,6 +216,7 @@ private let service = """
         #expect(
             try folder.problems("workers = 1\n") == [
                 "dtlsd.toml: service: no service is configured; expected at least one table [service.NAME]"
+                    + " or [client.NAME]"
             ])
         #expect(try folder.problems("service = 1\n") == ["dtlsd.toml:1: service: expected a table, found 1"])
         #expect(try folder.problems("service.a = 1\n") == ["dtlsd.toml:1: service.a: expected a table, found 1"])

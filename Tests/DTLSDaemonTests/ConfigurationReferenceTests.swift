@@ -29,6 +29,10 @@ import Testing
         try folder.write("config/wildcard.passphrase", "sesame")
         for name in ["localhost", "wildcard"] { try folder.write("config/\(name).ocsp", material.goodResponse) }
         try folder.write("credentials/coap.key", material.privateKey)
+        try folder.write("config/server-ca.pem", material.certificate)
+        try folder.write("config/client.pem", material.certificate)
+        try folder.write("config/client.key", material.encryptedKey)
+        try folder.write("config/client.passphrase", "sesame")
         return folder
     }
 
@@ -63,6 +67,10 @@ import Testing
         let text = Self.switchingOn(try Self.reference()) { _ in true }
         let configuration = try read(text, in: preparedFolder())
         #expect(configuration.services.map(\.name) == ["echo", "coap"])
+        #expect(configuration.clients.map(\.name) == ["coap-out"])
+        let client = try #require(configuration.clients.first)
+        #expect(client.serverName == "coap.example.org" && client.socket.sendBuffer == 262_144)
+        #expect(client.tls.certificate != nil && client.tls.rejectUnauthorized && configuration.warnings.isEmpty)
         #expect(configuration.cookieSecret != nil)
         let echo = try #require(configuration.services.first)
         #expect(echo.tls.certifiedKeys.first?.passphrase != nil && echo.tls.clients.authorities != nil)
@@ -77,7 +85,7 @@ import Testing
     /// Each setting before the first table that is switched off can be switched on alone.
     @Test func eachSettingOfTheActiveTablesIsValidAlone() throws {
         let folder = try preparedFolder()
-        let text = try Self.reference()
+        let text = try Self.services()
         let active = try #require(text.firstRange(of: "#[service.echo.socket]"))
         let settings = text[..<active.lowerBound].split(separator: "\n").filter { line in
             line.hasPrefix("#") && line.dropFirst().first.map { $0 != " " } == true
@@ -89,8 +97,14 @@ import Testing
         }
     }
 
+    /// Without the clients, whose settings look like the services'.
+    private static func services() throws -> String {
+        let whole = try reference()
+        return String(whole[..<(try #require(whole.firstRange(of: "#[client.")).lowerBound)])
+    }
+
     @Test func theDefaultsThatItShowsAreTheDefaults() throws {
-        let text = try Self.reference()
+        let text = try Self.services()
         let defaults = [
             "workers", "stop_timeout", "log_level", "handshake_timeout", "idle_timeout", "minimum_version", "mtu",
             "unknown_name", "by_address", "policy", "renegotiation", "[service.echo.socket]", "ipv6_only",
@@ -103,10 +117,27 @@ import Testing
         #expect(try read(changed, in: folder) == read(text, in: folder))
     }
 
+    /// Without the keys that a default is shown for, the client is the same.
+    @Test func theDefaultsThatItShowsForAClientAreTheDefaults() throws {
+        let text = Self.switchingOn(try Self.reference()) { _ in true }
+        let lines = text.split(separator: "\n", omittingEmptySubsequences: false)
+        let client = try #require(lines.firstIndex { $0.hasPrefix("[client.") })
+        let defaults = [
+            "verify = true", "minimum_version = \"1.2\"", "mtu = 1400", "handshake_timeout = 60", "idle_timeout = 300",
+            "resumption = true",
+        ]
+        let rest = lines[client...].filter { line in !defaults.contains { $0 == line } }
+        #expect(rest.count == lines[client...].count - defaults.count)
+        let folder = try preparedFolder()
+        let bare = (lines[..<client] + rest).joined(separator: "\n")
+        #expect(try read(bare, in: folder).clients == read(text, in: folder).clients)
+    }
+
     @Test func everyKeyIsDocumented() throws {
         let text = try Self.reference()
         let keys =
-            MainKey.allCases.map(\.rawValue).filter { $0 != MainKey.service.rawValue }
+            MainKey.allCases.map(\.rawValue).filter { !["service", "client"].contains($0) }
+            + ClientKey.allCases.map(\.rawValue).filter { $0 != "socket" }
             + ServiceKey.allCases.map(\.rawValue).filter { !["forward", "name", "psk", "socket"].contains($0) }
             + ForwardKey.allCases.map(\.rawValue) + SocketKey.allCases.map(\.rawValue)
             + PresharedKeysKey.allCases.map(\.rawValue)
@@ -121,7 +152,7 @@ import Testing
         }
         for table in [
             "#[service.echo.socket]", "#[service.echo.name.\"*.example.org\"]", "#[service.coap.psk]",
-            "#[service.coap.forward]",
+            "#[service.coap.forward]", "#[client.coap-out.socket]",
         ] {
             #expect(lines.contains { $0 == table })
         }

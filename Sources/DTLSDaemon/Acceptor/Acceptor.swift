@@ -291,7 +291,9 @@ final class Acceptor: EventHandler {
 }
 
 extension Acceptor: ListenerDelegate {
-    func canAdmit(_ key: Newcomer.Key, on listener: DTLSKit.Listener) -> Bool {
+    func canAdmit(_ key: Newcomer.Key, on listener: DTLSKit.Listener) -> Bool { hasRoom(on: listener) }
+
+    private func hasRoom(on listener: any DatagramListener) -> Bool {
         guard pool?.hasRoom == true else {
             limiter.log(
                 .newcomerRefused, to: logger, now: loop.now,
@@ -302,6 +304,10 @@ extension Acceptor: ListenerDelegate {
     }
 
     func listener(_ listener: DTLSKit.Listener, admitted newcomer: consuming Newcomer) -> UInt64? {
+        handOver(newcomer, from: listener)
+    }
+
+    private func handOver(_ newcomer: borrowing Newcomer, from listener: any DatagramListener) -> UInt64? {
         guard let service = listeners?.service(of: listener) else { return nil }
         // The worker has its own descriptor once this returns; ours is closed with the newcomer (flyAway).
         return pool?.handOver(newcomer, service: service)
@@ -311,7 +317,9 @@ extension Acceptor: ListenerDelegate {
         pool?.late(datagram, of: connection)
     }
 
-    func listener(_ listener: DTLSKit.Listener, failed error: SystemError) {
+    func listener(_ listener: DTLSKit.Listener, failed error: SystemError) { hasFailed(listener, error) }
+
+    private func hasFailed(_ listener: any DatagramListener, _ error: SystemError) {
         let event: LogEvent =
             error.errno == EMFILE || error.errno == ENFILE ? .descriptorLimit : .newcomerRefused
         limiter.log(
@@ -331,6 +339,20 @@ extension Acceptor: StapleKeeperDelegate {
         try pool?.configure(workers: refreshed.workers, snapshot: makeSnapshot(refreshed))
         configuration = refreshed
     }
+}
+
+extension Acceptor: PlainListenerDelegate {
+    func canAdmit(_ key: Newcomer.Key, on listener: PlainListener) -> Bool { hasRoom(on: listener) }
+
+    func listener(_ listener: PlainListener, admitted newcomer: consuming Newcomer) -> UInt64? {
+        handOver(newcomer, from: listener)
+    }
+
+    func listener(_ listener: PlainListener, late datagram: UnsafeRawBufferPointer, of connection: UInt64) {
+        pool?.late(datagram, of: connection)
+    }
+
+    func listener(_ listener: PlainListener, failed error: SystemError) { hasFailed(listener, error) }
 }
 
 extension Acceptor: WorkerPoolDelegate {

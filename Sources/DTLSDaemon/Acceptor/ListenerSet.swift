@@ -6,22 +6,26 @@ import Logging
 
 /// Why the listeners of a configuration cannot be opened; those that were open stay as they were.
 struct ListenerError: Error, CustomStringConvertible {
-    let service: String
+    /// The service's or client's (`service.echo`).
+    let table: String
     let reason: String
 
-    var description: String { "service.\(service).listen: \(reason)" }
+    var description: String { "\(table).listen: \(reason)" }
 }
 
-/// All listeners, and which service each belongs to.
+/// All listeners, and which service or client each belongs to.
 final class ListenerSet {
     /// What a listener is kept by across a reload.
     fileprivate struct Identity: Hashable {
+        let kind: ListeningTable.Kind
         let address: SocketAddress
         let options: String
     }
 
     private struct Wanted {
         let identity: Identity
+        /// As TOML has it.
+        let table: String
         let service: UInt16
         let options: SocketOptions
     }
@@ -38,20 +42,21 @@ final class ListenerSet {
         }
     }
 
-    private var open: [Identity: DTLSKit.Listener] = [:]
+    private var open: [Identity: any DatagramListener] = [:]
+    /// Numbers in the configuration's `listeningTables`.
     private var services: [ObjectIdentifier: UInt16] = [:]
     private var passed: [Passed] = []
     private let buffers = ListenerBuffers()
     /// What all listeners make and check cookies with.
     var cookies: CookieAuthority {
-        didSet { for listener in open.values { listener.cookies = cookies } }
+        didSet { for listener in open.values { (listener as? DTLSKit.Listener)?.cookies = cookies } }
     }
     private let loop: EventLoop
-    private unowned let delegate: any ListenerDelegate
+    private unowned let delegate: any ListenerDelegate & PlainListenerDelegate
     /// Whether any listener has been opened: from then on this daemon's own connections hold the ports.
     private var hasOpened = false
 
-    init(cookies: CookieAuthority, loop: EventLoop, delegate: any ListenerDelegate) {
+    init(cookies: CookieAuthority, loop: EventLoop, delegate: any ListenerDelegate & PlainListenerDelegate) {
         self.cookies = cookies
         self.loop = loop
         self.delegate = delegate
@@ -64,12 +69,13 @@ final class ListenerSet {
 
     var addresses: [SocketAddress] { open.keys.map(\.address).sorted { "\($0)" < "\($1)" } }
 
-    func service(of listener: DTLSKit.Listener) -> UInt16? { services[ObjectIdentifier(listener)] }
+    /// The number of a listener's service or client among the configuration's `listeningTables`.
+    func service(of listener: any DatagramListener) -> UInt16? { services[ObjectIdentifier(listener)] }
 
     /// Who listens for datagrams that were sent to `local`: on that very address, or on the wildcard.
-    func listener(for local: SocketAddress) -> DTLSKit.Listener? {
+    func listener(for local: SocketAddress) -> (any DatagramListener)? {
         let wildcard = SocketAddress.anyAddress(local.family, port: local.port)
-        var fallback: DTLSKit.Listener?
+        var fallback: (any DatagramListener)?
         for (identity, listener) in open {
             if identity.address == local { return listener }
             if identity.address == wildcard { fallback = listener }
@@ -88,23 +94,22 @@ final class ListenerSet {
 
     /// A configuration's listeners, bound and not yet in force.
     struct Plan {
-        fileprivate let kept: [(Identity, DTLSKit.Listener, UInt16)]
-        fileprivate let opened: [(Identity, DTLSKit.Listener, UInt16)]
+        fileprivate let kept: [(Identity, any DatagramListener, UInt16)]
+        fileprivate let opened: [(Identity, any DatagramListener, UInt16)]
     }
 
     /// Binds what a configuration asks for and is not open. Nothing is in force before `commit`; when this throws, all
     /// is as before.
     func prepare(_ configuration: Configuration) throws(ListenerError) -> Plan {
-        var kept: [(Identity, DTLSKit.Listener, UInt16)] = []
-        var opened: [(Identity, DTLSKit.Listener, UInt16)] = []
+        var kept: [(Identity, any DatagramListener, UInt16)] = []
+        var opened: [(Identity, any DatagramListener, UInt16)] = []
         let all = try wanted(by: configuration)
-        if !hasOpened { try probe(all, configuration) }
+        if !hasOpened { try probe(all) }
         for wanted in all {
             if let listener = open[wanted.identity] {
                 kept.append((wanted.identity, listener, wanted.service))
             } else {
-                let name = configuration.services[Int(wanted.service)].name
-                opened.append((wanted.identity, try makeListener(wanted, service: name), wanted.service))
+                opened.append((wanted.identity, try makeListener(wanted), wanted.service))
             }
         }
         return Plan(kept: kept, opened: opened)
@@ -125,7 +130,7 @@ final class ListenerSet {
         }
         for (_, listener, _) in plan.opened {
             // It was made before the configuration's secret was in force.
-            listener.cookies = cookies
+            (listener as? DTLSKit.Listener)?.cookies = cookies
             try listener.open()
         }
         hasOpened = true
@@ -140,81 +145,96 @@ final class ListenerSet {
         services = [:]
     }
 
-    /// Every address of every service, and the sockets that were passed in under a service's name.
+    /// Every address of every service and client, and the sockets that were passed in under one's name.
     private func wanted(by configuration: Configuration) throws(ListenerError) -> [Wanted] {
         var list: [Wanted] = []
-        for (index, service) in configuration.services.enumerated() {
-            var addresses = service.listen
-            for socket in passed where socket.name == service.name && !addresses.contains(socket.address) {
+        for (index, table) in configuration.listeningTables.enumerated() {
+            var addresses = table.listen
+            for socket in passed where socket.name == table.name && !addresses.contains(socket.address) {
                 addresses.append(socket.address)
             }
             guard !addresses.isEmpty else {
                 throw ListenerError(
-                    service: service.name,
-                    reason: "no address to listen on, and no socket named \"\(service.name)\" was passed in")
+                    table: table.path,
+                    reason: "no address to listen on, and no socket named \"\(table.name)\" was passed in")
             }
             for address in addresses {
-                let identity = Identity(address: address, options: "\(service.socket)")
-                list.append(Wanted(identity: identity, service: UInt16(clamping: index), options: service.socket))
+                let identity = Identity(kind: table.kind, address: address, options: "\(table.socket)")
+                list.append(
+                    Wanted(
+                        identity: identity, table: table.path, service: UInt16(clamping: index), options: table.socket))
             }
         }
         for socket in passed where list.count(where: { $0.identity.address == socket.address }) > 1 {
             throw ListenerError(
-                service: socket.name,
+                table: "service.\(socket.name)",
                 reason: "the socket on \(socket.address) was passed in under the name \"\(socket.name)\", and more than"
                     + " one service listens there")
         }
         if let unused = passed.first(where: { socket in !list.contains { $0.identity.address == socket.address } }) {
             throw ListenerError(
-                service: unused.name,
+                table: "service.\(unused.name)",
                 reason: "the socket \"\(unused.name)\" on \(unused.address) was passed in, and no service has this name"
                     + " or this address")
         }
         return list
     }
 
-    private func makeListener(_ wanted: Wanted, service: String) throws(ListenerError) -> DTLSKit.Listener {
+    private func makeListener(_ wanted: Wanted) throws(ListenerError) -> any DatagramListener {
         let address = wanted.identity.address
         do throws(SystemError) {
             if let socket = passed.first(where: { $0.address == address }) {
-                return try makeListener(from: socket, wanted.options)
+                return try makeListener(from: socket, wanted)
             }
             let socket = try UDPSocket.listen(on: address, options: wanted.options)
-            return DTLSKit.Listener(
-                socket: socket, address: address, options: wanted.options, cookies: cookies, buffers: buffers,
-                loop: loop, delegate: delegate)
+            return makeListener(wanted.identity.kind, socket, address, wanted.options, isOwnedByAnother: false)
         } catch {
-            throw ListenerError(service: service, reason: "\(error)")
+            throw ListenerError(table: wanted.table, reason: "\(error)")
+        }
+    }
+
+    private func makeListener(
+        _ kind: ListeningTable.Kind, _ socket: consuming FileDescriptor, _ address: SocketAddress,
+        _ options: SocketOptions, isOwnedByAnother: Bool
+    ) -> any DatagramListener {
+        switch kind {
+        case .service:
+            DTLSKit.Listener(
+                socket: socket, address: address, options: options, cookies: cookies, buffers: buffers, loop: loop,
+                delegate: delegate, isOwnedByAnother: isOwnedByAnother)
+        case .client:
+            PlainListener(
+                socket: socket, address: address, options: options, buffers: buffers, loop: loop, delegate: delegate,
+                isOwnedByAnother: isOwnedByAnother)
         }
     }
 
     /// Finds out, before anything is bound for good, whether others hold the ports: with SO_REUSEPORT alone, two
     /// instances of one user would share them in silence. Later it cannot be found out, since this daemon's own
     /// connections hold them too.
-    private func probe(_ all: [Wanted], _ configuration: Configuration) throws(ListenerError) {
+    private func probe(_ all: [Wanted]) throws(ListenerError) {
         for wanted in all where !passed.contains(where: { $0.address == wanted.identity.address }) {
             do throws(SystemError) {
                 try UDPSocket.probe(wanted.identity.address, wanted.options)
             } catch {
                 let hint = error.errno == EADDRINUSE ? " (does another dtlsd, or another program, use it?)" : ""
-                throw ListenerError(
-                    service: configuration.services[Int(wanted.service)].name, reason: "\(error)\(hint)")
+                throw ListenerError(table: wanted.table, reason: "\(error)\(hint)")
             }
         }
     }
 
-    private func makeListener(from passed: Passed, _ options: SocketOptions) throws(SystemError) -> DTLSKit.Listener {
+    private func makeListener(
+        from passed: Passed, _ wanted: Wanted
+    ) throws(SystemError) -> any DatagramListener {
         let socket = try passed.descriptor.duplicate()
         // IPV6_V6ONLY cannot change after bind: the unit has chosen (BindIPv6Only=).
-        var own = options
+        var own = wanted.options
         own.ipv6Only = try UDPSocket.isIPv6Only(socket, passed.address.family)
         try UDPSocket.apply(own, toBound: socket, passed.address.family)
         try UDPSocket.shareAddress(of: socket)
         try UDPSocket.reportDestinations(of: socket, passed.address.family)
         let isOwn = try UDPSocket.isOwn(socket)
-        return DTLSKit.Listener(
-            socket: socket, address: passed.address, options: own, cookies: cookies, buffers: buffers, loop: loop,
-            delegate: delegate, isOwnedByAnother: !isOwn)
+        return makeListener(wanted.identity.kind, socket, passed.address, own, isOwnedByAnother: !isOwn)
     }
 }
 

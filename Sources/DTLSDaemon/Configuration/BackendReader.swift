@@ -68,55 +68,17 @@ enum BackendReader {
     }
 
     private static func udp(_ text: String) throws(BadBackend) -> Backend.Address {
-        if let address = SocketAddress(text), address.port != 0 { return .udp(address) }
-        guard let colon = text.lastIndex(of: ":"), let port = port(text[text.index(after: colon)...]) else {
-            let found = ConfigurationReading.quoted(text)
-            throw BadBackend(message: "expected a port, 1 to 65535, at the end of \(found)")
-        }
-        let host = String(text[..<colon])
-        guard !host.isEmpty, !host.contains(where: { ":[]% ".contains($0) }) else {
-            let found = ConfigurationReading.quoted("udp:" + text)
-            throw BadBackend(message: "expected \(expected), found the string \(found)")
-        }
-        do throws(UnresolvedHost) {
-            return .udp(try resolve(host, port))
-        } catch {
+        guard let named = HostAndPort(text) else {
+            let hasPort = text.lastIndex(of: ":").flatMap { HostAndPort.port(text[text.index(after: $0)...]) } != nil
             throw BadBackend(
-                message: "the host name \(ConfigurationReading.quoted(host)) has no address (\(error.reason)); "
-                    + "expected a name that resolves, or an address")
+                message: hasPort
+                    ? "expected \(expected), found the string \(ConfigurationReading.quoted("udp:" + text))"
+                    : "expected a port, 1 to 65535, at the end of \(ConfigurationReading.quoted(text))")
         }
-    }
-
-    /// Digits alone: `UInt16("+53")` is 53 too.
-    private static func port(_ text: Substring) -> UInt16? {
-        guard text.utf8.allSatisfy({ (UInt8(ascii: "0")...UInt8(ascii: "9")).contains($0) }), let port = UInt16(text),
-            port != 0
-        else { return nil }
-        return port
-    }
-
-    private struct UnresolvedHost: Error {
-        var reason: String
-    }
-
-    /// The address that the resolver ranks first (RFC 6724).
-    private static func resolve(_ host: String, _ port: UInt16) throws(UnresolvedHost) -> SocketAddress {
-        var hints = addrinfo()
-        hints.ai_socktype = Int32(SOCK_DGRAM.rawValue)
-        var list: UnsafeMutablePointer<addrinfo>?
-        let status = getaddrinfo(host, nil, &hints, &list)
-        guard status == 0 else {
-            let reason = status == EAI_SYSTEM ? strerror(errno).map { String(cString: $0) } : nil
-            throw UnresolvedHost(reason: reason ?? String(cString: gai_strerror(status)))
+        do throws(HostAndPort.Unresolved) {
+            return .udp(try named.resolve())
+        } catch {
+            throw BadBackend(message: error.message)
         }
-        defer { freeaddrinfo(list) }
-        var entry = list
-        while let current = entry?.pointee {
-            if let raw = current.ai_addr, let address = SocketAddress(raw, length: Int(current.ai_addrlen)) {
-                return address.with(port: port)
-            }
-            entry = current.ai_next
-        }
-        throw UnresolvedHost(reason: "it has neither an IPv4 nor an IPv6 address")
     }
 }

@@ -11,8 +11,9 @@ struct Configuration: Sendable, Equatable {
     var logLevel: LogLevel
     /// 32 to 4,096 bytes when several machines serve one address and share it; `nil`: random at start.
     var cookieSecret: [UInt8]?
-    /// At least one; names are unique.
+    /// At least one service or client; names are unique over both.
     var services: [ServiceConfiguration]
+    var clients: [ClientConfiguration] = []
     /// The files of OCSP responses, which are read again when they change.
     var staples: [StapleFile] = []
     /// What is not wrong, and still worth knowing.

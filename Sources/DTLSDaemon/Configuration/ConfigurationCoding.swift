@@ -13,6 +13,7 @@ extension Configuration {
         writer.string(logLevel.rawValue)
         writer.optional(cookieSecret) { $0.data($1) }
         writer.list(services) { $1.write(to: &$0) }
+        writer.list(clients) { $1.write(to: &$0) }
         writer.list(staples) { $1.write(to: &$0) }
         writer.list(warnings) { $1.write(to: &$0) }
         return writer.bytes
@@ -27,6 +28,7 @@ extension Configuration {
         logLevel = level
         cookieSecret = try reader.optional { (reader) throws(MalformedBytes) in try reader.array() }
         services = try reader.list { (reader) throws(MalformedBytes) in try ServiceConfiguration(from: &reader) }
+        clients = try reader.list { (reader) throws(MalformedBytes) in try ClientConfiguration(from: &reader) }
         staples = try reader.list { (reader) throws(MalformedBytes) in try StapleFile(from: &reader) }
         warnings = try reader.list { (reader) throws(MalformedBytes) in try ConfigurationProblem(from: &reader) }
         guard reader.isAtEnd else { throw MalformedBytes() }
@@ -91,7 +93,7 @@ extension ServiceConfiguration {
 }
 
 extension SocketOptions {
-    fileprivate func write(to writer: inout ByteWriter) {
+    func write(to writer: inout ByteWriter) {
         writer.optional(receiveBuffer) { $0.integer($1) }
         writer.optional(sendBuffer) { $0.integer($1) }
         writer.optional(timeToLive) { $0.integer($1) }
@@ -99,7 +101,7 @@ extension SocketOptions {
         writer.bool(ipv6Only)
     }
 
-    fileprivate init(from reader: inout ByteReader) throws(MalformedBytes) {
+    init(from reader: inout ByteReader) throws(MalformedBytes) {
         self.init(
             receiveBuffer: try reader.optional { (reader) throws(MalformedBytes) in try reader.integer() },
             sendBuffer: try reader.optional { (reader) throws(MalformedBytes) in try reader.integer() },

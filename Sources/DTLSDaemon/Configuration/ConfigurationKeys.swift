@@ -6,7 +6,7 @@ enum MainKey: String, CaseIterable {
     case stopTimeout = "stop_timeout"
     case logLevel = "log_level"
     case cookieSecretFile = "cookie_secret_file"
-    case service
+    case service, client
 }
 
 /// The keys of `[service.NAME]`.
@@ -71,6 +71,7 @@ enum UnknownKey {
         if PresharedKeysKey(rawValue: key) != nil { return "in [service.NAME.psk]" }
         if ForwardKey(rawValue: key) != nil { return "in [service.NAME.forward]" }
         if ServiceKey(rawValue: key) != nil { return "in [service.NAME]" }
+        if ClientKey(rawValue: key) != nil { return "in [client.NAME]" }
         if MainKey(rawValue: key) != nil { return "before the first [table]" }
         return nil
     }

@@ -10,7 +10,7 @@ enum ConfigurationReader {
     /// What the reader looks up of the process' environment.
     static var processEnvironment: [String: String] {
         var found: [String: String] = [:]
-        for name in ["RUNTIME_DIRECTORY", "CREDENTIALS_DIRECTORY"] {
+        for name in ["RUNTIME_DIRECTORY", "CREDENTIALS_DIRECTORY", "SSL_CERT_FILE"] {
             if let value = getenv(name) { found[name] = String(cString: value) }
         }
         return found
@@ -18,7 +18,7 @@ enum ConfigurationReader {
 
     /// - Parameters:
     ///   - file: its path; messages name the file so.
-    ///   - environment: where RUNTIME_DIRECTORY and CREDENTIALS_DIRECTORY are looked up.
+    ///   - environment: where RUNTIME_DIRECTORY, CREDENTIALS_DIRECTORY and SSL_CERT_FILE are looked up.
     ///   - watcher: is told of the files that are taken up again when they change, before they are read.
     /// - Throws: everything that is wrong, at once. Of a file that is not TOML, the first error alone.
     static func read(
@@ -83,17 +83,22 @@ enum ConfigurationReader {
         let main = TableReader<MainKey>(root, at: [], reading)
         let workers = main.integer(.workers, 0...maximumWorkers, "an integer (0 is one per core)") ?? 0
         let tables = main.tables(.service, ServiceKey.self)
-        if let tables, tables.isEmpty {
-            main.report(.service, "no service is configured; expected at least one table [service.NAME]")
+        let clientTables = main.tables(.client, ClientKey.self)
+        if let tables, let clientTables, tables.isEmpty, clientTables.isEmpty {
+            main.report(
+                .service, "no service is configured; expected at least one table [service.NAME] or [client.NAME]")
         }
         let services = (tables ?? []).map { ServiceReader($0.table, name: $0.name).read() }
-        ConfiguredListener.reportCollisions(services.flatMap(\.listeners), reading)
+        let clients = (clientTables ?? []).map { ClientReader($0.table, name: $0.name).read() }
+        TableName.reportCollisions(clients: clientTables ?? [], services: tables ?? [], reading)
+        ConfiguredListener.reportCollisions(
+            services.flatMap(\.listeners) + clients.flatMap(\.listeners), reading)
         return Configuration(
             workers: workers == 0 ? processorCount : workers,
             stopTimeout: main.duration(.stopTimeout, seconds: 0...600) ?? 5_000,
             logLevel: main.choice(.logLevel, of: LogLevel.allCases.map(\.rawValue), LogLevel.init(rawValue:)) ?? .info,
             cookieSecret: cookieSecret(main),
-            services: services.map(\.configuration))
+            services: services.map(\.configuration), clients: clients.map(\.configuration))
     }
 
     private static let maximumWorkers = 1_024

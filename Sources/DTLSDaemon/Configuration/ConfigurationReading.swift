@@ -6,6 +6,7 @@ final class ConfigurationReading {
     let file: String
     /// How the files that it names are found.
     let files: NamedFiles
+    let environment: [String: String]
     private let lines: KeyLines
     private var problems: [ConfigurationProblem] = []
     /// What was found that is not wrong, and still worth knowing.
@@ -17,6 +18,7 @@ final class ConfigurationReading {
     init(file: String, environment: [String: String], lines: KeyLines, watcher: FileWatcher? = nil) {
         self.file = file
         self.watcher = watcher
+        self.environment = environment
         files = NamedFiles(beside: file, environment: environment)
         self.lines = lines
     }

@@ -1,6 +1,6 @@
 import LinuxSystem
 
-/// An address that a service listens on, and where the file says so.
+/// An address that a service or a client listens on, and where the file says so.
 struct ConfiguredListener {
     var address: SocketAddress
     /// The key, and the number of the string in its array.
@@ -9,22 +9,22 @@ struct ConfiguredListener {
     var interface: String?
     var ipv6Only: Bool
 
-    static func read(_ table: TableReader<ServiceKey>, _ socket: SocketOptions) -> [ConfiguredListener] {
+    static func read<Key>(_ table: TableReader<Key>, _ key: Key, _ socket: SocketOptions) -> [ConfiguredListener] {
         let expected = "\"ADDRESS:PORT\" or \"[IPv6 ADDRESS]:PORT\", the address in numbers, the port 1 to 65535"
         var listeners: [ConfiguredListener] = []
-        for (element, text) in table.strings(.listen, expected) {
+        for (element, text) in table.strings(key, expected) {
             guard let address = SocketAddress(text), address.port != 0 else {
                 let found = "found the string \(ConfigurationReading.quoted(text))"
-                table.report(.listen, element: element, "expected \(expected), \(found)")
+                table.report(key, element: element, "expected \(expected), \(found)")
                 continue
             }
             if let reason = reasonAgainst(address) {
-                table.report(.listen, element: element, "\(address) \(reason)")
+                table.report(key, element: element, "\(address) \(reason)")
                 continue
             }
             listeners.append(
                 ConfiguredListener(
-                    address: address, path: table.path(.listen), element: element, interface: socket.interface,
+                    address: address, path: table.path(key), element: element, interface: socket.interface,
                     ipv6Only: socket.ipv6Only))
         }
         return listeners

@@ -1,5 +1,4 @@
 import DTLSEngine
-import Glibc
 import LinuxSystem
 
 /// Reads one `[service.NAME]` table with the tables in it. What is wrong is reported, and a stand-in takes its place,
@@ -21,7 +20,7 @@ struct ServiceReader {
     func read() -> Result {
         checkName()
         let socket = socketOptions()
-        let listeners = ConfiguredListener.read(table, socket)
+        let listeners = ConfiguredListener.read(table, .listen, socket)
         if socket.timeToLive == 0, listeners.contains(where: { $0.address.family == .ipv4 }) {
             // ip(7): IP_TTL takes 1 to 255, where IPV6_UNICAST_HOPS takes 0 too.
             table.table(.socket, SocketKey.self)?.report(
@@ -37,28 +36,8 @@ struct ServiceReader {
     }
 
     private func checkName() {
-        let isGood = name.utf8.allSatisfy { $0.isLetterOrDigit || [0x2d, 0x5f, 0x2e].contains($0) }
-        if name.isEmpty || !isGood {
-            table.reading.report(
-                table.path, "not a name for a service; expected letters of ASCII, digits and the characters - _ .")
-        }
+        TableName.check(name, at: table.path, of: "service", table.reading)
     }
 
-    private func socketOptions() -> SocketOptions {
-        guard let table = table.table(.socket, SocketKey.self) else { return SocketOptions() }
-        return SocketOptions(
-            receiveBuffer: table.integer(.receiveBuffer, SocketOptions.bufferSizes, "an integer of bytes"),
-            sendBuffer: table.integer(.sendBuffer, SocketOptions.bufferSizes, "an integer of bytes"),
-            timeToLive: table.integer(.timeToLive, SocketOptions.timesToLive),
-            interface: interface(table), ipv6Only: table.bool(.ipv6Only) ?? true)
-    }
-
-    private func interface(_ table: TableReader<SocketKey>) -> String? {
-        let expected = "the name of a network interface of this machine"
-        guard let name = table.string(.interface, expected) else { return nil }
-        if if_nametoindex(name) == 0 {
-            table.report(.interface, "expected \(expected), found the string \(ConfigurationReading.quoted(name))")
-        }
-        return name
-    }
+    private func socketOptions() -> SocketOptions { SocketOptionsReader.read(table.table(.socket, SocketKey.self)) }
 }

@@ -113,7 +113,8 @@ extension ProxyHeader {
     init(_ connection: Connection) {
         let engine = connection.engine
         self.init(
-            source: connection.peer, destination: connection.local, applicationProtocol: engine.applicationProtocol.map { Array($0.utf8) },
+            source: connection.peer, destination: connection.local,
+            applicationProtocol: engine.applicationProtocol.map { Array($0.utf8) },
             serverName: engine.serverName, version: engine.version, cipher: engine.cipher)
         guard let identity = engine.peerIdentity else { return }
         if let key = identity.presharedKeyIdentity {

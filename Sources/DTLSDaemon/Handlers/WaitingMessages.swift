@@ -43,6 +43,11 @@ struct WaitingMessages: ~Copyable {
         for message in messages { message.withUnsafeBytes { _ = outbox.append($0) } }
     }
 
+    /// Gives them out in their order; they stay until they are removed.
+    func readAll(_ body: (UnsafeRawBufferPointer) -> Void) {
+        for message in messages { message.withUnsafeBytes(body) }
+    }
+
     /// Removes the oldest.
     mutating func removeFirst(_ count: Int) {
         let done = messages.prefix(count)

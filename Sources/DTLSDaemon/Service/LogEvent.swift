@@ -42,6 +42,10 @@ enum LogEvent: Int, Sendable, CaseIterable {
     case backendUnreachable
     /// A backend that had refused datagrams takes them again.
     case backendAnswers
+    /// A client's handshake with its server has failed, or the server does not answer.
+    case serverUnreachable
+    /// A client's server has shown a certificate that is not to be trusted.
+    case serverUnverified
     /// A worker's process takes no messages, and is ended.
     case workerStuck
     /// The limit of open descriptors, or of memory for sockets, has been reached.
@@ -63,6 +67,8 @@ enum LogEvent: Int, Sendable, CaseIterable {
         case .configurationInvalid: "f4a5d56e85de4957979c559d9609b40a"
         case .configurationWarning: "9f54f49935b341baa990c5948294161a"
         case .staplesReloaded: "57c06572c99b411fbf0b1fde312afe8b"
+        case .serverUnreachable: "883304b15c16b6c5c230812cc37644cc"
+        case .serverUnverified: "451d7cb0da7278ad1f0ef8f882169344"
         case .workerStarted: "7d48ed8817624fc088685e492ea5a6dd"
         case .workerDied: "0b8849ba95b04cefb70e722363bba718"
         case .connectionOpened: "cde74a02b67b470ea9b7613559d68da5"
@@ -87,9 +93,10 @@ enum LogEvent: Int, Sendable, CaseIterable {
         case .backendAnswers, .started, .ready, .reloaded, .staplesReloaded, .stopping, .stopped, .handshakeFailed:
             .notice
         case .configurationWarning, .newcomerRefused, .datagramRefused, .backendRefused, .backendUnreachable,
-            .descriptorLimit:
+            .descriptorLimit, .serverUnreachable:
             .warning
         case .reloadFailed, .configurationInvalid, .workerDied, .workerStuck, .listenerFailed, .internalError: .error
+        case .serverUnverified: .error
         }
     }
 
@@ -105,6 +112,8 @@ enum LogEvent: Int, Sendable, CaseIterable {
         case .configurationInvalid: "configuration invalid"
         case .configurationWarning: "configuration warning"
         case .staplesReloaded: "OCSP responses reloaded"
+        case .serverUnreachable: "server unreachable"
+        case .serverUnverified: "server unverified"
         case .workerStarted: "worker started"
         case .workerDied: "worker died"
         case .connectionOpened: "connection opened"

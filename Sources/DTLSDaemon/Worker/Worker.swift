@@ -11,6 +11,8 @@ final class Worker: MessageChannelDelegate {
     let datapath: Datapath
     let logs: WorkerLogs
     let handlerResources: HandlerResources
+    /// What a sender's socket yields when it is closed, which can happen while another batch is worked through.
+    let leftovers = ReceiveBatch(capacity: 8)
     /// What the acceptor has not been told yet.
     private var report = MessageFromWorker.Report()
 
@@ -19,11 +21,13 @@ final class Worker: MessageChannelDelegate {
     private let descriptorLimit: Int
     private var channel: MessageChannel?
     private var services: [ServiceRuntime] = []
-    /// Of the configuration that `services` are of.
+    private var clients: [ClientRuntime] = []
+    /// Of the configuration that `services` and `clients` are of.
     private var generation: UInt32 = 0
     /// With the acceptor's secret: clients that begin anew on a connection's socket are asked here.
     private var cookies: CookieAuthority?
     private var connections: [UInt64: ServedConnection] = [:]
+    private var tunnels: [UInt64: ClientTunnel] = [:]
     private let reporter = Reporter()
 
     /// Descriptors for everything but connections: channel, epoll, standard streams, the journal, a snapshot.
@@ -75,6 +79,7 @@ final class Worker: MessageChannelDelegate {
             accept(handover, descriptor)
         case .late(let id, let datagram):
             connections[id]?.connection?.receive(datagram)
+            tunnels[id]?.receive(datagram)
         case .stop:
             stop()
         case .ping:
@@ -83,7 +88,7 @@ final class Worker: MessageChannelDelegate {
     }
 
     func channelEnded(_ channel: MessageChannel) {
-        logs.always(.stopping, "the main process is gone: closing \(connections.count) connections")
+        logs.always(.stopping, "the main process is gone: closing \(connections.count + tunnels.count) connections")
         stop()
     }
 
@@ -94,8 +99,13 @@ final class Worker: MessageChannelDelegate {
             let services = try decoded.configuration.services.map {
                 try ServiceRuntime($0, ticketKeys: decoded.ticketKeys)
             }
+            let clients = try decoded.configuration.clients.map { configuration in
+                // With its sessions, and without reading the CA certificates again.
+                try self.clients.first { $0.configuration == configuration } ?? ClientRuntime(configuration)
+            }
             cookies = try CookieAuthority(secret: decoded.cookieSecret)
             self.services = services
+            self.clients = clients
             self.generation = generation
             LogBootstrap.setLevel(decoded.configuration.logLevel)
             channel?.send(MessageFromWorker.encode(ready: generation, capacity: capacity))
@@ -110,20 +120,33 @@ final class Worker: MessageChannelDelegate {
 
     /// Connections that this process has descriptors for, whatever service they belong to.
     private var capacity: UInt32 {
-        let each = services.map(\.descriptorsPerConnection).max() ?? 1
+        let each = (services.map(\.descriptorsPerConnection) + clients.map(\.descriptorsPerTunnel)).max() ?? 1
         return UInt32(clamping: max(1, (descriptorLimit - Self.reservedDescriptors) / each))
     }
 
     private func accept(_ handover: MessageToWorker.Handover, _ socket: consuming FileDescriptor?) {
-        guard let socket, handover.generation == generation, Int(handover.service) < services.count else {
+        let number = Int(handover.service)
+        guard let socket, handover.generation == generation, number < services.count + clients.count else {
             // Out of descriptors, most likely: the client's next try finds another place, or a better time.
             return countClosed()
         }
-        let service = services[Int(handover.service)]
+        guard number < services.count else { return tunnel(handover, socket, clients[number - services.count]) }
+        let service = services[number]
         let served = ServedConnection(handover, socket: socket, service: service, worker: self)
         if served.connection == nil { return countClosed() }
         connections[handover.id] = served
     }
+
+    private func tunnel(
+        _ handover: MessageToWorker.Handover, _ socket: consuming FileDescriptor, _ client: ClientRuntime
+    ) {
+        let tunnel = ClientTunnel(handover.id, handover.key, socket: socket, client: client, worker: self)
+        tunnels[handover.id] = tunnel
+        tunnel.start(with: handover.datagrams)
+    }
+
+    /// A client of the configuration in force, by its name.
+    func client(named name: String) -> ClientRuntime? { clients.first { $0.configuration.name == name } }
 
     /// The service's certificate may have been renewed since the connection began.
     func restartMaterial(for service: ServiceRuntime) -> RestartMaterial? {
@@ -139,6 +162,11 @@ final class Worker: MessageChannelDelegate {
         // One that ends while it is being accepted is not in the table yet, and is counted there.
         guard connections.removeValue(forKey: served.id) != nil else { return }
         countClosed()
+    }
+
+    /// The tunnel is gone.
+    func forget(_ tunnel: ClientTunnel) {
+        if tunnels.removeValue(forKey: tunnel.id) != nil { countClosed() }
     }
 
     func giveBack(_ datagram: UnsafeRawBufferPointer, _ key: Newcomer.Key) {
@@ -177,6 +205,7 @@ final class Worker: MessageChannelDelegate {
     /// Says close_notify to all, and ends.
     private func stop() {
         for served in connections.values { served.connection?.close() }
+        for tunnel in tunnels.values { tunnel.close(.closedHere) }
         logs.finish()
         sendReport()
         channel?.close()

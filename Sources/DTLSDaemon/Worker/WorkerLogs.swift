@@ -80,6 +80,20 @@ final class WorkerLogs: TimerTarget {
         remember()
     }
 
+    /// Connections opened and closed, by whatever they are.
+    func course(_ event: LogEvent, _ message: @autoclosure () -> String, _ fields: @autoclosure () -> Logger.Metadata) {
+        connections.log(event, to: logger, now: loop.now, message(), fields())
+        remember()
+    }
+
+    /// For what traffic, or a server that is not there, can bring about any number of times.
+    func limited(
+        _ event: LogEvent, _ message: @autoclosure () -> String, fields: @autoclosure () -> Logger.Metadata
+    ) {
+        failures.log(event, to: logger, now: loop.now, message(), fields())
+        remember()
+    }
+
     /// For what the caller has bounded already.
     func always(
         _ event: LogEvent, _ message: @autoclosure () -> String, _ service: ServiceRuntime? = nil,

@@ -20,7 +20,7 @@ package final class Connection: TimerTarget, EventHandler {
     package private(set) var engine: Engine
 
     /// The last errno that the socket gave, an ICMP error mostly; see ``takeError()``.
-    private var lastError: Int32 = 0
+    package private(set) var lastError: Int32 = 0
 
     private let datapath: Datapath
     private let limits: Limits
@@ -127,6 +127,7 @@ package final class Connection: TimerTarget, EventHandler {
         } catch {
             // An ICMP error (ECONNREFUSED and the like), which anybody can forge: it has been cleared by this call.
             lastError = error.errno
+            delegate?.connection(self, socketFailed: error.errno)
             return
         }
         whileReading {

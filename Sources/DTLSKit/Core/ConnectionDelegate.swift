@@ -16,8 +16,15 @@ package protocol ConnectionDelegate: AnyObject {
     func restartMaterial(for connection: Connection) -> RestartMaterial?
     /// The peer has lost its state, and has begun anew: what it was before is over. `connectionEstablished` follows.
     func connectionRestarts(_ connection: Connection)
+    /// Reading the socket gave an error, which the call has cleared: an ICMP message (ECONNREFUSED and the like), which
+    /// anybody can forge.
+    func connection(_ connection: Connection, socketFailed errno: Int32)
     /// The connection has ended, and its socket is closed. Called once.
     func connectionClosed(_ connection: Connection, _ ending: Connection.Ending)
+}
+
+extension ConnectionDelegate {
+    package func connection(_ connection: Connection, socketFailed errno: Int32) {}
 }
 
 extension Connection {

@@ -53,11 +53,7 @@ package final class Listener: EventHandler {
     private let isOwnedByAnother: Bool
     private var registration: EventLoop.Registration?
     private var recent = RecentNewcomers()
-    /// Datagrams that were read from another socket; they take their turn after the batch.
-    private var returned: [(datagram: [UInt8], key: Newcomer.Key)] = []
-    private var isReturnScheduled = false
-    /// No more than a client's own hurry could bring: the rest is lost, as on the wire.
-    private static let maximumReturned = 1_024
+    private var returned = ReturnedDatagrams()
     /// Batches read before others get their turn.
     private static let batchesPerTurn = 8
 
@@ -149,22 +145,22 @@ package final class Listener: EventHandler {
 
     /// Takes back a datagram that a connection's socket has yielded: for this listener, as if it had come here.
     package func putBack(_ datagram: UnsafeRawBufferPointer, _ key: Newcomer.Key) {
-        guard returned.count < Self.maximumReturned else { return }
-        counters.putBack &+= 1
-        returned.append(([UInt8](datagram), key))
-        guard !isReturnScheduled else { return }
-        isReturnScheduled = true
-        loop.atEndOfTurn { [weak self] in
-            guard let self else { return }
-            isReturnScheduled = false
-            takeReturned()
+        switch returned.add(datagram, key) {
+        case .full: return
+        case .waits: counters.putBack &+= 1
+        case .needsTurn:
+            counters.putBack &+= 1
+            loop.atEndOfTurn { [weak self] in
+                self?.returned.turnHasCome()
+                self?.takeReturned()
+            }
         }
     }
 
     private func takeReturned() {
-        while !returned.isEmpty, isOpen {
-            let datagrams = returned
-            returned.removeAll(keepingCapacity: true)
+        while isOpen {
+            let datagrams = returned.takeAll()
+            if datagrams.isEmpty { return }
             let minute = Clock.minute()
             for (datagram, key) in datagrams { datagram.withUnsafeBytes { consider($0, key, minute: minute) } }
             sendAnswers()
@@ -215,7 +211,9 @@ package final class Listener: EventHandler {
         do throws(SystemError) {
             let connected = try UDPSocket.newcomer(
                 key, beside: socket, isOwnedByAnother: isOwnedByAnother, options: options)
-            let datagrams = readEmpty(connected, key, after: hello)
+            let datagrams = Newcomer.readEmpty(connected, key, after: hello.datagram, through: buffers.leftovers) {
+                putBack($0, $1)
+            }
             let newcomer = Newcomer(socket: connected, key: key, datagrams: datagrams)
             guard let connection = delegate.listener(self, admitted: newcomer) else {
                 counters.refused &+= 1
@@ -228,31 +226,6 @@ package final class Listener: EventHandler {
             delegate.listener(self, failed: error)
         }
     }
-
-    /// Rule 1: between bind() and connect() the new socket takes every datagram of its address. The peer's own go with
-    /// it, the others' go back.
-    private func readEmpty(
-        _ connected: borrowing FileDescriptor, _ key: Newcomer.Key, after hello: ClientHello
-    ) -> [[UInt8]] {
-        var datagrams = [[UInt8](hello.datagram)]
-        let batch = buffers.leftovers
-        var room = Self.maximumForwardedBytes
-        batch.receiveAll(from: connected) { index in
-            guard let source = batch.source(index) else { return }
-            if source != key.peer {
-                putBack(batch[index], Newcomer.Key(peer: source, local: key.local))
-            } else if datagrams.count < Self.maximumForwarded, batch[index].count <= room {
-                room -= batch[index].count
-                datagrams.append([UInt8](batch[index]))
-            }
-        }
-        return datagrams
-    }
-
-    /// Datagrams that go along with a newcomer: a hello, and its fragments.
-    private static let maximumForwarded = 16
-    /// All of them together, so that a hand-over stays well below ``UnixChannel/maximumMessageSize``.
-    private static let maximumForwardedBytes = 32_768
 }
 
 /// The memory that all listeners of a process read and answer through.

@@ -1,7 +1,7 @@
 import DTLSEngine
 import LinuxSystem
 
-/// A client whose address is proven, with a socket of its own.
+/// A client whose address is proven, or a plain listener's sender, with a socket of its own.
 package struct Newcomer: ~Copyable {
     /// A connection's name among the connections of a listener.
     package struct Key: Hashable, Sendable {
@@ -38,8 +38,34 @@ package struct Newcomer: ~Copyable {
     /// Connected to the peer, and bound to the address that the peer has used.
     package var socket: FileDescriptor
     package let key: Key
-    /// The ClientHello with the good cookie, then what the peer has sent since.
+    /// The ClientHello with the good cookie, or the sender's first datagram; then what the peer has sent since.
     package let datagrams: [[UInt8]]
+
+    /// Datagrams that go along with a newcomer: a hello, and its fragments.
+    private static let maximumForwarded = 16
+    /// All of them together, so that a hand-over stays well below ``UnixChannel/maximumMessageSize``.
+    private static let maximumForwardedBytes = 32_768
+
+    /// Rule 1: between bind() and connect() the new socket takes every datagram of its address. The peer's own go with
+    /// it, the others' go back.
+    /// - Returns: `first`, and what the peer has sent since.
+    static func readEmpty(
+        _ connected: borrowing FileDescriptor, _ key: Key, after first: UnsafeRawBufferPointer,
+        through batch: ReceiveBatch, putBack: (UnsafeRawBufferPointer, Key) -> Void
+    ) -> [[UInt8]] {
+        var datagrams = [[UInt8](first)]
+        var room = maximumForwardedBytes
+        batch.receiveAll(from: connected) { index in
+            guard let source = batch.source(index) else { return }
+            if source != key.peer {
+                putBack(batch[index], Key(peer: source, local: key.local))
+            } else if datagrams.count < maximumForwarded, batch[index].count <= room {
+                room -= batch[index].count
+                datagrams.append([UInt8](batch[index]))
+            }
+        }
+        return datagrams
+    }
 }
 
 extension UDPSocket {

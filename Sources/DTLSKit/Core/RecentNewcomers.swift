@@ -5,7 +5,8 @@ import LinuxSystem
 /// late fragment of one, from a newcomer's (rule 4).
 struct RecentNewcomers {
     private struct Entry {
-        let random: ClientRandom
+        /// `nil` for a plain listener's sender.
+        let random: ClientRandom?
         let connection: UInt64
         let expiry: UInt64
     }
@@ -32,7 +33,7 @@ struct RecentNewcomers {
         return entry.connection
     }
 
-    mutating func insert(_ key: Newcomer.Key, _ random: ClientRandom, _ connection: UInt64, now: UInt64) {
+    mutating func insert(_ key: Newcomer.Key, _ random: ClientRandom?, _ connection: UInt64, now: UInt64) {
         let entry = Entry(random: random, connection: connection, expiry: now &+ Self.lifetime)
         // A key that is there already keeps its place in the order: it may go early, which costs nothing but memory.
         guard entries.updateValue(entry, forKey: key) == nil else { return }

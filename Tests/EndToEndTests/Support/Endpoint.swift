@@ -104,6 +104,14 @@ final class DatagramSocket: Sendable {
         return (Array(bytes.prefix(count)), Array(sender.prefix(Int(length))))
     }
 
+    /// The next datagram, if it is from `address`, or `nil`.
+    func receive(from address: SocketAddress) -> [UInt8]? {
+        guard let (bytes, sender) = receive() else { return nil }
+        return sender.withUnsafeBytes { raw in
+            raw.baseAddress.flatMap { SocketAddress($0, length: raw.count) } == address ? bytes : nil
+        }
+    }
+
     /// Takes no more: senders over a Unix socket get EPIPE. What is in the queue can still be received.
     func stopReceiving() { shutdown(descriptor, Int32(SHUT_RD)) }
 

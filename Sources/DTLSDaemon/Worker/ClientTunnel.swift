@@ -1,0 +1,305 @@
+import DTLSEngine
+import DTLSKit
+import Glibc
+import LinuxSystem
+
+/// One local sender of a client: its connected socket, and the DTLS connection to the server that its datagrams leave
+/// over. One datagram is one message, both ways.
+///
+/// The connection may go and come again meanwhile (``TunnelCourse``); datagrams that come in between wait, up to a
+/// bound, and those above it are dropped, as by a socket whose buffer is full.
+final class ClientTunnel: TimerTarget, EventHandler, ConnectionDelegate {
+    let id: UInt64
+    let key: Newcomer.Key
+    private(set) var client: ClientRuntime
+    unowned let worker: Worker
+    private let resources: HandlerResources
+    private var socket: FileDescriptor
+    private var registration: EventLoop.Registration?
+    private var course = TunnelCourse()
+    private var connection: Connection?
+    /// What waits for a connection.
+    private(set) var waiting: WaitingMessages
+    private(set) var counters = Counters()
+    /// When the last datagram came, from either side, or was taken by the sender.
+    private var lastActive: UInt64
+    /// When the present connection was established.
+    private var establishedAt: UInt64 = 0
+    /// Why the connection is being closed, where it is the tunnel that knows.
+    private var endingReason: String?
+
+    /// Datagrams that were lost here.
+    struct Counters {
+        /// There was no connection, and no room to wait.
+        var unconnected: UInt64 = 0
+        /// Too large for a record or the path, or empty.
+        var unsuited: UInt64 = 0
+        /// The sender's socket did not take them.
+        var undelivered: UInt64 = 0
+    }
+
+    /// A connection that has lived this long was of use, even if the server has never said anything.
+    private static let goodLife = UInt64.milliseconds(10_000)
+
+    init(
+        _ id: UInt64, _ key: Newcomer.Key, socket: consuming FileDescriptor, client: ClientRuntime, worker: Worker
+    ) {
+        self.id = id
+        self.key = key
+        self.socket = socket
+        self.client = client
+        self.worker = worker
+        resources = worker.handlerResources
+        waiting = WaitingMessages(resources.waitingBudget)
+        lastActive = resources.loop.now
+        super.init()
+    }
+
+    /// - Parameter datagrams: what the sender has sent already.
+    func start(with datagrams: [UnsafeRawBufferPointer]) {
+        do throws(SystemError) {
+            registration = try resources.loop.add(socket, .readable, self)
+        } catch {
+            worker.logs.limited(.internalError, "a sender's socket cannot be watched: \(error)", fields: fields)
+            return close(.closedHere)
+        }
+        for datagram in datagrams { take(datagram) }
+        sendTaken()
+        rearm()
+    }
+
+    /// Takes a datagram of this sender's that somebody else has read.
+    func receive(_ datagram: UnsafeRawBufferPointer) {
+        take(datagram)
+        sendTaken()
+    }
+
+    // MARK: From the sender to the server
+
+    func ready(_ events: EventLoop.Events) {
+        let batch = resources.batch
+        // An error is an ICMP message: the sender has gone, for the moment at least.
+        guard let count = try? batch.receive(from: socket), count > 0 else { return }
+        for index in 0..<count {
+            // Rule 2: a connected socket can hold what came for it before it was connected.
+            if let source = batch.source(index), source != key.peer {
+                worker.giveBack(batch[index], Newcomer.Key(peer: source, local: key.local))
+            } else {
+                take(batch[index])
+            }
+        }
+        sendTaken()
+    }
+
+    private func take(_ datagram: UnsafeRawBufferPointer) {
+        lastActive = resources.loop.now
+        guard !datagram.isEmpty, datagram.count <= Engine.maximumMessageSize else { return refuse(datagram.count) }
+        switch course.datagramCame() {
+        case .send:
+            connection?.sendOrDrop(datagram)
+        case .keep:
+            keep(datagram)
+        case .keepAndConnect:
+            keep(datagram)
+            connect()
+        case .drop:
+            break
+        }
+    }
+
+    /// What was encrypted leaves.
+    private func sendTaken() {
+        guard course.state == .established, let connection else { return }
+        connection.flush()
+        let error = connection.lastError
+        if error != 0 { failed(connection, error) }
+    }
+
+    private func keep(_ datagram: UnsafeRawBufferPointer) {
+        if waiting.append(datagram) { return }
+        counters.unconnected &+= 1
+        worker.logs.limited(
+            .datagramRefused,
+            "datagrams are dropped: there is no connection to the server \(client.configuration.server), and"
+                + " \(waiting.count) wait for it already", fields: fields)
+    }
+
+    private func refuse(_ size: Int) {
+        counters.unsuited &+= 1
+        worker.logs.limited(
+            .datagramRefused,
+            "a datagram of \(size) bytes was dropped: a message over DTLS has 1 to \(Engine.maximumMessageSize)",
+            fields: fields)
+    }
+
+    /// The socket to the server gave an error.
+    private func failed(_ connection: Connection, _ error: Int32) {
+        _ = connection.takeError()
+        switch error {
+        case EMSGSIZE:
+            counters.unsuited &+= 1
+            worker.logs.limited(
+                .datagramRefused,
+                "a datagram was dropped: it is too large for the path to the server \(client.configuration.server)",
+                fields: fields)
+        case EAGAIN, ENOBUFS:
+            break
+        case ECONNREFUSED:
+            // Nobody listens there any more. If that is forged, it costs a new handshake and no more.
+            end(connection, because: "nothing listens there (\(String(cString: strerror(error))))")
+        default:
+            // Another try later is better than to wait for the handshake's end.
+            if course.state == .connecting { end(connection, because: String(cString: strerror(error))) }
+        }
+    }
+
+    private func end(_ connection: Connection, because reason: String) {
+        endingReason = reason
+        connection.close()
+    }
+
+    // MARK: The connection
+
+    private func connect() {
+        // What the configuration says by now, whatever the sender began with.
+        client = worker.client(named: client.configuration.name) ?? client
+        do {
+            let connection = try makeConnection()
+            self.connection = connection
+            try connection.start()
+            if connection.lastError != 0 { failed(connection, connection.lastError) }
+        } catch {
+            connection = nil
+            connectionEnded(wasUseful: false, reason: "\(error)")
+        }
+    }
+
+    private func makeConnection() throws -> Connection {
+        let configuration = client.configuration
+        var options = configuration.socket
+        // The interface is the one that senders come by.
+        options.interface = nil
+        let socket = try UDPSocket.open(configuration.server.family, options: options)
+        try UDPSocket.connect(socket, to: configuration.server)
+        // A connected UDP socket has an address.
+        let local = try UDPSocket.localAddress(of: socket) ?? .anyAddress(configuration.server.family, port: 0)
+        let connection = try Connection.createClient(
+            socket, local: local, peer: configuration.server, context: client.context,
+            serverName: configuration.serverName, limits: client.limits, datapath: worker.datapath, delegate: self)
+        if configuration.resumes, let session = client.session { connection.engine.resume(session) }
+        return connection
+    }
+
+    func connectionEstablished(_ connection: Connection) {
+        course.opened()
+        establishedAt = resources.loop.now
+        worker.countHandshake(resumed: connection.engine.isResumed)
+        logOpened(connection)
+        if client.configuration.resumes, let session = connection.engine.resumableSession { client.session = session }
+        // What another one has left there must never leave over this one's socket.
+        resources.outbox.removeAll()
+        waiting.readAll { connection.sendOrDrop($0) }
+        waiting.removeAll()
+    }
+
+    func connection(_ connection: Connection, socketFailed errno: Int32) { failed(connection, errno) }
+
+    /// Another's datagram on a socket whose port nobody else has bound: it is lost.
+    func connection(_ connection: Connection, foreign datagram: UnsafeRawBufferPointer, from peer: SocketAddress) {}
+
+    func restartMaterial(for connection: Connection) -> RestartMaterial? { nil }
+
+    func connectionRestarts(_ connection: Connection) {}
+
+    func connectionClosed(_ connection: Connection, _ ending: Connection.Ending) {
+        guard connection === self.connection else { return }
+        self.connection = nil
+        let reason = endingReason ?? ending.description
+        endingReason = nil
+        if course.state == .connecting {
+            worker.countFailure()
+            // A server that does not like the session must not be offered it again and again.
+            client.session = nil
+            let verification = if case .failed(let error) = ending { error.verification } else { String?.none }
+            return connectionEnded(wasUseful: false, reason: reason, verification: verification)
+        }
+        if case .failed = ending { client.session = nil }
+        logClosed(connection, reason)
+        let wasUseful =
+            connection.counters.messagesIn > 0 || resources.loop.now &- establishedAt >= Self.goodLife
+        connectionEnded(wasUseful: wasUseful, reason: reason)
+    }
+
+    private func connectionEnded(wasUseful: Bool, reason: String, verification: String? = nil) {
+        let failed = course.state == .connecting
+        let next = course.connectionEnded(
+            wasUseful: wasUseful, now: resources.loop.now, chance: Double.random(in: 0...1))
+        if failed, case .pause(let length) = next { logFailed(reason, verification, nextTryIn: length) }
+        // One whose table is gone from the configuration has no further try.
+        if course.state != .closed, worker.client(named: client.configuration.name) == nil {
+            return close(.closedHere)
+        }
+        rearm()
+    }
+
+    // MARK: From the server to the sender
+
+    func connection(_ connection: Connection, received message: UnsafeRawBufferPointer) {
+        if resources.outbox.isFilling { deliver() }
+        resources.outbox.append(message)
+    }
+
+    func connectionHasRead(_ connection: Connection) { deliver() }
+
+    private func deliver() {
+        let count = resources.outbox.count
+        guard count > 0 else { return }
+        let outcome = resources.outbox.withDatagrams { resources.sender.send($0, sizes: $1, over: socket) }
+        resources.outbox.removeAll()
+        counters.undelivered &+= UInt64(truncatingIfNeeded: count - outcome.sent)
+        // A server that goes on sending to one who has left does not keep the connection open.
+        if outcome.error != ECONNREFUSED { lastActive = resources.loop.now }
+    }
+
+    // MARK: Time
+
+    private var idleEnd: UInt64 {
+        let timeout = client.configuration.idleTimeout
+        return timeout > 0 ? lastActive &+ .milliseconds(timeout) : .max
+    }
+
+    private func rearm() {
+        guard course.state != .closed else { return }
+        var next = idleEnd
+        if case .pausing(let end) = course.state { next = min(next, end) }
+        resources.loop.timers.arm(self, at: next)
+    }
+
+    override func timerFired(now: UInt64) {
+        if now >= idleEnd { return close(.idle) }
+        if course.timePassed(now: now, hasKept: !waiting.isEmpty) == .connect { connect() }
+        rearm()
+    }
+
+    // MARK: The end
+
+    /// Says close_notify to the server, and gives the sender's socket up.
+    func close(_ ending: Connection.Ending) {
+        guard course.close() else { return }
+        connection?.close(ending)
+        resources.loop.timers.disarm(self)
+        // Rule 3: what the sender sends now is a new sender's.
+        let batch = worker.leftovers
+        if socket.isOpen {
+            batch.receiveAll(from: socket) { index in
+                let source = batch.source(index) ?? key.peer
+                worker.giveBack(batch[index], Newcomer.Key(peer: source, local: key.local))
+            }
+        }
+        if let registration { resources.loop.remove(socket, registration) }
+        registration = nil
+        _ = socket.take()
+        waiting.removeAll()
+        worker.forget(self)
+    }
+}

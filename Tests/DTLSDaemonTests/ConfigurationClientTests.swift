@@ -1,0 +1,229 @@
+import DTLSEngine
+import DTLSKit
+import LinuxSystem
+import Testing
+
+@testable import DTLSDaemon
+
+/// Three lines: the least that a client needs where the system has CA certificates.
+private let least = """
+    [client.out]
+    listen = "127.0.0.1:5000"
+    connect = "192.0.2.1:4433"
+
+    """
+
+@Suite struct ConfigurationClientTests {
+    private let folder: ConfigurationFolder
+
+    init() throws { folder = try ConfigurationFolder() }
+
+    /// The test machine's own CA certificates stay out of it.
+    private var environment: [String: String] { ["SSL_CERT_FILE": "\(folder.path)/server.pem"] }
+
+    private func problems(_ lines: String, _ text: String = least) throws -> [String] {
+        try folder.problems(text + lines, environment: environment)
+    }
+
+    @Test func aClientOfThreeLinesGetsTheDefaults() throws {
+        let configuration = try folder.read(least, environment: environment)
+        #expect(configuration.services.isEmpty && configuration.warnings.isEmpty)
+        let material = try TestMaterial.shared.get()
+        let server = try #require(SocketAddress("192.0.2.1:4433"))
+        #expect(
+            configuration.clients == [
+                ClientConfiguration(
+                    name: "out", listen: [try #require(SocketAddress("127.0.0.1:5000"))], server: server,
+                    serverName: "192.0.2.1", tls: ClientSettings(certificateAuthorities: material.certificate),
+                    handshakeTimeout: 60_000, idleTimeout: 300_000, mtu: 1_400, resumes: true,
+                    socket: SocketOptions())
+            ])
+    }
+
+    @Test func everyValueArrives() throws {
+        let material = try TestMaterial.shared.get()
+        try folder.write("encrypted.key", material.encryptedKey)
+        try folder.write("passphrase", "sesame\n")
+        let configuration = try folder.read(
+            """
+            [client."b.c"]
+            listen = ["[::1]:5000", "127.0.0.1:5000"]
+            connect = "[2001:db8::1]:4433"
+            server_name = "coap.example.org"
+            ca = "server.pem"
+            certificate = "server.pem"
+            private_key = "encrypted.key"
+            passphrase_file = "passphrase"
+            ciphers = "ECDHE+AESGCM"
+            minimum_version = "1.0"
+            maximum_version = "1.2"
+            mtu = 256
+            handshake_timeout = 2
+            idle_timeout = 0
+            resumption = false
+            [client."b.c".socket]
+            receive_buffer = 65536
+            """)
+        let server = try #require(SocketAddress("[2001:db8::1]:4433"))
+        #expect(
+            configuration.clients == [
+                ClientConfiguration(
+                    name: "b.c", listen: try ["[::1]:5000", "127.0.0.1:5000"].map { try #require(SocketAddress($0)) },
+                    server: server, serverName: "coap.example.org",
+                    tls: ClientSettings(
+                        certificateAuthorities: material.certificate, certificate: material.certificate,
+                        privateKey: material.encryptedKey, passphrase: "sesame", ciphers: "ECDHE+AESGCM",
+                        minimumVersion: .dtls10, maximumVersion: .dtls12),
+                    handshakeTimeout: 2_000, idleTimeout: 0, mtu: 256, resumes: false,
+                    socket: SocketOptions(receiveBuffer: 65_536))
+            ])
+        // And over the channel, whole or not at all.
+        let bytes = configuration.encode()
+        #expect(try bytes.withUnsafeBytes { try Configuration(decoding: $0) } == configuration)
+        for count in bytes.indices {
+            #expect(throws: MalformedBytes.self) {
+                try bytes[..<count].withUnsafeBytes { _ = try Configuration(decoding: $0) }
+            }
+        }
+    }
+
+    @Test(arguments: ["localhost:4433", "LOCALHOST:4433"])
+    func aNameIsResolvedAndIsTheServersName(_ text: String) throws {
+        let client = try #require(
+            try folder.read(
+                "[client.a]\nlisten = \"127.0.0.1:5000\"\nconnect = \"\(text)\"", environment: environment
+            ).clients.first)
+        #expect(client.server.isLoopback && client.server.port == 4433)
+        #expect(client.serverName == text.prefix { $0 != ":" })
+    }
+
+    @Test func withoutVerificationTheSystemsAuthoritiesAreNotNeededAndItIsWarned() throws {
+        let configuration = try folder.read(
+            least + "verify = false", environment: ["SSL_CERT_FILE": "\(folder.path)/none.pem"])
+        let client = try #require(configuration.clients.first)
+        #expect(!client.tls.rejectUnauthorized && client.tls.certificateAuthorities == nil)
+        #expect(configuration.warnings.count == 1)
+        #expect(configuration.warnings.first?.key == "client.out.verify")
+    }
+
+    @Test func missingAuthoritiesOfTheSystemAreNamed() throws {
+        let found = try folder.problems(least, environment: ["SSL_CERT_FILE": "\(folder.path)/none.pem"])
+        #expect(found.count == 1)
+        #expect(
+            found.first?.hasPrefix(
+                "dtlsd.toml:1: client.out.ca: missing, and the system's CA certificates are not there: cannot read"
+                    + " \"none.pem\": No such file or directory; expected ") == true)
+    }
+
+    @Test func connectIsNeeded() throws {
+        #expect(
+            try problems("", "[client.out]\nlisten = \"127.0.0.1:5000\"\n") == [
+                "dtlsd.toml:1: client.out.connect: missing; expected \"HOST:PORT\" or \"[IPv6 ADDRESS]:PORT\""
+            ])
+    }
+
+    static let wrongLines: [(String, String)] = [
+        (
+            "certificate = \"server.pem\"",
+            "1: client.out.private_key: missing; expected the path of a PEM file with the certificate's private key"
+        ),
+        (
+            "private_key = \"server.key\"",
+            "1: client.out.certificate: missing; expected the path of a PEM file with the client's certificate and the"
+                + " chain above it"
+        ),
+        (
+            "certificate = \"server.pem\"\nprivate_key = \"other.key\"",
+            "5: client.out.private_key: \"other.key\": the private key does not belong to the certificate; expected"
+                + " the key that the first certificate in \"server.pem\" was made for"
+        ),
+        (
+            "ca = \"server.key\"",
+            "4: client.out.ca: \"server.key\": no PEM certificate in it; expected the path of a PEM file with the CA"
+                + " certificates that the server is checked against"
+        ),
+        (
+            "verify = false\nca = \"server.pem\"",
+            "5: client.out.ca: it has no effect with verify = false; expected only one of the two"
+        ),
+        ("verify = \"no\"", "4: client.out.verify: expected true or false, found the string \"no\""),
+        (
+            "server_name = \"coap example\"",
+            "4: client.out.server_name: expected a host name or an IP address, without a port, found the string"
+                + " \"coap example\""
+        ),
+        (
+            "ciphers = \"NONSENSE\"",
+            "4: client.out.ciphers: no cipher matches \"NONSENSE\"; expected an OpenSSL cipher list, as"
+                + " `openssl ciphers -v LIST` takes it"
+        ),
+        (
+            "idle_timeout = 1.5",
+            "4: client.out.idle_timeout: expected a number of seconds, 2 to 86400, or 0 for no limit, found less than 2"
+        ),
+        ("resumption = 1", "4: client.out.resumption: expected true or false, found 1"),
+        ("handler = \"echo\"", "4: client.out.handler: unknown key here; it belongs in [service.NAME]"),
+        ("server = \"x\"", "4: client.out.server: unknown key; expected one of "),
+    ]
+
+    @Test(arguments: wrongLines)
+    func whatIsWrongIsNamed(_ lines: String, _ message: String) throws {
+        try folder.write("other.key", TestMaterial.shared.get().otherKey)
+        let found = try problems(lines)
+        #expect(found.count == 1)
+        #expect(found.first?.hasPrefix("dtlsd.toml:\(message)") == true, "\(found)")
+    }
+
+    @Test(arguments: ["nowhere", "192.0.2.1", "192.0.2.1:0", "192.0.2.1:65536", ":4433", "a b:1", "::1:4433"])
+    func textsThatAreNoServer(_ text: String) throws {
+        #expect(
+            try problems("", "[client.out]\nlisten = \"127.0.0.1:5000\"\nconnect = \"\(text)\"\n") == [
+                "dtlsd.toml:3: client.out.connect: expected \"HOST:PORT\" or \"[IPv6 ADDRESS]:PORT\","
+                    + " the port 1 to 65535, found the string \"\(text)\""
+            ])
+    }
+
+    @Test func aNameWithoutAddressIsNamed() throws {
+        // A label of 64 letters is no name anywhere, so no name server is asked.
+        let name = String(repeating: "a", count: 64)
+        let found = try problems("", "[client.out]\nlisten = \"127.0.0.1:5000\"\nconnect = \"\(name):1\"\n")
+        #expect(found.count == 1)
+        #expect(found.first?.contains("client.out.connect: the host name \"\(name)\" has no address (") == true)
+    }
+
+    @Test(arguments: [
+        ("127.0.0.1:4433", "127.0.0.1:4433"), ("0.0.0.0:4433", "127.0.0.1:4433"), ("[::]:4433", "[::1]:4433"),
+    ])
+    func aClientOfItselfIsRefused(_ listen: String, _ connect: String) throws {
+        #expect(
+            try problems("", "[client.out]\nlisten = \"\(listen)\"\nconnect = \"\(connect)\"\n") == [
+                "dtlsd.toml:3: client.out.connect: \(connect) is where this client listens; expected the address of a"
+                    + " DTLS server"
+            ])
+    }
+
+    @Test func servicesAndClientsShareNamesAndAddresses() throws {
+        let service = """
+            [service.out]
+            listen = "127.0.0.1:5000"
+            certificate = "server.pem"
+            private_key = "server.key"
+            handler = "echo"
+
+            """
+        #expect(
+            try problems("", service + least) == [
+                "dtlsd.toml:6: client.out: a service has this name already (line 1); expected another",
+                "dtlsd.toml:7: client.out.listen: 127.0.0.1:5000 collides with 127.0.0.1:5000 of service.out.listen"
+                    + " (line 2); expected an address and port that nothing else listens on",
+            ])
+    }
+
+    @Test func aBadNameIsRefused() throws {
+        #expect(
+            try problems("", least.replacing("client.out", with: "client.\"a b\"")) == [
+                "dtlsd.toml:1: client.\"a b\": not a name for a client; expected letters of ASCII, digits and the"
+                    + " characters - _ ."
+            ])
+    }
+}

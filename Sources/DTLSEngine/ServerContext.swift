@@ -32,6 +32,11 @@ public final class ServerContext: Context {
         SSL_CTX_set_options(pointer, CO_SSL_OP_CIPHER_SERVER_PREFERENCE)
         // Whoever makes an engine has verified the cookie already: see Engine.init(accepting:).
         SSL_CTX_set_cookie_verify_cb(pointer) { _, _, _ in 1 }
+        // Nor does anybody see the cookies of an exchange that is repeated: see Engine.accept.
+        SSL_CTX_set_cookie_generate_cb(pointer) { _, _, length in
+            length?.pointee = 0
+            return 1
+        }
     }
 
     private func verify(_ clients: ClientVerification) throws(CredentialsError) {

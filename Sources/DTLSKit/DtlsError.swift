@@ -67,6 +67,7 @@ extension DtlsError {
         case .handshake(let error, let verification):
             self = .handshake(reason: error.description, certificate: verification)
         case .record(let error): self = .broken(reason: error.description)
+        case .path: self = .system(call: "send", subject: error.description, errno: EMSGSIZE)
         case .size, .notEstablished: self = .invalid(error.description)
         }
     }

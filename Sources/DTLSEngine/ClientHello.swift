@@ -20,11 +20,11 @@ public struct ClientHello {
     /// Bytes of a handshake message header (RFC 6347, section 4.2.2).
     static let handshakeHeaderSize = 12
     /// The longest plaintext of a record (RFC 6347, section 4.1.1; RFC 5246, section 6.2.1).
-    private static let maximumRecordLength = 1 << 14
-    private static let handshakeRecordType: UInt8 = 22
-    private static let clientHelloType: UInt8 = 1
+    static let maximumRecordLength = 1 << 14
+    static let handshakeRecordType: UInt8 = 22
+    static let clientHelloType: UInt8 = 1
     /// Every DTLS version has this first byte; the second one tells 1.0 (0xff) from 1.2 (0xfd).
-    private static let versionMajor: UInt8 = 0xfe
+    static let versionMajor: UInt8 = 0xfe
     private static let randomSize = 32
 
     /// The whole datagram, with whatever follows the hello.
@@ -92,7 +92,8 @@ public struct ClientHello {
         guard fragmentOffset == 0 else {
             return fragmentOffset + fragmentLength <= length ? .notClientHello : .malformed
         }
-        guard fragmentLength <= length, reader.limit(to: fragmentLength),
+        // A second message behind it in its record has no sense; a second fragment is joined: see HelloFragments.
+        guard fragmentLength <= length, reader.left == fragmentLength,
             let clientVersion = reader.uint16(), UInt8(clientVersion >> 8) == versionMajor, reader.skip(randomSize),
             let sessionID = reader.vector8(), sessionID.count <= 32,
             let cookie = reader.vector8(),

@@ -64,17 +64,21 @@ public final class CookieAuthority {
         for index in 0..<6 {
             buffer[5 + index] = UInt8(truncatingIfNeeded: hello.recordSequence >> UInt64(40 - 8 * index))
         }
+        // 0 at first. A client that is asked once more in one handshake, since its cookie has become too old, goes on
+        // counting and waits for the next number (RFC 6347, section 4.2.2).
+        buffer[17] = UInt8(truncatingIfNeeded: hello.messageSequence >> 8)
+        buffer[18] = UInt8(truncatingIfNeeded: hello.messageSequence)
         let cookie = UnsafeMutableRawBufferPointer(rebasing: buffer[(size - Self.cookieSize)..<size])
         return write(to: cookie, for: hello, peer: peer, local: local, minute: minute) ? size : 0
     }
 
-    /// What stands before the cookie. Record and message say DTLS 1.0 whatever the client offered, and message_seq is 0
-    /// as in a side's every first message (RFC 6347, sections 4.2.1 and 4.2.2; OpenSSL's DTLSv1_listen does the same).
+    /// What stands before the cookie. Record and message say DTLS 1.0 whatever the client offered (RFC 6347, section
+    /// 4.2.1).
     private static let helloVerifyRequestStart: [UInt8] = [
         22, 0xfe, 0xff, 0, 0,  // a handshake record of DTLS 1.0 in epoch 0
         0, 0, 0, 0, 0, 0,  // the hello's sequence number belongs here
         0, 47,  // the record's length
-        3, 0, 0, 35, 0, 0, 0, 0, 0, 0, 0, 35,  // HelloVerifyRequest: length, message_seq, offset and length of fragment
+        3, 0, 0, 35, 0, 0, 0, 0, 0, 0, 0, 35,  // HelloVerifyRequest: length, the hello's message_seq, offset and length
         0xfe, 0xff, 32,  // server_version, and the length of the cookie
     ]
 

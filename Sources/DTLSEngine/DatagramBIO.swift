@@ -165,6 +165,42 @@ public final class Outbox {
         return true
     }
 
+    /// What it holds now, to be compared with later.
+    struct Mark: Equatable {
+        fileprivate let count: Int
+        fileprivate let byteCount: Int
+    }
+
+    @inline(__always)
+    var mark: Mark { Mark(count: count, byteCount: byteCount) }
+
+    /// Forgets what was appended since.
+    func truncate(to mark: Mark) {
+        guard mark.count <= count, mark.byteCount <= byteCount else { return }
+        count = mark.count
+        byteCount = mark.byteCount
+    }
+
+    /// Adds `offset` to the record numbers of epoch 0 in what was appended since; nothing protects these.
+    func renumber(since mark: Mark, by offset: UInt64) {
+        guard mark.count <= count else { return }
+        var position = mark.byteCount
+        for index in mark.count..<count {
+            let end = position + sizes[index]
+            var record = position
+            while end - record >= ClientHello.recordHeaderSize {
+                if bytes[record + 3] == 0, bytes[record + 4] == 0 {
+                    let number = (0..<6).reduce(0 as UInt64) { $0 << 8 | UInt64(bytes[record + 5 + $1]) } &+ offset
+                    for digit in 0..<6 {
+                        bytes[record + 5 + digit] = UInt8(truncatingIfNeeded: number >> UInt64(40 - 8 * digit))
+                    }
+                }
+                record += ClientHello.recordHeaderSize + (Int(bytes[record + 11]) << 8 | Int(bytes[record + 12]))
+            }
+            position = end
+        }
+    }
+
     /// The datagrams' bytes, one after the other, and their sizes, valid until the next change.
     @inline(__always)
     public func withDatagrams<Result>(

@@ -26,7 +26,7 @@ public final class Engine {
     private enum State { case handshaking, established, closed }
 
     let ssl: OpaquePointer
-    private let bio: DatagramBIO
+    let bio: DatagramBIO
     /// Kept alive for the callbacks that OpenSSL has from it.
     private let context: Context
     /// Kept alive for the SSL's reference to it.
@@ -35,6 +35,13 @@ public final class Engine {
     /// Whether SSL_read has said that it wants a new datagram.
     private var isDrained = false
     private var hasBuffers = true
+    /// UDP payload, in bytes, that handshake flights fit now.
+    public private(set) var payloadSize: Int
+    private var retransmissions = 0
+    private var alert: PlaintextAlert?
+    // Of a client that was asked for its cookie more than once, or never counted; see accept(_:).
+    var keptHello: [UInt8]?
+    var recordOffset: UInt64 = 0
 
     private init(_ context: Context, over bio: DatagramBIO, payloadSize: Int) throws(OpenSSLError) {
         OpenSSLError.clear()
@@ -45,15 +52,14 @@ public final class Engine {
         // SSL_set_bio takes one reference where both are the same.
         BIO_up_ref(bio.pointer)
         SSL_set_bio(ssl, bio.pointer, bio.pointer)
-        let size = min(max(payloadSize, Self.payloadSizes.lowerBound), Self.payloadSizes.upperBound)
-        _ = co_ssl_set_mtu(ssl, size)
+        self.payloadSize = min(max(payloadSize, Self.payloadSizes.lowerBound), Self.payloadSizes.upperBound)
+        _ = co_ssl_set_mtu(ssl, self.payloadSize)
     }
 
     /// A server's side, from a ClientHello whose cookie **has been verified** by the caller: OpenSSL is told to accept
     /// it whatever it is. Continue with `next()`.
     ///
-    /// The hello goes through `DTLSv1_listen` again, since that is what puts OpenSSL past the cookie exchange, with
-    /// the sequence numbers that follow from it.
+    /// A first fragment of the hello will do (see ``ClientHello/parse(_:)``); the others are delivered as they come.
     /// - Parameter localAddress: 4 or 16 bytes, for a context that chooses by it.
     public convenience init(
         accepting context: ServerContext, over bio: DatagramBIO, payloadSize: Int, clientHello: UnsafeRawBufferPointer,
@@ -66,13 +72,7 @@ public final class Engine {
             chosenIdentity = identity
             SSL_set_ex_data(ssl, 0, Unmanaged.passUnretained(identity).toOpaque())
         }
-        guard let address = BIO_ADDR_new() else { throw OpenSSLError.drain() }
-        defer { BIO_ADDR_free(address) }
-        bio.lend(clientHello)
-        OpenSSLError.clear()
-        let result = DTLSv1_listen(ssl, address)
-        bio.lend(nil)
-        guard result == 1 else { throw OpenSSLError.drain() }
+        try accept(clientHello)
     }
 
     /// A client's side. Continue with `next()`, which writes the first flight.
@@ -97,8 +97,19 @@ public final class Engine {
     /// Takes a datagram from the peer. It must stay valid until `next()` has said `.needsInput`, `.closed` or thrown.
     @inline(__always)
     public func deliver(_ datagram: UnsafeRawBufferPointer) {
-        bio.lend(datagram)
+        bio.lend(state == .handshaking ? holdAlertBack(datagram) : datagram)
         isDrained = false
+    }
+
+    /// What is before an alert in a datagram: OpenSSL would end the handshake at once.
+    private func holdAlertBack(_ datagram: UnsafeRawBufferPointer) -> UnsafeRawBufferPointer {
+        guard let (found, offset) = PlaintextAlert.find(in: datagram) else {
+            // The peer goes on.
+            alert = nil
+            return datagram
+        }
+        if alert == nil, let found, found.endsHandshake { alert = found }
+        return UnsafeRawBufferPointer(rebasing: datagram[..<offset])
     }
 
     /// The next thing that happened.
@@ -111,10 +122,18 @@ public final class Engine {
     }
 
     private func continueHandshake() throws(EngineError) -> Event {
-        OpenSSLError.clear()
-        let result = SSL_do_handshake(ssl)
+        // SSL_do_handshake would send a flight that is due again by itself, and as large as before.
+        if timeout == 0 { try handleTimeout() }
+        guard let hello = keptHello else { return try concludeStep(handshake()) }
+        keptHello = nil
+        return try concludeStep(handshake(with: hello))
+    }
+
+    private func concludeStep(_ result: Int32) throws(EngineError) -> Event {
         if result == 1 {
             state = .established
+            alert = nil
+            retransmissions = 0
             // DTLSv1_listen has turned this on; a renegotiation would ask for a cookie that nobody makes.
             if context.allowsRenegotiation { SSL_clear_options(ssl, CO_SSL_OP_COOKIE_EXCHANGE) }
             return .established
@@ -127,10 +146,32 @@ public final class Engine {
         throw .handshake(error, verification: verificationError)
     }
 
+    private func handshake() -> Int32 {
+        OpenSSLError.clear()
+        let mark = bio.outbox.mark
+        let result = SSL_do_handshake(ssl)
+        renumber(since: mark)
+        return result
+    }
+
+    private func handshake(with datagram: [UInt8]) -> Int32 {
+        datagram.withUnsafeBytes {
+            bio.lend($0)
+            defer { bio.lend(nil) }
+            return handshake()
+        }
+    }
+
+    @inline(__always)
+    private func renumber(since mark: Outbox.Mark) {
+        if recordOffset != 0 { bio.outbox.renumber(since: mark, by: recordOffset) }
+    }
+
     private func read() throws(EngineError) -> Event {
         // After a record, ask OpenSSL again only where it holds another: it saves a call per datagram.
         if isDrained, bio.isTaken, SSL_has_pending(ssl) == 0 { return .needsInput }
         OpenSSLError.clear()
+        let mark = bio.outbox.mark
         let count = SSL_read(ssl, bio.plaintext.baseAddress, Int32(truncatingIfNeeded: bio.plaintext.count))
         hasBuffers = true
         if count > 0 {
@@ -139,6 +180,7 @@ public final class Engine {
         }
         switch SSL_get_error(ssl, count) {
         case SSL_ERROR_WANT_READ:
+            if bio.outbox.mark != mark { hasAnswered(since: mark) }
             return endOfDatagram()
         case SSL_ERROR_ZERO_RETURN:
             bio.lend(nil)
@@ -150,6 +192,12 @@ public final class Engine {
             bio.lend(nil)
             throw .record(OpenSSLError.drain())
         }
+    }
+
+    /// The peer has sent its last flight again, and OpenSSL this side's: that was lost, perhaps for its size.
+    private func hasAnswered(since mark: Outbox.Mark) {
+        renumber(since: mark)
+        shrink()
     }
 
     @inline(__always)
@@ -188,13 +236,23 @@ public final class Engine {
     }
 
     /// Sends the last flight again if its time has come (RFC 6347, section 4.2.4). Throws when the peer has not
-    /// answered for OpenSSL's 12 tries.
+    /// answered for OpenSSL's 12 tries, or has said nothing but a fatal alert.
     public func handleTimeout() throws(EngineError) {
+        guard timeout == 0 else { return }
+        if alert?.timeoutPassed() == true, let alert {
+            self.alert = nil
+            _ = try concludeStep(handshake(with: alert.record))
+        }
+        retransmissions += 1
+        // "2-3 seems appropriate" (RFC 6347, section 4.1.1.1).
+        if retransmissions > 1 { shrink() }
         OpenSSLError.clear()
+        let mark = bio.outbox.mark
         guard co_dtls_handle_timeout(ssl) >= 0 else {
             state = .closed
             throw .handshake(OpenSSLError.drain(), verification: nil)
         }
+        renumber(since: mark)
     }
 
     /// Gives OpenSSL's record buffers back, 28 KiB, until the next datagram needs them: for a connection gone quiet.
@@ -218,6 +276,33 @@ public final class Engine {
         if let unknown = unknownPresharedKeyIdentity { return unknown }
         guard result != Int(X509_V_OK), SSL_get_verify_mode(ssl) & SSL_VERIFY_PEER != 0 else { return nil }
         return X509_verify_cert_error_string(result).map { String(cString: $0) }
+    }
+}
+
+/// Sizes.
+extension Engine {
+    /// What most paths take (IPv6's smallest MTU), nearly all (576 over IPv4), and all that `mtu` can be told of, less
+    /// the headers of IP and UDP.
+    private static let smallerPayloads = [1_232, 548, 228]
+
+    /// Makes flights fit the next smaller size, from their next sending on: OpenSSL cuts messages up anew each time.
+    private func shrink() {
+        if let size = Self.smallerPayloads.first(where: { $0 < payloadSize }) { limitPayload(to: size) }
+    }
+
+    /// Makes flights fit a UDP payload of this many bytes, if they do not yet.
+    public func limitPayload(to size: Int) {
+        guard size < payloadSize else { return }
+        payloadSize = max(size, Self.payloadSizes.lowerBound)
+        _ = co_ssl_set_mtu(ssl, payloadSize)
+    }
+
+    /// Bytes of the largest message whose record fits a UDP payload of `size` bytes; 0 before the handshake is done.
+    public func largestMessage(inPayload size: Int) -> Int {
+        guard isEstablished else { return 0 }
+        _ = co_ssl_set_mtu(ssl, size)
+        defer { _ = co_ssl_set_mtu(ssl, payloadSize) }
+        return min(DTLS_get_data_mtu(ssl), Self.maximumMessageSize)
     }
 }
 
@@ -263,6 +348,8 @@ public enum EngineError: Error, Sendable, Equatable, CustomStringConvertible {
     case record(OpenSSLError)
     /// A message must have 1 to ``Engine/maximumMessageSize`` bytes.
     case size(Int)
+    /// The path to the peer takes messages of at most `limit` bytes, and they must not be fragmented.
+    case path(Int, limit: Int)
     case notEstablished
 
     public var description: String {
@@ -272,6 +359,7 @@ public enum EngineError: Error, Sendable, Equatable, CustomStringConvertible {
         case .refused(let reason): reason
         case .record(let error): "\(error)"
         case .size(let count): "a message of \(count) bytes: it must have 1 to \(Engine.maximumMessageSize)"
+        case .path(let count, let limit): "a message of \(count) bytes: the path to the peer takes at most \(limit)"
         case .notEstablished: "the handshake is not done, or the connection is closed"
         }
     }

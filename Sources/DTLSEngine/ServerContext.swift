@@ -39,6 +39,11 @@ public final class ServerContext: Context {
         _ = co_ssl_ctx_set_dh_auto(pointer, 1)
         // Whoever makes an engine has verified the cookie already: see Engine.init(accepting:).
         SSL_CTX_set_cookie_verify_cb(pointer) { _, _, _ in 1 }
+        // Nor does anybody see the cookies of an exchange that is repeated: see Engine.accept.
+        SSL_CTX_set_cookie_generate_cb(pointer) { _, _, length in
+            length?.pointee = 0
+            return 1
+        }
         choose(ofApplicationProtocols: settings.applicationProtocols)
         stapleWhenAsked()
         try addNames(of: settings, ticketKeys: ticketKeys, sessionContext: sessionContext)

@@ -193,7 +193,7 @@ private func fullHello() -> HelloBuilder {
         let reply = try reply(to: hello.bytes, by: authority)
         let expected: [UInt8] = [
             22, 0xfe, 0xff, 0, 0, 1, 2, 3, 4, 5, 6, 0, 47,
-            3, 0, 0, 35, 0, 0, 0, 0, 0, 0, 0, 35,
+            3, 0, 0, 35, 0, 3, 0, 0, 0, 0, 0, 35,
             0xfe, 0xff, 32,
         ]
         #expect(Array(reply.prefix(28)) == expected)

@@ -24,6 +24,9 @@ final class EnginePair {
     private let serverContext: ServerContext
     private let payloadSize: Int
     private let cookies: CookieAuthority
+    private let fragments = HelloFragments()
+    /// How many good cookies are refused, as if they had become too old.
+    var cookiesToRefuse = 0
     private let clientAddress: [UInt8] = [192, 0, 2, 1, 0x30, 0x39]
     private let serverAddress: [UInt8] = [192, 0, 2, 2, 0x11, 0x51]
     /// The virtual time that the pair began at.
@@ -88,6 +91,14 @@ final class EnginePair {
         flush(side)
     }
 
+    func releaseBuffers() { for endpoint in [client, server] { endpoint.engine?.releaseBuffers() } }
+
+    /// Lets both engines go.
+    func letGo() {
+        client.engine = nil
+        server.engine = nil
+    }
+
     private func endpoint(_ side: SimulatedWire.Side) -> Endpoint { side == .client ? client : server }
 
     private func change(_ side: SimulatedWire.Side, _ body: (inout Endpoint) -> Void) {
@@ -107,11 +118,14 @@ final class EnginePair {
 
     /// What the acceptor does: answers a hello without a good cookie, and makes an engine of one with.
     private func accept(_ datagram: UnsafeRawBufferPointer) {
+        let datagram = fragments.join(datagram)
         guard case .hello(let hello) = ClientHello.parse(datagram) else { return }
         let minute = UInt64(virtual_clock_now() / 60_000_000)
         clientAddress.withUnsafeBytes { peer in
             serverAddress.withUnsafeBytes { local in
-                guard !cookies.verify(hello, peer: peer, local: local, minute: minute) else {
+                let isGood = cookies.verify(hello, peer: peer, local: local, minute: minute)
+                if isGood { cookiesToRefuse -= 1 }
+                guard !isGood || cookiesToRefuse >= 0 else {
                     do throws(OpenSSLError) {
                         server.engine = try Engine(
                             accepting: serverContext, over: bio, payloadSize: payloadSize, clientHello: datagram)

@@ -22,12 +22,27 @@ struct SimulatedWire {
         let datagram: [UInt8]
     }
 
+    struct Arrival {
+        let datagram: [UInt8]
+        /// How much later than usual, in microseconds.
+        let later: Int64
+
+        init(_ datagram: [UInt8], later: Int64 = 0) {
+            self.datagram = datagram
+            self.later = later
+        }
+    }
+
     /// Microseconds from one side to the other.
     static let delay: Int64 = 20_000
     /// Microseconds, at most, that a reordered datagram takes longer.
     static let reorderingDelay: Int64 = 50_000
 
     var conditions: WireConditions
+    /// What happens to one datagram, by its number from 0 and the side that it is for: what arrives in its place.
+    var interfere: ((Int, Side, [UInt8]) -> [Arrival])?
+    /// Everything that was sent, and to whom.
+    private(set) var sent: [(side: Side, datagram: [UInt8])] = []
     private var random: SplitMix64
     private var onTheWay: [Delivery] = []
     private(set) var sentCount = 0
@@ -49,14 +64,19 @@ struct SimulatedWire {
             return Self.delay + (draw() < conditions.reordering ? extra : 0)
         }
         largest = max(largest, datagram.count)
+        let arrivals = interfere?(sentCount, side, datagram) ?? [Arrival(datagram)]
         sentCount += 1
+        sent.append((side, datagram))
         if isLost {
             lostCount += 1
             return
         }
         for delay in delays.prefix(isDoubled ? 2 : 1) {
-            onTheWay.append(
-                Delivery(time: now + delay, order: sentCount, side: side, datagram: datagram))
+            for arrival in arrivals {
+                onTheWay.append(
+                    Delivery(
+                        time: now + delay + arrival.later, order: sentCount, side: side, datagram: arrival.datagram))
+            }
         }
     }
 

@@ -1,0 +1,108 @@
+import DTLSEngine
+import Testing
+import VirtualClock
+
+/// Paths that take less than an engine was told, and do not say so.
+@Suite struct PathSizeTests {
+    let certificates: TestCertificates
+
+    init() throws { certificates = try TestCertificates.make() }
+
+    private func makePair(clientPayload: Int? = nil, payloadSize: Int = 1_372, ciphers: String? = nil) throws
+        -> EnginePair
+    {
+        var client = ClientSettings(
+            certificateAuthorities: certificates.authority, certificate: certificates.client.certificate,
+            privateKey: certificates.client.privateKey)
+        client.ciphers = ciphers
+        var server = ServerSettings(
+            certificate: certificates.rsaServer.certificate, privateKey: certificates.rsaServer.privateKey,
+            certificateAuthorities: certificates.authority)
+        server.ciphers = ciphers
+        return try EnginePair(client: client, server: server, payloadSize: payloadSize)
+    }
+
+    /// Datagrams above the limit vanish. Both sides send smaller ones the second time that nothing comes back, and
+    /// smaller ones still after that (RFC 6347, section 4.1.1.1).
+    @Test(arguments: [(600, 548), (548, 548), (228, 228)])
+    func flightsShrinkUntilTheyFit(_ path: (limit: Int, payloadSize: Int)) throws {
+        let pair = try makePair()
+        var vanished = 0
+        pair.wire.interfere = { _, _, datagram in
+            if datagram.count <= path.limit { return [.init(datagram)] }
+            vanished += 1
+            return []
+        }
+        pair.handshake()
+        #expect(pair.client.isEstablished && pair.server.isEstablished)
+        #expect(vanished > 0)
+        #expect(pair.server.engine?.payloadSize == path.payloadSize)
+        try pair.send([1], from: .client)
+        pair.run()
+        #expect(pair.server.messages == [[1]])
+    }
+
+    /// One lost flight says nothing about the path.
+    @Test func oneLossShrinksNothing() throws {
+        let pair = try makePair()
+        let limit = pair.elapsed + 500_000
+        pair.wire.interfere = { _, side, datagram in
+            side == .client && virtual_clock_now() % 1_000_000 < 500_000 && pair.elapsed < limit && datagram.count > 500
+                ? [] : [.init(datagram)]
+        }
+        pair.handshake()
+        #expect(pair.client.isEstablished && pair.server.isEstablished)
+        #expect(pair.elapsed > 1_000_000)
+        #expect(pair.server.engine?.payloadSize == 1_372)
+    }
+
+    /// The last flight holds a session ticket with the client's certificate: it can be too large for the path too, and
+    /// then it is the client that asks for it again.
+    @Test func theLastFlightShrinksToo() throws {
+        let pair = try makePair()
+        var isNarrow = false
+        pair.wire.interfere = { _, side, datagram in
+            // From the server's certificate on the path has become narrow.
+            if side == .server, datagram[0] == 22, datagram[13] == 16 || datagram[13] == 11 { isNarrow = true }
+            return isNarrow && side == .client && datagram.count > 300 ? [] : [.init(datagram)]
+        }
+        pair.handshake()
+        #expect(pair.client.isEstablished && pair.server.isEstablished)
+        #expect(pair.elapsed > 1_000_000)
+    }
+
+    /// A path that is known to be narrow from the beginning costs no timeout.
+    @Test func aKnownPathCostsNothing() throws {
+        let pair = try makePair()
+        pair.wire.interfere = { _, _, datagram in
+            // A client's socket would have said so; the server learns it when it accepts.
+            pair.server.engine?.limitPayload(to: 548)
+            pair.client.engine?.limitPayload(to: 548)
+            return [.init(datagram)]
+        }
+        pair.handshake()
+        #expect(pair.elapsed < 1_000_000)
+        #expect(pair.client.engine?.payloadSize == 548)
+    }
+
+    /// `largestMessage` is what just fits: one byte more does not, unless the cipher pads.
+    @Test(arguments: [nil, "ECDHE-RSA-CHACHA20-POLY1305", "ECDHE-RSA-AES128-SHA256", "ECDHE-RSA-AES256-SHA384"])
+    func theLargestMessage(_ ciphers: String?) throws {
+        let pair = try makePair(ciphers: ciphers)
+        pair.handshake()
+        pair.run()
+        let engine = try #require(pair.client.engine)
+        for payload in [300, 548, 1_372, 9_000] {
+            let largest = engine.largestMessage(inPayload: payload)
+            #expect(largest > payload - 110)
+            let before = pair.wire.sent.count
+            try pair.send([UInt8](repeating: 1, count: largest), from: .client)
+            try pair.send([UInt8](repeating: 1, count: largest + 1), from: .client)
+            let sizes = pair.wire.sent[before...].map(\.datagram.count)
+            #expect(sizes[0] <= payload)
+            #expect(sizes[1] > payload)
+        }
+        #expect(engine.largestMessage(inPayload: 60_000) == Engine.maximumMessageSize)
+        #expect(engine.payloadSize == 1_372)
+    }
+}

@@ -3,6 +3,9 @@
 
 swift_at_least="6.2"
 
+# Where Debian has daemons, and a user's PATH has not.
+export PATH="$PATH:/usr/sbin:/sbin"
+
 say() {
     printf '==> %s\n' "$*"
 }
@@ -41,6 +44,14 @@ library:libsystemd     libsystemd-dev  systemd-devel       systemd-libs
 test_requirements="
 command:gnutls-cli           gnutls-bin         gnutls-utils       gnutls
 command:coap-client-openssl  libcoap3-bin       libcoap-utils      libcoap
+command:coap-server-notls    libcoap3-bin       libcoap-utils      libcoap
+command:radsecproxy          radsecproxy        radsecproxy        radsecproxy
+command:freeradius           freeradius         freeradius         freeradius
+command:radclient            freeradius-utils   freeradius-utils   freeradius
+command:dnsmasq              dnsmasq-base       dnsmasq            dnsmasq
+command:drill                ldnsutils          ldns-utils         ldns
+command:collectd             collectd-core      collectd           collectd
+command:logger               bsdutils           util-linux         util-linux
 command:systemd-nspawn       systemd-container  systemd-container  systemd
 command:dbus-daemon          dbus               dbus-daemon        dbus
 command:shellcheck           shellcheck         ShellCheck         shellcheck
@@ -74,22 +85,35 @@ require_packages() {
     install_on_debian "${missing_on_debian[@]}"
 }
 
-install_on_debian() {
-    local as_root=()
+# In a subshell: its trap goes with it.
+install_on_debian() (
+    as_root=()
     if [ "$(id -u)" -ne 0 ]; then
         command -v sudo >/dev/null || fail "missing packages: $*. Install them as root: apt-get install $*"
         as_root=(sudo)
     fi
     say "installing $*"
+    # Some packages bring a service, which Debian starts at once and at every boot. Tests start what they need by
+    # themselves: such a service is neither started nor left enabled.
+    policy=/usr/sbin/policy-rc.d
+    enabled=$(find /etc/systemd/system -type l 2>/dev/null || true)
+    if [ ! -e "$policy" ]; then
+        trap '"${as_root[@]}" rm -f "$policy"' EXIT
+        printf '#!/bin/sh\nexit 101\n' | "${as_root[@]}" tee "$policy" >/dev/null
+        "${as_root[@]}" chmod 755 "$policy"
+    fi
     # Two runs at once wait for each other's lock. The package lists are fetched only where they do not do.
-    local apt=("${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get -qq -o DPkg::Lock::Timeout=600)
-    local install=("${apt[@]}" install -y --no-install-recommends "$@")
+    apt=("${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get -qq -o DPkg::Lock::Timeout=600)
+    install=("${apt[@]}" install -y --no-install-recommends "$@")
     if ! apt-cache show "$@" >/dev/null 2>&1 || ! "${install[@]}" >/dev/null; then
         say "refreshing the package lists"
         "${apt[@]}" update >/dev/null
         "${install[@]}" >/dev/null || fail "apt-get could not install $*; its message is above"
     fi
-}
+    { find /etc/systemd/system -type l 2>/dev/null || true; } | while read -r link; do
+        grep -qxF -- "$link" <<<"$enabled" || "${as_root[@]}" rm -f -- "$link"
+    done
+)
 
 # A self-signed certificate for localhost: make_certificate FILE KEY_FILE [openssl's -newkey arguments]
 make_certificate() {

@@ -26,12 +26,13 @@ final class Daemon: Sendable {
     }
 
     /// Starts it and waits until it is ready.
-    static func start(_ configuration: String, in folder: TestFolder, descriptorLimit: Int? = nil) async throws
-        -> Daemon
-    {
+    static func start(
+        _ configuration: String, in folder: TestFolder, descriptorLimit: Int? = nil, environment: [String: String] = [:]
+    ) async throws -> Daemon {
         let file = try folder.write(configuration, to: "dtlsd.toml")
+        let variables = environment.isEmpty ? [] : ["env"] + environment.map { "\($0.key)=\($0.value)" }
         let program = try Program(
-            [binary, "--config", file], in: folder, name: "dtlsd", descriptorLimit: descriptorLimit)
+            variables + [binary, "--config", file], in: folder, name: "dtlsd", descriptorLimit: descriptorLimit)
         let daemon = Daemon(program: program, folder: folder, configurationFile: file)
         try await eventually("dtlsd is ready", details: program.errors) {
             guard program.ending == nil else {

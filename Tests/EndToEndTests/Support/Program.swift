@@ -26,6 +26,8 @@ final class Program: Sendable {
     private let state: Mutex<State>
 
     private static let count = Atomic<Int>(0)
+    /// PATH, with the folders where Debian has daemons, and a user's PATH has not.
+    private static let path = setenv("PATH", "\(String(cString: getenv("PATH"))):/usr/sbin:/sbin", 1)
 
     /// - Parameters:
     ///   - arguments: the program, looked up in PATH, and its arguments.
@@ -33,6 +35,7 @@ final class Program: Sendable {
     ///   - descriptorLimit: the most descriptors that it and its children may have open (RLIMIT_NOFILE).
     init(_ arguments: [String], in folder: TestFolder, name: String? = nil, descriptorLimit: Int? = nil) throws {
         let number = Self.count.wrappingAdd(1, ordering: .relaxed).newValue
+        _ = Self.path
         self.folder = folder
         command = arguments.joined(separator: " ")
         outputName = "\(name ?? "\(number)").output"

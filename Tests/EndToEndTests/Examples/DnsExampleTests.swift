@@ -23,7 +23,7 @@ extension EndToEnd {
                         "--address=/coap.example/192.0.2.7", "--txt-record=big.example,\(texts.joined(separator: ","))",
                     ],
                 on: resolver, in: far)
-            let secure = try Endpoint.freeOnOwnLoopback()
+            let secure = try Endpoint.free(on: "127.0.0.1")
             let server = try await Daemon.start(
                 ExampleConfiguration("dns.toml", listen: [secure], backend: resolver).text, in: far)
             let address = try Endpoint.freeOnOwnLoopback()

@@ -59,7 +59,7 @@ extension EndToEnd {
             let maker = CertificateMaker(folder: folder)
             let server = try await maker.selfSigned("radius-server")
             let client = try await maker.selfSigned("radius")
-            let secure = try Endpoint.freeOnOwnLoopback()
+            let secure = try Endpoint.free(on: "127.0.0.1")
             let proxy = try await radsecproxy(
                 """
                 ListenDTLS \(secure)

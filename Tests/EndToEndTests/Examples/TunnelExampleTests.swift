@@ -19,7 +19,7 @@ extension EndToEnd {
             let server = try await ForeignProgram.serve(
                 ["coap-server-notls", "-A", backend.host, "-p", "\(backend.port)", "-d", "10", "-v", "1"], on: backend,
                 in: far)
-            let secure = try Endpoint.freeOnOwnLoopback()
+            let secure = try Endpoint.free(on: "127.0.0.1")
             let farDaemon = try await Daemon.start(
                 ExampleConfiguration("tunnel.toml", listen: [secure], backend: backend).text, in: far)
             let address = try Endpoint.freeOnOwnLoopback()

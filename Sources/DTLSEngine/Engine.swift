@@ -143,7 +143,9 @@ public final class Engine {
         bio.lend(nil)
         let error = OpenSSLError.drain()
         if let reason = (context as? ServerContext)?.takeRefusal() { throw .refused(reason) }
-        throw .handshake(error, verification: verificationError)
+        let refusal = clientRefusal
+        refusal?.correctAlert(in: bio.outbox)
+        throw .handshake(error, verification: refusal?.description ?? verificationError)
     }
 
     private func handshake() -> Int32 {
@@ -270,6 +272,9 @@ public final class Engine {
     public var isEstablished: Bool { state == .established }
 
     func withSSL<Result>(_ body: (OpaquePointer) -> Result) -> Result { body(ssl) }
+
+    /// Why the client's certificate was refused, where that is what the handshake has failed for.
+    public var clientRefusal: ClientRefusal? { ClientVerifier.refusal(of: ssl) }
 
     private var verificationError: String? {
         let result = SSL_get_verify_result(ssl)

@@ -26,45 +26,45 @@ public struct PeerIdentity: Sendable, Equatable {
 }
 
 extension PeerIdentity {
-    /// What a certificate says. Names are the peer's own words: they can hold any character.
+    /// What a certificate says. Names are the peer's own words: they can hold any character but NUL.
     init(certificate: OpaquePointer) {
         let name = X509_get_subject_name(certificate)
         self.init(
             commonName: Self.commonName(name), subject: Self.text(name),
-            fingerprint: Self.fingerprint(certificate))
+            fingerprint: Self.digest(certificate).map(Hexadecimal.text))
     }
 
+    /// The first one; `nil` too for one with a NUL in it, as whoever takes it for a C string would see another name.
     private static func commonName(_ name: OpaquePointer?) -> String? {
         let index = X509_NAME_get_index_by_NID(name, NID_commonName, -1)
-        guard index >= 0, let entry = X509_NAME_get_entry(name, index), let value = X509_NAME_ENTRY_get_data(entry)
+        guard index >= 0, let entry = X509_NAME_get_entry(name, index),
+            let bytes = CertificateNames.utf8(X509_NAME_ENTRY_get_data(entry)), !bytes.contains(0)
         else { return nil }
-        var bytes: UnsafeMutablePointer<UInt8>?
-        let count = ASN1_STRING_to_UTF8(&bytes, value)
-        guard count >= 0, let bytes else { return nil }
-        defer { CRYPTO_free(bytes, nil, 0) }
-        return String(decoding: UnsafeBufferPointer(start: bytes, count: Int(count)), as: UTF8.self)
-    }
-
-    private static func text(_ name: OpaquePointer?) -> String? {
-        guard let bio = BIO_new(BIO_s_mem()) else { return nil }
-        defer { BIO_free(bio) }
-        // Control characters and non-ASCII are escaped, so the text is one line.
-        guard X509_NAME_print_ex(bio, name, 0, CO_XN_FLAG_RFC2253) > 0 else { return nil }
-        var start: UnsafePointer<CChar>?
-        let count = co_bio_get_mem_data(bio, &start)
-        guard count > 0, let start else { return nil }
-        let bytes = UnsafeRawBufferPointer(start: start, count: Int(count))
         return String(decoding: bytes, as: UTF8.self)
     }
 
-    private static func fingerprint(_ certificate: OpaquePointer) -> String? {
+    /// A whole name in one line: control characters and what is not ASCII are escaped.
+    static func text(_ name: OpaquePointer?) -> String? {
+        printed { X509_NAME_print_ex($0, name, 0, CO_XN_FLAG_RFC2253) }
+    }
+
+    /// What OpenSSL prints, or `nil` where it prints nothing or fails.
+    static func printed(_ print: (OpaquePointer) -> Int32) -> String? {
+        guard let bio = BIO_new(BIO_s_mem()) else { return nil }
+        defer { BIO_free(bio) }
+        guard print(bio) > 0 else { return nil }
+        var start: UnsafePointer<CChar>?
+        let count = co_bio_get_mem_data(bio, &start)
+        guard count > 0, let start else { return nil }
+        return String(decoding: UnsafeRawBufferPointer(start: start, count: Int(count)), as: UTF8.self)
+    }
+
+    /// SHA-256 of the whole certificate.
+    static func digest(_ certificate: OpaquePointer) -> [UInt8]? {
         var digest = [UInt8](repeating: 0, count: Int(EVP_MAX_MD_SIZE))
         var count: UInt32 = 0
         guard X509_digest(certificate, EVP_sha256(), &digest, &count) == 1 else { return nil }
-        return digest.prefix(Int(count)).map { byte in
-            let hexadecimal = String(byte, radix: 16)
-            return byte < 16 ? "0" + hexadecimal : hexadecimal
-        }.joined()
+        return Array(digest.prefix(Int(count)))
     }
 }
 
@@ -75,4 +75,8 @@ extension Engine {
         withPeerCertificate { PeerIdentity(certificate: $0) }
             ?? claimedPresharedKeyIdentity.map { PeerIdentity(presharedKeyIdentity: $0) }
     }
+
+    /// The peer's subject alternative names; `nil` for one that has shown no certificate. They are read anew each time
+    /// that they are asked for.
+    public var peerAlternativeNames: AlternativeNames? { withPeerCertificate { AlternativeNames(of: $0) } }
 }

@@ -25,7 +25,7 @@ public final class ServerContext: Context {
     public init(
         _ settings: ServerSettings, ticketKeys: [UInt8]? = nil, sessionContext: String = "dtls"
     ) throws(CredentialsError) {
-        self.sessionContext = Self.shorten(sessionContext)
+        self.sessionContext = Self.shorten("\(settings.clients.sessionMark)\0\(sessionContext)")
         refusesUnknownNames = settings.refusesUnknownNames
         try super.init(
             method: DTLS_server_method(), ciphers: settings.cipherList, minimumVersion: settings.minimumVersion,

@@ -18,6 +18,15 @@ import Testing
             workers: 7, stopTimeout: 1, logLevel: .warning, cookieSecret: Array(0...255),
             services: [
                 service("plain", .echo),
+                try ServiceConfiguration(
+                    name: "clients", listen: [],
+                    tls: ServerSettings(
+                        certifiedKeys: [],
+                        clients: ClientVerification(
+                            mode: .requested, authorities: nil, revocationLists: ["one", ""],
+                            allow: [ClientRule("sha256:" + String(repeating: "0a", count: 32))],
+                            deny: [ClientRule("cn:ä"), ClientRule("IP:192.0.2.0/24")])),
+                    handshakeTimeout: 2_000, idleTimeout: 0, mtu: 256, handler: .echo, socket: SocketOptions()),
                 service(
                     "unix",
                     .forward(

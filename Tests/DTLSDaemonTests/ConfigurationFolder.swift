@@ -53,6 +53,8 @@ struct TestMaterial {
     let encryptedKey: String
     /// A key that belongs to no certificate.
     let otherKey: String
+    /// An empty list of what the certificate's key has revoked.
+    let revocationList: String
     /// The certificate, not as PEM.
     let derCertificate: Data
     /// OCSP responses that say that the certificate is good, and that it is revoked.
@@ -79,6 +81,13 @@ struct TestMaterial {
         try openssl("req -x509 -new -key key -subj /CN=localhost -days 30 -out certificate")
         try openssl("pkcs8 -topk8 -in key -passout pass:sesame -out encrypted")
         try openssl("x509 -in certificate -outform DER -out der")
+        // `openssl ca` needs a database, and a section that names it.
+        for (name, contents) in [("database", ""), ("ca.conf", "[ca]\ndefault_ca = a\n[a]\ndatabase = database\n")] {
+            try Data(contents.utf8).write(to: URL(fileURLWithPath: "\(folder)/\(name)"))
+        }
+        try openssl(
+            "ca -gencrl -config ca.conf -keyfile key -cert certificate -md sha256 -crldays 30 -out list")
+        revocationList = try text("list")
         certificate = try text("certificate")
         privateKey = try text("key")
         encryptedKey = try text("encrypted")

@@ -23,6 +23,7 @@ import Testing
         try folder.write("config/localhost.passphrase", "sesame")
         try folder.write("config/sensors.psk", "sensor-7:00112233445566778899aabbccddeeff")
         try folder.write("config/clients-ca.pem", material.certificate)
+        try folder.write("config/clients.crl", material.revocationList)
         try folder.write("config/fullchain.pem", material.certificate)
         try folder.write("config/wildcard.pem", material.certificate)
         try folder.write("config/wildcard.key", material.privateKey)
@@ -76,13 +77,15 @@ import Testing
         #expect(echo.tls.certifiedKeys.first?.passphrase != nil && echo.tls.clients.authorities != nil)
         #expect(echo.tls.ciphers != nil && echo.tls.certifiedKeys.first?.staple != nil)
         #expect(echo.tls.names.map(\.name) == ["*.example.org"] && echo.tls.applicationProtocols == ["coap"])
+        #expect(echo.tls.clients.mode == .required && echo.tls.clients.revocationLists.count == 1)
+        #expect(echo.tls.clients.allow.count == 3 && echo.tls.clients.deny.count == 1)
         #expect(echo.socket.interface == "lo" && echo.socket.timeToLive == 64)
         #expect(
             configuration.services.last?.handler
                 == .forward(ForwardConfiguration(backends: [try .udp("127.0.0.1:5683")])))
     }
 
-    /// Each setting before the first table that is switched off can be switched on alone.
+    /// Each setting before the first table that is switched off can be switched on alone, or with what it needs.
     @Test func eachSettingOfTheActiveTablesIsValidAlone() throws {
         let folder = try preparedFolder()
         let text = try Self.services()
@@ -92,7 +95,10 @@ import Testing
         }
         #expect(settings.count > 10)
         for setting in settings {
-            let changed = Self.switchingOn(text) { "#\($0)" == setting }
+            let needsAuthorities = setting.hasPrefix("#client_certificate ") || setting.hasPrefix("#crl ")
+            let changed = Self.switchingOn(text) {
+                "#\($0)" == setting || needsAuthorities && $0.hasPrefix("ca = ")
+            }
             #expect(throws: Never.self, "\(setting)") { _ = try read(changed, in: folder) }
         }
     }
@@ -138,9 +144,9 @@ import Testing
         let keys =
             MainKey.allCases.map(\.rawValue).filter { !["service", "client"].contains($0) }
             + ClientKey.allCases.map(\.rawValue).filter { $0 != "socket" }
-            + ServiceKey.allCases.map(\.rawValue).filter { !["forward", "name", "psk", "socket"].contains($0) }
+            + ServiceKey.allCases.map(\.rawValue).filter { !["forward", "name", "psk", "socket", "clients"].contains($0) }
             + ForwardKey.allCases.map(\.rawValue) + SocketKey.allCases.map(\.rawValue)
-            + PresharedKeysKey.allCases.map(\.rawValue)
+            + PresharedKeysKey.allCases.map(\.rawValue) + ClientsKey.allCases.map(\.rawValue)
         let lines = text.split(separator: "\n", omittingEmptySubsequences: false)
         for key in keys {
             let first = lines.firstIndex { $0.hasPrefix("\(key) = ") || $0.hasPrefix("#\(key) = ") }
@@ -151,7 +157,7 @@ import Testing
                 words.contains("Default: ") || words.contains("no default"), "\(key) has no default in the reference")
         }
         for table in [
-            "#[service.echo.socket]", "#[service.echo.name.\"*.example.org\"]", "#[service.coap.psk]",
+            "#[service.echo.socket]", "#[service.echo.clients]", "#[service.echo.name.\"*.example.org\"]", "#[service.coap.psk]",
             "#[service.coap.forward]", "#[client.coap-out.socket]",
         ] {
             #expect(lines.contains { $0 == table })

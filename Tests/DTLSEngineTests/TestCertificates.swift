@@ -40,7 +40,7 @@ struct TestCertificates: Sendable {
 }
 
 /// A private key; freed with its last user.
-private final class Key {
+final class Key {
     enum Kind { case rsa, ecdsa }
 
     let pointer: OpaquePointer
@@ -66,7 +66,7 @@ private final class Key {
 }
 
 /// What `write` puts into a memory BIO.
-private func text(_ write: (OpaquePointer?) -> Int32) throws -> String {
+func text(_ write: (OpaquePointer?) -> Int32) throws -> String {
     let bio = BIO_new(BIO_s_mem())
     defer { BIO_free(bio) }
     var bytes: UnsafePointer<CChar>?

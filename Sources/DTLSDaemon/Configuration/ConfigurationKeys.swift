@@ -19,6 +19,9 @@ enum ServiceKey: String, CaseIterable {
     case unknownName = "unknown_name"
     case byAddress = "by_address"
     case authorities = "ca"
+    case clientCertificate = "client_certificate"
+    case revocationLists = "crl"
+    case clients
     case handshakeTimeout = "handshake_timeout"
     case idleTimeout = "idle_timeout"
     case policy, ciphers
@@ -70,6 +73,7 @@ enum UnknownKey {
         if SocketKey(rawValue: key) != nil { return "in [service.NAME.socket]" }
         if PresharedKeysKey(rawValue: key) != nil { return "in [service.NAME.psk]" }
         if ForwardKey(rawValue: key) != nil { return "in [service.NAME.forward]" }
+        if ClientsKey(rawValue: key) != nil { return "in [service.NAME.clients]" }
         if ServiceKey(rawValue: key) != nil { return "in [service.NAME]" }
         if ClientKey(rawValue: key) != nil { return "in [client.NAME]" }
         if MainKey(rawValue: key) != nil { return "before the first [table]" }

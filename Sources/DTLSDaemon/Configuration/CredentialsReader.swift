@@ -8,7 +8,8 @@ struct CredentialsReader {
 
     func read() -> ServerSettings {
         let found = certifiedKeys()
-        var settings = ServerSettings(certifiedKeys: found ?? [], clients: clients(), ciphers: nil)
+        let clients = ClientsReader(table: table).read()
+        var settings = ServerSettings(certifiedKeys: found ?? [], clients: clients, ciphers: nil)
         settings.presharedKeys = PresharedKeysReader.read(table)
         PolicyReader(table: table).read(into: &settings)
         NamesReader(table: table, service: service).read(into: &settings)
@@ -20,26 +21,17 @@ struct CredentialsReader {
     /// - Returns: `nil` where they cannot be used; none where the service has pre-shared keys alone.
     private func certifiedKeys() -> [CertifiedKey]? {
         if table.has(.presharedKeys), !table.has(.certificate), !table.has(.privateKey) {
-            if table.has(.authorities) {
+            for key in [ServiceKey.authorities, .revocationLists, .clients] where table.has(key) {
                 table.report(
-                    .authorities,
+                    key,
                     "a service with pre-shared keys alone asks no client for a certificate; expected certificate and"
-                        + " private_key beside it, or no ca")
+                        + " private_key beside it, or no \(key.rawValue)")
             }
             return []
         }
         table.require(.certificate, CertificateExpectation.certificate)
         table.require(.privateKey, CertificateExpectation.privateKey)
         return CertificatesReader(table: table).read(service: service)?.map(\.key)
-    }
-
-    private enum Expected {
-        static let authorities = "the path of a PEM file with the CA certificates that clients are checked against"
-    }
-
-    private func clients() -> ClientVerification {
-        guard let authorities = table.pem(.authorities, Expected.authorities) else { return ClientVerification() }
-        return ClientVerification(mode: .required, authorities: authorities)
     }
 
     /// The engine stops at the first fault; what can be left out is left out then, so that the next one is found too.
@@ -66,7 +58,7 @@ struct CredentialsReader {
         switch error {
         case .authorities(let reason):
             table.report(
-                .authorities, "\(table.named(.authorities)): \(reason); expected \(Expected.authorities)")
+                .authorities, "\(table.named(.authorities)): \(reason); expected \(ClientsReader.expectedAuthorities)")
         case .ciphers(let reason): table.report(.ciphers, "\(reason); expected \(PolicyReader.ciphers)")
         case .version(let reason):
             let key = table.has(.maximumVersion) ? ServiceKey.maximumVersion : .minimumVersion

@@ -18,7 +18,7 @@ struct FileContents {
     /// The mode's permission bits.
     var permissions: mode_t
 
-    init(of path: String) throws(UnreadableFile) {
+    init(of path: String, maximumSize: Int = maximumSize) throws(UnreadableFile) {
         // O_NONBLOCK: a FIFO in the place of a file must not hold the reader up.
         let raw = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK)
         guard raw >= 0 else { throw Self.failure(path, errno) }
@@ -29,10 +29,12 @@ struct FileContents {
             throw UnreadableFile(message: "\(ConfigurationReading.quoted(path)) is not a regular file")
         }
         permissions = status.st_mode & 0o777
-        bytes = try Self.read(descriptor, path)
+        bytes = try Self.read(descriptor, path, maximumSize)
     }
 
-    private static func read(_ descriptor: borrowing FileDescriptor, _ path: String) throws(UnreadableFile) -> [UInt8] {
+    private static func read(
+        _ descriptor: borrowing FileDescriptor, _ path: String, _ maximumSize: Int
+    ) throws(UnreadableFile) -> [UInt8] {
         var bytes: [UInt8] = []
         var buffer = [UInt8](repeating: 0, count: 65_536)
         while true {
@@ -72,9 +74,11 @@ struct NamedFiles {
     static func isCredential(_ name: String) -> Bool { name.hasPrefix(credentialPrefix) }
 
     /// Reads an absolute path, a path relative to the configuration's folder, or `credential:NAME`.
-    func read(_ name: String) throws(UnreadableFile) -> FileContents {
-        if Self.isCredential(name) { return try credential(String(name.dropFirst(Self.credentialPrefix.count))) }
-        return try FileContents(of: path(of: name))
+    func read(_ name: String, maximumSize: Int) throws(UnreadableFile) -> FileContents {
+        if Self.isCredential(name) {
+            return try credential(String(name.dropFirst(Self.credentialPrefix.count)), maximumSize)
+        }
+        return try FileContents(of: path(of: name), maximumSize: maximumSize)
     }
 
     /// Where a file is that is no credential.
@@ -82,7 +86,7 @@ struct NamedFiles {
 
     /// systemd copies credentials once, when the unit starts; ExecReload puts fresh copies into the runtime folder,
     /// so that is looked at first.
-    private func credential(_ name: String) throws(UnreadableFile) -> FileContents {
+    private func credential(_ name: String, _ maximumSize: Int) throws(UnreadableFile) -> FileContents {
         guard !name.isEmpty, !name.contains("/"), name != ".", name != ".." else {
             throw UnreadableFile(message: "\(ConfigurationReading.quoted(name)) is no name of a credential")
         }
@@ -95,7 +99,7 @@ struct NamedFiles {
         }
         for folder in folders {
             do throws(UnreadableFile) {
-                return try FileContents(of: "\(folder)/\(name)")
+                return try FileContents(of: "\(folder)/\(name)", maximumSize: maximumSize)
             } catch {
                 if error.errno != ENOENT { throw error }
             }

@@ -30,15 +30,3 @@ extension ServerSettings {
         return version
     }
 }
-
-extension ClientVerification {
-    fileprivate func write(to writer: inout ByteWriter) {
-        writer.string(mode.rawValue)
-        writer.optional(authorities) { $0.string($1) }
-    }
-
-    fileprivate init(from reader: inout ByteReader) throws(MalformedBytes) {
-        guard let mode = Mode(rawValue: try reader.string()) else { throw MalformedBytes() }
-        self.init(mode: mode, authorities: try reader.optionalString())
-    }
-}

@@ -29,10 +29,11 @@ extension TableReader {
 
     /// The bytes of one of the files that a key names.
     func contents(
-        _ key: Key, element: Int? = nil, named name: String, _ expected: String, secrecy: Secrecy? = nil
+        _ key: Key, element: Int? = nil, named name: String, _ expected: String, secrecy: Secrecy? = nil,
+        maximumSize: Int = FileContents.maximumSize
     ) -> [UInt8]? {
         do throws(UnreadableFile) {
-            let file = try reading.files.read(name)
+            let file = try reading.files.read(name, maximumSize: maximumSize)
             if let secrecy, file.permissions & secrecy.forbidden(name) != 0 {
                 let mode = String(file.permissions, radix: 8)
                 report(
@@ -55,9 +56,13 @@ extension TableReader {
 
     /// The text of one of the PEM files that a key names.
     func pem(
-        _ key: Key, element: Int? = nil, named name: String, _ expected: String, secrecy: Secrecy? = nil
+        _ key: Key, element: Int? = nil, named name: String, _ expected: String, secrecy: Secrecy? = nil,
+        maximumSize: Int = FileContents.maximumSize
     ) -> String? {
-        guard let bytes = contents(key, element: element, named: name, expected, secrecy: secrecy) else { return nil }
+        guard
+            let bytes = contents(
+                key, element: element, named: name, expected, secrecy: secrecy, maximumSize: maximumSize)
+        else { return nil }
         guard let text = String(validating: bytes, as: UTF8.self), !bytes.contains(0) else {
             report(
                 key, element: element,

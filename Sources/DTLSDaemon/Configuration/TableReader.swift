@@ -86,6 +86,7 @@ struct TableReader<Key: RawRepresentable & CaseIterable> where Key.RawValue == S
         return result
     }
 
+    /// Whether the key holds an array with nothing in it.
     func isEmptyArray(_ key: Key) -> Bool { table[key.rawValue]?.array?.isEmpty == true }
 
     func table<Inner>(_ key: Key, _: Inner.Type) -> TableReader<Inner>? {

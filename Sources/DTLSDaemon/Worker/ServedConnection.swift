@@ -68,7 +68,8 @@ final class ServedConnection: ConnectionDelegate {
         } else {
             worker.countFailure()
             worker.logs.handshakeFailed(
-                peer: connection.peer, service, ending.description + connection.engine.presharedKeyRemark)
+                peer: connection.peer, service, ending.description + connection.engine.presharedKeyRemark,
+                client: connection.engine.clientRefusal?.client)
         }
         worker.forget(self)
     }

@@ -13,10 +13,7 @@ final class ServiceRuntime {
     init(_ configuration: ServiceConfiguration, ticketKeys: [UInt8]) throws(CredentialsError) {
         self.configuration = configuration
         backends = ForwardBackends(configuration.handler.backends)
-        // A ticket stands for the certificate that its client has shown: under other CAs it must not do so.
-        let trust = configuration.tls.clients.authorities ?? ""
-        context = try ServerContext(
-            configuration.tls, ticketKeys: ticketKeys, sessionContext: "\(configuration.name)\0\(trust)")
+        context = try ServerContext(configuration.tls, ticketKeys: ticketKeys, sessionContext: configuration.name)
         limits = Connection.Limits(
             handshakeTimeout: configuration.handshakeTimeout, idleTimeout: configuration.idleTimeout,
             mtu: configuration.mtu)

@@ -38,7 +38,15 @@ final class WorkerLogs: TimerTarget {
         ]
         if let name = engine.serverName { fields["SNI"] = "\(name)" }
         if let name = engine.applicationProtocol { fields["ALPN"] = "\(name)" }
-        if let client = engine.peerIdentity?.name { fields["CLIENT"] = "\(client)" }
+        fields.merge(Self.clientFields(engine.peerIdentity)) { $1 }
+        return fields
+    }
+
+    /// A client's name can be as long as it likes: what is over 256 bytes is cut off.
+    private static func clientFields(_ client: PeerIdentity?) -> Logger.Metadata {
+        var fields: Logger.Metadata = [:]
+        if let name = client?.name { fields["CLIENT"] = "\(name.cut(toUTF8Bytes: 256))" }
+        if let fingerprint = client?.fingerprint { fields["CLIENT_FINGERPRINT"] = "\(fingerprint)" }
         return fields
     }
 
@@ -62,10 +70,14 @@ final class WorkerLogs: TimerTarget {
         return fields
     }
 
-    func handshakeFailed(peer: SocketAddress, _ service: ServiceRuntime, _ reason: @autoclosure () -> String) {
+    /// - Parameter client: who it has claimed to be.
+    func handshakeFailed(
+        peer: SocketAddress, _ service: ServiceRuntime, _ reason: @autoclosure () -> String,
+        client: @autoclosure () -> PeerIdentity? = nil
+    ) {
         failures.log(
             .handshakeFailed, to: logger, now: loop.now, "handshake failed: \(reason())",
-            ["PEER": "\(peer)", "SERVICE": "\(service.configuration.name)"])
+            ["PEER": "\(peer)", "SERVICE": "\(service.configuration.name)"].merging(Self.clientFields(client())) { $1 })
         remember()
     }
 

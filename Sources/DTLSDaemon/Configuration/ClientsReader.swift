@@ -1,0 +1,112 @@
+import DTLSEngine
+
+/// The keys of `[service.NAME.clients]`.
+enum ClientsKey: String, CaseIterable {
+    case allow, deny
+}
+
+/// Reads what a service wants to know of its clients: the keys `client_certificate`, `ca` and `crl` and the table
+/// `clients`. What is wrong is reported, and left out of what is returned.
+struct ClientsReader {
+    static let expectedAuthorities =
+        "the path of a PEM file with the CA certificates that clients are checked against"
+    private static let expectedLists =
+        "the path of a PEM file with the CAs' revocation lists (`openssl crl -inform DER` makes it of DER), or an array "
+        + "of such paths"
+    /// A CA of a hundred thousand devices can have revoked as many: 4 MB of PEM.
+    private static let maximumListSize = 16 * 1_048_576
+
+    let table: TableReader<ServiceKey>
+
+    func read() -> ClientVerification {
+        let authorities = table.pem(.authorities, Self.expectedAuthorities)
+        let lists = revocationLists()
+        let rules = table.table(.clients, ClientsKey.self)
+        let allow = Self.rules(rules, .allow)
+        let deny = Self.rules(rules, .deny)
+        let mode = mode()
+        let isWhole = check(mode, rules, allow)
+        guard isWhole, mode != .none, authorities != nil || !table.has(.authorities) else {
+            return ClientVerification()
+        }
+        return ClientVerification(
+            mode: mode, authorities: authorities, revocationLists: lists, allow: allow.map(\.rule),
+            deny: deny.map(\.rule))
+    }
+
+    private func mode() -> ClientVerification.Mode {
+        let names = ClientVerification.Mode.allCases.map(\.rawValue)
+        return table.choice(.clientCertificate, of: names, ClientVerification.Mode.init(rawValue:))
+            ?? (table.has(.authorities) || table.has(.clients) ? .required : .none)
+    }
+
+    private func revocationLists() -> [String] {
+        table.strings(.revocationLists, Self.expectedLists).compactMap { element, name in
+            guard
+                let text = table.pem(
+                    .revocationLists, element: element, named: name, Self.expectedLists,
+                    maximumSize: Self.maximumListSize)
+            else { return nil }
+            do {
+                _ = try RevocationLists(pem: text)
+                return text
+            } catch {
+                let reason = text.contains("-----BEGIN X509 CRL-----") ? "not valid PEM (\(error))" : "no PEM CRL in it"
+                table.report(
+                    .revocationLists, element: element,
+                    "\(ConfigurationReading.quoted(name)): \(reason); expected \(Self.expectedLists)")
+                return nil
+            }
+        }
+    }
+
+    private typealias Rule = (element: Int, rule: ClientRule)
+
+    private static func rules(_ table: TableReader<ClientsKey>?, _ key: ClientsKey) -> [Rule] {
+        guard let table else { return [] }
+        if table.isEmptyArray(key) {
+            table.report(key, "an empty list; expected at least one rule, such as \"cn:*.example.org\", or no such key")
+        }
+        return table.strings(key, "a rule such as \"cn:*.example.org\", or an array of rules").compactMap {
+            element, text in
+            do throws(ClientRuleError) {
+                return (element, try ClientRule(text))
+            } catch {
+                table.report(key, element: element, "\(ConfigurationReading.quoted(text)): \(error)")
+                return nil
+            }
+        }
+    }
+
+    /// Whether the keys fit together. Without `ca`, fingerprints are all that clients can be known by.
+    private func check(_ mode: ClientVerification.Mode, _ rules: TableReader<ClientsKey>?, _ allow: [Rule]) -> Bool {
+        if mode == .none {
+            for key in [ServiceKey.authorities, .revocationLists, .clients] where table.has(key) {
+                table.report(
+                    key,
+                    "no effect, since clients are not asked for certificates; expected client_certificate = "
+                        + "\"requested\" or \"required\"" + (key == .revocationLists ? " and ca" : ""))
+            }
+            return true
+        }
+        guard !table.has(.authorities) else { return true }
+        if table.has(.revocationLists) {
+            table.report(.revocationLists, "no effect without ca; expected ca with the CAs that these are the lists of")
+        }
+        guard let rules, rules.has(.allow) else {
+            let key = table.has(.clientCertificate) ? ServiceKey.clientCertificate : .clients
+            table.report(
+                key,
+                "nothing says which certificates are good; expected ca beside it, or an allow list of \"sha256:\" "
+                    + "fingerprints in [service.NAME.clients]")
+            return false
+        }
+        for (element, rule) in allow where !rule.isFingerprint {
+            rules.report(
+                .allow, element: element,
+                "\(ConfigurationReading.quoted(rule.text)) proves nothing without ca; expected ca in [service.NAME], or "
+                    + "\"sha256:\" fingerprints alone")
+        }
+        return !allow.isEmpty && allow.allSatisfy(\.rule.isFingerprint)
+    }
+}

@@ -122,6 +122,36 @@ extension EndToEnd {
             try await daemon.stop()
         }
 
+        /// There is no registered type for it: 0xE0, 224, is the first of everybody's own.
+        @Test func dnsdistIsToldOfThePresharedKeysIdentity() async throws {
+            try folder.write("sensor-7:00112233445566778899aabbccddeeff\n", to: "keys.psk")
+            let place = try Endpoint.freeOnOwnLoopback()
+            let dnsdist = try await startDnsdist(at: place)
+            let address = try Endpoint.freeOnOwnLoopback()
+            let daemon = try await Daemon.start(
+                """
+                [service.dns]
+                listen = "\(address)"
+                handler = "forward"
+                psk.file = "keys.psk"
+                forward = { backend = "udp:\(place)", proxy_protocol = true }
+
+                """, in: folder)
+            let cipher = "PSK-AES128-CCM8"
+            let client = try SecureClient(
+                to: address, trust: identity.certificate, in: folder,
+                ["-psk_identity", "sensor-7", "-psk", "00112233445566778899aabbccddeeff", "-cipher", cipher])
+            client.program.send(Self.question("psk.example"))
+            let told = try await eventualValue("dnsdist is asked", details: client.transcript + dnsdist.output) {
+                dnsdist.output.split(separator: "\n").first { $0.contains("psk.example") }
+            }
+            let ssl = Self.ssl(flags: "01", verification: "00000001", commonName: nil, cipher: cipher)
+            let name = Array("sensor-7".utf8).map { String(format: "%02x", $0) }.joined()
+            #expect(told.contains(" 32=\(ssl) "), "\(told)")
+            #expect(told.contains(" 224=\(name) "), "\(told)")
+            try await daemon.stop()
+        }
+
         enum BackendKind: CaseIterable { case ipv6, unix }
 
         @Test(arguments: BackendKind.allCases)

@@ -54,6 +54,7 @@ command:collectd             collectd-core      collectd           collectd
 command:logger               bsdutils           util-linux         util-linux
 command:systemd-nspawn       systemd-container  systemd-container  systemd
 command:dbus-daemon          dbus               dbus-daemon        dbus
+command:dnsdist              dnsdist            dnsdist            dnsdist
 command:shellcheck           shellcheck         ShellCheck         shellcheck
 "
 

@@ -98,6 +98,7 @@ final class ForwardHandler: Handler, EventHandler {
         var hasRetried = false
         // Ends, since a backend that refuses is not chosen again as long as the clock stands still, or is the last.
         while makeReady() {
+            if !backends.isServing(chosen) { tries() }
             let outcome = send(from: first)
             first += outcome.handled
             switch Reaction(to: outcome.error) {
@@ -179,7 +180,7 @@ final class ForwardHandler: Handler, EventHandler {
     /// - Returns: whether there is one to send to.
     private func makeReady() -> Bool {
         if isConnected, chosen == home, !backends.areSeveral || backends.isServing(home) { return true }
-        if backends.areSeveral { _ = moves() }
+        if backends.areSeveral { moves() }
         repeat {
             if isConnected { return true }
             do throws(SystemError) {
@@ -204,16 +205,20 @@ final class ForwardHandler: Handler, EventHandler {
 
     /// Goes over to the backend that it should be now.
     /// - Returns: false when that is the one that it has been.
+    @discardableResult
     private func moves() -> Bool {
-        let now = resources.loop.now
-        let better = backends.choice(of: client, for: ObjectIdentifier(self), now: now)
-        let hasChanged = better != chosen
-        if hasChanged {
-            leave()
-            chosen = better
+        let better = backends.choice(of: client, for: ObjectIdentifier(self), now: resources.loop.now)
+        if better == chosen { return false }
+        leave()
+        chosen = better
+        return true
+    }
+
+    /// Messages are about to go to a backend that was out.
+    private func tries() {
+        if let count = backends.begin(chosen, by: ObjectIdentifier(self), now: resources.loop.now) {
+            logRecovery(count)
         }
-        if let count = backends.begin(better, by: ObjectIdentifier(self), now: now) { logRecovery(count) }
-        return hasChanged
     }
 
     private func open() throws(SystemError) {

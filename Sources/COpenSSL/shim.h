@@ -35,6 +35,7 @@ static inline long co_ssl_ctx_set_session_cache_mode(SSL_CTX *c, long m) { retur
 static inline long co_ssl_ctx_set_groups_list(SSL_CTX *c, const char *l) { return SSL_CTX_set1_groups_list(c, l); }
 static inline long co_ssl_ctx_set_dh_auto(SSL_CTX *c, long on) { return SSL_CTX_set_dh_auto(c, on); }
 static inline long co_ssl_ctx_set_ticket_keys(SSL_CTX *c, void *k, long n) { return SSL_CTX_set_tlsext_ticket_keys(c, k, n); }
+static inline long co_ssl_ctx_set_servername_callback(SSL_CTX *c, int (*f)(SSL *, int *, void *)) { return SSL_CTX_set_tlsext_servername_callback(c, f); }
 static inline long co_ssl_ctx_set_status_callback(SSL_CTX *c, int (*f)(SSL *, void *)) { return SSL_CTX_set_tlsext_status_cb(c, f); }
 static inline long co_ssl_ctx_add_chain_cert(SSL_CTX *c, X509 *x) { return SSL_CTX_add1_chain_cert(c, x); }
 static inline void co_ssl_ctx_set_read_ahead(SSL_CTX *c, int on) { SSL_CTX_set_read_ahead(c, on); }

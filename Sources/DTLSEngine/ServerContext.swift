@@ -25,7 +25,7 @@ public final class ServerContext: Context {
     public init(
         _ settings: ServerSettings, ticketKeys: [UInt8]? = nil, sessionContext: String = "dtls"
     ) throws(CredentialsError) {
-        self.sessionContext = Self.shorten("\(settings.clients.sessionMark)\0\(sessionContext)")
+        self.sessionContext = Self.shorten(Array("\(settings.clients.sessionMark)\0\(sessionContext)".utf8))
         refusesUnknownNames = settings.refusesUnknownNames
         try super.init(
             method: DTLS_server_method(), ciphers: settings.cipherList, minimumVersion: settings.minimumVersion,
@@ -44,6 +44,8 @@ public final class ServerContext: Context {
             length?.pointee = 0
             return 1
         }
+        // So that sessions know which name they were made for, and a resumed connection has it too.
+        _ = co_ssl_ctx_set_servername_callback(pointer) { _, _, _ in SSL_TLSEXT_ERR_OK }
         choose(ofApplicationProtocols: settings.applicationProtocols)
         stapleWhenAsked()
         try addNames(of: settings, ticketKeys: ticketKeys, sessionContext: sessionContext)
@@ -66,8 +68,7 @@ public final class ServerContext: Context {
     }
 
     /// OpenSSL takes 32 bytes (SSL_MAX_SID_CTX_LENGTH): what is longer goes in as its SHA-256.
-    private static func shorten(_ text: String) -> [UInt8] {
-        let bytes = Array(text.utf8)
+    static func shorten(_ bytes: [UInt8]) -> [UInt8] {
         guard bytes.count > 32 else { return bytes }
         var digest = [UInt8](repeating: 0, count: 32)
         EVP_Digest(bytes, bytes.count, &digest, nil, EVP_sha256(), nil)

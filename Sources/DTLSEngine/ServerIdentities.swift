@@ -88,13 +88,13 @@ extension ServerContext {
 
     private func choose(for ssl: OpaquePointer, _ alert: UnsafeMutablePointer<Int32>?) -> Int32 {
         if let name = ServerName.asked(of: ssl) {
-            if let identity = identity(named: name) {
-                identity.take(ssl)
-            } else if refusesUnknownNames, !covers(name) {
+            let identity = identity(named: name)
+            if identity == nil, refusesUnknownNames, !covers(name) {
                 refusal = "the client asks for the name \"\(name)\", which is not served here"
                 alert?.pointee = SSL_AD_UNRECOGNIZED_NAME
                 return SSL_CLIENT_HELLO_ERROR
             }
+            (identity ?? self).take(ssl, askedFor: name)
         } else if let chosen = SSL_get_ex_data(ssl, 0) {
             Unmanaged<ServerContext>.fromOpaque(chosen)._withUnsafeGuaranteedRef { $0.take(ssl) }
         }
@@ -103,12 +103,14 @@ extension ServerContext {
 
     /// Makes a connection this identity's. SSL_set_SSL_CTX takes the certificate and the trusted CAs along, but neither
     /// the verification mode nor, once it differs, the session context.
-    private func take(_ ssl: OpaquePointer) {
+    ///
+    /// A session is resumed for the name alone that it was made for (RFC 6066, section 3).
+    private func take(_ ssl: OpaquePointer, askedFor name: String? = nil) {
         guard SSL_set_SSL_CTX(ssl, pointer) != nil else { return }
         SSL_set_verify(ssl, SSL_CTX_get_verify_mode(pointer), nil)
-        sessionContext.withUnsafeBufferPointer {
-            _ = SSL_set_session_id_context(ssl, $0.baseAddress, UInt32(truncatingIfNeeded: $0.count))
-        }
+        // 0xff: no name, and no text, has this byte.
+        let context = name.map { Self.shorten(sessionContext + [0xff] + $0.utf8) } ?? sessionContext
+        _ = SSL_set_session_id_context(ssl, context, UInt32(truncatingIfNeeded: context.count))
     }
 }
 

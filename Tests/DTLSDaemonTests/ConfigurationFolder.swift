@@ -55,6 +55,9 @@ struct TestMaterial {
     let otherKey: String
     /// An empty list of what the certificate's key has revoked.
     let revocationList: String
+    /// One with an RSA key, and that key.
+    let rsaCertificate: String
+    let rsaKey: String
     /// The certificate, not as PEM.
     let derCertificate: Data
     /// OCSP responses that say that the certificate is good, and that it is revoked.
@@ -78,7 +81,11 @@ struct TestMaterial {
         let newKey = "genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256 -out"
         try openssl("\(newKey) key")
         try openssl("\(newKey) other")
-        try openssl("req -x509 -new -key key -subj /CN=localhost -days 30 -out certificate")
+        try openssl(
+            "req -x509 -new -key key -subj /CN=localhost -days 30 -out certificate"
+                + " -addext subjectAltName=DNS:localhost,DNS:*.example.org")
+        try openssl("genpkey -algorithm RSA -pkeyopt rsa_keygen_bits:2048 -out rsakey")
+        try openssl("req -x509 -new -key rsakey -subj /CN=localhost -days 30 -out rsa")
         try openssl("pkcs8 -topk8 -in key -passout pass:sesame -out encrypted")
         try openssl("x509 -in certificate -outform DER -out der")
         // `openssl ca` needs a database, and a section that names it.
@@ -92,6 +99,8 @@ struct TestMaterial {
         privateKey = try text("key")
         encryptedKey = try text("encrypted")
         otherKey = try text("other")
+        rsaCertificate = try text("rsa")
+        rsaKey = try text("rsakey")
         derCertificate = try Data(contentsOf: URL(fileURLWithPath: "\(folder)/der"))
         try openssl("x509 -in certificate -noout -serial -out serial")
         let serial = try text("serial").dropFirst("serial=".count).filter { $0.isHexDigit }

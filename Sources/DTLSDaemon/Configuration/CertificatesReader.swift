@@ -65,6 +65,7 @@ struct CertificatesReader<Key: CertificateTableKey> {
     /// The files that a key names: one, or several in an array.
     private func names(_ key: Key, _ expected: String) -> [Name] {
         let names = table.strings(key, expected)
+        if table.isEmptyArray(key) { table.report(key, "expected \(expected), found an empty array") }
         for name in names where name.text.isEmpty {
             table.report(key, element: name.element, "expected \(expected), found the string \"\"")
         }

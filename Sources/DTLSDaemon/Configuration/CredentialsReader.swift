@@ -27,6 +27,9 @@ struct CredentialsReader {
                     "a service with pre-shared keys alone asks no client for a certificate; expected certificate and"
                         + " private_key beside it, or no \(key.rawValue)")
             }
+            if table.has(.staple) {
+                table.report(.staple, "there is no certificate that it could be about; expected certificate beside it")
+            }
             return []
         }
         table.require(.certificate, CertificateExpectation.certificate)

@@ -1,0 +1,183 @@
+import COpenSSL
+import DTLSEngine
+import Testing
+
+/// Which certificate a client gets, and what else the handshake agrees on, over the simulated wire.
+@Suite struct ServerIdentityTests {
+    let certificates: TestCertificates
+
+    init() throws { certificates = try TestCertificates.make() }
+
+    private func key(_ identity: TestCertificates.Identity) -> CertifiedKey {
+        CertifiedKey(certificate: identity.certificate, privateKey: identity.privateKey)
+    }
+
+    /// An ECDSA certificate for localhost, and the client's for the name `client`.
+    private var server: ServerSettings {
+        var settings = ServerSettings(certifiedKeys: [key(certificates.ecdsaServer)])
+        settings.names = [NamedIdentity(name: "client", certifiedKeys: [key(certificates.client)])]
+        return settings
+    }
+
+    private var client: ClientSettings { ClientSettings(certificateAuthorities: certificates.authority) }
+
+    private func handshake(
+        _ client: ClientSettings, _ server: ServerSettings, name: String?,
+        conditions: WireConditions = .perfect
+    ) throws -> EnginePair {
+        let pair = try EnginePair(client: client, server: server, conditions: conditions, serverName: name)
+        pair.handshake()
+        return pair
+    }
+
+    // MARK: Names
+
+    /// The client checks the name that it asks for against the certificate that it gets.
+    @Test(arguments: ["localhost", "client", "CLIENT"])
+    func theNameDecides(_ name: String) throws {
+        let pair = try handshake(client, server, name: name)
+        #expect(pair.client.isEstablished, "\(String(describing: pair.client.error))")
+        #expect(pair.server.engine?.serverName == name)
+    }
+
+    @Test func aNameWithoutATableGetsTheServicesOwn() throws {
+        let pair = try handshake(client, server, name: "elsewhere")
+        // Which the client takes for another's.
+        #expect("\(try #require(pair.client.error))".contains("ostname mismatch"))
+        var trusting = client
+        trusting.rejectUnauthorized = false
+        #expect(try handshake(trusting, server, name: "elsewhere").server.isEstablished)
+    }
+
+    @Test(arguments: [WireConditions.perfect, WireConditions(loss: 20)])
+    func anUnknownNameIsRefusedWithAnAlert(_ conditions: WireConditions) throws {
+        var refusing = server
+        refusing.refusesUnknownNames = true
+        let pair = try handshake(client, refusing, name: "elsewhere", conditions: conditions)
+        #expect(
+            pair.server.error
+                == .refused("the client asks for the name \"elsewhere\", which is not served here"))
+        if conditions.loss == 0 {
+            #expect("\(try #require(pair.client.error))".contains("unrecognized name"))
+        }
+        for name in ["localhost", "client", nil] {
+            #expect(try handshake(client, refusing, name: name).server.isEstablished)
+        }
+    }
+
+    /// The whole name goes before the asterisk, which stands for one label.
+    @Test func wildcards() throws {
+        var settings = ServerSettings(certifiedKeys: [key(certificates.ecdsaServer)])
+        settings.refusesUnknownNames = true
+        settings.names = ["*.example.org", "a.example.org"].map {
+            NamedIdentity(
+                name: $0, certifiedKeys: [key($0.hasPrefix("*") ? certificates.rsaServer : certificates.client)])
+        }
+        var trusting = client
+        trusting.rejectUnauthorized = false
+        for (name, cipher) in [("a.example.org", "ECDSA"), ("b.example.org", "RSA"), ("B.Example.Org", "RSA")] {
+            let pair = try handshake(trusting, settings, name: name)
+            #expect(pair.server.engine?.cipher.contains("ECDHE-\(cipher)-") == true)
+        }
+        for name in ["example.org", "a.b.example.org", "b.example.org.uk"] {
+            #expect(try handshake(trusting, settings, name: name).server.error != nil)
+        }
+    }
+
+    @Test(arguments: [("ECDHE+aRSA", "ECDHE-RSA"), ("ECDHE+aECDSA", "ECDHE-ECDSA"), ("ECDHE", "ECDHE-ECDSA")])
+    func theKindOfKeyIsTheClientsChoice(_ ciphers: String, _ expected: String) throws {
+        let both = ServerSettings(certifiedKeys: [key(certificates.rsaServer), key(certificates.ecdsaServer)])
+        var limited = client
+        limited.ciphers = ciphers
+        let pair = try handshake(limited, both, name: "localhost")
+        #expect(pair.client.isEstablished)
+        #expect(pair.server.engine?.cipher.hasPrefix(expected) == true)
+    }
+
+    @Test func twoCertificatesOfOneKindAreRefused() throws {
+        let twice = ServerSettings(certifiedKeys: [key(certificates.ecdsaServer), key(certificates.client)])
+        #expect(throws: CredentialsError.certificate("a second one with an ECDSA key")) { try ServerContext(twice) }
+    }
+
+    /// OpenSSL has a place for each kind of key, and would take this one for the other certificate's.
+    @Test func aKeyOfAnotherKindDoesNotHideItsMismatch() throws {
+        let mixed = ServerSettings(certifiedKeys: [
+            key(certificates.ecdsaServer),
+            CertifiedKey(
+                certificate: certificates.rsaServer.certificate, privateKey: certificates.ecdsaServer.privateKey),
+        ])
+        #expect(throws: CredentialsError.mismatch("the private key does not belong to the certificate")) {
+            try ServerContext(mixed)
+        }
+    }
+
+    // MARK: Application protocols (RFC 7301)
+
+    @Test(
+        arguments: [
+            (["a", "b"], ["b", "a"], "a"), (["a", "b"], ["b"], "b"), (["coap", "co"], ["c", "co"], "co"),
+            ([], ["a"], nil), (["a"], [], nil),
+        ] as [([String], [String], String?)])
+    func theServersFirstThatBothKnow(_ server: [String], _ client: [String], _ expected: String?) throws {
+        var (serving, asking) = (self.server, self.client)
+        serving.applicationProtocols = server
+        asking.applicationProtocols = client
+        // The name's identity speaks the same.
+        for name in ["localhost", "client"] {
+            let pair = try handshake(asking, serving, name: name)
+            #expect(pair.client.isEstablished)
+            #expect(pair.server.engine?.applicationProtocol == expected)
+            #expect(pair.client.engine?.applicationProtocol == expected)
+        }
+    }
+
+    @Test func withoutACommonProtocolThereIsAnAlert() throws {
+        var (serving, asking) = (server, client)
+        serving.applicationProtocols = ["coap"]
+        asking.applicationProtocols = ["http/1.1", "coa", "coapp"]
+        let pair = try handshake(asking, serving, name: "localhost")
+        #expect("\(try #require(pair.client.error))".contains("no application protocol"))
+        #expect("\(try #require(pair.server.error))".contains("no application protocol"))
+    }
+
+    @Test func namesOfProtocolsThatDoNotFit() throws {
+        for name in ["", String(repeating: "x", count: 256)] {
+            var settings = client
+            settings.applicationProtocols = [name]
+            #expect(throws: CredentialsError.self) { try ClientContext(settings) }
+        }
+    }
+
+    // MARK: Policies
+
+    /// What OpenSSL makes of a policy's list.
+    private func suites(_ policy: CipherPolicy, _ minimumVersion: ProtocolVersion) throws -> [String] {
+        let list = CipherPolicy.cipherList(
+            policy: policy, hasCertificates: true, hasPresharedKeys: false, minimumVersion: minimumVersion)
+        let context = try #require(SSL_CTX_new(DTLS_server_method()))
+        defer { SSL_CTX_free(context) }
+        #expect(SSL_CTX_set_cipher_list(context, list) == 1)
+        let ciphers = SSL_CTX_get_ciphers(context)
+        return (0..<co_sk_ssl_cipher_num(ciphers)).compactMap { index in
+            let cipher = co_sk_ssl_cipher_value(ciphers, index)
+            guard SSL_CIPHER_get_kx_nid(cipher) != NID_kx_any else { return nil }
+            return SSL_CIPHER_get_name(cipher).map { String(cString: $0) }
+        }
+    }
+
+    @Test func modernIsAuthenticatedEncryptionWithForwardSecrecy() throws {
+        let modern = try suites(.modern, .dtls12)
+        #expect(modern.prefix(2) == ["ECDHE-ECDSA-AES128-GCM-SHA256", "ECDHE-RSA-AES128-GCM-SHA256"])
+        let authenticated = ["GCM", "CHACHA20", "CCM"]
+        #expect(modern.allSatisfy { name in name.hasPrefix("ECDHE-") && authenticated.contains { name.contains($0) } })
+    }
+
+    @Test func legacyIsOldAndNotBroken() throws {
+        let legacy = try suites(.legacy, .dtls10)
+        let modern = try suites(.modern, .dtls12)
+        #expect(legacy.starts(with: modern))
+        #expect(Set(["AES128-SHA", "DHE-RSA-AES128-SHA", "ECDHE-RSA-AES128-SHA"]).isSubset(of: legacy))
+        let broken = ["NULL", "RC4", "DES", "EXP", "ADH", "AECDH", "DSS", "MD5", "PSK", "SEED", "CAMELLIA"]
+        #expect(!legacy.contains { name in broken.contains { name.contains($0) } }, "\(legacy)")
+    }
+}

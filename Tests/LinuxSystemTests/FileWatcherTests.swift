@@ -1,0 +1,93 @@
+import Foundation
+import Glibc
+import LinuxSystem
+import Testing
+
+@Suite struct FileWatcherTests {
+    private let folder: URL
+
+    init() throws {
+        folder = FileManager.default.temporaryDirectory.appendingPathComponent("watched-\(UUID().uuidString)")
+        try FileManager.default.createDirectory(at: folder, withIntermediateDirectories: true)
+    }
+
+    private func path(_ name: String) -> String { folder.appendingPathComponent(name).path }
+
+    private func write(_ name: String) throws { try Data("x".utf8).write(to: folder.appendingPathComponent(name)) }
+
+    /// inotify tells before the call that changes a file returns, so nothing is waited for.
+    @Test func aFileThatIsWrittenOrReplaced() throws {
+        defer { try? FileManager.default.removeItem(at: folder) }
+        try write("file")
+        try write("other")
+        let watcher = try FileWatcher()
+        try watcher.add(path("file"))
+        #expect(try !watcher.takeChanges())
+        try write("file")
+        #expect(try watcher.takeChanges())
+        #expect(try !watcher.takeChanges())
+        try write("new")
+        #expect(try !watcher.takeChanges(), "what else is in the folder is of no interest")
+        #expect(rename(path("new"), path("file")) == 0)
+        #expect(try watcher.takeChanges())
+        #expect(chmod(path("file"), 0o600) == 0)
+        #expect(try watcher.takeChanges())
+    }
+
+    @Test func aFileThatIsNotThereYet() throws {
+        defer { try? FileManager.default.removeItem(at: folder) }
+        let watcher = try FileWatcher()
+        try watcher.add(path("file"))
+        try write("file")
+        #expect(try watcher.takeChanges())
+        #expect(throws: SystemError.self) { try watcher.add(path("nowhere/file")) }
+    }
+
+    /// As certbot and Kubernetes lay their files out: links to files, and to the folder with the newest of them.
+    @Test func linksOnTheWay() throws {
+        defer { try? FileManager.default.removeItem(at: folder) }
+        for version in ["one", "two"] {
+            try FileManager.default.createDirectory(atPath: path(version), withIntermediateDirectories: true)
+            try write("\(version)/file")
+        }
+        #expect(symlink("one", path("current")) == 0)
+        #expect(symlink("current/file", path("file")) == 0)
+        let watcher = try FileWatcher()
+        try watcher.add(path("file"))
+        #expect(watcher.names == ["file", "current"])
+        try write("one/file")
+        #expect(try watcher.takeChanges())
+        #expect(symlink("two", path("next")) == 0)
+        #expect(try !watcher.takeChanges())
+        #expect(rename(path("next"), path("current")) == 0)
+        #expect(try watcher.takeChanges())
+    }
+
+    @Test func linksInACircleEnd() throws {
+        defer { try? FileManager.default.removeItem(at: folder) }
+        #expect(symlink("b", path("a")) == 0)
+        #expect(symlink("a", path("b")) == 0)
+        let watcher = try FileWatcher()
+        try watcher.add(path("a"))
+        #expect(watcher.names == ["a", "b"])
+    }
+
+    /// Another process goes on with the descriptor.
+    @Test func theDescriptorCanBeHandedOn() throws {
+        defer { try? FileManager.default.removeItem(at: folder) }
+        let watcher = try FileWatcher()
+        try watcher.add(path("file"))
+        let other = FileWatcher(owning: try watcher.descriptor.duplicate(), names: watcher.names)
+        try write("file")
+        #expect(try other.takeChanges())
+    }
+
+    @Test func aFolderThatIsMovedAway() throws {
+        defer { try? FileManager.default.removeItem(at: folder) }
+        try FileManager.default.createDirectory(atPath: path("here"), withIntermediateDirectories: true)
+        let watcher = try FileWatcher()
+        try watcher.add(path("here/file"))
+        #expect(rename(path("here"), path("there")) == 0)
+        #expect(try watcher.takeChanges())
+    }
+}

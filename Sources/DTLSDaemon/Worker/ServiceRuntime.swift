@@ -10,13 +10,13 @@ final class ServiceRuntime {
     /// The backends and what this worker knows of their health; shared by the service's connections.
     let backends: ForwardBackends
 
-    init(_ configuration: ServiceConfiguration, ticketKeys: [UInt8]) throws(CredentialsError) {
+    init(_ configuration: ServiceConfiguration, ticketKeys: TicketKeyRing) throws(CredentialsError) {
         self.configuration = configuration
         backends = ForwardBackends(configuration.handler.backends)
         // A ticket stands for the certificate that its client has shown: under other CAs it must not do so.
         let trust = configuration.tls.clients.authorities ?? ""
         context = try ServerContext(
-            configuration.tls, ticketKeys: ticketKeys, sessionContext: "\(configuration.name)\0\(trust)")
+            configuration.tls, tickets: ticketKeys, sessionContext: "\(configuration.name)\0\(trust)")
         limits = Connection.Limits(
             handshakeTimeout: configuration.handshakeTimeout, idleTimeout: configuration.idleTimeout,
             mtu: configuration.mtu)

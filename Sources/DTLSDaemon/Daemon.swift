@@ -10,7 +10,7 @@ public enum Daemon {
         do {
             switch role {
             case .worker(let number): try Worker.run(number: number)
-            case .loader(let file): try Loader.run(file: file)
+            case .loader(let file, let purpose): try Loader.run(file: file, purpose)
             case .stapleLoader(let file): try Loader.runForStaples(file: file)
             }
             return 0
@@ -38,7 +38,9 @@ public enum Daemon {
             var result: Loading.Result?
             let loop = try EventLoop()
             // In a process of its own, like a reload: a file that kills the parser is a problem to be told, too.
-            let loading = try Loading(file: configurationFile, environment: ChildProcess.environment(), loop: loop) {
+            let loading = try Loading(
+                file: configurationFile, purpose: .checking, environment: ChildProcess.environment(), loop: loop
+            ) {
                 result = $0
                 loop.stop()
             }

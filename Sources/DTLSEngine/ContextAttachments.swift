@@ -10,6 +10,8 @@ final class ContextAttachments {
     var certificates: [(certificate: OwnCertificate, staple: OCSPStaple?)] = []
     /// A server's application protocols, best first.
     var applicationProtocols: [[UInt8]] = []
+    var ticketKeys: TicketKeyRing?
+    var keyLog: KeyLog?
 
     /// SSL_CTX_get_ex_new_index, once; it is freed with the SSL_CTX.
     private static let index = co_ssl_ctx_get_ex_new_index { _, attached, _, _, _, _ in

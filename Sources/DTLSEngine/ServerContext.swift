@@ -4,8 +4,8 @@ import COpenSSL
 ///
 /// It serves any number of connections of one thread; to change it, make a new one and use that for new handshakes.
 public final class ServerContext: Context {
-    /// Bytes of the keys that session tickets are sealed with (name, HMAC key, AES key).
-    public static let ticketKeyLength = 80
+    /// Bytes of the key that session tickets are sealed with.
+    public static let ticketKeyLength = TicketKey.length
 
     /// What tells this identity's sessions from another's, as OpenSSL has it.
     let sessionContext: [UInt8]
@@ -19,11 +19,11 @@ public final class ServerContext: Context {
     var refusal: String?
 
     /// - Parameters:
-    ///   - ticketKeys: ``ticketKeyLength`` bytes, the same in every process that shall resume the others' sessions;
-    ///     `nil`: keys of this context's own.
+    ///   - tickets: what tickets are sealed with, the same in every process that shall resume the others' sessions; `nil`:
+    ///     a key of this context's own.
     ///   - sessionContext: what tells this service's sessions from another's with the same keys.
     public init(
-        _ settings: ServerSettings, ticketKeys: [UInt8]? = nil, sessionContext: String = "dtls"
+        _ settings: ServerSettings, tickets: TicketKeyRing?, sessionContext: String = "dtls"
     ) throws(CredentialsError) {
         self.sessionContext = Self.shorten(Array("\(settings.clients.sessionMark)\0\(sessionContext)".utf8))
         refusesUnknownNames = settings.refusesUnknownNames
@@ -33,7 +33,7 @@ public final class ServerContext: Context {
         for key in settings.certifiedKeys { try use(key) }
         try verify(settings.clients)
         if let keys = settings.presharedKeys { try use(keys) }
-        try prepareSessions(ticketKeys: ticketKeys)
+        try prepareSessions(settings.sessions, tickets)
         SSL_CTX_set_options(pointer, CO_SSL_OP_CIPHER_SERVER_PREFERENCE)
         // For suites with DHE: a group of RFC 3526, as strong as the certificate's key.
         _ = co_ssl_ctx_set_dh_auto(pointer, 1)
@@ -48,7 +48,7 @@ public final class ServerContext: Context {
         _ = co_ssl_ctx_set_servername_callback(pointer) { _, _, _ in SSL_TLSEXT_ERR_OK }
         choose(ofApplicationProtocols: settings.applicationProtocols)
         stapleWhenAsked()
-        try addNames(of: settings, ticketKeys: ticketKeys, sessionContext: sessionContext)
+        try addNames(of: settings, tickets: tickets, sessionContext: sessionContext)
     }
 
     private func use(_ key: CertifiedKey) throws(CredentialsError) {
@@ -67,6 +67,20 @@ public final class ServerContext: Context {
         return refusal
     }
 
+    /// - Parameter ticketKeys: ``ticketKeyLength`` bytes; `nil`: a key of this context's own.
+    public convenience init(
+        _ settings: ServerSettings, ticketKeys: [UInt8]? = nil, sessionContext: String = "dtls"
+    ) throws(CredentialsError) {
+        var ring: TicketKeyRing?
+        if let ticketKeys {
+            guard let key = TicketKey(ticketKeys) else {
+                throw .context("session ticket keys must be \(Self.ticketKeyLength) bytes")
+            }
+            ring = TicketKeyRing([key])
+        }
+        try self.init(settings, tickets: ring, sessionContext: sessionContext)
+    }
+
     /// OpenSSL takes 32 bytes (SSL_MAX_SID_CTX_LENGTH): what is longer goes in as its SHA-256.
     static func shorten(_ bytes: [UInt8]) -> [UInt8] {
         guard bytes.count > 32 else { return bytes }
@@ -75,7 +89,7 @@ public final class ServerContext: Context {
         return digest
     }
 
-    private func prepareSessions(ticketKeys: [UInt8]?) throws(CredentialsError) {
+    private func prepareSessions(_ settings: SessionSettings, _ tickets: TicketKeyRing?) throws(CredentialsError) {
         // Tickets alone: a cache in one process would be of no use to the others.
         _ = co_ssl_ctx_set_session_cache_mode(pointer, Int(SSL_SESS_CACHE_OFF))
         guard
@@ -84,10 +98,6 @@ public final class ServerContext: Context {
         else {
             throw .context("\(OpenSSLError.drain())")
         }
-        if var keys = ticketKeys {
-            guard keys.count == Self.ticketKeyLength,
-                co_ssl_ctx_set_ticket_keys(pointer, &keys, Self.ticketKeyLength) == 1
-            else { throw .context("session ticket keys must be \(Self.ticketKeyLength) bytes") }
-        }
+        prepareTickets(settings, ring: tickets)
     }
 }

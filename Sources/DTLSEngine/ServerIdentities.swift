@@ -32,14 +32,14 @@ extension ServerContext {
 
     /// Makes an identity of each name of the settings: with the service's policy and trust, and sessions of its own.
     func addNames(
-        of settings: ServerSettings, ticketKeys: [UInt8]?, sessionContext: String
+        of settings: ServerSettings, tickets: TicketKeyRing?, sessionContext: String
     ) throws(CredentialsError) {
         for identity in settings.names {
             var own = settings
             own.certifiedKeys = identity.certifiedKeys
             own.names = []
             let context = try ServerContext(
-                own, ticketKeys: ticketKeys, sessionContext: "\(sessionContext)\0name:\(identity.name.lowercased())")
+                own, tickets: tickets, sessionContext: "\(sessionContext)\0name:\(identity.name.lowercased())")
             add(context, for: identity.name)
         }
         if settings.choosesByAddress { chooseByAddress() }

@@ -25,6 +25,7 @@ public struct ServerSettings: Sendable, Equatable {
     public var maximumVersion: ProtocolVersion?
     /// Whether clients may renegotiate (reference: renegotiate).
     public var allowsRenegotiation: Bool
+    public var sessions = SessionSettings()
 
     public init(
         certifiedKeys: [CertifiedKey], clients: ClientVerification = ClientVerification(), ciphers: String? = nil,

@@ -6,6 +6,9 @@ public enum Clock {
     /// Nanoseconds of CLOCK_MONOTONIC.
     public static func monotonic() -> UInt64 { read(CLOCK_MONOTONIC) }
 
+    /// Seconds of CLOCK_BOOTTIME: since the machine has started, its sleep included. The same in every process.
+    public static func bootSeconds() -> UInt64 { read(CLOCK_BOOTTIME) / 1_000_000_000 }
+
     /// Minutes since 1970: what a cookie's key is chosen by.
     public static func minute() -> UInt64 { read(CLOCK_REALTIME) / 60_000_000_000 }
 

@@ -18,6 +18,25 @@ public enum MemoryFile {
         return file
     }
 
+    /// An empty memfd that is not sealed, for ``replace(_:with:)``.
+    public static func makeOpen(name: String) throws(SystemError) -> FileDescriptor {
+        FileDescriptor(owning: try system("memfd_create") { cl_memfd_create(name) })
+    }
+
+    /// Writes `bytes` over what an unsealed memfd holds. Whoever else has a descriptor of it reads them too.
+    public static func replace(_ file: borrowing FileDescriptor, with bytes: [UInt8]) throws(SystemError) {
+        let raw = file.rawValue
+        var offset = 0
+        while offset < bytes.count {
+            offset += try system("pwrite", "memfd") {
+                bytes.withUnsafeBytes {
+                    pwrite(raw, $0.baseAddress.map { $0 + offset }, bytes.count - offset, off_t(offset))
+                }
+            }
+        }
+        _ = try system("ftruncate", "memfd") { ftruncate(raw, off_t(bytes.count)) }
+    }
+
     /// All bytes of a memfd, wherever its offset stands.
     public static func read(_ file: borrowing FileDescriptor) throws(SystemError) -> [UInt8] {
         let raw = file.rawValue

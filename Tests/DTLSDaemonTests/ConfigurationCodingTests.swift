@@ -42,6 +42,10 @@ import Testing
                     socket: SocketOptions(
                         receiveBuffer: 1_024, sendBuffer: 16_777_216, timeToLive: 0, interface: "lo", ipv6Only: false)),
             ])
+        configuration.tickets = TicketConfiguration(
+            keys: [try #require(TicketKey(Array(0..<80)))], rotation: 1, lifetime: 2)
+        configuration.keyLogFile = "/run/keys.log"
+        configuration.services[1].tls.sessions = SessionSettings(resumption: false, lifetime: 3)
         configuration.services[0].tls.presharedKeys = PresharedKeys(keys: [])
         configuration.services[1].tls.presharedKeys = PresharedKeys(
             keys: [PresharedKey(identity: [0xff, 1], key: [0, 1, 2]), PresharedKey(identity: [2], key: [3])],

@@ -21,6 +21,8 @@ import Testing
         try folder.write(".run/localhost.key", material.privateKey)
         try folder.write("config/cookie.secret", String(repeating: "s", count: 32))
         try folder.write("config/localhost.passphrase", "sesame")
+        try folder.write("config/tickets.key", String(repeating: "1", count: 80))
+        try folder.write("config/tickets.old.key", String(repeating: "2", count: 80))
         try folder.write("config/sensors.psk", "sensor-7:00112233445566778899aabbccddeeff")
         try folder.write("config/clients-ca.pem", material.certificate)
         try folder.write("config/clients.crl", material.revocationList)
@@ -113,7 +115,8 @@ import Testing
         let text = try Self.services()
         let defaults = [
             "workers", "stop_timeout", "log_level", "handshake_timeout", "idle_timeout", "minimum_version", "mtu",
-            "unknown_name", "by_address", "policy", "renegotiation", "[service.echo.socket]", "ipv6_only",
+            "unknown_name", "by_address", "policy", "renegotiation", "[service.echo.socket]", "ipv6_only", "rotation",
+            "lifetime", "resumption",
         ]
         let changed = Self.switchingOn(text) { setting in
             defaults.contains { setting == $0 || setting.hasPrefix($0 + " =") }
@@ -142,11 +145,14 @@ import Testing
     @Test func everyKeyIsDocumented() throws {
         let text = try Self.reference()
         let keys =
-            MainKey.allCases.map(\.rawValue).filter { !["service", "client"].contains($0) }
+            MainKey.allCases.map(\.rawValue).filter { !["service", "client", "tickets"].contains($0) }
             + ClientKey.allCases.map(\.rawValue).filter { $0 != "socket" }
-            + ServiceKey.allCases.map(\.rawValue).filter { !["forward", "name", "psk", "socket", "clients"].contains($0) }
+            + ServiceKey.allCases.map(\.rawValue).filter {
+                !["forward", "name", "psk", "socket", "clients"].contains($0)
+            }
             + ForwardKey.allCases.map(\.rawValue) + SocketKey.allCases.map(\.rawValue)
             + PresharedKeysKey.allCases.map(\.rawValue) + ClientsKey.allCases.map(\.rawValue)
+            + TicketsKey.allCases.map(\.rawValue)
         let lines = text.split(separator: "\n", omittingEmptySubsequences: false)
         for key in keys {
             let first = lines.firstIndex { $0.hasPrefix("\(key) = ") || $0.hasPrefix("#\(key) = ") }
@@ -157,7 +163,8 @@ import Testing
                 words.contains("Default: ") || words.contains("no default"), "\(key) has no default in the reference")
         }
         for table in [
-            "#[service.echo.socket]", "#[service.echo.clients]", "#[service.echo.name.\"*.example.org\"]", "#[service.coap.psk]",
+            "#[service.echo.socket]", "#[service.echo.clients]", "#[service.echo.name.\"*.example.org\"]",
+            "#[service.coap.psk]",
             "#[service.coap.forward]", "#[client.coap-out.socket]",
         ] {
             #expect(lines.contains { $0 == table })

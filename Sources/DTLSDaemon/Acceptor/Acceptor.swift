@@ -31,7 +31,6 @@ final class Acceptor: EventHandler {
     private let signals: SignalSource
     private let environment: [String: String]
     private let descriptorLimit: Int
-    private let ticketKeys: [UInt8]
     private let randomSecret: [UInt8]
     private var phase = Phase.loading
     /// A SIGHUP came while a configuration was being taken already: that one may have been read before the change.
@@ -46,6 +45,7 @@ final class Acceptor: EventHandler {
     // Set once, in `init`; they need `self` as their delegate.
     private var listeners: ListenerSet?
     private var pool: WorkerPool?
+    private var ticketKeys: TicketKeyKeeper?
     private var watchdogTimer: CallbackTimer?
     private var statusTimer: CallbackTimer?
     private var staples: StapleKeeper?
@@ -71,7 +71,6 @@ final class Acceptor: EventHandler {
         loop = try EventLoop()
         limiter = LogLimiter(burst: 20, perSecond: 2, now: loop.now)
         signals = try SignalSource([SIGHUP, SIGTERM, SIGINT, SIGCHLD])
-        ticketKeys = try RandomBytes.make(ServerContext.ticketKeyLength)
         randomSecret = try RandomBytes.make(32)
         var environment = ChildProcess.environment()
         // Swift's backtracer prints the memory that registers point to, keys among it.
@@ -96,6 +95,9 @@ final class Acceptor: EventHandler {
     private func start() throws {
         _ = try loop.add(signals.descriptor, .readable, self)
         try manager.takeSockets { listeners?.take($0) }
+        ticketKeys = TicketKeyKeeper(memory: manager.takeStored(), loop: loop) { [weak self] in
+            self?.pool?.replaceTicketKeys($0)
+        }
         logger.log(.started, "dtlsd starts with \(configurationFile)", ["PID": "\(getpid())"])
         pingWatchdog(now: loop.now)
         load()
@@ -138,18 +140,19 @@ final class Acceptor: EventHandler {
 
     private func load() {
         do throws(SystemError) {
-            loading = try Loading(file: configurationFile, environment: environment, loop: loop) { [weak self] in
-                self?.loaded($0)
-            }
+            loading = try Loading(
+                file: configurationFile, purpose: .serving, environment: environment, loop: loop
+            ) { [weak self] in self?.loaded($0) }
         } catch {
             refuse(["the loader process cannot be started: \(error)"], status: Self.systemStatus)
         }
     }
 
     private func loaded(_ result: Loading.Result) {
+        let keyLog = loading?.takeKeyLog() ?? FileDescriptor(owning: -1)
         loading = nil
         if phase == .stopping { return }
-        if case .loaded(let configuration, let watcher) = result { return apply(configuration, watcher) }
+        if case .loaded(let configuration, let watcher) = result { return apply(configuration, watcher, keyLog) }
         refuse(result.problems ?? [], status: Self.configurationStatus)
     }
 
@@ -164,19 +167,23 @@ final class Acceptor: EventHandler {
         stop(because: "the configuration cannot be used")
     }
 
-    private func apply(_ configuration: Configuration, _ watcher: FileWatcher?) {
-        guard let listeners, let pool else { return }
+    private func apply(_ configuration: Configuration, _ watcher: FileWatcher?, _ keyLog: consuming FileDescriptor) {
+        guard let listeners, let pool, let ticketKeys else { return }
         do {
             let cookies = try CookieAuthority(secret: configuration.cookieSecret ?? randomSecret)
-            let snapshot = try makeSnapshot(configuration)
+            let provision = Provision(
+                snapshot: try makeSnapshot(configuration), keyLog: keyLog,
+                ticketKeys: try ticketKeys.keys(for: configuration.tickets))
             let plan = try listeners.prepare(configuration)
             // Nothing above has changed anything; nothing below is expected to fail.
-            try pool.configure(workers: configuration.workers, snapshot: snapshot)
+            try pool.configure(workers: configuration.workers, provision)
+            ticketKeys.use(configuration.tickets)
             if configuration.cookieSecret != self.configuration?.cookieSecret { listeners.cookies = cookies }
             self.configuration = configuration
             staples?.watch(with: watcher)
             for warning in configuration.warnings { logger.log(.configurationWarning, "\(warning)") }
             LogBootstrap.setLevel(configuration.logLevel)
+            warnOfKeyLog()
             if phase == .loading {
                 // Workers exist, and have said so, before the first client comes.
                 phase = .starting
@@ -207,9 +214,16 @@ final class Acceptor: EventHandler {
     private func makeSnapshot(_ configuration: Configuration) throws(SystemError) -> FileDescriptor {
         try MemoryFile.make(
             Snapshot(
-                configuration: configuration, ticketKeys: ticketKeys,
-                cookieSecret: configuration.cookieSecret ?? randomSecret
+                configuration: configuration, cookieSecret: configuration.cookieSecret ?? randomSecret
             ).encode(), name: "dtlsd-snapshot")
+    }
+
+    private func warnOfKeyLog() {
+        guard let file = configuration?.keyLogFile else { return }
+        logger.log(
+            .keysLogged,
+            "the secrets of all connections are written to \(file) (key_log_file): whoever reads it can decrypt them",
+            ["FILE": "\(file)"])
     }
 
     private func finishReload() {
@@ -271,6 +285,7 @@ final class Acceptor: EventHandler {
 
     private func tellStatus(now: UInt64) {
         limiter.flush(now: now, to: logger)
+        ticketKeys?.store(with: manager)
         if isReadyUntold, phase == .serving {
             tellReady()
         } else if phase == .serving, status != lastStatus {
@@ -287,6 +302,7 @@ final class Acceptor: EventHandler {
         return "\(pool.load) connections; \(totals.handshakes) handshakes, \(totals.resumed) of them resumed,"
             + " \(totals.failed) failed; \(counters.hellosAnswered) cookies sent, \(counters.refused) newcomers refused,"
             + " \(counters.strays &+ counters.malformed) stray datagrams; \(listeners.count) listeners"
+            + (configuration?.keyLogFile.map { "; SECRETS ARE WRITTEN TO \($0)" } ?? "")
     }
 }
 
@@ -336,7 +352,7 @@ extension Acceptor: StapleKeeperDelegate {
 
     func take(refreshed: Configuration) throws {
         // Its listeners and its number of workers are those in force; the workers take the rest for new handshakes.
-        try pool?.configure(workers: refreshed.workers, snapshot: makeSnapshot(refreshed))
+        try pool?.configure(workers: refreshed.workers, newSnapshot: makeSnapshot(refreshed))
         configuration = refreshed
     }
 }

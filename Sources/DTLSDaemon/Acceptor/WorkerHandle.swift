@@ -1,3 +1,4 @@
+import DTLSEngine
 import DTLSKit
 import Glibc
 import LinuxSystem
@@ -52,11 +53,17 @@ final class WorkerHandle: MessageChannelDelegate {
         return channel.isOpen && !channel.isFull && load < capacity
     }
 
-    /// - Parameter snapshot: a sealed memfd.
-    func configure(generation: UInt32, snapshot: consuming FileDescriptor) {
+    /// - Parameter provision: this worker's own; its descriptors are sent.
+    func configure(generation: UInt32, _ provision: Provision) {
         sentGeneration = generation
-        channel?.send(MessageToWorker.encode(configure: generation), descriptor: snapshot)
+        give(ticketKeys: provision.ticketKeys)
+        if provision.keyLog.isOpen {
+            channel?.send(MessageToWorker.keyLogBytes, descriptor: provision.keyLog.take())
+        }
+        channel?.send(MessageToWorker.encode(configure: generation), descriptor: provision.snapshot.take())
     }
+
+    func give(ticketKeys: [TicketKey]) { channel?.send(MessageToWorker.encode(ticketKeys: ticketKeys)) }
 
     /// - Returns: false when there was no room for it after all.
     func handOver(_ id: UInt64, service: UInt16, _ newcomer: borrowing Newcomer) -> Bool {

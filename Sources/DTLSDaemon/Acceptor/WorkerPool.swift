@@ -1,3 +1,4 @@
+import DTLSEngine
 import DTLSKit
 import Glibc
 import LinuxSystem
@@ -27,7 +28,7 @@ final class WorkerPool: TimerTarget, WorkerHandleDelegate {
     private var vacancies: [Vacancy] = []
     private var count = 0
     private var generation: UInt32 = 0
-    private var snapshot = FileDescriptor(owning: -1)
+    private var provision: Provision?
     private var isStopping = false
     private var handedOver: UInt64 = 1
     private var announcedGeneration: UInt32 = 0
@@ -68,21 +69,21 @@ final class WorkerPool: TimerTarget, WorkerHandleDelegate {
     /// Puts a configuration in force: starts what workers are missing, retires those that are too many, and tells all.
     ///
     /// When this throws, all is as before.
-    /// - Parameter snapshot: a sealed memfd, which also the workers get that are started later.
-    func configure(workers count: Int, snapshot: consuming FileDescriptor) throws(SystemError) {
+    /// - Parameter provision: what also the workers get that are started later.
+    func configure(workers count: Int, _ provision: Provision) throws(SystemError) {
         let next = generation &+ 1
         let present = workers.filter { !$0.isRetired }
         let kept = present.filter { $0.number < count }
-        let copies = try kept.map { _ throws(SystemError) in try SnapshotCopy(of: snapshot) }
+        let copies = try kept.map { _ throws(SystemError) in try provision.copy() }
         let taken = Set(present.map(\.number) + vacancies.map(\.number))
         let missing = (0..<count).filter { !taken.contains($0) }
-        let added = try spawnAll(missing, next, snapshot)
+        let added = try spawnAll(missing, next, provision)
 
         self.count = count
-        self.snapshot = snapshot
+        self.provision = provision
         generation = next
         for (worker, copy) in zip(kept, copies) {
-            worker.configure(generation: next, snapshot: copy.descriptor.take())
+            worker.configure(generation: next, copy)
         }
         for worker in present where worker.number >= count {
             worker.isRetired = true
@@ -93,19 +94,27 @@ final class WorkerPool: TimerTarget, WorkerHandleDelegate {
         schedule()
     }
 
-    /// A worker's own descriptor of the snapshot, until it is sent.
-    private final class SnapshotCopy {
-        var descriptor: FileDescriptor
-        init(of snapshot: borrowing FileDescriptor) throws(SystemError) { descriptor = try snapshot.duplicate() }
+    /// The same with another snapshot alone.
+    func configure(workers count: Int, newSnapshot snapshot: consuming FileDescriptor) throws(SystemError) {
+        guard let provision else { return }
+        let next = try provision.copy()
+        next.snapshot = snapshot
+        try configure(workers: count, next)
+    }
+
+    /// Seals session tickets with other keys from now on, in all workers.
+    func replaceTicketKeys(_ keys: [TicketKey]) {
+        provision?.ticketKeys = keys
+        for worker in workers { worker.give(ticketKeys: keys) }
     }
 
     /// Starts processes that are not the pool's yet: all of them, or none.
     private func spawnAll(
-        _ numbers: [Int], _ generation: UInt32, _ snapshot: borrowing FileDescriptor
+        _ numbers: [Int], _ generation: UInt32, _ provision: Provision
     ) throws(SystemError) -> [WorkerHandle] {
         var started: [WorkerHandle] = []
         do throws(SystemError) {
-            for number in numbers { started.append(try spawn(number, generation, snapshot)) }
+            for number in numbers { started.append(try spawn(number, generation, provision)) }
         } catch {
             for worker in started {
                 worker.stop()
@@ -117,11 +126,11 @@ final class WorkerPool: TimerTarget, WorkerHandleDelegate {
     }
 
     private func spawn(
-        _ number: Int, _ generation: UInt32, _ snapshot: borrowing FileDescriptor
+        _ number: Int, _ generation: UInt32, _ provision: Provision
     ) throws(SystemError) -> WorkerHandle {
-        let copy = try snapshot.duplicate()
+        let copy = try provision.copy()
         let worker = try WorkerHandle(number: number, environment: environment, loop: loop, delegate: self)
-        worker.configure(generation: generation, snapshot: copy)
+        worker.configure(generation: generation, copy)
         return worker
     }
 
@@ -196,9 +205,9 @@ final class WorkerPool: TimerTarget, WorkerHandleDelegate {
     }
 
     private func replace(_ number: Int, after pause: UInt64) {
-        guard pause == 0 else { return leaveVacant(number, for: pause) }
+        guard pause == 0, let provision else { return leaveVacant(number, for: max(pause, Self.firstPause)) }
         do throws(SystemError) {
-            admit(try spawn(number, generation, snapshot))
+            admit(try spawn(number, generation, provision))
         } catch {
             // Short of processes, descriptors or memory: the pauses grow, so the log does not fill.
             let pause = max(nextPause(of: number), Self.firstPause)

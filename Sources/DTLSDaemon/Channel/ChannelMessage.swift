@@ -1,3 +1,4 @@
+import DTLSEngine
 import DTLSKit
 import LinuxSystem
 
@@ -13,6 +14,10 @@ enum MessageToWorker {
     case stop
     /// Answer with a report.
     case ping
+    /// What session tickets are sealed with from now on; the first seals, all open.
+    case ticketKeys([TicketKey])
+    /// The file that connections' secrets are appended to comes along, for the next configuration.
+    case keyLog
 
     /// One client's way into a worker.
     struct Handover {
@@ -33,6 +38,8 @@ enum MessageToWorker {
         case late = 3
         case stop = 4
         case ping = 5
+        case ticketKeys = 6
+        case keyLog = 7
     }
 
     static func encode(configure generation: UInt32) -> [UInt8] {
@@ -59,6 +66,11 @@ enum MessageToWorker {
         }
     }
 
+    static func encode(ticketKeys: [TicketKey]) -> [UInt8] {
+        encodeMessage(Kind.ticketKeys) { $0.list(ticketKeys) { $0.data($1.bytes) } }
+    }
+
+    static var keyLogBytes: [UInt8] { encodeMessage(Kind.keyLog) { _ in } }
     static var stopBytes: [UInt8] { encodeMessage(Kind.stop) { _ in } }
     static var pingBytes: [UInt8] { encodeMessage(Kind.ping) { _ in } }
 
@@ -76,6 +88,9 @@ enum MessageToWorker {
         case .late: self = .late(id: try reader.integer(), datagram: try reader.data())
         case .stop: self = .stop
         case .ping: self = .ping
+        case .ticketKeys:
+            self = .ticketKeys(try reader.list { reader throws(MalformedBytes) in try reader.ticketKey() })
+        case .keyLog: self = .keyLog
         }
     }
 }

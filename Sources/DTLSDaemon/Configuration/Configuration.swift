@@ -11,6 +11,9 @@ struct Configuration: Sendable, Equatable {
     var logLevel: LogLevel
     /// 32 to 4,096 bytes when several machines serve one address and share it; `nil`: random at start.
     var cookieSecret: [UInt8]?
+    var tickets = TicketConfiguration()
+    /// Where the secrets of all connections are written; `nil`: nowhere.
+    var keyLogFile: String?
     /// At least one service or client; names are unique over both.
     var services: [ServiceConfiguration]
     var clients: [ClientConfiguration] = []

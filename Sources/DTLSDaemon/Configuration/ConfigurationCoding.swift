@@ -12,6 +12,8 @@ extension Configuration {
         writer.integer(stopTimeout)
         writer.string(logLevel.rawValue)
         writer.optional(cookieSecret) { $0.data($1) }
+        tickets.write(to: &writer)
+        writer.optional(keyLogFile) { $0.string($1) }
         writer.list(services) { $1.write(to: &$0) }
         writer.list(clients) { $1.write(to: &$0) }
         writer.list(staples) { $1.write(to: &$0) }
@@ -27,6 +29,8 @@ extension Configuration {
         guard let level = LogLevel(rawValue: try reader.string()) else { throw MalformedBytes() }
         logLevel = level
         cookieSecret = try reader.optional { (reader) throws(MalformedBytes) in try reader.array() }
+        tickets = try TicketConfiguration(from: &reader)
+        keyLogFile = try reader.optionalString()
         services = try reader.list { (reader) throws(MalformedBytes) in try ServiceConfiguration(from: &reader) }
         clients = try reader.list { (reader) throws(MalformedBytes) in try ClientConfiguration(from: &reader) }
         staples = try reader.list { (reader) throws(MalformedBytes) in try StapleFile(from: &reader) }

@@ -6,6 +6,8 @@ enum MainKey: String, CaseIterable {
     case stopTimeout = "stop_timeout"
     case logLevel = "log_level"
     case cookieSecretFile = "cookie_secret_file"
+    case keyLogFile = "key_log_file"
+    case tickets
     case service, client
 }
 
@@ -31,6 +33,7 @@ enum ServiceKey: String, CaseIterable {
     case renegotiation
     case mtu, handler, forward, socket
     case presharedKeys = "psk"
+    case resumption
 }
 
 /// The keys of `[service.NAME.name."HOST"]`.
@@ -71,6 +74,7 @@ enum UnknownKey {
 
     private static func otherTable(of key: String) -> String? {
         if SocketKey(rawValue: key) != nil { return "in [service.NAME.socket]" }
+        if TicketsKey(rawValue: key) != nil { return "in [tickets]" }
         if PresharedKeysKey(rawValue: key) != nil { return "in [service.NAME.psk]" }
         if ForwardKey(rawValue: key) != nil { return "in [service.NAME.forward]" }
         if ClientsKey(rawValue: key) != nil { return "in [service.NAME.clients]" }

@@ -93,12 +93,14 @@ enum ConfigurationReader {
         TableName.reportCollisions(clients: clientTables ?? [], services: tables ?? [], reading)
         ConfiguredListener.reportCollisions(
             services.flatMap(\.listeners) + clients.flatMap(\.listeners), reading)
+        let tickets = TicketsReader.read(main)
         return Configuration(
             workers: workers == 0 ? processorCount : workers,
             stopTimeout: main.duration(.stopTimeout, seconds: 0...600) ?? 5_000,
             logLevel: main.choice(.logLevel, of: LogLevel.allCases.map(\.rawValue), LogLevel.init(rawValue:)) ?? .info,
-            cookieSecret: cookieSecret(main),
-            services: services.map(\.configuration), clients: clients.map(\.configuration))
+            cookieSecret: cookieSecret(main), tickets: tickets, keyLogFile: KeyLogFile.read(main),
+            services: services.map { $0.configuration.withSessions(of: tickets) },
+            clients: clients.map(\.configuration))
     }
 
     private static let maximumWorkers = 1_024

@@ -11,6 +11,7 @@ struct CredentialsReader {
         let clients = ClientsReader(table: table).read()
         var settings = ServerSettings(certifiedKeys: found ?? [], clients: clients, ciphers: nil)
         settings.presharedKeys = PresharedKeysReader.read(table)
+        settings.sessions.resumption = table.bool(.resumption) ?? true
         PolicyReader(table: table).read(into: &settings)
         NamesReader(table: table, service: service).read(into: &settings)
         let hasKeys = settings.presharedKeys != nil || !table.has(.presharedKeys)

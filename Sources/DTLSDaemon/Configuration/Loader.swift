@@ -15,15 +15,20 @@ enum Loader {
         case problems = 2
         /// Before one of the others: an inotify descriptor, and the names that it is about.
         case watch = 3
+        /// Before one of the others, and not in a memfd: the file for connections' secrets, open.
+        case keyLog = 4
     }
 
-    static func run(file: String) throws {
+    static func run(file: String, _ purpose: Role.Purpose) throws {
         let channel = FileDescriptor(owning: ChildProcess.channelDescriptor)
         // Without it (a user may have 128 by default), what it would watch is read again with the next SIGHUP.
         let watcher = try? FileWatcher()
         let configuration: Configuration
         do throws(ConfigurationProblems) {
             configuration = try ConfigurationReader.read(file: file, watcher: watcher)
+            if purpose == .serving, let path = configuration.keyLogFile {
+                try sendKeyLog(path, file: file, over: channel)
+            }
         } catch {
             return try send(.problems, error.encode(), over: channel)
         }
@@ -64,6 +69,22 @@ enum Loader {
         }
     }
 
+    private static func sendKeyLog(
+        _ path: String, file: String, over channel: borrowing FileDescriptor
+    ) throws(ConfigurationProblems) {
+        func problem(_ message: String) -> ConfigurationProblems {
+            ConfigurationProblems(
+                problems: [.init(file: file, line: nil, key: MainKey.keyLogFile.rawValue, message: message)])
+        }
+        let log: FileDescriptor
+        do throws(UnreadableFile) { log = try KeyLogFile.open(path) } catch {
+            throw problem("\(error.message); expected \(KeyLogFile.expected)")
+        }
+        do throws(SystemError) { try send([Outcome.keyLog.rawValue], log, over: channel) } catch {
+            throw problem("\(error)")
+        }
+    }
+
     /// The configuration was sent before this process was started.
     private static func receive(from channel: borrowing FileDescriptor) throws -> Configuration {
         let received = try withUnsafeTemporaryAllocation(byteCount: 16, alignment: 8) { bytes throws(SystemError) in
@@ -96,6 +117,8 @@ final class Loading: MessageChannelDelegate {
     private let file: String
     private var watcher: FileWatcher?
     private let pid: pid_t
+    /// The file for connections' secrets, where the configuration has one.
+    private var keyLog = FileDescriptor(owning: -1)
     /// How the process ended, if somebody else has asked the kernel first.
     private var ending: ChildProcess.Ending?
     private var channel: MessageChannel?
@@ -110,14 +133,14 @@ final class Loading: MessageChannelDelegate {
     /// Starts a loader; `completion` is called once, from the loop.
     /// - Parameter configuration: one in force, whose OCSP responses alone are to be read again; `nil`: all is read.
     init(
-        file: String, refreshing configuration: Configuration? = nil, environment: [String: String], loop: EventLoop,
-        completion: @escaping (Result) -> Void
+        file: String, purpose: Role.Purpose = .serving, refreshing configuration: Configuration? = nil,
+        environment: [String: String], loop: EventLoop, completion: @escaping (Result) -> Void
     ) throws(SystemError) {
         let ends = try UnixChannel.pair()
         self.file = file
         self.loop = loop
         if let configuration { try Loader.send(.configuration, configuration.encode(), over: ends.one) }
-        let role = configuration == nil ? Role.loader(file: file) : Role.stapleLoader(file: file)
+        let role = configuration == nil ? Role.loader(file: file, purpose: purpose) : Role.stapleLoader(file: file)
         pid = try ChildProcess.spawn(arguments: role.arguments, environment: environment, channel: ends.other)
         self.completion = completion
         channel = try MessageChannel(ends.one, loop: loop, delegate: self)
@@ -149,6 +172,8 @@ final class Loading: MessageChannelDelegate {
                 var reader = ByteReader(UnsafeRawBufferPointer(rebasing: message.dropFirst()))
                 let names = try reader.list { (reader) throws(MalformedBytes) in try reader.string() }
                 watcher = FileWatcher(owning: attached, names: Set(names))
+            case .keyLog:
+                keyLog = attached
             case .configuration:
                 let bytes = try MemoryFile.read(attached)
                 finish(.loaded(try bytes.withUnsafeBytes { try Configuration(decoding: $0) }, watcher))
@@ -160,6 +185,8 @@ final class Loading: MessageChannelDelegate {
             finish(.failed("\(file): \(error)"))
         }
     }
+
+    func takeKeyLog() -> FileDescriptor { keyLog.take() }
 
     /// Takes note of a child's end; the acceptor reaps all children.
     func childEnded(_ pid: pid_t, _ ending: ChildProcess.Ending) {

@@ -12,6 +12,7 @@ extension ServerSettings {
         writer.optional(maximumVersion) { $0.integer($1.rawValue) }
         writeIdentity(to: &writer)
         writer.optional(presharedKeys) { $1.write(to: &$0) }
+        sessions.write(to: &writer)
     }
 
     init(from reader: inout ByteReader) throws(MalformedBytes) {
@@ -23,6 +24,7 @@ extension ServerSettings {
             maximumVersion: try reader.optional { (reader) throws(MalformedBytes) in try Self.version(from: &reader) })
         try readIdentity(from: &reader)
         presharedKeys = try reader.optional { (reader) throws(MalformedBytes) in try PresharedKeys(from: &reader) }
+        sessions = try SessionSettings(from: &reader)
     }
 
     private static func version(from reader: inout ByteReader) throws(MalformedBytes) -> ProtocolVersion {

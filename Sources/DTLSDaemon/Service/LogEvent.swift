@@ -52,6 +52,8 @@ enum LogEvent: Int, Sendable, CaseIterable {
     case descriptorLimit
     /// A listener cannot be opened or read.
     case listenerFailed
+    /// The secrets of connections are written to a file, as the configuration asks for.
+    case keysLogged
     /// Something that should not happen; the daemon went on.
     case internalError
 
@@ -82,6 +84,7 @@ enum LogEvent: Int, Sendable, CaseIterable {
         case .backendUnreachable: "b4a9c7330d1e47dba28dd9993f3d0627"
         case .descriptorLimit: "4d3db835b4dd4d0fb8e053a047102910"
         case .listenerFailed: "4bdcca2ca6aa4ea5bd05d686a4f515bd"
+        case .keysLogged: "3c30a2d3d4784c8b160140e5d3b1b1da"
         case .internalError: "d6bf4fad48cb4ae5a97aa778e9e54ac9"
         }
     }
@@ -93,7 +96,7 @@ enum LogEvent: Int, Sendable, CaseIterable {
         case .backendAnswers, .started, .ready, .reloaded, .staplesReloaded, .stopping, .stopped, .handshakeFailed:
             .notice
         case .configurationWarning, .newcomerRefused, .datagramRefused, .backendRefused, .backendUnreachable,
-            .descriptorLimit, .serverUnreachable:
+            .descriptorLimit, .serverUnreachable, .keysLogged:
             .warning
         case .reloadFailed, .configurationInvalid, .workerDied, .workerStuck, .listenerFailed, .internalError: .error
         case .serverUnverified: .error
@@ -127,6 +130,7 @@ enum LogEvent: Int, Sendable, CaseIterable {
         case .workerStuck: "worker stuck"
         case .descriptorLimit: "out of descriptors"
         case .listenerFailed: "listener failed"
+        case .keysLogged: "keys are logged"
         case .internalError: "internal error"
         }
     }

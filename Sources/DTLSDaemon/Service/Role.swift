@@ -6,9 +6,16 @@ enum Role: Equatable {
     /// Serves connections.
     case worker(number: Int)
     /// Reads the configuration and all that it names, and ends.
-    case loader(file: String)
+    case loader(file: String, purpose: Purpose)
     /// Reads the OCSP responses of a configuration in force, and ends; `file` is the one that it came from.
     case stapleLoader(file: String)
+
+    /// What the configuration is read for.
+    enum Purpose: String {
+        case serving
+        /// Nothing is changed: no file is made.
+        case checking
+    }
 
     private static let workerName = "dtlsd: worker"
     private static let loaderName = "dtlsd: loader"
@@ -18,7 +25,7 @@ enum Role: Equatable {
     var arguments: [String] {
         switch self {
         case .worker(let number): ["\(Self.workerName) \(number)"]
-        case .loader(let file): [Self.loaderName, file]
+        case .loader(let file, let purpose): [Self.loaderName, file, purpose.rawValue]
         case .stapleLoader(let file): [Self.stapleLoaderName, file]
         }
     }
@@ -28,8 +35,8 @@ enum Role: Equatable {
         guard let name = arguments.first else { return nil }
         if name.hasPrefix(Self.workerName + " "), let number = Int(name.dropFirst(Self.workerName.count + 1)) {
             self = .worker(number: number)
-        } else if name == Self.loaderName, arguments.count == 2 {
-            self = .loader(file: arguments[1])
+        } else if name == Self.loaderName, arguments.count == 3, let purpose = Purpose(rawValue: arguments[2]) {
+            self = .loader(file: arguments[1], purpose: purpose)
         } else if name == Self.stapleLoaderName, arguments.count == 2 {
             self = .stapleLoader(file: arguments[1])
         } else {

@@ -35,6 +35,8 @@ struct ServiceManager: ~Copyable {
     let watchdogInterval: UInt64?
     private let sender: UnixDatagramSender?
     private var passed: [(name: String, descriptor: Int32)]
+    /// What the manager has kept for the daemon (FDSTORE=1), to be told from sockets by its name.
+    private var stored: [(name: String, descriptor: Int32)]
 
     /// Reads the environment, and removes from it what is meant for this process alone: NOTIFY_SOCKET, LISTEN_* and
     /// WATCHDOG_*. To be called once, at the start of the main process, before another thread exists.
@@ -50,11 +52,12 @@ struct ServiceManager: ~Copyable {
         let passed = try Self.takePassedDescriptors()
         self.watchdogInterval = watchdog > 0 ? max(1, microseconds / 2) : nil
         self.sender = sender
-        self.passed = passed
+        stored = passed.filter { Self.isStored($0.name, $0.descriptor) }
+        self.passed = passed.filter { !Self.isStored($0.name, $0.descriptor) }
     }
 
     deinit {
-        for socket in passed { close(socket.descriptor) }
+        for descriptor in passed + stored { close(descriptor.descriptor) }
     }
 
     /// Whether a manager listens to notifications.
@@ -67,6 +70,29 @@ struct ServiceManager: ~Copyable {
         guard let sender else { return true }
         let text = notifications.map { Self.text($0) }.joined(separator: "\n")
         return Array(text.utf8).withUnsafeBytes { sender.send($0) } == nil
+    }
+
+    /// A file under the name that ``store(_:name:)`` gives; a socket unit may have that name, too.
+    private static func isStored(_ name: String, _ descriptor: Int32) -> Bool {
+        var status = stat()
+        return name == TicketKeyKeeper.storedName && fstat(descriptor, &status) == 0
+            && status.st_mode & S_IFMT == S_IFREG
+    }
+
+    /// What an earlier run of the daemon has given to ``store(_:name:)``; not open where there is nothing.
+    mutating func takeStored() -> FileDescriptor {
+        guard !stored.isEmpty else { return FileDescriptor(owning: -1) }
+        return FileDescriptor(owning: stored.removeFirst().descriptor)
+    }
+
+    /// Gives the manager a copy of a descriptor to keep until the daemon is started again. The unit allows it with
+    /// FileDescriptorStoreMax=.
+    /// - Returns: whether the manager has it, or there is none; `false` for a full queue.
+    func store(_ descriptor: borrowing FileDescriptor, name: String) -> Bool {
+        guard let sender else { return true }
+        // FDPOLL=0: not to be dropped for what poll(2) says of it.
+        let text = Array("FDSTORE=1\nFDNAME=\(name)\nFDPOLL=0".utf8)
+        return text.withUnsafeBytes { sender.send($0, descriptor: descriptor.rawValue) } == nil
     }
 
     private static func text(_ notification: Notification) -> String {

@@ -26,20 +26,39 @@ final class UnixDatagramSender: Sendable {
         socket = FileDescriptor(owning: descriptor)
     }
 
+    /// - Parameter descriptor: a copy of it goes along; -1: none.
     /// - Returns: `nil`, or why the datagram has not been taken; EAGAIN when the receiver's queue is full.
-    func send(_ datagram: UnsafeRawBufferPointer) -> SystemError? {
+    func send(_ datagram: UnsafeRawBufferPointer, descriptor: Int32 = -1) -> SystemError? {
         var address = sockaddr_un()
         address.sun_family = sa_family_t(AF_UNIX)
         let offset = MemoryLayout<sockaddr_un>.offset(of: \.sun_path) ?? 2
         let length = socklen_t(offset + path.count)
+        var vector = iovec(iov_base: UnsafeMutableRawPointer(mutating: datagram.baseAddress), iov_len: datagram.count)
+        let raw = socket.rawValue
         let sent = withUnsafeMutableBytes(of: &address) { storage in
             for (index, byte) in path.enumerated() { storage[offset + index] = byte }
-            return storage.withMemoryRebound(to: sockaddr.self) { address in
-                sendto(
-                    socket.rawValue, datagram.baseAddress, datagram.count,
-                    Int32(MSG_DONTWAIT) | Int32(MSG_NOSIGNAL), address.baseAddress, length)
+            return withUnsafeMutablePointer(to: &vector) { vector in
+                withUnsafeTemporaryAllocation(byteCount: 32, alignment: 8) { control in
+                    var header = msghdr()
+                    header.msg_name = storage.baseAddress
+                    header.msg_namelen = length
+                    header.msg_iov = vector
+                    header.msg_iovlen = 1
+                    if descriptor >= 0 { Self.attach(descriptor, control, to: &header) }
+                    return sendmsg(raw, &header, Int32(MSG_DONTWAIT) | Int32(MSG_NOSIGNAL))
+                }
             }
         }
-        return sent >= 0 ? nil : SystemError("sendto", "Unix socket", errno: errno)
+        return sent >= 0 ? nil : SystemError("sendmsg", "Unix socket", errno: errno)
+    }
+
+    private static func attach(_ descriptor: Int32, _ control: UnsafeMutableRawBufferPointer, to header: inout msghdr) {
+        header.msg_control = control.baseAddress
+        header.msg_controllen = cl_cmsg_space(4)
+        guard let first = cl_cmsg_first(&header) else { return }
+        first.pointee.cmsg_level = SOL_SOCKET
+        first.pointee.cmsg_type = Int32(SCM_RIGHTS)
+        first.pointee.cmsg_len = cl_cmsg_len(4)
+        cl_cmsg_data(first)?.storeBytes(of: descriptor, as: Int32.self)
     }
 }

@@ -10,10 +10,10 @@ final class ServiceRuntime {
     /// The backends and what this worker knows of their health; shared by the service's connections.
     let backends: ForwardBackends
 
-    init(_ configuration: ServiceConfiguration, ticketKeys: [UInt8]) throws(CredentialsError) {
+    init(_ configuration: ServiceConfiguration, ticketKeys: TicketKeyRing) throws(CredentialsError) {
         self.configuration = configuration
         backends = ForwardBackends(configuration.handler.backends)
-        context = try ServerContext(configuration.tls, ticketKeys: ticketKeys, sessionContext: configuration.name)
+        context = try ServerContext(configuration.tls, tickets: ticketKeys, sessionContext: configuration.name)
         limits = Connection.Limits(
             handshakeTimeout: configuration.handshakeTimeout, idleTimeout: configuration.idleTimeout,
             mtu: configuration.mtu)

@@ -29,6 +29,10 @@ final class Worker: MessageChannelDelegate {
     private var connections: [UInt64: ServedConnection] = [:]
     private var tunnels: [UInt64: ClientTunnel] = [:]
     private let reporter = Reporter()
+    /// Of all services, and of those of configurations to come.
+    private let ticketKeys = TicketKeyRing()
+    /// Of the next configuration.
+    private var keyLog: KeyLog?
 
     /// Descriptors for everything but connections: channel, epoll, standard streams, the journal, a snapshot.
     private static let reservedDescriptors = 32
@@ -84,6 +88,10 @@ final class Worker: MessageChannelDelegate {
             stop()
         case .ping:
             sendReport(always: true)
+        case .ticketKeys(let keys):
+            ticketKeys.keys = keys
+        case .keyLog:
+            if let file = descriptor { keyLog = KeyLogWriter.log(to: file, logs) }
         }
     }
 
@@ -93,16 +101,20 @@ final class Worker: MessageChannelDelegate {
     }
 
     private func configure(_ generation: UInt32, _ snapshot: borrowing FileDescriptor) {
+        let keyLog = self.keyLog.take()
         do {
             let bytes = try MemoryFile.read(snapshot)
             let decoded = try bytes.withUnsafeBytes { try Snapshot(decoding: $0) }
             let services = try decoded.configuration.services.map {
-                try ServiceRuntime($0, ticketKeys: decoded.ticketKeys)
+                try ServiceRuntime($0, ticketKeys: ticketKeys)
             }
             let clients = try decoded.configuration.clients.map { configuration in
                 // With its sessions, and without reading the CA certificates again.
                 try self.clients.first { $0.configuration == configuration } ?? ClientRuntime(configuration)
             }
+            if let keyLog { for service in services { service.context.logKeys(to: keyLog) } }
+            // One that stays may have written to the last one.
+            for client in clients { client.context.logOwnKeys(to: keyLog) }
             cookies = try CookieAuthority(secret: decoded.cookieSecret)
             self.services = services
             self.clients = clients

@@ -1,0 +1,55 @@
+import Glibc
+import LinuxSystem
+
+/// The file of `key_log_file`, to which workers append the secrets of connections.
+enum KeyLogFile {
+    static let expected = "the path of a file for the secrets of all connections, in a folder that can be written to"
+
+    /// Says what is wrong with the path, and changes nothing: `dtlsd --check` may be run by somebody else.
+    /// - Returns: the path to open, absolute or relative to where the process runs.
+    static func read(_ main: TableReader<MainKey>) -> String? {
+        guard let name = main.string(.keyLogFile, expected) else { return nil }
+        guard !NamedFiles.isCredential(name) else {
+            main.report(.keyLogFile, "a credential cannot be written to; expected \(expected)")
+            return nil
+        }
+        let path = main.reading.files.path(of: name)
+        if let reason = fault(of: path) {
+            main.report(.keyLogFile, "\(reason); expected \(expected)")
+        }
+        return path
+    }
+
+    private static func fault(of path: String) -> String? {
+        let quoted = ConfigurationReading.quoted(path)
+        var status = stat()
+        if lstat(path, &status) == 0 {
+            guard status.st_mode & S_IFMT == S_IFREG else { return "\(quoted) is not a regular file" }
+            if status.st_mode & 0o077 != 0 { return "others than its owner may use \(quoted) (chmod 600)" }
+            return access(path, W_OK) == 0 ? nil : "cannot write to \(quoted): \(reason(errno))"
+        }
+        guard errno == ENOENT else { return "cannot write to \(quoted): \(reason(errno))" }
+        let folder = path.lastIndex(of: "/").map { String(path[...$0]) } ?? "."
+        return access(folder, W_OK | X_OK) == 0 ? nil : "cannot make \(quoted): \(reason(errno))"
+    }
+
+    private static func reason(_ code: Int32) -> String { String(cString: strerror(code)) }
+
+    /// Opens the file, made anew where it is not there, for writing at its end: one write(2) a line is whole then,
+    /// whichever processes write (open(2), O_APPEND).
+    static func open(_ path: String) throws(UnreadableFile) -> FileDescriptor {
+        let flags = O_WRONLY | O_APPEND | O_CREAT | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY | O_CLOEXEC
+        let raw = Glibc.open(path, flags, 0o600)
+        let quoted = ConfigurationReading.quoted(path)
+        guard raw >= 0 else {
+            let code = errno
+            throw UnreadableFile(message: "cannot write to \(quoted): \(reason(code))", errno: code)
+        }
+        let descriptor = FileDescriptor(owning: raw)
+        var status = stat()
+        guard fstat(raw, &status) == 0, status.st_mode & S_IFMT == S_IFREG, status.st_mode & 0o077 == 0 else {
+            throw UnreadableFile(message: "\(quoted) is not a regular file that its owner alone may use")
+        }
+        return descriptor
+    }
+}

@@ -1,0 +1,109 @@
+import DTLSEngine
+import DTLSKit
+
+/// `[tickets]`: what session tickets are sealed with, for all services.
+struct TicketConfiguration: Sendable, Equatable {
+    /// The keys of `key_file`, the first of which seals; none: the daemon draws its own.
+    var keys: [TicketKey] = []
+    /// Seconds between two keys that the daemon draws.
+    var rotation = 43_200
+    /// Seconds that a session can be resumed for.
+    var lifetime = SessionSettings().lifetime
+}
+
+/// The keys of `[tickets]`.
+enum TicketsKey: String, CaseIterable {
+    case keyFile = "key_file"
+    case rotation, lifetime
+}
+
+/// Reads `[tickets]`.
+enum TicketsReader {
+    private static let expected = "the path of a file of \(TicketKey.length) random bytes, or an array of them"
+    private static let rotations = 1...2_592_000
+    private static let maximumKeys = 16
+
+    static func read(_ main: TableReader<MainKey>) -> TicketConfiguration {
+        var tickets = TicketConfiguration()
+        guard let table = main.table(.tickets, TicketsKey.self) else { return tickets }
+        tickets.keys = keys(table)
+        if let rotation = table.integer(.rotation, rotations, "an integer of seconds") { tickets.rotation = rotation }
+        if let lifetime = table.integer(.lifetime, SessionSettings.lifetimes, "an integer of seconds") {
+            tickets.lifetime = lifetime
+        }
+        // A key is kept as long as its tickets live, and each new connection may have to look through all.
+        if tickets.lifetime / tickets.rotation > DrawnTicketKeys.maximumCount - 2 {
+            table.report(
+                table.has(.rotation) ? .rotation : .lifetime,
+                "a lifetime of \(tickets.lifetime) s is too long for a new key every \(tickets.rotation) s; expected"
+                    + " \(DrawnTicketKeys.maximumCount - 2) times the rotation at most")
+        }
+        return tickets
+    }
+
+    private static func keys(_ table: TableReader<TicketsKey>) -> [TicketKey] {
+        var keys: [TicketKey] = []
+        let files = table.strings(.keyFile, expected)
+        if table.has(.keyFile), files.isEmpty || files.count > maximumKeys {
+            table.report(.keyFile, "expected \(expected), 1 to \(maximumKeys), found \(files.count)")
+        }
+        for (element, name) in files {
+            let contents = table.contents(.keyFile, element: element, named: name, expected, secrecy: .owner)
+            guard let bytes = contents else { continue }
+            let quoted = ConfigurationReading.quoted(name)
+            guard let key = TicketKey(bytes) else {
+                table.report(
+                    .keyFile, element: element, "\(quoted) has \(bytes.count) bytes; expected \(TicketKey.length)")
+                continue
+            }
+            // The first 16 bytes are the key's name.
+            if keys.contains(where: { $0.name == key.name }) {
+                table.report(
+                    .keyFile, element: element, "\(quoted) begins like a file before it; expected other random bytes")
+            }
+            keys.append(key)
+        }
+        return keys
+    }
+}
+
+extension ServiceConfiguration {
+    /// The service with what `[tickets]` says of all.
+    func withSessions(of tickets: TicketConfiguration) -> ServiceConfiguration {
+        var service = self
+        service.tls.sessions.lifetime = tickets.lifetime
+        return service
+    }
+}
+
+extension TicketConfiguration {
+    func write(to writer: inout ByteWriter) {
+        writer.list(keys) { $0.data($1.bytes) }
+        writer.integer(rotation)
+        writer.integer(lifetime)
+    }
+
+    init(from reader: inout ByteReader) throws(MalformedBytes) {
+        keys = try reader.list { (reader) throws(MalformedBytes) in try reader.ticketKey() }
+        rotation = try reader.integer()
+        lifetime = try reader.integer()
+    }
+}
+
+extension SessionSettings {
+    func write(to writer: inout ByteWriter) {
+        writer.bool(resumption)
+        writer.integer(lifetime)
+    }
+
+    init(from reader: inout ByteReader) throws(MalformedBytes) {
+        self.init(resumption: try reader.bool(), lifetime: try reader.integer())
+    }
+}
+
+extension ByteReader {
+    mutating func ticketKey() throws(MalformedBytes) -> TicketKey {
+        guard let key = TicketKey(try array()) else { throw MalformedBytes() }
+        return key
+    }
+}

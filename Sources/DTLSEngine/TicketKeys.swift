@@ -1,0 +1,130 @@
+import COpenSSL
+
+/// What session tickets are sealed with (RFC 5077, section 4): AES-256-CBC and HMAC-SHA256, as OpenSSL and nginx do it.
+public struct TicketKey: Sendable, Equatable {
+    /// Bytes of a key: 16 that stand in the ticket as its name, 32 for HMAC, 32 for AES.
+    public static let length = 80
+
+    public let bytes: [UInt8]
+
+    /// - Parameter bytes: ``length`` of them, at random; `nil` for any other number.
+    public init?(_ bytes: [UInt8]) {
+        guard bytes.count == Self.length else { return nil }
+        self.bytes = bytes
+    }
+
+    /// Two keys with one name cannot be told apart by a ticket.
+    public var name: ArraySlice<UInt8> { bytes[..<Self.nameLength] }
+
+    fileprivate static let nameLength = 16
+    fileprivate static let macLength = 32
+    fileprivate var macKey: ArraySlice<UInt8> { bytes[Self.nameLength..<Self.nameLength + Self.macLength] }
+    fileprivate var cipherKey: ArraySlice<UInt8> { bytes[(Self.nameLength + Self.macLength)...] }
+}
+
+/// The keys in force, shared by the contexts of a thread: the first one seals, all open. They can be replaced at any
+/// time, for all handshakes from then on. A ticket that a later key has opened is renewed with the first.
+public final class TicketKeyRing {
+    public var keys: [TicketKey]
+
+    public init(_ keys: [TicketKey] = []) { self.keys = keys }
+
+    nonisolated(unsafe) private static let cipher = EVP_CIPHER_fetch(nil, "AES-256-CBC", nil)
+
+    private static let initializationVectorLength = 16
+
+    /// What the callback answers: see SSL_CTX_set_tlsext_ticket_key_cb(3).
+    fileprivate enum Answer: Int32 {
+        case failed = -1
+        /// No ticket is made; or nothing opens this one, and a full handshake follows.
+        case none = 0
+        case good = 1
+        /// It is opened, and a new one is to be made.
+        case renew = 2
+    }
+
+    fileprivate func seal(
+        name: UnsafeMutablePointer<UInt8>, initializationVector: UnsafeMutablePointer<UInt8>, _ cipher: OpaquePointer,
+        _ mac: OpaquePointer
+    ) -> Answer {
+        guard let key = keys.first else { return .none }
+        for (index, byte) in key.name.enumerated() { name[index] = byte }
+        guard RAND_bytes(initializationVector, Int32(Self.initializationVectorLength)) == 1,
+            key.cipherKey.withUnsafeBufferPointer({
+                EVP_EncryptInit_ex(cipher, Self.cipher, nil, $0.baseAddress, initializationVector)
+            }) == 1, Self.prepare(mac, key)
+        else { return .failed }
+        return .good
+    }
+
+    fileprivate func open(
+        name: UnsafeMutablePointer<UInt8>, initializationVector: UnsafeMutablePointer<UInt8>, _ cipher: OpaquePointer,
+        _ mac: OpaquePointer
+    ) -> Answer {
+        let name = UnsafeBufferPointer(start: name, count: TicketKey.nameLength)
+        guard let index = keys.firstIndex(where: { $0.name.elementsEqual(name) }) else { return .none }
+        let key = keys[index]
+        guard Self.prepare(mac, key),
+            key.cipherKey.withUnsafeBufferPointer({
+                EVP_DecryptInit_ex(cipher, Self.cipher, nil, $0.baseAddress, initializationVector)
+            }) == 1
+        else { return .failed }
+        return index == 0 ? .good : .renew
+    }
+
+    private static func prepare(_ mac: OpaquePointer, _ key: TicketKey) -> Bool {
+        var digest = Array("SHA256".utf8CString)
+        var secret = Array(key.macKey)
+        defer { OPENSSL_cleanse(&secret, secret.count) }
+        return digest.withUnsafeMutableBufferPointer { digest in
+            secret.withUnsafeMutableBytes { secret in
+                // The names must outlive the parameters: see KeyedHash.useSHA256.
+                OSSL_MAC_PARAM_DIGEST.withCString { digestName in
+                    OSSL_MAC_PARAM_KEY.withCString { keyName in
+                        let parameters = [
+                            OSSL_PARAM_construct_octet_string(keyName, secret.baseAddress, secret.count),
+                            OSSL_PARAM_construct_utf8_string(digestName, digest.baseAddress, 0),
+                            OSSL_PARAM_construct_end(),
+                        ]
+                        return EVP_MAC_CTX_set_params(mac, parameters) == 1
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Whether and how long clients may resume their sessions.
+public struct SessionSettings: Sendable, Equatable {
+    public static let lifetimes = 1...604_800
+
+    /// Whether tickets are given and taken.
+    public var resumption: Bool
+    /// Seconds from the full handshake on in which a session can be resumed; one of ``lifetimes``: a week at most, as in
+    /// RFC 8446, section 4.6.1. 7,200 is OpenSSL's own.
+    public var lifetime: Int
+
+    public init(resumption: Bool = true, lifetime: Int = 7_200) {
+        self.resumption = resumption
+        self.lifetime = lifetime
+    }
+}
+
+extension ServerContext {
+    /// Seals and opens tickets with the ring's keys; without a ring, with one that OpenSSL draws for this context.
+    func prepareTickets(_ settings: SessionSettings, ring: TicketKeyRing?) {
+        SSL_CTX_set_timeout(pointer, settings.lifetime)
+        if !settings.resumption { SSL_CTX_set_options(pointer, CO_SSL_OP_NO_TICKET) }
+        guard let ring else { return }
+        attachments.ticketKeys = ring
+        SSL_CTX_set_tlsext_ticket_key_evp_cb(pointer) { ssl, name, initializationVector, cipher, mac, isSealing in
+            guard let ssl, let name, let initializationVector, let cipher, let mac else { return -1 }
+            guard let ring = ContextAttachments.of(ssl)?.ticketKeys else { return 0 }
+            let answer =
+                isSealing == 1
+                ? ring.seal(name: name, initializationVector: initializationVector, cipher, mac)
+                : ring.open(name: name, initializationVector: initializationVector, cipher, mac)
+            return answer.rawValue
+        }
+    }
+}

@@ -1,0 +1,162 @@
+import Foundation
+import LinuxSystem
+import Testing
+
+extension EndToEnd {
+    /// Session tickets: their keys, shared, rotated and taken away.
+    @Suite struct SessionTests {
+        let folder: TestFolder
+        let identity: Identity
+        let address: SocketAddress
+
+        init() async throws {
+            folder = try TestFolder()
+            identity = try await CertificateMaker(folder: folder).selfSigned("server")
+            address = try Endpoint.freeOnOwnLoopback()
+        }
+
+        private func configuration(_ tickets: String, at address: SocketAddress? = nil, more: String = "") -> String {
+            "[tickets]\n\(tickets)\n" + Service(listen: [address ?? self.address], identity: identity, more: more).text
+        }
+
+        private func writeKey(_ name: String) throws {
+            let bytes = (0..<80).map { _ in UInt8.random(in: 0...255) }
+            let path = folder.file(name)
+            try Data(bytes).write(to: URL(fileURLWithPath: path))
+            chmod(path, 0o600)
+        }
+
+        /// One exchange of a client that keeps its session in a file, or comes with one.
+        private func visit(
+            _ address: SocketAddress? = nil, with session: String? = nil, keep name: String? = nil
+        ) async throws {
+            let arguments =
+                (session.map { ["-sess_in", folder.file($0)] } ?? [])
+                + (name.map { ["-sess_out", folder.file($0)] } ?? [])
+            let client = try SecureClient(
+                to: address ?? self.address, trust: identity.certificate, in: folder, arguments)
+            try await client.exchange("hello")
+            try await client.leave()
+        }
+
+        private func reload(_ daemon: Daemon, _ configuration: String) async throws {
+            let before = daemon.lines(with: "configuration and certificates reloaded").count
+            try daemon.reload(configuration)
+            try await daemon.logged("configuration and certificates reloaded", count: before + 1)
+        }
+
+        /// Whether each of the daemon's connections so far, `count` of them, was resumed, in their order.
+        private func resumed(_ daemon: Daemon, count: Int) async throws -> [Bool] {
+            try await daemon.logged("connection opened", count: count).map { $0.contains("RESUMED=yes") }
+        }
+
+        /// The first 16 bytes of the ticket in a session file: the name of its key.
+        private func keyName(in session: String) async throws -> Substring {
+            let text = try await Program.run(
+                ["openssl", "sess_id", "-in", folder.file(session), "-noout", "-text"], in: folder)
+            let lines = text.split(separator: "\n")
+            let start = try #require(lines.firstIndex { $0.contains("TLS session ticket:") }, "\(text)")
+            return lines[start + 1].dropFirst("    0000 - ".count).prefix(16 * 3 - 1)
+        }
+
+        @Test func machinesWithOneKeyFileResumeEachOthersSessions() async throws {
+            try writeKey("tickets.key")
+            let tickets = "key_file = \"tickets.key\""
+            let here = try await Daemon.start(configuration(tickets), in: folder)
+            let other = try Endpoint.freeOnOwnLoopback()
+            let otherFolder = try TestFolder()
+            try FileManager.default.copyItem(
+                atPath: folder.file("tickets.key"), toPath: otherFolder.file("tickets.key"))
+            let there = try await Daemon.start(configuration(tickets, at: other), in: otherFolder)
+            try await visit(keep: "session")
+            try await visit(other, with: "session")
+            #expect(try await resumed(here, count: 1) == [false])
+            #expect(try await resumed(there, count: 1) == [true])
+
+            // After a restart, too.
+            try await here.stop()
+            try FileManager.default.removeItem(atPath: folder.file("dtlsd.errors"))
+            let again = try await Daemon.start(configuration(tickets), in: folder)
+            try await visit(with: "session")
+            #expect(try await resumed(again, count: 1) == [true])
+            try await again.stop()
+            try await there.stop()
+        }
+
+        @Test func anOldKeyOpensUntilItIsTakenOut() async throws {
+            for name in ["one.key", "two.key"] { try writeKey(name) }
+            let daemon = try await Daemon.start(configuration("key_file = \"one.key\""), in: folder)
+            try await visit(keep: "first")
+            try await reload(daemon, configuration("key_file = [\"two.key\", \"one.key\"]"))
+            try await visit(with: "first")
+            try await visit(keep: "second")
+            #expect(try await keyName(in: "first") != keyName(in: "second"))
+            try await reload(daemon, configuration("key_file = \"two.key\""))
+            try await visit(with: "first")
+            try await visit(with: "second")
+            #expect(try await resumed(daemon, count: 5) == [false, true, false, false, true])
+            try await daemon.stop()
+        }
+
+        @Test func aServiceWithoutResumptionGivesAndTakesNoTicket() async throws {
+            try writeKey("tickets.key")
+            let tickets = "key_file = \"tickets.key\""
+            let daemon = try await Daemon.start(configuration(tickets), in: folder)
+            try await visit(keep: "session")
+            try await reload(daemon, configuration(tickets, more: "resumption = false"))
+            try await visit(with: "session", keep: "none")
+            #expect(try await resumed(daemon, count: 2) == [false, false])
+            let kept = try? await keyName(in: "none")
+            #expect(kept == nil)
+            try await daemon.stop()
+        }
+
+        /// Without a file, the daemon draws keys; a connection that is there notices nothing, and old tickets are good.
+        @Test func drawnKeysRotate() async throws {
+            let daemon = try await Daemon.start(
+                "workers = 2\n" + configuration("rotation = 1\nlifetime = 62"), in: folder)
+            let lasting = try SecureClient(to: address, trust: identity.certificate, in: folder)
+            try await lasting.exchange("before")
+            try await visit(keep: "session")
+            let name = try await keyName(in: "session")
+            var visits = 2
+            let deadline = ContinuousClock.now + .seconds(60)
+            repeat {
+                try await visit(keep: "later")
+                visits += 1
+            } while try await keyName(in: "later") == name && ContinuousClock.now < deadline
+            #expect(try await keyName(in: "later") != name)
+            // Both workers have the new key and the old one, and so have those that replace them.
+            for _ in 0..<2 {
+                try await visit(with: "session")
+                visits += 1
+                #expect(try await resumed(daemon, count: visits).last == true)
+            }
+            try await lasting.exchange("after")
+            let workers = daemon.workers
+            for worker in workers { kill(worker, SIGKILL) }
+            try await daemon.logged("worker", "started", count: 4)
+            try await eventually("the new workers serve") {
+                daemon.workers.count == 2 && Set(daemon.workers).isDisjoint(with: workers)
+            }
+            try await visit(with: "session")
+            #expect(try await resumed(daemon, count: visits + 1).last == true)
+            try await daemon.stop()
+        }
+
+        @Test func aSessionLivesAsLongAsItIsToldTo() async throws {
+            let daemon = try await Daemon.start(configuration("lifetime = 1"), in: folder)
+            try await visit(keep: "session")
+            var visits = 1
+            let deadline = ContinuousClock.now + .seconds(60)
+            var last = true
+            while last, ContinuousClock.now < deadline {
+                try await visit(with: "session")
+                visits += 1
+                last = try await resumed(daemon, count: visits).last ?? true
+            }
+            #expect(!last)
+            try await daemon.stop()
+        }
+    }
+}

@@ -39,6 +39,7 @@ import Testing
     private func read(_ text: String, in folder: ConfigurationFolder) throws -> Configuration {
         // The one absolute path of the reference cannot be made by a test.
         let text = text.replacing("/etc/letsencrypt/live/coap.example.org/fullchain.pem", with: "fullchain.pem")
+            .replacing("/var/log/dtlsd", with: folder.path)
         try folder.write("config/dtlsd.toml", text)
         return try ConfigurationReader.read(
             file: "\(folder.path)/config/dtlsd.toml",
@@ -66,7 +67,7 @@ import Testing
     @Test func withEverySettingSwitchedOnItIsValid() throws {
         let text = Self.switchingOn(try Self.reference()) { _ in true }
         let configuration = try read(text, in: preparedFolder())
-        #expect(configuration.services.map(\.name) == ["echo", "coap"])
+        #expect(configuration.services.map(\.name) == ["echo", "coap", "time", "syslog"])
         #expect(configuration.clients.map(\.name) == ["coap-out"])
         let client = try #require(configuration.clients.first)
         #expect(client.serverName == "coap.example.org" && client.socket.sendBuffer == 262_144)
@@ -78,7 +79,7 @@ import Testing
         #expect(echo.tls.names.map(\.name) == ["*.example.org"] && echo.tls.applicationProtocols == ["coap"])
         #expect(echo.socket.interface == "lo" && echo.socket.timeToLive == 64)
         #expect(
-            configuration.services.last?.handler
+            configuration.services[1].handler
                 == .forward(ForwardConfiguration(backends: [try .udp("127.0.0.1:5683")])))
     }
 
@@ -138,8 +139,11 @@ import Testing
         let keys =
             MainKey.allCases.map(\.rawValue).filter { !["service", "client"].contains($0) }
             + ClientKey.allCases.map(\.rawValue).filter { $0 != "socket" }
-            + ServiceKey.allCases.map(\.rawValue).filter { !["forward", "name", "psk", "socket"].contains($0) }
+            + ServiceKey.allCases.map(\.rawValue).filter {
+                !["forward", "exec", "log", "name", "psk", "socket"].contains($0)
+            }
             + ForwardKey.allCases.map(\.rawValue) + SocketKey.allCases.map(\.rawValue)
+            + ExecKey.allCases.map(\.rawValue) + LogKey.allCases.map(\.rawValue)
             + PresharedKeysKey.allCases.map(\.rawValue)
         let lines = text.split(separator: "\n", omittingEmptySubsequences: false)
         for key in keys {
@@ -152,7 +156,7 @@ import Testing
         }
         for table in [
             "#[service.echo.socket]", "#[service.echo.name.\"*.example.org\"]", "#[service.coap.psk]",
-            "#[service.coap.forward]", "#[client.coap-out.socket]",
+            "#[service.coap.forward]", "#[service.time.exec]", "#[service.syslog.log]", "#[client.coap-out.socket]",
         ] {
             #expect(lines.contains { $0 == table })
         }

@@ -26,7 +26,7 @@ enum ServiceKey: String, CaseIterable {
     case maximumVersion = "maximum_version"
     case applicationProtocols = "alpn"
     case renegotiation
-    case mtu, handler, forward, socket
+    case mtu, handler, forward, exec, log, socket
     case presharedKeys = "psk"
 }
 
@@ -70,6 +70,8 @@ enum UnknownKey {
         if SocketKey(rawValue: key) != nil { return "in [service.NAME.socket]" }
         if PresharedKeysKey(rawValue: key) != nil { return "in [service.NAME.psk]" }
         if ForwardKey(rawValue: key) != nil { return "in [service.NAME.forward]" }
+        if ExecKey(rawValue: key) != nil { return "in [service.NAME.exec]" }
+        if LogKey(rawValue: key) != nil { return "in [service.NAME.log]" }
         if ServiceKey(rawValue: key) != nil { return "in [service.NAME]" }
         if ClientKey(rawValue: key) != nil { return "in [client.NAME]" }
         if MainKey(rawValue: key) != nil { return "before the first [table]" }

@@ -52,6 +52,12 @@ public enum ChildProcess {
         FileDescriptor(owning: try system("pidfd_open") { cl_pidfd_open(child) })
     }
 
+    /// How a child has ended, which is then gone from the process table; `nil` while it runs.
+    public static func reap(_ child: pid_t) -> Ending? {
+        var status: Int32 = 0
+        return waitpid(child, &status, WNOHANG) == child ? ending(status) : nil
+    }
+
     /// Waits for one child to end; `nil` when it is none, or has been reaped.
     public static func wait(for child: pid_t) -> Ending? {
         var status: Int32 = 0
@@ -81,7 +87,7 @@ public enum ChildProcess {
         return variables
     }
 
-    private static func withCStrings<Result>(
+    static func withCStrings<Result>(
         _ strings: [String], _ body: (UnsafeMutablePointer<UnsafeMutablePointer<CChar>?>) -> Result
     ) -> Result {
         let copies = strings.map { strdup($0) }

@@ -16,6 +16,8 @@ public final class EventLoop {
         public init(rawValue: UInt32) { self.rawValue = rawValue }
         public static let readable = Events(rawValue: EPOLLIN.rawValue)
         public static let writable = Events(rawValue: EPOLLOUT.rawValue)
+        /// The other end of a Unix stream or sequence socket sends no more: there may be something left to read.
+        public static let peerClosed = Events(rawValue: EPOLLRDHUP.rawValue)
         public static let hangUp = Events(rawValue: EPOLLHUP.rawValue | EPOLLERR.rawValue)
     }
 

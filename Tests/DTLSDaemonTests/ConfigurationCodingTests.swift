@@ -32,6 +32,17 @@ import Testing
                     .forward(
                         ForwardConfiguration(
                             backends: [.unix("/run/ä.sock"), try .udp("[::1]:1")], proxyProtocol: true))),
+                service(
+                    "exec", .exec(ExecConfiguration(command: ["/bin/ä", ""], programsPerWorker: 3, limits: .init()))),
+                service(
+                    "bounded",
+                    .exec(
+                        ExecConfiguration(
+                            command: ["/a"], programsPerWorker: 1,
+                            limits: .init(memory: 1, processorTime: 2, openFiles: 3)))),
+                service("journal", .log(.standard)),
+                service("file", .log(LogConfiguration(target: .file("/f"), format: .syslog))),
+                service("syslog", .log(LogConfiguration(target: .syslog(socket: "/s"), format: .plain))),
                 ServiceConfiguration(
                     name: "full", listen: addresses,
                     tls: ServerSettings(

@@ -226,7 +226,7 @@ private let service = """
                     + "expected the path of a PEM file with the certificate and the chain above it",
                 "dtlsd.toml:2: service.a.private_key: missing; "
                     + "expected the path of a PEM file with the certificate's private key",
-                "dtlsd.toml:2: service.a.handler: missing; expected \"echo\" or \"forward\"",
+                "dtlsd.toml:2: service.a.handler: missing; expected one of \"echo\", \"forward\", \"exec\", \"log\"",
             ])
     }
 
@@ -286,12 +286,12 @@ private let service = """
                     + "(line 5); expected an address and port that nothing else listens on",
                 "dtlsd.toml:10: service.a.certificate: cannot read \"missing.pem\": No such file or directory; "
                     + "expected the path of a PEM file with the certificate and the chain above it",
-                "dtlsd.toml:13: service.a.handler: expected \"echo\" or \"forward\", found the string \"reflect\"",
+                "dtlsd.toml:13: service.a.handler: expected one of \"echo\", \"forward\", \"exec\", \"log\", found the string \"reflect\"",
                 "dtlsd.toml:14: service.b.certificate: missing; "
                     + "expected the path of a PEM file with the certificate and the chain above it",
                 "dtlsd.toml:14: service.b.private_key: missing; "
                     + "expected the path of a PEM file with the certificate's private key",
-                "dtlsd.toml:14: service.b.handler: missing; expected \"echo\" or \"forward\"",
+                "dtlsd.toml:14: service.b.handler: missing; expected one of \"echo\", \"forward\", \"exec\", \"log\"",
                 "dtlsd.toml:15: service.b.mtu: expected an integer of bytes, 256 to 9000, found 1",
                 "dtlsd.toml:16: service.b.hander: unknown key; did you mean \"handler\"?",
                 "dtlsd.toml:18: service.b.socket.ttl: expected an integer, 0 to 255, found -1",

@@ -42,6 +42,7 @@ import Testing
     private func read(_ text: String, in folder: ConfigurationFolder) throws -> Configuration {
         // The one absolute path of the reference cannot be made by a test.
         let text = text.replacing("/etc/letsencrypt/live/coap.example.org/fullchain.pem", with: "fullchain.pem")
+            .replacing("/var/log/dtlsd", with: folder.path)
         try folder.write("config/dtlsd.toml", text)
         return try ConfigurationReader.read(
             file: "\(folder.path)/config/dtlsd.toml",
@@ -69,7 +70,7 @@ import Testing
     @Test func withEverySettingSwitchedOnItIsValid() throws {
         let text = Self.switchingOn(try Self.reference()) { _ in true }
         let configuration = try read(text, in: preparedFolder())
-        #expect(configuration.services.map(\.name) == ["echo", "coap"])
+        #expect(configuration.services.map(\.name) == ["echo", "coap", "time", "syslog"])
         #expect(configuration.clients.map(\.name) == ["coap-out"])
         let client = try #require(configuration.clients.first)
         #expect(client.serverName == "coap.example.org" && client.socket.sendBuffer == 262_144)
@@ -83,7 +84,7 @@ import Testing
         #expect(echo.tls.clients.allow.count == 3 && echo.tls.clients.deny.count == 1)
         #expect(echo.socket.interface == "lo" && echo.socket.timeToLive == 64)
         #expect(
-            configuration.services.last?.handler
+            configuration.services[1].handler
                 == .forward(ForwardConfiguration(backends: [try .udp("127.0.0.1:5683")])))
     }
 
@@ -148,10 +149,11 @@ import Testing
             MainKey.allCases.map(\.rawValue).filter { !["service", "client", "tickets"].contains($0) }
             + ClientKey.allCases.map(\.rawValue).filter { $0 != "socket" }
             + ServiceKey.allCases.map(\.rawValue).filter {
-                !["forward", "name", "psk", "socket", "clients"].contains($0)
+                !["forward", "exec", "log", "name", "psk", "socket", "clients"].contains($0)
             }
             + ForwardKey.allCases.map(\.rawValue) + SocketKey.allCases.map(\.rawValue)
             + PresharedKeysKey.allCases.map(\.rawValue) + ClientsKey.allCases.map(\.rawValue)
+            + ExecKey.allCases.map(\.rawValue) + LogKey.allCases.map(\.rawValue)
             + TicketsKey.allCases.map(\.rawValue)
         let lines = text.split(separator: "\n", omittingEmptySubsequences: false)
         for key in keys {
@@ -165,7 +167,7 @@ import Testing
         for table in [
             "#[service.echo.socket]", "#[service.echo.clients]", "#[service.echo.name.\"*.example.org\"]",
             "#[service.coap.psk]",
-            "#[service.coap.forward]", "#[client.coap-out.socket]",
+            "#[service.coap.forward]", "#[service.time.exec]", "#[service.syslog.log]", "#[client.coap-out.socket]",
         ] {
             #expect(lines.contains { $0 == table })
         }

@@ -48,6 +48,19 @@ int cl_memfd_create(const char *name);
 /// The program itself, in a new process: fd 3 is `channel`, 0 to 2 are inherited, every other descriptor is closed,
 /// signal mask and dispositions are the default ones. Returns 0 and the pid, or an errno.
 int cl_spawn_self(pid_t *pid, char *const argv[], char *const envp[], int channel);
+
+struct cl_limit { int resource; struct rlimit limit; };
+struct cl_program {
+    char *const *argv;
+    char *const *envp;
+    int stream;
+    const struct cl_limit *limits;
+    size_t limit_count;
+};
+/// The program argv[0], in a new process and session: 0 and 1 are `stream`, 2 is inherited, every other descriptor is
+/// closed, the working directory is /, signal mask and dispositions are the default ones, and the kernel kills it when
+/// the calling thread ends. Returns 0 and the pid when the program runs, or an errno. The caller waits meanwhile.
+int cl_spawn_program(pid_t *pid, const struct cl_program *program);
 int cl_pidfd_open(pid_t pid);
 char **cl_environ(void);
 /// Bytes that malloc has given out and not got back.

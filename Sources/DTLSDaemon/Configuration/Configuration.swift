@@ -50,4 +50,8 @@ enum HandlerConfiguration: Sendable, Equatable {
     case echo
     /// Every connection gets a socket of its own to the backend.
     case forward(ForwardConfiguration)
+    /// Every connection gets a program of its own.
+    case exec(ExecConfiguration)
+    /// Every datagram is logged.
+    case log(LogConfiguration)
 }

@@ -31,7 +31,7 @@ enum ServiceKey: String, CaseIterable {
     case maximumVersion = "maximum_version"
     case applicationProtocols = "alpn"
     case renegotiation
-    case mtu, handler, forward, socket
+    case mtu, handler, forward, exec, log, socket
     case presharedKeys = "psk"
     case resumption
 }
@@ -78,6 +78,8 @@ enum UnknownKey {
         if PresharedKeysKey(rawValue: key) != nil { return "in [service.NAME.psk]" }
         if ForwardKey(rawValue: key) != nil { return "in [service.NAME.forward]" }
         if ClientsKey(rawValue: key) != nil { return "in [service.NAME.clients]" }
+        if ExecKey(rawValue: key) != nil { return "in [service.NAME.exec]" }
+        if LogKey(rawValue: key) != nil { return "in [service.NAME.log]" }
         if ServiceKey(rawValue: key) != nil { return "in [service.NAME]" }
         if ClientKey(rawValue: key) != nil { return "in [client.NAME]" }
         if MainKey(rawValue: key) != nil { return "before the first [table]" }

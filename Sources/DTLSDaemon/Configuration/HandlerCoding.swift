@@ -4,7 +4,7 @@ import DTLSKit
 
 extension HandlerConfiguration {
     private enum Kind: UInt8 {
-        case echo, forward
+        case echo, forward, exec, log
     }
 
     func write(to writer: inout ByteWriter) {
@@ -13,6 +13,12 @@ extension HandlerConfiguration {
         case .forward(let configuration):
             writer.integer(Kind.forward.rawValue)
             configuration.write(to: &writer)
+        case .exec(let configuration):
+            writer.integer(Kind.exec.rawValue)
+            configuration.write(to: &writer)
+        case .log(let configuration):
+            writer.integer(Kind.log.rawValue)
+            configuration.write(to: &writer)
         }
     }
 
@@ -20,6 +26,8 @@ extension HandlerConfiguration {
         switch Kind(rawValue: try reader.integer()) {
         case .echo: self = .echo
         case .forward: self = .forward(try ForwardConfiguration(from: &reader))
+        case .exec: self = .exec(try ExecConfiguration(from: &reader))
+        case .log: self = .log(try LogConfiguration(from: &reader))
         case nil: throw MalformedBytes()
         }
     }

@@ -1,7 +1,7 @@
 /// Reads which handler a service has, and the table of its settings.
 enum HandlerReader {
     private enum Name: String, CaseIterable {
-        case echo, forward
+        case echo, forward, exec, log
     }
 
     static func read(_ table: TableReader<ServiceKey>) -> HandlerConfiguration? {
@@ -10,9 +10,15 @@ enum HandlerReader {
         let name = table.choice(.handler, of: names, Name.init(rawValue:))
         let forward = table.table(.forward, ForwardKey.self).flatMap(ForwardReader.read)
         checkTable(.forward, of: name?.rawValue, table)
+        let exec = table.table(.exec, ExecKey.self).flatMap(ExecReader.read)
+        checkTable(.exec, of: name?.rawValue, table)
+        let log = table.table(.log, LogKey.self).flatMap(LogReader.read)
+        if table.has(.log) { checkTable(.log, of: name?.rawValue, table) }
         switch name {
         case .echo: return .echo
         case .forward: return forward.map { .forward($0) }
+        case .exec: return exec.map { .exec($0) }
+        case .log: return table.has(.log) ? log.map { .log($0) } : .log(.standard)
         case nil: return nil
         }
     }

@@ -4,12 +4,24 @@ import LinuxSystem
 import Logging
 
 /// What a service does with a connection's messages: one object a connection, from the end of the handshake to the end
-/// of the connection. A further handler is one more file here, and a case of ``HandlerConfiguration``.
+/// of the connection. docs/architecture.md tells how to add one.
+///
+/// A worker has one thread, so a handler must never wait, and shares nothing with threads. All four calls come from the
+/// loop. `opened` comes first and once; then `received` for each message of a batch, and `batchEnded` after the batch's
+/// last; `closed` comes last and once, whoever ended the connection.
+///
+/// A handler may at any time, also later from the loop,
+/// - answer: `connection.sendOrDrop(_:)`. Inside these calls answers leave together after the batch; outside them
+///   `connection.flush()` sends them off;
+/// - say goodbye: `connection.close()`. `closed` follows, after the call that the handler is in;
+/// - ask who the client is: `connection.peer`, `connection.engine.peerIdentity`, `connection.engine.serverName`.
+///
+/// Peers choose what a message holds and how many there are: whatever a handler keeps has a bound, and what it logs goes
+/// through ``WorkerLogs/limited(_:_:_:_:)``. What does not fit is dropped, as a datagram would be.
 protocol Handler: AnyObject {
     /// The handshake is done.
     func opened(_ connection: Connection)
-    /// A message of 1 to 16,384 bytes, valid during the call. Answers with `connection.send` leave together after the
-    /// batch.
+    /// A message of 1 to 16,384 bytes, valid during the call.
     func received(_ message: UnsafeRawBufferPointer, on connection: Connection)
     /// The messages of one batch have all been handed out.
     func batchEnded(on connection: Connection)
@@ -26,11 +38,50 @@ final class HandlerResources {
     let outbox = Outbox()
     let waitingBudget = WaitingBudget()
     let logs: WorkerLogs
+    private var commons: [ObjectIdentifier: any HandlerCommons] = [:]
 
     init(loop: EventLoop, logs: WorkerLogs) {
         self.loop = loop
         self.logs = logs
     }
+
+    /// What one kind of handler keeps in this worker for all its connections, made when it is first asked for.
+    func commons<Commons: HandlerCommons>(_: Commons.Type) -> Commons {
+        let key = ObjectIdentifier(Commons.self)
+        if let existing = commons[key] as? Commons { return existing }
+        let made = Commons(loop: loop, logs: logs)
+        commons[key] = made
+        return made
+    }
+
+    /// To be called when a configuration has come into force.
+    func reconfigured() {
+        for each in commons.values { each.reconfigured() }
+    }
+
+    /// Calls `completion` when nothing is left to be done after the last connection.
+    func finish(_ completion: @escaping () -> Void) {
+        let busy = commons.values.filter(\.isBusy)
+        guard !busy.isEmpty else { return completion() }
+        for each in busy { each.whenIdle { [weak self] in self?.finish(completion) } }
+    }
+}
+
+/// What one kind of handler keeps in a worker for all its connections, whatever service and configuration they are of.
+protocol HandlerCommons: AnyObject {
+    init(loop: EventLoop, logs: WorkerLogs)
+    /// A configuration has come into force: the first, or after SIGHUP. Log files are opened anew, for example.
+    func reconfigured()
+    /// Whether something goes on that outlives its connection, and that the worker's end should wait for.
+    var isBusy: Bool { get }
+    /// Calls `body` once, when it is no longer busy.
+    func whenIdle(_ body: @escaping () -> Void)
+}
+
+extension HandlerCommons {
+    func reconfigured() {}
+    var isBusy: Bool { false }
+    func whenIdle(_ body: @escaping () -> Void) { body() }
 }
 
 extension Connection {

@@ -46,6 +46,12 @@ enum LogEvent: Int, Sendable, CaseIterable {
     case serverUnreachable
     /// A client's server has shown a certificate that is not to be trusted.
     case serverUnverified
+    /// A program could not be started (handler "exec").
+    case programFailed
+    /// A program has ended with a status that is not 0, or by a signal (handler "exec").
+    case programEnded
+    /// A message could not be logged (handler "log").
+    case messageLost
     /// A worker's process takes no messages, and is ended.
     case workerStuck
     /// The limit of open descriptors, or of memory for sockets, has been reached.
@@ -80,6 +86,9 @@ enum LogEvent: Int, Sendable, CaseIterable {
         case .datagramRefused: "df4ef562fa634fd98b9bdf81d1a74fb6"
         case .backendRefused: "0df4ae1ad4cc46b199e3e2d52528cc4c"
         case .backendAnswers: "b2827cb8212145e491c136f424d2ce9f"
+        case .programFailed: "4bd4d1921556466ea10c9a47ed56a67c"
+        case .programEnded: "7acda4336d044169b37b1764d179e4a5"
+        case .messageLost: "138fc8c208fc4df499d84b3a6629566b"
         case .workerStuck: "f8619c1274ce4c5bb63463681bfe334f"
         case .backendUnreachable: "b4a9c7330d1e47dba28dd9993f3d0627"
         case .descriptorLimit: "4d3db835b4dd4d0fb8e053a047102910"
@@ -93,10 +102,11 @@ enum LogEvent: Int, Sendable, CaseIterable {
     var level: Logger.Level {
         switch self {
         case .workerStarted, .connectionOpened, .connectionClosed: .info
-        case .backendAnswers, .started, .ready, .reloaded, .staplesReloaded, .stopping, .stopped, .handshakeFailed:
+        case .backendAnswers, .started, .ready, .reloaded, .staplesReloaded, .stopping, .stopped, .handshakeFailed,
+            .programEnded:
             .notice
         case .configurationWarning, .newcomerRefused, .datagramRefused, .backendRefused, .backendUnreachable,
-            .descriptorLimit, .serverUnreachable, .keysLogged:
+            .descriptorLimit, .serverUnreachable, .keysLogged, .programFailed, .messageLost:
             .warning
         case .reloadFailed, .configurationInvalid, .workerDied, .workerStuck, .listenerFailed, .internalError: .error
         case .serverUnverified: .error
@@ -127,6 +137,9 @@ enum LogEvent: Int, Sendable, CaseIterable {
         case .backendRefused: "backend refused"
         case .backendUnreachable: "backend unreachable"
         case .backendAnswers: "backend answers again"
+        case .programFailed: "programs not started"
+        case .programEnded: "programs ended badly"
+        case .messageLost: "messages not logged"
         case .workerStuck: "worker stuck"
         case .descriptorLimit: "out of descriptors"
         case .listenerFailed: "listener failed"

@@ -77,7 +77,20 @@ enum JournalEncoding {
         return needsPrefix ? String("X_\(name)".prefix(64)) : name
     }
 
-    private static func append(_ name: String, _ value: String, to bytes: inout [UInt8]) {
+    /// A field of any bytes.
+    static func append(_ name: StaticString, _ value: UnsafeRawBufferPointer, to bytes: inout [UInt8]) {
+        name.withUTF8Buffer { bytes.append(contentsOf: $0) }
+        if value.contains(UInt8(ascii: "\n")) {
+            bytes.append(UInt8(ascii: "\n"))
+            withUnsafeBytes(of: UInt64(value.count).littleEndian) { bytes.append(contentsOf: $0) }
+        } else {
+            bytes.append(UInt8(ascii: "="))
+        }
+        bytes.append(contentsOf: value)
+        bytes.append(UInt8(ascii: "\n"))
+    }
+
+    static func append(_ name: String, _ value: String, to bytes: inout [UInt8]) {
         let value = value.utf8.count > maximumValueBytes ? value.cut(toUTF8Bytes: maximumValueBytes) : value
         bytes.append(contentsOf: name.utf8)
         if value.utf8.contains(UInt8(ascii: "\n")) {

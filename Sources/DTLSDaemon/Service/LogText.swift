@@ -24,7 +24,7 @@ enum TextEncoding {
     }
 
     /// `2026-11-23T15:10:16.123+01:00`
-    private static func timestamp(_ given: timespec?) -> String {
+    static func timestamp(_ given: timespec?) -> String {
         var time = timespec()
         if let given { time = given } else { clock_gettime(CLOCK_REALTIME, &time) }
         var local = tm()
@@ -39,6 +39,21 @@ enum TextEncoding {
     private static func padded(_ number: some BinaryInteger, _ width: Int = 2) -> String {
         let digits = String(number)
         return String(repeating: "0", count: max(0, width - digits.utf8.count)) + digits
+    }
+
+    /// A metadata value as it stands in a line: in quotes, where it would not be one word.
+    static func value(_ value: String) -> String {
+        var text = ""
+        appendValue(value, to: &text)
+        return text
+    }
+
+    /// Format characters can turn the direction of writing; separators end a line for some readers.
+    static func isPrintable(_ scalar: Unicode.Scalar) -> Bool {
+        switch scalar.properties.generalCategory {
+        case .control, .format, .lineSeparator, .paragraphSeparator, .privateUse, .unassigned: false
+        default: true
+        }
     }
 
     private static func appendValue(_ value: String, to line: inout String) {
@@ -72,11 +87,10 @@ enum TextEncoding {
             case "\\": line += "\\\\"
             case "\"" where quotes: line += "\\\""
             default:
-                switch scalar.properties.generalCategory {
-                // Format characters can turn the direction of writing; separators end a line for some readers.
-                case .control, .format, .lineSeparator, .paragraphSeparator, .privateUse, .unassigned:
+                if isPrintable(scalar) {
+                    line.unicodeScalars.append(scalar)
+                } else {
                     line += "\\u{\(String(scalar.value, radix: 16))}"
-                default: line.unicodeScalars.append(scalar)
                 }
             }
         }

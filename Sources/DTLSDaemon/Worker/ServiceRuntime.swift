@@ -22,8 +22,9 @@ final class ServiceRuntime {
     /// Descriptors that one connection needs.
     var descriptorsPerConnection: Int {
         switch configuration.handler {
-        case .echo: 1
+        case .echo, .log: 1
         case .forward: 2
+        case .exec: 3
         }
     }
 
@@ -32,6 +33,8 @@ final class ServiceRuntime {
         switch configuration.handler {
         case .echo: EchoHandler(resources)
         case .forward(let forward): ForwardHandler(forward, of: self, resources)
+        case .exec(let exec): ExecHandler(exec, of: self, resources)
+        case .log(let log): DatagramLogHandler(log, of: self, resources)
         }
     }
 }

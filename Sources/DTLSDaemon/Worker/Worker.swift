@@ -119,6 +119,7 @@ final class Worker: MessageChannelDelegate {
             self.services = services
             self.clients = clients
             self.generation = generation
+            handlerResources.reconfigured()
             LogBootstrap.setLevel(decoded.configuration.logLevel)
             channel?.send(MessageFromWorker.encode(ready: generation, capacity: capacity))
         } catch {
@@ -221,6 +222,6 @@ final class Worker: MessageChannelDelegate {
         logs.finish()
         sendReport()
         channel?.close()
-        loop.stop()
+        handlerResources.finish { [loop] in loop.stop() }
     }
 }

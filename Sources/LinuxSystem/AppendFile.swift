@@ -1,0 +1,28 @@
+import CLinux
+import Glibc
+
+/// A regular file that is only ever added to, by any number of processes at once.
+public struct AppendFile: ~Copyable {
+    private let descriptor: FileDescriptor
+
+    /// Opens the file, or makes it with mode 640 less the umask. Anything but a regular file is refused (EINVAL).
+    public init(_ path: String) throws(SystemError) {
+        // O_NONBLOCK: a FIFO in the place of the file must not hold its opener up. Regular files ignore it.
+        let file = FileDescriptor(
+            owning: try system("open", path) {
+                open(path, O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC | O_NONBLOCK | O_NOCTTY, 0o640)
+            })
+        var status = stat()
+        let raw = file.rawValue
+        _ = try system("fstat", path) { fstat(raw, &status) }
+        guard status.st_mode & S_IFMT == S_IFREG else { throw SystemError("open", path, errno: EINVAL) }
+        descriptor = file
+    }
+
+    /// Writes in one call, so that what several processes write does not mix (write(2), O_APPEND).
+    /// - Returns: how many bytes have been written: fewer than all when the disk has become full.
+    public func append(_ bytes: [UInt8]) throws(SystemError) -> Int {
+        let raw = descriptor.rawValue
+        return try system("write") { bytes.withUnsafeBytes { write(raw, $0.baseAddress, $0.count) } }
+    }
+}

@@ -153,8 +153,8 @@ import Testing
             }
             + ForwardKey.allCases.map(\.rawValue) + SocketKey.allCases.map(\.rawValue)
             + PresharedKeysKey.allCases.map(\.rawValue) + ClientsKey.allCases.map(\.rawValue)
-            + TicketsKey.allCases.map(\.rawValue)
             + ExecKey.allCases.map(\.rawValue) + LogKey.allCases.map(\.rawValue)
+            + TicketsKey.allCases.map(\.rawValue)
         let lines = text.split(separator: "\n", omittingEmptySubsequences: false)
         for key in keys {
             let first = lines.firstIndex { $0.hasPrefix("\(key) = ") || $0.hasPrefix("#\(key) = ") }
@@ -165,8 +165,8 @@ import Testing
                 words.contains("Default: ") || words.contains("no default"), "\(key) has no default in the reference")
         }
         for table in [
-            "#[service.echo.clients]",
-            "#[service.echo.socket]", "#[service.echo.name.\"*.example.org\"]", "#[service.coap.psk]",
+            "#[service.echo.socket]", "#[service.echo.clients]", "#[service.echo.name.\"*.example.org\"]",
+            "#[service.coap.psk]",
             "#[service.coap.forward]", "#[service.time.exec]", "#[service.syslog.log]", "#[client.coap-out.socket]",
         ] {
             #expect(lines.contains { $0 == table })

@@ -162,6 +162,12 @@ extension Engine {
         withSSL { SSL_get_psk_identity($0).map { String(decoding: PresharedKeyCallbacks.bytes($0), as: UTF8.self) } }
     }
 
+    /// The same identity as the client's own bytes: for those who tell clients apart by it, as different bytes can be one
+    /// text.
+    public var claimedPresharedKeyIdentityBytes: [UInt8]? {
+        withSSL { SSL_get_psk_identity($0).map(PresharedKeyCallbacks.bytes) }
+    }
+
     /// Says so when the peer has named an identity that there is no key for.
     var unknownPresharedKeyIdentity: String? {
         withSSL { ssl in

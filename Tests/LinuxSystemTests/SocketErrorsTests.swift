@@ -21,6 +21,21 @@ import Testing
         return socket
     }
 
+    /// What the error of an earlier datagram does to the next ones is the caller's choice.
+    @Test(arguments: [true, false])
+    func anEarlierErrorEndsABatchForThoseWhoAsk(_ retrying: Bool) throws {
+        let socket = try refused("127.0.0.1", datagrams: 1)
+        var bytes: [UInt8] = [1, 2, 3]
+        let sizes = [1, 2]
+        let outcome = bytes.withUnsafeMutableBytes { bytes in
+            sizes.withUnsafeBufferPointer {
+                DatagramSender().send(bytes, sizes: $0, over: socket, segmenting: false, retrying: retrying)
+            }
+        }
+        #expect(retrying ? outcome.handled > 0 : outcome.handled == 0)
+        #expect(retrying || outcome.error == ECONNREFUSED)
+    }
+
     private func hasError(_ socket: borrowing FileDescriptor) -> Bool {
         var entry = pollfd(fd: socket.rawValue, events: 0, revents: 0)
         return poll(&entry, 1, 0) == 1 && entry.revents & Int16(POLLERR) != 0

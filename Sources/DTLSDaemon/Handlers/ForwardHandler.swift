@@ -167,7 +167,7 @@ final class ForwardHandler: Handler, EventHandler {
             waiting.removeFirst(outcome.handled)
         case .dropAll:
             waiting.removeAll()
-            isConnected = isUDP
+            if isUDP { refused(outcome.error) } else { isConnected = false }
             sendOutbox(from: outcome.handled)
         }
         resources.outbox.removeAll()

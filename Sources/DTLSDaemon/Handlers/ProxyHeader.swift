@@ -26,11 +26,11 @@ struct ProxyHeader {
         ///   - isShownNow: false when it was shown in the handshake whose session this one has resumed.
         ///   - verification: X509_V_OK (0), or why the certificate is not good.
         case certificate(commonName: String?, isShownNow: Bool, verification: Int)
-        case presharedKey(identity: String)
+        case presharedKey(identity: [UInt8])
     }
 
-    /// Bytes. A longer common name or identity is left out, for a cut one would be somebody else's: RFC 5280 (appendix
-    /// A.1) allows a common name 64 characters. What ALPN and SNI carry is never longer.
+    /// Bytes. A longer common name is left out, for a cut one would be somebody else's: RFC 5280 (appendix A.1) allows
+    /// 64 characters. ALPN, SNI and the identities of our files are never longer.
     static let longestText = 255
 
     /// The header on the wire; at most 16 bytes, 36 of addresses, and some 1,300 more.
@@ -116,10 +116,9 @@ extension ProxyHeader {
             source: connection.peer, destination: connection.local,
             applicationProtocol: engine.applicationProtocol.map { Array($0.utf8) },
             serverName: engine.serverName, version: engine.version, cipher: engine.cipher)
-        guard let identity = engine.peerIdentity else { return }
-        if let key = identity.presharedKeyIdentity {
-            client = .presharedKey(identity: key)
-        } else {
+        if let identity = engine.claimedPresharedKeyIdentityBytes {
+            client = .presharedKey(identity: identity)
+        } else if let identity = engine.peerIdentity {
             client = .certificate(
                 commonName: identity.commonName, isShownNow: !engine.isResumed,
                 verification: engine.verificationResult)

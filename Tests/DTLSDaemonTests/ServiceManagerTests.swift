@@ -45,6 +45,20 @@ import Testing
         }
     }
 
+    @Test func aDescriptorIsGivenToBeKept() async {
+        await #expect(processExitsWith: .success) {
+            let receiver = try FakeJournal()
+            setenv("NOTIFY_SOCKET", receiver.path, 1)
+            var manager = try ServiceManager()
+            #expect(manager.takeStored().isOpen == false)
+            let memory = try MemoryFile.makeOpen(name: "test")
+            #expect(manager.store(memory, name: "keys") == true)
+            #expect(receiver.receive() == Array("FDSTORE=1\nFDNAME=keys\nFDPOLL=0".utf8))
+            while manager.notify(.watchdog) {}
+            #expect(manager.store(memory, name: "keys") == false)
+        }
+    }
+
     @Test func aManagerThatDoesNotReadStopsNobody() async {
         await #expect(processExitsWith: .success) {
             let receiver = try FakeJournal()

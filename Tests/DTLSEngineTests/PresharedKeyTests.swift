@@ -86,6 +86,22 @@ import Testing
         #expect(withCertificates.server.engine?.cipher == "ECDHE-ECDSA-AES128-GCM-SHA256")
     }
 
+    /// The server's name chooses another context, which has the keys too.
+    @Test func aNameChangesNothingForAClientWithAKey() throws {
+        let certificates = try TestCertificates.make()
+        let certified = CertifiedKey(
+            certificate: certificates.ecdsaServer.certificate, privateKey: certificates.ecdsaServer.privateKey)
+        var both = server()
+        both.certifiedKeys = [certified]
+        both.names = [NamedIdentity(name: "localhost", certifiedKeys: [certified])]
+        for suite in [nil, "PSK-AES128-CCM8"] {
+            let pair = try EnginePair(client: client(ciphers: suite), server: both, serverName: "localhost")
+            pair.handshake()
+            #expect(pair.server.engine?.serverName == "localhost")
+            #expect(pair.server.engine?.peerIdentity?.presharedKeyIdentity == "sensor-7")
+        }
+    }
+
     @Test func aServerWithoutKeysServesNobodyWhoHasOnlyAKey() throws {
         let certificates = try TestCertificates.make()
         let pair = try EnginePair(

@@ -88,12 +88,21 @@ extension EndToEnd {
             let daemon = try await Daemon.start(configuration("key_file = \"one.key\""), in: folder)
             try await visit(keep: "first")
             try await reload(daemon, configuration("key_file = [\"two.key\", \"one.key\"]"))
-            try await visit(with: "first")
+            // With a new ticket, for the next time.
+            let comesBack = try SecureClient(
+                to: address, trust: identity.certificate, in: folder, ["-sess_in", folder.file("first")])
+            try await comesBack.exchange("hello")
+            try await comesBack.leave()
+            #expect(comesBack.hasGotTicket)
             try await visit(keep: "second")
             #expect(try await keyName(in: "first") != keyName(in: "second"))
             try await reload(daemon, configuration("key_file = \"two.key\""))
             try await visit(with: "first")
-            try await visit(with: "second")
+            let isUpToDate = try SecureClient(
+                to: address, trust: identity.certificate, in: folder, ["-sess_in", folder.file("second")])
+            try await isUpToDate.exchange("hello")
+            try await isUpToDate.leave()
+            #expect(!isUpToDate.hasGotTicket)
             #expect(try await resumed(daemon, count: 5) == [false, true, false, false, true])
             try await daemon.stop()
         }

@@ -252,6 +252,36 @@ struct SystemdTests {
         try lab.stop()
     }
 
+    /// systemd keeps the keys of session tickets as long as it means to start the daemon again, and no longer.
+    @Test func sessionsAreResumedAfterARestart() throws {
+        let lab = try Lab.withEcho()
+        try lab.boot()
+        try lab.succeed("systemctl start dtlsd")
+        func visit(_ option: String) throws -> String {
+            try lab.run(
+                "timeout -s KILL 20 openssl s_client -dtls1_2 -connect 127.0.0.1:4433 \(option) /root/session </dev/null"
+            ).text
+        }
+        #expect(try visit("-sess_out").contains("New, "))
+        try lab.wait(for: "systemctl show -P NFileDescriptorStore dtlsd") { $0 == "1" }
+        try lab.succeed("systemctl restart dtlsd")
+        #expect(try visit("-sess_in").contains("Reused, "))
+
+        let process = try lab.property("MainPID")
+        try lab.succeed("kill -KILL \(process)")
+        try lab.wait(for: "systemctl is-active dtlsd; systemctl show -P MainPID dtlsd") {
+            $0.hasPrefix("active") && !$0.hasSuffix("\n\(process)")
+        }
+        #expect(try visit("-sess_in").contains("Reused, "))
+        #expect(try lab.property("NFileDescriptorStore") == "1")
+
+        try lab.succeed("systemctl stop dtlsd")
+        #expect(try lab.property("NFileDescriptorStore") == "0")
+        try lab.succeed("systemctl start dtlsd")
+        #expect(try visit("-sess_in").contains("New, "))
+        try lab.stop()
+    }
+
     @Test func theWatchdogReplacesAMainProcessThatHangs() throws {
         let lab = try Lab.withEcho()
         try lab.write("[Service]\nWatchdogSec=2s\n", to: "/etc/systemd/system/dtlsd.service.d/watchdog.conf")

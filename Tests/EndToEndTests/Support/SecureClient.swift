@@ -51,6 +51,9 @@ final class SecureClient: Sendable {
     /// long. Complete when the client has ended.
     var clientHellos: Int { messages.count { $0.isSent && $0.isHandshake && $0.bytes.hasPrefix("01 ") } }
 
+    /// Whether the server has given it a session ticket (NewSessionTicket, 4). Known when the client has ended.
+    var hasGotTicket: Bool { messages.contains { !$0.isSent && $0.isHandshake && $0.bytes.hasPrefix("04 ") } }
+
     /// Whether the server has said goodbye (a warning, 1, of close_notify, 0). Known when the client has ended.
     var gotCloseNotify: Bool { messages.contains { !$0.isSent && $0.isAlert && $0.bytes.hasPrefix("01 00") } }
 

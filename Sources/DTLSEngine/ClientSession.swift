@@ -16,9 +16,8 @@ extension Engine {
     /// Offers a session to the server, which may take it up or do a full handshake. To be called before the first
     /// `next()`.
     public func resume(_ session: ResumableSession) {
-        OpenSSLError.clear()
         // One that this context would not take (another version) is left out, and the handshake is a full one.
-        if SSL_set_session(ssl, session.pointer) != 1 { OpenSSLError.clear() }
+        if withSSL({ SSL_set_session($0, session.pointer) }) != 1 { OpenSSLError.clear() }
     }
 
     /// The session of an established client's connection, for the next one; `nil` where the server gave none.
@@ -26,7 +25,7 @@ extension Engine {
     /// It is a copy: OpenSSL spoils the connection's own when that ends without close_notify, which says nothing about
     /// a server's sessions over UDP.
     public var resumableSession: ResumableSession? {
-        guard let session = SSL_get_session(ssl), SSL_SESSION_is_resumable(session) == 1,
+        guard let session = withSSL({ SSL_get_session($0) }), SSL_SESSION_is_resumable(session) == 1,
             let copy = SSL_SESSION_dup(session)
         else { return nil }
         return ResumableSession(owning: copy)

@@ -25,7 +25,7 @@ public final class Engine {
 
     private enum State { case handshaking, established, closed }
 
-    let ssl: OpaquePointer
+    private let ssl: OpaquePointer
     let bio: DatagramBIO
     /// Kept alive for the callbacks that OpenSSL has from it.
     private let context: Context

@@ -70,7 +70,8 @@ import Testing
         let text = Self.switchingOn(try Self.reference()) { _ in true }
         let configuration = try read(text, in: preparedFolder())
         #expect(configuration.services.map(\.name) == ["echo", "coap"])
-        #expect(configuration.clients.map(\.name) == ["coap-out"])
+        #expect(configuration.clients.map(\.name) == ["coap-out", "coap-psk"])
+        #expect(configuration.clients.last?.tls.presharedKey?.identity == Array("sensor-7".utf8))
         let client = try #require(configuration.clients.first)
         #expect(client.serverName == "coap.example.org" && client.socket.sendBuffer == 262_144)
         #expect(client.tls.certificate != nil && client.tls.rejectUnauthorized)
@@ -146,7 +147,8 @@ import Testing
         let text = try Self.reference()
         let keys =
             MainKey.allCases.map(\.rawValue).filter { !["service", "client", "tickets"].contains($0) }
-            + ClientKey.allCases.map(\.rawValue).filter { $0 != "socket" }
+            + ClientKey.allCases.map(\.rawValue).filter { !["psk", "socket"].contains($0) }
+            + ClientPresharedKeyKey.allCases.map(\.rawValue)
             + ServiceKey.allCases.map(\.rawValue).filter {
                 !["forward", "name", "psk", "socket", "clients"].contains($0)
             }
@@ -166,6 +168,7 @@ import Testing
             "#[service.echo.socket]", "#[service.echo.clients]", "#[service.echo.name.\"*.example.org\"]",
             "#[service.coap.psk]",
             "#[service.coap.forward]", "#[client.coap-out.socket]",
+            "#[client.coap-psk.psk]",
         ] {
             #expect(lines.contains { $0 == table })
         }

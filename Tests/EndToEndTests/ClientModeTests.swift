@@ -219,6 +219,40 @@ extension EndToEnd {
             try await server.stop()
         }
 
+        /// A key in common, with a server of OpenSSL and with dtlsd; one whose key is another's is not let in.
+        @Test func aKeyInCommonOpensTheDoor() async throws {
+            let key = "00112233445566778899aabbccddeeff"
+            try folder.write("sensor-7:\(key)\n", to: "one.psk")
+            let text = Client(listen: front, connect: back, more: "psk.file = \"one.psk\"\nhandshake_timeout = 2").text
+            let daemon = try await Daemon.start(text, in: folder)
+            let sender = try PlainSender(to: front)
+            let foreign = try await SecureServer(
+                at: back, as: nil, in: folder, ["-psk", key, "-psk_identity", "sensor-7", "-nocert"])
+            sender.send("to s_server\n")
+            try await foreign.hears("to s_server\n")
+            foreign.program.signal(SIGKILL)
+            _ = try await foreign.program.ended()
+
+            // Records that were made with another key are no records at all: nobody says anything, and time goes by.
+            let other = try TestFolder()
+            try other.write("sensor-7:\(String(key.reversed()))\n", to: "one.psk")
+            let keys = "[service.echo]\nlisten = \"\(back)\"\nhandler = \"echo\"\npsk.file = \"one.psk\""
+            let wrong = try await Daemon.start(keys, in: other)
+            try await eventually("the wrong key fails", details: daemon.program.errors) {
+                sender.send("is it you?")
+                return daemon.logs("no connection to the server \(back)", "the handshake took too long")
+            }
+            #expect(!wrong.logs("connection opened"))
+            try await wrong.stop()
+            let right = try TestFolder()
+            try right.write("sensor-7:\(key)\n", to: "one.psk")
+            let server = try await Daemon.start(keys, in: right)
+            try await sender.exchangeWithLosses("it is me", details: daemon.program.errors)
+            try await server.logged("connection opened", "sensor-7")
+            try await daemon.stop()
+            try await server.stop()
+        }
+
         // MARK: When the server is not there
 
         /// What comes before the server does waits, up to 64 datagrams, and what is above that is dropped.

@@ -86,6 +86,10 @@ extension ClientSettings {
         writer.optional(certificate) { $0.string($1) }
         writer.optional(privateKey) { $0.string($1) }
         writer.optional(passphrase) { $0.string($1) }
+        writer.optional(presharedKey) { writer, key in
+            writer.data(key.identity)
+            writer.data(key.key)
+        }
         writer.optional(ciphers) { $0.string($1) }
         writer.integer(minimumVersion.rawValue)
         writer.optional(maximumVersion) { $0.integer($1.rawValue) }
@@ -95,7 +99,11 @@ extension ClientSettings {
         self.init(
             rejectUnauthorized: try reader.bool(), certificateAuthorities: try reader.optionalString(),
             certificate: try reader.optionalString(), privateKey: try reader.optionalString(),
-            passphrase: try reader.optionalString(), ciphers: try reader.optionalString(),
+            passphrase: try reader.optionalString(),
+            presharedKey: try reader.optional { (reader) throws(MalformedBytes) in
+                PresharedKey(identity: try reader.array(), key: try reader.array())
+            },
+            ciphers: try reader.optionalString(),
             minimumVersion: try Self.version(from: &reader),
             maximumVersion: try reader.optional { (reader) throws(MalformedBytes) in try Self.version(from: &reader) })
     }

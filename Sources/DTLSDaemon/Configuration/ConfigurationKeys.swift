@@ -79,6 +79,7 @@ enum UnknownKey {
         if ForwardKey(rawValue: key) != nil { return "in [service.NAME.forward]" }
         if ClientsKey(rawValue: key) != nil { return "in [service.NAME.clients]" }
         if ServiceKey(rawValue: key) != nil { return "in [service.NAME]" }
+        if ClientPresharedKeyKey(rawValue: key) != nil { return "in [client.NAME.psk]" }
         if ClientKey(rawValue: key) != nil { return "in [client.NAME]" }
         if MainKey(rawValue: key) != nil { return "before the first [table]" }
         return nil

@@ -25,7 +25,7 @@ public final class Engine {
 
     private enum State { case handshaking, established, closed }
 
-    private let ssl: OpaquePointer
+    let ssl: OpaquePointer
     let bio: DatagramBIO
     /// Kept alive for the callbacks that OpenSSL has from it.
     private let context: Context

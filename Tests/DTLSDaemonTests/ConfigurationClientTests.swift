@@ -35,7 +35,7 @@ private let least = """
                 ClientConfiguration(
                     name: "out", listen: [try #require(SocketAddress("127.0.0.1:5000"))], server: server,
                     serverName: "192.0.2.1", tls: ClientSettings(certificateAuthorities: material.certificate),
-                    handshakeTimeout: 60_000, idleTimeout: 300_000, mtu: 1_400, resumes: true,
+                    handshakeTimeout: 60_000, idleTimeout: 300_000, answerTimeout: 60_000, mtu: 1_400, resumes: true,
                     socket: SocketOptions())
             ])
     }
@@ -60,6 +60,7 @@ private let least = """
             mtu = 256
             handshake_timeout = 2
             idle_timeout = 0
+            answer_timeout = 0
             resumption = false
             [client."b.c".socket]
             receive_buffer = 65536
@@ -74,7 +75,7 @@ private let least = """
                         certificateAuthorities: material.certificate, certificate: material.certificate,
                         privateKey: material.encryptedKey, passphrase: "sesame", ciphers: "ECDHE+AESGCM",
                         minimumVersion: .dtls10, maximumVersion: .dtls12),
-                    handshakeTimeout: 2_000, idleTimeout: 0, mtu: 256, resumes: false,
+                    handshakeTimeout: 2_000, idleTimeout: 0, answerTimeout: 0, mtu: 256, resumes: false,
                     socket: SocketOptions(receiveBuffer: 65_536))
             ])
         // And over the channel, whole or not at all.

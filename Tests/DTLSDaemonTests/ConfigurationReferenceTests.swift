@@ -134,7 +134,7 @@ import Testing
         let client = try #require(lines.firstIndex { $0.hasPrefix("[client.") })
         let defaults = [
             "verify = true", "minimum_version = \"1.2\"", "mtu = 1400", "handshake_timeout = 60", "idle_timeout = 300",
-            "resumption = true",
+            "answer_timeout = 60", "resumption = true",
         ]
         let rest = lines[client...].filter { line in !defaults.contains { $0 == line } }
         #expect(rest.count == lines[client...].count - defaults.count)

@@ -16,6 +16,7 @@ enum ClientKey: String, CaseIterable {
     case mtu
     case handshakeTimeout = "handshake_timeout"
     case idleTimeout = "idle_timeout"
+    case answerTimeout = "answer_timeout"
     case resumption, socket
     case presharedKey = "psk"
 }
@@ -60,6 +61,7 @@ struct ClientReader {
             name: name, listen: listeners.map(\.address), server: server?.address ?? Self.noServer,
             serverName: serverName() ?? server?.name ?? "localhost", tls: ClientCredentialsReader(table: table).read(),
             handshakeTimeout: table.duration(.handshakeTimeout, seconds: 2...120) ?? 60_000, idleTimeout: idleTimeout(),
+            answerTimeout: table.duration(.answerTimeout, seconds: 0...86_400) ?? 60_000,
             mtu: table.integer(.mtu, 256...9_000, "an integer of bytes") ?? 1_400,
             resumes: table.bool(.resumption) ?? true, socket: socket)
         return Result(configuration: configuration, listeners: listeners)

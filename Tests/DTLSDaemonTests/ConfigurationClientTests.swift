@@ -162,6 +162,10 @@ private let least = """
             "idle_timeout = 1.5",
             "4: client.out.idle_timeout: expected a number of seconds, 2 to 86400, or 0 for no limit, found less than 2"
         ),
+        (
+            "answer_timeout = 0.5",
+            "4: client.out.answer_timeout: expected a number of seconds, 1 to 86400, or 0 for no limit, found less than 1"
+        ),
         ("resumption = 1", "4: client.out.resumption: expected true or false, found 1"),
         ("handler = \"echo\"", "4: client.out.handler: unknown key here; it belongs in [service.NAME]"),
         ("server = \"x\"", "4: client.out.server: unknown key; expected one of "),

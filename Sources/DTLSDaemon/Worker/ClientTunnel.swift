@@ -41,7 +41,10 @@ final class ClientTunnel: TimerTarget, EventHandler, ConnectionDelegate {
     }
 
     /// A connection that has lived this long was of use, even if the server has never said anything.
-    private static let goodLife = UInt64.milliseconds(10_000)
+    private var goodLife: UInt64 {
+        let timeout = client.configuration.answerTimeout
+        return .milliseconds(timeout > 0 ? min(timeout, 10_000) : 10_000)
+    }
 
     init(
         _ id: UInt64, _ key: Newcomer.Key, socket: consuming FileDescriptor, client: ClientRuntime, worker: Worker
@@ -245,7 +248,7 @@ final class ClientTunnel: TimerTarget, EventHandler, ConnectionDelegate {
         if case .failed = ending { client.session = nil }
         logClosed(connection, reason)
         let wasUseful =
-            connection.counters.messagesIn > 0 || resources.loop.now &- establishedAt >= Self.goodLife
+            connection.counters.messagesIn > 0 || resources.loop.now &- establishedAt >= goodLife
         connectionEnded(wasUseful: wasUseful, reason: reason)
     }
 

@@ -60,7 +60,8 @@ struct ClientReader {
         let configuration = ClientConfiguration(
             name: name, listen: listeners.map(\.address), server: server?.address ?? Self.noServer,
             serverName: serverName() ?? server?.name ?? "localhost", tls: ClientCredentialsReader(table: table).read(),
-            handshakeTimeout: table.duration(.handshakeTimeout, seconds: 2...120) ?? 60_000, idleTimeout: timeout(.idleTimeout, atLeast: 2) ?? 300_000,
+            handshakeTimeout: table.duration(.handshakeTimeout, seconds: 2...120) ?? 60_000,
+            idleTimeout: timeout(.idleTimeout, atLeast: 2) ?? 300_000,
             answerTimeout: timeout(.answerTimeout, atLeast: 1) ?? 60_000,
             mtu: table.integer(.mtu, 256...9_000, "an integer of bytes") ?? 1_400,
             resumes: table.bool(.resumption) ?? true, socket: socket)

@@ -16,8 +16,12 @@ extension Engine {
     /// Offers a session to the server, which may take it up or do a full handshake. To be called before the first
     /// `next()`.
     public func resume(_ session: ResumableSession) {
-        // One that this context would not take (another version) is left out, and the handshake is a full one.
-        if withSSL({ SSL_set_session($0, session.pointer) }) != 1 { OpenSSLError.clear() }
+        OpenSSLError.clear()
+        // A copy, which this connection may spoil (see `resumableSession`).
+        guard let copy = SSL_SESSION_dup(session.pointer) else { return OpenSSLError.clear() }
+        defer { SSL_SESSION_free(copy) }
+        // Without it, the handshake is a full one.
+        if withSSL({ SSL_set_session($0, copy) }) != 1 { OpenSSLError.clear() }
     }
 
     /// The session of an established client's connection, for the next one; `nil` where the server gave none.

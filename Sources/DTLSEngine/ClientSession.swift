@@ -17,8 +17,11 @@ extension Engine {
     /// `next()`.
     public func resume(_ session: ResumableSession) {
         OpenSSLError.clear()
-        // One that this context would not take (another version) is left out, and the handshake is a full one.
-        if SSL_set_session(ssl, session.pointer) != 1 { OpenSSLError.clear() }
+        // A copy, which this connection may spoil (see `resumableSession`).
+        guard let copy = SSL_SESSION_dup(session.pointer) else { return OpenSSLError.clear() }
+        defer { SSL_SESSION_free(copy) }
+        // Without it, the handshake is a full one.
+        if withSSL({ SSL_set_session($0, copy) }) != 1 { OpenSSLError.clear() }
     }
 
     /// The session of an established client's connection, for the next one; `nil` where the server gave none.
@@ -26,7 +29,7 @@ extension Engine {
     /// It is a copy: OpenSSL spoils the connection's own when that ends without close_notify, which says nothing about
     /// a server's sessions over UDP.
     public var resumableSession: ResumableSession? {
-        guard let session = SSL_get_session(ssl), SSL_SESSION_is_resumable(session) == 1,
+        guard let session = withSSL({ SSL_get_session($0) }), SSL_SESSION_is_resumable(session) == 1,
             let copy = SSL_SESSION_dup(session)
         else { return nil }
         return ResumableSession(owning: copy)

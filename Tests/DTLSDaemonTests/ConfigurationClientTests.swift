@@ -35,7 +35,7 @@ private let least = """
                 ClientConfiguration(
                     name: "out", listen: [try #require(SocketAddress("127.0.0.1:5000"))], server: server,
                     serverName: "192.0.2.1", tls: ClientSettings(certificateAuthorities: material.certificate),
-                    handshakeTimeout: 60_000, idleTimeout: 300_000, mtu: 1_400, resumes: true,
+                    handshakeTimeout: 60_000, idleTimeout: 300_000, answerTimeout: 60_000, mtu: 1_400, resumes: true,
                     socket: SocketOptions())
             ])
     }
@@ -60,6 +60,7 @@ private let least = """
             mtu = 256
             handshake_timeout = 2
             idle_timeout = 0
+            answer_timeout = 0
             resumption = false
             [client."b.c".socket]
             receive_buffer = 65536
@@ -74,7 +75,7 @@ private let least = """
                         certificateAuthorities: material.certificate, certificate: material.certificate,
                         privateKey: material.encryptedKey, passphrase: "sesame", ciphers: "ECDHE+AESGCM",
                         minimumVersion: .dtls10, maximumVersion: .dtls12),
-                    handshakeTimeout: 2_000, idleTimeout: 0, mtu: 256, resumes: false,
+                    handshakeTimeout: 2_000, idleTimeout: 0, answerTimeout: 0, mtu: 256, resumes: false,
                     socket: SocketOptions(receiveBuffer: 65_536))
             ])
         // And over the channel, whole or not at all.
@@ -102,8 +103,8 @@ private let least = """
             least + "verify = false", environment: ["SSL_CERT_FILE": "\(folder.path)/none.pem"])
         let client = try #require(configuration.clients.first)
         #expect(!client.tls.rejectUnauthorized && client.tls.certificateAuthorities == nil)
-        #expect(configuration.warnings.count == 1)
-        #expect(configuration.warnings.first?.key == "client.out.verify")
+        #expect(configuration.warnings.map(\.key) == ["client.out.verify"])
+        #expect(configuration.warnings.first?.message.hasPrefix("false: whoever answers ") == true)
     }
 
     @Test func missingAuthoritiesOfTheSystemAreNamed() throws {
@@ -161,6 +162,10 @@ private let least = """
             "idle_timeout = 1.5",
             "4: client.out.idle_timeout: expected a number of seconds, 2 to 86400, or 0 for no limit, found less than 2"
         ),
+        (
+            "answer_timeout = 0.5",
+            "4: client.out.answer_timeout: expected a number of seconds, 1 to 86400, or 0 for no limit, found less than 1"
+        ),
         ("resumption = 1", "4: client.out.resumption: expected true or false, found 1"),
         ("handler = \"echo\"", "4: client.out.handler: unknown key here; it belongs in [service.NAME]"),
         ("server = \"x\"", "4: client.out.server: unknown key; expected one of "),
@@ -172,6 +177,39 @@ private let least = """
         let found = try problems(lines)
         #expect(found.count == 1)
         #expect(found.first?.hasPrefix("dtlsd.toml:\(message)") == true, "\(found)")
+    }
+
+    @Test func aKeyInCommonStandsForCertificates() throws {
+        try folder.write("one.psk", "sensor-7:00112233445566778899aabbccddeeff\n")
+        try folder.write("two.psk", "a:00112233445566778899aabbccddeeff\nb:an old-fashioned pass phrase\n")
+        let least = "[client.out]\nlisten = \"127.0.0.1:5000\"\nconnect = \"192.0.2.1:4433\"\n"
+        func key(_ lines: String) throws -> PresharedKey? {
+            // The system's CA certificates are not looked for.
+            let configuration = try folder.read(least + lines, environment: ["SSL_CERT_FILE": "/none"])
+            #expect(try configuration.encode().withUnsafeBytes { try Configuration(decoding: $0) } == configuration)
+            return configuration.clients.first?.tls.presharedKey
+        }
+        #expect(
+            try key("psk.file = \"one.psk\"")
+                == PresharedKey(
+                    identity: Array("sensor-7".utf8), key: (0...15).map { UInt8($0) * 0x11 }))
+        #expect(
+            try key("psk = { file = \"two.psk\", identity = \"b\" }")
+                == PresharedKey(identity: [0x62], key: Array("an old-fashioned pass phrase".utf8)))
+        #expect(
+            try problems("psk.file = \"two.psk\"") == [
+                "dtlsd.toml:4: client.out.psk.identity: missing; expected one of the identities in \"two.psk\""
+            ])
+        #expect(
+            try problems("psk = { file = \"two.psk\", identity = \"c\" }") == [
+                "dtlsd.toml:4: client.out.psk.identity: expected one of the identities in \"two.psk\", found the string"
+                    + " \"c\""
+            ])
+        #expect(
+            try problems("psk.file = \"one.psk\"\nca = \"server.pem\"") == [
+                "dtlsd.toml:5: client.out.ca: it has no effect with [client.NAME.psk], whose key proves both sides;"
+                    + " expected only one of the two"
+            ])
     }
 
     @Test(arguments: ["nowhere", "192.0.2.1", "192.0.2.1:0", "192.0.2.1:65536", ":4433", "a b:1", "::1:4433"])

@@ -71,7 +71,8 @@ import Testing
         let text = Self.switchingOn(try Self.reference()) { _ in true }
         let configuration = try read(text, in: preparedFolder())
         #expect(configuration.services.map(\.name) == ["echo", "coap", "time", "syslog"])
-        #expect(configuration.clients.map(\.name) == ["coap-out"])
+        #expect(configuration.clients.map(\.name) == ["coap-out", "coap-psk"])
+        #expect(configuration.clients.last?.tls.presharedKey?.identity == Array("sensor-7".utf8))
         let client = try #require(configuration.clients.first)
         #expect(client.serverName == "coap.example.org" && client.socket.sendBuffer == 262_144)
         #expect(client.tls.certificate != nil && client.tls.rejectUnauthorized)
@@ -134,7 +135,7 @@ import Testing
         let client = try #require(lines.firstIndex { $0.hasPrefix("[client.") })
         let defaults = [
             "verify = true", "minimum_version = \"1.2\"", "mtu = 1400", "handshake_timeout = 60", "idle_timeout = 300",
-            "resumption = true",
+            "answer_timeout = 60", "resumption = true",
         ]
         let rest = lines[client...].filter { line in !defaults.contains { $0 == line } }
         #expect(rest.count == lines[client...].count - defaults.count)
@@ -147,7 +148,8 @@ import Testing
         let text = try Self.reference()
         let keys =
             MainKey.allCases.map(\.rawValue).filter { !["service", "client", "tickets"].contains($0) }
-            + ClientKey.allCases.map(\.rawValue).filter { $0 != "socket" }
+            + ClientKey.allCases.map(\.rawValue).filter { !["psk", "socket"].contains($0) }
+            + ClientPresharedKeyKey.allCases.map(\.rawValue)
             + ServiceKey.allCases.map(\.rawValue).filter {
                 !["forward", "exec", "log", "name", "psk", "socket", "clients"].contains($0)
             }
@@ -168,6 +170,7 @@ import Testing
             "#[service.echo.socket]", "#[service.echo.clients]", "#[service.echo.name.\"*.example.org\"]",
             "#[service.coap.psk]",
             "#[service.coap.forward]", "#[service.time.exec]", "#[service.syslog.log]", "#[client.coap-out.socket]",
+            "#[client.coap-psk.psk]",
         ] {
             #expect(lines.contains { $0 == table })
         }

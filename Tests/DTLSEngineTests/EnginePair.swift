@@ -34,16 +34,18 @@ final class EnginePair {
 
     init(
         client clientSettings: ClientSettings, server serverSettings: ServerSettings, payloadSize: Int = 1452,
-        conditions: WireConditions = .perfect, seed: UInt64 = 1, serverName: String? = "localhost"
+        conditions: WireConditions = .perfect, seed: UInt64 = 1, serverName: String? = "localhost",
+        ticketKeys: [UInt8]? = nil, session: ResumableSession? = nil
     ) throws {
         clock = virtual_clock_start(Self.start)
         bio = try DatagramBIO()
         wire = SimulatedWire(conditions, seed: seed)
-        serverContext = try ServerContext(serverSettings)
+        serverContext = try ServerContext(serverSettings, ticketKeys: ticketKeys)
         self.payloadSize = payloadSize
         cookies = try CookieAuthority(secret: Array(repeating: 9, count: 32))
         client.engine = try Engine(
             connecting: ClientContext(clientSettings), over: bio, payloadSize: payloadSize, serverName: serverName)
+        if let session { client.engine?.resume(session) }
         proceed(.client)
     }
 

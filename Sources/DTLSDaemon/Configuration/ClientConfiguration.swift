@@ -16,6 +16,8 @@ struct ClientConfiguration: Sendable, Equatable {
     var handshakeTimeout: Int
     /// Milliseconds without a datagram in either direction after which a sender's connection is closed; 0: never.
     var idleTimeout: Int
+    /// Milliseconds in which datagrams are sent and nothing comes back after which a connection is made anew; 0: never.
+    var answerTimeout: Int
     /// Largest IP packet of a handshake flight, bytes, 256 to 9,000.
     var mtu: Int
     /// Whether a new connection takes up the session of an earlier one.
@@ -60,6 +62,7 @@ extension ClientConfiguration {
         tls.write(to: &writer)
         writer.integer(handshakeTimeout)
         writer.integer(idleTimeout)
+        writer.integer(answerTimeout)
         writer.integer(mtu)
         writer.bool(resumes)
         socket.write(to: &writer)
@@ -73,6 +76,7 @@ extension ClientConfiguration {
         tls = try ClientSettings(from: &reader)
         handshakeTimeout = try reader.integer()
         idleTimeout = try reader.integer()
+        answerTimeout = try reader.integer()
         mtu = try reader.integer()
         resumes = try reader.bool()
         socket = try SocketOptions(from: &reader)
@@ -86,6 +90,10 @@ extension ClientSettings {
         writer.optional(certificate) { $0.string($1) }
         writer.optional(privateKey) { $0.string($1) }
         writer.optional(passphrase) { $0.string($1) }
+        writer.optional(presharedKey) { writer, key in
+            writer.data(key.identity)
+            writer.data(key.key)
+        }
         writer.optional(ciphers) { $0.string($1) }
         writer.integer(minimumVersion.rawValue)
         writer.optional(maximumVersion) { $0.integer($1.rawValue) }
@@ -95,7 +103,11 @@ extension ClientSettings {
         self.init(
             rejectUnauthorized: try reader.bool(), certificateAuthorities: try reader.optionalString(),
             certificate: try reader.optionalString(), privateKey: try reader.optionalString(),
-            passphrase: try reader.optionalString(), ciphers: try reader.optionalString(),
+            passphrase: try reader.optionalString(),
+            presharedKey: try reader.optional { (reader) throws(MalformedBytes) in
+                PresharedKey(identity: try reader.array(), key: try reader.array())
+            },
+            ciphers: try reader.optionalString(),
             minimumVersion: try Self.version(from: &reader),
             maximumVersion: try reader.optional { (reader) throws(MalformedBytes) in try Self.version(from: &reader) })
     }

@@ -81,6 +81,7 @@ enum UnknownKey {
         if ExecKey(rawValue: key) != nil { return "in [service.NAME.exec]" }
         if LogKey(rawValue: key) != nil { return "in [service.NAME.log]" }
         if ServiceKey(rawValue: key) != nil { return "in [service.NAME]" }
+        if ClientPresharedKeyKey(rawValue: key) != nil { return "in [client.NAME.psk]" }
         if ClientKey(rawValue: key) != nil { return "in [client.NAME]" }
         if MainKey(rawValue: key) != nil { return "before the first [table]" }
         return nil

@@ -25,6 +25,8 @@ final class ClientTunnel: TimerTarget, EventHandler, ConnectionDelegate {
     private var lastActive: UInt64
     /// When the present connection was established.
     private var establishedAt: UInt64 = 0
+    /// When the first datagram was sent that the server has sent nothing since; 0: there is none.
+    private var unansweredSince: UInt64 = 0
     /// Why the connection is being closed, where it is the tunnel that knows.
     private var endingReason: String?
 
@@ -39,7 +41,10 @@ final class ClientTunnel: TimerTarget, EventHandler, ConnectionDelegate {
     }
 
     /// A connection that has lived this long was of use, even if the server has never said anything.
-    private static let goodLife = UInt64.milliseconds(10_000)
+    private var goodLife: UInt64 {
+        let timeout = client.configuration.answerTimeout
+        return .milliseconds(timeout > 0 ? min(timeout, 10_000) : 10_000)
+    }
 
     init(
         _ id: UInt64, _ key: Newcomer.Key, socket: consuming FileDescriptor, client: ClientRuntime, worker: Worker
@@ -96,7 +101,13 @@ final class ClientTunnel: TimerTarget, EventHandler, ConnectionDelegate {
         guard !datagram.isEmpty, datagram.count <= Engine.maximumMessageSize else { return refuse(datagram.count) }
         switch course.datagramCame() {
         case .send:
-            connection?.sendOrDrop(datagram)
+            guard let connection else { return }
+            guard !isForgotten else {
+                let patience = client.configuration.answerTimeout / 1_000
+                end(connection, because: "the server has sent nothing for \(patience) s")
+                return take(datagram)
+            }
+            connection.sendOrDrop(datagram)
         case .keep:
             keep(datagram)
         case .keepAndConnect:
@@ -105,6 +116,16 @@ final class ClientTunnel: TimerTarget, EventHandler, ConnectionDelegate {
         case .drop:
             break
         }
+    }
+
+    /// Whether the server may have lost its state without a word, so that nothing that is sent arrives. There is no other
+    /// way to see it: DTLS has no sign of life (OpenSSL knows RFC 6520 no more), and who does not know a connection says
+    /// nothing about its records.
+    private var isForgotten: Bool {
+        let timeout = client.configuration.answerTimeout
+        let now = resources.loop.now
+        if unansweredSince == 0 { unansweredSince = now }
+        return timeout > 0 && now >= unansweredSince &+ .milliseconds(timeout)
     }
 
     /// What was encrypted leaves.
@@ -193,6 +214,7 @@ final class ClientTunnel: TimerTarget, EventHandler, ConnectionDelegate {
     func connectionEstablished(_ connection: Connection) {
         course.opened()
         establishedAt = resources.loop.now
+        unansweredSince = 0
         worker.countHandshake(resumed: connection.engine.isResumed)
         logOpened(connection)
         if client.configuration.resumes, let session = connection.engine.resumableSession { client.session = session }
@@ -226,7 +248,7 @@ final class ClientTunnel: TimerTarget, EventHandler, ConnectionDelegate {
         if case .failed = ending { client.session = nil }
         logClosed(connection, reason)
         let wasUseful =
-            connection.counters.messagesIn > 0 || resources.loop.now &- establishedAt >= Self.goodLife
+            connection.counters.messagesIn > 0 || resources.loop.now &- establishedAt >= goodLife
         connectionEnded(wasUseful: wasUseful, reason: reason)
     }
 
@@ -245,6 +267,7 @@ final class ClientTunnel: TimerTarget, EventHandler, ConnectionDelegate {
     // MARK: From the server to the sender
 
     func connection(_ connection: Connection, received message: UnsafeRawBufferPointer) {
+        unansweredSince = 0
         if resources.outbox.isFilling { deliver() }
         resources.outbox.append(message)
     }

@@ -8,15 +8,15 @@ final class SecureServer: Sendable {
     private let folder: TestFolder
     private let messagesName: String
 
-    /// Returns when it listens.
-    init(at address: SocketAddress, as identity: Identity, in folder: TestFolder, _ arguments: [String] = [])
+    /// Returns when it listens. Without an identity, the arguments say what it proves itself with.
+    init(at address: SocketAddress, as identity: Identity?, in folder: TestFolder, _ arguments: [String] = [])
         async throws
     {
         self.folder = folder
         messagesName = "\(UUID().uuidString).messages"
         program = try Program(
             ["openssl", "s_server", "-dtls", "-listen", "-accept", "\(address)", "-quiet"]
-                + ["-cert", identity.certificate, "-key", identity.privateKey]
+                + (identity.map { ["-cert", $0.certificate, "-key", $0.privateKey] } ?? [])
                 + ["-msg", "-msgfile", folder.file(messagesName)] + arguments,
             in: folder)
         try await eventually("s_server listens at \(address)", details: program.errors) {

@@ -12,22 +12,25 @@ import Testing
         certificate = try OwnCertificate(pem: certificates.ecdsaServer.certificate)
     }
 
-    /// A response about the first certificate of a PEM text, by the authority that is the second one of it.
+    /// A response about a certificate, which it signs itself: that is for clients to judge.
     private func response(
-        about pem: String, status: Int32 = V_OCSP_CERTSTATUS_GOOD, from: Int = -3_600, until: Int? = 3_600,
+        about identity: TestCertificates.Identity, status: Int32 = V_OCSP_CERTSTATUS_GOOD, from: Int = -3_600,
+        until: Int? = 3_600,
         digest: OpaquePointer? = EVP_sha1()
     ) throws -> [UInt8] {
         let bio = BIO_new(BIO_s_mem())
         defer { BIO_free(bio) }
-        _ = pem.withCString { BIO_puts(bio, $0) }
+        for text in [identity.certificate, identity.privateKey] { BIO_puts(bio, text) }
         let leaf = PEM_read_bio_X509(bio, nil, nil, nil)
         let issuer = PEM_read_bio_X509(bio, nil, nil, nil)
+        let key = PEM_read_bio_PrivateKey(bio, nil, nil, nil)
         let basic = OCSP_BASICRESP_new()
         let start = X509_gmtime_adj(nil, from)
         let end = until.flatMap { X509_gmtime_adj(nil, $0) }
         defer {
             X509_free(leaf)
             X509_free(issuer)
+            EVP_PKEY_free(key)
             OCSP_BASICRESP_free(basic)
             ASN1_STRING_free(start)
             ASN1_STRING_free(end)
@@ -36,7 +39,7 @@ import Testing
         defer { OCSP_CERTID_free(identifier) }
         let isRevoked = status == V_OCSP_CERTSTATUS_REVOKED
         _ = try #require(OCSP_basic_add1_status(basic, identifier, status, 0, isRevoked ? start : nil, start, end))
-        // Nobody here looks at the signature; a client's to check.
+        #expect(OCSP_basic_sign(basic, leaf, key, EVP_sha256(), nil, 0) == 1)
         return try encode(OCSP_response_create(OCSP_RESPONSE_STATUS_SUCCESSFUL, basic))
     }
 
@@ -50,7 +53,7 @@ import Testing
 
     @Test(arguments: ["SHA1", "SHA256"])
     func aGoodOneIsTaken(_ digest: String) throws {
-        let bytes = try response(about: certificates.ecdsaServer.certificate, digest: EVP_get_digestbyname(digest))
+        let bytes = try response(about: certificates.ecdsaServer, digest: EVP_get_digestbyname(digest))
         let staple = try OCSPStaple(bytes, for: certificate)
         #expect(staple.response == bytes)
         let expiry = try #require(staple.expiry)
@@ -60,33 +63,33 @@ import Testing
     }
 
     @Test func oneWithoutAnEndStaysGood() throws {
-        let staple = try OCSPStaple(response(about: certificates.ecdsaServer.certificate, until: nil), for: certificate)
+        let staple = try OCSPStaple(response(about: certificates.ecdsaServer, until: nil), for: certificate)
         #expect(staple.expiry == nil && staple.isGood(at: .max - 1))
     }
 
     @Test func oneOutOfDateIsNot() throws {
-        let old = try response(about: certificates.ecdsaServer.certificate, from: -7_200, until: -3_600)
+        let old = try response(about: certificates.ecdsaServer, from: -7_200, until: -3_600)
         #expect {
             try OCSPStaple(old, for: certificate)
         } throws: {
             guard case .outOfDate(let end) = $0 as? OCSPStapleError else { return false }
             return end.hasSuffix(" UTC")
         }
-        let early = try response(about: certificates.ecdsaServer.certificate, from: 3_600, until: 7_200)
+        let early = try response(about: certificates.ecdsaServer, from: 3_600, until: 7_200)
         #expect(throws: OCSPStapleError.self) { try OCSPStaple(early, for: certificate) }
     }
 
     @Test func oneAboutAnotherCertificateIsNot() throws {
         // Of the same authority, and of another one of the same name.
         for other in [certificates.rsaServer, certificates.stranger] {
-            let bytes = try response(about: other.certificate)
+            let bytes = try response(about: other)
             #expect(throws: OCSPStapleError.otherCertificate) { try OCSPStaple(bytes, for: certificate) }
         }
     }
 
     @Test(arguments: [(V_OCSP_CERTSTATUS_REVOKED, "revoked"), (V_OCSP_CERTSTATUS_UNKNOWN, "unknown")])
     func oneThatDoesNotSayGoodIsNot(_ status: Int32, _ name: String) throws {
-        let bytes = try response(about: certificates.ecdsaServer.certificate, status: status)
+        let bytes = try response(about: certificates.ecdsaServer, status: status)
         #expect(throws: OCSPStapleError.notGood(name)) { try OCSPStaple(bytes, for: certificate) }
     }
 
@@ -97,7 +100,7 @@ import Testing
 
     /// Whatever the file holds.
     @Test func brokenOnesAreNot() throws {
-        let good = try response(about: certificates.ecdsaServer.certificate)
+        let good = try response(about: certificates.ecdsaServer)
         for count in good.indices {
             #expect(throws: OCSPStapleError.self) { try OCSPStaple(Array(good[..<count]), for: certificate) }
         }

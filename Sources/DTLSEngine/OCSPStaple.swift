@@ -36,6 +36,10 @@ public struct OCSPStaple: Sendable, Equatable {
         self.init(checked: response, expiry: nextUpdate.flatMap(Self.seconds))
     }
 
+    /// Whether it may still be sent.
+    /// - Parameter time: seconds since 1970.
+    public func isGood(at time: Int64) -> Bool { expiry ?? .max > time }
+
     private static func parse(_ response: [UInt8]) throws(OCSPStapleError) -> OpaquePointer {
         let parsed = response.withUnsafeBufferPointer { buffer in
             var position = buffer.baseAddress
@@ -129,7 +133,7 @@ extension ServerContext {
         // OpenSSL has made the one that it will send the current one.
         guard let chosen = SSL_get_certificate(ssl), let certificates = ContextAttachments.of(ssl)?.certificates,
             let staple = certificates.first(where: { X509_cmp($0.certificate.pointer, chosen) == 0 })?.staple,
-            staple.expiry ?? .max > Int64(time(nil)),
+            staple.isGood(at: Int64(time(nil))),
             let copy = co_memdup(staple.response, staple.response.count)
         else { return SSL_TLSEXT_ERR_NOACK }
         _ = co_ssl_set_status_response(ssl, copy, staple.response.count)

@@ -148,6 +148,24 @@ extension EndToEnd {
             try await daemon.stop()
         }
 
+        /// Whoever may not come in may not come in under another name either.
+        @Test func aNameAsksForTheServicesClientCertificates() async throws {
+            let authority = try await certificates.selfSigned("authority")
+            let member = try await certificates.issued("member", by: authority)
+            let daemon = try await Daemon.start(service("ca = \"\(authority.certificate)\""), in: folder)
+            for (name, identity) in [("b.example.org", exact), ("c.example.org", wildcard), ("x.example.net", own)] {
+                try await client(
+                    asking: name, trusting: identity, ["-cert", member.certificate, "-key", member.privateKey]
+                ).exchange("I am a member")
+                let refused = try client(asking: name, trusting: identity)
+                refused.say("let me in")
+                #expect(try await refused.program.ended() != .exited(0))
+                #expect(refused.output.isEmpty)
+            }
+            try await daemon.logged("handshake failed", count: 3)
+            try await daemon.stop()
+        }
+
         /// A certificate that is not for its name is served, and the log and --check say so.
         @Test func aCertificateForAnotherNameIsServedWithAWarning() async throws {
             let service = Service(listen: [address], identity: own)

@@ -82,8 +82,8 @@ final class StapleKeeper: EventHandler {
 
     private func finish(_ result: Loading.Result, _ configuration: Configuration) {
         loading = nil
-        // A reload that has begun meanwhile reads them itself.
-        guard let present = delegate.refreshable?.configuration, present == configuration else { return }
+        // Another configuration has come meanwhile, or is about to, if it is not refused.
+        guard let present = delegate.refreshable?.configuration, present == configuration else { return refreshSoon() }
         guard case .loaded(let refreshed, let watcher) = result else {
             for problem in result.problems ?? [] { logger.log(.internalError, "OCSP responses: \(problem)") }
             return

@@ -14,7 +14,7 @@ struct PolicyReader {
         settings.ciphers = table.string(.ciphers, Self.ciphers)
         settings.minimumVersion = version(.minimumVersion) ?? settings.policy.minimumVersion
         settings.maximumVersion = version(.maximumVersion)
-        settings.applicationProtocols = applicationProtocols()
+        settings.applicationProtocols = Self.applicationProtocols(table, .applicationProtocols)
         settings.allowsRenegotiation = table.bool(.renegotiation) ?? false
         if settings.policy == .legacy {
             table.warn(
@@ -28,19 +28,20 @@ struct PolicyReader {
         table.choice(key, of: ProtocolVersion.allCases.map(\.name), ProtocolVersion.init(name:))
     }
 
-    private func applicationProtocols() -> [String] {
+    /// The names of a key `alpn`, best first; a client offers such a list too.
+    static func applicationProtocols<Key>(_ table: TableReader<Key>, _ key: Key) -> [String] {
         var list: [String] = []
-        for name in table.strings(.applicationProtocols, Self.applicationProtocol) {
+        for name in table.strings(key, applicationProtocol) {
             if list.contains(name.text) {
                 table.report(
-                    .applicationProtocols, element: name.element,
+                    key, element: name.element,
                     "\(ConfigurationReading.quoted(name.text)) is there twice; expected each protocol once")
             } else if (1...255).contains(name.text.utf8.count) {
                 list.append(name.text)
             } else {
                 table.report(
-                    .applicationProtocols, element: name.element,
-                    "expected \(Self.applicationProtocol), found the string \(ConfigurationReading.quoted(name.text))")
+                    key, element: name.element,
+                    "expected \(applicationProtocol), found the string \(ConfigurationReading.quoted(name.text))")
             }
         }
         return list

@@ -82,6 +82,8 @@ import Testing
         #expect(echo.tls.clients.mode == .required && echo.tls.clients.revocationLists.count == 1)
         #expect(echo.tls.clients.allow.count == 3 && echo.tls.clients.deny.count == 1)
         #expect(echo.socket.interface == "lo" && echo.socket.timeToLive == 64)
+        #expect(echo.limits.connections == 1_000 && echo.limits.traffic.largestDatagram == 1_200)
+        #expect(configuration.limits.connections == 100_000 && configuration.limits.handshakes == 10_000)
         #expect(
             configuration.services.last?.handler
                 == .forward(ForwardConfiguration(backends: [try .udp("127.0.0.1:5683")])))
@@ -117,6 +119,7 @@ import Testing
             "workers", "stop_timeout", "log_level", "handshake_timeout", "idle_timeout", "minimum_version", "mtu",
             "unknown_name", "by_address", "policy", "renegotiation", "[service.echo.socket]", "ipv6_only", "rotation",
             "lifetime", "resumption",
+            "[service.echo.limits]", "ipv4_prefix", "ipv6_prefix",
         ]
         let changed = Self.switchingOn(text) { setting in
             defaults.contains { setting == $0 || setting.hasPrefix($0 + " =") }
@@ -145,11 +148,11 @@ import Testing
     @Test func everyKeyIsDocumented() throws {
         let text = try Self.reference()
         let keys =
-            MainKey.allCases.map(\.rawValue).filter { !["service", "client", "tickets"].contains($0) }
+            MainKey.allCases.map(\.rawValue).filter { !["service", "client", "tickets", "limits"].contains($0) }
             + ClientKey.allCases.map(\.rawValue).filter { $0 != "socket" }
-            + ServiceKey.allCases.map(\.rawValue).filter {
-                !["forward", "name", "psk", "socket", "clients"].contains($0)
-            }
+            + ServiceKey.allCases.map(\.rawValue)
+            .filter { !["forward", "limits", "name", "psk", "socket", "clients"].contains($0) }
+            + LimitsKey.allCases.map(\.rawValue)
             + ForwardKey.allCases.map(\.rawValue) + SocketKey.allCases.map(\.rawValue)
             + PresharedKeysKey.allCases.map(\.rawValue) + ClientsKey.allCases.map(\.rawValue)
             + TicketsKey.allCases.map(\.rawValue)
@@ -166,6 +169,7 @@ import Testing
             "#[service.echo.socket]", "#[service.echo.clients]", "#[service.echo.name.\"*.example.org\"]",
             "#[service.coap.psk]",
             "#[service.coap.forward]", "#[client.coap-out.socket]",
+            "#[service.echo.limits]", "#[limits]",
         ] {
             #expect(lines.contains { $0 == table })
         }

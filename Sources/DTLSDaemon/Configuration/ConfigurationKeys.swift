@@ -8,7 +8,7 @@ enum MainKey: String, CaseIterable {
     case cookieSecretFile = "cookie_secret_file"
     case keyLogFile = "key_log_file"
     case tickets
-    case service, client
+    case limits, service, client
 }
 
 /// The keys of `[service.NAME]`.
@@ -31,7 +31,7 @@ enum ServiceKey: String, CaseIterable {
     case maximumVersion = "maximum_version"
     case applicationProtocols = "alpn"
     case renegotiation
-    case mtu, handler, forward, socket
+    case mtu, handler, forward, socket, limits
     case presharedKeys = "psk"
     case resumption
 }
@@ -78,6 +78,7 @@ enum UnknownKey {
         if PresharedKeysKey(rawValue: key) != nil { return "in [service.NAME.psk]" }
         if ForwardKey(rawValue: key) != nil { return "in [service.NAME.forward]" }
         if ClientsKey(rawValue: key) != nil { return "in [service.NAME.clients]" }
+        if LimitsKey(rawValue: key) != nil { return "in [service.NAME.limits] or [limits]" }
         if ServiceKey(rawValue: key) != nil { return "in [service.NAME]" }
         if ClientKey(rawValue: key) != nil { return "in [client.NAME]" }
         if MainKey(rawValue: key) != nil { return "before the first [table]" }

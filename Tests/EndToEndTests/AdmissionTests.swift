@@ -251,6 +251,38 @@ extension EndToEnd {
             try await daemon.stop()
         }
 
+        /// Whoever has a connection cannot have handshakes on it without end: 5 at once, and one a second.
+        @Test func beginningAnewHasAnEnd() async throws {
+            let daemon = try await start("")
+            let port = try Endpoint.free(on: "127.0.0.11")
+            let lost = try client(from: "127.0.0.11", port: port.port)
+            try await lost.exchange("before")
+            lost.program.signal(SIGKILL)
+            _ = try await lost.program.ended()
+            let socket = try DatagramSocket(at: port)
+            let start = ContinuousClock.now
+            var answered = 0
+            let tries = 40
+            for _ in 0..<tries {
+                let hello = ClientHelloBytes()
+                guard case .helloVerifyRequest(let cookie) = try await socket.ask(hello.bytes(), of: address) else {
+                    // The flight of an earlier try, sent again.
+                    continue
+                }
+                socket.send(hello.bytes(cookie: cookie, number: 1), to: address)
+                if let answer = socket.receive(), HelloAnswer(answer.bytes) == .serverHello { answered += 1 }
+            }
+            let seconds = Int((ContinuousClock.now - start) / .seconds(1)) + 1
+            // One a second, and one that is sent again.
+            #expect(answered >= 1 && answered <= 5 + 2 * seconds, "\(answered) of \(tries) in \(seconds) s")
+            // And the connection can be had again.
+            _ = consume socket
+            let back = try client(from: "127.0.0.11", port: port.port)
+            try await back.exchange("after")
+            try await back.leave()
+            try await daemon.stop()
+        }
+
         /// Hellos of a great many clients that never answer, from one socket, while a client comes: it is served, and
         /// the flood costs no process a descriptor or the log more than some lines.
         @Test func aFloodOfHellosKeepsNobodyOut() async throws {

@@ -162,9 +162,12 @@ public final class DtlsServer: DtlsSocket {
 }
 
 extension DtlsServer: ListenerDelegate {
-    package func canAdmit(_ key: Newcomer.Key, on listener: Listener) -> Bool {
-        queue.count + handshaking.count < Self.backlog
+    package func refusal(of key: Newcomer.Key, on listener: Listener) -> Refusal? {
+        queue.count + handshaking.count < Self.backlog ? nil : .full
     }
+
+    /// The API has no lists of peers.
+    package func listener(_ listener: Listener, denied peer: SocketAddress) {}
 
     package func listener(_ listener: Listener, admitted newcomer: consuming Newcomer) -> UInt64? {
         let number = scheduler.makeNumber()

@@ -127,6 +127,17 @@ public struct SocketAddress: Hashable, Sendable {
         return first == 0 && low == UInt32(bigEndian: 0x0000_ffff)
     }
 
+    /// The address as a number, its first byte highest: of 32 bits for IPv4, also for an IPv4 address inside an IPv6 one
+    /// (::ffff:0:0/96), else of 128.
+    public var number: (family: Family, bits: UInt128) {
+        if family == .ipv4 {
+            return (.ipv4, UInt128(UInt32(bigEndian: withUnsafeBytes(of: first) { $0.loadUnaligned(as: UInt32.self) })))
+        }
+        let low = UInt64(bigEndian: second)
+        if isIPv4Mapped { return (.ipv4, UInt128(low & 0xffff_ffff)) }
+        return (.ipv6, UInt128(UInt64(bigEndian: first)) << 64 | UInt128(low))
+    }
+
     /// The same address with another port.
     public func with(port: UInt16) -> SocketAddress {
         SocketAddress(family: family, port: port, scope: scope, first: first, second: second)

@@ -84,6 +84,8 @@ import Testing
         #expect(echo.tls.clients.mode == .required && echo.tls.clients.revocationLists.count == 1)
         #expect(echo.tls.clients.allow.count == 3 && echo.tls.clients.deny.count == 1)
         #expect(echo.socket.interface == "lo" && echo.socket.timeToLive == 64)
+        #expect(echo.limits.connections == 1_000 && echo.limits.traffic.largestDatagram == 1_200)
+        #expect(configuration.limits.connections == 100_000 && configuration.limits.handshakes == 10_000)
         #expect(
             configuration.services[1].handler
                 == .forward(ForwardConfiguration(backends: [try .udp("127.0.0.1:5683")])))
@@ -119,6 +121,7 @@ import Testing
             "workers", "stop_timeout", "log_level", "handshake_timeout", "idle_timeout", "minimum_version", "mtu",
             "unknown_name", "by_address", "policy", "renegotiation", "[service.echo.socket]", "ipv6_only", "rotation",
             "lifetime", "resumption",
+            "[service.echo.limits]", "ipv4_prefix", "ipv6_prefix",
         ]
         let changed = Self.switchingOn(text) { setting in
             defaults.contains { setting == $0 || setting.hasPrefix($0 + " =") }
@@ -147,12 +150,13 @@ import Testing
     @Test func everyKeyIsDocumented() throws {
         let text = try Self.reference()
         let keys =
-            MainKey.allCases.map(\.rawValue).filter { !["service", "client", "tickets"].contains($0) }
+            MainKey.allCases.map(\.rawValue).filter { !["service", "client", "tickets", "limits"].contains($0) }
             + ClientKey.allCases.map(\.rawValue).filter { !["psk", "socket"].contains($0) }
             + ClientPresharedKeyKey.allCases.map(\.rawValue)
             + ServiceKey.allCases.map(\.rawValue).filter {
-                !["forward", "exec", "log", "name", "psk", "socket", "clients"].contains($0)
+                !["forward", "limits", "exec", "log", "name", "psk", "socket", "clients"].contains($0)
             }
+            + LimitsKey.allCases.map(\.rawValue)
             + ForwardKey.allCases.map(\.rawValue) + SocketKey.allCases.map(\.rawValue)
             + PresharedKeysKey.allCases.map(\.rawValue) + ClientsKey.allCases.map(\.rawValue)
             + ExecKey.allCases.map(\.rawValue) + LogKey.allCases.map(\.rawValue)
@@ -171,6 +175,7 @@ import Testing
             "#[service.coap.psk]",
             "#[service.coap.forward]", "#[service.time.exec]", "#[service.syslog.log]", "#[client.coap-out.socket]",
             "#[client.coap-psk.psk]",
+            "#[service.echo.limits]", "#[limits]",
         ] {
             #expect(lines.contains { $0 == table })
         }

@@ -26,7 +26,7 @@ final class Acceptor: EventHandler {
     let loop: EventLoop
     private let configurationFile: String
     private let logger = Logger(label: "dtlsd")
-    private var limiter: LogLimiter
+    private let reception: Reception
     private var manager: ServiceManager
     private let signals: SignalSource
     private let environment: [String: String]
@@ -69,7 +69,7 @@ final class Acceptor: EventHandler {
         self.manager = manager
         descriptorLimit = OpenFileLimit.raise()
         loop = try EventLoop()
-        limiter = LogLimiter(burst: 20, perSecond: 2, now: loop.now)
+        reception = Reception(loop: loop)
         signals = try SignalSource([SIGHUP, SIGTERM, SIGINT, SIGCHLD])
         randomSecret = try RandomBytes.make(32)
         var environment = ChildProcess.environment()
@@ -84,8 +84,9 @@ final class Acceptor: EventHandler {
         }
         self.environment = environment
         let cookies = try CookieAuthority(secret: randomSecret)
-        listeners = ListenerSet(cookies: cookies, loop: loop, delegate: self)
+        listeners = ListenerSet(cookies: cookies, loop: loop, delegate: reception)
         pool = WorkerPool(environment: environment, loop: loop, logger: logger, delegate: self)
+        reception.connect(listeners, pool)
         statusTimer = CallbackTimer { [weak self] in self?.tellStatus(now: $0) }
         watchdogTimer = CallbackTimer { [weak self] in self?.pingWatchdog(now: $0) }
         stopTimer = CallbackTimer { [weak self] _ in self?.pool?.killAll() }
@@ -180,6 +181,7 @@ final class Acceptor: EventHandler {
             ticketKeys.use(configuration.tickets)
             if configuration.cookieSecret != self.configuration?.cookieSecret { listeners.cookies = cookies }
             self.configuration = configuration
+            reception.apply(configuration)
             staples?.watch(with: watcher)
             for warning in configuration.warnings { logger.log(.configurationWarning, "\(warning)") }
             LogBootstrap.setLevel(configuration.logLevel)
@@ -284,8 +286,8 @@ final class Acceptor: EventHandler {
     }
 
     private func tellStatus(now: UInt64) {
-        limiter.flush(now: now, to: logger)
         ticketKeys?.store(with: manager)
+        reception.flushLog(now: now)
         if isReadyUntold, phase == .serving {
             tellReady()
         } else if phase == .serving, status != lastStatus {
@@ -299,48 +301,14 @@ final class Acceptor: EventHandler {
         guard let pool, let listeners else { return "" }
         let totals = pool.totals
         let counters = listeners.counters
-        return "\(pool.load) connections; \(totals.handshakes) handshakes, \(totals.resumed) of them resumed,"
-            + " \(totals.failed) failed; \(counters.hellosAnswered) cookies sent, \(counters.refused) newcomers refused,"
+        let refused = counters.refused.total > 0 ? " (\(counters.refused.text))" : ""
+        let dropped =
+            totals.dropped.total > 0 ? " \(totals.dropped.total) datagrams dropped (\(totals.dropped.text));" : ""
+        return "\(pool.load) connections, \(reception.handshakes) of them in handshake;"
+            + " \(totals.handshakes) handshakes, \(totals.resumed) of them resumed, \(totals.failed) failed;"
+            + " \(counters.hellosAnswered) cookies sent; \(counters.refused.total) refused\(refused);\(dropped)"
             + " \(counters.strays &+ counters.malformed) stray datagrams; \(listeners.count) listeners"
             + (configuration?.keyLogFile.map { "; SECRETS ARE WRITTEN TO \($0)" } ?? "")
-    }
-}
-
-extension Acceptor: ListenerDelegate {
-    func canAdmit(_ key: Newcomer.Key, on listener: DTLSKit.Listener) -> Bool { hasRoom(on: listener) }
-
-    private func hasRoom(on listener: any DatagramListener) -> Bool {
-        guard pool?.hasRoom == true else {
-            limiter.log(
-                .newcomerRefused, to: logger, now: loop.now,
-                "all workers are full: a newcomer has to try again", ["LISTENER": "\(listener.address)"])
-            return false
-        }
-        return true
-    }
-
-    func listener(_ listener: DTLSKit.Listener, admitted newcomer: consuming Newcomer) -> UInt64? {
-        handOver(newcomer, from: listener)
-    }
-
-    private func handOver(_ newcomer: borrowing Newcomer, from listener: any DatagramListener) -> UInt64? {
-        guard let service = listeners?.service(of: listener) else { return nil }
-        // The worker has its own descriptor once this returns; ours is closed with the newcomer (flyAway).
-        return pool?.handOver(newcomer, service: service)
-    }
-
-    func listener(_ listener: DTLSKit.Listener, late datagram: UnsafeRawBufferPointer, of connection: UInt64) {
-        pool?.late(datagram, of: connection)
-    }
-
-    func listener(_ listener: DTLSKit.Listener, failed error: SystemError) { hasFailed(listener, error) }
-
-    private func hasFailed(_ listener: any DatagramListener, _ error: SystemError) {
-        let event: LogEvent =
-            error.errno == EMFILE || error.errno == ENFILE ? .descriptorLimit : .newcomerRefused
-        limiter.log(
-            event, to: logger, now: loop.now, "a newcomer has to try again: \(error)",
-            ["LISTENER": "\(listener.address)"])
     }
 }
 
@@ -355,20 +323,6 @@ extension Acceptor: StapleKeeperDelegate {
         try pool?.configure(workers: refreshed.workers, newSnapshot: makeSnapshot(refreshed))
         configuration = refreshed
     }
-}
-
-extension Acceptor: PlainListenerDelegate {
-    func canAdmit(_ key: Newcomer.Key, on listener: PlainListener) -> Bool { hasRoom(on: listener) }
-
-    func listener(_ listener: PlainListener, admitted newcomer: consuming Newcomer) -> UInt64? {
-        handOver(newcomer, from: listener)
-    }
-
-    func listener(_ listener: PlainListener, late datagram: UnsafeRawBufferPointer, of connection: UInt64) {
-        pool?.late(datagram, of: connection)
-    }
-
-    func listener(_ listener: PlainListener, failed error: SystemError) { hasFailed(listener, error) }
 }
 
 extension Acceptor: WorkerPoolDelegate {
@@ -389,7 +343,7 @@ extension Acceptor: WorkerPoolDelegate {
     }
 
     func poolHasEnded(_ pool: WorkerPool) {
-        limiter.finish(to: logger)
+        reception.finishLog()
         logger.log(.stopped, "stopped: \(status)")
         loop.stop()
     }

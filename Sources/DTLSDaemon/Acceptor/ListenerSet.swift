@@ -96,6 +96,8 @@ final class ListenerSet {
     struct Plan {
         fileprivate let kept: [(Identity, any DatagramListener, UInt16)]
         fileprivate let opened: [(Identity, any DatagramListener, UInt16)]
+        /// By service.
+        fileprivate let access: [[AccessList]]
     }
 
     /// Binds what a configuration asks for and is not open. Nothing is in force before `commit`; when this throws, all
@@ -112,7 +114,8 @@ final class ListenerSet {
                 opened.append((wanted.identity, try makeListener(wanted), wanted.service))
             }
         }
-        return Plan(kept: kept, opened: opened)
+        let access = configuration.services.map { [configuration.limits, $0.limits].compactMap(\.access) }
+        return Plan(kept: kept, opened: opened, access: access)
     }
 
     /// Opens and closes what the plan says.
@@ -127,6 +130,7 @@ final class ListenerSet {
         for (identity, listener, service) in plan.kept + plan.opened {
             open[identity] = listener
             services[ObjectIdentifier(listener)] = service
+            (listener as? DTLSKit.Listener)?.access = plan.access[Int(service)]
         }
         for (_, listener, _) in plan.opened {
             // It was made before the configuration's secret was in force.
@@ -243,7 +247,7 @@ extension DTLSKit.Listener.Counters {
         hellosAnswered &+= other.hellosAnswered
         admitted &+= other.admitted
         duplicates &+= other.duplicates
-        refused &+= other.refused
+        refused.add(other.refused)
         malformed &+= other.malformed
         strays &+= other.strays
         putBack &+= other.putBack

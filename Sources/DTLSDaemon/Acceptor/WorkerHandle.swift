@@ -18,7 +18,8 @@ final class WorkerHandle: MessageChannelDelegate {
     let pid: pid_t
     let startedAt: UInt64
     /// Connections that were handed over and not reported closed.
-    private(set) var load = 0
+    private(set) var connections: [UInt64: AdmittedConnection?] = [:]
+    var load: Int { connections.count }
     /// The generation of the configuration that it serves; `nil` until its first ready.
     private(set) var generation: UInt32?
     /// The generation that it was given last: what is handed over after it counts in that one.
@@ -66,12 +67,14 @@ final class WorkerHandle: MessageChannelDelegate {
     func give(ticketKeys: [TicketKey]) { channel?.send(MessageToWorker.encode(ticketKeys: ticketKeys)) }
 
     /// - Returns: false when there was no room for it after all.
-    func handOver(_ id: UInt64, service: UInt16, _ newcomer: borrowing Newcomer) -> Bool {
+    func handOver(
+        _ id: UInt64, service: UInt16, _ newcomer: borrowing Newcomer, _ admitted: AdmittedConnection?
+    ) -> Bool {
         let message = MessageToWorker.encode(
             connection: id, generation: sentGeneration, service: service, key: newcomer.key,
             datagrams: newcomer.datagrams)
         guard channel?.offer(message, descriptor: newcomer.socket.rawValue) == true else { return false }
-        load += 1
+        connections.updateValue(admitted, forKey: id)
         return true
     }
 
@@ -90,8 +93,11 @@ final class WorkerHandle: MessageChannelDelegate {
         return heartbeat.asks()
     }
 
-    /// The process has ended.
-    func close() { channel?.close() }
+    /// The process has ended, and its connections with it.
+    func close() {
+        channel?.close()
+        connections = [:]
+    }
 
     // MARK: Hearing
 
@@ -110,7 +116,8 @@ final class WorkerHandle: MessageChannelDelegate {
         case .rejected(let generation, let reason):
             delegate.worker(self, rejected: generation, reason: reason)
         case .report(let report):
-            load = max(0, load - Int(report.closed))
+            for id in report.established { connections[id]??.establish() }
+            for id in report.closed { connections.removeValue(forKey: id) }
             delegate.worker(self, reported: report)
             if isRetired, load == 0 { stop() }
         case .foreign(let key, let datagram):

@@ -21,6 +21,8 @@ final class WorkerPool: TimerTarget, WorkerHandleDelegate {
         var resumed: UInt64 = 0
         var failed: UInt64 = 0
         var deaths: UInt64 = 0
+        /// Clients' datagrams beyond the limits of their connection.
+        var dropped = Tally<TrafficExcess>()
     }
 
     private(set) var totals = Totals()
@@ -146,15 +148,21 @@ final class WorkerPool: TimerTarget, WorkerHandleDelegate {
     /// Connections of all workers.
     var load: Int { workers.reduce(0) { $0 + $1.load } }
 
+    /// Those of them that limits count.
+    var admitted: [AdmittedConnection] { workers.flatMap { $0.connections.values.compactMap { $0 } } }
+
     var hasRoom: Bool { !isStopping && workers.contains { $0.hasRoom } }
 
     /// Gives a newcomer to the worker with the fewest connections; one whose channel is full is passed over.
+    /// - Parameters:
+    ///   - service: its number among the configuration's `listeningTables`.
+    ///   - admitted: its place in the limits, kept until the connection is gone; `nil` where there are none for it.
     /// - Returns: the connection's number, or `nil` when nobody could take it.
-    func handOver(_ newcomer: borrowing Newcomer, service: UInt16) -> UInt64? {
+    func handOver(_ newcomer: borrowing Newcomer, service: UInt16, _ admitted: AdmittedConnection?) -> UInt64? {
         while let worker = workers.lazy.filter(\.hasRoom).min(by: { $0.load < $1.load }) {
             let id = handedOver << Self.numberBits | UInt64(truncatingIfNeeded: worker.number)
             // One that refuses is full from now on, so this ends.
-            if worker.handOver(id, service: service, newcomer) {
+            if worker.handOver(id, service: service, newcomer, admitted) {
                 handedOver &+= 1
                 return id
             }
@@ -175,6 +183,7 @@ final class WorkerPool: TimerTarget, WorkerHandleDelegate {
     func childEnded(_ pid: pid_t, _ ending: ChildProcess.Ending) {
         guard let index = workers.firstIndex(where: { $0.pid == pid }) else { return }
         let worker = workers.remove(at: index)
+        let lost = worker.load
         worker.close()
         if isStopping || worker.isRetired {
             if isStopping, workers.isEmpty { delegate.poolHasEnded(self) }
@@ -184,9 +193,9 @@ final class WorkerPool: TimerTarget, WorkerHandleDelegate {
         let pause = pauseAfterDeath(of: worker)
         let wait = pause == 0 ? "it is replaced at once" : "it is replaced in \(pause / 1_000_000) ms"
         logger.log(
-            .workerDied, "worker \(worker.number) \(ending), with \(worker.load) connections lost; \(wait)",
+            .workerDied, "worker \(worker.number) \(ending), with \(lost) connections lost; \(wait)",
             [
-                "WORKER": "\(worker.number)", "WORKER_PID": "\(pid)", "CONNECTIONS_LOST": "\(worker.load)",
+                "WORKER": "\(worker.number)", "WORKER_PID": "\(pid)", "CONNECTIONS_LOST": "\(lost)",
                 "ENDING": "\(ending)",
             ])
         replace(worker.number, after: pause)
@@ -289,6 +298,7 @@ final class WorkerPool: TimerTarget, WorkerHandleDelegate {
         totals.handshakes &+= UInt64(report.handshakes)
         totals.resumed &+= UInt64(report.resumed)
         totals.failed &+= UInt64(report.failed)
+        totals.dropped.add(report.dropped)
     }
 
     func worker(_ worker: WorkerHandle, gaveBack datagram: UnsafeRawBufferPointer, key: Newcomer.Key) {

@@ -107,13 +107,33 @@ enum MessageFromWorker {
 
     /// What has happened since the last report.
     struct Report: Equatable {
+        /// Connections whose handshake is done, the first one of each connection, by their numbers.
+        var established: [UInt64] = []
         /// Connections that were handed over and are gone.
-        var closed: UInt32 = 0
+        var closed: [UInt64] = []
+        /// Handshakes done, those of clients that have begun anew among them.
         var handshakes: UInt32 = 0
         var resumed: UInt32 = 0
         var failed: UInt32 = 0
+        /// Clients' datagrams beyond the limits of their connection.
+        var dropped = Tally<TrafficExcess>()
 
         var isEmpty: Bool { self == Report() }
+
+        /// Connections of each list that one message takes: well below ``UnixChannel/maximumMessageSize``.
+        private static let maximumConnections = 4_096
+
+        /// Takes out what fits one message; the rest stays for the next.
+        mutating func takePart() -> Report {
+            var part = self
+            part.established = Array(established.prefix(Self.maximumConnections))
+            part.closed = Array(closed.prefix(Self.maximumConnections))
+            let rest = (established.dropFirst(Self.maximumConnections), closed.dropFirst(Self.maximumConnections))
+            self = Report()
+            established = Array(rest.0)
+            closed = Array(rest.1)
+            return part
+        }
     }
 
     private enum Kind: UInt8 {
@@ -139,7 +159,10 @@ enum MessageFromWorker {
 
     static func encode(_ report: Report) -> [UInt8] {
         encodeMessage(Kind.report) {
-            for number in [report.closed, report.handshakes, report.resumed, report.failed] { $0.integer(number) }
+            $0.list(report.established) { $0.integer($1) }
+            $0.list(report.closed) { $0.integer($1) }
+            for number in [report.handshakes, report.resumed, report.failed] { $0.integer(number) }
+            for kind in TrafficExcess.allCases { $0.integer(report.dropped[kind]) }
         }
     }
 
@@ -158,10 +181,12 @@ enum MessageFromWorker {
         case .ready: self = .ready(generation: try reader.integer(), capacity: try reader.integer())
         case .rejected: self = .rejected(generation: try reader.integer(), reason: try reader.string())
         case .report:
-            self = .report(
-                Report(
-                    closed: try reader.integer(), handshakes: try reader.integer(), resumed: try reader.integer(),
-                    failed: try reader.integer()))
+            var report = Report(
+                established: try reader.list { (reader) throws(MalformedBytes) in try reader.integer() },
+                closed: try reader.list { (reader) throws(MalformedBytes) in try reader.integer() },
+                handshakes: try reader.integer(), resumed: try reader.integer(), failed: try reader.integer())
+            for kind in TrafficExcess.allCases { report.dropped.count(kind, try reader.integer()) }
+            self = .report(report)
         case .foreign:
             self = .foreign(
                 key: Newcomer.Key(peer: try reader.address(), local: try reader.address()),

@@ -21,6 +21,8 @@ struct Configuration: Sendable, Equatable {
     var staples: [StapleFile] = []
     /// What is not wrong, and still worth knowing.
     var warnings: [ConfigurationProblem] = []
+    /// Of all services together.
+    var limits = LimitsConfiguration()
 }
 
 /// The levels of `log_level`, by their names in the file.
@@ -43,6 +45,7 @@ struct ServiceConfiguration: Sendable, Equatable {
     var mtu: Int
     var handler: HandlerConfiguration
     var socket: SocketOptions
+    var limits = LimitsConfiguration()
 }
 
 enum HandlerConfiguration: Sendable, Equatable {

@@ -18,6 +18,7 @@ extension Configuration {
         writer.list(clients) { $1.write(to: &$0) }
         writer.list(staples) { $1.write(to: &$0) }
         writer.list(warnings) { $1.write(to: &$0) }
+        limits.write(to: &writer)
         return writer.bytes
     }
 
@@ -35,6 +36,7 @@ extension Configuration {
         clients = try reader.list { (reader) throws(MalformedBytes) in try ClientConfiguration(from: &reader) }
         staples = try reader.list { (reader) throws(MalformedBytes) in try StapleFile(from: &reader) }
         warnings = try reader.list { (reader) throws(MalformedBytes) in try ConfigurationProblem(from: &reader) }
+        limits = try LimitsConfiguration(from: &reader)
         guard reader.isAtEnd else { throw MalformedBytes() }
     }
 }
@@ -82,6 +84,7 @@ extension ServiceConfiguration {
         writer.integer(mtu)
         handler.write(to: &writer)
         socket.write(to: &writer)
+        limits.write(to: &writer)
     }
 
     fileprivate init(from reader: inout ByteReader) throws(MalformedBytes) {
@@ -93,6 +96,7 @@ extension ServiceConfiguration {
         mtu = try reader.integer()
         handler = try HandlerConfiguration(from: &reader)
         socket = try SocketOptions(from: &reader)
+        limits = try LimitsConfiguration(from: &reader)
     }
 }
 

@@ -8,7 +8,7 @@ enum MainKey: String, CaseIterable {
     case cookieSecretFile = "cookie_secret_file"
     case keyLogFile = "key_log_file"
     case tickets
-    case service, client
+    case limits, service, client
 }
 
 /// The keys of `[service.NAME]`.
@@ -31,7 +31,7 @@ enum ServiceKey: String, CaseIterable {
     case maximumVersion = "maximum_version"
     case applicationProtocols = "alpn"
     case renegotiation
-    case mtu, handler, forward, exec, log, socket
+    case mtu, handler, forward, exec, log, socket, limits
     case presharedKeys = "psk"
     case resumption
 }
@@ -80,6 +80,7 @@ enum UnknownKey {
         if ClientsKey(rawValue: key) != nil { return "in [service.NAME.clients]" }
         if ExecKey(rawValue: key) != nil { return "in [service.NAME.exec]" }
         if LogKey(rawValue: key) != nil { return "in [service.NAME.log]" }
+        if LimitsKey(rawValue: key) != nil { return "in [service.NAME.limits] or [limits]" }
         if ServiceKey(rawValue: key) != nil { return "in [service.NAME]" }
         if ClientPresharedKeyKey(rawValue: key) != nil { return "in [client.NAME.psk]" }
         if ClientKey(rawValue: key) != nil { return "in [client.NAME]" }

@@ -88,7 +88,12 @@ enum ConfigurationReader {
             main.report(
                 .service, "no service is configured; expected at least one table [service.NAME] or [client.NAME]")
         }
-        let services = (tables ?? []).map { ServiceReader($0.table, name: $0.name).read() }
+        let limits = LimitsReader.read(main.table(.limits, LimitsKey.self))
+        let services = (tables ?? []).map { name, table in
+            var result = ServiceReader(table, name: name).read()
+            result.configuration.limits = LimitsReader.read(table.table(.limits, LimitsKey.self), within: limits)
+            return result
+        }
         let clients = (clientTables ?? []).map { ClientReader($0.table, name: $0.name).read() }
         TableName.reportCollisions(clients: clientTables ?? [], services: tables ?? [], reading)
         ConfiguredListener.reportCollisions(
@@ -100,7 +105,7 @@ enum ConfigurationReader {
             logLevel: main.choice(.logLevel, of: LogLevel.allCases.map(\.rawValue), LogLevel.init(rawValue:)) ?? .info,
             cookieSecret: cookieSecret(main), tickets: tickets, keyLogFile: KeyLogFile.read(main),
             services: services.map { $0.configuration.withSessions(of: tickets) },
-            clients: clients.map(\.configuration))
+            clients: clients.map(\.configuration), limits: limits)
     }
 
     private static let maximumWorkers = 1_024

@@ -45,11 +45,16 @@ struct TableReader<Key: RawRepresentable & CaseIterable> where Key.RawValue == S
 
     /// A number of seconds, whole or not, as milliseconds. What is not 0 does not become 0.
     func duration(_ key: Key, seconds range: ClosedRange<Int>) -> Int? {
-        read(key, "a number of seconds, \(range.lowerBound) to \(range.upperBound)") { value in
-            guard let seconds = value.int.map(Double.init) ?? value.double, seconds.isFinite,
-                seconds >= Double(range.lowerBound), seconds <= Double(range.upperBound)
+        thousandths(key, range, "a number of seconds")
+    }
+
+    /// A number, whole or not, in thousandths. What is not 0 does not become 0.
+    func thousandths(_ key: Key, _ range: ClosedRange<Int>, _ kind: String) -> Int? {
+        read(key, "\(kind), \(range.lowerBound) to \(range.upperBound)") { value in
+            guard let number = value.int.map(Double.init) ?? value.double, number.isFinite,
+                number >= Double(range.lowerBound), number <= Double(range.upperBound)
             else { return nil }
-            return seconds > 0 ? max(1, Int((seconds * 1_000).rounded())) : 0
+            return number > 0 ? max(1, Int((number * 1_000).rounded())) : 0
         }
     }
 

@@ -34,6 +34,8 @@ enum LogEvent: Int, Sendable, CaseIterable {
     case handshakeFailed
     /// A client with a good cookie found no place; it may try again.
     case newcomerRefused
+    /// A client sends more than its connection may, and datagrams of it are dropped.
+    case trafficLimited
     /// A backend's datagram was dropped, for it is too long for a message to the client.
     case datagramRefused
     /// A backend's port is closed (ECONNREFUSED).
@@ -83,6 +85,7 @@ enum LogEvent: Int, Sendable, CaseIterable {
         case .connectionClosed: "1db8a567d8224492ac040ea2b0d1006f"
         case .handshakeFailed: "59166cb1cb524572ab668855f8f933b6"
         case .newcomerRefused: "7047d81158f4499f894310cf41a07041"
+        case .trafficLimited: "7efd470887394096914792531759a922"
         case .datagramRefused: "df4ef562fa634fd98b9bdf81d1a74fb6"
         case .backendRefused: "0df4ae1ad4cc46b199e3e2d52528cc4c"
         case .backendAnswers: "b2827cb8212145e491c136f424d2ce9f"
@@ -105,7 +108,8 @@ enum LogEvent: Int, Sendable, CaseIterable {
         case .backendAnswers, .started, .ready, .reloaded, .staplesReloaded, .stopping, .stopped, .handshakeFailed,
             .programEnded:
             .notice
-        case .configurationWarning, .newcomerRefused, .datagramRefused, .backendRefused, .backendUnreachable,
+        case .configurationWarning, .newcomerRefused, .trafficLimited, .datagramRefused, .backendRefused,
+            .backendUnreachable,
             .descriptorLimit, .serverUnreachable, .keysLogged, .programFailed, .messageLost:
             .warning
         case .reloadFailed, .configurationInvalid, .workerDied, .workerStuck, .listenerFailed, .internalError: .error
@@ -133,6 +137,7 @@ enum LogEvent: Int, Sendable, CaseIterable {
         case .connectionClosed: "connection closed"
         case .handshakeFailed: "handshake failed"
         case .newcomerRefused: "newcomers refused"
+        case .trafficLimited: "clients beyond the limits of a connection"
         case .datagramRefused: "datagrams refused"
         case .backendRefused: "backend refused"
         case .backendUnreachable: "backend unreachable"

@@ -9,6 +9,8 @@ final class ServedConnection: ConnectionDelegate {
     private unowned let worker: Worker
     private(set) var connection: Connection?
     private var handler: (any Handler)?
+    private var traffic: TrafficLimiter?
+    private var hasBeenEstablished = false
 
     /// The connection has begun its handshake, or is gone again, when this returns.
     init(
@@ -17,6 +19,7 @@ final class ServedConnection: ConnectionDelegate {
         id = handover.id
         self.service = service
         self.worker = worker
+        traffic = TrafficLimiter(service.configuration.limits.traffic)
         guard let hello = handover.datagrams.first else { return }
         do {
             let connection = try Connection.createByFd(
@@ -32,6 +35,8 @@ final class ServedConnection: ConnectionDelegate {
     }
 
     func connectionEstablished(_ connection: Connection) {
+        if !hasBeenEstablished { worker.reportEstablished(id) }
+        hasBeenEstablished = true
         worker.countHandshake(resumed: connection.engine.isResumed)
         worker.logs.opened(connection, service)
         let handler = service.makeHandler(worker.handlerResources)
@@ -40,7 +45,16 @@ final class ServedConnection: ConnectionDelegate {
     }
 
     func connection(_ connection: Connection, received message: UnsafeRawBufferPointer) {
+        if let excess = traffic?.excess(message.count, now: worker.datapath.loop.now) {
+            return drop(excess, on: connection)
+        }
         handler?.received(message, on: connection)
+    }
+
+    private func drop(_ excess: TrafficExcess, on connection: Connection) {
+        worker.countDropped(excess)
+        // Once for each connection; the rest is in the line about its end.
+        if traffic?.dropped == 1 { worker.logs.exceeds(excess, connection, service) }
     }
 
     func connectionHasRead(_ connection: Connection) { handler?.batchEnded(on: connection) }
@@ -54,7 +68,8 @@ final class ServedConnection: ConnectionDelegate {
     }
 
     func connectionRestarts(_ connection: Connection) {
-        worker.logs.closed(connection, service, .restarted)
+        worker.logs.closed(connection, service, .restarted, dropped: traffic?.dropped ?? 0)
+        traffic?.restart()
         handler?.closed()
         handler = nil
     }
@@ -62,7 +77,7 @@ final class ServedConnection: ConnectionDelegate {
     func connectionClosed(_ connection: Connection, _ ending: Connection.Ending) {
         self.connection = nil
         if let handler {
-            worker.logs.closed(connection, service, ending)
+            worker.logs.closed(connection, service, ending, dropped: traffic?.dropped ?? 0)
             handler.closed()
             self.handler = nil
         } else {

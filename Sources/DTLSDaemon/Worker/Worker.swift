@@ -141,12 +141,12 @@ final class Worker: MessageChannelDelegate {
         let number = Int(handover.service)
         guard let socket, handover.generation == generation, number < services.count + clients.count else {
             // Out of descriptors, most likely: the client's next try finds another place, or a better time.
-            return countClosed()
+            return countClosed(handover.id)
         }
         guard number < services.count else { return tunnel(handover, socket, clients[number - services.count]) }
         let service = services[number]
         let served = ServedConnection(handover, socket: socket, service: service, worker: self)
-        if served.connection == nil { return countClosed() }
+        if served.connection == nil { return countClosed(handover.id) }
         connections[handover.id] = served
     }
 
@@ -174,22 +174,25 @@ final class Worker: MessageChannelDelegate {
     func forget(_ served: ServedConnection) {
         // One that ends while it is being accepted is not in the table yet, and is counted there.
         guard connections.removeValue(forKey: served.id) != nil else { return }
-        countClosed()
+        countClosed(served.id)
     }
 
     /// The tunnel is gone.
     func forget(_ tunnel: ClientTunnel) {
-        if tunnels.removeValue(forKey: tunnel.id) != nil { countClosed() }
+        if tunnels.removeValue(forKey: tunnel.id) != nil { countClosed(tunnel.id) }
     }
 
     func giveBack(_ datagram: UnsafeRawBufferPointer, _ key: Newcomer.Key) {
         _ = channel?.offer(MessageFromWorker.encode(foreign: datagram, key: key))
     }
 
-    private func countClosed() {
-        report.closed &+= 1
+    private func countClosed(_ id: UInt64) {
+        report.closed.append(id)
         scheduleReport()
     }
+
+    /// A connection that was handed over has done its first handshake.
+    func reportEstablished(_ id: UInt64) { report.established.append(id) }
 
     func countHandshake(resumed: Bool) {
         report.handshakes &+= 1
@@ -202,17 +205,22 @@ final class Worker: MessageChannelDelegate {
         scheduleReport()
     }
 
+    func countDropped(_ excess: TrafficExcess) {
+        report.dropped.count(excess)
+        scheduleReport()
+    }
+
     private func scheduleReport() {
         loop.timers.arm(reporter, at: loop.now &+ .milliseconds(Self.reportInterval))
     }
 
     private func sendReport(always: Bool = false) {
         guard let channel, always || !report.isEmpty else { return }
-        if channel.offer(MessageFromWorker.encode(report)) {
-            report = MessageFromWorker.Report()
-        } else {
-            scheduleReport()
-        }
+        repeat {
+            var rest = report
+            guard channel.offer(MessageFromWorker.encode(rest.takePart())) else { return scheduleReport() }
+            report = rest
+        } while !report.isEmpty
     }
 
     /// Says close_notify to all, and ends.

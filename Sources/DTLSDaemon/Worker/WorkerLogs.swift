@@ -50,15 +50,18 @@ final class WorkerLogs: TimerTarget {
         return fields
     }
 
-    func closed(_ connection: Connection, _ service: ServiceRuntime, _ ending: Connection.Ending) {
+    /// - Parameter dropped: datagrams of the client that were beyond its limits.
+    func closed(
+        _ connection: Connection, _ service: ServiceRuntime, _ ending: Connection.Ending, dropped: UInt64
+    ) {
         connections.log(
             .connectionClosed, to: logger, now: loop.now, "connection closed: \(ending)",
-            closedFields(connection, service, ending))
+            closedFields(connection, service, ending, dropped))
         remember()
     }
 
     private func closedFields(
-        _ connection: Connection, _ service: ServiceRuntime, _ ending: Connection.Ending
+        _ connection: Connection, _ service: ServiceRuntime, _ ending: Connection.Ending, _ dropped: UInt64
     ) -> Logger.Metadata {
         let counters = connection.counters
         var fields: Logger.Metadata = [
@@ -67,6 +70,7 @@ final class WorkerLogs: TimerTarget {
             "DATAGRAMS_IN": "\(counters.messagesIn)", "DATAGRAMS_OUT": "\(counters.messagesOut)",
         ]
         if counters.unsent > 0 { fields["DATAGRAMS_UNSENT"] = "\(counters.unsent)" }
+        if dropped > 0 { fields["DATAGRAMS_DROPPED"] = "\(dropped)" }
         return fields
     }
 
@@ -78,6 +82,15 @@ final class WorkerLogs: TimerTarget {
         failures.log(
             .handshakeFailed, to: logger, now: loop.now, "handshake failed: \(reason())",
             ["PEER": "\(peer)", "SERVICE": "\(service.configuration.name)"].merging(Self.clientFields(client())) { $1 })
+        remember()
+    }
+
+    /// A client has sent more than its connection may; what is beyond the limit is dropped from now on.
+    func exceeds(_ excess: TrafficExcess, _ connection: Connection, _ service: ServiceRuntime) {
+        failures.log(
+            .trafficLimited, to: logger, now: loop.now,
+            "a client's datagrams are dropped: \(excess.key) of its service, or of all, is reached",
+            ["PEER": "\(connection.peer)", "SERVICE": "\(service.configuration.name)", "REASON": "\(excess.key)"])
         remember()
     }
 

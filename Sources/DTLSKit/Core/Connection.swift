@@ -32,6 +32,7 @@ package final class Connection: TimerTarget, EventHandler {
     /// What the peer's hello began with; `nil` for a client's side.
     private var random: ClientRandom?
     private var successor: Successor?
+    private var restarts = RestartAllowance()
     private var lastReceived: UInt64
     /// When something was last sent by a connection that had given its record buffers back.
     private var lastSentQuietly: UInt64 = 0
@@ -239,7 +240,9 @@ package final class Connection: TimerTarget, EventHandler {
             engine.deliver(datagram)
             advance()
         case .begins(let random):
-            guard let material,
+            // The peer has left the handshake that it had begun before: that one's flight must not be sent again.
+            successor = nil
+            guard let material, restarts.take(now: datapath.loop.now),
                 let engine = try? Self.makeEngine(
                     material.context, datagram, local: local, limits: limits, datapath: datapath)
             else { return }

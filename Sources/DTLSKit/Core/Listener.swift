@@ -4,8 +4,9 @@ import LinuxSystem
 
 /// Who takes a listener's newcomers.
 package protocol ListenerDelegate: AnyObject {
-    /// Whether there is a place for one more connection. Asked once the cookie is good, before anything is made.
-    func canAdmit(_ key: Newcomer.Key, on listener: Listener) -> Bool
+    /// Why there is no place for this newcomer's connection; `nil` when there is one. Asked once the cookie is good,
+    /// before anything is made.
+    func refusal(of key: Newcomer.Key, on listener: Listener) -> Refusal?
     /// A client with a good cookie. The delegate hands it on, or serves it.
     /// - Returns: the number by which it knows this connection, or `nil` when it could not take it after all: then the
     ///   client's next try counts as the first.
@@ -13,6 +14,8 @@ package protocol ListenerDelegate: AnyObject {
     /// A datagram on the listener of a peer that was admitted moments ago: it was sent before the peer's own socket was
     /// connected (rule 4).
     func listener(_ listener: Listener, late datagram: UnsafeRawBufferPointer, of connection: UInt64)
+    /// A datagram came of a peer that the listener's ``Listener/access`` does not allow. It has been dropped.
+    func listener(_ listener: Listener, denied peer: SocketAddress)
     /// The kernel gave no socket for a newcomer.
     func listener(_ listener: Listener, failed error: SystemError)
 }
@@ -26,8 +29,8 @@ package final class Listener: EventHandler {
         package var admitted: UInt64 = 0
         /// Hellos that came again after their client had been admitted.
         package var duplicates: UInt64 = 0
-        /// Good hellos for which there was no place, worker or descriptor.
-        package var refused: UInt64 = 0
+        /// Good hellos for which there was no place, and datagrams of peers that are not served.
+        package var refused = Tally<Refusal>()
         /// Hellos that contradict themselves.
         package var malformed: UInt64 = 0
         /// Datagrams that are no hello: late ones of closed connections, mostly.
@@ -48,6 +51,8 @@ package final class Listener: EventHandler {
     private var options: SocketOptions
     /// What it makes and checks cookies with; clients that have one of another must ask again.
     package var cookies: CookieAuthority
+    /// Whose peers are served: those that all of these allow. Others get no answer at all.
+    package var access: [AccessList] = []
     private let buffers: ListenerBuffers
     private unowned let delegate: any ListenerDelegate
     private let isOwnedByAnother: Bool
@@ -169,6 +174,10 @@ package final class Listener: EventHandler {
 
     /// One datagram, from its bytes to what is done about it.
     private func consider(_ datagram: UnsafeRawBufferPointer, _ key: Newcomer.Key, minute: UInt64) {
+        for list in access where !list.allows(key.peer) {
+            counters.refused.count(.denied)
+            return delegate.listener(self, denied: key.peer)
+        }
         switch ClientHello.parse(datagram) {
         case .hello(let hello):
             guard key.proves(hello, to: cookies, minute: minute) else { return answer(hello, key, minute) }
@@ -204,8 +213,8 @@ package final class Listener: EventHandler {
     // MARK: Newcomers
 
     private func admit(_ hello: ClientHello, _ key: Newcomer.Key) {
-        guard delegate.canAdmit(key, on: self) else {
-            counters.refused &+= 1
+        if let refusal = delegate.refusal(of: key, on: self) {
+            counters.refused.count(refusal)
             return
         }
         do throws(SystemError) {
@@ -216,13 +225,13 @@ package final class Listener: EventHandler {
             }
             let newcomer = Newcomer(socket: connected, key: key, datagrams: datagrams)
             guard let connection = delegate.listener(self, admitted: newcomer) else {
-                counters.refused &+= 1
+                counters.refused.count(.full)
                 return
             }
             counters.admitted &+= 1
             recent.insert(key, hello.randomValue, connection, now: loop.now)
         } catch {
-            counters.refused &+= 1
+            counters.refused.count(.descriptors)
             delegate.listener(self, failed: error)
         }
     }

@@ -116,7 +116,7 @@ package final class PlainListener: EventHandler, DatagramListener {
 
     private func admit(_ datagram: UnsafeRawBufferPointer, _ key: Newcomer.Key) {
         guard delegate.canAdmit(key, on: self) else {
-            counters.refused &+= 1
+            counters.refused.count(.full)
             return
         }
         do throws(SystemError) {
@@ -127,13 +127,13 @@ package final class PlainListener: EventHandler, DatagramListener {
             }
             let newcomer = Newcomer(socket: connected, key: key, datagrams: datagrams)
             guard let connection = delegate.listener(self, admitted: newcomer) else {
-                counters.refused &+= 1
+                counters.refused.count(.full)
                 return
             }
             counters.admitted &+= 1
             recent.insert(key, nil, connection, now: loop.now)
         } catch {
-            counters.refused &+= 1
+            counters.refused.count(.descriptors)
             delegate.listener(self, failed: error)
         }
     }

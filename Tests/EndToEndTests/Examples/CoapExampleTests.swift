@@ -12,7 +12,7 @@ extension EndToEnd {
         @Test(arguments: ["openssl", "gnutls"])
         func devicesReachAPlainServer(_ library: String) async throws {
             let identity = try await CertificateMaker(folder: folder).selfSigned("coap")
-            try folder.write("sensor-7:73656372657450534b\n", to: "coap.psk")
+            try folder.write("sensor-7:swordfish-for-sensor-7\n", to: "coap.psk")
             let backend = try Endpoint.freeOnOwnLoopback()
             let server = try await ForeignProgram.serve(
                 ["coap-server-notls", "-A", backend.host, "-p", "\(backend.port)", "-v", "1"], on: backend, in: folder)
@@ -22,7 +22,8 @@ extension EndToEnd {
 
             let client = ["coap-client-\(library)", "-B", "10", "-m", "get"]
             let resource = "coaps://\(address)/"
-            let withKey = try await Program.run(client + ["-u", "sensor-7", "-k", "secretPSK", resource], in: folder)
+            let withKey = try await Program.run(
+                client + ["-u", "sensor-7", "-k", "swordfish-for-sensor-7", resource], in: folder)
             #expect(withKey.contains(Self.greeting))
             try await daemon.logged("connection opened", "CLIENT=sensor-7", "CIPHER=ECDHE-PSK")
             let withCertificate = try await Program.run(client + ["-R", identity.certificate, resource], in: folder)
@@ -34,12 +35,15 @@ extension EndToEnd {
 
         @Test(arguments: ["openssl", "gnutls"])
         func aPlainClientReachesASecureServer(_ library: String) async throws {
-            try folder.write("sensor-7:73656372657450534b\n", to: "coap.psk")
+            try folder.write("sensor-7:swordfish-for-sensor-7\n", to: "coap.psk")
             // libcoap's server speaks DTLS on the port after the plain one.
             let plain = try Endpoint.freeOnOwnLoopback()
             let secure = plain.with(port: plain.port + 1)
             let server = try await ForeignProgram.serve(
-                ["coap-server-\(library)", "-A", plain.host, "-p", "\(plain.port)", "-k", "secretPSK", "-h", "CoAP"],
+                [
+                    "coap-server-\(library)", "-A", plain.host, "-p", "\(plain.port)", "-k", "swordfish-for-sensor-7",
+                    "-h", "CoAP",
+                ],
                 on: secure, in: folder)
             let address = try Endpoint.freeOnOwnLoopback()
             let example = try ExampleConfiguration("coap-client.toml", listen: [address], connect: secure)

@@ -36,7 +36,9 @@ extension EndToEnd {
             try await ForeignProgram.run(drill + ["coap.example", "A"], until: "192.0.2.7", in: near)
             let answer = try await ForeignProgram.run(drill + ["big.example", "TXT"], until: "ANSWER: 1", in: near)
             #expect(texts.allSatisfy(answer.contains))
-            // A further connection of the near side resumes the session of the first.
+            // Each question comes from a port of its own. With one more than there are workers at the near side, which
+            // keep their sessions for themselves, one at least is asked over a resumed session.
+            for _ in 0...client.workers.count { try await Program.run(drill + ["coap.example", "A"], in: near) }
             try await server.logged("connection opened", "RESUMED=yes")
             try await client.stop()
             try await server.stop()

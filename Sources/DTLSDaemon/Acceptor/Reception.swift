@@ -1,0 +1,121 @@
+import DTLSKit
+import Glibc
+import LinuxSystem
+import Logging
+
+/// Receives the listeners' newcomers: finds out whether there is a place for each, gives it to a worker, and logs why it
+/// was refused.
+final class Reception {
+    private let admission = Admission()
+    private var refusals: RefusalLog
+    private let loop: EventLoop
+    private weak var listeners: ListenerSet?
+    private weak var pool: WorkerPool?
+    /// By their numbers in the configuration in force.
+    private var services: [String] = []
+
+    init(loop: EventLoop) {
+        self.loop = loop
+        refusals = RefusalLog(now: loop.now)
+    }
+
+    /// To be called once, before any listener is open.
+    func connect(_ listeners: ListenerSet?, _ pool: WorkerPool?) {
+        self.listeners = listeners
+        self.pool = pool
+    }
+
+    /// Puts a configuration's limits in force, for newcomers.
+    func apply(_ configuration: Configuration) {
+        services = configuration.services.map(\.name)
+        admission.apply(configuration, present: pool?.admitted ?? [])
+    }
+
+    /// Handshakes in progress, of all services.
+    var handshakes: Int { admission.handshakes }
+
+    /// Reports refusals that were held back, where their time has come.
+    func flushLog(now: UInt64) { refusals.flush(now: now) }
+
+    /// Reports all refusals that are still held back.
+    func finishLog() { refusals.finish() }
+
+    /// The listener's number among the configuration's `listeningTables`, when a worker has room for a newcomer.
+    private func numberIfRoom(_ listener: any DatagramListener, _ peer: SocketAddress) -> UInt16? {
+        guard let number = listeners?.service(of: listener), pool?.hasRoom == true else {
+            refusals.log(
+                .full, now: loop.now, "all workers are full: a newcomer has to try again", fields(peer, listener))
+            return nil
+        }
+        return number
+    }
+
+    private func fields(_ peer: SocketAddress, _ listener: any DatagramListener) -> Logger.Metadata {
+        var fields: Logger.Metadata = ["PEER": "\(peer)", "LISTENER": "\(listener.address)"]
+        // The numbers of clients come after those of services.
+        if let number = listeners?.service(of: listener), Int(number) < services.count {
+            fields["SERVICE"] = "\(services[Int(number)])"
+        }
+        return fields
+    }
+
+    private func hasFailed(_ listener: any DatagramListener, _ error: SystemError) {
+        let event: LogEvent =
+            error.errno == EMFILE || error.errno == ENFILE ? .descriptorLimit : .newcomerRefused
+        refusals.log(
+            .descriptors, as: event, now: loop.now, "a newcomer has to try again: \(error)",
+            ["LISTENER": "\(listener.address)"])
+    }
+}
+
+extension Reception: ListenerDelegate {
+    func refusal(of key: Newcomer.Key, on listener: DTLSKit.Listener) -> Refusal? {
+        guard let service = numberIfRoom(listener, key.peer) else { return .full }
+        guard let (refusal, scope) = admission.refusal(of: key.peer, service: service, now: loop.now) else {
+            return nil
+        }
+        refusals.log(
+            refusal, now: loop.now,
+            "\(ConfigurationReading.text(of: scope.table + [refusal.key]) ?? "") is reached: a newcomer has to try again",
+            fields(key.peer, listener))
+        return refusal
+    }
+
+    func listener(_ listener: DTLSKit.Listener, denied peer: SocketAddress) {
+        refusals.log(
+            .denied, now: loop.now, "a peer is not served: its address is denied, or not allowed",
+            fields(peer, listener))
+    }
+
+    func listener(_ listener: DTLSKit.Listener, admitted newcomer: consuming Newcomer) -> UInt64? {
+        guard let service = listeners?.service(of: listener),
+            let admitted = admission.admit(newcomer.key.peer, service: service, now: loop.now)
+        else { return nil }
+        // The worker has its own descriptor once this returns; ours is closed with the newcomer (flyAway).
+        return pool?.handOver(newcomer, service: service, admitted)
+    }
+
+    func listener(_ listener: DTLSKit.Listener, late datagram: UnsafeRawBufferPointer, of connection: UInt64) {
+        pool?.late(datagram, of: connection)
+    }
+
+    func listener(_ listener: DTLSKit.Listener, failed error: SystemError) { hasFailed(listener, error) }
+}
+
+/// Local senders of clients: the operator's own programs, to which no limits apply.
+extension Reception: PlainListenerDelegate {
+    func canAdmit(_ key: Newcomer.Key, on listener: PlainListener) -> Bool {
+        numberIfRoom(listener, key.peer) != nil
+    }
+
+    func listener(_ listener: PlainListener, admitted newcomer: consuming Newcomer) -> UInt64? {
+        guard let number = listeners?.service(of: listener) else { return nil }
+        return pool?.handOver(newcomer, service: number, nil)
+    }
+
+    func listener(_ listener: PlainListener, late datagram: UnsafeRawBufferPointer, of connection: UInt64) {
+        pool?.late(datagram, of: connection)
+    }
+
+    func listener(_ listener: PlainListener, failed error: SystemError) { hasFailed(listener, error) }
+}

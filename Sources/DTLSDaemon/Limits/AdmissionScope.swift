@@ -1,0 +1,80 @@
+import DTLSKit
+import LinuxSystem
+
+/// One table of limits, and what it counts: a service's, or that of all services.
+final class AdmissionScope {
+    /// The service's name; `nil` for all of them.
+    let service: String?
+    private var limits = LimitsConfiguration()
+    private(set) var connections = 0
+    private(set) var handshakes = 0
+    /// By network, those with a connection alone; kept only where there is a limit.
+    private var connectionsByPrefix: [NetworkPrefix: Int] = [:]
+    private var rate = TokenBucket()
+    private var prefixRates: PrefixRates?
+
+    init(service: String?) { self.service = service }
+
+    /// The table's name in the configuration.
+    var table: [String] { service.map { ["service", $0, "limits"] } ?? ["limits"] }
+
+    /// The limits of a new configuration: for newcomers from now on. What is counted stays counted.
+    /// - Parameter peers: of all connections of this scope.
+    func apply(_ new: LimitsConfiguration, peers: some Sequence<SocketAddress>) {
+        let old = limits
+        limits = new
+        if new.handshakesPerSecond != old.handshakesPerSecond { rate = TokenBucket() }
+        if new.handshakesPerSecondPerPrefix != old.handshakesPerSecondPerPrefix || new.prefixes != old.prefixes {
+            prefixRates = new.handshakesPerSecondPerPrefix == nil ? nil : PrefixRates()
+        }
+        if (new.connectionsPerPrefix == nil) != (old.connectionsPerPrefix == nil) || new.prefixes != old.prefixes {
+            connectionsByPrefix = [:]
+            for peer in peers { countPrefix(of: peer) }
+        }
+    }
+
+    /// Which limit one more connection of this peer would go beyond.
+    func refusal(of peer: SocketAddress, now: UInt64) -> Refusal? {
+        if let limit = limits.connections, connections >= limit { return .connections }
+        if let limit = limits.handshakes, handshakes >= limit { return .handshakes }
+        // The networks come before the rate of all: what one of them has too much must not use that up.
+        if limits.connectionsPerPrefix != nil || prefixRates != nil {
+            let network = NetworkPrefix(of: peer, lengths: limits.prefixes)
+            if let limit = limits.connectionsPerPrefix, connectionsByPrefix[network, default: 0] >= limit {
+                return .connectionsPerPrefix
+            }
+            if let limit = limits.handshakesPerSecondPerPrefix, prefixRates?.holds(network, limit, now: now) == false {
+                return .handshakesPerSecondPerPrefix
+            }
+        }
+        if let limit = limits.handshakesPerSecond, !rate.holds(limit, now: now) { return .handshakesPerSecond }
+        return nil
+    }
+
+    /// A connection begins its handshake.
+    func begin(_ peer: SocketAddress, now: UInt64) {
+        connections += 1
+        handshakes += 1
+        countPrefix(of: peer)
+        if let limit = limits.handshakesPerSecond { rate.take(of: limit, now: now) }
+        if let limit = limits.handshakesPerSecondPerPrefix {
+            prefixRates?.take(NetworkPrefix(of: peer, lengths: limits.prefixes), limit, now: now)
+        }
+    }
+
+    func endHandshake() { handshakes -= 1 }
+
+    /// A connection is gone.
+    func end(_ peer: SocketAddress) {
+        connections -= 1
+        guard limits.connectionsPerPrefix != nil else { return }
+        let network = NetworkPrefix(of: peer, lengths: limits.prefixes)
+        let left = connectionsByPrefix[network, default: 0] - 1
+        connectionsByPrefix[network] = left > 0 ? left : nil
+    }
+
+    private func countPrefix(of peer: SocketAddress) {
+        guard limits.connectionsPerPrefix != nil else { return }
+        connectionsByPrefix[NetworkPrefix(of: peer, lengths: limits.prefixes), default: 0] += 1
+    }
+}

@@ -1,0 +1,106 @@
+import LinuxSystem
+
+/// Networks whose peers are served, and networks whose peers are not: the most specific one that a peer's address lies
+/// in decides.
+///
+/// Networks nest, they never overlap in part, so each address family falls into a sorted row of ranges with one answer
+/// each. A question is one binary search, and does not depend on the peer's address: 10,000 networks take 15
+/// comparisons.
+package struct AccessList: Equatable, Sendable {
+    package struct Rule: Equatable, Sendable {
+        package let network: NetworkPrefix
+        package let allows: Bool
+
+        package init(_ network: NetworkPrefix, allows: Bool) {
+            self.network = network
+            self.allows = allows
+        }
+    }
+
+    /// The addresses of one family.
+    package struct Ranges: Equatable, Sendable {
+        /// Where each range begins, in ascending order from 0; it ends where the next one begins.
+        package private(set) var starts: [UInt128]
+        package private(set) var allows: [Bool]
+
+        /// - Parameter rules: of one family, each network once.
+        fileprivate init(_ rules: [Rule], otherwise: Bool, _ family: SocketAddress.Family) {
+            starts = [0]
+            allows = [otherwise]
+            let end = NetworkPrefix.lastAddress(family)
+            /// The networks that the present place lies in, from the widest to the most specific.
+            var open: [Rule] = []
+            func close() {
+                guard let closed = open.popLast(), closed.network.last < end else { return }
+                begin(closed.network.last + 1, open.last?.allows ?? otherwise)
+            }
+            let sorted = rules.sorted { one, other in
+                (one.network.first, one.network.length) < (other.network.first, other.network.length)
+            }
+            for rule in sorted {
+                while let last = open.last, last.network.last < rule.network.first { close() }
+                begin(rule.network.first, rule.allows)
+                open.append(rule)
+            }
+            while !open.isEmpty { close() }
+        }
+
+        /// What holds from `start` on; for the same start the last word counts.
+        private mutating func begin(_ start: UInt128, _ answer: Bool) {
+            if starts.last == start {
+                starts.removeLast()
+                allows.removeLast()
+            }
+            guard allows.last != answer else { return }
+            starts.append(start)
+            allows.append(answer)
+        }
+
+        /// Ranges that were taken apart to be sent; `nil` if they cannot have been.
+        package init?(starts: [UInt128], allows: [Bool]) {
+            guard starts.count == allows.count, starts.first == 0, zip(starts, starts.dropFirst()).allSatisfy(<) else {
+                return nil
+            }
+            self.starts = starts
+            self.allows = allows
+        }
+
+        fileprivate func allows(_ bits: UInt128) -> Bool {
+            // `low` is a range that begins at `bits` or before, and `high` one that begins after.
+            var (low, high) = (0, starts.count)
+            while high - low > 1 {
+                let middle = (low + high) / 2
+                if starts[middle] <= bits { low = middle } else { high = middle }
+            }
+            return allows[low]
+        }
+    }
+
+    package let ipv4: Ranges
+    package let ipv6: Ranges
+
+    /// - Parameters:
+    ///   - rules: each network once.
+    ///   - otherwise: the answer for peers that lie in none of the networks.
+    package init(_ rules: [Rule], otherwise: Bool) {
+        ipv4 = Ranges(rules.filter { $0.network.family == .ipv4 }, otherwise: otherwise, .ipv4)
+        ipv6 = Ranges(rules.filter { $0.network.family == .ipv6 }, otherwise: otherwise, .ipv6)
+    }
+
+    package init(ipv4: Ranges, ipv6: Ranges) {
+        self.ipv4 = ipv4
+        self.ipv6 = ipv6
+    }
+
+    /// Whether this peer is served. An IPv4 address inside an IPv6 one counts as the IPv4 address.
+    package func allows(_ peer: SocketAddress) -> Bool {
+        let (family, bits) = peer.number
+        return family == .ipv4 ? ipv4.allows(bits) : ipv6.allows(bits)
+    }
+}
+
+extension NetworkPrefix {
+    fileprivate static func lastAddress(_ family: SocketAddress.Family) -> UInt128 {
+        family == .ipv4 ? UInt128(UInt32.max) : .max
+    }
+}

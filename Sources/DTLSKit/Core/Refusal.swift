@@ -1,0 +1,30 @@
+/// Why a listener refuses a peer.
+package enum Refusal: Int, CaseIterable, Sendable {
+    /// Its address is not on the list of those that are served. Each of its datagrams is counted.
+    case denied
+    /// Nobody has room for another connection.
+    case full
+    /// The kernel gave no socket: out of descriptors, most likely.
+    case descriptors
+    case connections
+    case connectionsPerPrefix
+    case handshakes
+    case handshakesPerSecond
+    case handshakesPerSecondPerPrefix
+}
+
+/// How often each kind of thing has happened.
+package struct Tally<Kind: CaseIterable & RawRepresentable<Int> & Sendable>: Equatable, Sendable {
+    /// By the kinds' raw values, which begin at 0.
+    private var counts = [UInt64](repeating: 0, count: Kind.allCases.count)
+
+    package init() {}
+
+    package subscript(kind: Kind) -> UInt64 { counts[kind.rawValue] }
+
+    package mutating func count(_ kind: Kind, _ number: UInt64 = 1) { counts[kind.rawValue] &+= number }
+
+    package mutating func add(_ other: Self) { for kind in Kind.allCases { count(kind, other[kind]) } }
+
+    package var total: UInt64 { counts.reduce(0, &+) }
+}

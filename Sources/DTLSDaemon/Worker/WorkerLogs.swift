@@ -67,6 +67,7 @@ final class WorkerLogs: TimerTarget {
             "DATAGRAMS_IN": "\(counters.messagesIn)", "DATAGRAMS_OUT": "\(counters.messagesOut)",
         ]
         if counters.unsent > 0 { fields["DATAGRAMS_UNSENT"] = "\(counters.unsent)" }
+        if counters.tooLarge > 0 { fields["DATAGRAMS_TOO_LARGE"] = "\(counters.tooLarge)" }
         return fields
     }
 

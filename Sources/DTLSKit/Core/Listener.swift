@@ -169,6 +169,7 @@ package final class Listener: EventHandler {
 
     /// One datagram, from its bytes to what is done about it.
     private func consider(_ datagram: UnsafeRawBufferPointer, _ key: Newcomer.Key, minute: UInt64) {
+        let datagram = buffers.fragments.join(datagram)
         switch ClientHello.parse(datagram) {
         case .hello(let hello):
             guard key.proves(hello, to: cookies, minute: minute) else { return answer(hello, key, minute) }
@@ -233,6 +234,7 @@ package final class ListenerBuffers {
     let received = ReceiveBatch(capacity: 64, slotSize: 16_640, destinations: true)
     let leftovers = ReceiveBatch(capacity: 16, slotSize: 16_640)
     let answers = ReplyBatch(capacity: 64, slotSize: 128)
+    let fragments = HelloFragments()
 
     package init() {}
 }

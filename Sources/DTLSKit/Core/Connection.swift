@@ -20,7 +20,7 @@ package final class Connection: TimerTarget, EventHandler {
     package internal(set) var engine: Engine
 
     /// The last errno that the socket gave, an ICMP error mostly; see ``takeError()``.
-    package private(set) var lastError: Int32 = 0
+    package internal(set) var lastError: Int32 = 0
 
     let datapath: Datapath
     let limits: Limits
@@ -130,7 +130,10 @@ package final class Connection: TimerTarget, EventHandler {
         } catch {
             // An ICMP error (ECONNREFUSED and the like), which anybody can forge: it has been cleared by this call.
             lastError = error.errno
-            if error.errno == EMSGSIZE { return pathHasShrunk() }
+            if error.errno == EMSGSIZE {
+                counters.tooLarge &+= 1
+                pathHasShrunk()
+            }
             delegate?.connection(self, socketFailed: error.errno)
             return
         }

@@ -23,6 +23,7 @@ extension Connection {
         knownToFit = largestMessage
         guard count > knownToFit, count <= Engine.maximumMessageSize else { return }
         counters.tooLarge &+= 1
+        lastError = EMSGSIZE
         throw .path(count, limit: knownToFit)
     }
 

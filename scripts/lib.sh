@@ -55,6 +55,7 @@ command:logger               bsdutils           util-linux         util-linux
 command:systemd-nspawn       systemd-container  systemd-container  systemd
 command:dbus-daemon          dbus               dbus-daemon        dbus
 command:dnsdist              dnsdist            dnsdist            dnsdist
+command:ip                   iproute2           iproute            iproute2
 command:shellcheck           shellcheck         ShellCheck         shellcheck
 "
 

@@ -98,7 +98,8 @@ public final class DtlsConnection: DtlsSocket {
         do throws(CredentialsError) { context = try ClientContext(option.settings) } catch { throw DtlsError(error) }
         let peer = address.socketAddress
         var descriptor = try DtlsError.system { () throws(SystemError) in
-            let socket = try UDPSocket.open(peer.family, options: SocketOptions(ipv6Only: false))
+            let socket = try UDPSocket.open(
+                peer.family, options: SocketOptions(ipv6Only: false, fragmentation: false))
             try UDPSocket.connect(socket, to: peer)
             return socket
         }

@@ -17,6 +17,9 @@ extension DtlsConnection {
     }
 
     /// Sends bytes as one message of 1 to 16,384 bytes (reference: send(buffer[, offset[, length[, timeout]]])).
+    ///
+    /// Datagrams are not fragmented: what the path to the peer does not take in one piece is thrown back with EMSGSIZE
+    /// (see ``largestMessage``).
     /// - Parameters:
     ///   - buffer: what the message is in.
     ///   - offset: where in the buffer the message begins.
@@ -66,13 +69,20 @@ extension DtlsConnection {
     /// - Returns: false where the socket's buffer is full.
     private func sendOnce(_ message: UnsafeRawBufferPointer, over connection: Connection) throws(DtlsError) -> Bool {
         connection.flush()
-        let unsent = connection.counters.unsent
+        let lost = connection.counters.unsent &+ connection.counters.tooLarge
         do throws(EngineError) { try connection.send(message) } catch { throw DtlsError(error) }
         connection.flush()
-        guard connection.counters.unsent != unsent else { return true }
+        guard connection.counters.unsent &+ connection.counters.tooLarge != lost else { return true }
         let errno = connection.takeError()
         if errno == EAGAIN || errno == ENOBUFS { return false }
         throw .system(call: "sendmmsg", subject: peer.description, errno: errno)
+    }
+
+    /// Bytes of the largest message that the path to the peer takes, as far as the kernel knows: an interface's MTU, or
+    /// what a router has said, less what the protocols add. 0 while there is no connection. (Not in the reference.)
+    public var largestMessage: Int {
+        guard case .established(let connection) = phase else { return 0 }
+        return connection.largestMessage
     }
 
     /// Receives into a buffer (reference: recv(buffer[, offset[, length[, timeout]]])).

@@ -5,7 +5,7 @@ import LinuxSystem
 public final class DtlsServer: DtlsSocket {
     let identity: ServerIdentity
     private var listener: Listener?
-    private var options = SocketOptions(ipv6Only: false)
+    private var options = SocketOptions(ipv6Only: false, fragmentation: false)
     /// Clients that `accept` has not given out yet.
     private var queue: [DtlsConnection] = []
     /// Clients in their handshake, on a server without a name.

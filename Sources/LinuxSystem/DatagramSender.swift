@@ -12,6 +12,8 @@ public final class DatagramSender {
         public var sent = 0
         /// Datagrams that are done with: taken or refused. Those after them were not tried, since the socket is full.
         public var handled = 0
+        /// Datagrams that were refused since the path does not take their size (EMSGSIZE).
+        public var tooLarge = 0
         /// The last errno, or 0. EAGAIN: the socket's buffer is full; ECONNREFUSED: nobody listens at the peer.
         public var error: Int32 = 0
     }
@@ -63,12 +65,14 @@ public final class DatagramSender {
         segmenting: Bool = true, retrying: Bool = true
     ) -> Outcome {
         var outcome = Outcome()
-        var segmenting = segmenting && canSegment
+        // Datagrams before this one go by themselves.
+        var single = segmenting && canSegment ? 0 : sizes.count
         var hasRetried = !retrying
+        var retriedSize: Int?
         var offset = 0
         var next = 0
         while next < sizes.count {
-            let messages = gather(bytes, from: offset, sizes: sizes, next: next, segmenting: segmenting)
+            let messages = gather(bytes, from: offset, sizes: sizes, next: next, single: single)
             let (taken, error) = sendAll(messages, over: socket)
             let sent = (0..<taken).reduce(0) { $0 + runs[$1] }
             outcome.sent += sent
@@ -76,13 +80,15 @@ public final class DatagramSender {
             next += sent
             outcome.handled = next
             guard error != 0 else { continue }
-            switch recovery(from: error, run: runs[taken], hasRetried: hasRetried) {
+            let isRepeated = error == EMSGSIZE ? retriedSize == next : hasRetried
+            switch recovery(from: error, run: runs[taken], hasRetried: isRepeated) {
             case .retry:
-                hasRetried = true
+                if error == EMSGSIZE { retriedSize = next } else { hasRetried = true }
             case .retryOneByOne:
-                segmenting = false
+                single = canSegment ? next + runs[taken] : sizes.count
             case .skip:
                 outcome.error = error
+                outcome.tooLarge += 1
                 offset += sizes[next]
                 next += 1
                 outcome.handled = next
@@ -100,11 +106,13 @@ public final class DatagramSender {
         switch error {
         // An ICMP error for an earlier datagram: it is reported once, in place of sending (udp(7)).
         case ECONNREFUSED, EHOSTUNREACH, ENETUNREACH: return hasRetried ? .stop : .retry
+        // That an earlier one was too large for a router is reported so too, whatever the size of this one.
+        case EMSGSIZE where !hasRetried: return .retry
         // No checksum offload below (EIO), or no such option: never again.
         case EIO where run > 1, EOPNOTSUPP where run > 1, ENOPROTOOPT where run > 1:
             canSegment = false
             return .retryOneByOne
-        // A segment is larger than the path's MTU, where a single datagram may be fragmented.
+        // A segment is larger than the path's MTU: the last one may be smaller, and without DF all may be fragmented.
         case EMSGSIZE where run > 1, EINVAL where run > 1: return .retryOneByOne
         case EMSGSIZE: return .skip
         default: return .stop
@@ -112,9 +120,10 @@ public final class DatagramSender {
     }
 
     /// Makes messages of the datagrams from `next` on, as many as fit, and returns their number.
+    /// - Parameter single: the first that may be part of a run.
     private func gather(
         _ bytes: UnsafeMutableRawBufferPointer, from start: Int, sizes: UnsafeBufferPointer<Int>, next: Int,
-        segmenting: Bool
+        single: Int
     ) -> Int {
         guard let base = bytes.baseAddress else { return 0 }
         var offset = start
@@ -125,7 +134,7 @@ public final class DatagramSender {
             var run = 1
             var length = size
             // All of a run have the same size, except that the last may be shorter (udp(7), UDP_SEGMENT).
-            while segmenting, index + run < sizes.count, run < Self.maximumSegments, sizes[index + run] <= size,
+            while index >= single, index + run < sizes.count, run < Self.maximumSegments, sizes[index + run] <= size,
                 length + sizes[index + run] <= Self.maximumRunBytes
             {
                 length += sizes[index + run]

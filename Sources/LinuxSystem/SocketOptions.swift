@@ -10,16 +10,20 @@ public struct SocketOptions: Sendable, Equatable {
     public var interface: String?
     /// IPV6_V6ONLY of an IPv6 listener (reference: setIPv6Only).
     public var ipv6Only: Bool
+    /// Whether the kernel may cut datagrams up that are larger than the path's MTU. If it may not, they have the DF bit,
+    /// and what is too large is refused with EMSGSIZE (ip(7), IP_MTU_DISCOVER). `nil`: as the system has it.
+    public var fragmentation: Bool?
 
     public init(
         receiveBuffer: Int? = nil, sendBuffer: Int? = nil, timeToLive: Int? = nil, interface: String? = nil,
-        ipv6Only: Bool = true
+        ipv6Only: Bool = true, fragmentation: Bool? = nil
     ) {
         self.receiveBuffer = receiveBuffer
         self.sendBuffer = sendBuffer
         self.timeToLive = timeToLive
         self.interface = interface
         self.ipv6Only = ipv6Only
+        self.fragmentation = fragmentation
     }
 
     public static let bufferSizes = 1_024...16_777_216

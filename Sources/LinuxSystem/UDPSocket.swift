@@ -161,6 +161,7 @@ extension UDPSocket {
         if let size = options.sendBuffer { try setSendBuffer(size, on: socket) }
         if let hops = options.timeToLive { try setTimeToLive(hops, family, on: socket) }
         if let interface = options.interface { try bindToDevice(interface, socket) }
+        if let allowed = options.fragmentation { try setFragmentation(allowed, family, on: socket) }
     }
 
     public static func setIPv6Only(_ on: Bool, on socket: borrowing FileDescriptor) throws(SystemError) {
@@ -212,6 +213,36 @@ extension UDPSocket {
         switch family {
         case .ipv4: try set(socket, ipProtocolIP, IP_TTL, Int32(clamping: hops), "IP_TTL")
         case .ipv6: try set(socket, ipProtocolIPv6, IPV6_UNICAST_HOPS, Int32(clamping: hops), "IPV6_UNICAST_HOPS")
+        }
+    }
+
+    /// Whether the kernel may cut datagrams up; see ``SocketOptions/fragmentation``.
+    public static func setFragmentation(
+        _ allowed: Bool, _ family: SocketAddress.Family, on socket: borrowing FileDescriptor
+    ) throws(SystemError) {
+        let mode = allowed ? IP_PMTUDISC_WANT : IP_PMTUDISC_DO
+        // An IPv6 socket asks the one option for IPv6 and the other for IPv4 clients.
+        try set(socket, ipProtocolIP, IP_MTU_DISCOVER, mode, "IP_MTU_DISCOVER")
+        if family == .ipv6 { try set(socket, ipProtocolIPv6, IPV6_MTU_DISCOVER, mode, "IPV6_MTU_DISCOVER") }
+    }
+
+    /// The largest IP packet, in bytes, that the kernel knows the path of a connected socket to take.
+    public static func pathMTU(
+        of socket: borrowing FileDescriptor, _ family: SocketAddress.Family
+    ) throws(SystemError) -> Int {
+        switch family {
+        case .ipv4: Int(try get(socket, ipProtocolIP, IP_MTU, "IP_MTU"))
+        case .ipv6: Int(try get(socket, ipProtocolIPv6, IPV6_MTU, "IPV6_MTU"))
+        }
+    }
+
+    /// Whether a datagram larger than the path's MTU is refused; see ``SocketOptions/fragmentation``.
+    public static func refusesLarge(
+        _ socket: borrowing FileDescriptor, _ family: SocketAddress.Family
+    ) throws(SystemError) -> Bool {
+        switch family {
+        case .ipv4: try get(socket, ipProtocolIP, IP_MTU_DISCOVER, "IP_MTU_DISCOVER") >= IP_PMTUDISC_DO
+        case .ipv6: try get(socket, ipProtocolIPv6, IPV6_MTU_DISCOVER, "IPV6_MTU_DISCOVER") >= IPV6_PMTUDISC_DO
         }
     }
 

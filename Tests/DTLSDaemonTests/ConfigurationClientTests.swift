@@ -36,7 +36,7 @@ private let least = """
                     name: "out", listen: [try #require(SocketAddress("127.0.0.1:5000"))], server: server,
                     serverName: "192.0.2.1", tls: ClientSettings(certificateAuthorities: material.certificate),
                     handshakeTimeout: 60_000, idleTimeout: 300_000, answerTimeout: 60_000, mtu: 1_400, resumes: true,
-                    socket: SocketOptions())
+                    socket: SocketOptions(fragmentation: false))
             ])
     }
 
@@ -76,7 +76,7 @@ private let least = """
                         privateKey: material.encryptedKey, passphrase: "sesame", ciphers: "ECDHE+AESGCM",
                         minimumVersion: .dtls10, maximumVersion: .dtls12),
                     handshakeTimeout: 2_000, idleTimeout: 0, answerTimeout: 0, mtu: 256, resumes: false,
-                    socket: SocketOptions(receiveBuffer: 65_536))
+                    socket: SocketOptions(receiveBuffer: 65_536, fragmentation: false))
             ])
         // And over the channel, whole or not at all.
         let bytes = configuration.encode()

@@ -51,7 +51,8 @@ import Testing
                     handshakeTimeout: 120_000, idleTimeout: 86_400_000, mtu: 9_000,
                     handler: .forward(ForwardConfiguration(backends: [try .udp("\(addresses[1])")])),
                     socket: SocketOptions(
-                        receiveBuffer: 1_024, sendBuffer: 16_777_216, timeToLive: 0, interface: "lo", ipv6Only: false)),
+                        receiveBuffer: 1_024, sendBuffer: 16_777_216, timeToLive: 0, interface: "lo", ipv6Only: false,
+                        fragmentation: true)),
             ])
         configuration.tickets = TicketConfiguration(
             keys: [try #require(TicketKey(Array(0..<80)))], rotation: 1, lifetime: 2)

@@ -29,7 +29,7 @@ private let service = """
                     name: "a", listen: [],
                     tls: ServerSettings(certificate: material.certificate, privateKey: material.privateKey),
                     handshakeTimeout: 60_000, idleTimeout: 300_000, mtu: 1_400, handler: .echo,
-                    socket: SocketOptions())
+                    socket: SocketOptions(fragmentation: false))
             ])
     }
 
@@ -59,7 +59,13 @@ private let service = """
             mtu = 9000
             handler = "forward"
             forward.backend = "udp:[::1]:5683"
-            socket = { receive_buffer = 1024, send_buffer = 16_777_216, ttl = 255, interface = "lo", ipv6_only = false }
+            [service."b.c".socket]
+            receive_buffer = 1024
+            send_buffer = 16_777_216
+            ttl = 255
+            interface = "lo"
+            ipv6_only = false
+            fragment = true
             """)
         #expect(configuration.workers == 3)
         #expect(configuration.stopTimeout == 250)
@@ -79,7 +85,7 @@ private let service = """
                         ForwardConfiguration(backends: [try .udp("[::1]:5683")])),
                     socket: SocketOptions(
                         receiveBuffer: 1_024, sendBuffer: 16_777_216, timeToLive: 255, interface: "lo",
-                        ipv6Only: false))
+                        ipv6Only: false, fragmentation: true))
             ])
     }
 
@@ -125,6 +131,10 @@ private let service = """
         ),
         ("socket.ttl = 256", "5: service.a.socket.ttl: expected an integer, 0 to 255, found 256"),
         (
+            "socket.fragment = \"yes\"",
+            "5: service.a.socket.fragment: expected true or false, found the string \"yes\""
+        ),
+        (
             "socket.ipv6_only = \"no\"",
             "5: service.a.socket.ipv6_only: expected true or false, found the string \"no\""
         ),
@@ -163,7 +173,7 @@ private let service = """
         (
             "socket.colour = \"blue\"",
             "5: service.a.socket.colour: unknown key; "
-                + "expected one of receive_buffer, send_buffer, ttl, interface, ipv6_only"
+                + "expected one of receive_buffer, send_buffer, ttl, interface, ipv6_only, fragment"
         ),
         ("\"\\nca\" = 3", "1: service.a.\"\\u{a}ca\": unknown key; did you mean \"ca\"?"),
         (

@@ -64,7 +64,7 @@ import Testing
         let service = try #require(configuration.services.first)
         #expect(service.handler == .echo)
         #expect(service.listen.map(\.description) == ["0.0.0.0:4433", "[::]:4433"])
-        #expect(service.socket == SocketOptions())
+        #expect(service.socket == SocketOptions(fragmentation: false))
     }
 
     @Test func withEverySettingSwitchedOnItIsValid() throws {

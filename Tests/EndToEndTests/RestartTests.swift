@@ -74,5 +74,102 @@ extension EndToEnd {
             try await daemon.stop()
             try await backend.stop()
         }
+
+        /// What somebody who knows the addresses can send in the client's name, but for a cookie.
+        private static func forgeries() -> [[UInt8]] {
+            let hello = ClientHelloBytes()
+            let fragment: [UInt8] = Array(hello.bytes(number: 1)[..<13]) + [1, 0, 1, 0, 0, 1, 0, 0, 9, 0, 0, 88]
+            var alerts: [[UInt8]] = []
+            for alert in [[2, 40], [1, 0]] as [[UInt8]] {
+                for epoch in [0, 1] as [UInt8] {
+                    alerts.append([21, 0xfe, 0xfd, 0, epoch, 0, 0, 0, 0, 1, 7, 0, 2] + alert)
+                }
+            }
+            var records: [[UInt8]] = [
+                hello.bytes(), hello.bytes(cookie: [UInt8](repeating: 1, count: 32), number: 1),
+                ClientHelloBytes().bytes(cookie: [1], number: 3), Array(hello.bytes().dropLast(9)), fragment,
+                [20, 0xfe, 0xfd, 0, 1, 0, 0, 0, 0, 0, 9, 0, 1, 1], [22, 0xfe, 0xfd, 0, 1, 0, 0, 0, 0, 0, 9, 0, 1, 1],
+                [22, 0xfe, 0xfd, 0, 2, 0, 0, 0, 0, 0, 9, 0, 1, 1],
+            ]
+            // In the record's number, which an answer repeats.
+            for index in records.indices { records[index][8] = mark }
+            return records + alerts
+        }
+
+        private static let mark: UInt8 = 0xee
+
+        /// The answer to the first hello asks for the cookie, and the answer to the second begins the handshake: two round
+        /// trips, while forged datagrams come in between. Until then the lost connection is there, and then it is gone.
+        @Test func aRestartedClientIsAnsweredAtOnceThroughAllForgeries() async throws {
+            let folder = try TestFolder()
+            let identity = try await CertificateMaker(folder: folder).selfSigned("server")
+            let address = try Endpoint.freeOnOwnLoopback()
+            let daemon = try await Daemon.start(Service(listen: [address], identity: identity).text, in: folder)
+            let isForging = Mutex(false)
+            let relay = try Relay(to: address) { direction, _, bytes in
+                let datagram = Relay.Passed(direction: direction, bytes: bytes)
+                // An answer to a forgery could as well be forged: it is not what this test is about.
+                if direction == .toClient { return bytes[0] == 22 && bytes[8] == Self.mark ? [] : [datagram] }
+                guard isForging.withLock({ $0 }) else { return [datagram] }
+                return Self.forgeries().map { Relay.Passed(direction: .toServer, bytes: $0) } + [datagram]
+            }
+            let before = try SecureClient(to: relay.address, trust: identity.certificate, in: folder, ["-nbio"])
+            try await before.exchange("before")
+            before.program.signal(SIGKILL)
+            _ = try await before.program.ended()
+
+            let start = relay.passed.count
+            isForging.withLock { $0 = true }
+            let after = try SecureClient(to: relay.address, trust: identity.certificate, in: folder, ["-nbio"])
+            try await after.exchange("after")
+            let opened = try #require(daemon.lines(with: "connection opened").last)
+            let duration = try #require(opened.split(separator: " ").first { $0.hasPrefix("HANDSHAKE_USEC=") })
+            // Nothing waited for a timer.
+            #expect(try #require(Int(duration.dropFirst("HANDSHAKE_USEC=".count))) < 900_000)
+            let said = relay.passed[start...].filter { passed in
+                passed.direction == .toServer && passed.bytes.count > 13 && passed.bytes[0] == 22
+                    && passed.bytes[4] == 0 && passed.bytes[13] == 1 && passed.bytes[8] != Self.mark
+            }
+            // One hello without the cookie, and one with it.
+            #expect(said.count == 2)
+            #expect(daemon.lines(with: "connection opened").count == 2)
+            #expect(daemon.lines(with: "connection closed", "began anew").count == 1)
+            try await after.leave()
+            try await daemon.logged("connection closed: closed by the peer")
+            try await daemon.stop()
+        }
+
+        /// No forgery begins a succession, ends the connection, or costs more than one small answer.
+        @Test func forgeriesDoNotDisturbAConnection() async throws {
+            let folder = try TestFolder()
+            let identity = try await CertificateMaker(folder: folder).selfSigned("server")
+            let address = try Endpoint.freeOnOwnLoopback()
+            let daemon = try await Daemon.start(
+                Service(listen: [address], identity: identity, more: "handshake_timeout = 2").text, in: folder)
+            let relay = try Relay(to: address) { _, _ in true }
+            let client = try SecureClient(to: relay.address, trust: identity.certificate, in: folder, ["-nbio"])
+            try await client.exchange("before")
+            let start = relay.passed.count
+            var expected = "before\n"
+            var sent = 0
+            for round in 0..<50 {
+                for forgery in Self.forgeries() {
+                    relay.inject(forgery)
+                    sent += forgery.count
+                }
+                try await client.exchange("round \(round)")
+                expected += "round \(round)\n"
+            }
+            #expect(client.output == expected)
+            let answers = relay.passed[start...].filter { $0.direction == .toClient && $0.bytes[0] != 23 }
+            // A cookie for each hello that is whole, and smaller than it; nothing else.
+            #expect(answers.allSatisfy { $0.bytes.count == 60 && $0.bytes[13] == 3 })
+            #expect(answers.count <= 50 * 3)
+            #expect(answers.reduce(0) { $0 + $1.bytes.count } < sent)
+            #expect(daemon.lines(with: "connection opened").count == 1)
+            try await client.leave()
+            try await daemon.logged("connection closed: closed by the peer")
+            try await daemon.stop()
+        }
     }
 }

@@ -3,6 +3,7 @@
 /// What every run needs, made once: a minute passes with each call, so that the keys change too.
 private final class Fuzzed {
     let authority: CookieAuthority
+    let fragments = HelloFragments()
     var minute: UInt64 = 200
     let reply = UnsafeMutableRawBufferPointer.allocate(
         byteCount: CookieAuthority.helloVerifyRequestSize, alignment: 1)
@@ -14,10 +15,17 @@ private final class Fuzzed {
 
 private nonisolated(unsafe) let fuzzed = Fuzzed()
 
-/// A datagram of any bytes is parsed; a hello is answered; and the same hello with the answer's cookie is accepted.
+/// A datagram of any bytes is put together and parsed; a hello is answered; and the same hello with the answer's cookie is accepted.
 @_cdecl("LLVMFuzzerTestOneInput")
 func fuzzClientHello(_ bytes: UnsafePointer<UInt8>?, _ count: Int) -> Int32 {
-    let datagram = UnsafeRawBufferPointer(start: bytes, count: count)
+    let original = UnsafeRawBufferPointer(start: bytes, count: count)
+    let datagram = fuzzed.fragments.join(original)
+    let count = datagram.count
+    if datagram.baseAddress != original.baseAddress {
+        guard count <= original.count, Array(fuzzed.fragments.join(datagram)) == Array(datagram) else {
+            fatalError("\(original.count) bytes were joined to \(count)")
+        }
+    }
     guard case .hello(let hello) = ClientHello.parse(datagram) else { return 0 }
     guard ClientHello.couldBePart(of: datagram) else { fatalError("a hello that is no part of one") }
     fuzzed.minute &+= 1

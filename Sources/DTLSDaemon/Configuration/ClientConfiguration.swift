@@ -23,6 +23,13 @@ struct ClientConfiguration: Sendable, Equatable {
     /// Whether a new connection takes up the session of an earlier one.
     var resumes: Bool
     var socket: SocketOptions
+
+    /// Of the sockets to the local senders: what is plain UDP may be fragmented.
+    var localSocket: SocketOptions {
+        var options = socket
+        options.fragmentation = nil
+        return options
+    }
 }
 
 /// A table that listens: a service or a client.
@@ -47,7 +54,7 @@ extension Configuration {
     /// Services, then clients: the numbers of hand-overs count in this list.
     var listeningTables: [ListeningTable] {
         services.map { ListeningTable(kind: .service, name: $0.name, listen: $0.listen, socket: $0.socket) }
-            + clients.map { ListeningTable(kind: .client, name: $0.name, listen: $0.listen, socket: $0.socket) }
+            + clients.map { ListeningTable(kind: .client, name: $0.name, listen: $0.listen, socket: $0.localSocket) }
     }
 }
 

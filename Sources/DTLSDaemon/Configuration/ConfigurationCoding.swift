@@ -107,6 +107,7 @@ extension SocketOptions {
         writer.optional(timeToLive) { $0.integer($1) }
         writer.optional(interface) { $0.string($1) }
         writer.bool(ipv6Only)
+        writer.optional(fragmentation) { $0.bool($1) }
     }
 
     init(from reader: inout ByteReader) throws(MalformedBytes) {
@@ -115,6 +116,7 @@ extension SocketOptions {
             sendBuffer: try reader.optional { (reader) throws(MalformedBytes) in try reader.integer() },
             timeToLive: try reader.optional { (reader) throws(MalformedBytes) in try reader.integer() },
             interface: try reader.optional { (reader) throws(MalformedBytes) in try reader.string() },
-            ipv6Only: try reader.bool())
+            ipv6Only: try reader.bool(),
+            fragmentation: try reader.optional { (reader) throws(MalformedBytes) in try reader.bool() })
     }
 }

@@ -57,6 +57,7 @@ enum SocketKey: String, CaseIterable {
     case timeToLive = "ttl"
     case interface
     case ipv6Only = "ipv6_only"
+    case fragment
 }
 
 /// The words for a key that is not known in its table.

@@ -4,12 +4,13 @@ import LinuxSystem
 /// Reads `[service.NAME.socket]` and `[client.NAME.socket]`.
 enum SocketOptionsReader {
     static func read(_ table: TableReader<SocketKey>?) -> SocketOptions {
-        guard let table else { return SocketOptions() }
+        guard let table else { return SocketOptions(fragmentation: false) }
         return SocketOptions(
             receiveBuffer: table.integer(.receiveBuffer, SocketOptions.bufferSizes, "an integer of bytes"),
             sendBuffer: table.integer(.sendBuffer, SocketOptions.bufferSizes, "an integer of bytes"),
             timeToLive: table.integer(.timeToLive, SocketOptions.timesToLive),
-            interface: interface(table), ipv6Only: table.bool(.ipv6Only) ?? true)
+            interface: interface(table), ipv6Only: table.bool(.ipv6Only) ?? true,
+            fragmentation: table.bool(.fragment) ?? false)
     }
 
     private static func interface(_ table: TableReader<SocketKey>) -> String? {

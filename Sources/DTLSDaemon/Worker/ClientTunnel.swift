@@ -161,7 +161,8 @@ final class ClientTunnel: TimerTarget, EventHandler, ConnectionDelegate {
             counters.unsuited &+= 1
             worker.logs.limited(
                 .datagramRefused,
-                "a datagram was dropped: it is too large for the path to the server \(client.configuration.server)",
+                "a datagram was dropped: it is too large for the path to the server \(client.configuration.server),"
+                    + " which takes messages of at most \(connection.largestMessage) bytes",
                 fields: fields)
         case EAGAIN, ENOBUFS:
             break

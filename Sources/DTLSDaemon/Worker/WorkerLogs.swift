@@ -71,6 +71,7 @@ final class WorkerLogs: TimerTarget {
         ]
         if counters.unsent > 0 { fields["DATAGRAMS_UNSENT"] = "\(counters.unsent)" }
         if dropped > 0 { fields["DATAGRAMS_DROPPED"] = "\(dropped)" }
+        if counters.tooLarge > 0 { fields["DATAGRAMS_TOO_LARGE"] = "\(counters.tooLarge)" }
         return fields
     }
 

@@ -4,7 +4,7 @@ import LinuxSystem
 
 /// A live connection: one connected UDP socket, one engine, its deadlines.
 package final class Connection: TimerTarget, EventHandler {
-    private enum Phase {
+    enum Phase {
         case handshaking
         case established
         /// Ended, with its socket still open: datagrams of the present batch may be on their way.
@@ -14,37 +14,39 @@ package final class Connection: TimerTarget, EventHandler {
 
     package let local: SocketAddress
     package let peer: SocketAddress
-    package private(set) var counters = Counters()
+    package internal(set) var counters = Counters()
     /// Nanoseconds from the start of the handshake to its end.
-    package private(set) var handshakeDuration: UInt64 = 0
-    package private(set) var engine: Engine
+    package internal(set) var handshakeDuration: UInt64 = 0
+    package internal(set) var engine: Engine
 
     /// The last errno that the socket gave, an ICMP error mostly; see ``takeError()``.
-    package private(set) var lastError: Int32 = 0
+    package internal(set) var lastError: Int32 = 0
 
-    private let datapath: Datapath
-    private let limits: Limits
-    private var socket: FileDescriptor
+    let datapath: Datapath
+    let limits: Limits
+    var socket: FileDescriptor
     private var registration: EventLoop.Registration?
-    private weak var delegate: (any ConnectionDelegate)?
-    private var phase = Phase.handshaking
-    private var started: UInt64
+    weak var delegate: (any ConnectionDelegate)?
+    var phase = Phase.handshaking
+    var started: UInt64
     /// What the peer's hello began with; `nil` for a client's side.
-    private var random: ClientRandom?
-    private var successor: Successor?
-    private var restarts = RestartAllowance()
-    private var lastReceived: UInt64
+    var random: ClientRandom?
+    var successor: Successor?
+    var restarts = RestartAllowance()
+    var lastReceived: UInt64
     /// When something was last sent by a connection that had given its record buffers back.
-    private var lastSentQuietly: UInt64 = 0
+    var lastSentQuietly: UInt64 = 0
+    /// Bytes of the largest message that the path is known to take; see ``checkFits(_:)``.
+    var knownToFit = Connection.alwaysFits
     /// Whether OpenSSL holds record buffers for this connection.
-    private var holdsBuffers = true
+    var holdsBuffers = true
     /// Whether datagrams of this connection are being worked through: its end waits for that.
     private var isReading = false
     /// Whether the delegate has had messages since it was last told that a batch is complete.
     private var hasMessages = false
 
     /// How long a connection keeps OpenSSL's record buffers after its last datagram.
-    private static let quietTime = UInt64.milliseconds(1_000)
+    static let quietTime = UInt64.milliseconds(1_000)
 
     private init(
         engine: Engine, socket: consuming FileDescriptor, local: SocketAddress, peer: SocketAddress, limits: Limits,
@@ -78,7 +80,7 @@ package final class Connection: TimerTarget, EventHandler {
         return connection
     }
 
-    private static func makeEngine(
+    static func makeEngine(
         _ context: ServerContext, _ clientHello: UnsafeRawBufferPointer, local: SocketAddress, limits: Limits,
         datapath: Datapath
     ) throws(OpenSSLError) -> Engine {
@@ -106,6 +108,7 @@ package final class Connection: TimerTarget, EventHandler {
     /// - Parameter datagrams: what the same peer has sent after the hello, if it was read already.
     package func start(with datagrams: [UnsafeRawBufferPointer] = []) throws(SystemError) {
         registration = try datapath.loop.add(socket, .readable, self)
+        fitToPath(engine)
         whileReading {
             advance()
             for datagram in datagrams { take(datagram) }
@@ -128,6 +131,10 @@ package final class Connection: TimerTarget, EventHandler {
         } catch {
             // An ICMP error (ECONNREFUSED and the like), which anybody can forge: it has been cleared by this call.
             lastError = error.errno
+            if error.errno == EMSGSIZE {
+                counters.tooLarge &+= 1
+                pathHasShrunk()
+            }
             delegate?.connection(self, socketFailed: error.errno)
             return
         }
@@ -146,7 +153,7 @@ package final class Connection: TimerTarget, EventHandler {
     }
 
     @inline(__always)
-    private func whileReading(_ work: () -> Void) {
+    func whileReading(_ work: () -> Void) {
         isReading = true
         datapath.claim(self)
         work()
@@ -160,7 +167,7 @@ package final class Connection: TimerTarget, EventHandler {
 
     /// Tells the delegate that the messages of a batch, or of a life of the peer within it, are complete.
     @inline(__always)
-    private func endBatch() {
+    func endBatch() {
         guard hasMessages else { return }
         hasMessages = false
         delegate?.connectionHasRead(self)
@@ -183,7 +190,7 @@ package final class Connection: TimerTarget, EventHandler {
     }
 
     /// Hands out everything that the engine has to say.
-    private func advance() {
+    func advance() {
         holdsBuffers = true
         do throws(EngineError) {
             while isOpen {
@@ -213,73 +220,7 @@ package final class Connection: TimerTarget, EventHandler {
         }
     }
 
-    // MARK: The peer begins anew
-
-    /// One comparison for application data, which is nearly all that comes.
-    @inline(__always)
-    private func concernsSuccession(_ datagram: UnsafeRawBufferPointer) -> Bool {
-        guard let type = datagram.first, type != Self.applicationData else { return false }
-        return random != nil && (successor != nil || ClientHello.couldBePart(of: datagram))
-    }
-
-    /// RFC 5246, section 6.2.1.
-    private static let applicationData: UInt8 = 23
-
-    private func takeForSuccession(_ datagram: UnsafeRawBufferPointer) {
-        var material: RestartMaterial?
-        let verdict = Successor.verdict(
-            datagram, Newcomer.Key(peer: peer, local: local), current: random, successor: successor?.random,
-            material: {
-                material = delegate?.restartMaterial(for: self)
-                return material
-            },
-            answer: { datapath.bio.outbox.append($0) })
-        switch verdict {
-        case .done: break
-        case .forConnection:
-            engine.deliver(datagram)
-            advance()
-        case .begins(let random):
-            // The peer has left the handshake that it had begun before: that one's flight must not be sent again.
-            successor = nil
-            guard let material, restarts.take(now: datapath.loop.now),
-                let engine = try? Self.makeEngine(
-                    material.context, datagram, local: local, limits: limits, datapath: datapath)
-            else { return }
-            successor = Successor(engine: engine, random: random, started: datapath.loop.now)
-            advanceSuccessor()
-        case .continues:
-            successor?.engine.deliver(datagram)
-            advanceSuccessor()
-        }
-    }
-
-    private func advanceSuccessor() {
-        guard let successor else { return }
-        do throws(EngineError) {
-            // Before it is established, an engine has nothing else to say.
-            if case .established = try successor.engine.next() { succeed(successor) }
-        } catch {
-            self.successor = nil
-        }
-    }
-
-    private func succeed(_ successor: Successor) {
-        // What the lost life has said is its own: it must not be taken for the new one's.
-        endBatch()
-        delegate?.connectionRestarts(self)
-        self.successor = nil
-        engine = successor.engine
-        random = successor.random
-        started = successor.started
-        lastReceived = datapath.loop.now
-        counters = Counters()
-        handshakeDuration = Clock.monotonic() &- started
-        delegate?.connectionEstablished(self)
-        advance()
-    }
-
-    private var isOpen: Bool {
+    var isOpen: Bool {
         switch phase {
         case .handshaking, .established: true
         case .ending, .gone: false
@@ -288,13 +229,15 @@ package final class Connection: TimerTarget, EventHandler {
 
     // MARK: What goes out
 
-    /// Encrypts a message of 1 to 16,384 bytes into one datagram. It leaves with `flush()`, or at the end of the batch
+    /// Encrypts a message of 1 to 16,384 bytes into one datagram. Throws, and counts, one that the path does not take
+    /// in one piece, where the socket must not fragment. It leaves with `flush()`, or at the end of the batch
     /// that is being read.
     @inline(__always)
     package func send(_ message: UnsafeRawBufferPointer) throws(EngineError) {
         guard isOpen else { throw .notEstablished }
         datapath.claim(self)
         if datapath.bio.outbox.isFilling { flush() }
+        if message.count > knownToFit { try checkFits(message.count) }
         try engine.send(message)
         if !holdsBuffers {
             holdsBuffers = true
@@ -308,9 +251,13 @@ package final class Connection: TimerTarget, EventHandler {
     /// Sends what waits in the outbox. What the socket does not take is lost, as on the wire, and counted.
     package func flush() {
         guard !datapath.bio.outbox.isEmpty, datapath.isWriter(self) else { return }
-        let (unsent, error) = datapath.sendOutbox(over: socket)
-        counters.unsent &+= UInt64(truncatingIfNeeded: unsent)
-        if error != 0 { lastError = error }
+        let count = datapath.bio.outbox.count
+        let outcome = datapath.sendOutbox(over: socket)
+        guard outcome.sent < count else { return }
+        counters.unsent &+= UInt64(truncatingIfNeeded: count - outcome.sent - outcome.tooLarge)
+        counters.tooLarge &+= UInt64(truncatingIfNeeded: outcome.tooLarge)
+        lastError = outcome.error
+        if outcome.tooLarge > 0 { pathHasShrunk() }
     }
 
     /// The last error that the socket gave, or 0; it is cleared by asking (reference: error()).
@@ -348,7 +295,7 @@ package final class Connection: TimerTarget, EventHandler {
 
     // MARK: The end
 
-    private func end(_ ending: Ending) {
+    func end(_ ending: Ending) {
         guard isOpen else { return }
         phase = .ending(ending)
     }
@@ -372,53 +319,6 @@ package final class Connection: TimerTarget, EventHandler {
     }
 
     // MARK: Time
-
-    /// Arms the timer for the earliest of this connection's deadlines.
-    @inline(__always)
-    private func rearm() {
-        datapath.loop.timers.arm(self, at: deadline)
-    }
-
-    private var deadline: UInt64 {
-        switch phase {
-        case .handshaking:
-            return deadline(of: engine, started: started)
-        case .established:
-            let quiet = holdsBuffers ? max(lastReceived, lastSentQuietly) &+ Self.quietTime : UInt64.max
-            let idle = limits.idleTimeout > 0 ? lastReceived &+ .milliseconds(limits.idleTimeout) : UInt64.max
-            let renegotiation = engine.timeout.map { datapath.loop.now &+ .microseconds($0) } ?? .max
-            guard let successor else { return min(quiet, idle, renegotiation) }
-            return min(quiet, idle, renegotiation, deadline(of: successor.engine, started: successor.started))
-        case .ending, .gone:
-            return .max
-        }
-    }
-
-    /// A handshake's next deadline: its retransmission, or its end.
-    private func deadline(of engine: Engine, started: UInt64) -> UInt64 {
-        let end = started &+ .milliseconds(limits.handshakeTimeout)
-        guard let retransmission = engine.timeout else { return end }
-        return min(end, datapath.loop.now &+ .microseconds(retransmission))
-    }
-
-    private func lookAfterSuccessor(now: UInt64) {
-        guard let successor else { return }
-        if now >= successor.started &+ .milliseconds(limits.handshakeTimeout) {
-            self.successor = nil
-            return
-        }
-        datapath.claim(self)
-        do throws(EngineError) { try successor.engine.handleTimeout() } catch { self.successor = nil }
-        flush()
-    }
-
-    /// Sends a renegotiation's flight again, if there is one and its time has come.
-    private func lookAfterRenegotiation() {
-        guard engine.timeout != nil else { return rearm() }
-        whileReading {
-            do throws(EngineError) { try engine.handleTimeout() } catch { end(.failed(error)) }
-        }
-    }
 
     package override func timerFired(now: UInt64) {
         switch phase {

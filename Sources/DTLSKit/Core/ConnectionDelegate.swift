@@ -77,5 +77,7 @@ extension Connection {
         package var messagesOut: UInt64 = 0
         package var bytesOut: UInt64 = 0
         package var unsent: UInt64 = 0
+        /// Messages that the path to the peer does not take in one piece; see ``Connection/send(_:)``.
+        package var tooLarge: UInt64 = 0
     }
 }

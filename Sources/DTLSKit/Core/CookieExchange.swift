@@ -54,8 +54,10 @@ package final class CookieExchange: EventHandler {
             }
             if !kept.isEmpty {
                 if kept.count < Self.maximumKept { kept.append([UInt8](batch[index])) }
-            } else if case .hello(let hello) = ClientHello.parse(batch[index]), isGood(hello, minute) {
-                kept.append([UInt8](batch[index]))
+            } else if case .hello(let hello) = ClientHello.parse(datapath.fragments.join(batch[index])),
+                isGood(hello, minute)
+            {
+                kept.append([UInt8](hello.datagram))
             }
         }
         if !kept.isEmpty { completion(take(), kept) }

@@ -10,6 +10,8 @@ package final class Datapath {
     let batch = ReceiveBatch(capacity: 32)
     /// What it yields when it is closed, which can happen while another one's `batch` is worked through.
     let leftovers = ReceiveBatch(capacity: 8)
+    /// Puts hellos together that a client begins anew with.
+    let fragments = HelloFragments()
     private let sender = DatagramSender()
     /// Whose datagrams are in the outbox.
     private unowned(unsafe) var writer: Connection?
@@ -28,12 +30,9 @@ package final class Datapath {
     }
 
     /// Sends the outbox over the writer's socket, and empties it.
-    /// - Returns: how many datagrams the socket did not take, and the last errno or 0.
-    func sendOutbox(over socket: borrowing FileDescriptor) -> (unsent: Int, error: Int32) {
-        let count = bio.outbox.count
-        let outcome = bio.outbox.withDatagrams { sender.send($0, sizes: $1, over: socket) }
-        bio.outbox.removeAll()
-        return (count - outcome.sent, outcome.error)
+    func sendOutbox(over socket: borrowing FileDescriptor) -> DatagramSender.Outcome {
+        defer { bio.outbox.removeAll() }
+        return bio.outbox.withDatagrams { sender.send($0, sizes: $1, over: socket) }
     }
 
     @inline(__always)

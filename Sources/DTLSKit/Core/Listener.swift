@@ -178,6 +178,7 @@ package final class Listener: EventHandler {
             counters.refused.count(.denied)
             return delegate.listener(self, denied: key.peer)
         }
+        let datagram = buffers.fragments.join(datagram)
         switch ClientHello.parse(datagram) {
         case .hello(let hello):
             guard key.proves(hello, to: cookies, minute: minute) else { return answer(hello, key, minute) }
@@ -242,6 +243,7 @@ package final class ListenerBuffers {
     let received = ReceiveBatch(capacity: 64, slotSize: 16_640, destinations: true)
     let leftovers = ReceiveBatch(capacity: 16, slotSize: 16_640)
     let answers = ReplyBatch(capacity: 64, slotSize: 128)
+    let fragments = HelloFragments()
 
     package init() {}
 }

@@ -26,13 +26,17 @@ final class Daemon: Sendable {
     }
 
     /// Starts it and waits until it is ready.
+    /// - Parameter prefix: a program that becomes it, and that program's arguments.
     static func start(
-        _ configuration: String, in folder: TestFolder, descriptorLimit: Int? = nil, environment: [String: String] = [:]
+        _ configuration: String, in folder: TestFolder, descriptorLimit: Int? = nil,
+        environment: [String: String] = [:],
+        prefix: [String] = []
     ) async throws -> Daemon {
         let file = try folder.write(configuration, to: "dtlsd.toml")
         let variables = environment.isEmpty ? [] : ["env"] + environment.map { "\($0.key)=\($0.value)" }
         let program = try Program(
-            variables + [binary, "--config", file], in: folder, name: "dtlsd", descriptorLimit: descriptorLimit)
+            prefix + variables + [binary, "--config", file], in: folder, name: "dtlsd", descriptorLimit: descriptorLimit
+        )
         let daemon = Daemon(program: program, folder: folder, configurationFile: file)
         try await eventually("dtlsd is ready", details: program.errors) {
             guard program.ending == nil else {

@@ -2,7 +2,7 @@ import Foundation
 import LinuxSystem
 import Synchronization
 
-/// Stands between one client and the daemon, sees every datagram, and decides which ones go on.
+/// Stands between one client and the daemon, sees every datagram, and decides what goes on.
 final class Relay: Sendable {
     enum Direction: Sendable { case toServer, toClient }
 
@@ -22,7 +22,15 @@ final class Relay: Sendable {
     private let back: DatagramSocket
 
     /// - Parameter passes: is asked for each datagram with its direction and its number in that direction, from 0.
-    init(to server: SocketAddress, passes: @escaping @Sendable (Direction, Int) -> Bool) throws {
+    convenience init(to server: SocketAddress, passes: @escaping @Sendable (Direction, Int) -> Bool) throws {
+        try self.init(to: server) { direction, number, bytes in
+            passes(direction, number) ? [Passed(direction: direction, bytes: bytes)] : []
+        }
+    }
+
+    /// - Parameter replaces: is given each datagram, with its direction and its number in that direction, from 0; what it
+    ///   returns is sent instead, whatever the direction.
+    init(to server: SocketAddress, replaces: @escaping @Sendable (Direction, Int, [UInt8]) -> [Passed]) throws {
         guard let anywhere = SocketAddress(host: SocketAddress.ownLoopback, port: 0) else {
             throw NoFreePort(host: SocketAddress.ownLoopback)
         }
@@ -35,20 +43,23 @@ final class Relay: Sendable {
             var client: DatagramSocket.Sender?
             var toServer = 0
             var toClient = 0
+            func pass(_ datagrams: [Passed]) {
+                for datagram in datagrams {
+                    shared.passed.withLock { $0.append(datagram) }
+                    switch datagram.direction {
+                    case .toServer: back.send(datagram.bytes, to: server)
+                    case .toClient: if let client { front.send(datagram.bytes, to: client) }
+                    }
+                }
+            }
             while !shared.isStopped.load(ordering: .relaxed) {
                 if let (bytes, sender) = front.receive() {
                     client = sender
-                    if passes(.toServer, toServer) {
-                        shared.passed.withLock { $0.append(Passed(direction: .toServer, bytes: bytes)) }
-                        back.send(bytes, to: server)
-                    }
+                    pass(replaces(.toServer, toServer, bytes))
                     toServer += 1
                 }
                 while let (bytes, _) = back.receive() {
-                    if let client, passes(.toClient, toClient) {
-                        shared.passed.withLock { $0.append(Passed(direction: .toClient, bytes: bytes)) }
-                        front.send(bytes, to: client)
-                    }
+                    pass(replaces(.toClient, toClient, bytes))
                     toClient += 1
                 }
             }

@@ -10,11 +10,15 @@ final class SecureClient: Sendable {
     /// - Parameters:
     ///   - trust: the certificate file that the server's must be signed by; anything else ends the client.
     ///   - arguments: more of s_client's options.
-    init(to server: SocketAddress, trust: String, in folder: TestFolder, _ arguments: [String] = []) throws {
+    ///   - prefix: a program that starts it, and that program's arguments.
+    init(
+        to server: SocketAddress, trust: String, in folder: TestFolder, _ arguments: [String] = [],
+        prefix: [String] = []
+    ) throws {
         self.folder = folder
         messagesName = "\(UUID().uuidString).messages"
         program = try Program(
-            ["openssl", "s_client", "-dtls1_2", "-quiet", "-no_ign_eof", "-connect", "\(server)"]
+            prefix + ["openssl", "s_client", "-dtls1_2", "-quiet", "-no_ign_eof", "-connect", "\(server)"]
                 + ["-CAfile", trust, "-verify_return_error", "-msg", "-msgfile", folder.file(messagesName)] + arguments,
             in: folder)
     }

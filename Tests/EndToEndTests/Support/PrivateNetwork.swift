@@ -1,0 +1,27 @@
+import Foundation
+
+/// A network that a daemon has to itself: a loopback interface of a chosen MTU. It takes root.
+enum PrivateNetwork {
+    static let isAllowed: Bool = {
+        guard let process = try? Process.run(URL(filePath: "/usr/bin/env"), arguments: prefix(mtu: 1_500) + ["true"])
+        else { return false }
+        process.waitUntilExit()
+        return process.terminationStatus == 0
+    }()
+
+    /// What a program is to be started with to have such a network.
+    static func prefix(mtu: Int) -> [String] {
+        ["unshare", "-n", "sh", "-c", "ip link set lo mtu \(mtu) up && exec \"$@\"", "sh"]
+    }
+
+    /// What a program is to be started with to be in a daemon's network.
+    static func prefix(of daemon: Daemon) -> [String] { ["nsenter", "--net=/proc/\(daemon.program.pid)/ns/net"] }
+
+    /// UDP datagrams that have reached any socket of a daemon's network.
+    static func datagramsReceived(in daemon: Daemon) throws -> Int {
+        let text = try String(contentsOfFile: "/proc/\(daemon.program.pid)/net/snmp", encoding: .utf8)
+        let rows = text.split(separator: "\n").filter { $0.hasPrefix("Udp: ") }.map { $0.split(separator: " ") }
+        guard rows.count == 2, let column = rows[0].firstIndex(of: "InDatagrams") else { return 0 }
+        return Int(rows[1][column]) ?? 0
+    }
+}

@@ -38,7 +38,7 @@ public enum ForeignProgram {
         }
     }
 
-    /// Starts a program, and waits until it runs: some hundred microseconds, in which nothing else does.
+    /// Starts a program, and waits until it runs: a millisecond or two, in which this thread does nothing else.
     /// - Parameters:
     ///   - command: its absolute path, and its arguments.
     ///   - environment: all of it; none is inherited.

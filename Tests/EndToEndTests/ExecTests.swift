@@ -116,6 +116,20 @@ extension EndToEnd {
             try await daemon.stop()
         }
 
+        /// What was said before the goodbye is read before the end of the input.
+        @Test func lastWordsReachTheProgram() async throws {
+            let daemon = try await shell("echo ready; cat > \(folder.file("read")); echo end >> \(folder.file("read"))")
+            let client = try client()
+            try await client.hears("ready")
+            for number in 0..<20 { client.say("line \(number)") }
+            try await client.leave()
+            try await eventually("the program has read all") { folder.read("read").hasSuffix("line 19\nend\n") }
+            #expect(folder.read("read").hasPrefix("line 0\n"))
+            try await eventually("the program is gone") { programs(of: daemon).isEmpty }
+            #expect(!daemon.logs("the program of"))
+            try await daemon.stop()
+        }
+
         /// Neither the end of its input nor SIGTERM impresses it, nor what it has started.
         @Test func aProgramThatDoesNotEndIsKilledWithAllThatItStarted() async throws {
             let daemon = try await shell("trap '' TERM; sleep 1000 & echo $!; while :; do sleep 1000; done")

@@ -141,29 +141,26 @@ final class ExecHandler: Handler, EventHandler {
         if events.contains(.writable), !waiting.isEmpty { sendWaiting() }
         guard !events.isDisjoint(with: [.readable, .hangUp, .peerClosed]) else { return }
         let hasEnded = !events.isDisjoint(with: [.hangUp, .peerClosed])
-        if case .end = pass(hasEnded: hasEnded) { connection?.close() }
+        // The end of a stream of messages reads as empty ones, for ever; one alone can be a write of nothing.
+        if passOn() == 0, hasEnded { connection?.close() }
     }
 
-    private enum Passed { case all, some, end }
-
     /// Passes on what one read of the socket yields.
-    private func pass(hasEnded: Bool) -> Passed {
-        guard let connection, registration != nil else { return .end }
-        guard let count = try? resources.batch.receive(from: socket) else { return .end }
-        var empty = 0
-        for index in 0..<count {
-            let datagram = resources.batch[index]
-            if datagram.isEmpty { empty += 1 }
-            answer(datagram, connection)
+    /// - Returns: how many messages there were, empty ones not counted.
+    private func passOn() -> Int {
+        guard let connection, registration != nil, let count = try? resources.batch.receive(from: socket) else {
+            return 0
+        }
+        var messages = 0
+        for index in 0..<count where !resources.batch[index].isEmpty {
+            messages += 1
+            answer(resources.batch[index], connection)
         }
         connection.flush()
-        // The end of a stream of messages reads as an empty one, for ever; one alone can be a write of nothing.
-        if hasEnded, empty == count { return .end }
-        return count == 0 ? .all : .some
+        return messages
     }
 
     private func answer(_ datagram: UnsafeRawBufferPointer, _ connection: Connection) {
-        guard !datagram.isEmpty else { return }
         guard datagram.count <= Engine.maximumMessageSize else {
             return log(
                 .datagramRefused,
@@ -176,9 +173,9 @@ final class ExecHandler: Handler, EventHandler {
     /// Its last words first: it may have written them just before it ended.
     private func programEnded() {
         guard let connection else { return }
-        // As many as the socket's buffer can hold, and then some.
+        // As many reads as empty a full buffer, and then some: what it has started may write on.
         for _ in 0..<64 {
-            guard case .some = pass(hasEnded: true) else { break }
+            if passOn() == 0 { break }
         }
         connection.close()
     }

@@ -13,6 +13,8 @@ final class FileOutput: LogOutput {
     private var file: OpenFile?
     private var buffer: [UInt8] = []
     private var lines = 0
+    /// When the first line of the buffer was written; the others' time differs by less than a batch takes.
+    private var time: [UInt8] = []
     private weak var service: ServiceRuntime?
     /// Whether the file's last line has only been written in part: the disk was full.
     private var endsInsideLine = false
@@ -36,8 +38,8 @@ final class FileOutput: LogOutput {
 
     func write(_ record: LogRecord, from origin: LogOrigin) {
         service = origin.service
-        buffer.append(contentsOf: TextEncoding.timestamp(nil).utf8)
-        buffer.append(UInt8(ascii: " "))
+        if lines == 0 { time = Array("\(TextEncoding.timestamp(nil)) ".utf8) }
+        buffer.append(contentsOf: time)
         buffer.append(contentsOf: origin.linePrefix)
         PrintableBytes.append(record.line, to: &buffer)
         buffer.append(UInt8(ascii: "\n"))

@@ -28,12 +28,15 @@ final class JournalOutput: LogOutput {
         } else {
             JournalEncoding.append("SYSLOG_IDENTIFIER", origin.name, to: &entry)
         }
-        let parts: [(StaticString, UnsafeRawBufferPointer?)] = [
-            ("SYSLOG_PID", message.processID), ("SYSLOG_TIMESTAMP", message.timestamp),
-            ("SYSLOG_HOSTNAME", message.hostname), ("SYSLOG_MSGID", message.messageID),
-            ("SYSLOG_STRUCTURED_DATA", message.structuredData),
-        ]
-        for case (let name, let value?) in parts { JournalEncoding.append(name, value, to: &entry) }
+        append("SYSLOG_PID", message.processID)
+        append("SYSLOG_TIMESTAMP", message.timestamp)
+        append("SYSLOG_HOSTNAME", message.hostname)
+        append("SYSLOG_MSGID", message.messageID)
+        append("SYSLOG_STRUCTURED_DATA", message.structuredData)
         JournalEncoding.append("MESSAGE", message.text, to: &entry)
+    }
+
+    private func append(_ name: StaticString, _ value: UnsafeRawBufferPointer?) {
+        if let value { JournalEncoding.append(name, value, to: &entry) }
     }
 }

@@ -35,28 +35,28 @@ public struct PresharedKeys: Sendable, Equatable {
 /// A server's keys as OpenSSL's callbacks look them up.
 final class PresharedKeyTable {
     private let keys: [[UInt8]: [UInt8]]
-    /// One for each identity with its key: what a session stands for that was made with them.
-    private let marks: Set<[UInt8]>
 
     init(_ settings: PresharedKeys) {
         keys = Dictionary(settings.keys.map { ($0.identity, $0.key) }, uniquingKeysWith: { first, _ in first })
-        marks = Set(settings.keys.map { Self.mark(identity: $0.identity, key: $0.key) })
     }
 
     func key(of identity: [UInt8]) -> [UInt8]? { keys[identity] }
 
+    /// What a session stands for that was made with the identity's key: SHA-256 of both (an identity has no NUL, so they
+    /// cannot be mistaken for others), and the identity.
     /// - Returns: `nil` where the identity is unknown.
-    func mark(of identity: [UInt8]) -> [UInt8]? { keys[identity].map { Self.mark(identity: identity, key: $0) } }
-
-    func knows(mark: [UInt8]) -> Bool { marks.contains(mark) }
-
-    /// SHA-256 of identity and key. An identity has no NUL, so the two cannot be mistaken for others.
-    private static func mark(identity: [UInt8], key: [UInt8]) -> [UInt8] {
-        var digest = [UInt8](repeating: 0, count: 32)
+    func mark(of identity: [UInt8]) -> [UInt8]? {
+        guard let key = keys[identity] else { return nil }
+        var digest = [UInt8](repeating: 0, count: Self.digestLength)
         let bytes = identity + [0] + key
         EVP_Digest(bytes, bytes.count, &digest, nil, EVP_sha256(), nil)
-        return digest
+        return digest + identity
     }
+
+    /// Whether the identity of a mark still has the key that it had then.
+    func isGood(mark: [UInt8]) -> Bool { self.mark(of: Array(mark.dropFirst(Self.digestLength))) == mark }
+
+    private static let digestLength = 32
 }
 
 extension ServerContext {
@@ -151,7 +151,7 @@ private enum PresharedKeyCallbacks {
         var count = 0
         guard SSL_SESSION_get0_ticket_appdata(session, &data, &count) == 1, let data, count > 0 else { return true }
         let mark = Array(UnsafeRawBufferPointer(start: data, count: count))
-        return ContextAttachments.of(ssl)?.presharedKeys?.knows(mark: mark) ?? false
+        return ContextAttachments.of(ssl)?.presharedKeys?.isGood(mark: mark) ?? false
     }
 }
 

@@ -71,6 +71,21 @@ extension EndToEnd {
             try await daemon.stop()
         }
 
+        /// dtlsd as a client: it offers what its configuration has.
+        @Test func aClientsProtocolIsAgreedOnWithItsServer() async throws {
+            let front = try Endpoint.freeOnOwnLoopback()
+            let server = try await SecureServer(at: address, as: identity, in: folder, ["-alpn", "two,coap"])
+            let client = Client(
+                listen: front, connect: address, trust: identity.certificate,
+                more: "server_name = \"localhost\"\nalpn = [\"coap\", \"other\"]")
+            let daemon = try await Daemon.start(client.text, in: folder)
+            let sender = try PlainSender(to: front)
+            sender.send("hello\n")
+            try await server.hears("hello\n")
+            try await daemon.logged("connection to the server opened", "ALPN=coap")
+            try await daemon.stop()
+        }
+
         // MARK: Versions and cipher suites
 
         /// s_client's options for what only "legacy" has: a DTLS version, and a cipher list.

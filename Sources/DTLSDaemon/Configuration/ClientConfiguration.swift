@@ -104,6 +104,7 @@ extension ClientSettings {
         writer.optional(ciphers) { $0.string($1) }
         writer.integer(minimumVersion.rawValue)
         writer.optional(maximumVersion) { $0.integer($1.rawValue) }
+        writer.list(applicationProtocols) { $0.string($1) }
     }
 
     fileprivate init(from reader: inout ByteReader) throws(MalformedBytes) {
@@ -117,6 +118,7 @@ extension ClientSettings {
             ciphers: try reader.optionalString(),
             minimumVersion: try Self.version(from: &reader),
             maximumVersion: try reader.optional { (reader) throws(MalformedBytes) in try Self.version(from: &reader) })
+        applicationProtocols = try reader.list { (reader) throws(MalformedBytes) in try reader.string() }
     }
 
     private static func version(from reader: inout ByteReader) throws(MalformedBytes) -> ProtocolVersion {

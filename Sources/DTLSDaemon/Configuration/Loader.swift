@@ -21,9 +21,8 @@ enum Loader {
 
     static func run(file: String, _ purpose: Role.Purpose) throws {
         let channel = FileDescriptor(owning: ChildProcess.channelDescriptor)
-        // Without it (a user may have 128 by default), what it would watch is read again with the next SIGHUP.
-        let watcher = try? FileWatcher()
-        let configuration: Configuration
+        let (watcher, reason) = makeWatcher()
+        var configuration: Configuration
         do throws(ConfigurationProblems) {
             configuration = try ConfigurationReader.read(file: file, watcher: watcher)
             if purpose == .serving, let path = configuration.keyLogFile {
@@ -32,8 +31,19 @@ enum Loader {
         } catch {
             return try send(.problems, error.encode(), over: channel)
         }
+        if let reason, let staple = configuration.staples.first {
+            configuration.warnings.append(
+                ConfigurationProblem(
+                    file: file, line: nil, key: staple.key,
+                    message: "files cannot be watched (\(reason)), and are taken up again with SIGHUP alone"))
+        }
         if let watcher, !watcher.names.isEmpty { try send(watcher, over: channel) }
         try send(.configuration, configuration.encode(), over: channel)
+    }
+
+    /// A user has 128 watches of this kind by default (fs.inotify.max_user_instances), so there may be none left.
+    private static func makeWatcher() -> (FileWatcher?, reason: SystemError?) {
+        do throws(SystemError) { return (try FileWatcher(), nil) } catch { return (nil, error) }
     }
 
     /// Takes a configuration from the channel, reads its OCSP responses again, and sends it back with what they are now.

@@ -26,6 +26,7 @@ extension ClientTunnel {
         fields["CIPHER"] = "\(engine.cipher)"
         fields["RESUMED"] = engine.isResumed ? "yes" : "no"
         fields["HANDSHAKE_USEC"] = "\(connection.handshakeDuration / 1_000)"
+        if let name = engine.applicationProtocol { fields["ALPN"] = "\(name)" }
         if let server = engine.peerIdentity?.name { fields["SERVER"] = "\(server)" }
         return fields
     }

@@ -126,12 +126,12 @@ struct ChainFault: Sendable, Equatable {
     }
 
     /// `2026-11-23 18:10:08Z`
-    private static func date(_ time: UnsafePointer<ASN1_TIME>?) -> String {
+    static func date(_ time: UnsafePointer<ASN1_TIME>?) -> String {
         guard let time else { return "an unknown date" }
         return PeerIdentity.printed { ASN1_TIME_print_ex($0, time, UInt(ASN1_DTFLGS_ISO8601)) } ?? "an unreadable date"
     }
 
-    private static func name(_ name: OpaquePointer?) -> String { quoted(PeerIdentity.text(name) ?? "") }
+    static func name(_ name: OpaquePointer?) -> String { quoted(PeerIdentity.text(name) ?? "") }
 
     /// Shortened: a certificate's names can be as long as it likes.
     static func quoted(_ text: String) -> String {

@@ -105,6 +105,16 @@ public final class RevocationLists {
 
     public var count: Int { pointers.count }
 
+    /// For each list that should have been replaced before now: whose it is, and since when, as part of a sentence.
+    public var outOfDate: [String] {
+        pointers.compactMap { list in
+            // Without such a date a list is for ever.
+            guard let end = X509_CRL_get0_nextUpdate(list), X509_cmp_current_time(end) < 0 else { return nil }
+            let issuer = ChainFault.name(X509_CRL_get_issuer(list))
+            return "the list of \(issuer) has been out of date since \(ChainFault.date(end))"
+        }
+    }
+
     /// The store takes references of its own.
     func add(to store: OpaquePointer?) throws(OpenSSLError) {
         for list in pointers where X509_STORE_add_crl(store, list) != 1 { throw OpenSSLError.drain() }

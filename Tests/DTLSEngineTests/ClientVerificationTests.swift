@@ -278,6 +278,10 @@ import Testing
     @Test func brokenLists() throws {
         let list = try root.revocationList()
         #expect(try RevocationLists(pem: list + "\n# nothing\n" + list).count == 2)
+        #expect(try RevocationLists(pem: list).outOfDate.isEmpty)
+        let complaints = try RevocationLists(pem: list + root.revocationList(days: -3...(-1))).outOfDate
+        #expect(complaints.count == 1)
+        #expect(complaints.first?.hasPrefix("the list of \"CN=Root\" has been out of date since 20") == true)
         for text in ["", "no PEM", try root.pem(), String(list.prefix(100)), list + list.prefix(100)] {
             #expect(throws: OpenSSLError.self) { try RevocationLists(pem: text) }
             #expect(throws: CredentialsError.self) {

@@ -100,7 +100,7 @@ extension EndToEnd {
             try await expectGnutlsHears("[45]: Certificate is expired", expired)
             try await daemon.logged("client certificate \"CN=expired\" expired on ")
             try folder.write(list, to: "list.crl")
-            // GnuTLS shows no certificate whose issuer the server has not named: here it is the issuer's name alone.
+            // GnuTLS shows no certificate whose issuer the server has not named: a stranger's is for OpenSSL's client.
             let impostor = try await certificates.issued("impostor", by: stranger, extensions: [])
             try daemon.reload(service("ca = \"\(root.certificate)\"", "crl = \"list.crl\""))
             try await daemon.logged("reloaded")
@@ -162,6 +162,9 @@ extension EndToEnd {
         @Test func listsOfRevokedCertificatesThatChange() async throws {
             let list = try await folder.write(certificates.revocationList(of: root, outdated: true), to: "list.crl")
             let daemon = try await Daemon.start(service(authority, "crl = [\"list.crl\"]"), in: folder)
+            try await daemon.logged(
+                " warning ", "service.echo.crl: \"list.crl\": ",
+                "the list of \"CN=root\" has been out of date since 2020-01-02 ")
             try await expectAlert(46, client(member))
             try await daemon.logged(
                 "\"CN=member\" cannot be checked: the revocation list (CRL) of its issuer \"CN=root\" has been out of date "

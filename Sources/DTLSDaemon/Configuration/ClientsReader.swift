@@ -48,7 +48,12 @@ struct ClientsReader {
                     maximumSize: Self.maximumListSize)
             else { return nil }
             do {
-                _ = try RevocationLists(pem: text)
+                for complaint in try RevocationLists(pem: text).outOfDate {
+                    table.warn(
+                        .revocationLists, element: element,
+                        "\(ConfigurationReading.quoted(name)): \(complaint); the clients of this CA are refused until "
+                            + "there is a new one, and a reload")
+                }
                 return text
             } catch {
                 let reason = text.contains("-----BEGIN X509 CRL-----") ? "not valid PEM (\(error))" : "no PEM CRL in it"

@@ -26,7 +26,8 @@ extension ClientTunnel {
         fields["CIPHER"] = "\(engine.cipher)"
         fields["RESUMED"] = engine.isResumed ? "yes" : "no"
         fields["HANDSHAKE_USEC"] = "\(connection.handshakeDuration / 1_000)"
-        if let server = engine.peerIdentity?.name { fields["SERVER"] = "\(server)" }
+        // A key's identity is the client's own.
+        if let server = engine.peerIdentity?.commonName { fields["SERVER"] = "\(server)" }
         return fields
     }
 

@@ -1,5 +1,6 @@
 import DTLSEngine
 import DTLSKit
+import LinuxSystem
 
 /// A client of the configuration in force, made ready in a worker. A connection keeps the one that it began with; a
 /// sender's next connection takes the one that is in force then.
@@ -7,8 +8,13 @@ final class ClientRuntime {
     let configuration: ClientConfiguration
     let context: ClientContext
     let limits: Connection.Limits
-    /// What the next connection resumes: the newest that the server has given to any of this worker's connections.
-    var session: ResumableSession?
+    /// The newest that the server has given to any of this worker's connections.
+    private var session: ResumableSession?
+    /// When the certificate, or the key, that the session stands for was last shown (monotonic nanoseconds).
+    private var sessionProvenAt: UInt64 = 0
+
+    /// A day, as RFC 5246, appendix F.1.4, has it: then the server has to prove itself again.
+    private static let longestSession = UInt64.milliseconds(86_400_000)
 
     init(_ configuration: ClientConfiguration) throws(CredentialsError) {
         self.configuration = configuration
@@ -17,6 +23,20 @@ final class ClientRuntime {
         limits = Connection.Limits(
             handshakeTimeout: configuration.handshakeTimeout, idleTimeout: 0, mtu: configuration.mtu)
     }
+
+    /// What the next connection resumes.
+    func session(now: UInt64) -> ResumableSession? {
+        now &- sessionProvenAt < Self.longestSession ? session : nil
+    }
+
+    /// Takes the session of a connection that has just been established.
+    func keepSession(of engine: Engine, now: UInt64) {
+        guard let session = engine.resumableSession else { return }
+        self.session = session
+        if !engine.isResumed { sessionProvenAt = now }
+    }
+
+    func dropSession() { session = nil }
 
     /// The local sender's socket, and the one to the server.
     var descriptorsPerTunnel: Int { 2 }

@@ -107,7 +107,7 @@ final class ClientTunnel: TimerTarget, EventHandler, ConnectionDelegate {
                 end(connection, because: "the server has sent nothing for \(patience) s")
                 return take(datagram)
             }
-            connection.sendOrDrop(datagram)
+            send(datagram, over: connection)
         case .keep:
             keep(datagram)
         case .keepAndConnect:
@@ -115,6 +115,16 @@ final class ClientTunnel: TimerTarget, EventHandler, ConnectionDelegate {
             connect()
         case .drop:
             break
+        }
+    }
+
+    private func send(_ datagram: UnsafeRawBufferPointer, over connection: Connection) {
+        do throws(EngineError) {
+            try connection.send(datagram)
+        } catch {
+            // Larger than the path takes, as far as that is known.
+            counters.unsuited &+= 1
+            worker.logs.limited(.datagramRefused, "a datagram was dropped: \(error)", fields: fields)
         }
     }
 
@@ -176,6 +186,7 @@ final class ClientTunnel: TimerTarget, EventHandler, ConnectionDelegate {
     }
 
     private func end(_ connection: Connection, because reason: String) {
+        guard connection === self.connection else { return }
         endingReason = reason
         connection.close()
     }
@@ -208,7 +219,9 @@ final class ClientTunnel: TimerTarget, EventHandler, ConnectionDelegate {
         let connection = try Connection.createClient(
             socket, local: local, peer: configuration.server, context: client.context,
             serverName: configuration.serverName, limits: client.limits, datapath: worker.datapath, delegate: self)
-        if configuration.resumes, let session = client.session { connection.engine.resume(session) }
+        if configuration.resumes, let session = client.session(now: resources.loop.now) {
+            connection.engine.resume(session)
+        }
         return connection
     }
 
@@ -218,10 +231,10 @@ final class ClientTunnel: TimerTarget, EventHandler, ConnectionDelegate {
         unansweredSince = 0
         worker.countHandshake(resumed: connection.engine.isResumed)
         logOpened(connection)
-        if client.configuration.resumes, let session = connection.engine.resumableSession { client.session = session }
+        if client.configuration.resumes { client.keepSession(of: connection.engine, now: resources.loop.now) }
         // What another one has left there must never leave over this one's socket.
         resources.outbox.removeAll()
-        waiting.readAll { connection.sendOrDrop($0) }
+        waiting.readAll { send($0, over: connection) }
         waiting.removeAll()
     }
 
@@ -239,14 +252,13 @@ final class ClientTunnel: TimerTarget, EventHandler, ConnectionDelegate {
         self.connection = nil
         let reason = endingReason ?? ending.description
         endingReason = nil
+        // A server that does not like the session must not be offered it again and again (RFC 5246, section 7.2.2).
+        if case .failed = ending { client.dropSession() }
         if course.state == .connecting {
             worker.countFailure()
-            // A server that does not like the session must not be offered it again and again.
-            client.session = nil
             let verification = if case .failed(let error) = ending { error.verification } else { String?.none }
             return connectionEnded(wasUseful: false, reason: reason, verification: verification)
         }
-        if case .failed = ending { client.session = nil }
         logClosed(connection, reason)
         let wasUseful =
             connection.counters.messagesIn > 0 || resources.loop.now &- establishedAt >= goodLife

@@ -27,7 +27,8 @@ extension ClientTunnel {
         fields["RESUMED"] = engine.isResumed ? "yes" : "no"
         fields["HANDSHAKE_USEC"] = "\(connection.handshakeDuration / 1_000)"
         if let name = engine.applicationProtocol { fields["ALPN"] = "\(name)" }
-        if let server = engine.peerIdentity?.name { fields["SERVER"] = "\(server)" }
+        // A key's identity is the client's own.
+        if let server = engine.peerIdentity?.commonName { fields["SERVER"] = "\(server)" }
         return fields
     }
 

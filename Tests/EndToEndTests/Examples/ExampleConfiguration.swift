@@ -30,6 +30,14 @@ struct ExampleConfiguration {
         try set("connect", "\"\(connect)\"")
     }
 
+    /// With another line in the place of one.
+    func replacing(_ line: String, with other: String) throws -> ExampleConfiguration {
+        guard text.contains("\n\(line)\n") else { throw Mistake(description: "\(name) has no line '\(line)'") }
+        var result = self
+        result.text = text.replacingOccurrences(of: "\n\(line)\n", with: "\n\(other)\n")
+        return result
+    }
+
     /// Changes the value of the one line that sets a key.
     private mutating func set(_ key: String, _ value: String) throws {
         var lines = text.components(separatedBy: "\n")

@@ -241,10 +241,7 @@ public final class Engine {
     /// answered for OpenSSL's 12 tries, or has said nothing but a fatal alert.
     public func handleTimeout() throws(EngineError) {
         guard timeout == 0 else { return }
-        if alert?.timeoutPassed() == true, let alert {
-            self.alert = nil
-            _ = try concludeStep(handshake(with: alert.record))
-        }
+        if alert?.timeoutPassed() == true { try believeAlert() }
         retransmissions += 1
         // "2-3 seems appropriate" (RFC 6347, section 4.1.1.1).
         if retransmissions > 1 { shrink() }
@@ -255,6 +252,16 @@ public final class Engine {
             throw .handshake(OpenSSLError.drain(), verification: nil)
         }
         renumber(since: mark)
+    }
+
+    /// Whether the peer, or somebody in its name, has sent an alert without protection and nothing since.
+    public var holdsAlert: Bool { alert != nil }
+
+    /// Takes the alert that is held back, if there is one, for the peer's: throws what OpenSSL makes of it.
+    public func believeAlert() throws(EngineError) {
+        guard let alert else { return }
+        self.alert = nil
+        _ = try concludeStep(handshake(with: alert.record))
     }
 
     /// Gives OpenSSL's record buffers back, 28 KiB, until the next datagram needs them: for a connection gone quiet.

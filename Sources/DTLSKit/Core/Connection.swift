@@ -179,6 +179,9 @@ package final class Connection: TimerTarget, EventHandler {
         case .established where concernsSuccession(datagram):
             datapath.claim(self)
             takeForSuccession(datagram)
+        case .handshaking where engine.holdsAlert && beginsAnew(datagram):
+            believeAlert()
+            giveBack(datagram, from: peer)
         case .handshaking, .established:
             engine.deliver(datagram)
             advance()
@@ -323,7 +326,10 @@ package final class Connection: TimerTarget, EventHandler {
     package override func timerFired(now: UInt64) {
         switch phase {
         case .handshaking:
-            if now >= started &+ .milliseconds(limits.handshakeTimeout) { return close(.handshakeTimedOut) }
+            if now >= started &+ .milliseconds(limits.handshakeTimeout) {
+                if engine.holdsAlert { whileReading { believeAlert() } }
+                return close(.handshakeTimedOut)
+            }
             whileReading {
                 do throws(EngineError) { try engine.handleTimeout() } catch { end(.failed(error)) }
             }

@@ -13,6 +13,18 @@ extension Connection {
     /// RFC 5246, section 6.2.1.
     private static let applicationData: UInt8 = 23
 
+    /// Whether it is the first hello of another handshake than the one that this connection is in.
+    func beginsAnew(_ datagram: UnsafeRawBufferPointer) -> Bool {
+        guard random != nil, case .hello(let hello) = ClientHello.parse(datagram) else { return false }
+        return hello.randomValue != random
+    }
+
+    /// An alert in plain text, and then a new hello: the client has given this handshake up.
+    func believeAlert() {
+        datapath.claim(self)
+        do throws(EngineError) { try engine.believeAlert() } catch { end(.failed(error)) }
+    }
+
     func takeForSuccession(_ datagram: UnsafeRawBufferPointer) {
         let datagram = datapath.fragments.join(datagram)
         var material: RestartMaterial?

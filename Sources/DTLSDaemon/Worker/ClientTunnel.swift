@@ -122,8 +122,9 @@ final class ClientTunnel: TimerTarget, EventHandler, ConnectionDelegate {
         do throws(EngineError) {
             try connection.send(datagram)
         } catch {
-            // Larger than the path takes, as far as that is known.
+            // Larger than the path takes, as far as that is known; told here, and not once more after the batch.
             counters.unsuited &+= 1
+            if connection.lastError == EMSGSIZE { _ = connection.takeError() }
             worker.logs.limited(.datagramRefused, "a datagram was dropped: \(error)", fields: fields)
         }
     }

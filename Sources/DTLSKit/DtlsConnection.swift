@@ -370,6 +370,8 @@ extension DtlsConnection: ConnectionDelegate {
 
     package func connectionRestarts(_ connection: Connection) {}
 
+    package func connection(_ connection: Connection, refusedRestart error: EngineError) {}
+
     package func connectionClosed(_ connection: Connection, _ ending: Connection.Ending) {
         if case .ended = phase { return }
         lastError = connection.takeError()

@@ -2,7 +2,7 @@ import Foundation
 import LinuxSystem
 import Testing
 
-extension EndToEnd {
+extension EndToEndBeside {
     /// dtlsd as a DTLS client: plain UDP in, DTLS out, to the right server alone.
     @Suite struct ClientModeTests {
         let fixture: ClientFixture

@@ -2,7 +2,7 @@ import Foundation
 import LinuxSystem
 import Testing
 
-extension EndToEnd {
+extension EndToEndBeside {
     /// A client's connections come and go: servers that are away or have forgotten, sessions, reloads.
     @Suite struct ClientReconnectionTests {
         let fixture: ClientFixture

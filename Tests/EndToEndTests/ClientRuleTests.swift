@@ -2,7 +2,7 @@ import Foundation
 import LinuxSystem
 import Testing
 
-extension EndToEnd {
+extension EndToEndBeside {
     /// Which clients get in by their certificates, what those that do not are told, and what the log says of them.
     @Suite struct ClientRuleTests {
         let folder: TestFolder

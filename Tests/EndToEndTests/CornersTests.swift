@@ -2,7 +2,7 @@ import Foundation
 import LinuxSystem
 import Testing
 
-extension EndToEnd {
+extension EndToEndBeside {
     /// What a network, or somebody who forges datagrams, does to the handshakes of real clients.
     @Suite struct CornersTests {
         let folder: TestFolder

@@ -2,7 +2,7 @@ import Foundation
 import LinuxSystem
 import Testing
 
-extension EndToEnd {
+extension EndToEndBeside {
     /// A program per connection.
     @Suite struct ExecTests {
         let folder: TestFolder

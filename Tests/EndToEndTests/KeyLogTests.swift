@@ -2,7 +2,7 @@ import Foundation
 import LinuxSystem
 import Testing
 
-extension EndToEnd {
+extension EndToEndBeside {
     /// `key_log_file`: the secrets of connections, for those who ask for them and nobody else.
     @Suite struct KeyLogTests {
         let folder: TestFolder

@@ -1,7 +1,7 @@
 import LinuxSystem
 import Testing
 
-extension EndToEnd {
+extension EndToEndBeside {
     /// Too many clients, silent clients, strangers that send rubbish.
     @Suite struct LimitTests {
         let folder: TestFolder

@@ -1,7 +1,7 @@
 import LinuxSystem
 import Testing
 
-extension EndToEnd {
+extension EndToEndBeside {
     /// What server and client agree on: versions, cipher suites, application protocols, renegotiation.
     @Suite struct PolicyTests {
         let folder: TestFolder

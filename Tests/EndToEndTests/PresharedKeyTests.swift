@@ -2,7 +2,7 @@ import Foundation
 import LinuxSystem
 import Testing
 
-extension EndToEnd {
+extension EndToEndBeside {
     /// Services with pre-shared keys, and clients of OpenSSL, GnuTLS and libcoap.
     @Suite struct PresharedKeyTests {
         let folder: TestFolder

@@ -75,6 +75,43 @@ extension EndToEnd {
             try await backend.stop()
         }
 
+        /// A client that dies in the midst of its handshake is served at once when it comes back on its port, not only
+        /// when that handshake has run out of time; but nobody can end a handshake who cannot return a cookie.
+        @Test func aClientComesBackBeforeItsHandshakeIsDone() async throws {
+            let folder = try TestFolder()
+            let identity = try await CertificateMaker(folder: folder).selfSigned("server")
+            let address = try Endpoint.freeOnOwnLoopback()
+            let daemon = try await Daemon.start(
+                "workers = 1\n" + Service(listen: [address], identity: identity).text, in: folder)
+            let socket = try DatagramSocket(at: .free(on: address.host))
+            func answer(_ wanted: (HelloAnswer) -> Bool, to hello: [UInt8]) async throws -> HelloAnswer {
+                socket.send(hello, to: address)
+                return try await eventualValue("an answer", details: daemon.program.errors) {
+                    while let datagram = socket.receive()?.bytes {
+                        if wanted(HelloAnswer(datagram)) { return HelloAnswer(datagram) }
+                    }
+                    return nil
+                }
+            }
+            func begin(_ hello: ClientHelloBytes) async throws {
+                let asked = try await answer({ $0 != .serverHello && $0 != .other }, to: hello.bytes())
+                guard case .helloVerifyRequest(let cookie) = asked else { return }
+                _ = try await answer({ $0 == .serverHello }, to: hello.bytes(cookie: cookie, number: 1))
+            }
+            try await begin(ClientHelloBytes())
+            for forged in [
+                ClientHelloBytes().bytes(cookie: Array(repeating: 7, count: 32)), ClientHelloBytes().bytes(),
+            ] {
+                _ = try await answer({ $0 != .serverHello && $0 != .other }, to: forged)
+            }
+            #expect(!daemon.logs("handshake failed"))
+            try await begin(ClientHelloBytes())
+            try await daemon.logged("handshake failed", "the peer began anew")
+            // And not because it was over by itself.
+            #expect(daemon.lines(with: "handshake failed").count == 1)
+            try await daemon.stop()
+        }
+
         /// What somebody who knows the addresses can send in the client's name, but for a cookie.
         private static func forgeries() -> [[UInt8]] {
             let hello = ClientHelloBytes()

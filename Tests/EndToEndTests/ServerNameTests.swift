@@ -1,7 +1,7 @@
 import LinuxSystem
 import Testing
 
-extension EndToEnd {
+extension EndToEndBeside {
     /// Which certificate a client gets.
     @Suite struct ServerNameTests {
         let folder: TestFolder

@@ -2,7 +2,7 @@ import Foundation
 import LinuxSystem
 import Testing
 
-extension EndToEnd {
+extension EndToEndBeside {
     /// Session tickets: their keys, shared, rotated and taken away.
     @Suite struct SessionTests {
         let folder: TestFolder

@@ -2,7 +2,7 @@ import Foundation
 import LinuxSystem
 import Testing
 
-extension EndToEnd {
+extension EndToEndBeside {
     /// OCSP responses from files, stapled to the handshake.
     @Suite struct StapleTests {
         let folder: TestFolder

@@ -248,6 +248,8 @@ final class ClientTunnel: TimerTarget, EventHandler, ConnectionDelegate {
 
     func connectionRestarts(_ connection: Connection) {}
 
+    func connection(_ connection: Connection, refusedRestart error: EngineError) {}
+
     func connectionClosed(_ connection: Connection, _ ending: Connection.Ending) {
         guard connection === self.connection else { return }
         self.connection = nil

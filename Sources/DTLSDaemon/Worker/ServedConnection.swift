@@ -67,6 +67,12 @@ final class ServedConnection: ConnectionDelegate {
         worker.restartMaterial(for: service)
     }
 
+    func connection(_ connection: Connection, refusedRestart error: EngineError) {
+        worker.countFailure()
+        worker.logs.handshakeFailed(
+            peer: connection.peer, service, "\(error); the connection that was there goes on")
+    }
+
     func connectionRestarts(_ connection: Connection) {
         worker.logs.closed(connection, service, .restarted, dropped: traffic?.dropped ?? 0)
         traffic?.restart()

@@ -179,9 +179,8 @@ package final class Connection: TimerTarget, EventHandler {
         case .established where concernsSuccession(datagram):
             datapath.claim(self)
             takeForSuccession(datagram)
-        case .handshaking where engine.holdsAlert && beginsAnew(datagram):
-            believeAlert()
-            giveBack(datagram, from: peer)
+        case .handshaking where beginsAnew(datagram):
+            takeInPlaceOfHandshake(datagram)
         case .handshaking, .established:
             engine.deliver(datagram)
             advance()
@@ -317,7 +316,7 @@ package final class Connection: TimerTarget, EventHandler {
         delegate?.connectionClosed(self, ending)
     }
 
-    private func giveBack(_ datagram: UnsafeRawBufferPointer, from source: SocketAddress) {
+    func giveBack(_ datagram: UnsafeRawBufferPointer, from source: SocketAddress) {
         if ClientHello.couldBePart(of: datagram) { delegate?.connection(self, foreign: datagram, from: source) }
     }
 

@@ -16,6 +16,8 @@ package protocol ConnectionDelegate: AnyObject {
     func restartMaterial(for connection: Connection) -> RestartMaterial?
     /// The peer has lost its state, and has begun anew: what it was before is over. `connectionEstablished` follows.
     func connectionRestarts(_ connection: Connection)
+    /// The peer has begun anew, and its new handshake has failed: what it was before goes on.
+    func connection(_ connection: Connection, refusedRestart error: EngineError)
     /// Reading the socket gave an error, which the call has cleared: an ICMP message (ECONNREFUSED and the like), which
     /// anybody can forge.
     func connection(_ connection: Connection, socketFailed errno: Int32)

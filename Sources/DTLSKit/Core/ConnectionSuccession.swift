@@ -13,13 +13,32 @@ extension Connection {
     /// RFC 5246, section 6.2.1.
     private static let applicationData: UInt8 = 23
 
-    /// Whether it is the first hello of another handshake than the one that this connection is in.
+    /// Whether it is a hello of another handshake than the one that this connection is in.
     func beginsAnew(_ datagram: UnsafeRawBufferPointer) -> Bool {
-        guard random != nil, case .hello(let hello) = ClientHello.parse(datagram) else { return false }
+        guard random != nil, case .hello(let hello) = ClientHello.parse(datapath.fragments.join(datagram)) else {
+            return false
+        }
         return hello.randomValue != random
     }
 
-    /// An alert in plain text, and then a new hello: the client has given this handshake up.
+    /// A hello of another handshake. With a good cookie, the client has given this one up and begins anew, as a newcomer:
+    /// there is no established connection to be kept beside it. Nobody else can bring one.
+    func takeInPlaceOfHandshake(_ datagram: UnsafeRawBufferPointer) {
+        datapath.claim(self)
+        guard let material = delegate?.restartMaterial(for: self) else {
+            // The listener is to ask for a cookie; an alert in plain text before the hello says as much as one would.
+            guard engine.holdsAlert else { return }
+            believeAlert()
+            return giveBack(datagram, from: peer)
+        }
+        let verdict = Successor.verdict(
+            datapath.fragments.join(datagram), Newcomer.Key(peer: peer, local: local), current: random, successor: nil,
+            material: { material }, answer: { datapath.bio.outbox.append($0) })
+        guard case .begins = verdict else { return }
+        if engine.holdsAlert { believeAlert() } else { end(.restarted) }
+        giveBack(datagram, from: peer)
+    }
+
     func believeAlert() {
         datapath.claim(self)
         do throws(EngineError) { try engine.believeAlert() } catch { end(.failed(error)) }
@@ -63,6 +82,7 @@ extension Connection {
             if case .established = try successor.engine.next() { succeed(successor) }
         } catch {
             self.successor = nil
+            delegate?.connection(self, refusedRestart: error)
         }
     }
 

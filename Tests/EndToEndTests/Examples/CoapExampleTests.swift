@@ -1,7 +1,7 @@
 import LinuxSystem
 import Testing
 
-extension EndToEnd {
+extension EndToEndBeside {
     /// config/examples/coap.toml and coap-client.toml with libcoap's client and server.
     @Suite struct CoapExampleTests {
         let folder: TestFolder
@@ -51,7 +51,7 @@ extension EndToEnd {
 
             let client = ["coap-client-notls", "-B", "10", "-m", "get", "coap://\(address)/"]
             #expect(try await Program.run(client, in: folder).contains(Self.greeting))
-            try await daemon.logged("connection opened", "SERVICE=coap")
+            try await daemon.logged("connection to the server opened", "SERVICE=coap")
             try await daemon.stop()
             #expect(server.ending == nil)
         }

@@ -1,7 +1,7 @@
 import LinuxSystem
 import Testing
 
-extension EndToEnd {
+extension EndToEndBeside {
     /// config/examples/dns.toml and dns-client.toml, with dnsmasq behind the one and drill before the other: there is no
     /// other DNS over DTLS to try them with.
     @Suite struct DnsExampleTests {

@@ -1,7 +1,7 @@
 import LinuxSystem
 import Testing
 
-extension EndToEnd {
+extension EndToEndBeside {
     /// config/examples/radius.toml and radius-client.toml with radsecproxy, FreeRADIUS and its client.
     @Suite struct RadiusExampleTests {
         let folder: TestFolder

@@ -2,7 +2,7 @@ import Foundation
 import LinuxSystem
 import Testing
 
-extension EndToEnd {
+extension EndToEndBeside {
     /// config/examples/statsd.toml with collectd's StatsD server, and with openssl as the sender.
     @Suite struct StatsdExampleTests {
         let folder: TestFolder

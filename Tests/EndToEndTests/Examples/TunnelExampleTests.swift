@@ -2,7 +2,7 @@ import Foundation
 import LinuxSystem
 import Testing
 
-extension EndToEnd {
+extension EndToEndBeside {
     /// config/examples/tunnel.toml and tunnel-client.toml, with plain CoAP through them.
     @Suite struct TunnelExampleTests {
         let near: TestFolder

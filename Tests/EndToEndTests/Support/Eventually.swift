@@ -28,8 +28,11 @@ func eventually(
 func eventualValue<Value>(
     _ what: String, details: @autoclosure () -> String = "", _ value: () throws -> Value?
 ) async throws -> Value {
-    while true {
-        try await eventually(what, details: details()) { try value() != nil }
-        if let found = try value() { return found }
+    var found: Value?
+    try await eventually(what, details: details()) {
+        found = try value()
+        return found != nil
     }
+    guard let found else { throw NeverHappened(description: what) }
+    return found
 }

@@ -9,6 +9,9 @@ public class Context {
     /// What OpenSSL's callbacks find again.
     let attachments: ContextAttachments
 
+    /// P-521 for peers with certificates of such keys: in DTLS 1.2 the list is about these too (RFC 8422, section 5.1.1).
+    private static let groups = "X25519:P-256:P-384:P-521"
+
     /// - Parameter ciphers: an OpenSSL cipher list; see ``CipherPolicy``.
     init(
         method: OpaquePointer?, ciphers: String, minimumVersion: ProtocolVersion, maximumVersion: ProtocolVersion?,
@@ -25,7 +28,7 @@ public class Context {
         self.attachments = attachments
         try limit(minimumVersion: minimumVersion, maximumVersion: maximumVersion)
         try use(ciphers: ciphers)
-        guard co_ssl_ctx_set_groups_list(context, "X25519:P-256:P-384") == 1 else {
+        guard co_ssl_ctx_set_groups_list(context, Self.groups) == 1 else {
             throw .context("\(OpenSSLError.drain())")
         }
         // The MTU is configured, and never asked of the BIO: one BIO serves all connections of a thread.

@@ -43,9 +43,10 @@ final class MadeCertificate {
     ///   - issuer: `nil`: it signs itself.
     init(
         commonNames: [[UInt8]], names: [Name] = [], alternativeNames: [UInt8]? = nil, days: ClosedRange<Int> = -1...1,
-        isAuthority: Bool = false, usage: String? = nil, issuer: MadeCertificate? = nil
+        isAuthority: Bool = false, usage: String? = nil, issuer: MadeCertificate? = nil,
+        curve: Int32 = NID_X9_62_prime256v1
     ) throws {
-        key = try Key(.ecdsa)
+        key = try Key(.ecdsa, curve: curve)
         guard let certificate = X509_new() else { throw TestCertificates.Failure(description: "no memory") }
         pointer = certificate
         var good =

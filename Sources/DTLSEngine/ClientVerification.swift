@@ -52,7 +52,8 @@ public struct ClientVerification: Sendable, Equatable {
 
 extension ServerContext {
     /// Asks clients for certificates, and checks what they show, as `clients` has it.
-    func verify(_ clients: ClientVerification) throws(CredentialsError) {
+    /// - Parameter service: has the same CAs and lists, ready for use; `nil`: they are read.
+    func verify(_ clients: ClientVerification, trustOf service: ServerContext?) throws(CredentialsError) {
         let mode =
             switch clients.mode {
             case .none: SSL_VERIFY_NONE
@@ -61,7 +62,10 @@ extension ServerContext {
             }
         SSL_CTX_set_verify(pointer, mode, nil)
         guard clients.mode != .none else { return }
-        if let authorities = clients.authorities {
+        if let service {
+            SSL_CTX_set1_cert_store(pointer, SSL_CTX_get_cert_store(service.pointer))
+            SSL_CTX_set_client_CA_list(pointer, SSL_dup_CA_list(SSL_CTX_get_client_CA_list(service.pointer)))
+        } else if let authorities = clients.authorities {
             try trust(authorities: authorities, announce: true)
             // A CA below another one can be trusted without the other.
             var flags = X509_V_FLAG_PARTIAL_CHAIN

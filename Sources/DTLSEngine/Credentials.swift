@@ -113,7 +113,8 @@ extension Context {
         guard SSL_CTX_use_PrivateKey(pointer, key) == 1 else { throw .privateKey("\(OpenSSLError.drain())") }
     }
 
-    /// Trusts the CAs of a PEM text; on a server their names go into the CertificateRequest too.
+    /// Trusts the CAs of a PEM text; on a server their names go into the CertificateRequest too, each once and if they are
+    /// not too many. Without names, clients show what they have (RFC 5246, section 7.4.4).
     func trust(authorities text: String, announce: Bool) throws(CredentialsError) {
         guard let source = PEMSource(text) else { throw .authorities("too large") }
         let list: [OpaquePointer]
@@ -123,9 +124,32 @@ extension Context {
         let store = SSL_CTX_get_cert_store(pointer)
         for certificate in list {
             ERR_clear_error()
-            guard X509_STORE_add_cert(store, certificate) == 1,
-                !announce || SSL_CTX_add_client_CA(pointer, certificate) == 1
-            else { throw .authorities("\(OpenSSLError.drain())") }
+            guard X509_STORE_add_cert(store, certificate) == 1 else { throw .authorities("\(OpenSSLError.drain())") }
         }
+        if announce { try announceNames(of: list) }
+    }
+
+    /// Bytes of all names together. The message has two bytes for their length, so that more than 65,535 end every
+    /// handshake; and some clients take no handshake message above 16 KiB.
+    private static let maximumNamesLength = 16_000
+
+    private func announceNames(of authorities: [OpaquePointer]) throws(CredentialsError) {
+        var seen: Set<[UInt8]> = []
+        let distinct = authorities.filter { seen.insert(Self.encodedName(of: $0)).inserted }
+        guard seen.reduce(0, { $0 + 2 + $1.count }) <= Self.maximumNamesLength else { return }
+        for certificate in distinct where SSL_CTX_add_client_CA(pointer, certificate) != 1 {
+            throw .authorities("\(OpenSSLError.drain())")
+        }
+    }
+
+    /// The subject, DER.
+    private static func encodedName(of certificate: OpaquePointer) -> [UInt8] {
+        let name = X509_get_subject_name(certificate)
+        var bytes = [UInt8](repeating: 0, count: Int(max(0, i2d_X509_NAME(name, nil))))
+        bytes.withUnsafeMutableBufferPointer { buffer in
+            var position = buffer.baseAddress
+            if position != nil { _ = i2d_X509_NAME(name, &position) }
+        }
+        return bytes
     }
 }

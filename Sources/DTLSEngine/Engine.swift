@@ -192,7 +192,10 @@ public final class Engine {
         default:
             state = .closed
             bio.lend(nil)
-            throw .record(OpenSSLError.drain())
+            let error = OpenSSLError.drain()
+            // In a renegotiation; what is left would be taken for the reason of another client's.
+            if let reason = (context as? ServerContext)?.takeRefusal() { throw .refused(reason) }
+            throw .record(error)
         }
     }
 

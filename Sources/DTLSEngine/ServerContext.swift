@@ -22,16 +22,23 @@ public final class ServerContext: Context {
     ///   - tickets: what tickets are sealed with, the same in every process that shall resume the others' sessions; `nil`:
     ///     a key of this context's own.
     ///   - sessionContext: what tells this service's sessions from another's with the same keys.
-    public init(
+    public convenience init(
         _ settings: ServerSettings, tickets: TicketKeyRing?, sessionContext: String = "dtls"
     ) throws(CredentialsError) {
-        self.sessionContext = Self.shorten(Array("\(settings.clients.sessionMark)\0\(sessionContext)".utf8))
+        try self.init(settings, tickets: tickets, sessionContext: sessionContext, trustOf: nil)
+    }
+
+    /// - Parameter service: one with the same trust, whose CAs and revocation lists it shares: they can be many megabytes.
+    init(
+        _ settings: ServerSettings, tickets: TicketKeyRing?, sessionContext: String, trustOf service: ServerContext?
+    ) throws(CredentialsError) {
+        self.sessionContext = Self.shorten(Array("\(settings.sessionMark)\0\(sessionContext)".utf8))
         refusesUnknownNames = settings.refusesUnknownNames
         try super.init(
             method: DTLS_server_method(), ciphers: settings.cipherList, minimumVersion: settings.minimumVersion,
             maximumVersion: settings.maximumVersion, allowsRenegotiation: settings.allowsRenegotiation)
         for key in settings.certifiedKeys { try use(key) }
-        try verify(settings.clients)
+        try verify(settings.clients, trustOf: service)
         if let keys = settings.presharedKeys { try use(keys) }
         try prepareSessions(settings.sessions, tickets)
         SSL_CTX_set_options(pointer, CO_SSL_OP_CIPHER_SERVER_PREFERENCE)

@@ -38,8 +38,12 @@ extension ServerContext {
             var own = settings
             own.certifiedKeys = identity.certifiedKeys
             own.names = []
+            // The choice is the service's: it is not made again when a client of this name renegotiates.
+            own.refusesUnknownNames = false
+            own.choosesByAddress = false
             let context = try ServerContext(
-                own, tickets: tickets, sessionContext: "\(sessionContext)\0name:\(identity.name.lowercased())")
+                own, tickets: tickets, sessionContext: "\(sessionContext)\0name:\(identity.name.lowercased())",
+                trustOf: self)
             add(context, for: identity.name)
         }
         if settings.choosesByAddress { chooseByAddress() }

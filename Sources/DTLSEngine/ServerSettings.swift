@@ -67,6 +67,16 @@ extension ServerSettings {
     }
 }
 
+extension ServerSettings {
+    /// What tells sessions that were begun under these settings from those under others, as far as that says who may
+    /// come in: OpenSSL asks a resumed session neither for a certificate nor for a key, and does not look whether its
+    /// cipher suite is still in the list.
+    var sessionMark: String {
+        let proofs = "\(certifiedKeys.isEmpty ? "" : "certificates")\0\(presharedKeys == nil ? "" : "keys")"
+        return "\(clients.sessionMark)\0\(proofs)\0\(cipherList)"
+    }
+}
+
 /// A certificate and its private key.
 public struct CertifiedKey: Sendable, Equatable {
     /// The certificate and the chain above it, PEM, leaf first.

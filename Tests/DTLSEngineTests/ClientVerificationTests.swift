@@ -1,3 +1,4 @@
+import COpenSSL
 import Testing
 
 @testable import DTLSEngine
@@ -288,6 +289,59 @@ import Testing
                 try ServerContext(
                     ServerSettings(certifiedKeys: [], clients: try required(revocationLists: [text])))
             }
+        }
+    }
+
+    /// What a server lists for key exchange is in DTLS 1.2 about certificates too (RFC 8422, section 5.1.1).
+    @Test(arguments: [NID_secp384r1, NID_secp521r1])
+    func certificatesOfLargerCurves(_ curve: Int32) throws {
+        let large = try MadeCertificate(commonNames: [Array("large".utf8)], issuer: root, curve: curve)
+        let pair = try handshake(required(), large.identity())
+        #expect(isServed(pair), "\(String(describing: pair.server.error))")
+    }
+
+    // MARK: What clients are told, and what names share
+
+    /// A CertificateRequest cannot tell as many names as there can be CAs.
+    @Test func moreAuthoritiesThanCanBeNamed() throws {
+        let others = try (0..<70).map { index in
+            try MadeCertificate(commonNames: [Array("\(index)".utf8) + Array(repeating: 0x61, count: 1_000)]).pem()
+        }
+        var clients = try required()
+        clients.authorities = try root.pem() + others.joined()
+        #expect(isServed(try handshake(clients, member.identity())))
+        try expectRefusal(try handshake(clients, device.identity()), "was issued by", alert: 48)
+    }
+
+    @Test func aNameOfSeveralAuthoritiesIsToldOnce() throws {
+        var settings = ServerSettings(
+            certificate: certificates.ecdsaServer.certificate, privateKey: certificates.ecdsaServer.privateKey)
+        settings.clients = try required()
+        let again = try MadeCertificate("Root", isAuthority: true)
+        settings.clients.authorities = try root.pem() + again.pem() + intermediate.pem()
+        let context = try ServerContext(settings)
+        #expect(OPENSSL_sk_num(SSL_CTX_get_client_CA_list(context.pointer)) == 2)
+    }
+
+    /// Lists can be many megabytes: a hundred names have them once.
+    @Test func namesShareAuthoritiesAndLists() throws {
+        let revoked = try MadeCertificate("revoked", issuer: root)
+        var settings = ServerSettings(
+            certificate: certificates.ecdsaServer.certificate, privateKey: certificates.ecdsaServer.privateKey)
+        settings.clients = try required(revocationLists: [root.revocationList([revoked])])
+        settings.names = [NamedIdentity(name: "localhost", certifiedKeys: settings.certifiedKeys)]
+        let context = try ServerContext(settings)
+        let named = try #require(context.identity(named: "localhost"))
+        #expect(SSL_CTX_get_cert_store(named.pointer) == SSL_CTX_get_cert_store(context.pointer))
+        #expect(OPENSSL_sk_num(SSL_CTX_get_client_CA_list(named.pointer)) == 1)
+        for (certificate, isGood) in [(member, true), (revoked, false)] {
+            let identity = try certificate.identity()
+            let pair = try EnginePair(
+                client: ClientSettings(
+                    certificateAuthorities: certificates.authority, certificate: identity.certificate,
+                    privateKey: identity.privateKey), server: settings)
+            pair.handshake()
+            #expect(isServed(pair) == isGood)
         }
     }
 

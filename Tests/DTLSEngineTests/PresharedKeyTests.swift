@@ -113,6 +113,49 @@ import Testing
         #expect(!pair.server.isEstablished)
     }
 
+    /// A session that was begun in one way is none of a service that wants another one.
+    @Test func aSessionIsNoWayAroundAnotherProof() throws {
+        let certificates = try TestCertificates.make()
+        let keys = server()
+        var certified = server()
+        certified.presharedKeys = nil
+        certified.certifiedKeys = [
+            CertifiedKey(
+                certificate: certificates.ecdsaServer.certificate, privateKey: certificates.ecdsaServer.privateKey)
+        ]
+        var both = certified
+        both.presharedKeys = keys.presharedKeys
+        let stranger = ClientSettings(certificateAuthorities: certificates.authority)
+        for (client, before, now) in [
+            (client(), keys, certified), (client(), both, certified), (stranger, certified, keys),
+            (stranger, both, keys),
+        ] {
+            let first = try resume(client, before, nil)
+            let session = try #require(first.client.engine?.resumableSession)
+            #expect(try resume(client, before, session).server.engine?.isResumed == true)
+            #expect(try !resume(client, now, session).server.isEstablished)
+        }
+    }
+
+    /// OpenSSL does not look whether the suite of a session is one of the list.
+    @Test func aSessionEndsWithItsCipherSuite() throws {
+        let first = try resume(client(), server(), nil)
+        let session = try #require(first.client.engine?.resumableSession)
+        let next = try resume(client(), server(ciphers: "PSK-AES128-GCM-SHA256"), session)
+        #expect(next.server.engine?.isResumed == false)
+        #expect(next.server.engine?.cipher == "PSK-AES128-GCM-SHA256")
+    }
+
+    private func resume(
+        _ client: ClientSettings, _ server: ServerSettings, _ session: ResumableSession?
+    ) throws -> EnginePair {
+        let pair = try EnginePair(
+            client: client, server: server, ticketKeys: Array(repeating: 7, count: ServerContext.ticketKeyLength),
+            session: session)
+        pair.handshake()
+        return pair
+    }
+
     @Test func whatCannotBeUsedIsRefused() {
         #expect(throws: CredentialsError.ciphers("it has no cipher suite for pre-shared keys (PSK-…)")) {
             try ServerContext(server(ciphers: "ECDHE-ECDSA-AES128-GCM-SHA256"))

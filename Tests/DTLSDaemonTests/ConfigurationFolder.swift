@@ -58,6 +58,9 @@ struct TestMaterial {
     /// One with an RSA key, and that key.
     let rsaCertificate: String
     let rsaKey: String
+    /// RSA, 1024 bits.
+    let weakCertificate: String
+    let weakKey: String
     /// The certificate, not as PEM.
     let derCertificate: Data
     /// OCSP responses that say that the certificate is good, and that it is revoked.
@@ -86,6 +89,8 @@ struct TestMaterial {
                 + " -addext subjectAltName=DNS:localhost,DNS:*.example.org")
         try openssl("genpkey -algorithm RSA -pkeyopt rsa_keygen_bits:2048 -out rsakey")
         try openssl("req -x509 -new -key rsakey -subj /CN=localhost -days 30 -out rsa")
+        try openssl("genpkey -algorithm RSA -pkeyopt rsa_keygen_bits:1024 -out weakkey")
+        try openssl("req -x509 -new -key weakkey -subj /CN=localhost -days 30 -out weak")
         try openssl("pkcs8 -topk8 -in key -passout pass:sesame -out encrypted")
         try openssl("x509 -in certificate -outform DER -out der")
         // `openssl ca` needs a database, and a section that names it.
@@ -101,6 +106,8 @@ struct TestMaterial {
         otherKey = try text("other")
         rsaCertificate = try text("rsa")
         rsaKey = try text("rsakey")
+        weakCertificate = try text("weak")
+        weakKey = try text("weakkey")
         derCertificate = try Data(contentsOf: URL(fileURLWithPath: "\(folder)/der"))
         try openssl("x509 -in certificate -noout -serial -out serial")
         let serial = try text("serial").dropFirst("serial=".count).filter { $0.isHexDigit }

@@ -270,6 +270,24 @@ import Testing
         #expect(overridden.minimumVersion == .dtls12)
     }
 
+    /// What an old device's server has, and no other.
+    @Test func aSmallKeyIsForLegacyAlone() throws {
+        try folder.write("weak.pem", material.weakCertificate)
+        try folder.write("weak.key", material.weakKey)
+        func weak(_ more: String) -> String { text(more, certificate: "\"weak.pem\"", key: "\"weak.key\"") }
+        let named = "[service.a.name.localhost]\ncertificate = \"weak.pem\"\nprivate_key = \"weak.key\"\n"
+        for good in ["policy = \"legacy\"\n", "ciphers = \"DEFAULT:@SECLEVEL=0\"\n"] {
+            #expect(try tls(weak(good + named)).names.count == 1)
+        }
+        let problem =
+            "certificate: \"weak.pem\": ee key too small; expected the path of a PEM file with the certificate and the "
+            + "chain above it"
+        #expect(
+            try folder.problems(weak(named)) == [
+                "dtlsd.toml:2: service.a.\(problem)", "dtlsd.toml:6: service.a.name.localhost.\(problem)",
+            ])
+    }
+
     static let policyProblems: [(String, String)] = [
         ("policy = \"old\"", "policy: expected \"modern\" or \"legacy\", found the string \"old\""),
         ("renegotiation = 1", "renegotiation: expected true or false, found 1"),

@@ -16,6 +16,8 @@ extension NameKey: CertificateTableKey {}
 /// Reads the certificates of one table with their keys, and tries each out: makes the engine's context of it once.
 struct CertificatesReader<Key: CertificateTableKey> {
     let table: TableReader<Key>
+    /// Versions and cipher suites, with which comes OpenSSL's security level: it judges certificates too.
+    let policy: ServerSettings
 
     /// A certificate that is good, and where it stands.
     struct Found {
@@ -111,7 +113,7 @@ struct CertificatesReader<Key: CertificateTableKey> {
             table.report(place, element: name?.element, "\(file): \(reason); expected \(expected)")
         }
         do throws(CredentialsError) {
-            _ = try ServerContext(ServerSettings(certifiedKeys: [key]))
+            try tryOut(key)
             return true
         } catch {
             switch error {
@@ -130,6 +132,23 @@ struct CertificatesReader<Key: CertificateTableKey> {
                 table.reading.report(table.path, "no TLS context can be made: \(error)")
             }
             return false
+        }
+    }
+
+    private func tryOut(_ key: CertifiedKey) throws(CredentialsError) {
+        var settings = policy
+        settings.certifiedKeys = [key]
+        do throws(CredentialsError) {
+            _ = try ServerContext(settings)
+        } catch {
+            switch error {
+            // What is wrong with these is told when the whole service is tried out.
+            case .ciphers, .version:
+                settings.ciphers = nil
+                (settings.minimumVersion, settings.maximumVersion) = (settings.policy.minimumVersion, nil)
+                _ = try ServerContext(settings)
+            default: throw error
+            }
         }
     }
 

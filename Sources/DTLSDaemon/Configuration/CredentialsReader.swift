@@ -7,12 +7,13 @@ struct CredentialsReader {
     let service: String
 
     func read() -> ServerSettings {
-        let found = certifiedKeys()
-        let clients = ClientsReader(table: table).read()
-        var settings = ServerSettings(certifiedKeys: found ?? [], clients: clients, ciphers: nil)
+        var settings = ServerSettings(certifiedKeys: [])
+        PolicyReader(table: table).read(into: &settings)
+        let found = certifiedKeys(settings)
+        settings.certifiedKeys = found ?? []
+        settings.clients = ClientsReader(table: table).read()
         settings.presharedKeys = PresharedKeysReader.read(table)
         settings.sessions.resumption = table.bool(.resumption) ?? true
-        PolicyReader(table: table).read(into: &settings)
         NamesReader(table: table, service: service).read(into: &settings)
         let hasKeys = settings.presharedKeys != nil || !table.has(.presharedKeys)
         if found != nil, hasKeys { tryOut(settings) }
@@ -20,7 +21,7 @@ struct CredentialsReader {
     }
 
     /// - Returns: `nil` where they cannot be used; none where the service has pre-shared keys alone.
-    private func certifiedKeys() -> [CertifiedKey]? {
+    private func certifiedKeys(_ policy: ServerSettings) -> [CertifiedKey]? {
         if table.has(.presharedKeys), !table.has(.certificate), !table.has(.privateKey) {
             for key in [ServiceKey.authorities, .revocationLists, .clients] where table.has(key) {
                 table.report(
@@ -35,7 +36,7 @@ struct CredentialsReader {
         }
         table.require(.certificate, CertificateExpectation.certificate)
         table.require(.privateKey, CertificateExpectation.privateKey)
-        return CertificatesReader(table: table).read(service: service)?.map(\.key)
+        return CertificatesReader(table: table, policy: policy).read(service: service)?.map(\.key)
     }
 
     /// The engine stops at the first fault; what can be left out is left out then, so that the next one is found too.

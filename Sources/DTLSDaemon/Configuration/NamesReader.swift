@@ -19,6 +19,10 @@ struct NamesReader {
             table.report(
                 .byAddress, "there is one identity to choose only; expected tables [service.NAME.name.\"HOST\"] beside")
         }
+        var policy = settings
+        policy.certifiedKeys = []
+        policy.clients = ClientVerification()
+        policy.presharedKeys = nil
         var seen: [String: String] = [:]
         for (host, inner) in tables {
             let name = host.lowercased()
@@ -33,7 +37,8 @@ struct NamesReader {
             seen[name] = host
             inner.require(.certificate, CertificateExpectation.certificate)
             inner.require(.privateKey, CertificateExpectation.privateKey)
-            guard let found = CertificatesReader(table: inner).read(service: service, host: name) else { continue }
+            let reader = CertificatesReader(table: inner, policy: policy)
+            guard let found = reader.read(service: service, host: name) else { continue }
             warnOfOthers(found, host, inner)
             settings.names.append(NamedIdentity(name: name, certifiedKeys: found.map(\.key)))
         }

@@ -122,6 +122,13 @@ import Testing
     ])
     func theMessagesOfADatagram(_ datagram: String, _ expected: [String]) { #expect(frames(datagram) == expected) }
 
+    /// What follows the last that counts is one message: a datagram costs no more entries than that.
+    @Test func aDatagramHasABoundOfMessages() {
+        let messages = frames(String(repeating: "1 <", count: 5_000))
+        #expect(messages.count == SyslogFrames.maximumCount + 1)
+        #expect(messages.last == String(repeating: "1 <", count: 5_000 - SyslogFrames.maximumCount))
+    }
+
     @Test(arguments: [
         ("plain", "plain"), ("two\nlines\r\t", #"two\nlines\r\t"#), (#"a\n"#, #"a\\n"#), ("ä€😀", "ä€😀"),
         ("\u{1b}[31m\u{7f}", #"\x1b[31m\x7f"#), ("\u{202e}\u{85}", #"\u{202e}\u{85}"#), ("", ""),

@@ -105,11 +105,17 @@ struct SyslogMessage {
 /// RFC 6012, section 5.4: a DTLS record holds one or more frames, `MSG-LEN SP SYSLOG-MSG`. Few senders do so; all others
 /// have one message in a record, without a frame.
 enum SyslogFrames {
+    /// Frames of one datagram that are told apart: each costs an entry of the log, and a record has room for thousands of
+    /// empty ones.
+    static let maximumCount = 64
+
     /// Calls `body` with each message of a datagram, without its frame. Whatever the bytes are, none is left out but
-    /// frames' heads and what is between frames of line ends.
+    /// frames' heads and what is between frames of line ends. What follows the last frame that counts is one message.
     static func each(of datagram: UnsafeRawBufferPointer, _ body: (UnsafeRawBufferPointer) -> Void) {
         var rest = datagram
-        while let (start, length) = head(of: rest) {
+        var count = 0
+        while count < maximumCount, let (start, length) = head(of: rest) {
+            count += 1
             // A frame that goes on in another record is cut off here: records come in any order, or not at all.
             let end = start + min(length, rest.count - start)
             body(UnsafeRawBufferPointer(rebasing: rest[start..<end]))

@@ -135,6 +135,25 @@ extension EndToEndBeside {
             try await second.stop()
         }
 
+        /// Nobody who still sends to it makes a connection that the configuration knows nothing of.
+        @Test func aTunnelAtRestEndsWithItsTable() async throws {
+            let server = try await serverDaemon()
+            let daemon = try await Daemon.start(client(), in: folder)
+            let worker = try #require(daemon.workers.first)
+            let sender = try PlainSender(to: front)
+            try await sender.exchange("before", details: daemon.program.errors)
+            try await server.stop()
+            try await daemon.logged("connection to the server closed: closed by the peer")
+            #expect(ProcessTable.localPorts(of: worker).contains(front.port))
+            let other = try SocketAddress.freeOnOwnLoopback()
+            try daemon.reload("workers = 1\n" + Service(listen: [other], identity: identity).text)
+            try await daemon.logged("reloaded")
+            try await eventually("the sender's socket is closed", details: daemon.program.errors) {
+                !ProcessTable.localPorts(of: worker).contains(front.port)
+            }
+            try await daemon.stop()
+        }
+
         // MARK: Sessions
 
         @Test(arguments: [("", "yes"), ("resumption = false", "no")])

@@ -14,6 +14,40 @@ extension EndToEnd {
             identity = try await CertificateMaker(folder: folder).selfSigned("server", kind: .rsa)
         }
 
+        /// The interface on the way to the backends sends nothing on, so its queue is full for good. To wait until the
+        /// socket takes more would be to spin: the kernel drops, and so does the daemon.
+        @Test func aFullInterfaceDoesNotMakeAWorkerSpin() async throws {
+            let address = try Endpoint.free(on: "127.0.0.1")
+            let more = "[service.echo.forward]\nbackend = [\"udp:192.0.2.2:9\", \"udp:192.0.2.3:9\"]"
+            let network = [
+                "unshare", "-n", "sh", "-c",
+                "ip link set lo up && ip link add out type veth peer name far && ip link set far up"
+                    + " && ip address add 192.0.2.1/24 dev out && ip link set out up"
+                    + " && for n in 2 3; do ip neigh add 192.0.2.$n lladdr 02:00:00:00:00:0$n dev out; done"
+                    + " && tc qdisc add dev out root tbf rate 8bit burst 1600 limit 1600"
+                    + " && exec \"$@\"", "sh",
+            ]
+            let daemon = try await Daemon.start(
+                "workers = 1\n"
+                    + Service(listen: [address], identity: identity, handler: "forward", more: more).text,
+                in: folder, prefix: network)
+            let worker = try #require(daemon.workers.first)
+            let client = try SecureClient(
+                to: address, trust: identity.certificate, in: folder, prefix: PrivateNetwork.prefix(of: daemon))
+            try await daemon.logged("connection opened")
+            let text = String(repeating: "x", count: 900)
+            while try await dropped(in: daemon) == 0 { client.say(text) }
+            try await eventually("the worker sleeps", details: daemon.program.errors) { ProcessTable.isAsleep(worker) }
+            try await daemon.stop()
+        }
+
+        /// What the queue of the interface `out` has dropped.
+        private func dropped(in daemon: Daemon) async throws -> Int {
+            let words = PrivateNetwork.prefix(of: daemon) + ["tc", "-s", "qdisc", "show", "dev", "out"]
+            let text = try await Program.run(words, in: folder)
+            return text.firstMatch(of: /dropped (\d+)/).flatMap { Int($0.output.1) } ?? 0
+        }
+
         /// The daemon and its client in a network with an MTU of 600. The handshake fits it at once. A client's message
         /// may come in fragments; the echo of it leaves in fragments where that is allowed, and is counted where not.
         @Test(arguments: [false, true])

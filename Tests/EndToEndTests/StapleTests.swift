@@ -117,6 +117,31 @@ extension EndToEndBeside {
             try await daemon.stop()
         }
 
+        /// Workers take responses up while SIGHUP has its own configuration read: they are not what the reload waits for.
+        @Test func aReloadInBetweenWaitsForItsOwnConfiguration() async throws {
+            let file = try await certificates.response("served.ocsp", about: ecdsa, .revoked)
+            let daemon = try await Daemon.start("workers = 1\n" + service("\"\(file)\""), in: folder)
+            let worker = try #require(daemon.workers.first)
+            kill(worker, SIGSTOP)
+            defer { kill(worker, SIGCONT) }
+            let good = try await certificates.response("good.ocsp", about: ecdsa)
+            #expect(rename(good, file) == 0)
+            try await daemon.logged("OCSP responses have changed")
+            // The loader reads this until we close it.
+            let pipe = folder.file("dtlsd.toml")
+            #expect(unlink(pipe) == 0 && mkfifo(pipe, 0o600) == 0)
+            let writer = try #require(FileHandle(forUpdatingAtPath: pipe))
+            daemon.program.signal(SIGHUP)
+            kill(worker, SIGCONT)
+            #expect(try await stapled("ECDSA").contains("Cert Status: good"))
+            #expect(!daemon.logs("reloaded"))
+            try writer.write(contentsOf: Data("nonsense = 1".utf8))
+            try writer.close()
+            try await daemon.logged("reload failed")
+            #expect(try await stapled("ECDSA").contains("Cert Status: good"))
+            try await daemon.stop()
+        }
+
         @Test func aFileWithoutAResponseIsAnError() async throws {
             let file = try folder.write("no response", to: "bad.ocsp")
             let configuration = try folder.write(service("\"\(file)\""), to: "bad.toml")

@@ -331,6 +331,9 @@ extension Acceptor: WorkerPoolDelegate {
         case .starting:
             openListeners()
         case .reloading:
+            // While the configuration is still being read, what the workers are ready with is OCSP responses that were
+            // taken up just before.
+            guard loading == nil else { return }
             logger.log(.reloaded, "configuration and certificates reloaded from \(configurationFile)")
             finishReload()
         case .loading, .serving, .stopping:

@@ -83,9 +83,12 @@ final class ForwardHandler: Handler, EventHandler {
         /// error is always writable.
         case dropAll
 
-        init(to error: Int32) {
+        init(to error: Int32, isUDP: Bool) {
             switch error {
             case 0, EMSGSIZE: self = .goOn
+            // An interface's full queue has dropped one, which only sockets with IP_RECVERR hear of. The others of the
+            // batch are lost as well: to wait for room would be to spin, since the socket itself has room all the time.
+            case ENOBUFS where isUDP: self = .goOn
             case EAGAIN, ENOBUFS: self = .keepRest
             default: self = .dropAll
             }
@@ -101,7 +104,7 @@ final class ForwardHandler: Handler, EventHandler {
             if !backends.isServing(chosen) { tries() }
             let outcome = send(from: first)
             first += outcome.handled
-            switch Reaction(to: outcome.error) {
+            switch Reaction(to: outcome.error, isUDP: isUDP) {
             case .goOn:
                 if !isUDP { takesDatagrams() }
                 return
@@ -162,8 +165,10 @@ final class ForwardHandler: Handler, EventHandler {
         resources.outbox.removeAll()
         waiting.copy(to: resources.outbox)
         let outcome = send(from: 0)
-        switch Reaction(to: outcome.error) {
-        case .goOn, .keepRest:
+        switch Reaction(to: outcome.error, isUDP: isUDP) {
+        case .goOn:
+            waiting.removeAll()
+        case .keepRest:
             waiting.removeFirst(outcome.handled)
         case .dropAll:
             waiting.removeAll()

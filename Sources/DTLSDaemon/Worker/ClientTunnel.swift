@@ -280,6 +280,11 @@ final class ClientTunnel: TimerTarget, EventHandler, ConnectionDelegate {
         rearm()
     }
 
+    /// A configuration has come into force. Without its table, a tunnel that has no connection never gets one again.
+    func reconfigured() {
+        if connection == nil, worker.client(named: client.configuration.name) == nil { close(.closedHere) }
+    }
+
     // MARK: From the server to the sender
 
     func connection(_ connection: Connection, received message: UnsafeRawBufferPointer) {

@@ -119,6 +119,7 @@ final class Worker: MessageChannelDelegate {
             self.services = services
             self.clients = clients
             self.generation = generation
+            for tunnel in tunnels.values { tunnel.reconfigured() }
             handlerResources.reconfigured()
             LogBootstrap.setLevel(decoded.configuration.logLevel)
             channel?.send(MessageFromWorker.encode(ready: generation, capacity: capacity))

@@ -13,6 +13,9 @@ enum ProcessTable {
         return names.compactMap { pid_t($0) }.filter { fields(of: $0)?.dropFirst().first == "\(parent)" }.sorted()
     }
 
+    /// Whether it waits for something at this moment.
+    static func isAsleep(_ pid: pid_t) -> Bool { fields(of: pid)?.first == "S" }
+
     static func openDescriptors(of pid: pid_t) -> Int {
         (try? FileManager.default.contentsOfDirectory(atPath: "/proc/\(pid)/fd"))?.count ?? 0
     }

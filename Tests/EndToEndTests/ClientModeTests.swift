@@ -43,6 +43,27 @@ extension EndToEndBeside {
             }
         }
 
+        /// The sender's next call fails with EMSGSIZE, where the daemon has CAP_NET_RAW; the log says which it was.
+        @Test func aSenderIsToldOfADatagramThatIsTooLarge() async throws {
+            let server = try await SecureServer(at: back, as: identity, in: folder)
+            let daemon = try await Daemon.start(client(), in: folder)
+            let sender = try UDPSocket.open(front.family)
+            try UDPSocket.connect(sender, to: front)
+            func send(_ bytes: [UInt8]) throws {
+                _ = try bytes.withUnsafeBytes { try UDPSocket.send($0, over: sender) }
+            }
+            try send(Array("small\n".utf8))
+            try await server.hears("small\n")
+            try send([UInt8](repeating: 7, count: 16_385))
+            try await daemon.logged(
+                "a datagram of 16385 bytes was dropped", geteuid() == 0 ? "was told" : "was not told")
+            #expect(try UDPSocket.takeError(of: sender) == (geteuid() == 0 ? EMSGSIZE : 0))
+            try send(Array("still here\n".utf8))
+            try await server.hears("still here\n")
+            try await daemon.stop()
+            #expect(daemon.lines(with: "DATAGRAMS_UNSUITED=1").count == 1)
+        }
+
         @Test func datagramsGoThroughGnuTLSsServerBothWays() async throws {
             // It listens on all addresses, and answers from the one that the kernel likes best.
             let address = try Endpoint.free(on: "127.0.0.1")

@@ -125,7 +125,8 @@ final class ClientTunnel: TimerTarget, EventHandler, ConnectionDelegate {
             // Larger than the path takes, as far as that is known; told here, and not once more after the batch.
             counters.unsuited &+= 1
             if connection.lastError == EMSGSIZE { _ = connection.takeError() }
-            worker.logs.limited(.datagramRefused, "a datagram was dropped: \(error)", fields: fields)
+            let told = tellSender(of: datagram.count)
+            worker.logs.limited(.datagramRefused, "a datagram was dropped: \(error)\(told)", fields: fields)
         }
     }
 
@@ -158,10 +159,18 @@ final class ClientTunnel: TimerTarget, EventHandler, ConnectionDelegate {
 
     private func refuse(_ size: Int) {
         counters.unsuited &+= 1
+        let told = size > 0 ? tellSender(of: size) : ""
         worker.logs.limited(
             .datagramRefused,
-            "a datagram of \(size) bytes was dropped: a message over DTLS has 1 to \(Engine.maximumMessageSize)",
-            fields: fields)
+            "a datagram of \(size) bytes was dropped: a message over DTLS has 1 to \(Engine.maximumMessageSize)"
+                + "\(told)", fields: fields)
+    }
+
+    /// Reports a datagram that was too large, where this process may.
+    /// - Returns: words for the log.
+    private func tellSender(of size: Int) -> StaticString {
+        worker.notices.tell(key.peer, of: size, sentTo: key.local)
+            ? "; its sender was told (ICMP)" : "; its sender was not told: that takes CAP_NET_RAW"
     }
 
     /// The socket to the server gave an error.
@@ -169,11 +178,13 @@ final class ClientTunnel: TimerTarget, EventHandler, ConnectionDelegate {
         _ = connection.takeError()
         switch error {
         case EMSGSIZE:
+            // A router has said so of one that has left already.
             counters.unsuited &+= 1
+            let told = tellSender(of: connection.largestMessage + 1)
             worker.logs.limited(
                 .datagramRefused,
                 "a datagram was dropped: it is too large for the path to the server \(client.configuration.server),"
-                    + " which takes messages of at most \(connection.largestMessage) bytes",
+                    + " which takes messages of at most \(connection.largestMessage) bytes\(told)",
                 fields: fields)
         case EAGAIN, ENOBUFS:
             break

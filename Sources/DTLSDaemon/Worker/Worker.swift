@@ -11,6 +11,7 @@ final class Worker: MessageChannelDelegate {
     let datapath: Datapath
     let logs: WorkerLogs
     let handlerResources: HandlerResources
+    var notices = TooLargeNotices()
     /// What a sender's socket yields when it is closed, which can happen while another batch is worked through.
     let leftovers = ReceiveBatch(capacity: 8)
     /// What the acceptor has not been told yet.

@@ -46,7 +46,7 @@ import VirtualClock
     @Test func oneLossShrinksNothing() throws {
         let pair = try makePair()
         let limit = pair.elapsed + 500_000
-        pair.wire.interfere = { _, side, datagram in
+        pair.wire.interfere = { [unowned pair] _, side, datagram in
             side == .client && virtual_clock_now() % 1_000_000 < 500_000 && pair.elapsed < limit && datagram.count > 500
                 ? [] : [.init(datagram)]
         }
@@ -74,7 +74,7 @@ import VirtualClock
     /// A path that is known to be narrow from the beginning costs no timeout.
     @Test func aKnownPathCostsNothing() throws {
         let pair = try makePair()
-        pair.wire.interfere = { _, _, datagram in
+        pair.wire.interfere = { [unowned pair] _, _, datagram in
             // A client's socket would have said so; the server learns it when it accepts.
             pair.server.engine?.limitPayload(to: 548)
             pair.client.engine?.limitPayload(to: 548)

@@ -1,3 +1,4 @@
+import CLinux
 import Glibc
 
 /// Tells the sender of a UDP datagram that it was too large, by the ICMP message of a router on its way (RFC 792,
@@ -16,7 +17,7 @@ public final class PacketTooBig {
     /// - Throws: EPERM without CAP_NET_RAW.
     public init(_ family: SocketAddress.Family) throws(SystemError) {
         self.family = family
-        let kind = Int32(SOCK_RAW.rawValue) | Int32(SOCK_NONBLOCK.rawValue) | Int32(SOCK_CLOEXEC.rawValue)
+        let kind = Int32(SOCK_RAW.rawValue) | sockNonBlocking | sockCloseOnExec
         let number = family == .ipv4 ? IPPROTO_ICMP : IPPROTO_ICMPV6
         socket = FileDescriptor(
             owning: try system("socket", "raw, for ICMP") { Glibc.socket(family.domain, kind, Int32(number)) })

@@ -23,8 +23,10 @@ public enum UDPSocket {
         on address: SocketAddress, options: SocketOptions
     ) throws(SystemError) -> FileDescriptor {
         let socket = try open(address.family, options: options)
+        // With SO_REUSEPORT the kernel, asked for any port, also chooses one that another listener of this user has.
+        if address.port == 0 { try bind(socket, to: address) }
         try shareAddress(of: socket)
-        try bind(socket, to: address)
+        if address.port != 0 { try bind(socket, to: address) }
         try reportDestinations(of: socket, address.family)
         return socket
     }

@@ -23,6 +23,7 @@ static const uint64_t CO_SSL_OP_ALLOW_CLIENT_RENEGOTIATION = SSL_OP_ALLOW_CLIENT
 static const uint64_t CO_SSL_OP_COOKIE_EXCHANGE = SSL_OP_COOKIE_EXCHANGE;
 static const uint64_t CO_SSL_OP_NO_COMPRESSION = SSL_OP_NO_COMPRESSION;
 static const uint64_t CO_SSL_OP_CIPHER_SERVER_PREFERENCE = SSL_OP_CIPHER_SERVER_PREFERENCE;
+static const uint64_t CO_SSL_OP_NO_ENCRYPT_THEN_MAC = SSL_OP_NO_ENCRYPT_THEN_MAC;
 static const uint64_t CO_SSL_OP_NO_TICKET = SSL_OP_NO_TICKET;
 static const unsigned long CO_XN_FLAG_RFC2253 = XN_FLAG_RFC2253;
 static inline void co_bio_clear_retry_flags(BIO *b) { BIO_clear_retry_flags(b); }

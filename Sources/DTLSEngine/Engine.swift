@@ -39,6 +39,8 @@ public final class Engine {
     public private(set) var payloadSize: Int
     private var retransmissions = 0
     private var alert: PlaintextAlert?
+    /// See ``ShortRecord``; of the cipher that the handshake has ended with.
+    private var shortestRecord = ShortRecord.unknownCipherMinimum
     // Of a client that was asked for its cookie more than once, or never counted; see accept(_:).
     var keptHello: [UInt8]?
     var recordOffset: UInt64 = 0
@@ -97,8 +99,14 @@ public final class Engine {
     /// Takes a datagram from the peer. It must stay valid until `next()` has said `.needsInput`, `.closed` or thrown.
     @inline(__always)
     public func deliver(_ datagram: UnsafeRawBufferPointer) {
+        if state == .handshaking || context.allowsRenegotiation { measureShortestRecord() }
+        let datagram = ShortRecord.cutOff(datagram, minimum: shortestRecord)
         bio.lend(state == .handshaking ? holdAlertBack(datagram) : datagram)
         isDrained = false
+    }
+
+    private func measureShortestRecord() {
+        shortestRecord = ShortRecord.minimum(for: ssl, payloadSize: payloadSize)
     }
 
     /// What is before an alert in a datagram: OpenSSL would end the handshake at once.
@@ -134,6 +142,7 @@ public final class Engine {
             state = .established
             alert = nil
             retransmissions = 0
+            measureShortestRecord()
             // DTLSv1_listen has turned this on; a renegotiation would ask for a cookie that nobody makes.
             if context.allowsRenegotiation { SSL_clear_options(ssl, CO_SSL_OP_COOKIE_EXCHANGE) }
             return .established

@@ -68,9 +68,11 @@ final class Daemon: Sendable {
         }
     }
 
-    /// The worker processes that run now.
+    /// The worker processes that run now; not a loader, which is a child too and may still be about to end.
     var workers: [pid_t] {
-        ProcessTable.children(of: program.pid).filter { ProcessTable.isRunning($0) }
+        ProcessTable.children(of: program.pid).filter {
+            ProcessTable.isRunning($0) && ProcessTable.name(of: $0).hasPrefix("dtlsd: worker ")
+        }
     }
 
     /// Replaces the configuration file in one step and tells the daemon.

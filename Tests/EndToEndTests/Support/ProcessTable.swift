@@ -13,6 +13,12 @@ enum ProcessTable {
         return names.compactMap { pid_t($0) }.filter { fields(of: $0)?.dropFirst().first == "\(parent)" }.sorted()
     }
 
+    /// Its argument 0, empty where it has ended.
+    static func name(of pid: pid_t) -> String {
+        guard let data = FileManager.default.contents(atPath: "/proc/\(pid)/cmdline") else { return "" }
+        return String(decoding: data.prefix { $0 != 0 }, as: UTF8.self)
+    }
+
     /// Whether it waits for something at this moment.
     static func isAsleep(_ pid: pid_t) -> Bool { fields(of: pid)?.first == "S" }
 

@@ -1,0 +1,103 @@
+import DTLSEngine
+import Testing
+
+/// Records that somebody without the keys has made: they are dropped, whatever the cipher and their size
+/// (RFC 6347, section 4.1.2.7).
+@Suite struct ForgedRecordTests {
+    struct Suite: CustomTestStringConvertible {
+        let cipher: String
+        var version = ProtocolVersion.dtls12
+        var testDescription: String { "\(cipher), \(version.name)" }
+
+        static let all = [
+            Suite(cipher: "ECDHE-RSA-AES128-GCM-SHA256"), Suite(cipher: "ECDHE-RSA-CHACHA20-POLY1305"),
+            Suite(cipher: "AES128-CCM"), Suite(cipher: "AES128-CCM8"), Suite(cipher: "ECDHE-RSA-AES128-SHA"),
+            Suite(cipher: "ECDHE-RSA-AES256-SHA384"), Suite(cipher: "AES128-SHA", version: .dtls10),
+        ]
+    }
+
+    private func makePair(_ suite: Suite) throws -> EnginePair {
+        let certificates = try TestCertificates.make()
+        let list = "\(suite.cipher):@SECLEVEL=0"
+        return try EnginePair(
+            client: ClientSettings(
+                certificateAuthorities: certificates.authority, ciphers: list, minimumVersion: suite.version,
+                maximumVersion: suite.version),
+            server: ServerSettings(
+                certificate: certificates.rsaServer.certificate, privateKey: certificates.rsaServer.privateKey,
+                ciphers: list, minimumVersion: suite.version, maximumVersion: suite.version))
+    }
+
+    /// Of epoch 1, numbered behind everything that is sent here.
+    private func forged(_ type: UInt8, version: UInt8, number: UInt8, size: Int) -> [UInt8] {
+        [type, 0xfe, version, 0, 1, 0, 0, 0, 0, 1, number, 0, UInt8(size)] + (0..<size).map { UInt8($0) }
+    }
+
+    private func exchange(_ pair: EnginePair, _ note: Comment) throws {
+        try pair.send([1], from: .client)
+        try pair.send([2, 3], from: .server)
+        pair.run()
+        #expect(pair.server.messages == [[1]], note)
+        #expect(pair.client.messages == [[2, 3]], note)
+        #expect(pair.client.error == nil && pair.server.error == nil, note)
+    }
+
+    @Test(arguments: Suite.all)
+    func afterTheHandshake(_ suite: Suite) throws {
+        let pair = try makePair(suite)
+        pair.handshake()
+        pair.run()
+        try #require(pair.client.isEstablished && pair.server.isEstablished)
+        let sent = pair.wire.sentCount
+        var forgeries = 0
+        for size in 0...100 {
+            for type in 20...24 as ClosedRange<UInt8> {
+                for version in [0xfd, 0xff] as [UInt8] {
+                    for side in [SimulatedWire.Side.client, .server] {
+                        pair.wire.send(
+                            forged(type, version: version, number: UInt8(size), size: size), to: side, at: 0)
+                        forgeries += 1
+                    }
+                }
+            }
+            pair.run()
+        }
+        #expect(pair.wire.sentCount == sent + forgeries, "forgeries were answered")
+        try exchange(pair, "after all forgeries")
+    }
+
+    /// In front of each datagram of a handshake, for whom that is.
+    @Test(arguments: Suite.all)
+    func withinTheHandshake(_ suite: Suite) throws {
+        let clean = try makePair(suite)
+        clean.handshake()
+        try #require(clean.client.isEstablished && clean.server.isEstablished)
+        for number in 0..<clean.wire.sentCount {
+            for size in [0, 1, 2, 15, 16, 23, 24, 32, 64] {
+                let pair = try makePair(suite)
+                pair.wire.interfere = { present, _, datagram in
+                    guard present == number else { return [.init(datagram)] }
+                    let record = forged(22, version: datagram[2], number: 200, size: size)
+                    return [.init(record), .init(datagram, later: 1)]
+                }
+                pair.handshake()
+                pair.run()
+                let note: Comment = "\(size) bytes before datagram \(number)"
+                try #require(pair.client.isEstablished && pair.server.isEstablished, note)
+                try exchange(pair, note)
+            }
+        }
+    }
+
+    /// Behind a record that is good: what came before the forgery is taken, with the smallest message that there is.
+    @Test(arguments: Suite.all)
+    func behindAGoodRecord(_ suite: Suite) throws {
+        let pair = try makePair(suite)
+        pair.handshake()
+        pair.run()
+        pair.wire.interfere = { _, _, datagram in
+            [.init(datagram + forged(23, version: datagram[2], number: 200, size: 3))]
+        }
+        try exchange(pair, "with a forgery behind each record")
+    }
+}

@@ -64,7 +64,8 @@ let package = Package(
         .testTarget(name: "LinuxSystemTests", dependencies: ["LinuxSystem"], swiftSettings: strict),
         .target(name: "VirtualClock", path: "Tests/VirtualClock"),
         .testTarget(
-            name: "DTLSEngineTests", dependencies: ["DTLSEngine", "COpenSSL", "VirtualClock"], swiftSettings: strict),
+            name: "DTLSEngineTests", dependencies: ["DTLSEngine", "COpenSSL", "CLinux", "VirtualClock"],
+            swiftSettings: strict),
         .testTarget(
             name: "DTLSDaemonTests",
             dependencies: ["DTLSDaemon", "LinuxSystem", "CLinux", .product(name: "Logging", package: "swift-log")],

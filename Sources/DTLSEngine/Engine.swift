@@ -39,8 +39,7 @@ public final class Engine {
     public private(set) var payloadSize: Int
     private var retransmissions = 0
     private var alert: PlaintextAlert?
-    /// See ``ShortRecord``; of the cipher that the handshake has ended with.
-    private var shortestRecord = ShortRecord.unknownCipherMinimum
+    private var screen = RecordScreen()
     // Of a client that was asked for its cookie more than once, or never counted; see accept(_:).
     var keptHello: [UInt8]?
     var recordOffset: UInt64 = 0
@@ -99,14 +98,16 @@ public final class Engine {
     /// Takes a datagram from the peer. It must stay valid until `next()` has said `.needsInput`, `.closed` or thrown.
     @inline(__always)
     public func deliver(_ datagram: UnsafeRawBufferPointer) {
-        if state == .handshaking || context.allowsRenegotiation { measureShortestRecord() }
-        let datagram = ShortRecord.cutOff(datagram, minimum: shortestRecord)
-        bio.lend(state == .handshaking ? holdAlertBack(datagram) : datagram)
+        // A renegotiation may have agreed on another cipher.
+        if context.allowsRenegotiation { screen.measure(ssl, payloadSize: payloadSize) }
+        bio.lend(state == .handshaking ? screened(datagram) : screen.established(datagram))
         isDrained = false
     }
 
-    private func measureShortestRecord() {
-        shortestRecord = ShortRecord.minimum(for: ssl, payloadSize: payloadSize)
+    private func screened(_ datagram: UnsafeRawBufferPointer) -> UnsafeRawBufferPointer {
+        screen.measure(ssl, payloadSize: payloadSize)
+        let screened = screen.handshaking(datagram)
+        return screened.isEmpty ? screened : holdAlertBack(screened)
     }
 
     /// What is before an alert in a datagram: OpenSSL would end the handshake at once.
@@ -142,14 +143,16 @@ public final class Engine {
             state = .established
             alert = nil
             retransmissions = 0
-            measureShortestRecord()
+            screen.measure(ssl, payloadSize: payloadSize)
             // DTLSv1_listen has turned this on; a renegotiation would ask for a cookie that nobody makes.
             if context.allowsRenegotiation { SSL_clear_options(ssl, CO_SSL_OP_COOKIE_EXCHANGE) }
             return .established
         }
-        if SSL_get_error(ssl, result) == SSL_ERROR_WANT_READ { return endOfDatagram() }
+        let outcome = SSL_get_error(ssl, result)
+        if outcome == SSL_ERROR_WANT_READ { return endOfDatagram() }
         state = .closed
         bio.lend(nil)
+        if outcome == SSL_ERROR_ZERO_RETURN { throw .cancelled }
         let error = OpenSSLError.drain()
         if let reason = (context as? ServerContext)?.takeRefusal() { throw .refused(reason) }
         let refusal = clientRefusal
@@ -183,6 +186,7 @@ public final class Engine {
         if isDrained, bio.isTaken, SSL_has_pending(ssl) == 0 { return .needsInput }
         OpenSSLError.clear()
         let mark = bio.outbox.mark
+        let wasRenegotiating = isRenegotiating
         let count = SSL_read(ssl, bio.plaintext.baseAddress, Int32(truncatingIfNeeded: bio.plaintext.count))
         hasBuffers = true
         if count > 0 {
@@ -191,7 +195,11 @@ public final class Engine {
         }
         switch SSL_get_error(ssl, count) {
         case SSL_ERROR_WANT_READ:
-            if bio.outbox.mark != mark { hasAnswered(since: mark) }
+            if bio.outbox.mark != mark {
+                renumber(since: mark)
+                // The peer has sent its last flight again, and OpenSSL this side's: that was lost, perhaps for its size.
+                if !wasRenegotiating, !isRenegotiating { shrink() }
+            }
             return endOfDatagram()
         case SSL_ERROR_ZERO_RETURN:
             bio.lend(nil)
@@ -208,11 +216,7 @@ public final class Engine {
         }
     }
 
-    /// The peer has sent its last flight again, and OpenSSL this side's: that was lost, perhaps for its size.
-    private func hasAnswered(since mark: Outbox.Mark) {
-        renumber(since: mark)
-        shrink()
-    }
+    private var isRenegotiating: Bool { context.allowsRenegotiation && SSL_in_init(ssl) != 0 }
 
     @inline(__always)
     private func endOfDatagram() -> Event {
@@ -257,6 +261,7 @@ public final class Engine {
         retransmissions += 1
         // "2-3 seems appropriate" (RFC 6347, section 4.1.1.1).
         if retransmissions > 1 { shrink() }
+        if !hasBuffers { takeBuffers() }
         OpenSSLError.clear()
         let mark = bio.outbox.mark
         guard co_dtls_handle_timeout(ssl) >= 0 else {
@@ -278,11 +283,13 @@ public final class Engine {
 
     /// Gives OpenSSL's record buffers back, 28 KiB, until the next datagram needs them: for a connection gone quiet.
     public func releaseBuffers() {
+        // A flight that waits for its answer may have to be sent again at any time.
+        guard timeout == nil else { return }
         if SSL_free_buffers(ssl) == 1 { hasBuffers = false }
     }
 
-    /// OpenSSL takes buffers again by itself when it reads, but not when it writes: SSL_write and SSL_shutdown after
-    /// SSL_free_buffers follow a null pointer (seen with 3.0).
+    /// OpenSSL takes buffers again by itself when it reads, but not when it writes: SSL_write, SSL_shutdown and
+    /// DTLSv1_handle_timeout after SSL_free_buffers follow a null pointer (seen with 3.0).
     private func takeBuffers() {
         SSL_alloc_buffers(ssl)
         hasBuffers = true
@@ -368,6 +375,8 @@ public enum EngineError: Error, Sendable, Equatable, CustomStringConvertible {
     case handshake(OpenSSLError, verification: String?)
     /// This side has refused the handshake, for a reason of its own.
     case refused(String)
+    /// The peer has ended the handshake with close_notify.
+    case cancelled
     /// A fatal alert, or a record that breaks the protocol, after the handshake.
     case record(OpenSSLError)
     /// A message must have 1 to ``Engine/maximumMessageSize`` bytes.
@@ -381,6 +390,7 @@ public enum EngineError: Error, Sendable, Equatable, CustomStringConvertible {
         case .handshake(let error, nil): "\(error)"
         case .handshake(let error, let verification?): "\(error): \(verification)"
         case .refused(let reason): reason
+        case .cancelled: "the peer has cancelled it (close_notify)"
         case .record(let error): "\(error)"
         case .size(let count): "a message of \(count) bytes: it must have 1 to \(Engine.maximumMessageSize)"
         case .path(let count, let limit): "a message of \(count) bytes: the path to the peer takes at most \(limit)"

@@ -28,6 +28,9 @@ public final class ServerContext: Context {
         try self.init(settings, tickets: tickets, sessionContext: sessionContext, trustOf: nil)
     }
 
+    /// Bytes of a client's certificate and the chain above it, in DER.
+    private static let maximumClientChain = 32 * 1_024
+
     /// - Parameter service: one with the same trust, whose CAs and revocation lists it shares: they can be many megabytes.
     init(
         _ settings: ServerSettings, tickets: TicketKeyRing?, sessionContext: String, trustOf service: ServerContext?
@@ -39,6 +42,9 @@ public final class ServerContext: Context {
             maximumVersion: settings.maximumVersion, allowsRenegotiation: settings.allowsRenegotiation)
         for key in settings.certifiedKeys { try use(key) }
         try verify(settings.clients, trustOf: service)
+        // In DTLS it bounds each message, and a client can have ten of them half sent (dtls1_max_handshake_message_len).
+        // Never less than a record; OpenSSL's own is 100 KiB.
+        _ = co_ssl_ctx_set_max_cert_list(pointer, settings.clients.mode == .none ? 0 : Self.maximumClientChain)
         if let keys = settings.presharedKeys { try use(keys) }
         try prepareSessions(settings.sessions, tickets)
         SSL_CTX_set_options(pointer, CO_SSL_OP_CIPHER_SERVER_PREFERENCE)

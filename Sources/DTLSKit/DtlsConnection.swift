@@ -23,6 +23,8 @@ public final class DtlsConnection: DtlsSocket {
     var inbox = Inbox()
     /// Told once when the handshake is done or has failed; called inside the core, so it must not call the program.
     var handshakeEnded: ((DtlsConnection, DtlsError?) -> Void)?
+    /// What it serves as; `nil` for a client's own.
+    private let identity: ServerIdentity?
     private let handshakeTimeout: Int
     private var deadlineTimer: CallbackTimer?
     private var lastError: Int32 = 0
@@ -45,6 +47,7 @@ public final class DtlsConnection: DtlsSocket {
         peer = newcomer.key.peer
         self.number = number
         self.server = server
+        identity = server.identity
         handshakeTimeout = server.identity.option.handshakeTimeout
         phase = .verified(server.identity, newcomer.datagrams)
         super.init(server.scheduler)
@@ -61,6 +64,7 @@ public final class DtlsConnection: DtlsSocket {
         self.local = local
         self.peer = peer
         self.number = number
+        self.identity = identity
         serverName = identity.option.name
         handshakeTimeout = timeout ?? identity.option.handshakeTimeout
         phase = .verified(identity, datagrams)
@@ -107,6 +111,7 @@ public final class DtlsConnection: DtlsSocket {
         self.local = local
         self.peer = peer
         number = 0
+        identity = nil
         handshakeTimeout = timeout ?? option.handshakeTimeout
         phase = .ended(.notOpen)
         super.init(scheduler)
@@ -365,12 +370,15 @@ extension DtlsConnection: ConnectionDelegate {
         _ connection: Connection, foreign datagram: UnsafeRawBufferPointer, from peer: SocketAddress
     ) { giveBack(datagram, peer) }
 
-    /// A program would take the new peer's messages for the old one's: it has to close the connection first.
-    package func restartMaterial(for connection: Connection) -> RestartMaterial? { nil }
+    /// As a newcomer, which the program gets from its server: it would take the new peer's messages for the old one's.
+    package func restartMaterial(for connection: Connection) -> RestartMaterial? {
+        guard let identity, server != nil || scheduler.parent != nil else { return nil }
+        return RestartMaterial(context: nil, cookies: identity.cookies)
+    }
 
     package func connectionRestarts(_ connection: Connection) {}
 
-    package func connection(_ connection: Connection, refusedRestart error: EngineError) {}
+    package func connection(_ connection: Connection, refusedRestart ending: Connection.Ending) {}
 
     package func connectionClosed(_ connection: Connection, _ ending: Connection.Ending) {
         if case .ended = phase { return }

@@ -66,7 +66,7 @@ extension DtlsError {
         switch error {
         case .handshake(let error, let verification):
             self = .handshake(reason: error.description, certificate: verification)
-        case .refused(let reason): self = .handshake(reason: reason, certificate: nil)
+        case .refused, .cancelled: self = .handshake(reason: error.description, certificate: nil)
         case .record(let error): self = .broken(reason: error.description)
         case .path: self = .system(call: "send", subject: error.description, errno: EMSGSIZE)
         case .size, .notEstablished: self = .invalid(error.description)

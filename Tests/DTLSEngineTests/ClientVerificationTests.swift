@@ -206,7 +206,7 @@ import Testing
     }
 
     @Test func aSubjectOfAnyLengthAndCharacters() throws {
-        let name = "a\n\u{1b}[31m\u{202e}" + String(repeating: "ä", count: 20_000)
+        let name = "a\n\u{1b}[31m\u{202e}" + String(repeating: "ä", count: 10_000)
         let pair = try handshake(required(deny: ["cn:x", "dns:x"]), MadeCertificate(name, issuer: root).identity())
         #expect(isServed(pair))
         let refused = try handshake(required(allow: ["cn:x"]), MadeCertificate(name, issuer: root).identity())

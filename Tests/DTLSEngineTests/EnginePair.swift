@@ -1,5 +1,7 @@
-import DTLSEngine
+import COpenSSL
 import VirtualClock
+
+@testable import DTLSEngine
 
 /// A client's engine and a server's, with the cookie exchange before it, over a simulated wire in virtual time.
 ///
@@ -94,6 +96,25 @@ final class EnginePair {
     }
 
     func releaseBuffers() { for endpoint in [client, server] { endpoint.engine?.releaseBuffers() } }
+
+    /// Hands a datagram to a side at once, past the wire.
+    func inject(_ datagram: [UInt8], into side: SimulatedWire.Side) {
+        receive(SimulatedWire.Delivery(time: virtual_clock_now(), order: 0, side: side, datagram: datagram))
+    }
+
+    /// Has the client begin another handshake on its connection.
+    func renegotiate() {
+        guard let engine = client.engine else { return }
+        SSL_renegotiate(engine.ssl)
+        SSL_do_handshake(engine.ssl)
+        flush(.client)
+    }
+
+    /// What the last handshake of a side has ended with: another value after each.
+    func finished(_ side: SimulatedWire.Side) -> [UInt8] {
+        guard let engine = endpoint(side).engine else { return [] }
+        return [UInt8](unsafeUninitializedCapacity: 64) { $1 = SSL_get_finished(engine.ssl, $0.baseAddress, 64) }
+    }
 
     /// Lets both engines go.
     func letGo() {

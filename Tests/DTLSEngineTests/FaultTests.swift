@@ -17,12 +17,21 @@ enum Fault: String, CaseIterable, Sendable {
     case forgedWarnings
     /// An alert behind a record that belongs there.
     case forgedAlertBehind
+    /// Records in plain text that are out of place, each just before it.
+    case forgedData
+    case forgedChangeCipherSpec
+    case forgedShortMessage
+    case forgedUnknownType
     /// Everything that was sent before comes again.
     case replay
 
     /// A record of epoch 0 with an alert, numbered where nothing was yet.
     static func alert(_ level: UInt8, _ description: UInt8, number: UInt8 = 200) -> [UInt8] {
-        [21, 0xfe, 0xfd, 0, 0, 0, 0, 0, 0, 1, number, 0, 2, level, description]
+        plain(21, [level, description], number: number)
+    }
+
+    static func plain(_ type: UInt8, _ content: [UInt8], number: UInt8 = 200) -> [UInt8] {
+        [type, 0xfe, 0xfd, 0, 0, 0, 0, 0, 0, 1, number, 0, UInt8(content.count)] + content
     }
 }
 
@@ -77,6 +86,10 @@ enum Fault: String, CaseIterable, Sendable {
                 // What is in front of it is of no use to anybody, and does not hide it.
                 let front: [UInt8] = [20, 0xfe, 0xfd, 0, 9, 0, 0, 0, 0, 0, 1, 0, 1, 1]
                 return [.init(front + Fault.alert(2, 40)), .init(datagram, later: 1)]
+            case .forgedData: return [.init(Fault.plain(23, [1, 2, 3])), .init(datagram, later: 1)]
+            case .forgedChangeCipherSpec: return [.init(Fault.plain(20, [2])), .init(datagram, later: 1)]
+            case .forgedShortMessage: return [.init(Fault.plain(22, [1, 2, 3])), .init(datagram, later: 1)]
+            case .forgedUnknownType: return [.init(Fault.plain(99, [0])), .init(datagram, later: 1)]
             case .replay:
                 return [.init(datagram)] + earlier.filter { $0.side == side }.map { .init($0.datagram, later: 1) }
             }

@@ -259,7 +259,7 @@ final class ClientTunnel: TimerTarget, EventHandler, ConnectionDelegate {
 
     func connectionRestarts(_ connection: Connection) {}
 
-    func connection(_ connection: Connection, refusedRestart error: EngineError) {}
+    func connection(_ connection: Connection, refusedRestart ending: Connection.Ending) {}
 
     func connectionClosed(_ connection: Connection, _ ending: Connection.Ending) {
         guard connection === self.connection else { return }

@@ -67,10 +67,10 @@ final class ServedConnection: ConnectionDelegate {
         worker.restartMaterial(for: service)
     }
 
-    func connection(_ connection: Connection, refusedRestart error: EngineError) {
+    func connection(_ connection: Connection, refusedRestart ending: Connection.Ending) {
         worker.countFailure()
         worker.logs.handshakeFailed(
-            peer: connection.peer, service, "\(error); the connection that was there goes on")
+            peer: connection.peer, service, "\(ending); the connection that was there goes on")
     }
 
     func connectionRestarts(_ connection: Connection) {

@@ -237,6 +237,10 @@ package final class Connection: TimerTarget, EventHandler {
     @inline(__always)
     package func send(_ message: UnsafeRawBufferPointer) throws(EngineError) {
         guard isOpen else { throw .notEstablished }
+        if successor != nil, isQuietForSuccessor {
+            counters.unsent &+= 1
+            return
+        }
         datapath.claim(self)
         if datapath.bio.outbox.isFilling { flush() }
         if message.count > knownToFit { try checkFits(message.count) }

@@ -31,17 +31,6 @@ extension Connection {
         return min(end, datapath.loop.now &+ .microseconds(retransmission))
     }
 
-    func lookAfterSuccessor(now: UInt64) {
-        guard let successor else { return }
-        if now >= successor.started &+ .milliseconds(limits.handshakeTimeout) {
-            self.successor = nil
-            return
-        }
-        datapath.claim(self)
-        do throws(EngineError) { try successor.engine.handleTimeout() } catch { self.successor = nil }
-        flush()
-    }
-
     /// Sends a renegotiation's flight again, if there is one and its time has come.
     func lookAfterRenegotiation() {
         guard engine.timeout != nil else { return rearm() }

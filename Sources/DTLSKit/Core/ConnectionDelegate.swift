@@ -17,7 +17,7 @@ package protocol ConnectionDelegate: AnyObject {
     /// The peer has lost its state, and has begun anew: what it was before is over. `connectionEstablished` follows.
     func connectionRestarts(_ connection: Connection)
     /// The peer has begun anew, and its new handshake has failed: what it was before goes on.
-    func connection(_ connection: Connection, refusedRestart error: EngineError)
+    func connection(_ connection: Connection, refusedRestart ending: Connection.Ending)
     /// Reading the socket gave an error, which the call has cleared: an ICMP message (ECONNREFUSED and the like), which
     /// anybody can forge.
     func connection(_ connection: Connection, socketFailed errno: Int32)

@@ -62,16 +62,26 @@ extension Connection {
         case .begins(let random):
             // The peer has left the handshake that it had begun before: that one's flight must not be sent again.
             successor = nil
-            guard let material, restarts.take(now: datapath.loop.now),
-                let engine = try? Self.makeEngine(
-                    material.context, datagram, local: local, limits: limits, datapath: datapath)
-            else { return }
-            fitToPath(engine)
-            successor = Successor(engine: engine, random: random, started: datapath.loop.now)
-            advanceSuccessor()
+            guard let material else { return }
+            guard let context = material.context else {
+                end(.restarted)
+                return giveBack(datagram, from: peer)
+            }
+            if restarts.take(now: datapath.loop.now) { beginAnew(random, context, datagram) }
         case .continues:
             successor?.engine.deliver(datagram)
             advanceSuccessor()
+        }
+    }
+
+    private func beginAnew(_ random: ClientRandom, _ context: ServerContext, _ hello: UnsafeRawBufferPointer) {
+        do throws(OpenSSLError) {
+            let engine = try Self.makeEngine(context, hello, local: local, limits: limits, datapath: datapath)
+            fitToPath(engine)
+            successor = Successor(engine: engine, random: random, started: datapath.loop.now)
+            advanceSuccessor()
+        } catch {
+            delegate?.connection(self, refusedRestart: .failed(.handshake(error, verification: nil)))
         }
     }
 
@@ -81,9 +91,32 @@ extension Connection {
             // Before it is established, an engine has nothing else to say.
             if case .established = try successor.engine.next() { succeed(successor) }
         } catch {
-            self.successor = nil
-            delegate?.connection(self, refusedRestart: error)
+            refuseSuccessor(.failed(error))
         }
+    }
+
+    private func refuseSuccessor(_ ending: Ending) {
+        successor = nil
+        delegate?.connection(self, refusedRestart: ending)
+    }
+
+    /// Whether messages are dropped, since the peer, which begins anew, could read none. GnuTLS (3.7.9) waits for 50 ms
+    /// after each such datagram: among some hundred a second, a handshake took 4 to 11 seconds.
+    /// For a second only: the hello with the good cookie may be a copy of an earlier one, sent by somebody else.
+    var isQuietForSuccessor: Bool {
+        guard let successor else { return false }
+        return datapath.loop.now < successor.started &+ .milliseconds(1_000)
+    }
+
+    /// Looks after the times of the handshake that the peer has begun anew.
+    func lookAfterSuccessor(now: UInt64) {
+        guard let successor else { return }
+        if now >= successor.started &+ .milliseconds(limits.handshakeTimeout) {
+            return refuseSuccessor(.handshakeTimedOut)
+        }
+        datapath.claim(self)
+        do throws(EngineError) { try successor.engine.handleTimeout() } catch { refuseSuccessor(.failed(error)) }
+        flush()
     }
 
     private func succeed(_ successor: Successor) {
@@ -96,6 +129,8 @@ extension Connection {
         started = successor.started
         lastReceived = datapath.loop.now
         counters = Counters()
+        // The new cipher may add more to a message.
+        knownToFit = Self.alwaysFits
         handshakeDuration = Clock.monotonic() &- started
         delegate?.connectionEstablished(self)
         advance()

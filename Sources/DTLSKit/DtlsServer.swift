@@ -69,6 +69,9 @@ public final class DtlsServer: DtlsSocket {
 
     /// Waits for the next client (reference: accept).
     ///
+    /// A client that has lost its state and comes back on its old port is one too; its old connection is closed then
+    /// (RFC 6347, section 4.2.8).
+    ///
     /// On a server without a name its handshake is done. On a named one only its address is proven: send it to a task
     /// and call `flyAway()`, or use it here, which does the handshake first.
     /// - Parameter timeout: milliseconds; `nil`: for ever, 0: do not wait.

@@ -37,6 +37,9 @@ public class Context {
         // section 4.1.2.7, wants it dropped: one forged datagram would do (tls1_enc: "SSL_AD_BAD_RECORD_MAC"; seen with
         // 3.0.19 and 3.0.22). It is about AES-CBC alone, whose records are dropped as they should without it.
         SSL_CTX_set_options(context, CO_SSL_OP_NO_ENCRYPT_THEN_MAC)
+        // A peer gets the chain of the file and nothing else: for a leaf that is alone in its file, OpenSSL would build one
+        // from what is trusted, which on a server is the clients' CAs (ssl3_output_cert_chain).
+        _ = co_ssl_ctx_set_mode(context, Int(SSL_MODE_NO_AUTO_CHAIN))
         // Since OpenSSL 3.0 a client's wish for it is refused by default.
         SSL_CTX_set_options(
             context, allowsRenegotiation ? CO_SSL_OP_ALLOW_CLIENT_RENEGOTIATION : CO_SSL_OP_NO_RENEGOTIATION)

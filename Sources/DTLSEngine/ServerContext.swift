@@ -61,6 +61,7 @@ public final class ServerContext: Context {
         _ = co_ssl_ctx_set_servername_callback(pointer) { _, _, _ in SSL_TLSEXT_ERR_OK }
         choose(ofApplicationProtocols: settings.applicationProtocols)
         stapleWhenAsked()
+        enableChoice()
         try addNames(of: settings, tickets: tickets, sessionContext: sessionContext)
     }
 

@@ -27,7 +27,9 @@ extension ServerContext {
     public func add(_ identity: ServerContext, for name: String) {
         let name = name.lowercased()
         if identities.updateValue(identity, forKey: name) == nil { names.append(name) }
-        enableChoice()
+        // The choice is the service's: it is not made again when a client of this name renegotiates. Nor may the callback
+        // be called then, since the identity can be gone: its connections outlive it when another takes its place.
+        SSL_CTX_set_client_hello_cb(identity.pointer, nil, nil)
     }
 
     /// Makes an identity of each name of the settings: with the service's policy and trust, and sessions of its own.
@@ -38,7 +40,6 @@ extension ServerContext {
             var own = settings
             own.certifiedKeys = identity.certifiedKeys
             own.names = []
-            // The choice is the service's: it is not made again when a client of this name renegotiates.
             own.refusesUnknownNames = false
             own.choosesByAddress = false
             let context = try ServerContext(
@@ -46,17 +47,14 @@ extension ServerContext {
                 trustOf: self)
             add(context, for: identity.name)
         }
-        if settings.choosesByAddress { chooseByAddress() }
-        if refusesUnknownNames { enableChoice() }
+        choosesByAddress = settings.choosesByAddress
     }
 
     /// Whether a client that asks for no name gets the certificate that names the local address (reference: ipcert).
-    public func chooseByAddress() {
-        choosesByAddress = true
-        enableChoice()
-    }
+    public func chooseByAddress() { choosesByAddress = true }
 
-    private func enableChoice() {
+    /// Has OpenSSL ask which identity a client gets. Also where there is but one: its sessions are told apart by name.
+    func enableChoice() {
         // The callback's argument lives as long as any engine: each retains its context.
         SSL_CTX_set_client_hello_cb(
             pointer,
@@ -71,8 +69,16 @@ extension ServerContext {
     /// The identity whose certificate names this address, if that is asked for.
     /// - Parameter address: 4 or 16 bytes.
     func identity(forAddress address: UnsafeRawBufferPointer) -> ServerContext? {
+        let address = Self.unmapped(address)
         guard choosesByAddress, !certifies(address) else { return nil }
         return names.lazy.compactMap { self.identities[$0] }.first { $0.certifies(address) }
+    }
+
+    /// An IPv6 socket has ::ffff:a.b.c.d for its IPv4 clients; certificates have the four bytes (RFC 5280, section 4.2.1.6).
+    private static func unmapped(_ address: UnsafeRawBufferPointer) -> UnsafeRawBufferPointer {
+        guard address.count == 16, address.prefix(10).allSatisfy({ $0 == 0 }), address[10] == 0xff, address[11] == 0xff
+        else { return address }
+        return UnsafeRawBufferPointer(rebasing: address[12...])
     }
 
     private func covers(_ name: String) -> Bool {

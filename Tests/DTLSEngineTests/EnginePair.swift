@@ -25,6 +25,8 @@ final class EnginePair {
     private let bio: DatagramBIO
     private let serverContext: ServerContext
     private let payloadSize: Int
+    /// What the server's engine is told that the client has come to.
+    private let localAddress: [UInt8]
     private let cookies: CookieAuthority
     private let fragments = HelloFragments()
     /// How many good cookies are refused, as if they had become too old.
@@ -37,13 +39,14 @@ final class EnginePair {
     init(
         client clientSettings: ClientSettings, server serverSettings: ServerSettings, payloadSize: Int = 1452,
         conditions: WireConditions = .perfect, seed: UInt64 = 1, serverName: String? = "localhost",
-        ticketKeys: [UInt8]? = nil, session: ResumableSession? = nil
+        ticketKeys: [UInt8]? = nil, session: ResumableSession? = nil, localAddress: [UInt8] = []
     ) throws {
         clock = virtual_clock_start(Self.start)
         bio = try DatagramBIO()
         wire = SimulatedWire(conditions, seed: seed)
         serverContext = try ServerContext(serverSettings, ticketKeys: ticketKeys)
         self.payloadSize = payloadSize
+        self.localAddress = localAddress
         cookies = try CookieAuthority(secret: Array(repeating: 9, count: 32))
         client.engine = try Engine(
             connecting: ClientContext(clientSettings), over: bio, payloadSize: payloadSize, serverName: serverName)
@@ -148,14 +151,7 @@ final class EnginePair {
             serverAddress.withUnsafeBytes { local in
                 let isGood = cookies.verify(hello, peer: peer, local: local, minute: minute)
                 if isGood { cookiesToRefuse -= 1 }
-                guard !isGood || cookiesToRefuse >= 0 else {
-                    do throws(OpenSSLError) {
-                        server.engine = try Engine(
-                            accepting: serverContext, over: bio, payloadSize: payloadSize, clientHello: datagram)
-                        proceed(.server)
-                    } catch { server.error = .handshake(error, verification: nil) }
-                    return
-                }
+                guard !isGood || cookiesToRefuse >= 0 else { return begin(datagram) }
                 let size = CookieAuthority.helloVerifyRequestSize
                 let reply = [UInt8](unsafeUninitializedCapacity: size) { buffer, count in
                     count = cookies.writeHelloVerifyRequest(
@@ -164,6 +160,17 @@ final class EnginePair {
                 }
                 wire.send(reply, to: .client, at: virtual_clock_now())
             }
+        }
+    }
+
+    private func begin(_ clientHello: UnsafeRawBufferPointer) {
+        localAddress.withUnsafeBytes { address in
+            do throws(OpenSSLError) {
+                server.engine = try Engine(
+                    accepting: serverContext, over: bio, payloadSize: payloadSize, clientHello: clientHello,
+                    localAddress: address)
+                proceed(.server)
+            } catch { server.error = .handshake(error, verification: nil) }
         }
     }
 

@@ -1,6 +1,7 @@
 import COpenSSL
-import DTLSEngine
 import Testing
+
+@testable import DTLSEngine
 
 /// Which certificate a client gets, and what else the handshake agrees on, over the simulated wire.
 @Suite struct ServerIdentityTests {
@@ -81,6 +82,67 @@ import Testing
         }
         for name in ["example.org", "a.b.example.org", "b.example.org.uk"] {
             #expect(try handshake(trusting, settings, name: name).server.error != nil)
+        }
+    }
+
+    /// Whether there are tables or not: what is told of the client (logs, programs, backends) has the session's name.
+    @Test func aSessionOfOneNameIsNotResumedForAnother() throws {
+        let ticketKeys = [UInt8](repeating: 7, count: ServerContext.ticketKeyLength)
+        var trusting = client
+        trusting.rejectUnauthorized = false
+        let plain = ServerSettings(certifiedKeys: [key(certificates.ecdsaServer)])
+        for settings in [plain, server] {
+            func pair(_ name: String?, _ session: ResumableSession? = nil) throws -> EnginePair {
+                let pair = try EnginePair(
+                    client: trusting, server: settings, serverName: name, ticketKeys: ticketKeys, session: session)
+                pair.handshake()
+                return pair
+            }
+            let sessions = try ["a.example", nil].map { try #require(pair($0).client.engine?.resumableSession) }
+            for (name, expected) in [
+                ("a.example", [true, false]), ("A.example", [true, false]), ("b.example", [false, false]),
+                (nil, [false, true]),
+            ] {
+                for (session, isResumed) in zip(sessions, expected) {
+                    let next = try pair(name, session)
+                    #expect(next.server.isEstablished)
+                    #expect(next.server.engine?.isResumed == isResumed, "\(name ?? "none")")
+                    #expect(next.server.engine?.serverName?.lowercased() == name?.lowercased())
+                }
+            }
+        }
+    }
+
+    /// An IPv6 socket that serves IPv4 too has mapped addresses.
+    @Test(arguments: [[192, 0, 2, 9], [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 255, 255, 192, 0, 2, 9]] as [[UInt8]])
+    func theAddressDecidesWhereThereIsNoName(_ address: [UInt8]) throws {
+        let numbered = try MadeCertificate("numbered", names: [.ip([192, 0, 2, 9])])
+        var settings = server
+        settings.names.append(NamedIdentity(name: "192.0.2.9", certifiedKeys: [key(try numbered.identity())]))
+        settings.choosesByAddress = true
+        let asking = ClientSettings(certificateAuthorities: try numbered.pem())
+        let pair = try EnginePair(
+            client: asking, server: settings, serverName: "192.0.2.9", localAddress: address)
+        pair.handshake()
+        #expect(pair.client.isEstablished, "\(String(describing: pair.client.error))")
+        // Elsewhere it gets the service's own.
+        let elsewhere = try handshake(asking, settings, name: "192.0.2.9")
+        #expect(elsewhere.client.error != nil)
+    }
+
+    /// The chain is the file's, and not what the trusted CAs of clients would make it.
+    @Test(arguments: [nil, ClientVerification.Mode.requested])
+    func aLeafThatIsAloneInItsFileStaysAlone(_ mode: ClientVerification.Mode?) throws {
+        let root = try MadeCertificate("Root", isAuthority: true)
+        let leaf = try MadeCertificate("leaf", names: [.dns("localhost")], issuer: root)
+        let asking = ClientSettings(certificateAuthorities: try root.pem())
+        for (chain, count) in [([], 1), ([root], 2)] {
+            var settings = ServerSettings(certifiedKeys: [key(try leaf.identity(chain: chain))])
+            if let mode { settings.clients = ClientVerification(mode: mode, authorities: try root.pem()) }
+            let pair = try handshake(asking, settings, name: "localhost")
+            #expect(pair.client.isEstablished)
+            let shown = pair.client.engine?.withSSL { OPENSSL_sk_num(SSL_get_peer_cert_chain($0)) }
+            #expect(shown == Int32(count))
         }
     }
 

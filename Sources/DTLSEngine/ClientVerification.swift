@@ -67,10 +67,10 @@ extension ServerContext {
             SSL_CTX_set_client_CA_list(pointer, SSL_dup_CA_list(SSL_CTX_get_client_CA_list(service.pointer)))
         } else if let authorities = clients.authorities {
             try trust(authorities: authorities, announce: true)
-            // A CA below another one can be trusted without the other.
-            var flags = X509_V_FLAG_PARTIAL_CHAIN
-            if !clients.revocationLists.isEmpty { flags |= X509_V_FLAG_CRL_CHECK | X509_V_FLAG_CRL_CHECK_ALL }
-            X509_STORE_set_flags(SSL_CTX_get_cert_store(pointer), UInt(flags))
+            if !clients.revocationLists.isEmpty {
+                let flags = X509_V_FLAG_CRL_CHECK | X509_V_FLAG_CRL_CHECK_ALL
+                X509_STORE_set_flags(SSL_CTX_get_cert_store(pointer), UInt(flags))
+            }
             for text in clients.revocationLists { try revoke(text) }
         } else if clients.allow.isEmpty || !clients.allow.allSatisfy(\.isFingerprint) {
             throw .authorities("none, and no list of fingerprints alone in their place")

@@ -113,8 +113,9 @@ extension Context {
         guard SSL_CTX_use_PrivateKey(pointer, key) == 1 else { throw .privateKey("\(OpenSSLError.drain())") }
     }
 
-    /// Trusts the CAs of a PEM text; on a server their names go into the CertificateRequest too, each once and if they are
-    /// not too many. Without names, clients show what they have (RFC 5246, section 7.4.4).
+    /// Trusts the certificates of a PEM text, each by itself: a CA below another one without that one, and a peer's own
+    /// certificate without its issuer's (X509_V_FLAG_PARTIAL_CHAIN). On a server their names go into the CertificateRequest
+    /// too, each once and if they are not too many. Without names, clients show what they have (RFC 5246, section 7.4.4).
     func trust(authorities text: String, announce: Bool) throws(CredentialsError) {
         guard let source = PEMSource(text) else { throw .authorities("too large") }
         let list: [OpaquePointer]
@@ -126,6 +127,7 @@ extension Context {
             ERR_clear_error()
             guard X509_STORE_add_cert(store, certificate) == 1 else { throw .authorities("\(OpenSSLError.drain())") }
         }
+        X509_STORE_set_flags(store, UInt(X509_V_FLAG_PARTIAL_CHAIN))
         if announce { try announceNames(of: list) }
     }
 

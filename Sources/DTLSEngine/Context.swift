@@ -28,6 +28,7 @@ public class Context {
         self.attachments = attachments
         try limit(minimumVersion: minimumVersion, maximumVersion: maximumVersion)
         try use(ciphers: ciphers)
+        judgeCertificates()
         guard co_ssl_ctx_set_groups_list(context, Self.groups) == 1 else {
             throw .context("\(OpenSSLError.drain())")
         }

@@ -295,7 +295,7 @@ import Testing
     /// What a server lists for key exchange is in DTLS 1.2 about certificates too (RFC 8422, section 5.1.1).
     @Test(arguments: [NID_secp384r1, NID_secp521r1])
     func certificatesOfLargerCurves(_ curve: Int32) throws {
-        let large = try MadeCertificate(commonNames: [Array("large".utf8)], issuer: root, curve: curve)
+        let large = try MadeCertificate("large", issuer: root, key: Key(.ecdsa, curve: curve))
         let pair = try handshake(required(), large.identity())
         #expect(isServed(pair), "\(String(describing: pair.server.error))")
     }

@@ -41,12 +41,14 @@ final class MadeCertificate {
     ///   - alternativeNames: the extension's bytes, where it shall be there and not be right.
     ///   - days: when it is valid, from now.
     ///   - issuer: `nil`: it signs itself.
+    ///   - key: `nil`: one of P-256.
+    ///   - digest: what it is signed with.
     init(
         commonNames: [[UInt8]], names: [Name] = [], alternativeNames: [UInt8]? = nil, days: ClosedRange<Int> = -1...1,
-        isAuthority: Bool = false, usage: String? = nil, issuer: MadeCertificate? = nil,
-        curve: Int32 = NID_X9_62_prime256v1
+        isAuthority: Bool = false, usage: String? = nil, issuer: MadeCertificate? = nil, key: Key? = nil,
+        digest: OpaquePointer? = EVP_sha256()
     ) throws {
-        key = try Key(.ecdsa, curve: curve)
+        self.key = try key ?? Key(.ecdsa)
         guard let certificate = X509_new() else { throw TestCertificates.Failure(description: "no memory") }
         pointer = certificate
         var good =
@@ -54,7 +56,7 @@ final class MadeCertificate {
             && ASN1_INTEGER_set(X509_get_serialNumber(certificate), Int.random(in: 1...1_000_000)) == 1
             && X509_gmtime_adj(X509_getm_notBefore(certificate), days.lowerBound * 86_400) != nil
             && X509_gmtime_adj(X509_getm_notAfter(certificate), days.upperBound * 86_400) != nil
-            && X509_set_pubkey(certificate, key.pointer) == 1
+            && X509_set_pubkey(certificate, self.key.pointer) == 1
         for name in commonNames {
             good =
                 good
@@ -69,18 +71,18 @@ final class MadeCertificate {
         if let encoded = alternativeNames ?? (names.isEmpty ? nil : Self.encode(0x30, names.flatMap(\.encoded))) {
             good = good && add(alternativeNames: encoded)
         }
-        guard good, X509_sign(certificate, (issuer?.key ?? key).pointer, EVP_sha256()) > 0 else {
+        guard good, X509_sign(certificate, (issuer?.key ?? self.key).pointer, digest) > 0 else {
             throw TestCertificates.Failure(description: "no certificate for \(commonNames)")
         }
     }
 
     convenience init(
         _ name: String, names: [Name] = [], days: ClosedRange<Int> = -1...1, isAuthority: Bool = false,
-        usage: String? = nil, issuer: MadeCertificate? = nil
+        usage: String? = nil, issuer: MadeCertificate? = nil, key: Key? = nil, digest: OpaquePointer? = EVP_sha256()
     ) throws {
         try self.init(
             commonNames: [Array(name.utf8)], names: names, days: days, isAuthority: isAuthority, usage: usage,
-            issuer: issuer)
+            issuer: issuer, key: key, digest: digest)
     }
 
     deinit { X509_free(pointer) }

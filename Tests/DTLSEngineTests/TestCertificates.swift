@@ -45,13 +45,13 @@ final class Key {
 
     let pointer: OpaquePointer
 
-    init(_ kind: Kind, curve: Int32 = NID_X9_62_prime256v1) throws {
+    init(_ kind: Kind, curve: Int32 = NID_X9_62_prime256v1, bits: Int32 = 2048) throws {
         let generator = EVP_PKEY_CTX_new_id(kind == .rsa ? EVP_PKEY_RSA : EVP_PKEY_EC, nil)
         defer { EVP_PKEY_CTX_free(generator) }
         var key: OpaquePointer?
         guard EVP_PKEY_keygen_init(generator) == 1,
             kind == .rsa
-                ? EVP_PKEY_CTX_set_rsa_keygen_bits(generator, 2048) == 1
+                ? EVP_PKEY_CTX_set_rsa_keygen_bits(generator, bits) == 1
                 : EVP_PKEY_CTX_set_ec_paramgen_curve_nid(generator, curve) == 1,
             EVP_PKEY_keygen(generator, &key) == 1, let key
         else { throw TestCertificates.Failure(description: "no key") }

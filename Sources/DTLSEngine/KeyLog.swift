@@ -25,10 +25,9 @@ extension ServerContext {
 }
 
 extension Context {
-    /// Writes the secrets of all connections of this context when they have them; `nil`: no more.
-    public func logOwnKeys(to log: KeyLog?) {
+    /// Writes the secrets of all connections of this context when they have them.
+    public func logOwnKeys(to log: KeyLog) {
         attachments.keyLog = log
-        guard log != nil else { return SSL_CTX_set_keylog_callback(pointer, nil) }
         SSL_CTX_set_keylog_callback(pointer) { ssl, line in
             guard let ssl, let line else { return }
             ContextAttachments.of(ssl)?.keyLog?.add(line)

@@ -32,8 +32,9 @@ final class Worker: MessageChannelDelegate {
     private let reporter = Reporter()
     /// Of all services, and of those of configurations to come.
     private let ticketKeys = TicketKeyRing()
-    /// Of the next configuration.
-    private var keyLog: KeyLog?
+    private let keyLog: KeyLogWriter
+    /// The next configuration's; not open where it has none.
+    private var nextKeyLog = FileDescriptor(owning: -1)
 
     /// Descriptors for everything but connections: channel, epoll, standard streams, the journal, a snapshot.
     private static let reservedDescriptors = 32
@@ -62,6 +63,7 @@ final class Worker: MessageChannelDelegate {
         datapath = try Datapath(loop: loop)
         logs = WorkerLogs(worker: number, loop: loop)
         handlerResources = HandlerResources(loop: loop, logs: logs)
+        keyLog = KeyLogWriter(logs)
         try channel.makeNonBlocking()
         self.channel = try MessageChannel(channel, loop: loop, delegate: self)
         reporter.worker = self
@@ -92,7 +94,7 @@ final class Worker: MessageChannelDelegate {
         case .ticketKeys(let keys):
             ticketKeys.keys = keys
         case .keyLog:
-            if let file = descriptor { keyLog = KeyLogWriter.log(to: file, logs) }
+            if let file = descriptor { nextKeyLog = file }
         }
     }
 
@@ -102,7 +104,7 @@ final class Worker: MessageChannelDelegate {
     }
 
     private func configure(_ generation: UInt32, _ snapshot: borrowing FileDescriptor) {
-        let keyLog = self.keyLog.take()
+        let keyLogFile = nextKeyLog.take()
         do {
             let bytes = try MemoryFile.read(snapshot)
             let decoded = try bytes.withUnsafeBytes { try Snapshot(decoding: $0) }
@@ -113,10 +115,12 @@ final class Worker: MessageChannelDelegate {
                 // With its sessions, and without reading the CA certificates again.
                 try self.clients.first { $0.configuration == configuration } ?? ClientRuntime(configuration)
             }
-            if let keyLog { for service in services { service.context.logKeys(to: keyLog) } }
-            // One that stays may have written to the last one.
-            for client in clients { client.context.logOwnKeys(to: keyLog) }
+            if keyLogFile.isOpen {
+                for service in services { service.context.logKeys(to: keyLog.log) }
+                for client in clients { client.context.logOwnKeys(to: keyLog.log) }
+            }
             cookies = try CookieAuthority(secret: decoded.cookieSecret)
+            keyLog.replace(with: keyLogFile)
             self.services = services
             self.clients = clients
             self.generation = generation

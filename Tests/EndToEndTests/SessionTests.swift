@@ -123,7 +123,7 @@ extension EndToEndBeside {
         /// Without a file, the daemon draws keys; a connection that is there notices nothing, and old tickets are good.
         @Test func drawnKeysRotate() async throws {
             let daemon = try await Daemon.start(
-                "workers = 2\n" + configuration("rotation = 1\nlifetime = 62"), in: folder)
+                "workers = 2\n" + configuration("rotation = 2\nlifetime = 124"), in: folder)
             let lasting = try SecureClient(to: address, trust: identity.certificate, in: folder)
             try await lasting.exchange("before")
             try await visit(keep: "session")
@@ -135,12 +135,16 @@ extension EndToEndBeside {
                 visits += 1
             } while try await keyName(in: "later") == name && ContinuousClock.now < deadline
             #expect(try await keyName(in: "later") != name)
-            // Both workers have the new key and the old one, and so have those that replace them.
-            for _ in 0..<2 {
-                try await visit(with: "session")
-                visits += 1
-                #expect(try await resumed(daemon, count: visits).last == true)
-            }
+            // Both workers have the new key and the old one, and so have those that replace them: while one client stays,
+            // the next one is the other worker's.
+            let staying = try SecureClient(
+                to: address, trust: identity.certificate, in: folder, ["-sess_in", folder.file("session")])
+            try await staying.exchange("hello")
+            try await visit(with: "session")
+            visits += 2
+            #expect(try await resumed(daemon, count: visits).suffix(2) == [true, true])
+            let ends = daemon.lines(with: "connection opened").suffix(2)
+            #expect(Set(ends.compactMap { $0.firstMatch(of: /WORKER=\d+/)?.output }).count == 2, "\(ends)")
             try await lasting.exchange("after")
             let workers = daemon.workers
             for worker in workers { kill(worker, SIGKILL) }

@@ -29,11 +29,11 @@ public struct OCSPStaple: Sendable, Equatable {
         guard status == V_OCSP_CERTSTATUS_GOOD else {
             throw .notGood(OCSP_cert_status_str(Int(status)).map { String(cString: $0) } ?? "unknown")
         }
-        // A clock may go five minutes wrong.
-        guard OCSP_check_validity(thisUpdate, nextUpdate, 300, -1) == 1 else {
+        self.init(checked: response, expiry: nextUpdate.flatMap(Self.seconds))
+        // The responder's clock may go five minutes wrong; but no client takes what has run out.
+        guard OCSP_check_validity(thisUpdate, nextUpdate, 300, -1) == 1, isGood(at: Int64(time(nil))) else {
             throw .outOfDate(nextUpdate.flatMap(Self.text) ?? "")
         }
-        self.init(checked: response, expiry: nextUpdate.flatMap(Self.seconds))
     }
 
     /// Whether it may still be sent.

@@ -4,7 +4,8 @@ import Glibc
 /// Tells when files are changed or replaced (inotify), whether they are there already or not.
 ///
 /// It watches folders, since a file is mostly replaced by renaming a new one over it; and where there are symbolic links
-/// on the way to a file, the folders that these are in.
+/// on the way to a file, the folders that these are in. Where a folder is missing, it watches for its coming: then, as
+/// with every change, the files have to be added again.
 public final class FileWatcher {
     /// Readable when something has changed. Another process may go on with it: the watches are the open file's.
     public private(set) var descriptor: FileDescriptor
@@ -39,7 +40,10 @@ public final class FileWatcher {
             let name = rest.removeFirst()
             let whole = folder + name
             let target = links < Self.maximumLinks ? Self.target(of: whole) : nil
-            if target != nil || rest.isEmpty { try watch(name, in: folder) }
+            let isMissing = target == nil && !Self.exists(whole)
+            if target != nil || isMissing || rest.isEmpty { try watch(name, in: folder) }
+            // What has come before the watch is gone through like the rest.
+            if isMissing, !Self.exists(whole) { return }
             if let target {
                 links += 1
                 rest = target.split(separator: "/").map(String.init) + rest
@@ -55,6 +59,12 @@ public final class FileWatcher {
         let raw = descriptor.rawValue
         _ = try system("inotify_add_watch", folder) { inotify_add_watch(raw, folder, Self.changes) }
         names.insert(name)
+    }
+
+    /// Whether there is anything, of whatever kind, or cannot be told.
+    private static func exists(_ path: String) -> Bool {
+        var status = stat()
+        return lstat(path, &status) == 0 || errno != ENOENT
     }
 
     /// Where a symbolic link leads, or `nil` where there is none.

@@ -192,7 +192,8 @@ import Testing
         #expect(
             configuration.staples == [
                 StapleFile(
-                    service: "a", host: nil, path: folder.path + "/good.ocsp", key: "service.a.ocsp_staple")
+                    service: "a", host: nil, path: folder.path + "/good.ocsp", key: "service.a.ocsp_staple",
+                    isWatched: false)
             ])
     }
 
@@ -239,7 +240,7 @@ import Testing
         let configuration = try folder.read(text("ocsp_staple = \"now.ocsp\"") + name("a.example.org"))
         try folder.write("server.pem", "gone")
         try folder.write("now.ocsp", material.goodResponse)
-        let good = StapleRefresh.refresh(configuration, file: "f", watcher: nil)
+        let good = StapleRefresh.refresh(configuration, file: "f", watcher: nil, now: 0)
         var expected = configuration
         expected.warnings = []
         expected.services[0].tls.certifiedKeys[0].staple = try OCSPStaple(
@@ -247,13 +248,37 @@ import Testing
         #expect(good == expected)
 
         try folder.write("now.ocsp", material.revokedResponse)
-        let kept = StapleRefresh.refresh(good, file: "f", watcher: nil)
+        let kept = StapleRefresh.refresh(good, file: "f", watcher: nil, now: 0)
         #expect(kept.services == good.services)
         #expect(
             kept.warnings.map(\.description) == [
                 "f: service.a.ocsp_staple: \"\(folder.path)/now.ocsp\": the OCSP response says that the certificate is "
-                    + "revoked; what was stapled before stays"
+                    + "revoked; what was stapled before stays until it runs out"
             ])
+    }
+
+    /// Also one that has no file which could be read again: a credential's.
+    @Test func aRefreshDropsWhatHasRunOut() throws {
+        let named = name("a.example.org") + "ocsp_staple = \"credential:b\"\n"
+        try folder.write("b", material.goodResponse)
+        var configuration = try folder.read(
+            text("ocsp_staple = \"good.ocsp\"") + named, environment: ["CREDENTIALS_DIRECTORY": folder.path])
+        let expiry = try #require(configuration.nextStapleExpiry)
+        configuration.services[0].tls.certifiedKeys[0].staple = OCSPStaple(checked: [1], expiry: expiry - 1)
+        #expect(configuration.nextStapleExpiry == expiry - 1)
+        try folder.write("good.ocsp", material.revokedResponse)
+        let kept = StapleRefresh.refresh(configuration, file: "f", watcher: nil, now: expiry - 2)
+        #expect(kept.services == configuration.services && kept.warnings.count == 1)
+
+        let one = StapleRefresh.refresh(configuration, file: "f", watcher: nil, now: expiry - 1)
+        #expect(one.services[0].tls.certifiedKeys[0].staple == nil && one.nextStapleExpiry == expiry)
+        let words = "the OCSP response has run out; nothing is stapled until there is a new one"
+        #expect(one.warnings.last?.description == "f: service.a.ocsp_staple: \(words)")
+        let both = StapleRefresh.refresh(one, file: "f", watcher: nil, now: expiry)
+        #expect(both.nextStapleExpiry == nil)
+        #expect(both.warnings.last?.description == "f: service.a.name.\"a.example.org\".ocsp_staple: \(words)")
+        // It is said once.
+        #expect(StapleRefresh.refresh(both, file: "f", watcher: nil, now: expiry).warnings == kept.warnings)
     }
 
     // MARK: Policy

@@ -75,6 +75,9 @@ import Testing
             guard case .outOfDate(let end) = $0 as? OCSPStapleError else { return false }
             return end.hasSuffix(" UTC")
         }
+        // Also when it has only just run out: it would never be sent.
+        let late = try response(about: certificates.ecdsaServer, from: -7_200, until: -1)
+        #expect(throws: OCSPStapleError.self) { try OCSPStaple(late, for: certificate) }
         let early = try response(about: certificates.ecdsaServer, from: 3_600, until: 7_200)
         #expect(throws: OCSPStapleError.self) { try OCSPStaple(early, for: certificate) }
     }

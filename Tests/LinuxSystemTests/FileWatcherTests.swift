@@ -40,7 +40,27 @@ import Testing
         try watcher.add(path("file"))
         try write("file")
         #expect(try watcher.takeChanges())
-        #expect(throws: SystemError.self) { try watcher.add(path("nowhere/file")) }
+        #expect(throws: SystemError.self) { try watcher.add(path("file/below")) }
+    }
+
+    /// The nearest folder that is there tells when the next one comes.
+    @Test(arguments: ["upper/lower/file", "link/file"])
+    func foldersThatAreNotThereYet(_ name: String) throws {
+        defer { try? FileManager.default.removeItem(at: folder) }
+        #expect(symlink("upper/lower", path("link")) == 0)
+        var watcher = try FileWatcher()
+        try watcher.add(path(name))
+        for folder in ["upper", "upper/lower"] {
+            #expect(try !watcher.takeChanges())
+            #expect(mkdir(path(folder), 0o700) == 0)
+            #expect(try watcher.takeChanges())
+            watcher = try FileWatcher()
+            try watcher.add(path(name))
+        }
+        try write("upper/lower/other")
+        #expect(try !watcher.takeChanges())
+        try write("upper/lower/file")
+        #expect(try watcher.takeChanges())
     }
 
     /// As certbot and Kubernetes lay their files out: links to files, and to the folder with the newest of them.

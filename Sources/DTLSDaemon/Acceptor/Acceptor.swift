@@ -182,7 +182,7 @@ final class Acceptor: EventHandler {
             if configuration.cookieSecret != self.configuration?.cookieSecret { listeners.cookies = cookies }
             self.configuration = configuration
             reception.apply(configuration)
-            staples?.watch(with: watcher)
+            staples?.watch(configuration, with: watcher)
             for warning in configuration.warnings { logger.log(.configurationWarning, "\(warning)") }
             LogBootstrap.setLevel(configuration.logLevel)
             warnOfKeyLog()

@@ -177,9 +177,8 @@ struct CertificatesReader<Key: CertificateTableKey> {
         for name in names(.staple, CertificateExpectation.staple) {
             if !NamedFiles.isCredential(name.text) {
                 let path = table.reading.files.path(of: name.text)
-                watch(path, name)
                 let key = ConfigurationReading.text(of: table.path(.staple)) ?? ""
-                table.reading.staples.append(StapleFile(service: service, host: host, path: path, key: key))
+                watch(StapleFile(service: service, host: host, path: path, key: key), name)
             }
             let response = table.contents(
                 .staple, element: name.element, named: name.text, CertificateExpectation.staple)
@@ -204,17 +203,17 @@ struct CertificatesReader<Key: CertificateTableKey> {
         }
     }
 
-    private func watch(_ path: String, _ name: Name) {
-        do {
-            try table.reading.watcher?.add(path)
+    private func watch(_ staple: StapleFile, _ name: Name) {
+        var staple = staple
+        do throws(SystemError) {
+            try staple.watch(with: table.reading.watcher)
         } catch {
-            // Where there is no such folder, the file cannot be read either.
-            guard error.errno != ENOENT, error.errno != ENOTDIR else { return }
             table.warn(
                 .staple, element: name.element,
                 "\(ConfigurationReading.quoted(name.text)) cannot be watched (\(error)); "
-                    + "it is taken up again with the next SIGHUP")
+                    + "it is read again every \(StapleFile.interval) s instead")
         }
+        table.reading.staples.append(staple)
     }
 }
 

@@ -59,11 +59,12 @@ extension StapleFile {
         writer.optional(host) { $0.string($1) }
         writer.string(path)
         writer.string(key)
+        writer.bool(isWatched)
     }
 
     init(from reader: inout ByteReader) throws(MalformedBytes) {
         self.init(
             service: try reader.string(), host: try reader.optionalString(), path: try reader.string(),
-            key: try reader.string())
+            key: try reader.string(), isWatched: try reader.bool())
     }
 }

@@ -35,7 +35,8 @@ enum Loader {
             configuration.warnings.append(
                 ConfigurationProblem(
                     file: file, line: nil, key: staple.key,
-                    message: "files cannot be watched (\(reason)), and are taken up again with SIGHUP alone"))
+                    message: "files cannot be watched (\(reason)); they are read again every \(StapleFile.interval) s"
+                        + " instead"))
         }
         if let watcher, !watcher.names.isEmpty { try send(watcher, over: channel) }
         try send(.configuration, configuration.encode(), over: channel)
@@ -51,7 +52,8 @@ enum Loader {
         let channel = FileDescriptor(owning: ChildProcess.channelDescriptor)
         let configuration = try receive(from: channel)
         let watcher = try? FileWatcher()
-        let refreshed = StapleRefresh.refresh(configuration, file: file, watcher: watcher)
+        let refreshed = StapleRefresh.refresh(
+            configuration, file: file, watcher: watcher, now: Int64(time(nil)))
         if let watcher { try send(watcher, over: channel) }
         try send(.configuration, refreshed.encode(), over: channel)
     }

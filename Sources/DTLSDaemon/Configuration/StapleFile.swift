@@ -10,6 +10,17 @@ struct StapleFile: Sendable, Equatable {
     var path: String
     /// The key that names it, for messages (`service.echo.ocsp_staple`).
     var key: String
+    /// Whether the daemon hears of its changes; otherwise it is read again every ``interval`` seconds.
+    var isWatched = true
+
+    static let interval = 30
+
+    mutating func watch(with watcher: FileWatcher?) throws(SystemError) {
+        isWatched = false
+        guard let watcher else { return }
+        try watcher.add(path)
+        isWatched = true
+    }
 }
 
 /// What an OCSP response is good for.
@@ -41,51 +52,81 @@ enum StapleOutcome {
 
 /// Reads the files of OCSP responses once more, and nothing else of a configuration.
 enum StapleRefresh {
-    /// - Returns: the configuration with the responses that are good now, and a warning for each file that is not: what
-    ///   it held before stays.
-    static func refresh(_ configuration: Configuration, file: String, watcher: FileWatcher?) -> Configuration {
+    /// - Parameter now: seconds since 1970.
+    /// - Returns: the configuration with the responses that are good now, and a warning for each file that has none (what
+    ///   it held before stays until it runs out), and for each response that has run out.
+    static func refresh(
+        _ configuration: Configuration, file: String, watcher: FileWatcher?, now: Int64
+    ) -> Configuration {
         var result = configuration
         result.warnings = []
-        for staple in configuration.staples {
-            guard let reason = take(staple, into: &result, watcher) else { continue }
-            result.warnings.append(
-                ConfigurationProblem(
-                    file: file, line: nil, key: staple.key,
-                    message: "\(ConfigurationReading.quoted(staple.path)): \(reason); what was stapled before stays"))
+        func warn(_ key: String, _ message: String) {
+            result.warnings.append(ConfigurationProblem(file: file, line: nil, key: key, message: message))
+        }
+        for index in result.staples.indices {
+            // First, so that no change is missed. What cannot be watched was told when the configuration was read.
+            try? result.staples[index].watch(with: watcher)
+            let staple = result.staples[index]
+            guard let reason = take(staple, into: &result) else { continue }
+            let path = ConfigurationReading.quoted(staple.path)
+            warn(staple.key, "\(path): \(reason); what was stapled before stays until it runs out")
+        }
+        for index in result.services.indices {
+            for host in result.services[index].tls.dropStaples(outdatedAt: now) {
+                let table = ["service", result.services[index].name] + (host.map { ["name", $0] } ?? [])
+                warn(
+                    ConfigurationReading.text(of: table + [NameKey.staple.rawValue]) ?? "",
+                    "the OCSP response has run out; nothing is stapled until there is a new one")
+            }
         }
         return result
     }
 
     /// - Returns: why the file's response is not stapled, or `nil`.
-    private static func take(
-        _ staple: StapleFile, into configuration: inout Configuration, _ watcher: FileWatcher?
-    ) -> String? {
+    private static func take(_ staple: StapleFile, into configuration: inout Configuration) -> String? {
         guard let place = configuration.services.firstIndex(where: { $0.name == staple.service }) else { return nil }
-        do {
-            try watcher?.add(staple.path)
-            let response = try FileContents(of: staple.path).bytes
-            return configuration.services[place].tls.withCertifiedKeys(of: staple.host) { keys in
-                switch StapleOutcome.of(response, for: keys.map(\.certificate)) {
-                case .staples(let index, let good):
-                    keys[index].staple = good
-                    return nil
-                case .unused(let reason), .unusable(let reason): return reason
-                }
+        let response: [UInt8]
+        do throws(UnreadableFile) { response = try FileContents(of: staple.path).bytes } catch { return error.message }
+        return configuration.services[place].tls.withCertifiedKeys(of: staple.host) { keys -> String? in
+            switch StapleOutcome.of(response, for: keys.map(\.certificate)) {
+            case .staples(let index, let good):
+                keys[index].staple = good
+                return nil
+            case .unused(let reason), .unusable(let reason): return reason
             }
-        } catch let error as UnreadableFile {
-            return error.message
-        } catch {
-            return "\(error)"
-        }
+        } ?? nil
+    }
+}
+
+extension Configuration {
+    /// When the first of the responses in force runs out, in seconds since 1970.
+    var nextStapleExpiry: Int64? {
+        services.flatMap { $0.tls.certifiedKeys + $0.tls.names.flatMap(\.certifiedKeys) }
+            .compactMap { $0.staple?.expiry }.min()
     }
 }
 
 extension ServerSettings {
-    fileprivate mutating func withCertifiedKeys(
-        of host: String?, _ body: (inout [CertifiedKey]) -> String?
-    ) -> String? {
+    /// - Returns: `nil` where there is no such name.
+    fileprivate mutating func withCertifiedKeys<Result>(
+        of host: String?, _ body: (inout [CertifiedKey]) -> Result
+    ) -> Result? {
         guard let host else { return body(&certifiedKeys) }
         guard let index = names.firstIndex(where: { $0.name == host }) else { return nil }
         return body(&names[index].certifiedKeys)
+    }
+
+    /// - Returns: the names that had responses which have run out; `nil` among them is the service itself.
+    fileprivate mutating func dropStaples(outdatedAt now: Int64) -> [String?] {
+        var hosts: [String?] = []
+        for host in [nil] + names.map(\.name) {
+            let count = withCertifiedKeys(of: host) { keys in
+                let outdated = keys.indices.filter { keys[$0].staple?.isGood(at: now) == false }
+                for index in outdated { keys[index].staple = nil }
+                return outdated.count
+            }
+            if count != 0 { hosts.append(host) }
+        }
+        return hosts
     }
 }

@@ -40,6 +40,8 @@ static inline long co_ssl_ctx_set_servername_callback(SSL_CTX *c, int (*f)(SSL *
 static inline long co_ssl_ctx_set_status_callback(SSL_CTX *c, int (*f)(SSL *, void *)) { return SSL_CTX_set_tlsext_status_cb(c, f); }
 static inline long co_ssl_ctx_add_chain_cert(SSL_CTX *c, X509 *x) { return SSL_CTX_add1_chain_cert(c, x); }
 static inline long co_ssl_ctx_set_max_cert_list(SSL_CTX *c, long n) { return SSL_CTX_set_max_cert_list(c, n); }
+static inline long co_ssl_ctx_get_max_cert_list(SSL_CTX *c) { return SSL_CTX_get_max_cert_list(c); }
+static inline long co_ssl_set_max_cert_list(SSL *s, long n) { return SSL_set_max_cert_list(s, n); }
 static inline void co_ssl_ctx_set_read_ahead(SSL_CTX *c, int on) { SSL_CTX_set_read_ahead(c, on); }
 static inline long co_ssl_set_mtu(SSL *s, long mtu) { return SSL_set_mtu(s, mtu); }
 static inline long co_dtls_get_timeout(SSL *s, struct timeval *t) { return DTLSv1_get_timeout(s, t); }

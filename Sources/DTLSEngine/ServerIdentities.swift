@@ -112,12 +112,13 @@ extension ServerContext {
     }
 
     /// Makes a connection this identity's. SSL_set_SSL_CTX takes the certificate and the trusted CAs along, but neither
-    /// the verification mode nor, once it differs, the session context.
+    /// the verification mode, nor how long a client's chain may be, nor, once it differs, the session context.
     ///
     /// A session is resumed for the name alone that it was made for (RFC 6066, section 3).
     private func take(_ ssl: OpaquePointer, askedFor name: String? = nil) {
         guard SSL_set_SSL_CTX(ssl, pointer) != nil else { return }
         SSL_set_verify(ssl, SSL_CTX_get_verify_mode(pointer), nil)
+        _ = co_ssl_set_max_cert_list(ssl, co_ssl_ctx_get_max_cert_list(pointer))
         // 0xff: no name, and no text, has this byte.
         let context = name.map { Self.shorten(sessionContext + [0xff] + $0.utf8) } ?? sessionContext
         _ = SSL_set_session_id_context(ssl, context, UInt32(truncatingIfNeeded: context.count))

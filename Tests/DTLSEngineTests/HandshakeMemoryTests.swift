@@ -2,11 +2,9 @@ import CLinux
 import DTLSEngine
 import Testing
 
-/// What a peer can make a server keep before its handshake is done.
+/// What a peer can make a server keep before its handshake is done. Each case is a process of its own, since what is
+/// counted is the whole process' memory (none under AddressSanitizer, which has an allocator of its own).
 @Suite struct HandshakeMemoryTests {
-    /// Of the whole process; 0 under AddressSanitizer, which has an allocator of its own.
-    private static var bytesInUse: Int { Int(cl_bytes_in_use()) }
-
     /// Records of epoch 1, which OpenSSL keeps until there are keys for them.
     private static func early(_ number: Int) -> [UInt8] {
         [22, 0xfe, 0xfd, 0, 1, 0, 0, 0, 0, UInt8(number >> 8), UInt8(number & 255), 0x3f, 0x00]
@@ -19,7 +17,7 @@ import Testing
         return [22, 0xfe, 0xfd, 0, 0, 0, 0, 0, 0, 1, UInt8(sequence), 0, 76] + header + [UInt8](repeating: 1, count: 64)
     }
 
-    private func makePair() throws -> EnginePair {
+    private static func makePair() throws -> EnginePair {
         let certificates = try TestCertificates.make()
         return try EnginePair(
             client: ClientSettings(certificateAuthorities: certificates.authority),
@@ -27,28 +25,32 @@ import Testing
                 certificate: certificates.rsaServer.certificate, privateKey: certificates.rsaServer.privateKey))
     }
 
-    /// - Returns: by how many bytes the pair has grown.
-    private func flood(_ pair: EnginePair, with datagrams: [[UInt8]]) -> Int {
+    /// Floods a server while its client hears nothing.
+    /// - Returns: by how many bytes the process has grown.
+    private static func flood(_ pair: EnginePair, with datagrams: [[UInt8]]) -> Int {
         pair.run { $0.server.engine != nil }
-        // The client hears nothing meanwhile.
         var isHeld = true
         pair.wire.interfere = { _, side, datagram in isHeld && side == .client ? [] : [.init(datagram)] }
-        let before = Self.bytesInUse
+        let before = cl_bytes_in_use()
         for datagram in datagrams { pair.inject(datagram, into: .server) }
-        let growth = Self.bytesInUse - before
+        let growth = Int(cl_bytes_in_use()) - Int(before)
         isHeld = false
         return growth
     }
 
-    @Test func earlyRecords() throws {
-        let pair = try makePair()
-        #expect(flood(pair, with: (1...200).map(Self.early)) < 400_000)
-        pair.handshake()
-        #expect(pair.client.isEstablished && pair.server.isEstablished)
+    @Test func earlyRecords() async {
+        await #expect(processExitsWith: .success) {
+            let pair = try Self.makePair()
+            #expect(Self.flood(pair, with: (1...200).map(Self.early)) < 400_000)
+            pair.handshake()
+            #expect(pair.client.isEstablished && pair.server.isEstablished)
+        }
     }
 
-    @Test func messagesOutOfOrder() throws {
-        let pair = try makePair()
-        #expect(flood(pair, with: (3...12).map(Self.later)) < 400_000)
+    @Test func messagesOutOfOrder() async {
+        await #expect(processExitsWith: .success) {
+            let pair = try Self.makePair()
+            #expect(Self.flood(pair, with: (3...12).map(Self.later)) < 400_000)
+        }
     }
 }

@@ -26,7 +26,6 @@ struct WaitingMessages: ~Copyable {
     var count: Int { messages.count }
 
     /// - Returns: false when there was no room.
-    @discardableResult
     mutating func append(_ message: UnsafeRawBufferPointer) -> Bool {
         let size = message.count
         guard messages.count < Self.maximumCount, size <= Self.maximumBytes - bytes,
@@ -36,6 +35,21 @@ struct WaitingMessages: ~Copyable {
         bytes += size
         budget.used += size
         return true
+    }
+
+    /// Keeps what an outbox has, from its message number `first` on.
+    /// - Returns: how many there was no room for.
+    mutating func append(_ outbox: Outbox, from first: Int) -> Int {
+        var refused = 0
+        outbox.withDatagrams { bytes, sizes in
+            var offset = 0
+            for (index, size) in sizes.enumerated() {
+                defer { offset += size }
+                guard index >= first else { continue }
+                if !append(UnsafeRawBufferPointer(rebasing: bytes[offset..<(offset + size)])) { refused += 1 }
+            }
+        }
+        return refused
     }
 
     /// Puts all of them into an empty outbox; they stay until they are removed.

@@ -168,9 +168,13 @@ final class ClientTunnel: TimerTarget, EventHandler, ConnectionDelegate {
 
     /// Reports a datagram that was too large, where this process may.
     /// - Returns: words for the log.
-    private func tellSender(of size: Int) -> StaticString {
-        worker.notices.tell(key.peer, of: size, sentTo: key.local)
-            ? "; its sender was told (ICMP)" : "; its sender was not told: that takes CAP_NET_RAW"
+    private func tellSender(of size: Int) -> String {
+        do throws(SystemError) {
+            try worker.notices.tell(key.peer, of: size, sentTo: key.local)
+            return "; its sender was told (ICMP)"
+        } catch {
+            return "; its sender was not told (ICMP): \(error)"
+        }
     }
 
     /// The socket to the server gave an error.

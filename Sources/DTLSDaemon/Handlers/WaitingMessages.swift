@@ -7,18 +7,21 @@ final class WaitingBudget {
     fileprivate(set) var used = 0
 }
 
-/// One connection's messages that the backend's queue had no room for, in their order. What is over a bound is left out,
-/// as it would be on the wire.
+/// Messages that a queue had no room for, a connection's to its backend for example, in their order. What is over a bound
+/// is left out, as it would be on the wire.
 struct WaitingMessages: ~Copyable {
-    /// As many bytes as leave in one go.
-    static let maximumBytes = Outbox.byteCapacity
-    static let maximumCount = 64
-
     private var messages: [[UInt8]] = []
     private var bytes = 0
     private let budget: WaitingBudget
+    private let maximumCount: Int
+    private let maximumBytes: Int
 
-    init(_ budget: WaitingBudget) { self.budget = budget }
+    /// - Parameter maximumBytes: by default as many as leave in one go.
+    init(_ budget: WaitingBudget, maximumCount: Int = 64, maximumBytes: Int = Outbox.byteCapacity) {
+        self.budget = budget
+        self.maximumCount = maximumCount
+        self.maximumBytes = maximumBytes
+    }
 
     deinit { budget.used -= bytes }
 
@@ -28,7 +31,7 @@ struct WaitingMessages: ~Copyable {
     /// - Returns: false when there was no room.
     mutating func append(_ message: UnsafeRawBufferPointer) -> Bool {
         let size = message.count
-        guard messages.count < Self.maximumCount, size <= Self.maximumBytes - bytes,
+        guard messages.count < maximumCount, size <= maximumBytes - bytes,
             size <= WaitingBudget.maximum - budget.used
         else { return false }
         messages.append([UInt8](message))
@@ -60,6 +63,11 @@ struct WaitingMessages: ~Copyable {
     /// Gives them out in their order; they stay until they are removed.
     func readAll(_ body: (UnsafeRawBufferPointer) -> Void) {
         for message in messages { message.withUnsafeBytes(body) }
+    }
+
+    /// Gives them out in their order, and removes each that `body` is done with, as far as the first that it is not.
+    mutating func removeWhile(_ body: (UnsafeRawBufferPointer) -> Bool) {
+        removeFirst(messages.firstIndex { !$0.withUnsafeBytes(body) } ?? messages.count)
     }
 
     /// Removes the oldest.

@@ -202,6 +202,19 @@ extension EndToEndBeside {
             try await server.stop()
         }
 
+        /// What has waited in vain is told of, and a connection that never opened is not told to be closed.
+        @Test func anIdleSenderWithoutAServerIsForgotten() async throws {
+            let silent = try DatagramSocket(at: back)
+            let daemon = try await Daemon.start(
+                client(more: "server_name = \"localhost\"\nidle_timeout = 2"), in: folder)
+            let sender = try PlainSender(to: front)
+            for number in 0..<3 { sender.send("\(number)") }
+            let lines = try await daemon.logged("3 datagrams that waited", "\(silent.local)", "dropped: idle")
+            #expect(lines.first?.contains("DATAGRAMS_UNCONNECTED=3") == true, "\(lines)")
+            try await daemon.stop()
+            #expect(!daemon.logs("connection to the server closed"))
+        }
+
         /// On a wildcard address, the answer comes from the address that the sender used.
         @Test func answersComeFromTheAddressThatWasUsed() async throws {
             let server = try await serverDaemon()

@@ -250,8 +250,10 @@ extension EndToEndBeside {
             let sender = try PlainSender(to: front)
             try await sender.exchange("before", details: daemon.program.errors)
             kill(try #require(daemon.workers.first), SIGKILL)
-            try await daemon.logged("worker 0", "killed")
-            try await sender.exchangeWithLosses("after", details: daemon.program.errors)
+            try await daemon.logged("worker 0 started", count: 2)
+            try await PlainSender(to: front).exchangeWithLosses("it is ready", details: daemon.program.errors)
+            // At once, although its first connection may be only moments old.
+            try await sender.exchange("after", details: daemon.program.errors)
             try await daemon.stop()
             try await server.stop()
         }

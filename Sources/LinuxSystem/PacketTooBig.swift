@@ -20,24 +20,27 @@ public final class PacketTooBig {
         let kind = Int32(SOCK_RAW.rawValue) | sockNonBlocking | sockCloseOnExec
         let number = family == .ipv4 ? IPPROTO_ICMP : IPPROTO_ICMPV6
         socket = FileDescriptor(
-            owning: try system("socket", "raw, for ICMP") { Glibc.socket(family.domain, kind, Int32(number)) })
+            owning: try system("socket", "raw, for ICMP, which takes CAP_NET_RAW") {
+                Glibc.socket(family.domain, kind, Int32(number))
+            })
     }
 
     /// - Parameters:
     ///   - size: bytes of the datagram's payload.
-    ///   - sender: where it came from.
-    ///   - receiver: the address that it was sent to.
-    /// - Returns: whether the message is on its way.
-    @discardableResult
-    public func tell(_ sender: SocketAddress, of size: Int, sentTo receiver: SocketAddress) -> Bool {
-        guard sender.family == family, receiver.family == family else { return false }
+    ///   - sender: where it came from, an address of the family.
+    ///   - receiver: the address that it was sent to, of the same one.
+    public func tell(_ sender: SocketAddress, of size: Int, sentTo receiver: SocketAddress) throws(SystemError) {
+        guard sender.family == family, receiver.family == family else {
+            throw SystemError("sendto", "ICMP to \(sender)", errno: EAFNOSUPPORT)
+        }
         let message = family == .ipv4 ? message4(sender, size, receiver) : message6(sender, size, receiver)
         let raw = socket.rawValue
         // A raw socket of IPv6 takes the port for a protocol, and refuses one that is not its own.
-        let sent = sender.with(port: 0).withSockaddr { address, length in
-            message.withUnsafeBytes { sendto(raw, $0.baseAddress, $0.count, 0, address, length) }
+        _ = try system("sendto", "ICMP to \(sender)") {
+            sender.with(port: 0).withSockaddr { address, length in
+                message.withUnsafeBytes { sendto(raw, $0.baseAddress, $0.count, 0, address, length) }
+            }
         }
-        return sent == message.count
     }
 
     private func message4(_ sender: SocketAddress, _ size: Int, _ receiver: SocketAddress) -> [UInt8] {

@@ -127,6 +127,14 @@ public struct SocketAddress: Hashable, Sendable {
         return first == 0 && low == UInt32(bigEndian: 0x0000_ffff)
     }
 
+    /// The IPv4 address where one is inside an IPv6 one; else itself.
+    public var unmapped: SocketAddress {
+        guard isIPv4Mapped else { return self }
+        return withBytes {
+            SocketAddress(family: .ipv4, addressBytes: UnsafeRawBufferPointer(rebasing: $0[12..<16]), port: port)
+        } ?? self
+    }
+
     /// The address as a number, its first byte highest: of 32 bits for IPv4, also for an IPv4 address inside an IPv6 one
     /// (::ffff:0:0/96), else of 128.
     public var number: (family: Family, bits: UInt128) {

@@ -37,6 +37,19 @@ import Testing
         #expect(pauses(health, from: 0, count: 8) == [1, 2, 4, 8, 16, 30, 30, 30])
     }
 
+    /// To connect is the trial of a Unix socket that is gone, or of an address without a route: it fails before anything
+    /// is sent.
+    @Test func aTrialThatFailsBeforeItBeginsDoublesThePauseToo() {
+        let health = Health()
+        #expect(health.refused(now: 0))
+        #expect(health.takes(id, now: Self.second))
+        #expect(!health.refused(now: Self.second))
+        #expect(!health.takes(id, now: 3 * Self.second - 1))
+        #expect(health.takes(id, now: 3 * Self.second))
+        #expect(!health.refused(now: 3 * Self.second))
+        #expect(!health.takes(id, now: 7 * Self.second - 1))
+    }
+
     @Test func anAnswerEndsTheOutageAndThePausesBeginAnew() {
         let health = Health()
         #expect(health.answered() == nil)

@@ -27,6 +27,23 @@ import Testing
         #expect(header.bytes == expected)
     }
 
+    /// The same over IPv6, with a certificate.
+    @Test func theBytesOfAHeaderWithACommonName() throws {
+        var header = try header("[2001:db8::7]:4660", "[2001:db8::1]:443")
+        header.version = "V"
+        header.cipher = "C"
+        header.client = .certificate(commonName: "lamp", isShownNow: true, verification: 0)
+        let network: [UInt8] = [0x20, 0x01, 0x0d, 0xb8] + [UInt8](repeating: 0, count: 11)
+        // IPv6 and DGRAM; 36 bytes of addresses, 3 + 5 + 4 + 7 + 4 of SSL.
+        var expected: [UInt8] = [13, 10, 13, 10, 0, 13, 10, 0x51, 0x55, 0x49, 0x54, 10, 0x21, 0x22, 0, 59]
+        expected += network + [7] + network + [1] + [0x12, 0x34] + [0x01, 0xbb]
+        // TLS, a certificate on this connection and in its session; it is good.
+        expected += [0x20, 0, 20, 0x07, 0, 0, 0, 0]
+        expected += [0x21, 0, 1] + Array("V".utf8) + [0x22, 0, 4] + Array("lamp".utf8)
+        expected += [0x23, 0, 1] + Array("C".utf8)
+        #expect(header.bytes == expected)
+    }
+
     @Test func aReceiverFindsEverything() throws {
         var header = try header("[2001:db8::7]:50000", "[2001:db8::1]:5684")
         header.applicationProtocol = Array("coap".utf8)

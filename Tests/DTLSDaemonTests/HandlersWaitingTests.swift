@@ -54,6 +54,19 @@ import Testing
         #expect(budget.used == 0)
     }
 
+    @Test func whatABatchHasNoRoomForIsCounted() {
+        let outbox = Outbox()
+        for number in 0..<70 {
+            _ = withUnsafeBytes(of: UInt8(number)) { outbox.append($0) }
+        }
+        let keeper = Keeper(WaitingBudget())
+        #expect(keeper.waiting.append(outbox, from: 3) == 3)
+        var kept: [UInt8] = []
+        keeper.waiting.readAll { kept += $0 }
+        #expect(kept == Array(3..<67))
+        #expect(keeper.waiting.append(outbox, from: 60) == 10)
+    }
+
     private final class Keeper {
         var waiting: WaitingMessages
         init(_ budget: WaitingBudget) { waiting = WaitingMessages(budget) }

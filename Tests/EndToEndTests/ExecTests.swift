@@ -15,16 +15,19 @@ extension EndToEndBeside {
             address = try Endpoint.freeOnOwnLoopback()
         }
 
-        private func start(_ command: [String], more: String = "", keys: String = "") async throws -> Daemon {
+        private func start(
+            _ command: [String], more: String = "", keys: String = "", stopTimeout: Int = 5
+        ) async throws -> Daemon {
             let words = command.map { "\"\($0)\"" }.joined(separator: ", ")
             let service = Service(
                 name: "run", listen: [address], identity: identity, handler: "exec",
                 more: "\(keys)\n[service.run.exec]\ncommand = [\(words)]\n\(more)")
-            return try await Daemon.start("workers = 1\n" + service.text, in: folder)
+            return try await Daemon.start(
+                "workers = 1\nstop_timeout = \(stopTimeout)\n" + service.text, in: folder)
         }
 
-        private func shell(_ script: String, more: String = "") async throws -> Daemon {
-            try await start(["/bin/sh", "-c", script], more: more)
+        private func shell(_ script: String, more: String = "", stopTimeout: Int = 5) async throws -> Daemon {
+            try await start(["/bin/sh", "-c", script], more: more, stopTimeout: stopTimeout)
         }
 
         private func client(_ arguments: [String] = []) throws -> SecureClient {
@@ -116,9 +119,11 @@ extension EndToEndBeside {
             try await daemon.stop()
         }
 
-        /// What was said before the goodbye is read before the end of the input.
+        /// What was said before the goodbye is read before the end of the input. SIGTERM, two seconds later, is ignored: a
+        /// slow machine may need longer.
         @Test func lastWordsReachTheProgram() async throws {
-            let daemon = try await shell("echo ready; cat > \(folder.file("read")); echo end >> \(folder.file("read"))")
+            let daemon = try await shell(
+                "trap '' TERM; echo ready; cat > \(folder.file("read")); echo end >> \(folder.file("read"))")
             let client = try client()
             try await client.hears("ready")
             for number in 0..<20 { client.say("line \(number)") }
@@ -189,13 +194,27 @@ extension EndToEndBeside {
         @Test func stoppingEndsThePrograms() async throws {
             let mark = folder.file("ended")
             let daemon = try await shell(
-                "trap 'echo ended > \(mark); exit' TERM; echo ready; while :; do sleep 0.1; done")
+                "trap 'echo ended > \(mark); exit' TERM; echo ready; while :; do sleep 0.1; done", stopTimeout: 20)
             let client = try client()
             try await client.hears("ready")
             let program = try #require(programs(of: daemon).first)
             try await daemon.stop()
             #expect(!ProcessTable.isRunning(program))
             #expect(folder.read("ended") == "ended\n")
+        }
+
+        /// By default, too, nothing is left of a program that does not care, nor of what it has started.
+        @Test func stoppingKillsWhatProgramsHaveStarted() async throws {
+            let daemon = try await shell("trap '' TERM; sleep 1000 & echo $!; while :; do sleep 1000; done")
+            let client = try client()
+            try await eventually("it has started", details: client.transcript) { client.output.hasSuffix("\n") }
+            let started = try #require(pid_t(client.output.trimmingCharacters(in: .newlines)))
+            let program = try #require(programs(of: daemon).first)
+            #expect(ProcessTable.isRunning(started))
+            try await daemon.stop()
+            try await eventually("all are gone") {
+                !ProcessTable.isRunning(program) && !ProcessTable.isRunning(started)
+            }
         }
 
         @Test func limitsHold() async throws {

@@ -76,9 +76,10 @@ extension EndToEnd {
             let clients = try sources.map { try client($0, to: address) }
             var names: [String] = []
             for client in clients {
-                client.say("who")
+                // Again and again: what is the trial of a backend that is still away is lost.
                 let name = try await eventualValue("the client is served", details: client.transcript) {
-                    client.output.hasSuffix(":who\n") ? String(client.output.prefix(1)) : nil
+                    client.say("who")
+                    return client.output.hasSuffix(":who\n") ? String(client.output.prefix(1)) : nil
                 }
                 names.append(name)
             }
@@ -163,6 +164,31 @@ extension EndToEnd {
             try await daemon.logged("takes datagrams again", first.configured.trimmingQuotes)
             #expect(try await backends(of: [source], at: address) == ["a"])
             #expect(!daemon.logs("connection closed", "closed here"))
+            try await daemon.stop()
+        }
+
+        /// A path that is gone is found out before anything is sent, at every trial: nothing is lost over it.
+        @Test func aUnixBackendThatStaysAwayCostsNothing() async throws {
+            let (first, other) = try pair(.unix)
+            try await other.start()
+            let address = try Endpoint.freeOnOwnLoopback()
+            let daemon = try await Daemon.start(service([first, other], listen: address), in: folder)
+            // Until there is a client whose backend is the first.
+            var found: SecureClient?
+            for number in 1...50 where !daemon.logs("does not take datagrams") {
+                let client = try client("127.13.9.\(number)", to: address)
+                try await client.exchange("hello", answer: "b:hello")
+                found = client
+            }
+            let client = try #require(found)
+            // As long as it takes to be over the first two pauses, of one second and of two.
+            let start = ContinuousClock.now
+            var number = 0
+            while ContinuousClock.now - start < .milliseconds(3_500) {
+                number += 1
+                try await client.exchange("\(number)", answer: "b:\(number)")
+            }
+            #expect(daemon.lines(with: "does not take datagrams", first.configured.trimmingQuotes).count == 1)
             try await daemon.stop()
         }
 

@@ -106,6 +106,33 @@ extension EndToEnd {
             try await backend.stop()
         }
 
+        /// A backend that hangs costs what there is no room for, and the log says so; the rest is there, in order.
+        @Test func whatABackendDoesNotTakeInTimeIsReported() async throws {
+            let path = folder.file("backend.socket")
+            let address = try Endpoint.freeOnOwnLoopback()
+            let hanging = try DatagramSocket(atPath: path)
+            let daemon = try await Daemon.start(
+                Service.forwarding(to: "unix:\(path)", listen: address, identity: identity).text, in: folder)
+            let client = try SecureClient(to: address, trust: identity.certificate, in: folder)
+            var sent = 0
+            try await eventually("the queues are full", details: client.transcript) {
+                client.say("\(sent)")
+                sent += 1
+                return daemon.logs(" warning ", "datagrams were dropped", path, "fast enough", "SERVICE=forward")
+            }
+            let backend = Backend(on: [hanging]) { _ in [] }
+            try await eventually("the backend has read what was kept", details: client.transcript) {
+                client.say("the end")
+                return backend.received.contains { $0.text.hasSuffix("the end\n") }
+            }
+            // 64 of them have waited in the daemon.
+            let numbers = backend.received.flatMap { $0.text.split(separator: "\n") }.compactMap { Int($0) }
+            #expect(Array(numbers.prefix(65)) == Array(0..<65))
+            #expect(numbers == numbers.sorted() && numbers.count < sent)
+            try await daemon.stop()
+            try await backend.stop()
+        }
+
         /// With messages waiting for a full backend, any error must end the waiting, not only a refusal: a socket with an
         /// error always looks as if it had room.
         @Test func aBackendThatFailsWhileMessagesWaitIsReported() async throws {

@@ -126,22 +126,76 @@ extension EndToEnd {
             try await daemon.stop()
         }
 
-        /// With nobody there, and with nobody who reads.
+        /// With nobody there, and with nobody who reads: what there is room for waits, and keeps its order.
         @Test func whatIsNotTakenIsLostAndTold() async throws {
             let path = folder.file("log")
             let daemon = try await Daemon.start(configuration("syslog:\(path)"), in: folder)
-            let client = try client()
+            let relay = try Relay(to: address) { _, _ in true }
+            let client = try SecureClient(to: relay.address, trust: identity.certificate, in: folder)
             client.say("lost")
             try await daemon.logged(" warning ", "not logged", path, "No such file")
             let socket = try DatagramSocket(atPath: path)
             client.say("found")
             #expect(try await next(socket, client) == "<30>collect: found")
-            try await eventually("the queue is full", details: client.transcript) {
-                client.say("too many")
-                return daemon.logs("not logged", "temporarily unavailable")
+
+            // 1 MiB waits in the daemon, above what the socket's queue takes; s_client reads 8 KiB at a time.
+            let filler = String(repeating: "x", count: 8_000)
+            var said = 0
+            while said < 500, !daemon.logs("not logged", "wait already") {
+                client.say("\(said) \(filler)")
+                said += 1
+                try await eventually("message \(said) is on its way", details: client.transcript) {
+                    relay.messagesToServer > said + 1
+                }
             }
-            #expect(daemon.lines(with: "not logged").count < 10)
+            #expect(daemon.logs("not logged", "wait already"))
+            for number in 0..<130 {
+                #expect(try await next(socket, client) == "<30>collect: \(number) \(filler)")
+            }
             #expect(!daemon.logs("connection closed"))
+            try await daemon.stop()
+        }
+
+        /// A worker that is ending passes on what waits, if somebody reads it.
+        @Test func whatWaitsIsPassedOnBeforeTheEnd() async throws {
+            let path = folder.file("log")
+            let daemon = try await Daemon.start("stop_timeout = 60\n" + configuration("syslog:\(path)"), in: folder)
+            let socket = try DatagramSocket(atPath: path)
+            let relay = try Relay(to: address) { _, _ in true }
+            let client = try SecureClient(to: relay.address, trust: identity.certificate, in: folder)
+            for number in 0..<40 {
+                client.say("\(number)")
+                try await eventually("message \(number) is on its way", details: client.transcript) {
+                    relay.messagesToServer > number
+                }
+            }
+            try await client.leave()
+            try await daemon.logged("connection closed: closed by the peer")
+            daemon.program.signal(SIGTERM)
+            try await daemon.logged("stopping")
+            for number in 0..<40 { #expect(try await next(socket, client) == "<30>collect: \(number)") }
+            #expect(try await daemon.program.ended() == .exited(0))
+            #expect(!daemon.logs("not logged"))
+        }
+
+        /// A worker that has no descriptor left for the socket tries again.
+        @Test func aSocketThatCannotBeMadeIsMadeLater() async throws {
+            let path = folder.file("log")
+            let daemon = try await Daemon.start(configuration("syslog:\(path)"), in: folder)
+            let socket = try DatagramSocket(atPath: path)
+            let client = try client()
+            try await daemon.logged("connection opened")
+            func limitDescriptors(to limit: Int32) async throws {
+                for worker in daemon.workers {
+                    try await Program.run(["prlimit", "--pid", "\(worker)", "--nofile=\(limit):"], in: folder)
+                }
+            }
+            try await limitDescriptors(to: 4)
+            client.say("lost")
+            try await daemon.logged(" warning ", "not logged", path, "Too many open files")
+            try await limitDescriptors(to: getdtablesize())
+            client.say("found")
+            #expect(try await next(socket, client) == "<30>collect: found")
             try await daemon.stop()
         }
 

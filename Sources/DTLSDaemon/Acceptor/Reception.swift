@@ -113,8 +113,8 @@ extension Reception: PlainListenerDelegate {
         return pool?.handOver(newcomer, service: number, nil)
     }
 
-    func listener(_ listener: PlainListener, late datagram: UnsafeRawBufferPointer, of connection: UInt64) {
-        pool?.late(datagram, of: connection)
+    func listener(_ listener: PlainListener, late datagram: UnsafeRawBufferPointer, of connection: UInt64) -> Bool {
+        pool?.late(datagram, of: connection) ?? false
     }
 
     func listener(_ listener: PlainListener, failed error: SystemError) { hasFailed(listener, error) }

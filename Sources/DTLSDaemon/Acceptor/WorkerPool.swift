@@ -172,9 +172,13 @@ final class WorkerPool: TimerTarget, WorkerHandleDelegate {
     }
 
     /// Passes a datagram on to the connection that it belongs to.
-    func late(_ datagram: UnsafeRawBufferPointer, of connection: UInt64) {
+    /// - Returns: false when no worker has that connection any more.
+    @discardableResult
+    func late(_ datagram: UnsafeRawBufferPointer, of connection: UInt64) -> Bool {
         let number = Int(connection & (1 << Self.numberBits - 1))
-        workers.first { $0.number == number && !$0.isRetired }?.late(connection, datagram)
+        let worker = workers.first { $0.number == number && $0.connections.keys.contains(connection) }
+        worker?.late(connection, datagram)
+        return worker != nil
     }
 
     // MARK: Workers' lives

@@ -44,8 +44,10 @@ struct BackendHealth {
         case .onTrial:
             rest(now: now)
             return false
-        case .resting:
-            // Of what was sent before, or in spite of it, for want of another backend: nothing new.
+        case .resting(let end):
+            // Of what was sent before, or in spite of it, for want of another backend: nothing new. After the pause it
+            // is news: a backend that cannot be connected to has its trial there, and would stay the choice.
+            if now >= end { rest(now: now) }
             return false
         }
     }

@@ -104,16 +104,7 @@ final class ExecHandler: Handler, EventHandler {
 
     /// Keeps what is left of a batch until the program has read something.
     private func keep(from first: Int) {
-        var dropped = 0
-        resources.outbox.withDatagrams { bytes, sizes in
-            var offset = 0
-            for (index, size) in sizes.enumerated() {
-                defer { offset += size }
-                guard index >= first else { continue }
-                let message = UnsafeRawBufferPointer(rebasing: bytes[offset..<(offset + size)])
-                if !waiting.append(message) { dropped += 1 }
-            }
-        }
+        let dropped = waiting.append(resources.outbox, from: first)
         if dropped > 0 {
             log(.datagramRefused, "\(dropped) datagrams were dropped: the program does not read its input fast enough")
         }

@@ -145,12 +145,12 @@ final class ForwardHandler: Handler, EventHandler {
 
     /// Keeps what is left of a batch until the backend has room.
     private func keepAll(from first: Int) {
-        resources.outbox.withDatagrams { bytes, sizes in
-            var offset = 0
-            for (index, size) in sizes.enumerated() {
-                defer { offset += size }
-                if index >= first { waiting.append(UnsafeRawBufferPointer(rebasing: bytes[offset..<(offset + size)])) }
-            }
+        let dropped = waiting.append(resources.outbox, from: first)
+        if dropped > 0 {
+            resources.logs.limited(
+                .datagramRefused,
+                "\(dropped) datagrams were dropped: the backend \(backends.backends[chosen]) does not take them fast"
+                    + " enough", service)
         }
         // None may have been kept, where other connections' wait.
         if !waiting.isEmpty { watch([.readable, .writable]) }

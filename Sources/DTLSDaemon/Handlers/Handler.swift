@@ -59,12 +59,17 @@ final class HandlerResources {
         for each in commons.values { each.reconfigured() }
     }
 
-    /// Calls `completion` when nothing is left to be done after the last connection.
-    func finish(_ completion: @escaping () -> Void) {
-        let busy = commons.values.filter(\.isBusy)
-        guard !busy.isEmpty else { return completion() }
-        for each in busy { each.whenIdle { [weak self] in self?.finish(completion) } }
+    /// Brings to an end what goes on after the last connection; calls `done` when nothing is left.
+    func finish(by deadline: UInt64, _ done: @escaping () -> Void) {
+        guard isBusy else { return done() }
+        for each in commons.values where each.isBusy {
+            each.finish(by: deadline) { [weak self] in
+                if self?.isBusy == false { done() }
+            }
+        }
     }
+
+    private var isBusy: Bool { commons.values.contains(where: \.isBusy) }
 }
 
 /// What one kind of handler keeps in a worker for all its connections, whatever service and configuration they are of.
@@ -74,14 +79,15 @@ protocol HandlerCommons: AnyObject {
     func reconfigured()
     /// Whether something goes on that outlives its connection, and that the worker's end should wait for.
     var isBusy: Bool { get }
-    /// Calls `body` once, when it is no longer busy.
-    func whenIdle(_ body: @escaping () -> Void)
+    /// The worker ends, and waits while this is busy. What goes on is to end by itself or be given up before `deadline`,
+    /// by the loop's time; `done` is to be called then.
+    func finish(by deadline: UInt64, _ done: @escaping () -> Void)
 }
 
 extension HandlerCommons {
     func reconfigured() {}
     var isBusy: Bool { false }
-    func whenIdle(_ body: @escaping () -> Void) { body() }
+    func finish(by deadline: UInt64, _ done: @escaping () -> Void) { done() }
 }
 
 extension Connection {

@@ -16,7 +16,7 @@ final class JournalOutput: LogOutput {
         case .syslog(let message):
             append(message, origin)
         }
-        socket.send(entry, of: origin.service)
+        socket.send(entry, of: origin.name)
     }
 
     /// The names that journald gives to what comes from syslog (systemd.journal-fields(7)), as far as it has any.

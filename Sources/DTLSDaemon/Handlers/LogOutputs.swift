@@ -9,6 +9,9 @@ final class LogOutputs: HandlerCommons {
     private let logs: WorkerLogs
     /// As many as the configurations have named, since connections keep theirs.
     private var outputs: [LogTarget: any LogOutput] = [:]
+    /// Those of the outputs that have one.
+    private var sockets: [UnixLogSocket] = []
+    private let budget = WaitingBudget()
 
     init(loop: EventLoop, logs: WorkerLogs) {
         self.loop = loop
@@ -19,21 +22,37 @@ final class LogOutputs: HandlerCommons {
         if let existing = outputs[target] { return existing }
         let made: any LogOutput =
             switch target {
-            case .journal(let socket): JournalOutput(UnixLogSocket(socket, logs))
-            case .syslog(let socket): SyslogOutput(UnixLogSocket(socket, logs))
+            case .journal(let path): JournalOutput(socket(path))
+            case .syslog(let path): SyslogOutput(socket(path))
             case .file(let path): FileOutput(path, loop: loop, logs: logs)
             }
         outputs[target] = made
         return made
     }
 
+    private func socket(_ path: String) -> UnixLogSocket {
+        let socket = UnixLogSocket(path, budget, loop: loop, logs: logs)
+        sockets.append(socket)
+        return socket
+    }
+
     /// What rotates files tells so by SIGHUP.
     func reconfigured() {
         for output in outputs.values { output.reopen() }
     }
+
+    var isBusy: Bool { sockets.contains(where: \.isBusy) }
+
+    func finish(by deadline: UInt64, _ done: @escaping () -> Void) {
+        for socket in sockets where socket.isBusy {
+            socket.finish(by: deadline) { [weak self] in
+                if self?.isBusy == false { done() }
+            }
+        }
+    }
 }
 
-/// One place that messages are logged to. It never waits for a reader: what is not taken at once is lost, and the log of
+/// One place that messages are logged to. It never waits for a reader: what is not taken in time is lost, and the log of
 /// the daemon tells how many were.
 protocol LogOutput: AnyObject {
     /// The record's bytes are valid during the call.
@@ -96,24 +115,4 @@ final class LogOrigin {
     }
 
     var name: String { service.configuration.name }
-}
-
-/// A Unix datagram socket that takes entries: journald's, or a syslog daemon's.
-struct UnixLogSocket {
-    private let path: String
-    private let sender: UnixDatagramSender?
-    private let logs: WorkerLogs
-
-    init(_ path: String, _ logs: WorkerLogs) {
-        self.path = path
-        self.logs = logs
-        // A path that it does not take has been refused with the configuration.
-        sender = try? UnixDatagramSender(to: path)
-    }
-
-    /// Its queue has room for net.unix.max_dgram_qlen entries (10 by default); to wait for more would stop every client.
-    func send(_ entry: [UInt8], of service: ServiceRuntime) {
-        guard let error = entry.withUnsafeBytes({ sender?.send($0) }) else { return }
-        logs.limited(.messageLost, "a message was not logged: \(path): \(error.reason)", service)
-    }
 }

@@ -9,7 +9,8 @@ final class Programs: HandlerCommons {
     private var running: [pid_t: RunningProgram] = [:]
     /// By the service's name, since a service lives longer than its configuration.
     private var counts: [String: Int] = [:]
-    private var waitingForIdle: [() -> Void] = []
+    /// Is called when there is none any more; while the worker is ending.
+    private var allEnded: (() -> Void)?
 
     init(loop: EventLoop, logs: WorkerLogs) {
         self.loop = loop
@@ -72,16 +73,15 @@ final class Programs: HandlerCommons {
                 .programEnded, "the program of \(peer) did not end by itself, nor at SIGTERM, and was killed", service,
                 ["PEER": "\(peer)", "PROGRAM_PID": "\(program.pid)"])
         }
-        guard running.isEmpty else { return }
-        let waiting = waitingForIdle
-        waitingForIdle = []
-        for body in waiting { body() }
+        if running.isEmpty { allEnded?() }
     }
 
     var isBusy: Bool { !running.isEmpty }
 
-    func whenIdle(_ body: @escaping () -> Void) {
-        if isBusy { waitingForIdle.append(body) } else { body() }
+    /// When the worker itself is killed, the kernel kills the programs, but not what they have started.
+    func finish(by deadline: UInt64, _ done: @escaping () -> Void) {
+        allEnded = done
+        for program in running.values { program.end(by: deadline) }
     }
 }
 
@@ -109,6 +109,8 @@ final class RunningProgram: TimerTarget, EventHandler {
     private var registration: EventLoop.Registration?
     private var ended: () -> Void = {}
     private var stage = Stage.running
+    /// The loop's time at which it is killed, whatever grace it has left.
+    private var deadline = UInt64.max
 
     fileprivate init(pid: pid_t, process: consuming FileDescriptor, loop: EventLoop) {
         self.pid = pid
@@ -133,6 +135,18 @@ final class RunningProgram: TimerTarget, EventHandler {
         loop.timers.arm(self, at: loop.now &+ Self.grace)
     }
 
+    /// Its connection has gone, and its worker is going. Of the time that is left it gets a third to end by itself, and the
+    /// rest after SIGTERM, where that is less than it would have anyway.
+    fileprivate func end(by deadline: UInt64) {
+        self.deadline = deadline
+        let left = deadline > loop.now ? deadline - loop.now : 0
+        switch stage {
+        case .running, .killed: break
+        case .released: loop.timers.arm(self, at: loop.now &+ left / 3)
+        case .asked: loop.timers.arm(self, at: deadline)
+        }
+    }
+
     override func timerFired(now: UInt64) {
         guard registration != nil else { return }
         switch stage {
@@ -140,7 +154,7 @@ final class RunningProgram: TimerTarget, EventHandler {
         case .released:
             stage = .asked
             ForeignProgram.signal(SIGTERM, toGroupOf: pid)
-            loop.timers.arm(self, at: now &+ Self.lastGrace)
+            loop.timers.arm(self, at: min(now &+ Self.lastGrace, deadline))
         case .asked:
             stage = .killed
             ForeignProgram.signal(SIGKILL, toGroupOf: pid)

@@ -18,6 +18,6 @@ final class SyslogOutput: LogOutput {
             break
         }
         entry.append(contentsOf: record.line)
-        socket.send(entry, of: origin.service)
+        socket.send(entry, of: origin.name)
     }
 }

@@ -7,18 +7,21 @@ final class WaitingBudget {
     fileprivate(set) var used = 0
 }
 
-/// One connection's messages that the backend's queue had no room for, in their order. What is over a bound is left out,
-/// as it would be on the wire.
+/// Messages that a queue had no room for, a connection's to its backend for example, in their order. What is over a bound
+/// is left out, as it would be on the wire.
 struct WaitingMessages: ~Copyable {
-    /// As many bytes as leave in one go.
-    static let maximumBytes = Outbox.byteCapacity
-    static let maximumCount = 64
-
     private var messages: [[UInt8]] = []
     private var bytes = 0
     private let budget: WaitingBudget
+    private let maximumCount: Int
+    private let maximumBytes: Int
 
-    init(_ budget: WaitingBudget) { self.budget = budget }
+    /// - Parameter maximumBytes: by default as many as leave in one go.
+    init(_ budget: WaitingBudget, maximumCount: Int = 64, maximumBytes: Int = Outbox.byteCapacity) {
+        self.budget = budget
+        self.maximumCount = maximumCount
+        self.maximumBytes = maximumBytes
+    }
 
     deinit { budget.used -= bytes }
 
@@ -26,16 +29,30 @@ struct WaitingMessages: ~Copyable {
     var count: Int { messages.count }
 
     /// - Returns: false when there was no room.
-    @discardableResult
     mutating func append(_ message: UnsafeRawBufferPointer) -> Bool {
         let size = message.count
-        guard messages.count < Self.maximumCount, size <= Self.maximumBytes - bytes,
+        guard messages.count < maximumCount, size <= maximumBytes - bytes,
             size <= WaitingBudget.maximum - budget.used
         else { return false }
         messages.append([UInt8](message))
         bytes += size
         budget.used += size
         return true
+    }
+
+    /// Keeps what an outbox has, from its message number `first` on.
+    /// - Returns: how many there was no room for.
+    mutating func append(_ outbox: Outbox, from first: Int) -> Int {
+        var refused = 0
+        outbox.withDatagrams { bytes, sizes in
+            var offset = 0
+            for (index, size) in sizes.enumerated() {
+                defer { offset += size }
+                guard index >= first else { continue }
+                if !append(UnsafeRawBufferPointer(rebasing: bytes[offset..<(offset + size)])) { refused += 1 }
+            }
+        }
+        return refused
     }
 
     /// Puts all of them into an empty outbox; they stay until they are removed.
@@ -46,6 +63,11 @@ struct WaitingMessages: ~Copyable {
     /// Gives them out in their order; they stay until they are removed.
     func readAll(_ body: (UnsafeRawBufferPointer) -> Void) {
         for message in messages { message.withUnsafeBytes(body) }
+    }
+
+    /// Gives them out in their order, and removes each that `body` is done with, as far as the first that it is not.
+    mutating func removeWhile(_ body: (UnsafeRawBufferPointer) -> Bool) {
+        removeFirst(messages.firstIndex { !$0.withUnsafeBytes(body) } ?? messages.count)
     }
 
     /// Removes the oldest.

@@ -23,8 +23,8 @@ final class ClientTunnel: TimerTarget, EventHandler, ConnectionDelegate {
     private(set) var counters = Counters()
     /// When the last datagram came, from either side, or was taken by the sender.
     private var lastActive: UInt64
-    /// When the present connection was established.
-    private var establishedAt: UInt64 = 0
+    /// When the present connection was established; `nil` while there is none.
+    private var establishedAt: UInt64?
     /// When the first datagram was sent that the server has sent nothing since; 0: there is none.
     private var unansweredSince: UInt64 = 0
     /// Why the connection is being closed, where it is the tunnel that knows.
@@ -32,7 +32,7 @@ final class ClientTunnel: TimerTarget, EventHandler, ConnectionDelegate {
 
     /// Datagrams that were lost here.
     struct Counters {
-        /// There was no connection, and no room to wait.
+        /// There was no connection, and no room to wait, or no end of it.
         var unconnected: UInt64 = 0
         /// Too large for a record or the path, or empty.
         var unsuited: UInt64 = 0
@@ -168,9 +168,13 @@ final class ClientTunnel: TimerTarget, EventHandler, ConnectionDelegate {
 
     /// Reports a datagram that was too large, where this process may.
     /// - Returns: words for the log.
-    private func tellSender(of size: Int) -> StaticString {
-        worker.notices.tell(key.peer, of: size, sentTo: key.local)
-            ? "; its sender was told (ICMP)" : "; its sender was not told: that takes CAP_NET_RAW"
+    private func tellSender(of size: Int) -> String {
+        do throws(SystemError) {
+            try worker.notices.tell(key.peer, of: size, sentTo: key.local)
+            return "; its sender was told (ICMP)"
+        } catch {
+            return "; its sender was not told (ICMP): \(error)"
+        }
     }
 
     /// The socket to the server gave an error.
@@ -266,6 +270,8 @@ final class ClientTunnel: TimerTarget, EventHandler, ConnectionDelegate {
         self.connection = nil
         let reason = endingReason ?? ending.description
         endingReason = nil
+        let established = establishedAt
+        establishedAt = nil
         // A server that does not like the session must not be offered it again and again (RFC 5246, section 7.2.2).
         if case .failed = ending { client.dropSession() }
         if course.state == .connecting {
@@ -273,9 +279,10 @@ final class ClientTunnel: TimerTarget, EventHandler, ConnectionDelegate {
             let verification = if case .failed(let error) = ending { error.verification } else { String?.none }
             return connectionEnded(wasUseful: false, reason: reason, verification: verification)
         }
+        // A sender's time can be over during the handshake.
+        guard let established else { return }
         logClosed(connection, reason)
-        let wasUseful =
-            connection.counters.messagesIn > 0 || resources.loop.now &- establishedAt >= goodLife
+        let wasUseful = connection.counters.messagesIn > 0 || resources.loop.now &- established >= goodLife
         connectionEnded(wasUseful: wasUseful, reason: reason)
     }
 
@@ -341,6 +348,10 @@ final class ClientTunnel: TimerTarget, EventHandler, ConnectionDelegate {
     /// Says close_notify to the server, and gives the sender's socket up.
     func close(_ ending: Connection.Ending) {
         guard course.close() else { return }
+        if !waiting.isEmpty {
+            counters.unconnected &+= UInt64(waiting.count)
+            logForsaken(ending)
+        }
         connection?.close(ending)
         resources.loop.timers.disarm(self)
         // Rule 3: what the sender sends now is a new sender's.

@@ -52,6 +52,15 @@ extension ClientTunnel {
         return fields
     }
 
+    /// The tunnel ends with datagrams that never had a connection.
+    func logForsaken(_ ending: Connection.Ending) {
+        worker.logs.limited(
+            .datagramRefused,
+            "\(waiting.count) datagrams that waited for a connection to the server \(client.configuration.server) were"
+                + " dropped: \(ending)",
+            fields: fields.merging(["DATAGRAMS_UNCONNECTED": "\(counters.unconnected)"]) { $1 })
+    }
+
     /// - Parameter pause: nanoseconds.
     func logFailed(_ reason: String, _ verification: String?, nextTryIn pause: UInt64) {
         let configuration = client.configuration

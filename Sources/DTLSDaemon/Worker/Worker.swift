@@ -25,6 +25,8 @@ final class Worker: MessageChannelDelegate {
     private var clients: [ClientRuntime] = []
     /// Of the configuration that `services` and `clients` are of.
     private var generation: UInt32 = 0
+    /// Milliseconds after which the acceptor kills a worker that is to stop.
+    private var stopTimeout = 0
     /// With the acceptor's secret: clients that begin anew on a connection's socket are asked here.
     private var cookies: CookieAuthority?
     private var connections: [UInt64: ServedConnection] = [:]
@@ -124,6 +126,7 @@ final class Worker: MessageChannelDelegate {
             self.services = services
             self.clients = clients
             self.generation = generation
+            stopTimeout = decoded.configuration.stopTimeout
             for tunnel in tunnels.values { tunnel.reconfigured() }
             handlerResources.reconfigured()
             LogBootstrap.setLevel(decoded.configuration.logLevel)
@@ -233,9 +236,13 @@ final class Worker: MessageChannelDelegate {
     private func stop() {
         for served in connections.values { served.connection?.close() }
         for tunnel in tunnels.values { tunnel.close(.closedHere) }
-        logs.finish()
         sendReport()
         channel?.close()
-        handlerResources.finish { [loop] in loop.stop() }
+        // Some of the time is left for the last steps, and for a machine that has much to do.
+        let deadline = loop.now &+ .milliseconds(stopTimeout) / 5 * 3
+        handlerResources.finish(by: deadline) { [logs, loop] in
+            logs.finish()
+            loop.stop()
+        }
     }
 }

@@ -9,7 +9,8 @@ package protocol PlainListenerDelegate: AnyObject {
     ///   sender's next datagram counts as the first.
     func listener(_ listener: PlainListener, admitted newcomer: consuming Newcomer) -> UInt64?
     /// A datagram on the listener of a sender that was admitted moments ago (rule 4).
-    func listener(_ listener: PlainListener, late datagram: UnsafeRawBufferPointer, of connection: UInt64)
+    /// - Returns: false when that connection is gone, with its worker for example: then the sender is a new one.
+    func listener(_ listener: PlainListener, late datagram: UnsafeRawBufferPointer, of connection: UInt64) -> Bool
     /// The kernel gave no socket for a sender.
     func listener(_ listener: PlainListener, failed error: SystemError)
 }
@@ -107,11 +108,12 @@ package final class PlainListener: EventHandler, DatagramListener {
     }
 
     private func consider(_ datagram: UnsafeRawBufferPointer, _ key: Newcomer.Key) {
-        if let connection = recent.connection(of: key, now: loop.now) {
+        if let connection = recent.connection(of: key, now: loop.now),
             delegate.listener(self, late: datagram, of: connection)
-        } else {
-            admit(datagram, key)
+        {
+            return
         }
+        admit(datagram, key)
     }
 
     private func admit(_ datagram: UnsafeRawBufferPointer, _ key: Newcomer.Key) {

@@ -23,7 +23,10 @@ final class UnixLogSocket: TimerTarget {
 
     /// EPOLLOUT is of no use: a socket that is not connected always looks as if it had room (unix_dgram_poll() asks the
     /// connected receiver's queue alone; seen with Linux 6.18).
-    private static let retryPause = UInt64.milliseconds(2)
+    private static let firstPause = UInt64.milliseconds(2)
+    /// Of a reader that takes nothing at all.
+    private static let longestPause = UInt64.milliseconds(64)
+    private var pause = firstPause
 
     init(_ path: String, _ budget: WaitingBudget, loop: EventLoop, logs: WorkerLogs) {
         self.path = path
@@ -45,7 +48,7 @@ final class UnixLogSocket: TimerTarget {
             }
             if !waiting.append(entry) { lost(1, "it has no room, and \(waiting.count) messages wait already") }
         }
-        if !waiting.isEmpty { loop.timers.arm(self, at: loop.now &+ Self.retryPause) }
+        if !waiting.isEmpty { loop.timers.arm(self, at: loop.now &+ pause) }
     }
 
     private func deliver(_ entry: UnsafeRawBufferPointer) -> SystemError? {
@@ -62,6 +65,7 @@ final class UnixLogSocket: TimerTarget {
     private static func isFull(_ error: SystemError) -> Bool { error.errno == EAGAIN || error.errno == ENOBUFS }
 
     private func sendWaiting() {
+        let count = waiting.count
         var failures = 0
         var reason = ""
         waiting.removeWhile { entry in
@@ -72,6 +76,7 @@ final class UnixLogSocket: TimerTarget {
             return true
         }
         if failures > 0 { lost(failures, reason) }
+        if waiting.count < count { pause = Self.firstPause }
     }
 
     private func lost(_ count: Int, _ reason: String) {
@@ -85,7 +90,11 @@ final class UnixLogSocket: TimerTarget {
             if !waiting.isEmpty { lost(waiting.count, "it had no room until the end") }
             waiting.removeAll()
         }
-        guard waiting.isEmpty else { return loop.timers.arm(self, at: now &+ Self.retryPause) }
+        guard waiting.isEmpty else {
+            loop.timers.arm(self, at: now &+ pause)
+            pause = min(pause * 2, Self.longestPause)
+            return
+        }
         let done = ending?.done
         ending = nil
         done?()

@@ -166,6 +166,20 @@ private let least = """
             "answer_timeout = 0.5",
             "4: client.out.answer_timeout: expected a number of seconds, 1 to 86400, or 0 for no limit, found less than 1"
         ),
+        (
+            "ciphers = \"eNULL:@SECLEVEL=0\"",
+            "4: client.out.ciphers: only suites that prove or encrypt nothing match \"eNULL:@SECLEVEL=0\"; expected an"
+                + " OpenSSL cipher list, as `openssl ciphers -v LIST` takes it"
+        ),
+        (
+            "ciphers = \"PSK\"",
+            "4: client.out.ciphers: it has no cipher suite for servers with certificates; expected an OpenSSL cipher list"
+        ),
+        (
+            "alpn = [\"\((100..<400).map { "\($0)" + String(repeating: "a", count: 250) }.joined(separator: "\", \""))\"]",
+            "4: client.out.alpn: 76200 bytes, with one of length before each name; expected at most 65535, as many as a"
+                + " ClientHello has room for"
+        ),
         ("resumption = 1", "4: client.out.resumption: expected true or false, found 1"),
         ("handler = \"echo\"", "4: client.out.handler: unknown key here; it belongs in [service.NAME]"),
         ("server = \"x\"", "4: client.out.server: unknown key; expected one of "),
@@ -204,6 +218,11 @@ private let least = """
             try problems("psk = { file = \"two.psk\", identity = \"c\" }") == [
                 "dtlsd.toml:4: client.out.psk.identity: expected one of the identities in \"two.psk\", found the string"
                     + " \"c\""
+            ])
+        #expect(
+            try problems("psk.file = \"none.psk\"\nciphers = \"ECDHE+AESGCM\"").map { $0.prefix { $0 != ";" } } == [
+                "dtlsd.toml:4: client.out.psk.file: cannot read \"none.psk\": No such file or directory",
+                "dtlsd.toml:5: client.out.ciphers: it has no cipher suite for pre-shared keys (PSK-…)",
             ])
         #expect(
             try problems("psk.file = \"one.psk\"\nca = \"server.pem\"") == [

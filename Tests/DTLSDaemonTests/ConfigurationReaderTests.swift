@@ -296,6 +296,8 @@ private let service = """
                     + "(line 5); expected an address and port that nothing else listens on",
                 "dtlsd.toml:10: service.a.certificate: cannot read \"missing.pem\": No such file or directory; "
                     + "expected the path of a PEM file with the certificate and the chain above it",
+                "dtlsd.toml:12: service.a.ca: \"server.key\": no PEM certificate in it; "
+                    + "expected the path of a PEM file with the CA certificates that clients are checked against",
                 "dtlsd.toml:13: service.a.handler: expected one of \"echo\", \"forward\", \"exec\", \"log\", found the string \"reflect\"",
                 "dtlsd.toml:14: service.b.certificate: missing; "
                     + "expected the path of a PEM file with the certificate and the chain above it",

@@ -52,10 +52,11 @@ import Testing
     }
 
     /// Each of these is good for something: a handshake succeeds.
-    @Test(arguments: [
-        ("ECDHE+AES:@SECLEVEL=0", false, old), ("AES128-SHA:@SECLEVEL=0", true, old),
-        ("ECDHE+AESGCM", false, .dtls10...(.dtls12)), (nil, false, old), (nil, true, old),
-    ] as [(String?, Bool, ClosedRange<ProtocolVersion>)])
+    @Test(
+        arguments: [
+            ("ECDHE+AES:@SECLEVEL=0", false, old), ("AES128-SHA:@SECLEVEL=0", true, old),
+            ("ECDHE+AESGCM", false, .dtls10...(.dtls12)), (nil, false, old), (nil, true, old),
+        ] as [(String?, Bool, ClosedRange<ProtocolVersion>)])
     func whatIsUsableIsTaken(_ ciphers: String?, _ rsa: Bool, _ versions: ClosedRange<ProtocolVersion>) throws {
         let client = ClientSettings(
             rejectUnauthorized: false, ciphers: ciphers, minimumVersion: versions.lowerBound,

@@ -29,6 +29,7 @@ struct ClientCredentialsReader {
             rejectUnauthorized: verifies, certificateAuthorities: verifies ? authorities() : nil,
             passphrase: passphrase, ciphers: table.string(.ciphers, Expected.ciphers),
             minimumVersion: version(.minimumVersion) ?? .dtls12, maximumVersion: version(.maximumVersion))
+        settings.applicationProtocols = PolicyReader.applicationProtocols(table, .applicationProtocols)
         if !verifies, table.has(.authorities) {
             table.report(.authorities, "it has no effect with verify = false; expected only one of the two")
         }
@@ -47,10 +48,14 @@ struct ClientCredentialsReader {
                 key,
                 "it has no effect with [client.NAME.psk], whose key proves both sides; expected only one of the two")
         }
-        let settings = ClientSettings(
+        var settings = ClientSettings(
             presharedKey: presharedKey(), ciphers: table.string(.ciphers, Expected.ciphers),
             minimumVersion: version(.minimumVersion) ?? .dtls12, maximumVersion: version(.maximumVersion))
-        if settings.presharedKey != nil { tryOut(settings) }
+        settings.applicationProtocols = PolicyReader.applicationProtocols(table, .applicationProtocols)
+        var trial = settings
+        // The rest is tried out also where the key cannot be used, with another in its place.
+        trial.presharedKey = settings.presharedKey ?? PresharedKey(identity: [0x78], key: [0])
+        tryOut(trial)
         return settings
     }
 
@@ -101,8 +106,8 @@ struct ClientCredentialsReader {
                 case .ciphers: settings.ciphers = nil
                 case .authorities: settings.certificateAuthorities = nil
                 case .version: (settings.minimumVersion, settings.maximumVersion) = (.dtls12, nil)
-                case .context: return
-                default: settings.certificate = nil
+                case .presharedKey, .context: return
+                case .certificate, .privateKey, .passphrase, .mismatch: settings.certificate = nil
                 }
             }
         }

@@ -58,11 +58,9 @@ struct ClientReader {
             socketTable?.report(
                 .timeToLive, "expected 1 to 255 for a client with IPv4 addresses, found 0, which Linux refuses there")
         }
-        var tls = ClientCredentialsReader(table: table).read()
-        tls.applicationProtocols = PolicyReader.applicationProtocols(table, .applicationProtocols)
         let configuration = ClientConfiguration(
             name: name, listen: listeners.map(\.address), server: server?.address ?? Self.noServer,
-            serverName: serverName() ?? server?.name ?? "localhost", tls: tls,
+            serverName: serverName() ?? server?.name ?? "localhost", tls: ClientCredentialsReader(table: table).read(),
             handshakeTimeout: table.duration(.handshakeTimeout, seconds: 2...120) ?? 60_000,
             idleTimeout: timeout(.idleTimeout, atLeast: 2) ?? 300_000,
             answerTimeout: timeout(.answerTimeout, atLeast: 1) ?? 60_000,

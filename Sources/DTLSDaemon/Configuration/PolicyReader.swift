@@ -28,7 +28,7 @@ struct PolicyReader {
         table.choice(key, of: ProtocolVersion.allCases.map(\.name), ProtocolVersion.init(name:))
     }
 
-    /// The names of a key `alpn`, best first; a client offers such a list too.
+    /// The names of a key `alpn`, best first; a client offers such a list too. None where they cannot be offered.
     static func applicationProtocols<Key>(_ table: TableReader<Key>, _ key: Key) -> [String] {
         var list: [String] = []
         for name in table.strings(key, applicationProtocol) {
@@ -43,6 +43,14 @@ struct PolicyReader {
                     key, element: name.element,
                     "expected \(applicationProtocol), found the string \(ConfigurationReading.quoted(name.text))")
             }
+        }
+        let length = ApplicationProtocols.encodedLength(of: list)
+        guard length <= ApplicationProtocols.maximumLength else {
+            table.report(
+                key,
+                "\(length) bytes, with one of length before each name; expected at most "
+                    + "\(ApplicationProtocols.maximumLength), as many as a ClientHello has room for")
+            return []
         }
         return list
     }

@@ -13,6 +13,8 @@ public final class ServerContext: Context {
     var identities: [String: ServerContext] = [:]
     /// Their names in the order in which they came.
     var names: [String] = []
+    /// Those whose name is an IP address, by its bytes.
+    var addresses: [[UInt8]: ServerContext] = [:]
     var choosesByAddress = false
     let refusesUnknownNames: Bool
     /// Why the ClientHello that OpenSSL is at is refused; the engine takes it.

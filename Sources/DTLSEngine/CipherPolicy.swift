@@ -60,3 +60,16 @@ public enum CipherPolicy: String, Sendable, CaseIterable {
         return needsCBC ? "\(presharedKeySuites):kECDHEPSK+AES:kPSK+AES" : presharedKeySuites
     }
 }
+
+extension CipherPolicy {
+    /// The words of an OpenSSL cipher list that stand for no suite, of those that add suites: leaving out (`!`) or moving
+    /// (`-`, `+`) what is not there is no mistake.
+    public static func wordsWithoutSuite(in list: String) -> [String] {
+        guard let context = SSL_CTX_new(DTLS_method()) else { return [] }
+        defer { SSL_CTX_free(context) }
+        defer { ERR_clear_error() }
+        return list.split { ":, ;".contains($0) }.map(String.init).filter { word in
+            !"!-+@".contains(word.prefix(1)) && SSL_CTX_set_cipher_list(context, word) != 1
+        }
+    }
+}

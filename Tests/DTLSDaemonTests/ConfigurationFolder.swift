@@ -64,6 +64,8 @@ struct TestMaterial {
     /// Of a kind that OpenSSL has no suites of DTLS for.
     let ed25519Certificate: String
     let ed25519Key: String
+    /// CN=expired, with the key of `certificate`.
+    let expiredCertificate: String
     /// The certificate, not as PEM.
     let derCertificate: Data
     /// OCSP responses that say that the certificate is good, and that it is revoked.
@@ -96,6 +98,8 @@ struct TestMaterial {
         try openssl("req -x509 -new -key weakkey -subj /CN=localhost -days 30 -out weak")
         try openssl("genpkey -algorithm ED25519 -out edkey")
         try openssl("req -x509 -new -key edkey -subj /CN=localhost -days 30 -out ed")
+        try openssl("req -new -key key -subj /CN=expired -out request.csr")
+        try openssl("x509 -req -in request.csr -key key -days -1 -out expired")
         try openssl("pkcs8 -topk8 -in key -passout pass:sesame -out encrypted")
         try openssl("x509 -in certificate -outform DER -out der")
         // `openssl ca` needs a database, and a section that names it.
@@ -115,6 +119,7 @@ struct TestMaterial {
         weakKey = try text("weakkey")
         ed25519Certificate = try text("ed")
         ed25519Key = try text("edkey")
+        expiredCertificate = try text("expired")
         derCertificate = try Data(contentsOf: URL(fileURLWithPath: "\(folder)/der"))
         try openssl("x509 -in certificate -noout -serial -out serial")
         let serial = try text("serial").dropFirst("serial=".count).filter { $0.isHexDigit }

@@ -111,47 +111,6 @@ import Testing
         #expect(problems == expected.map { "dtlsd.toml:" + $0 })
     }
 
-    /// A certificate that cannot be used hides nothing else.
-    @Test func allThatIsWrongIsToldAtOnce() throws {
-        let more = """
-            ca = "server.key"
-            ciphers = "NOPE"
-            minimum_version = "1.2"
-            maximum_version = "1.0"
-            psk.file = "none.psk"
-            """
-        #expect(
-            try folder.problems(text(more, key: "\"rsa.key\"")).map { $0.prefix { $0 != ";" } } == [
-                "dtlsd.toml:3: service.a.private_key: \"rsa.key\": the private key does not belong to the certificate",
-                "dtlsd.toml:5: service.a.ca: \"server.key\": no PEM certificate in it",
-                "dtlsd.toml:6: service.a.ciphers: no cipher matches \"NOPE\"",
-                "dtlsd.toml:8: service.a.maximum_version: the minimum 1.2 is above the maximum 1.0",
-                "dtlsd.toml:9: service.a.psk.file: cannot read \"none.psk\": No such file or directory",
-            ])
-        #expect(
-            try folder.problems(
-                "[service.a]\nhandler = \"echo\"\nciphers = \"ECDHE+AESGCM\"\npsk.file = \"none.psk\"\n"
-            ).map { $0.prefix { $0 != ";" } } == [
-                "dtlsd.toml:3: service.a.ciphers: it has no cipher suite for pre-shared keys (PSK-…)",
-                "dtlsd.toml:4: service.a.psk.file: cannot read \"none.psk\": No such file or directory",
-            ])
-    }
-
-    @Test func aCertificateThatNoHandshakeCanUseIsRefused() throws {
-        try folder.write("ed.pem", material.ed25519Certificate)
-        try folder.write("ed.key", material.ed25519Key)
-        let reason = "\"ed.pem\": OpenSSL has no cipher suites of DTLS for servers with ED25519 keys; expected "
-        for more in ["", "ciphers = \"ALL\""] {
-            let found = try folder.problems(text(more, certificate: "\"ed.pem\"", key: "\"ed.key\""))
-            #expect(found.map { $0.hasPrefix("dtlsd.toml:2: service.a.certificate: \(reason)") } == [true], "\(found)")
-        }
-        #expect(
-            try folder.problems(text("ciphers = \"ECDHE-RSA-AES128-GCM-SHA256\"")) == [
-                "dtlsd.toml:5: service.a.ciphers: it has no cipher suite for certificates with ECDSA keys; expected an "
-                    + "OpenSSL cipher list, as `openssl ciphers -v LIST` takes it"
-            ])
-    }
-
     // MARK: Names
 
     @Test func namesHaveCertificatesOfTheirOwn() throws {
@@ -159,6 +118,8 @@ import Testing
             text("unknown_name = \"refuse\"\nby_address = true") + name("B.example.org") + name("*.example.org")
                 + name("192.0.2.1"))
         #expect(read.names.map(\.name) == ["b.example.org", "*.example.org", "192.0.2.1"])
+        let spelled = try tls(text("by_address = true") + name("2001:DB8:0::1"))
+        #expect(spelled.names.map(\.name) == ["2001:db8::1"])
         #expect(read.refusesUnknownNames && read.choosesByAddress)
         #expect(read.names.allSatisfy { $0.certifiedKeys == read.certifiedKeys })
     }
@@ -355,6 +316,10 @@ import Testing
     }
 
     static let policyProblems: [(String, String)] = [
+        (
+            "alpn = []",
+            "alpn: expected names of application protocols, each of 1 to 255 bytes (\"coap\"), found an empty array"
+        ),
         ("policy = \"old\"", "policy: expected \"modern\" or \"legacy\", found the string \"old\""),
         ("renegotiation = 1", "renegotiation: expected true or false, found 1"),
         (

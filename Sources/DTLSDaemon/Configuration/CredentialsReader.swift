@@ -30,6 +30,10 @@ struct CredentialsReader {
             if table.has(.staple) {
                 table.report(.staple, "there is no certificate that it could be about; expected certificate beside it")
             }
+            if table.has(.passphraseFile) {
+                table.report(
+                    .passphraseFile, "there is no private key that it could be for; expected private_key beside it")
+            }
             return []
         }
         table.require(.certificate, CertificateExpectation.certificate)
@@ -65,7 +69,7 @@ struct CredentialsReader {
         case .authorities(let reason):
             table.report(
                 .authorities, "\(table.named(.authorities)): \(reason); expected \(ClientsReader.expectedAuthorities)")
-        case .ciphers(let reason): table.report(.ciphers, "\(reason); expected \(PolicyReader.ciphers)")
+        case .ciphers(let reason): table.report(.ciphers, "\(reason); expected \(PolicyReader.expectedCiphers)")
         case .version(let reason):
             let key = table.has(.maximumVersion) ? ServiceKey.maximumVersion : .minimumVersion
             table.report(key, "\(reason); expected a version from the minimum on that this OpenSSL knows")

@@ -56,6 +56,7 @@ static inline long co_ssl_get_secure_renegotiation_support(SSL *s) { return SSL_
 static inline int co_ssl_ctx_get_ex_new_index(CRYPTO_EX_free *f) { return SSL_CTX_get_ex_new_index(0, NULL, NULL, NULL, f); }
 static inline int co_sk_ssl_cipher_num(const STACK_OF(SSL_CIPHER) *s) { return sk_SSL_CIPHER_num(s); }
 static inline const SSL_CIPHER *co_sk_ssl_cipher_value(const STACK_OF(SSL_CIPHER) *s, int i) { return sk_SSL_CIPHER_value(s, i); }
+static inline void co_sk_ssl_cipher_free(STACK_OF(SSL_CIPHER) *s) { sk_SSL_CIPHER_free(s); }
 
 static inline int co_err_get_lib(unsigned long e) { return ERR_GET_LIB(e); }
 static inline int co_err_get_reason(unsigned long e) { return ERR_GET_REASON(e); }

@@ -33,13 +33,20 @@ extension Context {
         ERR_clear_error()
         // 0 means success here.
         guard let list, SSL_CTX_set_alpn_protos(pointer, list, UInt32(truncatingIfNeeded: list.count)) == 0 else {
-            throw .context("application protocols must have 1 to 255 bytes each, and 65,535 together at most")
+            throw .context(
+                "application protocols must have 1 to 255 bytes each, and with one of length before each "
+                    + "\(ApplicationProtocols.maximumLength) together at most")
         }
     }
 }
 
 /// The list of protocols on the wire: each with a byte of length before it (RFC 7301, section 3.1).
-enum ApplicationProtocols {
+public enum ApplicationProtocols {
+    /// Bytes of a whole list.
+    public static let maximumLength = Int(UInt16.max)
+
+    public static func encodedLength(of names: [String]) -> Int { names.reduce(0) { $0 + 1 + $1.utf8.count } }
+
     static func encode(_ names: [String]) -> [UInt8]? {
         var list: [UInt8] = []
         for name in names {
@@ -47,7 +54,7 @@ enum ApplicationProtocols {
             list.append(length)
             list.append(contentsOf: name.utf8)
         }
-        return list.count <= Int(UInt16.max) ? list : nil
+        return list.count <= maximumLength ? list : nil
     }
 
     /// Where in the offer the first of these protocols stands that is in it.

@@ -27,7 +27,7 @@ public enum CipherPolicy: String, Sendable, CaseIterable {
     ) -> String {
         var lists: [String] = []
         // Keys first: a client that offers them has one.
-        if hasPresharedKeys { lists.append(presharedKeySuites) }
+        if hasPresharedKeys { lists.append(presharedKeySuites(policy, minimumVersion)) }
         if hasCertificates || !hasPresharedKeys { lists.append(certificateSuites(policy, minimumVersion)) }
         // From OpenSSL 3.2 on the 8-byte tag of CCM8 counts as 64 bits of security, which only level 0 allows. The level
         // also judges certificates, so it is lowered only where there are none; these suites need none of its protection.
@@ -54,4 +54,22 @@ public enum CipherPolicy: String, Sendable, CaseIterable {
     private static let presharedKeySuites =
         "ECDHE-PSK-CHACHA20-POLY1305:PSK-AES128-GCM-SHA256:PSK-AES256-GCM-SHA384:PSK-CHACHA20-POLY1305:"
         + "PSK-AES128-CCM:PSK-AES256-CCM:PSK-AES128-CCM8:PSK-AES256-CCM8"
+
+    private static func presharedKeySuites(_ policy: CipherPolicy, _ minimumVersion: ProtocolVersion) -> String {
+        let needsCBC = policy == .legacy || minimumVersion == .dtls10
+        return needsCBC ? "\(presharedKeySuites):kECDHEPSK+AES:kPSK+AES" : presharedKeySuites
+    }
+}
+
+extension CipherPolicy {
+    /// The words of an OpenSSL cipher list that stand for no suite, of those that add suites: leaving out (`!`) or moving
+    /// (`-`, `+`) what is not there is no mistake.
+    public static func wordsWithoutSuite(in list: String) -> [String] {
+        guard let context = SSL_CTX_new(DTLS_method()) else { return [] }
+        defer { SSL_CTX_free(context) }
+        defer { ERR_clear_error() }
+        return list.split { ":, ;".contains($0) }.map(String.init).filter { word in
+            !"!-+@".contains(word.prefix(1)) && SSL_CTX_set_cipher_list(context, word) != 1
+        }
+    }
 }

@@ -65,6 +65,9 @@ public final class ClientContext: Context {
             try use(certificate: certificate, privateKey: key, passphrase: settings.passphrase)
         }
         if let key = settings.presharedKey { try use(key) }
+        if let fault = suiteFault(for: settings.presharedKey == nil ? .anyCertificate : .presharedKey) {
+            throw .ciphers(fault)
+        }
         try offer(applicationProtocols: settings.applicationProtocols)
         SSL_CTX_set_verify(pointer, settings.rejectUnauthorized ? SSL_VERIFY_PEER : SSL_VERIFY_NONE) { good, store in
             guard good == 0, let store, Context.excusesDigest(store) else { return good }

@@ -119,6 +119,11 @@ public final class RevocationLists {
         }
     }
 
+    /// Whether one of them was issued under this name.
+    func hasList(of issuer: OpaquePointer?) -> Bool {
+        pointers.contains { X509_NAME_cmp(X509_CRL_get_issuer($0), issuer) == 0 }
+    }
+
     /// The store takes references of its own.
     func add(to store: OpaquePointer?) throws(OpenSSLError) {
         for list in pointers where X509_STORE_add_crl(store, list) != 1 { throw OpenSSLError.drain() }

@@ -6,6 +6,8 @@ public class Context {
     let pointer: OpaquePointer
     /// Whether the peer may begin another handshake on an established connection.
     let allowsRenegotiation: Bool
+    /// `nil`: the newest that OpenSSL knows.
+    let maximumVersion: ProtocolVersion?
     /// What OpenSSL's callbacks find again.
     let attachments: ContextAttachments
 
@@ -18,6 +20,7 @@ public class Context {
         allowsRenegotiation: Bool
     ) throws(CredentialsError) {
         self.allowsRenegotiation = allowsRenegotiation
+        self.maximumVersion = maximumVersion
         ERR_clear_error()
         guard let context = SSL_CTX_new(method) else { throw .context("\(OpenSSLError.drain())") }
         pointer = context
@@ -55,13 +58,5 @@ public class Context {
         guard co_ssl_ctx_set_min_version(pointer, Int32(minimumVersion.rawValue)) == 1,
             co_ssl_ctx_set_max_version(pointer, Int32(maximumVersion?.rawValue ?? 0)) == 1
         else { throw .version("\(OpenSSLError.drain())") }
-    }
-
-    private func use(ciphers: String) throws(CredentialsError) {
-        ERR_clear_error()
-        guard SSL_CTX_set_cipher_list(pointer, ciphers) == 1 else {
-            _ = OpenSSLError.drain()
-            throw .ciphers("no cipher matches \"\(ciphers)\"")
-        }
     }
 }

@@ -30,6 +30,19 @@ public final class OwnCertificate {
         }
     }
 
+    /// How cipher suites name what a server with such a key proves itself by; `nil` where none does in DTLS: OpenSSL
+    /// uses Ed25519, Ed448 and RSA-PSS keys of servers in TLS alone (ssl_set_masks: "TLS1_get_version(s) ==
+    /// TLS1_2_VERSION"; seen with 3.0.19, issue 20122 of openssl/openssl).
+    var authentication: Int32? {
+        guard let key = X509_get0_pubkey(pointer) else { return nil }
+        return switch EVP_PKEY_get_base_id(key) {
+        case EVP_PKEY_RSA: NID_auth_rsa
+        case EVP_PKEY_EC: NID_auth_ecdsa
+        case EVP_PKEY_DSA: NID_auth_dss
+        default: nil
+        }
+    }
+
     /// Whether it is good for a host name (RFC 6125, section 6.4); the common name counts where there is no DNS name.
     /// - Parameter name: without a trailing dot; with `*.` in front of it, whether it is good for all such names.
     public func covers(name: String) -> Bool {

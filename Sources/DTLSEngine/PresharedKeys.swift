@@ -65,7 +65,6 @@ extension ServerContext {
     /// A session that was made with a key is resumed only while identity and key are still the same: its ticket carries
     /// a digest of the two, sealed like the rest.
     func use(_ settings: PresharedKeys) throws(CredentialsError) {
-        guard hasPresharedKeyCiphers else { throw .ciphers("it has no cipher suite for pre-shared keys (PSK-…)") }
         attachments.presharedKeys = PresharedKeyTable(settings)
         if let hint = settings.hint {
             let text = hint.map { CChar(bitPattern: $0) } + [0]
@@ -86,13 +85,6 @@ extension ServerContext {
                 return PresharedKeyCallbacks.markSession(of: ssl)
             },
             { ssl, session, _, _, status, _ in PresharedKeyCallbacks.decide(ssl, session, status) }, nil)
-    }
-
-    private var hasPresharedKeyCiphers: Bool {
-        let ciphers = SSL_CTX_get_ciphers(pointer)
-        return (0..<co_sk_ssl_cipher_num(ciphers)).contains {
-            PresharedKeyCallbacks.kinds.contains(SSL_CIPHER_get_kx_nid(co_sk_ssl_cipher_value(ciphers, $0)))
-        }
     }
 }
 
@@ -120,8 +112,6 @@ extension ClientContext {
 }
 
 private enum PresharedKeyCallbacks {
-    static let kinds = [NID_kx_psk, NID_kx_ecdhe_psk, NID_kx_dhe_psk, NID_kx_rsa_psk]
-
     static func bytes(_ text: UnsafePointer<CChar>) -> [UInt8] {
         Array(UnsafeRawBufferPointer(start: text, count: strlen(text)))
     }

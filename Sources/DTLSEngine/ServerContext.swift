@@ -13,6 +13,8 @@ public final class ServerContext: Context {
     var identities: [String: ServerContext] = [:]
     /// Their names in the order in which they came.
     var names: [String] = []
+    /// Those whose name is an IP address, by its bytes.
+    var addresses: [[UInt8]: ServerContext] = [:]
     var choosesByAddress = false
     let refusesUnknownNames: Bool
     /// Why the ClientHello that OpenSSL is at is refused; the engine takes it.
@@ -46,6 +48,7 @@ public final class ServerContext: Context {
         // Never less than a record; OpenSSL's own is 100 KiB.
         _ = co_ssl_ctx_set_max_cert_list(pointer, settings.clients.mode == .none ? 0 : Self.maximumClientChain)
         if let keys = settings.presharedKeys { try use(keys) }
+        try checkSuites(settings)
         try prepareSessions(settings.sessions, tickets)
         SSL_CTX_set_options(pointer, CO_SSL_OP_CIPHER_SERVER_PREFERENCE)
         // For suites with DHE: a group of RFC 3526, as strong as the certificate's key.
@@ -73,6 +76,23 @@ public final class ServerContext: Context {
             throw .certificate("a second one with an \(certificate.keyKind) key")
         }
         attachments.certificates.append((certificate, key.staple))
+    }
+
+    /// Each thing that the server proves itself with needs a suite, or it would never be used.
+    private func checkSuites(_ settings: ServerSettings) throws(CredentialsError) {
+        for (certificate, _) in attachments.certificates {
+            let kind = certificate.keyKind
+            guard let authentication = certificate.authentication else {
+                throw .certificate("OpenSSL has no cipher suites of DTLS for servers with \(kind) keys")
+            }
+            guard let fault = suiteFault(for: .certificate(keyKind: kind, authentication: authentication)) else {
+                continue
+            }
+            // Of a policy's own list, only the kind of the key can be the cause.
+            if settings.ciphers == nil { throw .certificate("no policy has cipher suites for \(kind) keys") }
+            throw .ciphers(fault)
+        }
+        if settings.presharedKeys != nil, let fault = suiteFault(for: .presharedKey) { throw .ciphers(fault) }
     }
 
     /// Why the last handshake was refused, once.

@@ -27,6 +27,7 @@ extension ServerContext {
     public func add(_ identity: ServerContext, for name: String) {
         let name = name.lowercased()
         if identities.updateValue(identity, forKey: name) == nil { names.append(name) }
+        if let address = Self.addressBytes(of: name) { addresses[address] = identity }
         // The choice is the service's: it is not made again when a client of this name renegotiates. Nor may the callback
         // be called then, since the identity can be gone: its connections outlive it when another takes its place.
         SSL_CTX_set_client_hello_cb(identity.pointer, nil, nil)
@@ -66,11 +67,14 @@ extension ServerContext {
             }, Unmanaged.passUnretained(self).toOpaque())
     }
 
-    /// The identity whose certificate names this address, if that is asked for.
+    /// The identity for this address, if that is asked for: the one that was added for it, else the first whose
+    /// certificate names it; `nil`: this one.
     /// - Parameter address: 4 or 16 bytes.
     func identity(forAddress address: UnsafeRawBufferPointer) -> ServerContext? {
+        guard choosesByAddress else { return nil }
         let address = Self.unmapped(address)
-        guard choosesByAddress, !certifies(address) else { return nil }
+        if let added = addresses[Array(address)] { return added }
+        if certifies(address) { return nil }
         return names.lazy.compactMap { self.identities[$0] }.first { $0.certifies(address) }
     }
 
@@ -79,6 +83,17 @@ extension ServerContext {
         guard address.count == 16, address.prefix(10).allSatisfy({ $0 == 0 }), address[10] == 0xff, address[11] == 0xff
         else { return address }
         return UnsafeRawBufferPointer(rebasing: address[12...])
+    }
+
+    /// The 4 or 16 bytes of an IP address in text, or `nil` for another text.
+    private static func addressBytes(of text: String) -> [UInt8]? {
+        ERR_set_mark()
+        defer { ERR_pop_to_mark() }
+        guard let string = a2i_IPADDRESS(text) else { return nil }
+        defer { ASN1_OCTET_STRING_free(string) }
+        let bytes = UnsafeRawBufferPointer(
+            start: ASN1_STRING_get0_data(string), count: Int(ASN1_STRING_length(string)))
+        return Array(unmapped(bytes))
     }
 
     private func covers(_ name: String) -> Bool {

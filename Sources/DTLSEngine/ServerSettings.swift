@@ -7,8 +7,8 @@ public struct ServerSettings: Sendable, Equatable {
     /// Whether a client is turned away that asks for a name which neither `names` nor the service's own certificates
     /// have; else it gets the service's own.
     public var refusesUnknownNames = false
-    /// Whether a client that asks for no name gets the certificate that names the address which it has come to
-    /// (reference: ipcert).
+    /// Whether a client that asks for no name gets the certificate for the address which it has come to: that of the
+    /// name which is this address, else one that names it (reference: ipcert).
     public var choosesByAddress = false
     /// The application protocols (ALPN, RFC 7301), best first, each of 1 to 255 bytes; none: what clients offer is
     /// ignored.

@@ -101,6 +101,23 @@ import Testing
         ),
     ]
 
+    @Test(arguments: [
+        ("0.0.0.0:53", "is no address of one machine; expected a unicast address"),
+        ("[::]:53", "is no address of one machine; expected a unicast address"),
+        ("224.0.0.1:53", "is no address of one machine; expected a unicast address"),
+        ("255.255.255.255:53", "is no address of one machine; expected a unicast address"),
+        ("[ff02::1]:53", "is no address of one machine; expected a unicast address"),
+        ("[fe80::1]:53", "is a link-local address without its interface; expected [fe80::1%INTERFACE]:53"),
+        ("[::ffff:127.0.0.1]:53", "is an IPv4 address inside an IPv6 one; expected the IPv4 address itself"),
+    ])
+    func addressesThatCannotBeMeant(_ address: String, _ reason: String) throws {
+        let folder = try ConfigurationFolder()
+        #expect(
+            try folder.problems(service + "forward.backend = \"udp:\(address)\"") == [
+                "dtlsd.toml:5: service.a.forward.backend: \(address) \(reason)"
+            ])
+    }
+
     @Test(arguments: backendProblems)
     func badBackends(_ line: String, _ expected: String) throws {
         let folder = try ConfigurationFolder()

@@ -88,6 +88,14 @@ private let least = """
         }
     }
 
+    @Test(arguments: [
+        ("localhost.:1", "localhost"), ("localhost:1", "localhost"), ("192.0.2.1:1", "192.0.2.1"), ("[::1]:1", "::1"),
+        ("[fe80::1%lo]:1", "fe80::1"),
+    ])
+    func theServersNameIsThatOfItsCertificate(_ text: String, _ name: String) {
+        #expect(HostAndPort(text)?.certificateName == name)
+    }
+
     @Test(arguments: ["localhost:4433", "LOCALHOST:4433"])
     func aNameIsResolvedAndIsTheServersName(_ text: String) throws {
         let client = try #require(
@@ -123,6 +131,36 @@ private let least = """
             ])
     }
 
+    @Test(arguments: ["localhost.", "a..b", ".", "-", "*.a", "fe80::1%lo", "a b"])
+    func textsThatAreNoServerName(_ text: String) throws {
+        #expect(
+            try problems("server_name = \"\(text)\"") == [
+                "dtlsd.toml:4: client.out.server_name: expected a host name or an IP address, without a port, found the"
+                    + " string \"\(text)\""
+            ])
+    }
+
+    @Test(arguments: ["0.0.0.0:1", "224.0.0.1:1", "[ff02::1]:1"])
+    func serversThatCannotBeMeant(_ address: String) throws {
+        #expect(
+            try problems("", "[client.out]\nlisten = \"127.0.0.1:5000\"\nconnect = \"\(address)\"\n") == [
+                "dtlsd.toml:3: client.out.connect: \(address) is no address of one machine; expected a unicast address"
+            ])
+    }
+
+    @Test func whatPeersWillRefuseIsWarnedOf() throws {
+        try folder.write("old.pem", TestMaterial.shared.get().expiredCertificate)
+        let warnings = try folder.read(
+            least
+                + "ca = \"old.pem\"\ncertificate = \"old.pem\"\nprivate_key = \"server.key\"\nciphers = \"ECDHE:NOPE\""
+        ).warnings
+        #expect(warnings.map(\.key) == ["client.out.ca", "client.out.certificate", "client.out.ciphers"])
+        #expect(warnings.first?.message.hasSuffix("; servers with a certificate of this CA are refused") == true)
+        #expect(
+            warnings.dropFirst().first?.message.hasSuffix("; servers that check it will refuse it") == true)
+        #expect(warnings.last?.message == "no effect: \"NOPE\"; OpenSSL knows no suite of this name")
+    }
+
     static let wrongLines: [(String, String)] = [
         (
             "certificate = \"server.pem\"",
@@ -132,6 +170,10 @@ private let least = """
             "private_key = \"server.key\"",
             "1: client.out.certificate: missing; expected the path of a PEM file with the client's certificate and the"
                 + " chain above it"
+        ),
+        (
+            "passphrase_file = \"server.key\"",
+            "4: client.out.passphrase_file: there is no private key that it could be for; expected private_key beside it"
         ),
         (
             "certificate = \"server.pem\"\nprivate_key = \"other.key\"",
@@ -165,6 +207,20 @@ private let least = """
         (
             "answer_timeout = 0.5",
             "4: client.out.answer_timeout: expected a number of seconds, 1 to 86400, or 0 for no limit, found less than 1"
+        ),
+        (
+            "ciphers = \"eNULL:@SECLEVEL=0\"",
+            "4: client.out.ciphers: only suites that prove or encrypt nothing match \"eNULL:@SECLEVEL=0\"; expected an"
+                + " OpenSSL cipher list, as `openssl ciphers -v LIST` takes it"
+        ),
+        (
+            "ciphers = \"PSK\"",
+            "4: client.out.ciphers: it has no cipher suite for servers with certificates; expected an OpenSSL cipher list"
+        ),
+        (
+            "alpn = [\"\((100..<400).map { "\($0)" + String(repeating: "a", count: 250) }.joined(separator: "\", \""))\"]",
+            "4: client.out.alpn: 76200 bytes, with one of length before each name; expected at most 65535, as many as a"
+                + " ClientHello has room for"
         ),
         ("resumption = 1", "4: client.out.resumption: expected true or false, found 1"),
         ("handler = \"echo\"", "4: client.out.handler: unknown key here; it belongs in [service.NAME]"),
@@ -204,6 +260,11 @@ private let least = """
             try problems("psk = { file = \"two.psk\", identity = \"c\" }") == [
                 "dtlsd.toml:4: client.out.psk.identity: expected one of the identities in \"two.psk\", found the string"
                     + " \"c\""
+            ])
+        #expect(
+            try problems("psk.file = \"none.psk\"\nciphers = \"ECDHE+AESGCM\"").map { $0.prefix { $0 != ";" } } == [
+                "dtlsd.toml:4: client.out.psk.file: cannot read \"none.psk\": No such file or directory",
+                "dtlsd.toml:5: client.out.ciphers: it has no cipher suite for pre-shared keys (PSK-…)",
             ])
         #expect(
             try problems("psk.file = \"one.psk\"\nca = \"server.pem\"") == [
@@ -254,6 +315,14 @@ private let least = """
                 "dtlsd.toml:6: client.out: a service has this name already (line 1); expected another",
                 "dtlsd.toml:7: client.out.listen: 127.0.0.1:5000 collides with 127.0.0.1:5000 of service.out.listen"
                     + " (line 2); expected an address and port that nothing else listens on",
+            ])
+    }
+
+    @Test func aNameWithDotsIsQuoted() throws {
+        #expect(
+            try problems("", least.replacing("client.out", with: "client.out.lan")) == [
+                "dtlsd.toml:1: client.out.lan: unknown table; if it is a name with dots, it is quoted:"
+                    + " [client.\"out.lan\"]"
             ])
     }
 

@@ -134,14 +134,39 @@ import Testing
                     + "with or without a colon between each two of them",
                 "dtlsd.toml:17: service.a.clients.allow: \"sensor-7\": expected one of \"cn:\", \"dns:\", \"ip:\", "
                     + "\"uri:\", \"email:\", \"sha256:\" in front",
-                "dtlsd.toml:18: service.a.clients.deny: an empty list; expected at least one rule, such as "
-                    + "\"cn:*.example.org\", or no such key",
+                "dtlsd.toml:18: service.a.clients.deny: expected a rule such as \"cn:*.example.org\", or an array of "
+                    + "rules, found an empty array",
                 "dtlsd.toml:19: service.a.clients.alow: unknown key; did you mean \"allow\"?",
             ])
         #expect(
             try problems("deny = \"cn:a\"") == [
                 "dtlsd.toml:5: service.a.deny: unknown key here; it belongs in [service.NAME.clients]"
             ])
+    }
+
+    /// It would switch revocation off in silence.
+    @Test func noListAtAllIsNoArray() throws {
+        #expect(
+            try problems("ca = \"ca.pem\"\ncrl = []") == [
+                "dtlsd.toml:6: service.a.crl: \(Self.lists), found an empty array"
+            ])
+    }
+
+    @Test func authoritiesWhoseClientsAreRefusedAreWarnedOf() throws {
+        let material = try TestMaterial.shared.get()
+        try folder.write("both.pem", material.certificate + material.expiredCertificate)
+        let configuration = try folder.read(service("ca = \"both.pem\"\ncrl = \"list.crl\""))
+        let warnings = configuration.warnings.map { "\($0.line ?? 0): \($0.key ?? ""): \($0.message)" }
+        #expect(warnings.count == 2)
+        #expect(
+            warnings.first?.hasPrefix("5: service.a.ca: \"both.pem\": the certificate of \"CN=expired\" expired on 2")
+                == true
+        )
+        #expect(warnings.first?.hasSuffix("; the clients of this CA are refused") == true)
+        #expect(
+            warnings.last
+                == "6: service.a.crl: no list of \"CN=expired\", a CA in \"both.pem\": its clients are refused "
+                + "until there is one, and a reload")
     }
 
     /// A list of revoked certificates may be larger than other files.

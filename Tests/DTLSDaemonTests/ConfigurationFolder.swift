@@ -61,6 +61,11 @@ struct TestMaterial {
     /// RSA, 1024 bits.
     let weakCertificate: String
     let weakKey: String
+    /// Of a kind that OpenSSL has no suites of DTLS for.
+    let ed25519Certificate: String
+    let ed25519Key: String
+    /// CN=expired, with the key of `certificate`.
+    let expiredCertificate: String
     /// The certificate, not as PEM.
     let derCertificate: Data
     /// OCSP responses that say that the certificate is good, and that it is revoked.
@@ -91,6 +96,10 @@ struct TestMaterial {
         try openssl("req -x509 -new -key rsakey -subj /CN=localhost -days 30 -out rsa")
         try openssl("genpkey -algorithm RSA -pkeyopt rsa_keygen_bits:1024 -out weakkey")
         try openssl("req -x509 -new -key weakkey -subj /CN=localhost -days 30 -out weak")
+        try openssl("genpkey -algorithm ED25519 -out edkey")
+        try openssl("req -x509 -new -key edkey -subj /CN=localhost -days 30 -out ed")
+        try openssl("req -new -key key -subj /CN=expired -out request.csr")
+        try openssl("x509 -req -in request.csr -key key -days -1 -out expired")
         try openssl("pkcs8 -topk8 -in key -passout pass:sesame -out encrypted")
         try openssl("x509 -in certificate -outform DER -out der")
         // `openssl ca` needs a database, and a section that names it.
@@ -108,6 +117,9 @@ struct TestMaterial {
         rsaKey = try text("rsakey")
         weakCertificate = try text("weak")
         weakKey = try text("weakkey")
+        ed25519Certificate = try text("ed")
+        ed25519Key = try text("edkey")
+        expiredCertificate = try text("expired")
         derCertificate = try Data(contentsOf: URL(fileURLWithPath: "\(folder)/der"))
         try openssl("x509 -in certificate -noout -serial -out serial")
         let serial = try text("serial").dropFirst("serial=".count).filter { $0.isHexDigit }

@@ -42,7 +42,7 @@ import Testing
     @Test(arguments: [
         ("exec = {}", "missing; expected \(command)"),
         ("exec.command = 3", "expected \(command), found 3"),
-        ("exec.command = []", "an empty array; expected \(command)"),
+        ("exec.command = []", "expected \(command), found an empty array"),
         ("exec.command = [\"/bin/sh\", 3]", "expected \(command), found 3"),
         ("exec.command = [\"sh\"]", "expected \(command), found \"sh\""),
         (

@@ -118,6 +118,8 @@ import Testing
             text("unknown_name = \"refuse\"\nby_address = true") + name("B.example.org") + name("*.example.org")
                 + name("192.0.2.1"))
         #expect(read.names.map(\.name) == ["b.example.org", "*.example.org", "192.0.2.1"])
+        let spelled = try tls(text("by_address = true") + name("2001:DB8:0::1"))
+        #expect(spelled.names.map(\.name) == ["2001:db8::1"])
         #expect(read.refusesUnknownNames && read.choosesByAddress)
         #expect(read.names.allSatisfy { $0.certifiedKeys == read.certifiedKeys })
     }
@@ -314,6 +316,10 @@ import Testing
     }
 
     static let policyProblems: [(String, String)] = [
+        (
+            "alpn = []",
+            "alpn: expected names of application protocols, each of 1 to 255 bytes (\"coap\"), found an empty array"
+        ),
         ("policy = \"old\"", "policy: expected \"modern\" or \"legacy\", found the string \"old\""),
         ("renegotiation = 1", "renegotiation: expected true or false, found 1"),
         (

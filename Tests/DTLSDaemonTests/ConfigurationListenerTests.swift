@@ -42,6 +42,23 @@ import Testing
             ])
     }
 
+    /// To the kernel both are one address, which two sockets would share.
+    @Test func anInterfaceIsForLinkLocalAddressesAlone() throws {
+        let found = try problems([("a", "listen = [\"[::1]:21000\", \"[::1%lo]:21000\", \"[fe80::1%lo]:21000\"]")])
+        #expect(found.count == 1)
+        #expect(
+            found.first?.hasSuffix(
+                "]:21000 has an interface, which only a link-local address needs; expected [::1]:21000") == true)
+    }
+
+    @Test func anEmptyArrayIsNoAddress() throws {
+        #expect(
+            try problems([("a", "listen = []")]) == [
+                "dtlsd.toml:5: service.a.listen: expected \"ADDRESS:PORT\" or \"[IPv6 ADDRESS]:PORT\", "
+                    + "the address in numbers, the port 1 to 65535, found an empty array"
+            ])
+    }
+
     private func collision(_ one: String, _ other: String) -> String {
         "dtlsd.toml:10: service.b.listen: \(other) collides with \(one) of service.a.listen (line 5); "
             + "expected an address and port that nothing else listens on"

@@ -154,6 +154,22 @@ import Testing
         #expect(problems.last?.contains("service.a.ca: a service with pre-shared keys alone asks no client") == true)
     }
 
+    /// A file of many devices may be larger than others.
+    @Test func aLargeFile() throws {
+        let folder = try ConfigurationFolder()
+        let text = (0..<30_000).map { "sensor-\($0):\(Self.digits)\n" }.joined()
+        #expect(text.utf8.count > 1_048_576)
+        try folder.write("keys.psk", text)
+        #expect(
+            try folder.read(service("psk.file = \"keys.psk\"")).services.first?.tls.presharedKeys?.keys.count == 30_000)
+        try folder.write("keys.psk", text + String(repeating: "# comment\n", count: 1_600_000))
+        #expect(
+            try folder.problems(service("psk.file = \"keys.psk\"")) == [
+                "dtlsd.toml:3: service.a.psk.file: \"keys.psk\" is too large; expected at most 16777216 bytes; expected the "
+                    + "path of a file of identities and keys, as psktool writes it"
+            ])
+    }
+
     @Test func manyBadLinesAreTenAndACount() throws {
         let folder = try ConfigurationFolder()
         try folder.write("keys.psk", String(repeating: "x\n", count: 25))

@@ -97,6 +97,8 @@ private let service = """
     }
 
     /// Lines that are added to the service, and the problem's whole text without the file's name.
+    private static let serviceKeys = ServiceKey.allCases.map(\.rawValue).joined(separator: ", ")
+
     static let valueProblems: [(String, String)] = [
         (
             "idle_timeout = \"soon\"",
@@ -170,6 +172,28 @@ private let service = """
         ("idle_timeuot = 3", "5: service.a.idle_timeuot: unknown key; did you mean \"idle_timeout\"?"),
         ("ttl = 3", "5: service.a.ttl: unknown key here; it belongs in [service.NAME.socket]"),
         ("workers = 3", "5: service.a.workers: unknown key here; it belongs before the first [table]"),
+        (
+            "[service.a.tickets]\nrotation = 1",
+            "5: service.a.tickets: unknown key here; it is a table of its own, [tickets]"
+        ),
+        ("client = 1", "5: service.a.client: unknown key; did you mean \"clients\"?"),
+        (
+            "\(String(repeating: "k", count: 10_000)) = 1",
+            "5: service.a.\"\(String(repeating: "k", count: 100))…\": unknown key; expected one of \(serviceKeys)"
+        ),
+        (
+            "[service.a.names.b]\ncertificate = \"server.pem\"",
+            "5: service.a.names: unknown key; did you mean \"name\"?"
+        ),
+        (
+            "[service.a.lan]\nhandler = \"echo\"",
+            "5: service.a.lan: unknown table; if it is a name with dots, it is quoted: [service.\"a.lan\"]"
+        ),
+        (
+            "[service.a.name.b.example.org]\ncertificate = \"server.pem\"",
+            "5: service.a.name.b.example: unknown table; if it is a name with dots, it is quoted: "
+                + "[service.a.name.\"b.example.org\"]"
+        ),
         (
             "socket.colour = \"blue\"",
             "5: service.a.socket.colour: unknown key; "
@@ -296,6 +320,8 @@ private let service = """
                     + "(line 5); expected an address and port that nothing else listens on",
                 "dtlsd.toml:10: service.a.certificate: cannot read \"missing.pem\": No such file or directory; "
                     + "expected the path of a PEM file with the certificate and the chain above it",
+                "dtlsd.toml:12: service.a.ca: \"server.key\": no PEM certificate in it; "
+                    + "expected the path of a PEM file with the CA certificates that clients are checked against",
                 "dtlsd.toml:13: service.a.handler: expected one of \"echo\", \"forward\", \"exec\", \"log\", found the string \"reflect\"",
                 "dtlsd.toml:14: service.b.certificate: missing; "
                     + "expected the path of a PEM file with the certificate and the chain above it",

@@ -66,7 +66,7 @@ import Testing
             ])
         #expect(
             try folder.problems("tickets.key_file = []" + Self.service) == [
-                "dtlsd.toml:1: tickets.key_file: \(Self.expected), 1 to 16, found 0"
+                "dtlsd.toml:1: tickets.key_file: \(Self.expected), found an empty array"
             ])
         #expect(
             try folder.problems("[tickets]\nrotation = 10\nlifetime = 630" + Self.service) == [
@@ -74,6 +74,39 @@ import Testing
                     + " 62 times the rotation at most"
             ])
         #expect(try folder.problems("[tickets]\nrotation = 10\nlifetime = 620" + Self.service) == [])
+    }
+
+    @Test func aRotationOfFilesHasNoEffect() throws {
+        let folder = try ConfigurationFolder()
+        try write(folder, "key")
+        // Nor is the lifetime held against it.
+        let configuration = try folder.read("[tickets]\nkey_file = \"key\"\nrotation = 5" + Self.service)
+        #expect(
+            configuration.warnings.map(\.description) == [
+                "\(folder.path)/dtlsd.toml:3: tickets.rotation: no effect beside key_file, whose files say which keys there "
+                    + "are"
+            ])
+    }
+
+    @Test func secretsAreNotAppendedToAnotherFile() throws {
+        let folder = try ConfigurationFolder()
+        func problems(_ text: String) throws -> [String] {
+            try folder.write("keys.log", text)
+            return try folder.problems("key_log_file = \"keys.log\"" + Self.service)
+        }
+        let material = try TestMaterial.shared.get()
+        for text in [material.privateKey, "\n", "CLIENT_RANDOM 00", "a:00112233445566778899aabbccddeeff\n"] {
+            let found = try problems(text)
+            #expect(
+                found.first?.hasPrefix(
+                    "dtlsd.toml:1: key_log_file: \"keys.log\" holds something else, to which secrets would be appended; "
+                )
+                    == true, "\(text)")
+        }
+        let random = String(repeating: "0a", count: 32)
+        for text in ["", "# SSL/TLS secrets\n", "CLIENT_RANDOM \(random) \(random)\(random)\nmore"] {
+            #expect(try problems(text) == [], "\(text)")
+        }
     }
 
     /// Reading changes nothing: the file is made when it is needed, by whoever serves.

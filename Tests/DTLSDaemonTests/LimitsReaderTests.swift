@@ -113,8 +113,9 @@ import Testing
         ),
         (
             "[limits]\nallow = []",
-            ["6: limits.allow: an empty list would refuse everyone; expected at least one network, or no such key"]
+            ["6: limits.allow: \(networks), found an empty array"]
         ),
+        ("limits.deny = []", ["5: service.a.limits.deny: \(networks), found an empty array"]),
         ("[limits]\nallow = 10", ["6: limits.allow: \(networks), found 10"]),
         (
             """

@@ -113,6 +113,31 @@ import Testing
         }
     }
 
+    /// The name that was given to it decides, whether or not the certificate names the address.
+    @Test(arguments: [[192, 0, 2, 2], [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 192, 0, 2, 2]] as [[UInt8]])
+    func theTableOfTheAddressGoesFirst(_ address: [UInt8]) throws {
+        let named = try MadeCertificate("here", names: [.ip([192, 0, 2, 2])])
+        func serve(_ name: String, own: CertifiedKey, _ other: CertifiedKey) throws -> String? {
+            var settings = ServerSettings(certifiedKeys: [own])
+            settings.names = [NamedIdentity(name: name, certifiedKeys: [other])]
+            settings.choosesByAddress = true
+            let pair = try EnginePair(
+                client: ClientSettings(rejectUnauthorized: false), server: settings, serverName: nil,
+                localAddress: address)
+            pair.handshake()
+            return pair.server.engine?.cipher
+        }
+        let rsa = key(certificates.rsaServer)
+        let ecdsa = key(certificates.ecdsaServer)
+        let here = try key(named.identity())
+        #expect(try serve("192.0.2.2", own: ecdsa, rsa)?.hasPrefix("ECDHE-RSA") == true)
+        #expect(try serve("192.0.2.2", own: here, rsa)?.hasPrefix("ECDHE-RSA") == true)
+        // Without such a name, the certificates decide, one's own first.
+        #expect(try serve("elsewhere", own: rsa, here)?.hasPrefix("ECDHE-ECDSA") == true)
+        #expect(try serve("elsewhere", own: here, rsa)?.hasPrefix("ECDHE-ECDSA") == true)
+        #expect(try serve("192.0.2.3", own: ecdsa, rsa)?.hasPrefix("ECDHE-ECDSA") == true)
+    }
+
     /// An IPv6 socket that serves IPv4 too has mapped addresses.
     @Test(arguments: [[192, 0, 2, 9], [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 255, 255, 192, 0, 2, 9]] as [[UInt8]])
     func theAddressDecidesWhereThereIsNoName(_ address: [UInt8]) throws {

@@ -12,9 +12,6 @@ enum BackendReader {
         table.require(.backend, expected)
         guard table.has(.backend) else { return nil }
         let texts = table.strings(.backend, expected)
-        if texts.isEmpty, table.isEmptyArray(.backend) {
-            table.report(.backend, "expected \(expected), found an empty array")
-        }
         var found: [(element: Int, backend: Backend)] = []
         for (element, text) in texts {
             do throws(BadBackend) {

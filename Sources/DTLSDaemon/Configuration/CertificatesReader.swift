@@ -60,6 +60,11 @@ struct CertificatesReader<Key: CertificateTableKey> {
         }
         let isWhole = !found.isEmpty && found.count == max(certificates.count, keys.count)
         guard checkKinds(found), isWhole else { return nil }
+        for item in found {
+            table.warnOfDates(
+                in: item.key.certificate, .certificate, element: item.element, named: item.file,
+                "clients that check it will refuse it")
+        }
         readStaples(into: &found, service, host)
         return found
     }
@@ -67,7 +72,6 @@ struct CertificatesReader<Key: CertificateTableKey> {
     /// The files that a key names: one, or several in an array.
     private func names(_ key: Key, _ expected: String) -> [Name] {
         let names = table.strings(key, expected)
-        if table.isEmptyArray(key) { table.report(key, "expected \(expected), found an empty array") }
         for name in names where name.text.isEmpty {
             table.report(key, element: name.element, "expected \(expected), found the string \"\"")
         }

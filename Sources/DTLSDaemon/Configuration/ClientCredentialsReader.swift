@@ -9,7 +9,6 @@ struct ClientCredentialsReader {
         static let certificate = "the path of a PEM file with the client's certificate and the chain above it"
         static let privateKey = "the path of a PEM file with the certificate's private key"
         static let passphrase = "the path of a file with the private key's passphrase in its first line"
-        static let ciphers = "an OpenSSL cipher list, as `openssl ciphers -v LIST` takes it"
     }
 
     func read() -> ClientSettings {
@@ -23,12 +22,17 @@ struct ClientCredentialsReader {
         let certificate = table.pem(.certificate, Expected.certificate)
         let privateKey = table.pem(.privateKey, Expected.privateKey, secrecy: .ownerAndGroup)
         let passphrase = table.secretLine(.passphraseFile, Expected.passphrase)
+        if table.has(.passphraseFile), !table.has(.certificate), !table.has(.privateKey) {
+            table.report(
+                .passphraseFile, "there is no private key that it could be for; expected private_key beside it")
+        }
         if table.has(.certificate) { table.require(.privateKey, Expected.privateKey) }
         if table.has(.privateKey) { table.require(.certificate, Expected.certificate) }
         var settings = ClientSettings(
             rejectUnauthorized: verifies, certificateAuthorities: verifies ? authorities() : nil,
-            passphrase: passphrase, ciphers: table.string(.ciphers, Expected.ciphers),
+            passphrase: passphrase, ciphers: PolicyReader.ciphers(table, .ciphers),
             minimumVersion: version(.minimumVersion) ?? .dtls12, maximumVersion: version(.maximumVersion))
+        settings.applicationProtocols = PolicyReader.applicationProtocols(table, .applicationProtocols)
         if !verifies, table.has(.authorities) {
             table.report(.authorities, "it has no effect with verify = false; expected only one of the two")
         }
@@ -36,6 +40,7 @@ struct ClientCredentialsReader {
             settings.certificate = certificate
             settings.privateKey = privateKey
         }
+        if let certificate { table.warnOfDates(in: certificate, .certificate, "servers that check it will refuse it") }
         tryOut(settings)
         return settings
     }
@@ -47,10 +52,14 @@ struct ClientCredentialsReader {
                 key,
                 "it has no effect with [client.NAME.psk], whose key proves both sides; expected only one of the two")
         }
-        let settings = ClientSettings(
-            presharedKey: presharedKey(), ciphers: table.string(.ciphers, Expected.ciphers),
+        var settings = ClientSettings(
+            presharedKey: presharedKey(), ciphers: PolicyReader.ciphers(table, .ciphers),
             minimumVersion: version(.minimumVersion) ?? .dtls12, maximumVersion: version(.maximumVersion))
-        if settings.presharedKey != nil { tryOut(settings) }
+        settings.applicationProtocols = PolicyReader.applicationProtocols(table, .applicationProtocols)
+        var trial = settings
+        // The rest is tried out also where the key cannot be used, with another in its place.
+        trial.presharedKey = settings.presharedKey ?? PresharedKey(identity: [0x78], key: [0])
+        tryOut(trial)
         return settings
     }
 
@@ -69,7 +78,13 @@ struct ClientCredentialsReader {
 
     /// Those of the file, or the system's: workers open no files, so what the system trusts goes to them as text.
     private func authorities() -> String? {
-        if table.has(.authorities) { return table.pem(.authorities, Expected.authorities) }
+        if table.has(.authorities) {
+            let text = table.pem(.authorities, Expected.authorities)
+            if let text {
+                table.warnOfDates(in: text, .authorities, "servers with a certificate of this CA are refused")
+            }
+            return text
+        }
         let named = table.reading.environment["SSL_CERT_FILE"] ?? ""
         let file = named.isEmpty ? SystemAuthorities.file : named
         do throws(UnreadableFile) {
@@ -101,8 +116,8 @@ struct ClientCredentialsReader {
                 case .ciphers: settings.ciphers = nil
                 case .authorities: settings.certificateAuthorities = nil
                 case .version: (settings.minimumVersion, settings.maximumVersion) = (.dtls12, nil)
-                case .context: return
-                default: settings.certificate = nil
+                case .presharedKey, .context: return
+                case .certificate, .privateKey, .passphrase, .mismatch: settings.certificate = nil
                 }
             }
         }
@@ -125,7 +140,7 @@ struct ClientCredentialsReader {
             report(
                 .privateKey, reason, "the key that the first certificate in \(table.named(.certificate)) was made for")
         case .authorities(let reason): report(.authorities, reason, Expected.authorities)
-        case .ciphers(let reason): table.report(.ciphers, "\(reason); expected \(Expected.ciphers)")
+        case .ciphers(let reason): table.report(.ciphers, "\(reason); expected \(PolicyReader.expectedCiphers)")
         case .version(let reason):
             let key = table.has(.maximumVersion) ? ClientKey.maximumVersion : .minimumVersion
             table.report(key, "\(reason); expected a version from the minimum on that this OpenSSL knows")

@@ -58,11 +58,9 @@ struct ClientReader {
             socketTable?.report(
                 .timeToLive, "expected 1 to 255 for a client with IPv4 addresses, found 0, which Linux refuses there")
         }
-        var tls = ClientCredentialsReader(table: table).read()
-        tls.applicationProtocols = PolicyReader.applicationProtocols(table, .applicationProtocols)
         let configuration = ClientConfiguration(
             name: name, listen: listeners.map(\.address), server: server?.address ?? Self.noServer,
-            serverName: serverName() ?? server?.name ?? "localhost", tls: tls,
+            serverName: serverName() ?? server?.name ?? "localhost", tls: ClientCredentialsReader(table: table).read(),
             handshakeTimeout: table.duration(.handshakeTimeout, seconds: 2...120) ?? 60_000,
             idleTimeout: timeout(.idleTimeout, atLeast: 2) ?? 300_000,
             answerTimeout: timeout(.answerTimeout, atLeast: 1) ?? 60_000,
@@ -84,8 +82,7 @@ struct ClientReader {
         }
         do throws(HostAndPort.Unresolved) {
             let address = try named.resolve()
-            // A certificate's address has no interface.
-            return (address, String(named.host.prefix { $0 != "%" }))
+            return (address, named.certificateName)
         } catch {
             table.report(.connect, error.message)
             return nil
@@ -104,11 +101,8 @@ struct ClientReader {
     private func serverName() -> String? {
         let expected = "a host name or an IP address, without a port"
         guard let name = table.string(.serverName, expected) else { return nil }
-        let isAddress = SocketAddress(host: name, port: 0) != nil
-        // Of host names, with the underscore that some have.
-        let isName =
-            name.utf8.count <= 253 && name.utf8.allSatisfy { $0.isLetterOrDigit || [0x2d, 0x2e, 0x5f].contains($0) }
-        guard isAddress || isName else {
+        let isAddress = SocketAddress(host: name, port: 0)?.scope == 0
+        guard isAddress || NamesReader.isHostName(name) && !name.hasPrefix("*") else {
             table.report(.serverName, "expected \(expected), found the string \(ConfigurationReading.quoted(name))")
             return nil
         }

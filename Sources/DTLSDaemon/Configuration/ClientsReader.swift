@@ -14,7 +14,7 @@ struct ClientsReader {
         "the path of a PEM file with the CAs' revocation lists (`openssl crl -inform DER` makes it of DER), or an array "
         + "of such paths"
     /// A CA of a hundred thousand devices can have revoked as many: 4 MB of PEM.
-    private static let maximumListSize = 16 * 1_048_576
+    private static let maximumListSize = 16 * FileContents.maximumSize
 
     let table: TableReader<ServiceKey>
 
@@ -25,12 +25,13 @@ struct ClientsReader {
         let allow = Self.rules(rules, .allow)
         let deny = Self.rules(rules, .deny)
         let mode = mode()
+        if let authorities, mode != .none { warn(of: authorities, lists.map(\.lists)) }
         let isWhole = check(mode, rules, allow)
         guard isWhole, mode != .none, authorities != nil || !table.has(.authorities) else {
             return ClientVerification()
         }
         return ClientVerification(
-            mode: mode, authorities: authorities, revocationLists: lists, allow: allow.map(\.rule),
+            mode: mode, authorities: authorities, revocationLists: lists.map(\.text), allow: allow.map(\.rule),
             deny: deny.map(\.rule))
     }
 
@@ -40,7 +41,19 @@ struct ClientsReader {
             ?? (table.has(.authorities) || table.has(.clients) ? .required : .none)
     }
 
-    private func revocationLists() -> [String] {
+    /// What refuses clients that nothing is wrong with.
+    private func warn(of authorities: String, _ lists: [RevocationLists]) {
+        table.warnOfDates(in: authorities, .authorities, "the clients of this CA are refused")
+        guard !lists.isEmpty, let certificates = try? CertificateList(pem: authorities) else { return }
+        for name in certificates.withoutList(in: lists) {
+            table.warn(
+                .revocationLists,
+                "no list of \(name), a CA in \(table.named(.authorities)): its clients are refused until there is one, and "
+                    + "a reload")
+        }
+    }
+
+    private func revocationLists() -> [(text: String, lists: RevocationLists)] {
         table.strings(.revocationLists, Self.expectedLists).compactMap { element, name in
             guard
                 let text = table.pem(
@@ -48,13 +61,14 @@ struct ClientsReader {
                     maximumSize: Self.maximumListSize)
             else { return nil }
             do {
-                for complaint in try RevocationLists(pem: text).outOfDate {
+                let lists = try RevocationLists(pem: text)
+                for complaint in lists.outOfDate {
                     table.warn(
                         .revocationLists, element: element,
                         "\(ConfigurationReading.quoted(name)): \(complaint); the clients of this CA are refused until "
                             + "there is a new one, and a reload")
                 }
-                return text
+                return (text, lists)
             } catch {
                 let reason = text.contains("-----BEGIN X509 CRL-----") ? "not valid PEM (\(error))" : "no PEM CRL in it"
                 table.report(
@@ -69,9 +83,6 @@ struct ClientsReader {
 
     private static func rules(_ table: TableReader<ClientsKey>?, _ key: ClientsKey) -> [Rule] {
         guard let table else { return [] }
-        if table.isEmptyArray(key) {
-            table.report(key, "an empty list; expected at least one rule, such as \"cn:*.example.org\", or no such key")
-        }
         return table.strings(key, "a rule such as \"cn:*.example.org\", or an array of rules").compactMap {
             element, text in
             do throws(ClientRuleError) {

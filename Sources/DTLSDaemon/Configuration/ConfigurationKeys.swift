@@ -64,29 +64,36 @@ enum SocketKey: String, CaseIterable {
 enum UnknownKey {
     /// - Parameter known: the keys of the table that `key` stands in.
     static func message(_ key: String, known: [String]) -> String {
-        let key = key.lowercased()
-        let near = known.map { (name: $0, distance: editDistance(key, $0)) }.min { $0.distance < $1.distance }
-        if let near, near.distance <= max(1, near.name.utf8.count / 3) {
-            return "unknown key; did you mean \"\(near.name)\"?"
-        }
-        if let table = otherTable(of: key) { return "unknown key here; it belongs \(table)" }
+        if let name = nearest(key, of: known) { return "unknown key; did you mean \"\(name)\"?" }
+        if let place = otherPlace(of: key.lowercased()) { return "unknown key here; it \(place)" }
         return "unknown key; expected one of \(known.joined(separator: ", "))"
     }
 
-    private static func otherTable(of key: String) -> String? {
-        if SocketKey(rawValue: key) != nil { return "in [service.NAME.socket]" }
-        if TicketsKey(rawValue: key) != nil { return "in [tickets]" }
-        if PresharedKeysKey(rawValue: key) != nil { return "in [service.NAME.psk]" }
-        if ForwardKey(rawValue: key) != nil { return "in [service.NAME.forward]" }
-        if ClientsKey(rawValue: key) != nil { return "in [service.NAME.clients]" }
-        if ExecKey(rawValue: key) != nil { return "in [service.NAME.exec]" }
-        if LogKey(rawValue: key) != nil { return "in [service.NAME.log]" }
-        if LimitsKey(rawValue: key) != nil { return "in [service.NAME.limits] or [limits]" }
-        if ServiceKey(rawValue: key) != nil { return "in [service.NAME]" }
-        if ClientPresharedKeyKey(rawValue: key) != nil { return "in [client.NAME.psk]" }
-        if ClientKey(rawValue: key) != nil { return "in [client.NAME]" }
-        if MainKey(rawValue: key) != nil { return "before the first [table]" }
-        return nil
+    /// The known key that a mistyped one may have been meant for.
+    static func nearest(_ key: String, of known: [String]) -> String? {
+        let key = key.lowercased()
+        let near = known.map { (name: $0, distance: editDistance(key, $0)) }.min { $0.distance < $1.distance }
+        return near.flatMap { $0.distance <= max(1, $0.name.utf8.count / 3) ? $0.name : nil }
+    }
+
+    private static func otherPlace(of key: String) -> String? {
+        if SocketKey(rawValue: key) != nil { return "belongs in [service.NAME.socket]" }
+        if TicketsKey(rawValue: key) != nil { return "belongs in [tickets]" }
+        if PresharedKeysKey(rawValue: key) != nil { return "belongs in [service.NAME.psk]" }
+        if ForwardKey(rawValue: key) != nil { return "belongs in [service.NAME.forward]" }
+        if ClientsKey(rawValue: key) != nil { return "belongs in [service.NAME.clients]" }
+        if ExecKey(rawValue: key) != nil { return "belongs in [service.NAME.exec]" }
+        if LogKey(rawValue: key) != nil { return "belongs in [service.NAME.log]" }
+        if LimitsKey(rawValue: key) != nil { return "belongs in [service.NAME.limits] or [limits]" }
+        if ServiceKey(rawValue: key) != nil { return "belongs in [service.NAME]" }
+        if ClientPresharedKeyKey(rawValue: key) != nil { return "belongs in [client.NAME.psk]" }
+        if ClientKey(rawValue: key) != nil { return "belongs in [client.NAME]" }
+        switch MainKey(rawValue: key) {
+        case nil: return nil
+        case .tickets: return "is a table of its own, [tickets]"
+        case .service, .client: return "begins a table of its own, [\(key).NAME]"
+        default: return "belongs before the first [table]"
+        }
     }
 
     /// Letters to insert, delete or replace until `one` is `other` (Levenshtein). Long keys are not worth the time.

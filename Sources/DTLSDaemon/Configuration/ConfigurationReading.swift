@@ -51,7 +51,10 @@ final class ConfigurationReading {
     static func text(of path: [String]) -> String? {
         guard !path.isEmpty else { return nil }
         return path.map { part in
-            let isBare = !part.isEmpty && part.utf8.allSatisfy { $0.isLetterOrDigit || $0 == 0x2d || $0 == 0x5f }
+            // What is long is shortened, too.
+            let isBare =
+                (1...100).contains(part.utf8.count)
+                && part.utf8.allSatisfy { $0.isLetterOrDigit || $0 == 0x2d || $0 == 0x5f }
             return isBare ? part : quoted(part)
         }.joined(separator: ".")
     }

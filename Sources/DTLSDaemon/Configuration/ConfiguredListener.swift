@@ -18,7 +18,7 @@ struct ConfiguredListener {
                 table.report(key, element: element, "expected \(expected), \(found)")
                 continue
             }
-            if let reason = reasonAgainst(address) {
+            if let reason = address.reasonAgainst(.listening) {
                 table.report(key, element: element, "\(address) \(reason)")
                 continue
             }
@@ -28,22 +28,6 @@ struct ConfiguredListener {
                     ipv6Only: socket.ipv6Only))
         }
         return listeners
-    }
-
-    /// Why no socket can be bound to this address, whatever the machine's addresses are.
-    private static func reasonAgainst(_ address: SocketAddress) -> String? {
-        if address.isIPv4Mapped { return "is an IPv4 address inside an IPv6 one; expected the IPv4 address itself" }
-        let (first, second) = address.withBytes { ($0[0], $0[1]) }
-        switch address.family {
-        case .ipv4:
-            // 224.0.0.0/4 is multicast; of 240.0.0.0/4 only 255.255.255.255, broadcast, can be bound at all.
-            return first >= 224 ? "is no address of one machine; expected a unicast address or 0.0.0.0" : nil
-        case .ipv6:
-            if first == 0xff { return "is no address of one machine; expected a unicast address or [::]" }
-            let isLinkLocal = first == 0xfe && second & 0xc0 == 0x80
-            guard isLinkLocal, address.scope == 0 else { return nil }
-            return "is a link-local address without its interface; expected [\(address.host)%INTERFACE]:\(address.port)"
-        }
     }
 
     /// SO_REUSEPORT lets two sockets have one address, and the kernel then deals the peers out between them.

@@ -7,7 +7,7 @@ struct HostAndPort {
     let host: String
     let port: UInt16
 
-    /// The name has no address, in the resolver's words.
+    /// The name has no address, or one that nothing can be sent to.
     struct Unresolved: Error {
         /// A sentence with what is expected instead.
         let message: String
@@ -29,6 +29,13 @@ struct HostAndPort {
         if host.isEmpty || host.contains(where: { ":[]% ".contains($0) }) { return nil }
     }
 
+    /// The host as certificates name it: an address without its interface, a name without the dot at its end, which only
+    /// the resolver knows.
+    var certificateName: String {
+        let name = host.prefix { $0 != "%" }
+        return String(name.hasSuffix(".") ? name.dropLast() : name)
+    }
+
     /// Digits alone: `UInt16("+53")` is 53 too.
     static func port(_ text: some StringProtocol) -> UInt16? {
         guard text.utf8.allSatisfy({ (UInt8(ascii: "0")...UInt8(ascii: "9")).contains($0) }), let port = UInt16(text),
@@ -39,6 +46,14 @@ struct HostAndPort {
 
     /// The address that the resolver ranks first (RFC 6724). It may wait for a name server.
     func resolve() throws(Unresolved) -> SocketAddress {
+        let address = try lookUp()
+        if let reason = address.reasonAgainst(.sending) {
+            throw Unresolved(message: "\(address) \(reason)")
+        }
+        return address
+    }
+
+    private func lookUp() throws(Unresolved) -> SocketAddress {
         if let address = SocketAddress(host: host, port: port) { return address }
         var hints = addrinfo()
         hints.ai_socktype = Int32(SOCK_DGRAM.rawValue)

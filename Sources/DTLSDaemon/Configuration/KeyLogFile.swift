@@ -26,11 +26,26 @@ enum KeyLogFile {
         if lstat(path, &status) == 0 {
             guard status.st_mode & S_IFMT == S_IFREG else { return "\(quoted) is not a regular file" }
             if status.st_mode & 0o077 != 0 { return "others than its owner may use \(quoted) (chmod 600)" }
-            return access(path, W_OK) == 0 ? nil : "cannot write to \(quoted): \(reason(errno))"
+            guard access(path, W_OK) == 0 else { return "cannot write to \(quoted): \(reason(errno))" }
+            return isKeyLog(path) ? nil : "\(quoted) holds something else, to which secrets would be appended"
         }
         guard errno == ENOENT else { return "cannot write to \(quoted): \(reason(errno))" }
         let folder = path.lastIndex(of: "/").map { String(path[...$0]) } ?? "."
         return access(folder, W_OK | X_OK) == 0 ? nil : "cannot make \(quoted): \(reason(errno))"
+    }
+
+    /// Whether a file is empty, or begins with a comment or with the words of a line: LABEL RANDOM SECRET.
+    private static func isKeyLog(_ path: String) -> Bool {
+        let raw = Glibc.open(path, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC)
+        guard raw >= 0 else { return false }
+        let descriptor = FileDescriptor(owning: raw)
+        var bytes = [UInt8](repeating: 0, count: 256)
+        let count = Glibc.read(descriptor.rawValue, &bytes, bytes.count)
+        guard count > 0 else { return count == 0 }
+        if bytes.first == UInt8(ascii: "#") { return true }
+        let words = bytes[..<count].prefix { $0 != UInt8(ascii: "\n") }.split(separator: UInt8(ascii: " "))
+        return words.count == 3 && words[0].allSatisfy { $0.isLetterOrDigit || $0 == UInt8(ascii: "_") }
+            && words[1...].joined().allSatisfy { $0.isLetterOrDigit }
     }
 
     private static func reason(_ code: Int32) -> String { String(cString: strerror(code)) }

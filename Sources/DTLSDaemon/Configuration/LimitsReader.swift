@@ -115,9 +115,6 @@ struct LimitsReader {
     }
 
     private func accessList() -> AccessList? {
-        if table.isEmptyArray(.allow) {
-            table.report(.allow, "an empty list would refuse everyone; expected at least one network, or no such key")
-        }
         let entries = networks(.allow) + networks(.deny)
         reportDuplicates(entries)
         guard !entries.isEmpty else { return nil }

@@ -85,8 +85,9 @@ enum Loader {
         _ path: String, file: String, over channel: borrowing FileDescriptor
     ) throws(ConfigurationProblems) {
         func problem(_ message: String) -> ConfigurationProblems {
-            ConfigurationProblems(
-                problems: [.init(file: file, line: nil, key: MainKey.keyLogFile.rawValue, message: message)])
+            let key = MainKey.keyLogFile.rawValue
+            let line = (try? FileContents(of: file)).flatMap { KeyLines($0.bytes).line(of: [key]) }
+            return ConfigurationProblems(problems: [.init(file: file, line: line, key: key, message: message)])
         }
         let log: FileDescriptor
         do throws(UnreadableFile) { log = try KeyLogFile.open(path) } catch {

@@ -25,7 +25,8 @@ struct NamesReader {
         policy.presharedKeys = nil
         var seen: [String: String] = [:]
         for (host, inner) in tables {
-            let name = host.lowercased()
+            // An IPv6 address can be written in several ways.
+            let name = SocketAddress(host: host, port: 0)?.host ?? host.lowercased()
             guard check(host, settings.choosesByAddress, inner) else { continue }
             if let other = seen[name] {
                 inner.reading.report(
@@ -61,7 +62,7 @@ struct NamesReader {
     }
 
     private static func isAddress(_ text: String) -> Bool {
-        SocketAddress("\(text):1") != nil || SocketAddress("[\(text)]:1") != nil
+        SocketAddress(host: text, port: 0)?.scope == 0
     }
 
     /// RFC 1123, section 2.1; an underscore is let through, since there are such names.

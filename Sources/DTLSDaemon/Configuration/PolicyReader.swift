@@ -4,14 +4,14 @@ import DTLSEngine
 struct PolicyReader {
     let table: TableReader<ServiceKey>
 
-    static let ciphers = "an OpenSSL cipher list, as `openssl ciphers -v LIST` takes it"
+    static let expectedCiphers = "an OpenSSL cipher list, as `openssl ciphers -v LIST` takes it"
     private static let applicationProtocol = "names of application protocols, each of 1 to 255 bytes (\"coap\")"
 
     func read(into settings: inout ServerSettings) {
         let policy = table.choice(
             .policy, of: CipherPolicy.allCases.map(\.rawValue), CipherPolicy.init(rawValue:))
         settings.policy = policy ?? .modern
-        settings.ciphers = table.string(.ciphers, Self.ciphers)
+        settings.ciphers = Self.ciphers(table, .ciphers)
         settings.minimumVersion = version(.minimumVersion) ?? settings.policy.minimumVersion
         settings.maximumVersion = version(.maximumVersion)
         settings.applicationProtocols = Self.applicationProtocols(table, .applicationProtocols)
@@ -28,7 +28,19 @@ struct PolicyReader {
         table.choice(key, of: ProtocolVersion.allCases.map(\.name), ProtocolVersion.init(name:))
     }
 
-    /// The names of a key `alpn`, best first; a client offers such a list too.
+    /// A key `ciphers`. OpenSSL passes over what it does not know in it, as long as it knows something.
+    static func ciphers<Key>(_ table: TableReader<Key>, _ key: Key) -> String? {
+        let list = table.string(key, expectedCiphers)
+        let words = list.map(CipherPolicy.wordsWithoutSuite) ?? []
+        if !words.isEmpty {
+            let names = words.map(ConfigurationReading.quoted).joined(separator: ", ")
+            table.warn(
+                key, "no effect: \(names); OpenSSL knows no suite of \(words.count == 1 ? "this name" : "these names")")
+        }
+        return list
+    }
+
+    /// The names of a key `alpn`, best first; a client offers such a list too. None where they cannot be offered.
     static func applicationProtocols<Key>(_ table: TableReader<Key>, _ key: Key) -> [String] {
         var list: [String] = []
         for name in table.strings(key, applicationProtocol) {
@@ -43,6 +55,14 @@ struct PolicyReader {
                     key, element: name.element,
                     "expected \(applicationProtocol), found the string \(ConfigurationReading.quoted(name.text))")
             }
+        }
+        let length = ApplicationProtocols.encodedLength(of: list)
+        guard length <= ApplicationProtocols.maximumLength else {
+            table.report(
+                key,
+                "\(length) bytes, with one of length before each name; expected at most "
+                    + "\(ApplicationProtocols.maximumLength), as many as a ClientHello has room for")
+            return []
         }
         return list
     }

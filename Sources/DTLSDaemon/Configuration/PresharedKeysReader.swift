@@ -30,7 +30,7 @@ extension TableReader {
     func presharedKeys(_ key: Key) -> [PresharedKey]? {
         let expected = "the path of a file of identities and keys, as psktool writes it"
         require(key, expected)
-        guard let bytes = contents(key, expected, secrecy: .owner) else { return nil }
+        guard let bytes = contents(key, expected, secrecy: .owner, maximumSize: Self.maximumSize) else { return nil }
         let (keys, problems) = PresharedKeyFile.parse(bytes)
         for problem in problems.prefix(Self.problemsShown) {
             report(key, "\(named(key)), line \(problem.line): \(problem.message)")
@@ -45,6 +45,9 @@ extension TableReader {
     }
 
     private static var problemsShown: Int { 10 }
+
+    /// Some 300,000 devices.
+    private static var maximumSize: Int { 16 * FileContents.maximumSize }
 }
 
 extension PresharedKeys {

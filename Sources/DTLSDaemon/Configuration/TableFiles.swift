@@ -1,3 +1,4 @@
+import DTLSEngine
 import Glibc
 
 /// Who may have access to a file that holds a secret.
@@ -22,9 +23,11 @@ extension TableReader {
     /// - Parameters:
     ///   - expected: what the file is, for messages.
     ///   - secrecy: `nil` where everybody may read it.
-    func contents(_ key: Key, _ expected: String, secrecy: Secrecy? = nil) -> [UInt8]? {
+    func contents(
+        _ key: Key, _ expected: String, secrecy: Secrecy? = nil, maximumSize: Int = FileContents.maximumSize
+    ) -> [UInt8]? {
         guard let name = string(key, expected) else { return nil }
-        return contents(key, named: name, expected, secrecy: secrecy)
+        return contents(key, named: name, expected, secrecy: secrecy, maximumSize: maximumSize)
     }
 
     /// The bytes of one of the files that a key names.
@@ -96,4 +99,16 @@ extension TableReader {
 
     /// The file that a key names, as the configuration has it.
     func named(_ key: Key) -> String { ConfigurationReading.quoted(string(key, "") ?? "the file") }
+
+    /// Warns of the certificates of a PEM text that are not valid now.
+    /// - Parameter consequence: what comes of it.
+    func warnOfDates(
+        in text: String, _ key: Key, element: Int? = nil, named name: String? = nil, _ consequence: String
+    ) {
+        guard let certificates = try? CertificateList(pem: text) else { return }
+        let file = name.map(ConfigurationReading.quoted) ?? named(key)
+        for complaint in certificates.outOfDate {
+            warn(key, element: element, "\(file): \(complaint); \(consequence)")
+        }
+    }
 }

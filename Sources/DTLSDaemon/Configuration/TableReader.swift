@@ -8,15 +8,44 @@ struct TableReader<Key: RawRepresentable & CaseIterable> where Key.RawValue == S
     let path: [String]
     let reading: ConfigurationReading
     private let table: TOMLTable
+    /// Whether there is nothing in it but a table that it is the first part of the name of.
+    private let isPartOfName: Bool
 
     /// Reports the keys that are not known.
     init(_ table: TOMLTable, at path: [String], _ reading: ConfigurationReading) {
         self.table = table
         self.path = path
         self.reading = reading
-        for key in table.keys where Key(rawValue: key) == nil {
-            reading.report(path + [key], UnknownKey.message(key, known: Key.allCases.map(\.rawValue)))
+        let known = Key.allCases.map(\.rawValue)
+        let unknown = table.keys.filter { !known.contains($0) }
+        var isPartOfName = false
+        for key in unknown {
+            if let name = Self.nameWithDots(path, key, table[key]?.table, known) {
+                reading.report(path + [key], "unknown table; if it is a name with dots, it is quoted: [\(name)]")
+                isPartOfName = unknown.count == table.count
+            } else {
+                reading.report(path + [key], UnknownKey.message(key, known: known))
+            }
         }
+        self.isPartOfName = isPartOfName
+    }
+
+    /// The table's name with quotes, where it may be that these were left out: each dot then begins a table in a table.
+    private static func nameWithDots(_ path: [String], _ key: String, _ inner: TOMLTable?, _ known: [String]) -> String?
+    {
+        guard let outer = path.last, let rest = inner.flatMap({ restOfName($0, known) }) else { return nil }
+        // "names" instead of "name", with tables in it as that has.
+        if !rest.isEmpty, UnknownKey.nearest(key, of: known) != nil { return nil }
+        return ConfigurationReading.text(of: path.dropLast() + [([outer, key] + rest).joined(separator: ".")])
+    }
+
+    /// The keys on the way to a table that has known keys.
+    private static func restOfName(_ table: TOMLTable, _ known: [String]) -> [String]? {
+        if table.keys.contains(where: known.contains) { return [] }
+        for key in table.keys {
+            if let inner = table[key]?.table, let rest = restOfName(inner, known) { return [key] + rest }
+        }
+        return nil
     }
 
     func path(_ key: Key) -> [String] { path + [key.rawValue] }
@@ -33,7 +62,7 @@ struct TableReader<Key: RawRepresentable & CaseIterable> where Key.RawValue == S
 
     /// Reports the key as missing, if it is.
     func require(_ key: Key, _ expected: String) {
-        if !has(key) { report(key, "missing; expected \(expected)") }
+        if !has(key), !isPartOfName { report(key, "missing; expected \(expected)") }
     }
 
     /// - Parameter kind: what it is, for the message.
@@ -72,7 +101,8 @@ struct TableReader<Key: RawRepresentable & CaseIterable> where Key.RawValue == S
         read(key, ConfigurationReading.alternatives(names)) { $0.string.flatMap(make) }
     }
 
-    /// The strings of an array, or the only one.
+    /// The strings of an array, or the only one. An empty array is reported: it would say the same as no key, or switch
+    /// something off in silence.
     func strings(_ key: Key, _ expected: String) -> [(element: Int, text: String)] {
         guard let value = table[key.rawValue] else { return [] }
         if let text = value.string { return [(0, text)] }
@@ -80,6 +110,7 @@ struct TableReader<Key: RawRepresentable & CaseIterable> where Key.RawValue == S
             report(key, "expected \(expected), found \(Self.name(of: value))")
             return []
         }
+        if array.isEmpty { report(key, "expected \(expected), found an empty array") }
         var result: [(Int, String)] = []
         for index in 0..<array.count {
             if let text = array[index].string {
@@ -90,9 +121,6 @@ struct TableReader<Key: RawRepresentable & CaseIterable> where Key.RawValue == S
         }
         return result
     }
-
-    /// Whether the key holds an array with nothing in it.
-    func isEmptyArray(_ key: Key) -> Bool { table[key.rawValue]?.array?.isEmpty == true }
 
     func table<Inner>(_ key: Key, _: Inner.Type) -> TableReader<Inner>? {
         guard let inner = tomlTable(key) else { return nil }

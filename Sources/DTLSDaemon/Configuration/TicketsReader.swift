@@ -31,6 +31,12 @@ enum TicketsReader {
         if let lifetime = table.integer(.lifetime, SessionSettings.lifetimes, "an integer of seconds") {
             tickets.lifetime = lifetime
         }
+        if table.has(.keyFile) {
+            if table.has(.rotation) {
+                table.warn(.rotation, "no effect beside key_file, whose files say which keys there are")
+            }
+            return tickets
+        }
         // A key is kept as long as its tickets live, and each new connection may have to look through all.
         if tickets.lifetime / tickets.rotation > DrawnTicketKeys.maximumCount - 2 {
             table.report(
@@ -44,8 +50,8 @@ enum TicketsReader {
     private static func keys(_ table: TableReader<TicketsKey>) -> [TicketKey] {
         var keys: [TicketKey] = []
         let files = table.strings(.keyFile, expected)
-        if table.has(.keyFile), files.isEmpty || files.count > maximumKeys {
-            table.report(.keyFile, "expected \(expected), 1 to \(maximumKeys), found \(files.count)")
+        if files.count > maximumKeys {
+            table.report(.keyFile, "expected \(expected), at most \(maximumKeys), found \(files.count)")
         }
         for (element, name) in files {
             let contents = table.contents(.keyFile, element: element, named: name, expected, secrecy: .owner)

@@ -1,0 +1,131 @@
+import DTLSEngine
+import Testing
+
+/// Cipher lists that are refused, since no handshake could succeed with them, or since it would mean nothing.
+@Suite struct CipherSuiteTests {
+    let certificates: TestCertificates
+
+    init() throws { certificates = try TestCertificates.make() }
+
+    private func server(
+        _ ciphers: String?, rsa: Bool = false, versions: ClosedRange<ProtocolVersion> = .dtls12...(.dtls12)
+    ) -> ServerSettings {
+        let identity = rsa ? certificates.rsaServer : certificates.ecdsaServer
+        return ServerSettings(
+            certificate: identity.certificate, privateKey: identity.privateKey, ciphers: ciphers,
+            minimumVersion: versions.lowerBound, maximumVersion: versions.upperBound)
+    }
+
+    @Test(arguments: ["aNULL:@SECLEVEL=0", "eNULL:@SECLEVEL=0", "ADH-AES128-GCM-SHA256:ECDHE-RSA-NULL-SHA:@SECLEVEL=0"])
+    func aListOfNothingIsRefused(_ ciphers: String) {
+        let expected = CredentialsError.ciphers("only suites that prove or encrypt nothing match \"\(ciphers)\"")
+        #expect(throws: expected) { try ServerContext(server(ciphers, rsa: true)) }
+        #expect(throws: expected) { try ClientContext(ClientSettings(ciphers: ciphers)) }
+    }
+
+    /// Without a certificate, an anonymous suite is all that they could agree on.
+    @Test func whereSuchSuitesAreAmongOthersTheyAreLeftOut() throws {
+        let all = "ALL:@SECLEVEL=0"
+        let pair = try EnginePair(
+            client: ClientSettings(certificateAuthorities: certificates.authority, ciphers: all),
+            server: ServerSettings(certifiedKeys: [], ciphers: all))
+        pair.handshake()
+        #expect(!pair.client.isEstablished && !pair.server.isEstablished)
+    }
+
+    private static let noECDSA = "it has no cipher suite for certificates with ECDSA keys"
+    private static let unsigned =
+        "DTLS 1.0 signs at OpenSSL's security level 0 alone, which \"@SECLEVEL=0\" in the list sets"
+    private static let old = ProtocolVersion.dtls10...(.dtls10)
+
+    @Test func aServersCertificateNeedsASuite() {
+        let cases: [(ServerSettings, String)] = [
+            (server("ECDHE-RSA-AES128-GCM-SHA256"), Self.noECDSA), (server("PSK"), Self.noECDSA),
+            (server("ECDHE+aECDSA", rsa: true), "it has no cipher suite for certificates with RSA keys"),
+            (server("ECDHE+AESGCM:@SECLEVEL=0", versions: Self.old), "\(Self.noECDSA) that DTLS 1.0 knows"),
+            (server("ECDHE+AES:@SECLEVEL=1", versions: Self.old), Self.unsigned),
+            (server("AES128-SHA:@SECLEVEL=1", rsa: true, versions: Self.old), Self.unsigned),
+        ]
+        for (settings, expected) in cases {
+            #expect(throws: CredentialsError.ciphers(expected)) { try ServerContext(settings) }
+        }
+    }
+
+    /// Each of these is good for something: a handshake succeeds.
+    @Test(
+        arguments: [
+            ("ECDHE+AES:@SECLEVEL=0", false, old), ("AES128-SHA:@SECLEVEL=0", true, old),
+            ("ECDHE+AESGCM", false, .dtls10...(.dtls12)), (nil, false, old), (nil, true, old),
+        ] as [(String?, Bool, ClosedRange<ProtocolVersion>)])
+    func whatIsUsableIsTaken(_ ciphers: String?, _ rsa: Bool, _ versions: ClosedRange<ProtocolVersion>) throws {
+        let client = ClientSettings(
+            rejectUnauthorized: false, ciphers: ciphers, minimumVersion: versions.lowerBound,
+            maximumVersion: versions.upperBound)
+        let pair = try EnginePair(client: client, server: server(ciphers, rsa: rsa, versions: versions))
+        pair.handshake()
+        #expect(pair.client.isEstablished && pair.server.isEstablished, "\(String(describing: pair.server.error))")
+    }
+
+    @Test func theNamesCertificatesNeedOneToo() {
+        var settings = server("ECDHE+aECDSA")
+        settings.names = [
+            NamedIdentity(
+                name: "b",
+                certifiedKeys: [
+                    CertifiedKey(
+                        certificate: certificates.rsaServer.certificate, privateKey: certificates.rsaServer.privateKey)
+                ])
+        ]
+        #expect(throws: CredentialsError.ciphers("it has no cipher suite for certificates with RSA keys")) {
+            try ServerContext(settings)
+        }
+    }
+
+    @Test func aClientsProofNeedsOne() {
+        let key = PresharedKey(identity: [1], key: [1])
+        #expect(throws: CredentialsError.ciphers("it has no cipher suite for pre-shared keys (PSK-…)")) {
+            try ClientContext(ClientSettings(presharedKey: key, ciphers: "ECDHE+AESGCM"))
+        }
+        #expect(throws: CredentialsError.ciphers("it has no cipher suite for servers with certificates")) {
+            try ClientContext(ClientSettings(ciphers: "PSK"))
+        }
+        #expect(throws: CredentialsError.ciphers(Self.unsigned)) {
+            try ClientContext(
+                ClientSettings(ciphers: "ECDHE+AES:@SECLEVEL=1", minimumVersion: .dtls10, maximumVersion: .dtls10))
+        }
+    }
+
+    /// Without a signature, the security level does not matter.
+    @Test func keysNeedNoSignature() throws {
+        let key = PresharedKey(identity: [1], key: Array(repeating: 7, count: 16))
+        let suite = "PSK-AES128-CBC-SHA:@SECLEVEL=1"
+        var server = ServerSettings(
+            certifiedKeys: [], ciphers: suite, minimumVersion: .dtls10, maximumVersion: .dtls10)
+        server.presharedKeys = PresharedKeys(keys: [key])
+        let client = ClientSettings(
+            presharedKey: key, ciphers: suite, minimumVersion: .dtls10, maximumVersion: .dtls10)
+        let pair = try EnginePair(client: client, server: server)
+        pair.handshake()
+        #expect(pair.server.isEstablished)
+    }
+
+    // MARK: Old clients with keys
+
+    /// Of a policy, or of a minimum version alone.
+    @Test(arguments: [(CipherPolicy.legacy, ProtocolVersion.dtls10), (.modern, .dtls10), (.legacy, .dtls12)])
+    func oldClientsWithKeysAreServed(_ policy: CipherPolicy, _ minimumVersion: ProtocolVersion) throws {
+        let key = PresharedKey(identity: Array("old".utf8), key: Array(repeating: 7, count: 16))
+        var server = ServerSettings(certifiedKeys: [], minimumVersion: minimumVersion)
+        server.policy = policy
+        server.presharedKeys = PresharedKeys(keys: [key])
+        for suite in ["PSK-AES128-CBC-SHA", "ECDHE-PSK-AES128-CBC-SHA"] {
+            let client = ClientSettings(
+                presharedKey: key, ciphers: "\(suite):@SECLEVEL=0", minimumVersion: minimumVersion,
+                maximumVersion: minimumVersion)
+            let pair = try EnginePair(client: client, server: server)
+            pair.handshake()
+            #expect(pair.server.engine?.cipher == suite)
+            #expect(pair.client.isEstablished && pair.server.isEstablished)
+        }
+    }
+}

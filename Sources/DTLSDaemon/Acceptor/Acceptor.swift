@@ -18,9 +18,16 @@ final class Acceptor: EventHandler {
         /// The workers have been started, and have not all said that they are ready.
         case starting
         case serving
-        /// A new configuration is being read, or given to the workers.
+        /// A new configuration is being read, or given to the workers (`isTaking`).
         case reloading
         case stopping
+    }
+
+    /// A configuration that all workers have served, with what was opened for it.
+    private struct Former {
+        let configuration: Configuration
+        let provision: Provision
+        let watcher: FileWatcher?
     }
 
     let loop: EventLoop
@@ -33,9 +40,13 @@ final class Acceptor: EventHandler {
     private let descriptorLimit: Int
     private let randomSecret: [UInt8]
     private var phase = Phase.loading
-    /// A SIGHUP came while a configuration was being taken already: that one may have been read before the change.
+    /// A SIGHUP came while a configuration was being read already: perhaps before the change.
     private var isReloadWanted = false
+    /// The workers are being given what a reload has brought.
+    private var isTaking = false
     private var configuration: Configuration?
+    /// What to go back to, until all workers have said that they serve what they were given after it.
+    private var former: Former?
     private var loading: Loading?
     private var exitStatus: Int32 = 0
     private var lastStatus = ""
@@ -128,15 +139,19 @@ final class Acceptor: EventHandler {
     // MARK: Configuration
 
     private func reload() {
-        switch phase {
-        case .stopping: return
-        case .loading, .starting, .reloading: isReloadWanted = true
-        case .serving:
-            isReloadWanted = false
+        guard phase != .stopping else { return }
+        // Workers that are still taking up the configuration before do not keep the next one from being read: it may be
+        // the one that helps them.
+        guard loading == nil else {
+            isReloadWanted = true
+            return
+        }
+        isReloadWanted = false
+        if phase == .serving {
             phase = .reloading
             manager.notify(.reloading, .status("reloading \(configurationFile)"))
-            load()
         }
+        load()
     }
 
     private func load() {
@@ -153,51 +168,83 @@ final class Acceptor: EventHandler {
         let keyLog = loading?.takeKeyLog() ?? FileDescriptor(owning: -1)
         loading = nil
         if phase == .stopping { return }
-        if case .loaded(let configuration, let watcher) = result { return apply(configuration, watcher, keyLog) }
-        refuse(result.problems ?? [], status: Self.configurationStatus)
+        if case .loaded(let configuration, let watcher) = result {
+            apply(configuration, watcher, keyLog)
+        } else {
+            refuse(result.problems ?? [], status: Self.configurationStatus)
+        }
+        if isReloadWanted { reload() }
     }
 
     /// A configuration that is not taken: at the start that is the end, later all stays as it was.
     private func refuse(_ reasons: [String], status: Int32) {
         for reason in reasons { logger.log(.configurationInvalid, reason) }
-        if phase == .reloading {
-            logger.log(.reloadFailed, "reload failed: the configuration and the certificates stay as they were")
-            return finishReload()
+        guard phase != .loading else {
+            exitStatus = status
+            return stop(because: "the configuration cannot be used")
         }
-        exitStatus = status
-        stop(because: "the configuration cannot be used")
+        logger.log(.reloadFailed, "reload failed: the configuration and the certificates stay as they were")
+        if phase == .reloading, !isTaking { finishReload() }
     }
 
-    private func apply(_ configuration: Configuration, _ watcher: FileWatcher?, _ keyLog: consuming FileDescriptor) {
-        guard let listeners, let pool, let ticketKeys else { return }
+    private func apply(_ new: Configuration, _ watcher: FileWatcher?, _ keyLog: consuming FileDescriptor) {
+        guard let ticketKeys else { return }
+        // The first one has not been proven before all workers serve it.
+        let before = phase == .reloading ? inForce : nil
         do {
-            let cookies = try CookieAuthority(secret: configuration.cookieSecret ?? randomSecret)
             let provision = Provision(
-                snapshot: try makeSnapshot(configuration), keyLog: keyLog,
-                ticketKeys: try ticketKeys.keys(for: configuration.tickets))
-            let plan = try listeners.prepare(configuration)
-            // Nothing above has changed anything; nothing below is expected to fail.
-            try pool.configure(workers: configuration.workers, provision)
-            ticketKeys.use(configuration.tickets)
-            if configuration.cookieSecret != self.configuration?.cookieSecret { listeners.cookies = cookies }
-            self.configuration = configuration
-            reception.apply(configuration)
-            staples?.watch(configuration, with: watcher)
-            for warning in configuration.warnings { logger.log(.configurationWarning, "\(warning)") }
-            LogBootstrap.setLevel(configuration.logLevel)
-            warnOfKeyLog()
-            if phase == .loading {
-                // Workers exist, and have said so, before the first client comes.
-                phase = .starting
-                pendingPlan = plan
-            } else {
-                commit(plan)
-            }
-        } catch let error as ListenerError {
-            refuse([error.description], status: Self.systemStatus)
+                snapshot: try makeSnapshot(new), keyLog: keyLog, ticketKeys: try ticketKeys.keys(for: new.tickets))
+            try enforce(new, provision, watcher)
         } catch {
-            refuse(["\(error)"], status: Self.systemStatus)
+            return refuse(["\(error)"], status: Self.systemStatus)
         }
+        former = former ?? before
+        for warning in new.warnings { logger.log(.configurationWarning, "\(warning)") }
+        warnOfKeyLog()
+        if phase == .loading { phase = .starting }
+        if phase == .reloading { isTaking = true }
+    }
+
+    private var inForce: Former? {
+        guard let configuration, let provision = pool?.provision else { return nil }
+        return Former(configuration: configuration, provision: provision, watcher: staples?.watcher)
+    }
+
+    /// Puts a configuration in force, and gives it to the workers. When this throws, all is as before.
+    private func enforce(_ new: Configuration, _ provision: Provision, _ watcher: FileWatcher?) throws {
+        guard let listeners, let pool else { return }
+        let cookies = try CookieAuthority(secret: new.cookieSecret ?? randomSecret)
+        let plan = try listeners.prepare(new)
+        // Nothing above has changed anything; nothing below is expected to fail.
+        try pool.configure(workers: new.workers, provision)
+        ticketKeys?.use(new.tickets)
+        if new.cookieSecret != configuration?.cookieSecret { listeners.cookies = cookies }
+        configuration = new
+        reception.apply(new)
+        staples?.watch(new, with: watcher)
+        LogBootstrap.setLevel(new.logLevel)
+        commit(plan)
+    }
+
+    /// A worker cannot use what it was given last, though the loader could, and so can perhaps the other workers: all are
+    /// given again what they had before. Until then it serves its connections, and no newcomers.
+    private func goBack(to former: Former, because reason: String) {
+        self.former = nil
+        let isReload = isTaking
+        isTaking = false
+        let event = isReload ? LogEvent.reloadFailed : .internalError
+        do {
+            former.provision.ticketKeys =
+                try ticketKeys?.keys(for: former.configuration.tickets) ?? former.provision.ticketKeys
+            try enforce(former.configuration, former.provision, former.watcher)
+            logger.log(
+                event,
+                "\(isReload ? "reload failed" : "changed OCSP responses cannot be used"): \(reason); the"
+                    + " configuration and the certificates stay as they were")
+        } catch {
+            logger.log(event, "\(reason); and the configuration of before cannot be put in force again: \(error)")
+        }
+        if isReload, loading == nil { finishReload() }
     }
 
     /// The workers have the new configuration already, so a listener that epoll does not take (out of memory) is a
@@ -209,9 +256,6 @@ final class Acceptor: EventHandler {
             logger.log(.listenerFailed, "a new listener cannot be watched: \(error)")
         }
     }
-
-    /// The first configuration's listeners: bound, and opened once the workers are ready.
-    private var pendingPlan: ListenerSet.Plan?
 
     private func makeSnapshot(_ configuration: Configuration) throws(SystemError) -> FileDescriptor {
         try MemoryFile.make(
@@ -231,22 +275,21 @@ final class Acceptor: EventHandler {
     private func finishReload() {
         phase = .serving
         tellReady()
-        if isReloadWanted { reload() }
     }
 
     // MARK: Life
 
     private func openListeners() {
-        guard let listeners, let plan = pendingPlan else { return }
-        pendingPlan = nil
+        guard let listeners else { return }
         do throws(SystemError) {
-            try listeners.commit(plan)
+            try listeners.openAll()
         } catch {
             logger.log(.listenerFailed, "the listeners cannot be opened: \(error)")
             exitStatus = Self.systemStatus
             return stop(because: "there are no listeners")
         }
-        phase = .serving
+        // A reload that was asked for meanwhile goes on.
+        phase = loading == nil ? .serving : .reloading
         tellReady()
         let addresses = listeners.addresses.map(\.description).joined(separator: ", ")
         logger.log(
@@ -255,7 +298,6 @@ final class Acceptor: EventHandler {
                 + " \(descriptorLimit) files, and a worker serves as many connections as that allows",
             ["LISTENERS": "\(addresses)", "OPEN_FILES_LIMIT": "\(descriptorLimit)"])
         tellStatus(now: loop.now)
-        if isReloadWanted { reload() }
     }
 
     private func stop(because reason: String) {
@@ -319,26 +361,36 @@ extension Acceptor: StapleKeeperDelegate {
     }
 
     func take(refreshed: Configuration) throws {
+        let before = inForce
         // Its listeners and its number of workers are those in force; the workers take the rest for new handshakes.
         try pool?.configure(workers: refreshed.workers, newSnapshot: makeSnapshot(refreshed))
+        former = former ?? before
         configuration = refreshed
     }
 }
 
 extension Acceptor: WorkerPoolDelegate {
     func poolIsReady(_ pool: WorkerPool) {
-        switch phase {
-        case .starting:
-            openListeners()
-        case .reloading:
-            // While the configuration is still being read, what the workers are ready with is OCSP responses that were
-            // taken up just before.
-            guard loading == nil else { return }
-            logger.log(.reloaded, "configuration and certificates reloaded from \(configurationFile)")
-            finishReload()
-        case .loading, .serving, .stopping:
-            break
+        former = nil
+        if phase == .starting { return openListeners() }
+        // While the configuration is still being read, what the workers are ready with is OCSP responses that were taken
+        // up just before.
+        guard phase == .reloading, isTaking else { return }
+        isTaking = false
+        logger.log(.reloaded, "configuration and certificates reloaded from \(configurationFile)")
+        if loading == nil { finishReload() }
+    }
+
+    func pool(_ pool: WorkerPool, rejectedBy worker: Int, _ reason: String) -> Bool {
+        if phase == .starting {
+            logger.log(.configurationInvalid, "worker \(worker) cannot use the configuration: \(reason)")
+            exitStatus = Self.configurationStatus
+            stop(because: "the configuration cannot be used")
+            return true
         }
+        guard let former else { return false }
+        goBack(to: former, because: "worker \(worker): \(reason)")
+        return true
     }
 
     func pool(_ pool: WorkerPool, gaveBack datagram: UnsafeRawBufferPointer, key: Newcomer.Key) {

@@ -53,7 +53,7 @@ final class ListenerSet {
     }
     private let loop: EventLoop
     private unowned let delegate: any ListenerDelegate & PlainListenerDelegate
-    /// Whether any listener has been opened: from then on this daemon's own connections hold the ports.
+    /// Whether the listeners are read: from then on this daemon's own connections hold the ports.
     private var hasOpened = false
 
     init(cookies: CookieAuthority, loop: EventLoop, delegate: any ListenerDelegate & PlainListenerDelegate) {
@@ -106,7 +106,7 @@ final class ListenerSet {
         var kept: [(Identity, any DatagramListener, UInt16)] = []
         var opened: [(Identity, any DatagramListener, UInt16)] = []
         let all = try wanted(by: configuration)
-        if !hasOpened { try probe(all) }
+        if !hasOpened { try probe(all.filter { open[$0.identity] == nil }) }
         for wanted in all {
             if let listener = open[wanted.identity] {
                 kept.append((wanted.identity, listener, wanted.service))
@@ -118,7 +118,7 @@ final class ListenerSet {
         return Plan(kept: kept, opened: opened, access: access)
     }
 
-    /// Opens and closes what the plan says.
+    /// Puts the plan in force: closes what it has no more, and reads what is new, once ``openAll()`` has been called.
     func commit(_ plan: Plan) throws(SystemError) {
         let wanted = Set(plan.kept.map { $0.0 })
         for (identity, listener) in open where !wanted.contains(identity) {
@@ -135,9 +135,14 @@ final class ListenerSet {
         for (_, listener, _) in plan.opened {
             // It was made before the configuration's secret was in force.
             (listener as? DTLSKit.Listener)?.cookies = cookies
-            try listener.open()
+            if hasOpened { try listener.open() }
         }
+    }
+
+    /// Begins to read, with workers that are ready for the first client.
+    func openAll() throws(SystemError) {
         hasOpened = true
+        for listener in open.values { try listener.open() }
     }
 
     func closeAll() {

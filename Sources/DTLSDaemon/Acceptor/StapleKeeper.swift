@@ -20,7 +20,7 @@ final class StapleKeeper: EventHandler {
     private let loop: EventLoop
     private let logger: Logger
     private unowned let delegate: any StapleKeeperDelegate
-    private var watcher: FileWatcher?
+    private(set) var watcher: FileWatcher?
     private var registration: EventLoop.Registration?
     /// Armed for `due`.
     private var timer: CallbackTimer?

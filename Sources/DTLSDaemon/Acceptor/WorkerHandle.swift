@@ -24,6 +24,8 @@ final class WorkerHandle: MessageChannelDelegate {
     private(set) var generation: UInt32?
     /// The generation that it was given last: what is handed over after it counts in that one.
     private var sentGeneration: UInt32 = 0
+    /// It has said that it does not serve that one: it would turn away what it is handed.
+    private var isBehind = false
     /// Gets no newcomers any more, and ends when its connections have.
     var isRetired = false
     private var capacity = 0
@@ -50,13 +52,14 @@ final class WorkerHandle: MessageChannelDelegate {
 
     /// Whether it can take a newcomer at this moment.
     var hasRoom: Bool {
-        guard let channel, generation != nil, !isRetired else { return false }
+        guard let channel, generation != nil, !isBehind, !isRetired else { return false }
         return channel.isOpen && !channel.isFull && load < capacity
     }
 
     /// - Parameter provision: this worker's own; its descriptors are sent.
     func configure(generation: UInt32, _ provision: Provision) {
         sentGeneration = generation
+        isBehind = false
         give(ticketKeys: provision.ticketKeys)
         if provision.keyLog.isOpen {
             channel?.send(MessageToWorker.keyLogBytes, descriptor: provision.keyLog.take())
@@ -114,6 +117,7 @@ final class WorkerHandle: MessageChannelDelegate {
             self.capacity = Int(capacity)
             delegate.worker(self, ready: generation)
         case .rejected(let generation, let reason):
+            if generation == sentGeneration { isBehind = true }
             delegate.worker(self, rejected: generation, reason: reason)
         case .report(let report):
             for id in report.established { connections[id]??.establish() }

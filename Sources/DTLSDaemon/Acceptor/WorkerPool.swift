@@ -8,6 +8,9 @@ import Logging
 protocol WorkerPoolDelegate: AnyObject {
     /// Every worker serves the newest configuration.
     func poolIsReady(_ pool: WorkerPool)
+    /// A worker cannot use the newest configuration, and goes on with the one before.
+    /// - Returns: whether another one is, or has been, put in force instead.
+    func pool(_ pool: WorkerPool, rejectedBy worker: Int, _ reason: String) -> Bool
     func pool(_ pool: WorkerPool, gaveBack datagram: UnsafeRawBufferPointer, key: Newcomer.Key)
     /// The last process is gone, after `stop()`.
     func poolHasEnded(_ pool: WorkerPool)
@@ -30,7 +33,8 @@ final class WorkerPool: TimerTarget, WorkerHandleDelegate {
     private var vacancies: [Vacancy] = []
     private var count = 0
     private var generation: UInt32 = 0
-    private var provision: Provision?
+    /// Of the newest configuration.
+    private(set) var provision: Provision?
     private var isStopping = false
     private var handedOver: UInt64 = 1
     private var announcedGeneration: UInt32 = 0
@@ -289,9 +293,12 @@ final class WorkerPool: TimerTarget, WorkerHandleDelegate {
         delegate.poolIsReady(self)
     }
 
-    /// The loader has checked all that a worker makes of a configuration, so this one is short of memory or worse: it
-    /// takes leave of its clients, and is replaced.
     func worker(_ worker: WorkerHandle, rejected generation: UInt32, reason: String) {
+        // It may have been given another one meanwhile.
+        guard generation == self.generation, !isStopping, !worker.isRetired,
+            !delegate.pool(self, rejectedBy: worker.number, reason)
+        else { return }
+        // Others use this very configuration, so this one is short of memory or worse: it takes leave of its clients.
         logger.log(
             .internalError, "worker \(worker.number) cannot use the configuration, and is replaced: \(reason)",
             ["WORKER": "\(worker.number)"])

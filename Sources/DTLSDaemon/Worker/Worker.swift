@@ -105,6 +105,7 @@ final class Worker: MessageChannelDelegate {
         stop()
     }
 
+    /// Takes a configuration whole, or keeps the one that it has.
     private func configure(_ generation: UInt32, _ snapshot: borrowing FileDescriptor) {
         let keyLogFile = nextKeyLog.take()
         do {
@@ -117,12 +118,13 @@ final class Worker: MessageChannelDelegate {
                 // With its sessions, and without reading the CA certificates again.
                 try self.clients.first { $0.configuration == configuration } ?? ClientRuntime(configuration)
             }
+            let cookies = try CookieAuthority(secret: decoded.cookieSecret)
             if keyLogFile.isOpen {
                 for service in services { service.context.logKeys(to: keyLog.log) }
                 for client in clients { client.context.logOwnKeys(to: keyLog.log) }
             }
-            cookies = try CookieAuthority(secret: decoded.cookieSecret)
             keyLog.replace(with: keyLogFile)
+            self.cookies = cookies
             self.services = services
             self.clients = clients
             self.generation = generation

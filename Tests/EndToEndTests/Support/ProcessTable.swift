@@ -22,6 +22,9 @@ enum ProcessTable {
     /// Whether it waits for something at this moment.
     static func isAsleep(_ pid: pid_t) -> Bool { fields(of: pid)?.first == "S" }
 
+    /// Whether SIGSTOP has reached it.
+    static func isStopped(_ pid: pid_t) -> Bool { fields(of: pid)?.first == "T" }
+
     static func openDescriptors(of pid: pid_t) -> Int {
         (try? FileManager.default.contentsOfDirectory(atPath: "/proc/\(pid)/fd"))?.count ?? 0
     }

@@ -151,6 +151,7 @@ import Testing
         var report = MessageFromWorker.Report(
             established: Array(0..<5_000), closed: Array(10_000..<20_000), handshakes: 5_000, resumed: 1, failed: 2)
         report.dropped.count(.bytesPerSecond, 7)
+        report.refused.count(.descriptors, 3)
         let whole = report
         var sum = MessageFromWorker.Report()
         while !report.isEmpty {
@@ -166,6 +167,7 @@ import Testing
             sum.resumed += part.resumed
             sum.failed += part.failed
             sum.dropped.add(part.dropped)
+            sum.refused.add(part.refused)
         }
         #expect(sum == whole)
     }

@@ -49,6 +49,7 @@ final class Acceptor: EventHandler {
     private var former: Former?
     private var loading: Loading?
     private var exitStatus: Int32 = 0
+    private var statusLine = StatusLine()
     private var lastStatus = ""
     /// READY=1 that the service manager's full queue did not take: it waits for it, so it is told again.
     private var isReadyUntold = false
@@ -179,6 +180,7 @@ final class Acceptor: EventHandler {
     /// A configuration that is not taken: at the start that is the end, later all stays as it was.
     private func refuse(_ reasons: [String], status: Int32) {
         for reason in reasons { logger.log(.configurationInvalid, reason) }
+        statusLine.failedReload = reasons.first
         guard phase != .loading else {
             exitStatus = status
             return stop(because: "the configuration cannot be used")
@@ -232,6 +234,7 @@ final class Acceptor: EventHandler {
         self.former = nil
         let isReload = isTaking
         isTaking = false
+        if isReload { statusLine.failedReload = reason }
         let event = isReload ? LogEvent.reloadFailed : .internalError
         do {
             former.provision.ticketKeys =
@@ -341,16 +344,9 @@ final class Acceptor: EventHandler {
 
     private var status: String {
         guard let pool, let listeners else { return "" }
-        let totals = pool.totals
-        let counters = listeners.counters
-        let refused = counters.refused.total > 0 ? " (\(counters.refused.text))" : ""
-        let dropped =
-            totals.dropped.total > 0 ? " \(totals.dropped.total) datagrams dropped (\(totals.dropped.text));" : ""
-        return "\(pool.load) connections, \(reception.handshakes) of them in handshake;"
-            + " \(totals.handshakes) handshakes, \(totals.resumed) of them resumed, \(totals.failed) failed;"
-            + " \(counters.hellosAnswered) cookies sent; \(counters.refused.total) refused\(refused);\(dropped)"
-            + " \(counters.strays &+ counters.malformed) stray datagrams; \(listeners.count) listeners"
-            + (configuration?.keyLogFile.map { "; SECRETS ARE WRITTEN TO \($0)" } ?? "")
+        return statusLine.text(
+            pool.totals, connections: pool.load, handshakes: reception.handshakes, listeners.counters,
+            listeners: listeners.count, keyLogFile: configuration?.keyLogFile)
     }
 }
 
@@ -377,6 +373,7 @@ extension Acceptor: WorkerPoolDelegate {
         // up just before.
         guard phase == .reloading, isTaking else { return }
         isTaking = false
+        statusLine.failedReload = nil
         logger.log(.reloaded, "configuration and certificates reloaded from \(configurationFile)")
         if loading == nil { finishReload() }
     }
@@ -392,6 +389,8 @@ extension Acceptor: WorkerPoolDelegate {
         goBack(to: former, because: "worker \(worker): \(reason)")
         return true
     }
+
+    func pool(_ pool: WorkerPool, worker: Int, refused: Tally<Refusal>) { reception.log(refused, by: worker) }
 
     func pool(_ pool: WorkerPool, gaveBack datagram: UnsafeRawBufferPointer, key: Newcomer.Key) {
         listeners?.listener(for: key.local)?.putBack(datagram, key)

@@ -34,6 +34,17 @@ final class Reception {
     /// Handshakes in progress, of all services.
     var handshakes: Int { admission.handshakes }
 
+    /// Newcomers that a worker has turned away, which does not say who they were.
+    func log(_ refused: Tally<Refusal>, by worker: Int) {
+        for refusal in Refusal.allCases where refused[refusal] > 0 {
+            refusals.log(
+                refusal, as: refusal == .descriptors ? .descriptorLimit : .newcomerRefused, now: loop.now,
+                "worker \(worker) turns newcomers away (\(refused[refusal]))"
+                    + (refusal == .descriptors ? " for want of descriptors" : "") + ": they have to try again",
+                ["WORKER": "\(worker)"])
+        }
+    }
+
     /// Reports refusals that were held back, where their time has come.
     func flushLog(now: UInt64) { refusals.flush(now: now) }
 

@@ -7,6 +7,8 @@ import LinuxSystem
 protocol WorkerHandleDelegate: AnyObject {
     func worker(_ worker: WorkerHandle, ready generation: UInt32)
     func worker(_ worker: WorkerHandle, rejected generation: UInt32, reason: String)
+    /// It had no descriptors for the configuration that it was given last; said once for each.
+    func workerMissedConfiguration(_ worker: WorkerHandle)
     func worker(_ worker: WorkerHandle, reported report: MessageFromWorker.Report)
     func worker(_ worker: WorkerHandle, gaveBack datagram: UnsafeRawBufferPointer, key: Newcomer.Key)
 }
@@ -24,8 +26,10 @@ final class WorkerHandle: MessageChannelDelegate {
     private(set) var generation: UInt32?
     /// The generation that it was given last: what is handed over after it counts in that one.
     private var sentGeneration: UInt32 = 0
-    /// It has said that it does not serve that one: it would turn away what it is handed.
-    private var isBehind = false
+    /// What has become of that one.
+    private enum Delivery { case given, missed, rejected }
+    private var delivery = Delivery.given
+    private var hasMissedBefore = false
     /// Gets no newcomers any more, and ends when its connections have.
     var isRetired = false
     private var capacity = 0
@@ -52,20 +56,24 @@ final class WorkerHandle: MessageChannelDelegate {
 
     /// Whether it can take a newcomer at this moment.
     var hasRoom: Bool {
-        guard let channel, generation != nil, !isBehind, !isRetired else { return false }
+        guard let channel, generation != nil, delivery == .given, !isRetired else { return false }
         return channel.isOpen && !channel.isFull && load < capacity
     }
 
     /// - Parameter provision: this worker's own; its descriptors are sent.
     func configure(generation: UInt32, _ provision: Provision) {
+        if generation != sentGeneration { hasMissedBefore = false }
         sentGeneration = generation
-        isBehind = false
+        delivery = .given
         give(ticketKeys: provision.ticketKeys)
         if provision.keyLog.isOpen {
             channel?.send(MessageToWorker.keyLogBytes, descriptor: provision.keyLog.take())
         }
         channel?.send(MessageToWorker.encode(configure: generation), descriptor: provision.snapshot.take())
     }
+
+    /// Whether it has to be given the configuration once more.
+    var lacksConfiguration: Bool { delivery == .missed && !isRetired }
 
     func give(ticketKeys: [TicketKey]) { channel?.send(MessageToWorker.encode(ticketKeys: ticketKeys)) }
 
@@ -117,8 +125,13 @@ final class WorkerHandle: MessageChannelDelegate {
             self.capacity = Int(capacity)
             delegate.worker(self, ready: generation)
         case .rejected(let generation, let reason):
-            if generation == sentGeneration { isBehind = true }
+            if generation == sentGeneration { delivery = .rejected }
             delegate.worker(self, rejected: generation, reason: reason)
+        case .missed(let generation):
+            guard generation == sentGeneration else { return }
+            delivery = .missed
+            if !hasMissedBefore { delegate.workerMissedConfiguration(self) }
+            hasMissedBefore = true
         case .report(let report):
             for id in report.established { connections[id]??.establish() }
             for id in report.closed { connections.removeValue(forKey: id) }

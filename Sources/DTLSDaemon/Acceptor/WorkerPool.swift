@@ -11,6 +11,8 @@ protocol WorkerPoolDelegate: AnyObject {
     /// A worker cannot use the newest configuration, and goes on with the one before.
     /// - Returns: whether another one is, or has been, put in force instead.
     func pool(_ pool: WorkerPool, rejectedBy worker: Int, _ reason: String) -> Bool
+    /// A worker has turned newcomers away that were handed over to it.
+    func pool(_ pool: WorkerPool, worker: Int, refused: Tally<Refusal>)
     func pool(_ pool: WorkerPool, gaveBack datagram: UnsafeRawBufferPointer, key: Newcomer.Key)
     /// The last process is gone, after `stop()`.
     func poolHasEnded(_ pool: WorkerPool)
@@ -23,9 +25,10 @@ final class WorkerPool: TimerTarget, WorkerHandleDelegate {
         var handshakes: UInt64 = 0
         var resumed: UInt64 = 0
         var failed: UInt64 = 0
-        var deaths: UInt64 = 0
         /// Clients' datagrams beyond the limits of their connection.
         var dropped = Tally<TrafficExcess>()
+        /// Newcomers that workers have turned away.
+        var refused = Tally<Refusal>()
     }
 
     private(set) var totals = Totals()
@@ -193,20 +196,28 @@ final class WorkerPool: TimerTarget, WorkerHandleDelegate {
         let worker = workers.remove(at: index)
         let lost = worker.load
         worker.close()
-        if isStopping || worker.isRetired {
-            if isStopping, workers.isEmpty { delegate.poolHasEnded(self) }
+        if isStopping {
+            if workers.isEmpty { delegate.poolHasEnded(self) }
             return
         }
-        totals.deaths &+= 1
+        if worker.isRetired {
+            if ending != .exited(status: 0) || lost > 0 { logDeath(of: worker, ending, lost, "it had been retired") }
+            return
+        }
         let pause = pauseAfterDeath(of: worker)
-        let wait = pause == 0 ? "it is replaced at once" : "it is replaced in \(pause / 1_000_000) ms"
+        logDeath(
+            of: worker, ending, lost,
+            pause == 0 ? "it is replaced at once" : "it is replaced in \(pause / 1_000_000) ms")
+        replace(worker.number, after: pause)
+    }
+
+    private func logDeath(of worker: WorkerHandle, _ ending: ChildProcess.Ending, _ lost: Int, _ consequence: String) {
         logger.log(
-            .workerDied, "worker \(worker.number) \(ending), with \(lost) connections lost; \(wait)",
+            .workerDied, "worker \(worker.number) \(ending), with \(lost) connections lost; \(consequence)",
             [
-                "WORKER": "\(worker.number)", "WORKER_PID": "\(pid)", "CONNECTIONS_LOST": "\(lost)",
+                "WORKER": "\(worker.number)", "WORKER_PID": "\(worker.pid)", "CONNECTIONS_LOST": "\(lost)",
                 "ENDING": "\(ending)",
             ])
-        replace(worker.number, after: pause)
     }
 
     /// Nothing after a good life; else the pause doubles with every death.
@@ -253,6 +264,10 @@ final class WorkerPool: TimerTarget, WorkerHandleDelegate {
     }
 
     private func look(after worker: WorkerHandle) {
+        // Short of descriptors here, too: the next time.
+        if worker.lacksConfiguration, let copy = try? provision?.copy() {
+            worker.configure(generation: generation, copy)
+        }
         guard worker.ping() else { return }
         logger.log(
             .workerStuck, "worker \(worker.number) does not answer: it is killed", ["WORKER": "\(worker.number)"])
@@ -305,11 +320,22 @@ final class WorkerPool: TimerTarget, WorkerHandleDelegate {
         worker.stop()
     }
 
+    func workerMissedConfiguration(_ worker: WorkerHandle) {
+        logger.log(
+            .descriptorLimit,
+            "worker \(worker.number) has no descriptors left to take up the configuration: it serves its connections,"
+                + " no newcomers, and is given it again every \(Self.pingInterval / 1_000_000_000) s",
+            ["WORKER": "\(worker.number)"])
+    }
+
     func worker(_ worker: WorkerHandle, reported report: MessageFromWorker.Report) {
         totals.handshakes &+= UInt64(report.handshakes)
         totals.resumed &+= UInt64(report.resumed)
         totals.failed &+= UInt64(report.failed)
         totals.dropped.add(report.dropped)
+        guard report.refused.total > 0 else { return }
+        totals.refused.add(report.refused)
+        delegate.pool(self, worker: worker.number, refused: report.refused)
     }
 
     func worker(_ worker: WorkerHandle, gaveBack datagram: UnsafeRawBufferPointer, key: Newcomer.Key) {

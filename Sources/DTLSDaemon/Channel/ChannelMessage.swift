@@ -101,6 +101,8 @@ enum MessageFromWorker {
     case ready(generation: UInt32, capacity: UInt32)
     /// The configuration cannot be used here, and the one before is still in force.
     case rejected(generation: UInt32, reason: String)
+    /// What came along with the configuration did not arrive, for want of descriptors. The one before is still in force.
+    case missed(generation: UInt32)
     case report(Report)
     /// A datagram that belongs to a listener.
     case foreign(key: Newcomer.Key, datagram: UnsafeRawBufferPointer)
@@ -117,6 +119,8 @@ enum MessageFromWorker {
         var failed: UInt32 = 0
         /// Clients' datagrams beyond the limits of their connection.
         var dropped = Tally<TrafficExcess>()
+        /// Newcomers that were handed over and turned away; they are in `closed`, too.
+        var refused = Tally<Refusal>()
 
         var isEmpty: Bool { self == Report() }
 
@@ -141,6 +145,7 @@ enum MessageFromWorker {
         case rejected = 2
         case report = 3
         case foreign = 4
+        case missed = 5
     }
 
     static func encode(ready generation: UInt32, capacity: UInt32) -> [UInt8] {
@@ -157,12 +162,17 @@ enum MessageFromWorker {
         }
     }
 
+    static func encode(missed generation: UInt32) -> [UInt8] {
+        encodeMessage(Kind.missed) { $0.integer(generation) }
+    }
+
     static func encode(_ report: Report) -> [UInt8] {
         encodeMessage(Kind.report) {
             $0.list(report.established) { $0.integer($1) }
             $0.list(report.closed) { $0.integer($1) }
             for number in [report.handshakes, report.resumed, report.failed] { $0.integer(number) }
             for kind in TrafficExcess.allCases { $0.integer(report.dropped[kind]) }
+            for kind in Refusal.allCases { $0.integer(report.refused[kind]) }
         }
     }
 
@@ -180,12 +190,14 @@ enum MessageFromWorker {
         switch kind {
         case .ready: self = .ready(generation: try reader.integer(), capacity: try reader.integer())
         case .rejected: self = .rejected(generation: try reader.integer(), reason: try reader.string())
+        case .missed: self = .missed(generation: try reader.integer())
         case .report:
             var report = Report(
                 established: try reader.list { (reader) throws(MalformedBytes) in try reader.integer() },
                 closed: try reader.list { (reader) throws(MalformedBytes) in try reader.integer() },
                 handshakes: try reader.integer(), resumed: try reader.integer(), failed: try reader.integer())
             for kind in TrafficExcess.allCases { report.dropped.count(kind, try reader.integer()) }
+            for kind in Refusal.allCases { report.refused.count(kind, try reader.integer()) }
             self = .report(report)
         case .foreign:
             self = .foreign(

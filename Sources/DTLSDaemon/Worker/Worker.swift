@@ -37,9 +37,14 @@ final class Worker: MessageChannelDelegate {
     private let keyLog: KeyLogWriter
     /// The next configuration's; not open where it has none.
     private var nextKeyLog = FileDescriptor(owning: -1)
+    private var hasMissedKeyLog = false
 
     /// Descriptors for everything but connections: channel, epoll, standard streams, the journal, a snapshot.
     private static let reservedDescriptors = 32
+    /// Those of them that no newcomer is let near, so that a configuration always arrives. A count of connections does
+    /// not tell how many are free: those of an earlier configuration may have more each, programs outlive theirs, and
+    /// logs have files. But a new descriptor has the lowest number that is free (open(2)), so its own number does.
+    private static let spareDescriptors = 16
 
     /// Reports go out at most this often, in milliseconds: hand-overs need no exact counts.
     private static let reportInterval = 10
@@ -82,7 +87,11 @@ final class Worker: MessageChannelDelegate {
         }
         switch decoded {
         case .configure(let generation):
-            guard let snapshot = descriptor else { return reject(generation, "the snapshot did not arrive") }
+            let hasMissedKeyLog = self.hasMissedKeyLog
+            self.hasMissedKeyLog = false
+            guard let snapshot = descriptor, !hasMissedKeyLog else {
+                return channel.send(MessageFromWorker.encode(missed: generation))
+            }
             configure(generation, snapshot)
         case .connection(let handover):
             accept(handover, descriptor)
@@ -96,7 +105,7 @@ final class Worker: MessageChannelDelegate {
         case .ticketKeys(let keys):
             ticketKeys.keys = keys
         case .keyLog:
-            if let file = descriptor { nextKeyLog = file }
+            if let file = descriptor { nextKeyLog = file } else { hasMissedKeyLog = true }
         }
     }
 
@@ -134,12 +143,8 @@ final class Worker: MessageChannelDelegate {
             LogBootstrap.setLevel(decoded.configuration.logLevel)
             channel?.send(MessageFromWorker.encode(ready: generation, capacity: capacity))
         } catch {
-            reject(generation, "\(error)")
+            channel?.send(MessageFromWorker.encode(rejected: generation, reason: "\(error)"))
         }
-    }
-
-    private func reject(_ generation: UInt32, _ reason: String) {
-        channel?.send(MessageFromWorker.encode(rejected: generation, reason: reason))
     }
 
     /// Connections that this process has descriptors for, whatever service they belong to.
@@ -150,15 +155,24 @@ final class Worker: MessageChannelDelegate {
 
     private func accept(_ handover: MessageToWorker.Handover, _ socket: consuming FileDescriptor?) {
         let number = Int(handover.service)
-        guard let socket, handover.generation == generation, number < services.count + clients.count else {
-            // Out of descriptors, most likely: the client's next try finds another place, or a better time.
-            return countClosed(handover.id)
+        guard let socket, socket.rawValue < descriptorLimit - Self.spareDescriptors else {
+            return turnAway(handover, .descriptors)
+        }
+        // It was handed over before the acceptor knew that this process has missed or rejected the configuration.
+        guard handover.generation == generation, number < services.count + clients.count else {
+            return turnAway(handover, .full)
         }
         guard number < services.count else { return tunnel(handover, socket, clients[number - services.count]) }
         let service = services[number]
         let served = ServedConnection(handover, socket: socket, service: service, worker: self)
         if served.connection == nil { return countClosed(handover.id) }
         connections[handover.id] = served
+    }
+
+    /// The client's next try finds another place, or a better time.
+    private func turnAway(_ handover: MessageToWorker.Handover, _ refusal: Refusal) {
+        report.refused.count(refusal)
+        countClosed(handover.id)
     }
 
     private func tunnel(

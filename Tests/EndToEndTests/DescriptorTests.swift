@@ -1,0 +1,87 @@
+import Foundation
+import LinuxSystem
+import Testing
+
+extension EndToEndBeside {
+    /// Workers that have no descriptors left keep their connections, whatever the main process asks of them.
+    @Suite struct DescriptorTests {
+        let folder: TestFolder
+        let identity: Identity
+        let address: SocketAddress
+
+        init() async throws {
+            folder = try TestFolder()
+            identity = try await CertificateMaker(folder: folder).selfSigned("server")
+            address = try Endpoint.freeOnOwnLoopback()
+        }
+
+        private func configuration(handler: String = "echo", more: String = "") -> String {
+            "workers = 1\n" + Service(listen: [address], identity: identity, handler: handler, more: more).text
+        }
+
+        private func client() throws -> SecureClient {
+            try SecureClient(to: address, trust: identity.certificate, in: folder)
+        }
+
+        /// Three descriptors for each connection with "exec", one with "echo": what the present configuration would
+        /// leave room for says nothing of what the connections of before have taken.
+        @Test func connectionsOfADearerHandlerCount() async throws {
+            let daemon = try await Daemon.start(
+                configuration(handler: "exec", more: "[service.echo.exec]\ncommand = [\"/bin/cat\"]"), in: folder,
+                descriptorLimit: 72)
+            let workers = daemon.workers
+            let clients = try (0..<12).map { _ in try client() }
+            for client in clients { try await client.exchange("before") }
+            try daemon.reload(configuration())
+            try await daemon.logged("reloaded")
+
+            var newcomers: [DatagramSocket] = []
+            try await eventually("newcomers are turned away", details: daemon.program.errors) {
+                guard newcomers.count < 72 else { throw NeverHappened(description: "all newcomers were taken") }
+                let socket = try DatagramSocket(at: try #require(SocketAddress(host: address.host, port: 0)))
+                let hello = ClientHelloBytes()
+                socket.send(hello.bytes(), to: address)
+                if let answer = socket.receive(), case .helloVerifyRequest(let cookie) = HelloAnswer(answer.bytes) {
+                    socket.send(hello.bytes(cookie: cookie, number: 1), to: address)
+                }
+                newcomers.append(socket)
+                return daemon.logs(" warning main: worker 0 turns newcomers away", "REASON=descriptors")
+            }
+            daemon.program.signal(SIGHUP)
+            try await daemon.logged("reloaded", count: 2)
+            for client in clients { try await client.exchange("after") }
+            #expect(daemon.workers == workers)
+            try await daemon.stop()
+            #expect(
+                daemon.lines(with: "stopped: ").first?.contains(/\d descriptors[,)]/) == true,
+                "\(daemon.program.errors)")
+        }
+
+        /// A configuration for which a worker has no descriptor is given to it again when it has one.
+        @Test func aConfigurationThatWasMissedComesAgain() async throws {
+            let keyLog = "key_log_file = \"\(folder.file("keys.log"))\"\n"
+            let daemon = try await Daemon.start(keyLog + configuration(), in: folder)
+            let worker = try #require(daemon.workers.first)
+            let resident = try client()
+            try await resident.exchange("before")
+            let limit = getdtablesize()
+            // The soft limit alone, and below what is open: nothing new arrives.
+            try await Program.run(["prlimit", "--pid", "\(worker)", "--nofile=4:"], in: folder)
+            daemon.program.signal(SIGHUP)
+            try await daemon.logged(" warning main: worker 0 has no descriptors left to take up the configuration")
+            try await resident.exchange("meanwhile")
+            let newcomer = try client()
+            newcomer.say("let me in")
+            try await daemon.logged("REASON=full")
+            #expect(newcomer.output.isEmpty)
+            #expect(!daemon.logs("reloaded"))
+
+            try await Program.run(["prlimit", "--pid", "\(worker)", "--nofile=\(limit):"], in: folder)
+            try await daemon.logged("reloaded")
+            try await newcomer.hears("let me in")
+            try await resident.exchange("after")
+            #expect(daemon.workers == [worker])
+            try await daemon.stop()
+        }
+    }
+}

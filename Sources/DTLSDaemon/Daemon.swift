@@ -16,7 +16,7 @@ public enum Daemon {
             return 0
         } catch {
             report("\(error)")
-            return Acceptor.systemStatus
+            return ExitStatus.system
         }
     }
 
@@ -27,7 +27,7 @@ public enum Daemon {
             return try Acceptor.run(configurationFile: configurationFile)
         } catch {
             report("\(error)")
-            return Acceptor.systemStatus
+            return ExitStatus.system
         }
     }
 
@@ -48,14 +48,14 @@ public enum Daemon {
             return tell(result, of: configurationFile)
         } catch {
             report("\(error)")
-            return Acceptor.systemStatus
+            return ExitStatus.system
         }
     }
 
     private static func tell(_ result: Loading.Result?, of file: String) -> Int32 {
         guard case .loaded(let configuration, _) = result else {
             for problem in result?.problems ?? [] { report(problem) }
-            return Acceptor.configurationStatus
+            return ExitStatus.configuration
         }
         for warning in configuration.warnings { report("warning: \(warning)") }
         let lists = [("services", configuration.services.map(\.name)), ("clients", configuration.clients.map(\.name))]

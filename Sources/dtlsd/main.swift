@@ -9,7 +9,7 @@ struct DTLSDaemonCommand: ParsableCommand {
         abstract: "A DTLS server: terminates DTLS, and serves or forwards the datagrams inside.",
         discussion: """
             SIGHUP reads the configuration and the certificates again; SIGTERM and SIGINT stop. \
-            Exit status 78 says that the configuration cannot be used.
+            Exit status 78 says that the configuration cannot be used, 75 that it may be later: no name server answers.
             """,
         version: "0.1.0"
     )

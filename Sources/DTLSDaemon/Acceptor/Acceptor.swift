@@ -7,10 +7,6 @@ import Logging
 /// The main process' role: it owns the configuration, the listeners and the workers' lives, talks to the service manager,
 /// and does the cookie exchange. It never does a handshake, and never waits.
 final class Acceptor: EventHandler {
-    /// Exit statuses (sysexits.h).
-    static let configurationStatus: Int32 = 78
-    static let systemStatus: Int32 = 71
-
     /// Where it is in its life. Signals and results are taken according to it.
     private enum Phase: Equatable {
         /// The first configuration is being read.
@@ -161,7 +157,7 @@ final class Acceptor: EventHandler {
                 file: configurationFile, purpose: .serving, environment: environment, loop: loop
             ) { [weak self] in self?.loaded($0) }
         } catch {
-            refuse(["the loader process cannot be started: \(error)"], status: Self.systemStatus)
+            refuse(["the loader process cannot be started: \(error)"], .system)
         }
     }
 
@@ -172,19 +168,16 @@ final class Acceptor: EventHandler {
         if case .loaded(let configuration, let watcher) = result {
             apply(configuration, watcher, keyLog)
         } else {
-            refuse(result.problems ?? [], status: Self.configurationStatus)
+            refuse(result.problems ?? [], result.isTransient ? .configurationForNow : .configuration)
         }
         if isReloadWanted { reload() }
     }
 
     /// A configuration that is not taken: at the start that is the end, later all stays as it was.
-    private func refuse(_ reasons: [String], status: Int32) {
+    private func refuse(_ reasons: [String], _ obstacle: StartObstacle) {
         for reason in reasons { logger.log(.configurationInvalid, reason) }
+        guard phase != .loading else { return end(because: obstacle) }
         statusLine.failedReload = reasons.first
-        guard phase != .loading else {
-            exitStatus = status
-            return stop(because: "the configuration cannot be used")
-        }
         logger.log(.reloadFailed, "reload failed: the configuration and the certificates stay as they were")
         if phase == .reloading, !isTaking { finishReload() }
     }
@@ -197,8 +190,12 @@ final class Acceptor: EventHandler {
             let provision = Provision(
                 snapshot: try makeSnapshot(new), keyLog: keyLog, ticketKeys: try ticketKeys.keys(for: new.tickets))
             try enforce(new, provision, watcher)
+        } catch let errors as ListenerErrors {
+            return refuse(
+                errors.problems.map { "\(configurationFile): \($0)" },
+                errors.cause == .configuration ? .configuration : .sockets)
         } catch {
-            return refuse(["\(error)"], status: Self.systemStatus)
+            return refuse(["the workers cannot be given the configuration: \(error)"], .system)
         }
         former = former ?? before
         for warning in new.warnings { logger.log(.configurationWarning, "\(warning)") }
@@ -288,8 +285,7 @@ final class Acceptor: EventHandler {
             try listeners.openAll()
         } catch {
             logger.log(.listenerFailed, "the listeners cannot be opened: \(error)")
-            exitStatus = Self.systemStatus
-            return stop(because: "there are no listeners")
+            return end(because: .sockets)
         }
         // A reload that was asked for meanwhile goes on.
         phase = loading == nil ? .serving : .reloading
@@ -301,6 +297,11 @@ final class Acceptor: EventHandler {
                 + " \(descriptorLimit) files, and a worker serves as many connections as that allows",
             ["LISTENERS": "\(addresses)", "OPEN_FILES_LIMIT": "\(descriptorLimit)"])
         tellStatus(now: loop.now)
+    }
+
+    private func end(because obstacle: StartObstacle) {
+        exitStatus = obstacle.exitStatus
+        stop(because: obstacle.rawValue)
     }
 
     private func stop(because reason: String) {
@@ -381,8 +382,7 @@ extension Acceptor: WorkerPoolDelegate {
     func pool(_ pool: WorkerPool, rejectedBy worker: Int, _ reason: String) -> Bool {
         if phase == .starting {
             logger.log(.configurationInvalid, "worker \(worker) cannot use the configuration: \(reason)")
-            exitStatus = Self.configurationStatus
-            stop(because: "the configuration cannot be used")
+            end(because: .configuration)
             return true
         }
         guard let former else { return false }

@@ -5,12 +5,14 @@ import LinuxSystem
 import Logging
 
 /// Why the listeners of a configuration cannot be opened; those that were open stay as they were.
-struct ListenerError: Error, CustomStringConvertible {
-    /// The service's or client's (`service.echo`).
-    let table: String
-    let reason: String
+struct ListenerErrors: Error, CustomStringConvertible {
+    enum Cause { case configuration, system }
 
-    var description: String { "\(table).listen: \(reason)" }
+    let cause: Cause
+    /// A line each, with the key: `service.echo.listen: …`.
+    let problems: [String]
+
+    var description: String { problems.joined(separator: "; ") }
 }
 
 /// All listeners, and which service or client each belongs to.
@@ -102,20 +104,40 @@ final class ListenerSet {
 
     /// Binds what a configuration asks for and is not open. Nothing is in force before `commit`; when this throws, all
     /// is as before.
-    func prepare(_ configuration: Configuration) throws(ListenerError) -> Plan {
-        var kept: [(Identity, any DatagramListener, UInt16)] = []
-        var opened: [(Identity, any DatagramListener, UInt16)] = []
+    func prepare(_ configuration: Configuration) throws(ListenerErrors) -> Plan {
         let all = try wanted(by: configuration)
-        if !hasOpened { try probe(all.filter { open[$0.identity] == nil }) }
-        for wanted in all {
-            if let listener = open[wanted.identity] {
-                kept.append((wanted.identity, listener, wanted.service))
-            } else {
-                opened.append((wanted.identity, try makeListener(wanted), wanted.service))
-            }
+        let missing = all.filter { open[$0.identity] == nil }
+        if !hasOpened { _ = try forAll(missing, probe) }
+        let opened = try forAll(missing) { wanted throws(SystemError) in
+            (wanted.identity, try makeListener(wanted), wanted.service)
         }
+        let kept = all.compactMap { wanted in open[wanted.identity].map { (wanted.identity, $0, wanted.service) } }
         let access = configuration.services.map { [configuration.limits, $0.limits].compactMap(\.access) }
         return Plan(kept: kept, opened: opened, access: access)
+    }
+
+    /// - Throws: what failed for any of them, after all were tried.
+    private func forAll<Result>(
+        _ list: [Wanted], _ work: (Wanted) throws(SystemError) -> Result
+    ) throws(ListenerErrors) -> [Result] {
+        var results: [Result] = []
+        var problems: [String] = []
+        for wanted in list {
+            do throws(SystemError) { results.append(try work(wanted)) } catch {
+                problems.append("\(wanted.table).listen: \(error)\(Self.hint(error))")
+            }
+        }
+        guard problems.isEmpty else { throw ListenerErrors(cause: .system, problems: problems) }
+        return results
+    }
+
+    private static func hint(_ error: SystemError) -> String {
+        switch error.errno {
+        case EADDRINUSE: " (does another dtlsd, or another program, use it?)"
+        case EADDRNOTAVAIL: " (no interface of this machine has the address)"
+        case EACCES: " (ports below 1024 take the capability CAP_NET_BIND_SERVICE)"
+        default: ""
+        }
     }
 
     /// Puts the plan in force: closes what it has no more, and reads what is new, once ``openAll()`` has been called.
@@ -155,17 +177,18 @@ final class ListenerSet {
     }
 
     /// Every address of every service and client, and the sockets that were passed in under one's name.
-    private func wanted(by configuration: Configuration) throws(ListenerError) -> [Wanted] {
+    private func wanted(by configuration: Configuration) throws(ListenerErrors) -> [Wanted] {
         var list: [Wanted] = []
+        var problems: [String] = []
         for (index, table) in configuration.listeningTables.enumerated() {
             var addresses = table.listen
             for socket in passed where socket.name == table.name && !addresses.contains(socket.address) {
                 addresses.append(socket.address)
             }
-            guard !addresses.isEmpty else {
-                throw ListenerError(
-                    table: table.path,
-                    reason: "no address to listen on, and no socket named \"\(table.name)\" was passed in")
+            if addresses.isEmpty {
+                problems.append(
+                    "\(table.path).listen: no address to listen on, and no socket named \"\(table.name)\" was passed in"
+                )
             }
             for address in addresses {
                 let identity = Identity(kind: table.kind, address: address, options: "\(table.socket)")
@@ -174,32 +197,28 @@ final class ListenerSet {
                         identity: identity, table: table.path, service: UInt16(clamping: index), options: table.socket))
             }
         }
-        for socket in passed where list.count(where: { $0.identity.address == socket.address }) > 1 {
-            throw ListenerError(
-                table: "service.\(socket.name)",
-                reason: "the socket on \(socket.address) was passed in under the name \"\(socket.name)\", and more than"
-                    + " one service listens there")
+        for socket in passed {
+            switch list.count(where: { $0.identity.address == socket.address }) {
+            case 0:
+                problems.append(
+                    "the socket \"\(socket.name)\" on \(socket.address) was passed in, and no service has this name or"
+                        + " this address")
+            case 1: break
+            default:
+                problems.append(
+                    "the socket \"\(socket.name)\" on \(socket.address) was passed in, and more than one service listens"
+                        + " there")
+            }
         }
-        if let unused = passed.first(where: { socket in !list.contains { $0.identity.address == socket.address } }) {
-            throw ListenerError(
-                table: "service.\(unused.name)",
-                reason: "the socket \"\(unused.name)\" on \(unused.address) was passed in, and no service has this name"
-                    + " or this address")
-        }
+        guard problems.isEmpty else { throw ListenerErrors(cause: .configuration, problems: problems) }
         return list
     }
 
-    private func makeListener(_ wanted: Wanted) throws(ListenerError) -> any DatagramListener {
+    private func makeListener(_ wanted: Wanted) throws(SystemError) -> any DatagramListener {
         let address = wanted.identity.address
-        do throws(SystemError) {
-            if let socket = passed.first(where: { $0.address == address }) {
-                return try makeListener(from: socket, wanted)
-            }
-            let socket = try UDPSocket.listen(on: address, options: wanted.options)
-            return makeListener(wanted.identity.kind, socket, address, wanted.options, isOwnedByAnother: false)
-        } catch {
-            throw ListenerError(table: wanted.table, reason: "\(error)")
-        }
+        if let socket = passed.first(where: { $0.address == address }) { return try makeListener(from: socket, wanted) }
+        let socket = try UDPSocket.listen(on: address, options: wanted.options)
+        return makeListener(wanted.identity.kind, socket, address, wanted.options, isOwnedByAnother: false)
     }
 
     private func makeListener(
@@ -221,15 +240,9 @@ final class ListenerSet {
     /// Finds out, before anything is bound for good, whether others hold the ports: with SO_REUSEPORT alone, two
     /// instances of one user would share them in silence. Later it cannot be found out, since this daemon's own
     /// connections hold them too.
-    private func probe(_ all: [Wanted]) throws(ListenerError) {
-        for wanted in all where !passed.contains(where: { $0.address == wanted.identity.address }) {
-            do throws(SystemError) {
-                try UDPSocket.probe(wanted.identity.address, wanted.options)
-            } catch {
-                let hint = error.errno == EADDRINUSE ? " (does another dtlsd, or another program, use it?)" : ""
-                throw ListenerError(table: wanted.table, reason: "\(error)\(hint)")
-            }
-        }
+    private func probe(_ wanted: Wanted) throws(SystemError) {
+        guard !passed.contains(where: { $0.address == wanted.identity.address }) else { return }
+        try UDPSocket.probe(wanted.identity.address, wanted.options)
     }
 
     private func makeListener(

@@ -17,7 +17,7 @@ enum BackendReader {
             do throws(BadBackend) {
                 found.append((element, Backend(name: text, address: try address(text))))
             } catch {
-                table.report(.backend, element: element, error.message)
+                table.report(.backend, element: element, error.message, isTransient: error.isTransient)
             }
         }
         reportDuplicates(found, table)
@@ -42,6 +42,7 @@ enum BackendReader {
 
     private struct BadBackend: Error {
         var message: String
+        var isTransient = false
     }
 
     private static func address(_ text: String) throws(BadBackend) -> Backend.Address {
@@ -75,7 +76,7 @@ enum BackendReader {
         do throws(HostAndPort.Unresolved) {
             return .udp(try named.resolve())
         } catch {
-            throw BadBackend(message: error.message)
+            throw BadBackend(message: error.message, isTransient: error.isTransient)
         }
     }
 }

@@ -84,7 +84,7 @@ struct ClientReader {
             let address = try named.resolve()
             return (address, named.certificateName)
         } catch {
-            table.report(.connect, error.message)
+            table.report(.connect, error.message, isTransient: error.isTransient)
             return nil
         }
     }

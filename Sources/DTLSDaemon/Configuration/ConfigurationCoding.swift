@@ -63,6 +63,7 @@ extension ConfigurationProblem {
         writer.optional(line) { $0.integer($1) }
         writer.optional(key) { $0.string($1) }
         writer.string(message)
+        writer.bool(isTransient)
     }
 
     fileprivate init(from reader: inout ByteReader) throws(MalformedBytes) {
@@ -70,7 +71,7 @@ extension ConfigurationProblem {
             file: try reader.string(),
             line: try reader.optional { (reader) throws(MalformedBytes) in try reader.integer() },
             key: try reader.optional { (reader) throws(MalformedBytes) in try reader.string() },
-            message: try reader.string())
+            message: try reader.string(), isTransient: try reader.bool())
     }
 }
 

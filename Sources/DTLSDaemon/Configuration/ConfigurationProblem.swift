@@ -8,6 +8,8 @@ struct ConfigurationProblem: Error, Sendable, Equatable, CustomStringConvertible
     var key: String?
     /// What is wrong, and what is expected instead.
     var message: String
+    /// Whether it may pass by itself, as when no name server answers.
+    var isTransient = false
 
     /// `/etc/dtlsd/dtlsd.toml:12: service.coap.mtu: expected an integer of bytes, 256 to 9000, found 9001`
     var description: String {

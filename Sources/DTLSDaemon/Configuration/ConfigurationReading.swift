@@ -23,10 +23,11 @@ final class ConfigurationReading {
         self.lines = lines
     }
 
-    func report(_ path: [String], element: Int? = nil, _ message: String) {
+    func report(_ path: [String], element: Int? = nil, _ message: String, isTransient: Bool = false) {
         problems.append(
             ConfigurationProblem(
-                file: file, line: lines.line(of: path, element: element), key: Self.text(of: path), message: message))
+                file: file, line: lines.line(of: path, element: element), key: Self.text(of: path), message: message,
+                isTransient: isTransient))
     }
 
     /// Reports something that a configuration may have, and that its operator should know of.

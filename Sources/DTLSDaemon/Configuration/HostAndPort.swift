@@ -11,6 +11,8 @@ struct HostAndPort {
     struct Unresolved: Error {
         /// A sentence with what is expected instead.
         let message: String
+        /// It may have one later: no name server answers, as during boot.
+        var isTransient = false
     }
 
     /// - Returns: `nil` for what is none, and for port 0.
@@ -61,7 +63,9 @@ struct HostAndPort {
         let status = getaddrinfo(host, nil, &hints, &list)
         guard status == 0 else {
             let reason = status == EAI_SYSTEM ? strerror(errno).map { String(cString: $0) } : nil
-            throw unresolved(reason ?? String(cString: gai_strerror(status)))
+            throw unresolved(
+                reason ?? String(cString: gai_strerror(status)),
+                isTransient: status == EAI_AGAIN || status == EAI_SYSTEM)
         }
         defer { freeaddrinfo(list) }
         var entry = list
@@ -74,9 +78,9 @@ struct HostAndPort {
         throw unresolved("it has neither an IPv4 nor an IPv6 address")
     }
 
-    private func unresolved(_ reason: String) -> Unresolved {
+    private func unresolved(_ reason: String, isTransient: Bool = false) -> Unresolved {
         Unresolved(
             message: "the host name \(ConfigurationReading.quoted(host)) has no address (\(reason)); "
-                + "expected a name that resolves, or an address")
+                + "expected a name that resolves, or an address", isTransient: isTransient)
     }
 }

@@ -117,6 +117,15 @@ final class Loading: MessageChannelDelegate {
         /// The loader has died (its parsers are not ours), or could not say what it found.
         case failed(String)
 
+        /// Whether nothing is wrong but what may pass by itself.
+        var isTransient: Bool {
+            switch self {
+            case .loaded: false
+            case .refused(let problems): problems.problems.allSatisfy(\.isTransient)
+            case .failed: true
+            }
+        }
+
         /// What is wrong, a line each; `nil` when nothing is.
         var problems: [String]? {
             switch self {

@@ -52,8 +52,8 @@ struct TableReader<Key: RawRepresentable & CaseIterable> where Key.RawValue == S
 
     func has(_ key: Key) -> Bool { table[key.rawValue] != nil }
 
-    func report(_ key: Key, element: Int? = nil, _ message: String) {
-        reading.report(path(key), element: element, message)
+    func report(_ key: Key, element: Int? = nil, _ message: String, isTransient: Bool = false) {
+        reading.report(path(key), element: element, message, isTransient: isTransient)
     }
 
     func warn(_ key: Key, element: Int? = nil, _ message: String) {

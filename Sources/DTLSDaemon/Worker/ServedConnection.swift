@@ -20,7 +20,10 @@ final class ServedConnection: ConnectionDelegate {
         self.service = service
         self.worker = worker
         traffic = TrafficLimiter(service.configuration.limits.traffic)
-        guard let hello = handover.datagrams.first else { return }
+        guard let hello = handover.datagrams.first else {
+            worker.forget(self)
+            return
+        }
         do {
             let connection = try Connection.createByFd(
                 socket, local: handover.key.local, peer: handover.key.peer, context: service.context,
@@ -31,6 +34,7 @@ final class ServedConnection: ConnectionDelegate {
             self.connection = nil
             worker.countFailure()
             worker.logs.handshakeFailed(peer: handover.key.peer, service, "\(error)")
+            worker.forget(self)
         }
     }
 
@@ -64,7 +68,7 @@ final class ServedConnection: ConnectionDelegate {
     }
 
     func restartMaterial(for connection: Connection) -> RestartMaterial? {
-        worker.restartMaterial(for: service)
+        worker.restartMaterial(for: service, connection.peer)
     }
 
     func connection(_ connection: Connection, refusedRestart ending: Connection.Ending) {

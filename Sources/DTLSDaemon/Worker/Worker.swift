@@ -23,7 +23,9 @@ final class Worker: MessageChannelDelegate {
     private var channel: MessageChannel?
     private var services: [ServiceRuntime] = []
     private var clients: [ClientRuntime] = []
-    /// Of the configuration that `services` and `clients` are of.
+    /// Whose peers are served, by all services.
+    private var access: AccessList?
+    /// Of the configuration that `services`, `clients` and `access` are of.
     private var generation: UInt32 = 0
     /// Milliseconds after which the acceptor kills a worker that is to stop.
     private var stopTimeout = 0
@@ -136,6 +138,7 @@ final class Worker: MessageChannelDelegate {
             self.cookies = cookies
             self.services = services
             self.clients = clients
+            access = decoded.configuration.limits.access
             self.generation = generation
             stopTimeout = decoded.configuration.stopTimeout
             for tunnel in tunnels.values { tunnel.reconfigured() }
@@ -165,8 +168,7 @@ final class Worker: MessageChannelDelegate {
         guard number < services.count else { return tunnel(handover, socket, clients[number - services.count]) }
         let service = services[number]
         let served = ServedConnection(handover, socket: socket, service: service, worker: self)
-        if served.connection == nil { return countClosed(handover.id) }
-        connections[handover.id] = served
+        if served.connection != nil { connections[handover.id] = served }
     }
 
     /// The client's next try finds another place, or a better time.
@@ -186,19 +188,20 @@ final class Worker: MessageChannelDelegate {
     /// A client of the configuration in force, by its name.
     func client(named name: String) -> ClientRuntime? { clients.first { $0.configuration.name == name } }
 
-    /// The service's certificate may have been renewed since the connection began.
-    func restartMaterial(for service: ServiceRuntime) -> RestartMaterial? {
+    /// The service's certificate may have been renewed since the connection began. Where the service, or the peer's
+    /// access to it, is gone, the peer may not go on for ever on its old port: it is for the listener to refuse.
+    func restartMaterial(for service: ServiceRuntime, _ peer: SocketAddress) -> RestartMaterial? {
         guard let cookies else { return nil }
-        let present = services.first { $0.configuration.name == service.configuration.name } ?? service
-        return RestartMaterial(context: present.context, cookies: cookies)
+        let present = services.first { $0.configuration.name == service.configuration.name }
+        let isAllowed = [access, present?.configuration.limits.access].allSatisfy { $0?.allows(peer) ?? true }
+        return RestartMaterial(context: isAllowed ? present?.context : nil, cookies: cookies)
     }
 
     // MARK: What connections report
 
     /// The connection is gone.
     func forget(_ served: ServedConnection) {
-        // One that ends while it is being accepted is not in the table yet, and is counted there.
-        guard connections.removeValue(forKey: served.id) != nil else { return }
+        connections.removeValue(forKey: served.id)
         countClosed(served.id)
     }
 
@@ -208,6 +211,8 @@ final class Worker: MessageChannelDelegate {
     }
 
     func giveBack(_ datagram: UnsafeRawBufferPointer, _ key: Newcomer.Key) {
+        // First, the end of the connection that the datagram comes from: what has no place beside it has one after it.
+        sendReport()
         _ = channel?.offer(MessageFromWorker.encode(foreign: datagram, key: key))
     }
 

@@ -44,6 +44,8 @@ package final class Connection: TimerTarget, EventHandler {
     private var isReading = false
     /// Whether the delegate has had messages since it was last told that a batch is complete.
     private var hasMessages = false
+    /// What came when it had ended, and may be a newcomer's.
+    private var leftBehind: [(datagram: [UInt8], source: SocketAddress)] = []
 
     /// How long a connection keeps OpenSSL's record buffers after its last datagram.
     static let quietTime = UInt64.milliseconds(1_000)
@@ -317,11 +319,22 @@ package final class Connection: TimerTarget, EventHandler {
         datapath.loop.timers.disarm(self)
         datapath.leave(self)
         _ = socket.take()
+        let delegate = delegate
         delegate?.connectionClosed(self, ending)
+        // Only now: the place that a newcomer needs may be the one that this connection had.
+        for (datagram, source) in leftBehind {
+            datagram.withUnsafeBytes { delegate?.connection(self, foreign: $0, from: source) }
+        }
+        leftBehind = []
     }
 
     func giveBack(_ datagram: UnsafeRawBufferPointer, from source: SocketAddress) {
-        if ClientHello.couldBePart(of: datagram) { delegate?.connection(self, foreign: datagram, from: source) }
+        guard ClientHello.couldBePart(of: datagram) else { return }
+        if isOpen {
+            delegate?.connection(self, foreign: datagram, from: source)
+        } else {
+            leftBehind.append(([UInt8](datagram), source))
+        }
     }
 
     // MARK: Time

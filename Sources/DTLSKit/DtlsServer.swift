@@ -194,7 +194,7 @@ extension DtlsServer: ListenerDelegate {
         }
     }
 
-    package func listener(_ listener: Listener, failed error: SystemError) {
+    package func listener(_ listener: Listener, failed error: SystemError, for peer: SocketAddress) {
         // The client asks again; whoever watches the server learns why it had to.
         scheduler.call { [weak self] in
             guard let self, let name = try? sockName() else { return }

@@ -25,7 +25,9 @@ import Testing
             return isThere
         }
 
-        func listener(_ listener: PlainListener, failed error: SystemError) { Issue.record(error) }
+        func listener(_ listener: PlainListener, failed error: SystemError, for peer: SocketAddress) {
+            Issue.record(error)
+        }
     }
 
     /// What a sender sends moments after it was admitted is its connection's, or, where that is gone, a new one's.

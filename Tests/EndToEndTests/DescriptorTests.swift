@@ -83,5 +83,28 @@ extension EndToEndBeside {
             #expect(daemon.workers == [worker])
             try await daemon.stop()
         }
+
+        /// The main process has none left for newcomers, and says whose they were.
+        @Test func newcomersWithoutASocketAreNamed() async throws {
+            let local = try Endpoint.freeOnOwnLoopback()
+            let out = Client(
+                listen: local, connect: address, trust: identity.certificate, more: "server_name = \"localhost\""
+            ).text
+            let daemon = try await Daemon.start(configuration() + out, in: folder)
+            let limit = getdtablesize()
+            try await Program.run(["prlimit", "--pid", "\(daemon.program.pid)", "--nofile=4:"], in: folder)
+            let newcomer = try client()
+            newcomer.say("let me in")
+            try await daemon.logged(
+                " warning main: ", "Too many open files", "SERVICE=echo", "REASON=descriptors", "PEER=")
+            let sender = try PlainSender(to: local)
+            sender.send("and me")
+            try await daemon.logged(
+                " warning main: ", "Too many open files", "SERVICE=out", "REASON=descriptors", "PEER=\(sender.address)")
+            try await Program.run(["prlimit", "--pid", "\(daemon.program.pid)", "--nofile=\(limit):"], in: folder)
+            try await newcomer.hears("let me in")
+            try await sender.exchangeWithLosses("and me")
+            try await daemon.stop()
+        }
     }
 }

@@ -264,11 +264,9 @@ extension DTLSKit.Listener.Counters {
     fileprivate mutating func add(_ other: DTLSKit.Listener.Counters) {
         hellosAnswered &+= other.hellosAnswered
         admitted &+= other.admitted
-        duplicates &+= other.duplicates
         refused.add(other.refused)
         malformed &+= other.malformed
         strays &+= other.strays
-        putBack &+= other.putBack
         unsent &+= other.unsent
     }
 }

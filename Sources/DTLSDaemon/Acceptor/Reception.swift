@@ -1,5 +1,4 @@
 import DTLSKit
-import Glibc
 import LinuxSystem
 import Logging
 
@@ -11,8 +10,8 @@ final class Reception {
     private let loop: EventLoop
     private weak var listeners: ListenerSet?
     private weak var pool: WorkerPool?
-    /// By their numbers in the configuration in force.
-    private var services: [String] = []
+    /// Of the listening tables of the configuration in force, by their numbers.
+    private var names: [String] = []
 
     init(loop: EventLoop) {
         self.loop = loop
@@ -27,7 +26,7 @@ final class Reception {
 
     /// Puts a configuration's limits in force, for newcomers.
     func apply(_ configuration: Configuration) {
-        services = configuration.services.map(\.name)
+        names = configuration.listeningTables.map(\.name)
         admission.apply(configuration, present: pool?.admitted ?? [])
     }
 
@@ -38,7 +37,7 @@ final class Reception {
     func log(_ refused: Tally<Refusal>, by worker: Int) {
         for refusal in Refusal.allCases where refused[refusal] > 0 {
             refusals.log(
-                refusal, as: refusal == .descriptors ? .descriptorLimit : .newcomerRefused, now: loop.now,
+                refusal, as: refusal.event, now: loop.now,
                 "worker \(worker) turns newcomers away (\(refused[refusal]))"
                     + (refusal == .descriptors ? " for want of descriptors" : "") + ": they have to try again",
                 ["WORKER": "\(worker)"])
@@ -63,20 +62,21 @@ final class Reception {
 
     private func fields(_ peer: SocketAddress, _ listener: any DatagramListener) -> Logger.Metadata {
         var fields: Logger.Metadata = ["PEER": "\(peer)", "LISTENER": "\(listener.address)"]
-        // The numbers of clients come after those of services.
-        if let number = listeners?.service(of: listener), Int(number) < services.count {
-            fields["SERVICE"] = "\(services[Int(number)])"
+        if let number = listeners?.service(of: listener), Int(number) < names.count {
+            fields["SERVICE"] = "\(names[Int(number)])"
         }
         return fields
     }
 
-    private func hasFailed(_ listener: any DatagramListener, _ error: SystemError) {
-        let event: LogEvent =
-            error.errno == EMFILE || error.errno == ENFILE ? .descriptorLimit : .newcomerRefused
+    private func hasFailed(_ listener: any DatagramListener, _ error: SystemError, _ peer: SocketAddress) {
+        let refusal = Refusal(error)
         refusals.log(
-            .descriptors, as: event, now: loop.now, "a newcomer has to try again: \(error)",
-            ["LISTENER": "\(listener.address)"])
+            refusal, as: refusal.event, now: loop.now, "a newcomer has to try again: \(error)", fields(peer, listener))
     }
+}
+
+extension Refusal {
+    fileprivate var event: LogEvent { self == .descriptors ? .descriptorLimit : .newcomerRefused }
 }
 
 extension Reception: ListenerDelegate {
@@ -110,7 +110,9 @@ extension Reception: ListenerDelegate {
         pool?.late(datagram, of: connection)
     }
 
-    func listener(_ listener: DTLSKit.Listener, failed error: SystemError) { hasFailed(listener, error) }
+    func listener(_ listener: DTLSKit.Listener, failed error: SystemError, for peer: SocketAddress) {
+        hasFailed(listener, error, peer)
+    }
 }
 
 /// Local senders of clients: the operator's own programs, to which no limits apply.
@@ -128,5 +130,7 @@ extension Reception: PlainListenerDelegate {
         pool?.late(datagram, of: connection) ?? false
     }
 
-    func listener(_ listener: PlainListener, failed error: SystemError) { hasFailed(listener, error) }
+    func listener(_ listener: PlainListener, failed error: SystemError, for peer: SocketAddress) {
+        hasFailed(listener, error, peer)
+    }
 }

@@ -25,7 +25,7 @@ struct StatusLine {
         parts.append("\(counters.strays &+ counters.malformed) stray datagrams")
         parts.append("\(listeners) listeners")
         if let keyLogFile { parts.append("SECRETS ARE WRITTEN TO \(keyLogFile)") }
-        if let failedReload { parts.insert("THE LAST RELOAD FAILED: \(failedReload)", at: 0) }
+        if let failedReload { parts.insert("the last reload failed: \(failedReload)", at: 0) }
         return parts.joined(separator: "; ")
     }
 }

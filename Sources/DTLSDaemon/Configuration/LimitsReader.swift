@@ -23,6 +23,7 @@ extension Refusal {
         case .denied: "denied"
         case .full: "full"
         case .descriptors: "descriptors"
+        case .socket: "socket"
         case .connections: LimitsKey.connections.rawValue
         case .connectionsPerPrefix: LimitsKey.connectionsPerPrefix.rawValue
         case .handshakes: LimitsKey.handshakes.rawValue

@@ -92,6 +92,7 @@ final class Worker: MessageChannelDelegate {
             let hasMissedKeyLog = self.hasMissedKeyLog
             self.hasMissedKeyLog = false
             guard let snapshot = descriptor, !hasMissedKeyLog else {
+                _ = nextKeyLog.take()
                 return channel.send(MessageFromWorker.encode(missed: generation))
             }
             configure(generation, snapshot)

@@ -17,7 +17,7 @@ package protocol ListenerDelegate: AnyObject {
     /// A datagram came of a peer that the listener's ``Listener/access`` does not allow. It has been dropped.
     func listener(_ listener: Listener, denied peer: SocketAddress)
     /// The kernel gave no socket for a newcomer.
-    func listener(_ listener: Listener, failed error: SystemError)
+    func listener(_ listener: Listener, failed error: SystemError, for peer: SocketAddress)
 }
 
 /// A UDP socket that waits for clients: it does the cookie exchange without keeping anything of a client, and makes a
@@ -27,16 +27,12 @@ package final class Listener: EventHandler {
     package struct Counters {
         package var hellosAnswered: UInt64 = 0
         package var admitted: UInt64 = 0
-        /// Hellos that came again after their client had been admitted.
-        package var duplicates: UInt64 = 0
         /// Good hellos for which there was no place, and datagrams of peers that are not served.
         package var refused = Tally<Refusal>()
         /// Hellos that contradict themselves.
         package var malformed: UInt64 = 0
         /// Datagrams that are no hello: late ones of closed connections, mostly.
         package var strays: UInt64 = 0
-        /// Datagrams that a socket yielded and that were another client's.
-        package var putBack: UInt64 = 0
         /// Answers that the kernel did not take.
         package var unsent: UInt64 = 0
 
@@ -151,10 +147,8 @@ package final class Listener: EventHandler {
     /// Takes back a datagram that a connection's socket has yielded: for this listener, as if it had come here.
     package func putBack(_ datagram: UnsafeRawBufferPointer, _ key: Newcomer.Key) {
         switch returned.add(datagram, key) {
-        case .full: return
-        case .waits: counters.putBack &+= 1
+        case .full, .waits: return
         case .needsTurn:
-            counters.putBack &+= 1
             loop.atEndOfTurn { [weak self] in
                 self?.returned.turnHasCome()
                 self?.takeReturned()
@@ -182,10 +176,8 @@ package final class Listener: EventHandler {
         switch ClientHello.parse(datagram) {
         case .hello(let hello):
             guard key.proves(hello, to: cookies, minute: minute) else { return answer(hello, key, minute) }
-            if recent.contains(key, hello.randomValue, now: loop.now) {
-                counters.duplicates &+= 1
-                return
-            }
+            // It has come again after its client was admitted.
+            if recent.contains(key, hello.randomValue, now: loop.now) { return }
             admit(hello, key)
         case .malformed:
             counters.malformed &+= 1
@@ -232,8 +224,8 @@ package final class Listener: EventHandler {
             counters.admitted &+= 1
             recent.insert(key, hello.randomValue, connection, now: loop.now)
         } catch {
-            counters.refused.count(.descriptors)
-            delegate.listener(self, failed: error)
+            counters.refused.count(Refusal(error))
+            delegate.listener(self, failed: error, for: key.peer)
         }
     }
 }

@@ -12,7 +12,7 @@ package protocol PlainListenerDelegate: AnyObject {
     /// - Returns: false when that connection is gone, with its worker for example: then the sender is a new one.
     func listener(_ listener: PlainListener, late datagram: UnsafeRawBufferPointer, of connection: UInt64) -> Bool
     /// The kernel gave no socket for a sender.
-    func listener(_ listener: PlainListener, failed error: SystemError)
+    func listener(_ listener: PlainListener, failed error: SystemError, for peer: SocketAddress)
 }
 
 /// A UDP socket that takes plain datagrams, and makes a connected socket for each sender: a client's local side.
@@ -21,8 +21,8 @@ package protocol PlainListenerDelegate: AnyObject {
 /// loopback interface or a network that is trusted.
 package final class PlainListener: EventHandler, DatagramListener {
     package let address: SocketAddress
-    /// `admitted`, `refused`, `strays` (datagrams that nobody can be answered for, or that no record has room for) and
-    /// `putBack` count here.
+    /// `admitted`, `refused` and `strays` (datagrams that nobody can be answered for, or that no record has room for) count
+    /// here.
     package private(set) var counters = Listener.Counters()
     private var socket: FileDescriptor
     private let loop: EventLoop
@@ -88,10 +88,8 @@ package final class PlainListener: EventHandler, DatagramListener {
 
     package func putBack(_ datagram: UnsafeRawBufferPointer, _ key: Newcomer.Key) {
         switch returned.add(datagram, key) {
-        case .full: return
-        case .waits: counters.putBack &+= 1
+        case .full, .waits: return
         case .needsTurn:
-            counters.putBack &+= 1
             loop.atEndOfTurn { [weak self] in
                 self?.returned.turnHasCome()
                 self?.takeReturned()
@@ -135,8 +133,8 @@ package final class PlainListener: EventHandler, DatagramListener {
             counters.admitted &+= 1
             recent.insert(key, nil, connection, now: loop.now)
         } catch {
-            counters.refused.count(.descriptors)
-            delegate.listener(self, failed: error)
+            counters.refused.count(Refusal(error))
+            delegate.listener(self, failed: error, for: key.peer)
         }
     }
 }

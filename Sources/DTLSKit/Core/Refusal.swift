@@ -1,16 +1,29 @@
+import Glibc
+import LinuxSystem
+
 /// Why a listener refuses a peer.
 package enum Refusal: Int, CaseIterable, Sendable {
     /// Its address is not on the list of those that are served. Each of its datagrams is counted.
     case denied
     /// Nobody has room for another connection.
     case full
-    /// The kernel gave no socket: out of descriptors, most likely.
+    /// The kernel gave no socket for want of descriptors, or of memory for sockets.
     case descriptors
+    /// The kernel gave no socket for another reason: the address is gone from the machine, the peer cannot be reached.
+    case socket
     case connections
     case connectionsPerPrefix
     case handshakes
     case handshakesPerSecond
     case handshakesPerSecondPerPrefix
+
+    /// Why the kernel gave no socket.
+    package init(_ error: SystemError) {
+        switch error.errno {
+        case EMFILE, ENFILE, ENOBUFS, ENOMEM: self = .descriptors
+        default: self = .socket
+        }
+    }
 }
 
 /// How often each kind of thing has happened.

@@ -2,7 +2,7 @@ import Foundation
 import LinuxSystem
 import Testing
 
-extension EndToEndCrowds {
+extension EndToEnd {
     /// Who is let in, key by key: a client that a limit keeps out hears no ServerHello, the log names the limit, and
     /// when there is a place again the client has it. Clients have addresses of their own in 127.0.0.0/8.
     @Suite struct AdmissionTests {
@@ -93,7 +93,7 @@ extension EndToEndCrowds {
         @Test func handshakesInProgress() async throws {
             let daemon = try await Daemon.start(
                 configuration("handshakes = 2").replacing(
-                    "[service.echo.limits]", with: "handshake_timeout = 10\n[service.echo.limits]"), in: folder)
+                    "[service.echo.limits]", with: "handshake_timeout = 6\n[service.echo.limits]"), in: folder)
             let residents = [
                 try await served(from: "127.0.0.11"), try await served(from: "127.0.0.11"),
                 try await served(from: "127.0.0.11"),

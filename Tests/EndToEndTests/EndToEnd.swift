@@ -3,7 +3,7 @@ import Testing
 // The real daemon and real clients. Tests wait more than they work, so there are four groups side by side, of about the
 // same length; in each, one test follows the other.
 
-/// What becomes of datagrams: the handlers.
+/// What becomes of datagrams, the handlers' work, and who may send how many.
 @Suite(.serialized) enum EndToEnd {}
 
 /// dtlsd as a client, programs of its own, and the examples with the software that they are for.

@@ -1,7 +1,7 @@
 import LinuxSystem
 import Testing
 
-extension EndToEndCrowds {
+extension EndToEnd {
     /// What a client may send over its connection: what is beyond that is dropped and counted, and the rest is served.
     @Suite struct TrafficLimitTests {
         let folder: TestFolder

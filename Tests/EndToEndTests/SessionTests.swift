@@ -27,15 +27,17 @@ extension EndToEndHandshakes {
         }
 
         /// One exchange of a client that keeps its session in a file, or comes with one.
+        @discardableResult
         private func visit(
             _ address: SocketAddress? = nil, with session: String? = nil, keep name: String? = nil
-        ) async throws {
+        ) async throws -> SecureClient {
             let arguments =
                 (session.map { ["-sess_in", folder.file($0)] } ?? [])
                 + (name.map { ["-sess_out", folder.file($0)] } ?? [])
             let client = try SecureClient(
                 to: address ?? self.address, trust: identity.certificate, in: folder, arguments)
             try await client.exchange("hello")
+            return client
         }
 
         private func reload(_ daemon: Daemon, _ configuration: String) async throws {
@@ -130,7 +132,7 @@ extension EndToEndHandshakes {
             var visits = 2
             let deadline = ContinuousClock.now + .seconds(60)
             repeat {
-                try await visit(keep: "later")
+                try await visit(keep: "later").leave()
                 visits += 1
             } while try await keyName(in: "later") == name && ContinuousClock.now < deadline
             #expect(try await keyName(in: "later") != name)

@@ -2,7 +2,7 @@ import Foundation
 import LinuxSystem
 import Testing
 
-extension EndToEndHandshakes {
+extension EndToEnd {
     /// A path that takes less than a message needs.
     @Suite(.enabled(if: PrivateNetwork.isAllowed, "it takes a network namespace: root"))
     struct PathTests {

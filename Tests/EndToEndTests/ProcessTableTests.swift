@@ -3,7 +3,7 @@ import LinuxSystem
 import Testing
 
 extension EndToEnd {
-    /// The tests' own view of the machine.
+    /// The tests' own view of the machine, and what programs have of the tests.
     @Suite struct ProcessTableTests {
         /// The kernel gives /proc/net/udp away in pieces of 31 lines.
         @Test func aPortIsSeenHoweverManyThereAre() async throws {
@@ -16,6 +16,15 @@ extension EndToEnd {
                 seen.formUnion(ProcessTable.localPorts(of: getpid()))
                 return seen.isSuperset(of: ports)
             }
+        }
+
+        @Test func programsInheritNothing() async throws {
+            var ends: [Int32] = [-1, -1]
+            try #require(pipe(&ends) == 0)
+            defer { for end in ends { close(end) } }
+            // ls has the folder open itself.
+            let descriptors = try await Program.run(["ls", "/proc/self/fd"], in: try TestFolder())
+            #expect(descriptors.split(separator: "\n") == ["0", "1", "2", "3"])
         }
     }
 }

@@ -58,7 +58,7 @@ final class Lab {
 
     func boot() async throws {
         while place == nil {
-            place = (1...4).lazy.compactMap { Claim("dtlsd-test-lab-\($0)") }.first
+            for number in 1...4 where place == nil { place = Claim("dtlsd-test-lab-\(number)") }
             if place == nil { try await Task.sleep(for: .milliseconds(100)) }
         }
         try await Self.succeed([Self.script, "boot", directory.path])

@@ -2,7 +2,6 @@
 #include "CLinux.h"
 #include <errno.h>
 #include <malloc.h>
-#include <spawn.h>
 #include <stdlib.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
@@ -17,6 +16,10 @@ _Static_assert(CL_F_ADD_SEALS == F_ADD_SEALS && CL_F_SEAL_WRITE == F_SEAL_WRITE,
 
 extern char **environ;
 char **cl_environ(void) { return environ; }
+
+int cl_spawn_close_from(posix_spawn_file_actions_t *actions, int first) {
+    return posix_spawn_file_actions_addclosefrom_np(actions, first);
+}
 
 int cl_recvmmsg(int fd, struct cl_mmsghdr *m, unsigned int n, int flags) {
     return recvmmsg(fd, (struct mmsghdr *)m, n, flags, NULL);

@@ -186,7 +186,9 @@ import Testing
         let folder = try preparedFolder()
         // With a path for the host: a host mutated into a name would be asked of the network.
         let text = try Self.reference().replacing("udp:127.0.0.1:5683", with: "unix:/run/coap.sock")
-        let original = Array(Self.switchingOn(text) { _ in true }.utf8)
+        // Settings alone: most of what would hit a comment would be a comment still.
+        let settings = Self.switchingOn(text) { _ in true }.split(separator: "\n").filter { !$0.hasPrefix("#") }
+        let original = Array(settings.joined(separator: "\n").utf8)
         var random = SeededGenerator(state: 2_026)
         let snippets = [
             "[", "]", "\"", "'''", "\"\"\"", "=", "\n", "#", "{", "}", ".", ",", "\\u0000", "\\", "nan", "-inf",
@@ -196,7 +198,7 @@ import Testing
             "1979-05-27T07:32:00Z", "true", "= = =", "\r", "1979-05-27T", "\u{c}", "\u{a0}", "\u{2028}", "\n[", "= [",
         ].map { Array($0.utf8) }
         var refused = 0
-        for _ in 0..<1_500 {
+        for _ in 0..<400 {
             var bytes = original
             for _ in 0..<Int.random(in: 1...4, using: &random) {
                 let position = Int.random(in: 0..<bytes.count, using: &random)

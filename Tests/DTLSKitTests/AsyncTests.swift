@@ -1,7 +1,7 @@
 import DTLSKit
 import Testing
 
-@Suite struct AsyncTests {
+@Suite(.serialized) struct AsyncTests {
     private func makeServer(_ name: String? = nil) async throws -> (AsyncDtlsServer, DtlsAddress, DtlsClientOption) {
         let authority = try await TestAuthority()
         let identity = try await authority.issue("server")

@@ -1,15 +1,15 @@
 import DTLSKit
 import Testing
 
-@Suite struct CertificateTests {
+@Suite(.serialized) struct CertificateTests {
     /// Which certificate a server shows, or why the client does not take it.
     private func connect(_ option: DtlsClientOption, to server: EchoServer) async throws -> Result<String, DtlsError> {
         try await onThread {
             do throws(DtlsError) {
-                let client = try Dtls.createClient(option, server.address, timeout: 20_000)
+                let client = try Dtls.createClient(option, server.address, timeout: 60_000)
                 try client.send("hello")
                 var buffer = [UInt8](repeating: 0, count: 10)
-                _ = try client.recv(&buffer, timeout: 20_000)
+                _ = try client.recv(&buffer, timeout: 60_000)
                 let cipher = client.session?.cipher ?? ""
                 client.close()
                 return .success(cipher)

@@ -3,7 +3,7 @@ import Foundation
 import Testing
 
 /// createByFd, flyAway, and the connections of named servers.
-@Suite struct DescriptorTests {
+@Suite(.serialized) struct DescriptorTests {
     /// A client that connects while `work` does the server's part on another thread.
     private func withClient(
         _ work: @escaping @Sendable (DtlsServer) throws -> Void, name: String = "Server1",

@@ -3,7 +3,7 @@ import Foundation
 import Testing
 
 /// Every program of the reference page, against openssl s_client and against our own client.
-@Suite struct ExampleTests {
+@Suite(.serialized) struct ExampleTests {
     /// An example that runs as a server in a folder with its certificate.
     private final class RunningExample: Sendable {
         let program: Program
@@ -124,6 +124,6 @@ import Testing
 
         // The program's end is the tasks' end.
         example.program.signal(SIGKILL)
-        try await eventually("the tasks end") { second.allSatisfy { kill($0, 0) != 0 } }
+        try await eventually("the tasks end") { !second.contains { ProcessTable.isRunning($0) } }
     }
 }

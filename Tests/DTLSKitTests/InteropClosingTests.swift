@@ -3,7 +3,7 @@ import Foundation
 import Testing
 
 /// Each end closes first, with the programs of OpenSSL and GnuTLS at the other.
-@Suite struct InteropClosingTests {
+@Suite(.serialized) struct InteropClosingTests {
     /// A server for one client; what it does with it runs on a thread of its own.
     private func serveOne(
         _ peer: ForeignPeer, say text: String, _ work: @escaping @Sendable (DtlsConnection) throws -> Void
@@ -63,7 +63,7 @@ import Testing
     @Test(arguments: ForeignPeer.allCases) func ourClientClosesFirst(_ peer: ForeignPeer) async throws {
         let authority = try await TestAuthority()
         let port = try ForeignPeer.freePort()
-        let server = try peer.serve(try await authority.issue("server"), authority, port: port)
+        let server = try await peer.serve(authority.issue("server"), authority, port: port)
         for round in 1...(peer == .gnuTLS ? 2 : 1) {
             async let ending = onThread {
                 let client = try Dtls.createClient(DtlsClientOption(), Dtls.sockaddr("127.0.0.1", port))

@@ -3,7 +3,7 @@ import Foundation
 import Testing
 
 /// Handshake, messages and close, both ways, with the programs of OpenSSL and GnuTLS.
-@Suite struct InteropTests {
+@Suite(.serialized) struct InteropTests {
     struct Case: Sendable, CustomTestStringConvertible {
         let peer: ForeignPeer
         let kind: TestAuthority.Kind
@@ -60,23 +60,13 @@ import Testing
         let identity = try await authority.issue("server", kind: test.kind)
         let own = try await authority.issue("client", kind: test.kind)
         let port = try ForeignPeer.freePort()
-        var arguments: [String]
-        switch test.peer {
-        case .openSSL:
-            arguments = ["openssl", "s_server", "-dtls", "-accept", "127.0.0.1:\(port)", "-listen", "-quiet"]
-            arguments += ["-cert", identity.certificateFile, "-key", identity.keyFile, "-CAfile", authority.file]
-            if test.withClientCertificate { arguments += ["-Verify", "1", "-verify_return_error"] }
-        case .gnuTLS:
-            arguments = ["gnutls-serv", "--udp", "--echo", "-p", "\(port)", "--x509cafile", authority.file]
-            arguments += ["--x509certfile", identity.certificateFile, "--x509keyfile", identity.keyFile]
-            if test.withClientCertificate { arguments += ["--require-client-cert", "--verify-client-cert"] }
-        }
-        let server = try Program(arguments, in: authority.folder)
+        let server = try await test.peer.serve(
+            identity, authority, port: port, wantsCertificate: test.withClientCertificate,
+            more: test.peer == .openSSL ? ["-quiet"] : [])
         let option = DtlsClientOption(
             rejectUnauthorized: true, ca: authority.certificate, server: "localhost",
             cert: test.withClientCertificate ? own.certificate : nil,
             key: test.withClientCertificate ? own.key : nil)
-        // A flight that comes before the server is up is sent again.
         async let conversation = onThread {
             let address = try Dtls.sockaddr("127.0.0.1", port)
             let client = try Dtls.createClient(option, address, timeout: 60_000)
@@ -101,10 +91,8 @@ import Testing
         let authority = try await TestAuthority()
         let identity = try await authority.issue("server")
         let port = try ForeignPeer.freePort()
-        let server = try Program(
-            ["openssl", "s_server", "-dtls", "-accept", "127.0.0.1:\(port)", "-listen", "-quiet", "-Verify", "1"]
-                + ["-cert", identity.certificateFile, "-key", identity.keyFile, "-CAfile", authority.file],
-            in: authority.folder)
+        let server = try await ForeignPeer.openSSL.serve(
+            identity, authority, port: port, wantsCertificate: true, more: ["-quiet"])
         try await onThread {
             let error = #expect(throws: DtlsError.self) {
                 _ = try Dtls.createClient(DtlsClientOption(), Dtls.sockaddr("127.0.0.1", port), timeout: 60_000)
@@ -152,8 +140,8 @@ import Testing
     @Test(arguments: [true, false]) func theirServerRenegotiates(_ allowed: Bool) async throws {
         let authority = try await TestAuthority()
         let port = try ForeignPeer.freePort()
-        let server = try ForeignPeer.openSSL.serve(
-            try await authority.issue("server"), authority, port: port, more: ["-msg"])
+        let server = try await ForeignPeer.openSSL.serve(
+            authority.issue("server"), authority, port: port, more: ["-msg"])
         async let outcome = onThread {
             let client = try Dtls.createClient(
                 DtlsClientOption(renegotiate: allowed), Dtls.sockaddr("127.0.0.1", port))

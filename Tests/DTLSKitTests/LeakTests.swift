@@ -1,13 +1,15 @@
 import Foundation
 import Testing
 
-@Suite struct LeakTests {
+@Suite(.serialized) struct LeakTests {
     /// 1,000 connections one after the other, and 500 at once.
     @Test func connectionsLeaveNothingBehind() async throws {
         let authority = try await TestAuthority()
         let identity = try await authority.issue("server")
+        // Some seconds of work, on an idle machine.
         let output = try await Program.run(
-            [Executables.path("DTLSKitSoak"), identity.certificateFile, identity.keyFile], in: authority.folder)
+            [Executables.path("DTLSKitSoak"), identity.certificateFile, identity.keyFile], in: authority.folder,
+            within: 600)
         let lines = output.split(separator: "\n").map { $0.split(separator: " ").map(String.init) }
         try #require(lines.count == 2, "\(output)")
         for (words, count) in zip(lines, [1_000, 500]) {

@@ -2,7 +2,7 @@ import DTLSKit
 import Foundation
 import Testing
 
-@Suite struct OptionTests {
+@Suite(.serialized) struct OptionTests {
     @Test func constantsHaveTheDocumentedValues() {
         #expect(Dtls.AF_INET == 2)
         #expect(Dtls.AF_INET6 == 10)

@@ -3,7 +3,7 @@ import Foundation
 import Testing
 
 /// Walks the table of the reference's rows: each has an implementation, and none of the reference is left out.
-@Suite struct ReferenceTableTests {
+@Suite(.serialized) struct ReferenceTableTests {
     /// The implementations, by the symbol that the table names: a row without one does not compile, or is not found.
     private let implementations: [String: Any] = [
         "Dtls/createServer(_:_:)": Dtls.createServer as (DtlsServerOption, DtlsAddress) throws(DtlsError) -> DtlsServer,

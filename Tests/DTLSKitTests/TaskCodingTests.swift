@@ -4,7 +4,7 @@ import Testing
 @testable import DTLSKit
 
 /// What travels between a program and its tasks.
-@Suite struct TaskCodingTests {
+@Suite(.serialized) struct TaskCodingTests {
     /// Not kept: LeakSanitizer does not see what an enum's payload points to.
     private var value: TaskValue {
         [

@@ -5,7 +5,7 @@ import LinuxSystem
 import Testing
 
 /// A server whose clients are served by a task, in a process of its own.
-@Suite struct TaskTests {
+@Suite(.serialized) struct TaskTests {
     /// The program DTLSKitTasks, in a folder with its certificate for main.example.
     private final class TaskServer: Sendable {
         let program: Program

@@ -82,11 +82,10 @@ extension EndToEnd {
             let third = try client(from: neighbour)
             third.say("let me in")
             try await refused(neighbour, "connections_per_prefix", by: daemon)
-            let other = try await served(from: isWide ? "127.0.2.1" : "127.0.0.13")
+            _ = try await served(from: isWide ? "127.0.2.1" : "127.0.0.13")
             #expect(third.output.isEmpty)
             try await clients[0].leave()
             try await third.hears("let me in")
-            try await [clients[1], third, other].leave()
             try await daemon.stop()
         }
 
@@ -94,7 +93,7 @@ extension EndToEnd {
         @Test func handshakesInProgress() async throws {
             let daemon = try await Daemon.start(
                 configuration("handshakes = 2").replacing(
-                    "[service.echo.limits]", with: "handshake_timeout = 2\n[service.echo.limits]"), in: folder)
+                    "[service.echo.limits]", with: "handshake_timeout = 6\n[service.echo.limits]"), in: folder)
             let residents = [
                 try await served(from: "127.0.0.11"), try await served(from: "127.0.0.11"),
                 try await served(from: "127.0.0.11"),
@@ -107,7 +106,7 @@ extension EndToEnd {
             #expect(client.output.isEmpty)
             try await daemon.logged("handshake failed", "PEER=127.0.0.21:")
             try await client.hears("let me in")
-            try await (residents + [client]).leave()
+            _ = residents
             try await daemon.stop()
         }
 
@@ -121,7 +120,7 @@ extension EndToEnd {
             #expect(second.output.isEmpty)
             try daemon.reload(configuration("handshakes_per_second = 1000"))
             try await second.hears("let me in")
-            try await [first, second].leave()
+            _ = first
             try await daemon.stop()
         }
 
@@ -135,7 +134,7 @@ extension EndToEnd {
             #expect(second.output.isEmpty)
             try daemon.reload(configuration(""))
             try await second.hears("let me in")
-            try await (others + [first, second]).leave()
+            _ = (first, others)
             try await daemon.stop()
         }
 
@@ -153,13 +152,12 @@ extension EndToEnd {
             }
             try daemon.reload(configuration("", all: "deny = [\"127.0.0.11\"]"))
             try await daemon.logged("reloaded")
-            let newcomer = try await served(from: "127.0.0.65")
+            _ = try await served(from: "127.0.0.65")
             try await clients[0].exchange("still here")
             let late = try client(from: "127.0.0.11")
             late.say("let me in")
             try await refused("127.0.0.11", "denied", by: daemon)
             #expect(late.output.isEmpty)
-            try await (clients + [newcomer]).leave()
             try await daemon.stop()
             #expect(daemon.logs("stopped:", " denied"))
         }
@@ -188,7 +186,6 @@ extension EndToEnd {
             let second = try client("127.0.0.12")
             try await daemon.logged("PEER=[::ffff:127.0.0.12]:", "REASON=connections_per_prefix")
             #expect(denied.output.isEmpty && second.output.isEmpty)
-            try await served.leave()
             try await daemon.stop()
         }
 
@@ -217,7 +214,6 @@ extension EndToEnd {
             try await daemon.logged("reloaded", count: 2)
             try await third.hears("let me in")
             try await other.hears("let me in")
-            try await (clients.dropFirst() + [third, other]).leave()
             try await daemon.stop()
         }
 
@@ -231,8 +227,7 @@ extension EndToEnd {
             kill(try #require(daemon.workers.first), SIGKILL)
             try await daemon.logged("worker", "signal 9", "CONNECTIONS_LOST=2")
             try await third.hears("let me in")
-            let fourth = try await served(from: "127.0.0.11")
-            try await [third, fourth].leave()
+            _ = try await served(from: "127.0.0.11")
             _ = lost
             try await daemon.stop()
         }
@@ -247,7 +242,6 @@ extension EndToEnd {
             _ = try await lost.program.ended()
             let back = try client(from: "127.0.0.11", port: port.port)
             try await back.exchange("after")
-            try await back.leave()
             try await daemon.stop()
         }
 
@@ -270,16 +264,23 @@ extension EndToEnd {
                     continue
                 }
                 socket.send(hello.bytes(cookie: cookie, number: 1), to: address)
-                if let answer = socket.receive(), HelloAnswer(answer.bytes) == .serverHello { answered += 1 }
+                if answered == 0 {
+                    // The first is answered for certain.
+                    try await eventually("a ServerHello", details: daemon.program.errors) {
+                        socket.receive().map { HelloAnswer($0.bytes) } == .serverHello
+                    }
+                    answered = 1
+                } else if let answer = socket.receive(), HelloAnswer(answer.bytes) == .serverHello {
+                    answered += 1
+                }
             }
             let seconds = Int((ContinuousClock.now - start) / .seconds(1)) + 1
             // One a second, and one that is sent again.
-            #expect(answered >= 1 && answered <= 5 + 2 * seconds, "\(answered) of \(tries) in \(seconds) s")
+            #expect(answered <= 5 + 2 * seconds, "\(answered) of \(tries) in \(seconds) s")
             // And the connection can be had again.
             _ = consume socket
             let back = try client(from: "127.0.0.11", port: port.port)
             try await back.exchange("after")
-            try await back.leave()
             try await daemon.stop()
         }
 
@@ -307,13 +308,14 @@ extension EndToEnd {
                 }
                 return count
             }
+            var visitors: [SecureClient] = []
             for number in 0..<5 {
                 let client = try client(from: "127.0.0.\(20 + number)")
-                client.say("in the flood")
-                try await client.hears("in the flood")
+                try await client.exchange("in the flood")
                 try await resident.exchange("number \(number)")
-                try await client.leave()
+                visitors.append(client)
             }
+            try await visitors.leave()
             flood.cancel()
             #expect(try await flood.value > 100)
             try await eventually("connections are closed") {
@@ -322,7 +324,7 @@ extension EndToEnd {
             #expect(([daemon.program.pid] + daemon.workers) == processes)
             #expect(processes.map { ProcessTable.openDescriptors(of: $0) } == descriptors)
             #expect(daemon.log.count - lines < 100, "\(daemon.program.errors)")
-            try await resident.leave()
+            _ = resident
             try await daemon.stop()
         }
     }

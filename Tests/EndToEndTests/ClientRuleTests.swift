@@ -2,7 +2,7 @@ import Foundation
 import LinuxSystem
 import Testing
 
-extension EndToEndBeside {
+extension EndToEndHandshakes {
     /// Which clients get in by their certificates, what those that do not are told, and what the log says of them.
     @Suite struct ClientRuleTests {
         let folder: TestFolder
@@ -176,7 +176,6 @@ extension EndToEndBeside {
             let session = folder.file("session")
             let early = try client(member, ["-sess_out", session])
             try await early.exchange("not revoked yet")
-            try await early.leave()
             let back = try client(nil, ["-sess_in", session])
             try await back.exchange("my session knows me")
             try await daemon.logged("connection opened", "CLIENT=member", "RESUMED=yes")
@@ -200,13 +199,11 @@ extension EndToEndBeside {
             let session = folder.file("session")
             let early = try client(member, ["-sess_out", session])
             try await early.exchange("nothing against me")
-            try await early.leave()
             // The same configuration once more ends no session.
             try daemon.reload(service(authority))
             try await daemon.logged("reloaded")
             let back = try client(member, ["-sess_in", session])
             try await back.exchange("back again")
-            try await back.leave()
             try await daemon.logged("connection opened", "RESUMED=yes")
             try daemon.reload(service(authority, clients: "deny = [\"dns:*.devices.example\"]"))
             try await daemon.logged("reloaded", count: 2)

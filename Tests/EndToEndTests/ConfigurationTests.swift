@@ -1,7 +1,7 @@
 import LinuxSystem
 import Testing
 
-extension EndToEnd {
+extension EndToEndHandshakes {
     /// What the daemon says of its configuration before it serves anybody.
     @Suite struct ConfigurationTests {
         let folder: TestFolder

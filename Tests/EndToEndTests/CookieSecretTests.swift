@@ -2,7 +2,7 @@ import Foundation
 import LinuxSystem
 import Testing
 
-extension EndToEnd {
+extension EndToEndHandshakes {
     @Suite struct CookieSecretTests {
         /// What `cookie_secret_file` is for: a client that got its cookie from one daemon goes on with another.
         @Test func aCookieOfOneDaemonIsGoodForTheNextWithTheSameSecret() async throws {

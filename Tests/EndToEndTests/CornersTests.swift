@@ -2,7 +2,7 @@ import Foundation
 import LinuxSystem
 import Testing
 
-extension EndToEndBeside {
+extension EndToEndCrowds {
     /// What a network, or somebody who forges datagrams, does to the handshakes of real clients.
     @Suite struct CornersTests {
         let folder: TestFolder
@@ -94,6 +94,7 @@ extension EndToEndBeside {
         /// Each client gets one connection, which serves it and ends when it leaves.
         @Test func opensslComesThrough() async throws {
             let daemon = try await Daemon.start(Service(listen: [address], identity: identity).text, in: folder)
+            let descriptors = daemon.workersDescriptors
             var clients: [(fault: Fault, client: SecureClient, relay: Relay)] = []
             for fault in Fault.allCases {
                 let relay = try relay(fault)
@@ -110,7 +111,7 @@ extension EndToEndBeside {
             #expect(daemon.lines(with: "connection closed").isEmpty)
             try await clients.map(\.client).leave()
             try await daemon.logged("connection closed: closed by the peer", count: clients.count)
-            #expect(daemon.workers.allSatisfy { ProcessTable.peerPorts(of: $0).isEmpty })
+            try await eventually("all sockets are closed") { daemon.workersDescriptors == descriptors }
             try await daemon.stop()
         }
 
@@ -156,7 +157,6 @@ extension EndToEndBeside {
             try await eventually("gnutls-cli hears", details: gnutls.output + gnutls.errors + daemon.program.errors) {
                 gnutls.output.contains("\na large hello\n")
             }
-            try await clients.leave()
             try await daemon.stop()
         }
 
@@ -164,6 +164,7 @@ extension EndToEndBeside {
         @Test func aLostGoodbye() async throws {
             let daemon = try await Daemon.start(
                 Service(listen: [address], identity: identity, more: "idle_timeout = 3").text, in: folder)
+            let descriptors = daemon.workersDescriptors
             let relay = try Relay(to: address) { direction, _, bytes in
                 direction == .toServer && bytes[0] == 21 ? [] : [Relay.Passed(direction: direction, bytes: bytes)]
             }
@@ -171,7 +172,7 @@ extension EndToEndBeside {
             try await client.exchange("goodbye")
             try await client.leave()
             try await daemon.logged("connection closed: idle")
-            #expect(daemon.workers.allSatisfy { ProcessTable.peerPorts(of: $0).isEmpty })
+            try await eventually("its socket is closed") { daemon.workersDescriptors == descriptors }
             try await daemon.stop()
         }
     }

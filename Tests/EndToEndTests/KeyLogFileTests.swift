@@ -2,7 +2,7 @@ import Foundation
 import LinuxSystem
 import Testing
 
-extension EndToEndBeside {
+extension EndToEndHandshakes {
     /// Which file of `key_log_file` workers have open, when it is changed while connections last.
     @Suite struct KeyLogFileTests {
         let folder: TestFolder

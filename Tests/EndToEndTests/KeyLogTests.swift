@@ -2,7 +2,7 @@ import Foundation
 import LinuxSystem
 import Testing
 
-extension EndToEndBeside {
+extension EndToEndHandshakes {
     /// `key_log_file`: the secrets of connections, for those who ask for them and nobody else.
     @Suite struct KeyLogTests {
         let folder: TestFolder
@@ -20,7 +20,6 @@ extension EndToEndBeside {
         private func visit(_ arguments: [String] = []) async throws {
             let client = try SecureClient(to: address, trust: identity.certificate, in: folder, arguments)
             try await client.exchange("hello")
-            try await client.leave()
         }
 
         @Test func bothSidesWriteTheSameSecrets() async throws {

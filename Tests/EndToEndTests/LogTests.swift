@@ -1,7 +1,7 @@
 import LinuxSystem
 import Testing
 
-extension EndToEnd {
+extension EndToEndCrowds {
     @Suite struct LogTests {
         /// What a worker's log holds back, since there is too much of it, is told as a number at the latest when it ends.
         @Test func whatIsHeldBackIsToldAtTheEnd() async throws {

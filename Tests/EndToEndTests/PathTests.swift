@@ -36,8 +36,18 @@ extension EndToEnd {
                 to: address, trust: identity.certificate, in: folder, prefix: PrivateNetwork.prefix(of: daemon))
             try await daemon.logged("connection opened")
             let text = String(repeating: "x", count: 900)
-            while try await dropped(in: daemon) == 0 { client.say(text) }
-            try await eventually("the worker sleeps", details: daemon.program.errors) { ProcessTable.isAsleep(worker) }
+            let deadline = ContinuousClock.now + .seconds(60)
+            while try await dropped(in: daemon) == 0 {
+                try #require(ContinuousClock.now < deadline, "the queue is never full: \(client.transcript)")
+                client.say(text)
+            }
+            // In many looks on end, and between them: who spins does not sleep that long.
+            var looks: [Int?] = []
+            try await eventually("the worker sleeps", details: daemon.program.errors) {
+                looks.append(ProcessTable.sleep(of: worker))
+                let last = looks.suffix(20).compactMap { $0 }
+                return last.count == 20 && Set(last).count == 1
+            }
             try await daemon.stop()
         }
 
@@ -57,20 +67,23 @@ extension EndToEnd {
             let daemon = try await Daemon.start(
                 Service(listen: [address], identity: identity, more: more).text, in: folder,
                 prefix: PrivateNetwork.prefix(mtu: 600))
-            // With -mtu, s_client lets the kernel fragment what it sends.
-            let client = try SecureClient(
-                to: address, trust: identity.certificate, in: folder, ["-nbio", "-mtu", "600"],
-                prefix: PrivateNetwork.prefix(of: daemon))
+            func makeClient() throws -> SecureClient {
+                // With -mtu, s_client lets the kernel fragment what it sends.
+                try SecureClient(
+                    to: address, trust: identity.certificate, in: folder, ["-nbio", "-mtu", "600"],
+                    prefix: PrivateNetwork.prefix(of: daemon))
+            }
+            let client = try makeClient()
             try await client.exchange("small")
             // 600 less 28 of IP and UDP, and 37 of a record with AES-GCM; less the line's end.
             let largest = String(repeating: "x", count: 600 - 28 - 37 - 1)
             try await client.exchange(largest)
             let large = largest + "y"
-            let before = try PrivateNetwork.datagramsReceived(in: daemon)
+            let before = PrivateNetwork.datagramsReceived(in: daemon)
             client.say(large)
             // Else s_client could make one message of it and the next line.
             try await eventually("the large message has arrived", details: client.transcript) {
-                try PrivateNetwork.datagramsReceived(in: daemon) > before
+                PrivateNetwork.datagramsReceived(in: daemon) > before
             }
             if fragment {
                 try await client.hears(large)
@@ -82,10 +95,15 @@ extension EndToEnd {
             let closed = try #require(try await daemon.logged("connection closed").first)
             #expect(closed.contains("DATAGRAMS_TOO_LARGE=1") == !fragment)
             #expect(!closed.contains("DATAGRAMS_UNSENT"))
-            let opened = try #require(daemon.lines(with: "connection opened").first)
-            let duration = try #require(opened.split(separator: " ").first { $0.hasPrefix("HANDSHAKE_USEC=") })
-            // No flight had to be sent twice.
-            #expect(try #require(Int(duration.dropFirst("HANDSHAKE_USEC=".count))) < 1_000_000)
+            // No flight has to be sent twice since it does not fit; on a busy machine others may take too long.
+            var messages = client.handshakeMessagesSent
+            for _ in 0..<10 where messages != 4 {
+                let another = try makeClient()
+                try await another.exchange("small")
+                try await another.leave()
+                messages = another.handshakeMessagesSent
+            }
+            #expect(messages == 4)
             try await daemon.stop()
         }
     }

@@ -2,7 +2,7 @@ import Foundation
 import LinuxSystem
 import Testing
 
-extension EndToEndBeside {
+extension EndToEndHandshakes {
     /// Services with pre-shared keys, and clients of OpenSSL, GnuTLS and libcoap.
     @Suite struct PresharedKeyTests {
         let folder: TestFolder
@@ -28,7 +28,6 @@ extension EndToEndBeside {
                 [service.echo]
                 listen = "\(address)"
                 handler = "echo"
-                handshake_timeout = 2
                 \(more)
                 [service.echo.psk]
                 file = "keys.psk"
@@ -110,7 +109,7 @@ extension EndToEndBeside {
         }
 
         @Test func aWrongKeyIsLoggedWithItsIdentity() async throws {
-            let daemon = try await Daemon.start(try service(), in: folder)
+            let daemon = try await Daemon.start(try service("handshake_timeout = 5"), in: folder)
             let wrong = try client(key: Self.otherKey)
             try await daemon.logged(
                 "handshake failed", "has not proven that it has the key of PSK identity \"sensor-7\"")
@@ -124,11 +123,9 @@ extension EndToEndBeside {
             let session = folder.file("session")
             let before = try client(["-sess_out", session])
             try await before.exchange("before")
-            try await before.leave()
             let again = try client(["-sess_in", session])
             try await again.exchange("resumed")
             try await daemon.logged("connection opened", "CLIENT=sensor-7", "RESUMED=yes")
-            try await again.leave()
 
             // A file that others can read changes nothing.
             try folder.write("other:\(Self.key)\n", to: "keys.psk.new")
@@ -138,14 +135,12 @@ extension EndToEndBeside {
             try await daemon.logged("others than its owner may use", "keys.psk")
             let still = try client()
             try await still.exchange("still")
-            try await still.leave()
 
             chmod(folder.file("keys.psk"), 0o600)
             daemon.program.signal(SIGHUP)
             try await daemon.logged("configuration and certificates reloaded")
             let added = try client("other")
             try await added.exchange("added")
-            try await added.leave()
             // Neither the key nor a session that was made with it is of use any more.
             let removed = try client(["-sess_in", session])
             _ = try await removed.program.ended()
@@ -159,7 +154,6 @@ extension EndToEndBeside {
             let session = folder.file("session")
             let before = try client(["-sess_out", session])
             try await before.exchange("before")
-            try await before.leave()
             try folder.write("sensor-7:\(Self.otherKey)\n", to: "keys.psk")
             daemon.program.signal(SIGHUP)
             try await daemon.logged("configuration and certificates reloaded")

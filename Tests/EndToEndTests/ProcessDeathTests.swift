@@ -2,7 +2,7 @@ import Foundation
 import LinuxSystem
 import Testing
 
-extension EndToEnd {
+extension EndToEndCrowds {
     /// kill -9, and what must go on nevertheless.
     @Suite struct ProcessDeathTests {
         let folder: TestFolder
@@ -22,26 +22,37 @@ extension EndToEnd {
             return daemon
         }
 
-        private func connect(_ count: Int) async throws -> [SecureClient] {
-            let clients = try (0..<count).map { _ in
-                try SecureClient(to: address, trust: identity.certificate, in: folder)
+        /// - Parameter names: the names that the clients ask for, by which the log tells one from another.
+        private func connect(_ names: [String]) async throws -> [SecureClient] {
+            let clients = try names.map {
+                try SecureClient(to: address, trust: identity.certificate, in: folder, ["-servername", $0])
             }
             for client in clients { try await client.exchange("hello") }
             return clients
         }
 
+        private func connect(_ count: Int) async throws -> [SecureClient] {
+            try await connect((1...count).map { "client-\($0).example" })
+        }
+
         @Test func aWorkersDeathIsItsOwnClientsLossAlone() async throws {
             let daemon = try await start()
-            let clients = try await connect(8)
+            let names = (1...8).map { "early-\($0).example" }
+            let clients = try await connect(names)
             let victim = daemon.workers[0]
-            let lost = try await clients.served(by: victim, of: daemon)
-            let others = clients.filter { client in !lost.contains { $0 === client } }
+            let number = try #require(ProcessTable.name(of: victim).split(separator: " ").last)
+            var (lost, others): ([SecureClient], [SecureClient]) = ([], [])
+            for (client, name) in zip(clients, names) {
+                let opened = try await daemon.logged("connection opened", "SNI=\(name) ")[0]
+                let isLost = opened.split(separator: " ").contains("WORKER=\(number)")
+                if isLost { lost.append(client) } else { others.append(client) }
+            }
             #expect(lost.count == 4, "the worker with the fewest connections gets the next one")
             #expect(others.count == 4)
 
             kill(victim, SIGKILL)
             let death = try await daemon.logged("worker", "signal 9")[0]
-            #expect(death.contains("=4"), "the number of connections lost is not named: \(death)")
+            #expect(death.contains("CONNECTIONS_LOST=4"), "the number of connections lost is not named: \(death)")
             for client in others { try await client.exchange("nothing happened") }
             #expect(others.allSatisfy { $0.program.ending == nil })
 
@@ -125,20 +136,6 @@ extension EndToEnd {
             daemon.program.signal(SIGTERM)
             _ = try await daemon.program.ended()
             #expect(!workers.contains { ProcessTable.isRunning($0) })
-        }
-    }
-}
-
-extension [SecureClient] {
-    /// The clients whose connections a worker has. Asks until every client is found with a worker: one look at
-    /// /proc/net/udp, which the kernel writes bit by bit, can miss sockets when others come and go.
-    fileprivate func served(by worker: pid_t, of daemon: Daemon) async throws -> [SecureClient] {
-        try await eventualValue("every client is with a worker", details: daemon.program.errors) {
-            let ports = map { ProcessTable.localPorts(of: $0.program.pid) }
-            let all = Set(daemon.workers.flatMap { ProcessTable.peerPorts(of: $0) })
-            let own = ProcessTable.peerPorts(of: worker)
-            guard ports.allSatisfy({ !$0.isDisjoint(with: all) }) else { return nil }
-            return zip(self, ports).filter { !$0.1.isDisjoint(with: own) }.map(\.0)
         }
     }
 }

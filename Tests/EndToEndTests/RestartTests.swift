@@ -3,22 +3,21 @@ import LinuxSystem
 import Synchronization
 import Testing
 
-extension EndToEnd {
+extension EndToEndCrowds {
     /// A client that has lost its state comes back on its old port (RFC 6347, section 4.2.8).
     @Suite struct RestartTests {
-        /// Stops a process with the second datagram that the relay brings to a client after `arm()`: the first is the
-        /// HelloVerifyRequest, the second the server's flight. What the client says then comes in one batch.
+        /// Stops a process with the first ServerHello that the relay brings to a client after `arm()`. What the client says
+        /// then comes in one batch.
         private final class Stopper: Sendable {
-            private let state = Mutex<(process: pid_t, left: Int)>((0, 0))
+            private let armed = Mutex<pid_t?>(nil)
 
-            func arm(_ process: pid_t) { state.withLock { $0 = (process, 2) } }
+            func arm(_ process: pid_t) { armed.withLock { $0 = process } }
 
-            func sees(_ direction: Relay.Direction) {
-                guard direction == .toClient else { return }
-                state.withLock { state in
-                    guard state.left > 0 else { return }
-                    state.left -= 1
-                    if state.left == 0 { kill(state.process, SIGSTOP) }
+            func sees(_ direction: Relay.Direction, _ bytes: [UInt8]) {
+                guard direction == .toClient, HelloAnswer(bytes) == .serverHello else { return }
+                armed.withLock { process in
+                    if let process { kill(process, SIGSTOP) }
+                    process = nil
                 }
             }
         }
@@ -40,9 +39,9 @@ extension EndToEnd {
             try await bystander.exchange("bystander", answer: "0:bystander")
 
             let stopper = Stopper()
-            let relay = try Relay(to: address) { direction, _ in
-                stopper.sees(direction)
-                return true
+            let relay = try Relay(to: address) { direction, _, bytes in
+                stopper.sees(direction, bytes)
+                return [Relay.Passed(direction: direction, bytes: bytes)]
             }
             let session = folder.file("session")
             let before = try SecureClient(
@@ -150,29 +149,30 @@ extension EndToEnd {
                 guard isForging.withLock({ $0 }) else { return [datagram] }
                 return Self.forgeries().map { Relay.Passed(direction: .toServer, bytes: $0) } + [datagram]
             }
-            let before = try SecureClient(to: relay.address, trust: identity.certificate, in: folder, ["-nbio"])
-            try await before.exchange("before")
-            before.program.signal(SIGKILL)
-            _ = try await before.program.ended()
-
-            let start = relay.passed.count
-            isForging.withLock { $0 = true }
-            let after = try SecureClient(to: relay.address, trust: identity.certificate, in: folder, ["-nbio"])
-            try await after.exchange("after")
-            let opened = try #require(daemon.lines(with: "connection opened").last)
-            let duration = try #require(opened.split(separator: " ").first { $0.hasPrefix("HANDSHAKE_USEC=") })
-            // Nothing waited for a timer.
-            #expect(try #require(Int(duration.dropFirst("HANDSHAKE_USEC=".count))) < 900_000)
-            let said = relay.passed[start...].filter { passed in
-                passed.direction == .toServer && passed.bytes.count > 13 && passed.bytes[0] == 22
-                    && passed.bytes[4] == 0 && passed.bytes[13] == 1 && passed.bytes[8] != Self.mark
+            func restartedClient() async throws -> SecureClient {
+                isForging.withLock { $0 = false }
+                let before = try SecureClient(to: relay.address, trust: identity.certificate, in: folder, ["-nbio"])
+                try await before.exchange("before")
+                before.program.signal(SIGKILL)
+                _ = try await before.program.ended()
+                isForging.withLock { $0 = true }
+                let after = try SecureClient(to: relay.address, trust: identity.certificate, in: folder, ["-nbio"])
+                try await after.exchange("after")
+                try await after.leave()
+                return after
             }
-            // One hello without the cookie, and one with it.
-            #expect(said.count == 2)
-            #expect(daemon.lines(with: "connection opened").count == 2)
-            #expect(daemon.lines(with: "connection closed", "began anew").count == 1)
-            try await after.leave()
-            try await daemon.logged("connection closed: closed by the peer")
+            // Nothing waits for a timer: nothing is said twice. A busy machine may be too slow for that once, a daemon
+            // that is led astray is so each time.
+            var rounds = 0
+            var isAnsweredAtOnce = false
+            while !isAnsweredAtOnce, rounds < 10 {
+                isAnsweredAtOnce = try await restartedClient().handshakeMessagesSent == 4
+                rounds += 1
+                try await daemon.logged("connection closed: closed by the peer", count: rounds)
+                #expect(daemon.lines(with: "connection opened").count == 2 * rounds)
+                #expect(daemon.lines(with: "connection closed", "began anew").count == rounds)
+            }
+            #expect(isAnsweredAtOnce)
             try await daemon.stop()
         }
 

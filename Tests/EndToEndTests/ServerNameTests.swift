@@ -1,7 +1,7 @@
 import LinuxSystem
 import Testing
 
-extension EndToEndBeside {
+extension EndToEndHandshakes {
     /// Which certificate a client gets.
     @Suite struct ServerNameTests {
         let folder: TestFolder
@@ -43,7 +43,6 @@ extension EndToEndBeside {
             for (name, identity) in expected {
                 let client = try client(asking: name, trusting: identity)
                 try await client.exchange("I asked for \(name ?? "nothing")")
-                try await client.leave()
             }
             try await daemon.logged("connection opened", "SNI=b.example.org")
             try await daemon.stop()
@@ -97,7 +96,6 @@ extension EndToEndBeside {
             let session = folder.file("session")
             let first = try client(asking: "b.example.org", trusting: exact, ["-sess_out", session])
             try await first.exchange("to begin with")
-            try await first.leave()
             #expect(folder.read("session").contains("SSL SESSION"))
             let expected = [
                 ("b.example.org", "yes"), ("c.example.org", "no"), ("a.example.net", "no"), ("B.example.org", "yes"),
@@ -114,8 +112,6 @@ extension EndToEndBeside {
                 // A session has the name as it was first asked for.
                 let logged = resumed == "yes" ? "b.example.org" : name
                 try await daemon.logged("connection opened", "SNI=\(logged)", "RESUMED=\(resumed)")
-                client.closeInput()
-                _ = try await client.ended()
             }
             try await daemon.stop()
         }

@@ -2,7 +2,7 @@ import Foundation
 import LinuxSystem
 import Testing
 
-extension EndToEndBeside {
+extension EndToEnd {
     /// What happens to OCSP responses when their folder goes, and when their time is over.
     @Suite struct StapleLifeTests {
         let folder: TestFolder

@@ -2,7 +2,7 @@ import Foundation
 import LinuxSystem
 import Testing
 
-extension EndToEndBeside {
+extension EndToEndHandshakes {
     /// OCSP responses from files, stapled to the handshake.
     @Suite struct StapleTests {
         let folder: TestFolder
@@ -40,8 +40,6 @@ extension EndToEndBeside {
             try await eventually("the handshake is done", details: client.output + client.errors) {
                 client.output.contains("Verify return code")
             }
-            client.closeInput()
-            _ = try await client.ended()
             return client.output
         }
 

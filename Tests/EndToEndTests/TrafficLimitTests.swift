@@ -1,7 +1,7 @@
 import LinuxSystem
 import Testing
 
-extension EndToEndBeside {
+extension EndToEnd {
     /// What a client may send over its connection: what is beyond that is dropped and counted, and the rest is served.
     @Suite struct TrafficLimitTests {
         let folder: TestFolder
@@ -105,7 +105,6 @@ extension EndToEndBeside {
             try await new.exchange("short")
             try await old.exchange(long)
             #expect(new.output == "short\n")
-            try await [old, new].leave()
             try await daemon.stop()
         }
     }

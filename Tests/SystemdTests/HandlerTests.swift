@@ -15,73 +15,101 @@ struct HandlerTests {
         """
     }
 
-    private func lab(_ services: String..., dropIn: String = "") throws -> Lab {
-        let lab = try Lab.withEcho()
+    private func lab(_ services: String..., dropIn: String = "") async throws -> Lab {
+        let lab = try await Lab.withEcho()
         try lab.write("workers = 1\n" + services.joined(), to: "/etc/dtlsd/dtlsd.toml")
         try lab.write("[Service]\n\(dropIn)\n", to: "/etc/systemd/system/dtlsd.service.d/handlers.conf")
-        try lab.boot()
-        try lab.succeed("systemctl start dtlsd")
+        try await lab.boot()
+        try await lab.succeed("systemctl start dtlsd")
         return lab
     }
 
     /// A program runs as the daemon's user, with its limits, and sees neither the service manager nor the journal.
-    @Test func aProgramRunsInTheSandbox() throws {
+    @Test func aProgramRunsInTheSandbox() async throws {
         let script = "ulimit -v; ulimit -n; ulimit -t; id -u; env; cat /proc/self/cgroup; exec cat"
-        let lab = try lab(
+        let lab = try await lab(
             service(
                 "run", port: 4433,
                 "handler = \"exec\"\nexec.command = [\"/bin/sh\", \"-c\", \"\(script)\"]\nexec.memory = 64\n"
                     + "exec.open_files = 17\nexec.cpu_time = 9"))
-        let said = try lab.run(
+        let said = try await lab.run(
             """
-            (echo hello; sleep 2) | timeout -s KILL 20 openssl s_client -dtls1_2 -connect 127.0.0.1:4433 -quiet \
-                -no_ign_eof 2>/dev/null
+            mkfifo /root/input
+            timeout -s KILL 60 openssl s_client -dtls1_2 -connect 127.0.0.1:4433 -quiet -no_ign_eof \
+                </root/input >/root/output 2>/dev/null &
+            exec 3>/root/input
+            echo hello >&3
+            while kill -0 $! && ! grep -qx hello /root/output; do sleep 0.05; done
+            exec 3>&-
+            wait
+            cat /root/output
             """
         ).text.split(separator: "\n").map(String.init)
-        let user = try lab.succeed("stat -c %u /proc/\(lab.property("MainPID"))")
+        let user = try await lab.succeed("stat -c %u /proc/\(await lab.property("MainPID"))")
         #expect(Array(said.prefix(4)) == ["65536", "17", "9", user])
         #expect(said.contains("DTLSD_SERVICE=run") && said.contains("hello"))
         #expect(said.contains { $0.hasSuffix("/dtlsd.service") })
         for name in ["NOTIFY_SOCKET", "CREDENTIALS_DIRECTORY", "JOURNAL_STREAM", "RUNTIME_DIRECTORY", "WATCHDOG_USEC"] {
             #expect(!said.contains { $0.hasPrefix(name + "=") })
         }
-        try lab.wait(for: "cat \(lab.processes) | wc -l") { $0 == "2" }
-        #expect(try !lab.journal().contains { $0["MESSAGE"]?.contains("the program of") == true })
-        try lab.stop()
+        try await lab.wait(for: "cat \(lab.processes) | wc -l") { $0 == "2" }
+        #expect(try await !lab.journal().contains { $0["MESSAGE"]?.contains("the program of") == true })
+        try await lab.stop()
     }
 
     /// A collector: by itself into the journal, by way of /dev/log, and into a file of the folder that it is given.
-    @Test func messagesReachTheJournalAndTheFile() throws {
-        let lab = try lab(
+    @Test func messagesReachTheJournalAndTheFile() async throws {
+        let lab = try await lab(
             service("direct", port: 4433, "handler = \"log\"\nlog.format = \"syslog\""),
             service("passed", port: 4434, "handler = \"log\"\nlog.to = \"syslog\""),
             service("file", port: 4435, "handler = \"log\"\nlog.to = \"file:/var/log/dtlsd/messages\""),
             dropIn: "LogsDirectory=dtlsd")
         let message = "<11>Feb  5 17:32:18 app[77]: hello"
         for port in 4_433...4_435 {
-            try lab.succeed(
+            try await lab.succeed(
                 """
-                (printf '%s' '\(message)'; sleep 1) | timeout -s KILL 20 openssl s_client -dtls1_2 -quiet -no_ign_eof \
+                printf '%s' '\(message)' | timeout -s KILL 60 openssl s_client -dtls1_2 -quiet -no_ign_eof \
                     -connect 127.0.0.1:\(port)
                 """)
         }
-        try lab.wait(for: "journalctl -q --no-pager -o cat -t app | wc -l") { $0 == "2" }
-        let direct = try #require(try lab.journal().first { $0["SERVICE"] == "direct" && $0["MESSAGE"] == "hello" })
+        try await lab.wait(for: "journalctl -q --no-pager -o cat -t app | wc -l") { $0 == "2" }
+        let direct = try await lab.logged { $0["SERVICE"] == "direct" && $0["MESSAGE"] == "hello" }[0]
         #expect(direct["_TRANSPORT"] == "journal")
         #expect(direct["PRIORITY"] == "3" && direct["SYSLOG_FACILITY"] == "1" && direct["SYSLOG_PID"] == "77")
         #expect(direct["PEER"]?.hasPrefix("127.0.0.1:") == true)
-        let passed = try #require(try lab.journal().first { $0["_TRANSPORT"] == "syslog" })
+        let passed = try await lab.logged { $0["_TRANSPORT"] == "syslog" }[0]
         #expect(passed["MESSAGE"] == "hello" && passed["PRIORITY"] == "3" && passed["SYSLOG_PID"] == "77")
-        try lab.wait(for: "cat /var/log/dtlsd/messages") { $0.hasSuffix(" - " + message) }
+        try await lab.wait(for: "cat /var/log/dtlsd/messages") { $0.hasSuffix(" - " + message) }
 
         // logrotate's way.
-        try lab.succeed("mv /var/log/dtlsd/messages /var/log/dtlsd/messages.1; systemctl reload dtlsd")
-        try lab.succeed(
+        try await lab.succeed("mv /var/log/dtlsd/messages /var/log/dtlsd/messages.1; systemctl reload dtlsd")
+        try await lab.succeed(
             """
-            (echo again; sleep 1) | timeout -s KILL 20 openssl s_client -dtls1_2 -quiet -no_ign_eof \
+            echo again | timeout -s KILL 60 openssl s_client -dtls1_2 -quiet -no_ign_eof \
                 -connect 127.0.0.1:4435
             """)
-        try lab.wait(for: "cat /var/log/dtlsd/messages") { $0.hasSuffix(" - again") }
-        try lab.stop()
+        try await lab.wait(for: "cat /var/log/dtlsd/messages") { $0.hasSuffix(" - again") }
+        try await lab.stop()
+    }
+
+    @Test func theJournalHasTheFieldsOfAConnection() async throws {
+        let lab = try await Lab.withEcho()
+        try await lab.boot()
+        try await lab.succeed("systemctl start dtlsd")
+        #expect(try await lab.servedName() == "first")
+        let command = "journalctl --no-pager -o json MESSAGE_ID=\(MessageID.connectionClosed)"
+        try await lab.wait(for: command) { $0.contains("\n") == false && $0.hasPrefix("{") }
+        let opened = try #require(try await lab.journal().first { $0["MESSAGE_ID"] == MessageID.connectionOpened })
+        #expect(opened["SERVICE"] == "echo")
+        #expect(opened["PEER"]?.hasPrefix("127.0.0.1:") == true)
+        #expect(opened["WORKER"].flatMap { Int($0) } != nil)
+        #expect(opened["CIPHER"]?.isEmpty == false)
+        #expect(opened["HANDSHAKE_USEC"].flatMap { Int($0) } != nil)
+        #expect(opened["PRIORITY"] == "6")
+        #expect(opened["SYSLOG_IDENTIFIER"] == "dtlsd")
+        #expect(opened["_SYSTEMD_UNIT"] == "dtlsd.service")
+        // Not by way of standard error.
+        #expect(opened["_TRANSPORT"] == "journal")
+        try await lab.stop()
     }
 }

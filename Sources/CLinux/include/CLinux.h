@@ -10,6 +10,7 @@
 #include <arpa/inet.h>
 #include <netinet/in.h>
 #include <signal.h>
+#include <spawn.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <string.h>
@@ -63,6 +64,8 @@ struct cl_program {
 int cl_spawn_program(pid_t *pid, const struct cl_program *program);
 int cl_pidfd_open(pid_t pid);
 char **cl_environ(void);
+/// posix_spawn_file_actions_addclosefrom_np(), which spawn.h shows to _GNU_SOURCE alone.
+int cl_spawn_close_from(posix_spawn_file_actions_t *actions, int first);
 /// Bytes that malloc has given out and not got back.
 size_t cl_bytes_in_use(void);
 

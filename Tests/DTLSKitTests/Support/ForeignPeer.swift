@@ -1,37 +1,19 @@
 import Foundation
-import Synchronization
+import LinuxSystem
 
 /// The foreign programs that tests talk with.
 enum ForeignPeer: CaseIterable, Sendable {
     case openSSL
     case gnuTLS
 
-    /// A UDP port that was free a moment ago. It is none that the kernel gives out (net.ipv4.ip_local_port_range begins at
-    /// 32768), so that no server and no client of another test gets it before its own.
-    static func freePort() throws -> Int {
-        for port in (20_000..<32_000).shuffled() where given.withLock({ $0.insert(port).inserted }) {
-            let descriptor = socket(AF_INET, Int32(SOCK_DGRAM.rawValue), 0)
-            defer { close(descriptor) }
-            var address = sockaddr_in()
-            address.sin_family = sa_family_t(AF_INET)
-            address.sin_port = UInt16(port).bigEndian
-            let code = withUnsafePointer(to: &address) {
-                $0.withMemoryRebound(to: sockaddr.self, capacity: 1) {
-                    bind(descriptor, $0, socklen_t(MemoryLayout<sockaddr_in>.size))
-                }
-            }
-            if code == 0 { return port }
-        }
-        throw NeverHappened(description: "there is no free port")
-    }
+    /// A UDP port that nobody else gets before its server. gnutls-serv serves on all addresses of both families.
+    static func freePort() throws -> Int { Int(try SocketAddress.free(on: "0.0.0.0", and: "::").port) }
 
-    private static let given = Mutex<Set<Int>>([])
-
-    /// Starts its server on `port` of the loopback address. What a client sends before it listens is sent again.
+    /// Starts its server on `port`, and waits until it listens: OpenSSL says a hello that is lost again after a second.
     func serve(
         _ identity: TestIdentity, _ authority: TestAuthority, port: Int, wantsCertificate: Bool = false,
         more: [String] = []
-    ) throws -> Program {
+    ) async throws -> Program {
         var arguments: [String]
         switch self {
         case .openSSL:
@@ -43,7 +25,12 @@ enum ForeignPeer: CaseIterable, Sendable {
             arguments += ["--x509certfile", identity.certificateFile, "--x509keyfile", identity.keyFile]
             if wantsCertificate { arguments += ["--require-client-cert", "--verify-client-cert"] }
         }
-        return try Program(arguments + more, in: authority.folder)
+        let server = try Program(arguments + more, in: authority.folder)
+        try await eventually("\(server.command) listens", details: server.output + server.errors) {
+            guard server.ending == nil else { throw NeverHappened(description: "it ended: \(server.errors)") }
+            return ProcessTable.localPorts(of: server.pid).contains(UInt16(port))
+        }
+        return server
     }
 
     /// Starts its client, which ends when it does not trust the server.

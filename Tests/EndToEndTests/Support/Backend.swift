@@ -22,8 +22,9 @@ final class Backend: Sendable {
         Thread.detachNewThread { [shared] in
             var senders: [DatagramSocket.Sender: Int] = [:]
             while !shared.isStopped.load(ordering: .relaxed) {
+                DatagramSocket.wait(for: sockets)
                 for socket in sockets {
-                    guard let (bytes, sender) = socket.receive() else { continue }
+                    guard let (bytes, sender) = socket.receiveAtOnce() else { continue }
                     let client = senders[sender] ?? senders.count
                     senders[sender] = client
                     let received = Received(client: client, bytes: bytes)

@@ -10,11 +10,19 @@ struct NoFreePort: Error {
 }
 
 extension SocketAddress {
-    /// An address for a server, with a port that nobody has now.
-    static func free(on host: String) throws -> SocketAddress {
-        guard let wanted = SocketAddress(host: host, port: 0) else { throw NoFreePort(host: host) }
-        let socket = try DatagramSocket(at: wanted)
-        return wanted.with(port: socket.local.port)
+    /// An address for a server, with a port that nobody has now, neither at `host` nor at `others`, and that stays free
+    /// until the server binds it. The same goes for the next port, which some servers take too.
+    static func free(on host: String, and others: String...) throws -> SocketAddress {
+        let hosts = try ([host] + others).map { name in
+            guard let address = SocketAddress(host: name, port: 0) else { throw NoFreePort(host: name) }
+            return address
+        }
+        for _ in 0..<1_000 {
+            let port = try ServerPorts.next()
+            let wanted = hosts.flatMap { [$0.with(port: port), $0.with(port: port + 1)] }
+            if wanted.allSatisfy({ (try? DatagramSocket(at: $0)) != nil }) { return hosts[0].with(port: port) }
+        }
+        throw NoFreePort(host: host)
     }
 
     /// An address of this run's own in 127.0.0.0/8, so that suites that run at the same time cannot meet.
@@ -90,14 +98,25 @@ final class DatagramSocket: Sendable {
 
     /// The next datagram, or `nil` when none came for some milliseconds.
     func receive() -> (bytes: [UInt8], from: Sender)? {
-        var ready = pollfd(fd: descriptor, events: Int16(POLLIN), revents: 0)
-        guard poll(&ready, 1, 20) == 1 else { return nil }
+        Self.wait(for: [self])
+        return receiveAtOnce()
+    }
+
+    /// Waits until one of these has a datagram, for some milliseconds at most.
+    static func wait(for sockets: [DatagramSocket]) {
+        var ready = sockets.map { pollfd(fd: $0.descriptor, events: Int16(POLLIN), revents: 0) }
+        poll(&ready, nfds_t(ready.count), 20)
+    }
+
+    /// The next datagram, or `nil` when there is none yet.
+    func receiveAtOnce() -> (bytes: [UInt8], from: Sender)? {
         var bytes = [UInt8](repeating: 0, count: 65_536)
         var sender = Sender(repeating: 0, count: MemoryLayout<sockaddr_storage>.size)
         var length = socklen_t(sender.count)
         let count = sender.withUnsafeMutableBytes { address in
             recvfrom(
-                descriptor, &bytes, bytes.count, 0, address.baseAddress?.assumingMemoryBound(to: sockaddr.self), &length
+                descriptor, &bytes, bytes.count, Int32(MSG_DONTWAIT),
+                address.baseAddress?.assumingMemoryBound(to: sockaddr.self), &length
             )
         }
         guard count >= 0 else { return nil }

@@ -26,10 +26,10 @@ func eventually(
 
 /// Asks until there is a value, and returns it. Otherwise like ``eventually(_:within:details:_:)``.
 func eventualValue<Value>(
-    _ what: String, details: @autoclosure () -> String = "", _ value: () throws -> Value?
+    _ what: String, within seconds: Double = 60, details: @autoclosure () -> String = "", _ value: () throws -> Value?
 ) async throws -> Value {
     var found: Value?
-    try await eventually(what, details: details()) {
+    try await eventually(what, within: seconds, details: details()) {
         found = try value()
         return found != nil
     }

@@ -18,8 +18,8 @@ enum PrivateNetwork {
     static func prefix(of daemon: Daemon) -> [String] { ["nsenter", "--net=/proc/\(daemon.program.pid)/ns/net"] }
 
     /// UDP datagrams that have reached any socket of a daemon's network.
-    static func datagramsReceived(in daemon: Daemon) throws -> Int {
-        let text = try String(contentsOfFile: "/proc/\(daemon.program.pid)/net/snmp", encoding: .utf8)
+    static func datagramsReceived(in daemon: Daemon) -> Int {
+        let text = ProcessTable.text(of: "/proc/\(daemon.program.pid)/net/snmp")
         let rows = text.split(separator: "\n").filter { $0.hasPrefix("Udp: ") }.map { $0.split(separator: " ") }
         guard rows.count == 2, let column = rows[0].firstIndex(of: "InDatagrams") else { return 0 }
         return Int(rows[1][column]) ?? 0

@@ -15,12 +15,16 @@ enum ProcessTable {
 
     /// Its argument 0, empty where it has ended.
     static func name(of pid: pid_t) -> String {
-        guard let data = FileManager.default.contents(atPath: "/proc/\(pid)/cmdline") else { return "" }
-        return String(decoding: data.prefix { $0 != 0 }, as: UTF8.self)
+        String(text(of: "/proc/\(pid)/cmdline").prefix { $0 != "\0" })
     }
 
-    /// Whether it waits for something at this moment.
-    static func isAsleep(_ pid: pid_t) -> Bool { fields(of: pid)?.first == "S" }
+    /// How often it has begun to wait, or been made to, if it waits for something at this moment: the same number twice
+    /// says that it has waited all the time between.
+    static func sleep(of pid: pid_t) -> Int? {
+        guard fields(of: pid)?.first == "S" else { return nil }
+        let counts = text(of: "/proc/\(pid)/status").split(separator: "\n").filter { $0.contains("ctxt_switches:") }
+        return counts.compactMap { $0.split(separator: "\t").last.flatMap { Int($0) } }.reduce(0, +)
+    }
 
     /// Whether SIGSTOP has reached it.
     static func isStopped(_ pid: pid_t) -> Bool { fields(of: pid)?.first == "T" }
@@ -29,54 +33,48 @@ enum ProcessTable {
         (try? FileManager.default.contentsOfDirectory(atPath: "/proc/\(pid)/fd"))?.count ?? 0
     }
 
-    /// The ports of the peers that this process' connected UDP sockets have.
-    static func peerPorts(of pid: pid_t) -> Set<UInt16> {
-        Set(udpSockets(of: pid).map(\.remotePort).filter { $0 != 0 })
+    /// The ports that this process' UDP sockets are bound to. One that is missing may be there nevertheless: the kernel
+    /// writes /proc/net/udp bit by bit, and goes on by position after sockets have come and gone. So this is for waiting
+    /// until a port is there, and for no other question.
+    static func localPorts(of pid: pid_t) -> Set<UInt16> {
+        let folder = "/proc/\(pid)/fd"
+        let names = (try? FileManager.default.contentsOfDirectory(atPath: folder)) ?? []
+        let inodes = Set(
+            names.compactMap { name -> Substring? in
+                guard let target = try? FileManager.default.destinationOfSymbolicLink(atPath: "\(folder)/\(name)"),
+                    target.hasPrefix("socket:[")
+                else { return nil }
+                return target.dropFirst(8).dropLast()
+            })
+        return Set(
+            ["/proc/net/udp", "/proc/net/udp6"].flatMap { text(of: $0).split(separator: "\n").dropFirst() }
+                .compactMap { line in
+                    let columns = line.split(separator: " ")
+                    guard columns.count > 9, inodes.contains(columns[9]) else { return nil }
+                    // `0100007F:1151` → 4433
+                    return columns[1].split(separator: ":").last.flatMap { UInt16($0, radix: 16) }
+                })
     }
 
-    /// The ports that this process' UDP sockets are bound to.
-    static func localPorts(of pid: pid_t) -> Set<UInt16> {
-        Set(udpSockets(of: pid).map(\.localPort))
+    /// All of a file of /proc, empty where there is none. It has no size that could be known, and a read brings a page of
+    /// it at most: FileManager takes the first for the whole file.
+    static func text(of file: String) -> String {
+        let descriptor = open(file, O_RDONLY | O_CLOEXEC)
+        guard descriptor >= 0 else { return "" }
+        defer { close(descriptor) }
+        var text: [UInt8] = []
+        var buffer = [UInt8](repeating: 0, count: 65_536)
+        while true {
+            let count = read(descriptor, &buffer, buffer.count)
+            guard count > 0 else { return String(decoding: text, as: UTF8.self) }
+            text += buffer[..<count]
+        }
     }
 
     /// The fields of /proc/PID/stat from the state on.
     private static func fields(of pid: pid_t) -> [Substring]? {
-        guard let data = FileManager.default.contents(atPath: "/proc/\(pid)/stat") else { return nil }
-        let text = String(decoding: data, as: UTF8.self)
+        let text = text(of: "/proc/\(pid)/stat")
         guard let end = text.lastIndex(of: ")") else { return nil }
         return text[text.index(after: end)...].split(separator: " ")
-    }
-
-    private struct UDPSocketLine {
-        var localPort: UInt16
-        var remotePort: UInt16
-        var inode: String
-    }
-
-    private static func udpSockets(of pid: pid_t) -> [UDPSocketLine] {
-        let folder = "/proc/\(pid)/fd"
-        let names = (try? FileManager.default.contentsOfDirectory(atPath: folder)) ?? []
-        let inodes = Set(
-            names.compactMap { name -> String? in
-                guard let target = try? FileManager.default.destinationOfSymbolicLink(atPath: "\(folder)/\(name)"),
-                    target.hasPrefix("socket:[")
-                else { return nil }
-                return String(target.dropFirst(8).dropLast())
-            })
-        return ["/proc/net/udp", "/proc/net/udp6"].flatMap(lines).filter { inodes.contains($0.inode) }
-    }
-
-    private static func lines(of file: String) -> [UDPSocketLine] {
-        let text = String(decoding: FileManager.default.contents(atPath: file) ?? Data(), as: UTF8.self)
-        return text.split(separator: "\n").dropFirst().compactMap { line in
-            let columns = line.split(separator: " ")
-            guard columns.count > 9, let local = port(columns[1]), let remote = port(columns[2]) else { return nil }
-            return UDPSocketLine(localPort: local, remotePort: remote, inode: String(columns[9]))
-        }
-    }
-
-    /// `0100007F:1151` → 4433
-    private static func port(_ address: Substring) -> UInt16? {
-        address.split(separator: ":").last.flatMap { UInt16($0, radix: 16) }
     }
 }

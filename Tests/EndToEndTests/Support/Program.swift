@@ -26,6 +26,9 @@ final class Program: Sendable {
     private let state: Mutex<State>
 
     private static let count = Atomic<Int>(0)
+    /// Held while a program is started, and while a file is written: until the new process has come to its exec, it has
+    /// the descriptor that the file is written through, and nobody can execute the file (ETXTBSY).
+    static let starting = Mutex<Void>(())
     /// PATH, with the folders where Debian has daemons, and a user's PATH has not.
     private static let path = setenv("PATH", "\(String(cString: getenv("PATH"))):/usr/sbin:/sbin", 1)
 
@@ -55,6 +58,8 @@ final class Program: Sendable {
         let flags = O_WRONLY | O_CREAT | O_APPEND
         posix_spawn_file_actions_addopen(&actions, 1, folder.file(outputName), flags, 0o600)
         posix_spawn_file_actions_addopen(&actions, 2, folder.file(errorsName), flags, 0o600)
+        // Foundation's pipes and sockets are not close-on-exec: who waits for the end of one would wait for this program's.
+        cl_spawn_close_from(&actions, 3)
 
         var attributes = posix_spawnattr_t()
         posix_spawnattr_init(&attributes)
@@ -71,7 +76,9 @@ final class Program: Sendable {
         defer { for word in words { free(word) } }
         words.append(nil)
         var started: pid_t = 0
-        let code = posix_spawnp(&started, (limited + arguments)[0], &actions, &attributes, words, cl_environ())
+        let code = Self.starting.withLock { _ in
+            posix_spawnp(&started, (limited + arguments)[0], &actions, &attributes, words, cl_environ())
+        }
         guard code == 0 else {
             close(ends[1])
             throw CannotStart(description: "\(command): \(String(cString: strerror(code)))")
@@ -132,16 +139,16 @@ final class Program: Sendable {
     }
 
     /// Waits until it has ended.
-    func ended() async throws -> Ending {
-        try await eventualValue("\(command) ends", details: output + errors) { ending }
+    func ended(within seconds: Double = 60) async throws -> Ending {
+        try await eventualValue("\(command) ends", within: seconds, details: output + errors) { ending }
     }
 
     /// Runs a program to its end; anything but exit status 0 is an error.
     @discardableResult
-    static func run(_ arguments: [String], in folder: TestFolder) async throws -> String {
+    static func run(_ arguments: [String], in folder: TestFolder, within seconds: Double = 60) async throws -> String {
         let program = try Program(arguments, in: folder)
         program.closeInput()
-        guard try await program.ended() == .exited(0) else {
+        guard try await program.ended(within: seconds) == .exited(0) else {
             throw CannotStart(description: "\(program.command) failed: \(program.errors)")
         }
         return program.output

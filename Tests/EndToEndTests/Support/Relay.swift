@@ -53,12 +53,13 @@ final class Relay: Sendable {
                 }
             }
             while !shared.isStopped.load(ordering: .relaxed) {
-                if let (bytes, sender) = front.receive() {
+                DatagramSocket.wait(for: [front, back])
+                if let (bytes, sender) = front.receiveAtOnce() {
                     client = sender
                     pass(replaces(.toServer, toServer, bytes))
                     toServer += 1
                 }
-                while let (bytes, _) = back.receive() {
+                while let (bytes, _) = back.receiveAtOnce() {
                     pass(replaces(.toClient, toClient, bytes))
                     toClient += 1
                 }

@@ -45,15 +45,22 @@ final class SecureClient: Sendable {
         }
     }
 
-    /// Ends the client's input: it says close_notify and ends.
+    /// Ends the client's input: it says close_notify and ends. That takes it half a second; one that is just let go is
+    /// killed, and says nothing.
     func leave() async throws {
         program.closeInput()
         _ = try await program.ended()
     }
 
-    /// How often it has sent a ClientHello: twice, without the cookie and with it, unless it waited for an answer too
-    /// long. Complete when the client has ended.
-    var clientHellos: Int { messages.count { $0.isSent && $0.isHandshake && $0.bytes.hasPrefix("01 ") } }
+    /// How many messages of handshakes it has sent: ClientHello without the cookie and with it, ClientKeyExchange and
+    /// Finished make 4, unless it waited for an answer too long and sent one again. Known when the client has ended.
+    var handshakeMessagesSent: Int { messages.count { $0.isSent && $0.isHandshake } }
+
+    /// How many handshakes the server has done with it, by the different Finished (20) that it has sent: one that is sent
+    /// again is the same. Known when the client has ended.
+    var handshakesDone: Int {
+        Set(messages.filter { !$0.isSent && $0.isHandshake && $0.bytes.hasPrefix("14 ") }.map(\.bytes)).count
+    }
 
     /// Whether the server has given it a session ticket (NewSessionTicket, 4). Known when the client has ended.
     var hasGotTicket: Bool { messages.contains { !$0.isSent && $0.isHandshake && $0.bytes.hasPrefix("04 ") } }
@@ -89,7 +96,7 @@ final class SecureClient: Sendable {
 }
 
 extension [SecureClient] {
-    /// Lets all leave at once, since s_client takes half a second for it.
+    /// Lets all leave at once.
     func leave() async throws {
         for client in self { client.program.closeInput() }
         for client in self { try await client.leave() }

@@ -1,4 +1,5 @@
 import Foundation
+import Synchronization
 
 /// A folder for one test's files. It goes away with the last reference.
 final class TestFolder: Sendable {
@@ -18,7 +19,7 @@ final class TestFolder: Sendable {
     @discardableResult
     func write(_ text: String, to name: String) throws -> String {
         let path = file(name)
-        try Data(text.utf8).write(to: URL(fileURLWithPath: path))
+        try Program.starting.withLock { _ in try Data(text.utf8).write(to: URL(fileURLWithPath: path)) }
         chmod(path, 0o600)
         return path
     }

@@ -4,8 +4,8 @@ import Testing
 @Suite(
     .serialized, .enabled(if: Lab.obstacle == nil, "no systemd can be booted for the test: \(Lab.obstacle ?? "")"))
 struct NameServerTests {
-    @Test func theServiceIsTriedUntilItsNamesAreKnown() throws {
-        let lab = try Lab.withEcho()
+    @Test func theServiceIsTriedUntilItsNamesAreKnown() async throws {
+        let lab = try await Lab.withEcho()
         try lab.write(
             """
             [service.echo]
@@ -19,13 +19,13 @@ struct NameServerTests {
         // There is none, and that is known at once.
         try lab.write("hosts: files dns\n", to: "/etc/nsswitch.conf")
         try lab.write("nameserver 127.0.0.1\n", to: "/etc/resolv.conf")
-        try lab.boot()
-        try lab.succeed("systemctl start --no-block dtlsd")
+        try await lab.boot()
+        try await lab.succeed("systemctl start --no-block dtlsd")
         // More often than systemd's own limit, five times in ten seconds, would allow.
-        try lab.wait(for: "systemctl show -P NRestarts dtlsd") { Int($0) ?? 0 > 6 }
-        try lab.wait(for: "systemctl show -P ExecMainStatus dtlsd") { $0 == "75" }
-        try lab.succeed("echo 127.0.0.1 backend.example >>/etc/hosts")
-        try lab.wait(for: "systemctl is-active dtlsd") { $0 == "active" }
-        try lab.stop()
+        try await lab.wait(for: "systemctl show -P NRestarts dtlsd") { Int($0) ?? 0 > 6 }
+        try await lab.wait(for: "systemctl show -P ExecMainStatus dtlsd") { $0 == "75" }
+        try await lab.succeed("echo 127.0.0.1 backend.example >>/etc/hosts")
+        try await lab.wait(for: "systemctl is-active dtlsd") { $0 == "active" }
+        try await lab.stop()
     }
 }

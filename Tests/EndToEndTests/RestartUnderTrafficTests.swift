@@ -1,0 +1,90 @@
+import Foundation
+import LinuxSystem
+import Synchronization
+import Testing
+
+extension EndToEndBeside {
+    /// A client begins anew (RFC 6347, section 4.2.8) while its lost connection's backend talks on. GnuTLS waits for 50 ms
+    /// after each datagram that it cannot read.
+    @Suite struct RestartUnderTrafficTests {
+        /// Says ten things to whoever has spoken to it, every 20 milliseconds.
+        private final class Talker: Sendable {
+            let address: SocketAddress
+            private let isStopped = Atomic<Bool>(false)
+
+            init() throws {
+                let socket = try DatagramSocket(at: .freeOnOwnLoopback())
+                address = socket.local
+                Thread.detachNewThread { [self] in
+                    var listeners: Set<DatagramSocket.Sender> = []
+                    while !isStopped.load(ordering: .relaxed) {
+                        if let (_, sender) = socket.receive() { listeners.insert(sender) }
+                        for listener in listeners {
+                            for _ in 0..<10 { socket.send(Array("tick\n".utf8), to: listener) }
+                        }
+                    }
+                }
+            }
+
+            func stop() { isStopped.store(true, ordering: .relaxed) }
+        }
+
+        private struct Seen: Sendable {
+            let time: ContinuousClock.Instant
+            let direction: Relay.Direction
+            let type: UInt8
+            let message: UInt8?
+        }
+
+        private func isServerHello(_ seen: Seen) -> Bool {
+            seen.direction == .toClient && seen.type == 22 && seen.message == 2
+        }
+
+        /// The server's last flight: with NewSessionTicket in front, or without.
+        private func isEnd(_ seen: Seen) -> Bool {
+            seen.direction == .toClient && (seen.type == 20 || seen.type == 22 && seen.message == 4)
+        }
+
+        @Test func theLostConnectionIsSilentMeanwhile() async throws {
+            let folder = try TestFolder()
+            let identity = try await CertificateMaker(folder: folder).selfSigned("server")
+            let address = try Endpoint.freeOnOwnLoopback()
+            let talker = try Talker()
+            defer { talker.stop() }
+            let service = Service.forwarding(to: "udp:\(talker.address)", listen: address, identity: identity)
+            let daemon = try await Daemon.start("workers = 1\n" + service.text, in: folder)
+            let history = Mutex<[Seen]>([])
+            let relay = try Relay(to: address) { direction, _, bytes in
+                let message = bytes.count > 13 && bytes[4] == 0 ? bytes[13] : nil
+                let seen = Seen(time: .now, direction: direction, type: bytes.first ?? 0, message: message)
+                history.withLock { $0.append(seen) }
+                return [Relay.Passed(direction: direction, bytes: bytes)]
+            }
+            for _ in 0..<2 {
+                let client = try Program(
+                    [
+                        "gnutls-cli", "--udp", "--insecure", "--port", "\(relay.address.port)", relay.address.host,
+                    ], in: folder)
+                client.send("talk to me\n")
+                try await eventually("it is talked to", details: client.output + daemon.program.errors) {
+                    client.output.contains("tick")
+                }
+                // Without a word.
+                client.signal(SIGKILL)
+                _ = try await client.ended()
+            }
+            #expect(daemon.lines(with: "connection opened").count == 2)
+            let seen = history.withLock { $0 }
+            let restart = try #require(seen.lastIndex(where: isServerHello))
+            try #require(seen.count(where: isServerHello) >= 2)
+            let handshake = seen[restart...].prefix { !isEnd($0) }
+            #expect(handshake.endIndex < seen.endIndex)
+            // It is for a second at most; a machine may take longer.
+            let disturbances = handshake.count {
+                $0.type == 23 && $0.direction == .toClient && $0.time - seen[restart].time < .milliseconds(900)
+            }
+            #expect(disturbances == 0)
+            try await daemon.stop()
+        }
+    }
+}

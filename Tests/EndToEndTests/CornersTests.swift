@@ -94,7 +94,7 @@ extension EndToEndCrowds {
         /// Each client gets one connection, which serves it and ends when it leaves.
         @Test func opensslComesThrough() async throws {
             let daemon = try await Daemon.start(Service(listen: [address], identity: identity).text, in: folder)
-            let descriptors = daemon.workersDescriptors
+            let sockets = daemon.workersSockets
             var clients: [(fault: Fault, client: SecureClient, relay: Relay)] = []
             for fault in Fault.allCases {
                 let relay = try relay(fault)
@@ -111,7 +111,7 @@ extension EndToEndCrowds {
             #expect(daemon.lines(with: "connection closed").isEmpty)
             try await clients.map(\.client).leave()
             try await daemon.logged("connection closed: closed by the peer", count: clients.count)
-            try await eventually("all sockets are closed") { daemon.workersDescriptors == descriptors }
+            try await eventually("all sockets are closed") { daemon.workersSockets == sockets }
             try await daemon.stop()
         }
 
@@ -164,7 +164,7 @@ extension EndToEndCrowds {
         @Test func aLostGoodbye() async throws {
             let daemon = try await Daemon.start(
                 Service(listen: [address], identity: identity, more: "idle_timeout = 3").text, in: folder)
-            let descriptors = daemon.workersDescriptors
+            let sockets = daemon.workersSockets
             let relay = try Relay(to: address) { direction, _, bytes in
                 direction == .toServer && bytes[0] == 21 ? [] : [Relay.Passed(direction: direction, bytes: bytes)]
             }
@@ -172,7 +172,7 @@ extension EndToEndCrowds {
             try await client.exchange("goodbye")
             try await client.leave()
             try await daemon.logged("connection closed: idle")
-            try await eventually("its socket is closed") { daemon.workersDescriptors == descriptors }
+            try await eventually("its socket is closed") { daemon.workersSockets == sockets }
             try await daemon.stop()
         }
     }

@@ -128,14 +128,14 @@ extension EndToEndCrowds {
         @Test func aHandshakeThatStopsIsGivenUp() async throws {
             let daemon = try await Daemon.start(
                 Service(listen: [address], identity: identity, more: "handshake_timeout = 2").text, in: folder)
-            let descriptors = daemon.workersDescriptors
+            let sockets = daemon.workersSockets
             // Both ClientHellos reach the server, and nothing after them.
             let relay = try Relay(to: address) { direction, number in direction == .toClient || number < 2 }
             let client = try SecureClient(to: relay.address, trust: identity.certificate, in: folder)
             // A worker had the connection, since workers alone say this.
             try await daemon.logged("handshake failed", " notice ", "WORKER=")
             try await eventually("the connection's socket is closed", details: daemon.program.errors) {
-                daemon.workersDescriptors == descriptors
+                daemon.workersSockets == sockets
             }
             _ = client
             try await daemon.stop()

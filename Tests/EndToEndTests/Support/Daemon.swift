@@ -75,8 +75,8 @@ final class Daemon: Sendable {
         }
     }
 
-    /// How many descriptors each worker has open: what tells whether a connection has left a socket behind.
-    var workersDescriptors: [Int] { workers.map { ProcessTable.openDescriptors(of: $0) } }
+    /// How many sockets each worker has open.
+    var workersSockets: [Int] { workers.map { ProcessTable.openSockets(of: $0) } }
 
     /// Replaces the configuration file in one step and tells the daemon.
     func reload(_ configuration: String) throws {

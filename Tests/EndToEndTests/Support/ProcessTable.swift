@@ -33,19 +33,16 @@ enum ProcessTable {
         (try? FileManager.default.contentsOfDirectory(atPath: "/proc/\(pid)/fd"))?.count ?? 0
     }
 
+    /// How many sockets it has open: what tells, and misses nothing, whether a connection has left one behind. Workers
+    /// have other descriptors that come and go: one with their configuration, which they say that they have before they
+    /// close it.
+    static func openSockets(of pid: pid_t) -> Int { sockets(of: pid).count }
+
     /// The ports that this process' UDP sockets are bound to. One that is missing may be there nevertheless: the kernel
     /// writes /proc/net/udp bit by bit, and goes on by position after sockets have come and gone. So this is for waiting
     /// until a port is there, and for no other question.
     static func localPorts(of pid: pid_t) -> Set<UInt16> {
-        let folder = "/proc/\(pid)/fd"
-        let names = (try? FileManager.default.contentsOfDirectory(atPath: folder)) ?? []
-        let inodes = Set(
-            names.compactMap { name -> Substring? in
-                guard let target = try? FileManager.default.destinationOfSymbolicLink(atPath: "\(folder)/\(name)"),
-                    target.hasPrefix("socket:[")
-                else { return nil }
-                return target.dropFirst(8).dropLast()
-            })
+        let inodes = Set(sockets(of: pid))
         return Set(
             ["/proc/net/udp", "/proc/net/udp6"].flatMap { text(of: $0).split(separator: "\n").dropFirst() }
                 .compactMap { line in
@@ -68,6 +65,18 @@ enum ProcessTable {
             let count = read(descriptor, &buffer, buffer.count)
             guard count > 0 else { return String(decoding: text, as: UTF8.self) }
             text += buffer[..<count]
+        }
+    }
+
+    /// The inodes of its sockets.
+    private static func sockets(of pid: pid_t) -> [Substring] {
+        let folder = "/proc/\(pid)/fd"
+        let names = (try? FileManager.default.contentsOfDirectory(atPath: folder)) ?? []
+        return names.compactMap { name in
+            guard let target = try? FileManager.default.destinationOfSymbolicLink(atPath: "\(folder)/\(name)"),
+                target.hasPrefix("socket:[")
+            else { return nil }
+            return target.dropFirst(8).dropLast()
         }
     }
 

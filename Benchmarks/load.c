@@ -5,7 +5,8 @@
 //   load idle      --to ADDRESS:PORT [-c CONNECTIONS] [-t SECONDS] [--server PID]
 //
 // handshake: opens and closes connections. echo: every connection keeps WINDOW datagrams under way.
-// idle: opens the connections, then holds them.
+// idle: opens the connections, then holds them, and sends datagrams that are of none (stray_each: what one costs the
+// kernel; over loopback that is the sender's CPU time).
 // With --server, the CPU time of that process and its descendants is counted, and their memory before and after.
 // Prints one line of name=value; times in microseconds. Exits with 1 when a handshake failed.
 #define _GNU_SOURCE
@@ -33,6 +34,7 @@
 #define HANDSHAKE_PATIENCE 10.0
 #define ECHO_PATIENCE 0.25
 #define TIMER_INTERVAL 0.02
+#define STRAYS 20000
 
 typedef enum { HANDSHAKE, ECHO, IDLE } Mode;
 typedef enum { UNUSED, SHAKING_HANDS, OPEN, ENDED } State;
@@ -67,10 +69,14 @@ static int *unused, unused_count;  // a stack of indices into connections
 static Latencies latencies;
 static int echoing;
 
-static double now(void) {
+static double read_clock(clockid_t clock) {
     struct timespec time;
-    clock_gettime(CLOCK_MONOTONIC, &time);
+    clock_gettime(clock, &time);
     return time.tv_sec + time.tv_nsec * 1e-9;
+}
+
+static double now(void) {
+    return read_clock(CLOCK_MONOTONIC);
 }
 
 static _Noreturn void give_up(const char *what) {
@@ -259,12 +265,28 @@ static double each(double seconds, long count) {
     return count > 0 ? seconds * 1e6 / count : 0;
 }
 
+static double measure_strays(void) {
+    unsigned char stray[LONGEST_DATAGRAM];
+    memset(stray, 's', options.bytes);
+    // An address of its own on loopback: no connection has it, see open_socket().
+    int from = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+    struct sockaddr_in source = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    if (from < 0 || bind(from, (struct sockaddr *)&source, sizeof source) < 0) give_up("socket");
+    double started = read_clock(CLOCK_THREAD_CPUTIME_ID);
+    for (int i = 0; i < STRAYS; i++)
+        sendto(from, stray, options.bytes, 0, (struct sockaddr *)&options.to, sizeof options.to);
+    double seconds = read_clock(CLOCK_THREAD_CPUTIME_ID) - started;
+    close(from);
+    return each(seconds, STRAYS);
+}
+
 static void report(const char *mode, TreeUsage before, TreeUsage after, double seconds, long count) {
     printf("mode=%s opened=%ld failed=%ld resumed=%ld", mode, counts.opened, counts.failed, counts.resumed);
     printf(" sent=%ld received=%ld lost=%ld per_second=%.0f", counts.sent, counts.received, counts.lost, count / seconds);
     printf(" p50=%.0f p99=%.0f p999=%.0f", latency_percentile(&latencies, 0.5) * 1e6,
            latency_percentile(&latencies, 0.99) * 1e6, latency_percentile(&latencies, 0.999) * 1e6);
     printf(" server_each=%.2f", each(after.cpu_seconds - before.cpu_seconds, count));
+    if (options.mode == IDLE) printf(" stray_each=%.2f", measure_strays());
     printf(" kib_each=%.2f\n", counts.opened ? (double)(after.pss_kib - before.pss_kib) / counts.opened : 0);
 }
 

@@ -97,32 +97,44 @@ public final class ReceiveBatch {
         SocketAddress(names + index, length: Int(headers[index].msg_hdr.msg_namelen))
     }
 
-    /// The local address that a datagram was sent to, with `port` put in; `nil` where the kernel did not say.
-    public func destination(_ index: Int, port: UInt16) -> SocketAddress? {
+    /// Where a datagram has come in.
+    public struct Destination {
+        /// The local address that it was sent to.
+        public let address: SocketAddress
+        /// The index of the interface over which it came.
+        public let interface: UInt32
+    }
+
+    /// Where a datagram has come in, with `port` put in; `nil` where the kernel did not say.
+    public func destination(_ index: Int, port: UInt16) -> Destination? {
         var message = headers[index].msg_hdr
         var control = cl_cmsg_first(&message)
         while let found = control {
-            if let address = Self.packetInfo(found, port: port) { return address }
+            if let destination = Self.packetInfo(found, port: port) { return destination }
             control = cl_cmsg_next(&message, found)
         }
         return nil
     }
 
-    private static func packetInfo(_ control: UnsafeMutablePointer<cmsghdr>, port: UInt16) -> SocketAddress? {
+    private static func packetInfo(_ control: UnsafeMutablePointer<cmsghdr>, port: UInt16) -> Destination? {
         guard let data = cl_cmsg_data(control) else { return nil }
         switch (control.pointee.cmsg_level, control.pointee.cmsg_type) {
         case (ipProtocolIP, CL_IP_PKTINFO):
             // ipi_addr is what the header said; ipi_spec_dst differs for broadcast, and cannot be bound to then.
             var info = data.loadUnaligned(as: in_pktinfo.self)
-            return withUnsafeBytes(of: &info.ipi_addr) { SocketAddress(family: .ipv4, addressBytes: $0, port: port) }
+            let address = withUnsafeBytes(of: &info.ipi_addr) {
+                SocketAddress(family: .ipv4, addressBytes: $0, port: port)
+            }
+            return address.map { Destination(address: $0, interface: UInt32(bitPattern: info.ipi_ifindex)) }
         case (ipProtocolIPv6, CL_IPV6_PKTINFO):
             var info = data.loadUnaligned(as: cl_in6_pktinfo.self)
             let first = withUnsafeBytes(of: &info.ipi6_addr) { ($0[0], $0[1]) }
             let isLinkLocal = first.0 == 0xfe && first.1 & 0xc0 == 0x80
             let scope = isLinkLocal ? info.ipi6_ifindex : 0
-            return withUnsafeBytes(of: &info.ipi6_addr) {
+            let address = withUnsafeBytes(of: &info.ipi6_addr) {
                 SocketAddress(family: .ipv6, addressBytes: $0, port: port, scope: scope)
             }
+            return address.map { Destination(address: $0, interface: info.ipi6_ifindex) }
         default:
             return nil
         }

@@ -32,8 +32,8 @@ public enum UDPSocket {
     }
 
     /// SO_REUSEPORT, for a socket that binds where a listener does.
-    public static func shareAddress(of socket: borrowing FileDescriptor) throws(SystemError) {
-        try set(socket, SOL_SOCKET, SO_REUSEPORT, 1, "SO_REUSEPORT")
+    public static func shareAddress(_ on: Bool = true, of socket: borrowing FileDescriptor) throws(SystemError) {
+        try set(socket, SOL_SOCKET, SO_REUSEPORT, on ? 1 : 0, "SO_REUSEPORT")
     }
 
     /// Makes received datagrams carry the local address they were sent to.
@@ -257,6 +257,12 @@ extension UDPSocket {
                 setsockopt(raw, SOL_SOCKET, SO_BINDTODEVICE, $0.baseAddress, socklen_t(clamping: $0.count))
             }
         }
+    }
+
+    /// Sends and receives over one interface alone, as ``bindToDevice(_:_:)``. It takes no privilege where the socket has
+    /// none yet (Linux 5.7).
+    public static func bindToInterface(_ index: UInt32, _ socket: borrowing FileDescriptor) throws(SystemError) {
+        try set(socket, SOL_SOCKET, SO_BINDTOIFINDEX, Int32(bitPattern: index), "SO_BINDTOIFINDEX")
     }
 
     static func set(

@@ -147,6 +147,10 @@ final class ListenerSet {
             retired.add(listener.counters)
             listener.close()
         }
+        let openedPorts = Set(plan.opened.map { $0.1.address.port })
+        for (_, listener, _) in plan.kept where openedPorts.contains(listener.address.port) {
+            (listener as? DTLSKit.Listener)?.closeShields()
+        }
         open = [:]
         services = [:]
         for (identity, listener, service) in plan.kept + plan.opened {
@@ -229,7 +233,7 @@ final class ListenerSet {
         case .service:
             DTLSKit.Listener(
                 socket: socket, address: address, options: options, cookies: cookies, buffers: buffers, loop: loop,
-                delegate: delegate, isOwnedByAnother: isOwnedByAnother)
+                delegate: delegate, isOwnedByAnother: isOwnedByAnother, mayHaveShields: true)
         case .client:
             PlainListener(
                 socket: socket, address: address, options: options, buffers: buffers, loop: loop, delegate: delegate,

@@ -52,6 +52,8 @@ package final class Listener: EventHandler {
     private let buffers: ListenerBuffers
     private unowned let delegate: any ListenerDelegate
     private let isOwnedByAnother: Bool
+    private let mayHaveShields: Bool
+    private var shields: ListenerShields?
     private var registration: EventLoop.Registration?
     private var recent = RecentNewcomers()
     private var returned = ReturnedDatagrams()
@@ -63,9 +65,11 @@ package final class Listener: EventHandler {
     ///   - address: what it is bound to, the actual port included.
     ///   - isOwnedByAnother: the socket was made by another user (systemd's root), so that SO_REUSEPORT alone does not
     ///     let this process bind its address again.
+    ///   - mayHaveShields: whether it may open more sockets of its address, which get what would come to others'.
     package init(
         socket: consuming FileDescriptor, address: SocketAddress, options: SocketOptions, cookies: CookieAuthority,
-        buffers: ListenerBuffers, loop: EventLoop, delegate: any ListenerDelegate, isOwnedByAnother: Bool = false
+        buffers: ListenerBuffers, loop: EventLoop, delegate: any ListenerDelegate, isOwnedByAnother: Bool = false,
+        mayHaveShields: Bool = false
     ) {
         self.socket = socket
         self.address = address
@@ -75,15 +79,20 @@ package final class Listener: EventHandler {
         self.loop = loop
         self.delegate = delegate
         self.isOwnedByAnother = isOwnedByAnother
+        // Connections that are bound to an interface themselves would be in the shields' groups.
+        self.mayHaveShields = mayHaveShields && options.interface == nil
     }
 
     /// Starts to listen.
     package func open() throws(SystemError) {
         registration = try loop.add(socket, .readable, self)
+        if mayHaveShields { shields = ListenerShields(of: self, loop: loop) }
     }
 
     /// Stops, and closes the socket. Connections go on.
     package func close() {
+        shields?.close(afterReading: false)
+        shields = nil
         if let registration { loop.remove(socket, registration) }
         registration = nil
         _ = socket.take()
@@ -117,28 +126,52 @@ package final class Listener: EventHandler {
         registration = successorRegistration
     }
 
+    // MARK: Shields
+
+    /// Another listener is about to open on the same port: what comes to this one's shields may be its from now on.
+    package func closeShields() { shields?.close(afterReading: true) }
+
+    var shieldCount: Int { shields?.count ?? 0 }
+
+    /// A socket like its own, for what comes to one address over one interface.
+    func openShield(on local: SocketAddress, interface: UInt32) throws(SystemError) -> FileDescriptor {
+        let shield = try UDPSocket.open(
+            on: local, beside: socket, isOwnedByAnother: isOwnedByAnother, options: options, interface: interface)
+        try UDPSocket.reportDestinations(of: shield, local.family)
+        return shield
+    }
+
     // MARK: Datagrams
 
-    package func ready(_ events: EventLoop.Events) {
+    package func ready(_ events: EventLoop.Events) { read(from: nil) }
+
+    /// - Parameter shield: `nil`: its own socket.
+    func read(from shield: ListenerShield?) {
         for _ in 0..<Self.batchesPerTurn {
-            // An error here is an ICMP error for one of our answers; this call has cleared it.
-            guard let count = try? buffers.received.receive(from: socket), count > 0 else { return }
+            guard let count = receive(from: shield), count > 0 else { return }
             let minute = Clock.minute()
             for index in 0..<count {
                 guard let peer = buffers.received.source(index),
-                    let local = buffers.received.destination(index, port: address.port), isRoutable(peer),
+                    let destination = buffers.received.destination(index, port: address.port), isRoutable(peer),
                     !buffers.received.isTruncated(index)
                 else {
                     counters.strays &+= 1
                     continue
                 }
-                let key = Newcomer.Key(peer: peer, local: local)
+                if shield == nil { shields?.hasPassed(destination) }
+                let key = Newcomer.Key(peer: peer, local: destination.address)
                 consider(buffers.received[index], key, minute: minute)
             }
             sendAnswers()
             takeReturned()
             guard isOpen, count == buffers.received.capacity else { return }
         }
+    }
+
+    /// `nil` is an ICMP error for one of our answers; this call has cleared it.
+    private func receive(from shield: ListenerShield?) -> Int? {
+        guard let shield else { return try? buffers.received.receive(from: socket) }
+        return try? shield.receive(into: buffers.received)
     }
 
     /// A datagram with port 0 as its source cannot be answered.
@@ -222,6 +255,7 @@ package final class Listener: EventHandler {
                 return
             }
             counters.admitted &+= 1
+            shields?.countOpening(on: key.local)
             recent.insert(key, hello.randomValue, connection, now: loop.now)
         } catch {
             counters.refused.count(Refusal(error))

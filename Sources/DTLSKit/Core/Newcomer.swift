@@ -70,32 +70,45 @@ package struct Newcomer: ~Copyable {
 
 extension UDPSocket {
     /// A newcomer's own socket: bound to the address that it has used, beside the listener's socket, and connected to it.
-    /// - Parameter isOwnedByAnother: whether the listener's socket was made by another user (systemd's root), so that
-    ///   SO_REUSEPORT alone does not let this process bind its address again.
+    /// - Parameter isOwnedByAnother: see ``open(on:beside:isOwnedByAnother:options:interface:)``.
     static func newcomer(
         _ key: Newcomer.Key, beside listener: borrowing FileDescriptor, isOwnedByAnother: Bool, options: SocketOptions
     ) throws(SystemError) -> FileDescriptor {
-        let connected = try open(key.local.family, options: options)
-        try shareAddress(of: connected)
-        if isOwnedByAnother {
-            try bind(connected, to: key.local, besideAnothers: listener)
-        } else {
-            try bind(connected, to: key.local)
-        }
+        let connected = try open(
+            on: key.local, beside: listener, isOwnedByAnother: isOwnedByAnother, options: options)
         try connect(connected, to: key.peer)
         return connected
+    }
+
+    /// A socket that shares a listener's port.
+    /// - Parameters:
+    ///   - isOwnedByAnother: whether the listener's socket was made by another user (systemd's root), so that
+    ///     SO_REUSEPORT alone does not let this process bind its address again.
+    ///   - interface: the index of the only one that it is for; `nil`: what the options say.
+    static func open(
+        on local: SocketAddress, beside listener: borrowing FileDescriptor, isOwnedByAnother: Bool,
+        options: SocketOptions, interface: UInt32? = nil
+    ) throws(SystemError) -> FileDescriptor {
+        let socket = try open(local.family, options: options)
+        try shareAddress(of: socket)
+        if let interface { try bindToInterface(interface, socket) }
+        if isOwnedByAnother {
+            try bind(socket, to: local, besideAnothers: listener)
+        } else {
+            try bind(socket, to: local)
+        }
+        return socket
     }
 
     /// SO_REUSEADDR on both sockets, for the moment of the bind alone: while a socket has it, any local user can bind its
     /// port too. Connections share the port among themselves by SO_REUSEPORT, being of one user.
     private static func bind(
-        _ connected: borrowing FileDescriptor, to local: SocketAddress,
-        besideAnothers listener: borrowing FileDescriptor
+        _ socket: borrowing FileDescriptor, to local: SocketAddress, besideAnothers listener: borrowing FileDescriptor
     ) throws(SystemError) {
         try setReuseAddress(true, of: listener)
         defer { try? setReuseAddress(false, of: listener) }
-        try setReuseAddress(true, of: connected)
-        try bind(connected, to: local)
-        try setReuseAddress(false, of: connected)
+        try setReuseAddress(true, of: socket)
+        try bind(socket, to: local)
+        try setReuseAddress(false, of: socket)
     }
 }

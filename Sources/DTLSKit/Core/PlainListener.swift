@@ -74,7 +74,7 @@ package final class PlainListener: EventHandler, DatagramListener {
             for index in 0..<count {
                 // A datagram with port 0 as its source cannot be answered.
                 guard let peer = buffers.received.source(index), peer.port != 0, !buffers.received.isTruncated(index),
-                    let local = buffers.received.destination(index, port: address.port)
+                    let local = buffers.received.destination(index, port: address.port)?.address
                 else {
                     counters.strays &+= 1
                     continue

@@ -65,7 +65,8 @@ package final class Listener: EventHandler {
     ///   - address: what it is bound to, the actual port included.
     ///   - isOwnedByAnother: the socket was made by another user (systemd's root), so that SO_REUSEPORT alone does not
     ///     let this process bind its address again.
-    ///   - mayHaveShields: whether it may open more sockets of its address, which get what would come to others'.
+    ///   - mayHaveShields: whether it may open more sockets of its address (``ListenerShields``). Not where listeners
+    ///     share an address: they would get what is the others'.
     package init(
         socket: consuming FileDescriptor, address: SocketAddress, options: SocketOptions, cookies: CookieAuthority,
         buffers: ListenerBuffers, loop: EventLoop, delegate: any ListenerDelegate, isOwnedByAnother: Bool = false,

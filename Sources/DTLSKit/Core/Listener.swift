@@ -136,10 +136,8 @@ package final class Listener: EventHandler {
 
     /// A socket like its own, for what comes to one address over one interface.
     func openShield(on local: SocketAddress, interface: UInt32) throws(SystemError) -> FileDescriptor {
-        let shield = try UDPSocket.open(
+        try UDPSocket.open(
             on: local, beside: socket, isOwnedByAnother: isOwnedByAnother, options: options, interface: interface)
-        try UDPSocket.reportDestinations(of: shield, local.family)
-        return shield
     }
 
     // MARK: Datagrams

@@ -84,14 +84,18 @@ extension UDPSocket {
     /// - Parameters:
     ///   - isOwnedByAnother: whether the listener's socket was made by another user (systemd's root), so that
     ///     SO_REUSEPORT alone does not let this process bind its address again.
-    ///   - interface: the index of the only one that it is for; `nil`: what the options say.
+    ///   - interface: for a shield: the index of the only one that it is for.
     static func open(
         on local: SocketAddress, beside listener: borrowing FileDescriptor, isOwnedByAnother: Bool,
         options: SocketOptions, interface: UInt32? = nil
     ) throws(SystemError) -> FileDescriptor {
         let socket = try open(local.family, options: options)
         try shareAddress(of: socket)
-        if let interface { try bindToInterface(interface, socket) }
+        if let interface {
+            try bindToInterface(interface, socket)
+            // Before the bind: the first datagram comes right after it.
+            try reportDestinations(of: socket, local.family)
+        }
         if isOwnedByAnother {
             try bind(socket, to: local, besideAnothers: listener)
         } else {

@@ -60,7 +60,9 @@ extension EndToEndBeside {
                 history.withLock { $0.append(seen) }
                 return [Relay.Passed(direction: direction, bytes: bytes)]
             }
-            for _ in 0..<2 {
+            /// What the relay has seen of one client's handshake, from its first hello to the server's last flight.
+            func handshake() async throws -> [Seen] {
+                let start = history.withLock { $0.count }
                 let client = try Program(
                     [
                         "gnutls-cli", "--udp", "--insecure", "--port", "\(relay.address.port)", relay.address.host,
@@ -72,18 +74,25 @@ extension EndToEndBeside {
                 // Without a word.
                 client.signal(SIGKILL)
                 _ = try await client.ended()
+                let seen = history.withLock { $0[start...] }.drop { $0.direction == .toClient }
+                let end = try #require(seen.firstIndex(where: isEnd))
+                return Array(seen[...end])
             }
-            #expect(daemon.lines(with: "connection opened").count == 2)
-            let seen = history.withLock { $0 }
-            let restart = try #require(seen.lastIndex(where: isServerHello))
-            try #require(seen.count(where: isServerHello) >= 2)
-            let handshake = seen[restart...].prefix { !isEnd($0) }
-            #expect(handshake.endIndex < seen.endIndex)
-            // It is for a second at most; a machine may take longer.
-            let disturbances = handshake.count {
-                $0.type == 23 && $0.direction == .toClient && $0.time - seen[restart].time < .milliseconds(900)
+            _ = try await handshake()
+            // The silence is for a second at most: where a busy machine takes as long, the client begins anew once more.
+            var quick: [Seen]?
+            var rounds = 1
+            while quick == nil, rounds <= 10 {
+                let seen = try await handshake()
+                rounds += 1
+                #expect(daemon.lines(with: "connection opened").count == rounds)
+                if let first = seen.first, let last = seen.last, last.time - first.time < .milliseconds(900) {
+                    quick = seen
+                }
             }
-            #expect(disturbances == 0)
+            let seen = try #require(quick, "no handshake takes less than a second")
+            let start = try #require(seen.firstIndex(where: isServerHello))
+            #expect(seen[start...].count { $0.type == 23 && $0.direction == .toClient } == 0)
             try await daemon.stop()
         }
     }

@@ -147,12 +147,12 @@ extension EndToEndBeside {
             try await sender.exchange("before", details: daemon.program.errors)
             try await server.stop()
             try await daemon.logged("connection to the server closed: closed by the peer")
-            #expect(ProcessTable.localPorts(of: worker).contains(front.port))
+            let before = ProcessTable.openSockets(of: worker)
             let other = try SocketAddress.freeOnOwnLoopback()
             try daemon.reload("workers = 1\n" + Service(listen: [other], identity: identity).text)
             try await daemon.logged("reloaded")
             try await eventually("the sender's socket is closed", details: daemon.program.errors) {
-                !ProcessTable.localPorts(of: worker).contains(front.port)
+                ProcessTable.openSockets(of: worker) == before - 1
             }
             try await daemon.stop()
         }
@@ -194,12 +194,12 @@ extension EndToEndBeside {
                 client(more: "server_name = \"localhost\"\nidle_timeout = 2"), in: folder)
             let worker = try #require(daemon.workers.first)
             let sender = try PlainSender(to: front)
-            let before = ProcessTable.openDescriptors(of: worker)
+            let before = ProcessTable.openSockets(of: worker)
             try await sender.exchange("one", details: daemon.program.errors)
-            #expect(ProcessTable.openDescriptors(of: worker) == before + 2)
+            #expect(ProcessTable.openSockets(of: worker) == before + 2)
             try await daemon.logged("connection to the server closed: idle")
             try await server.logged("connection closed: closed by the peer")
-            try await eventually("its sockets are closed") { ProcessTable.openDescriptors(of: worker) == before }
+            try await eventually("its sockets are closed") { ProcessTable.openSockets(of: worker) == before }
             try await sender.exchange("two", details: daemon.program.errors)
             try await daemon.stop()
             try await server.stop()

@@ -25,7 +25,7 @@ extension EndToEnd {
                 return ([socket], "udp:\(socket.local)")
             case .hostName:
                 // The name may mean either address, or both.
-                let socket = try DatagramSocket(at: .free(on: "::1"))
+                let socket = try DatagramSocket(at: .free(on: "::1", and: "127.0.0.1"))
                 let other = try #require(Endpoint(host: "127.0.0.1", port: socket.local.port))
                 return ([socket, try DatagramSocket(at: other)], "udp:localhost:\(socket.local.port)")
             case .unixSocket:

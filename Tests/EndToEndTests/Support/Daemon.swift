@@ -85,6 +85,24 @@ final class Daemon: Sendable {
         program.signal(SIGHUP)
     }
 
+    /// Has it read its configuration again, and stops the process that does as soon as it is there.
+    func reloadAndStopLoader() async throws -> pid_t {
+        func loader() -> pid_t? {
+            ProcessTable.children(of: program.pid).first { ProcessTable.name(of: $0).hasPrefix("dtlsd: loader") }
+        }
+        return try await eventualValue("the loader is stopped", details: program.errors) {
+            if let stopped = loader(), ProcessTable.isStopped(stopped) { return stopped }
+            program.signal(SIGHUP)
+            // It lives for some milliseconds.
+            for _ in 0..<1_000 {
+                guard let loader = loader() else { continue }
+                kill(loader, SIGSTOP)
+                break
+            }
+            return nil
+        }
+    }
+
     /// Stops it as a service manager does; it must end well.
     func stop() async throws {
         program.signal(SIGTERM)

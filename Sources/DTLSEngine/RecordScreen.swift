@@ -11,6 +11,10 @@ struct RecordScreen {
     /// internal_error, and are at their end. (tls1_enc: "pad <= 0"; seen with AES-GCM, AES-CCM and ChaCha20-Poly1305,
     /// and no more in 3.0.22.)
     private var shortest = unknownCipherShortest
+    /// Bytes of the longest record behind its header.
+    private var longest = maximumRecordSize
+    /// On the wire, of the connection.
+    private var version: UInt16 = 0
     /// Whether the peer's ChangeCipherSpec has come: from then on protected records are read at once.
     private var hasKeys = false
     /// Protected records that were let through before that.
@@ -19,21 +23,32 @@ struct RecordScreen {
     /// Where no cipher is chosen yet: the longest nonce and tag that there are. The first protected record is a
     /// Finished, which has at least 24 bytes more.
     private static let unknownCipherShortest = 24
+    /// What protection adds at most (SSL3_RT_MAX_ENCRYPTED_OVERHEAD).
+    private static let overhead = 320
+    private static let maximumRecordSize = ClientHello.maximumRecordLength + overhead
     /// OpenSSL keeps what comes before there are keys: 100 records before 3.0.22, of 17 KiB each however short they are.
     /// A peer sends one in each flight, and what it says right after its last.
     private static let earlyLimit = 16
-    private static let headerSize = 13
+    private static let headerSize = ClientHello.recordHeaderSize
     private static let changeCipherSpec: UInt8 = 20
     private static let alert: UInt8 = 21
     private static let handshake: UInt8 = 22
-    /// change_cipher_spec to heartbeat. What begins otherwise is no record of DTLS 1.2, and none of ours to judge.
+    /// change_cipher_spec to heartbeat.
     private static let contentTypes: ClosedRange<UInt8> = 20...24
+    /// OpenSSL 4.1 brings DTLS 1.3, with other headers and content types (RFC 9147, section 4): it judges them itself.
+    private static let knowsDTLS13 = co_version() >= 0x4010_0000
 
     /// Takes note of how far the handshake has come.
     /// - Parameter payloadSize: what OpenSSL has been told that a datagram takes.
     mutating func measure(_ ssl: OpaquePointer, payloadSize: Int) {
         let state = SSL_get_state(ssl)
         hasKeys = state == TLS_ST_SR_CHANGE || state == TLS_ST_CR_CHANGE
+        version = UInt16(truncatingIfNeeded: SSL_version(ssl))
+        if let session = SSL_get_session(ssl) {
+            // 1 to 4 stand for 512 to 4096 bytes (RFC 6066, section 4).
+            let limit = Int(SSL_SESSION_get_max_fragment_length(session))
+            longest = (1...4).contains(limit) ? 256 << limit + Self.overhead : Self.maximumRecordSize
+        }
         guard let cipher = SSL_get_current_cipher(ssl) else {
             shortest = Self.unknownCipherShortest
             return
@@ -49,18 +64,30 @@ struct RecordScreen {
         var record = 0
         while datagram.count - record >= Self.headerSize {
             let size = Self.size(of: record, in: datagram)
-            if size < shortest, Self.isProtected(record, in: datagram), Self.contentTypes.contains(datagram[record]) {
-                return UnsafeRawBufferPointer(rebasing: datagram[..<record])
+            guard isWellFormed(record, size, in: datagram) else {
+                return Self.knowsDTLS13 ? datagram : UnsafeRawBufferPointer(rebasing: datagram[..<record])
             }
             record += Self.headerSize + size
         }
         return datagram
     }
 
+    /// Where a header is of no use to it, OpenSSL goes on right behind that, in the midst of the record
+    /// (dtls1_get_record): such a record could hold another one that must not be seen.
+    @inline(__always)
+    private func isWellFormed(_ record: Int, _ size: Int, in datagram: UnsafeRawBufferPointer) -> Bool {
+        let hasVersion =
+            datagram[record + 1] == UInt8(truncatingIfNeeded: version >> 8)
+            && (datagram[record + 2] == UInt8(truncatingIfNeeded: version) || datagram[record] == Self.alert)
+        guard hasVersion, size <= longest, size <= datagram.count - record - Self.headerSize else { return false }
+        return size >= shortest || !Self.isProtected(record, in: datagram)
+    }
+
     /// What a handshake takes of a datagram.
     mutating func handshaking(_ datagram: UnsafeRawBufferPointer) -> UnsafeRawBufferPointer {
         var record = 0
         while datagram.count - record >= Self.headerSize {
+            if Self.knowsDTLS13, !Self.contentTypes.contains(datagram[record]) { return datagram }
             guard takes(record, in: datagram) else { return UnsafeRawBufferPointer(rebasing: datagram[..<record]) }
             record += Self.headerSize + Self.size(of: record, in: datagram)
         }

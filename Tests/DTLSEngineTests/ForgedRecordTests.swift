@@ -66,6 +66,38 @@ import Testing
         try exchange(pair, "after all forgeries")
     }
 
+    /// In a record that OpenSSL gives up with its header: for its version, or because it is too long. It goes on with what
+    /// is behind the header.
+    @Test(arguments: Suite.all)
+    func withinAnotherRecord(_ suite: Suite) throws {
+        let pair = try makePair(suite)
+        pair.handshake()
+        pair.run()
+        try #require(pair.client.isEstablished && pair.server.isEstablished)
+        let sent = pair.wire.sentCount
+        var forgeries = 0
+        for size in [1, 2, 15, 16, 23, 39] {
+            for version in [0xfd, 0xff] as [UInt8] {
+                let inner = forged(23, version: version, number: 220, size: size)
+                let outers: [[UInt8]] = [
+                    [23, 1, 1, 0, 1, 0, 0, 0, 0, 1, 210, 0, UInt8(inner.count)],
+                    [23, 0xfe, 0xfc, 0, 1, 0, 0, 0, 0, 1, 211, 0, UInt8(inner.count)],
+                    [23, 0xfe, version, 0, 1, 0, 0, 0, 0, 1, 212, 0xff, 0xff],
+                    [99, 0xfe, 0xfe, 0, 0, 0, 0, 0, 0, 1, 213, 0, UInt8(inner.count)],
+                ]
+                for outer in outers {
+                    for side in [SimulatedWire.Side.client, .server] {
+                        pair.wire.send(outer + inner, to: side, at: 0)
+                        forgeries += 1
+                    }
+                }
+            }
+            pair.run()
+        }
+        #expect(pair.wire.sentCount == sent + forgeries, "forgeries were answered")
+        try exchange(pair, "after all forgeries")
+    }
+
     /// In front of each datagram of a handshake, for whom that is.
     @Test(arguments: Suite.all)
     func withinTheHandshake(_ suite: Suite) throws {

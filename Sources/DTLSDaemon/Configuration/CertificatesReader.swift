@@ -59,13 +59,14 @@ struct CertificatesReader<Key: CertificateTableKey> {
             }
         }
         let isWhole = !found.isEmpty && found.count == max(certificates.count, keys.count)
+        // Before anything else is given up, so that all that is wrong is reported.
+        readStaples(into: &found, service, host)
         guard checkKinds(found), isWhole else { return nil }
         for item in found {
             table.warnOfDates(
                 in: item.key.certificate, .certificate, element: item.element, named: item.file,
                 "clients that check it will refuse it")
         }
-        readStaples(into: &found, service, host)
         return found
     }
 

@@ -64,10 +64,12 @@ struct ClientCredentialsReader {
     }
 
     private func presharedKey() -> PresharedKey? {
-        guard let psk = table.table(.presharedKey, ClientPresharedKeyKey.self), let keys = psk.presharedKeys(.file)
-        else { return nil }
+        guard let psk = table.table(.presharedKey, ClientPresharedKeyKey.self) else { return nil }
+        // Read before the file can be missing, so that all that is wrong is reported.
+        let name = psk.string(.identity, "one of the identities in the file")
+        guard let keys = psk.presharedKeys(.file) else { return nil }
         let expected = "one of the identities in \(psk.named(.file))"
-        guard let identity = psk.string(.identity, expected) else {
+        guard let identity = name else {
             if keys.count > 1, !psk.has(.identity) { psk.report(.identity, "missing; expected \(expected)") }
             return keys.first
         }

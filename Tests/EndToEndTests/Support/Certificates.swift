@@ -44,4 +44,14 @@ struct CertificateMaker {
             in: folder)
         return identity
     }
+
+    /// Writes the identity's private key once more, encrypted, to a file of its own.
+    @discardableResult
+    func encryptKey(of identity: Identity, as name: String, passphrase: String) async throws -> Identity {
+        let file = folder.file(name)
+        try await Program.run(
+            ["openssl", "pkey", "-in", identity.privateKey, "-aes256", "-passout", "pass:\(passphrase)", "-out", file],
+            in: folder)
+        return Identity(certificate: identity.certificate, privateKey: file)
+    }
 }

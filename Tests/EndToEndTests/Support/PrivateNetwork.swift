@@ -10,8 +10,10 @@ enum PrivateNetwork {
     }()
 
     /// What a program is to be started with to have such a network.
-    static func prefix(mtu: Int) -> [String] {
-        ["unshare", "-n", "sh", "-c", "ip link set lo mtu \(mtu) up && exec \"$@\"", "sh"]
+    /// - Parameter addresses: more addresses of the interface.
+    static func prefix(mtu: Int, addresses: [String] = []) -> [String] {
+        let steps = ["ip link set lo mtu \(mtu) up"] + addresses.map { "ip addr add \($0) dev lo nodad" }
+        return ["unshare", "-n", "sh", "-c", steps.joined(separator: " && ") + " && exec \"$@\"", "sh"]
     }
 
     /// What a program is to be started with to be in a daemon's network.

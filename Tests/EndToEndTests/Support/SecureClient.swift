@@ -10,15 +10,16 @@ final class SecureClient: Sendable {
     /// - Parameters:
     ///   - trust: the certificate file that the server's must be signed by; anything else ends the client.
     ///   - arguments: more of s_client's options.
+    ///   - version: s_client's option for the version of DTLS.
     ///   - prefix: a program that starts it, and that program's arguments.
     init(
         to server: SocketAddress, trust: String, in folder: TestFolder, _ arguments: [String] = [],
-        prefix: [String] = []
+        version: String = "-dtls1_2", prefix: [String] = []
     ) throws {
         self.folder = folder
         messagesName = "\(UUID().uuidString).messages"
         program = try Program(
-            prefix + ["openssl", "s_client", "-dtls1_2", "-quiet", "-no_ign_eof", "-connect", "\(server)"]
+            prefix + ["openssl", "s_client", version, "-quiet", "-no_ign_eof", "-connect", "\(server)"]
                 + ["-CAfile", trust, "-verify_return_error", "-msg", "-msgfile", folder.file(messagesName)] + arguments,
             in: folder)
     }

@@ -1,5 +1,7 @@
 // Built by scripts/fuzz together with the engine's own source files, in one module.
 
+import COpenSSL
+
 /// What every run needs, made once: a minute passes with each call, so that the keys change too.
 private final class Fuzzed {
     let authority: CookieAuthority
@@ -7,9 +9,16 @@ private final class Fuzzed {
     var minute: UInt64 = 200
     let reply = UnsafeMutableRawBufferPointer.allocate(
         byteCount: CookieAuthority.helloVerifyRequestSize, alignment: 1)
+    /// Of a connection of DTLS 1.2.
+    var screen = RecordScreen()
 
     init() {
         do { authority = try CookieAuthority(secret: Array(repeating: 7, count: 32)) } catch { fatalError("\(error)") }
+        let context = SSL_CTX_new(DTLS_client_method())
+        guard let ssl = SSL_new(context) else { fatalError("no SSL") }
+        screen.measure(ssl, payloadSize: 1_400)
+        SSL_free(ssl)
+        SSL_CTX_free(context)
     }
 }
 
@@ -19,6 +28,7 @@ private nonisolated(unsafe) let fuzzed = Fuzzed()
 @_cdecl("LLVMFuzzerTestOneInput")
 func fuzzClientHello(_ bytes: UnsafePointer<UInt8>?, _ count: Int) -> Int32 {
     let original = UnsafeRawBufferPointer(start: bytes, count: count)
+    screen(original)
     let datagram = fuzzed.fragments.join(original)
     let count = datagram.count
     if datagram.baseAddress != original.baseAddress {
@@ -47,6 +57,22 @@ func fuzzClientHello(_ bytes: UnsafePointer<UInt8>?, _ count: Int) -> Int32 {
     }
     _ = fuzzed.authority.verify(hello, peer: peer, local: local, minute: fuzzed.minute)
     return 0
+}
+
+/// What an engine takes of a datagram is a beginning of it, of which it takes all once more.
+private func screen(_ datagram: UnsafeRawBufferPointer) {
+    let taken = fuzzed.screen.established(datagram)
+    guard taken.count <= datagram.count, fuzzed.screen.established(taken).count == taken.count else {
+        fatalError("\(taken.count) bytes of \(datagram.count) are taken")
+    }
+    var (first, second) = (fuzzed.screen, fuzzed.screen)
+    let begun = first.handshaking(datagram)
+    guard begun.count <= datagram.count, second.handshaking(begun).count == begun.count else {
+        fatalError("\(begun.count) bytes of \(datagram.count) are taken in a handshake")
+    }
+    guard let (alert, offset) = PlaintextAlert.find(in: datagram) else { return }
+    guard offset < datagram.count, alert?.record.count ?? 15 == 15 else { fatalError("no alert at \(offset)") }
+    _ = alert?.endsHandshake
 }
 
 extension ClientHello {

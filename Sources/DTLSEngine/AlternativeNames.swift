@@ -1,8 +1,8 @@
 import COpenSSL
 import Glibc
 
-/// A certificate's subject alternative names (RFC 5280, section 4.2.1.6) as text: the certificate's own words, which can
-/// hold any character but NUL, and of which there can be thousands.
+/// A certificate's subject alternative names (RFC 5280, section 4.2.1.6) as text: the certificate's own words, which
+/// can hold any character but NUL, and of which there can be thousands.
 public struct AlternativeNames: Sendable, Equatable {
     public var dns: [String] = []
     /// As `inet_ntop` would have them.

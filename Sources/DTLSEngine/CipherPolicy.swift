@@ -29,8 +29,9 @@ public enum CipherPolicy: String, Sendable, CaseIterable {
         // Keys first: a client that offers them has one.
         if hasPresharedKeys { lists.append(presharedKeySuites(policy, minimumVersion)) }
         if hasCertificates || !hasPresharedKeys { lists.append(certificateSuites(policy, minimumVersion)) }
-        // From OpenSSL 3.2 on the 8-byte tag of CCM8 counts as 64 bits of security, which only level 0 allows. The level
-        // also judges certificates, so it is lowered only where there are none; these suites need none of its protection.
+        // From OpenSSL 3.2 on the 8-byte tag of CCM8 counts as 64 bits of security, which only level 0 allows. The
+        // level also judges certificates, so it is lowered only where there are none; these suites need none of its
+        // protection.
         let isKeysAlone = hasPresharedKeys && !hasCertificates && co_version() >= 0x3020_0000
         if minimumVersion == .dtls10 || isKeysAlone { lists.append("@SECLEVEL=0") }
         return lists.joined(separator: ":")
@@ -49,8 +50,8 @@ public enum CipherPolicy: String, Sendable, CaseIterable {
         }
     }
 
-    /// The one with forward secrecy first. TLS_PSK_WITH_AES_128_CCM_8 is the suite that every CoAP device with pre-shared
-    /// keys has (RFC 7252, section 9.1.3.1).
+    /// The one with forward secrecy first. TLS_PSK_WITH_AES_128_CCM_8 is the suite that every CoAP device with
+    /// pre-shared keys has (RFC 7252, section 9.1.3.1).
     private static let presharedKeySuites =
         "ECDHE-PSK-CHACHA20-POLY1305:PSK-AES128-GCM-SHA256:PSK-AES256-GCM-SHA384:PSK-CHACHA20-POLY1305:"
         + "PSK-AES128-CCM:PSK-AES256-CCM:PSK-AES128-CCM8:PSK-AES256-CCM8"
@@ -62,8 +63,8 @@ public enum CipherPolicy: String, Sendable, CaseIterable {
 }
 
 extension CipherPolicy {
-    /// The words of an OpenSSL cipher list that stand for no suite, of those that add suites: leaving out (`!`) or moving
-    /// (`-`, `+`) what is not there is no mistake.
+    /// The words of an OpenSSL cipher list that stand for no suite, of those that add suites: leaving out (`!`) or
+    /// moving (`-`, `+`) what is not there is no mistake.
     public static func wordsWithoutSuite(in list: String) -> [String] {
         guard let context = SSL_CTX_new(DTLS_method()) else { return [] }
         defer { SSL_CTX_free(context) }

@@ -12,8 +12,8 @@ public struct ClientSettings: Sendable, Equatable {
     public var certificate: String?
     public var privateKey: String?
     public var passphrase: String?
-    /// What the client proves itself with instead of a certificate, and the server too: only suites with pre-shared keys
-    /// are offered then, unless `ciphers` says otherwise.
+    /// What the client proves itself with instead of a certificate, and the server too: only suites with pre-shared
+    /// keys are offered then, unless `ciphers` says otherwise.
     public var presharedKey: PresharedKey?
     public var ciphers: String?
     public var minimumVersion: ProtocolVersion

@@ -37,7 +37,8 @@ public struct ClientHello {
     public let messageSequence: UInt16
     /// The highest version that the client offers outside extensions, on the wire form (0xfefd is DTLS 1.2).
     public let clientVersion: UInt16
-    /// False when the record holds only a first fragment. Then at least everything up to the compression methods is here.
+    /// False when the record holds only a first fragment. Then at least everything up to the compression methods is
+    /// here.
     public let isComplete: Bool
 
     private let sessionIDRange: Range<Int>
@@ -66,8 +67,8 @@ public struct ClientHello {
         UnsafeRawBufferPointer(rebasing: datagram[range])
     }
 
-    /// Says cheaply whether a datagram could be a ClientHello, or a later fragment of one: a handshake record of epoch 0
-    /// whose first message has the type of a ClientHello. Nothing else is checked.
+    /// Says cheaply whether a datagram could be a ClientHello, or a later fragment of one: a handshake record of epoch
+    /// 0 whose first message has the type of a ClientHello. Nothing else is checked.
     public static func couldBePart(of datagram: UnsafeRawBufferPointer) -> Bool {
         datagram.count > recordHeaderSize
             && datagram[0] == handshakeRecordType && datagram[1] == versionMajor
@@ -77,8 +78,8 @@ public struct ClientHello {
 
     /// Reads the first record of `datagram`.
     ///
-    /// A first fragment is enough if it reaches to the end of the compression methods: all that a cookie covers is there.
-    /// Unknown versions, cipher suites and extensions are the handshake's business, not this parser's.
+    /// A first fragment is enough if it reaches to the end of the compression methods: all that a cookie covers is
+    /// there. Unknown versions, cipher suites and extensions are the handshake's business, not this parser's.
     public static func parse(_ datagram: UnsafeRawBufferPointer) -> Outcome {
         guard couldBePart(of: datagram) else { return .notClientHello }
         var reader = Reader(bytes: datagram, end: datagram.count)

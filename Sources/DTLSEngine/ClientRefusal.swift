@@ -33,8 +33,8 @@ public struct ClientRefusal: Sendable, Equatable, CustomStringConvertible {
 
     /// The alert that says so (RFC 5246, section 7.2.2).
     ///
-    /// OpenSSL derives one from the error of the check (ssl_x509err2alert), with access_denied for none of them, and for
-    /// some another one than the RFC.
+    /// OpenSSL derives one from the error of the check (ssl_x509err2alert), with access_denied for none of them, and
+    /// for some another one than the RFC.
     var alert: UInt8 {
         switch reason {
         case .rule: UInt8(SSL_AD_ACCESS_DENIED)
@@ -47,7 +47,8 @@ public struct ClientRefusal: Sendable, Equatable, CustomStringConvertible {
     func correctAlert(in outbox: Outbox) {
         let alert = alert
         outbox.withDatagrams { bytes, sizes in
-            // One record: type 21, version, epoch 0, sequence number, length 2; then level 2 (fatal) and the description.
+            // One record: type 21, version, epoch 0, sequence number, length 2; then level 2 (fatal) and the
+            // description.
             guard let size = sizes.last, size >= 15 else { return }
             let record = UnsafeMutableRawBufferPointer(rebasing: bytes[(bytes.count - 15)...])
             guard record[0] == 21, record[3] == 0, record[4] == 0, record[11] == 0, record[12] == 2, record[13] == 2

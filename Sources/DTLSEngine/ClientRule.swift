@@ -5,15 +5,16 @@ import Glibc
 /// | text | the certificates that it means |
 /// | --- | --- |
 /// | `cn:NAME` | with this common name in the subject |
-/// | `dns:NAME`, `ip:ADDRESS`, `uri:URI`, `email:MAILBOX` | with this subject alternative name (RFC 5280, section 4.2.1.6) |
+/// | `dns:NAME`, `ip:ADDRESS`, `uri:URI`, `email:MAILBOX` | with this subject alternative name (RFC 5280, section
+/// 4.2.1.6) |
 /// | `cn:*.NAME`, `dns:*.NAME` | with any name that has exactly one label more |
 /// | `ip:ADDRESS/BITS` | with any address of the network |
 /// | `uri:START*` | with any URI that starts so |
 /// | `email:*@HOST` | with any mailbox of the host |
 /// | `sha256:DIGITS` | this one alone, by the SHA-256 of the whole certificate |
 ///
-/// The case of ASCII letters matters in URIs and to the left of an @, and nowhere else. A wildcard in a certificate is a
-/// character like another.
+/// The case of ASCII letters matters in URIs and to the left of an @, and nowhere else. A wildcard in a certificate is
+/// a character like another.
 public struct ClientRule: Sendable, Equatable {
     /// As it was written.
     public let text: String
@@ -131,7 +132,8 @@ extension ClientRule {
         }
     }
 
-    /// Labels of letters, digits, - and _ (which devices' names have), 1 to 63 bytes, 253 in all (RFC 1035, section 2.3.4).
+    /// Labels of letters, digits, - and _ (which devices' names have), 1 to 63 bytes, 253 in all (RFC 1035, section
+    /// 2.3.4).
     private static func isHostName(_ name: [UInt8]) -> Bool {
         name.count <= 253
             && name.split(separator: UInt8(ascii: "."), omittingEmptySubsequences: false).allSatisfy { label in

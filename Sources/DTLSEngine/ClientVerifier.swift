@@ -2,8 +2,8 @@ import COpenSSL
 
 /// Checks the certificates that clients show during their handshakes: what OpenSSL calls instead of its own check.
 ///
-/// It belongs to an SSL_CTX and ends with it, since an SSL can outlive the ``ServerContext`` that it was made from (when
-/// the certificate of a name is replaced).
+/// It belongs to an SSL_CTX and ends with it, since an SSL can outlive the ``ServerContext`` that it was made from
+/// (when the certificate of a name is replaced).
 final class ClientVerifier {
     private let allow: ClientRules
     private let deny: ClientRules

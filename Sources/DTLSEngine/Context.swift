@@ -11,7 +11,8 @@ public class Context {
     /// What OpenSSL's callbacks find again.
     let attachments: ContextAttachments
 
-    /// P-521 for peers with certificates of such keys: in DTLS 1.2 the list is about these too (RFC 8422, section 5.1.1).
+    /// P-521 for peers with certificates of such keys: in DTLS 1.2 the list is about these too (RFC 8422, section
+    /// 5.1.1).
     private static let groups = "X25519:P-256:P-384:P-521"
 
     /// - Parameter ciphers: an OpenSSL cipher list; see ``CipherPolicy``.
@@ -37,12 +38,12 @@ public class Context {
         }
         // The MTU is configured, and never asked of the BIO: one BIO serves all connections of a thread.
         SSL_CTX_set_options(context, CO_SSL_OP_NO_QUERY_MTU | CO_SSL_OP_NO_COMPRESSION)
-        // With Encrypt-then-MAC (RFC 7366), OpenSSL ends a connection for any record whose MAC is wrong, where RFC 6347,
-        // section 4.1.2.7, wants it dropped: one forged datagram would do (tls1_enc: "SSL_AD_BAD_RECORD_MAC"; seen with
-        // 3.0.19 and 3.0.22). It is about AES-CBC alone, whose records are dropped as they should without it.
+        // With Encrypt-then-MAC (RFC 7366), OpenSSL ends a connection for any record whose MAC is wrong, where RFC
+        // 6347, section 4.1.2.7, wants it dropped: one forged datagram would do (tls1_enc: "SSL_AD_BAD_RECORD_MAC";
+        // seen with 3.0.19 and 3.0.22). It is about AES-CBC alone, whose records are dropped as they should without it.
         SSL_CTX_set_options(context, CO_SSL_OP_NO_ENCRYPT_THEN_MAC)
-        // A peer gets the chain of the file and nothing else: for a leaf that is alone in its file, OpenSSL would build one
-        // from what is trusted, which on a server is the clients' CAs (ssl3_output_cert_chain).
+        // A peer gets the chain of the file and nothing else: for a leaf that is alone in its file, OpenSSL would build
+        // one from what is trusted, which on a server is the clients' CAs (ssl3_output_cert_chain).
         _ = co_ssl_ctx_set_mode(context, Int(SSL_MODE_NO_AUTO_CHAIN))
         // Since OpenSSL 3.0 a client's wish for it is refused by default.
         SSL_CTX_set_options(

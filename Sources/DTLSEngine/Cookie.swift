@@ -52,8 +52,8 @@ public final class CookieAuthority {
 
     /// Writes the datagram that asks the client to come back with a cookie.
     /// - Parameter minute: the number of the current minute, by a clock that all processes with this secret share.
-    /// - Returns: the datagram's length, never more than that of the hello's datagram; or 0 where nothing is to be sent,
-    ///   because `buffer` has fewer than ``helloVerifyRequestSize`` bytes or OpenSSL failed.
+    /// - Returns: the datagram's length, never more than that of the hello's datagram; or 0 where nothing is to be
+    ///   sent, because `buffer` has fewer than ``helloVerifyRequestSize`` bytes or OpenSSL failed.
     public func writeHelloVerifyRequest(
         answering hello: ClientHello, peer: UnsafeRawBufferPointer, local: UnsafeRawBufferPointer, minute: UInt64,
         into buffer: UnsafeMutableRawBufferPointer
@@ -177,8 +177,8 @@ private struct KeyedHash: ~Copyable {
     private static func useSHA256(_ context: OpaquePointer) -> Bool {
         var digest = Array("SHA256".utf8CString)
         return digest.withUnsafeMutableBufferPointer { name in
-            // The parameter points to its key, so the key's C string must outlive it: OSSL_MAC_PARAM_DIGEST, a macro with
-            // a string, is a Swift String here, whose pointer would be good for the call of construct alone.
+            // The parameter points to its key, so the key's C string must outlive it: OSSL_MAC_PARAM_DIGEST, a macro
+            // with a string, is a Swift String here, whose pointer would be good for the call of construct alone.
             OSSL_MAC_PARAM_DIGEST.withCString { key in
                 let parameters = [
                     OSSL_PARAM_construct_utf8_string(key, name.baseAddress, 0), OSSL_PARAM_construct_end(),

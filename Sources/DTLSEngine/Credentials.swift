@@ -114,8 +114,9 @@ extension Context {
     }
 
     /// Trusts the certificates of a PEM text, each by itself: a CA below another one without that one, and a peer's own
-    /// certificate without its issuer's (X509_V_FLAG_PARTIAL_CHAIN). On a server their names go into the CertificateRequest
-    /// too, each once and if they are not too many. Without names, clients show what they have (RFC 5246, section 7.4.4).
+    /// certificate without its issuer's (X509_V_FLAG_PARTIAL_CHAIN). On a server their names go into the
+    /// CertificateRequest too, each once and if they are not too many. Without names, clients show what they have (RFC
+    /// 5246, section 7.4.4).
     func trust(authorities text: String, announce: Bool) throws(CredentialsError) {
         guard let source = PEMSource(text) else { throw .authorities("too large") }
         let list: [OpaquePointer]

@@ -197,7 +197,8 @@ public final class Engine {
         case SSL_ERROR_WANT_READ:
             if bio.outbox.mark != mark {
                 renumber(since: mark)
-                // The peer has sent its last flight again, and OpenSSL this side's: that was lost, perhaps for its size.
+                // The peer has sent its last flight again, and OpenSSL this side's: that was lost, perhaps for its
+                // size.
                 if !wasRenegotiating, !isRenegotiating { shrink() }
             }
             return endOfDatagram()

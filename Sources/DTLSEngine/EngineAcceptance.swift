@@ -2,7 +2,8 @@ import COpenSSL
 
 /// How OpenSSL is put past a cookie exchange that somebody else has done.
 extension Engine {
-    /// How often a client can be asked for a cookie before its hello is taken: what each costs is a hello more to parse.
+    /// How often a client can be asked for a cookie before its hello is taken: what each costs is a hello more to
+    /// parse.
     static let maximumHelloSequence: UInt16 = 16
 
     /// Gives OpenSSL a ClientHello whose cookie is good.

@@ -11,7 +11,8 @@ enum Hexadecimal {
         return String(decoding: text, as: UTF8.self)
     }
 
-    /// The 32 bytes of a SHA-256 fingerprint: 64 digits of any case, with a colon between each two bytes or none at all.
+    /// The 32 bytes of a SHA-256 fingerprint: 64 digits of any case, with a colon between each two bytes or none at
+    /// all.
     static func fingerprint(_ text: [UInt8]) -> [UInt8]? {
         let colon = UInt8(ascii: ":")
         var digits = text

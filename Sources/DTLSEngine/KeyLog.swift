@@ -1,7 +1,7 @@
 import COpenSSL
 
-/// Where the secrets of connections are written, a line each, so that captured traffic can be decrypted: the NSS key log
-/// format, which Wireshark reads (SSLKEYLOGFILE). For debugging, and never otherwise.
+/// Where the secrets of connections are written, a line each, so that captured traffic can be decrypted: the NSS key
+/// log format, which Wireshark reads (SSLKEYLOGFILE). For debugging, and never otherwise.
 public final class KeyLog {
     private let write: (UnsafeRawBufferPointer) -> Void
 

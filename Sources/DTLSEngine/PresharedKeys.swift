@@ -42,8 +42,8 @@ final class PresharedKeyTable {
 
     func key(of identity: [UInt8]) -> [UInt8]? { keys[identity] }
 
-    /// What a session stands for that was made with the identity's key: SHA-256 of both (an identity has no NUL, so they
-    /// cannot be mistaken for others), and the identity.
+    /// What a session stands for that was made with the identity's key: SHA-256 of both (an identity has no NUL, so
+    /// they cannot be mistaken for others), and the identity.
     /// - Returns: `nil` where the identity is unknown.
     func mark(of identity: [UInt8]) -> [UInt8]? {
         guard let key = keys[identity] else { return nil }
@@ -146,14 +146,14 @@ private enum PresharedKeyCallbacks {
 }
 
 extension Engine {
-    /// The identity that a client has named with a pre-shared key, proven or not, as text: what is not UTF-8 is replaced.
-    /// `nil` where no suite with pre-shared keys was chosen.
+    /// The identity that a client has named with a pre-shared key, proven or not, as text: what is not UTF-8 is
+    /// replaced. `nil` where no suite with pre-shared keys was chosen.
     public var claimedPresharedKeyIdentity: String? {
         withSSL { SSL_get_psk_identity($0).map { String(decoding: PresharedKeyCallbacks.bytes($0), as: UTF8.self) } }
     }
 
-    /// The same identity as the client's own bytes: for those who tell clients apart by it, as different bytes can be one
-    /// text.
+    /// The same identity as the client's own bytes: for those who tell clients apart by it, as different bytes can be
+    /// one text.
     public var claimedPresharedKeyIdentityBytes: [UInt8]? {
         withSSL { SSL_get_psk_identity($0).map(PresharedKeyCallbacks.bytes) }
     }

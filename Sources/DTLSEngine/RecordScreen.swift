@@ -26,8 +26,8 @@ struct RecordScreen {
     /// What protection adds at most (SSL3_RT_MAX_ENCRYPTED_OVERHEAD).
     private static let overhead = 320
     private static let maximumRecordSize = ClientHello.maximumRecordLength + overhead
-    /// OpenSSL keeps what comes before there are keys: 100 records before 3.0.22, of 17 KiB each however short they are.
-    /// A peer sends one in each flight, and what it says right after its last.
+    /// OpenSSL keeps what comes before there are keys: 100 records before 3.0.22, of 17 KiB each however short they
+    /// are. A peer sends one in each flight, and what it says right after its last.
     private static let earlyLimit = 16
     private static let headerSize = ClientHello.recordHeaderSize
     private static let changeCipherSpec: UInt8 = 20
@@ -102,8 +102,8 @@ struct RecordScreen {
             if !hasKeys { early += 1 }
             return true
         }
-        // In plain text OpenSSL ends the handshake for all that is out of place ("unexpected record", "bad change cipher
-        // spec"). Alerts are looked at elsewhere (PlaintextAlert).
+        // In plain text OpenSSL ends the handshake for all that is out of place ("unexpected record", "bad change
+        // cipher spec"). Alerts are looked at elsewhere (PlaintextAlert).
         switch datagram[record] {
         case Self.changeCipherSpec:
             return size == 1 && datagram.count > record + Self.headerSize && datagram[record + Self.headerSize] == 1

@@ -21,8 +21,8 @@ public final class ServerContext: Context {
     var refusal: String?
 
     /// - Parameters:
-    ///   - tickets: what tickets are sealed with, the same in every process that shall resume the others' sessions; `nil`:
-    ///     a key of this context's own.
+    ///   - tickets: what tickets are sealed with, the same in every process that shall resume the others' sessions;
+    ///     `nil`: a key of this context's own.
     ///   - sessionContext: what tells this service's sessions from another's with the same keys.
     public convenience init(
         _ settings: ServerSettings, tickets: TicketKeyRing?, sessionContext: String = "dtls"
@@ -33,7 +33,8 @@ public final class ServerContext: Context {
     /// Bytes of a client's certificate and the chain above it, in DER.
     private static let maximumClientChain = 32 * 1_024
 
-    /// - Parameter service: one with the same trust, whose CAs and revocation lists it shares: they can be many megabytes.
+    /// - Parameter service: one with the same trust, whose CAs and revocation lists it shares: they can be many
+    ///   megabytes.
     init(
         _ settings: ServerSettings, tickets: TicketKeyRing?, sessionContext: String, trustOf service: ServerContext?
     ) throws(CredentialsError) {
@@ -44,8 +45,8 @@ public final class ServerContext: Context {
             maximumVersion: settings.maximumVersion, allowsRenegotiation: settings.allowsRenegotiation)
         for key in settings.certifiedKeys { try use(key) }
         try verify(settings.clients, trustOf: service)
-        // In DTLS it bounds each message, and a client can have ten of them half sent (dtls1_max_handshake_message_len).
-        // Never less than a record; OpenSSL's own is 100 KiB.
+        // In DTLS it bounds each message, and a client can have ten of them half sent
+        // (dtls1_max_handshake_message_len). Never less than a record; OpenSSL's own is 100 KiB.
         _ = co_ssl_ctx_set_max_cert_list(pointer, settings.clients.mode == .none ? 0 : Self.maximumClientChain)
         if let keys = settings.presharedKeys { try use(keys) }
         try checkSuites(settings)

@@ -13,8 +13,8 @@ public struct NamedIdentity: Sendable, Equatable {
     }
 }
 
-/// Which certificate a client gets: by the name that it asks for (SNI, RFC 6066, section 3), else by the address that it
-/// has come to, else the server's own.
+/// Which certificate a client gets: by the name that it asks for (SNI, RFC 6066, section 3), else by the address that
+/// it has come to, else the server's own.
 ///
 /// The choice is made before OpenSSL looks for a session to resume, in the ClientHello callback and not in the one for
 /// the server name: sessions of one identity are then none of another's, so a client that has shown no certificate to
@@ -28,8 +28,9 @@ extension ServerContext {
         let name = name.lowercased()
         if identities.updateValue(identity, forKey: name) == nil { names.append(name) }
         if let address = Self.addressBytes(of: name) { addresses[address] = identity }
-        // The choice is the service's: it is not made again when a client of this name renegotiates. Nor may the callback
-        // be called then, since the identity can be gone: its connections outlive it when another takes its place.
+        // The choice is the service's: it is not made again when a client of this name renegotiates. Nor may the
+        // callback be called then, since the identity can be gone: its connections outlive it when another takes its
+        // place.
         SSL_CTX_set_client_hello_cb(identity.pointer, nil, nil)
     }
 
@@ -78,7 +79,8 @@ extension ServerContext {
         return names.lazy.compactMap { self.identities[$0] }.first { $0.certifies(address) }
     }
 
-    /// An IPv6 socket has ::ffff:a.b.c.d for its IPv4 clients; certificates have the four bytes (RFC 5280, section 4.2.1.6).
+    /// An IPv6 socket has ::ffff:a.b.c.d for its IPv4 clients; certificates have the four bytes (RFC 5280, section
+    /// 4.2.1.6).
     private static func unmapped(_ address: UnsafeRawBufferPointer) -> UnsafeRawBufferPointer {
         guard address.count == 16, address.prefix(10).allSatisfy({ $0 == 0 }), address[10] == 0xff, address[11] == 0xff
         else { return address }

@@ -100,8 +100,8 @@ public struct SessionSettings: Sendable, Equatable {
 
     /// Whether tickets are given and taken.
     public var resumption: Bool
-    /// Seconds from the full handshake on in which a session can be resumed; one of ``lifetimes``: a week at most, as in
-    /// RFC 8446, section 4.6.1. 7,200 is OpenSSL's own.
+    /// Seconds from the full handshake on in which a session can be resumed; one of ``lifetimes``: a week at most, as
+    /// in RFC 8446, section 4.6.1. 7,200 is OpenSSL's own.
     public var lifetime: Int
 
     public init(resumption: Bool = true, lifetime: Int = 7_200) {

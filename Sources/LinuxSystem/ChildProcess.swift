@@ -1,8 +1,8 @@
 import CLinux
 import Glibc
 
-/// The program itself in another role: started with fork and exec at once, so that it has an address-space layout of its
-/// own and no Swift runtime is carried across a fork.
+/// The program itself in another role: started with fork and exec at once, so that it has an address-space layout of
+/// its own and no Swift runtime is carried across a fork.
 public enum ChildProcess {
     /// The descriptor on which a child finds its channel.
     public static let channelDescriptor: Int32 = 3

@@ -54,8 +54,8 @@ public final class DatagramSender {
 
     /// Sends the datagrams that lie one after the other in `bytes`, with these sizes, without waiting.
     ///
-    /// A datagram that the kernel refuses (EMSGSIZE) is left out, the rest goes on; when the socket's buffer is full the
-    /// rest is left out.
+    /// A datagram that the kernel refuses (EMSGSIZE) is left out, the rest goes on; when the socket's buffer is full
+    /// the rest is left out.
     /// - Parameters:
     ///   - segmenting: whether the socket is UDP, so that UDP_SEGMENT may be used.
     ///   - retrying: whether to go on after an ICMP error for an earlier datagram. Otherwise that ends the batch before

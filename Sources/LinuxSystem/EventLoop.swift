@@ -111,7 +111,8 @@ public final class EventLoop {
         while !isStopped { try poll(timeout: nil) }
     }
 
-    /// One turn: waits for the first event, timer or `timeout` (milliseconds; `nil`: for ever), and handles what there is.
+    /// One turn: waits for the first event, timer or `timeout` (milliseconds; `nil`: for ever), and handles what there
+    /// is.
     public func poll(timeout: Int?) throws(SystemError) {
         let wait = waitMilliseconds(timeout)
         var count = Int(epoll_wait(epoll.rawValue, events, Int32(truncatingIfNeeded: Self.eventCapacity), wait))

@@ -3,9 +3,9 @@ import Glibc
 
 /// Tells when files are changed or replaced (inotify), whether they are there already or not.
 ///
-/// It watches folders, since a file is mostly replaced by renaming a new one over it; and where there are symbolic links
-/// on the way to a file, the folders that these are in. Where a folder is missing, it watches for its coming: then, as
-/// with every change, the files have to be added again.
+/// It watches folders, since a file is mostly replaced by renaming a new one over it; and where there are symbolic
+/// links on the way to a file, the folders that these are in. Where a folder is missing, it watches for its coming:
+/// then, as with every change, the files have to be added again.
 public final class FileWatcher {
     /// Readable when something has changed. Another process may go on with it: the watches are the open file's.
     public private(set) var descriptor: FileDescriptor

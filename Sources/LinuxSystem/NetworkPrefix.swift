@@ -1,5 +1,5 @@
-/// A network as `ADDRESS/LENGTH` (CIDR): the addresses that begin with the same bits. An IPv4 address inside an IPv6 one
-/// counts as the IPv4 address.
+/// A network as `ADDRESS/LENGTH` (CIDR): the addresses that begin with the same bits. An IPv4 address inside an IPv6
+/// one counts as the IPv4 address.
 public struct NetworkPrefix: Hashable, Sendable {
     public let family: SocketAddress.Family
     /// The first address, as ``SocketAddress/number`` has it: the bits after `length` are 0.
@@ -38,7 +38,8 @@ public struct NetworkPrefix: Hashable, Sendable {
 
     public static func maximumLength(_ family: SocketAddress.Family) -> UInt8 { family == .ipv4 ? 32 : 128 }
 
-    /// The bits of an address that a network of this length leaves free. A shift by the whole width gives 0 (smart shift).
+    /// The bits of an address that a network of this length leaves free. A shift by the whole width gives 0 (smart
+    /// shift).
     private static func hostBits(_ family: SocketAddress.Family, _ length: UInt8) -> UInt128 {
         (family == .ipv4 ? UInt128(UInt32.max) : UInt128.max) >> Int(length)
     }

@@ -2,12 +2,12 @@ import CLinux
 import Glibc
 
 /// Tells the sender of a UDP datagram that it was too large, by the ICMP message of a router on its way (RFC 792,
-/// "fragmentation needed"; RFC 4443, section 3.2, "packet too big"): the next call on the sender's connected socket then
-/// fails with EMSGSIZE (udp(7)).
+/// "fragmentation needed"; RFC 4443, section 3.2, "packet too big"): the next call on the sender's connected socket
+/// then fails with EMSGSIZE (udp(7)).
 ///
 /// The message names 65,535 bytes as the MTU, more than any path has: the sender's kernel passes the error on and takes
-/// nothing else from it (seen with Linux 6.18). With the true size it would send smaller packets, and fragments, to this
-/// machine whatever they are for.
+/// nothing else from it (seen with Linux 6.18). With the true size it would send smaller packets, and fragments, to
+/// this machine whatever they are for.
 public final class PacketTooBig {
     private var socket: FileDescriptor
     private let family: SocketAddress.Family

@@ -135,8 +135,8 @@ public struct SocketAddress: Hashable, Sendable {
         } ?? self
     }
 
-    /// The address as a number, its first byte highest: of 32 bits for IPv4, also for an IPv4 address inside an IPv6 one
-    /// (::ffff:0:0/96), else of 128.
+    /// The address as a number, its first byte highest: of 32 bits for IPv4, also for an IPv4 address inside an IPv6
+    /// one (::ffff:0:0/96), else of 128.
     public var number: (family: Family, bits: UInt128) {
         if family == .ipv4 {
             return (.ipv4, UInt128(UInt32(bigEndian: withUnsafeBytes(of: first) { $0.loadUnaligned(as: UInt32.self) })))

@@ -10,8 +10,8 @@ public struct SocketOptions: Sendable, Equatable {
     public var interface: String?
     /// IPV6_V6ONLY of an IPv6 listener (reference: setIPv6Only).
     public var ipv6Only: Bool
-    /// Whether the kernel may cut datagrams up that are larger than the path's MTU. If it may not, they have the DF bit,
-    /// and what is too large is refused with EMSGSIZE (ip(7), IP_MTU_DISCOVER). `nil`: as the system has it.
+    /// Whether the kernel may cut datagrams up that are larger than the path's MTU. If it may not, they have the DF
+    /// bit, and what is too large is refused with EMSGSIZE (ip(7), IP_MTU_DISCOVER). `nil`: as the system has it.
     public var fragmentation: Bool?
 
     public init(

@@ -259,8 +259,8 @@ extension UDPSocket {
         }
     }
 
-    /// Sends and receives over one interface alone, as ``bindToDevice(_:_:)``. It takes no privilege where the socket has
-    /// none yet (Linux 5.7).
+    /// Sends and receives over one interface alone, as ``bindToDevice(_:_:)``. It takes no privilege where the socket
+    /// has none yet (Linux 5.7).
     public static func bindToInterface(_ index: UInt32, _ socket: borrowing FileDescriptor) throws(SystemError) {
         try set(socket, SOL_SOCKET, SO_BINDTOIFINDEX, Int32(bitPattern: index), "SO_BINDTOIFINDEX")
     }

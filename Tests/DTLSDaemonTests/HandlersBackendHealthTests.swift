@@ -37,8 +37,8 @@ import Testing
         #expect(pauses(health, from: 0, count: 8) == [1, 2, 4, 8, 16, 30, 30, 30])
     }
 
-    /// To connect is the trial of a Unix socket that is gone, or of an address without a route: it fails before anything
-    /// is sent.
+    /// To connect is the trial of a Unix socket that is gone, or of an address without a route: it fails before
+    /// anything is sent.
     @Test func aTrialThatFailsBeforeItBeginsDoublesThePauseToo() {
         let health = Health()
         #expect(health.refused(now: 0))

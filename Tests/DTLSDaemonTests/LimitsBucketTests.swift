@@ -113,8 +113,8 @@ import Testing
         let rate = Rate(perSecond: 1)
         var now = Self.start
         for round in 0..<500 as Range<UInt32> {
-            // Each round brings others; those of the last round have full buckets by then. With a hundred at a time, nine
-            // fall into one of the 512 sets once in millions of runs.
+            // Each round brings others; those of the last round have full buckets by then. With a hundred at a time,
+            // nine fall into one of the 512 sets once in millions of runs.
             let networks = try (0..<100).map { try network(round * 100 + $0) }
             for network in networks { table.take(network, rate, now: now) }
             #expect(networks.allSatisfy { !table.holds($0, rate, now: now) })

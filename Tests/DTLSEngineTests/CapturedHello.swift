@@ -1,4 +1,5 @@
-/// ClientHellos of real clients (OpenSSL 3.0.22, GnuTLS 3.7.9), one UDP datagram each. Tests/Fuzz/corpus has them as files.
+/// ClientHellos of real clients (OpenSSL 3.0.22, GnuTLS 3.7.9), one UDP datagram each. Tests/Fuzz/corpus has them as
+/// files.
 enum CapturedHello: String, CaseIterable, Sendable {
     /// openssl s_client -dtls1_2: the record says DTLS 1.0, the hello 1.2
     case openSSL

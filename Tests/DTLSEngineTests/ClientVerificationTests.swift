@@ -3,7 +3,8 @@ import Testing
 
 @testable import DTLSEngine
 
-/// What a server does with the certificates that clients show: who gets in, what the log says, and which alert goes out.
+/// What a server does with the certificates that clients show: who gets in, what the log says, and which alert goes
+/// out.
 @Suite struct ClientVerificationTests {
     let certificates: TestCertificates
     let root: MadeCertificate

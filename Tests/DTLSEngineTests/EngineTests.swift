@@ -61,7 +61,8 @@ struct HandshakeCase: Sendable, CustomTestStringConvertible {
         #expect(pair.client.engine?.timeout == 1_000_000)
         virtual_clock_advance(400_000)
         #expect(pair.client.engine?.timeout == 600_000)
-        // RFC 6347, section 4.2.4.1: the timer starts at a second and doubles; OpenSSL stops at 60 seconds and 12 tries.
+        // RFC 6347, section 4.2.4.1: the timer starts at a second and doubles; OpenSSL stops at 60 seconds and 12
+        // tries.
         pair.run { $0.wire.sentCount == 2 }
         #expect(pair.elapsed == 1_000_000)
         pair.run { $0.wire.sentCount == 3 }

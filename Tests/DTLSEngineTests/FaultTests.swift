@@ -249,8 +249,8 @@ enum Fault: String, CaseIterable, Sendable {
         #expect(other.engine?.timeout == nil)
     }
 
-    /// A peer that really ends in its handshake says so with such an alert too: it is believed after 3 seconds, with its
-    /// reason.
+    /// A peer that really ends in its handshake says so with such an alert too: it is believed after 3 seconds, with
+    /// its reason.
     @Test func anAlertIsBelievedWhenNothingFollows() throws {
         let pair = try EnginePair(
             client: ClientSettings(certificateAuthorities: certificates.wrongAuthority),

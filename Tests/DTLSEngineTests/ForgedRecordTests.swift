@@ -66,8 +66,8 @@ import Testing
         try exchange(pair, "after all forgeries")
     }
 
-    /// In a record that OpenSSL gives up with its header: for its version, or because it is too long. It goes on with what
-    /// is behind the header.
+    /// In a record that OpenSSL gives up with its header: for its version, or because it is too long. It goes on with
+    /// what is behind the header.
     @Test(arguments: Suite.all)
     func withinAnotherRecord(_ suite: Suite) throws {
         let pair = try makePair(suite)

@@ -200,7 +200,8 @@ import VirtualClock
         }
         let answer = try answer(to: hello)
         try #require(answer.count > 30)
-        // A handshake record of epoch 0 with the number of the hello's, in it a ServerHello that counts as the hello does.
+        // A handshake record of epoch 0 with the number of the hello's, in it a ServerHello that counts as the hello
+        // does.
         #expect(answer[0] == 22)
         #expect(Array(answer[3..<11]) == [0, 0, 0, 0, 0, 0, 0, 20])
         #expect(answer[13] == 2)

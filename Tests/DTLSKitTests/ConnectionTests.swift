@@ -105,8 +105,8 @@ import Testing
 
     @Test func aClientOfNobodyTimesOutAndSaysWhy() async throws {
         try await onThread {
-            // Nothing listens on the discard port of a loopback address of our own. On a busy machine the refusal may come
-            // when the time is over.
+            // Nothing listens on the discard port of a loopback address of our own. On a busy machine the refusal may
+            // come when the time is over.
             var error: DtlsError?
             for timeout in [200, 2_000, 20_000] where error?.errno != ECONNREFUSED {
                 error = #expect(throws: DtlsError.self) {

@@ -10,8 +10,9 @@ import Testing
         let main = try await authority.issue("main", names: "IP:127.0.0.1")
         let other = try await authority.issue("other", names: "DNS:other.example", kind: .rsa)
         var option = DtlsClientOption(rejectUnauthorized: true, ca: authority.certificate)
-        // An address is not asked for, but the certificate is to have it. For the last name s_server has none: it warns,
-        // and OpenSSL 3.0 takes its one warning for too many, in s_client too. Later versions go on to the certificate.
+        // An address is not asked for, but the certificate is to have it. For the last name s_server has none: it
+        // warns, and OpenSSL 3.0 takes its one warning for too many, in s_client too. Later versions go on to the
+        // certificate.
         for name in ["127.0.0.1", "other.example", "third.example"] {
             let port = try ForeignPeer.freePort()
             let server = try await ForeignPeer.openSSL.serve(

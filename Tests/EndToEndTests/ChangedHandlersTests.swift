@@ -2,8 +2,8 @@ import LinuxSystem
 import Testing
 
 extension EndToEnd {
-    /// SIGHUP with changed settings of handlers, of sockets and of the log: new connections go by them, and what is there
-    /// stays as it was.
+    /// SIGHUP with changed settings of handlers, of sockets and of the log: new connections go by them, and what is
+    /// there stays as it was.
     @Suite struct ChangedHandlersTests {
         let folder: TestFolder
         let identity: Identity

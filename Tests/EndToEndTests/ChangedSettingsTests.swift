@@ -185,7 +185,8 @@ extension EndToEndCrowds {
             try await daemon.stop()
         }
 
-        /// How long a client may take, and be silent, how long its ticket is good, and how large a handshake's packets are.
+        /// How long a client may take, and be silent, how long its ticket is good, and how large a handshake's packets
+        /// are.
         @Test func timesAndSizes() async throws {
             let place = try Endpoint.freeOnOwnLoopback()
             func configuration(_ more: String, lifetime: Int) -> String {

@@ -42,7 +42,8 @@ extension EndToEndBeside {
             }
         }
 
-        /// Whether s_server has got a warning (1) of close_notify (0), the bytes of which follow the line of an alert (21).
+        /// Whether s_server has got a warning (1) of close_notify (0), the bytes of which follow the line of an alert
+        /// (21).
         private static func hasCloseNotify(_ messages: String) -> Bool {
             let lines = messages.split(separator: "\n")
             return zip(lines, lines.dropFirst()).contains { head, bytes in
@@ -127,7 +128,8 @@ extension EndToEndBeside {
             try await backend.stop()
         }
 
-        /// Everybody sends at once, before any of the sockets is there: all of it arrives, from each over one connection.
+        /// Everybody sends at once, before any of the sockets is there: all of it arrives, from each over one
+        /// connection.
         @Test func manyNewSendersAtOnceLoseNothing() async throws {
             let server = try await serverDaemon()
             let daemon = try await Daemon.start(client(workers: 2), in: folder)

@@ -23,8 +23,8 @@ extension EndToEndCrowds {
             case everythingComesTwice
             /// With each datagram comes all that its side has sent before.
             case everythingIsReplayed
-            /// Before each of the client's datagrams come alerts in its name: fatal, and close_notify, in plain text and
-            /// in what looks like epoch 1. (OpenSSL and GnuTLS themselves believe the former.)
+            /// Before each of the client's datagrams come alerts in its name: fatal, and close_notify, in plain text
+            /// and in what looks like epoch 1. (OpenSSL and GnuTLS themselves believe the former.)
             case forgedAlerts
             /// The client's first hello is answered with a cookie that the daemon does not know.
             case cookieOfAnother

@@ -95,7 +95,8 @@ extension EndToEndCrowds {
             try await daemon.stop()
         }
 
-        /// A client that lost its state comes back on its old port (RFC 6347, 4.2.8), where its old connection still is.
+        /// A client that lost its state comes back on its old port (RFC 6347, 4.2.8), where its old connection still
+        /// is.
         @Test(arguments: ["127.0.0.1", "::1"])
         func aClientThatComesBackOnItsOldPortIsServed(_ host: String) async throws {
             let identity = try await certificates.selfSigned("server")

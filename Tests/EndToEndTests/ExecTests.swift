@@ -119,8 +119,8 @@ extension EndToEndBeside {
             try await daemon.stop()
         }
 
-        /// What was said before the goodbye is read before the end of the input. SIGTERM, two seconds later, is ignored: a
-        /// slow machine may need longer.
+        /// What was said before the goodbye is read before the end of the input. SIGTERM, two seconds later, is
+        /// ignored: a slow machine may need longer.
         @Test func lastWordsReachTheProgram() async throws {
             let daemon = try await shell(
                 "trap '' TERM; echo ready; cat > \(folder.file("read")); echo end >> \(folder.file("read"))")

@@ -133,8 +133,8 @@ extension EndToEnd {
             try await backend.stop()
         }
 
-        /// With messages waiting for a full backend, any error must end the waiting, not only a refusal: a socket with an
-        /// error always looks as if it had room.
+        /// With messages waiting for a full backend, any error must end the waiting, not only a refusal: a socket with
+        /// an error always looks as if it had room.
         @Test func aBackendThatFailsWhileMessagesWaitIsReported() async throws {
             let path = folder.file("backend.socket")
             let address = try Endpoint.freeOnOwnLoopback()

@@ -2,7 +2,8 @@ import Testing
 
 extension EndToEnd {
     @Suite struct KeyLogPlaceTests {
-        /// Root may write to every folder, as far as the loader can ask; that /sys takes no files shows when one is made.
+        /// Root may write to every folder, as far as the loader can ask; that /sys takes no files shows when one is
+        /// made.
         @Test func aFileThatCannotBeMadeIsNamedWithTheLineOfItsKey() async throws {
             let folder = try TestFolder()
             let identity = try await CertificateMaker(folder: folder).selfSigned("server")

@@ -14,8 +14,8 @@ extension EndToEndCrowds {
             address = try Endpoint.freeOnOwnLoopback()
         }
 
-        /// With 72 descriptors, some of which it needs itself, one worker cannot serve 70 clients. The newcomers wait, the others notice nothing, and
-        /// when those leave everyone is served.
+        /// With 72 descriptors, some of which it needs itself, one worker cannot serve 70 clients. The newcomers wait,
+        /// the others notice nothing, and when those leave everyone is served.
         @Test func withoutDescriptorsNewcomersWait() async throws {
             let limit = 72
             let daemon = try await Daemon.start(
@@ -102,8 +102,8 @@ extension EndToEndCrowds {
         func rubbishInAConnectionsPathChangesNothing(_ kind: Rubbish) async throws {
             let daemon = try await Daemon.start(Service(listen: [address], identity: identity).text, in: folder)
             let relay = try Relay(to: address) { _, _ in true }
-            // Without -nbio, s_client waits in SSL_read for ever after a datagram that OpenSSL drops, and a forged hello
-            // brings it a HelloVerifyRequest.
+            // Without -nbio, s_client waits in SSL_read for ever after a datagram that OpenSSL drops, and a forged
+            // hello brings it a HelloVerifyRequest.
             let client = try SecureClient(to: relay.address, trust: identity.certificate, in: folder, ["-nbio"])
             try await client.exchange("before")
             // The client's last record, and its first, a ClientHello.

@@ -3,7 +3,8 @@ import Testing
 
 extension EndToEndCrowds {
     @Suite struct LogTests {
-        /// What a worker's log holds back, since there is too much of it, is told as a number at the latest when it ends.
+        /// What a worker's log holds back, since there is too much of it, is told as a number at the latest when it
+        /// ends.
         @Test func whatIsHeldBackIsToldAtTheEnd() async throws {
             let folder = try TestFolder()
             let identity = try await CertificateMaker(folder: folder).selfSigned("server")

@@ -6,8 +6,8 @@ import Testing
 extension EndToEndCrowds {
     /// A client that has lost its state comes back on its old port (RFC 6347, section 4.2.8).
     @Suite struct RestartTests {
-        /// Stops a process with the first ServerHello that the relay brings to a client after `arm()`. What the client says
-        /// then comes in one batch.
+        /// Stops a process with the first ServerHello that the relay brings to a client after `arm()`. What the client
+        /// says then comes in one batch.
         private final class Stopper: Sendable {
             private let armed = Mutex<pid_t?>(nil)
 
@@ -134,8 +134,9 @@ extension EndToEndCrowds {
 
         private static let mark: UInt8 = 0xee
 
-        /// The answer to the first hello asks for the cookie, and the answer to the second begins the handshake: two round
-        /// trips, while forged datagrams come in between. Until then the lost connection is there, and then it is gone.
+        /// The answer to the first hello asks for the cookie, and the answer to the second begins the handshake: two
+        /// round trips, while forged datagrams come in between. Until then the lost connection is there, and then it is
+        /// gone.
         @Test func aRestartedClientIsAnsweredAtOnceThroughAllForgeries() async throws {
             let folder = try TestFolder()
             let identity = try await CertificateMaker(folder: folder).selfSigned("server")

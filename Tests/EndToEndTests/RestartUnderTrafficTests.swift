@@ -4,8 +4,8 @@ import Synchronization
 import Testing
 
 extension EndToEndBeside {
-    /// A client begins anew (RFC 6347, section 4.2.8) while its lost connection's backend talks on. GnuTLS waits for 50 ms
-    /// after each datagram that it cannot read.
+    /// A client begins anew (RFC 6347, section 4.2.8) while its lost connection's backend talks on. GnuTLS waits for 50
+    /// ms after each datagram that it cannot read.
     @Suite struct RestartUnderTrafficTests {
         /// Says ten things to whoever has spoken to it, every 20 milliseconds.
         private final class Talker: Sendable {
@@ -79,7 +79,8 @@ extension EndToEndBeside {
                 return Array(seen[...end])
             }
             _ = try await handshake()
-            // The silence is for a second at most: where a busy machine takes as long, the client begins anew once more.
+            // The silence is for a second at most: where a busy machine takes as long, the client begins anew once
+            // more.
             var quick: [Seen]?
             var rounds = 1
             while quick == nil, rounds <= 10 {

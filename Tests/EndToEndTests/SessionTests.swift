@@ -136,8 +136,8 @@ extension EndToEndHandshakes {
                 visits += 1
             } while try await keyName(in: "later") == name && ContinuousClock.now < deadline
             #expect(try await keyName(in: "later") != name)
-            // Both workers have the new key and the old one, and so have those that replace them: while one client stays,
-            // the next one is the other worker's.
+            // Both workers have the new key and the old one, and so have those that replace them: while one client
+            // stays, the next one is the other worker's.
             let staying = try SecureClient(
                 to: address, trust: identity.certificate, in: folder, ["-sess_in", folder.file("session")])
             try await staying.exchange("hello")

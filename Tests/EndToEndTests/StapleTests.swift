@@ -115,7 +115,8 @@ extension EndToEndHandshakes {
             try await daemon.stop()
         }
 
-        /// Workers take responses up while SIGHUP has its own configuration read: they are not what the reload waits for.
+        /// Workers take responses up while SIGHUP has its own configuration read: they are not what the reload waits
+        /// for.
         @Test func aReloadInBetweenWaitsForItsOwnConfiguration() async throws {
             let file = try await certificates.response("served.ocsp", about: ecdsa, .revoked)
             let daemon = try await Daemon.start("workers = 1\n" + service("\"\(file)\""), in: folder)

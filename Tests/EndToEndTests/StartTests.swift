@@ -20,7 +20,8 @@ extension EndToEndBeside {
             return (try await program.ended(), program.errors)
         }
 
-        /// A name server that does not answer during boot is no reason to give up for good (RestartPreventExitStatus=78).
+        /// A name server that does not answer during boot is no reason to give up for good
+        /// (RestartPreventExitStatus=78).
         @Test(.enabled(if: PrivateNetwork.isAllowed, "a network of its own takes root"), arguments: [false, true])
         func aNameServerThatIsAwayIsNoFaultOfTheConfiguration(_ isFaultyToo: Bool) async throws {
             let address = try Endpoint.freeOnOwnLoopback()

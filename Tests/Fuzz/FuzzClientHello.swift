@@ -24,7 +24,8 @@ private final class Fuzzed {
 
 private nonisolated(unsafe) let fuzzed = Fuzzed()
 
-/// A datagram of any bytes is put together and parsed; a hello is answered; and the same hello with the answer's cookie is accepted.
+/// A datagram of any bytes is put together and parsed; a hello is answered; and the same hello with the answer's cookie
+/// is accepted.
 @_cdecl("LLVMFuzzerTestOneInput")
 func fuzzClientHello(_ bytes: UnsafePointer<UInt8>?, _ count: Int) -> Int32 {
     let original = UnsafeRawBufferPointer(start: bytes, count: count)

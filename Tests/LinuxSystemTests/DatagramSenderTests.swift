@@ -105,8 +105,8 @@ import Testing
         }
     }
 
-    /// A router's "fragmentation needed" is reported once in place of sending, whatever is to be sent then (udp(7)): that
-    /// loses nothing. From then on the path is known to be narrower.
+    /// A router's "fragmentation needed" is reported once in place of sending, whatever is to be sent then (udp(7)):
+    /// that loses nothing. From then on the path is known to be narrower.
     @Test(.enabled(if: NetworkNamespace.isAllowed, "it takes a network namespace: root"), arguments: [1, 5])
     func aRoutersReportLosesNothing(count: Int) throws {
         try NetworkNamespace.run(mtu: 1_500) {

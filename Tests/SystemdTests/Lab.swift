@@ -221,8 +221,8 @@ extension Lab {
         }
     }
 
-    /// Waits until the journal has `count` such entries of the daemon, and returns them: it has them a moment after what
-    /// they tell of.
+    /// Waits until the journal has `count` such entries of the daemon, and returns them: it has them a moment after
+    /// what they tell of.
     @discardableResult
     func logged(_ count: Int = 1, where isWanted: ([String: String]) -> Bool) async throws -> [[String: String]] {
         let deadline = ContinuousClock.now + .seconds(60)

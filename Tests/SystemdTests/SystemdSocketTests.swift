@@ -1,7 +1,7 @@
 import Testing
 
-/// What systemd opens and keeps for the daemon: sockets, also below port 1024, and the keys of session tickets; and what
-/// it says of both units.
+/// What systemd opens and keeps for the daemon: sockets, also below port 1024, and the keys of session tickets; and
+/// what it says of both units.
 @Suite(
     .serialized, .enabled(if: Lab.obstacle == nil, "no systemd can be booted for the test: \(Lab.obstacle ?? "")"))
 struct SystemdSocketTests {

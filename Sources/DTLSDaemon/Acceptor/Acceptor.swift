@@ -4,8 +4,8 @@ import Glibc
 import LinuxSystem
 import Logging
 
-/// The main process' role: it owns the configuration, the listeners and the workers' lives, talks to the service manager,
-/// and does the cookie exchange. It never does a handshake, and never waits.
+/// The main process' role: it owns the configuration, the listeners and the workers' lives, talks to the service
+/// manager, and does the cookie exchange. It never does a handshake, and never waits.
 final class Acceptor: EventHandler {
     /// Where it is in its life. Signals and results are taken according to it.
     private enum Phase: Equatable {
@@ -83,8 +83,8 @@ final class Acceptor: EventHandler {
         var environment = ChildProcess.environment()
         // Swift's backtracer prints the memory that registers point to, keys among it.
         environment["SWIFT_BACKTRACE"] = "enable=no"
-        // OpenSSL takes and gives two record buffers of 17 KiB a handshake. With these in malloc's fast bins, and its heap
-        // not trimmed each time, a handshake costs about 3 % less, and an idle connection no more memory.
+        // OpenSSL takes and gives two record buffers of 17 KiB a handshake. With these in malloc's fast bins, and its
+        // heap not trimmed each time, a handshake costs about 3 % less, and an idle connection no more memory.
         if environment["GLIBC_TUNABLES"] == nil {
             environment["GLIBC_TUNABLES"] =
                 "glibc.malloc.tcache_max=32768:glibc.malloc.tcache_count=64:"
@@ -225,8 +225,8 @@ final class Acceptor: EventHandler {
         commit(plan)
     }
 
-    /// A worker cannot use what it was given last, though the loader could, and so can perhaps the other workers: all are
-    /// given again what they had before. Until then it serves its connections, and no newcomers.
+    /// A worker cannot use what it was given last, though the loader could, and so can perhaps the other workers: all
+    /// are given again what they had before. Until then it serves its connections, and no newcomers.
     private func goBack(to former: Former, because reason: String) {
         self.former = nil
         let isReload = isTaking
@@ -370,8 +370,8 @@ extension Acceptor: WorkerPoolDelegate {
     func poolIsReady(_ pool: WorkerPool) {
         former = nil
         if phase == .starting { return openListeners() }
-        // While the configuration is still being read, what the workers are ready with is OCSP responses that were taken
-        // up just before.
+        // While the configuration is still being read, what the workers are ready with is OCSP responses that were
+        // taken up just before.
         guard phase == .reloading, isTaking else { return }
         isTaking = false
         statusLine.failedReload = nil

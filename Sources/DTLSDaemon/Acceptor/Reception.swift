@@ -2,8 +2,8 @@ import DTLSKit
 import LinuxSystem
 import Logging
 
-/// Receives the listeners' newcomers: finds out whether there is a place for each, gives it to a worker, and logs why it
-/// was refused.
+/// Receives the listeners' newcomers: finds out whether there is a place for each, gives it to a worker, and logs why
+/// it was refused.
 final class Reception {
     private let admission = Admission()
     private var refusals: RefusalLog

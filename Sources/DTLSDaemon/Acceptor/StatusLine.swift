@@ -2,8 +2,8 @@ import DTLSKit
 
 /// The line that the service manager shows, and that ends the log.
 struct StatusLine {
-    /// Why the last reload failed; `nil` once one has succeeded. `systemctl reload` cannot be told: all that it waits for
-    /// is the end of the reload.
+    /// Why the last reload failed; `nil` once one has succeeded. `systemctl reload` cannot be told: all that it waits
+    /// for is the end of the reload.
     var failedReload: String?
 
     func text(

@@ -2,8 +2,8 @@ import DTLSEngine
 import Glibc
 import LinuxSystem
 
-/// Says what session tickets are sealed with: the keys of the configuration's files, or keys of the daemon's own, which it
-/// draws from time to time and keeps across restarts where the service manager stores a descriptor for it.
+/// Says what session tickets are sealed with: the keys of the configuration's files, or keys of the daemon's own, which
+/// it draws from time to time and keeps across restarts where the service manager stores a descriptor for it.
 final class TicketKeyKeeper {
     /// FDNAME= of the memory file. No listener can be meant by it: it is no socket.
     static let storedName = "dtlsd-ticket-keys"

@@ -23,7 +23,8 @@ enum MessageToWorker {
     struct Handover {
         /// Unique among all connections of this daemon.
         let id: UInt64
-        /// Which configuration `service` counts in: a worker that could not take that one must not mistake it for another.
+        /// Which configuration `service` counts in: a worker that could not take that one must not mistake it for
+        /// another.
         let generation: UInt32
         /// Which service of that configuration.
         let service: UInt16
@@ -101,7 +102,8 @@ enum MessageFromWorker {
     case ready(generation: UInt32, capacity: UInt32)
     /// The configuration cannot be used here, and the one before is still in force.
     case rejected(generation: UInt32, reason: String)
-    /// What came along with the configuration did not arrive, for want of descriptors. The one before is still in force.
+    /// What came along with the configuration did not arrive, for want of descriptors. The one before is still in
+    /// force.
     case missed(generation: UInt32)
     case report(Report)
     /// A datagram that belongs to a listener.

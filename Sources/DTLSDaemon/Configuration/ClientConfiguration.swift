@@ -2,7 +2,8 @@ import DTLSEngine
 import DTLSKit
 import LinuxSystem
 
-/// One `[client.NAME]` table: plain datagrams in on this machine, one DTLS connection to a server for each local sender.
+/// One `[client.NAME]` table: plain datagrams in on this machine, one DTLS connection to a server for each local
+/// sender.
 struct ClientConfiguration: Sendable, Equatable {
     var name: String
     /// Where the plain datagrams come in; empty when systemd passes the sockets in.

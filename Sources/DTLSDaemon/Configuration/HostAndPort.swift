@@ -31,8 +31,8 @@ struct HostAndPort {
         if host.isEmpty || host.contains(where: { ":[]% ".contains($0) }) { return nil }
     }
 
-    /// The host as certificates name it: an address without its interface, a name without the dot at its end, which only
-    /// the resolver knows.
+    /// The host as certificates name it: an address without its interface, a name without the dot at its end, which
+    /// only the resolver knows.
     var certificateName: String {
         let name = host.prefix { $0 != "%" }
         return String(name.hasSuffix(".") ? name.dropLast() : name)

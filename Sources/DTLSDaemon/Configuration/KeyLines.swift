@@ -2,8 +2,8 @@
 /// exact for a valid text, and total for any other.
 struct KeyLines {
     /// Something that the parser must not be given. toml++ 3.4.0, which is inside TOMLKit 0.6.0, ends the process on
-    /// `a = [}`, `[,` and `a = 1979-05-27T` (failed assertions in parse_value, parse_key and parse_time), and on keys of
-    /// 100,000 parts.
+    /// `a = [}`, `[,` and `a = 1979-05-27T` (failed assertions in parse_value, parse_key and parse_time), and on keys
+    /// of 100,000 parts.
     struct Refusal {
         var line: Int
         var message: String

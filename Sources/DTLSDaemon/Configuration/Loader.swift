@@ -4,8 +4,8 @@ import Glibc
 import LinuxSystem
 import Logging
 
-/// The loader's role: it reads the configuration file and all that it names (certificates, keys, host names), sends what
-/// came of it over descriptor 3, and ends.
+/// The loader's role: it reads the configuration file and all that it names (certificates, keys, host names), sends
+/// what came of it over descriptor 3, and ends.
 ///
 /// A process of its own, so that neither a slow name server nor a defect in a parser can stop the acceptor.
 enum Loader {
@@ -47,7 +47,8 @@ enum Loader {
         do throws(SystemError) { return (try FileWatcher(), nil) } catch { return (nil, error) }
     }
 
-    /// Takes a configuration from the channel, reads its OCSP responses again, and sends it back with what they are now.
+    /// Takes a configuration from the channel, reads its OCSP responses again, and sends it back with what they are
+    /// now.
     static func runForStaples(file: String) throws {
         let channel = FileDescriptor(owning: ChildProcess.channelDescriptor)
         let configuration = try receive(from: channel)

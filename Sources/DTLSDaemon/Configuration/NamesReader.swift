@@ -78,8 +78,8 @@ struct NamesReader {
             }
     }
 
-    /// A client that checks names would go away. One that does not, or that expects this very certificate, is served: so
-    /// this is no error.
+    /// A client that checks names would go away. One that does not, or that expects this very certificate, is served:
+    /// so this is no error.
     private func warnOfOthers(
         _ found: [CertificatesReader<NameKey>.Found], _ host: String, _ inner: TableReader<NameKey>
     ) {

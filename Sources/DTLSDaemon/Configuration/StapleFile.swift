@@ -53,8 +53,8 @@ enum StapleOutcome {
 /// Reads the files of OCSP responses once more, and nothing else of a configuration.
 enum StapleRefresh {
     /// - Parameter now: seconds since 1970.
-    /// - Returns: the configuration with the responses that are good now, and a warning for each file that has none (what
-    ///   it held before stays until it runs out), and for each response that has run out.
+    /// - Returns: the configuration with the responses that are good now, and a warning for each file that has none
+    ///   (what it held before stays until it runs out), and for each response that has run out.
     static func refresh(
         _ configuration: Configuration, file: String, watcher: FileWatcher?, now: Int64
     ) -> Configuration {

@@ -4,9 +4,9 @@ import Glibc
 import LinuxSystem
 import Logging
 
-/// Every connection gets a program of its own, whose standard input and output are one SOCK_SEQPACKET: each of its reads
-/// is a message from the client, and each of its writes one to it. The connection ends with the program, and the program
-/// with the connection.
+/// Every connection gets a program of its own, whose standard input and output are one SOCK_SEQPACKET: each of its
+/// reads is a message from the client, and each of its writes one to it. The connection ends with the program, and the
+/// program with the connection.
 final class ExecHandler: Handler, EventHandler {
     private let configuration: ExecConfiguration
     private let service: ServiceRuntime

@@ -16,8 +16,8 @@ import Logging
 /// - say goodbye: `connection.close()`. `closed` follows, after the call that the handler is in;
 /// - ask who the client is: `connection.peer`, `connection.engine.peerIdentity`, `connection.engine.serverName`.
 ///
-/// Peers choose what a message holds and how many there are: whatever a handler keeps has a bound, and what it logs goes
-/// through ``WorkerLogs/limited(_:_:_:_:)``. What does not fit is dropped, as a datagram would be.
+/// Peers choose what a message holds and how many there are: whatever a handler keeps has a bound, and what it logs
+/// goes through ``WorkerLogs/limited(_:_:_:_:)``. What does not fit is dropped, as a datagram would be.
 protocol Handler: AnyObject {
     /// The handshake is done.
     func opened(_ connection: Connection)
@@ -79,8 +79,8 @@ protocol HandlerCommons: AnyObject {
     func reconfigured()
     /// Whether something goes on that outlives its connection, and that the worker's end should wait for.
     var isBusy: Bool { get }
-    /// The worker ends, and waits while this is busy. What goes on is to end by itself or be given up before `deadline`,
-    /// by the loop's time; `done` is to be called then.
+    /// The worker ends, and waits while this is busy. What goes on is to end by itself or be given up before
+    /// `deadline`, by the loop's time; `done` is to be called then.
     func finish(by deadline: UInt64, _ done: @escaping () -> Void)
 }
 

@@ -52,8 +52,8 @@ final class LogOutputs: HandlerCommons {
     }
 }
 
-/// One place that messages are logged to. It never waits for a reader: what is not taken in time is lost, and the log of
-/// the daemon tells how many were.
+/// One place that messages are logged to. It never waits for a reader: what is not taken in time is lost, and the log
+/// of the daemon tells how many were.
 protocol LogOutput: AnyObject {
     /// The record's bytes are valid during the call.
     func write(_ record: LogRecord, from origin: LogOrigin)

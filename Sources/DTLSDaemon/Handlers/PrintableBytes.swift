@@ -1,5 +1,5 @@
-/// Any bytes as a part of one line that people read: what is not printable UTF-8 is escaped, and so is the backslash, so
-/// that nothing is lost.
+/// Any bytes as a part of one line that people read: what is not printable UTF-8 is escaped, and so is the backslash,
+/// so that nothing is lost.
 enum PrintableBytes {
     static func append(_ bytes: UnsafeRawBufferPointer, to line: inout [UInt8]) {
         if bytes.allSatisfy({ $0 >= 0x20 && $0 < 0x7f && $0 != UInt8(ascii: "\\") }) {

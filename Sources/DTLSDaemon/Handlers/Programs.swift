@@ -135,8 +135,8 @@ final class RunningProgram: TimerTarget, EventHandler {
         loop.timers.arm(self, at: loop.now &+ Self.grace)
     }
 
-    /// Its connection has gone, and its worker is going. Of the time that is left it gets a third to end by itself, and the
-    /// rest after SIGTERM, where that is less than it would have anyway.
+    /// Its connection has gone, and its worker is going. Of the time that is left it gets a third to end by itself, and
+    /// the rest after SIGTERM, where that is less than it would have anyway.
     fileprivate func end(by deadline: UInt64) {
         self.deadline = deadline
         let left = deadline > loop.now ? deadline - loop.now : 0

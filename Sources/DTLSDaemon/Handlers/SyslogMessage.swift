@@ -102,11 +102,11 @@ struct SyslogMessage {
     }
 }
 
-/// RFC 6012, section 5.4: a DTLS record holds one or more frames, `MSG-LEN SP SYSLOG-MSG`. Few senders do so; all others
-/// have one message in a record, without a frame.
+/// RFC 6012, section 5.4: a DTLS record holds one or more frames, `MSG-LEN SP SYSLOG-MSG`. Few senders do so; all
+/// others have one message in a record, without a frame.
 enum SyslogFrames {
-    /// Frames of one datagram that are told apart: each costs an entry of the log, and a record has room for thousands of
-    /// empty ones.
+    /// Frames of one datagram that are told apart: each costs an entry of the log, and a record has room for thousands
+    /// of empty ones.
     static let maximumCount = 64
 
     /// Calls `body` with each message of a datagram, without its frame. Whatever the bytes are, none is left out but

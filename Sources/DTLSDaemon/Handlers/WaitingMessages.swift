@@ -7,8 +7,8 @@ final class WaitingBudget {
     fileprivate(set) var used = 0
 }
 
-/// Messages that a queue had no room for, a connection's to its backend for example, in their order. What is over a bound
-/// is left out, as it would be on the wire.
+/// Messages that a queue had no room for, a connection's to its backend for example, in their order. What is over a
+/// bound is left out, as it would be on the wire.
 struct WaitingMessages: ~Copyable {
     private var messages: [[UInt8]] = []
     private var bytes = 0

@@ -29,8 +29,8 @@ struct TokenBucket: Equatable, Sendable {
     /// Whether one thing more may come.
     func holds(_ rate: Rate, now: UInt64) -> Bool { missing(now) <= rate.capacity - rate.cost() }
 
-    /// Whether anything is left: what comes then may overdraw the bucket, and is made up for before the next. For things
-    /// of many sizes, the largest of which a small bucket would never hold.
+    /// Whether anything is left: what comes then may overdraw the bucket, and is made up for before the next. For
+    /// things of many sizes, the largest of which a small bucket would never hold.
     func holdsAnything(_ rate: Rate, now: UInt64) -> Bool { missing(now) < rate.capacity }
 
     mutating func take(_ count: Int = 1, of rate: Rate, now: UInt64) {

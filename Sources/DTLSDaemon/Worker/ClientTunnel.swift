@@ -130,9 +130,9 @@ final class ClientTunnel: TimerTarget, EventHandler, ConnectionDelegate {
         }
     }
 
-    /// Whether the server may have lost its state without a word, so that nothing that is sent arrives. There is no other
-    /// way to see it: DTLS has no sign of life (OpenSSL knows RFC 6520 no more), and who does not know a connection says
-    /// nothing about its records.
+    /// Whether the server may have lost its state without a word, so that nothing that is sent arrives. There is no
+    /// other way to see it: DTLS has no sign of life (OpenSSL knows RFC 6520 no more), and who does not know a
+    /// connection says nothing about its records.
     private var isForgotten: Bool {
         let timeout = client.configuration.answerTimeout
         let now = resources.loop.now

@@ -3,7 +3,8 @@ import LinuxSystem
 /// What becomes of a tunnel's connection to its server, as a state and what is to be done at each of its changes.
 ///
 /// A connection is made when there is something to send. One that fails, or ends before it was of any use, is followed
-/// by a pause, in which datagrams wait; pauses double from 0.5 s to 30 s, and begin small again after a good connection.
+/// by a pause, in which datagrams wait; pauses double from 0.5 s to 30 s, and begin small again after a good
+/// connection.
 struct TunnelCourse {
     enum State: Equatable {
         /// There is no connection, and nothing to send.

@@ -68,8 +68,8 @@ package final class Connection: TimerTarget, EventHandler {
 
     deinit { datapath.leave(self) }
 
-    /// A server's connection from a connected socket and a ClientHello whose cookie is verified (reference: createByFd).
-    /// Call `start` next.
+    /// A server's connection from a connected socket and a ClientHello whose cookie is verified (reference:
+    /// createByFd). Call `start` next.
     package static func createByFd(
         _ socket: consuming FileDescriptor, local: SocketAddress, peer: SocketAddress, context: ServerContext,
         clientHello: UnsafeRawBufferPointer, limits: Limits, datapath: Datapath, delegate: any ConnectionDelegate

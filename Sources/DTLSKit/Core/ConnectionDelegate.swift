@@ -10,8 +10,8 @@ package protocol ConnectionDelegate: AnyObject {
     /// next.
     func connectionHasRead(_ connection: Connection)
     /// A datagram that the socket yielded but that is not this connection's: another peer's, or, after
-    /// `connectionClosed`, a ClientHello that was left on the socket. It belongs to the listener (rules 1 to 3 of UDP, in
-    /// docs/architecture.md).
+    /// `connectionClosed`, a ClientHello that was left on the socket. It belongs to the listener (rules 1 to 3 of UDP,
+    /// in docs/architecture.md).
     func connection(_ connection: Connection, foreign datagram: UnsafeRawBufferPointer, from peer: SocketAddress)
     /// Whether the peer may begin anew on this connection's socket, and with what; `nil`: it may not.
     func restartMaterial(for connection: Connection) -> RestartMaterial?

@@ -21,8 +21,8 @@ extension Connection {
         return hello.randomValue != random
     }
 
-    /// A hello of another handshake. With a good cookie, the client has given this one up and begins anew, as a newcomer:
-    /// there is no established connection to be kept beside it. Nobody else can bring one.
+    /// A hello of another handshake. With a good cookie, the client has given this one up and begins anew, as a
+    /// newcomer: there is no established connection to be kept beside it. Nobody else can bring one.
     func takeInPlaceOfHandshake(_ datagram: UnsafeRawBufferPointer) {
         datapath.claim(self)
         guard let material = delegate?.restartMaterial(for: self) else {

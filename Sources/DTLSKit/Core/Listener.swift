@@ -104,8 +104,8 @@ package final class Listener: EventHandler {
     /// The socket's number, or -1 once it is closed.
     package var descriptor: Int32 { socket.rawValue }
 
-    /// Changes the socket, and what newcomers' sockets are made with. Throws, and changes nothing, where the kernel does
-    /// not take it.
+    /// Changes the socket, and what newcomers' sockets are made with. Throws, and changes nothing, where the kernel
+    /// does not take it.
     package func apply(_ options: SocketOptions) throws(SystemError) {
         if options.ipv6Only != self.options.ipv6Only, address.family == .ipv6 {
             try replaceSocket(options)

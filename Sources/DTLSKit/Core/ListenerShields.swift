@@ -2,10 +2,10 @@ import LinuxSystem
 
 /// A listener's sockets in front of its connections, which keep a stranger's datagram cheap (rule 9).
 ///
-/// To find the socket for a datagram of no connection, the kernel walks over all sockets of its address. The walk ends at
-/// the first one that has no peer and whose reuseport group has no connection (udp4_lib_lookup2, udp6_lib_lookup2). A
-/// shield is one: a group is of one interface (udp_reuseport_add_sock), and a shield is bound to one, as no connection is.
-/// Measured with 15,000 connections: 5 µs in the place of 344.
+/// To find the socket for a datagram of no connection, the kernel walks over all sockets of its address. The walk ends
+/// at the first one that has no peer and whose reuseport group has no connection (udp4_lib_lookup2, udp6_lib_lookup2).
+/// A shield is one: a group is of one interface (udp_reuseport_add_sock), and a shield is bound to one, as no
+/// connection is. Measured with 15,000 connections: 5 µs in the place of 344.
 ///
 /// A shield takes what the listener would get, and the listener takes what no shield is for. So the worst that happens
 /// where one cannot be opened, or the kernel has changed, is the walk. But it needs a kernel that finds connections
@@ -119,8 +119,8 @@ final class ListenerShields {
         shield.closePredecessor()
         // That has read its last datagrams, and may have closed the listener by it.
         guard listener.isOpen else { return }
-        // A shield that can be found as a member of a group would get its successor into that, and half of the datagrams
-        // with it.
+        // A shield that can be found as a member of a group would get its successor into that, and half of the
+        // datagrams with it.
         shield.share(false)
         guard let successor = try? make(place) else { return shield.share(true) }
         // The kernel may have found the old one for a datagram that it has yet to deliver. So it is read on until the

@@ -69,7 +69,8 @@ package struct Newcomer: ~Copyable {
 }
 
 extension UDPSocket {
-    /// A newcomer's own socket: bound to the address that it has used, beside the listener's socket, and connected to it.
+    /// A newcomer's own socket: bound to the address that it has used, beside the listener's socket, and connected to
+    /// it.
     /// - Parameter isOwnedByAnother: see ``open(on:beside:isOwnedByAnother:options:interface:)``.
     static func newcomer(
         _ key: Newcomer.Key, beside listener: borrowing FileDescriptor, isOwnedByAnother: Bool, options: SocketOptions
@@ -104,8 +105,8 @@ extension UDPSocket {
         return socket
     }
 
-    /// SO_REUSEADDR on both sockets, for the moment of the bind alone: while a socket has it, any local user can bind its
-    /// port too. Connections share the port among themselves by SO_REUSEPORT, being of one user.
+    /// SO_REUSEADDR on both sockets, for the moment of the bind alone: while a socket has it, any local user can bind
+    /// its port too. Connections share the port among themselves by SO_REUSEPORT, being of one user.
     private static func bind(
         _ socket: borrowing FileDescriptor, to local: SocketAddress, besideAnothers listener: borrowing FileDescriptor
     ) throws(SystemError) {

@@ -21,8 +21,8 @@ package protocol PlainListenerDelegate: AnyObject {
 /// loopback interface or a network that is trusted.
 package final class PlainListener: EventHandler, DatagramListener {
     package let address: SocketAddress
-    /// `admitted`, `refused` and `strays` (datagrams that nobody can be answered for, or that no record has room for) count
-    /// here.
+    /// `admitted`, `refused` and `strays` (datagrams that nobody can be answered for, or that no record has room for)
+    /// count here.
     package private(set) var counters = Listener.Counters()
     private var socket: FileDescriptor
     private let loop: EventLoop

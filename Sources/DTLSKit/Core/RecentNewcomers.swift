@@ -17,8 +17,8 @@ struct RecentNewcomers {
     private var oldest = 0
 
     static let capacity = 4_096
-    /// Nanoseconds. What lay in a queue when the client was admitted is read long before; and where its worker has died,
-    /// the hello that the client sends again after 1 and 3 seconds (RFC 6347, 4.2.4.1) must be let in.
+    /// Nanoseconds. What lay in a queue when the client was admitted is read long before; and where its worker has
+    /// died, the hello that the client sends again after 1 and 3 seconds (RFC 6347, 4.2.4.1) must be let in.
     static let lifetime = UInt64.milliseconds(2_000)
 
     /// Whether a client was admitted lately with just this hello.

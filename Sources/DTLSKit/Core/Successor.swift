@@ -3,8 +3,8 @@ import LinuxSystem
 
 /// What a server's connection needs to let its client begin anew.
 package struct RestartMaterial {
-    /// What its new handshake is done with, beside the connection that it lost. `nil`: a good cookie ends that one, which
-    /// RFC 6347, section 4.2.8, allows too, and the client goes on as a newcomer.
+    /// What its new handshake is done with, beside the connection that it lost. `nil`: a good cookie ends that one,
+    /// which RFC 6347, section 4.2.8, allows too, and the client goes on as a newcomer.
     package let context: ServerContext?
     package let cookies: CookieAuthority
 

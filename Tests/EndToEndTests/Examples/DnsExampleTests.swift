@@ -2,8 +2,8 @@ import LinuxSystem
 import Testing
 
 extension EndToEndBeside {
-    /// config/examples/dns.toml and dns-client.toml, with dnsmasq behind the one and drill before the other: there is no
-    /// other DNS over DTLS to try them with.
+    /// config/examples/dns.toml and dns-client.toml, with dnsmasq behind the one and drill before the other: there is
+    /// no other DNS over DTLS to try them with.
     @Suite struct DnsExampleTests {
         let near: TestFolder
         let far: TestFolder

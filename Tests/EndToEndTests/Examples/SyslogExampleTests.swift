@@ -3,8 +3,8 @@ import LinuxSystem
 import Testing
 
 extension EndToEndBeside {
-    /// config/examples/syslog-client.toml and syslog.toml: util-linux' logger before the one, a stand-in for the journal
-    /// behind the other.
+    /// config/examples/syslog-client.toml and syslog.toml: util-linux' logger before the one, a stand-in for the
+    /// journal behind the other.
     @Suite struct SyslogExampleTests {
         let near: TestFolder
         let far: TestFolder

@@ -39,8 +39,8 @@ enum ProcessTable {
     static func openSockets(of pid: pid_t) -> Int { sockets(of: pid).count }
 
     /// The ports that this process' UDP sockets are bound to. One that is missing may be there nevertheless: the kernel
-    /// writes /proc/net/udp bit by bit, and goes on by position after sockets have come and gone. So this is for waiting
-    /// until a port is there, and for no other question.
+    /// writes /proc/net/udp bit by bit, and goes on by position after sockets have come and gone. So this is for
+    /// waiting until a port is there, and for no other question.
     static func localPorts(of pid: pid_t) -> Set<UInt16> {
         let inodes = Set(sockets(of: pid))
         return Set(
@@ -53,8 +53,8 @@ enum ProcessTable {
                 })
     }
 
-    /// All of a file of /proc, empty where there is none. It has no size that could be known, and a read brings a page of
-    /// it at most: FileManager takes the first for the whole file.
+    /// All of a file of /proc, empty where there is none. It has no size that could be known, and a read brings a page
+    /// of it at most: FileManager takes the first for the whole file.
     static func text(of file: String) -> String {
         let descriptor = open(file, O_RDONLY | O_CLOEXEC)
         guard descriptor >= 0 else { return "" }

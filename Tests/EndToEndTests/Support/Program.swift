@@ -58,7 +58,8 @@ final class Program: Sendable {
         let flags = O_WRONLY | O_CREAT | O_APPEND
         posix_spawn_file_actions_addopen(&actions, 1, folder.file(outputName), flags, 0o600)
         posix_spawn_file_actions_addopen(&actions, 2, folder.file(errorsName), flags, 0o600)
-        // Foundation's pipes and sockets are not close-on-exec: who waits for the end of one would wait for this program's.
+        // Foundation's pipes and sockets are not close-on-exec: who waits for the end of one would wait for this
+        // program's.
         cl_spawn_close_from(&actions, 3)
 
         var attributes = posix_spawnattr_t()

@@ -28,8 +28,8 @@ final class Relay: Sendable {
         }
     }
 
-    /// - Parameter replaces: is given each datagram, with its direction and its number in that direction, from 0; what it
-    ///   returns is sent instead, whatever the direction.
+    /// - Parameter replaces: is given each datagram, with its direction and its number in that direction, from 0; what
+    ///   it returns is sent instead, whatever the direction.
     init(to server: SocketAddress, replaces: @escaping @Sendable (Direction, Int, [UInt8]) -> [Passed]) throws {
         guard let anywhere = SocketAddress(host: SocketAddress.ownLoopback, port: 0) else {
             throw NoFreePort(host: SocketAddress.ownLoopback)

@@ -57,8 +57,8 @@ final class SecureClient: Sendable {
     /// Finished make 4, unless it waited for an answer too long and sent one again. Known when the client has ended.
     var handshakeMessagesSent: Int { messages.count { $0.isSent && $0.isHandshake } }
 
-    /// How many handshakes the server has done with it, by the different Finished (20) that it has sent: one that is sent
-    /// again is the same. Known when the client has ended.
+    /// How many handshakes the server has done with it, by the different Finished (20) that it has sent: one that is
+    /// sent again is the same. Known when the client has ended.
     var handshakesDone: Int {
         Set(messages.filter { !$0.isSent && $0.isHandshake && $0.bytes.hasPrefix("14 ") }.map(\.bytes)).count
     }

@@ -7,9 +7,8 @@ import COpenSSL
 struct RecordScreen {
     /// Bytes that the shortest protected record has behind its header.
     ///
-    /// OpenSSL 3.0.19 and its predecessors answer one that is shorter than AEAD's nonce and tag with the alert
-    /// internal_error, and are at their end. (tls1_enc: "pad <= 0"; seen with AES-GCM, AES-CCM and ChaCha20-Poly1305,
-    /// and no more in 3.0.22.)
+    /// OpenSSL answers one that is shorter than AEAD's nonce and tag with the alert internal_error, and is at its end.
+    /// (tls1_enc: "pad <= 0"; seen with 3.0.19, with AES-GCM, AES-CCM and ChaCha20-Poly1305; Debian's 3.0.22 drops it.)
     private var shortest = unknownCipherShortest
     /// Bytes of the longest record behind its header.
     private var longest = maximumRecordSize

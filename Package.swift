@@ -17,7 +17,8 @@ let library: [Target] = [
     .target(name: "CLinux"),
     .target(name: "LinuxSystem", dependencies: ["CLinux"], swiftSettings: strict),
     .target(name: "DTLSEngine", dependencies: ["COpenSSL"], swiftSettings: strict),
-    .target(name: "DTLSKit", dependencies: ["DTLSEngine", "LinuxSystem"], swiftSettings: strict),
+    .target(name: "DTLSTransport", dependencies: ["DTLSEngine", "LinuxSystem"], swiftSettings: strict),
+    .target(name: "DTLSKit", dependencies: ["DTLSTransport", "DTLSEngine", "LinuxSystem"], swiftSettings: strict),
     example("SynchronousServer"),
     example("AsynchronousServer"),
     example("Client"),
@@ -30,11 +31,14 @@ let library: [Target] = [
     .testTarget(
         name: "DTLSKitTests",
         dependencies: [
-            "DTLSKit", "LinuxSystem", "CLinux", "SynchronousServer", "AsynchronousServer", "Client",
+            "DTLSKit", "DTLSTransport", "LinuxSystem", "CLinux", "SynchronousServer", "AsynchronousServer", "Client",
             "MultitaskServer", "SwiftServer", "DTLSKitSoak", "DTLSKitTasks",
         ],
         swiftSettings: strict
     ),
+    .testTarget(
+        name: "DTLSTransportTests",
+        dependencies: ["DTLSTransport", "DTLSEngine", "LinuxSystem", "CLinux"], swiftSettings: strict),
     .testTarget(name: "LinuxSystemTests", dependencies: ["LinuxSystem"], swiftSettings: strict),
     .target(name: "VirtualClock", path: "Tests/VirtualClock"),
     .testTarget(
@@ -47,7 +51,7 @@ let daemon: [Target] = [
     .target(
         name: "DTLSDaemon",
         dependencies: [
-            "DTLSKit", "DTLSEngine", "LinuxSystem", "CSystemd",
+            "DTLSTransport", "DTLSEngine", "LinuxSystem", "CSystemd",
             .product(name: "Logging", package: "swift-log"),
             .product(name: "TOMLKit", package: "TOMLKit"),
         ],

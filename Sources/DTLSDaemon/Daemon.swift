@@ -35,10 +35,10 @@ public enum Daemon {
     /// - Returns: 0, or 78 (EX_CONFIG).
     public static func check(configurationFile: String) -> Int32 {
         do {
-            var result: Loading.Result?
+            var result: LoaderHandle.Result?
             let loop = try EventLoop()
             // In a process of its own, like a reload: a file that kills the parser is a problem to be told, too.
-            let loading = try Loading(
+            let loading = try LoaderHandle(
                 file: configurationFile, purpose: .checking, environment: ChildProcess.environment(), loop: loop
             ) {
                 result = $0
@@ -52,7 +52,7 @@ public enum Daemon {
         }
     }
 
-    private static func tell(_ result: Loading.Result?, of file: String) -> Int32 {
+    private static func tell(_ result: LoaderHandle.Result?, of file: String) -> Int32 {
         guard case .loaded(let configuration, _) = result else {
             for problem in result?.problems ?? [] { report(problem) }
             return ExitStatus.configuration

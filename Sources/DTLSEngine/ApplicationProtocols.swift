@@ -11,7 +11,7 @@ extension ServerContext {
             pointer,
             { ssl, chosen, chosenLength, offered, offeredLength, _ in
                 guard let ssl, let chosen, let chosenLength, let offered,
-                    let protocols = ContextAttachments.of(ssl)?.applicationProtocols
+                    let protocols = ContextExData.of(ssl)?.applicationProtocols
                 else { return SSL_TLSEXT_ERR_NOACK }
                 let offer = UnsafeBufferPointer(start: offered, count: Int(offeredLength))
                 guard let place = ApplicationProtocols.choose(of: protocols, offer) else {
@@ -25,7 +25,7 @@ extension ServerContext {
     }
 }
 
-extension Context {
+extension TLSContext {
     /// Offers protocols, best first, as a client.
     func offer(applicationProtocols: [String]) throws(CredentialsError) {
         guard !applicationProtocols.isEmpty else { return }

@@ -7,7 +7,7 @@ import COpenSSL
 /// RSA keys of 1024 bits have, and shorter ones and MD5 have not. SHA-1 has 63 for OpenSSL 3.0, but the devices that
 /// DTLS 1.0 is spoken for have certificates of its time; to forge one of these takes an authority that signs with SHA-1
 /// to this day.
-extension Context {
+extension TLSContext {
     func judgeCertificates() {
         X509_VERIFY_PARAM_set_auth_level(SSL_CTX_get0_param(pointer), max(1, SSL_CTX_get_security_level(pointer)))
     }

@@ -40,7 +40,7 @@ enum Proof {
     }
 }
 
-extension Context {
+extension TLSContext {
     /// Uses an OpenSSL cipher list, without suites by which anybody could be the peer or anybody could read along: with
     /// "ALL:@SECLEVEL=0" a client would take an anonymous server for the one that it is to verify.
     func use(ciphers: String) throws(CredentialsError) {

@@ -45,7 +45,7 @@ public struct ClientSettings: Sendable, Equatable {
 }
 
 /// A client's trust and identity, ready for handshakes.
-public final class ClientContext: Context {
+public final class ClientContext: TLSContext {
     public init(_ settings: ClientSettings) throws(CredentialsError) {
         try super.init(
             method: DTLS_client_method(),
@@ -70,7 +70,7 @@ public final class ClientContext: Context {
         }
         try offer(applicationProtocols: settings.applicationProtocols)
         SSL_CTX_set_verify(pointer, settings.rejectUnauthorized ? SSL_VERIFY_PEER : SSL_VERIFY_NONE) { good, store in
-            guard good == 0, let store, Context.excusesDigest(store) else { return good }
+            guard good == 0, let store, TLSContext.excusesDigest(store) else { return good }
             X509_STORE_CTX_set_error(store, X509_V_OK)
             return 1
         }

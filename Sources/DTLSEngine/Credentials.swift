@@ -60,7 +60,7 @@ final class PEMSource {
     }
 }
 
-extension Context {
+extension TLSContext {
     /// Loads certificate, chain and key into the context and checks that they belong together.
     @discardableResult
     func use(certificate: String, privateKey: String, passphrase: String?) throws(CredentialsError) -> OwnCertificate {

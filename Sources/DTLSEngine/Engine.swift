@@ -28,7 +28,7 @@ public final class Engine {
     let ssl: OpaquePointer
     let bio: DatagramBIO
     /// Kept alive for the callbacks that OpenSSL has from it.
-    private let context: Context
+    private let context: TLSContext
     /// Kept alive for the SSL's reference to it.
     private var chosenIdentity: ServerContext?
     private var state = State.handshaking
@@ -39,12 +39,12 @@ public final class Engine {
     public private(set) var payloadSize: Int
     private var retransmissions = 0
     private var alert: PlaintextAlert?
-    private var screen = RecordScreen()
+    private var screen = RecordFilter()
     // Of a client that was asked for its cookie more than once, or never counted; see accept(_:).
     var keptHello: [UInt8]?
     var recordOffset: UInt64 = 0
 
-    private init(_ context: Context, over bio: DatagramBIO, payloadSize: Int) throws(OpenSSLError) {
+    private init(_ context: TLSContext, over bio: DatagramBIO, payloadSize: Int) throws(OpenSSLError) {
         OpenSSLError.clear()
         guard let ssl = SSL_new(context.pointer) else { throw OpenSSLError.drain() }
         self.ssl = ssl
@@ -301,7 +301,7 @@ public final class Engine {
     func withSSL<Result>(_ body: (OpaquePointer) -> Result) -> Result { body(ssl) }
 
     /// Why the client's certificate was refused, where that is what the handshake has failed for.
-    public var clientRefusal: ClientRefusal? { ClientVerifier.refusal(of: ssl) }
+    public var clientRefusal: PeerRejection? { PeerVerifier.refusal(of: ssl) }
 
     private var verificationError: String? {
         let result = SSL_get_verify_result(ssl)

@@ -24,13 +24,13 @@ extension ServerContext {
     }
 }
 
-extension Context {
+extension TLSContext {
     /// Writes the secrets of all connections of this context when they have them.
     public func logOwnKeys(to log: KeyLog) {
         attachments.keyLog = log
         SSL_CTX_set_keylog_callback(pointer) { ssl, line in
             guard let ssl, let line else { return }
-            ContextAttachments.of(ssl)?.keyLog?.add(line)
+            ContextExData.of(ssl)?.keyLog?.add(line)
         }
     }
 }

@@ -131,7 +131,7 @@ extension ServerContext {
 
     private static func staple(to ssl: OpaquePointer) -> Int32 {
         // OpenSSL has made the one that it will send the current one.
-        guard let chosen = SSL_get_certificate(ssl), let certificates = ContextAttachments.of(ssl)?.certificates,
+        guard let chosen = SSL_get_certificate(ssl), let certificates = ContextExData.of(ssl)?.certificates,
             let staple = certificates.first(where: { X509_cmp($0.certificate.pointer, chosen) == 0 })?.staple,
             staple.isGood(at: Int64(time(nil))),
             let copy = co_memdup(staple.response, staple.response.count)

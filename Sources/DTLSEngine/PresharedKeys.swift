@@ -72,7 +72,7 @@ extension ServerContext {
         }
         // 0 makes OpenSSL answer with the alert unknown_psk_identity (RFC 4279, section 2).
         SSL_CTX_set_psk_server_callback(pointer) { ssl, identity, buffer, size in
-            guard let ssl, let identity, let buffer, let table = ContextAttachments.of(ssl)?.presharedKeys,
+            guard let ssl, let identity, let buffer, let table = ContextExData.of(ssl)?.presharedKeys,
                 let key = table.key(of: PresharedKeyCallbacks.bytes(identity)), key.count <= Int(size)
             else { return 0 }
             buffer.update(from: key, count: key.count)
@@ -100,7 +100,7 @@ extension ClientContext {
         }
         attachments.ownPresharedKey = settings
         SSL_CTX_set_psk_client_callback(pointer) { ssl, _, identity, identitySize, buffer, size in
-            guard let ssl, let identity, let buffer, let own = ContextAttachments.of(ssl)?.ownPresharedKey,
+            guard let ssl, let identity, let buffer, let own = ContextExData.of(ssl)?.ownPresharedKey,
                 own.identity.count < Int(identitySize), own.key.count <= Int(size)
             else { return 0 }
             for (index, byte) in own.identity.enumerated() { identity[index] = CChar(bitPattern: byte) }
@@ -120,7 +120,7 @@ private enum PresharedKeyCallbacks {
     static func markSession(of ssl: OpaquePointer) -> Int32 {
         guard let identity = SSL_get_psk_identity(ssl), let session = SSL_get_session(ssl) else { return 1 }
         // Of a connection that a key's removal has overtaken: no mark is a good one, so the ticket will resume nothing.
-        let mark = ContextAttachments.of(ssl)?.presharedKeys?.mark(of: bytes(identity)) ?? [0]
+        let mark = ContextExData.of(ssl)?.presharedKeys?.mark(of: bytes(identity)) ?? [0]
         return SSL_SESSION_set1_ticket_appdata(session, mark, mark.count)
     }
 
@@ -141,7 +141,7 @@ private enum PresharedKeyCallbacks {
         var count = 0
         guard SSL_SESSION_get0_ticket_appdata(session, &data, &count) == 1, let data, count > 0 else { return true }
         let mark = Array(UnsafeRawBufferPointer(start: data, count: count))
-        return ContextAttachments.of(ssl)?.presharedKeys?.isGood(mark: mark) ?? false
+        return ContextExData.of(ssl)?.presharedKeys?.isGood(mark: mark) ?? false
     }
 }
 
@@ -161,7 +161,7 @@ extension Engine {
     /// Says so when the peer has named an identity that there is no key for.
     var unknownPresharedKeyIdentity: String? {
         withSSL { ssl in
-            guard let identity = SSL_get_psk_identity(ssl), let table = ContextAttachments.of(ssl)?.presharedKeys
+            guard let identity = SSL_get_psk_identity(ssl), let table = ContextExData.of(ssl)?.presharedKeys
             else { return nil }
             let bytes = PresharedKeyCallbacks.bytes(identity)
             guard table.key(of: bytes) == nil else { return nil }
@@ -174,7 +174,7 @@ extension Engine {
     public var presharedKeyRemark: String {
         withSSL { ssl in
             guard SSL_is_init_finished(ssl) == 0, let identity = SSL_get_psk_identity(ssl),
-                let table = ContextAttachments.of(ssl)?.presharedKeys,
+                let table = ContextExData.of(ssl)?.presharedKeys,
                 table.key(of: PresharedKeyCallbacks.bytes(identity)) != nil
             else { return "" }
             let name = Self.quoted(PresharedKeyCallbacks.bytes(identity))

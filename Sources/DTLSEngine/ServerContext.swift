@@ -3,7 +3,7 @@ import COpenSSL
 /// One server identity and its policy, ready for handshakes: an SSL_CTX made from ``ServerSettings``.
 ///
 /// It serves any number of connections of one thread; to change it, make a new one and use that for new handshakes.
-public final class ServerContext: Context {
+public final class ServerContext: TLSContext {
     /// Bytes of the key that session tickets are sealed with.
     public static let ticketKeyLength = TicketKey.length
 

@@ -3,7 +3,7 @@ public struct ServerSettings: Sendable, Equatable {
     /// What the server proves itself with: one of each kind of key (RSA, ECDSA) at most, the client's offer decides.
     public var certifiedKeys: [CertifiedKey]
     /// What it proves itself with to clients that ask for other names (SNI).
-    public var names: [NamedIdentity] = []
+    public var names: [VirtualHost] = []
     /// Whether a client is turned away that asks for a name which neither `names` nor the service's own certificates
     /// have; else it gets the service's own.
     public var refusesUnknownNames = false
@@ -14,7 +14,7 @@ public struct ServerSettings: Sendable, Equatable {
     /// ignored.
     public var applicationProtocols: [String] = []
     /// Which certificates clients are asked for.
-    public var clients: ClientVerification
+    public var clients: PeerVerification
     /// Keys that clients may prove themselves with instead of a certificate.
     public var presharedKeys: PresharedKeys?
     /// Decides on the cipher suites where `ciphers` does not.
@@ -28,7 +28,7 @@ public struct ServerSettings: Sendable, Equatable {
     public var sessions = SessionSettings()
 
     public init(
-        certifiedKeys: [CertifiedKey], clients: ClientVerification = ClientVerification(), ciphers: String? = nil,
+        certifiedKeys: [CertifiedKey], clients: PeerVerification = PeerVerification(), ciphers: String? = nil,
         minimumVersion: ProtocolVersion = .dtls12, maximumVersion: ProtocolVersion? = nil,
         allowsRenegotiation: Bool = false
     ) {
@@ -50,8 +50,8 @@ public struct ServerSettings: Sendable, Equatable {
             certifiedKeys: [
                 CertifiedKey(certificate: certificate, privateKey: privateKey, passphrase: passphrase)
             ],
-            clients: certificateAuthorities.map { ClientVerification(mode: .required, authorities: $0) }
-                ?? ClientVerification(),
+            clients: certificateAuthorities.map { PeerVerification(mode: .required, authorities: $0) }
+                ?? PeerVerification(),
             ciphers: ciphers, minimumVersion: minimumVersion, maximumVersion: maximumVersion,
             allowsRenegotiation: allowsRenegotiation)
     }

@@ -119,7 +119,7 @@ extension ServerContext {
         attachments.ticketKeys = ring
         SSL_CTX_set_tlsext_ticket_key_evp_cb(pointer) { ssl, name, initializationVector, cipher, mac, isSealing in
             guard let ssl, let name, let initializationVector, let cipher, let mac else { return -1 }
-            guard let ring = ContextAttachments.of(ssl)?.ticketKeys else { return 0 }
+            guard let ring = ContextExData.of(ssl)?.ticketKeys else { return 0 }
             let answer =
                 isSealing == 1
                 ? ring.seal(name: name, initializationVector: initializationVector, cipher, mac)

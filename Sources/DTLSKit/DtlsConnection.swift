@@ -1,4 +1,5 @@
 import DTLSEngine
+import DTLSTransport
 import LinuxSystem
 
 /// A connection with one peer: a client's own, one that a server has accepted, or one made from a descriptor.
@@ -42,7 +43,7 @@ public final class DtlsConnection: DtlsSocket {
 
     // MARK: Making
 
-    init(accepted newcomer: consuming Newcomer, number: UInt64, by server: DtlsServer) {
+    init(accepted newcomer: consuming IncomingConnection, number: UInt64, by server: DtlsServer) {
         local = newcomer.key.local
         peer = newcomer.key.peer
         self.number = number
@@ -328,7 +329,7 @@ public final class DtlsConnection: DtlsSocket {
     }
 
     private func giveBack(_ datagram: UnsafeRawBufferPointer, _ source: SocketAddress) {
-        let key = Newcomer.Key(peer: source, local: local)
+        let key = FlowKey(peer: source, local: local)
         if let server {
             server.putBack(datagram, key)
         } else if let serverName {
@@ -371,9 +372,9 @@ extension DtlsConnection: ConnectionDelegate {
     ) { giveBack(datagram, peer) }
 
     /// As a newcomer, which the program gets from its server: it would take the new peer's messages for the old one's.
-    package func restartMaterial(for connection: Connection) -> RestartMaterial? {
+    package func restartMaterial(for connection: Connection) -> RehandshakeMaterial? {
         guard let identity, server != nil || scheduler.parent != nil else { return nil }
-        return RestartMaterial(context: nil, cookies: identity.cookies)
+        return RehandshakeMaterial(context: nil, cookies: identity.cookies)
     }
 
     package func connectionRestarts(_ connection: Connection) {}

@@ -1,4 +1,5 @@
 import DTLSEngine
+import DTLSTransport
 import Glibc
 import LinuxSystem
 

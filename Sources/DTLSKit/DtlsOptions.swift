@@ -1,4 +1,5 @@
 import DTLSEngine
+import DTLSTransport
 
 /// A handshake's time limit in milliseconds, 2,000 to 120,000 (reference: handshakeTimeout).
 enum HandshakeTimeout {

@@ -1,10 +1,11 @@
 import DTLSEngine
+import DTLSTransport
 import LinuxSystem
 
 /// A server: it waits for clients, proves their addresses with a cookie, and gives each a socket of its own.
 public final class DtlsServer: DtlsSocket {
     let identity: ServerIdentity
-    private var listener: Listener?
+    private var listener: DTLSListener?
     private var options = SocketOptions(ipv6Only: false, fragmentation: false)
     /// Clients that `accept` has not given out yet.
     private var queue: [DtlsConnection] = []
@@ -38,7 +39,7 @@ public final class DtlsServer: DtlsSocket {
         if listener != nil, let name = identity.option.name { scheduler.identities[name] = nil }
     }
 
-    private func makeListener(_ address: DtlsAddress) throws(DtlsError) -> Listener {
+    private func makeListener(_ address: DtlsAddress) throws(DtlsError) -> DTLSListener {
         let wanted = address.socketAddress
         let options = options
         let isInUseHere = address.port != 0 && scheduler.uses(port: address.port)
@@ -47,7 +48,7 @@ public final class DtlsServer: DtlsSocket {
             if wanted.port != 0, !isInUseHere { try UDPSocket.probe(wanted, SocketOptions(ipv6Only: options.ipv6Only)) }
             let socket = try UDPSocket.listen(on: wanted, options: options)
             let actual = try UDPSocket.localAddress(of: socket) ?? wanted
-            let listener = Listener(
+            let listener = DTLSListener(
                 socket: socket, address: actual, options: options, cookies: identity.cookies,
                 buffers: scheduler.listenerBuffers, loop: scheduler.loop, delegate: self)
             try listener.open()
@@ -158,21 +159,21 @@ public final class DtlsServer: DtlsSocket {
     }
 
     /// A datagram that one of this server's connections has found, and that is not its own.
-    func putBack(_ datagram: UnsafeRawBufferPointer, _ key: Newcomer.Key) { listener?.putBack(datagram, key) }
+    func putBack(_ datagram: UnsafeRawBufferPointer, _ key: FlowKey) { listener?.putBack(datagram, key) }
 
     /// A connection of this server has gone to a task: its late datagrams follow it there.
     func handedOver(_ number: UInt64, to task: DtlsTask) { recent.insert(number, .task(task)) }
 }
 
-extension DtlsServer: ListenerDelegate {
-    package func refusal(of key: Newcomer.Key, on listener: Listener) -> Refusal? {
+extension DtlsServer: DTLSListenerDelegate {
+    package func refusal(of key: FlowKey, on listener: DTLSListener) -> Refusal? {
         queue.count + handshaking.count < Self.backlog ? nil : .full
     }
 
     /// The API has no lists of peers.
-    package func listener(_ listener: Listener, denied peer: SocketAddress) {}
+    package func listener(_ listener: DTLSListener, denied peer: SocketAddress) {}
 
-    package func listener(_ listener: Listener, admitted newcomer: consuming Newcomer) -> UInt64? {
+    package func listener(_ listener: DTLSListener, admitted newcomer: consuming IncomingConnection) -> UInt64? {
         let number = scheduler.makeNumber()
         let connection = DtlsConnection(accepted: newcomer, number: number, by: self)
         recent.insert(number, .here(connection))
@@ -186,7 +187,7 @@ extension DtlsServer: ListenerDelegate {
         return number
     }
 
-    package func listener(_ listener: Listener, late datagram: UnsafeRawBufferPointer, of connection: UInt64) {
+    package func listener(_ listener: DTLSListener, late datagram: UnsafeRawBufferPointer, of connection: UInt64) {
         switch recent.whereabouts(of: connection) {
         case .here(let found): found.receive(late: datagram)
         case .task(let task): task.send(late: datagram, of: connection)
@@ -194,7 +195,7 @@ extension DtlsServer: ListenerDelegate {
         }
     }
 
-    package func listener(_ listener: Listener, failed error: SystemError, for peer: SocketAddress) {
+    package func listener(_ listener: DTLSListener, failed error: SystemError, for peer: SocketAddress) {
         // The client asks again; whoever watches the server learns why it had to.
         scheduler.call { [weak self] in
             guard let self, let name = try? sockName() else { return }

@@ -1,4 +1,5 @@
 import DTLSEngine
+import DTLSTransport
 import LinuxSystem
 
 /// What a server is to its clients: its certificates, its policy and its secrets; the same in every task.

@@ -50,7 +50,7 @@ import Testing
         settings.certifiedKeys = [
             CertifiedKey(certificate: serverIdentity.certificate, privateKey: serverIdentity.privateKey)
         ]
-        settings.clients = ClientVerification(mode: .required, authorities: try root.pem())
+        settings.clients = PeerVerification(mode: .required, authorities: try root.pem())
         let pair = try EnginePair(
             client: ClientSettings(
                 certificateAuthorities: try root.pem(), certificate: clientIdentity.certificate,
@@ -68,21 +68,21 @@ import Testing
 
     /// The newest version that both know is 1.2; the level is that of the settings all the same.
     @Test(arguments: Weakness.allCases, [CipherPolicy.legacy, .modern])
-    func whatAServerThatSpeaksTheOldestVersionTakes(_ weakness: Weakness, _ policy: CipherPolicy) throws {
+    func `what a server that speaks the oldest version takes`(_ weakness: Weakness, _ policy: CipherPolicy) throws {
         let pair = try handshake(
             client: weakness.certificate("weak", issuer: root), server: good, (.dtls10, server(policy, .dtls10)))
         try expect(weakness, [.none, .sha1, .rsa1024], pair.server)
     }
 
     @Test(arguments: Weakness.allCases)
-    func whatAClientThatSpeaksTheOldestVersionTakes(_ weakness: Weakness) throws {
+    func `what a client that speaks the oldest version takes`(_ weakness: Weakness) throws {
         let pair = try handshake(
             client: good, server: weakness.certificate("weak", issuer: root), (.dtls10, server(.legacy, .dtls10)))
         try expect(weakness, [.none, .sha1, .rsa1024], pair.client)
     }
 
     @Test(arguments: Weakness.allCases)
-    func whatIsTakenOtherwise(_ weakness: Weakness) throws {
+    func `what is taken otherwise`(_ weakness: Weakness) throws {
         let weak = try weakness.certificate("weak", issuer: root)
         try expect(weakness, [.none], handshake(client: weak, server: good, (.dtls10, server(.modern, .dtls12))).server)
         try expect(weakness, [.none], handshake(client: good, server: weak, (.dtls12, server(.legacy, .dtls10))).client)

@@ -34,7 +34,7 @@ func withHello<Result>(_ bytes: [UInt8], _ body: (ClientHello) throws -> Result)
 struct NotAHello: Error {}
 
 @Suite struct ClientHelloTests {
-    @Test func readsEveryField() throws {
+    @Test func `reads every field`() throws {
         var builder = HelloBuilder()
         builder.recordVersion = 0xfefd
         builder.recordSequence = 0x0102_0304_0506
@@ -56,7 +56,7 @@ struct NotAHello: Error {}
     }
 
     @Test(arguments: CapturedHello.hellos)
-    func readsRealHellos(_ captured: CapturedHello) throws {
+    func `reads real hellos`(_ captured: CapturedHello) throws {
         #expect(couldBePart(captured.bytes))
         try withHello(captured.bytes) { hello in
             #expect(hello.recordVersion == 0xfeff)
@@ -70,12 +70,12 @@ struct NotAHello: Error {}
     }
 
     @Test(arguments: [CapturedHello.openSSLSecondFragment, .gnuTLSSecondFragment])
-    func aLaterFragmentIsNoHelloButPartOfOne(_ captured: CapturedHello) {
+    func `a later fragment is no hello but part of one`(_ captured: CapturedHello) {
         #expect(verdict(captured.bytes) == .notClientHello)
         #expect(couldBePart(captured.bytes))
     }
 
-    @Test func theRandomIsComparableWithoutTheDatagram() throws {
+    @Test func `the random is comparable without the datagram`() throws {
         let first = try withHello(CapturedHello.gnuTLS.bytes) { $0.randomValue }
         let again = try withHello(CapturedHello.gnuTLSWithCookie.bytes) { $0.randomValue }
         let other = try withHello(CapturedHello.openSSL.bytes) { $0.randomValue }
@@ -91,13 +91,13 @@ struct NotAHello: Error {}
     }
 
     @Test(arguments: CapturedHello.allCases)
-    func truncationAtEveryByteIsNoHello(_ captured: CapturedHello) {
+    func `truncation at every byte is no hello`(_ captured: CapturedHello) {
         let bytes = captured.bytes
         for count in 0..<bytes.count { #expect(verdict(bytes.prefix(count)) != .hello, "the first \(count) bytes") }
     }
 
     @Test(arguments: CapturedHello.allCases)
-    func noBitFlipTraps(_ captured: CapturedHello) {
+    func `no bit flip traps`(_ captured: CapturedHello) {
         for bit in 0..<captured.bytes.count * 8 {
             var bytes = captured.bytes
             bytes[bit / 8] ^= 1 << (bit % 8)
@@ -107,13 +107,13 @@ struct NotAHello: Error {}
         }
     }
 
-    @Test func theMinimumIsEnough() {
+    @Test func `the minimum is enough`() {
         let builder = HelloBuilder()
         #expect(builder.bytes.count == 67)
         #expect(verdict(builder.bytes) == .hello)
     }
 
-    @Test func aFirstFragmentIsEnoughIfItReachesTheCompressionMethods() throws {
+    @Test func `a first fragment is enough if it reaches the compression methods`() throws {
         var builder = HelloBuilder()
         let needed = builder.body.count
         builder.rest = [0, 4, 0xff, 0xff, 0, 0]
@@ -125,7 +125,7 @@ struct NotAHello: Error {}
         #expect(try withHello(builder.bytes) { !$0.isComplete })
     }
 
-    @Test func laterFragmentsHaveAnOffset() {
+    @Test func `later fragments have an offset`() {
         var builder = HelloBuilder()
         builder.fragmentOffset = 10
         #expect(verdict(builder.bytes) == .notClientHello)
@@ -134,14 +134,14 @@ struct NotAHello: Error {}
     }
 
     @Test(arguments: [0xfeff, 0xfefd, 0xfefc, 0xfe00] as [UInt16])
-    func takesEveryDTLSVersionKnownOrNot(_ version: UInt16) {
+    func `takes every DTLS version known or not`(_ version: UInt16) {
         var builder = HelloBuilder()
         builder.recordVersion = version
         builder.clientVersion = version
         #expect(verdict(builder.bytes) == .hello)
     }
 
-    @Test func takesUnknownSuitesMethodsAndExtensions() {
+    @Test func `takes unknown suites methods and extensions`() {
         var builder = HelloBuilder()
         builder.cipherSuites = [0xfa, 0xfa, 0xff, 0xff]
         builder.compression = [0xee, 0]
@@ -157,7 +157,7 @@ struct NotAHello: Error {}
             Change("a far epoch") { $0.epoch = 0x0100 },
             Change("a Finished") { $0.handshakeType = 20 },
         ])
-    func anythingElseIsNotAClientHello(_ change: Change) {
+    func `anything else is not a client hello`(_ change: Change) {
         var builder = HelloBuilder()
         change.apply(&builder)
         #expect(verdict(builder.bytes) == .notClientHello)
@@ -182,13 +182,13 @@ struct NotAHello: Error {}
             Change("fragment longer than the record") { $0.claimedFragmentLength = 43 },
             Change("message longer than its content") { $0.claimedMessageLength = 43 },
         ])
-    func contradictionsAreMalformed(_ change: Change) {
+    func `contradictions are malformed`(_ change: Change) {
         var builder = HelloBuilder()
         change.apply(&builder)
         #expect(verdict(builder.bytes) == .malformed)
     }
 
-    @Test func takesTheLongestFields() {
+    @Test func `takes the longest fields`() {
         var builder = HelloBuilder()
         builder.sessionID = Array(repeating: 1, count: 32)
         builder.cookie = Array(repeating: 2, count: 255)
@@ -197,7 +197,7 @@ struct NotAHello: Error {}
         #expect(verdict(builder.bytes) == .hello)
     }
 
-    @Test func whatFollowsTheFirstRecordDoesNotMatter() {
+    @Test func `what follows the first record does not matter`() {
         #expect(verdict(HelloBuilder().bytes + [22, 0xfe, 0xff, 0, 0]) == .hello)
         #expect(verdict(HelloBuilder().bytes + CapturedHello.openSSL.bytes) == .hello)
     }

@@ -15,7 +15,7 @@ import Testing
         "uri:urn:dev:1", "uri:urn:*", "uri:*", "email:a@b", "email:*@b.example", "email:\"a@b\"@c",
         "sha256:\(digits)", "SHA256:\(digits)", "sha256:\(pairs)",
     ])
-    func goodTexts(_ text: String) throws { #expect(try ClientRule(text).text == text) }
+    func `good texts`(_ text: String) throws { #expect(try PeerRule(text).text == text) }
 
     @Test(arguments: [
         "", ":", "a", "cn", "cn:", "common:a", "cn :a", " cn:a", "cn: a", "cn:a ", "cn:*", "cn:*.", "cn:a*", "cn:a.*",
@@ -34,14 +34,14 @@ import Testing
         "*",
         "*:*", "allow",
     ])
-    func badTexts(_ text: String) throws {
-        #expect { try ClientRule(text) } throws: { error in "\(error)".contains("expected ") }
+    func `bad texts`(_ text: String) throws {
+        #expect { try PeerRule(text) } throws: { error in "\(error)".contains("expected ") }
     }
 
     // MARK: Names
 
     private func matches(_ rule: String, _ certificate: MadeCertificate) throws -> Bool {
-        ClientRules([try ClientRule(rule)]).match(
+        PeerRules([try PeerRule(rule)]).match(
             fingerprint: certificate.fingerprint, CertificateNames(of: certificate.pointer)) != nil
     }
 
@@ -49,7 +49,7 @@ import Testing
         try matches(rule, MadeCertificate("x", names: names))
     }
 
-    @Test func commonNames() throws {
+    @Test func `common names`() throws {
         func matches(_ rule: String, _ names: String...) throws -> Bool {
             try self.matches(rule, MadeCertificate(commonNames: names.map { Array($0.utf8) }))
         }
@@ -67,7 +67,7 @@ import Testing
         #expect(try !matches("dns:a.example", "a.example"))
     }
 
-    @Test func hostNames() throws {
+    @Test func `host names`() throws {
         #expect(try matches("dns:a.Example", .dns("A.example")) && matches("dns:a.example", .dns("a.example.")))
         #expect(try matches("dns:*.example", .dns("b"), .dns("a.example")))
         for name in ["example", ".example", "a.b.example", "a.example.", "a.examples", "aexample"] {
@@ -81,7 +81,7 @@ import Testing
         #expect(try !matches("dns:a.example", .uri("a.example"), .email("a.example")))
     }
 
-    @Test func addresses() throws {
+    @Test func `addresses`() throws {
         let v4: MadeCertificate.Name = .ip([192, 0, 2, 130])
         let v6: MadeCertificate.Name = .ip([0x20, 1, 0xd, 0xb8] + Array(repeating: 0, count: 11) + [7])
         let mapped: MadeCertificate.Name = .ip(Array(repeating: 0, count: 10) + [255, 255, 192, 0, 2, 130])
@@ -99,7 +99,7 @@ import Testing
         #expect(try !matches("dns:192.0.2.130", v4))
     }
 
-    @Test func urisAndMailboxes() throws {
+    @Test func `uris and mailboxes`() throws {
         #expect(try matches("uri:urn:dev:1", .uri("urn:dev:1")) && !matches("uri:urn:dev:1", .uri("URN:dev:1")))
         #expect(try matches("uri:urn:dev:*", .uri("urn:dev:")) && matches("uri:urn:dev:*", .uri("urn:dev:1/2?3")))
         #expect(try !matches("uri:urn:dev:*", .uri("urn:dev")) && matches("uri:*", .uri("")))
@@ -112,7 +112,7 @@ import Testing
         }
     }
 
-    @Test func fingerprints() throws {
+    @Test func `fingerprints`() throws {
         let certificate = try MadeCertificate("x")
         let digits = Hexadecimal.text(certificate.fingerprint)
         #expect(try matches("sha256:\(digits)", certificate) && matches("sha256:\(digits.uppercased())", certificate))
@@ -121,8 +121,8 @@ import Testing
         #expect(try !matches("sha256:\(digits)", MadeCertificate("x")))
     }
 
-    @Test func whichRuleHasMatchedIsKnown() throws {
-        let rules = ClientRules(try ["cn:a", "dns:*.b", "uri:x*", "ip:10.0.0.0/8"].map { try ClientRule($0) })
+    @Test func `which rule has matched is known`() throws {
+        let rules = PeerRules(try ["cn:a", "dns:*.b", "uri:x*", "ip:10.0.0.0/8"].map { try PeerRule($0) })
         for (name, rule) in [
             (MadeCertificate.Name.dns("z.b"), "dns:*.b"), (.uri("xyz"), "uri:x*"),
             (.ip([10, 1, 1, 1]), "ip:10.0.0.0/8"),
@@ -140,7 +140,7 @@ import Testing
         [.dns("good.example"), .email(Array("\0@good.example".utf8))], [.ip([1, 2, 3])], [.ip([])],
         [.ip(Array(repeating: 1, count: 17))],
     ])
-    func namesThatCannotBeComparedAreNoticed(_ names: [MadeCertificate.Name]) throws {
+    func `names that cannot be compared are noticed`(_ names: [MadeCertificate.Name]) throws {
         let certificate = try MadeCertificate("x", names: names)
         #expect(!CertificateNames(of: certificate.pointer).isWhole)
         let alternatives = AlternativeNames(of: certificate.pointer)
@@ -148,23 +148,23 @@ import Testing
         #expect(alternatives.ip.isEmpty)
     }
 
-    @Test func aNulInTheCommonName() throws {
+    @Test func `a NUL in the common name`() throws {
         let certificate = try MadeCertificate(commonNames: [Array("good\0evil".utf8)])
         #expect(!CertificateNames(of: certificate.pointer).isWhole)
-        let identity = PeerIdentity(certificate: certificate.pointer)
+        let identity = PeerName(certificate: certificate.pointer)
         #expect(identity.commonName == nil)
         #expect(identity.name == "CN=good\\00evil")
     }
 
     @Test(
         arguments: [[], [0x30], [0x30, 5, 0x82], [0x04, 1, 1], [0x30, 0x80], [0x30, 3, 0x9f, 0x82, 1]] as [[UInt8]])
-    func anExtensionThatIsNone(_ bytes: [UInt8]) throws {
+    func `an extension that is none`(_ bytes: [UInt8]) throws {
         let certificate = try MadeCertificate(commonNames: [[0x78]], alternativeNames: bytes)
         #expect(!CertificateNames(of: certificate.pointer).isWhole)
         #expect(AlternativeNames(of: certificate.pointer) == AlternativeNames())
     }
 
-    @Test func emptyNames() throws {
+    @Test func `empty names`() throws {
         for bytes in [[0x30, 0], [0x30, 2, 0x82, 0], [0x30, 4, 0x81, 0, 0x86, 0]] as [[UInt8]] {
             let certificate = try MadeCertificate(commonNames: [], alternativeNames: bytes)
             let names = CertificateNames(of: certificate.pointer)
@@ -175,16 +175,16 @@ import Testing
         }
     }
 
-    @Test func namesByTheThousand() throws {
+    @Test func `names by the thousand`() throws {
         let names = (0..<4_000).map { MadeCertificate.Name.dns("host-\($0).example") }
         let certificate = try MadeCertificate("x", names: names)
-        let rules = ClientRules(try (3_999..<9_000).map { try ClientRule("dns:host-\($0).example") })
+        let rules = PeerRules(try (3_999..<9_000).map { try PeerRule("dns:host-\($0).example") })
         let found = rules.match(fingerprint: certificate.fingerprint, CertificateNames(of: certificate.pointer))
         #expect(found?.text == "dns:host-3999.example")
         #expect(AlternativeNames(of: certificate.pointer).dns.count == 4_000)
     }
 
-    @Test func alternativeNamesAsText() throws {
+    @Test func `alternative names as text`() throws {
         let certificate = try MadeCertificate(
             "x",
             names: [
@@ -199,7 +199,7 @@ import Testing
     // MARK: Any text
 
     /// Whatever the text, it is read or refused; and a wildcard stands for one label.
-    @Test func anyText() throws {
+    @Test func `any text`() throws {
         var random = SplitMix64(state: 7)
         func pick<Value>(_ values: [Value]) -> Value { values[Int(random.next() % UInt64(values.count))] }
         let pieces: [String] = [
@@ -211,8 +211,8 @@ import Testing
         for _ in 0..<20_000 {
             let text = (0..<(1 + Int(random.next() % 6))).map { _ in pick(pieces) }.joined()
             do {
-                let rule = try ClientRule(text)
-                #expect(try ClientRule(rule.text) == rule)
+                let rule = try PeerRule(text)
+                #expect(try PeerRule(rule.text) == rule)
                 read += 1
             } catch {
                 #expect(!error.description.isEmpty)

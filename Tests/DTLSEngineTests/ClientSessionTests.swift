@@ -32,7 +32,7 @@ import Testing
         try #require(pair.client.engine?.resumableSession)
     }
 
-    @Test func aSessionIsResumedAgainAndAgain() throws {
+    @Test func `a session is resumed again and again`() throws {
         let first = try pair()
         #expect(first.client.engine?.isResumed == false)
         var session = try session(of: first)
@@ -50,30 +50,30 @@ import Testing
     }
 
     /// Neither a lost goodbye nor the end of the engine that it came from spoils it.
-    @Test func aSessionOutlivesAConnectionThatJustStops() throws {
+    @Test func `a session outlives a connection that just stops`() throws {
         func abandoned() throws -> ResumableSession { try session(of: pair()) }
         #expect(try pair(abandoned()).client.engine?.isResumed == true)
     }
 
-    @Test func aSessionThatTheServerCannotOpenCostsAFullHandshake() throws {
+    @Test func `a session that the server cannot open costs a full handshake`() throws {
         let session = try session(of: pair())
         let other = try pair(session, keys: [UInt8](repeating: 8, count: ServerContext.ticketKeyLength))
         #expect(other.client.engine?.isResumed == false && other.client.error == nil)
     }
 
-    @Test func thereIsNoneBeforeTheHandshake() throws {
+    @Test func `there is none before the handshake`() throws {
         let pair = try EnginePair(client: client, server: server)
         #expect(pair.client.engine?.resumableSession == nil)
     }
 
     @Test(arguments: 1...20 as ClosedRange<UInt64>)
-    func anAbbreviatedHandshakeSurvivesLoss(_ seed: UInt64) throws {
+    func `an abbreviated handshake survives loss`(_ seed: UInt64) throws {
         let session = try session(of: pair())
         let conditions = WireConditions(loss: 20, duplication: 20, reordering: 50)
         #expect(try pair(session, conditions: conditions, seed: seed).client.engine?.isResumed == true)
     }
 
-    @Test func whySomeoneIsNotVerifiedIsToldApart() throws {
+    @Test func `why someone is not verified is told apart`() throws {
         let stranger = ClientSettings(certificateAuthorities: certificates.ecdsaServer.certificate)
         let pair = try EnginePair(client: stranger, server: server, serverName: "example.org")
         pair.handshake()

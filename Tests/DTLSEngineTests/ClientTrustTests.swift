@@ -23,7 +23,7 @@ import Testing
         return pair.client.isEstablished
     }
 
-    @Test func eachCertificateIsTrustedByItself() throws {
+    @Test func `each certificate is trusted by itself`() throws {
         let identity = try server.identity(chain: [intermediate])
         #expect(try isTaken(identity, trusting: root))
         #expect(try isTaken(identity, trusting: intermediate))
@@ -34,7 +34,7 @@ import Testing
         #expect(try !isTaken(server.identity(), trusting: root))
     }
 
-    @Test func nobodyElseIs() throws {
+    @Test func `nobody else is`() throws {
         let other = try MadeCertificate("other", names: [.dns("localhost")], issuer: intermediate)
         #expect(try !isTaken(other.identity(chain: [intermediate]), trusting: server))
         let elsewhere = try MadeCertificate("server", names: [.dns("elsewhere")], issuer: intermediate)

@@ -23,7 +23,7 @@ import Testing
     }
 
     private func handshake(
-        _ clients: ClientVerification, _ identity: TestCertificates.Identity?, payloadSize: Int = 1452,
+        _ clients: PeerVerification, _ identity: TestCertificates.Identity?, payloadSize: Int = 1452,
         conditions: WireConditions = .perfect
     ) throws -> EnginePair {
         let pair = try EnginePair(
@@ -60,15 +60,15 @@ import Testing
 
     private func required(
         revocationLists: [String] = [], allow: [String] = [], deny: [String] = []
-    ) throws -> ClientVerification {
-        ClientVerification(
+    ) throws -> PeerVerification {
+        PeerVerification(
             mode: .required, authorities: try root.pem(), revocationLists: revocationLists,
-            allow: try allow.map { try ClientRule($0) }, deny: try deny.map { try ClientRule($0) })
+            allow: try allow.map { try PeerRule($0) }, deny: try deny.map { try PeerRule($0) })
     }
 
     // MARK: Rules
 
-    @Test func allowAndDeny() throws {
+    @Test func `allow and deny`() throws {
         let identity = try member.identity()
         for allow in ["cn:member", "dns:*.example", "sha256:\(Hexadecimal.text(member.fingerprint))"] {
             #expect(try isServed(handshake(required(allow: ["cn:other", allow]), identity)), "\(allow)")
@@ -84,7 +84,7 @@ import Testing
         #expect(try isServed(handshake(required(deny: ["cn:other"]), identity)))
     }
 
-    @Test func whoWasRefusedIsKnown() throws {
+    @Test func `who was refused is known`() throws {
         let pair = try handshake(required(deny: ["cn:member"]), member.identity())
         let client = try #require(pair.server.engine?.clientRefusal?.client)
         #expect(client.commonName == "member" && client.fingerprint == Hexadecimal.text(member.fingerprint))
@@ -95,7 +95,7 @@ import Testing
         #expect(served.client.engine?.peerAlternativeNames?.dns == ["localhost"])
     }
 
-    @Test func aNameThatDeceivesIsRefusedByAnyRule() throws {
+    @Test func `a name that deceives is refused by any rule`() throws {
         let deceiver = try MadeCertificate(
             "member", names: [.dns(Array("member.example\0.evil.example".utf8))], issuer: root)
         for clients in [try required(allow: ["cn:member"]), try required(deny: ["cn:other"])] {
@@ -106,7 +106,7 @@ import Testing
     }
 
     @Test(arguments: [228, 1452], [0, 20])
-    func manyNamesAndALongChainInSmallDatagrams(payloadSize: Int, loss: Int) throws {
+    func `many names and a long chain in small datagrams`(payloadSize: Int, loss: Int) throws {
         let big = try MadeCertificate(
             "big", names: (0..<600).map { .dns("name-\($0).example") }, issuer: intermediate)
         let pair = try handshake(
@@ -118,7 +118,7 @@ import Testing
 
     // MARK: Modes
 
-    @Test func requestedServesWhoShowsNothingAndRefusesWhoShowsABadOne() throws {
+    @Test func `requested serves who shows nothing and refuses who shows a bad one`() throws {
         var clients = try required(allow: ["cn:member"])
         clients.mode = .requested
         let nobody = try handshake(clients, nil)
@@ -130,32 +130,32 @@ import Testing
         try expectRefusal(handshake(clients, MadeCertificate("member").identity()), "is signed by itself", alert: 48)
     }
 
-    @Test func requiredRefusesWhoShowsNothing() throws {
+    @Test func `required refuses who shows nothing`() throws {
         let pair = try handshake(required(), nil)
         #expect("\(try #require(pair.server.error))".contains("peer did not return a certificate"))
         // RFC 5246, section 7.4.6: handshake_failure.
         #expect("\(try #require(pair.client.error))".contains("SSL alert number 40"))
     }
 
-    @Test func fingerprintsInThePlaceOfAnAuthority() throws {
+    @Test func `fingerprints in the place of an authority`() throws {
         let own = try MadeCertificate("own", days: -3...(-1))
-        var clients = ClientVerification(
-            mode: .required, allow: [try ClientRule("sha256:\(Hexadecimal.text(own.fingerprint))")])
+        var clients = PeerVerification(
+            mode: .required, allow: [try PeerRule("sha256:\(Hexadecimal.text(own.fingerprint))")])
         // It is good whoever has signed it, and whatever its dates.
         #expect(try isServed(handshake(clients, own.identity())))
-        clients.allow.append(try ClientRule("sha256:\(Hexadecimal.text(device.fingerprint))"))
+        clients.allow.append(try PeerRule("sha256:\(Hexadecimal.text(device.fingerprint))"))
         #expect(try isServed(handshake(clients, device.identity())))
         try expectRefusal(handshake(clients, MadeCertificate("own").identity()), "nothing of the allow list", alert: 49)
-        clients.deny = [try ClientRule("cn:own")]
+        clients.deny = [try PeerRule("cn:own")]
         try expectRefusal(handshake(clients, own.identity()), "\"cn:own\" of the deny list", alert: 49)
-        for allow in [[], [try ClientRule("cn:own")]] {
+        for allow in [[], [try PeerRule("cn:own")]] {
             #expect(throws: CredentialsError.self) {
-                try handshake(ClientVerification(mode: .required, allow: allow), own.identity())
+                try handshake(PeerVerification(mode: .required, allow: allow), own.identity())
             }
         }
     }
 
-    @Test func aFingerprintUnderAnAuthorityIsNoWayAroundIt() throws {
+    @Test func `a fingerprint under an authority is no way around it`() throws {
         let own = try MadeCertificate("own")
         try expectRefusal(
             handshake(required(allow: ["sha256:\(Hexadecimal.text(own.fingerprint))"]), own.identity()),
@@ -164,7 +164,7 @@ import Testing
 
     // MARK: Chains
 
-    @Test func chains() throws {
+    @Test func `chains`() throws {
         #expect(try isServed(handshake(required(), device.identity(chain: [intermediate]))))
         #expect(try isServed(handshake(required(), device.identity(chain: [intermediate, root]))))
         try expectRefusal(
@@ -186,7 +186,7 @@ import Testing
         #expect(try isServed(handshake(clients, member.identity())))
     }
 
-    @Test func whatIsWrongWithACertificate() throws {
+    @Test func `what is wrong with a certificate`() throws {
         let expired = try MadeCertificate("old", days: -3...(-1), issuer: root)
         try expectRefusal(handshake(required(), expired.identity()), "\"CN=old\" expired on 20", alert: 45)
         let future = try MadeCertificate("new", days: 1...3, issuer: root)
@@ -206,7 +206,7 @@ import Testing
             "\"CN=x\" is not good: the certificate \"CN=Old CA\" above it expired on 20", alert: 45)
     }
 
-    @Test func aSubjectOfAnyLengthAndCharacters() throws {
+    @Test func `a subject of any length and characters`() throws {
         let name = "a\n\u{1b}[31m\u{202e}" + String(repeating: "ä", count: 10_000)
         let pair = try handshake(required(deny: ["cn:x", "dns:x"]), MadeCertificate(name, issuer: root).identity())
         #expect(isServed(pair))
@@ -219,7 +219,7 @@ import Testing
 
     // MARK: Revocation
 
-    @Test func revocationLists() throws {
+    @Test func `revocation lists`() throws {
         let clean = try root.revocationList()
         #expect(try isServed(handshake(required(revocationLists: [clean]), member.identity())))
         let revoking = try root.revocationList([member])
@@ -234,7 +234,7 @@ import Testing
         }
     }
 
-    @Test func listsThatAreMissingOrOutOfDate() throws {
+    @Test func `lists that are missing or out of date`() throws {
         let identity = try member.identity()
         let other = try MadeCertificate("Other", isAuthority: true).revocationList()
         try expectRefusal(
@@ -252,7 +252,7 @@ import Testing
     }
 
     /// Every CA below the trusted one needs a list; the trusted one needs none above it.
-    @Test func listsOfAChain() throws {
+    @Test func `lists of a chain`() throws {
         let identity = try device.identity(chain: [intermediate])
         let (upper, lower) = (try root.revocationList(), try intermediate.revocationList())
         #expect(try isServed(handshake(required(revocationLists: [upper, lower]), identity)))
@@ -277,7 +277,7 @@ import Testing
         #expect(try isServed(handshake(clients, device.identity())))
     }
 
-    @Test func brokenLists() throws {
+    @Test func `broken lists`() throws {
         let list = try root.revocationList()
         #expect(try RevocationLists(pem: list + "\n# nothing\n" + list).count == 2)
         #expect(try RevocationLists(pem: list).outOfDate.isEmpty)
@@ -295,7 +295,7 @@ import Testing
 
     /// What a server lists for key exchange is in DTLS 1.2 about certificates too (RFC 8422, section 5.1.1).
     @Test(arguments: [NID_secp384r1, NID_secp521r1])
-    func certificatesOfLargerCurves(_ curve: Int32) throws {
+    func `certificates of larger curves`(_ curve: Int32) throws {
         let large = try MadeCertificate("large", issuer: root, key: Key(.ecdsa, curve: curve))
         let pair = try handshake(required(), large.identity())
         #expect(isServed(pair), "\(String(describing: pair.server.error))")
@@ -304,7 +304,7 @@ import Testing
     // MARK: What clients are told, and what names share
 
     /// A CertificateRequest cannot tell as many names as there can be CAs.
-    @Test func moreAuthoritiesThanCanBeNamed() throws {
+    @Test func `more authorities than can be named`() throws {
         let others = try (0..<70).map { index in
             try MadeCertificate(commonNames: [Array("\(index)".utf8) + Array(repeating: 0x61, count: 1_000)]).pem()
         }
@@ -314,7 +314,7 @@ import Testing
         try expectRefusal(try handshake(clients, device.identity()), "was issued by", alert: 48)
     }
 
-    @Test func aNameOfSeveralAuthoritiesIsToldOnce() throws {
+    @Test func `a name of several authorities is told once`() throws {
         var settings = ServerSettings(
             certificate: certificates.ecdsaServer.certificate, privateKey: certificates.ecdsaServer.privateKey)
         settings.clients = try required()
@@ -325,12 +325,12 @@ import Testing
     }
 
     /// Lists can be many megabytes: a hundred names have them once.
-    @Test func namesShareAuthoritiesAndLists() throws {
+    @Test func `names share authorities and lists`() throws {
         let revoked = try MadeCertificate("revoked", issuer: root)
         var settings = ServerSettings(
             certificate: certificates.ecdsaServer.certificate, privateKey: certificates.ecdsaServer.privateKey)
         settings.clients = try required(revocationLists: [root.revocationList([revoked])])
-        settings.names = [NamedIdentity(name: "localhost", certifiedKeys: settings.certifiedKeys)]
+        settings.names = [VirtualHost(name: "localhost", certifiedKeys: settings.certifiedKeys)]
         let context = try ServerContext(settings)
         let named = try #require(context.identity(named: "localhost"))
         #expect(SSL_CTX_get_cert_store(named.pointer) == SSL_CTX_get_cert_store(context.pointer))
@@ -348,9 +348,9 @@ import Testing
 
     // MARK: Sessions
 
-    @Test func everyChangeOfPolicyIsAnotherSessionMark() throws {
+    @Test func `every change of policy is another session mark`() throws {
         let plain = try required()
-        var marks: [String] = [ClientVerification().sessionMark, plain.sessionMark]
+        var marks: [String] = [PeerVerification().sessionMark, plain.sessionMark]
         var changed = plain
         changed.mode = .requested
         marks.append(changed.sessionMark)

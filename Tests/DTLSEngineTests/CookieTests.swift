@@ -61,24 +61,24 @@ private func fullHello() -> HelloBuilder {
 
     init() throws { authority = try CookieAuthority(secret: secret) }
 
-    @Test func acceptsItsOwn() throws {
+    @Test func `accepts its own`() throws {
         let hello = try answered(fullHello(), by: authority)
         #expect(try verify(hello.bytes, by: authority))
         #expect(try verify(hello.bytes, by: authority), "a second time: nothing is kept")
         #expect(hello.cookie.first == UInt8(truncatingIfNeeded: minute))
     }
 
-    @Test func acceptsWhatAnotherWithTheSameSecretMade() throws {
+    @Test func `accepts what another with the same secret made`() throws {
         let hello = try answered(fullHello(), by: authority)
         #expect(try verify(hello.bytes, by: CookieAuthority(secret: secret)))
     }
 
-    @Test func rejectsWhatAnotherSecretMade() throws {
+    @Test func `rejects what another secret made`() throws {
         let hello = try answered(fullHello(), by: authority)
         #expect(try !verify(hello.bytes, by: CookieAuthority(secret: Array(repeating: 8, count: 32))))
     }
 
-    @Test func rejectsAnotherAddressOrPort() throws {
+    @Test func `rejects another address or port`() throws {
         let hello = try answered(fullHello(), by: authority).bytes
         for index in 0..<peer.count {
             var other = peer
@@ -91,7 +91,7 @@ private func fullHello() -> HelloBuilder {
         #expect(try !verify(hello, from: local, at: peer, by: authority))
     }
 
-    @Test func bytesCannotMoveFromOneAddressToTheOther() throws {
+    @Test func `bytes cannot move from one address to the other`() throws {
         let hello = try answered(fullHello(), by: authority).bytes
         #expect(try !verify(hello, from: peer + local.prefix(1), at: Array(local.dropFirst()), by: authority))
         #expect(try !verify(hello, from: peer + local, at: [], by: authority))
@@ -109,7 +109,7 @@ private func fullHello() -> HelloBuilder {
             Change("compression") { $0.compression[0] = 2 },
             Change("no compression but null") { $0.compression = [0] },
         ])
-    func rejectsAChangedHello(_ change: Change) throws {
+    func `rejects a changed hello`(_ change: Change) throws {
         var hello = try answered(fullHello(), by: authority)
         change.apply(&hello)
         #expect(try !verify(hello.bytes, by: authority))
@@ -124,13 +124,13 @@ private func fullHello() -> HelloBuilder {
             Change("extensions") { $0.rest = [0, 4, 0, 0x16, 0, 0] },
             Change("a first fragment") { $0.fragmentLength = $0.body.count - 6 },
         ])
-    func acceptsWhatTheCookieDoesNotCover(_ change: Change) throws {
+    func `accepts what the cookie does not cover`(_ change: Change) throws {
         var hello = try answered(fullHello(), by: authority)
         change.apply(&hello)
         #expect(try verify(hello.bytes, by: authority))
     }
 
-    @Test func rejectsEveryChangedBitOfTheCookie() throws {
+    @Test func `rejects every changed bit of the cookie`() throws {
         let good = try answered(fullHello(), by: authority)
         for bit in 0..<256 {
             var hello = good
@@ -139,7 +139,7 @@ private func fullHello() -> HelloBuilder {
         }
     }
 
-    @Test func rejectsCookiesOfAnotherLength() throws {
+    @Test func `rejects cookies of another length`() throws {
         let good = try answered(fullHello(), by: authority)
         for count in [0, 1, 31, 33, 255] {
             var hello = good
@@ -150,7 +150,7 @@ private func fullHello() -> HelloBuilder {
 
     // 0 and 1: there is no minute before. 255 and 256: the key number wraps, both ways.
     @Test(arguments: [0, 1, 254, 255, 256, 29_000_000, .max] as [UInt64])
-    func livesForThisMinuteAndTheNext(_ made: UInt64) throws {
+    func `lives for this minute and the next`(_ made: UInt64) throws {
         let hello = try answered(fullHello(), minute: made, by: authority).bytes
         #expect(try verify(hello, minute: made, by: authority))
         for age in 1...4 as ClosedRange<UInt64> {
@@ -163,7 +163,7 @@ private func fullHello() -> HelloBuilder {
         #expect(try verify(hello, minute: made, by: authority), "after all these other minutes")
     }
 
-    @Test func minutesInAnyOrder() throws {
+    @Test func `minutes in any order`() throws {
         let hellos = try (0..<6).map { try answered(fullHello(), minute: minute + $0, by: authority).bytes }
         for now in [3, 0, 5, 1, 4, 2, 6, 0] as [UInt64] {
             for (made, hello) in hellos.enumerated() {
@@ -173,7 +173,7 @@ private func fullHello() -> HelloBuilder {
         }
     }
 
-    @Test func aSecretHasALeastLength() throws {
+    @Test func `a secret has a least length`() throws {
         #expect(throws: CookieError.secretTooShort(15)) { try CookieAuthority(secret: Array(repeating: 1, count: 15)) }
         #expect("\(CookieError.secretTooShort(15))" == "the cookie secret has 15 bytes; it needs 16 or more")
         _ = try CookieAuthority(secret: Array(repeating: 1, count: 16))
@@ -185,7 +185,7 @@ private func fullHello() -> HelloBuilder {
 
     init() throws { authority = try CookieAuthority(secret: secret) }
 
-    @Test func isWhatTheRFCSays() throws {
+    @Test func `is what the RFC says`() throws {
         var hello = HelloBuilder()
         hello.recordVersion = 0xfefd
         hello.recordSequence = 0x0102_0304_0506
@@ -200,7 +200,7 @@ private func fullHello() -> HelloBuilder {
         #expect(reply.count == 60)
     }
 
-    @Test func isNeverLargerThanTheHello() throws {
+    @Test func `is never larger than the hello`() throws {
         for captured in CapturedHello.hellos {
             let reply = try reply(to: captured.bytes, by: authority)
             #expect(!reply.isEmpty && reply.count <= captured.bytes.count)
@@ -209,21 +209,21 @@ private func fullHello() -> HelloBuilder {
         #expect(try reply(to: smallest, by: authority).count <= smallest.count)
     }
 
-    @Test func needsRoom() throws {
+    @Test func `needs room`() throws {
         let size = CookieAuthority.helloVerifyRequestSize
         #expect(try reply(to: HelloBuilder().bytes, by: authority, room: size).count == size)
         #expect(try reply(to: HelloBuilder().bytes, by: authority, room: size - 1).isEmpty)
         #expect(try reply(to: HelloBuilder().bytes, by: authority, room: 0).isEmpty)
     }
 
-    @Test func differsByPeerAndRepeatsForTheSame() throws {
+    @Test func `differs by peer and repeats for the same`() throws {
         let hello = HelloBuilder().bytes
         #expect(try reply(to: hello, by: authority) == reply(to: hello, by: authority))
         #expect(try reply(to: hello, by: authority) != reply(to: hello, from: peer + [0], by: authority))
     }
 
     @Test(arguments: Client.all)
-    func realClientsReturnTheCookie(_ client: Client) throws {
+    func `real clients return the cookie`(_ client: Client) throws {
         let server = try LoopbackServer()
         let process = try client.run(port: server.port)
         defer { process.stop() }

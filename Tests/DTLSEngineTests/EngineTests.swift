@@ -55,7 +55,7 @@ struct HandshakeCase: Sendable, CustomTestStringConvertible {
             privateKey: identity?.privateKey)
     }
 
-    @Test func timersFollowTheVirtualClock() throws {
+    @Test func `timers follow the virtual clock`() throws {
         let pair = try EnginePair(client: client(), server: server(), conditions: WireConditions(loss: 100))
         #expect(pair.wire.sentCount == 1)
         #expect(pair.client.engine?.timeout == 1_000_000)
@@ -73,7 +73,7 @@ struct HandshakeCase: Sendable, CustomTestStringConvertible {
     }
 
     @Test(arguments: HandshakeCase.all)
-    func handshakeAndDataBothWays(_ situation: HandshakeCase) throws {
+    func `handshake and data both ways`(_ situation: HandshakeCase) throws {
         var givenUp: [UInt64] = []
         for seed in situation.seeds {
             let pair = try EnginePair(
@@ -111,7 +111,7 @@ struct HandshakeCase: Sendable, CustomTestStringConvertible {
     }
 
     @Test(arguments: HandshakeCase.Key.allCases)
-    func whatIsEstablished(_ key: HandshakeCase.Key) throws {
+    func `what is established`(_ key: HandshakeCase.Key) throws {
         let pair = try EnginePair(client: client(), server: server(key))
         pair.handshake()
         for engine in [pair.client.engine, pair.server.engine] {
@@ -123,7 +123,7 @@ struct HandshakeCase: Sendable, CustomTestStringConvertible {
         #expect(pair.server.engine?.serverName == "localhost")
     }
 
-    @Test func dtls10WhereBothSidesAllowIt() throws {
+    @Test func `DTLS 10 where both sides allow it`() throws {
         var client = client()
         var server = server()
         client.minimumVersion = .dtls10
@@ -141,7 +141,7 @@ struct HandshakeCase: Sendable, CustomTestStringConvertible {
     }
 
     @Test(arguments: [WireConditions(duplication: 100), WireConditions(duplication: 50, reordering: 50)])
-    func everyMessageArrivesOnceThoughItsDatagramCameTwice(_ conditions: WireConditions) throws {
+    func `every message arrives once though its datagram came twice`(_ conditions: WireConditions) throws {
         let pair = try EnginePair(client: client(), server: server(), conditions: conditions, seed: 5)
         pair.handshake()
         pair.run()
@@ -155,7 +155,7 @@ struct HandshakeCase: Sendable, CustomTestStringConvertible {
         #expect(pair.client.messages.map { $0[0] }.sorted() == messages.map { $0[0] })
     }
 
-    @Test func messageSizes() throws {
+    @Test func `message sizes`() throws {
         let pair = try EnginePair(client: client(), server: server())
         let largest = Engine.maximumMessageSize
         #expect(throws: EngineError.notEstablished) { try pair.send([1], from: .client) }
@@ -170,7 +170,7 @@ struct HandshakeCase: Sendable, CustomTestStringConvertible {
     }
 
     @Test(arguments: [SimulatedWire.Side.client, .server])
-    func whoeverSpeaksFirstAfterReleasingItsBuffersHasThemAgain(_ side: SimulatedWire.Side) throws {
+    func `whoever speaks first after releasing its buffers has them again`(_ side: SimulatedWire.Side) throws {
         let pair = try EnginePair(client: client(), server: server())
         pair.handshake()
         pair.run()
@@ -190,7 +190,7 @@ struct HandshakeCase: Sendable, CustomTestStringConvertible {
     }
 
     @Test(arguments: [SimulatedWire.Side.client, .server])
-    func closeNotifyEndsTheOtherSide(_ side: SimulatedWire.Side) throws {
+    func `close notify ends the other side`(_ side: SimulatedWire.Side) throws {
         let pair = try EnginePair(client: client(), server: server())
         pair.handshake()
         pair.run()
@@ -205,7 +205,7 @@ struct HandshakeCase: Sendable, CustomTestStringConvertible {
         #expect(throws: EngineError.notEstablished) { try pair.send([1], from: side) }
     }
 
-    @Test func garbageInBetweenDoesNothing() throws {
+    @Test func `garbage in between does nothing`() throws {
         let pair = try EnginePair(client: client(), server: server())
         pair.handshake()
         pair.run()
@@ -245,7 +245,7 @@ struct HandshakeCase: Sendable, CustomTestStringConvertible {
     }
 
     @Test(arguments: HandshakeCase.payloadSizes, [0, 20])
-    func aGoodClientCertificate(payloadSize: Int, loss: Int) throws {
+    func `a good client certificate`(payloadSize: Int, loss: Int) throws {
         for seed in 1...5 as ClosedRange<UInt64> {
             let pair = try EnginePair(
                 client: client(certificates.client), server: server, payloadSize: payloadSize,
@@ -255,7 +255,7 @@ struct HandshakeCase: Sendable, CustomTestStringConvertible {
         }
     }
 
-    @Test func noClientCertificate() throws {
+    @Test func `no client certificate`() throws {
         let pair = try EnginePair(client: client(nil), server: server)
         pair.handshake()
         #expect("\(try #require(pair.server.error))".contains("peer did not return a certificate"))
@@ -263,7 +263,7 @@ struct HandshakeCase: Sendable, CustomTestStringConvertible {
         #expect(!pair.client.isEstablished && !pair.server.isEstablished)
     }
 
-    @Test func aClientCertificateByAWrongCA() throws {
+    @Test func `a client certificate by a wrong CA`() throws {
         let pair = try EnginePair(client: client(certificates.stranger), server: server)
         pair.handshake()
         guard case .handshake(_, let verification?) = pair.server.error else {
@@ -275,7 +275,7 @@ struct HandshakeCase: Sendable, CustomTestStringConvertible {
         #expect(!pair.client.isEstablished && !pair.server.isEstablished)
     }
 
-    @Test func aServerCertificateByAWrongCA() throws {
+    @Test func `a server certificate by a wrong CA`() throws {
         let pair = try EnginePair(
             client: client(certificates.client, authority: certificates.wrongAuthority), server: server)
         pair.handshake()
@@ -287,7 +287,7 @@ struct HandshakeCase: Sendable, CustomTestStringConvertible {
         #expect(!pair.client.isEstablished && !pair.server.isEstablished)
     }
 
-    @Test func aServerCertificateForAnotherName() throws {
+    @Test func `a server certificate for another name`() throws {
         let pair = try EnginePair(
             client: client(certificates.client), server: server, serverName: "elsewhere.example")
         pair.handshake()
@@ -295,7 +295,7 @@ struct HandshakeCase: Sendable, CustomTestStringConvertible {
         #expect(pair.server.error != nil)
     }
 
-    @Test func aClientThatDoesNotVerify() throws {
+    @Test func `a client that does not verify`() throws {
         var settings = client(certificates.client, authority: certificates.wrongAuthority)
         settings.rejectUnauthorized = false
         let pair = try EnginePair(client: settings, server: server, serverName: "elsewhere.example")

@@ -38,7 +38,7 @@ import Testing
         return growth
     }
 
-    @Test func earlyRecords() async {
+    @Test func `early records`() async {
         await #expect(processExitsWith: .success) {
             let pair = try Self.makePair()
             #expect(Self.flood(pair, with: (1...200).map(Self.early)) < 400_000)
@@ -47,7 +47,7 @@ import Testing
         }
     }
 
-    @Test func messagesOutOfOrder() async {
+    @Test func `messages out of order`() async {
         await #expect(processExitsWith: .success) {
             let pair = try Self.makePair()
             #expect(Self.flood(pair, with: (3...12).map(Self.later)) < 400_000)

@@ -52,7 +52,7 @@ import Testing
     }
 
     @Test(arguments: ["SHA1", "SHA256"])
-    func aGoodOneIsTaken(_ digest: String) throws {
+    func `a good one is taken`(_ digest: String) throws {
         let bytes = try response(about: certificates.ecdsaServer, digest: EVP_get_digestbyname(digest))
         let staple = try OCSPStaple(bytes, for: certificate)
         #expect(staple.response == bytes)
@@ -62,12 +62,12 @@ import Testing
         #expect(abs(expiry - Int64(time(nil)) - 3_600) < 600)
     }
 
-    @Test func oneWithoutAnEndStaysGood() throws {
+    @Test func `one without an end stays good`() throws {
         let staple = try OCSPStaple(response(about: certificates.ecdsaServer, until: nil), for: certificate)
         #expect(staple.expiry == nil && staple.isGood(at: .max - 1))
     }
 
-    @Test func oneOutOfDateIsNot() throws {
+    @Test func `one out of date is not`() throws {
         let old = try response(about: certificates.ecdsaServer, from: -7_200, until: -3_600)
         #expect {
             try OCSPStaple(old, for: certificate)
@@ -82,7 +82,7 @@ import Testing
         #expect(throws: OCSPStapleError.self) { try OCSPStaple(early, for: certificate) }
     }
 
-    @Test func oneAboutAnotherCertificateIsNot() throws {
+    @Test func `one about another certificate is not`() throws {
         // Of the same authority, and of another one of the same name.
         for other in [certificates.rsaServer, certificates.stranger] {
             let bytes = try response(about: other)
@@ -91,18 +91,18 @@ import Testing
     }
 
     @Test(arguments: [(V_OCSP_CERTSTATUS_REVOKED, "revoked"), (V_OCSP_CERTSTATUS_UNKNOWN, "unknown")])
-    func oneThatDoesNotSayGoodIsNot(_ status: Int32, _ name: String) throws {
+    func `one that does not say good is not`(_ status: Int32, _ name: String) throws {
         let bytes = try response(about: certificates.ecdsaServer, status: status)
         #expect(throws: OCSPStapleError.notGood(name)) { try OCSPStaple(bytes, for: certificate) }
     }
 
-    @Test func errorsOfTheResponderAreNot() throws {
+    @Test func `errors of the responder are not`() throws {
         let bytes = try encode(OCSP_response_create(OCSP_RESPONSE_STATUS_TRYLATER, nil))
         #expect(throws: OCSPStapleError.unsuccessful("trylater")) { try OCSPStaple(bytes, for: certificate) }
     }
 
     /// Whatever the file holds.
-    @Test func brokenOnesAreNot() throws {
+    @Test func `broken ones are not`() throws {
         let good = try response(about: certificates.ecdsaServer)
         for count in good.indices {
             #expect(throws: OCSPStapleError.self) { try OCSPStaple(Array(good[..<count]), for: certificate) }

@@ -25,7 +25,7 @@ import VirtualClock
     /// Datagrams above the limit vanish. Both sides send smaller ones the second time that nothing comes back, and
     /// smaller ones still after that (RFC 6347, section 4.1.1.1).
     @Test(arguments: [(600, 548), (548, 548), (228, 228)])
-    func flightsShrinkUntilTheyFit(_ path: (limit: Int, payloadSize: Int)) throws {
+    func `flights shrink until they fit`(_ path: (limit: Int, payloadSize: Int)) throws {
         let pair = try makePair()
         var vanished = 0
         pair.wire.interfere = { _, _, datagram in
@@ -43,7 +43,7 @@ import VirtualClock
     }
 
     /// One lost flight says nothing about the path.
-    @Test func oneLossShrinksNothing() throws {
+    @Test func `one loss shrinks nothing`() throws {
         let pair = try makePair()
         let limit = pair.elapsed + 500_000
         pair.wire.interfere = { [unowned pair] _, side, datagram in
@@ -58,7 +58,7 @@ import VirtualClock
 
     /// The last flight holds a session ticket with the client's certificate: it can be too large for the path too, and
     /// then it is the client that asks for it again.
-    @Test func theLastFlightShrinksToo() throws {
+    @Test func `the last flight shrinks too`() throws {
         let pair = try makePair()
         var isNarrow = false
         pair.wire.interfere = { _, side, datagram in
@@ -72,7 +72,7 @@ import VirtualClock
     }
 
     /// A path that is known to be narrow from the beginning costs no timeout.
-    @Test func aKnownPathCostsNothing() throws {
+    @Test func `a known path costs nothing`() throws {
         let pair = try makePair()
         pair.wire.interfere = { [unowned pair] _, _, datagram in
             // A client's socket would have said so; the server learns it when it accepts.
@@ -87,7 +87,7 @@ import VirtualClock
 
     /// `largestMessage` is what just fits: one byte more does not, unless the cipher pads.
     @Test(arguments: [nil, "ECDHE-RSA-CHACHA20-POLY1305", "ECDHE-RSA-AES128-SHA256", "ECDHE-RSA-AES256-SHA384"])
-    func theLargestMessage(_ ciphers: String?) throws {
+    func `the largest message`(_ ciphers: String?) throws {
         let pair = try makePair(ciphers: ciphers)
         pair.handshake()
         pair.run()

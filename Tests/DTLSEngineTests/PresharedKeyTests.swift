@@ -14,13 +14,13 @@ import Testing
         ClientSettings(presharedKey: key, ciphers: ciphers)
     }
 
-    @Test func theSuiteWithForwardSecrecyComesFirst() throws {
+    @Test func `the suite with forward secrecy comes first`() throws {
         let pair = try EnginePair(client: client(), server: server(hint: "gateway"))
         pair.handshake()
         #expect(pair.server.isEstablished)
         #expect(pair.client.isEstablished)
         #expect(pair.server.engine?.cipher == "ECDHE-PSK-CHACHA20-POLY1305")
-        #expect(pair.server.engine?.peerIdentity == PeerIdentity(presharedKeyIdentity: "sensor-7"))
+        #expect(pair.server.engine?.peerIdentity == PeerName(presharedKeyIdentity: "sensor-7"))
         try pair.send(Array("hello".utf8), from: .client)
         pair.run { !$0.server.messages.isEmpty }
         #expect(pair.server.messages == [Array("hello".utf8)])
@@ -28,14 +28,14 @@ import Testing
 
     /// TLS_PSK_WITH_AES_128_CCM_8 is what CoAP devices must have (RFC 7252, section 9.1.3.1).
     @Test(arguments: ["PSK-AES128-CCM8", "PSK-AES128-CCM", "PSK-AES128-GCM-SHA256", "PSK-AES256-CCM8"])
-    func aClientThatKnowsOneSuiteAloneIsServed(_ suite: String) throws {
+    func `a client that knows one suite alone is served`(_ suite: String) throws {
         let pair = try EnginePair(client: client(ciphers: suite), server: server())
         pair.handshake()
         #expect(pair.server.isEstablished)
         #expect(pair.server.engine?.cipher == suite)
     }
 
-    @Test func anUnknownIdentityIsAnsweredWithItsAlert() throws {
+    @Test func `an unknown identity is answered with its alert`() throws {
         let stranger = PresharedKey(identity: Array("nobody".utf8), key: Self.key.key)
         let pair = try EnginePair(client: client(stranger), server: server())
         pair.handshake()
@@ -47,7 +47,7 @@ import Testing
         #expect(pair.server.engine?.peerIdentity?.presharedKeyIdentity != "sensor-7")
     }
 
-    @Test func aWrongKeyProvesNothing() throws {
+    @Test func `a wrong key proves nothing`() throws {
         let wrong = PresharedKey(identity: Self.key.identity, key: Array(repeating: 1, count: 16))
         let pair = try EnginePair(client: client(wrong), server: server())
         pair.handshake()
@@ -57,7 +57,7 @@ import Testing
     }
 
     /// RFC 4279, section 5.1, wants UTF-8; what comes is up to the client.
-    @Test func identitiesAreBytes() throws {
+    @Test func `identities are bytes`() throws {
         let odd = PresharedKey(identity: [0xff, 0x0a, 0x80, 0x22], key: Self.key.key)
         let longest = PresharedKey(
             identity: Array(repeating: 0xfe, count: PresharedKeys.maximumIdentityLength), key: Array(1...64))
@@ -70,7 +70,7 @@ import Testing
         }
     }
 
-    @Test func aServiceWithBothServesClientsOfEitherKind() throws {
+    @Test func `a service with both serves clients of either kind`() throws {
         let certificates = try TestCertificates.make()
         var both = server()
         both.certifiedKeys = [
@@ -87,13 +87,13 @@ import Testing
     }
 
     /// The server's name chooses another context, which has the keys too.
-    @Test func aNameChangesNothingForAClientWithAKey() throws {
+    @Test func `a name changes nothing for a client with a key`() throws {
         let certificates = try TestCertificates.make()
         let certified = CertifiedKey(
             certificate: certificates.ecdsaServer.certificate, privateKey: certificates.ecdsaServer.privateKey)
         var both = server()
         both.certifiedKeys = [certified]
-        both.names = [NamedIdentity(name: "localhost", certifiedKeys: [certified])]
+        both.names = [VirtualHost(name: "localhost", certifiedKeys: [certified])]
         for suite in [nil, "PSK-AES128-CCM8"] {
             let pair = try EnginePair(client: client(ciphers: suite), server: both, serverName: "localhost")
             pair.handshake()
@@ -102,7 +102,7 @@ import Testing
         }
     }
 
-    @Test func aServerWithoutKeysServesNobodyWhoHasOnlyAKey() throws {
+    @Test func `a server without keys serves nobody who has only a key`() throws {
         let certificates = try TestCertificates.make()
         let pair = try EnginePair(
             client: client(),
@@ -114,7 +114,7 @@ import Testing
     }
 
     /// A session that was begun in one way is none of a service that wants another one.
-    @Test func aSessionIsNoWayAroundAnotherProof() throws {
+    @Test func `a session is no way around another proof`() throws {
         let certificates = try TestCertificates.make()
         let keys = server()
         var certified = server()
@@ -138,7 +138,7 @@ import Testing
     }
 
     /// OpenSSL does not look whether the suite of a session is one of the list.
-    @Test func aSessionEndsWithItsCipherSuite() throws {
+    @Test func `a session ends with its cipher suite`() throws {
         let first = try resume(client(), server(), nil)
         let session = try #require(first.client.engine?.resumableSession)
         let next = try resume(client(), server(ciphers: "PSK-AES128-GCM-SHA256"), session)
@@ -156,7 +156,7 @@ import Testing
         return pair
     }
 
-    @Test func whatCannotBeUsedIsRefused() {
+    @Test func `what cannot be used is refused`() {
         #expect(throws: CredentialsError.ciphers("it has no cipher suite for pre-shared keys (PSK-…)")) {
             try ServerContext(server(ciphers: "ECDHE-ECDSA-AES128-GCM-SHA256"))
         }

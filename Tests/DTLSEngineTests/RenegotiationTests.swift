@@ -12,7 +12,7 @@ import Testing
     }
 
     /// Whichever datagram of it gets lost, thrice in a row, on a connection that gives its buffers back all the time.
-    @Test func flightsAreSentAgain() throws {
+    @Test func `flights are sent again`() throws {
         let clean = try makePair()
         clean.handshake()
         clean.run()
@@ -50,7 +50,7 @@ import Testing
     }
 
     /// A client that begins it and is never heard of again: the server gives up, and nothing else.
-    @Test func thePeerVanishes() throws {
+    @Test func `the peer vanishes`() throws {
         let pair = try makePair()
         pair.handshake()
         pair.run()
@@ -64,7 +64,7 @@ import Testing
     }
 
     /// It fits the datagrams that the handshake before it has fitted.
-    @Test func flightsDoNotShrinkWithoutLoss() throws {
+    @Test func `flights do not shrink without loss`() throws {
         let pair = try makePair()
         pair.handshake()
         pair.run()

@@ -16,7 +16,7 @@ import Testing
     /// An ECDSA certificate for localhost, and the client's for the name `client`.
     private var server: ServerSettings {
         var settings = ServerSettings(certifiedKeys: [key(certificates.ecdsaServer)])
-        settings.names = [NamedIdentity(name: "client", certifiedKeys: [key(certificates.client)])]
+        settings.names = [VirtualHost(name: "client", certifiedKeys: [key(certificates.client)])]
         return settings
     }
 
@@ -35,13 +35,13 @@ import Testing
 
     /// The client checks the name that it asks for against the certificate that it gets.
     @Test(arguments: ["localhost", "client", "CLIENT"])
-    func theNameDecides(_ name: String) throws {
+    func `the name decides`(_ name: String) throws {
         let pair = try handshake(client, server, name: name)
         #expect(pair.client.isEstablished, "\(String(describing: pair.client.error))")
         #expect(pair.server.engine?.serverName == name)
     }
 
-    @Test func aNameWithoutATableGetsTheServicesOwn() throws {
+    @Test func `a name without a table gets the services own`() throws {
         let pair = try handshake(client, server, name: "elsewhere")
         // Which the client takes for another's.
         #expect("\(try #require(pair.client.error))".contains("ostname mismatch"))
@@ -51,7 +51,7 @@ import Testing
     }
 
     @Test(arguments: [WireConditions.perfect, WireConditions(loss: 20)])
-    func anUnknownNameIsRefusedWithAnAlert(_ conditions: WireConditions) throws {
+    func `an unknown name is refused with an alert`(_ conditions: WireConditions) throws {
         var refusing = server
         refusing.refusesUnknownNames = true
         let pair = try handshake(client, refusing, name: "elsewhere", conditions: conditions)
@@ -67,11 +67,11 @@ import Testing
     }
 
     /// The whole name goes before the asterisk, which stands for one label.
-    @Test func wildcards() throws {
+    @Test func `wildcards`() throws {
         var settings = ServerSettings(certifiedKeys: [key(certificates.ecdsaServer)])
         settings.refusesUnknownNames = true
         settings.names = ["*.example.org", "a.example.org"].map {
-            NamedIdentity(
+            VirtualHost(
                 name: $0, certifiedKeys: [key($0.hasPrefix("*") ? certificates.rsaServer : certificates.client)])
         }
         var trusting = client
@@ -86,7 +86,7 @@ import Testing
     }
 
     /// Whether there are tables or not: what is told of the client (logs, programs, backends) has the session's name.
-    @Test func aSessionOfOneNameIsNotResumedForAnother() throws {
+    @Test func `a session of one name is not resumed for another`() throws {
         let ticketKeys = [UInt8](repeating: 7, count: ServerContext.ticketKeyLength)
         var trusting = client
         trusting.rejectUnauthorized = false
@@ -115,11 +115,11 @@ import Testing
 
     /// The name that was given to it decides, whether or not the certificate names the address.
     @Test(arguments: [[192, 0, 2, 2], [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 192, 0, 2, 2]] as [[UInt8]])
-    func theTableOfTheAddressGoesFirst(_ address: [UInt8]) throws {
+    func `the table of the address goes first`(_ address: [UInt8]) throws {
         let named = try MadeCertificate("here", names: [.ip([192, 0, 2, 2])])
         func serve(_ name: String, own: CertifiedKey, _ other: CertifiedKey) throws -> String? {
             var settings = ServerSettings(certifiedKeys: [own])
-            settings.names = [NamedIdentity(name: name, certifiedKeys: [other])]
+            settings.names = [VirtualHost(name: name, certifiedKeys: [other])]
             settings.choosesByAddress = true
             let pair = try EnginePair(
                 client: ClientSettings(rejectUnauthorized: false), server: settings, serverName: nil,
@@ -140,10 +140,10 @@ import Testing
 
     /// An IPv6 socket that serves IPv4 too has mapped addresses.
     @Test(arguments: [[192, 0, 2, 9], [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 255, 255, 192, 0, 2, 9]] as [[UInt8]])
-    func theAddressDecidesWhereThereIsNoName(_ address: [UInt8]) throws {
+    func `the address decides where there is no name`(_ address: [UInt8]) throws {
         let numbered = try MadeCertificate("numbered", names: [.ip([192, 0, 2, 9])])
         var settings = server
-        settings.names.append(NamedIdentity(name: "192.0.2.9", certifiedKeys: [key(try numbered.identity())]))
+        settings.names.append(VirtualHost(name: "192.0.2.9", certifiedKeys: [key(try numbered.identity())]))
         settings.choosesByAddress = true
         let asking = ClientSettings(certificateAuthorities: try numbered.pem())
         let pair = try EnginePair(
@@ -156,14 +156,14 @@ import Testing
     }
 
     /// The chain is the file's, and not what the trusted CAs of clients would make it.
-    @Test(arguments: [nil, ClientVerification.Mode.requested])
-    func aLeafThatIsAloneInItsFileStaysAlone(_ mode: ClientVerification.Mode?) throws {
+    @Test(arguments: [nil, PeerVerification.Mode.requested])
+    func `a leaf that is alone in its file stays alone`(_ mode: PeerVerification.Mode?) throws {
         let root = try MadeCertificate("Root", isAuthority: true)
         let leaf = try MadeCertificate("leaf", names: [.dns("localhost")], issuer: root)
         let asking = ClientSettings(certificateAuthorities: try root.pem())
         for (chain, count) in [([], 1), ([root], 2)] {
             var settings = ServerSettings(certifiedKeys: [key(try leaf.identity(chain: chain))])
-            if let mode { settings.clients = ClientVerification(mode: mode, authorities: try root.pem()) }
+            if let mode { settings.clients = PeerVerification(mode: mode, authorities: try root.pem()) }
             let pair = try handshake(asking, settings, name: "localhost")
             #expect(pair.client.isEstablished)
             let shown = pair.client.engine?.withSSL { OPENSSL_sk_num(SSL_get_peer_cert_chain($0)) }
@@ -172,7 +172,7 @@ import Testing
     }
 
     @Test(arguments: [("ECDHE+aRSA", "ECDHE-RSA"), ("ECDHE+aECDSA", "ECDHE-ECDSA"), ("ECDHE", "ECDHE-ECDSA")])
-    func theKindOfKeyIsTheClientsChoice(_ ciphers: String, _ expected: String) throws {
+    func `the kind of key is the clients choice`(_ ciphers: String, _ expected: String) throws {
         let both = ServerSettings(certifiedKeys: [key(certificates.rsaServer), key(certificates.ecdsaServer)])
         var limited = client
         limited.ciphers = ciphers
@@ -181,13 +181,13 @@ import Testing
         #expect(pair.server.engine?.cipher.hasPrefix(expected) == true)
     }
 
-    @Test func twoCertificatesOfOneKindAreRefused() throws {
+    @Test func `two certificates of one kind are refused`() throws {
         let twice = ServerSettings(certifiedKeys: [key(certificates.ecdsaServer), key(certificates.client)])
         #expect(throws: CredentialsError.certificate("a second one with an ECDSA key")) { try ServerContext(twice) }
     }
 
     /// OpenSSL has a place for each kind of key, and would take this one for the other certificate's.
-    @Test func aKeyOfAnotherKindDoesNotHideItsMismatch() throws {
+    @Test func `a key of another kind does not hide its mismatch`() throws {
         let mixed = ServerSettings(certifiedKeys: [
             key(certificates.ecdsaServer),
             CertifiedKey(
@@ -205,7 +205,7 @@ import Testing
             (["a", "b"], ["b", "a"], "a"), (["a", "b"], ["b"], "b"), (["coap", "co"], ["c", "co"], "co"),
             ([], ["a"], nil), (["a"], [], nil),
         ] as [([String], [String], String?)])
-    func theServersFirstThatBothKnow(_ server: [String], _ client: [String], _ expected: String?) throws {
+    func `the servers first that both know`(_ server: [String], _ client: [String], _ expected: String?) throws {
         var (serving, asking) = (self.server, self.client)
         serving.applicationProtocols = server
         asking.applicationProtocols = client
@@ -218,7 +218,7 @@ import Testing
         }
     }
 
-    @Test func withoutACommonProtocolThereIsAnAlert() throws {
+    @Test func `without a common protocol there is an alert`() throws {
         var (serving, asking) = (server, client)
         serving.applicationProtocols = ["coap"]
         asking.applicationProtocols = ["http/1.1", "coa", "coapp"]
@@ -227,7 +227,7 @@ import Testing
         #expect("\(try #require(pair.server.error))".contains("no application protocol"))
     }
 
-    @Test func namesOfProtocolsThatDoNotFit() throws {
+    @Test func `names of protocols that do not fit`() throws {
         for name in ["", String(repeating: "x", count: 256)] {
             var settings = client
             settings.applicationProtocols = [name]
@@ -252,14 +252,14 @@ import Testing
         }
     }
 
-    @Test func modernIsAuthenticatedEncryptionWithForwardSecrecy() throws {
+    @Test func `modern is authenticated encryption with forward secrecy`() throws {
         let modern = try suites(.modern, .dtls12)
         #expect(modern.prefix(2) == ["ECDHE-ECDSA-AES128-GCM-SHA256", "ECDHE-RSA-AES128-GCM-SHA256"])
         let authenticated = ["GCM", "CHACHA20", "CCM"]
         #expect(modern.allSatisfy { name in name.hasPrefix("ECDHE-") && authenticated.contains { name.contains($0) } })
     }
 
-    @Test func legacyIsOldAndNotBroken() throws {
+    @Test func `legacy is old and not broken`() throws {
         let legacy = try suites(.legacy, .dtls10)
         let modern = try suites(.modern, .dtls12)
         #expect(legacy.starts(with: modern))

@@ -12,7 +12,7 @@ import Testing
         return (server, try await server.sockName(), option)
     }
 
-    @Test(arguments: [nil, "named"]) func sequencesOfConnectionsAndMessages(_ name: String?) async throws {
+    @Test(arguments: [nil, "named"]) func `sequences of connections and messages`(_ name: String?) async throws {
         let (server, address, option) = try await makeServer(name)
         async let served: Int = withThrowingTaskGroup(of: Int.self) { group in
             for try await connection in server.connections {
@@ -45,7 +45,7 @@ import Testing
         #expect(try await served == 100)
     }
 
-    @Test func cancellationIsHonoured() async throws {
+    @Test func `cancellation is honoured`() async throws {
         let (server, address, option) = try await makeServer()
         let waitingForClients = Task {
             // Held on to: a connection is closed with its last reference.
@@ -78,7 +78,7 @@ import Testing
         await server.close()
     }
 
-    @Test func lettingGoCloses() async throws {
+    @Test func `letting go closes`() async throws {
         let (server, address, option) = try await makeServer()
         var client: AsyncDtlsConnection? = try await AsyncDtlsConnection.connect(option, to: address)
         try await client?.send("the only message")
@@ -92,7 +92,7 @@ import Testing
         #expect(try await iterator.next() == nil)
     }
 
-    @Test func failuresAreThrown() async throws {
+    @Test func `failures are thrown`() async throws {
         let (server, address, option) = try await makeServer()
         var stranger = option
         stranger.server = "elsewhere.example"

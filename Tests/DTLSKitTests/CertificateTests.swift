@@ -28,7 +28,7 @@ import Testing
         #expect(certificate?.contains(part) == true, "\(certificate ?? "")")
     }
 
-    @Test func rsaAndECDSA() async throws {
+    @Test func `RSA and ECDSA`() async throws {
         let authority = try await TestAuthority()
         for kind in [TestAuthority.Kind.rsa, .ecdsa] {
             let identity = try await authority.issue("server", kind: kind)
@@ -40,7 +40,7 @@ import Testing
         }
     }
 
-    @Test func wrongNameExpiredAndUntrusted() async throws {
+    @Test func `wrong name expired and untrusted`() async throws {
         let authority = try await TestAuthority()
         let stranger = try await TestAuthority()
         let good = try await authority.issue("server")
@@ -73,7 +73,7 @@ import Testing
         try await expired.stop()
     }
 
-    @Test func clientCertificates() async throws {
+    @Test func `client certificates`() async throws {
         let authority = try await TestAuthority()
         let stranger = try await TestAuthority()
         let identity = try await authority.issue("server")
@@ -110,7 +110,7 @@ import Testing
         try await server.stop()
     }
 
-    @Test func serverNameIndication() async throws {
+    @Test func `server name indication`() async throws {
         let authority = try await TestAuthority()
         let main = try await authority.issue("main", names: "DNS:main.example")
         let one = try await authority.issue("one", names: "DNS:one.example")
@@ -141,7 +141,7 @@ import Testing
     }
 
     /// Names may ask for client certificates, each of its own authority.
-    @Test func eachNameHasItsOwnTrust() async throws {
+    @Test func `each name has its own trust`() async throws {
         let authority = try await TestAuthority()
         let main = try await authority.issue("main", names: "DNS:main.example")
         let closed = try await authority.issue("closed", names: "DNS:closed.example")
@@ -163,7 +163,7 @@ import Testing
         try await server.stop()
     }
 
-    @Test(arguments: [true, false]) func certificateByAddress(_ ipcert: Bool) async throws {
+    @Test(arguments: [true, false]) func `certificate by address`(_ ipcert: Bool) async throws {
         let authority = try await TestAuthority()
         let main = try await authority.issue("main", names: "DNS:main.example")
         let address = try await authority.issue("address", names: "IP:127.0.0.5")

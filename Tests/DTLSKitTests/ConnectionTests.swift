@@ -14,7 +14,7 @@ import Testing
         try await server.stop()
     }
 
-    @Test func messagesGoBothWays() async throws {
+    @Test func `messages go both ways`() async throws {
         try await withServer { address, option in
             let client = try Dtls.createClient(option, address, timeout: 60_000)
             #expect(client.isEstablished)
@@ -32,7 +32,7 @@ import Testing
         }
     }
 
-    @Test func whatDoesNotFitStaysForTheNextCall() async throws {
+    @Test func `what does not fit stays for the next call`() async throws {
         try await withServer { address, option in
             let client = try Dtls.createClient(option, address, timeout: 60_000)
             defer { client.close() }
@@ -48,7 +48,7 @@ import Testing
         }
     }
 
-    @Test func wrongArgumentsThrow() async throws {
+    @Test func `wrong arguments throw`() async throws {
         try await withServer { address, option in
             let client = try Dtls.createClient(option, address, timeout: 60_000)
             defer { client.close() }
@@ -69,7 +69,7 @@ import Testing
         }
     }
 
-    @Test func afterTheEndThereIsClosedOrNotOpen() async throws {
+    @Test func `after the end there is closed or not open`() async throws {
         let authority = try await TestAuthority()
         let identity = try await authority.issue("server")
         try await onThread {
@@ -103,7 +103,7 @@ import Testing
         }
     }
 
-    @Test func aClientOfNobodyTimesOutAndSaysWhy() async throws {
+    @Test func `a client of nobody times out and says why`() async throws {
         try await onThread {
             // Nothing listens on the discard port of a loopback address of our own. On a busy machine the refusal may
             // come when the time is over.
@@ -117,7 +117,7 @@ import Testing
         }
     }
 
-    @Test func acceptTimesOut() async throws {
+    @Test func `accept times out`() async throws {
         let authority = try await TestAuthority()
         let identity = try await authority.issue("server")
         try await onThread {
@@ -131,7 +131,7 @@ import Testing
     }
 
     /// Two threads, nothing but calls that wait: the reference's synchronous mode.
-    @Test func synchronousServerAndClient() async throws {
+    @Test func `synchronous server and client`() async throws {
         let authority = try await TestAuthority()
         let identity = try await authority.issue("server")
         let (addresses, continuation) = AsyncStream.makeStream(of: DtlsAddress.self)
@@ -160,7 +160,7 @@ import Testing
         #expect(try await served == "one after the other")
     }
 
-    @Test func aServersCallbackMayCloseAnything() async throws {
+    @Test func `a servers callback may close anything`() async throws {
         let authority = try await TestAuthority()
         let identity = try await authority.issue("server")
         try await onThread {
@@ -187,7 +187,7 @@ import Testing
     }
 
     /// Clients that are connected close all; each is told once how its handshake has ended.
-    @Test func aClientsCallbackMayCloseAnything() async throws {
+    @Test func `a clients callback may close anything`() async throws {
         let authority = try await TestAuthority()
         let identity = try await authority.issue("server")
         try await onThread {
@@ -212,7 +212,7 @@ import Testing
         }
     }
 
-    @Test func loopHasTimersAndDescriptors() async throws {
+    @Test func `loop has timers and descriptors`() async throws {
         try await onThread {
             let iosched = try iosched
             var calls: [String] = []

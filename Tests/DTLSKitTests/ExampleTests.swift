@@ -35,7 +35,7 @@ import Testing
     }
 
     @Test(arguments: ["SynchronousServer", "AsynchronousServer", "MultitaskServer", "SwiftServer"])
-    func serverServesOpenSSLAndOurClient(_ name: String) async throws {
+    func `server serves open SSL and our client`(_ name: String) async throws {
         let example = try await RunningExample(name)
         let theirs = try Program(
             [
@@ -72,7 +72,7 @@ import Testing
         #expect(example.program.ending == nil)
     }
 
-    @Test func theClientTalksToOpenSSL() async throws {
+    @Test func `the client talks to open SSL`() async throws {
         let authority = try await TestAuthority()
         let identity = try await authority.issue("server")
         let server = try Program(
@@ -93,7 +93,7 @@ import Testing
     }
 
     /// Connections go to both tasks in turn, and a task that dies is started again.
-    @Test func tasksTakeTurnsAndAreReplaced() async throws {
+    @Test func `tasks take turns and are replaced`() async throws {
         let example = try await RunningExample("MultitaskServer")
         @Sendable func talk(_ text: String) async throws {
             try await onThread {

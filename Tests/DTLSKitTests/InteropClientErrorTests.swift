@@ -5,7 +5,7 @@ import Testing
 /// What our server makes of what the clients of OpenSSL and GnuTLS do wrong, or find wrong with it.
 @Suite(.serialized) struct InteropClientErrorTests {
     @Test(arguments: ForeignPeer.allCases, Fault.allCases)
-    func theirClientRefusesOurServer(_ peer: ForeignPeer, _ fault: Fault) async throws {
+    func `their client refuses our server`(_ peer: ForeignPeer, _ fault: Fault) async throws {
         let authority = try await TestAuthority()
         let identity = try await authority.issue(fault)
         let server = try await EchoServer(DtlsServerOption(cert: identity.certificate, key: identity.key))
@@ -26,7 +26,7 @@ import Testing
     }
 
     @Test(arguments: ForeignPeer.allCases, [false, true])
-    func theirClientShowsAnotherCertificate(_ peer: ForeignPeer, _ ofAStranger: Bool) async throws {
+    func `their client shows another certificate`(_ peer: ForeignPeer, _ ofAStranger: Bool) async throws {
         let authority = try await TestAuthority()
         let identity = try await authority.issue("server")
         let stranger = try await TestAuthority()

@@ -5,7 +5,7 @@ import Testing
 /// Servers with several names, and keys that cannot be read.
 @Suite(.serialized) struct InteropNameTests {
     /// s_server has two certificates: one for a name, and one for clients that ask for none.
-    @Test func theirServerHasTwoNames() async throws {
+    @Test func `their server has two names`() async throws {
         let authority = try await TestAuthority()
         let main = try await authority.issue("main", names: "IP:127.0.0.1")
         let other = try await authority.issue("other", names: "DNS:other.example", kind: .rsa)
@@ -31,7 +31,7 @@ import Testing
         }
     }
 
-    @Test(arguments: ForeignPeer.allCases) func ourServerHasTwoNames(_ peer: ForeignPeer) async throws {
+    @Test(arguments: ForeignPeer.allCases) func `our server has two names`(_ peer: ForeignPeer) async throws {
         let authority = try await TestAuthority()
         let main = try await authority.issue("main", names: "DNS:main.example")
         let other = try await authority.issue("other", names: "DNS:other.example", kind: .rsa)
@@ -66,7 +66,7 @@ import Testing
     }
 
     /// A key that cannot be read is refused at once, without a question on the terminal; nothing is changed.
-    @Test(arguments: [nil, "wrong"]) func keysOfAnotherPassword(_ password: String?) async throws {
+    @Test(arguments: [nil, "wrong"]) func `keys of another password`(_ password: String?) async throws {
         let authority = try await TestAuthority()
         let identity = try await authority.issue("server")
         let encrypted = try await authority.encrypt(identity, password: "secret")

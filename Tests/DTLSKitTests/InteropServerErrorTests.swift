@@ -5,7 +5,7 @@ import Testing
 /// What our client makes of what the servers of OpenSSL and GnuTLS do wrong, or find wrong with it.
 @Suite(.serialized) struct InteropServerErrorTests {
     @Test(arguments: ForeignPeer.allCases, Fault.allCases)
-    func ourClientRefusesTheirServer(_ peer: ForeignPeer, _ fault: Fault) async throws {
+    func `our client refuses their server`(_ peer: ForeignPeer, _ fault: Fault) async throws {
         let authority = try await TestAuthority()
         let stranger = try await TestAuthority()
         let port = try ForeignPeer.freePort()
@@ -23,7 +23,7 @@ import Testing
     }
 
     @Test(arguments: [false, true])
-    func openSSLWantsAnotherCertificate(_ ofAStranger: Bool) async throws {
+    func `open SSL wants another certificate`(_ ofAStranger: Bool) async throws {
         let authority = try await TestAuthority()
         let stranger = try await TestAuthority()
         defer { withExtendedLifetime(stranger) {} }
@@ -43,7 +43,7 @@ import Testing
 
     /// gnutls-serv says nothing to a client without a certificate, and is not heard of again.
     @Test(arguments: [false, true])
-    func gnuTLSWantsAnotherCertificate(_ ofAStranger: Bool) async throws {
+    func `gnu TLS wants another certificate`(_ ofAStranger: Bool) async throws {
         let authority = try await TestAuthority()
         let stranger = try await TestAuthority()
         defer { withExtendedLifetime(stranger) {} }

@@ -20,7 +20,7 @@ import Testing
         }
     }
 
-    @Test(arguments: Case.all) func theirClientOurServer(_ test: Case) async throws {
+    @Test(arguments: Case.all) func `their client our server`(_ test: Case) async throws {
         let authority = try await TestAuthority()
         let identity = try await authority.issue("server", kind: test.kind)
         let own = try await authority.issue("client", kind: test.kind)
@@ -55,7 +55,7 @@ import Testing
         try await server.stop()
     }
 
-    @Test(arguments: Case.all) func ourClientTheirServer(_ test: Case) async throws {
+    @Test(arguments: Case.all) func `our client their server`(_ test: Case) async throws {
         let authority = try await TestAuthority()
         let identity = try await authority.issue("server", kind: test.kind)
         let own = try await authority.issue("client", kind: test.kind)
@@ -87,7 +87,7 @@ import Testing
         #expect(server.ending == nil, "the server lives on: \(server.errors)")
     }
 
-    @Test func theirServerRefusesAndWeSayWhy() async throws {
+    @Test func `their server refuses and we say why`() async throws {
         let authority = try await TestAuthority()
         let identity = try await authority.issue("server")
         let port = try ForeignPeer.freePort()
@@ -107,7 +107,7 @@ import Testing
     }
 
     /// s_client asks for a new handshake with "R".
-    @Test(arguments: [true, false]) func renegotiationIsDoneOrRefused(_ allowed: Bool) async throws {
+    @Test(arguments: [true, false]) func `renegotiation is done or refused`(_ allowed: Bool) async throws {
         let authority = try await TestAuthority()
         let identity = try await authority.issue("server")
         let server = try await EchoServer(
@@ -137,7 +137,7 @@ import Testing
     }
 
     /// s_server asks for a new handshake with "r"; it prints each message of a handshake.
-    @Test(arguments: [true, false]) func theirServerRenegotiates(_ allowed: Bool) async throws {
+    @Test(arguments: [true, false]) func `their server renegotiates`(_ allowed: Bool) async throws {
         let authority = try await TestAuthority()
         let port = try ForeignPeer.freePort()
         let server = try await ForeignPeer.openSSL.serve(

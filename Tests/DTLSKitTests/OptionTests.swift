@@ -3,7 +3,7 @@ import Foundation
 import Testing
 
 @Suite(.serialized) struct OptionTests {
-    @Test func constantsHaveTheDocumentedValues() {
+    @Test func `constants have the documented values`() {
         #expect(Dtls.AF_INET == 2)
         #expect(Dtls.AF_INET6 == 10)
         #expect(Dtls.INADDR_NONE == "255.255.255.255")
@@ -17,7 +17,7 @@ import Testing
         #expect(Dtls.IN6ADDR_LINKLOCAL_ALLROUTERS == "ff01::2")
     }
 
-    @Test func addressesAreChecked() throws {
+    @Test func `addresses are checked`() throws {
         let four = try Dtls.sockaddr(Dtls.INADDR_ANY, 3000)
         #expect(four.domain == Dtls.AF_INET && four.addr == "0.0.0.0" && four.port == 3000)
         let six = try Dtls.sockaddr6(Dtls.IN6ADDR_LOOPBACK, 65_535)
@@ -36,7 +36,7 @@ import Testing
         }
     }
 
-    @Test func defaultsAreTheDocumentedOnes() {
+    @Test func `defaults are the documented ones`() {
         let server = DtlsServerOption(cert: "")
         #expect(server.name == nil && server.ca == nil && server.key == nil && server.passwd == nil)
         #expect(!server.ipcert && !server.renegotiate && server.handshakeTimeout == 60_000)
@@ -46,7 +46,7 @@ import Testing
         #expect(client.cert == nil && client.key == nil && client.passwd == nil)
     }
 
-    @Test(arguments: [1_999, 120_001, -1, 0]) func handshakeTimeoutHasARange(_ timeout: Int) async throws {
+    @Test(arguments: [1_999, 120_001, -1, 0]) func `handshake timeout has a range`(_ timeout: Int) async throws {
         let authority = try await TestAuthority()
         let identity = try await authority.issue("server")
         try await onThread {
@@ -59,7 +59,7 @@ import Testing
         }
     }
 
-    @Test func socketOptionsAreSetOrThrowAndChangeNothing() async throws {
+    @Test func `socket options are set or throw and change nothing`() async throws {
         let authority = try await TestAuthority()
         let identity = try await authority.issue("server")
         try await onThread {
@@ -101,7 +101,7 @@ import Testing
         }
     }
 
-    @Test func credentialsThatCannotBeUsedAreRefused() async throws {
+    @Test func `credentials that cannot be used are refused`() async throws {
         let authority = try await TestAuthority()
         let identity = try await authority.issue("server")
         let other = try await authority.issue("other")
@@ -140,7 +140,7 @@ import Testing
         }
     }
 
-    @Test func aPortInUseIsRefused() async throws {
+    @Test func `a port in use is refused`() async throws {
         let authority = try await TestAuthority()
         let identity = try await authority.issue("server")
         let server = try await EchoServer(DtlsServerOption(cert: identity.certificate, key: identity.key))

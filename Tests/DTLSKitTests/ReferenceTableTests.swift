@@ -105,14 +105,14 @@ import Testing
             }
     }
 
-    @Test func everyRowHasAnImplementation() throws {
+    @Test func `every row has an implementation`() throws {
         for row in try rows() {
             #expect(implementations[row.symbol] != nil, "\(row.reference): there is no \(row.symbol)")
             #expect(!row.difference.isEmpty, "\(row.reference): where it differs is not said")
         }
     }
 
-    @Test func everyRowOfTheReferenceIsInTheTable() throws {
+    @Test func `every row of the reference is in the table`() throws {
         let present = try rows().map(\.reference)
         #expect(Set(present).count == present.count, "a row is there twice")
         for row in Self.reference { #expect(present.contains(row), "the table lacks \(row)") }

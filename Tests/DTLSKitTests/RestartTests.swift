@@ -11,7 +11,7 @@ import Testing
             in: folder)
     }
 
-    @Test func itIsServedAsANewConnection() async throws {
+    @Test func `it is served as a new connection`() async throws {
         let authority = try await TestAuthority()
         let identity = try await authority.issue("server")
         let server = try await EchoServer(DtlsServerOption(cert: identity.certificate, key: identity.key))

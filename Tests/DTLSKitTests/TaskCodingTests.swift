@@ -1,3 +1,4 @@
+import DTLSTransport
 import LinuxSystem
 import Testing
 
@@ -19,7 +20,7 @@ import Testing
         }
     }
 
-    @Test func valuesArriveAsTheyWereSent() throws {
+    @Test func `values arrive as they were sent`() throws {
         let handover = TaskMessage.Handover(server: "S", number: 9, datagrams: [[1, 2], []])
         let (bytes, descriptor) = try TaskMessage.encode(value, handover: handover)
         #expect(descriptor == 7)
@@ -40,14 +41,14 @@ import Testing
         #expect(without["inner"]?["sockFd"] == .null)
     }
 
-    @Test func twoDescriptorsOrTooMuchAreRefused() {
+    @Test func `two descriptors or too much are refused`() {
         #expect(throws: DtlsError.self) { try TaskMessage.encode([.sockFd(1), .sockFd(2)], handover: nil) }
         #expect(throws: DtlsError.self) {
             try TaskMessage.encode(.bytes([UInt8](repeating: 0, count: 200_000)), handover: nil)
         }
     }
 
-    @Test func brokenBytesAreRefused() throws {
+    @Test func `broken bytes are refused`() throws {
         let (bytes, _) = try TaskMessage.encode(value, handover: nil)
         for count in 0..<bytes.count {
             #expect(throws: MalformedBytes.self) { try decode(Array(bytes[..<count]), descriptor: -1) }
@@ -61,7 +62,7 @@ import Testing
     }
 
     /// A task makes the same server of what it is sent: certificates that were added, cookies, tickets.
-    @Test func identitiesArriveWhole() async throws {
+    @Test func `identities arrive whole`() async throws {
         let authority = try await TestAuthority()
         let main = try await authority.issue("main", names: "DNS:main.example")
         let added = try await authority.issue("added", names: "DNS:added.example")

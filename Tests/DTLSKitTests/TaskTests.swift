@@ -71,7 +71,7 @@ import Testing
         }
     }
 
-    @Test func aRunningTaskLearnsOfANewCertificate() async throws {
+    @Test func `a running task learns of a new certificate`() async throws {
         let server = try await TaskServer("whole")
         _ = try await server.authority.issue("later.example", names: "DNS:later.example")
         guard case .handshake(_, let certificate?)? = try await server.failure(of: "later.example") else {
@@ -93,7 +93,7 @@ import Testing
     }
 
     /// The number of the descriptor and nothing else: the client's next hello brings its cookie along.
-    @Test(arguments: ForeignPeer.allCases) func aBareDescriptorIsServedByAnotherProcess(_ peer: ForeignPeer)
+    @Test(arguments: ForeignPeer.allCases) func `a bare descriptor is served by another process`(_ peer: ForeignPeer)
         async throws
     {
         let server = try await TaskServer("bare")
@@ -126,7 +126,7 @@ import Testing
 
     /// Rule 4: what a client sent while the server did not look lies on the listener. Copies of a hello make no second
     /// connection, and the rest goes with the connection, or after it.
-    @Test func copiesOfAHelloAndALateAlert() async throws {
+    @Test func `copies of a hello and a late alert`() async throws {
         let server = try await TaskServer("whole")
         let client = try RawClient(to: server.port)
         let hello = ClientHelloBytes()
@@ -147,7 +147,7 @@ import Testing
 
     /// Rules 1 and 2: a socket that is not connected yet takes other clients' datagrams. The task that reads it gives
     /// them back, and the listener answers every one.
-    @Test func foreignDatagramsGoBackToTheListener() async throws {
+    @Test func `foreign datagrams go back to the listener`() async throws {
         let server = try await TaskServer("window")
         let first = try RawClient(to: server.port)
         let hello = ClientHelloBytes()
@@ -181,7 +181,7 @@ import Testing
     }
 
     /// Rule 3: the client is back on its port while its old connection has not been closed yet.
-    @Test func aClientComesBackBeforeItsConnectionIsClosed() async throws {
+    @Test func `a client comes back before its connection is closed`() async throws {
         let server = try await TaskServer("whole")
         let client = try RawClient(to: server.port)
         let hello = ClientHelloBytes()

@@ -23,7 +23,7 @@ extension EndToEndBeside {
 
         /// A client that has begun its handshake once more needs no second place beside its own.
         @Test(arguments: ["connections = 1", "connections_per_prefix = 1", "handshakes = 1"])
-        func aHandshakeBegunAnewHasThePlaceOfTheLast(_ limit: String) async throws {
+        func `a handshake begun anew has the place of the last`(_ limit: String) async throws {
             let daemon = try await Daemon.start(configuration(limit), in: folder)
             let socket = try DatagramSocket(at: .free(on: address.host))
             func answer(_ hello: [UInt8], _ wanted: (HelloAnswer) -> Bool) async throws -> HelloAnswer {
@@ -66,7 +66,7 @@ extension EndToEndBeside {
         }
 
         @Test(arguments: [("deny = [\"127.0.0.11\"]", ""), ("", "deny = [\"127.0.0.11\"]")])
-        func whoIsDeniedByNowIsNotServedAnew(_ limits: String, _ all: String) async throws {
+        func `who is denied by now is not served anew`(_ limits: String, _ all: String) async throws {
             let daemon = try await Daemon.start(configuration(), in: folder)
             let port = try Endpoint.free(on: "127.0.0.11")
             try await orphaned(configuration(limits, all: all), at: port, by: daemon)
@@ -80,7 +80,7 @@ extension EndToEndBeside {
         }
 
         /// Its hello is the listener's, which serves the address for another service.
-        @Test func aServiceThatIsGoneServesNobodyAnew() async throws {
+        @Test func `a service that is gone serves nobody anew`() async throws {
             let daemon = try await Daemon.start(configuration(), in: folder)
             let port = try Endpoint.free(on: "127.0.0.11")
             try await orphaned(configuration(name: "other"), at: port, by: daemon)

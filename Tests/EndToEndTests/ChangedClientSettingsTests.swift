@@ -72,7 +72,7 @@ extension EndToEndCrowds {
         ]
 
         /// An alert is believed after 3 seconds: it could have been forged.
-        @Test func newHandshakesGoByTheNewSettings() async throws {
+        @Test func `new handshakes go by the new settings`() async throws {
             _ = try await maker.selfSigned("other")
             try await maker.encryptKey(
                 of: maker.issued("person", by: identity), as: "sealed.key", passphrase: "sesame")
@@ -126,7 +126,7 @@ extension EndToEndCrowds {
         }
 
         /// How long a server may take, and nothing be said.
-        @Test func times() async throws {
+        @Test func `times`() async throws {
             let fronts = try (0..<2).map { _ in try Endpoint.freeOnOwnLoopback() }
             let back = try Endpoint.freeOnOwnLoopback()
             let mute = try DatagramSocket(at: .freeOnOwnLoopback())

@@ -17,7 +17,7 @@ extension EndToEnd {
             try SecureClient(to: place, trust: identity.certificate, in: folder)
         }
 
-        @Test func proxyProtocol() async throws {
+        @Test func `proxy protocol`() async throws {
             let socket = try DatagramSocket(at: .freeOnOwnLoopback())
             let backend = Backend(on: [socket]) { [$0.bytes.first == 13 ? Array("header\n".utf8) : $0.bytes] }
             let place = try Endpoint.freeOnOwnLoopback()
@@ -33,7 +33,7 @@ extension EndToEnd {
             try await backend.stop()
         }
 
-        @Test func programs() async throws {
+        @Test func `programs`() async throws {
             let place = try Endpoint.freeOnOwnLoopback()
             func service(_ exec: String) -> String {
                 Service(
@@ -61,7 +61,7 @@ extension EndToEnd {
             try await daemon.stop()
         }
 
-        @Test func logs() async throws {
+        @Test func `logs`() async throws {
             let place = try Endpoint.freeOnOwnLoopback()
             let socket = try DatagramSocket(atPath: folder.file("syslog"))
             func service(_ log: String) -> String {
@@ -89,7 +89,7 @@ extension EndToEnd {
             try await daemon.stop()
         }
 
-        @Test func logLevel() async throws {
+        @Test func `log level`() async throws {
             let place = try Endpoint.freeOnOwnLoopback()
             let service = Service(listen: [place], identity: identity).text
             let daemon = try await Daemon.start(service, in: folder)
@@ -108,7 +108,7 @@ extension EndToEnd {
         }
 
         /// The listener is opened anew with them; connections that are there go on.
-        @Test func sockets() async throws {
+        @Test func `sockets`() async throws {
             let everywhere = try Endpoint.free(on: "::")
             let ipv6 = try #require(SocketAddress(host: "::1", port: everywhere.port))
             let ipv4 = try #require(SocketAddress(host: "127.0.0.1", port: everywhere.port))

@@ -70,7 +70,7 @@ extension EndToEndCrowds {
                 first: .refused("handshake failure"), then: .served()),
         ]
 
-        @Test func newHandshakesGoByTheNewSettings() async throws {
+        @Test func `new handshakes go by the new settings`() async throws {
             try folder.write("sensor-7:\(Self.key)\n", to: "keys.psk")
             let places = try Self.changes.map { _ in try Endpoint.freeOnOwnLoopback() }
             func configuration(_ setting: (Change) -> String) -> String {
@@ -117,7 +117,7 @@ extension EndToEndCrowds {
         }
 
         /// s_client tells the hint with -debug.
-        @Test func aHintIsTold() async throws {
+        @Test func `a hint is told`() async throws {
             let place = try Endpoint.freeOnOwnLoopback()
             try folder.write("sensor-7:\(Self.key)\n", to: "keys.psk")
             func service(_ hint: String) -> String {
@@ -137,7 +137,7 @@ extension EndToEndCrowds {
         }
 
         /// The certificate for the address which a client has come to.
-        @Test func byAddressIsSwitchedOn() async throws {
+        @Test func `by address is switched on`() async throws {
             let place = try Endpoint.freeOnOwnLoopback()
             let here = try await maker.selfSigned("here", names: ["DNS:here.example", "IP:\(place.host)"])
             func configuration(_ more: String) -> String {
@@ -156,7 +156,7 @@ extension EndToEndCrowds {
         }
 
         /// A line "R" makes s_client ask for it. A connection from before goes by what it began with.
-        @Test func renegotiationIsSwitchedOn() async throws {
+        @Test func `renegotiation is switched on`() async throws {
             let place = try Endpoint.freeOnOwnLoopback()
             func configuration(_ more: String) -> String {
                 Service(listen: [place], identity: identity, more: more).text
@@ -187,7 +187,7 @@ extension EndToEndCrowds {
 
         /// How long a client may take, and be silent, how long its ticket is good, and how large a handshake's packets
         /// are.
-        @Test func timesAndSizes() async throws {
+        @Test func `times and sizes`() async throws {
             let place = try Endpoint.freeOnOwnLoopback()
             func configuration(_ more: String, lifetime: Int) -> String {
                 "[tickets]\nlifetime = \(lifetime)\n" + Service(listen: [place], identity: identity, more: more).text
@@ -231,7 +231,7 @@ extension EndToEndCrowds {
         }
 
         /// A renewed key whose passphrase is another: with the old one it is refused, with the new one it is served.
-        @Test func aRenewedKeyComesWithItsPassphrase() async throws {
+        @Test func `a renewed key comes with its passphrase`() async throws {
             let place = try Endpoint.freeOnOwnLoopback()
             let sealed = try await maker.encryptKey(of: identity, as: "sealed.key", passphrase: "first")
             try folder.write("first\n", to: "passphrase")
@@ -255,7 +255,7 @@ extension EndToEndCrowds {
         }
 
         /// A client that has a cookie goes on after a reload, until the file has another secret.
-        @Test func anotherSecretMakesOldCookiesBad() async throws {
+        @Test func `another secret makes old cookies bad`() async throws {
             let place = try Endpoint.freeOnOwnLoopback()
             let text = "cookie_secret_file = \"secret\"\n" + Service(listen: [place], identity: identity).text
             try folder.write(String(repeating: "a", count: 32), to: "secret")

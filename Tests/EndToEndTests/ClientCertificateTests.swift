@@ -3,7 +3,7 @@ import Testing
 
 extension EndToEndHandshakes {
     @Suite struct ClientCertificateTests {
-        @Test func onlyClientsWithACertificateOfTheAuthorityGetIn() async throws {
+        @Test func `only clients with a certificate of the authority get in`() async throws {
             let folder = try TestFolder()
             let certificates = CertificateMaker(folder: folder)
             let identity = try await certificates.selfSigned("server")
@@ -31,7 +31,7 @@ extension EndToEndHandshakes {
         }
 
         /// A session that began when nobody was asked for a certificate is no way around the authority.
-        @Test func anOldSessionIsNoWayAroundANewAuthority() async throws {
+        @Test func `an old session is no way around a new authority`() async throws {
             let folder = try TestFolder()
             let certificates = CertificateMaker(folder: folder)
             let identity = try await certificates.selfSigned("server")

@@ -20,7 +20,7 @@ extension EndToEndBeside {
 
         private func serverDaemon(_ text: String? = nil) async throws -> Daemon { try await fixture.serverDaemon(text) }
 
-        @Test func datagramsGoThroughOpenSSLsServerBothWays() async throws {
+        @Test func `datagrams go through open SS ls server both ways`() async throws {
             let server = try await SecureServer(at: back, as: identity, in: folder)
             let daemon = try await Daemon.start(client(), in: folder)
             let sender = try PlainSender(to: front)
@@ -55,7 +55,7 @@ extension EndToEndBeside {
         /// The sender's next call fails with EMSGSIZE, where the daemon has CAP_NET_RAW; the log says which it was.
         /// A dual-stack listener sees it inside an IPv6 address.
         @Test(arguments: [false, true])
-        func aSenderIsToldOfADatagramThatIsTooLarge(_ isDualStack: Bool) async throws {
+        func `a sender is told of a datagram that is too large`(_ isDualStack: Bool) async throws {
             let server = try await SecureServer(at: back, as: identity, in: folder)
             let listen = isDualStack ? try Endpoint.free(on: "::") : front
             let front = front.with(port: listen.port)
@@ -80,7 +80,7 @@ extension EndToEndBeside {
             #expect(daemon.lines(with: "DATAGRAMS_UNSUITED=1").count == 1)
         }
 
-        @Test func datagramsGoThroughGnuTLSsServerBothWays() async throws {
+        @Test func `datagrams go through gnu TL ss server both ways`() async throws {
             // It listens on all addresses, and answers from the one that the kernel likes best.
             let address = try Endpoint.free(on: "127.0.0.1")
             let server = try Program(
@@ -100,7 +100,7 @@ extension EndToEndBeside {
 
         /// Each sender has a connection of its own, and gets its own answers; one datagram stays one datagram.
         @Test(arguments: [1, 2])
-        func twoDaemonsAreATunnelThatKeepsSendersApart(_ workers: Int) async throws {
+        func `two daemons are a tunnel that keeps senders apart`(_ workers: Int) async throws {
             let socket = try DatagramSocket(at: .freeOnOwnLoopback())
             let backend = Backend.numbering(on: socket)
             let server = try await serverDaemon(
@@ -130,7 +130,7 @@ extension EndToEndBeside {
 
         /// Everybody sends at once, before any of the sockets is there: all of it arrives, from each over one
         /// connection.
-        @Test func manyNewSendersAtOnceLoseNothing() async throws {
+        @Test func `many new senders at once lose nothing`() async throws {
             let server = try await serverDaemon()
             let daemon = try await Daemon.start(client(workers: 2), in: folder)
             let senders = try (0..<60).map { _ in try PlainSender(to: front) }
@@ -152,7 +152,7 @@ extension EndToEndBeside {
 
         // MARK: Who the server is
 
-        @Test func aServerOfAnotherAuthorityIsRefused() async throws {
+        @Test func `a server of another authority is refused`() async throws {
             let other = try await fixture.certificates.selfSigned("other")
             let server = try await serverDaemon(Service(listen: [back], identity: other).text)
             let daemon = try await Daemon.start(client(), in: folder)
@@ -166,7 +166,7 @@ extension EndToEndBeside {
             try await server.stop()
         }
 
-        @Test func aServerOfAnotherNameIsRefused() async throws {
+        @Test func `a server of another name is refused`() async throws {
             let server = try await serverDaemon()
             let daemon = try await Daemon.start(client(more: "server_name = \"example.org\""), in: folder)
             let sender = try PlainSender(to: front)
@@ -178,7 +178,7 @@ extension EndToEndBeside {
         }
 
         /// Without a server_name it is the address, which the certificate must have.
-        @Test func anAddressIsVerifiedToo() async throws {
+        @Test func `an address is verified too`() async throws {
             let server = try await serverDaemon()
             let daemon = try await Daemon.start(client(more: ""), in: folder)
             let sender = try PlainSender(to: front)
@@ -189,7 +189,7 @@ extension EndToEndBeside {
             try await server.stop()
         }
 
-        @Test func withoutVerificationItWarnsAndConnects() async throws {
+        @Test func `without verification it warns and connects`() async throws {
             let server = try await serverDaemon()
             let text = "workers = 1\n" + Client(listen: front, connect: back, more: "verify = false").text
             let daemon = try await Daemon.start(text, in: folder)
@@ -205,7 +205,7 @@ extension EndToEndBeside {
             try await server.stop()
         }
 
-        @Test func aClientCertificateOpensTheDoor() async throws {
+        @Test func `a client certificate opens the door`() async throws {
             let own = try await fixture.certificates.issued("sensor-7", by: identity)
             let server = try await serverDaemon(
                 Service(listen: [back], identity: identity, more: "ca = \"\(identity.certificate)\"").text)
@@ -224,7 +224,7 @@ extension EndToEndBeside {
         }
 
         /// A key in common, with a server of OpenSSL and with dtlsd; one whose key is another's is not let in.
-        @Test func aKeyInCommonOpensTheDoor() async throws {
+        @Test func `a key in common opens the door`() async throws {
             let key = "00112233445566778899aabbccddeeff"
             try folder.write("sensor-7:\(key)\n", to: "one.psk")
             let text = Client(

@@ -21,7 +21,7 @@ extension EndToEndBeside {
         private func serverDaemon(_ text: String? = nil) async throws -> Daemon { try await fixture.serverDaemon(text) }
 
         /// What comes before the server does waits, up to 64 datagrams, and what is above that is dropped.
-        @Test func datagramsWaitForTheServer() async throws {
+        @Test func `datagrams wait for the server`() async throws {
             let daemon = try await Daemon.start(client(), in: folder)
             let sender = try PlainSender(to: front)
             sender.send("0")
@@ -44,7 +44,7 @@ extension EndToEndBeside {
             try await backend.stop()
         }
 
-        @Test func pausesBetweenTriesGrow() async throws {
+        @Test func `pauses between tries grow`() async throws {
             let daemon = try await Daemon.start(client(), in: folder)
             let sender = try PlainSender(to: front)
             sender.send("is anybody there?")
@@ -58,7 +58,7 @@ extension EndToEndBeside {
         }
 
         /// A server that dies without a word is missed as soon as its port refuses, and found again when it is back.
-        @Test func aServerThatIsKilledAndStartedAgainIsFoundAgain() async throws {
+        @Test func `a server that is killed and started again is found again`() async throws {
             let first = try await SecureServer(at: back, as: identity, in: folder)
             let daemon = try await Daemon.start(client(), in: folder)
             let sender = try PlainSender(to: front)
@@ -80,7 +80,7 @@ extension EndToEndBeside {
         }
 
         /// One that is back before anybody has missed it drops what comes in silence: no refusal, no alert.
-        @Test func aServerThatHasForgottenInSilenceIsAskedAgain() async throws {
+        @Test func `a server that has forgotten in silence is asked again`() async throws {
             let first = try await SecureServer(at: back, as: identity, in: folder)
             let daemon = try await Daemon.start(
                 client(more: "server_name = \"localhost\"\nanswer_timeout = 1"), in: folder)
@@ -97,7 +97,7 @@ extension EndToEndBeside {
         }
 
         /// One that never answers and is alive loses nothing over it.
-        @Test func oneWayTrafficArrivesWholly() async throws {
+        @Test func `one way traffic arrives wholly`() async throws {
             let socket = try DatagramSocket(at: .freeOnOwnLoopback())
             let backend = Backend(on: [socket]) { _ in [] }
             let server = try await serverDaemon(
@@ -125,7 +125,7 @@ extension EndToEndBeside {
         }
 
         /// A server that says goodbye is asked again as soon as there is something to send.
-        @Test func aServerThatIsRestartedInOrderLosesNothing() async throws {
+        @Test func `a server that is restarted in order loses nothing`() async throws {
             let first = try await serverDaemon()
             let daemon = try await Daemon.start(client(), in: folder)
             let sender = try PlainSender(to: front)
@@ -139,7 +139,7 @@ extension EndToEndBeside {
         }
 
         /// Nobody who still sends to it makes a connection that the configuration knows nothing of.
-        @Test func aTunnelAtRestEndsWithItsTable() async throws {
+        @Test func `a tunnel at rest ends with its table`() async throws {
             let server = try await serverDaemon()
             let daemon = try await Daemon.start(client(), in: folder)
             let worker = try #require(daemon.workers.first)
@@ -160,7 +160,7 @@ extension EndToEndBeside {
         // MARK: Sessions
 
         @Test(arguments: [("", "yes"), ("resumption = false", "no")])
-        func theNextConnectionResumesTheSession(_ key: String, _ resumed: String) async throws {
+        func `the next connection resumes the session`(_ key: String, _ resumed: String) async throws {
             let server = try await serverDaemon()
             let daemon = try await Daemon.start(client(more: "server_name = \"localhost\"\n\(key)"), in: folder)
             for number in 0..<2 {
@@ -174,7 +174,7 @@ extension EndToEndBeside {
         }
 
         /// A session that the server does not know any more costs a full handshake, not the connection.
-        @Test func aLostSessionIsNoObstacle() async throws {
+        @Test func `a lost session is no obstacle`() async throws {
             let first = try await serverDaemon()
             let daemon = try await Daemon.start(client(), in: folder)
             try await PlainSender(to: front).exchange("before", details: daemon.program.errors)
@@ -188,7 +188,7 @@ extension EndToEndBeside {
 
         // MARK: Its life
 
-        @Test func anIdleSenderIsForgottenAndComesBack() async throws {
+        @Test func `an idle sender is forgotten and comes back`() async throws {
             let server = try await serverDaemon()
             let daemon = try await Daemon.start(
                 client(more: "server_name = \"localhost\"\nidle_timeout = 2"), in: folder)
@@ -206,7 +206,7 @@ extension EndToEndBeside {
         }
 
         /// What has waited in vain is told of, and a connection that never opened is not told to be closed.
-        @Test func anIdleSenderWithoutAServerIsForgotten() async throws {
+        @Test func `an idle sender without a server is forgotten`() async throws {
             let silent = try DatagramSocket(at: back)
             let daemon = try await Daemon.start(
                 client(more: "server_name = \"localhost\"\nidle_timeout = 2"), in: folder)
@@ -219,7 +219,7 @@ extension EndToEndBeside {
         }
 
         /// On a wildcard address, the answer comes from the address that the sender used.
-        @Test func answersComeFromTheAddressThatWasUsed() async throws {
+        @Test func `answers come from the address that was used`() async throws {
             let server = try await serverDaemon()
             let wildcard = try #require(Endpoint("0.0.0.0:\(front.port)"))
             let text = Client(
@@ -233,7 +233,7 @@ extension EndToEndBeside {
             try await server.stop()
         }
 
-        @Test func whatNoRecordHasRoomForIsReported() async throws {
+        @Test func `what no record has room for is reported`() async throws {
             let server = try await serverDaemon()
             let daemon = try await Daemon.start(client(), in: folder)
             let sender = try PlainSender(to: front)
@@ -247,7 +247,7 @@ extension EndToEndBeside {
             try await server.stop()
         }
 
-        @Test func aDeadWorkersSendersAreServedByTheNext() async throws {
+        @Test func `a dead workers senders are served by the next`() async throws {
             let server = try await serverDaemon()
             let daemon = try await Daemon.start(client(), in: folder)
             let sender = try PlainSender(to: front)
@@ -261,7 +261,7 @@ extension EndToEndBeside {
             try await server.stop()
         }
 
-        @Test func aReloadConcernsNewConnections() async throws {
+        @Test func `a reload concerns new connections`() async throws {
             let socket = try DatagramSocket(at: .freeOnOwnLoopback())
             let backend = Backend(on: [socket]) { [Array("new:".utf8) + $0.bytes] }
             let server = try await serverDaemon()
@@ -297,7 +297,7 @@ extension EndToEndBeside {
             try await backend.stop()
         }
 
-        @Test func aBadReloadChangesNothing() async throws {
+        @Test func `a bad reload changes nothing`() async throws {
             let server = try await serverDaemon()
             let daemon = try await Daemon.start(client(), in: folder)
             try await PlainSender(to: front).exchange("before", details: daemon.program.errors)

@@ -66,7 +66,7 @@ extension EndToEndHandshakes {
         @Test(arguments: [
             "cn:MEMBER", "dns:*.devices.example", "uri:urn:dev:*", "ip:192.0.2.0/24", "email:*@example.org", "sha256",
         ])
-        func everyKindOfRuleLetsInAndKeepsOut(_ rule: String) async throws {
+        func `every kind of rule lets in and keeps out`(_ rule: String) async throws {
             let rule = rule == "sha256" ? "sha256:\(try await certificates.fingerprint(of: member))" : rule
             let other = try await certificates.issued(
                 "other", by: root, extensions: ["subjectAltName=DNS:other.example"])
@@ -91,7 +91,7 @@ extension EndToEndHandshakes {
             try await daemon.stop()
         }
 
-        @Test func whatGnutlsIsTold() async throws {
+        @Test func `what GnuTLS is told`() async throws {
             let expired = try await certificates.issued("expired", by: root, extensions: [], days: -1)
             let stranger = try await certificates.authority("stranger")
             let list = try await certificates.revocationList(of: root, revoking: [member])
@@ -111,7 +111,7 @@ extension EndToEndHandshakes {
             try await daemon.stop()
         }
 
-        @Test func requestedServesWhoHasNone() async throws {
+        @Test func `requested serves who has none`() async throws {
             let expired = try await certificates.issued("expired", by: root, extensions: [], days: -1)
             let daemon = try await Daemon.start(
                 service(authority, "client_certificate = \"requested\"", clients: "allow = \"cn:member\""), in: folder)
@@ -127,7 +127,7 @@ extension EndToEndHandshakes {
             try await daemon.stop()
         }
 
-        @Test func devicesThatSignThemselvesAreKnownByTheirFingerprints() async throws {
+        @Test func `devices that sign themselves are known by their fingerprints`() async throws {
             let device = try await certificates.authority("device")
             let pin = try await certificates.fingerprint(of: device)
             let daemon = try await Daemon.start(service(clients: "allow = \"sha256:\(pin)\""), in: folder)
@@ -143,7 +143,7 @@ extension EndToEndHandshakes {
         }
 
         /// A chain of 9 KB, in datagrams of at most 300 bytes.
-        @Test func aLongChainInSmallDatagrams() async throws {
+        @Test func `a long chain in small datagrams`() async throws {
             let intermediate = try await certificates.issued(
                 "intermediate", by: root, extensions: ["basicConstraints=critical,CA:TRUE"])
             let names = (0..<300).map { "DNS:name-\($0).device.example" }.joined(separator: ",")
@@ -159,7 +159,7 @@ extension EndToEndHandshakes {
         }
 
         /// A list that is out of date is the operator's fault, and the client is not told that its certificate is.
-        @Test func listsOfRevokedCertificatesThatChange() async throws {
+        @Test func `lists of revoked certificates that change`() async throws {
             let list = try await folder.write(certificates.revocationList(of: root, outdated: true), to: "list.crl")
             let daemon = try await Daemon.start(service(authority, "crl = [\"list.crl\"]"), in: folder)
             try await daemon.logged(
@@ -194,7 +194,7 @@ extension EndToEndHandshakes {
             try await daemon.stop()
         }
 
-        @Test func anOldSessionIsNoWayAroundANewRule() async throws {
+        @Test func `an old session is no way around a new rule`() async throws {
             let daemon = try await Daemon.start(service(authority), in: folder)
             let session = folder.file("session")
             let early = try client(member, ["-sess_out", session])
@@ -216,7 +216,7 @@ extension EndToEndHandshakes {
             try await daemon.stop()
         }
 
-        @Test func whatIsSetWronglyChangesNothing() async throws {
+        @Test func `what is set wrongly changes nothing`() async throws {
             let good = service(authority, clients: "allow = \"cn:member\"")
             let daemon = try await Daemon.start(good, in: folder)
             for (wrong, message) in [

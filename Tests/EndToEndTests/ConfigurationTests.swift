@@ -35,7 +35,7 @@ extension EndToEndHandshakes {
 
         /// One start names everything that is wrong, with the file and the key.
         @Test(arguments: [[], ["--check"]])
-        func allErrorsAreNamedAtOnce(_ more: [String]) async throws {
+        func `all errors are named at once`(_ more: [String]) async throws {
             let file = try folder.write(manyErrors, to: "bad.toml")
             let (ending, errors, output) = try await run(more + ["--config", file])
             #expect(ending == .exited(78))
@@ -44,19 +44,19 @@ extension EndToEndHandshakes {
             }
         }
 
-        @Test func checkOfAGoodFileStartsNothing() async throws {
+        @Test func `check of a good file starts nothing`() async throws {
             let file = try folder.write(good, to: "good.toml")
             let (ending, errors, _) = try await run(["--check", "--config", file])
             #expect(ending == .exited(0), "\(errors)")
         }
 
-        @Test func aMissingFileIsNamed() async throws {
+        @Test func `a missing file is named`() async throws {
             let (ending, errors, output) = try await run(["--config", folder.file("none.toml")])
             #expect(ending == .exited(78))
             #expect((errors + output).contains("none.toml"))
         }
 
-        @Test func aSyntaxErrorIsNamedWithItsLine() async throws {
+        @Test func `a syntax error is named with its line`() async throws {
             let file = try folder.write(good + "\nworkers = = 3\n", to: "syntax.toml")
             let line = good.split(separator: "\n", omittingEmptySubsequences: false).count + 1
             let (ending, errors, output) = try await run(["--config", file])
@@ -64,7 +64,7 @@ extension EndToEndHandshakes {
             #expect((errors + output).contains("syntax.toml:\(line)"), "\(errors)")
         }
 
-        @Test func aKeyOfAnotherCertificateIsRefused() async throws {
+        @Test func `a key of another certificate is refused`() async throws {
             let other = try await CertificateMaker(folder: folder).selfSigned("other")
             let mixed = Identity(certificate: identity.certificate, privateKey: other.privateKey)
             let file = try folder.write(

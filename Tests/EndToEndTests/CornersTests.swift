@@ -92,7 +92,7 @@ extension EndToEndCrowds {
         }
 
         /// Each client gets one connection, which serves it and ends when it leaves.
-        @Test func opensslComesThrough() async throws {
+        @Test func `OpenSSL comes through`() async throws {
             let daemon = try await Daemon.start(Service(listen: [address], identity: identity).text, in: folder)
             let sockets = daemon.workersSockets
             var clients: [(fault: Fault, client: SecureClient, relay: Relay)] = []
@@ -115,7 +115,7 @@ extension EndToEndCrowds {
             try await daemon.stop()
         }
 
-        @Test func gnutlsComesThrough() async throws {
+        @Test func `GnuTLS comes through`() async throws {
             let daemon = try await Daemon.start(Service(listen: [address], identity: identity).text, in: folder)
             var clients: [(fault: Fault, client: Program, relay: Relay)] = []
             for fault in Fault.allCases {
@@ -138,7 +138,7 @@ extension EndToEndCrowds {
         }
 
         /// Hellos of many kilobytes, in few fragments or in many.
-        @Test func largeHellos() async throws {
+        @Test func `large hellos`() async throws {
             let daemon = try await Daemon.start(Service(listen: [address], identity: identity).text, in: folder)
             let names = (0..<300).map { "protocol-\($0)-of-three-hundred" }
             var clients: [SecureClient] = []
@@ -161,7 +161,7 @@ extension EndToEndCrowds {
         }
 
         /// A client whose goodbye is lost: its connection ends with its idle time, and nothing is left.
-        @Test func aLostGoodbye() async throws {
+        @Test func `a lost goodbye`() async throws {
             let daemon = try await Daemon.start(
                 Service(listen: [address], identity: identity, more: "idle_timeout = 3").text, in: folder)
             let sockets = daemon.workersSockets

@@ -26,7 +26,7 @@ extension EndToEnd {
             try await eventualValue("the server answers") { socket.receive().map { HelloAnswer($0.bytes) } }
         }
 
-        @Test func realClientsAreServedInACrowd() async throws {
+        @Test func `real clients are served in a crowd`() async throws {
             _ = OpenFileLimit.raise()
             let folder = try TestFolder()
             let identity = try await CertificateMaker(folder: folder).selfSigned("server")

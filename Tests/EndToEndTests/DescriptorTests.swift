@@ -25,7 +25,7 @@ extension EndToEndBeside {
 
         /// Three descriptors for each connection with "exec", one with "echo": what the present configuration would
         /// leave room for says nothing of what the connections of before have taken.
-        @Test func connectionsOfADearerHandlerCount() async throws {
+        @Test func `connections of a dearer handler count`() async throws {
             let daemon = try await Daemon.start(
                 configuration(handler: "exec", more: "[service.echo.exec]\ncommand = [\"/bin/cat\"]"), in: folder,
                 descriptorLimit: 72)
@@ -58,7 +58,7 @@ extension EndToEndBeside {
         }
 
         /// A configuration for which a worker has no descriptor is given to it again when it has one.
-        @Test func aConfigurationThatWasMissedComesAgain() async throws {
+        @Test func `a configuration that was missed comes again`() async throws {
             let keyLog = "key_log_file = \"\(folder.file("keys.log"))\"\n"
             let daemon = try await Daemon.start(keyLog + configuration(), in: folder)
             let worker = try #require(daemon.workers.first)
@@ -85,7 +85,7 @@ extension EndToEndBeside {
         }
 
         /// The main process has none left for newcomers, and says whose they were.
-        @Test func newcomersWithoutASocketAreNamed() async throws {
+        @Test func `newcomers without a socket are named`() async throws {
             let local = try Endpoint.freeOnOwnLoopback()
             let out = Client(
                 listen: local, connect: address, trust: identity.certificate, more: "server_name = \"localhost\""

@@ -13,7 +13,7 @@ extension EndToEndCrowds {
         }
 
         @Test(arguments: CertificateMaker.KeyKind.allCases, ["127.0.0.1", "::1"])
-        func opensslGetsItsLinesBack(_ kind: CertificateMaker.KeyKind, _ host: String) async throws {
+        func `OpenSSL gets its lines back`(_ kind: CertificateMaker.KeyKind, _ host: String) async throws {
             let identity = try await certificates.selfSigned("server", kind: kind)
             let address = try Endpoint.free(on: host)
             let daemon = try await Daemon.start(Service(listen: [address], identity: identity).text, in: folder)
@@ -26,7 +26,7 @@ extension EndToEndCrowds {
         }
 
         @Test(arguments: ["127.0.0.1", "::1"])
-        func gnutlsGetsItsLinesBack(_ host: String) async throws {
+        func `GnuTLS gets its lines back`(_ host: String) async throws {
             let identity = try await certificates.selfSigned("server")
             let address = try Endpoint.free(on: host)
             let daemon = try await Daemon.start(Service(listen: [address], identity: identity).text, in: folder)
@@ -46,7 +46,7 @@ extension EndToEndCrowds {
 
         /// An address and the wildcard over it: each serves what is its own.
         @Test(arguments: [true, false])
-        func anAddressAndTheWildcardGoTogether(_ wildcardFirst: Bool) async throws {
+        func `an address and the wildcard go together`(_ wildcardFirst: Bool) async throws {
             let identity = try await certificates.selfSigned("server")
             let anywhere = try Endpoint.free(on: "0.0.0.0")
             let host = try #require(Endpoint(host: "127.0.0.1", port: anywhere.port))
@@ -61,7 +61,7 @@ extension EndToEndCrowds {
         }
 
         /// A wildcard listener must answer from the address that the client used, or the client hears nothing.
-        @Test func wildcardListenersAnswerFromTheAddressThatWasUsed() async throws {
+        @Test func `wildcard listeners answer from the address that was used`() async throws {
             let identity = try await certificates.selfSigned("server")
             let anywhere = try Endpoint.free(on: "0.0.0.0", and: "::")
             let port = anywhere.port
@@ -76,7 +76,7 @@ extension EndToEndCrowds {
             try await daemon.stop()
         }
 
-        @Test func theLogTellsOfAConnection() async throws {
+        @Test func `the log tells of a connection`() async throws {
             let identity = try await certificates.selfSigned("server")
             let address = try Endpoint.freeOnOwnLoopback()
             let daemon = try await Daemon.start(Service(listen: [address], identity: identity).text, in: folder)
@@ -98,7 +98,7 @@ extension EndToEndCrowds {
         /// A client that lost its state comes back on its old port (RFC 6347, 4.2.8), where its old connection still
         /// is.
         @Test(arguments: ["127.0.0.1", "::1"])
-        func aClientThatComesBackOnItsOldPortIsServed(_ host: String) async throws {
+        func `a client that comes back on its old port is served`(_ host: String) async throws {
             let identity = try await certificates.selfSigned("server")
             let address = try Endpoint.free(on: host)
             let own = try Endpoint.free(on: host)
@@ -116,7 +116,7 @@ extension EndToEndCrowds {
 
         /// Everyone gets their own data back, at once and for as long as they stay.
         @Test(arguments: ["127.0.0.1", "::1"])
-        func twoHundredAtOnce(_ host: String) async throws {
+        func `two hundred at once`(_ host: String) async throws {
             let identity = try await certificates.selfSigned("server")
             let address = try Endpoint.free(on: host)
             let daemon = try await Daemon.start(Service(listen: [address], identity: identity).text, in: folder)

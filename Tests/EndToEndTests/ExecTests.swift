@@ -40,7 +40,7 @@ extension EndToEndBeside {
         }
 
         /// cat writes what a read has given it: a datagram comes back as it went.
-        @Test func eachReadAndEachWriteIsADatagram() async throws {
+        @Test func `each read and each write is a datagram`() async throws {
             let daemon = try await start(["/bin/cat"])
             let relay = try Relay(to: address) { _, _ in true }
             let client = try SecureClient(to: relay.address, trust: identity.certificate, in: folder)
@@ -54,7 +54,7 @@ extension EndToEndBeside {
             try await daemon.stop()
         }
 
-        @Test func itKnowsTheClientAndNothingOfTheDaemon() async throws {
+        @Test func `it knows the client and nothing of the daemon`() async throws {
             let maker = CertificateMaker(folder: folder)
             let authority = try await maker.selfSigned("authority")
             let person = try await maker.issued("person", by: authority)
@@ -90,7 +90,7 @@ extension EndToEndBeside {
         }
 
         /// Neither descriptors nor signals of the worker's, and a group of its own.
-        @Test func itStartsClean() async throws {
+        @Test func `it starts clean`() async throws {
             let daemon = try await shell("cat /proc/self/status; ls /proc/self/fd; cat /proc/self/stat; pwd")
             let client = try client()
             _ = try await client.program.ended()
@@ -108,7 +108,7 @@ extension EndToEndBeside {
             try await daemon.stop()
         }
 
-        @Test func whenTheClientLeavesTheProgramEnds() async throws {
+        @Test func `when the client leaves the program ends`() async throws {
             let daemon = try await start(["/bin/cat"])
             let client = try client()
             try await client.exchange("hello")
@@ -121,7 +121,7 @@ extension EndToEndBeside {
 
         /// What was said before the goodbye is read before the end of the input. SIGTERM, two seconds later, is
         /// ignored: a slow machine may need longer.
-        @Test func lastWordsReachTheProgram() async throws {
+        @Test func `last words reach the program`() async throws {
             let daemon = try await shell(
                 "trap '' TERM; echo ready; cat > \(folder.file("read")); echo end >> \(folder.file("read"))")
             let client = try client()
@@ -136,7 +136,7 @@ extension EndToEndBeside {
         }
 
         /// Neither the end of its input nor SIGTERM impresses it, nor what it has started.
-        @Test func aProgramThatDoesNotEndIsKilledWithAllThatItStarted() async throws {
+        @Test func `a program that does not end is killed with all that it started`() async throws {
             let daemon = try await shell("trap '' TERM; sleep 1000 & echo $!; while :; do sleep 1000; done")
             let client = try client()
             try await eventually("it has started", details: client.transcript) { client.output.hasSuffix("\n") }
@@ -150,7 +150,7 @@ extension EndToEndBeside {
             try await daemon.stop()
         }
 
-        @Test func aProgramThatFailsIsReported() async throws {
+        @Test func `a program that fails is reported`() async throws {
             let daemon = try await shell("echo goodbye; exit 3")
             let client = try client()
             _ = try await client.program.ended()
@@ -160,7 +160,7 @@ extension EndToEndBeside {
             try await daemon.stop()
         }
 
-        @Test func nothingIsLeftOfFiftyPrograms() async throws {
+        @Test func `nothing is left of fifty programs`() async throws {
             let daemon = try await start(["/bin/cat"])
             let clients = try (0..<50).map { _ in try client() }
             for (number, client) in clients.enumerated() { try await client.exchange("I am \(number)") }
@@ -179,7 +179,7 @@ extension EndToEndBeside {
             try await daemon.stop()
         }
 
-        @Test func programsDieWithTheirWorker() async throws {
+        @Test func `programs die with their worker`() async throws {
             let daemon = try await shell("trap '' TERM; echo ready; exec sleep 1000")
             let client = try client()
             try await client.hears("ready")
@@ -191,7 +191,7 @@ extension EndToEndBeside {
         }
 
         /// It is given its time, within stop_timeout.
-        @Test func stoppingEndsThePrograms() async throws {
+        @Test func `stopping ends the programs`() async throws {
             let mark = folder.file("ended")
             let daemon = try await shell(
                 "trap 'echo ended > \(mark); exit' TERM; echo ready; while :; do sleep 0.1; done", stopTimeout: 20)
@@ -204,7 +204,7 @@ extension EndToEndBeside {
         }
 
         /// By default, too, nothing is left of a program that does not care, nor of what it has started.
-        @Test func stoppingKillsWhatProgramsHaveStarted() async throws {
+        @Test func `stopping kills what programs have started`() async throws {
             let daemon = try await shell("trap '' TERM; sleep 1000 & echo $!; while :; do sleep 1000; done")
             let client = try client()
             try await eventually("it has started", details: client.transcript) { client.output.hasSuffix("\n") }
@@ -217,7 +217,7 @@ extension EndToEndBeside {
             }
         }
 
-        @Test func limitsHold() async throws {
+        @Test func `limits hold`() async throws {
             let daemon = try await shell(
                 "ulimit -v; ulimit -n; ulimit -t; while :; do :; done",
                 more: "memory = 64\nopen_files = 17\ncpu_time = 1")
@@ -229,7 +229,7 @@ extension EndToEndBeside {
             try await daemon.stop()
         }
 
-        @Test func aServiceHasOnlySoManyPrograms() async throws {
+        @Test func `a service has only so many programs`() async throws {
             let daemon = try await shell("echo ready; exec cat", more: "programs_per_worker = 1")
             let first = try client()
             try await first.hears("ready")
@@ -246,7 +246,7 @@ extension EndToEndBeside {
             try await daemon.stop()
         }
 
-        @Test func aProgramThatIsGoneIsReported() async throws {
+        @Test func `a program that is gone is reported`() async throws {
             let script = try folder.write("#!/bin/sh\necho ready\nexec cat\n", to: "script")
             chmod(script, 0o700)
             let daemon = try await start([script])
@@ -262,7 +262,7 @@ extension EndToEndBeside {
             try await daemon.stop()
         }
 
-        @Test func aTooLongWriteIsReported() async throws {
+        @Test func `a too long write is reported`() async throws {
             let daemon = try await shell("dd if=/dev/zero bs=20000 count=1 status=none; echo short enough; exec cat")
             let client = try client()
             try await client.hears("short enough")
@@ -272,7 +272,7 @@ extension EndToEndBeside {
         }
 
         /// What it does not read waits for it as far as there is room, and the rest is lost; the worker goes on.
-        @Test func aProgramThatDoesNotReadHoldsNobodyUp() async throws {
+        @Test func `a program that does not read holds nobody up`() async throws {
             let daemon = try await shell("echo $$; kill -STOP $$; exec cat > \(folder.file("read"))")
             let relay = try Relay(to: address) { _, _ in true }
             let client = try SecureClient(to: relay.address, trust: identity.certificate, in: folder)

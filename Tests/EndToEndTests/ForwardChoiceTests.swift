@@ -87,7 +87,7 @@ extension EndToEnd {
             return names
         }
 
-        @Test func aClientAddressKeepsItsBackend() async throws {
+        @Test func `a client address keeps its backend`() async throws {
             var backends: [NamedBackend] = []
             for name in ["a", "b", "c"] {
                 backends.append(NamedBackend(name, at: .udp(try .freeOnOwnLoopback())))
@@ -139,7 +139,7 @@ extension EndToEnd {
         }
 
         @Test(arguments: Kinds.allCases)
-        func clientsOfABackendThatDiesAreServedByTheOtherUntilItIsBack(_ kinds: Kinds) async throws {
+        func `clients of a backend that dies are served by the other until it is back`(_ kinds: Kinds) async throws {
             let (first, other) = try pair(kinds)
             try await first.start()
             try await other.start()
@@ -168,7 +168,7 @@ extension EndToEnd {
         }
 
         /// A path that is gone is found out before anything is sent, at every trial: nothing is lost over it.
-        @Test func aUnixBackendThatStaysAwayCostsNothing() async throws {
+        @Test func `a unix backend that stays away costs nothing`() async throws {
             let (first, other) = try pair(.unix)
             try await other.start()
             let address = try Endpoint.freeOnOwnLoopback()
@@ -193,7 +193,7 @@ extension EndToEnd {
         }
 
         /// While all are down nothing is served, and nothing ends; then the one that is back has all clients.
-        @Test func whenAllAreDownTheFirstThatIsBackServes() async throws {
+        @Test func `when all are down the first that is back serves`() async throws {
             let (first, other) = try pair(.udp)
             let address = try Endpoint.freeOnOwnLoopback()
             let daemon = try await Daemon.start(service([first, other], listen: address), in: folder)

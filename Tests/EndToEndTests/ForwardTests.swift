@@ -35,7 +35,7 @@ extension EndToEnd {
         }
 
         @Test(arguments: BackendKind.allCases)
-        func theBackendTellsClientsApartAndAnswersEach(_ kind: BackendKind) async throws {
+        func `the backend tells clients apart and answers each`(_ kind: BackendKind) async throws {
             let (sockets, name) = try sockets(kind)
             let backend = Backend(on: sockets) { [Array("\($0.client):".utf8) + $0.bytes] }
             let address = try Endpoint.freeOnOwnLoopback()
@@ -59,7 +59,7 @@ extension EndToEnd {
         }
 
         /// One datagram in is one datagram out, in both directions, whatever its length.
-        @Test func messageBoundariesAreKept() async throws {
+        @Test func `message boundaries are kept`() async throws {
             let lengths = [1, 700, 2, 1_200, 3]
             let socket = try DatagramSocket(at: .freeOnOwnLoopback())
             let backend = Backend(on: [socket]) { received in
@@ -90,7 +90,7 @@ extension EndToEnd {
         }
 
         /// A datagram of the backend that no record has room for is lost, and the log says so.
-        @Test func aTooLongAnswerIsReported() async throws {
+        @Test func `a too long answer is reported`() async throws {
             let socket = try DatagramSocket(at: .freeOnOwnLoopback())
             let backend = Backend(on: [socket]) { _ in
                 [[UInt8](repeating: UInt8(ascii: "x"), count: 16_385), Array("short enough\n".utf8)]
@@ -107,7 +107,7 @@ extension EndToEnd {
         }
 
         /// A backend that hangs costs what there is no room for, and the log says so; the rest is there, in order.
-        @Test func whatABackendDoesNotTakeInTimeIsReported() async throws {
+        @Test func `what a backend does not take in time is reported`() async throws {
             let path = folder.file("backend.socket")
             let address = try Endpoint.freeOnOwnLoopback()
             let hanging = try DatagramSocket(atPath: path)
@@ -135,7 +135,7 @@ extension EndToEnd {
 
         /// With messages waiting for a full backend, any error must end the waiting, not only a refusal: a socket with
         /// an error always looks as if it had room.
-        @Test func aBackendThatFailsWhileMessagesWaitIsReported() async throws {
+        @Test func `a backend that fails while messages wait is reported`() async throws {
             let path = folder.file("backend.socket")
             let address = try Endpoint.freeOnOwnLoopback()
             let full = try DatagramSocket(atPath: path)
@@ -169,7 +169,7 @@ extension EndToEnd {
         }
 
         /// A backend that is not there costs the clients nothing but answers, and the log a line, not thousands.
-        @Test func aRefusingBackendDoesNotEndTheConnection() async throws {
+        @Test func `a refusing backend does not end the connection`() async throws {
             let place = try Endpoint.freeOnOwnLoopback()
             let address = try Endpoint.freeOnOwnLoopback()
             let daemon = try await Daemon.start(

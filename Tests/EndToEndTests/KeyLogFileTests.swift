@@ -25,7 +25,7 @@ extension EndToEndHandshakes {
                 .map { String($0.dropFirst(self.folder.file("").count)) }
         }
 
-        @Test func aWorkerHasOneFileHoweverManyConnectionsOfEarlierOnesThereAre() async throws {
+        @Test func `a worker has one file however many connections of earlier ones there are`() async throws {
             let service = "workers = 1\n" + Service(listen: [address], identity: identity).text
             let logging = "key_log_file = \"keys.log\"\n" + service
             let daemon = try await Daemon.start(logging, in: folder)

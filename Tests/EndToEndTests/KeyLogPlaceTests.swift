@@ -4,7 +4,7 @@ extension EndToEnd {
     @Suite struct KeyLogPlaceTests {
         /// Root may write to every folder, as far as the loader can ask; that /sys takes no files shows when one is
         /// made.
-        @Test func aFileThatCannotBeMadeIsNamedWithTheLineOfItsKey() async throws {
+        @Test func `a file that cannot be made is named with the line of its key`() async throws {
             let folder = try TestFolder()
             let identity = try await CertificateMaker(folder: folder).selfSigned("server")
             let service = Service(listen: [try .freeOnOwnLoopback()], identity: identity).text

@@ -22,7 +22,7 @@ extension EndToEndHandshakes {
             try await client.exchange("hello")
         }
 
-        @Test func bothSidesWriteTheSameSecrets() async throws {
+        @Test func `both sides write the same secrets`() async throws {
             let daemon = try await Daemon.start("key_log_file = \"keys.log\"\nworkers = 2\n" + service, in: folder)
             try await daemon.logged("warning", "the secrets of all connections are written to", "keys.log")
             var status = stat()
@@ -38,7 +38,7 @@ extension EndToEndHandshakes {
             try await daemon.stop()
         }
 
-        @Test func aReloadSwitchesItOnAndOff() async throws {
+        @Test func `a reload switches it on and off`() async throws {
             let daemon = try await Daemon.start(service, in: folder)
             try await visit()
             #expect(!FileManager.default.fileExists(atPath: folder.file("keys.log")))

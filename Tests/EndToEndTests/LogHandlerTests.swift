@@ -44,7 +44,7 @@ extension EndToEnd {
             return String(decoding: try #require(received), as: UTF8.self)
         }
 
-        @Test func eachDatagramIsALineOfAFile() async throws {
+        @Test func `each datagram is a line of a file`() async throws {
             let maker = CertificateMaker(folder: folder)
             let authority = try await maker.selfSigned("authority")
             let person = try await maker.issued("a person", by: authority)
@@ -69,7 +69,7 @@ extension EndToEnd {
         }
 
         /// logrotate renames the file and reloads: connections that are there follow, too.
-        @Test func aReloadOpensTheFileAnew() async throws {
+        @Test func `a reload opens the file anew`() async throws {
             let text = configuration("file:\(folder.file("messages"))")
             let daemon = try await Daemon.start(text, in: folder)
             let client = try client()
@@ -88,7 +88,7 @@ extension EndToEnd {
         }
 
         /// A file that cannot be written costs messages, not connections, and the log few lines.
-        @Test func aFileThatCannotBeOpenedIsReported() async throws {
+        @Test func `a file that cannot be opened is reported`() async throws {
             let place = folder.file("place")
             mkdir(place, 0o700)
             let daemon = try await Daemon.start(configuration("file:\(place)/messages"), in: folder)
@@ -105,7 +105,7 @@ extension EndToEnd {
             try await daemon.stop()
         }
 
-        @Test func syslogIsPassedOnWithoutItsFrames() async throws {
+        @Test func `syslog is passed on without its frames`() async throws {
             let path = folder.file("log")
             let socket = try DatagramSocket(atPath: path)
             let daemon = try await Daemon.start(configuration("syslog:\(path)", format: "syslog"), in: folder)
@@ -127,7 +127,7 @@ extension EndToEnd {
         }
 
         /// With nobody there, and with nobody who reads: what there is room for waits, and keeps its order.
-        @Test func whatIsNotTakenIsLostAndTold() async throws {
+        @Test func `what is not taken is lost and told`() async throws {
             let path = folder.file("log")
             let daemon = try await Daemon.start(configuration("syslog:\(path)"), in: folder)
             let relay = try Relay(to: address) { _, _ in true }
@@ -162,7 +162,7 @@ extension EndToEnd {
         }
 
         /// A worker that is ending passes on what waits, if somebody reads it.
-        @Test func whatWaitsIsPassedOnBeforeTheEnd() async throws {
+        @Test func `what waits is passed on before the end`() async throws {
             let path = folder.file("log")
             let daemon = try await Daemon.start("stop_timeout = 60\n" + configuration("syslog:\(path)"), in: folder)
             let socket = try DatagramSocket(atPath: path)
@@ -184,7 +184,7 @@ extension EndToEnd {
         }
 
         /// A worker that has no descriptor left for the socket tries again.
-        @Test func aSocketThatCannotBeMadeIsMadeLater() async throws {
+        @Test func `a socket that cannot be made is made later`() async throws {
             let path = folder.file("log")
             let daemon = try await Daemon.start(configuration("syslog:\(path)"), in: folder)
             let socket = try DatagramSocket(atPath: path)
@@ -204,7 +204,7 @@ extension EndToEnd {
             try await daemon.stop()
         }
 
-        @Test func eachDatagramIsAnEntryOfTheJournal() async throws {
+        @Test func `each datagram is an entry of the journal`() async throws {
             let maker = CertificateMaker(folder: folder)
             let authority = try await maker.selfSigned("authority")
             let person = try await maker.issued("person", by: authority)

@@ -16,7 +16,7 @@ extension EndToEnd {
 
         /// The interface on the way to the backends sends nothing on, so its queue is full for good. To wait until the
         /// socket takes more would be to spin: the kernel drops, and so does the daemon.
-        @Test func aFullInterfaceDoesNotMakeAWorkerSpin() async throws {
+        @Test func `a full interface does not make a worker spin`() async throws {
             let address = try Endpoint.free(on: "127.0.0.1")
             let more = "[service.echo.forward]\nbackend = [\"udp:192.0.2.2:9\", \"udp:192.0.2.3:9\"]"
             let network = [
@@ -61,7 +61,7 @@ extension EndToEnd {
         /// The daemon and its client in a network with an MTU of 600. The handshake fits it at once. A client's message
         /// may come in fragments; the echo of it leaves in fragments where that is allowed, and is counted where not.
         @Test(arguments: [false, true])
-        func aMessageThatDoesNotFit(_ fragment: Bool) async throws {
+        func `a message that does not fit`(_ fragment: Bool) async throws {
             let address = try Endpoint.free(on: "127.0.0.1")
             let more = fragment ? "socket.fragment = true" : ""
             let daemon = try await Daemon.start(

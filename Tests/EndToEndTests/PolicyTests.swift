@@ -33,7 +33,7 @@ extension EndToEndHandshakes {
 
         // MARK: ALPN (RFC 7301)
 
-        @Test func theServersFirstProtocolThatBothKnowIsAgreedOn() async throws {
+        @Test func `the servers first protocol that both know is agreed on`() async throws {
             let daemon = try await start("alpn = [\"coap\", \"two\"]")
             try await client(["-alpn", "other,two,coap"]).exchange("hello")
             try await daemon.logged("connection opened", "ALPN=coap")
@@ -47,7 +47,7 @@ extension EndToEndHandshakes {
             try await daemon.stop()
         }
 
-        @Test func gnutlsAgreesOnAProtocol() async throws {
+        @Test func `GnuTLS agrees on a protocol`() async throws {
             let daemon = try await start("alpn = \"coap\"")
             let client = try Program(
                 [
@@ -64,7 +64,7 @@ extension EndToEndHandshakes {
             try await daemon.stop()
         }
 
-        @Test func withoutProtocolsOffersAreIgnored() async throws {
+        @Test func `without protocols offers are ignored`() async throws {
             let daemon = try await start("")
             try await client(["-alpn", "anything"]).exchange("hello")
             #expect(!daemon.logs("ALPN="))
@@ -72,7 +72,7 @@ extension EndToEndHandshakes {
         }
 
         /// dtlsd as a client: it offers what its configuration has.
-        @Test func aClientsProtocolIsAgreedOnWithItsServer() async throws {
+        @Test func `a clients protocol is agreed on with its server`() async throws {
             let front = try Endpoint.freeOnOwnLoopback()
             let server = try await SecureServer(at: address, as: identity, in: folder, ["-alpn", "two,coap"])
             let client = Client(
@@ -103,7 +103,7 @@ extension EndToEndHandshakes {
             return client
         }
 
-        @Test func modernRefusesWhatLegacyServes() async throws {
+        @Test func `modern refuses what legacy serves`() async throws {
             let daemon = try await start("")
             for arguments in Self.old {
                 let refused = try oldClient(arguments)
@@ -127,7 +127,7 @@ extension EndToEndHandshakes {
             try await daemon.stop()
         }
 
-        @Test func whatTheServiceSetsGoesBeforeThePolicy() async throws {
+        @Test func `what the service sets goes before the policy`() async throws {
             let daemon = try await start(
                 "policy = \"legacy\"\nminimum_version = \"1.2\"\nciphers = \"AES256-GCM-SHA384\"")
             try await client([]).exchange("hello")
@@ -140,7 +140,7 @@ extension EndToEndHandshakes {
         // MARK: Renegotiation
 
         /// A line "R" makes s_client ask for it.
-        @Test func renegotiationWorksWhereItIsAskedFor() async throws {
+        @Test func `renegotiation works where it is asked for`() async throws {
             let daemon = try await start("renegotiation = true")
             let client = try client([])
             try await client.exchange("before")
@@ -155,7 +155,7 @@ extension EndToEndHandshakes {
             try await daemon.stop()
         }
 
-        @Test func renegotiationIsRefusedOtherwise() async throws {
+        @Test func `renegotiation is refused otherwise`() async throws {
             let daemon = try await start("")
             let client = try client([])
             try await client.exchange("before")

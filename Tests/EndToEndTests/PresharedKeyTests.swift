@@ -47,7 +47,7 @@ extension EndToEndHandshakes {
         @Test(arguments: [
             [], ["-cipher", "PSK-AES128-CCM8"], ["-cipher", "PSK-AES128-CCM"], ["-cipher", "PSK-AES128-GCM-SHA256"],
         ])
-        func opensslClientsAreServed(_ arguments: [String]) async throws {
+        func `OpenSSL clients are served`(_ arguments: [String]) async throws {
             let daemon = try await Daemon.start(try service(), in: folder)
             let client = try client(arguments)
             try await client.exchange("hello")
@@ -63,7 +63,7 @@ extension EndToEndHandshakes {
             "NORMAL:-KX-ALL:+PSK",
             "NONE:+VERS-DTLS1.2:+PSK:+AES-128-CCM-8:+AEAD:+COMP-NULL:+SIGN-ALL:+GROUP-ALL",
         ])
-        func gnutlsClientsAreServed(_ priority: String) async throws {
+        func `GnuTLS clients are served`(_ priority: String) async throws {
             let daemon = try await Daemon.start(try service(), in: folder)
             let client = try Program(
                 [
@@ -82,7 +82,7 @@ extension EndToEndHandshakes {
 
         /// libcoap over either library, to a CoAP server that knows no DTLS.
         @Test(arguments: ["coap-client-openssl", "coap-client-gnutls"])
-        func coapClientsReachACoapServer(_ program: String) async throws {
+        func `CoAP clients reach a CoAP server`(_ program: String) async throws {
             let backend = try Endpoint.free(on: "127.0.0.1")
             let server = try Program(
                 ["coap-server-notls", "-A", backend.host, "-p", "\(backend.port)", "-v", "1"], in: folder)
@@ -99,7 +99,7 @@ extension EndToEndHandshakes {
             try await daemon.stop()
         }
 
-        @Test func anUnknownIdentityIsToldAndLogged() async throws {
+        @Test func `an unknown identity is told and logged`() async throws {
             let daemon = try await Daemon.start(try service(), in: folder)
             let stranger = try client("no\"bo\tdy")
             _ = try await stranger.program.ended()
@@ -108,7 +108,7 @@ extension EndToEndHandshakes {
             try await daemon.stop()
         }
 
-        @Test func aWrongKeyIsLoggedWithItsIdentity() async throws {
+        @Test func `a wrong key is logged with its identity`() async throws {
             let daemon = try await Daemon.start(try service("handshake_timeout = 5"), in: folder)
             let wrong = try client(key: Self.otherKey)
             try await daemon.logged(
@@ -118,7 +118,7 @@ extension EndToEndHandshakes {
             try await daemon.stop()
         }
 
-        @Test func aReloadAddsAndRemovesIdentities() async throws {
+        @Test func `a reload adds and removes identities`() async throws {
             let daemon = try await Daemon.start(try service(), in: folder)
             let session = folder.file("session")
             let before = try client(["-sess_out", session])
@@ -149,7 +149,7 @@ extension EndToEndHandshakes {
         }
 
         /// A changed key ends the sessions of the old one, too.
-        @Test func aSessionOfAnOldKeyIsNotResumed() async throws {
+        @Test func `a session of an old key is not resumed`() async throws {
             let daemon = try await Daemon.start(try service(), in: folder)
             let session = folder.file("session")
             let before = try client(["-sess_out", session])
@@ -164,7 +164,7 @@ extension EndToEndHandshakes {
             try await daemon.stop()
         }
 
-        @Test func aServiceWithACertificateTooServesBoth() async throws {
+        @Test func `a service with a certificate too serves both`() async throws {
             let identity = try await CertificateMaker(folder: folder).selfSigned("server")
             let daemon = try await Daemon.start(
                 try service("certificate = \"\(identity.certificate)\"\nprivate_key = \"\(identity.privateKey)\""),

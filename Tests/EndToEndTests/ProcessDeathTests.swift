@@ -35,7 +35,7 @@ extension EndToEndCrowds {
             try await connect((1...count).map { "client-\($0).example" })
         }
 
-        @Test func aWorkersDeathIsItsOwnClientsLossAlone() async throws {
+        @Test func `a workers death is its own clients loss alone`() async throws {
             let daemon = try await start()
             let names = (1...8).map { "early-\($0).example" }
             let clients = try await connect(names)
@@ -64,7 +64,7 @@ extension EndToEndCrowds {
             try await daemon.stop()
         }
 
-        @Test func allWorkersDieAndAllAreReplaced() async throws {
+        @Test func `all workers die and all are replaced`() async throws {
             let daemon = try await start()
             let victims = daemon.workers
             for victim in victims { kill(victim, SIGKILL) }
@@ -76,7 +76,7 @@ extension EndToEndCrowds {
         }
 
         /// A worker that cannot be started is tried again, less and less often, and is there when it can be.
-        @Test func aWorkerThatCannotBeStartedComesLater() async throws {
+        @Test func `a worker that cannot be started comes later`() async throws {
             let configuration = "workers = 1\n" + Service(listen: [address], identity: identity).text
             let daemon = try await Daemon.start(configuration, in: folder)
             let victim = try #require(daemon.workers.first)
@@ -99,7 +99,7 @@ extension EndToEndCrowds {
             try await daemon.stop()
         }
 
-        @Test func whenTheMainProcessDiesTheWorkersSayGoodbye() async throws {
+        @Test func `when the main process dies the workers say goodbye`() async throws {
             let daemon = try await start()
             let clients = try await connect(6)
             let workers = daemon.workers
@@ -113,7 +113,7 @@ extension EndToEndCrowds {
         }
 
         @Test(arguments: [SIGTERM, SIGINT])
-        func stoppingSaysGoodbyeToAll(_ number: Int32) async throws {
+        func `stopping says goodbye to all`(_ number: Int32) async throws {
             let daemon = try await start()
             let clients = try await connect(6)
             let workers = daemon.workers
@@ -127,7 +127,7 @@ extension EndToEndCrowds {
         }
 
         /// A worker that cannot say goodbye does not keep the daemon from ending.
-        @Test func stoppingEndsInTimeWhenAWorkerHangs() async throws {
+        @Test func `stopping ends in time when a worker hangs`() async throws {
             let daemon = try await Daemon.start(
                 "workers = 1\nstop_timeout = 1\n" + Service(listen: [address], identity: identity).text, in: folder)
             _ = try await connect(1)

@@ -6,7 +6,7 @@ extension EndToEnd {
     /// The tests' own view of the machine, and what programs have of the tests.
     @Suite struct ProcessTableTests {
         /// The kernel gives /proc/net/udp away in pieces of 31 lines.
-        @Test func aPortIsSeenHoweverManyThereAre() async throws {
+        @Test func `a port is seen however many there are`() async throws {
             let sockets = try (0..<100).map { _ in
                 try DatagramSocket(at: try #require(SocketAddress(host: SocketAddress.ownLoopback, port: 0)))
             }
@@ -18,7 +18,7 @@ extension EndToEnd {
             }
         }
 
-        @Test func programsInheritNothing() async throws {
+        @Test func `programs inherit nothing`() async throws {
             var ends: [Int32] = [-1, -1]
             try #require(pipe(&ends) == 0)
             defer { for end in ends { close(end) } }

@@ -64,7 +64,7 @@ extension EndToEnd {
 
         private static let cipher = "ECDHE-ECDSA-AES128-GCM-SHA256"
 
-        @Test func dnsdistIsToldOfTheClientWithEveryDatagram() async throws {
+        @Test func `dnsdist is told of the client with every datagram`() async throws {
             let place = try Endpoint.freeOnOwnLoopback()
             let dnsdist = try await startDnsdist(at: place)
             let address = try Endpoint.freeOnOwnLoopback()
@@ -97,7 +97,7 @@ extension EndToEnd {
         }
 
         /// A certificate is shown on the connection and in the session; when the session is resumed, only in that.
-        @Test func dnsdistIsToldOfTheClientsCertificate() async throws {
+        @Test func `dnsdist is told of the clients certificate`() async throws {
             let authority = try await CertificateMaker(folder: folder).selfSigned("authority")
             let own = try await CertificateMaker(folder: folder).issued("sensor-7", by: authority)
             let place = try Endpoint.freeOnOwnLoopback()
@@ -123,7 +123,7 @@ extension EndToEnd {
         }
 
         /// There is no registered type for it: 0xE0, 224, is the first of everybody's own.
-        @Test func dnsdistIsToldOfThePresharedKeysIdentity() async throws {
+        @Test func `dnsdist is told of the preshared keys identity`() async throws {
             try folder.write("sensor-7:00112233445566778899aabbccddeeff\n", to: "keys.psk")
             let place = try Endpoint.freeOnOwnLoopback()
             let dnsdist = try await startDnsdist(at: place)
@@ -155,7 +155,7 @@ extension EndToEnd {
         enum BackendKind: CaseIterable { case ipv6, unix }
 
         @Test(arguments: BackendKind.allCases)
-        func everyDatagramToABackendBeginsWithTheHeader(_ kind: BackendKind) async throws {
+        func `every datagram to a backend begins with the header`(_ kind: BackendKind) async throws {
             let path = folder.file("backend.socket")
             let socket = try kind == .unix ? DatagramSocket(atPath: path) : DatagramSocket(at: .free(on: "::1"))
             let backend = Backend(on: [socket]) { received in

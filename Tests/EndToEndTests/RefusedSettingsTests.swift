@@ -10,7 +10,7 @@ extension EndToEndCrowds {
 
         private typealias Wrong = (table: String, key: String, value: String, message: String)
 
-        @Test func aWrongValueOfEveryKeyChangesNothing() async throws {
+        @Test func `a wrong value of every key changes nothing`() async throws {
             let documented = try ConfigurationKey.documented()
             let wrong = Set(WrongSetting.all.map { ConfigurationKey($0.key, in: $0.table) })
             #expect(documented.subtracting(wrong).isEmpty, "keys of config/dtlsd.toml that have no wrong value here")
@@ -20,7 +20,7 @@ extension EndToEndCrowds {
         }
 
         /// A value of no key's type, for every key; and a key that no table has, in every table.
-        @Test func wrongTypesAndUnknownKeysChangeNothing() async throws {
+        @Test func `wrong types and unknown keys change nothing`() async throws {
             let places = Set(WrongSetting.all.map { [$0.table, $0.key] })
             let dates = places.map { place -> Wrong in (place[0], place[1], "1979-05-27", "found a date or time") }
             let unknown = configuration.text.tables.map { table -> Wrong in (table, "colour", "1", "unknown key") }

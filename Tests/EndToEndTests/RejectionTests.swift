@@ -37,7 +37,7 @@ extension EndToEnd {
             "workers = \(workers)\n" + Service(listen: [address], identity: identity).text
         }
 
-        @Test func aReloadThatWorkersRejectChangesNothing() async throws {
+        @Test func `a reload that workers reject changes nothing`() async throws {
             let good = try await certificates.selfSigned("good")
             let short = try await certificates.selfSigned("short", kind: .rsa)
             try setSecurityLevel(3)
@@ -72,7 +72,7 @@ extension EndToEnd {
         }
 
         /// Nothing was ever in force, so there is nothing to go back to.
-        @Test func aStartThatWorkersRejectEnds() async throws {
+        @Test func `a start that workers reject ends`() async throws {
             let short = try await certificates.selfSigned("short", kind: .rsa)
             let file = try folder.write(configuration(short, at: address), to: "dtlsd.toml")
             try setSecurityLevel(1)
@@ -100,7 +100,7 @@ extension EndToEnd {
         }
 
         /// A worker that takes up nothing for now does not keep SIGHUP from being heard.
-        @Test func aReloadThatHangsIsOvertaken() async throws {
+        @Test func `a reload that hangs is overtaken`() async throws {
             let good = try await certificates.selfSigned("good")
             let daemon = try await Daemon.start(configuration(good, at: address, workers: 1), in: folder)
             let worker = try #require(daemon.workers.first)

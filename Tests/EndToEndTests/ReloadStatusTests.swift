@@ -5,7 +5,7 @@ import Testing
 extension EndToEndBeside {
     /// What the service manager is told of reloads: it cannot be told that one has failed, but for the status.
     @Suite struct ReloadStatusTests {
-        @Test func theStatusSaysWhyTheLastReloadFailed() async throws {
+        @Test func `the status says why the last reload failed`() async throws {
             let folder = try TestFolder()
             let identity = try await CertificateMaker(folder: folder).selfSigned("server")
             let address = try Endpoint.freeOnOwnLoopback()

@@ -39,7 +39,7 @@ extension EndToEndCrowds {
             }
         }
 
-        @Test func aRenewedCertificateIsServedAndConnectionsGoOn() async throws {
+        @Test func `a renewed certificate is served and connections go on`() async throws {
             let daemon = try await Daemon.start(configuration, in: folder)
             let client = try SecureClient(to: address, trust: identity.certificate, in: folder)
             try await client.exchange("before")
@@ -52,7 +52,7 @@ extension EndToEndCrowds {
             try await daemon.stop()
         }
 
-        @Test func whatIsInvalidChangesNothing() async throws {
+        @Test func `what is invalid changes nothing`() async throws {
             let daemon = try await Daemon.start(configuration, in: folder)
             let client = try SecureClient(to: address, trust: identity.certificate, in: folder)
             try await client.exchange("before")
@@ -88,7 +88,7 @@ extension EndToEndCrowds {
             try await daemon.stop()
         }
 
-        @Test func listenersOpenAndClose() async throws {
+        @Test func `listeners open and close`() async throws {
             let daemon = try await Daemon.start(configuration, in: folder)
             let client = try SecureClient(to: address, trust: identity.certificate, in: folder)
             try await client.exchange("before")
@@ -104,7 +104,7 @@ extension EndToEndCrowds {
             try await daemon.stop()
         }
 
-        @Test func theHandlerOfNewConnectionsChanges() async throws {
+        @Test func `the handler of new connections changes`() async throws {
             let socket = try DatagramSocket(at: .freeOnOwnLoopback())
             let numbering = Backend.numbering(on: socket)
             let daemon = try await Daemon.start(configuration, in: folder)
@@ -123,7 +123,7 @@ extension EndToEndCrowds {
         }
 
         /// Clients come, stay and go while the configuration is good, bad and half-written in turn.
-        @Test func underLoadNoConnectionEndsAndNoHandshakeFails() async throws {
+        @Test func `under load no connection ends and no handshake fails`() async throws {
             let daemon = try await Daemon.start("workers = 2\n" + configuration, in: folder)
             let certificate = identity.certificate
             let trust = folder.file("trust.pem")

@@ -24,7 +24,7 @@ extension EndToEndCrowds {
 
         /// What a restarted client says goes over its own new backend socket, even if it comes together with the end of
         /// the handshake.
-        @Test func theBackendHearsARestartedClientOnItsOwnSocket() async throws {
+        @Test func `the backend hears a restarted client on its own socket`() async throws {
             let folder = try TestFolder()
             let identity = try await CertificateMaker(folder: folder).selfSigned("server")
             let address = try Endpoint.freeOnOwnLoopback()
@@ -76,7 +76,7 @@ extension EndToEndCrowds {
 
         /// A client that dies in the midst of its handshake is served at once when it comes back on its port, not only
         /// when that handshake has run out of time; but nobody can end a handshake who cannot return a cookie.
-        @Test func aClientComesBackBeforeItsHandshakeIsDone() async throws {
+        @Test func `a client comes back before its handshake is done`() async throws {
             let folder = try TestFolder()
             let identity = try await CertificateMaker(folder: folder).selfSigned("server")
             let address = try Endpoint.freeOnOwnLoopback()
@@ -137,7 +137,7 @@ extension EndToEndCrowds {
         /// The answer to the first hello asks for the cookie, and the answer to the second begins the handshake: two
         /// round trips, while forged datagrams come in between. Until then the lost connection is there, and then it is
         /// gone.
-        @Test func aRestartedClientIsAnsweredAtOnceThroughAllForgeries() async throws {
+        @Test func `a restarted client is answered at once through all forgeries`() async throws {
             let folder = try TestFolder()
             let identity = try await CertificateMaker(folder: folder).selfSigned("server")
             let address = try Endpoint.freeOnOwnLoopback()
@@ -178,7 +178,7 @@ extension EndToEndCrowds {
         }
 
         /// No forgery begins a succession, ends the connection, or costs more than one small answer.
-        @Test func forgeriesDoNotDisturbAConnection() async throws {
+        @Test func `forgeries do not disturb a connection`() async throws {
             let folder = try TestFolder()
             let identity = try await CertificateMaker(folder: folder).selfSigned("server")
             let address = try Endpoint.freeOnOwnLoopback()

@@ -45,7 +45,7 @@ extension EndToEndBeside {
             seen.direction == .toClient && (seen.type == 20 || seen.type == 22 && seen.message == 4)
         }
 
-        @Test func theLostConnectionIsSilentMeanwhile() async throws {
+        @Test func `the lost connection is silent meanwhile`() async throws {
             let folder = try TestFolder()
             let identity = try await CertificateMaker(folder: folder).selfSigned("server")
             let address = try Endpoint.freeOnOwnLoopback()

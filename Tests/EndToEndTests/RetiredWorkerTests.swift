@@ -5,7 +5,7 @@ import Testing
 extension EndToEnd {
     /// Workers that a reload has made superfluous.
     @Suite struct RetiredWorkerTests {
-        @Test func theDeathOfOneIsTold() async throws {
+        @Test func `the death of one is told`() async throws {
             let folder = try TestFolder()
             let identity = try await CertificateMaker(folder: folder).selfSigned("server")
             let address = try Endpoint.freeOnOwnLoopback()

@@ -34,7 +34,7 @@ extension EndToEndHandshakes {
             return try SecureClient(to: address, trust: identity.certificate, in: folder, asks + more)
         }
 
-        @Test func theNameDecides() async throws {
+        @Test func `the name decides`() async throws {
             let daemon = try await Daemon.start(service(), in: folder)
             let expected = [
                 (nil, own), ("x.example.net", own), ("b.example.org", exact), ("B.EXAMPLE.ORG", exact),
@@ -48,7 +48,7 @@ extension EndToEndHandshakes {
             try await daemon.stop()
         }
 
-        @Test func gnutlsGetsTheCertificateThatItAsksFor() async throws {
+        @Test func `GnuTLS gets the certificate that it asks for`() async throws {
             let daemon = try await Daemon.start(service(), in: folder)
             for (name, identity) in [("b.example.org", exact), ("c.example.org", wildcard)] {
                 let client = try Program(
@@ -66,7 +66,7 @@ extension EndToEndHandshakes {
             try await daemon.stop()
         }
 
-        @Test func anUnknownNameIsRefusedWhereThatIsAskedFor() async throws {
+        @Test func `an unknown name is refused where that is asked for`() async throws {
             let daemon = try await Daemon.start(service("unknown_name = \"refuse\""), in: folder)
             for name in [nil, "a.example.net", "A.example.net"] {
                 try await client(asking: name, trusting: own).exchange("this is yours")
@@ -80,7 +80,7 @@ extension EndToEndHandshakes {
             try await daemon.stop()
         }
 
-        @Test func aReloadTakesAnotherNameUp() async throws {
+        @Test func `a reload takes another name up`() async throws {
             let plain = Service(listen: [address], identity: own)
             let daemon = try await Daemon.start(plain.text, in: folder)
             try await client(asking: "b.example.org", trusting: own).exchange("not yet")
@@ -91,7 +91,7 @@ extension EndToEndHandshakes {
         }
 
         /// Each name has its own sessions: what one has let in is not let in by another without a look.
-        @Test func aSessionOfOneNameIsNoneOfAnother() async throws {
+        @Test func `a session of one name is none of another`() async throws {
             let daemon = try await Daemon.start(service(), in: folder)
             let session = folder.file("session")
             let first = try client(asking: "b.example.org", trusting: exact, ["-sess_out", session])
@@ -117,7 +117,7 @@ extension EndToEndHandshakes {
         }
 
         @Test(arguments: ["ECDSA", "RSA"])
-        func twoKindsOfKeysServeOneName(_ kind: String) async throws {
+        func `two kinds of keys serve one name`(_ kind: String) async throws {
             let rsa = try await certificates.selfSigned("rsa", kind: .rsa, names: ["DNS:a.example.net"])
             let text = Service(listen: [address], identity: own).text
                 .replacing("\"\(own.certificate)\"", with: "[\"\(rsa.certificate)\", \"\(own.certificate)\"]")
@@ -132,7 +132,7 @@ extension EndToEndHandshakes {
         }
 
         /// Clients that ask for no name get the certificate of the address which they have come to.
-        @Test func theAddressDecidesWhereNoNameIsAskedFor() async throws {
+        @Test func `the address decides where no name is asked for`() async throws {
             let here = try await certificates.selfSigned("here", names: ["IP:\(address.host)"])
             let other = try #require(Endpoint(host: "127.0.0.1", port: address.port))
             let service = Service(listen: [address, other], identity: own, more: "by_address = true")
@@ -145,7 +145,7 @@ extension EndToEndHandshakes {
         }
 
         /// Whoever may not come in may not come in under another name either.
-        @Test func aNameAsksForTheServicesClientCertificates() async throws {
+        @Test func `a name asks for the services client certificates`() async throws {
             let authority = try await certificates.selfSigned("authority")
             let member = try await certificates.issued("member", by: authority)
             let daemon = try await Daemon.start(service("ca = \"\(authority.certificate)\""), in: folder)
@@ -163,7 +163,7 @@ extension EndToEndHandshakes {
         }
 
         /// A certificate that is not for its name is served, and the log and --check say so.
-        @Test func aCertificateForAnotherNameIsServedWithAWarning() async throws {
+        @Test func `a certificate for another name is served with a warning`() async throws {
             let service = Service(listen: [address], identity: own)
             let daemon = try await Daemon.start(service.text + service.name("c.example.org", exact), in: folder)
             try await daemon.logged("warning", "service.echo.name.\"c.example.org\".certificate", "is not for")

@@ -60,7 +60,7 @@ extension EndToEndHandshakes {
             return lines[start + 1].dropFirst("    0000 - ".count).prefix(16 * 3 - 1)
         }
 
-        @Test func machinesWithOneKeyFileResumeEachOthersSessions() async throws {
+        @Test func `machines with one key file resume each others sessions`() async throws {
             try writeKey("tickets.key")
             let tickets = "key_file = \"tickets.key\""
             let here = try await Daemon.start(configuration(tickets), in: folder)
@@ -84,7 +84,7 @@ extension EndToEndHandshakes {
             try await there.stop()
         }
 
-        @Test func anOldKeyOpensUntilItIsTakenOut() async throws {
+        @Test func `an old key opens until it is taken out`() async throws {
             for name in ["one.key", "two.key"] { try writeKey(name) }
             let daemon = try await Daemon.start(configuration("key_file = \"one.key\""), in: folder)
             try await visit(keep: "first")
@@ -108,7 +108,7 @@ extension EndToEndHandshakes {
             try await daemon.stop()
         }
 
-        @Test func aServiceWithoutResumptionGivesAndTakesNoTicket() async throws {
+        @Test func `a service without resumption gives and takes no ticket`() async throws {
             try writeKey("tickets.key")
             let tickets = "key_file = \"tickets.key\""
             let daemon = try await Daemon.start(configuration(tickets), in: folder)
@@ -122,7 +122,7 @@ extension EndToEndHandshakes {
         }
 
         /// Without a file, the daemon draws keys; a connection that is there notices nothing, and old tickets are good.
-        @Test func drawnKeysRotate() async throws {
+        @Test func `drawn keys rotate`() async throws {
             let daemon = try await Daemon.start(
                 "workers = 2\n" + configuration("rotation = 2\nlifetime = 124"), in: folder)
             let lasting = try SecureClient(to: address, trust: identity.certificate, in: folder)
@@ -158,7 +158,7 @@ extension EndToEndHandshakes {
             try await daemon.stop()
         }
 
-        @Test func aSessionLivesAsLongAsItIsToldTo() async throws {
+        @Test func `a session lives as long as it is told to`() async throws {
             let daemon = try await Daemon.start(configuration("lifetime = 2"), in: folder)
             var visits = 0
             func isResumed() async throws -> Bool {

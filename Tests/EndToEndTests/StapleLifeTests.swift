@@ -22,7 +22,7 @@ extension EndToEnd {
         }
 
         /// As when a volume is mounted anew, or a deployment takes the old folder away before it makes the new one.
-        @Test func aFolderThatGoesAndComesBackIsWatchedOn() async throws {
+        @Test func `a folder that goes and comes back is watched on`() async throws {
             let old = try await certificates.response("old.ocsp", about: identity, .revoked)
             let new = try await certificates.response("new.ocsp", about: identity)
             let (upper, lower) = (folder.file("upper"), folder.file("upper/lower"))
@@ -64,7 +64,7 @@ extension EndToEnd {
             return isTaken
         }
 
-        @Test func oneThatRunsOutIsTold() async throws {
+        @Test func `one that runs out is told`() async throws {
             let file = try await certificates.response("served.ocsp", about: identity)
             let response = try Data(contentsOf: URL(fileURLWithPath: file))
             // A slow machine may need longer to start.

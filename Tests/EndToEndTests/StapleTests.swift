@@ -52,7 +52,7 @@ extension EndToEndHandshakes {
             return folder.read(file).dropFirst("serial=".count).filter(\.isHexDigit)
         }
 
-        @Test func eachCertificateHasItsOwn() async throws {
+        @Test func `each certificate has its own`() async throws {
             let good = [
                 try await certificates.response("rsa.ocsp", about: rsa),
                 try await certificates.response("ecdsa.ocsp", about: ecdsa),
@@ -70,7 +70,7 @@ extension EndToEndHandshakes {
         }
 
         /// A response of no use is no reason not to serve; and when the file has changed, SIGHUP is not needed.
-        @Test func aChangedFileIsTakenUpByItself() async throws {
+        @Test func `a changed file is taken up by itself`() async throws {
             let file = try await certificates.response("served.ocsp", about: ecdsa, .revoked)
             let daemon = try await Daemon.start(service("\"\(file)\""), in: folder)
             try await daemon.logged("warning", "service.echo.ocsp_staple", "revoked")
@@ -98,7 +98,7 @@ extension EndToEndHandshakes {
         }
 
         /// Certificates are often handed out as links to the newest of their kind.
-        @Test func aLinkThatIsTurnedIsTakenUp() async throws {
+        @Test func `a link that is turned is taken up`() async throws {
             let old = try await certificates.response("old.ocsp", about: ecdsa, .revoked)
             let new = try await certificates.response("new.ocsp", about: ecdsa)
             try FileManager.default.createDirectory(atPath: folder.file("live"), withIntermediateDirectories: true)
@@ -117,7 +117,7 @@ extension EndToEndHandshakes {
 
         /// Workers take responses up while SIGHUP has its own configuration read: they are not what the reload waits
         /// for.
-        @Test func aReloadInBetweenWaitsForItsOwnConfiguration() async throws {
+        @Test func `a reload in between waits for its own configuration`() async throws {
             let file = try await certificates.response("served.ocsp", about: ecdsa, .revoked)
             let daemon = try await Daemon.start("workers = 1\n" + service("\"\(file)\""), in: folder)
             let worker = try #require(daemon.workers.first)
@@ -139,7 +139,7 @@ extension EndToEndHandshakes {
             try await daemon.stop()
         }
 
-        @Test func aFileWithoutAResponseIsAnError() async throws {
+        @Test func `a file without a response is an error`() async throws {
             let file = try folder.write("no response", to: "bad.ocsp")
             let configuration = try folder.write(service("\"\(file)\""), to: "bad.toml")
             let program = try Program([Daemon.binary, "--config", configuration], in: folder)
@@ -149,7 +149,7 @@ extension EndToEndHandshakes {
         }
 
         /// SIGHUP takes responses up too, and new ones are watched from then on.
-        @Test func aReloadWatchesNewFiles() async throws {
+        @Test func `a reload watches new files`() async throws {
             let daemon = try await Daemon.start(
                 service("[]").replacing("ocsp_staple = []\n", with: ""), in: folder)
             let file = try await certificates.response("late.ocsp", about: ecdsa, .revoked)

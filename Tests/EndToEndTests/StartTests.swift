@@ -23,7 +23,7 @@ extension EndToEndBeside {
         /// A name server that does not answer during boot is no reason to give up for good
         /// (RestartPreventExitStatus=78).
         @Test(.enabled(if: PrivateNetwork.isAllowed, "a network of its own takes root"), arguments: [false, true])
-        func aNameServerThatIsAwayIsNoFaultOfTheConfiguration(_ isFaultyToo: Bool) async throws {
+        func `a name server that is away is no fault of the configuration`(_ isFaultyToo: Bool) async throws {
             let address = try Endpoint.freeOnOwnLoopback()
             let more = isFaultyToo ? "mtu = 1" : ""
             let (ending, errors) = try await run(
@@ -36,7 +36,7 @@ extension EndToEndBeside {
         }
 
         /// All addresses that cannot be had are named at once.
-        @Test func addressesThatAreInUseOrNobodys() async throws {
+        @Test func `addresses that are in use or nobodys`() async throws {
             let held = [try DatagramSocket(at: .freeOnOwnLoopback()), try DatagramSocket(at: .freeOnOwnLoopback())]
             // RFC 5737: no machine has it.
             let foreign = try #require(SocketAddress(host: "192.0.2.1", port: 4_433))
@@ -51,7 +51,7 @@ extension EndToEndBeside {
         }
 
         @Test(.enabled(if: PrivateNetwork.isAllowed, "a network of its own takes root"))
-        func aPortThatTakesACapability() async throws {
+        func `a port that takes a capability`() async throws {
             let address = try #require(SocketAddress(host: SocketAddress.ownLoopback, port: 853))
             let (ending, errors) = try await run(
                 Service(listen: [address], identity: identity).text,
@@ -61,7 +61,7 @@ extension EndToEndBeside {
             #expect(errors.contains("CAP_NET_BIND_SERVICE"))
         }
 
-        @Test func aServiceThatListensNowhere() async throws {
+        @Test func `a service that listens nowhere`() async throws {
             let (ending, errors) = try await run(
                 Service(name: "one", listen: [], identity: identity).text.replacing("listen = []\n", with: "")
                     + Service(name: "two", listen: [], identity: identity).text.replacing("listen = []\n", with: ""))

@@ -10,7 +10,7 @@ private final class Fuzzed {
     let reply = UnsafeMutableRawBufferPointer.allocate(
         byteCount: CookieAuthority.helloVerifyRequestSize, alignment: 1)
     /// Of a connection of DTLS 1.2.
-    var screen = RecordScreen()
+    var screen = RecordFilter()
 
     init() {
         do { authority = try CookieAuthority(secret: Array(repeating: 7, count: 32)) } catch { fatalError("\(error)") }

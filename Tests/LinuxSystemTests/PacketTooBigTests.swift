@@ -6,7 +6,7 @@ import Testing
 struct PacketTooBigTests {
     /// The sender's next call fails once, and its path is thought to be no narrower than before.
     @Test(arguments: ["127.0.0.1:0", "[::1]:0"])
-    func theSenderIsTold(_ text: String) throws {
+    func `the sender is told`(_ text: String) throws {
         let any = try #require(SocketAddress(text))
         let receiver = try UDPSocket.open(any.family)
         try UDPSocket.bind(receiver, to: any)

@@ -25,7 +25,7 @@ struct HandlerTests {
     }
 
     /// A program runs as the daemon's user, with its limits, and sees neither the service manager nor the journal.
-    @Test func aProgramRunsInTheSandbox() async throws {
+    @Test func `a program runs in the sandbox`() async throws {
         let script = "ulimit -v; ulimit -n; ulimit -t; id -u; env; cat /proc/self/cgroup; exec cat"
         let lab = try await lab(
             service(
@@ -58,7 +58,7 @@ struct HandlerTests {
     }
 
     /// A collector: by itself into the journal, by way of /dev/log, and into a file of the folder that it is given.
-    @Test func messagesReachTheJournalAndTheFile() async throws {
+    @Test func `messages reach the journal and the file`() async throws {
         let lab = try await lab(
             service("direct", port: 4433, "handler = \"log\"\nlog.format = \"syslog\""),
             service("passed", port: 4434, "handler = \"log\"\nlog.to = \"syslog\""),
@@ -92,7 +92,7 @@ struct HandlerTests {
         try await lab.stop()
     }
 
-    @Test func theJournalHasTheFieldsOfAConnection() async throws {
+    @Test func `the journal has the fields of a connection`() async throws {
         let lab = try await Lab.withEcho()
         try await lab.boot()
         try await lab.succeed("systemctl start dtlsd")

@@ -4,7 +4,7 @@ import Testing
 @Suite(
     .serialized, .enabled(if: Lab.obstacle == nil, "no systemd can be booted for the test: \(Lab.obstacle ?? "")"))
 struct SystemdReloadTests {
-    @Test func aReloadServesTheRenewedCertificate() async throws {
+    @Test func `a reload serves the renewed certificate`() async throws {
         let lab = try await Lab.withEcho()
         try await lab.boot()
         try await lab.succeed("systemctl start dtlsd")
@@ -29,7 +29,7 @@ struct SystemdReloadTests {
         try await lab.stop()
     }
 
-    @Test func aReloadLastsUntilTheDaemonHasTakenIt() async throws {
+    @Test func `a reload lasts until the daemon has taken it`() async throws {
         let lab = try await Lab.withEcho()
         try await lab.boot()
         try await lab.succeed("systemctl start dtlsd")
@@ -45,7 +45,7 @@ struct SystemdReloadTests {
         try await lab.stop()
     }
 
-    @Test func aReloadWithAKeyThatDoesNotFitFailsAndChangesNothing() async throws {
+    @Test func `a reload with a key that does not fit fails and changes nothing`() async throws {
         let lab = try await Lab.withEcho()
         try await lab.boot()
         try await lab.succeed("systemctl start dtlsd")
@@ -73,7 +73,7 @@ struct SystemdReloadTests {
         try await lab.stop()
     }
 
-    @Test func nobodyElseReadsTheKey() async throws {
+    @Test func `nobody else reads the key`() async throws {
         let lab = try await Lab.withEcho()
         try await lab.boot()
         try await lab.succeed("systemctl start dtlsd")
@@ -106,7 +106,7 @@ struct SystemdReloadTests {
         try await lab.stop()
     }
 
-    @Test func theServicesUserCannotLeadTheReloadAstray() async throws {
+    @Test func `the services user cannot lead the reload astray`() async throws {
         let lab = try await Lab.withEcho()
         try await lab.boot()
         try await lab.succeed("systemctl start dtlsd")

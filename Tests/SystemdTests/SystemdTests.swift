@@ -4,7 +4,7 @@ import Testing
 @Suite(
     .serialized, .enabled(if: Lab.obstacle == nil, "no systemd can be booted for the test: \(Lab.obstacle ?? "")"))
 struct SystemdTests {
-    @Test func itStartsServesAndStops() async throws {
+    @Test func `it starts serves and stops`() async throws {
         let lab = try await Lab.withEcho()
         try await lab.boot()
         try await lab.succeed("systemctl start dtlsd")
@@ -22,7 +22,7 @@ struct SystemdTests {
         try await lab.stop()
     }
 
-    @Test func theWatchdogReplacesAMainProcessThatHangs() async throws {
+    @Test func `the watchdog replaces a main process that hangs`() async throws {
         let lab = try await Lab.withEcho()
         try lab.write("[Service]\nWatchdogSec=6s\n", to: "/etc/systemd/system/dtlsd.service.d/watchdog.conf")
         try await lab.boot()
@@ -44,7 +44,7 @@ struct SystemdTests {
         try await lab.stop()
     }
 
-    @Test func aBadConfigurationIsNotTriedAgain() async throws {
+    @Test func `a bad configuration is not tried again`() async throws {
         let lab = try await Lab.withEcho()
         try lab.write("wrokers = 2\n" + Lab.service("echo", listen: nil), to: "/etc/dtlsd/dtlsd.toml")
         try await lab.boot()

@@ -1,5 +1,5 @@
 import DTLSEngine
-import DTLSKit
+import DTLSTransport
 import Glibc
 import LinuxSystem
 import Logging
@@ -22,14 +22,14 @@ final class Acceptor: EventHandler {
     /// A configuration that all workers have served, with what was opened for it.
     private struct Former {
         let configuration: Configuration
-        let provision: Provision
+        let provision: WorkerSetup
         let watcher: FileWatcher?
     }
 
     let loop: EventLoop
     private let configurationFile: String
     private let logger = Logger(label: "dtlsd")
-    private let reception: Reception
+    private let reception: ConnectionDispatcher
     private var manager: ServiceManager
     private let signals: SignalSource
     private let environment: [String: String]
@@ -43,7 +43,7 @@ final class Acceptor: EventHandler {
     private var configuration: Configuration?
     /// What to go back to, until all workers have said that they serve what they were given after it.
     private var former: Former?
-    private var loading: Loading?
+    private var loading: LoaderHandle?
     private var exitStatus: Int32 = 0
     private var statusLine = StatusLine()
     private var lastStatus = ""
@@ -53,10 +53,10 @@ final class Acceptor: EventHandler {
     // Set once, in `init`; they need `self` as their delegate.
     private var listeners: ListenerSet?
     private var pool: WorkerPool?
-    private var ticketKeys: TicketKeyKeeper?
+    private var ticketKeys: TicketKeyRotator?
     private var watchdogTimer: CallbackTimer?
     private var statusTimer: CallbackTimer?
-    private var staples: StapleKeeper?
+    private var staples: StapleRefresher?
     private var stopTimer: CallbackTimer?
 
     private static let statusInterval = UInt64.milliseconds(2_000)
@@ -77,7 +77,7 @@ final class Acceptor: EventHandler {
         self.manager = manager
         descriptorLimit = OpenFileLimit.raise()
         loop = try EventLoop()
-        reception = Reception(loop: loop)
+        reception = ConnectionDispatcher(loop: loop)
         signals = try SignalSource([SIGHUP, SIGTERM, SIGINT, SIGCHLD])
         randomSecret = try RandomBytes.make(32)
         var environment = ChildProcess.environment()
@@ -98,13 +98,13 @@ final class Acceptor: EventHandler {
         statusTimer = CallbackTimer { [weak self] in self?.tellStatus(now: $0) }
         watchdogTimer = CallbackTimer { [weak self] in self?.pingWatchdog(now: $0) }
         stopTimer = CallbackTimer { [weak self] _ in self?.pool?.killAll() }
-        staples = StapleKeeper(environment: environment, loop: loop, logger: logger, delegate: self)
+        staples = StapleRefresher(environment: environment, loop: loop, logger: logger, delegate: self)
     }
 
     private func start() throws {
         _ = try loop.add(signals.descriptor, .readable, self)
         try manager.takeSockets { listeners?.take($0) }
-        ticketKeys = TicketKeyKeeper(memory: manager.takeStored(), loop: loop) { [weak self] in
+        ticketKeys = TicketKeyRotator(memory: manager.takeStored(), loop: loop) { [weak self] in
             self?.pool?.replaceTicketKeys($0)
         }
         logger.log(.started, "dtlsd starts with \(configurationFile)", ["PID": "\(getpid())"])
@@ -153,7 +153,7 @@ final class Acceptor: EventHandler {
 
     private func load() {
         do throws(SystemError) {
-            loading = try Loading(
+            loading = try LoaderHandle(
                 file: configurationFile, purpose: .serving, environment: environment, loop: loop
             ) { [weak self] in self?.loaded($0) }
         } catch {
@@ -161,7 +161,7 @@ final class Acceptor: EventHandler {
         }
     }
 
-    private func loaded(_ result: Loading.Result) {
+    private func loaded(_ result: LoaderHandle.Result) {
         let keyLog = loading?.takeKeyLog() ?? FileDescriptor(owning: -1)
         loading = nil
         if phase == .stopping { return }
@@ -174,7 +174,7 @@ final class Acceptor: EventHandler {
     }
 
     /// A configuration that is not taken: at the start that is the end, later all stays as it was.
-    private func refuse(_ reasons: [String], _ obstacle: StartObstacle) {
+    private func refuse(_ reasons: [String], _ obstacle: StartupFailure) {
         for reason in reasons { logger.log(.configurationInvalid, reason) }
         guard phase != .loading else { return end(because: obstacle) }
         statusLine.failedReload = reasons.first
@@ -187,7 +187,7 @@ final class Acceptor: EventHandler {
         // The first one has not been proven before all workers serve it.
         let before = phase == .reloading ? inForce : nil
         do {
-            let provision = Provision(
+            let provision = WorkerSetup(
                 snapshot: try makeSnapshot(new), keyLog: keyLog, ticketKeys: try ticketKeys.keys(for: new.tickets))
             try enforce(new, provision, watcher)
         } catch let errors as ListenerErrors {
@@ -210,7 +210,7 @@ final class Acceptor: EventHandler {
     }
 
     /// Puts a configuration in force, and gives it to the workers. When this throws, all is as before.
-    private func enforce(_ new: Configuration, _ provision: Provision, _ watcher: FileWatcher?) throws {
+    private func enforce(_ new: Configuration, _ provision: WorkerSetup, _ watcher: FileWatcher?) throws {
         guard let listeners, let pool else { return }
         let cookies = try CookieAuthority(secret: new.cookieSecret ?? randomSecret)
         let plan = try listeners.prepare(new)
@@ -299,7 +299,7 @@ final class Acceptor: EventHandler {
         tellStatus(now: loop.now)
     }
 
-    private func end(because obstacle: StartObstacle) {
+    private func end(because obstacle: StartupFailure) {
         exitStatus = obstacle.exitStatus
         stop(because: obstacle.rawValue)
     }
@@ -351,7 +351,7 @@ final class Acceptor: EventHandler {
     }
 }
 
-extension Acceptor: StapleKeeperDelegate {
+extension Acceptor: StapleRefresherDelegate {
     var refreshable: (file: String, configuration: Configuration)? {
         guard phase == .serving, let configuration else { return nil }
         return (configurationFile, configuration)
@@ -392,7 +392,7 @@ extension Acceptor: WorkerPoolDelegate {
 
     func pool(_ pool: WorkerPool, worker: Int, refused: Tally<Refusal>) { reception.log(refused, by: worker) }
 
-    func pool(_ pool: WorkerPool, gaveBack datagram: UnsafeRawBufferPointer, key: Newcomer.Key) {
+    func pool(_ pool: WorkerPool, gaveBack datagram: UnsafeRawBufferPointer, key: FlowKey) {
         listeners?.listener(for: key.local)?.putBack(datagram, key)
     }
 

@@ -1,5 +1,5 @@
 import DTLSEngine
-import DTLSKit
+import DTLSTransport
 import Glibc
 import LinuxSystem
 import Logging
@@ -51,14 +51,14 @@ final class ListenerSet {
     private let buffers = ListenerBuffers()
     /// What all listeners make and check cookies with.
     var cookies: CookieAuthority {
-        didSet { for listener in open.values { (listener as? DTLSKit.Listener)?.cookies = cookies } }
+        didSet { for listener in open.values { (listener as? DTLSListener)?.cookies = cookies } }
     }
     private let loop: EventLoop
-    private unowned let delegate: any ListenerDelegate & PlainListenerDelegate
+    private unowned let delegate: any DTLSListenerDelegate & PlainListenerDelegate
     /// Whether the listeners are read: from then on this daemon's own connections hold the ports.
     private var hasOpened = false
 
-    init(cookies: CookieAuthority, loop: EventLoop, delegate: any ListenerDelegate & PlainListenerDelegate) {
+    init(cookies: CookieAuthority, loop: EventLoop, delegate: any DTLSListenerDelegate & PlainListenerDelegate) {
         self.cookies = cookies
         self.loop = loop
         self.delegate = delegate
@@ -85,12 +85,12 @@ final class ListenerSet {
         return fallback
     }
 
-    var counters: DTLSKit.Listener.Counters {
+    var counters: DTLSListener.Counters {
         open.values.reduce(into: retired) { $0.add($1.counters) }
     }
 
     /// What listeners counted that are closed by now.
-    private var retired = DTLSKit.Listener.Counters()
+    private var retired = DTLSListener.Counters()
 
     // MARK: Changes
 
@@ -149,18 +149,18 @@ final class ListenerSet {
         }
         let openedPorts = Set(plan.opened.map { $0.1.address.port })
         for (_, listener, _) in plan.kept where openedPorts.contains(listener.address.port) {
-            (listener as? DTLSKit.Listener)?.closeShields()
+            (listener as? DTLSListener)?.closeShields()
         }
         open = [:]
         services = [:]
         for (identity, listener, service) in plan.kept + plan.opened {
             open[identity] = listener
             services[ObjectIdentifier(listener)] = service
-            (listener as? DTLSKit.Listener)?.access = plan.access[Int(service)]
+            (listener as? DTLSListener)?.access = plan.access[Int(service)]
         }
         for (_, listener, _) in plan.opened {
             // It was made before the configuration's secret was in force.
-            (listener as? DTLSKit.Listener)?.cookies = cookies
+            (listener as? DTLSListener)?.cookies = cookies
             if hasOpened { try listener.open() }
         }
     }
@@ -231,7 +231,7 @@ final class ListenerSet {
     ) -> any DatagramListener {
         switch kind {
         case .service:
-            DTLSKit.Listener(
+            DTLSListener(
                 socket: socket, address: address, options: options, cookies: cookies, buffers: buffers, loop: loop,
                 delegate: delegate, isOwnedByAnother: isOwnedByAnother, mayHaveShields: true)
         case .client:
@@ -264,8 +264,8 @@ final class ListenerSet {
     }
 }
 
-extension DTLSKit.Listener.Counters {
-    fileprivate mutating func add(_ other: DTLSKit.Listener.Counters) {
+extension DTLSListener.Counters {
+    fileprivate mutating func add(_ other: DTLSListener.Counters) {
         hellosAnswered &+= other.hellosAnswered
         admitted &+= other.admitted
         refused.add(other.refused)

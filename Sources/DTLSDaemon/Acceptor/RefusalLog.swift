@@ -1,4 +1,4 @@
-import DTLSKit
+import DTLSTransport
 import Logging
 
 /// The log of newcomers that are refused. Each reason has a limiter of its own, so that a flood of one kind does not

@@ -1,4 +1,4 @@
-import DTLSKit
+import DTLSTransport
 
 /// The line that the service manager shows, and that ends the log.
 struct StatusLine {
@@ -7,7 +7,7 @@ struct StatusLine {
     var failedReload: String?
 
     func text(
-        _ totals: WorkerPool.Totals, connections: Int, handshakes: Int, _ counters: DTLSKit.Listener.Counters,
+        _ totals: WorkerPool.Totals, connections: Int, handshakes: Int, _ counters: DTLSListener.Counters,
         listeners: Int, keyLogFile: String?
     ) -> String {
         var refused = counters.refused

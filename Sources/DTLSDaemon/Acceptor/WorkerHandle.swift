@@ -1,5 +1,5 @@
 import DTLSEngine
-import DTLSKit
+import DTLSTransport
 import Glibc
 import LinuxSystem
 
@@ -10,7 +10,7 @@ protocol WorkerHandleDelegate: AnyObject {
     /// It had no descriptors for the configuration that it was given last; said once for each.
     func workerMissedConfiguration(_ worker: WorkerHandle)
     func worker(_ worker: WorkerHandle, reported report: MessageFromWorker.Report)
-    func worker(_ worker: WorkerHandle, gaveBack datagram: UnsafeRawBufferPointer, key: Newcomer.Key)
+    func worker(_ worker: WorkerHandle, gaveBack datagram: UnsafeRawBufferPointer, key: FlowKey)
 }
 
 /// One worker process, as the acceptor sees it: its channel, its load, its health.
@@ -61,7 +61,7 @@ final class WorkerHandle: MessageChannelDelegate {
     }
 
     /// - Parameter provision: this worker's own; its descriptors are sent.
-    func configure(generation: UInt32, _ provision: Provision) {
+    func configure(generation: UInt32, _ provision: WorkerSetup) {
         if generation != sentGeneration { hasMissedBefore = false }
         sentGeneration = generation
         delivery = .given
@@ -79,7 +79,7 @@ final class WorkerHandle: MessageChannelDelegate {
 
     /// - Returns: false when there was no room for it after all.
     func handOver(
-        _ id: UInt64, service: UInt16, _ newcomer: borrowing Newcomer, _ admitted: AdmittedConnection?
+        _ id: UInt64, service: UInt16, _ newcomer: borrowing IncomingConnection, _ admitted: AdmittedConnection?
     ) -> Bool {
         let message = MessageToWorker.encode(
             connection: id, generation: sentGeneration, service: service, key: newcomer.key,

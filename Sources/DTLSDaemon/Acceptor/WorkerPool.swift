@@ -1,5 +1,5 @@
 import DTLSEngine
-import DTLSKit
+import DTLSTransport
 import Glibc
 import LinuxSystem
 import Logging
@@ -13,7 +13,7 @@ protocol WorkerPoolDelegate: AnyObject {
     func pool(_ pool: WorkerPool, rejectedBy worker: Int, _ reason: String) -> Bool
     /// A worker has turned newcomers away that were handed over to it.
     func pool(_ pool: WorkerPool, worker: Int, refused: Tally<Refusal>)
-    func pool(_ pool: WorkerPool, gaveBack datagram: UnsafeRawBufferPointer, key: Newcomer.Key)
+    func pool(_ pool: WorkerPool, gaveBack datagram: UnsafeRawBufferPointer, key: FlowKey)
     /// The last process is gone, after `stop()`.
     func poolHasEnded(_ pool: WorkerPool)
 }
@@ -37,7 +37,7 @@ final class WorkerPool: TimerTarget, WorkerHandleDelegate {
     private var count = 0
     private var generation: UInt32 = 0
     /// Of the newest configuration.
-    private(set) var provision: Provision?
+    private(set) var provision: WorkerSetup?
     private var isStopping = false
     private var handedOver: UInt64 = 1
     private var announcedGeneration: UInt32 = 0
@@ -79,7 +79,7 @@ final class WorkerPool: TimerTarget, WorkerHandleDelegate {
     ///
     /// When this throws, all is as before.
     /// - Parameter provision: what also the workers get that are started later.
-    func configure(workers count: Int, _ provision: Provision) throws(SystemError) {
+    func configure(workers count: Int, _ provision: WorkerSetup) throws(SystemError) {
         let next = generation &+ 1
         let present = workers.filter { !$0.isRetired }
         let kept = present.filter { $0.number < count }
@@ -119,7 +119,7 @@ final class WorkerPool: TimerTarget, WorkerHandleDelegate {
 
     /// Starts processes that are not the pool's yet: all of them, or none.
     private func spawnAll(
-        _ numbers: [Int], _ generation: UInt32, _ provision: Provision
+        _ numbers: [Int], _ generation: UInt32, _ provision: WorkerSetup
     ) throws(SystemError) -> [WorkerHandle] {
         var started: [WorkerHandle] = []
         do throws(SystemError) {
@@ -135,7 +135,7 @@ final class WorkerPool: TimerTarget, WorkerHandleDelegate {
     }
 
     private func spawn(
-        _ number: Int, _ generation: UInt32, _ provision: Provision
+        _ number: Int, _ generation: UInt32, _ provision: WorkerSetup
     ) throws(SystemError) -> WorkerHandle {
         let copy = try provision.copy()
         let worker = try WorkerHandle(number: number, environment: environment, loop: loop, delegate: self)
@@ -165,7 +165,8 @@ final class WorkerPool: TimerTarget, WorkerHandleDelegate {
     ///   - service: its number among the configuration's `listeningTables`.
     ///   - admitted: its place in the limits, kept until the connection is gone; `nil` where there are none for it.
     /// - Returns: the connection's number, or `nil` when nobody could take it.
-    func handOver(_ newcomer: borrowing Newcomer, service: UInt16, _ admitted: AdmittedConnection?) -> UInt64? {
+    func handOver(_ newcomer: borrowing IncomingConnection, service: UInt16, _ admitted: AdmittedConnection?) -> UInt64?
+    {
         while let worker = workers.lazy.filter(\.hasRoom).min(by: { $0.load < $1.load }) {
             let id = handedOver << Self.numberBits | UInt64(truncatingIfNeeded: worker.number)
             // One that refuses is full from now on, so this ends.
@@ -338,7 +339,7 @@ final class WorkerPool: TimerTarget, WorkerHandleDelegate {
         delegate.pool(self, worker: worker.number, refused: report.refused)
     }
 
-    func worker(_ worker: WorkerHandle, gaveBack datagram: UnsafeRawBufferPointer, key: Newcomer.Key) {
+    func worker(_ worker: WorkerHandle, gaveBack datagram: UnsafeRawBufferPointer, key: FlowKey) {
         delegate.pool(self, gaveBack: datagram, key: key)
     }
 }

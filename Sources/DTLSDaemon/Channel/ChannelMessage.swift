@@ -1,5 +1,5 @@
 import DTLSEngine
-import DTLSKit
+import DTLSTransport
 import LinuxSystem
 
 /// What the acceptor says to a worker. Decoded datagrams are valid as long as the message's bytes.
@@ -28,7 +28,7 @@ enum MessageToWorker {
         let generation: UInt32
         /// Which service of that configuration.
         let service: UInt16
-        let key: Newcomer.Key
+        let key: FlowKey
         /// The ClientHello, then what was read after it.
         let datagrams: [UnsafeRawBufferPointer]
     }
@@ -48,7 +48,7 @@ enum MessageToWorker {
     }
 
     static func encode(
-        connection id: UInt64, generation: UInt32, service: UInt16, key: Newcomer.Key, datagrams: [[UInt8]]
+        connection id: UInt64, generation: UInt32, service: UInt16, key: FlowKey, datagrams: [[UInt8]]
     ) -> [UInt8] {
         encodeMessage(Kind.connection) {
             $0.integer(id)
@@ -84,7 +84,7 @@ enum MessageToWorker {
             self = .connection(
                 Handover(
                     id: try reader.integer(), generation: try reader.integer(), service: try reader.integer(),
-                    key: Newcomer.Key(peer: try reader.address(), local: try reader.address()),
+                    key: FlowKey(peer: try reader.address(), local: try reader.address()),
                     datagrams: try reader.list { reader throws(MalformedBytes) in try reader.data() }))
         case .late: self = .late(id: try reader.integer(), datagram: try reader.data())
         case .stop: self = .stop
@@ -107,7 +107,7 @@ enum MessageFromWorker {
     case missed(generation: UInt32)
     case report(Report)
     /// A datagram that belongs to a listener.
-    case foreign(key: Newcomer.Key, datagram: UnsafeRawBufferPointer)
+    case foreign(key: FlowKey, datagram: UnsafeRawBufferPointer)
 
     /// What has happened since the last report.
     struct Report: Equatable {
@@ -178,7 +178,7 @@ enum MessageFromWorker {
         }
     }
 
-    static func encode(foreign datagram: UnsafeRawBufferPointer, key: Newcomer.Key) -> [UInt8] {
+    static func encode(foreign datagram: UnsafeRawBufferPointer, key: FlowKey) -> [UInt8] {
         encodeMessage(Kind.foreign) {
             $0.address(key.peer)
             $0.address(key.local)
@@ -203,7 +203,7 @@ enum MessageFromWorker {
             self = .report(report)
         case .foreign:
             self = .foreign(
-                key: Newcomer.Key(peer: try reader.address(), local: try reader.address()),
+                key: FlowKey(peer: try reader.address(), local: try reader.address()),
                 datagram: try reader.data())
         }
     }

@@ -1,4 +1,4 @@
-import DTLSKit
+import DTLSTransport
 import LinuxSystem
 
 /// All that a worker needs to serve: the configuration, and the cookie secret that all workers share. The keys of

@@ -35,8 +35,8 @@ enum BackendReader {
             let place = line.map { " (line \($0))" } ?? ""
             table.report(
                 .backend, element: element,
-                "\(ConfigurationReading.quoted(backend.name)) is the same backend as "
-                    + "\(ConfigurationReading.quoted(earlier.backend.name))\(place); expected each of them once")
+                "\(ReadContext.quoted(backend.name)) is the same backend as "
+                    + "\(ReadContext.quoted(earlier.backend.name))\(place); expected each of them once")
         }
     }
 
@@ -48,12 +48,12 @@ enum BackendReader {
     private static func address(_ text: String) throws(BadBackend) -> Backend.Address {
         if text.hasPrefix("unix:") { return try unix(String(text.dropFirst(5))) }
         if text.hasPrefix("udp:") { return try udp(String(text.dropFirst(4))) }
-        throw BadBackend(message: "expected \(expected), found the string \(ConfigurationReading.quoted(text))")
+        throw BadBackend(message: "expected \(expected), found the string \(ReadContext.quoted(text))")
     }
 
     private static func unix(_ path: String) throws(BadBackend) -> Backend.Address {
         guard path.hasPrefix("/") else {
-            let found = ConfigurationReading.quoted(path)
+            let found = ReadContext.quoted(path)
             throw BadBackend(message: "expected an absolute path after \"unix:\", found \(found)")
         }
         guard path.utf8.count <= longestPath else {
@@ -70,8 +70,8 @@ enum BackendReader {
             let hasPort = text.lastIndex(of: ":").flatMap { HostAndPort.port(text[text.index(after: $0)...]) } != nil
             throw BadBackend(
                 message: hasPort
-                    ? "expected \(expected), found the string \(ConfigurationReading.quoted("udp:" + text))"
-                    : "expected a port, 1 to 65535, at the end of \(ConfigurationReading.quoted(text))")
+                    ? "expected \(expected), found the string \(ReadContext.quoted("udp:" + text))"
+                    : "expected a port, 1 to 65535, at the end of \(ReadContext.quoted(text))")
         }
         do throws(HostAndPort.Unresolved) {
             return .udp(try named.resolve())

@@ -114,7 +114,7 @@ struct CertificatesReader<Key: CertificateTableKey> {
         _ key: CertifiedKey, _ certificate: Name, _ privateKey: Name, _ passphraseFile: Name?
     ) -> Bool {
         func report(_ place: Key, _ name: Name?, _ reason: String, _ expected: String) {
-            let file = name.map { ConfigurationReading.quoted($0.text) } ?? "the file"
+            let file = name.map { ReadContext.quoted($0.text) } ?? "the file"
             table.report(place, element: name?.element, "\(file): \(reason); expected \(expected)")
         }
         do throws(CredentialsError) {
@@ -129,7 +129,7 @@ struct CertificatesReader<Key: CertificateTableKey> {
             case .passphrase(let reason):
                 report(.privateKey, privateKey, reason, "a passphrase_file beside it")
             case .mismatch(let reason):
-                let file = ConfigurationReading.quoted(certificate.text)
+                let file = ReadContext.quoted(certificate.text)
                 report(.privateKey, privateKey, reason, "the key that the first certificate in \(file) was made for")
             case .privateKey(let reason):
                 report(.privateKey, privateKey, reason, CertificateExpectation.privateKey)
@@ -166,8 +166,8 @@ struct CertificatesReader<Key: CertificateTableKey> {
             if let other = kinds[kind] {
                 table.report(
                     .certificate, element: item.element,
-                    "\(ConfigurationReading.quoted(item.file)) has an \(kind) key, and so has "
-                        + "\(ConfigurationReading.quoted(other)); expected one certificate of each kind of key "
+                    "\(ReadContext.quoted(item.file)) has an \(kind) key, and so has "
+                        + "\(ReadContext.quoted(other)); expected one certificate of each kind of key "
                         + "(RSA, ECDSA), and other names in tables [service.NAME.name.\"HOST\"]")
                 isGood = false
             }
@@ -182,13 +182,13 @@ struct CertificatesReader<Key: CertificateTableKey> {
         for name in names(.staple, CertificateExpectation.staple) {
             if !NamedFiles.isCredential(name.text) {
                 let path = table.reading.files.path(of: name.text)
-                let key = ConfigurationReading.text(of: table.path(.staple)) ?? ""
+                let key = ReadContext.text(of: table.path(.staple)) ?? ""
                 watch(StapleFile(service: service, host: host, path: path, key: key), name)
             }
             let response = table.contents(
                 .staple, element: name.element, named: name.text, CertificateExpectation.staple)
             guard let response else { continue }
-            let file = ConfigurationReading.quoted(name.text)
+            let file = ReadContext.quoted(name.text)
             switch StapleOutcome.of(response, for: found.map(\.key.certificate)) {
             case .staples(let index, let staple):
                 if found[index].key.staple != nil {
@@ -215,7 +215,7 @@ struct CertificatesReader<Key: CertificateTableKey> {
         } catch {
             table.warn(
                 .staple, element: name.element,
-                "\(ConfigurationReading.quoted(name.text)) cannot be watched (\(error)); "
+                "\(ReadContext.quoted(name.text)) cannot be watched (\(error)); "
                     + "it is read again every \(StapleFile.interval) s instead")
         }
         table.reading.staples.append(staple)

@@ -1,5 +1,5 @@
 import DTLSEngine
-import DTLSKit
+import DTLSTransport
 import LinuxSystem
 
 /// One `[client.NAME]` table: plain datagrams in on this machine, one DTLS connection to a server for each local

@@ -74,7 +74,7 @@ struct ClientCredentialsReader {
             return keys.first
         }
         if let key = keys.first(where: { $0.identity == Array(identity.utf8) }) { return key }
-        psk.report(.identity, "expected \(expected), found the string \(ConfigurationReading.quoted(identity))")
+        psk.report(.identity, "expected \(expected), found the string \(ReadContext.quoted(identity))")
         return nil
     }
 

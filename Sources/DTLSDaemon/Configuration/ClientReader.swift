@@ -77,7 +77,7 @@ struct ClientReader {
         guard let named = HostAndPort(text) else {
             table.report(
                 .connect,
-                "expected \(expected), the port 1 to 65535, found the string \(ConfigurationReading.quoted(text))")
+                "expected \(expected), the port 1 to 65535, found the string \(ReadContext.quoted(text))")
             return nil
         }
         do throws(HostAndPort.Unresolved) {
@@ -103,14 +103,14 @@ struct ClientReader {
         guard let name = table.string(.serverName, expected) else { return nil }
         let isAddress = SocketAddress(host: name, port: 0)?.scope == 0
         guard isAddress || NamesReader.isHostName(name) && !name.hasPrefix("*") else {
-            table.report(.serverName, "expected \(expected), found the string \(ConfigurationReading.quoted(name))")
+            table.report(.serverName, "expected \(expected), found the string \(ReadContext.quoted(name))")
             return nil
         }
         return name
     }
 
     /// A number of seconds, or 0 for no limit. What the acceptor remembers of a sender must not outlive the sender's
-    /// connection (`RecentNewcomers.lifetime`), and a connection not be made anew with every datagram.
+    /// connection (`RecentFlows.lifetime`), and a connection not be made anew with every datagram.
     private func timeout(_ key: ClientKey, atLeast least: Int) -> Int? {
         guard let timeout = table.duration(key, seconds: 0...86_400) else { return nil }
         if timeout > 0, timeout < least * 1_000 {

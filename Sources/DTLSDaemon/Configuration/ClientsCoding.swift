@@ -1,9 +1,9 @@
 import DTLSEngine
-import DTLSKit
+import DTLSTransport
 
 // What a service wants to know of its clients, as the bytes that go from one process to another.
 
-extension ClientVerification {
+extension PeerVerification {
     func write(to writer: inout ByteWriter) {
         writer.string(mode.rawValue)
         writer.optional(authorities) { $0.string($1) }
@@ -21,9 +21,9 @@ extension ClientVerification {
             deny: try reader.list { (reader) throws(MalformedBytes) in try Self.rule(from: &reader) })
     }
 
-    private static func rule(from reader: inout ByteReader) throws(MalformedBytes) -> ClientRule {
+    private static func rule(from reader: inout ByteReader) throws(MalformedBytes) -> PeerRule {
         let text = try reader.string()
-        guard let rule = try? ClientRule(text) else { throw MalformedBytes() }
+        guard let rule = try? PeerRule(text) else { throw MalformedBytes() }
         return rule
     }
 }

@@ -18,7 +18,7 @@ struct ClientsReader {
 
     let table: TableReader<ServiceKey>
 
-    func read() -> ClientVerification {
+    func read() -> PeerVerification {
         let authorities = table.pem(.authorities, Self.expectedAuthorities)
         let lists = revocationLists()
         let rules = table.table(.clients, ClientsKey.self)
@@ -28,16 +28,16 @@ struct ClientsReader {
         if let authorities, mode != .none { warn(of: authorities, lists.map(\.lists)) }
         let isWhole = check(mode, rules, allow)
         guard isWhole, mode != .none, authorities != nil || !table.has(.authorities) else {
-            return ClientVerification()
+            return PeerVerification()
         }
-        return ClientVerification(
+        return PeerVerification(
             mode: mode, authorities: authorities, revocationLists: lists.map(\.text), allow: allow.map(\.rule),
             deny: deny.map(\.rule))
     }
 
-    private func mode() -> ClientVerification.Mode {
-        let names = ClientVerification.Mode.allCases.map(\.rawValue)
-        return table.choice(.clientCertificate, of: names, ClientVerification.Mode.init(rawValue:))
+    private func mode() -> PeerVerification.Mode {
+        let names = PeerVerification.Mode.allCases.map(\.rawValue)
+        return table.choice(.clientCertificate, of: names, PeerVerification.Mode.init(rawValue:))
             ?? (table.has(.authorities) || table.has(.clients) ? .required : .none)
     }
 
@@ -65,7 +65,7 @@ struct ClientsReader {
                 for complaint in lists.outOfDate {
                     table.warn(
                         .revocationLists, element: element,
-                        "\(ConfigurationReading.quoted(name)): \(complaint); the clients of this CA are refused until "
+                        "\(ReadContext.quoted(name)): \(complaint); the clients of this CA are refused until "
                             + "there is a new one, and a reload")
                 }
                 return (text, lists)
@@ -73,29 +73,29 @@ struct ClientsReader {
                 let reason = text.contains("-----BEGIN X509 CRL-----") ? "not valid PEM (\(error))" : "no PEM CRL in it"
                 table.report(
                     .revocationLists, element: element,
-                    "\(ConfigurationReading.quoted(name)): \(reason); expected \(Self.expectedLists)")
+                    "\(ReadContext.quoted(name)): \(reason); expected \(Self.expectedLists)")
                 return nil
             }
         }
     }
 
-    private typealias Rule = (element: Int, rule: ClientRule)
+    private typealias Rule = (element: Int, rule: PeerRule)
 
     private static func rules(_ table: TableReader<ClientsKey>?, _ key: ClientsKey) -> [Rule] {
         guard let table else { return [] }
         return table.strings(key, "a rule such as \"cn:*.example.org\", or an array of rules").compactMap {
             element, text in
-            do throws(ClientRuleError) {
-                return (element, try ClientRule(text))
+            do throws(PeerRuleError) {
+                return (element, try PeerRule(text))
             } catch {
-                table.report(key, element: element, "\(ConfigurationReading.quoted(text)): \(error)")
+                table.report(key, element: element, "\(ReadContext.quoted(text)): \(error)")
                 return nil
             }
         }
     }
 
     /// Whether the keys fit together. Without `ca`, fingerprints are all that clients can be known by.
-    private func check(_ mode: ClientVerification.Mode, _ rules: TableReader<ClientsKey>?, _ allow: [Rule]) -> Bool {
+    private func check(_ mode: PeerVerification.Mode, _ rules: TableReader<ClientsKey>?, _ allow: [Rule]) -> Bool {
         if mode == .none {
             for key in [ServiceKey.authorities, .revocationLists, .clients] where table.has(key) {
                 table.report(
@@ -120,7 +120,7 @@ struct ClientsReader {
         for (element, rule) in allow where !rule.isFingerprint {
             rules.report(
                 .allow, element: element,
-                "\(ConfigurationReading.quoted(rule.text)) proves nothing without ca; expected ca in [service.NAME], or "
+                "\(ReadContext.quoted(rule.text)) proves nothing without ca; expected ca in [service.NAME], or "
                     + "\"sha256:\" fingerprints alone")
         }
         return !allow.isEmpty && allow.allSatisfy(\.rule.isFingerprint)

@@ -1,5 +1,5 @@
 import DTLSEngine
-import DTLSKit
+import DTLSTransport
 import LinuxSystem
 
 // A configuration, or what is wrong with it, as the bytes that go from one process to another.

@@ -31,7 +31,7 @@ enum ConfigurationReader {
                 problems: lines.refusals.map { .init(file: file, line: $0.line, key: nil, message: $0.message) })
         }
         let root = try parse(text, file)
-        let reading = ConfigurationReading(file: file, environment: environment, lines: lines, watcher: watcher)
+        let reading = ReadContext(file: file, environment: environment, lines: lines, watcher: watcher)
         var configuration = configuration(root, reading)
         try reading.finish()
         configuration.staples = reading.staples
@@ -79,7 +79,7 @@ enum ConfigurationReader {
         ConfigurationProblems(problems: [.init(file: file, line: line, key: nil, message: message)])
     }
 
-    private static func configuration(_ root: TOMLTable, _ reading: ConfigurationReading) -> Configuration {
+    private static func configuration(_ root: TOMLTable, _ reading: ReadContext) -> Configuration {
         let main = TableReader<MainKey>(root, at: [], reading)
         let workers = main.integer(.workers, 0...maximumWorkers, "an integer (0 is one per core)") ?? 0
         let tables = main.tables(.service, ServiceKey.self)

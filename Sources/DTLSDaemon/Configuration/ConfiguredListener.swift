@@ -14,7 +14,7 @@ struct ConfiguredListener {
         var listeners: [ConfiguredListener] = []
         for (element, text) in table.strings(key, expected) {
             guard let address = SocketAddress(text), address.port != 0 else {
-                let found = "found the string \(ConfigurationReading.quoted(text))"
+                let found = "found the string \(ReadContext.quoted(text))"
                 table.report(key, element: element, "expected \(expected), \(found)")
                 continue
             }
@@ -31,10 +31,10 @@ struct ConfiguredListener {
     }
 
     /// SO_REUSEPORT lets two sockets have one address, and the kernel then deals the peers out between them.
-    static func reportCollisions(_ listeners: [ConfiguredListener], _ reading: ConfigurationReading) {
+    static func reportCollisions(_ listeners: [ConfiguredListener], _ reading: ReadContext) {
         for (index, listener) in listeners.enumerated() {
             guard let earlier = listeners[..<index].first(where: { $0.collides(with: listener) }) else { continue }
-            let path = ConfigurationReading.text(of: earlier.path) ?? ""
+            let path = ReadContext.text(of: earlier.path) ?? ""
             let line = reading.line(of: earlier.path, element: earlier.element).map { " (line \($0))" } ?? ""
             reading.report(
                 listener.path, element: listener.element,

@@ -56,7 +56,7 @@ struct CredentialsReader {
                 report(error)
                 switch error {
                 case .ciphers: settings.ciphers = nil
-                case .authorities: settings.clients = ClientVerification()
+                case .authorities: settings.clients = PeerVerification()
                 case .version: (settings.minimumVersion, settings.maximumVersion) = (.dtls12, nil)
                 case .certificate, .privateKey, .passphrase, .mismatch, .presharedKey, .context: return
                 }

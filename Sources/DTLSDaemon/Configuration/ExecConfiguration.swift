@@ -1,4 +1,4 @@
-import DTLSKit
+import DTLSTransport
 import Glibc
 import LinuxSystem
 
@@ -41,7 +41,7 @@ enum ExecReader {
 
     /// The loader runs as the same user as the workers, so what it may execute they may.
     private static func check(_ program: String, _ table: TableReader<ExecKey>) {
-        let found = ConfigurationReading.quoted(program)
+        let found = ReadContext.quoted(program)
         guard program.hasPrefix("/") else {
             return table.report(.command, "expected \(expected), found \(found)")
         }

@@ -1,4 +1,4 @@
-import DTLSKit
+import DTLSTransport
 
 // A service's handler as the bytes that go from one process to another.
 

@@ -6,7 +6,7 @@ enum HandlerReader {
 
     static func read(_ table: TableReader<ServiceKey>) -> HandlerConfiguration? {
         let names = Name.allCases.map(\.rawValue)
-        table.require(.handler, ConfigurationReading.alternatives(names))
+        table.require(.handler, ReadContext.alternatives(names))
         let name = table.choice(.handler, of: names, Name.init(rawValue:))
         let forward = table.table(.forward, ForwardKey.self).flatMap(ForwardReader.read)
         checkTable(.forward, of: name?.rawValue, table)

@@ -80,7 +80,7 @@ struct HostAndPort {
 
     private func unresolved(_ reason: String, isTransient: Bool = false) -> Unresolved {
         Unresolved(
-            message: "the host name \(ConfigurationReading.quoted(host)) has no address (\(reason)); "
+            message: "the host name \(ReadContext.quoted(host)) has no address (\(reason)); "
                 + "expected a name that resolves, or an address", isTransient: isTransient)
     }
 }

@@ -1,5 +1,5 @@
 import DTLSEngine
-import DTLSKit
+import DTLSTransport
 
 // What a service proves itself with, and its policy, as the bytes that go from one process to another.
 
@@ -18,7 +18,7 @@ extension ServerSettings {
 
     mutating func readIdentity(from reader: inout ByteReader) throws(MalformedBytes) {
         names = try reader.list { (reader) throws(MalformedBytes) in
-            NamedIdentity(
+            VirtualHost(
                 name: try reader.string(),
                 certifiedKeys: try reader.list { (reader) throws(MalformedBytes) in try CertifiedKey(from: &reader) })
         }

@@ -21,7 +21,7 @@ enum KeyLogFile {
     }
 
     private static func fault(of path: String) -> String? {
-        let quoted = ConfigurationReading.quoted(path)
+        let quoted = ReadContext.quoted(path)
         var status = stat()
         if lstat(path, &status) == 0 {
             guard status.st_mode & S_IFMT == S_IFREG else { return "\(quoted) is not a regular file" }
@@ -55,7 +55,7 @@ enum KeyLogFile {
     static func open(_ path: String) throws(UnreadableFile) -> FileDescriptor {
         let flags = O_WRONLY | O_APPEND | O_CREAT | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY | O_CLOEXEC
         let raw = Glibc.open(path, flags, 0o600)
-        let quoted = ConfigurationReading.quoted(path)
+        let quoted = ReadContext.quoted(path)
         guard raw >= 0 else {
             let code = errno
             throw UnreadableFile(message: "cannot write to \(quoted): \(reason(code))", errno: code)

@@ -1,4 +1,4 @@
-import DTLSKit
+import DTLSTransport
 import LinuxSystem
 
 // Limits as the bytes that go from one process to another.

@@ -1,4 +1,4 @@
-import DTLSKit
+import DTLSTransport
 import LinuxSystem
 
 /// The keys of `[limits]` and `[service.NAME.limits]`.
@@ -130,7 +130,7 @@ struct LimitsReader {
             do throws(NetworkPrefix.Mistake) {
                 return Entry(network: try NetworkPrefix(parsing: text), key: key, element: element)
             } catch {
-                table.report(key, element: element, "\(error), found the string \(ConfigurationReading.quoted(text))")
+                table.report(key, element: element, "\(error), found the string \(ReadContext.quoted(text))")
                 return nil
             }
         }

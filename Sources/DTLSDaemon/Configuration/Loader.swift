@@ -1,5 +1,5 @@
 import DTLSEngine
-import DTLSKit
+import DTLSTransport
 import Glibc
 import LinuxSystem
 import Logging
@@ -110,7 +110,7 @@ enum Loader {
 }
 
 /// The acceptor's side: one run of the loader.
-final class Loading: MessageChannelDelegate {
+final class LoaderHandle: MessageChannelDelegate {
     enum Result {
         /// With the watch for the files that are taken up again when they change, where there are any.
         case loaded(Configuration, FileWatcher?)

@@ -1,4 +1,4 @@
-import DTLSKit
+import DTLSTransport
 import Glibc
 import LinuxSystem
 
@@ -60,7 +60,7 @@ enum LogReader {
             check(file: path, table)
             return LogConfiguration(target: .file(path), format: format ?? .plain)
         default:
-            table.report(.target, "expected \(expected), found the string \(ConfigurationReading.quoted(text))")
+            table.report(.target, "expected \(expected), found the string \(ReadContext.quoted(text))")
             return nil
         }
     }
@@ -72,14 +72,14 @@ enum LogReader {
         table.report(
             .target,
             "expected the absolute path of a Unix datagram socket, at most \(maximumUnixPathLength) bytes, after"
-                + " the colon, found \(ConfigurationReading.quoted(path))")
+                + " the colon, found \(ReadContext.quoted(path))")
         return false
     }
 
     /// The loader runs as the same user as the workers, so where it may write they may.
     private static func check(file path: String, _ table: TableReader<LogKey>) {
         let expected = "expected the absolute path of a file, in a folder that dtlsd's user may write to"
-        let found = ConfigurationReading.quoted(path)
+        let found = ReadContext.quoted(path)
         guard path.hasPrefix("/"), !path.hasSuffix("/") else {
             return table.report(.target, "\(expected), after \"file:\", found \(found)")
         }

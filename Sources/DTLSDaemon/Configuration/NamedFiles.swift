@@ -26,7 +26,7 @@ struct FileContents {
         var status = stat()
         guard fstat(descriptor.rawValue, &status) == 0 else { throw Self.failure(path, errno) }
         guard status.st_mode & S_IFMT == S_IFREG else {
-            throw UnreadableFile(message: "\(ConfigurationReading.quoted(path)) is not a regular file")
+            throw UnreadableFile(message: "\(ReadContext.quoted(path)) is not a regular file")
         }
         permissions = status.st_mode & 0o777
         bytes = try Self.read(descriptor, path, maximumSize)
@@ -47,14 +47,14 @@ struct FileContents {
             bytes.append(contentsOf: buffer[..<count])
             if bytes.count > maximumSize {
                 throw UnreadableFile(
-                    message: "\(ConfigurationReading.quoted(path)) is too large; expected at most \(maximumSize) bytes")
+                    message: "\(ReadContext.quoted(path)) is too large; expected at most \(maximumSize) bytes")
             }
         }
     }
 
     private static func failure(_ path: String, _ code: Int32) -> UnreadableFile {
         let reason = String(cString: strerror(code))
-        return UnreadableFile(message: "cannot read \(ConfigurationReading.quoted(path)): \(reason)", errno: code)
+        return UnreadableFile(message: "cannot read \(ReadContext.quoted(path)): \(reason)", errno: code)
     }
 }
 
@@ -88,12 +88,12 @@ struct NamedFiles {
     /// so that is looked at first.
     private func credential(_ name: String, _ maximumSize: Int) throws(UnreadableFile) -> FileContents {
         guard !name.isEmpty, !name.contains("/"), name != ".", name != ".." else {
-            throw UnreadableFile(message: "\(ConfigurationReading.quoted(name)) is no name of a credential")
+            throw UnreadableFile(message: "\(ReadContext.quoted(name)) is no name of a credential")
         }
         let folders = credentialFolders
         guard !folders.isEmpty else {
             throw UnreadableFile(
-                message: "credential \(ConfigurationReading.quoted(name)) cannot be looked up: neither "
+                message: "credential \(ReadContext.quoted(name)) cannot be looked up: neither "
                     + "RUNTIME_DIRECTORY nor CREDENTIALS_DIRECTORY is set; expected to be started by systemd, "
                     + "with LoadCredential=\(name):PATH in the unit")
         }
@@ -105,7 +105,7 @@ struct NamedFiles {
             }
         }
         throw UnreadableFile(
-            message: "credential \(ConfigurationReading.quoted(name)) is not in \(folders.joined(separator: " or "))"
+            message: "credential \(ReadContext.quoted(name)) is not in \(folders.joined(separator: " or "))"
                 + "; expected LoadCredential=\(name):PATH in the unit")
     }
 

@@ -21,7 +21,7 @@ struct NamesReader {
         }
         var policy = settings
         policy.certifiedKeys = []
-        policy.clients = ClientVerification()
+        policy.clients = PeerVerification()
         policy.presharedKeys = nil
         var seen: [String: String] = [:]
         for (host, inner) in tables {
@@ -31,7 +31,7 @@ struct NamesReader {
             if let other = seen[name] {
                 inner.reading.report(
                     inner.path,
-                    "the same name as \(ConfigurationReading.quoted(other)): case does not matter; "
+                    "the same name as \(ReadContext.quoted(other)): case does not matter; "
                         + "expected one table for each name")
                 continue
             }
@@ -41,7 +41,7 @@ struct NamesReader {
             let reader = CertificatesReader(table: inner, policy: policy)
             guard let found = reader.read(service: service, host: name) else { continue }
             warnOfOthers(found, host, inner)
-            settings.names.append(NamedIdentity(name: name, certifiedKeys: found.map(\.key)))
+            settings.names.append(VirtualHost(name: name, certifiedKeys: found.map(\.key)))
         }
     }
 
@@ -90,7 +90,7 @@ struct NamesReader {
             if covers { continue }
             inner.warn(
                 .certificate, element: item.element,
-                "\(ConfigurationReading.quoted(item.file)) is not for \(ConfigurationReading.quoted(host)): clients that "
+                "\(ReadContext.quoted(item.file)) is not for \(ReadContext.quoted(host)): clients that "
                     + "check the name will refuse it")
         }
     }

@@ -33,7 +33,7 @@ struct PolicyReader {
         let list = table.string(key, expectedCiphers)
         let words = list.map(CipherPolicy.wordsWithoutSuite) ?? []
         if !words.isEmpty {
-            let names = words.map(ConfigurationReading.quoted).joined(separator: ", ")
+            let names = words.map(ReadContext.quoted).joined(separator: ", ")
             table.warn(
                 key, "no effect: \(names); OpenSSL knows no suite of \(words.count == 1 ? "this name" : "these names")")
         }
@@ -47,13 +47,13 @@ struct PolicyReader {
             if list.contains(name.text) {
                 table.report(
                     key, element: name.element,
-                    "\(ConfigurationReading.quoted(name.text)) is there twice; expected each protocol once")
+                    "\(ReadContext.quoted(name.text)) is there twice; expected each protocol once")
             } else if (1...255).contains(name.text.utf8.count) {
                 list.append(name.text)
             } else {
                 table.report(
                     key, element: name.element,
-                    "expected \(applicationProtocol), found the string \(ConfigurationReading.quoted(name.text))")
+                    "expected \(applicationProtocol), found the string \(ReadContext.quoted(name.text))")
             }
         }
         let length = ApplicationProtocols.encodedLength(of: list)

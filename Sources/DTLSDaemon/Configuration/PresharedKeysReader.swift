@@ -1,5 +1,5 @@
 import DTLSEngine
-import DTLSKit
+import DTLSTransport
 
 /// The keys of `[service.NAME.psk]`.
 enum PresharedKeysKey: String, CaseIterable {

@@ -1,5 +1,5 @@
 import DTLSEngine
-import DTLSKit
+import DTLSTransport
 
 // A service's TLS settings as the bytes that go from one process to another.
 
@@ -18,7 +18,7 @@ extension ServerSettings {
     init(from reader: inout ByteReader) throws(MalformedBytes) {
         self.init(
             certifiedKeys: try reader.list { (reader) throws(MalformedBytes) in try CertifiedKey(from: &reader) },
-            clients: try ClientVerification(from: &reader),
+            clients: try PeerVerification(from: &reader),
             ciphers: try reader.optionalString(),
             minimumVersion: try Self.version(from: &reader),
             maximumVersion: try reader.optional { (reader) throws(MalformedBytes) in try Self.version(from: &reader) })

@@ -17,7 +17,7 @@ enum SocketOptionsReader {
         let expected = "the name of a network interface of this machine"
         guard let name = table.string(.interface, expected) else { return nil }
         if if_nametoindex(name) == 0 {
-            table.report(.interface, "expected \(expected), found the string \(ConfigurationReading.quoted(name))")
+            table.report(.interface, "expected \(expected), found the string \(ReadContext.quoted(name))")
         }
         return name
     }

@@ -68,14 +68,14 @@ enum StapleRefresh {
             try? result.staples[index].watch(with: watcher)
             let staple = result.staples[index]
             guard let reason = take(staple, into: &result) else { continue }
-            let path = ConfigurationReading.quoted(staple.path)
+            let path = ReadContext.quoted(staple.path)
             warn(staple.key, "\(path): \(reason); what was stapled before stays until it runs out")
         }
         for index in result.services.indices {
             for host in result.services[index].tls.dropStaples(outdatedAt: now) {
                 let table = ["service", result.services[index].name] + (host.map { ["name", $0] } ?? [])
                 warn(
-                    ConfigurationReading.text(of: table + [NameKey.staple.rawValue]) ?? "",
+                    ReadContext.text(of: table + [NameKey.staple.rawValue]) ?? "",
                     "the OCSP response has run out; nothing is stapled until there is a new one")
             }
         }

@@ -41,7 +41,7 @@ extension TableReader {
                 let mode = String(file.permissions, radix: 8)
                 report(
                     key, element: element,
-                    "\(secrecy.complaint) may use \(ConfigurationReading.quoted(name)) (mode \(mode)); "
+                    "\(secrecy.complaint) may use \(ReadContext.quoted(name)) (mode \(mode)); "
                         + "expected \(secrecy.expected): chmod 600")
             }
             return file.bytes
@@ -69,7 +69,7 @@ extension TableReader {
         guard let text = String(validating: bytes, as: UTF8.self), !bytes.contains(0) else {
             report(
                 key, element: element,
-                "\(ConfigurationReading.quoted(name)) is not text; expected \(expected)"
+                "\(ReadContext.quoted(name)) is not text; expected \(expected)"
                     + " (`openssl x509` or `pkey` make it of DER)")
             return nil
         }
@@ -91,14 +91,14 @@ extension TableReader {
         guard !line.isEmpty, !line.contains(0), let text = String(validating: line, as: UTF8.self) else {
             report(
                 key, element: element,
-                "the first line of \(ConfigurationReading.quoted(name)) is empty or not text; expected \(expected)")
+                "the first line of \(ReadContext.quoted(name)) is empty or not text; expected \(expected)")
             return nil
         }
         return text
     }
 
     /// The file that a key names, as the configuration has it.
-    func named(_ key: Key) -> String { ConfigurationReading.quoted(string(key, "") ?? "the file") }
+    func named(_ key: Key) -> String { ReadContext.quoted(string(key, "") ?? "the file") }
 
     /// Warns of the certificates of a PEM text that are not valid now.
     /// - Parameter consequence: what comes of it.
@@ -106,7 +106,7 @@ extension TableReader {
         in text: String, _ key: Key, element: Int? = nil, named name: String? = nil, _ consequence: String
     ) {
         guard let certificates = try? CertificateList(pem: text) else { return }
-        let file = name.map(ConfigurationReading.quoted) ?? named(key)
+        let file = name.map(ReadContext.quoted) ?? named(key)
         for complaint in certificates.outOfDate {
             warn(key, element: element, "\(file): \(complaint); \(consequence)")
         }

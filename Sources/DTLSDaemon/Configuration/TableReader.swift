@@ -6,13 +6,13 @@ import TOMLKit
 /// missing key.
 struct TableReader<Key: RawRepresentable & CaseIterable> where Key.RawValue == String {
     let path: [String]
-    let reading: ConfigurationReading
+    let reading: ReadContext
     private let table: TOMLTable
     /// Whether there is nothing in it but a table that it is the first part of the name of.
     private let isPartOfName: Bool
 
     /// Reports the keys that are not known.
-    init(_ table: TOMLTable, at path: [String], _ reading: ConfigurationReading) {
+    init(_ table: TOMLTable, at path: [String], _ reading: ReadContext) {
         self.table = table
         self.path = path
         self.reading = reading
@@ -36,7 +36,7 @@ struct TableReader<Key: RawRepresentable & CaseIterable> where Key.RawValue == S
         guard let outer = path.last, let rest = inner.flatMap({ restOfName($0, known) }) else { return nil }
         // "names" instead of "name", with tables in it as that has.
         if !rest.isEmpty, UnknownKey.nearest(key, of: known) != nil { return nil }
-        return ConfigurationReading.text(of: path.dropLast() + [([outer, key] + rest).joined(separator: ".")])
+        return ReadContext.text(of: path.dropLast() + [([outer, key] + rest).joined(separator: ".")])
     }
 
     /// The keys on the way to a table that has known keys.
@@ -98,7 +98,7 @@ struct TableReader<Key: RawRepresentable & CaseIterable> where Key.RawValue == S
 
     /// One of a few strings.
     func choice<Value>(_ key: Key, of names: [String], _ make: (String) -> Value?) -> Value? {
-        read(key, ConfigurationReading.alternatives(names)) { $0.string.flatMap(make) }
+        read(key, ReadContext.alternatives(names)) { $0.string.flatMap(make) }
     }
 
     /// The strings of an array, or the only one. An empty array is reported: it would say the same as no key, or switch
@@ -161,7 +161,7 @@ struct TableReader<Key: RawRepresentable & CaseIterable> where Key.RawValue == S
         switch value.type {
         case .table: "a table"
         case .array: "an array"
-        case .string: "the string \(ConfigurationReading.quoted(value.string ?? ""))"
+        case .string: "the string \(ReadContext.quoted(value.string ?? ""))"
         case .int: "\(value.int ?? 0)"
         case .double: "\(value.double ?? 0)"
         case .bool: "\(value.bool ?? false)"

@@ -1,5 +1,5 @@
 import DTLSEngine
-import DTLSKit
+import DTLSTransport
 
 /// `[tickets]`: what session tickets are sealed with, for all services.
 struct TicketConfiguration: Sendable, Equatable {
@@ -38,11 +38,11 @@ enum TicketsReader {
             return tickets
         }
         // A key is kept as long as its tickets live, and each new connection may have to look through all.
-        if tickets.lifetime / tickets.rotation > DrawnTicketKeys.maximumCount - 2 {
+        if tickets.lifetime / tickets.rotation > GeneratedTicketKeys.maximumCount - 2 {
             table.report(
                 table.has(.rotation) ? .rotation : .lifetime,
                 "a lifetime of \(tickets.lifetime) s is too long for a new key every \(tickets.rotation) s; expected"
-                    + " \(DrawnTicketKeys.maximumCount - 2) times the rotation at most")
+                    + " \(GeneratedTicketKeys.maximumCount - 2) times the rotation at most")
         }
         return tickets
     }
@@ -56,7 +56,7 @@ enum TicketsReader {
         for (element, name) in files {
             let contents = table.contents(.keyFile, element: element, named: name, expected, secrecy: .owner)
             guard let bytes = contents else { continue }
-            let quoted = ConfigurationReading.quoted(name)
+            let quoted = ReadContext.quoted(name)
             guard let key = TicketKey(bytes) else {
                 table.report(
                     .keyFile, element: element, "\(quoted) has \(bytes.count) bytes; expected \(TicketKey.length)")

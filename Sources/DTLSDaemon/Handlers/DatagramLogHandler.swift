@@ -1,4 +1,4 @@
-import DTLSKit
+import DTLSTransport
 
 /// Every message is logged: in the journal, in a file, or by a syslog daemon (handler "log"). Clients are told nothing.
 final class DatagramLogHandler: Handler {

@@ -1,4 +1,4 @@
-import DTLSKit
+import DTLSTransport
 
 /// Every message goes back to its sender.
 final class EchoHandler: Handler {

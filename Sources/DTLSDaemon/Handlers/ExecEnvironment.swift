@@ -1,5 +1,5 @@
 import DTLSEngine
-import DTLSKit
+import DTLSTransport
 import LinuxSystem
 
 /// What a program (handler "exec") finds in its environment: nothing of the daemon's own. The names are those of CGI
@@ -23,7 +23,7 @@ enum ExecEnvironment {
     }
 
     /// The part that holds the client's own words.
-    static func variables(peerIdentity: PeerIdentity?, serverName: String?) -> [String: String] {
+    static func variables(peerIdentity: PeerName?, serverName: String?) -> [String: String] {
         let words = [
             "SSL_TLS_SNI": serverName,
             "SSL_CLIENT_S_DN": peerIdentity?.subject,

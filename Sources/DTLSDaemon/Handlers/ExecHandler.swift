@@ -1,5 +1,5 @@
 import DTLSEngine
-import DTLSKit
+import DTLSTransport
 import Glibc
 import LinuxSystem
 import Logging
@@ -16,13 +16,13 @@ final class ExecHandler: Handler, EventHandler {
     private var registration: EventLoop.Registration?
     private var program: RunningProgram?
     /// Messages that the program has not read yet, and that the socket's buffer has no room for.
-    private var waiting: WaitingMessages
+    private var waiting: PendingQueue
 
     init(_ configuration: ExecConfiguration, of service: ServiceRuntime, _ resources: HandlerResources) {
         self.configuration = configuration
         self.service = service
         self.resources = resources
-        waiting = WaitingMessages(resources.waitingBudget)
+        waiting = PendingQueue(resources.waitingBudget)
     }
 
     func opened(_ connection: Connection) {

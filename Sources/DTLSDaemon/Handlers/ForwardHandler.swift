@@ -1,5 +1,5 @@
 import DTLSEngine
-import DTLSKit
+import DTLSTransport
 import Glibc
 import LinuxSystem
 import Logging
@@ -27,14 +27,14 @@ final class ForwardHandler: Handler, EventHandler {
     /// Whether the socket is connected: a Unix backend that is not there, or was restarted, needs it again.
     private var isConnected = false
     /// Messages that the backend's full queue did not take (net.unix.max_dgram_qlen is 10 by default).
-    private var waiting: WaitingMessages
+    private var waiting: PendingQueue
 
     init(_ configuration: ForwardConfiguration, of service: ServiceRuntime, _ resources: HandlerResources) {
         backends = service.backends
         hasProxyHeader = configuration.proxyProtocol
         self.service = service
         self.resources = resources
-        waiting = WaitingMessages(resources.waitingBudget)
+        waiting = PendingQueue(resources.waitingBudget)
     }
 
     func opened(_ connection: Connection) {

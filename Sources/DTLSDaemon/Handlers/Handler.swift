@@ -1,5 +1,5 @@
 import DTLSEngine
-import DTLSKit
+import DTLSTransport
 import LinuxSystem
 import Logging
 
@@ -36,9 +36,9 @@ final class HandlerResources {
     let batch = ReceiveBatch(capacity: 32)
     /// Messages on their way to a backend, of one connection's batch at a time.
     let outbox = Outbox()
-    let waitingBudget = WaitingBudget()
+    let waitingBudget = PendingBudget()
     let logs: WorkerLogs
-    private var commons: [ObjectIdentifier: any HandlerCommons] = [:]
+    private var commons: [ObjectIdentifier: any HandlerSharedState] = [:]
 
     init(loop: EventLoop, logs: WorkerLogs) {
         self.loop = loop
@@ -46,7 +46,7 @@ final class HandlerResources {
     }
 
     /// What one kind of handler keeps in this worker for all its connections, made when it is first asked for.
-    func commons<Commons: HandlerCommons>(_: Commons.Type) -> Commons {
+    func commons<Commons: HandlerSharedState>(_: Commons.Type) -> Commons {
         let key = ObjectIdentifier(Commons.self)
         if let existing = commons[key] as? Commons { return existing }
         let made = Commons(loop: loop, logs: logs)
@@ -73,7 +73,7 @@ final class HandlerResources {
 }
 
 /// What one kind of handler keeps in a worker for all its connections, whatever service and configuration they are of.
-protocol HandlerCommons: AnyObject {
+protocol HandlerSharedState: AnyObject {
     init(loop: EventLoop, logs: WorkerLogs)
     /// A configuration has come into force: the first, or after SIGHUP. Log files are opened anew, for example.
     func reconfigured()
@@ -84,7 +84,7 @@ protocol HandlerCommons: AnyObject {
     func finish(by deadline: UInt64, _ done: @escaping () -> Void)
 }
 
-extension HandlerCommons {
+extension HandlerSharedState {
     func reconfigured() {}
     var isBusy: Bool { false }
     func finish(by deadline: UInt64, _ done: @escaping () -> Void) { done() }

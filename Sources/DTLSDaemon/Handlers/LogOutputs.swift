@@ -1,17 +1,17 @@
 import DTLSEngine
-import DTLSKit
+import DTLSTransport
 import LinuxSystem
 import Logging
 
 /// Where a worker logs messages to (handler "log"): one output for each target, shared by all connections.
-final class LogOutputs: HandlerCommons {
+final class LogOutputs: HandlerSharedState {
     private let loop: EventLoop
     private let logs: WorkerLogs
     /// As many as the configurations have named, since connections keep theirs.
     private var outputs: [LogTarget: any LogOutput] = [:]
     /// Those of the outputs that have one.
     private var sockets: [UnixLogSocket] = []
-    private let budget = WaitingBudget()
+    private let budget = PendingBudget()
 
     init(loop: EventLoop, logs: WorkerLogs) {
         self.loop = loop

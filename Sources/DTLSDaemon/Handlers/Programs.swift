@@ -3,7 +3,7 @@ import LinuxSystem
 import Logging
 
 /// A worker's programs (handler "exec"): they are counted, and each is reaped as soon as it has ended.
-final class Programs: HandlerCommons {
+final class Programs: HandlerSharedState {
     private let loop: EventLoop
     private let logs: WorkerLogs
     private var running: [pid_t: RunningProgram] = [:]

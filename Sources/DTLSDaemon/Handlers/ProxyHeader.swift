@@ -1,5 +1,5 @@
 import DTLSEngine
-import DTLSKit
+import DTLSTransport
 import LinuxSystem
 
 /// A header of the PROXY protocol, version 2, that tells a backend whose datagram follows it (haproxy's

@@ -15,7 +15,7 @@ final class UnixLogSocket: TimerTarget {
     private let logs: WorkerLogs
     /// Made when it is first needed, and tried again where that fails for want of descriptors.
     private var sender: UnixDatagramSender?
-    private var waiting: WaitingMessages
+    private var waiting: PendingQueue
     /// Whose the last entry was.
     private var service = ""
     /// When to give up what waits, and what is called when nothing does; while the worker is ending.
@@ -28,11 +28,11 @@ final class UnixLogSocket: TimerTarget {
     private static let longestPause = UInt64.milliseconds(64)
     private var pause = firstPause
 
-    init(_ path: String, _ budget: WaitingBudget, loop: EventLoop, logs: WorkerLogs) {
+    init(_ path: String, _ budget: PendingBudget, loop: EventLoop, logs: WorkerLogs) {
         self.path = path
         self.loop = loop
         self.logs = logs
-        waiting = WaitingMessages(
+        waiting = PendingQueue(
             budget, maximumCount: Self.maximumWaiting, maximumBytes: Self.maximumWaitingBytes)
         super.init()
     }

@@ -1,4 +1,4 @@
-import DTLSKit
+import DTLSTransport
 import LinuxSystem
 
 /// Decides which newcomers get a connection, by the limits of their service and of all services together.

@@ -1,4 +1,4 @@
-import DTLSKit
+import DTLSTransport
 import LinuxSystem
 
 /// One table of limits, and what it counts: a service's, or that of all services.

@@ -1,4 +1,4 @@
-import DTLSKit
+import DTLSTransport
 import LinuxSystem
 
 /// `[limits]` or `[service.NAME.limits]`; `nil` is no limit.

@@ -1,5 +1,5 @@
 import DTLSEngine
-import DTLSKit
+import DTLSTransport
 import LinuxSystem
 
 /// A client of the configuration in force, made ready in a worker. A connection keeps the one that it began with; a

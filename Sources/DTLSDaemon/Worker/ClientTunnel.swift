@@ -1,25 +1,25 @@
 import DTLSEngine
-import DTLSKit
+import DTLSTransport
 import Glibc
 import LinuxSystem
 
 /// One local sender of a client: its connected socket, and the DTLS connection to the server that its datagrams leave
 /// over. One datagram is one message, both ways.
 ///
-/// The connection may go and come again meanwhile (``TunnelCourse``); datagrams that come in between wait, up to a
+/// The connection may go and come again meanwhile (``TunnelState``); datagrams that come in between wait, up to a
 /// bound, and those above it are dropped, as by a socket whose buffer is full.
 final class ClientTunnel: TimerTarget, EventHandler, ConnectionDelegate {
     let id: UInt64
-    let key: Newcomer.Key
+    let key: FlowKey
     private(set) var client: ClientRuntime
     unowned let worker: Worker
     private let resources: HandlerResources
     private var socket: FileDescriptor
     private var registration: EventLoop.Registration?
-    private var course = TunnelCourse()
+    private var course = TunnelState()
     private var connection: Connection?
     /// What waits for a connection.
-    private(set) var waiting: WaitingMessages
+    private(set) var waiting: PendingQueue
     private(set) var counters = Counters()
     /// When the last datagram came, from either side, or was taken by the sender.
     private var lastActive: UInt64
@@ -47,7 +47,7 @@ final class ClientTunnel: TimerTarget, EventHandler, ConnectionDelegate {
     }
 
     init(
-        _ id: UInt64, _ key: Newcomer.Key, socket: consuming FileDescriptor, client: ClientRuntime, worker: Worker
+        _ id: UInt64, _ key: FlowKey, socket: consuming FileDescriptor, client: ClientRuntime, worker: Worker
     ) {
         self.id = id
         self.key = key
@@ -55,7 +55,7 @@ final class ClientTunnel: TimerTarget, EventHandler, ConnectionDelegate {
         self.client = client
         self.worker = worker
         resources = worker.handlerResources
-        waiting = WaitingMessages(resources.waitingBudget)
+        waiting = PendingQueue(resources.waitingBudget)
         lastActive = resources.loop.now
         super.init()
     }
@@ -88,7 +88,7 @@ final class ClientTunnel: TimerTarget, EventHandler, ConnectionDelegate {
         for index in 0..<count {
             // Rule 2: a connected socket can hold what came for it before it was connected.
             if let source = batch.source(index), source != key.peer {
-                worker.giveBack(batch[index], Newcomer.Key(peer: source, local: key.local))
+                worker.giveBack(batch[index], FlowKey(peer: source, local: key.local))
             } else {
                 take(batch[index])
             }
@@ -259,7 +259,7 @@ final class ClientTunnel: TimerTarget, EventHandler, ConnectionDelegate {
     /// Another's datagram on a socket whose port nobody else has bound: it is lost.
     func connection(_ connection: Connection, foreign datagram: UnsafeRawBufferPointer, from peer: SocketAddress) {}
 
-    func restartMaterial(for connection: Connection) -> RestartMaterial? { nil }
+    func restartMaterial(for connection: Connection) -> RehandshakeMaterial? { nil }
 
     func connectionRestarts(_ connection: Connection) {}
 
@@ -359,7 +359,7 @@ final class ClientTunnel: TimerTarget, EventHandler, ConnectionDelegate {
         if socket.isOpen {
             batch.receiveAll(from: socket) { index in
                 let source = batch.source(index) ?? key.peer
-                worker.giveBack(batch[index], Newcomer.Key(peer: source, local: key.local))
+                worker.giveBack(batch[index], FlowKey(peer: source, local: key.local))
             }
         }
         if let registration { resources.loop.remove(socket, registration) }

@@ -1,5 +1,5 @@
 import DTLSEngine
-import DTLSKit
+import DTLSTransport
 import LinuxSystem
 
 /// A connection together with the handler that serves it, in a worker.
@@ -64,10 +64,10 @@ final class ServedConnection: ConnectionDelegate {
     func connectionHasRead(_ connection: Connection) { handler?.batchEnded(on: connection) }
 
     func connection(_ connection: Connection, foreign datagram: UnsafeRawBufferPointer, from peer: SocketAddress) {
-        worker.giveBack(datagram, Newcomer.Key(peer: peer, local: connection.local))
+        worker.giveBack(datagram, FlowKey(peer: peer, local: connection.local))
     }
 
-    func restartMaterial(for connection: Connection) -> RestartMaterial? {
+    func restartMaterial(for connection: Connection) -> RehandshakeMaterial? {
         worker.restartMaterial(for: service, connection.peer)
     }
 

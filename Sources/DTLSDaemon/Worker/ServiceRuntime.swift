@@ -1,5 +1,5 @@
 import DTLSEngine
-import DTLSKit
+import DTLSTransport
 import Logging
 
 /// A service of the configuration in force, made ready in a worker. Connections keep the one that they began with.

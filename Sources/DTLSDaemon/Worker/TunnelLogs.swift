@@ -1,5 +1,5 @@
 import DTLSEngine
-import DTLSKit
+import DTLSTransport
 import LinuxSystem
 import Logging
 

@@ -1,5 +1,5 @@
 import DTLSEngine
-import DTLSKit
+import DTLSTransport
 import Glibc
 import LinuxSystem
 
@@ -191,11 +191,11 @@ final class Worker: MessageChannelDelegate {
 
     /// The service's certificate may have been renewed since the connection began. Where the service, or the peer's
     /// access to it, is gone, the peer may not go on for ever on its old port: it is for the listener to refuse.
-    func restartMaterial(for service: ServiceRuntime, _ peer: SocketAddress) -> RestartMaterial? {
+    func restartMaterial(for service: ServiceRuntime, _ peer: SocketAddress) -> RehandshakeMaterial? {
         guard let cookies else { return nil }
         let present = services.first { $0.configuration.name == service.configuration.name }
         let isAllowed = [access, present?.configuration.limits.access].allSatisfy { $0?.allows(peer) ?? true }
-        return RestartMaterial(context: isAllowed ? present?.context : nil, cookies: cookies)
+        return RehandshakeMaterial(context: isAllowed ? present?.context : nil, cookies: cookies)
     }
 
     // MARK: What connections report
@@ -211,7 +211,7 @@ final class Worker: MessageChannelDelegate {
         if tunnels.removeValue(forKey: tunnel.id) != nil { countClosed(tunnel.id) }
     }
 
-    func giveBack(_ datagram: UnsafeRawBufferPointer, _ key: Newcomer.Key) {
+    func giveBack(_ datagram: UnsafeRawBufferPointer, _ key: FlowKey) {
         // First, the end of the connection that the datagram comes from: what has no place beside it has one after it.
         sendReport()
         _ = channel?.offer(MessageFromWorker.encode(foreign: datagram, key: key))

@@ -1,5 +1,5 @@
 import DTLSEngine
-import DTLSKit
+import DTLSTransport
 import LinuxSystem
 import Logging
 
@@ -43,7 +43,7 @@ final class WorkerLogs: TimerTarget {
     }
 
     /// A client's name can be as long as it likes: what is over 256 bytes is cut off.
-    private static func clientFields(_ client: PeerIdentity?) -> Logger.Metadata {
+    private static func clientFields(_ client: PeerName?) -> Logger.Metadata {
         var fields: Logger.Metadata = [:]
         if let name = client?.name { fields["CLIENT"] = "\(name.cut(toUTF8Bytes: 256))" }
         if let fingerprint = client?.fingerprint { fields["CLIENT_FINGERPRINT"] = "\(fingerprint)" }
@@ -78,7 +78,7 @@ final class WorkerLogs: TimerTarget {
     /// - Parameter client: who it has claimed to be.
     func handshakeFailed(
         peer: SocketAddress, _ service: ServiceRuntime, _ reason: @autoclosure () -> String,
-        client: @autoclosure () -> PeerIdentity? = nil
+        client: @autoclosure () -> PeerName? = nil
     ) {
         failures.log(
             .handshakeFailed, to: logger, now: loop.now, "handshake failed: \(reason())",

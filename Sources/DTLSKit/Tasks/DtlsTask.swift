@@ -1,3 +1,4 @@
+import DTLSTransport
 import Glibc
 import LinuxSystem
 import Synchronization

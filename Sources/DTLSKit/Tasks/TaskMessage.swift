@@ -1,3 +1,4 @@
+import DTLSTransport
 import LinuxSystem
 
 /// What goes over the channel between a program and its tasks, both ways.
@@ -9,7 +10,7 @@ enum TaskMessage {
     /// A datagram of a connection that was sent moments ago, found on the listener.
     case late(number: UInt64, datagram: UnsafeRawBufferPointer)
     /// A datagram that a connection's socket has yielded, and that belongs to the listener.
-    case foreign(server: String, key: Newcomer.Key, datagram: UnsafeRawBufferPointer)
+    case foreign(server: String, key: FlowKey, datagram: UnsafeRawBufferPointer)
 
     /// What a newcomer has sent so far.
     struct Handover {
@@ -67,7 +68,7 @@ enum TaskMessage {
         case .foreign:
             self = .foreign(
                 server: try reader.string(),
-                key: Newcomer.Key(peer: try reader.address(), local: try reader.address()),
+                key: FlowKey(peer: try reader.address(), local: try reader.address()),
                 datagram: try reader.data())
         }
     }

@@ -1,3 +1,4 @@
+import DTLSTransport
 import Glibc
 import LinuxSystem
 
@@ -88,7 +89,7 @@ final class TaskParent: MessageChannelDelegate {
         channel?.send(bytes, descriptor: copy.take())
     }
 
-    func giveBack(_ datagram: UnsafeRawBufferPointer, _ key: Newcomer.Key, server: String) {
+    func giveBack(_ datagram: UnsafeRawBufferPointer, _ key: FlowKey, server: String) {
         _ = channel?.offer(TaskMessage.foreign(server: server, key: key, datagram: datagram).encode())
     }
 

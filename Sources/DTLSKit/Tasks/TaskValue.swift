@@ -1,3 +1,5 @@
+import DTLSTransport
+
 /// What a message between tasks is made of.
 public enum TaskValue: Sendable, Equatable {
     case null

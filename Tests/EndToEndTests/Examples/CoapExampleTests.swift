@@ -10,7 +10,7 @@ extension EndToEndBeside {
         init() throws { folder = try TestFolder() }
 
         @Test(arguments: ["openssl", "gnutls"])
-        func devicesReachAPlainServer(_ library: String) async throws {
+        func `devices reach a plain server`(_ library: String) async throws {
             let identity = try await CertificateMaker(folder: folder).selfSigned("coap")
             try folder.write("sensor-7:swordfish-for-sensor-7\n", to: "coap.psk")
             let backend = try Endpoint.freeOnOwnLoopback()
@@ -34,7 +34,7 @@ extension EndToEndBeside {
         }
 
         @Test(arguments: ["openssl", "gnutls"])
-        func aPlainClientReachesASecureServer(_ library: String) async throws {
+        func `a plain client reaches a secure server`(_ library: String) async throws {
             try folder.write("sensor-7:swordfish-for-sensor-7\n", to: "coap.psk")
             // libcoap's server speaks DTLS on the port after the plain one.
             let plain = try Endpoint.freeOnOwnLoopback()

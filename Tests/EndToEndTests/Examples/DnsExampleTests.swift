@@ -10,7 +10,7 @@ extension EndToEndBeside {
 
         init() throws { (near, far) = (try TestFolder(), try TestFolder()) }
 
-        @Test func questionsAreAnsweredThroughThePair() async throws {
+        @Test func `questions are answered through the pair`() async throws {
             let identity = try await CertificateMaker(folder: far).selfSigned("dns")
             let resolver = try Endpoint.freeOnOwnLoopback()
             // An answer that no 1,500 bytes hold: 20 texts of 200 characters.

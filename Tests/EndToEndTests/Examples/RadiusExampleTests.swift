@@ -9,7 +9,7 @@ extension EndToEndBeside {
         init() throws { folder = try TestFolder() }
 
         /// radclient → radsecproxy → DTLS → dtlsd → FreeRADIUS.
-        @Test func requestsOverDTLSReachAPlainServer() async throws {
+        @Test func `requests over DTLS reach a plain server`() async throws {
             let maker = CertificateMaker(folder: folder)
             let identity = try await maker.selfSigned("radius")
             let client = try await maker.selfSigned("radius-clients")
@@ -55,7 +55,7 @@ extension EndToEndBeside {
         }
 
         /// radclient → dtlsd → DTLS → radsecproxy, which answers by itself.
-        @Test func plainRequestsReachAServerOverDTLS() async throws {
+        @Test func `plain requests reach a server over DTLS`() async throws {
             let maker = CertificateMaker(folder: folder)
             let server = try await maker.selfSigned("radius-server")
             let client = try await maker.selfSigned("radius")

@@ -9,7 +9,7 @@ extension EndToEndBeside {
 
         init() throws { folder = try TestFolder() }
 
-        @Test func figuresArrive() async throws {
+        @Test func `figures arrive`() async throws {
             let maker = CertificateMaker(folder: folder)
             let identity = try await maker.selfSigned("statsd")
             let sender = try await maker.selfSigned("statsd-senders")

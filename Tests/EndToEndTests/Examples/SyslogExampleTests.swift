@@ -11,7 +11,7 @@ extension EndToEndBeside {
 
         init() throws { (near, far) = (try TestFolder(), try TestFolder()) }
 
-        @Test func messagesBecomeEntriesOfTheJournal() async throws {
+        @Test func `messages become entries of the journal`() async throws {
             let collector = try await CertificateMaker(folder: far).selfSigned("syslog")
             let sender = try await CertificateMaker(folder: near).selfSigned("syslog")
             try FileManager.default.copyItem(atPath: collector.certificate, toPath: near.file("syslog-collector.pem"))

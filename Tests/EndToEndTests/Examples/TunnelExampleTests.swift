@@ -10,7 +10,7 @@ extension EndToEndBeside {
 
         init() throws { (near, far) = (try TestFolder(), try TestFolder()) }
 
-        @Test func anyServiceGoesThroughThePair() async throws {
+        @Test func `any service goes through the pair`() async throws {
             let farIdentity = try await CertificateMaker(folder: far).selfSigned("far")
             let nearIdentity = try await CertificateMaker(folder: near).selfSigned("near")
             try FileManager.default.copyItem(atPath: farIdentity.certificate, toPath: near.file("far.pem"))

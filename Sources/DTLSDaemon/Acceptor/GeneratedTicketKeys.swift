@@ -1,0 +1,85 @@
+import DTLSEngine
+import DTLSTransport
+
+/// The keys for session tickets that the daemon draws itself, newest first, and when each was drawn.
+struct GeneratedTicketKeys: Equatable {
+    struct Key: Equatable {
+        var key: TicketKey
+        /// Seconds of CLOCK_BOOTTIME: it goes on while the machine sleeps, and nobody sets it.
+        var drawnAt: UInt64
+    }
+
+    /// More are never kept; the configuration is checked against it.
+    static let maximumCount = 64
+
+    private(set) var keys: [Key] = []
+
+    init() {}
+
+    /// Draws a key where there is none or the newest is `rotation` seconds old, and forgets those whose tickets are all
+    /// too old to resume: a key seals until its successor is drawn, and a ticket lives for `lifetime` seconds.
+    mutating func advance<Failure>(
+        to now: UInt64, _ configuration: TicketConfiguration, draw: () throws(Failure) -> TicketKey
+    ) throws(Failure) {
+        if keys.first.map({ Self.age($0, now) >= configuration.rotation }) ?? true {
+            keys.insert(Key(key: try draw(), drawnAt: now), at: 0)
+        }
+        let successors = keys
+        let needed = keys.indices.prefix { index in
+            index == 0 || Self.age(successors[index - 1], now) <= configuration.lifetime
+        }
+        keys.removeLast(keys.count - min(needed.count, Self.maximumCount))
+    }
+
+    /// Seconds until `advance` would change something; at least 1.
+    func wait(at now: UInt64, _ configuration: TicketConfiguration) -> Int {
+        guard let newest = keys.first else { return 1 }
+        var wait = configuration.rotation - Self.age(newest, now)
+        if keys.count > 1 {
+            wait = min(wait, configuration.lifetime + 1 - Self.age(keys[keys.count - 2], now))
+        }
+        return max(1, wait)
+    }
+
+    /// 0 for one that was drawn later than now.
+    private static func age(_ key: Key, _ now: UInt64) -> Int {
+        Int(clamping: now > key.drawnAt ? now - key.drawnAt : 0)
+    }
+}
+
+/// The keys as bytes, for the service manager to keep while the daemon is started again.
+extension GeneratedTicketKeys {
+    private static let format: UInt32 = 0x6474_6b01
+
+    /// Ends with a sum over the rest: the daemon may have been killed while it wrote.
+    func encode() -> [UInt8] {
+        var writer = ByteWriter()
+        writer.integer(Self.format)
+        writer.list(keys) { writer, key in
+            writer.integer(key.drawnAt)
+            writer.data(key.key.bytes)
+        }
+        let sum = Self.sum(writer.bytes)
+        writer.integer(sum)
+        return writer.bytes
+    }
+
+    init(decoding bytes: UnsafeRawBufferPointer) throws(MalformedBytes) {
+        var reader = ByteReader(bytes)
+        let format: UInt32 = try reader.integer()
+        guard format == Self.format else { throw MalformedBytes() }
+        keys = try reader.list { (reader) throws(MalformedBytes) in
+            let drawnAt: UInt64 = try reader.integer()
+            return Key(key: try reader.ticketKey(), drawnAt: drawnAt)
+        }
+        let sum: UInt64 = try reader.integer()
+        guard reader.isAtEnd, sum == Self.sum(bytes.dropLast(MemoryLayout<UInt64>.size)),
+            keys.count <= Self.maximumCount
+        else { throw MalformedBytes() }
+    }
+
+    /// FNV-1a.
+    private static func sum(_ bytes: some Sequence<UInt8>) -> UInt64 {
+        bytes.reduce(0xcbf2_9ce4_8422_2325) { ($0 ^ UInt64($1)) &* 0x100_0000_01b3 }
+    }
+}

@@ -1,0 +1,82 @@
+import COpenSSL
+
+/// Who the peer has proven to be, for logs, handlers and rules.
+public struct PeerName: Sendable, Equatable {
+    /// The common name of the certificate's subject, where it has one.
+    public var commonName: String?
+    /// The certificate's whole subject, as RFC 2253 writes it (`CN=sensor-7,O=Example`).
+    public var subject: String?
+    /// SHA-256 of the certificate, lower-case hexadecimal digits without colons.
+    public var fingerprint: String?
+    /// The identity that came with a pre-shared key.
+    public var presharedKeyIdentity: String?
+
+    public init(
+        commonName: String? = nil, subject: String? = nil, fingerprint: String? = nil,
+        presharedKeyIdentity: String? = nil
+    ) {
+        self.commonName = commonName
+        self.subject = subject
+        self.fingerprint = fingerprint
+        self.presharedKeyIdentity = presharedKeyIdentity
+    }
+
+    /// One name for a log line: the key's identity, the common name, or the subject.
+    public var name: String? { presharedKeyIdentity ?? commonName ?? subject }
+}
+
+extension PeerName {
+    /// What a certificate says. Names are the peer's own words: they can hold any character but NUL.
+    init(certificate: OpaquePointer) {
+        let name = X509_get_subject_name(certificate)
+        self.init(
+            commonName: Self.commonName(name), subject: Self.text(name),
+            fingerprint: Self.digest(certificate).map(Hexadecimal.text))
+    }
+
+    /// The first one; `nil` too for one with a NUL in it, as whoever takes it for a C string would see another name.
+    private static func commonName(_ name: OpaquePointer?) -> String? {
+        let index = X509_NAME_get_index_by_NID(name, NID_commonName, -1)
+        guard index >= 0, let entry = X509_NAME_get_entry(name, index),
+            let bytes = CertificateNames.utf8(X509_NAME_ENTRY_get_data(entry)), !bytes.contains(0)
+        else { return nil }
+        return String(decoding: bytes, as: UTF8.self)
+    }
+
+    /// A whole name in one line: control characters and what is not ASCII are escaped.
+    static func text(_ name: OpaquePointer?) -> String? {
+        printed { X509_NAME_print_ex($0, name, 0, CO_XN_FLAG_RFC2253) }
+    }
+
+    /// What OpenSSL prints, or `nil` where it prints nothing or fails.
+    static func printed(_ print: (OpaquePointer) -> Int32) -> String? {
+        guard let bio = BIO_new(BIO_s_mem()) else { return nil }
+        defer { BIO_free(bio) }
+        guard print(bio) > 0 else { return nil }
+        var start: UnsafePointer<CChar>?
+        let count = co_bio_get_mem_data(bio, &start)
+        guard count > 0, let start else { return nil }
+        return String(decoding: UnsafeRawBufferPointer(start: start, count: Int(count)), as: UTF8.self)
+    }
+
+    /// SHA-256 of the whole certificate.
+    static func digest(_ certificate: OpaquePointer) -> [UInt8]? {
+        var digest = [UInt8](repeating: 0, count: Int(EVP_MAX_MD_SIZE))
+        var count: UInt32 = 0
+        guard X509_digest(certificate, EVP_sha256(), &digest, &count) == 1 else { return nil }
+        return Array(digest.prefix(Int(count)))
+    }
+}
+
+extension Engine {
+    /// Who the peer has proven to be; `nil` for one that has shown neither certificate nor key. It is made anew each
+    /// time that it is asked for.
+    public var peerIdentity: PeerName? {
+        withPeerCertificate { PeerName(certificate: $0) }
+            ?? claimedPresharedKeyIdentity.map { PeerName(presharedKeyIdentity: $0) }
+    }
+
+    /// The peer's subject alternative names; `nil` for one that has shown no certificate. They are read anew each time
+    /// that they are asked for.
+    public var peerAlternativeNames: AlternativeNames? { withPeerCertificate { AlternativeNames(of: $0) } }
+}

@@ -1,0 +1,112 @@
+import DTLSEngine
+import DTLSTransport
+import LinuxSystem
+import Testing
+
+@testable import DTLSDaemon
+
+@Suite struct AcceptorTicketKeyTests {
+    /// Keys that are told apart by their first byte: 1, 2, 3 …
+    private final class Source {
+        var count: UInt8 = 0
+        func draw() -> TicketKey {
+            count += 1
+            return TicketKey([count] + [UInt8](repeating: 0, count: 79)) ?? draw()
+        }
+    }
+
+    private func numbers(_ keys: GeneratedTicketKeys) -> [UInt8] { keys.keys.compactMap { $0.key.bytes.first } }
+
+    @Test func `a key seals for its time and opens as long as its tickets live`() {
+        let source = Source()
+        var keys = GeneratedTicketKeys()
+        let configuration = TicketConfiguration(rotation: 100, lifetime: 250)
+        func advance(to now: UInt64) -> [UInt8] {
+            keys.advance(to: now, configuration, draw: source.draw)
+            return numbers(keys)
+        }
+        #expect(advance(to: 1_000) == [1])
+        #expect(advance(to: 1_099) == [1])
+        #expect(keys.wait(at: 1_099, configuration) == 1)
+        #expect(advance(to: 1_100) == [2, 1])
+        #expect(keys.wait(at: 1_100, configuration) == 100)
+        #expect(advance(to: 1_200) == [3, 2, 1])
+        #expect(advance(to: 1_300) == [4, 3, 2, 1])
+        // The first key's last ticket was sealed just before 1,100, and lives until 1,350.
+        #expect(keys.wait(at: 1_300, configuration) == 51)
+        #expect(advance(to: 1_350) == [4, 3, 2, 1])
+        #expect(advance(to: 1_351) == [4, 3, 2])
+        // After a long sleep nothing of before is of use.
+        #expect(advance(to: 9_000) == [5, 4])
+        #expect(advance(to: 9_100) == [6, 5, 4])
+        #expect(advance(to: 9_251) == [7, 6, 5])
+    }
+
+    @Test func `there are never many keys`() {
+        let source = Source()
+        var keys = GeneratedTicketKeys()
+        let configuration = TicketConfiguration(rotation: 1, lifetime: 604_800)
+        for now in 1...200 { keys.advance(to: UInt64(now), configuration, draw: source.draw) }
+        #expect(numbers(keys) == (137...200).reversed())
+    }
+
+    @Test func `a clock that goes back is harmless`() {
+        let source = Source()
+        var keys = GeneratedTicketKeys()
+        let configuration = TicketConfiguration(rotation: 100, lifetime: 100)
+        keys.advance(to: 1_000, configuration, draw: source.draw)
+        keys.advance(to: 5, configuration, draw: source.draw)
+        #expect(numbers(keys) == [1])
+        #expect(keys.wait(at: 5, configuration) == 100)
+    }
+
+    @Test func `what is kept is found again or refused`() throws {
+        let source = Source()
+        var keys = GeneratedTicketKeys()
+        for now: UInt64 in [0, 43_200, 90_000] {
+            keys.advance(to: now, TicketConfiguration(lifetime: 604_800), draw: source.draw)
+        }
+        #expect(numbers(keys) == [3, 2, 1])
+        let bytes = keys.encode()
+        #expect(try bytes.withUnsafeBytes { try GeneratedTicketKeys(decoding: $0) } == keys)
+        for position in bytes.indices {
+            #expect(throws: MalformedBytes.self) {
+                try bytes[..<position].withUnsafeBytes { _ = try GeneratedTicketKeys(decoding: $0) }
+            }
+            var changed = bytes
+            changed[position] ^= 0x10
+            #expect(throws: MalformedBytes.self) {
+                try changed.withUnsafeBytes { _ = try GeneratedTicketKeys(decoding: $0) }
+            }
+        }
+    }
+
+    /// What the service manager has kept is taken up, and its file is written again when the keys change.
+    @Test func `the keeper goes on with what was kept`() throws {
+        let loop = try EventLoop()
+        let first = TicketKeyRotator(memory: FileDescriptor(owning: -1), loop: loop) { _ in }
+        let configuration = TicketConfiguration()
+        let drawn = try first.keys(for: configuration)
+        #expect(drawn.count == 1)
+        #expect(try first.keys(for: configuration) == drawn)
+
+        let memory = try MemoryFile.makeOpen(name: "test")
+        let second = TicketKeyRotator(memory: try memory.duplicate(), loop: loop) { _ in }
+        let keys = try second.keys(for: configuration)
+        #expect(keys != drawn)
+        let third = TicketKeyRotator(memory: try memory.duplicate(), loop: loop) { _ in }
+        #expect(try third.keys(for: configuration) == keys)
+
+        // The files of a configuration go before.
+        let file = try #require(TicketKey([UInt8](repeating: 9, count: 80)))
+        #expect(try third.keys(for: TicketConfiguration(keys: [file])) == [file])
+        #expect(try third.keys(for: configuration) == keys)
+
+        try MemoryFile.replace(memory, with: [1, 2, 3])
+        let fourth = TicketKeyRotator(memory: try memory.duplicate(), loop: loop) { _ in }
+        let others = try fourth.keys(for: configuration)
+        #expect(others != keys)
+        let fifth = TicketKeyRotator(memory: memory, loop: loop) { _ in }
+        #expect(try fifth.keys(for: configuration) == others)
+    }
+}

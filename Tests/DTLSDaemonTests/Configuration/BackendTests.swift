@@ -1,0 +1,138 @@
+import Testing
+
+@testable import DTLSDaemon
+
+/// `[service.NAME.forward]`
+@Suite struct ConfigurationBackendTests {
+    /// Its last line is the fourth.
+    private let service = """
+        [service.a]
+        certificate = "server.pem"
+        private_key = "server.key"
+        handler = "forward"
+
+        """
+
+    @Test(arguments: [
+        ("udp:192.0.2.7:53", "udp:192.0.2.7:53"), ("udp:localhost:53", "udp:localhost:53"),
+        ("unix:/run/backend.sock", "unix:/run/backend.sock"),
+    ])
+    func `backends`(_ text: String, _ expected: String) throws {
+        let folder = try ConfigurationFolder()
+        let configuration = try folder.read(
+            service + "forward.backend = \"\(text)\"")
+        let handler = try #require(configuration.services.first?.handler)
+        guard case .forward(let forward) = handler else {
+            Issue.record("not forwarded: \(handler)")
+            return
+        }
+        #expect(forward.backends.count == 1)
+        let backend = try #require(forward.backends.first)
+        #expect(backend.name == text)
+        // A name may resolve to either loopback address.
+        let names = ["udp:127.0.0.1:53", "udp:[::1]:53"]
+        #expect(
+            expected.contains("localhost") ? names.contains("\(backend)") : "\(backend)" == expected)
+    }
+
+    private static let expected = "\"udp:HOST:PORT\", \"udp:[IPv6 ADDRESS]:PORT\" or \"unix:/PATH\""
+
+    @Test func `several backends and the proxy protocol`() throws {
+        let folder = try ConfigurationFolder()
+        let configuration = try folder.read(
+            service + "forward = { backend = [\"udp:[::1]:1\", \"unix:/a\"], proxy_protocol = true }")
+        #expect(
+            configuration.services.map(\.handler) == [
+                .forward(ForwardConfiguration(backends: [try .udp("[::1]:1"), .unix("/a")], proxyProtocol: true))
+            ])
+    }
+
+    /// Each is reported with the line of its own.
+    @Test func `bad lists of backends`() throws {
+        let folder = try ConfigurationFolder()
+        let text =
+            service + """
+                [service.a.forward]
+                backend = [
+                    "udp:127.0.0.1:53",
+                    "tcp:127.0.0.1:53",
+                    53,
+                    "",
+                    "udp:127.0.0.1:053",
+                ]
+                proxy_protocol = "yes"
+                """
+        let key = "service.a.forward.backend"
+        #expect(
+            try folder.problems(text) == [
+                "dtlsd.toml:8: \(key): expected \(Self.expected), found the string \"tcp:127.0.0.1:53\"",
+                "dtlsd.toml:9: \(key): expected \(Self.expected), found 53",
+                "dtlsd.toml:10: \(key): expected \(Self.expected), found the string \"\"",
+                "dtlsd.toml:11: \(key): \"udp:127.0.0.1:053\" is the same backend as \"udp:127.0.0.1:53\" (line 7); "
+                    + "expected each of them once",
+                "dtlsd.toml:13: service.a.forward.proxy_protocol: expected true or false, found the string \"yes\"",
+            ])
+    }
+
+    static let backendProblems: [(String, String)] = [
+        ("forward.backend = []", "expected \(expected), found an empty array"),
+        ("forward.backend = 7", "expected \(expected), found 7"),
+        ("forward = {}", "missing; expected \"udp:HOST:PORT\", \"udp:[IPv6 ADDRESS]:PORT\" or \"unix:/PATH\""),
+        (
+            "forward.backend = \"tcp:localhost:1\"",
+            "expected \"udp:HOST:PORT\", \"udp:[IPv6 ADDRESS]:PORT\" or \"unix:/PATH\", "
+                + "found the string \"tcp:localhost:1\""
+        ),
+        (
+            "forward.backend = \"udp:::1:53\"",
+            "expected \"udp:HOST:PORT\", \"udp:[IPv6 ADDRESS]:PORT\" or \"unix:/PATH\", "
+                + "found the string \"udp:::1:53\""
+        ),
+        ("forward.backend = \"udp:localhost\"", "expected a port, 1 to 65535, at the end of \"localhost\""),
+        ("forward.backend = \"udp:localhost:\"", "expected a port, 1 to 65535, at the end of \"localhost:\""),
+        ("forward.backend = \"udp:localhost:+53\"", "expected a port, 1 to 65535, at the end of \"localhost:+53\""),
+        ("forward.backend = \"udp:127.0.0.1:+53\"", "expected a port, 1 to 65535, at the end of \"127.0.0.1:+53\""),
+        ("forward.backend = \"udp:localhost:0\"", "expected a port, 1 to 65535, at the end of \"localhost:0\""),
+        ("forward.backend = \"udp:[::1]:65536\"", "expected a port, 1 to 65535, at the end of \"[::1]:65536\""),
+        ("forward.backend = \"unix:socket\"", "expected an absolute path after \"unix:\", found \"socket\""),
+        (
+            "forward.backend = \"unix:/\(String(repeating: "x", count: 107))\"",
+            "the path has 108 bytes; expected at most 107, as many as a socket's may have"
+        ),
+    ]
+
+    @Test(arguments: [
+        ("0.0.0.0:53", "is no address of one machine; expected a unicast address"),
+        ("[::]:53", "is no address of one machine; expected a unicast address"),
+        ("224.0.0.1:53", "is no address of one machine; expected a unicast address"),
+        ("255.255.255.255:53", "is no address of one machine; expected a unicast address"),
+        ("[ff02::1]:53", "is no address of one machine; expected a unicast address"),
+        ("[fe80::1]:53", "is a link-local address without its interface; expected [fe80::1%INTERFACE]:53"),
+        ("[::ffff:127.0.0.1]:53", "is an IPv4 address inside an IPv6 one; expected the IPv4 address itself"),
+    ])
+    func `addresses that cannot be meant`(_ address: String, _ reason: String) throws {
+        let folder = try ConfigurationFolder()
+        #expect(
+            try folder.problems(service + "forward.backend = \"udp:\(address)\"") == [
+                "dtlsd.toml:5: service.a.forward.backend: \(address) \(reason)"
+            ])
+    }
+
+    @Test(arguments: backendProblems)
+    func `bad backends`(_ line: String, _ expected: String) throws {
+        let folder = try ConfigurationFolder()
+        let text = service + line
+        #expect(try folder.problems(text) == ["dtlsd.toml:5: service.a.forward.backend: " + expected])
+    }
+
+    @Test func `a backend that does not resolve`() throws {
+        let folder = try ConfigurationFolder()
+        let text = service + "forward.backend = \"udp:no.such.invalid:53\""
+        // Between the brackets stand the resolver's words, which depend on the machine's network.
+        let problem = try #require(try folder.problems(text).first)
+        #expect(
+            problem.hasPrefix(
+                "dtlsd.toml:5: service.a.forward.backend: the host name \"no.such.invalid\" has no address ("))
+        #expect(problem.hasSuffix("); expected a name that resolves, or an address"))
+    }
+}

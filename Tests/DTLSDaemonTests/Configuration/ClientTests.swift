@@ -1,0 +1,336 @@
+import DTLSEngine
+import DTLSTransport
+import LinuxSystem
+import Testing
+
+@testable import DTLSDaemon
+
+/// Three lines: the least that a client needs where the system has CA certificates.
+private let least = """
+    [client.out]
+    listen = "127.0.0.1:5000"
+    connect = "192.0.2.1:4433"
+
+    """
+
+@Suite struct ConfigurationClientTests {
+    private let folder: ConfigurationFolder
+
+    init() throws { folder = try ConfigurationFolder() }
+
+    /// The test machine's own CA certificates stay out of it.
+    private var environment: [String: String] { ["SSL_CERT_FILE": "\(folder.path)/server.pem"] }
+
+    private func problems(_ lines: String, _ text: String = least) throws -> [String] {
+        try folder.problems(text + lines, environment: environment)
+    }
+
+    @Test func `a client of three lines gets the defaults`() throws {
+        let configuration = try folder.read(least, environment: environment)
+        #expect(configuration.services.isEmpty && configuration.warnings.isEmpty)
+        let material = try TestMaterial.shared.get()
+        let server = try #require(SocketAddress("192.0.2.1:4433"))
+        #expect(
+            configuration.clients == [
+                ClientConfiguration(
+                    name: "out", listen: [try #require(SocketAddress("127.0.0.1:5000"))], server: server,
+                    serverName: "192.0.2.1", tls: ClientSettings(certificateAuthorities: material.certificate),
+                    handshakeTimeout: 60_000, idleTimeout: 300_000, answerTimeout: 60_000, mtu: 1_400, resumes: true,
+                    socket: SocketOptions(fragmentation: false))
+            ])
+    }
+
+    @Test func `every value arrives`() throws {
+        let material = try TestMaterial.shared.get()
+        try folder.write("encrypted.key", material.encryptedKey)
+        try folder.write("passphrase", "sesame\n")
+        let configuration = try folder.read(
+            """
+            [client."b.c"]
+            listen = ["[::1]:5000", "127.0.0.1:5000"]
+            connect = "[2001:db8::1]:4433"
+            server_name = "coap.example.org"
+            ca = "server.pem"
+            certificate = "server.pem"
+            private_key = "encrypted.key"
+            passphrase_file = "passphrase"
+            ciphers = "ECDHE+AESGCM"
+            minimum_version = "1.0"
+            maximum_version = "1.2"
+            mtu = 256
+            handshake_timeout = 2
+            idle_timeout = 0
+            answer_timeout = 0
+            resumption = false
+            [client."b.c".socket]
+            receive_buffer = 65536
+            """)
+        let server = try #require(SocketAddress("[2001:db8::1]:4433"))
+        #expect(
+            configuration.clients == [
+                ClientConfiguration(
+                    name: "b.c", listen: try ["[::1]:5000", "127.0.0.1:5000"].map { try #require(SocketAddress($0)) },
+                    server: server, serverName: "coap.example.org",
+                    tls: ClientSettings(
+                        certificateAuthorities: material.certificate, certificate: material.certificate,
+                        privateKey: material.encryptedKey, passphrase: "sesame", ciphers: "ECDHE+AESGCM",
+                        minimumVersion: .dtls10, maximumVersion: .dtls12),
+                    handshakeTimeout: 2_000, idleTimeout: 0, answerTimeout: 0, mtu: 256, resumes: false,
+                    socket: SocketOptions(receiveBuffer: 65_536, fragmentation: false))
+            ])
+        // And over the channel, whole or not at all.
+        let bytes = configuration.encode()
+        #expect(try bytes.withUnsafeBytes { try Configuration(decoding: $0) } == configuration)
+        for count in bytes.indices {
+            #expect(throws: MalformedBytes.self) {
+                try bytes[..<count].withUnsafeBytes { _ = try Configuration(decoding: $0) }
+            }
+        }
+    }
+
+    @Test(arguments: [
+        ("localhost.:1", "localhost"), ("localhost:1", "localhost"), ("192.0.2.1:1", "192.0.2.1"), ("[::1]:1", "::1"),
+        ("[fe80::1%lo]:1", "fe80::1"),
+    ])
+    func `the servers name is that of its certificate`(_ text: String, _ name: String) {
+        #expect(HostAndPort(text)?.certificateName == name)
+    }
+
+    @Test(arguments: ["localhost:4433", "LOCALHOST:4433"])
+    func `a name is resolved and is the servers name`(_ text: String) throws {
+        let client = try #require(
+            try folder.read(
+                "[client.a]\nlisten = \"127.0.0.1:5000\"\nconnect = \"\(text)\"", environment: environment
+            ).clients.first)
+        #expect(client.server.isLoopback && client.server.port == 4433)
+        #expect(client.serverName == text.prefix { $0 != ":" })
+    }
+
+    @Test func `without verification the systems authorities are not needed and it is warned`() throws {
+        let configuration = try folder.read(
+            least + "verify = false", environment: ["SSL_CERT_FILE": "\(folder.path)/none.pem"])
+        let client = try #require(configuration.clients.first)
+        #expect(!client.tls.rejectUnauthorized && client.tls.certificateAuthorities == nil)
+        #expect(configuration.warnings.map(\.key) == ["client.out.verify"])
+        #expect(configuration.warnings.first?.message.hasPrefix("false: whoever answers ") == true)
+    }
+
+    @Test func `missing authorities of the system are named`() throws {
+        let found = try folder.problems(least, environment: ["SSL_CERT_FILE": "\(folder.path)/none.pem"])
+        #expect(found.count == 1)
+        #expect(
+            found.first?.hasPrefix(
+                "dtlsd.toml:1: client.out.ca: missing, and the system's CA certificates are not there: cannot read"
+                    + " \"none.pem\": No such file or directory; expected ") == true)
+    }
+
+    @Test func `connect is needed`() throws {
+        #expect(
+            try problems("", "[client.out]\nlisten = \"127.0.0.1:5000\"\n") == [
+                "dtlsd.toml:1: client.out.connect: missing; expected \"HOST:PORT\" or \"[IPv6 ADDRESS]:PORT\""
+            ])
+    }
+
+    @Test(arguments: ["localhost.", "a..b", ".", "-", "*.a", "fe80::1%lo", "a b"])
+    func `texts that are no server name`(_ text: String) throws {
+        #expect(
+            try problems("server_name = \"\(text)\"") == [
+                "dtlsd.toml:4: client.out.server_name: expected a host name or an IP address, without a port, found the"
+                    + " string \"\(text)\""
+            ])
+    }
+
+    @Test(arguments: ["0.0.0.0:1", "224.0.0.1:1", "[ff02::1]:1"])
+    func `servers that cannot be meant`(_ address: String) throws {
+        #expect(
+            try problems("", "[client.out]\nlisten = \"127.0.0.1:5000\"\nconnect = \"\(address)\"\n") == [
+                "dtlsd.toml:3: client.out.connect: \(address) is no address of one machine; expected a unicast address"
+            ])
+    }
+
+    @Test func `what peers will refuse is warned of`() throws {
+        try folder.write("old.pem", TestMaterial.shared.get().expiredCertificate)
+        let warnings = try folder.read(
+            least
+                + "ca = \"old.pem\"\ncertificate = \"old.pem\"\nprivate_key = \"server.key\"\nciphers = \"ECDHE:NOPE\""
+        ).warnings
+        #expect(warnings.map(\.key) == ["client.out.ca", "client.out.certificate", "client.out.ciphers"])
+        #expect(warnings.first?.message.hasSuffix("; servers with a certificate of this CA are refused") == true)
+        #expect(
+            warnings.dropFirst().first?.message.hasSuffix("; servers that check it will refuse it") == true)
+        #expect(warnings.last?.message == "no effect: \"NOPE\"; OpenSSL knows no suite of this name")
+    }
+
+    static let wrongLines: [(String, String)] = [
+        (
+            "certificate = \"server.pem\"",
+            "1: client.out.private_key: missing; expected the path of a PEM file with the certificate's private key"
+        ),
+        (
+            "private_key = \"server.key\"",
+            "1: client.out.certificate: missing; expected the path of a PEM file with the client's certificate and the"
+                + " chain above it"
+        ),
+        (
+            "passphrase_file = \"server.key\"",
+            "4: client.out.passphrase_file: there is no private key that it could be for; expected private_key beside it"
+        ),
+        (
+            "certificate = \"server.pem\"\nprivate_key = \"other.key\"",
+            "5: client.out.private_key: \"other.key\": the private key does not belong to the certificate; expected"
+                + " the key that the first certificate in \"server.pem\" was made for"
+        ),
+        (
+            "ca = \"server.key\"",
+            "4: client.out.ca: \"server.key\": no PEM certificate in it; expected the path of a PEM file with the CA"
+                + " certificates that the server is checked against"
+        ),
+        (
+            "verify = false\nca = \"server.pem\"",
+            "5: client.out.ca: it has no effect with verify = false; expected only one of the two"
+        ),
+        ("verify = \"no\"", "4: client.out.verify: expected true or false, found the string \"no\""),
+        (
+            "server_name = \"coap example\"",
+            "4: client.out.server_name: expected a host name or an IP address, without a port, found the string"
+                + " \"coap example\""
+        ),
+        (
+            "ciphers = \"NONSENSE\"",
+            "4: client.out.ciphers: no cipher matches \"NONSENSE\"; expected an OpenSSL cipher list, as"
+                + " `openssl ciphers -v LIST` takes it"
+        ),
+        (
+            "idle_timeout = 1.5",
+            "4: client.out.idle_timeout: expected a number of seconds, 2 to 86400, or 0 for no limit, found less than 2"
+        ),
+        (
+            "answer_timeout = 0.5",
+            "4: client.out.answer_timeout: expected a number of seconds, 1 to 86400, or 0 for no limit, found less than 1"
+        ),
+        (
+            "ciphers = \"eNULL:@SECLEVEL=0\"",
+            "4: client.out.ciphers: only suites that prove or encrypt nothing match \"eNULL:@SECLEVEL=0\"; expected an"
+                + " OpenSSL cipher list, as `openssl ciphers -v LIST` takes it"
+        ),
+        (
+            "ciphers = \"PSK\"",
+            "4: client.out.ciphers: it has no cipher suite for servers with certificates; expected an OpenSSL cipher list"
+        ),
+        (
+            "alpn = [\"\((100..<400).map { "\($0)" + String(repeating: "a", count: 250) }.joined(separator: "\", \""))\"]",
+            "4: client.out.alpn: 76200 bytes, with one of length before each name; expected at most 65535, as many as a"
+                + " ClientHello has room for"
+        ),
+        ("resumption = 1", "4: client.out.resumption: expected true or false, found 1"),
+        ("handler = \"echo\"", "4: client.out.handler: unknown key here; it belongs in [service.NAME]"),
+        ("server = \"x\"", "4: client.out.server: unknown key; expected one of "),
+    ]
+
+    @Test(arguments: wrongLines)
+    func `what is wrong is named`(_ lines: String, _ message: String) throws {
+        try folder.write("other.key", TestMaterial.shared.get().otherKey)
+        let found = try problems(lines)
+        #expect(found.count == 1)
+        #expect(found.first?.hasPrefix("dtlsd.toml:\(message)") == true, "\(found)")
+    }
+
+    @Test func `a key in common stands for certificates`() throws {
+        try folder.write("one.psk", "sensor-7:00112233445566778899aabbccddeeff\n")
+        try folder.write("two.psk", "a:00112233445566778899aabbccddeeff\nb:an old-fashioned pass phrase\n")
+        let least = "[client.out]\nlisten = \"127.0.0.1:5000\"\nconnect = \"192.0.2.1:4433\"\n"
+        func key(_ lines: String) throws -> PresharedKey? {
+            // The system's CA certificates are not looked for.
+            let configuration = try folder.read(least + lines, environment: ["SSL_CERT_FILE": "/none"])
+            #expect(try configuration.encode().withUnsafeBytes { try Configuration(decoding: $0) } == configuration)
+            return configuration.clients.first?.tls.presharedKey
+        }
+        #expect(
+            try key("psk.file = \"one.psk\"")
+                == PresharedKey(
+                    identity: Array("sensor-7".utf8), key: (0...15).map { UInt8($0) * 0x11 }))
+        #expect(
+            try key("psk = { file = \"two.psk\", identity = \"b\" }")
+                == PresharedKey(identity: [0x62], key: Array("an old-fashioned pass phrase".utf8)))
+        #expect(
+            try problems("psk.file = \"two.psk\"") == [
+                "dtlsd.toml:4: client.out.psk.identity: missing; expected one of the identities in \"two.psk\""
+            ])
+        #expect(
+            try problems("psk = { file = \"two.psk\", identity = \"c\" }") == [
+                "dtlsd.toml:4: client.out.psk.identity: expected one of the identities in \"two.psk\", found the string"
+                    + " \"c\""
+            ])
+        #expect(
+            try problems("psk.file = \"none.psk\"\nciphers = \"ECDHE+AESGCM\"").map { $0.prefix { $0 != ";" } } == [
+                "dtlsd.toml:4: client.out.psk.file: cannot read \"none.psk\": No such file or directory",
+                "dtlsd.toml:5: client.out.ciphers: it has no cipher suite for pre-shared keys (PSK-…)",
+            ])
+        #expect(
+            try problems("psk.file = \"one.psk\"\nca = \"server.pem\"") == [
+                "dtlsd.toml:5: client.out.ca: it has no effect with [client.NAME.psk], whose key proves both sides;"
+                    + " expected only one of the two"
+            ])
+    }
+
+    @Test(arguments: ["nowhere", "192.0.2.1", "192.0.2.1:0", "192.0.2.1:65536", ":4433", "a b:1", "::1:4433"])
+    func `texts that are no server`(_ text: String) throws {
+        #expect(
+            try problems("", "[client.out]\nlisten = \"127.0.0.1:5000\"\nconnect = \"\(text)\"\n") == [
+                "dtlsd.toml:3: client.out.connect: expected \"HOST:PORT\" or \"[IPv6 ADDRESS]:PORT\","
+                    + " the port 1 to 65535, found the string \"\(text)\""
+            ])
+    }
+
+    @Test func `a name without address is named`() throws {
+        // A label of 64 letters is no name anywhere, so no name server is asked.
+        let name = String(repeating: "a", count: 64)
+        let found = try problems("", "[client.out]\nlisten = \"127.0.0.1:5000\"\nconnect = \"\(name):1\"\n")
+        #expect(found.count == 1)
+        #expect(found.first?.contains("client.out.connect: the host name \"\(name)\" has no address (") == true)
+    }
+
+    @Test(arguments: [
+        ("127.0.0.1:4433", "127.0.0.1:4433"), ("0.0.0.0:4433", "127.0.0.1:4433"), ("[::]:4433", "[::1]:4433"),
+    ])
+    func `a client of itself is refused`(_ listen: String, _ connect: String) throws {
+        #expect(
+            try problems("", "[client.out]\nlisten = \"\(listen)\"\nconnect = \"\(connect)\"\n") == [
+                "dtlsd.toml:3: client.out.connect: \(connect) is where this client listens; expected the address of a"
+                    + " DTLS server"
+            ])
+    }
+
+    @Test func `services and clients share names and addresses`() throws {
+        let service = """
+            [service.out]
+            listen = "127.0.0.1:5000"
+            certificate = "server.pem"
+            private_key = "server.key"
+            handler = "echo"
+
+            """
+        #expect(
+            try problems("", service + least) == [
+                "dtlsd.toml:6: client.out: a service has this name already (line 1); expected another",
+                "dtlsd.toml:7: client.out.listen: 127.0.0.1:5000 collides with 127.0.0.1:5000 of service.out.listen"
+                    + " (line 2); expected an address and port that nothing else listens on",
+            ])
+    }
+
+    @Test func `a name with dots is quoted`() throws {
+        #expect(
+            try problems("", least.replacing("client.out", with: "client.out.lan")) == [
+                "dtlsd.toml:1: client.out.lan: unknown table; if it is a name with dots, it is quoted:"
+                    + " [client.\"out.lan\"]"
+            ])
+    }
+
+    @Test func `a bad name is refused`() throws {
+        #expect(
+            try problems("", least.replacing("client.out", with: "client.\"a b\"")) == [
+                "dtlsd.toml:1: client.\"a b\": not a name for a client; expected letters of ASCII, digits and the"
+                    + " characters - _ ."
+            ])
+    }
+}

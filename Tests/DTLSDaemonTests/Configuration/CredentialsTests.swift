@@ -1,0 +1,95 @@
+import DTLSEngine
+import Testing
+
+@testable import DTLSDaemon
+
+/// What certificates, keys, ciphers and versions of a service have to do with one another.
+@Suite struct ConfigurationCredentialsTests {
+    let folder: ConfigurationFolder
+    let material: TestMaterial
+
+    init() throws {
+        folder = try ConfigurationFolder()
+        material = try TestMaterial.shared.get()
+        try folder.write("rsa.key", material.rsaKey)
+    }
+
+    /// Lines 1 to 4; what is added begins at line 5.
+    private func text(
+        _ more: String = "", certificate: String = "\"server.pem\"", key: String = "\"server.key\""
+    ) -> String {
+        "[service.a]\ncertificate = \(certificate)\nprivate_key = \(key)\nhandler = \"echo\"\n\(more)\n"
+    }
+
+    /// A certificate that cannot be used hides nothing else.
+    @Test func `all that is wrong is told at once`() throws {
+        let more = """
+            ca = "server.key"
+            ciphers = "NOPE"
+            minimum_version = "1.2"
+            maximum_version = "1.0"
+            psk.file = "none.psk"
+            """
+        #expect(
+            try folder.problems(text(more, key: "\"rsa.key\"")).map { $0.prefix { $0 != ";" } } == [
+                "dtlsd.toml:3: service.a.private_key: \"rsa.key\": the private key does not belong to the certificate",
+                "dtlsd.toml:5: service.a.ca: \"server.key\": no PEM certificate in it",
+                "dtlsd.toml:6: service.a.ciphers: no cipher matches \"NOPE\"",
+                "dtlsd.toml:8: service.a.maximum_version: the minimum 1.2 is above the maximum 1.0",
+                "dtlsd.toml:9: service.a.psk.file: cannot read \"none.psk\": No such file or directory",
+            ])
+        #expect(
+            try folder.problems(
+                "[service.a]\nhandler = \"echo\"\nciphers = \"ECDHE+AESGCM\"\npsk.file = \"none.psk\"\n"
+            ).map { $0.prefix { $0 != ";" } } == [
+                "dtlsd.toml:3: service.a.ciphers: it has no cipher suite for pre-shared keys (PSK-…)",
+                "dtlsd.toml:4: service.a.psk.file: cannot read \"none.psk\": No such file or directory",
+            ])
+    }
+
+    @Test func `a certificate that no handshake can use is refused`() throws {
+        try folder.write("ed.pem", material.ed25519Certificate)
+        try folder.write("ed.key", material.ed25519Key)
+        let reason = "\"ed.pem\": OpenSSL has no cipher suites of DTLS for servers with ED25519 keys; expected "
+        for more in ["", "ciphers = \"ALL\""] {
+            let found = try folder.problems(text(more, certificate: "\"ed.pem\"", key: "\"ed.key\""))
+            #expect(found.map { $0.hasPrefix("dtlsd.toml:2: service.a.certificate: \(reason)") } == [true], "\(found)")
+        }
+        #expect(
+            try folder.problems(text("ciphers = \"ECDHE-RSA-AES128-GCM-SHA256\"")) == [
+                "dtlsd.toml:5: service.a.ciphers: it has no cipher suite for certificates with ECDSA keys; expected an "
+                    + "OpenSSL cipher list, as `openssl ciphers -v LIST` takes it"
+            ])
+    }
+
+    /// OpenSSL passes over what it does not know.
+    @Test func `unknown suites are warned of`() throws {
+        let list = "ECDHE+AESGCM:NOPE, !RC4:NIX:@SECLEVEL=1"
+        let warnings = try folder.read(text("ciphers = \"\(list)\"")).warnings
+        #expect(warnings.map(\.key) == ["service.a.ciphers"])
+        #expect(
+            warnings.map(\.message) == ["no effect: \"NOPE\", \"NIX\"; OpenSSL knows no suite of these names"])
+    }
+
+    @Test func `a passphrase needs a key`() throws {
+        try folder.write("keys.psk", "a:00112233445566778899aabbccddeeff\n")
+        try folder.write("phrase", "sesame")
+        #expect(
+            try folder.problems(
+                "[service.a]\nhandler = \"echo\"\npassphrase_file = \"phrase\"\npsk.file = \"keys.psk\"") == [
+                    "dtlsd.toml:3: service.a.passphrase_file: there is no private key that it could be for; expected "
+                        + "private_key beside it"
+                ])
+    }
+
+    @Test func `an expired certificate is served with a warning`() throws {
+        try folder.write("old.pem", material.expiredCertificate)
+        let named = "[service.a.name.expired]\ncertificate = \"old.pem\"\nprivate_key = \"server.key\"\n"
+        let warnings = try folder.read(text(certificate: "\"old.pem\"") + named).warnings
+        #expect(warnings.map(\.key) == ["service.a.certificate", "service.a.name.expired.certificate"])
+        for warning in warnings {
+            #expect(warning.message.hasPrefix("\"old.pem\": the certificate of \"CN=expired\" expired on 2"))
+            #expect(warning.message.hasSuffix("; clients that check it will refuse it"))
+        }
+    }
+}

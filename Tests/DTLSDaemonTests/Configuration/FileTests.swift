@@ -1,0 +1,271 @@
+import Foundation
+import Testing
+
+@testable import DTLSDaemon
+
+/// The files: the configuration itself, and those that it names.
+@Suite struct ConfigurationFileTests {
+    private func service(_ lines: String = "", certificate: String = "server.pem", key: String = "server.key") -> String
+    {
+        """
+        [service.a]
+        certificate = "\(certificate)"
+        private_key = "\(key)"
+        handler = "echo"
+        \(lines)
+        """
+    }
+
+    private static let certificate = "expected the path of a PEM file with the certificate and the chain above it"
+    private static let privateKey = "expected the path of a PEM file with the certificate's private key"
+    private static let passphrase = "expected the path of a file with the private key's passphrase in its first line"
+
+    private func problem(reading file: String) throws -> String {
+        do {
+            _ = try ConfigurationReader.read(file: file, environment: [:])
+            return ""
+        } catch let error { return error.description }
+    }
+
+    @Test func `a file that cannot be read`() throws {
+        let folder = try ConfigurationFolder()
+        let path = folder.path
+        #expect(
+            try problem(reading: "\(path)/none") == "\(path)/none: cannot read \"\(path)/none\": "
+                + "No such file or directory")
+        #expect(try problem(reading: path) == "\(path): \"\(path)\" is not a regular file")
+        try folder.write("large", String(repeating: "#", count: 1_048_577))
+        #expect(
+            try problem(reading: "\(path)/large")
+                == "\(path)/large: \"\(path)/large\" is too large; expected at most 1048576 bytes")
+        try folder.write(
+            "largest", service() + "#" + String(repeating: "#", count: 1_048_576 - service().utf8.count - 1))
+        #expect(try problem(reading: "\(path)/largest") == "")
+    }
+
+    @Test func `a file that is not text`() throws {
+        let folder = try ConfigurationFolder()
+        let path = "\(folder.path)/bad"
+        try folder.write("bad", Data("workers = 1\n# \u{e4}\n".utf8) + Data([0x23, 0xe4, 0x0a]))
+        #expect(try problem(reading: path) == "\(path):3: bytes that are not UTF-8; expected a TOML file, in UTF-8")
+        try folder.write("bad", "workers = 1\n#\0\n")
+        #expect(try problem(reading: path) == "\(path):2: a NUL byte; expected a TOML file, in UTF-8")
+        try folder.write("bad", "workers = 1\n\"a\\u0000b\" = 1\nlog_level = \"info\\U00000000\"")
+        #expect(
+            try problem(reading: path) == "\(path):2: an escaped NUL character, which no value can hold\n"
+                + "\(path):3: an escaped NUL character, which no value can hold")
+    }
+
+    @Test func `a file that is not TOML`() throws {
+        let folder = try ConfigurationFolder()
+        // After the column come the parser's words.
+        for (text, place) in [
+            ("workers = 1\nmtu 5\n", ":2: not valid TOML (column "),
+            ("workers = 1\n\nworkers = 2\n", ":3: not valid TOML (column "),
+            ("[service.a]\n[service.a]\n", ":2: not valid TOML (column "),
+            ("workers = 99999999999999999999\n", ":1: not valid TOML (column "),
+        ] {
+            let problems = try folder.problems(text)
+            #expect(problems.count == 1)
+            #expect(problems.first?.hasPrefix("dtlsd.toml\(place)") == true, "\(problems)")
+        }
+    }
+
+    /// The parser would end the process on these.
+    @Test(arguments: [
+        ("a = [}", 1, "a } inside an array; expected a value or ]"),
+        ("a = [ [1, 2], # }\n{ b = [ 1, } ] }", 2, "a } inside an array; expected a value or ]"),
+        ("a = [\u{2028} 1 ]", 1, "a control character, or one beyond ASCII, outside of quotes"),
+        ("a = 1979-05-27Tx", 1, "a date without a time after its T"),
+        ("# ä\na = “b”", 2, "a control character, or one beyond ASCII, outside of quotes"),
+        ("[,a]", 1, "expected a table's name after ["), ("[[[a]]]", 1, "expected a table's name after ["),
+        ("[", 1, "expected a table's name after ["), ("[\n]", 1, "expected a table's name after ["),
+        ("a = \"\"\"\"]}\"\"\"\"\"\n[=", 2, "expected a table's name after ["),
+    ])
+    func `texts that the parser must not see`(_ text: String, _ line: Int, _ expected: String) throws {
+        let folder = try ConfigurationFolder()
+        #expect(try folder.problems(text) == ["dtlsd.toml:\(line): not valid TOML: \(expected)"])
+    }
+
+    @Test func `brackets inside strings and comments are none`() throws {
+        let folder = try ConfigurationFolder()
+        let odd = "[\"}\", '}', \"\"\"}\n}\"\"\"\"\", # }\n { b = [\"]\"] }, '\\', \"\\\"}\" ]"
+        #expect(
+            try folder.problems("workers = \(odd)\n" + service()) == [
+                "dtlsd.toml:1: workers: expected an integer (0 is one per core), 0 to 1024, found an array"
+            ])
+    }
+
+    /// The parser would run out of stack on such a key.
+    @Test func `a key of many parts`() throws {
+        let folder = try ConfigurationFolder()
+        let key = Array(repeating: "a", count: 100_000).joined(separator: ".")
+        for text in ["\n[\(key)]\nx = 1", "\n\(key) = 1\ny = [", "\nx = { y = 1, \(key) = 1 }"] {
+            #expect(
+                try folder.problems(text) == ["dtlsd.toml:2: a key of more than 16 parts; expected one of at most 5"])
+        }
+    }
+
+    @Test func `missing and unreadable files`() throws {
+        let folder = try ConfigurationFolder()
+        #expect(
+            try folder.problems(service(certificate: "none.pem", key: "/")) == [
+                "dtlsd.toml:2: service.a.certificate: cannot read \"none.pem\": No such file or directory; "
+                    + Self.certificate,
+                "dtlsd.toml:3: service.a.private_key: \"/\" is not a regular file; " + Self.privateKey,
+            ])
+    }
+
+    @Test func `contents that are no credentials`() throws {
+        let folder = try ConfigurationFolder()
+        let material = try TestMaterial.shared.get()
+        try folder.write("other.key", material.otherKey)
+        try folder.write("der", material.derCertificate)
+        try folder.write("garbage", "no PEM at all")
+        #expect(
+            try folder.problems(service(key: "other.key")) == [
+                "dtlsd.toml:3: service.a.private_key: \"other.key\": the private key does not belong to the certificate; "
+                    + "expected the key that the first certificate in \"server.pem\" was made for"
+            ])
+        #expect(
+            try folder.problems(service(certificate: "der")) == [
+                "dtlsd.toml:2: service.a.certificate: \"der\" is not text; \(Self.certificate) "
+                    + "(`openssl x509` or `pkey` make it of DER)"
+            ])
+        #expect(
+            try folder.problems(service(certificate: "garbage")) == [
+                "dtlsd.toml:2: service.a.certificate: \"garbage\": no PEM certificate in it; " + Self.certificate
+            ])
+        let problems = try folder.problems(service(key: "garbage"))
+        #expect(problems.count == 1)
+        #expect(
+            problems.first?.hasPrefix("dtlsd.toml:3: service.a.private_key: \"garbage\": not a valid PEM private key (")
+                == true)
+        #expect(problems.first?.hasSuffix("; " + Self.privateKey) == true)
+    }
+
+    @Test func `faults behind a fault are found`() throws {
+        let folder = try ConfigurationFolder()
+        try folder.write("garbage", "no PEM at all")
+        #expect(
+            try folder.problems(service("ca = \"garbage\"\nciphers = \"NONE\"\nmaximum_version = \"1.0\"")) == [
+                "dtlsd.toml:5: service.a.ca: \"garbage\": no PEM certificate in it; "
+                    + "expected the path of a PEM file with the CA certificates that clients are checked against",
+                "dtlsd.toml:6: service.a.ciphers: no cipher matches \"NONE\"; "
+                    + "expected an OpenSSL cipher list, as `openssl ciphers -v LIST` takes it",
+                "dtlsd.toml:7: service.a.maximum_version: the minimum 1.2 is above the maximum 1.0; "
+                    + "expected a version from the minimum on that this OpenSSL knows",
+            ])
+    }
+
+    @Test func `passphrases`() throws {
+        let folder = try ConfigurationFolder()
+        let material = try TestMaterial.shared.get()
+        try folder.write("encrypted", material.encryptedKey)
+        try folder.write("right", "sesame\r\n")
+        try folder.write("wrong", "open\n")
+        try folder.write("empty", "\nsesame")
+        #expect(try folder.problems(service("passphrase_file = \"right\"", key: "encrypted")) == [])
+        #expect(
+            try folder.problems(service(key: "encrypted")) == [
+                "dtlsd.toml:3: service.a.private_key: \"encrypted\": the private key is encrypted and no passphrase is given; "
+                    + "expected a passphrase_file beside it"
+            ])
+        #expect(
+            try folder.problems(service("passphrase_file = \"wrong\"", key: "encrypted")) == [
+                "dtlsd.toml:5: service.a.passphrase_file: \"wrong\": it does not decrypt the private key; "
+                    + Self.passphrase
+            ])
+        #expect(
+            try folder.problems(service("passphrase_file = \"empty\"", key: "encrypted")) == [
+                "dtlsd.toml:5: service.a.passphrase_file: the first line of \"empty\" is empty or not text; "
+                    + Self.passphrase
+            ])
+        #expect(
+            try folder.problems(service("passphrase_file = \"none\"", key: "encrypted")) == [
+                "dtlsd.toml:5: service.a.passphrase_file: cannot read \"none\": No such file or directory; "
+                    + Self.passphrase
+            ])
+    }
+
+    @Test func `secrets that everyone may read`() throws {
+        let folder = try ConfigurationFolder()
+        let material = try TestMaterial.shared.get()
+        try folder.write("open.key", material.privateKey, mode: 0o644)
+        try folder.write("group.key", material.privateKey, mode: 0o640)
+        try folder.write("phrase", "sesame", mode: 0o604)
+        #expect(
+            try folder.problems(service("passphrase_file = \"phrase\"", key: "open.key")) == [
+                "dtlsd.toml:3: service.a.private_key: every user may use \"open.key\" (mode 644); "
+                    + "expected mode 600 or 640: chmod 600",
+                "dtlsd.toml:5: service.a.passphrase_file: every user may use \"phrase\" (mode 604); "
+                    + "expected mode 600 or 640: chmod 600",
+            ])
+        #expect(try folder.problems(service(key: "group.key")) == [])
+    }
+
+    @Test func `relative paths start at the configuration`() throws {
+        let folder = try ConfigurationFolder()
+        try folder.write("deep/config/dtlsd.toml", service(certificate: "../../server.pem", key: "../../server.key"))
+        #expect(try problem(reading: "\(folder.path)/deep/config/dtlsd.toml") == "")
+    }
+
+    // MARK: Credentials
+
+    @Test func `credentials come from the runtime folder first`() throws {
+        let folder = try ConfigurationFolder()
+        let material = try TestMaterial.shared.get()
+        let environment = [
+            "RUNTIME_DIRECTORY": "\(folder.path)/first:\(folder.path)/second",
+            "CREDENTIALS_DIRECTORY": "\(folder.path)/started",
+        ]
+        let text = service(key: "credential:key")
+        try folder.write("started/key", material.otherKey, mode: 0o440)
+        #expect(try folder.problems(text, environment: environment).count == 1)
+        try folder.write("second/credentials/key", material.privateKey)
+        #expect(try folder.problems(text, environment: environment) == [])
+        try FileManager.default.removeItem(atPath: "\(folder.path)/second")
+        try folder.write("started/key", material.privateKey, mode: 0o440)
+        #expect(try folder.problems(text, environment: environment) == [])
+        // What is there but unreadable is not passed over: it would bring an old key back.
+        try FileManager.default.createDirectory(
+            atPath: "\(folder.path)/first/credentials/key", withIntermediateDirectories: true)
+        #expect(
+            try folder.problems(text, environment: environment) == [
+                "dtlsd.toml:3: service.a.private_key: \"first/credentials/key\" is not a regular file; "
+                    + Self.privateKey
+            ])
+    }
+
+    @Test func `credentials that are not there`() throws {
+        let folder = try ConfigurationFolder()
+        let text = service(key: "credential:key")
+        let start = "dtlsd.toml:3: service.a.private_key: credential \"key\" "
+        #expect(
+            try folder.problems(text) == [
+                start + "cannot be looked up: neither RUNTIME_DIRECTORY nor CREDENTIALS_DIRECTORY is set; expected to "
+                    + "be started by systemd, with LoadCredential=key:PATH in the unit; " + Self.privateKey
+            ])
+        #expect(
+            try folder.problems(text, environment: ["RUNTIME_DIRECTORY": "/none", "CREDENTIALS_DIRECTORY": "/no"]) == [
+                start + "is not in /none/credentials or /no; expected LoadCredential=key:PATH in the unit; "
+                    + Self.privateKey
+            ])
+        #expect(
+            try folder.problems(service(key: "credential:../server.key"), environment: ["RUNTIME_DIRECTORY": "/none"])
+                == [
+                    "dtlsd.toml:3: service.a.private_key: \"../server.key\" is no name of a credential; "
+                        + Self.privateKey
+                ])
+    }
+
+    /// systemd gives a credential to a dynamic user with an ACL, whose mask shows as the group's permission.
+    @Test func `a cookie secret may be a credential`() throws {
+        let folder = try ConfigurationFolder()
+        try folder.write("credentials/cookie", String(repeating: "s", count: 32), mode: 0o440)
+        let configuration = try folder.read(
+            "cookie_secret_file = \"credential:cookie\"\n" + service(),
+            environment: ["CREDENTIALS_DIRECTORY": "\(folder.path)/credentials"])
+        #expect(configuration.cookieSecret?.count == 32)
+    }
+}

@@ -1,0 +1,359 @@
+import DTLSEngine
+import Foundation
+import LinuxSystem
+import Testing
+
+@testable import DTLSDaemon
+
+/// Certificates, names and policies of services: what is read, and what is said of what is wrong.
+@Suite struct ConfigurationIdentityTests {
+    let folder: ConfigurationFolder
+    let material: TestMaterial
+
+    init() throws {
+        folder = try ConfigurationFolder()
+        material = try TestMaterial.shared.get()
+        try folder.write("rsa.pem", material.rsaCertificate)
+        try folder.write("rsa.key", material.rsaKey)
+        try folder.write("good.ocsp", material.goodResponse)
+        try folder.write("revoked.ocsp", material.revokedResponse)
+    }
+
+    /// Lines 1 to 4; what is added begins at line 5.
+    private func text(
+        _ more: String = "", certificate: String = "\"server.pem\"", key: String = "\"server.key\""
+    ) -> String {
+        "[service.a]\ncertificate = \(certificate)\nprivate_key = \(key)\nhandler = \"echo\"\n\(more)\n"
+    }
+
+    private func tls(_ text: String) throws -> ServerSettings {
+        try #require(try folder.read(text).services.first).tls
+    }
+
+    private func name(_ host: String) -> String {
+        "[service.a.name.\"\(host)\"]\ncertificate = \"server.pem\"\nprivate_key = \"server.key\"\n"
+    }
+
+    // MARK: Certificates
+
+    @Test func `several certificates one of each kind`() throws {
+        try folder.write("encrypted", material.encryptedKey)
+        try folder.write("phrase", "sesame")
+        let read = try tls(
+            text(
+                "passphrase_file = \"phrase\"", certificate: "[\"rsa.pem\", \"server.pem\"]",
+                key: "[\"rsa.key\", \"encrypted\"]"))
+        #expect(
+            read.certifiedKeys == [
+                CertifiedKey(certificate: material.rsaCertificate, privateKey: material.rsaKey, passphrase: "sesame"),
+                CertifiedKey(
+                    certificate: material.certificate, privateKey: material.encryptedKey, passphrase: "sesame"),
+            ])
+    }
+
+    static let certificateProblems: [(certificate: String, key: String, more: String, expected: [String])] = [
+        (
+            "[\"server.pem\", \"server.pem\"]", "[\"server.key\", \"server.key\"]", "",
+            [
+                "2: service.a.certificate: \"server.pem\" has an ECDSA key, and so has \"server.pem\"; expected one "
+                    + "certificate of each kind of key (RSA, ECDSA), and other names in tables "
+                    + "[service.NAME.name.\"HOST\"]"
+            ]
+        ),
+        (
+            "[\"server.pem\", \"rsa.pem\"]", "\"server.key\"", "",
+            [
+                "3: service.a.private_key: 1 private keys for 2 certificates; expected the key of each certificate, in "
+                    + "the same order"
+            ]
+        ),
+        (
+            "[\n\"server.pem\",\n\"rsa.pem\"]", "[\n\"rsa.key\",\n\"server.key\"]", "",
+            [
+                "6: service.a.private_key: \"rsa.key\": the private key does not belong to the certificate; expected "
+                    + "the key that the first certificate in \"server.pem\" was made for",
+                "7: service.a.private_key: \"server.key\": the private key does not belong to the certificate; expected "
+                    + "the key that the first certificate in \"rsa.pem\" was made for",
+            ]
+        ),
+        (
+            "[\"server.pem\", \"rsa.pem\"]", "[\"server.key\", \"rsa.key\"]",
+            "passphrase_file = [\"phrase\", \"phrase\", \"phrase\"]",
+            [
+                "5: service.a.passphrase_file: 3 passphrase files for 2 certificates; expected one for all keys, or one "
+                    + "for each"
+            ]
+        ),
+        (
+            "[\"server.pem\", 5]", "[\"server.key\", \"\"]", "",
+            [
+                "2: service.a.certificate: expected the path of a PEM file with the certificate and the chain above "
+                    + "it, found 5",
+                "3: service.a.private_key: expected the path of a PEM file with the certificate's private key, found "
+                    + "the string \"\"",
+            ]
+        ),
+        (
+            "[]", "[]", "",
+            [
+                "2: service.a.certificate: expected the path of a PEM file with the certificate and the chain above "
+                    + "it, found an empty array",
+                "3: service.a.private_key: expected the path of a PEM file with the certificate's private key, found "
+                    + "an empty array",
+            ]
+        ),
+    ]
+
+    @Test(arguments: certificateProblems)
+    func `bad certificates`(_ certificate: String, _ key: String, _ more: String, _ expected: [String]) throws {
+        try folder.write("phrase", "sesame")
+        let problems = try folder.problems(text(more, certificate: certificate, key: key))
+        #expect(problems == expected.map { "dtlsd.toml:" + $0 })
+    }
+
+    // MARK: Names
+
+    @Test func `names have certificates of their own`() throws {
+        let read = try tls(
+            text("unknown_name = \"refuse\"\nby_address = true") + name("B.example.org") + name("*.example.org")
+                + name("192.0.2.1"))
+        #expect(read.names.map(\.name) == ["b.example.org", "*.example.org", "192.0.2.1"])
+        let spelled = try tls(text("by_address = true") + name("2001:DB8:0::1"))
+        #expect(spelled.names.map(\.name) == ["2001:db8::1"])
+        #expect(read.refusesUnknownNames && read.choosesByAddress)
+        #expect(read.names.allSatisfy { $0.certifiedKeys == read.certifiedKeys })
+    }
+
+    static let badNames = [
+        "", "*", "*.", "a.*.org", "*a.example.org", "a..b", ".example.org", "example.org.", "-a.org", "a b.org",
+        "bücher.example", String(repeating: "a", count: 64) + ".org",
+        Array(repeating: "abcdefg", count: 32).joined(separator: "."),
+    ]
+
+    @Test(arguments: badNames)
+    func `what is no name is refused`(_ host: String) throws {
+        let problems = try folder.problems(text() + name(host))
+        #expect(problems.count == 1)
+        #expect(problems.first?.hasPrefix("dtlsd.toml:6: service.a.name.") == true)
+        #expect(problems.first?.contains(": not a name that clients can ask for; expected a host name") == true)
+    }
+
+    @Test func `names that cannot be asked for`() throws {
+        #expect(
+            try folder.problems(text() + name("192.0.2.1")) == [
+                "dtlsd.toml:6: service.a.name.\"192.0.2.1\": clients never ask for an address; expected by_address = "
+                    + "true in the service, or a host name"
+            ])
+        #expect(
+            try folder.problems(text() + name("a.example.org") + name("A.example.org")) == [
+                "dtlsd.toml:9: service.a.name.\"A.example.org\": the same name as \"a.example.org\": case does not "
+                    + "matter; expected one table for each name"
+            ])
+        #expect(
+            try folder.problems(text("by_address = true")) == [
+                "dtlsd.toml:5: service.a.by_address: there is one identity to choose only; expected tables "
+                    + "[service.NAME.name.\"HOST\"] beside"
+            ])
+        #expect(
+            try folder.problems(text("unknown_name = \"ignore\"")) == [
+                "dtlsd.toml:5: service.a.unknown_name: expected \"default\" or \"refuse\", found the string \"ignore\""
+            ])
+        #expect(
+            try folder.problems(text() + "[service.a.name.\"x.org\"]\ncertificate = \"none.pem\"\nalpn = 1") == [
+                "dtlsd.toml:6: service.a.name.\"x.org\".private_key: missing; expected the path of a PEM file with the "
+                    + "certificate's private key",
+                "dtlsd.toml:7: service.a.name.\"x.org\".certificate: cannot read \"none.pem\": No such file or "
+                    + "directory; expected the path of a PEM file with the certificate and the chain above it",
+                "dtlsd.toml:8: service.a.name.\"x.org\".alpn: unknown key here; it belongs in [service.NAME]",
+            ])
+    }
+
+    @Test func `a certificate for another name is a warning`() throws {
+        let warnings = try folder.read(text() + name("a.example.org") + name("example.net")).warnings
+        #expect(
+            warnings.map { $0.description.replacing(folder.path + "/", with: "") } == [
+                "dtlsd.toml:10: service.a.name.\"example.net\".certificate: \"server.pem\" is not for \"example.net\": "
+                    + "clients that check the name will refuse it"
+            ])
+    }
+
+    // MARK: OCSP
+
+    @Test func `a response goes to the certificate that it is about`() throws {
+        let configuration = try folder.read(
+            text(
+                "ocsp_staple = \"good.ocsp\"", certificate: "[\"rsa.pem\", \"server.pem\"]",
+                key: "[\"rsa.key\", \"server.key\"]"))
+        let keys = try #require(configuration.services.first).tls.certifiedKeys
+        #expect(keys[0].staple == nil)
+        #expect(keys[1].staple?.response == Array(material.goodResponse))
+        let expiry = try #require(keys[1].staple?.expiry)
+        // It was made for seven days, by this test's run.
+        #expect(abs(Double(expiry) - Date().timeIntervalSince1970 - 7 * 86_400) < 86_400)
+        #expect(configuration.warnings.isEmpty)
+        #expect(
+            configuration.staples == [
+                StapleFile(
+                    service: "a", host: nil, path: folder.path + "/good.ocsp", key: "service.a.ocsp_staple",
+                    isWatched: false)
+            ])
+    }
+
+    @Test func `a response of no use is a warning`() throws {
+        for (more, certificate, key, reason) in [
+            ("revoked.ocsp", "server.pem", "server.key", "the OCSP response says that the certificate is revoked"),
+            ("good.ocsp", "rsa.pem", "rsa.key", "the OCSP response is about another certificate"),
+        ] {
+            let configuration = try folder.read(
+                text("ocsp_staple = \"\(more)\"", certificate: "\"\(certificate)\"", key: "\"\(key)\""))
+            #expect(configuration.services.first?.tls.certifiedKeys.first?.staple == nil)
+            #expect(
+                configuration.warnings.map(\.message) == [
+                    "\"\(more)\": \(reason); nothing is stapled until the file has changed"
+                ])
+            // It is watched all the same.
+            #expect(configuration.staples.count == 1)
+        }
+    }
+
+    @Test func `a file without a response is an error`() throws {
+        try folder.write("garbage", "no response")
+        let problems = try folder.problems(text("ocsp_staple = \"garbage\""))
+        #expect(problems.count == 1)
+        #expect(
+            problems.first?.hasPrefix("dtlsd.toml:5: service.a.ocsp_staple: \"garbage\": not an OCSP response in DER (")
+                == true, "\(problems)")
+        #expect(problems.first?.hasSuffix("as `openssl ocsp -respout` writes it") == true)
+        #expect(
+            try folder.problems(text("ocsp_staple = [\"good.ocsp\", \"good.ocsp\"]")) == [
+                "dtlsd.toml:5: service.a.ocsp_staple: \"good.ocsp\" is about the same certificate as another; expected "
+                    + "one file for each"
+            ])
+        #expect(
+            try folder.problems(text("ocsp_staple = \"none\"")) == [
+                "dtlsd.toml:5: service.a.ocsp_staple: cannot read \"none\": No such file or directory; expected the "
+                    + "path of a file with an OCSP response, as `openssl ocsp -respout` writes it"
+            ])
+    }
+
+    /// What the loader does when a file has changed: good responses are taken, others leave what was there.
+    @Test func `a refresh reads responses and nothing else`() throws {
+        try folder.write("now.ocsp", material.revokedResponse)
+        let configuration = try folder.read(text("ocsp_staple = \"now.ocsp\"") + name("a.example.org"))
+        try folder.write("server.pem", "gone")
+        try folder.write("now.ocsp", material.goodResponse)
+        let good = StapleRefresh.refresh(configuration, file: "f", watcher: nil, now: 0)
+        var expected = configuration
+        expected.warnings = []
+        expected.services[0].tls.certifiedKeys[0].staple = try OCSPStaple(
+            Array(material.goodResponse), for: OwnCertificate(pem: material.certificate))
+        #expect(good == expected)
+
+        try folder.write("now.ocsp", material.revokedResponse)
+        let kept = StapleRefresh.refresh(good, file: "f", watcher: nil, now: 0)
+        #expect(kept.services == good.services)
+        #expect(
+            kept.warnings.map(\.description) == [
+                "f: service.a.ocsp_staple: \"\(folder.path)/now.ocsp\": the OCSP response says that the certificate is "
+                    + "revoked; what was stapled before stays until it runs out"
+            ])
+    }
+
+    /// Also one that has no file which could be read again: a credential's.
+    @Test func `a refresh drops what has run out`() throws {
+        let named = name("a.example.org") + "ocsp_staple = \"credential:b\"\n"
+        try folder.write("b", material.goodResponse)
+        var configuration = try folder.read(
+            text("ocsp_staple = \"good.ocsp\"") + named, environment: ["CREDENTIALS_DIRECTORY": folder.path])
+        let expiry = try #require(configuration.nextStapleExpiry)
+        configuration.services[0].tls.certifiedKeys[0].staple = OCSPStaple(checked: [1], expiry: expiry - 1)
+        #expect(configuration.nextStapleExpiry == expiry - 1)
+        try folder.write("good.ocsp", material.revokedResponse)
+        let kept = StapleRefresh.refresh(configuration, file: "f", watcher: nil, now: expiry - 2)
+        #expect(kept.services == configuration.services && kept.warnings.count == 1)
+
+        let one = StapleRefresh.refresh(configuration, file: "f", watcher: nil, now: expiry - 1)
+        #expect(one.services[0].tls.certifiedKeys[0].staple == nil && one.nextStapleExpiry == expiry)
+        let words = "the OCSP response has run out; nothing is stapled until there is a new one"
+        #expect(one.warnings.last?.description == "f: service.a.ocsp_staple: \(words)")
+        let both = StapleRefresh.refresh(one, file: "f", watcher: nil, now: expiry)
+        #expect(both.nextStapleExpiry == nil)
+        #expect(both.warnings.last?.description == "f: service.a.name.\"a.example.org\".ocsp_staple: \(words)")
+        // It is said once.
+        #expect(StapleRefresh.refresh(both, file: "f", watcher: nil, now: expiry).warnings == kept.warnings)
+    }
+
+    // MARK: Policy
+
+    @Test func `policies`() throws {
+        let modern = try tls(text())
+        #expect(modern.policy == .modern && modern.minimumVersion == .dtls12 && !modern.allowsRenegotiation)
+        let configuration = try folder.read(text("policy = \"legacy\"\nrenegotiation = true\nalpn = \"coap\""))
+        let legacy = try #require(configuration.services.first).tls
+        #expect(legacy.policy == .legacy && legacy.minimumVersion == .dtls10 && legacy.allowsRenegotiation)
+        #expect(legacy.applicationProtocols == ["coap"])
+        #expect(configuration.warnings.map(\.key) == ["service.a.policy"])
+        let overridden = try tls(text("policy = \"legacy\"\nminimum_version = \"1.2\""))
+        #expect(overridden.minimumVersion == .dtls12)
+    }
+
+    /// What an old device's server has, and no other.
+    @Test func `a small key is for legacy alone`() throws {
+        try folder.write("weak.pem", material.weakCertificate)
+        try folder.write("weak.key", material.weakKey)
+        func weak(_ more: String) -> String { text(more, certificate: "\"weak.pem\"", key: "\"weak.key\"") }
+        let named = "[service.a.name.localhost]\ncertificate = \"weak.pem\"\nprivate_key = \"weak.key\"\n"
+        for good in ["policy = \"legacy\"\n", "ciphers = \"DEFAULT:@SECLEVEL=0\"\n"] {
+            #expect(try tls(weak(good + named)).names.count == 1)
+        }
+        let problem =
+            "certificate: \"weak.pem\": ee key too small; expected the path of a PEM file with the certificate and the "
+            + "chain above it"
+        #expect(
+            try folder.problems(weak(named)) == [
+                "dtlsd.toml:2: service.a.\(problem)", "dtlsd.toml:6: service.a.name.localhost.\(problem)",
+            ])
+    }
+
+    static let policyProblems: [(String, String)] = [
+        (
+            "alpn = []",
+            "alpn: expected names of application protocols, each of 1 to 255 bytes (\"coap\"), found an empty array"
+        ),
+        ("policy = \"old\"", "policy: expected \"modern\" or \"legacy\", found the string \"old\""),
+        ("renegotiation = 1", "renegotiation: expected true or false, found 1"),
+        (
+            "alpn = [\"coap\", \"\"]",
+            "alpn: expected names of application protocols, each of 1 to 255 bytes (\"coap\"), found the string \"\""
+        ),
+        ("alpn = [\"a\", \"a\"]", "alpn: \"a\" is there twice; expected each protocol once"),
+        (
+            "alpn = 7",
+            "alpn: expected names of application protocols, each of 1 to 255 bytes (\"coap\"), found 7"
+        ),
+    ]
+
+    @Test(arguments: policyProblems)
+    func `bad policies`(_ line: String, _ expected: String) throws {
+        #expect(try folder.problems(text(line)) == ["dtlsd.toml:5: service.a." + expected])
+    }
+
+    // MARK: On the way to another process
+
+    @Test func `all of it arrives`() throws {
+        var configuration = try folder.read(
+            text(
+                "ocsp_staple = \"good.ocsp\"\npolicy = \"legacy\"\nalpn = [\"a\", \"b\"]\nrenegotiation = true\n"
+                    + "unknown_name = \"refuse\"\nby_address = true")
+                + name("a.example.org") + "ocsp_staple = \"good.ocsp\"\n")
+        #expect(configuration.staples.map(\.host) == [nil, "a.example.org"] && configuration.warnings.count == 1)
+        configuration.services[0].tls.certifiedKeys[0].staple = OCSPStaple(checked: [1, 2], expiry: nil)
+        let bytes = configuration.encode()
+        #expect(try bytes.withUnsafeBytes { try Configuration(decoding: $0) } == configuration)
+        for count in bytes.indices {
+            #expect(throws: (any Error).self) {
+                try bytes[..<count].withUnsafeBytes { _ = try Configuration(decoding: $0) }
+            }
+        }
+    }
+}

@@ -1,0 +1,240 @@
+import DTLSEngine
+import Foundation
+import LinuxSystem
+import Testing
+
+@testable import DTLSDaemon
+
+/// config/dtlsd.toml is the documentation of every key: it must be whole, and right.
+@Suite struct ConfigurationReferenceTests {
+    private static func reference() throws -> String {
+        let root = URL(fileURLWithPath: #filePath).deletingLastPathComponent().deletingLastPathComponent()
+            .deletingLastPathComponent().deletingLastPathComponent()
+        return try String(contentsOf: root.appendingPathComponent("config/dtlsd.toml"), encoding: .utf8)
+    }
+
+    /// The folder in which everything that the reference names exists; the file itself is to be read at config/.
+    private func preparedFolder() throws -> ConfigurationFolder {
+        let folder = try ConfigurationFolder()
+        let material = try TestMaterial.shared.get()
+        try folder.write(".run/localhost.pem", material.certificate)
+        try folder.write(".run/localhost.key", material.privateKey)
+        try folder.write("config/cookie.secret", String(repeating: "s", count: 32))
+        try folder.write("config/localhost.passphrase", "sesame")
+        try folder.write("config/tickets.key", String(repeating: "1", count: 80))
+        try folder.write("config/tickets.old.key", String(repeating: "2", count: 80))
+        try folder.write("config/sensors.psk", "sensor-7:00112233445566778899aabbccddeeff")
+        try folder.write("config/clients-ca.pem", material.certificate)
+        try folder.write("config/clients.crl", material.revocationList)
+        try folder.write("config/fullchain.pem", material.certificate)
+        try folder.write("config/wildcard.pem", material.certificate)
+        try folder.write("config/wildcard.key", material.privateKey)
+        try folder.write("config/wildcard.passphrase", "sesame")
+        for name in ["localhost", "wildcard"] { try folder.write("config/\(name).ocsp", material.goodResponse) }
+        try folder.write("credentials/coap.key", material.privateKey)
+        try folder.write("config/server-ca.pem", material.certificate)
+        try folder.write("config/client.pem", material.certificate)
+        try folder.write("config/client.key", material.encryptedKey)
+        try folder.write("config/client.passphrase", "sesame")
+        return folder
+    }
+
+    private func read(_ text: String, in folder: ConfigurationFolder) throws -> Configuration {
+        // The one absolute path of the reference cannot be made by a test.
+        let text = text.replacing("/etc/letsencrypt/live/coap.example.org/fullchain.pem", with: "fullchain.pem")
+            .replacing("/var/log/dtlsd", with: folder.path)
+        try folder.write("config/dtlsd.toml", text)
+        return try ConfigurationReader.read(
+            file: "\(folder.path)/config/dtlsd.toml",
+            environment: ["CREDENTIALS_DIRECTORY": "\(folder.path)/credentials"])
+    }
+
+    /// Switches the settings on that `choose` takes: lines that start with "#" and no space.
+    private static func switchingOn(_ text: String, where choose: (String) -> Bool) -> String {
+        text.split(separator: "\n", omittingEmptySubsequences: false).map { line in
+            let isSetting = line.hasPrefix("#") && line.dropFirst().first.map { $0 != " " } == true
+            let setting = String(line.dropFirst())
+            return isSetting && choose(setting) ? setting : String(line)
+        }.joined(separator: "\n")
+    }
+
+    @Test func `as shipped it is an echo service on port 4433`() throws {
+        let configuration = try read(Self.reference(), in: preparedFolder())
+        #expect(configuration.services.map(\.name) == ["echo"])
+        let service = try #require(configuration.services.first)
+        #expect(service.handler == .echo)
+        #expect(service.listen.map(\.description) == ["0.0.0.0:4433", "[::]:4433"])
+        #expect(service.socket == SocketOptions(fragmentation: false))
+    }
+
+    @Test func `with every setting switched on it is valid`() throws {
+        let text = Self.switchingOn(try Self.reference()) { _ in true }
+        let configuration = try read(text, in: preparedFolder())
+        #expect(configuration.services.map(\.name) == ["echo", "coap", "time", "syslog"])
+        #expect(configuration.clients.map(\.name) == ["coap-out", "coap-psk"])
+        #expect(configuration.clients.last?.tls.presharedKey?.identity == Array("sensor-7".utf8))
+        let client = try #require(configuration.clients.first)
+        #expect(client.serverName == "coap.example.org" && client.socket.sendBuffer == 262_144)
+        #expect(client.tls.certificate != nil && client.tls.rejectUnauthorized)
+        #expect(configuration.cookieSecret != nil)
+        let echo = try #require(configuration.services.first)
+        #expect(echo.tls.certifiedKeys.first?.passphrase != nil && echo.tls.clients.authorities != nil)
+        #expect(echo.tls.ciphers != nil && echo.tls.certifiedKeys.first?.staple != nil)
+        #expect(echo.tls.names.map(\.name) == ["*.example.org"] && echo.tls.applicationProtocols == ["coap"])
+        #expect(echo.tls.clients.mode == .required && echo.tls.clients.revocationLists.count == 1)
+        #expect(echo.tls.clients.allow.count == 3 && echo.tls.clients.deny.count == 1)
+        #expect(echo.socket.interface == "lo" && echo.socket.timeToLive == 64)
+        #expect(echo.limits.connections == 1_000 && echo.limits.traffic.largestDatagram == 1_200)
+        #expect(configuration.limits.connections == 100_000 && configuration.limits.handshakes == 10_000)
+        #expect(
+            configuration.services[1].handler
+                == .forward(ForwardConfiguration(backends: [try .udp("127.0.0.1:5683")])))
+    }
+
+    /// Each setting before the first table that is switched off can be switched on alone, or with what it needs.
+    @Test func `each setting of the active tables is valid alone`() throws {
+        let folder = try preparedFolder()
+        let text = try Self.services()
+        let active = try #require(text.firstRange(of: "#[service.echo.socket]"))
+        let settings = text[..<active.lowerBound].split(separator: "\n").filter { line in
+            line.hasPrefix("#") && line.dropFirst().first.map { $0 != " " } == true
+        }
+        #expect(settings.count > 10)
+        for setting in settings {
+            let needsAuthorities = setting.hasPrefix("#client_certificate ") || setting.hasPrefix("#crl ")
+            let changed = Self.switchingOn(text) {
+                "#\($0)" == setting || needsAuthorities && $0.hasPrefix("ca = ")
+            }
+            #expect(throws: Never.self, "\(setting)") { _ = try read(changed, in: folder) }
+        }
+    }
+
+    /// Without the clients, whose settings look like the services'.
+    private static func services() throws -> String {
+        let whole = try reference()
+        return String(whole[..<(try #require(whole.firstRange(of: "#[client.")).lowerBound)])
+    }
+
+    @Test func `the defaults that it shows are the defaults`() throws {
+        let text = try Self.services()
+        let defaults = [
+            "workers", "stop_timeout", "log_level", "handshake_timeout", "idle_timeout", "minimum_version", "mtu",
+            "unknown_name", "by_address", "policy", "renegotiation", "[service.echo.socket]", "ipv6_only", "rotation",
+            "lifetime", "resumption",
+            "[service.echo.limits]", "ipv4_prefix", "ipv6_prefix",
+        ]
+        let changed = Self.switchingOn(text) { setting in
+            defaults.contains { setting == $0 || setting.hasPrefix($0 + " =") }
+        }
+        #expect(changed.utf8.count == text.utf8.count - defaults.count)
+        let folder = try preparedFolder()
+        #expect(try read(changed, in: folder) == read(text, in: folder))
+    }
+
+    /// Without the keys that a default is shown for, the client is the same.
+    @Test func `the defaults that it shows for a client are the defaults`() throws {
+        let text = Self.switchingOn(try Self.reference()) { _ in true }
+        let lines = text.split(separator: "\n", omittingEmptySubsequences: false)
+        let client = try #require(lines.firstIndex { $0.hasPrefix("[client.") })
+        let defaults = [
+            "verify = true", "minimum_version = \"1.2\"", "mtu = 1400", "handshake_timeout = 60", "idle_timeout = 300",
+            "answer_timeout = 60", "resumption = true",
+        ]
+        let rest = lines[client...].filter { line in !defaults.contains { $0 == line } }
+        #expect(rest.count == lines[client...].count - defaults.count)
+        let folder = try preparedFolder()
+        let bare = (lines[..<client] + rest).joined(separator: "\n")
+        #expect(try read(bare, in: folder).clients == read(text, in: folder).clients)
+    }
+
+    @Test func `every key is documented`() throws {
+        let text = try Self.reference()
+        let keys =
+            MainKey.allCases.map(\.rawValue).filter { !["service", "client", "tickets", "limits"].contains($0) }
+            + ClientKey.allCases.map(\.rawValue).filter { !["psk", "socket"].contains($0) }
+            + ClientPresharedKeyKey.allCases.map(\.rawValue)
+            + ServiceKey.allCases.map(\.rawValue).filter {
+                !["forward", "limits", "exec", "log", "name", "psk", "socket", "clients"].contains($0)
+            }
+            + LimitsKey.allCases.map(\.rawValue)
+            + ForwardKey.allCases.map(\.rawValue) + SocketKey.allCases.map(\.rawValue)
+            + PresharedKeysKey.allCases.map(\.rawValue) + ClientsKey.allCases.map(\.rawValue)
+            + ExecKey.allCases.map(\.rawValue) + LogKey.allCases.map(\.rawValue)
+            + TicketsKey.allCases.map(\.rawValue)
+        let lines = text.split(separator: "\n", omittingEmptySubsequences: false)
+        for key in keys {
+            let first = lines.firstIndex { $0.hasPrefix("\(key) = ") || $0.hasPrefix("#\(key) = ") }
+            let position = try #require(first, "\(key) is not in the reference")
+            // Above it stands what it means, and what holds without it.
+            let words = lines[..<position].reversed().prefix { $0.hasPrefix("# ") }.reversed().joined(separator: " ")
+            #expect(
+                words.contains("Default: ") || words.contains("no default"), "\(key) has no default in the reference")
+        }
+        for table in [
+            "#[service.echo.socket]", "#[service.echo.clients]", "#[service.echo.name.\"*.example.org\"]",
+            "#[service.coap.psk]",
+            "#[service.coap.forward]", "#[service.time.exec]", "#[service.syslog.log]", "#[client.coap-out.socket]",
+            "#[client.coap-psk.psk]",
+            "#[service.echo.limits]", "#[limits]",
+        ] {
+            #expect(lines.contains { $0 == table })
+        }
+    }
+
+    /// Whatever stands in the file, the reader ends, with a configuration or with problems that name the file.
+    @Test func `any mutation is read or refused`() throws {
+        let folder = try preparedFolder()
+        // With a path for the host: a host mutated into a name would be asked of the network.
+        let text = try Self.reference().replacing("udp:127.0.0.1:5683", with: "unix:/run/coap.sock")
+        // Settings alone: most of what would hit a comment would be a comment still.
+        let settings = Self.switchingOn(text) { _ in true }.split(separator: "\n").filter { !$0.hasPrefix("#") }
+        let original = Array(settings.joined(separator: "\n").utf8)
+        var random = SeededGenerator(state: 2_026)
+        let snippets = [
+            "[", "]", "\"", "'''", "\"\"\"", "=", "\n", "#", "{", "}", ".", ",", "\\u0000", "\\", "nan", "-inf",
+            "1e400",
+            "0x7fffffffffffffff", "-9223372036854775808", "\u{feff}", "[[service.echo]]\n", "[service.echo]\n", "\0",
+            "ä",
+            "1979-05-27T07:32:00Z", "true", "= = =", "\r", "1979-05-27T", "\u{c}", "\u{a0}", "\u{2028}", "\n[", "= [",
+        ].map { Array($0.utf8) }
+        var refused = 0
+        for _ in 0..<400 {
+            var bytes = original
+            for _ in 0..<Int.random(in: 1...4, using: &random) {
+                let position = Int.random(in: 0..<bytes.count, using: &random)
+                switch Int.random(in: 0..<5, using: &random) {
+                case 0: bytes[position] = UInt8.random(in: 0...255, using: &random)
+                case 1: bytes.insert(contentsOf: snippets.randomElement(using: &random) ?? [], at: position)
+                case 2: bytes.removeSubrange(position..<min(bytes.count, position + 5))
+                case 3: bytes.removeSubrange(position...)
+                default: bytes.insert(contentsOf: bytes[position..<min(bytes.count, position + 40)], at: position)
+                }
+                if bytes.isEmpty { bytes = [0] }
+            }
+            try folder.write("config/dtlsd.toml", Data(bytes))
+            let file = "\(folder.path)/config/dtlsd.toml"
+            do {
+                _ = try ConfigurationReader.read(
+                    file: file, environment: ["CREDENTIALS_DIRECTORY": "\(folder.path)/credentials"])
+            } catch {
+                refused += 1
+                #expect(!error.problems.isEmpty)
+                #expect(error.problems.allSatisfy { $0.file == file && !$0.message.isEmpty })
+            }
+        }
+        #expect(refused > 0)
+    }
+}
+
+/// The same numbers in every run (SplitMix64), so that a failure can be seen again.
+private struct SeededGenerator: RandomNumberGenerator {
+    var state: UInt64
+
+    mutating func next() -> UInt64 {
+        state &+= 0x9e37_79b9_7f4a_7c15
+        var value = state
+        value = (value ^ (value >> 30)) &* 0xbf58_476d_1ce4_e5b9
+        value = (value ^ (value >> 27)) &* 0x94d0_49bb_1331_11eb
+        return value ^ (value >> 31)
+    }
+}

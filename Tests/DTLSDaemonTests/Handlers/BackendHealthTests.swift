@@ -1,0 +1,104 @@
+import Testing
+
+@testable import DTLSDaemon
+
+@Suite struct HandlersBackendHealthTests {
+    private final class Tester {}
+
+    /// The rule as an object: #expect cannot call what changes a value.
+    private final class Health {
+        private var rule = BackendHealth()
+        var isServing: Bool { rule.isServing }
+        func refused(now: UInt64) -> Bool { rule.refused(now: now) }
+        func answered() -> UInt64? { rule.answered() }
+        func takes(_ connection: ObjectIdentifier, now: UInt64) -> Bool { rule.takes(connection, now: now) }
+        func begin(by connection: ObjectIdentifier, now: UInt64) -> UInt64? { rule.begin(by: connection, now: now) }
+    }
+
+    private let tester = Tester()
+    private var id: ObjectIdentifier { ObjectIdentifier(tester) }
+    private static let second: UInt64 = 1_000_000_000
+
+    /// Fails every trial, and returns how long the backend was left alone before each, in seconds.
+    private func pauses(_ health: Health, from start: UInt64, count: Int) -> [UInt64] {
+        var now = start
+        return (0..<count).map { _ in
+            let beginning = now
+            while !health.takes(id, now: now) { now += Self.second / 2 }
+            _ = health.begin(by: id, now: now)
+            #expect(!health.refused(now: now))
+            return (now - beginning) / Self.second
+        }
+    }
+
+    @Test func `the pause doubles up to half a minute`() {
+        let health = Health()
+        #expect(health.refused(now: 0))
+        #expect(pauses(health, from: 0, count: 8) == [1, 2, 4, 8, 16, 30, 30, 30])
+    }
+
+    /// To connect is the trial of a Unix socket that is gone, or of an address without a route: it fails before
+    /// anything is sent.
+    @Test func `a trial that fails before it begins doubles the pause too`() {
+        let health = Health()
+        #expect(health.refused(now: 0))
+        #expect(health.takes(id, now: Self.second))
+        #expect(!health.refused(now: Self.second))
+        #expect(!health.takes(id, now: 3 * Self.second - 1))
+        #expect(health.takes(id, now: 3 * Self.second))
+        #expect(!health.refused(now: 3 * Self.second))
+        #expect(!health.takes(id, now: 7 * Self.second - 1))
+    }
+
+    @Test func `an answer ends the outage and the pauses begin anew`() {
+        let health = Health()
+        #expect(health.answered() == nil)
+        #expect(health.refused(now: 0))
+        _ = pauses(health, from: 0, count: 3)
+        #expect(health.answered() == 4)
+        #expect(health.isServing)
+        #expect(health.answered() == nil)
+        #expect(health.refused(now: 100 * Self.second))
+        #expect(pauses(health, from: 100 * Self.second, count: 2) == [1, 2])
+    }
+
+    /// What many connections have sent before the first refusal comes back together: that is one outage, and one pause.
+    @Test func `further refusals of an outage change nothing`() {
+        let health = Health()
+        #expect(health.refused(now: 0))
+        for _ in 0..<100 { #expect(!health.refused(now: Self.second / 2)) }
+        #expect(health.takes(id, now: Self.second))
+        #expect(health.answered() == 101)
+    }
+
+    /// A backend that never answers is trusted when a trial has brought no refusal; if that was wrong, the pauses go on
+    /// where they were.
+    @Test func `a trial without a word ends the outage`() {
+        let health = Health()
+        #expect(health.refused(now: 0))
+        _ = pauses(health, from: 0, count: 2)
+        let begin = 10 * Self.second
+        #expect(health.begin(by: id, now: begin) == nil)
+        let other = Tester()
+        #expect(!health.takes(ObjectIdentifier(other), now: begin + BackendHealth.trialTime - 1))
+        let end = begin + BackendHealth.trialTime
+        #expect(health.takes(ObjectIdentifier(other), now: end))
+        #expect(health.begin(by: ObjectIdentifier(other), now: end) == 3)
+        #expect(health.isServing)
+        #expect(health.refused(now: end + Self.second))
+        #expect(pauses(health, from: end + Self.second, count: 2) == [8, 16])
+    }
+
+    @Test func `after a long time of service the pauses begin anew`() {
+        let health = Health()
+        #expect(health.refused(now: 0))
+        _ = pauses(health, from: 0, count: 4)
+        let begin = 100 * Self.second
+        _ = health.begin(by: id, now: begin)
+        _ = health.begin(by: id, now: begin + BackendHealth.trialTime)
+        #expect(health.isServing)
+        let later = begin + BackendHealth.trialTime + BackendHealth.pauses.longest + 1
+        #expect(health.refused(now: later))
+        #expect(pauses(health, from: later, count: 2) == [1, 2])
+    }
+}

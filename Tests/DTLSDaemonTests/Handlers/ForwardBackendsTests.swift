@@ -1,0 +1,124 @@
+import LinuxSystem
+import Testing
+
+@testable import DTLSDaemon
+
+@Suite struct HandlersForwardBackendsTests {
+    private static func backends(_ names: some Sequence<Int>) throws -> [Backend] {
+        try names.map { try Backend.udp("192.0.2.\($0):53") }
+    }
+
+    private static func clients(_ count: Int) throws -> [UInt64] {
+        try (0..<count).map {
+            RendezvousHash.client(try #require(SocketAddress("10.\($0 >> 16).\($0 >> 8 & 255).\($0 & 255):1")))
+        }
+    }
+
+    private static func homes(_ backends: [Backend], _ clients: [UInt64]) -> [String] {
+        let backends = ForwardBackends(backends)
+        return clients.map { backends.backends[backends.home(of: $0)].name }
+    }
+
+    /// The choice must be the same in every version, or an update moves all clients: these are its numbers, worked out
+    /// apart from this code.
+    @Test func `the hash is the one that it was`() throws {
+        #expect(RendezvousHash.key(of: "") == 0xcbf2_9ce4_8422_2325)
+        #expect(RendezvousHash.key(of: "foobar") == 0x8594_4171_f739_67e8)
+        let four = RendezvousHash.client(try #require(SocketAddress("192.0.2.1:1")))
+        #expect(four == 0x897f_1662_2ee1_3c17)
+        #expect(RendezvousHash.client(try #require(SocketAddress("[2001:db8::1]:1"))) == 0x263d_c1df_78d3_e472)
+        #expect(RendezvousHash.rank(0x8594_4171_f739_67e8, four) == 0x2a26_72f1_4b2c_49d4)
+    }
+
+    @Test func `the port is not part of the client`() throws {
+        let one = RendezvousHash.client(try #require(SocketAddress("192.0.2.1:1")))
+        #expect(one == RendezvousHash.client(try #require(SocketAddress("192.0.2.1:65535"))))
+        #expect(one == RendezvousHash.client(try #require(SocketAddress("[::ffff:192.0.2.1]:7"))))
+        #expect(one != RendezvousHash.client(try #require(SocketAddress("192.0.2.2:1"))))
+    }
+
+    @Test(arguments: [2, 3, 7, 16])
+    func `clients are spread evenly`(_ count: Int) throws {
+        let clients = try Self.clients(20_000)
+        let homes = Self.homes(try Self.backends(1...count), clients)
+        let shares = Dictionary(grouping: homes) { $0 }.mapValues(\.count)
+        #expect(shares.count == count)
+        // Six standard deviations of a fair draw.
+        let mean = Double(clients.count) / Double(count)
+        let bound = 6 * (mean * (1 - 1 / Double(count))).squareRoot()
+        for (name, share) in shares { #expect(abs(Double(share) - mean) < bound, "\(name) has \(share)") }
+    }
+
+    @Test func `the order in the file does not matter`() throws {
+        let clients = try Self.clients(1_000)
+        #expect(
+            Self.homes(try Self.backends(1...5), clients) == Self.homes(try Self.backends((1...5).reversed()), clients))
+    }
+
+    @Test func `only the clients of a backend that goes move`() throws {
+        let clients = try Self.clients(10_000)
+        let before = Self.homes(try Self.backends(1...5), clients)
+        let after = Self.homes(try Self.backends([1, 2, 4, 5]), clients)
+        var moved: [String: Int] = [:]
+        for (old, new) in zip(before, after) where old != new {
+            #expect(old == "udp:192.0.2.3:53")
+            moved[new, default: 0] += 1
+        }
+        // 500 each, if all others share them.
+        #expect(moved.count == 4 && moved.values.allSatisfy { (350...650).contains($0) })
+    }
+
+    // MARK: Which of them is used
+
+    private final class Tester {}
+    private let one = Tester()
+    private let other = Tester()
+    private let second: UInt64 = 1_000_000_000
+
+    @Test func `clients of a backend that refuses go to their next one and back`() throws {
+        let backends = ForwardBackends(try Self.backends(1...3))
+        let client = try #require(try Self.clients(1).first)
+        let id = ObjectIdentifier(one)
+        let home = backends.home(of: client)
+        func choice(_ now: UInt64) -> Int { backends.choice(of: client, for: id, now: now) }
+        #expect(choice(0) == home)
+        #expect(backends.refused(home, now: 0))
+        let next = choice(1)
+        #expect(next != home)
+        // Both: there is a third.
+        #expect(backends.refused(next, now: 2))
+        let last = choice(3)
+        #expect(last != home && last != next)
+        // None is left: to the first, whatever comes of it.
+        #expect(backends.refused(last, now: 4))
+        #expect(choice(5) == home)
+        #expect(backends.begin(home, by: id, now: 5) == nil)
+        #expect(!backends.isServing(home))
+        // It was down alone, and is back.
+        #expect(choice(second) == home)
+        #expect(backends.begin(home, by: id, now: second) == nil)
+        #expect(backends.answered(home) == 1)
+        #expect(backends.isServing(home))
+    }
+
+    @Test func `a single backend is always the choice`() throws {
+        let backends = ForwardBackends([.unix("/x")])
+        #expect(!backends.areSeveral)
+        #expect(backends.refused(0, now: 0))
+        #expect(backends.choice(of: 7, for: ObjectIdentifier(one), now: 1) == 0)
+    }
+
+    @Test func `only one connection tries a backend that was out`() throws {
+        let backends = ForwardBackends(try Self.backends(1...2))
+        let client = try #require(try Self.clients(1).first)
+        let home = backends.home(of: client)
+        _ = backends.refused(home, now: 0)
+        let (first, second) = (ObjectIdentifier(one), ObjectIdentifier(other))
+        #expect(backends.choice(of: client, for: first, now: self.second) == home)
+        _ = backends.begin(home, by: first, now: self.second)
+        #expect(backends.choice(of: client, for: first, now: self.second + 1) == home)
+        #expect(backends.choice(of: client, for: second, now: self.second + 1) != home)
+        _ = backends.answered(home)
+        #expect(backends.choice(of: client, for: second, now: self.second + 2) == home)
+    }
+}

@@ -1,0 +1,174 @@
+import DTLSEngine
+import DTLSTransport
+import LinuxSystem
+import Testing
+
+@testable import DTLSDaemon
+
+/// What the acceptor admits, with a clock of the tests' own.
+@Suite struct LimitsAdmissionTests {
+    private let start = UInt64.milliseconds(1_000_000)
+
+    private func configuration(
+        all: LimitsConfiguration = LimitsConfiguration(), _ services: (String, LimitsConfiguration)...
+    ) -> Configuration {
+        Configuration(
+            workers: 1, stopTimeout: 0, logLevel: .info, cookieSecret: nil,
+            services: services.map { name, limits in
+                ServiceConfiguration(
+                    name: name, listen: [], tls: ServerSettings(certificate: "", privateKey: ""),
+                    handshakeTimeout: 2_000, idleTimeout: 0, mtu: 1_400, handler: .echo, socket: SocketOptions(),
+                    limits: limits)
+            }, limits: all)
+    }
+
+    private func peer(_ host: String) throws -> SocketAddress { try #require(SocketAddress(host: host, port: 1_000)) }
+
+    /// Takes a peer in if the limits allow it.
+    private func tryOne(
+        _ admission: Admission, _ host: String, service: UInt16 = 0, now: UInt64? = nil
+    ) throws -> AdmittedConnection? {
+        let peer = try peer(host)
+        let now = now ?? start
+        if admission.refusal(of: peer, service: service, now: now) != nil { return nil }
+        return admission.admit(peer, service: service, now: now)
+    }
+
+    private func reason(_ admission: Admission, _ host: String, service: UInt16 = 0, now: UInt64? = nil) throws
+        -> Refusal?
+    {
+        admission.refusal(of: try peer(host), service: service, now: now ?? start)?.0
+    }
+
+    @Test func `connections of a service and of all`() throws {
+        let admission = Admission()
+        admission.apply(
+            configuration(
+                all: LimitsConfiguration(connections: 3), ("a", LimitsConfiguration(connections: 2)),
+                ("b", LimitsConfiguration())), present: [])
+        var held = try [tryOne(admission, "10.0.0.1"), tryOne(admission, "10.0.0.1")].compactMap { $0 }
+        #expect(held.count == 2)
+        let refusal = try #require(admission.refusal(of: try peer("10.0.0.2"), service: 0, now: start))
+        #expect(refusal.0 == .connections && refusal.1.service == "a")
+        held.append(try #require(try tryOne(admission, "10.0.0.1", service: 1)))
+        let ofAll = try #require(admission.refusal(of: try peer("10.0.0.2"), service: 1, now: start))
+        #expect(ofAll.0 == .connections && ofAll.1.service == nil)
+        #expect(admission.connections == 3)
+        held.removeFirst()
+        #expect(admission.connections == 2)
+        #expect(try reason(admission, "10.0.0.2", service: 1) == nil)
+        #expect(try reason(admission, "10.0.0.2") == nil)
+        held = []
+        #expect(admission.connections == 0 && admission.handshakes == 0)
+    }
+
+    @Test func `handshakes in progress`() throws {
+        let admission = Admission()
+        admission.apply(configuration(("a", LimitsConfiguration(handshakes: 1))), present: [])
+        let first = try #require(try tryOne(admission, "10.0.0.1"))
+        #expect(try reason(admission, "10.0.0.2") == .handshakes)
+        first.establish()
+        first.establish()
+        #expect(admission.handshakes == 0 && admission.connections == 1)
+        var second = try tryOne(admission, "10.0.0.2")
+        #expect(second != nil)
+        #expect(try reason(admission, "10.0.0.3") == .handshakes)
+        // A handshake that fails is one that is over.
+        second = nil
+        #expect(try reason(admission, "10.0.0.3") == nil)
+        #expect(second == nil && admission.connections == 1)
+    }
+
+    @Test func `connections of a prefix`() throws {
+        let admission = Admission()
+        admission.apply(
+            configuration(("a", LimitsConfiguration(connectionsPerPrefix: 2, prefixes: .init(ipv4: 24, ipv6: 56)))),
+            present: [])
+        var held = try ["192.0.2.1", "::ffff:192.0.2.9", "198.51.100.1", "2001:db8::1", "2001:db8:0:ff::1"].map {
+            try #require(try tryOne(admission, $0), "\($0)")
+        }
+        for host in ["192.0.2.200", "::ffff:192.0.2.1", "2001:db8:0:80::"] {
+            #expect(try reason(admission, host) == .connectionsPerPrefix, "\(host)")
+        }
+        for host in ["198.51.100.2", "192.0.3.1", "2001:db8:0:100::"] {
+            #expect(try reason(admission, host) == nil, "\(host)")
+        }
+        held.removeFirst()
+        #expect(try reason(admission, "192.0.2.200") == nil)
+        #expect(held.count == 4)
+    }
+
+    /// What a prefix has too much of does not use up what all have together.
+    @Test func `rates of a prefix and of all`() throws {
+        let admission = Admission()
+        admission.apply(
+            configuration(
+                all: LimitsConfiguration(handshakesPerSecond: Rate(perSecond: 5)),
+                ("a", LimitsConfiguration(handshakesPerSecondPerPrefix: Rate(perSecond: 2)))), present: [])
+        for _ in 0..<2 { #expect(try tryOne(admission, "10.0.0.1") != nil) }
+        for _ in 0..<100 { #expect(try reason(admission, "10.0.0.1") == .handshakesPerSecondPerPrefix) }
+        for host in ["10.0.0.2", "10.0.0.3", "10.0.0.4"] { #expect(try tryOne(admission, host) != nil) }
+        #expect(try reason(admission, "10.0.0.5") == .handshakesPerSecond)
+        #expect(try reason(admission, "10.0.0.1", now: start + .milliseconds(1_001)) == nil)
+    }
+
+    @Test func `a reload keeps what is counted`() throws {
+        let admission = Admission()
+        admission.apply(configuration(("a", LimitsConfiguration()), ("b", LimitsConfiguration())), present: [])
+        var held = try ["192.0.2.1", "192.0.2.2", "192.0.2.3"].map { try #require(try tryOne(admission, $0)) }
+        held.append(try #require(try tryOne(admission, "192.0.2.4", service: 1)))
+
+        // Limits that were not there when the connections came; and the services have changed their places.
+        let strict = LimitsConfiguration(connections: 3, connectionsPerPrefix: 3, prefixes: .init(ipv4: 24, ipv6: 64))
+        admission.apply(configuration(("b", LimitsConfiguration()), ("a", strict)), present: held)
+        #expect(try reason(admission, "203.0.113.1", service: 1) == .connections)
+        #expect(try reason(admission, "203.0.113.1", service: 0) == nil)
+        held.remove(at: 1)
+        #expect(try reason(admission, "192.0.2.9", service: 1) == nil)
+        held.append(try #require(try tryOne(admission, "192.0.2.9", service: 1)))
+
+        // More connections, and the prefix is full.
+        var wider = strict
+        wider.connections = 10
+        admission.apply(configuration(("b", LimitsConfiguration()), ("a", wider)), present: held)
+        #expect(try reason(admission, "192.0.2.7", service: 1) == .connectionsPerPrefix)
+        wider.prefixes.ipv4 = 32
+        admission.apply(configuration(("b", LimitsConfiguration()), ("a", wider)), present: held)
+        #expect(try reason(admission, "192.0.2.7", service: 1) == nil)
+
+        // A service that goes and comes back finds its connections counted.
+        admission.apply(configuration(("b", LimitsConfiguration())), present: held)
+        #expect(admission.connections == 4)
+        admission.apply(configuration(("b", LimitsConfiguration()), ("a", strict)), present: held)
+        #expect(try reason(admission, "203.0.113.1", service: 1) == .connections)
+        held = []
+        #expect(admission.connections == 0)
+        #expect(try reason(admission, "203.0.113.1", service: 1) == nil)
+    }
+
+    /// What a worker says of its connections is split into messages that a channel takes, and none is lost.
+    @Test func `reports are split`() throws {
+        var report = MessageFromWorker.Report(
+            established: Array(0..<5_000), closed: Array(10_000..<20_000), handshakes: 5_000, resumed: 1, failed: 2)
+        report.dropped.count(.bytesPerSecond, 7)
+        report.refused.count(.descriptors, 3)
+        let whole = report
+        var sum = MessageFromWorker.Report()
+        while !report.isEmpty {
+            let message = MessageFromWorker.encode(report.takePart())
+            #expect(message.count <= UnixChannel.maximumMessageSize)
+            guard case .report(let part) = try message.withUnsafeBytes({ try MessageFromWorker(decoding: $0) }) else {
+                Issue.record("no report")
+                return
+            }
+            sum.established += part.established
+            sum.closed += part.closed
+            sum.handshakes += part.handshakes
+            sum.resumed += part.resumed
+            sum.failed += part.failed
+            sum.dropped.add(part.dropped)
+            sum.refused.add(part.refused)
+        }
+        #expect(sum == whole)
+    }
+}

@@ -1,0 +1,157 @@
+import CLinux
+import Foundation
+import Glibc
+import LinuxSystem
+import Logging
+import Testing
+
+@testable import DTLSDaemon
+
+@Suite struct ServiceTextTests {
+    private func line(_ message: String, _ metadata: Logger.Metadata = [:]) -> String {
+        let entry = LogEntry(level: .notice, message: message, metadata: metadata)
+        return String(decoding: TextEncoding.encode(entry, role: "worker 3"), as: UTF8.self)
+    }
+
+    @Test func `a line has time level role message and fields`() throws {
+        let text = line("handshake failed", ["PEER": "192.0.2.1:5000", "REASON": "no shared cipher", "EMPTY": ""])
+        let pattern =
+            #/
+            ^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}[+-]\d\d:\d\d\ notice\ worker\ 3:\ handshake\ failed
+            \ EMPTY=""\ PEER=192\.0\.2\.1:5000\ REASON="no\ shared\ cipher"\n$
+            /#
+        #expect(text.wholeMatch(of: pattern) != nil, "\(text)")
+    }
+
+    @Test func `the time is the given one`() throws {
+        let entry = LogEntry(level: .info, message: "m", metadata: [:])
+        let time = timespec(tv_sec: 1_700_000_000, tv_nsec: 7_999_999)
+        let bytes = TextEncoding.encode(entry, role: "main", at: time)
+        let text = String(decoding: bytes, as: UTF8.self)
+        let formatter = DateFormatter()
+        formatter.locale = Locale(identifier: "en_US_POSIX")
+        formatter.dateFormat = "yyyy-MM-dd'T'HH:mm:ss"
+        let expected = formatter.string(from: Date(timeIntervalSince1970: 1_700_000_000)) + ".007"
+        #expect(text.hasPrefix(expected), "\(text)")
+    }
+
+    @Test func `the message ID is not for people`() {
+        #expect(!line("m", ["MESSAGE_ID": "abc"]).contains("abc"))
+    }
+
+    @Test(arguments: [
+        ("a\nb", #"a\nb"#), ("a\r\nb", #"a\r\nb"#), ("\u{1b}[2J", #"\u{1b}[2J"#), ("a\u{85}b", #"a\u{85}b"#),
+        ("a\u{2028}b", #"a\u{2028}b"#), ("a\u{202e}b", #"a\u{202e}b"#), (#"a\nb"#, #"a\\nb"#), ("\0", #"\u{0}"#),
+        ("Grüße", "Grüße"),
+    ])
+    func `a peer cannot forge a line`(text: String, escaped: String) {
+        let message = line(text)
+        #expect(message.hasSuffix("worker 3: \(escaped)\n"))
+        #expect(message.utf8.count { $0 == UInt8(ascii: "\n") } == 1)
+        let value = line("m", ["K": .string(text)])
+        #expect(value.contains(escaped == text ? "K=\(escaped)\n" : "K=\"\(escaped)\"\n"))
+        #expect(value.utf8.count { $0 == UInt8(ascii: "\n") } == 1)
+    }
+
+    @Test func `a value cannot look like another field`() {
+        #expect(line("m", ["K": "a PEER=b"]).hasSuffix("K=\"a PEER=b\"\n"))
+        #expect(line("m", ["K": #"" PEER="b"#]).hasSuffix(#"K="\" PEER=\"b""# + "\n"))
+        #expect(line("m", ["K": "a=b"]).hasSuffix("K=\"a=b\"\n"))
+    }
+
+    @Test func `a line fits what a pipe takes whole`() {
+        let bytes = TextEncoding.encode(
+            LogEntry(level: .info, message: String(repeating: "é", count: 9_000), metadata: [:]), role: "main")
+        #expect(bytes.count <= TextEncoding.maximumLineBytes)
+        #expect(String(validating: bytes, as: UTF8.self)?.hasSuffix("é…\n") == true)
+    }
+}
+
+@Suite struct ServiceStandardErrorTests {
+    private func read(_ descriptor: Int32) -> String {
+        var buffer = [UInt8](repeating: 0, count: 1 << 20)
+        let count = Glibc.read(descriptor, &buffer, buffer.count)
+        return String(decoding: buffer[..<max(0, count)], as: UTF8.self)
+    }
+
+    private func fill(_ sink: LogSink) -> Int {
+        let limit = 100_000
+        var written = 0
+        while sink.lost < 2, written < limit {
+            sink.write(LogEntry(level: .info, message: "entry", metadata: [:]))
+            written += 1
+        }
+        return written - Int(sink.lost)
+    }
+
+    @Test func `a pipe whose reader is stuck loses lines and the next one says how many`() throws {
+        var ends: [Int32] = [0, 0]
+        try #require(pipe(&ends) == 0)
+        defer { for end in ends { close(end) } }
+        let writer = StandardErrorWriter(descriptor: ends[1])
+        #expect(fcntl(ends[1], F_GETFL) & O_NONBLOCK == 0)
+        let sink = LogSink(role: "main", level: .info, destination: .standardError(writer))
+        let complete = fill(sink)
+        #expect(sink.lost == 2)
+        let lines = read(ends[0]).split(separator: "\n")
+        #expect(lines.count == complete)
+        #expect(lines.allSatisfy { $0.hasSuffix(" info main: entry") })
+        sink.write(LogEntry(level: .info, message: "again", metadata: [:]))
+        #expect(read(ends[0]).contains("again (2 log entries before this one were lost) LOST_ENTRIES=2\n"))
+        #expect(sink.lost == 0)
+    }
+
+    @Test func `a socket whose reader is stuck loses lines`() throws {
+        var ends: [Int32] = [0, 0]
+        try #require(socketpair(AF_UNIX, Int32(SOCK_DGRAM.rawValue), 0, &ends) == 0)
+        defer { for end in ends { close(end) } }
+        let writer = StandardErrorWriter(descriptor: ends[1])
+        let sink = LogSink(role: "main", level: .info, destination: .standardError(writer))
+        #expect(fill(sink) > 0)
+        #expect(sink.lost == 2)
+        #expect(read(ends[0]).hasSuffix(" info main: entry\n"))
+    }
+
+    @Test func `a regular file is appended to where its descriptor stands`() throws {
+        let path = FileManager.default.temporaryDirectory.appending(path: "dtlsd-\(UUID().uuidString)").path
+        let descriptor = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0o600)
+        try #require(descriptor >= 0)
+        defer {
+            close(descriptor)
+            unlink(path)
+        }
+        try #require(write(descriptor, "before\n", 7) == 7)
+        let writer = StandardErrorWriter(descriptor: descriptor)
+        #expect(writer.write(Array("line\n".utf8)))
+        try #require(lseek(descriptor, 0, SEEK_SET) == 0)
+        #expect(read(descriptor) == "before\nline\n")
+    }
+
+    @Test func `a reader that is gone loses lines only`() async {
+        await #expect(processExitsWith: .exitCode(7)) {
+            var ends: [Int32] = [0, 0]
+            guard pipe(&ends) == 0, dup2(ends[1], STDERR_FILENO) >= 0 else { exit(1) }
+            close(ends[0])
+            close(ends[1])
+            LogBootstrap.start(role: "main", level: .info)
+            Logger(label: "test").error("nobody reads this")
+            exit(7)
+        }
+    }
+
+    @Test func `the bootstrap writes to standard error and changes levels`() async {
+        await #expect(processExitsWith: .exitCode(7)) {
+            var ends: [Int32] = [0, 0]
+            guard pipe(&ends) == 0, dup2(ends[1], STDERR_FILENO) >= 0 else { exit(1) }
+            LogBootstrap.start(role: "main", level: .notice)
+            let logger = Logger(label: "test")
+            logger.info("one")
+            LogBootstrap.setLevel(.info)
+            logger.info("two")
+            var buffer = [UInt8](repeating: 0, count: 10_000)
+            let count = Glibc.read(ends[0], &buffer, buffer.count)
+            let text = String(decoding: buffer[..<max(0, count)], as: UTF8.self)
+            exit(text.hasSuffix(" info main: two\n") && !text.contains("one") ? 7 : 1)
+        }
+    }
+}

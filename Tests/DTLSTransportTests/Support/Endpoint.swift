@@ -1,0 +1,1 @@
+../../EndToEndTests/Support/Endpoint.swift

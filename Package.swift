@@ -32,17 +32,21 @@ let library: [Target] = [
         name: "DTLSKitTests",
         dependencies: [
             "DTLSKit", "DTLSTransport", "LinuxSystem", "CLinux", "SynchronousServer", "AsynchronousServer", "Client",
-            "MultitaskServer", "SwiftServer", "DTLSKitSoak", "DTLSKitTasks",
+            "MultitaskServer", "SwiftServer", "DTLSKitSoak", "DTLSKitTasks", "TestSupport",
         ],
         swiftSettings: strict
     ),
     .testTarget(
         name: "DTLSTransportTests",
-        dependencies: ["DTLSTransport", "DTLSEngine", "LinuxSystem", "CLinux"], swiftSettings: strict),
-    .testTarget(name: "LinuxSystemTests", dependencies: ["LinuxSystem"], swiftSettings: strict),
+        dependencies: ["DTLSTransport", "DTLSEngine", "LinuxSystem", "CLinux", "TestSupport"],
+        swiftSettings: strict),
     .target(name: "VirtualClock", path: "Tests/VirtualClock"),
+    .target(
+        name: "TestSupport", dependencies: ["LinuxSystem", "CLinux"], path: "Tests/TestSupport", swiftSettings: strict),
     .testTarget(
-        name: "DTLSEngineTests", dependencies: ["DTLSEngine", "COpenSSL", "CLinux", "VirtualClock"],
+        name: "LinuxSystemTests", dependencies: ["LinuxSystem", "CLinux", "TestSupport"], swiftSettings: strict),
+    .testTarget(
+        name: "DTLSEngineTests", dependencies: ["DTLSEngine", "COpenSSL", "CLinux", "VirtualClock", "TestSupport"],
         swiftSettings: strict),
 ]
 
@@ -64,11 +68,14 @@ let daemon: [Target] = [
     ),
     .testTarget(
         name: "DTLSDaemonTests",
-        dependencies: ["DTLSDaemon", "LinuxSystem", "CLinux", .product(name: "Logging", package: "swift-log")],
+        dependencies: [
+            "DTLSDaemon", "LinuxSystem", "CLinux", "TestSupport", .product(name: "Logging", package: "swift-log"),
+        ],
         swiftSettings: strict
     ),
-    .testTarget(name: "EndToEndTests", dependencies: ["dtlsd", "LinuxSystem", "CLinux"], swiftSettings: strict),
-    .testTarget(name: "SystemdTests", exclude: ["lab"], swiftSettings: strict),
+    .testTarget(
+        name: "EndToEndTests", dependencies: ["dtlsd", "LinuxSystem", "CLinux", "TestSupport"], swiftSettings: strict),
+    .testTarget(name: "SystemdTests", dependencies: ["TestSupport"], exclude: ["lab"], swiftSettings: strict),
 ]
 
 /// `scripts/test` asks for no more under AddressSanitizer: so it is built in half the time.

@@ -1,3 +1,5 @@
+import TestSupport
+
 /// What a wire does to datagrams. Shares are of 100.
 struct WireConditions: Sendable {
     /// Datagrams that never arrive.
@@ -43,7 +45,7 @@ struct SimulatedWire {
     var interfere: ((Int, Side, [UInt8]) -> [Arrival])?
     /// Everything that was sent, and to whom.
     private(set) var sent: [(side: Side, datagram: [UInt8])] = []
-    private var random: SplitMix64
+    private var random: SeededGenerator
     private var onTheWay: [Delivery] = []
     private(set) var sentCount = 0
     private(set) var lostCount = 0
@@ -51,7 +53,7 @@ struct SimulatedWire {
 
     init(_ conditions: WireConditions, seed: UInt64) {
         self.conditions = conditions
-        random = SplitMix64(state: seed)
+        random = SeededGenerator(seed: seed)
     }
 
     /// Takes a datagram for `side`.
@@ -90,18 +92,4 @@ struct SimulatedWire {
     var nextArrival: Int64? { nextIndex.map { onTheWay[$0].time } }
 
     mutating func takeNext() -> Delivery? { nextIndex.map { onTheWay.remove(at: $0) } }
-}
-
-/// The random numbers of a seed, the same everywhere (Steele, Lea, Flood: Fast splittable pseudorandom number
-/// generators, 2014).
-struct SplitMix64: RandomNumberGenerator {
-    var state: UInt64
-
-    mutating func next() -> UInt64 {
-        state &+= 0x9e37_79b9_7f4a_7c15
-        var value = state
-        value = (value ^ value >> 30) &* 0xbf58_476d_1ce4_e5b9
-        value = (value ^ value >> 27) &* 0x94d0_49bb_1331_11eb
-        return value ^ value >> 31
-    }
 }

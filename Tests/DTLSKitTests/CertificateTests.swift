@@ -1,4 +1,5 @@
 import DTLSKit
+import TestSupport
 import Testing
 
 @Suite(.serialized) struct CertificateTests {

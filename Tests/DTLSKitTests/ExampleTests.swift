@@ -1,5 +1,6 @@
 import DTLSKit
 import Foundation
+import TestSupport
 import Testing
 
 /// Every program of the reference page, against openssl s_client and against our own client.

@@ -1,5 +1,6 @@
 import DTLSKit
 import Foundation
+import TestSupport
 import Testing
 
 /// Each end closes first, with the programs of OpenSSL and GnuTLS at the other.

@@ -1,5 +1,6 @@
 import DTLSKit
 import Foundation
+import TestSupport
 import Testing
 
 /// Servers with several names, and keys that cannot be read.

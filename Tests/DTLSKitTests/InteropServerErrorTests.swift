@@ -1,5 +1,6 @@
 import DTLSKit
 import Foundation
+import TestSupport
 import Testing
 
 /// What our client makes of what the servers of OpenSSL and GnuTLS do wrong, or find wrong with it.

@@ -1,5 +1,6 @@
 import DTLSKit
 import Foundation
+import TestSupport
 import Testing
 
 /// Handshake, messages and close, both ways, with the programs of OpenSSL and GnuTLS.

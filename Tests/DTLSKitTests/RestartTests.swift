@@ -1,5 +1,6 @@
 import DTLSKit
 import Foundation
+import TestSupport
 import Testing
 
 /// A client that has lost its state comes back on its old port (RFC 6347, section 4.2.8), and its server is a program

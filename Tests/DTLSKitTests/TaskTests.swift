@@ -2,6 +2,7 @@ import CLinux
 import DTLSKit
 import Foundation
 import LinuxSystem
+import TestSupport
 import Testing
 
 /// A server whose clients are served by a task, in a process of its own.

@@ -1,6 +1,7 @@
 import DTLSEngine
 import Glibc
 import LinuxSystem
+import TestSupport
 import Testing
 
 @testable import DTLSTransport

@@ -1,5 +1,6 @@
 import Foundation
 import LinuxSystem
+import TestSupport
 import Testing
 
 extension EndToEnd {
@@ -13,7 +14,7 @@ extension EndToEnd {
         init() async throws {
             folder = try TestFolder()
             identity = try await CertificateMaker(folder: folder).selfSigned("server")
-            address = try Endpoint.freeOnOwnLoopback()
+            address = try SocketAddress.freeOnOwnLoopback()
         }
 
         private func configuration(_ limits: String, all: String = "", workers: Int = 1) -> String {
@@ -164,7 +165,7 @@ extension EndToEnd {
 
         /// Lists for IPv4 hold for IPv4 clients of an IPv6 socket.
         @Test func `mapped addresses are i pv 4`() async throws {
-            let port = try Endpoint.free(on: "::").port
+            let port = try SocketAddress.free(on: "::").port
             let more = """
                 [service.echo.socket]
                 ipv6_only = false
@@ -235,7 +236,7 @@ extension EndToEnd {
         /// A client that comes back without its state on its port has its connection already.
         @Test func `a client that begins anew keeps its place`() async throws {
             let daemon = try await start("connections = 1\nhandshakes_per_second = 0.001")
-            let port = try Endpoint.free(on: "127.0.0.11")
+            let port = try SocketAddress.free(on: "127.0.0.11")
             let lost = try client(from: "127.0.0.11", port: port.port)
             try await lost.exchange("before")
             lost.program.signal(SIGKILL)
@@ -248,7 +249,7 @@ extension EndToEnd {
         /// Whoever has a connection cannot have handshakes on it without end: 5 at once, and one a second.
         @Test func `beginning anew has an end`() async throws {
             let daemon = try await start("")
-            let port = try Endpoint.free(on: "127.0.0.11")
+            let port = try SocketAddress.free(on: "127.0.0.11")
             let lost = try client(from: "127.0.0.11", port: port.port)
             try await lost.exchange("before")
             lost.program.signal(SIGKILL)

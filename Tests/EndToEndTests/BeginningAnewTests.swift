@@ -1,5 +1,6 @@
 import Glibc
 import LinuxSystem
+import TestSupport
 import Testing
 
 extension EndToEndBeside {
@@ -12,7 +13,7 @@ extension EndToEndBeside {
         init() async throws {
             folder = try TestFolder()
             identity = try await CertificateMaker(folder: folder).selfSigned("server")
-            address = try Endpoint.freeOnOwnLoopback()
+            address = try SocketAddress.freeOnOwnLoopback()
         }
 
         private func configuration(_ limits: String = "", name: String = "echo", all: String = "") -> String {
@@ -68,7 +69,7 @@ extension EndToEndBeside {
         @Test(arguments: [("deny = [\"127.0.0.11\"]", ""), ("", "deny = [\"127.0.0.11\"]")])
         func `who is denied by now is not served anew`(_ limits: String, _ all: String) async throws {
             let daemon = try await Daemon.start(configuration(), in: folder)
-            let port = try Endpoint.free(on: "127.0.0.11")
+            let port = try SocketAddress.free(on: "127.0.0.11")
             try await orphaned(configuration(limits, all: all), at: port, by: daemon)
             let back = try client(at: port)
             back.say("let me in")
@@ -82,7 +83,7 @@ extension EndToEndBeside {
         /// Its hello is the listener's, which serves the address for another service.
         @Test func `a service that is gone serves nobody anew`() async throws {
             let daemon = try await Daemon.start(configuration(), in: folder)
-            let port = try Endpoint.free(on: "127.0.0.11")
+            let port = try SocketAddress.free(on: "127.0.0.11")
             try await orphaned(configuration(name: "other"), at: port, by: daemon)
             let back = try client(at: port)
             try await back.exchange("hello, other")

@@ -1,4 +1,5 @@
 import LinuxSystem
+import TestSupport
 import Testing
 
 extension EndToEndCrowds {
@@ -78,8 +79,8 @@ extension EndToEndCrowds {
                 of: maker.issued("person", by: identity), as: "sealed.key", passphrase: "sesame")
             try folder.write("sesame\n", to: "passphrase")
             try folder.write("sensor-6:\(String(Self.key.reversed()))\nsensor-7:\(Self.key)\n", to: "keys.psk")
-            let fronts = try Self.changes.map { _ in try Endpoint.freeOnOwnLoopback() }
-            let backs = try Self.changes.map { _ in try Endpoint.freeOnOwnLoopback() }
+            let fronts = try Self.changes.map { _ in try SocketAddress.freeOnOwnLoopback() }
+            let backs = try Self.changes.map { _ in try SocketAddress.freeOnOwnLoopback() }
             // One that has refused a client ends.
             func startServers() async throws -> [SecureServer] {
                 var servers: [SecureServer] = []
@@ -127,8 +128,8 @@ extension EndToEndCrowds {
 
         /// How long a server may take, and nothing be said.
         @Test func `times`() async throws {
-            let fronts = try (0..<2).map { _ in try Endpoint.freeOnOwnLoopback() }
-            let back = try Endpoint.freeOnOwnLoopback()
+            let fronts = try (0..<2).map { _ in try SocketAddress.freeOnOwnLoopback() }
+            let back = try SocketAddress.freeOnOwnLoopback()
             let mute = try DatagramSocket(at: .freeOnOwnLoopback())
             func configuration(_ settings: [String]) -> String {
                 "workers = 1\n"

@@ -1,4 +1,5 @@
 import LinuxSystem
+import TestSupport
 import Testing
 
 extension EndToEnd {
@@ -20,7 +21,7 @@ extension EndToEnd {
         @Test func `proxy protocol`() async throws {
             let socket = try DatagramSocket(at: .freeOnOwnLoopback())
             let backend = Backend(on: [socket]) { [$0.bytes.first == 13 ? Array("header\n".utf8) : $0.bytes] }
-            let place = try Endpoint.freeOnOwnLoopback()
+            let place = try SocketAddress.freeOnOwnLoopback()
             let service = Service.forwarding(to: "udp:\(socket.local)", listen: place, identity: identity).text
             let daemon = try await Daemon.start(service, in: folder)
             let old = try client(to: place)
@@ -34,7 +35,7 @@ extension EndToEnd {
         }
 
         @Test func `programs`() async throws {
-            let place = try Endpoint.freeOnOwnLoopback()
+            let place = try SocketAddress.freeOnOwnLoopback()
             func service(_ exec: String) -> String {
                 Service(
                     name: "run", listen: [place], identity: identity, handler: "exec",
@@ -62,7 +63,7 @@ extension EndToEnd {
         }
 
         @Test func `logs`() async throws {
-            let place = try Endpoint.freeOnOwnLoopback()
+            let place = try SocketAddress.freeOnOwnLoopback()
             let socket = try DatagramSocket(atPath: folder.file("syslog"))
             func service(_ log: String) -> String {
                 Service(
@@ -90,7 +91,7 @@ extension EndToEnd {
         }
 
         @Test func `log level`() async throws {
-            let place = try Endpoint.freeOnOwnLoopback()
+            let place = try SocketAddress.freeOnOwnLoopback()
             let service = Service(listen: [place], identity: identity).text
             let daemon = try await Daemon.start(service, in: folder)
             try await client(to: place).exchange("told")
@@ -109,7 +110,7 @@ extension EndToEnd {
 
         /// The listener is opened anew with them; connections that are there go on.
         @Test func `sockets`() async throws {
-            let everywhere = try Endpoint.free(on: "::")
+            let everywhere = try SocketAddress.free(on: "::")
             let ipv6 = try #require(SocketAddress(host: "::1", port: everywhere.port))
             let ipv4 = try #require(SocketAddress(host: "127.0.0.1", port: everywhere.port))
             func service(_ keys: String) -> String {

@@ -1,4 +1,5 @@
 import LinuxSystem
+import TestSupport
 import Testing
 
 extension EndToEnd {
@@ -34,7 +35,7 @@ extension EndToEnd {
 
         @Test func `datagrams and bytes per second`() async throws {
             let keys = ["datagrams_per_second", "bytes_per_second"]
-            let places = try keys.map { _ in try Endpoint.freeOnOwnLoopback() }
+            let places = try keys.map { _ in try SocketAddress.freeOnOwnLoopback() }
             let daemon = try await Daemon.start(configuration(places.map { ($0, "") }), in: folder)
             let old = try places.map { try client(to: $0) }
             for client in old { try await client.exchange("before") }
@@ -59,7 +60,7 @@ extension EndToEnd {
 
         /// A handshake that hangs takes the only place.
         @Test func `handshakes in progress`() async throws {
-            let place = try Endpoint.freeOnOwnLoopback()
+            let place = try SocketAddress.freeOnOwnLoopback()
             let daemon = try await Daemon.start(configuration([(place, "")]), in: folder)
             let hanging = try DatagramSocket(at: .freeOnOwnLoopback())
             let hello = ClientHelloBytes()
@@ -81,7 +82,7 @@ extension EndToEnd {
         }
 
         @Test func `ipv 4 prefix`() async throws {
-            let place = try Endpoint.freeOnOwnLoopback()
+            let place = try SocketAddress.freeOnOwnLoopback()
             func limits(_ length: Int) -> String {
                 configuration([(place, "connections_per_prefix = 1\nipv4_prefix = \(length)")])
             }

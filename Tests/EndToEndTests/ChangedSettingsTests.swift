@@ -1,5 +1,6 @@
 import Foundation
 import LinuxSystem
+import TestSupport
 import Testing
 
 extension EndToEndCrowds {
@@ -72,7 +73,7 @@ extension EndToEndCrowds {
 
         @Test func `new handshakes go by the new settings`() async throws {
             try folder.write("sensor-7:\(Self.key)\n", to: "keys.psk")
-            let places = try Self.changes.map { _ in try Endpoint.freeOnOwnLoopback() }
+            let places = try Self.changes.map { _ in try SocketAddress.freeOnOwnLoopback() }
             func configuration(_ setting: (Change) -> String) -> String {
                 zip(Self.changes, places).map { change, place in
                     Service(name: change.name, listen: [place], identity: identity, more: setting(change)).text
@@ -118,7 +119,7 @@ extension EndToEndCrowds {
 
         /// s_client tells the hint with -debug.
         @Test func `a hint is told`() async throws {
-            let place = try Endpoint.freeOnOwnLoopback()
+            let place = try SocketAddress.freeOnOwnLoopback()
             try folder.write("sensor-7:\(Self.key)\n", to: "keys.psk")
             func service(_ hint: String) -> String {
                 "[service.echo]\nlisten = \"\(place)\"\nhandler = \"echo\"\npsk.file = \"keys.psk\"\n\(hint)\n"
@@ -138,7 +139,7 @@ extension EndToEndCrowds {
 
         /// The certificate for the address which a client has come to.
         @Test func `by address is switched on`() async throws {
-            let place = try Endpoint.freeOnOwnLoopback()
+            let place = try SocketAddress.freeOnOwnLoopback()
             let here = try await maker.selfSigned("here", names: ["DNS:here.example", "IP:\(place.host)"])
             func configuration(_ more: String) -> String {
                 let service = Service(listen: [place], identity: identity, more: more)
@@ -157,7 +158,7 @@ extension EndToEndCrowds {
 
         /// A line "R" makes s_client ask for it. A connection from before goes by what it began with.
         @Test func `renegotiation is switched on`() async throws {
-            let place = try Endpoint.freeOnOwnLoopback()
+            let place = try SocketAddress.freeOnOwnLoopback()
             func configuration(_ more: String) -> String {
                 Service(listen: [place], identity: identity, more: more).text
             }
@@ -188,7 +189,7 @@ extension EndToEndCrowds {
         /// How long a client may take, and be silent, how long its ticket is good, and how large a handshake's packets
         /// are.
         @Test func `times and sizes`() async throws {
-            let place = try Endpoint.freeOnOwnLoopback()
+            let place = try SocketAddress.freeOnOwnLoopback()
             func configuration(_ more: String, lifetime: Int) -> String {
                 "[tickets]\nlifetime = \(lifetime)\n" + Service(listen: [place], identity: identity, more: more).text
             }
@@ -232,7 +233,7 @@ extension EndToEndCrowds {
 
         /// A renewed key whose passphrase is another: with the old one it is refused, with the new one it is served.
         @Test func `a renewed key comes with its passphrase`() async throws {
-            let place = try Endpoint.freeOnOwnLoopback()
+            let place = try SocketAddress.freeOnOwnLoopback()
             let sealed = try await maker.encryptKey(of: identity, as: "sealed.key", passphrase: "first")
             try folder.write("first\n", to: "passphrase")
             let text = Service(listen: [place], identity: sealed, more: "passphrase_file = \"passphrase\"").text
@@ -256,11 +257,11 @@ extension EndToEndCrowds {
 
         /// A client that has a cookie goes on after a reload, until the file has another secret.
         @Test func `another secret makes old cookies bad`() async throws {
-            let place = try Endpoint.freeOnOwnLoopback()
+            let place = try SocketAddress.freeOnOwnLoopback()
             let text = "cookie_secret_file = \"secret\"\n" + Service(listen: [place], identity: identity).text
             try folder.write(String(repeating: "a", count: 32), to: "secret")
             let daemon = try await Daemon.start(text, in: folder)
-            let socket = try DatagramSocket(at: Endpoint.freeOnOwnLoopback())
+            let socket = try DatagramSocket(at: SocketAddress.freeOnOwnLoopback())
             let hello = ClientHelloBytes()
             guard case .helloVerifyRequest(let cookie) = try await socket.ask(hello.bytes(), of: place) else {
                 Issue.record("no HelloVerifyRequest")

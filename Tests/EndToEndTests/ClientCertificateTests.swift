@@ -1,4 +1,5 @@
 import LinuxSystem
+import TestSupport
 import Testing
 
 extension EndToEndHandshakes {
@@ -10,7 +11,7 @@ extension EndToEndHandshakes {
             let authority = try await certificates.selfSigned("authority")
             let member = try await certificates.issued("member", by: authority)
             let stranger = try await certificates.issued("stranger", by: certificates.selfSigned("elsewhere"))
-            let address = try Endpoint.freeOnOwnLoopback()
+            let address = try SocketAddress.freeOnOwnLoopback()
             let daemon = try await Daemon.start(
                 Service(listen: [address], identity: identity, more: "ca = \"\(authority.certificate)\"").text,
                 in: folder)
@@ -37,7 +38,7 @@ extension EndToEndHandshakes {
             let identity = try await certificates.selfSigned("server")
             let authority = try await certificates.selfSigned("authority")
             let member = try await certificates.issued("member", by: authority)
-            let address = try Endpoint.freeOnOwnLoopback()
+            let address = try SocketAddress.freeOnOwnLoopback()
             let session = folder.file("session")
             let service = Service(listen: [address], identity: identity)
             let daemon = try await Daemon.start(service.text, in: folder)

@@ -1,5 +1,6 @@
 import Foundation
 import LinuxSystem
+import TestSupport
 import Testing
 
 extension EndToEndBeside {
@@ -57,7 +58,7 @@ extension EndToEndBeside {
         @Test(arguments: [false, true])
         func `a sender is told of a datagram that is too large`(_ isDualStack: Bool) async throws {
             let server = try await SecureServer(at: back, as: identity, in: folder)
-            let listen = isDualStack ? try Endpoint.free(on: "::") : front
+            let listen = isDualStack ? try SocketAddress.free(on: "::") : front
             let front = front.with(port: listen.port)
             let text = Client(
                 listen: listen, connect: back, trust: identity.certificate,
@@ -82,7 +83,7 @@ extension EndToEndBeside {
 
         @Test func `datagrams go through gnu TL ss server both ways`() async throws {
             // It listens on all addresses, and answers from the one that the kernel likes best.
-            let address = try Endpoint.free(on: "127.0.0.1")
+            let address = try SocketAddress.free(on: "127.0.0.1")
             let server = try Program(
                 ["gnutls-serv", "--udp", "--echo", "--port", "\(address.port)"]
                     + ["--x509certfile", identity.certificate, "--x509keyfile", identity.privateKey], in: folder)

@@ -1,5 +1,6 @@
 import Foundation
 import LinuxSystem
+import TestSupport
 import Testing
 
 extension EndToEndBeside {
@@ -221,12 +222,12 @@ extension EndToEndBeside {
         /// On a wildcard address, the answer comes from the address that the sender used.
         @Test func `answers come from the address that was used`() async throws {
             let server = try await serverDaemon()
-            let wildcard = try #require(Endpoint("0.0.0.0:\(front.port)"))
+            let wildcard = try #require(SocketAddress("0.0.0.0:\(front.port)"))
             let text = Client(
                 listen: wildcard, connect: back, trust: identity.certificate, more: "server_name = \"localhost\"")
             let daemon = try await Daemon.start(text.text, in: folder)
             for host in ["127.0.0.1", SocketAddress.ownLoopback] {
-                let used = try #require(Endpoint(host: host, port: front.port))
+                let used = try #require(SocketAddress(host: host, port: front.port))
                 try await PlainSender(to: used).exchange("to \(host)", details: daemon.program.errors)
             }
             try await daemon.stop()
@@ -265,14 +266,14 @@ extension EndToEndBeside {
             let socket = try DatagramSocket(at: .freeOnOwnLoopback())
             let backend = Backend(on: [socket]) { [Array("new:".utf8) + $0.bytes] }
             let server = try await serverDaemon()
-            let other = try Endpoint.freeOnOwnLoopback()
+            let other = try SocketAddress.freeOnOwnLoopback()
             let otherServer = try await serverDaemon(
                 Service.forwarding(to: "udp:\(socket.local)", listen: other, identity: identity).text)
             let daemon = try await Daemon.start(client(), in: folder)
             let sender = try PlainSender(to: front)
             try await sender.exchange("before", details: daemon.program.errors)
 
-            let moved = try Endpoint.freeOnOwnLoopback()
+            let moved = try SocketAddress.freeOnOwnLoopback()
             let more = "server_name = \"localhost\""
             let tables = [
                 Client(listen: front, connect: other, trust: identity.certificate, more: more),

@@ -1,5 +1,6 @@
 import Foundation
 import LinuxSystem
+import TestSupport
 import Testing
 
 extension EndToEndHandshakes {
@@ -22,7 +23,7 @@ extension EndToEndHandshakes {
                 extensions: [
                     "subjectAltName=DNS:member.devices.example,URI:urn:dev:7,IP:192.0.2.7,email:joe@example.org"
                 ])
-            address = try Endpoint.freeOnOwnLoopback()
+            address = try SocketAddress.freeOnOwnLoopback()
         }
 
         private func service(_ lines: String..., clients: String...) -> String {

@@ -1,4 +1,5 @@
 import LinuxSystem
+import TestSupport
 import Testing
 
 extension EndToEnd {
@@ -11,13 +12,13 @@ extension EndToEnd {
         @Test(arguments: [("127.0.0.1", "127.0.0.1"), ("::1", "::1"), ("127.0.0.1", "::1")])
         func `CoAP client reaches CoAP server`(_ host: String, _ backendHost: String) async throws {
             let identity = try await CertificateMaker(folder: folder).selfSigned("server")
-            let backend = try Endpoint.free(on: backendHost)
+            let backend = try SocketAddress.free(on: backendHost)
             let server = try Program(
                 ["coap-server-notls", "-A", backend.host, "-p", "\(backend.port)", "-d", "10", "-v", "1"], in: folder)
             try await eventually(
                 "coap-server is there", details: server.errors
             ) { ProcessTable.localPorts(of: server.pid).contains(backend.port) }
-            let address = try Endpoint.free(on: host)
+            let address = try SocketAddress.free(on: host)
             let daemon = try await Daemon.start(
                 Service.forwarding(to: "udp:\(backend)", listen: address, identity: identity).text, in: folder)
 

@@ -1,5 +1,6 @@
 import Foundation
 import LinuxSystem
+import TestSupport
 import Testing
 
 extension EndToEndHandshakes {
@@ -8,11 +9,11 @@ extension EndToEndHandshakes {
         @Test func `a cookie of one daemon is good for the next with the same secret`() async throws {
             let folder = try TestFolder()
             let identity = try await CertificateMaker(folder: folder).selfSigned("server")
-            let address = try Endpoint.freeOnOwnLoopback()
+            let address = try SocketAddress.freeOnOwnLoopback()
             try folder.write(UUID().uuidString + UUID().uuidString, to: "cookie.secret")
             let configuration =
                 "cookie_secret_file = \"cookie.secret\"\n" + Service(listen: [address], identity: identity).text
-            let client = try DatagramSocket(at: Endpoint.freeOnOwnLoopback())
+            let client = try DatagramSocket(at: SocketAddress.freeOnOwnLoopback())
             let hello = ClientHelloBytes()
 
             let first = try await Daemon.start(configuration, in: folder)

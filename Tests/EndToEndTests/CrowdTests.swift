@@ -1,5 +1,6 @@
 import Foundation
 import LinuxSystem
+import TestSupport
 import Testing
 
 extension EndToEnd {
@@ -30,7 +31,7 @@ extension EndToEnd {
             _ = OpenFileLimit.raise()
             let folder = try TestFolder()
             let identity = try await CertificateMaker(folder: folder).selfSigned("server")
-            let address = try Endpoint.freeOnOwnLoopback()
+            let address = try SocketAddress.freeOnOwnLoopback()
             let daemon = try await Daemon.start(
                 "workers = 2\n" + Service(listen: [address], identity: identity).text, in: folder)
             let early = try SecureClient(to: address, trust: identity.certificate, in: folder)

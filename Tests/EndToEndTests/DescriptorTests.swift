@@ -1,5 +1,6 @@
 import Foundation
 import LinuxSystem
+import TestSupport
 import Testing
 
 extension EndToEndBeside {
@@ -12,7 +13,7 @@ extension EndToEndBeside {
         init() async throws {
             folder = try TestFolder()
             identity = try await CertificateMaker(folder: folder).selfSigned("server")
-            address = try Endpoint.freeOnOwnLoopback()
+            address = try SocketAddress.freeOnOwnLoopback()
         }
 
         private func configuration(handler: String = "echo", more: String = "") -> String {
@@ -86,7 +87,7 @@ extension EndToEndBeside {
 
         /// The main process has none left for newcomers, and says whose they were.
         @Test func `newcomers without a socket are named`() async throws {
-            let local = try Endpoint.freeOnOwnLoopback()
+            let local = try SocketAddress.freeOnOwnLoopback()
             let out = Client(
                 listen: local, connect: address, trust: identity.certificate, more: "server_name = \"localhost\""
             ).text

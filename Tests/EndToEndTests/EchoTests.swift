@@ -1,5 +1,6 @@
 import Foundation
 import LinuxSystem
+import TestSupport
 import Testing
 
 extension EndToEndCrowds {
@@ -15,7 +16,7 @@ extension EndToEndCrowds {
         @Test(arguments: CertificateMaker.KeyKind.allCases, ["127.0.0.1", "::1"])
         func `OpenSSL gets its lines back`(_ kind: CertificateMaker.KeyKind, _ host: String) async throws {
             let identity = try await certificates.selfSigned("server", kind: kind)
-            let address = try Endpoint.free(on: host)
+            let address = try SocketAddress.free(on: host)
             let daemon = try await Daemon.start(Service(listen: [address], identity: identity).text, in: folder)
             let client = try SecureClient(to: address, trust: identity.certificate, in: folder)
             try await client.exchange("first line")
@@ -28,7 +29,7 @@ extension EndToEndCrowds {
         @Test(arguments: ["127.0.0.1", "::1"])
         func `GnuTLS gets its lines back`(_ host: String) async throws {
             let identity = try await certificates.selfSigned("server")
-            let address = try Endpoint.free(on: host)
+            let address = try SocketAddress.free(on: host)
             let daemon = try await Daemon.start(Service(listen: [address], identity: identity).text, in: folder)
             let client = try Program(
                 ["gnutls-cli", "--udp", "--port", "\(address.port)", "--x509cafile", identity.certificate, host],
@@ -48,12 +49,12 @@ extension EndToEndCrowds {
         @Test(arguments: [true, false])
         func `an address and the wildcard go together`(_ wildcardFirst: Bool) async throws {
             let identity = try await certificates.selfSigned("server")
-            let anywhere = try Endpoint.free(on: "0.0.0.0")
-            let host = try #require(Endpoint(host: "127.0.0.1", port: anywhere.port))
+            let anywhere = try SocketAddress.free(on: "0.0.0.0")
+            let host = try #require(SocketAddress(host: "127.0.0.1", port: anywhere.port))
             let listen = wildcardFirst ? [anywhere, host] : [host, anywhere]
             let daemon = try await Daemon.start(Service(listen: listen, identity: identity).text, in: folder)
-            for name in ["127.0.0.1", Endpoint.ownLoopback] {
-                let address = try #require(Endpoint(host: name, port: anywhere.port))
+            for name in ["127.0.0.1", SocketAddress.ownLoopback] {
+                let address = try #require(SocketAddress(host: name, port: anywhere.port))
                 let client = try SecureClient(to: address, trust: identity.certificate, in: folder)
                 try await client.exchange("hello \(name)")
             }
@@ -63,13 +64,13 @@ extension EndToEndCrowds {
         /// A wildcard listener must answer from the address that the client used, or the client hears nothing.
         @Test func `wildcard listeners answer from the address that was used`() async throws {
             let identity = try await certificates.selfSigned("server")
-            let anywhere = try Endpoint.free(on: "0.0.0.0", and: "::")
+            let anywhere = try SocketAddress.free(on: "0.0.0.0", and: "::")
             let port = anywhere.port
-            let anywhere6 = try #require(Endpoint("[::]:\(port)"))
+            let anywhere6 = try #require(SocketAddress("[::]:\(port)"))
             let daemon = try await Daemon.start(
                 Service(listen: [anywhere, anywhere6], identity: identity).text, in: folder)
-            for host in ["127.0.0.1", Endpoint.ownLoopback, "::1"] {
-                let address = try #require(Endpoint(host: host, port: port))
+            for host in ["127.0.0.1", SocketAddress.ownLoopback, "::1"] {
+                let address = try #require(SocketAddress(host: host, port: port))
                 let client = try SecureClient(to: address, trust: identity.certificate, in: folder)
                 try await client.exchange("hello \(host)")
             }
@@ -78,7 +79,7 @@ extension EndToEndCrowds {
 
         @Test func `the log tells of a connection`() async throws {
             let identity = try await certificates.selfSigned("server")
-            let address = try Endpoint.freeOnOwnLoopback()
+            let address = try SocketAddress.freeOnOwnLoopback()
             let daemon = try await Daemon.start(Service(listen: [address], identity: identity).text, in: folder)
             let client = try SecureClient(to: address, trust: identity.certificate, in: folder)
             try await client.exchange("12345")
@@ -100,8 +101,8 @@ extension EndToEndCrowds {
         @Test(arguments: ["127.0.0.1", "::1"])
         func `a client that comes back on its old port is served`(_ host: String) async throws {
             let identity = try await certificates.selfSigned("server")
-            let address = try Endpoint.free(on: host)
-            let own = try Endpoint.free(on: host)
+            let address = try SocketAddress.free(on: host)
+            let own = try SocketAddress.free(on: host)
             let daemon = try await Daemon.start(Service(listen: [address], identity: identity).text, in: folder)
             for life in 1...3 {
                 let client = try SecureClient(
@@ -118,7 +119,7 @@ extension EndToEndCrowds {
         @Test(arguments: ["127.0.0.1", "::1"])
         func `two hundred at once`(_ host: String) async throws {
             let identity = try await certificates.selfSigned("server")
-            let address = try Endpoint.free(on: host)
+            let address = try SocketAddress.free(on: host)
             let daemon = try await Daemon.start(Service(listen: [address], identity: identity).text, in: folder)
             let clients = try (0..<200).map { number in
                 let client = try SecureClient(to: address, trust: identity.certificate, in: folder)

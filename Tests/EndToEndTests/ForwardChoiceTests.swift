@@ -1,5 +1,6 @@
 import Foundation
 import LinuxSystem
+import TestSupport
 import Testing
 
 extension EndToEnd {
@@ -93,7 +94,7 @@ extension EndToEnd {
                 backends.append(NamedBackend(name, at: .udp(try .freeOnOwnLoopback())))
                 try await backends.last?.start()
             }
-            let address = try Endpoint.freeOnOwnLoopback()
+            let address = try SocketAddress.freeOnOwnLoopback()
             let sources = (1...8).map { "127.9.\(UInt8.random(in: 1...254)).\($0)" }
             var daemon = try await Daemon.start(service(backends, listen: address), in: folder)
             let homes = try await self.backends(of: sources, at: address)
@@ -143,7 +144,7 @@ extension EndToEnd {
             let (first, other) = try pair(kinds)
             try await first.start()
             try await other.start()
-            let address = try Endpoint.freeOnOwnLoopback()
+            let address = try SocketAddress.freeOnOwnLoopback()
             let daemon = try await Daemon.start(service([first, other], listen: address), in: folder)
             let net = "127.10.\(UInt8.random(in: 1...254))"
             let sources = (1...20).map { "\(net).\($0)" }
@@ -171,7 +172,7 @@ extension EndToEnd {
         @Test func `a unix backend that stays away costs nothing`() async throws {
             let (first, other) = try pair(.unix)
             try await other.start()
-            let address = try Endpoint.freeOnOwnLoopback()
+            let address = try SocketAddress.freeOnOwnLoopback()
             let daemon = try await Daemon.start(service([first, other], listen: address), in: folder)
             // Until there is a client whose backend is the first.
             var found: SecureClient?
@@ -195,7 +196,7 @@ extension EndToEnd {
         /// While all are down nothing is served, and nothing ends; then the one that is back has all clients.
         @Test func `when all are down the first that is back serves`() async throws {
             let (first, other) = try pair(.udp)
-            let address = try Endpoint.freeOnOwnLoopback()
+            let address = try SocketAddress.freeOnOwnLoopback()
             let daemon = try await Daemon.start(service([first, other], listen: address), in: folder)
             let clients = try (1...4).map { try client("127.11.9.\($0)", to: address) }
             try await eventually("both are found to be down", details: daemon.program.errors) {

@@ -1,5 +1,6 @@
 import Foundation
 import LinuxSystem
+import TestSupport
 import Testing
 
 extension EndToEnd {
@@ -26,7 +27,7 @@ extension EndToEnd {
             case .hostName:
                 // The name may mean either address, or both.
                 let socket = try DatagramSocket(at: .free(on: "::1", and: "127.0.0.1"))
-                let other = try #require(Endpoint(host: "127.0.0.1", port: socket.local.port))
+                let other = try #require(SocketAddress(host: "127.0.0.1", port: socket.local.port))
                 return ([socket, try DatagramSocket(at: other)], "udp:localhost:\(socket.local.port)")
             case .unixSocket:
                 let path = folder.file("backend.socket")
@@ -38,7 +39,7 @@ extension EndToEnd {
         func `the backend tells clients apart and answers each`(_ kind: BackendKind) async throws {
             let (sockets, name) = try sockets(kind)
             let backend = Backend(on: sockets) { [Array("\($0.client):".utf8) + $0.bytes] }
-            let address = try Endpoint.freeOnOwnLoopback()
+            let address = try SocketAddress.freeOnOwnLoopback()
             let daemon = try await Daemon.start(
                 Service.forwarding(to: name, listen: address, identity: identity).text, in: folder)
             var clients: [SecureClient] = []
@@ -65,7 +66,7 @@ extension EndToEnd {
             let backend = Backend(on: [socket]) { received in
                 received.text == "burst\n" ? lengths.map { [UInt8](repeating: UInt8(ascii: "x"), count: $0) } : []
             }
-            let address = try Endpoint.freeOnOwnLoopback()
+            let address = try SocketAddress.freeOnOwnLoopback()
             let daemon = try await Daemon.start(
                 Service.forwarding(to: "udp:\(socket.local)", listen: address, identity: identity).text, in: folder)
             let relay = try Relay(to: address) { _, _ in true }
@@ -95,7 +96,7 @@ extension EndToEnd {
             let backend = Backend(on: [socket]) { _ in
                 [[UInt8](repeating: UInt8(ascii: "x"), count: 16_385), Array("short enough\n".utf8)]
             }
-            let address = try Endpoint.freeOnOwnLoopback()
+            let address = try SocketAddress.freeOnOwnLoopback()
             let daemon = try await Daemon.start(
                 Service.forwarding(to: "udp:\(socket.local)", listen: address, identity: identity).text, in: folder)
             let client = try SecureClient(to: address, trust: identity.certificate, in: folder)
@@ -109,7 +110,7 @@ extension EndToEnd {
         /// A backend that hangs costs what there is no room for, and the log says so; the rest is there, in order.
         @Test func `what a backend does not take in time is reported`() async throws {
             let path = folder.file("backend.socket")
-            let address = try Endpoint.freeOnOwnLoopback()
+            let address = try SocketAddress.freeOnOwnLoopback()
             let hanging = try DatagramSocket(atPath: path)
             let daemon = try await Daemon.start(
                 Service.forwarding(to: "unix:\(path)", listen: address, identity: identity).text, in: folder)
@@ -137,7 +138,7 @@ extension EndToEnd {
         /// an error always looks as if it had room.
         @Test func `a backend that fails while messages wait is reported`() async throws {
             let path = folder.file("backend.socket")
-            let address = try Endpoint.freeOnOwnLoopback()
+            let address = try SocketAddress.freeOnOwnLoopback()
             let full = try DatagramSocket(atPath: path)
             let daemon = try await Daemon.start(
                 Service.forwarding(to: "unix:\(path)", listen: address, identity: identity).text, in: folder)
@@ -170,8 +171,8 @@ extension EndToEnd {
 
         /// A backend that is not there costs the clients nothing but answers, and the log a line, not thousands.
         @Test func `a refusing backend does not end the connection`() async throws {
-            let place = try Endpoint.freeOnOwnLoopback()
-            let address = try Endpoint.freeOnOwnLoopback()
+            let place = try SocketAddress.freeOnOwnLoopback()
+            let address = try SocketAddress.freeOnOwnLoopback()
             let daemon = try await Daemon.start(
                 Service.forwarding(to: "udp:\(place)", listen: address, identity: identity).text, in: folder)
             let client = try SecureClient(to: address, trust: identity.certificate, in: folder)

@@ -1,5 +1,6 @@
 import Foundation
 import LinuxSystem
+import TestSupport
 import Testing
 
 extension EndToEndHandshakes {
@@ -12,7 +13,7 @@ extension EndToEndHandshakes {
         init() async throws {
             folder = try TestFolder()
             identity = try await CertificateMaker(folder: folder).selfSigned("server")
-            address = try Endpoint.freeOnOwnLoopback()
+            address = try SocketAddress.freeOnOwnLoopback()
         }
 
         /// The files of the test's folder that the worker has open, by their names now.

@@ -1,4 +1,5 @@
 import LinuxSystem
+import TestSupport
 import Testing
 
 extension EndToEndCrowds {
@@ -11,7 +12,7 @@ extension EndToEndCrowds {
         init() async throws {
             folder = try TestFolder()
             identity = try await CertificateMaker(folder: folder).selfSigned("server")
-            address = try Endpoint.freeOnOwnLoopback()
+            address = try SocketAddress.freeOnOwnLoopback()
         }
 
         /// With 72 descriptors, some of which it needs itself, one worker cannot serve 70 clients. The newcomers wait,

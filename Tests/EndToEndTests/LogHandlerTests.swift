@@ -1,5 +1,6 @@
 import Foundation
 import LinuxSystem
+import TestSupport
 import Testing
 
 extension EndToEnd {
@@ -12,7 +13,7 @@ extension EndToEnd {
         init() async throws {
             folder = try TestFolder()
             identity = try await CertificateMaker(folder: folder).selfSigned("server")
-            address = try Endpoint.freeOnOwnLoopback()
+            address = try SocketAddress.freeOnOwnLoopback()
         }
 
         private func configuration(_ target: String, format: String = "plain", keys: String = "") -> String {

@@ -1,4 +1,5 @@
 import LinuxSystem
+import TestSupport
 import Testing
 
 extension EndToEndCrowds {
@@ -8,14 +9,14 @@ extension EndToEndCrowds {
         @Test func `what is held back is told at the end`() async throws {
             let folder = try TestFolder()
             let identity = try await CertificateMaker(folder: folder).selfSigned("server")
-            let address = try Endpoint.freeOnOwnLoopback()
+            let address = try SocketAddress.freeOnOwnLoopback()
             let daemon = try await Daemon.start(
                 "workers = 1\n" + Service(listen: [address], identity: identity).text, in: folder)
             // More handshakes than the log takes at once; all of them fail with the end of the daemon.
             let count = 60
             var clients: [DatagramSocket] = []
             for _ in 0..<count {
-                let client = try DatagramSocket(at: Endpoint.freeOnOwnLoopback())
+                let client = try DatagramSocket(at: SocketAddress.freeOnOwnLoopback())
                 // All stay open: another one on the same port would be the same client.
                 clients.append(client)
                 let hello = ClientHelloBytes()

@@ -1,5 +1,6 @@
 import Foundation
 import LinuxSystem
+import TestSupport
 import Testing
 
 extension EndToEnd {
@@ -17,7 +18,7 @@ extension EndToEnd {
         /// The interface on the way to the backends sends nothing on, so its queue is full for good. To wait until the
         /// socket takes more would be to spin: the kernel drops, and so does the daemon.
         @Test func `a full interface does not make a worker spin`() async throws {
-            let address = try Endpoint.free(on: "127.0.0.1")
+            let address = try SocketAddress.free(on: "127.0.0.1")
             let more = "[service.echo.forward]\nbackend = [\"udp:192.0.2.2:9\", \"udp:192.0.2.3:9\"]"
             let network = [
                 "unshare", "-n", "sh", "-c",
@@ -62,7 +63,7 @@ extension EndToEnd {
         /// may come in fragments; the echo of it leaves in fragments where that is allowed, and is counted where not.
         @Test(arguments: [false, true])
         func `a message that does not fit`(_ fragment: Bool) async throws {
-            let address = try Endpoint.free(on: "127.0.0.1")
+            let address = try SocketAddress.free(on: "127.0.0.1")
             let more = fragment ? "socket.fragment = true" : ""
             let daemon = try await Daemon.start(
                 Service(listen: [address], identity: identity, more: more).text, in: folder,

@@ -1,4 +1,5 @@
 import LinuxSystem
+import TestSupport
 import Testing
 
 extension EndToEndHandshakes {
@@ -6,7 +7,7 @@ extension EndToEndHandshakes {
     @Suite struct PolicyTests {
         let folder: TestFolder
         let identity: Identity
-        let address: Endpoint
+        let address: SocketAddress
 
         init() async throws {
             folder = try TestFolder()
@@ -73,7 +74,7 @@ extension EndToEndHandshakes {
 
         /// dtlsd as a client: it offers what its configuration has.
         @Test func `a clients protocol is agreed on with its server`() async throws {
-            let front = try Endpoint.freeOnOwnLoopback()
+            let front = try SocketAddress.freeOnOwnLoopback()
             let server = try await SecureServer(at: address, as: identity, in: folder, ["-alpn", "two,coap"])
             let client = Client(
                 listen: front, connect: address, trust: identity.certificate,

@@ -1,5 +1,6 @@
 import Foundation
 import LinuxSystem
+import TestSupport
 import Testing
 
 extension EndToEndHandshakes {
@@ -13,7 +14,7 @@ extension EndToEndHandshakes {
         init() async throws {
             folder = try TestFolder()
             nobody = try await CertificateMaker(folder: folder).selfSigned("nobody").certificate
-            address = try Endpoint.freeOnOwnLoopback()
+            address = try SocketAddress.freeOnOwnLoopback()
         }
 
         private static let key = "00112233445566778899aabbccddeeff"
@@ -83,7 +84,7 @@ extension EndToEndHandshakes {
         /// libcoap over either library, to a CoAP server that knows no DTLS.
         @Test(arguments: ["coap-client-openssl", "coap-client-gnutls"])
         func `CoAP clients reach a CoAP server`(_ program: String) async throws {
-            let backend = try Endpoint.free(on: "127.0.0.1")
+            let backend = try SocketAddress.free(on: "127.0.0.1")
             let server = try Program(
                 ["coap-server-notls", "-A", backend.host, "-p", "\(backend.port)", "-v", "1"], in: folder)
             try await eventually("coap-server is there", details: server.errors) {

@@ -1,5 +1,6 @@
 import Foundation
 import LinuxSystem
+import TestSupport
 import Testing
 
 extension EndToEnd {
@@ -65,9 +66,9 @@ extension EndToEnd {
         private static let cipher = "ECDHE-ECDSA-AES128-GCM-SHA256"
 
         @Test func `dnsdist is told of the client with every datagram`() async throws {
-            let place = try Endpoint.freeOnOwnLoopback()
+            let place = try SocketAddress.freeOnOwnLoopback()
             let dnsdist = try await startDnsdist(at: place)
-            let address = try Endpoint.freeOnOwnLoopback()
+            let address = try SocketAddress.freeOnOwnLoopback()
             let daemon = try await Daemon.start(service(to: "udp:\(place)", listen: address), in: folder)
             let source = "127.12.\(UInt8.random(in: 1...254)).7"
             let client = try SecureClient(
@@ -100,9 +101,9 @@ extension EndToEnd {
         @Test func `dnsdist is told of the clients certificate`() async throws {
             let authority = try await CertificateMaker(folder: folder).selfSigned("authority")
             let own = try await CertificateMaker(folder: folder).issued("sensor-7", by: authority)
-            let place = try Endpoint.freeOnOwnLoopback()
+            let place = try SocketAddress.freeOnOwnLoopback()
             let dnsdist = try await startDnsdist(at: place)
-            let address = try Endpoint.freeOnOwnLoopback()
+            let address = try SocketAddress.freeOnOwnLoopback()
             let daemon = try await Daemon.start(
                 service(to: "udp:\(place)", listen: address, more: "ca = \"\(authority.certificate)\""), in: folder)
             let session = folder.file("session.pem")
@@ -125,9 +126,9 @@ extension EndToEnd {
         /// There is no registered type for it: 0xE0, 224, is the first of everybody's own.
         @Test func `dnsdist is told of the preshared keys identity`() async throws {
             try folder.write("sensor-7:00112233445566778899aabbccddeeff\n", to: "keys.psk")
-            let place = try Endpoint.freeOnOwnLoopback()
+            let place = try SocketAddress.freeOnOwnLoopback()
             let dnsdist = try await startDnsdist(at: place)
-            let address = try Endpoint.freeOnOwnLoopback()
+            let address = try SocketAddress.freeOnOwnLoopback()
             let daemon = try await Daemon.start(
                 """
                 [service.dns]
@@ -163,7 +164,7 @@ extension EndToEnd {
                 guard received.bytes.count >= 16 else { return [Array("no header\n".utf8)] }
                 return [Array(received.bytes.dropFirst(16 + Int(received.bytes[14]) * 256 + Int(received.bytes[15])))]
             }
-            let address = try Endpoint.free(on: "::1")
+            let address = try SocketAddress.free(on: "::1")
             let daemon = try await Daemon.start(
                 service(to: kind == .unix ? "unix:\(path)" : "udp:\(socket.local)", listen: address), in: folder)
             let client = try SecureClient(to: address, trust: identity.certificate, in: folder)

@@ -1,5 +1,6 @@
 import Foundation
 import LinuxSystem
+import TestSupport
 import Testing
 
 extension EndToEnd {
@@ -14,7 +15,7 @@ extension EndToEnd {
         init() async throws {
             folder = try TestFolder()
             certificates = CertificateMaker(folder: folder)
-            address = try Endpoint.freeOnOwnLoopback()
+            address = try SocketAddress.freeOnOwnLoopback()
             environment = ["OPENSSL_CONF": folder.file("openssl.cnf")]
         }
 
@@ -49,7 +50,7 @@ extension EndToEnd {
 
             try setSecurityLevel(1)
             // With another address, too: it is left again.
-            let moved = try Endpoint.freeOnOwnLoopback()
+            let moved = try SocketAddress.freeOnOwnLoopback()
             for round in 1...2 {
                 try daemon.reload(configuration(short, at: moved))
                 let failure = try await daemon.logged(" error ", "reload failed: worker ", count: round)
@@ -106,7 +107,7 @@ extension EndToEnd {
             let worker = try #require(daemon.workers.first)
             kill(worker, SIGSTOP)
             defer { kill(worker, SIGCONT) }
-            let moved = [try Endpoint.freeOnOwnLoopback(), try Endpoint.freeOnOwnLoopback()]
+            let moved = [try SocketAddress.freeOnOwnLoopback(), try SocketAddress.freeOnOwnLoopback()]
             for place in moved {
                 try daemon.reload(configuration(good, at: place, workers: 1))
                 // The main process answers there, and the worker knows nothing of it.

@@ -1,5 +1,6 @@
 import Glibc
 import LinuxSystem
+import TestSupport
 import Testing
 
 extension EndToEndBeside {
@@ -8,7 +9,7 @@ extension EndToEndBeside {
         @Test func `the status says why the last reload failed`() async throws {
             let folder = try TestFolder()
             let identity = try await CertificateMaker(folder: folder).selfSigned("server")
-            let address = try Endpoint.freeOnOwnLoopback()
+            let address = try SocketAddress.freeOnOwnLoopback()
             let manager = try DatagramSocket(atPath: folder.file("notify"))
             let good = Service(listen: [address], identity: identity).text
             let daemon = try await Daemon.start(

@@ -1,5 +1,6 @@
 import Foundation
 import LinuxSystem
+import TestSupport
 import Testing
 
 extension EndToEndCrowds {
@@ -14,7 +15,7 @@ extension EndToEndCrowds {
             folder = try TestFolder()
             certificates = CertificateMaker(folder: folder)
             identity = try await certificates.selfSigned("old")
-            address = try Endpoint.freeOnOwnLoopback()
+            address = try SocketAddress.freeOnOwnLoopback()
         }
 
         private var configuration: String { Service(listen: [address], identity: identity).text }
@@ -92,7 +93,7 @@ extension EndToEndCrowds {
             let daemon = try await Daemon.start(configuration, in: folder)
             let client = try SecureClient(to: address, trust: identity.certificate, in: folder)
             try await client.exchange("before")
-            let moved = try Endpoint.freeOnOwnLoopback()
+            let moved = try SocketAddress.freeOnOwnLoopback()
             try daemon.reload(Service(listen: [moved], identity: identity).text)
             try await daemon.logged("reloaded")
             let newcomer = try SecureClient(to: moved, trust: identity.certificate, in: folder)

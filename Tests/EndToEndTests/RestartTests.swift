@@ -1,6 +1,7 @@
 import Foundation
 import LinuxSystem
 import Synchronization
+import TestSupport
 import Testing
 
 extension EndToEndCrowds {
@@ -27,7 +28,7 @@ extension EndToEndCrowds {
         @Test func `the backend hears a restarted client on its own socket`() async throws {
             let folder = try TestFolder()
             let identity = try await CertificateMaker(folder: folder).selfSigned("server")
-            let address = try Endpoint.freeOnOwnLoopback()
+            let address = try SocketAddress.freeOnOwnLoopback()
             let socket = try DatagramSocket(at: .freeOnOwnLoopback())
             let backend = Backend.numbering(on: socket)
             let daemon = try await Daemon.start(
@@ -79,7 +80,7 @@ extension EndToEndCrowds {
         @Test func `a client comes back before its handshake is done`() async throws {
             let folder = try TestFolder()
             let identity = try await CertificateMaker(folder: folder).selfSigned("server")
-            let address = try Endpoint.freeOnOwnLoopback()
+            let address = try SocketAddress.freeOnOwnLoopback()
             let daemon = try await Daemon.start(
                 "workers = 1\n" + Service(listen: [address], identity: identity).text, in: folder)
             let socket = try DatagramSocket(at: .free(on: address.host))
@@ -140,7 +141,7 @@ extension EndToEndCrowds {
         @Test func `a restarted client is answered at once through all forgeries`() async throws {
             let folder = try TestFolder()
             let identity = try await CertificateMaker(folder: folder).selfSigned("server")
-            let address = try Endpoint.freeOnOwnLoopback()
+            let address = try SocketAddress.freeOnOwnLoopback()
             let daemon = try await Daemon.start(Service(listen: [address], identity: identity).text, in: folder)
             let isForging = Mutex(false)
             let relay = try Relay(to: address) { direction, _, bytes in
@@ -181,7 +182,7 @@ extension EndToEndCrowds {
         @Test func `forgeries do not disturb a connection`() async throws {
             let folder = try TestFolder()
             let identity = try await CertificateMaker(folder: folder).selfSigned("server")
-            let address = try Endpoint.freeOnOwnLoopback()
+            let address = try SocketAddress.freeOnOwnLoopback()
             let daemon = try await Daemon.start(
                 Service(listen: [address], identity: identity, more: "handshake_timeout = 2").text, in: folder)
             let relay = try Relay(to: address) { _, _ in true }

@@ -1,6 +1,7 @@
 import Foundation
 import LinuxSystem
 import Synchronization
+import TestSupport
 import Testing
 
 extension EndToEndBeside {
@@ -48,7 +49,7 @@ extension EndToEndBeside {
         @Test func `the lost connection is silent meanwhile`() async throws {
             let folder = try TestFolder()
             let identity = try await CertificateMaker(folder: folder).selfSigned("server")
-            let address = try Endpoint.freeOnOwnLoopback()
+            let address = try SocketAddress.freeOnOwnLoopback()
             let talker = try Talker()
             defer { talker.stop() }
             let service = Service.forwarding(to: "udp:\(talker.address)", listen: address, identity: identity)

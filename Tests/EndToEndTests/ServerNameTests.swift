@@ -1,4 +1,5 @@
 import LinuxSystem
+import TestSupport
 import Testing
 
 extension EndToEndHandshakes {
@@ -10,7 +11,7 @@ extension EndToEndHandshakes {
         let own: Identity
         let exact: Identity
         let wildcard: Identity
-        let address: Endpoint
+        let address: SocketAddress
 
         init() async throws {
             folder = try TestFolder()
@@ -134,7 +135,7 @@ extension EndToEndHandshakes {
         /// Clients that ask for no name get the certificate of the address which they have come to.
         @Test func `the address decides where no name is asked for`() async throws {
             let here = try await certificates.selfSigned("here", names: ["IP:\(address.host)"])
-            let other = try #require(Endpoint(host: "127.0.0.1", port: address.port))
+            let other = try #require(SocketAddress(host: "127.0.0.1", port: address.port))
             let service = Service(listen: [address, other], identity: own, more: "by_address = true")
             let daemon = try await Daemon.start(service.text + service.name(address.host, here), in: folder)
             try await client(asking: nil, trusting: here).exchange("by address")

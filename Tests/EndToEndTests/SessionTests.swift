@@ -1,5 +1,6 @@
 import Foundation
 import LinuxSystem
+import TestSupport
 import Testing
 
 extension EndToEndHandshakes {
@@ -12,7 +13,7 @@ extension EndToEndHandshakes {
         init() async throws {
             folder = try TestFolder()
             identity = try await CertificateMaker(folder: folder).selfSigned("server")
-            address = try Endpoint.freeOnOwnLoopback()
+            address = try SocketAddress.freeOnOwnLoopback()
         }
 
         private func configuration(_ tickets: String, at address: SocketAddress? = nil, more: String = "") -> String {
@@ -64,7 +65,7 @@ extension EndToEndHandshakes {
             try writeKey("tickets.key")
             let tickets = "key_file = \"tickets.key\""
             let here = try await Daemon.start(configuration(tickets), in: folder)
-            let other = try Endpoint.freeOnOwnLoopback()
+            let other = try SocketAddress.freeOnOwnLoopback()
             let otherFolder = try TestFolder()
             try FileManager.default.copyItem(
                 atPath: folder.file("tickets.key"), toPath: otherFolder.file("tickets.key"))

@@ -1,5 +1,6 @@
 import Foundation
 import LinuxSystem
+import TestSupport
 import Testing
 
 extension EndToEnd {
@@ -8,7 +9,7 @@ extension EndToEnd {
         let folder: TestFolder
         let certificates: CertificateMaker
         let identity: Identity
-        let address: Endpoint
+        let address: SocketAddress
 
         init() async throws {
             folder = try TestFolder()

@@ -1,5 +1,6 @@
 import Foundation
 import LinuxSystem
+import TestSupport
 import Testing
 
 extension EndToEndHandshakes {
@@ -9,7 +10,7 @@ extension EndToEndHandshakes {
         let certificates: CertificateMaker
         let ecdsa: Identity
         let rsa: Identity
-        let address: Endpoint
+        let address: SocketAddress
 
         init() async throws {
             folder = try TestFolder()

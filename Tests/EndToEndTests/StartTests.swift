@@ -1,4 +1,5 @@
 import LinuxSystem
+import TestSupport
 import Testing
 
 extension EndToEndBeside {
@@ -24,7 +25,7 @@ extension EndToEndBeside {
         /// (RestartPreventExitStatus=78).
         @Test(.enabled(if: PrivateNetwork.isAllowed, "a network of its own takes root"), arguments: [false, true])
         func `a name server that is away is no fault of the configuration`(_ isFaultyToo: Bool) async throws {
-            let address = try Endpoint.freeOnOwnLoopback()
+            let address = try SocketAddress.freeOnOwnLoopback()
             let more = isFaultyToo ? "mtu = 1" : ""
             let (ending, errors) = try await run(
                 Service.forwarding(to: "udp:backend.example:5683", listen: address, identity: identity, more: more)

@@ -1,4 +1,5 @@
 import Foundation
+import TestSupport
 
 /// A booted systemd of the test's own, with the daemon installed in it: see lab/lab.
 final class Lab {

@@ -1,6 +1,7 @@
 import DTLSEngine
 import Foundation
 import LinuxSystem
+import TestSupport
 import Testing
 
 @testable import DTLSDaemon
@@ -189,7 +190,7 @@ import Testing
         // Settings alone: most of what would hit a comment would be a comment still.
         let settings = Self.switchingOn(text) { _ in true }.split(separator: "\n").filter { !$0.hasPrefix("#") }
         let original = Array(settings.joined(separator: "\n").utf8)
-        var random = SeededGenerator(state: 2_026)
+        var random = SeededGenerator(seed: 2_026)
         let snippets = [
             "[", "]", "\"", "'''", "\"\"\"", "=", "\n", "#", "{", "}", ".", ",", "\\u0000", "\\", "nan", "-inf",
             "1e400",
@@ -223,18 +224,5 @@ import Testing
             }
         }
         #expect(refused > 0)
-    }
-}
-
-/// The same numbers in every run (SplitMix64), so that a failure can be seen again.
-private struct SeededGenerator: RandomNumberGenerator {
-    var state: UInt64
-
-    mutating func next() -> UInt64 {
-        state &+= 0x9e37_79b9_7f4a_7c15
-        var value = state
-        value = (value ^ (value >> 30)) &* 0xbf58_476d_1ce4_e5b9
-        value = (value ^ (value >> 27)) &* 0x94d0_49bb_1331_11eb
-        return value ^ (value >> 31)
     }
 }

@@ -1,5 +1,6 @@
 import DTLSTransport
 import LinuxSystem
+import TestSupport
 import Testing
 
 /// Networks, and lists of them against the plain way to look an address up.
@@ -47,7 +48,7 @@ import Testing
     /// Random lists, and addresses at and around the ends of their networks, against a scan of all networks.
     @Test(arguments: [SocketAddress.Family.ipv4, .ipv6])
     func `a scan of all networks says the same`(_ family: SocketAddress.Family) throws {
-        var random = SplitMix(state: family == .ipv4 ? 4 : 6)
+        var random = SeededGenerator(seed: family == .ipv4 ? 4 : 6)
         let size = family == .ipv4 ? 4 : 16
         func randomAddress(_ bytes: [UInt8]) throws -> SocketAddress {
             try #require(bytes.withUnsafeBytes { SocketAddress(family: family, addressBytes: $0, port: 1) })
@@ -114,18 +115,5 @@ import Testing
         #expect(try network("192.0.2.77") == "192.0.2.0/24")
         #expect(try network("::ffff:192.0.2.77") == "192.0.2.0/24")
         #expect(try network("2001:db8:1:2:3:4:5:6") == "2001:db8:1:2::/64")
-    }
-}
-
-/// The same numbers in every run, so that a failure can be seen again.
-private struct SplitMix: RandomNumberGenerator {
-    var state: UInt64
-
-    mutating func next() -> UInt64 {
-        state &+= 0x9e37_79b9_7f4a_7c15
-        var value = state
-        value = (value ^ (value >> 30)) &* 0xbf58_476d_1ce4_e5b9
-        value = (value ^ (value >> 27)) &* 0x94d0_49bb_1331_11eb
-        return value ^ (value >> 31)
     }
 }

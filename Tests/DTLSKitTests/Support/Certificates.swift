@@ -1,4 +1,5 @@
 import DTLSKit
+import TestSupport
 
 /// Certificates for tests, made with the openssl program in a folder of their own.
 struct TestIdentity: Sendable {

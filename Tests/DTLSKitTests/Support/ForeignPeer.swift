@@ -1,5 +1,6 @@
 import Foundation
 import LinuxSystem
+import TestSupport
 
 /// The foreign programs that tests talk with.
 enum ForeignPeer: CaseIterable, Sendable {

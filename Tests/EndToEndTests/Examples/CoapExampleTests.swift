@@ -1,4 +1,5 @@
 import LinuxSystem
+import TestSupport
 import Testing
 
 extension EndToEndBeside {
@@ -13,10 +14,10 @@ extension EndToEndBeside {
         func `devices reach a plain server`(_ library: String) async throws {
             let identity = try await CertificateMaker(folder: folder).selfSigned("coap")
             try folder.write("sensor-7:swordfish-for-sensor-7\n", to: "coap.psk")
-            let backend = try Endpoint.freeOnOwnLoopback()
+            let backend = try SocketAddress.freeOnOwnLoopback()
             let server = try await ForeignProgram.serve(
                 ["coap-server-notls", "-A", backend.host, "-p", "\(backend.port)", "-v", "1"], on: backend, in: folder)
-            let address = try Endpoint.freeOnOwnLoopback()
+            let address = try SocketAddress.freeOnOwnLoopback()
             let example = try ExampleConfiguration("coap.toml", listen: [address], backend: backend)
             let daemon = try await Daemon.start(example.text, in: folder)
 
@@ -37,7 +38,7 @@ extension EndToEndBeside {
         func `a plain client reaches a secure server`(_ library: String) async throws {
             try folder.write("sensor-7:swordfish-for-sensor-7\n", to: "coap.psk")
             // libcoap's server speaks DTLS on the port after the plain one.
-            let plain = try Endpoint.freeOnOwnLoopback()
+            let plain = try SocketAddress.freeOnOwnLoopback()
             let secure = plain.with(port: plain.port + 1)
             let server = try await ForeignProgram.serve(
                 [
@@ -45,7 +46,7 @@ extension EndToEndBeside {
                     "-h", "CoAP",
                 ],
                 on: secure, in: folder)
-            let address = try Endpoint.freeOnOwnLoopback()
+            let address = try SocketAddress.freeOnOwnLoopback()
             let example = try ExampleConfiguration("coap-client.toml", listen: [address], connect: secure)
             let daemon = try await Daemon.start(example.text, in: folder)
 

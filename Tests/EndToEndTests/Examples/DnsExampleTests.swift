@@ -1,4 +1,5 @@
 import LinuxSystem
+import TestSupport
 import Testing
 
 extension EndToEndBeside {
@@ -12,7 +13,7 @@ extension EndToEndBeside {
 
         @Test func `questions are answered through the pair`() async throws {
             let identity = try await CertificateMaker(folder: far).selfSigned("dns")
-            let resolver = try Endpoint.freeOnOwnLoopback()
+            let resolver = try SocketAddress.freeOnOwnLoopback()
             // An answer that no 1,500 bytes hold: 20 texts of 200 characters.
             let texts = (0..<20).map { "\($0) " + String(repeating: "x", count: 200) }
             let dnsmasq = try await ForeignProgram.serve(
@@ -23,10 +24,10 @@ extension EndToEndBeside {
                         "--address=/coap.example/192.0.2.7", "--txt-record=big.example,\(texts.joined(separator: ","))",
                     ],
                 on: resolver, in: far)
-            let secure = try Endpoint.free(on: "127.0.0.1")
+            let secure = try SocketAddress.free(on: "127.0.0.1")
             let server = try await Daemon.start(
                 ExampleConfiguration("dns.toml", listen: [secure], backend: resolver).text, in: far)
-            let address = try Endpoint.freeOnOwnLoopback()
+            let address = try SocketAddress.freeOnOwnLoopback()
             let client = try await Daemon.start(
                 ExampleConfiguration("dns-client.toml", listen: [address], connect: secure).text, in: near,
                 // The example trusts the authorities of the system.

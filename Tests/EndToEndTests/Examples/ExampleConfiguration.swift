@@ -1,5 +1,6 @@
 import Foundation
 import LinuxSystem
+import TestSupport
 
 /// A file of config/examples, as users get it but for the addresses. The files that it names are looked for in the
 /// folder of the test.

@@ -1,4 +1,5 @@
 import LinuxSystem
+import TestSupport
 import Testing
 
 extension EndToEndBeside {
@@ -13,14 +14,14 @@ extension EndToEndBeside {
             let maker = CertificateMaker(folder: folder)
             let identity = try await maker.selfSigned("radius")
             let client = try await maker.selfSigned("radius-clients")
-            let backend = try Endpoint.freeOnOwnLoopback()
+            let backend = try SocketAddress.freeOnOwnLoopback()
             let radius = FreeRadius(folder: folder)
             let server = try await radius.serve(on: backend)
-            let address = try Endpoint.freeOnOwnLoopback()
+            let address = try SocketAddress.freeOnOwnLoopback()
             let example = try ExampleConfiguration("radius.toml", listen: [address], backend: backend)
             let daemon = try await Daemon.start(example.text, in: folder)
 
-            let front = try Endpoint.freeOnOwnLoopback()
+            let front = try SocketAddress.freeOnOwnLoopback()
             let proxy = try await radsecproxy(
                 """
                 ListenUDP \(front)
@@ -59,7 +60,7 @@ extension EndToEndBeside {
             let maker = CertificateMaker(folder: folder)
             let server = try await maker.selfSigned("radius-server")
             let client = try await maker.selfSigned("radius")
-            let secure = try Endpoint.free(on: "127.0.0.1")
+            let secure = try SocketAddress.free(on: "127.0.0.1")
             let proxy = try await radsecproxy(
                 """
                 ListenDTLS \(secure)
@@ -79,7 +80,9 @@ extension EndToEndBeside {
                     accountingResponse on
                 }
                 """, on: secure)
-            let (authentication, accounting) = (try Endpoint.freeOnOwnLoopback(), try Endpoint.freeOnOwnLoopback())
+            let (authentication, accounting) = (
+                try SocketAddress.freeOnOwnLoopback(), try SocketAddress.freeOnOwnLoopback()
+            )
             let example = try ExampleConfiguration(
                 "radius-client.toml", listen: [authentication, accounting], connect: secure)
             let daemon = try await Daemon.start(example.text, in: folder)

@@ -1,5 +1,6 @@
 import Foundation
 import LinuxSystem
+import TestSupport
 import Testing
 
 extension EndToEndBeside {
@@ -13,11 +14,11 @@ extension EndToEndBeside {
             let maker = CertificateMaker(folder: folder)
             let identity = try await maker.selfSigned("statsd")
             let sender = try await maker.selfSigned("statsd-senders")
-            let backend = try Endpoint.freeOnOwnLoopback()
+            let backend = try SocketAddress.freeOnOwnLoopback()
             let file = try folder.write(configuration(backend), to: "collectd.conf")
             let collectd = try await ForeignProgram.serve(
                 ["collectd", "-f", "-C", file], on: backend, in: folder)
-            let address = try Endpoint.freeOnOwnLoopback()
+            let address = try SocketAddress.freeOnOwnLoopback()
             let daemon = try await Daemon.start(
                 ExampleConfiguration("statsd.toml", listen: [address], backend: backend).text, in: folder)
 

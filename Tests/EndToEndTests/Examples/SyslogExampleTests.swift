@@ -1,5 +1,6 @@
 import Foundation
 import LinuxSystem
+import TestSupport
 import Testing
 
 extension EndToEndBeside {
@@ -17,11 +18,11 @@ extension EndToEndBeside {
             try FileManager.default.copyItem(atPath: collector.certificate, toPath: near.file("syslog-collector.pem"))
             try FileManager.default.copyItem(atPath: sender.certificate, toPath: far.file("syslog-senders.pem"))
             let journal = try DatagramSocket(atPath: far.file("journal"))
-            let secure = try Endpoint.free(on: "127.0.0.1")
+            let secure = try SocketAddress.free(on: "127.0.0.1")
             let example = try ExampleConfiguration("syslog.toml", listen: [secure])
                 .replacing("to = \"journal\"", with: "to = \"journal:\(far.file("journal"))\"")
             let server = try await Daemon.start(example.text, in: far)
-            let address = try Endpoint.freeOnOwnLoopback()
+            let address = try SocketAddress.freeOnOwnLoopback()
             let client = try await Daemon.start(
                 ExampleConfiguration("syslog-client.toml", listen: [address], connect: secure).text, in: near)
 

@@ -1,5 +1,6 @@
 import Foundation
 import LinuxSystem
+import TestSupport
 import Testing
 
 extension EndToEndBeside {
@@ -15,14 +16,14 @@ extension EndToEndBeside {
             let nearIdentity = try await CertificateMaker(folder: near).selfSigned("near")
             try FileManager.default.copyItem(atPath: farIdentity.certificate, toPath: near.file("far.pem"))
             try FileManager.default.copyItem(atPath: nearIdentity.certificate, toPath: far.file("near.pem"))
-            let backend = try Endpoint.freeOnOwnLoopback()
+            let backend = try SocketAddress.freeOnOwnLoopback()
             let server = try await ForeignProgram.serve(
                 ["coap-server-notls", "-A", backend.host, "-p", "\(backend.port)", "-d", "10", "-v", "1"], on: backend,
                 in: far)
-            let secure = try Endpoint.free(on: "127.0.0.1")
+            let secure = try SocketAddress.free(on: "127.0.0.1")
             let farDaemon = try await Daemon.start(
                 ExampleConfiguration("tunnel.toml", listen: [secure], backend: backend).text, in: far)
-            let address = try Endpoint.freeOnOwnLoopback()
+            let address = try SocketAddress.freeOnOwnLoopback()
             let nearDaemon = try await Daemon.start(
                 ExampleConfiguration("tunnel-client.toml", listen: [address], connect: secure).text, in: near)
 

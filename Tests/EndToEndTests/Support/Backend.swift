@@ -1,5 +1,6 @@
 import Foundation
 import Synchronization
+import TestSupport
 
 /// A service behind the daemon: numbers its clients from 0 by where their datagrams come from, remembers each datagram,
 /// and answers with what `answer` says. It runs on a thread of its own until it is stopped or goes away.

@@ -1,3 +1,5 @@
+import TestSupport
+
 /// A certificate and its private key, as PEM files.
 struct Identity: Sendable {
     var certificate: String

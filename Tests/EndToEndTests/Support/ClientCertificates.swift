@@ -1,4 +1,5 @@
 import Foundation
+import TestSupport
 
 /// Certificates for clients, made with the openssl program: with names, in chains, revoked.
 extension CertificateMaker {

@@ -1,5 +1,6 @@
 import Foundation
 import LinuxSystem
+import TestSupport
 
 /// Text of a `[client.NAME]` table.
 struct Client {
@@ -37,8 +38,8 @@ struct ClientFixture {
         folder = try TestFolder()
         certificates = CertificateMaker(folder: folder)
         identity = try await certificates.selfSigned("server")
-        front = try Endpoint.freeOnOwnLoopback()
-        back = try Endpoint.freeOnOwnLoopback()
+        front = try SocketAddress.freeOnOwnLoopback()
+        back = try SocketAddress.freeOnOwnLoopback()
     }
 
     func client(more: String = "server_name = \"localhost\"", workers: Int = 1) -> String {

@@ -1,5 +1,6 @@
 import Foundation
 import LinuxSystem
+import TestSupport
 
 /// The real dtlsd, with a configuration and a log of its own.
 final class Daemon: Sendable {

@@ -1,3 +1,5 @@
+import TestSupport
+
 extension CertificateMaker {
     /// A certificate that is its own authority, for these names alone (`DNS:b.example.org`, `IP:127.0.0.1`).
     func selfSigned(_ file: String, kind: KeyKind = .ecdsa, names: [String]) async throws -> Identity {

@@ -1,4 +1,5 @@
 import Foundation
+import TestSupport
 
 /// A network that a daemon has to itself: a loopback interface of a chosen MTU. It takes root.
 enum PrivateNetwork {

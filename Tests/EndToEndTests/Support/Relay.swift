@@ -1,6 +1,7 @@
 import Foundation
 import LinuxSystem
 import Synchronization
+import TestSupport
 
 /// Stands between one client and the daemon, sees every datagram, and decides what goes on.
 final class Relay: Sendable {

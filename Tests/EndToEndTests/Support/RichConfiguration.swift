@@ -1,4 +1,5 @@
 import LinuxSystem
+import TestSupport
 
 /// A configuration with every kind of table, and the files that it names, right ones and wrong ones.
 struct RichConfiguration {
@@ -26,8 +27,8 @@ struct RichConfiguration {
             try folder.write(folder.read(name), to: copy)
             try await Program.run(["chmod", "644", folder.file(copy)], in: folder)
         }
-        address = try Endpoint.freeOnOwnLoopback()
-        let others = try (0..<6).map { _ in try Endpoint.freeOnOwnLoopback() }
+        address = try SocketAddress.freeOnOwnLoopback()
+        let others = try (0..<6).map { _ in try SocketAddress.freeOnOwnLoopback() }
         text = ConfigurationText(Self.text(at: address, others))
     }
 

@@ -1,5 +1,6 @@
 import Foundation
 import LinuxSystem
+import TestSupport
 
 /// `openssl s_client` over DTLS, for as long as its input is open.
 final class SecureClient: Sendable {

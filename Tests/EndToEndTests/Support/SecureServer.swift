@@ -1,5 +1,6 @@
 import Foundation
 import LinuxSystem
+import TestSupport
 
 /// `openssl s_server` over DTLS: a server that we did not write. It serves one client after the other; what a client
 /// sends is its output, and what it is told goes to the client.

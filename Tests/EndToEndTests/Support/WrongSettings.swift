@@ -1,3 +1,5 @@
+import TestSupport
+
 /// A setting of ``RichConfiguration`` that is refused, and what the operator is told.
 struct WrongSetting: Sendable {
     var table: String

@@ -2,17 +2,17 @@ import CLinux
 import Foundation
 import LinuxSystem
 
-/// A UDP address and port.
-typealias Endpoint = SocketAddress
+/// No port for a test's socket could be found at this host.
+package struct NoFreePort: Error {
+    package let host: String
 
-struct NoFreePort: Error {
-    let host: String
+    package init(host: String) { self.host = host }
 }
 
 extension SocketAddress {
     /// An address for a server, with a port that nobody has now, neither at `host` nor at `others`, and that stays free
     /// until the server binds it. The same goes for the next port, which some servers take too.
-    static func free(on host: String, and others: String...) throws -> SocketAddress {
+    package static func free(on host: String, and others: String...) throws -> SocketAddress {
         let hosts = try ([host] + others).map { name in
             guard let address = SocketAddress(host: name, port: 0) else { throw NoFreePort(host: name) }
             return address
@@ -26,27 +26,27 @@ extension SocketAddress {
     }
 
     /// An address of this run's own in 127.0.0.0/8, so that suites that run at the same time cannot meet.
-    static func freeOnOwnLoopback() throws -> SocketAddress {
+    package static func freeOnOwnLoopback() throws -> SocketAddress {
         try free(on: ownLoopback)
     }
 
-    static let ownLoopback =
+    package static let ownLoopback =
         "127.\(UInt8.random(in: 1...254)).\(UInt8.random(in: 1...254)).\(UInt8.random(in: 2...254))"
 }
 
 /// A plain UDP or Unix datagram socket of the test itself.
-final class DatagramSocket: Sendable {
-    struct Failure: Error, CustomStringConvertible {
-        let description: String
-        init(_ call: String) { description = "\(call): \(String(cString: strerror(errno)))" }
+package final class DatagramSocket: Sendable {
+    package struct Failure: Error, CustomStringConvertible {
+        package let description: String
+        package init(_ call: String) { description = "\(call): \(String(cString: strerror(errno)))" }
     }
 
     private let descriptor: Int32
     /// Where it is bound; meaningless for a Unix socket.
-    let local: SocketAddress
+    package let local: SocketAddress
 
     /// A UDP socket bound to `address`.
-    init(at address: SocketAddress) throws {
+    package init(at address: SocketAddress) throws {
         let descriptor = socket(address.family.domain, Int32(SOCK_DGRAM.rawValue) | Int32(SOCK_CLOEXEC.rawValue), 0)
         guard descriptor >= 0 else { throw Failure("socket") }
         var size: Int32 = 4 << 20
@@ -72,7 +72,7 @@ final class DatagramSocket: Sendable {
     }
 
     /// A Unix datagram socket at `path`.
-    init(atPath path: String) throws {
+    package init(atPath path: String) throws {
         let descriptor = socket(AF_UNIX, Int32(SOCK_DGRAM.rawValue) | Int32(SOCK_CLOEXEC.rawValue), 0)
         guard descriptor >= 0, let anywhere = SocketAddress(host: "0.0.0.0", port: 0) else { throw Failure("socket") }
         local = anywhere
@@ -94,22 +94,22 @@ final class DatagramSocket: Sendable {
     deinit { close(descriptor) }
 
     /// The sender's address as the kernel writes it: equal for datagrams of one sender, and what ``send(_:to:)`` takes.
-    typealias Sender = [UInt8]
+    package typealias Sender = [UInt8]
 
     /// The next datagram, or `nil` when none came for some milliseconds.
-    func receive() -> (bytes: [UInt8], from: Sender)? {
+    package func receive() -> (bytes: [UInt8], from: Sender)? {
         Self.wait(for: [self])
         return receiveAtOnce()
     }
 
     /// Waits until one of these has a datagram, for some milliseconds at most.
-    static func wait(for sockets: [DatagramSocket]) {
+    package static func wait(for sockets: [DatagramSocket]) {
         var ready = sockets.map { pollfd(fd: $0.descriptor, events: Int16(POLLIN), revents: 0) }
         poll(&ready, nfds_t(ready.count), 20)
     }
 
     /// The next datagram, or `nil` when there is none yet.
-    func receiveAtOnce() -> (bytes: [UInt8], from: Sender)? {
+    package func receiveAtOnce() -> (bytes: [UInt8], from: Sender)? {
         var bytes = [UInt8](repeating: 0, count: 65_536)
         var sender = Sender(repeating: 0, count: MemoryLayout<sockaddr_storage>.size)
         var length = socklen_t(sender.count)
@@ -124,7 +124,7 @@ final class DatagramSocket: Sendable {
     }
 
     /// The next datagram, if it is from `address`, or `nil`.
-    func receive(from address: SocketAddress) -> [UInt8]? {
+    package func receive(from address: SocketAddress) -> [UInt8]? {
         guard let (bytes, sender) = receive() else { return nil }
         return sender.withUnsafeBytes { raw in
             raw.baseAddress.flatMap { SocketAddress($0, length: raw.count) } == address ? bytes : nil
@@ -132,9 +132,9 @@ final class DatagramSocket: Sendable {
     }
 
     /// Takes no more: senders over a Unix socket get EPIPE. What is in the queue can still be received.
-    func stopReceiving() { shutdown(descriptor, Int32(SHUT_RD)) }
+    package func stopReceiving() { shutdown(descriptor, Int32(SHUT_RD)) }
 
-    func send(_ bytes: [UInt8], to sender: Sender) {
+    package func send(_ bytes: [UInt8], to sender: Sender) {
         _ = sender.withUnsafeBytes { address in
             sendto(
                 descriptor, bytes, bytes.count, Int32(MSG_NOSIGNAL),
@@ -142,7 +142,7 @@ final class DatagramSocket: Sendable {
         }
     }
 
-    func send(_ bytes: [UInt8], to address: SocketAddress) {
+    package func send(_ bytes: [UInt8], to address: SocketAddress) {
         _ = address.withSockaddr { sendto(descriptor, bytes, bytes.count, Int32(MSG_NOSIGNAL), $0, $1) }
     }
 }

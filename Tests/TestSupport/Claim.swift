@@ -2,11 +2,11 @@ import Foundation
 
 /// What one test at a time may have on this machine, whatever run of the tests it belongs to. It is an abstract Unix
 /// socket (unix(7)), so it ends with its process at the latest, however that ends.
-final class Claim: Sendable {
+package final class Claim: Sendable {
     private let descriptor: Int32
 
     /// `nil` if somebody has it.
-    init?(_ name: String) {
+    package init?(_ name: String) {
         descriptor = socket(AF_UNIX, Int32(SOCK_DGRAM.rawValue) | Int32(SOCK_CLOEXEC.rawValue), 0)
         guard descriptor >= 0 else { return nil }
         var address = sockaddr_un()

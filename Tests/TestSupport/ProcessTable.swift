@@ -1,47 +1,47 @@
 import Foundation
 
 /// What /proc tells about processes and their sockets.
-enum ProcessTable {
+package enum ProcessTable {
     /// Whether it runs: a process that has ended and that nobody has waited for does not.
-    static func isRunning(_ pid: pid_t) -> Bool {
+    package static func isRunning(_ pid: pid_t) -> Bool {
         guard let state = fields(of: pid)?.first else { return false }
         return state != "Z" && state != "X"
     }
 
-    static func children(of parent: pid_t) -> [pid_t] {
+    package static func children(of parent: pid_t) -> [pid_t] {
         let names = (try? FileManager.default.contentsOfDirectory(atPath: "/proc")) ?? []
         return names.compactMap { pid_t($0) }.filter { fields(of: $0)?.dropFirst().first == "\(parent)" }.sorted()
     }
 
     /// Its argument 0, empty where it has ended.
-    static func name(of pid: pid_t) -> String {
+    package static func name(of pid: pid_t) -> String {
         String(text(of: "/proc/\(pid)/cmdline").prefix { $0 != "\0" })
     }
 
     /// How often it has begun to wait, or been made to, if it waits for something at this moment: the same number twice
     /// says that it has waited all the time between.
-    static func sleep(of pid: pid_t) -> Int? {
+    package static func sleep(of pid: pid_t) -> Int? {
         guard fields(of: pid)?.first == "S" else { return nil }
         let counts = text(of: "/proc/\(pid)/status").split(separator: "\n").filter { $0.contains("ctxt_switches:") }
         return counts.compactMap { $0.split(separator: "\t").last.flatMap { Int($0) } }.reduce(0, +)
     }
 
     /// Whether SIGSTOP has reached it.
-    static func isStopped(_ pid: pid_t) -> Bool { fields(of: pid)?.first == "T" }
+    package static func isStopped(_ pid: pid_t) -> Bool { fields(of: pid)?.first == "T" }
 
-    static func openDescriptors(of pid: pid_t) -> Int {
+    package static func openDescriptors(of pid: pid_t) -> Int {
         (try? FileManager.default.contentsOfDirectory(atPath: "/proc/\(pid)/fd"))?.count ?? 0
     }
 
     /// How many sockets it has open: what tells, and misses nothing, whether a connection has left one behind. Workers
     /// have other descriptors that come and go: one with their configuration, which they say that they have before they
     /// close it.
-    static func openSockets(of pid: pid_t) -> Int { sockets(of: pid).count }
+    package static func openSockets(of pid: pid_t) -> Int { sockets(of: pid).count }
 
     /// The ports that this process' UDP sockets are bound to. One that is missing may be there nevertheless: the kernel
     /// writes /proc/net/udp bit by bit, and goes on by position after sockets have come and gone. So this is for
     /// waiting until a port is there, and for no other question.
-    static func localPorts(of pid: pid_t) -> Set<UInt16> {
+    package static func localPorts(of pid: pid_t) -> Set<UInt16> {
         let inodes = Set(sockets(of: pid))
         return Set(
             ["/proc/net/udp", "/proc/net/udp6"].flatMap { text(of: $0).split(separator: "\n").dropFirst() }
@@ -55,7 +55,7 @@ enum ProcessTable {
 
     /// All of a file of /proc, empty where there is none. It has no size that could be known, and a read brings a page
     /// of it at most: FileManager takes the first for the whole file.
-    static func text(of file: String) -> String {
+    package static func text(of file: String) -> String {
         let descriptor = open(file, O_RDONLY | O_CLOEXEC)
         guard descriptor >= 0 else { return "" }
         defer { close(descriptor) }

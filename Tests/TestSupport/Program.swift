@@ -4,18 +4,20 @@ import Synchronization
 
 /// A program that runs as a process of its own. Its standard input is a socket, its output and errors go to files.
 /// It is killed when the last reference goes away.
-final class Program: Sendable {
-    enum Ending: Equatable {
+package final class Program: Sendable {
+    package enum Ending: Equatable {
         case exited(Int32)
         case killed(Int32)
     }
 
-    struct CannotStart: Error, CustomStringConvertible {
-        let description: String
+    package struct CannotStart: Error, CustomStringConvertible {
+        package let description: String
+
+        package init(description: String) { self.description = description }
     }
 
-    let pid: pid_t
-    let command: String
+    package let pid: pid_t
+    package let command: String
     private let folder: TestFolder
     private let outputName: String
     private let errorsName: String
@@ -28,7 +30,7 @@ final class Program: Sendable {
     private static let count = Atomic<Int>(0)
     /// Held while a program is started, and while a file is written: until the new process has come to its exec, it has
     /// the descriptor that the file is written through, and nobody can execute the file (ETXTBSY).
-    static let starting = Mutex<Void>(())
+    package static let starting = Mutex<Void>(())
     /// PATH, with the folders where Debian has daemons, and a user's PATH has not.
     private static let path = setenv("PATH", "\(String(cString: getenv("PATH"))):/usr/sbin:/sbin", 1)
 
@@ -36,7 +38,8 @@ final class Program: Sendable {
     ///   - arguments: the program, looked up in PATH, and its arguments.
     ///   - name: what its two files are called, with ".output" and ".errors"; a number where none is given.
     ///   - descriptorLimit: the most descriptors that it and its children may have open (RLIMIT_NOFILE).
-    init(_ arguments: [String], in folder: TestFolder, name: String? = nil, descriptorLimit: Int? = nil) throws {
+    package init(_ arguments: [String], in folder: TestFolder, name: String? = nil, descriptorLimit: Int? = nil) throws
+    {
         let number = Self.count.wrappingAdd(1, ordering: .relaxed).newValue
         _ = Self.path
         self.folder = folder
@@ -98,12 +101,12 @@ final class Program: Sendable {
     }
 
     /// What it has written to standard output so far.
-    var output: String { folder.read(outputName) }
+    package var output: String { folder.read(outputName) }
     /// What it has written to standard error so far.
-    var errors: String { folder.read(errorsName) }
+    package var errors: String { folder.read(errorsName) }
 
     /// How it ended, or `nil` while it runs.
-    var ending: Ending? {
+    package var ending: Ending? {
         state.withLock { state in
             var status: Int32 = 0
             if state.ending == nil, waitpid(pid, &status, WNOHANG) == pid {
@@ -115,7 +118,7 @@ final class Program: Sendable {
     }
 
     /// Writes to its standard input. What a program that has ended would have been told is dropped.
-    func send(_ text: String) {
+    package func send(_ text: String) {
         state.withLock { state in
             var rest = Array(text.utf8)[...]
             while !rest.isEmpty, state.input >= 0 {
@@ -128,25 +131,27 @@ final class Program: Sendable {
         }
     }
 
-    func closeInput() {
+    package func closeInput() {
         state.withLock { state in
             if state.input >= 0 { close(state.input) }
             state.input = -1
         }
     }
 
-    func signal(_ number: Int32) {
+    package func signal(_ number: Int32) {
         if ending == nil { kill(pid, number) }
     }
 
     /// Waits until it has ended.
-    func ended(within seconds: Double = 60) async throws -> Ending {
+    package func ended(within seconds: Double = 60) async throws -> Ending {
         try await eventualValue("\(command) ends", within: seconds, details: output + errors) { ending }
     }
 
     /// Runs a program to its end; anything but exit status 0 is an error.
     @discardableResult
-    static func run(_ arguments: [String], in folder: TestFolder, within seconds: Double = 60) async throws -> String {
+    package static func run(_ arguments: [String], in folder: TestFolder, within seconds: Double = 60) async throws
+        -> String
+    {
         let program = try Program(arguments, in: folder)
         program.closeInput()
         guard try await program.ended(within: seconds) == .exited(0) else {

@@ -1,8 +1,10 @@
 import Foundation
 
 /// A condition did not come true in time.
-struct NeverHappened: Error, CustomStringConvertible {
-    let description: String
+package struct NeverHappened: Error, CustomStringConvertible {
+    package let description: String
+
+    package init(description: String) { self.description = description }
 }
 
 /// Asks until `condition` is true.
@@ -10,7 +12,7 @@ struct NeverHappened: Error, CustomStringConvertible {
 ///   - what: what is waited for, for the error's text.
 ///   - seconds: the deadline. It is generous: it only decides how soon a broken daemon is given up.
 ///   - details: what helps to see why it never happened; asked when the deadline has passed.
-func eventually(
+package func eventually(
     _ what: String, within seconds: Double = 60, details: @autoclosure () -> String = "",
     _ condition: () throws -> Bool
 ) async throws {
@@ -25,7 +27,7 @@ func eventually(
 }
 
 /// Asks until there is a value, and returns it. Otherwise like ``eventually(_:within:details:_:)``.
-func eventualValue<Value>(
+package func eventualValue<Value>(
     _ what: String, within seconds: Double = 60, details: @autoclosure () -> String = "", _ value: () throws -> Value?
 ) async throws -> Value {
     var found: Value?

@@ -3,8 +3,8 @@ import Synchronization
 /// UDP ports for servers that a test starts. Between the choice of a port and its server's bind() nobody takes it: the
 /// kernel gives clients ports from 32768 up (net.ipv4.ip_local_port_range), and all runs of the tests on this machine
 /// share the ports below among themselves.
-enum ServerPorts {
-    struct NoneLeft: Error {}
+package enum ServerPorts {
+    package struct NoneLeft: Error {}
 
     private static let all: Range<UInt16> = 20_000..<32_000
     private static let blockSize: UInt16 = 100
@@ -12,7 +12,7 @@ enum ServerPorts {
     private static let state = Mutex<(left: [UInt16], claims: [Claim])>(([], []))
 
     /// A port that no test has been given. They are all even: the next one is nobody else's either.
-    static func next() throws -> UInt16 {
+    package static func next() throws -> UInt16 {
         try state.withLock { state in
             if let port = state.left.popLast() { return port }
             for first in stride(from: all.lowerBound, to: all.upperBound, by: Int(blockSize)).shuffled() {

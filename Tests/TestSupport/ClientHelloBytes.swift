@@ -1,11 +1,13 @@
 /// A ClientHello of DTLS 1.2 as bytes, for a client that is no more than a socket.
-struct ClientHelloBytes {
-    let random: [UInt8] = (0..<32).map { _ in .random(in: 0...255) }
+package struct ClientHelloBytes {
+    package let random: [UInt8] = (0..<32).map { _ in .random(in: 0...255) }
+
+    package init() {}
 
     /// - Parameters:
     ///   - cookie: what a HelloVerifyRequest has given; empty for the first hello.
     ///   - number: the record's and the message's sequence number: 0 for the first hello, 1 for the second.
-    func bytes(cookie: [UInt8] = [], number: Int = 0) -> [UInt8] {
+    package func bytes(cookie: [UInt8] = [], number: Int = 0) -> [UInt8] {
         // ECDHE with AES-GCM, for either kind of key.
         let suites: [UInt8] = [0xc0, 0x2b, 0xc0, 0x2c, 0xc0, 0x2f, 0xc0, 0x30]
         // supported_groups: X25519 and P-256; ec_point_formats: uncompressed; signature_algorithms: ECDSA, RSA-PSS.
@@ -27,12 +29,12 @@ struct ClientHelloBytes {
 }
 
 /// What a server has said to a ClientHello.
-enum HelloAnswer: Equatable {
+package enum HelloAnswer: Equatable {
     case helloVerifyRequest(cookie: [UInt8])
     case serverHello
     case other
 
-    init(_ datagram: [UInt8]) {
+    package init(_ datagram: [UInt8]) {
         // A record's header has 13 bytes, a handshake message's 12; its type comes first (RFC 6347, section 4.2.2).
         guard datagram.count > 28, datagram[0] == 22 else {
             self = .other

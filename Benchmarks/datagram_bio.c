@@ -14,7 +14,7 @@ static int port_write(BIO *bio, const char *datagram, int length) {
     DatagramPort *port = BIO_get_data(bio);
     BIO_clear_retry_flags(bio);
     port->transmit(port->owner, datagram, length);
-    return length;  // What the network does not take is lost, as datagrams are.
+    return length;  // A datagram that the kernel does not accept is lost, like one on the wire.
 }
 
 static long port_control(BIO *bio, int command, long number, void *pointer) {

@@ -1,6 +1,6 @@
-// The cheapest straightforward DTLS echo server: one process, one epoll loop, a connected UDP socket for each client,
-// one recvfrom and one send for each datagram; no hand-over, no logs, no limits, no timers.
-// What a real server costs for a handshake, a datagram or an idle connection is a multiple of what this one costs.
+// The simplest DTLS echo server that OpenSSL allows. It has one process, one epoll loop, a connected UDP socket for
+// each client, and one recvfrom and one send for each datagram; it has no hand-over, no logs, no limits and no timers.
+// scripts/bench tells the costs of dtlsd as multiples of the costs of this server.
 //
 //   floor PORT CERTIFICATE KEY        listens on 127.0.0.1; prints "ready" on standard output
 #define _GNU_SOURCE
@@ -19,15 +19,15 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#define LONGEST_PUT_BACK 2048
-#define MOST_PUT_BACK 256
+#define LONGEST_MISDELIVERED 2048
+#define MOST_MISDELIVERED 256
 #define LONGEST_DATAGRAM 65536
 
 typedef struct {
-    int socket;  // -1 until the cookie is good: until then it answers through the listener
+    int socket;  // -1 until the cookie is verified; until then answers leave through the listener
     SSL *ssl;
     struct sockaddr_in peer;
-    const char *first;  // the datagram that the listener has read already
+    const char *first;  // a datagram that the listener has already read
     int first_length;
     int is_open;
     DatagramPort port;
@@ -36,17 +36,17 @@ typedef struct {
 typedef struct {
     int length;
     struct sockaddr_in from;
-    char bytes[LONGEST_PUT_BACK];
-} PutBack;
+    char bytes[LONGEST_MISDELIVERED];
+} MisdeliveredDatagram;
 
 static int listener, events;
 static struct sockaddr_in local;
 static SSL_CTX *context;
-static PutBack put_back[MOST_PUT_BACK];
-static int put_back_count;
+static MisdeliveredDatagram misdelivered[MOST_MISDELIVERED];
+static int misdelivered_count;
 static char datagram[LONGEST_DATAGRAM];
 
-static _Noreturn void give_up(const char *what) {
+static _Noreturn void fail(const char *what) {
     fprintf(stderr, "floor: %s: %s\n", what, strerror(errno));
     ERR_print_errors_fp(stderr);
     exit(1);
@@ -61,10 +61,11 @@ static int receive_from(int socket, char *buffer, int capacity, struct sockaddr_
     return (int)recvfrom(socket, buffer, capacity, 0, (struct sockaddr *)from, &size);
 }
 
-// Keeps another client's datagram for the listener's path. A new socket gets such ones until it is connected.
+// Keeps another client's datagram until the listener is read next. A new socket receives such datagrams until it is
+// connected.
 static void keep_for_listener(const char *bytes, int length, const struct sockaddr_in *from) {
-    if (length > LONGEST_PUT_BACK || put_back_count == MOST_PUT_BACK) return;
-    PutBack *entry = &put_back[put_back_count++];
+    if (length > LONGEST_MISDELIVERED || misdelivered_count == MOST_MISDELIVERED) return;
+    MisdeliveredDatagram *entry = &misdelivered[misdelivered_count++];
     entry->length = length;
     entry->from = *from;
     memcpy(entry->bytes, bytes, length);
@@ -97,20 +98,20 @@ static void connection_transmit(void *owner, const char *bytes, int length) {
 
 static int bound_socket(void) {
     int one = 1, made = socket(AF_INET, SOCK_DGRAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
-    if (made < 0) give_up("socket");
+    if (made < 0) fail("socket");
     setsockopt(made, SOL_SOCKET, SO_REUSEPORT, &one, sizeof one);
-    if (bind(made, (struct sockaddr *)&local, sizeof local) < 0) give_up("bind");
+    if (bind(made, (struct sockaddr *)&local, sizeof local) < 0) fail("bind");
     return made;
 }
 
 static void watch(int socket, Connection *connection) {
     struct epoll_event event = {.events = EPOLLIN, .data.ptr = connection};
-    if (epoll_ctl(events, EPOLL_CTL_ADD, socket, &event) < 0) give_up("epoll_ctl");
+    if (epoll_ctl(events, EPOLL_CTL_ADD, socket, &event) < 0) fail("epoll_ctl");
 }
 
 static Connection *new_connection(void) {
     Connection *connection = calloc(1, sizeof *connection);
-    if (!connection || !(connection->ssl = SSL_new(context))) give_up("SSL_new");
+    if (!connection || !(connection->ssl = SSL_new(context))) fail("SSL_new");
     connection->socket = -1;
     connection->port = (DatagramPort){connection_receive, connection_transmit, connection};
     use_port(connection->ssl, &connection->port);
@@ -121,7 +122,8 @@ static Connection *new_connection(void) {
 static void close_connection(Connection *connection) {
     ERR_clear_error();
     SSL_free(connection->ssl);
-    // A client that comes back at once from the same port has its ClientHello in this queue: handshake, epoch 0.
+    // A client that comes back at once from the same port has its ClientHello in this queue, a handshake record of
+    // epoch 0.
     struct sockaddr_in from;
     for (int length; (length = receive_from(connection->socket, datagram, sizeof datagram, &from)) >= 0;)
         if (length > 13 && datagram[0] == 22 && !datagram[3] && !datagram[4])
@@ -145,17 +147,17 @@ static void serve(Connection *connection) {
     if (SSL_get_error(connection->ssl, result) != SSL_ERROR_WANT_READ) close_connection(connection);
 }
 
-// The cookie is good: gives the client a socket of its own and goes on with the handshake.
+// Gives a client whose cookie is verified a socket of its own, and continues the handshake.
 static void open_connection(Connection *connection) {
     connection->socket = bound_socket();
     if (connect(connection->socket, (struct sockaddr *)&connection->peer, sizeof connection->peer) < 0)
-        give_up("connect");
+        fail("connect");
     watch(connection->socket, connection);
     serve(connection);
 }
 
-static void hear(const struct sockaddr_in *peer, int length) {
-    static Connection *spare;  // what answers ClientHellos without a cookie; the first good one takes it over
+static void accept_datagram(const struct sockaddr_in *peer, int length) {
+    static Connection *spare;  // answers ClientHellos without a cookie; becomes the connection of the first valid one
     static BIO_ADDR *unused;
     if (!spare) spare = new_connection();
     if (!unused) unused = BIO_ADDR_new();
@@ -175,8 +177,8 @@ static void read_listener(void) {
     for (;;) {
         struct sockaddr_in peer;
         int length;
-        if (put_back_count > 0) {
-            PutBack *entry = &put_back[--put_back_count];
+        if (misdelivered_count > 0) {
+            MisdeliveredDatagram *entry = &misdelivered[--misdelivered_count];
             length = entry->length;
             peer = entry->from;
             memcpy(datagram, entry->bytes, length);
@@ -184,7 +186,7 @@ static void read_listener(void) {
             length = receive_from(listener, datagram, sizeof datagram, &peer);
         }
         if (length < 0) return;
-        hear(&peer, length);
+        accept_datagram(&peer, length);
     }
 }
 
@@ -204,11 +206,11 @@ static void make_context(const char *certificate, const char *key) {
     context = SSL_CTX_new(DTLS_server_method());
     if (!context || SSL_CTX_use_certificate_chain_file(context, certificate) != 1 ||
         SSL_CTX_use_PrivateKey_file(context, key, SSL_FILETYPE_PEM) != 1)
-        give_up("certificate and key");
+        fail("certificate and key");
     SSL_CTX_set_cookie_generate_cb(context, make_cookie);
     SSL_CTX_set_cookie_verify_cb(context, check_cookie);
     SSL_CTX_set1_groups_list(context, "X25519:P-256:P-384");
-    SSL_CTX_set_session_cache_mode(context, SSL_SESS_CACHE_OFF);  // resumption is by ticket
+    SSL_CTX_set_session_cache_mode(context, SSL_SESS_CACHE_OFF);  // sessions are resumed by ticket alone
     SSL_CTX_set_options(context, SSL_OP_CIPHER_SERVER_PREFERENCE);
 }
 
@@ -218,7 +220,8 @@ static void open_listener(int port) {
     listener = bound_socket();
     int size = 4 << 20;
     setsockopt(listener, SOL_SOCKET, SO_RCVBUF, &size, sizeof size);
-    // Every datagram of the group goes to its first socket, the listener, not to a connection that is being opened.
+    // Every datagram of the reuseport group goes to its first socket, the listener, and not to a connection that is not
+    // connected yet.
     struct sock_filter code[] = {{BPF_RET | BPF_K, 0, 0, 0}};
     struct sock_fprog program = {1, code};
     setsockopt(listener, SOL_SOCKET, SO_ATTACH_REUSEPORT_CBPF, &program, sizeof program);
@@ -246,6 +249,6 @@ int main(int count, char **arguments) {
             if (ready[i].data.ptr) serve(ready[i].data.ptr);
             else read_listener();
         }
-        if (put_back_count > 0) read_listener();
+        if (misdelivered_count > 0) read_listener();
     }
 }

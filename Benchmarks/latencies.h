@@ -7,5 +7,5 @@ typedef struct {
 } Latencies;
 
 void add_latency(Latencies *latencies, double seconds);
-// The latency that `share` (0 to 1) of all did not exceed, in seconds; 0 for an empty list. Sorts the list.
+// Returns the latency that `share` (0 to 1) of all did not exceed, in seconds, or 0 for an empty list. Sorts the list.
 double latency_percentile(Latencies *latencies, double share);

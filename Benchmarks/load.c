@@ -4,11 +4,11 @@
 //   load echo      --to ADDRESS:PORT [-c CONNECTIONS] [-s BYTES] [-w WINDOW] [-t SECONDS] [--server PID]
 //   load idle      --to ADDRESS:PORT [-c CONNECTIONS] [-t SECONDS] [--server PID]
 //
-// handshake: opens and closes connections. echo: every connection keeps WINDOW datagrams under way.
-// idle: opens the connections, then holds them, and sends datagrams that are of none (stray_each: what one costs the
-// kernel; over loopback that is the sender's CPU time).
-// With --server, the CPU time of that process and its descendants is counted, and their memory before and after.
-// Prints one line of name=value; times in microseconds. Exits with 1 when a handshake failed.
+// handshake opens and closes connections. echo keeps WINDOW datagrams of every connection in flight.
+// idle opens the connections, holds them, and then sends datagrams that belong to no connection (stray_each: the CPU
+// time that one costs the kernel; over loopback that is the sender's).
+// With --server, it measures the CPU time of that process and its descendants, and their memory before and after.
+// It prints one line of name=value, with times in microseconds, and exits with 1 when a handshake failed.
 #define _GNU_SOURCE
 #include "datagram_bio.h"
 #include "latencies.h"
@@ -45,7 +45,7 @@ typedef struct {
     SSL *ssl;
     DatagramPort port;
     double started, retransmission;
-    unsigned sent;  // the number that the next datagram carries
+    unsigned sent;  // the number of the next datagram
     int under_way;
     double sent_at[WIDEST_WINDOW];
 } Connection;
@@ -88,7 +88,7 @@ static _Noreturn void give_up(const char *what) {
 static int connection_receive(void *owner, char *buffer, int capacity) {
     Connection *connection = owner;
     int length;
-    // A refused datagram is reported once; what came before and after it is still there.
+    // An ICMP error is reported once, and the datagrams before and after it are still in the queue.
     while ((length = recv(connection->socket, buffer, capacity, 0)) < 0 && errno == ECONNREFUSED) continue;
     return length;
 }
@@ -116,11 +116,11 @@ static double next_retransmission(SSL *ssl) {
     return DTLSv1_get_timeout(ssl, &wait) ? now() + wait.tv_sec + wait.tv_usec * 1e-6 : 1e18;
 }
 
-// Ends a connection in whatever state. In handshake mode its place is free for the next one.
+// Ends a connection in any state. In handshake mode its slot is free for the next one.
 static void end(Connection *connection) {
     if (connection->state == OPEN) SSL_shutdown(connection->ssl);
     else half_open--;
-    SSL_set_shutdown(connection->ssl, SSL_SENT_SHUTDOWN | SSL_RECEIVED_SHUTDOWN);  // keeps the session good
+    SSL_set_shutdown(connection->ssl, SSL_SENT_SHUTDOWN | SSL_RECEIVED_SHUTDOWN);  // keeps the session resumable
     SSL_free(connection->ssl);
     close(connection->socket);
     connection->state = options.mode == HANDSHAKE ? UNUSED : ENDED;
@@ -268,7 +268,7 @@ static double each(double seconds, long count) {
 static double measure_strays(void) {
     unsigned char stray[LONGEST_DATAGRAM];
     memset(stray, 's', options.bytes);
-    // An address of its own on loopback: no connection has it, see open_socket().
+    // A loopback address that no connection has (see open_socket).
     int from = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
     struct sockaddr_in source = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
     if (from < 0 || bind(from, (struct sockaddr *)&source, sizeof source) < 0) give_up("socket");
@@ -292,7 +292,7 @@ static void report(const char *mode, TreeUsage before, TreeUsage after, double s
 
 static void run_handshakes(void) {
     if (options.resume) {
-        // One full handshake brings the session that all counted ones resume.
+        // One full handshake makes the session that all measured handshakes resume.
         shake_hands(1, 1);
         counts.opened = counts.resumed = 0;
         latencies.count = 0;

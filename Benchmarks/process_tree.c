@@ -20,7 +20,7 @@ static int parent_of(int pid) {
     size_t length = fread(text, 1, sizeof text - 1, file);
     fclose(file);
     text[length] = 0;
-    // The name in parentheses may hold anything, parentheses too: the fields start after the last one.
+    // The name in parentheses may contain parentheses itself, so the fields start after the last one.
     char *after_name = strrchr(text, ')');
     int parent;
     return after_name && sscanf(after_name + 1, " %*c %d", &parent) == 1 ? parent : -1;

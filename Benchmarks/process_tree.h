@@ -6,5 +6,5 @@ typedef struct {
     long pss_kib;        // proportional set size: shared pages are counted once
 } TreeUsage;
 
-// A process that ends while it is being read counts as nothing. `root` 0 gives zeros.
+// A process that ends while it is being read is not counted. A `root` of 0 gives zeros.
 TreeUsage measure_tree(int root);

@@ -15,16 +15,6 @@ public struct ClientHello {
         case malformed
     }
 
-    /// Bytes of a record header (RFC 6347, section 4.1).
-    static let recordHeaderSize = 13
-    /// Bytes of a handshake message header (RFC 6347, section 4.2.2).
-    static let handshakeHeaderSize = 12
-    /// The longest plaintext of a record (RFC 6347, section 4.1.1; RFC 5246, section 6.2.1).
-    static let maximumRecordLength = 1 << 14
-    static let handshakeRecordType: UInt8 = 22
-    static let clientHelloType: UInt8 = 1
-    /// Every DTLS version has this first byte; the second one tells 1.0 (0xff) from 1.2 (0xfd).
-    static let versionMajor: UInt8 = 0xfe
     private static let randomSize = 32
 
     /// The whole datagram, with whatever follows the hello.
@@ -41,12 +31,15 @@ public struct ClientHello {
     /// here.
     public let isComplete: Bool
 
+    /// The message without its headers, as far as the record has it.
+    private let body: UnsafeRawBufferPointer
+    // Where fields are in `body`.
     private let sessionIDRange: Range<Int>
     private let cookieRange: Range<Int>
     private let compressionEnd: Int
 
-    private static let versionOffset = recordHeaderSize + handshakeHeaderSize
-    private static let randomOffset = versionOffset + 2
+    /// What stands before the random: client_version.
+    private static let randomOffset = 2
 
     /// 32 bytes.
     public var random: UnsafeRawBufferPointer { slice(Self.randomOffset..<Self.randomOffset + Self.randomSize) }
@@ -59,21 +52,22 @@ public struct ClientHello {
     public var randomValue: ClientRandom { ClientRandom(random) }
 
     /// Version, random and session id, with the session id's length: what stands before the cookie.
-    var beforeCookie: UnsafeRawBufferPointer { slice(Self.versionOffset..<sessionIDRange.upperBound) }
+    var beforeCookie: UnsafeRawBufferPointer { slice(0..<sessionIDRange.upperBound) }
     /// Cipher suites and compression methods, with their lengths: what stands after the cookie, extensions left out.
     var afterCookie: UnsafeRawBufferPointer { slice(cookieRange.upperBound..<compressionEnd) }
 
     private func slice(_ range: Range<Int>) -> UnsafeRawBufferPointer {
-        UnsafeRawBufferPointer(rebasing: datagram[range])
+        UnsafeRawBufferPointer(rebasing: body[range])
     }
 
     /// Says cheaply whether a datagram could be a ClientHello, or a later fragment of one: a handshake record of epoch
     /// 0 whose first message has the type of a ClientHello. Nothing else is checked.
     public static func couldBePart(of datagram: UnsafeRawBufferPointer) -> Bool {
-        datagram.count > recordHeaderSize
-            && datagram[0] == handshakeRecordType && datagram[1] == versionMajor
-            && datagram[3] == 0 && datagram[4] == 0
-            && datagram[recordHeaderSize] == clientHelloType
+        Record(of: datagram).map(couldBePart) ?? false
+    }
+
+    private static func couldBePart(of record: Record) -> Bool {
+        record.isPlaintextHandshake && record.fragment.first == HandshakeType.clientHello.rawValue
     }
 
     /// Reads the first record of `datagram`.
@@ -81,32 +75,28 @@ public struct ClientHello {
     /// A first fragment is enough if it reaches to the end of the compression methods: all that a cookie covers is
     /// there. Unknown versions, cipher suites and extensions are the handshake's business, not this parser's.
     public static func parse(_ datagram: UnsafeRawBufferPointer) -> Outcome {
-        guard couldBePart(of: datagram) else { return .notClientHello }
-        var reader = Reader(bytes: datagram, end: datagram.count)
-        guard reader.skip(1), let recordVersion = reader.uint16(), reader.skip(2), let recordSequence = reader.uint48(),
-            let recordLength = reader.uint16(), Int(recordLength) <= maximumRecordLength,
-            reader.limit(to: Int(recordLength)),
-            // The handshake header: type, length, message_seq, fragment_offset, fragment_length.
-            reader.skip(1), let length = reader.uint24(), let messageSequence = reader.uint16(),
-            let fragmentOffset = reader.uint24(), let fragmentLength = reader.uint24()
+        guard let record = Record(of: datagram), couldBePart(of: record) else { return .notClientHello }
+        guard record.isComplete, record.length <= Record.maximumPlaintextLength,
+            let fragment = HandshakeFragment(record.fragment)
         else { return .malformed }
-        guard fragmentOffset == 0 else {
-            return fragmentOffset + fragmentLength <= length ? .notClientHello : .malformed
-        }
+        guard fragment.offset == 0 else { return fragment.fitsMessage ? .notClientHello : .malformed }
         // A second message behind it in its record has no sense; a second fragment is joined: see HelloFragments.
-        guard fragmentLength <= length, reader.left == fragmentLength,
-            let clientVersion = reader.uint16(), UInt8(clientVersion >> 8) == versionMajor, reader.skip(randomSize),
+        guard fragment.fitsMessage, let body = fragment.body, fragment.rest.isEmpty else { return .malformed }
+        var reader = Reader(bytes: body)
+        guard let clientVersion = reader.uint16(), UInt8(clientVersion >> 8) == ProtocolVersion.major,
+            reader.skip(randomSize),
             let sessionID = reader.vector8(), sessionID.count <= 32,
             let cookie = reader.vector8(),
             let cipherSuites = reader.vector16(), cipherSuites.count >= 2, cipherSuites.count.isMultiple(of: 2),
             let compression = reader.vector8(), !compression.isEmpty,
-            extensionsFit(reader, left: length - (compression.upperBound - versionOffset))
+            extensionsFit(reader, left: fragment.messageLength - compression.upperBound)
         else { return .malformed }
         return .hello(
             ClientHello(
-                datagram: datagram, recordVersion: recordVersion, recordSequence: recordSequence,
-                messageSequence: messageSequence, clientVersion: clientVersion, isComplete: fragmentLength == length,
-                sessionIDRange: sessionID, cookieRange: cookie, compressionEnd: compression.upperBound))
+                datagram: datagram, recordVersion: record.version, recordSequence: record.sequenceNumber,
+                messageSequence: fragment.messageSequence, clientVersion: clientVersion,
+                isComplete: fragment.length == fragment.messageLength, body: body, sessionIDRange: sessionID,
+                cookieRange: cookie, compressionEnd: compression.upperBound))
     }
 
     /// The rest of a hello is nothing, or one vector of extensions that fills it (RFC 5246, section 7.4.1.2).
@@ -141,26 +131,15 @@ public struct ClientRandom: Hashable, Sendable {
     }
 }
 
-/// Reads big-endian numbers and TLS vectors. Each step says by `nil` or `false` that the bytes do not reach;
-/// `offset` never passes `end`, and `end` never passes the buffer.
+/// Reads big-endian numbers and TLS vectors. Each step says by `nil` or `false` that there are too few bytes; `offset`
+/// never passes the buffer's end.
 private struct Reader {
     let bytes: UnsafeRawBufferPointer
     private(set) var offset = 0
-    private(set) var end: Int
 
-    init(bytes: UnsafeRawBufferPointer, end: Int) {
-        self.bytes = bytes
-        self.end = end
-    }
+    init(bytes: UnsafeRawBufferPointer) { self.bytes = bytes }
 
-    var left: Int { end - offset }
-
-    /// Lets the reader see `count` more bytes and no others.
-    mutating func limit(to count: Int) -> Bool {
-        guard count <= left else { return false }
-        end = offset + count
-        return true
-    }
+    var left: Int { bytes.count - offset }
 
     mutating func skip(_ count: Int) -> Bool {
         guard count <= left else { return false }
@@ -168,27 +147,25 @@ private struct Reader {
         return true
     }
 
-    private mutating func number(_ count: Int) -> UInt64? {
+    private mutating func number(_ count: Int) -> Int? {
         guard count <= left else { return nil }
-        var value: UInt64 = 0
-        for index in offset..<offset + count { value = value << 8 | UInt64(bytes[index]) }
+        var value = 0
+        for index in offset..<offset + count { value = value << 8 | Int(bytes[index]) }
         offset += count
         return value
     }
 
     mutating func uint16() -> UInt16? { number(2).map { UInt16(truncatingIfNeeded: $0) } }
-    mutating func uint24() -> Int? { number(3).map { Int(truncatingIfNeeded: $0) } }
-    mutating func uint48() -> UInt64? { number(6) }
 
     /// The content of a vector whose length is one byte.
     mutating func vector8() -> Range<Int>? { vector(number(1)) }
     /// The content of a vector whose length is two bytes.
     mutating func vector16() -> Range<Int>? { vector(number(2)) }
 
-    private mutating func vector(_ count: UInt64?) -> Range<Int>? {
-        guard let count, count <= UInt64(left) else { return nil }
+    private mutating func vector(_ count: Int?) -> Range<Int>? {
+        guard let count, count <= left else { return nil }
         let start = offset
-        offset += Int(count)
+        offset += count
         return start..<offset
     }
 }

@@ -14,7 +14,10 @@ public final class CookieAuthority {
     public static let cookieSize = 32
     /// Bytes of a HelloVerifyRequest's datagram. The smallest valid ClientHello has 67.
     public static let helloVerifyRequestSize =
-        ClientHello.recordHeaderSize + ClientHello.handshakeHeaderSize + 3 + cookieSize
+        Record.headerSize + HandshakeFragment.headerSize + helloVerifyRequestBodySize
+
+    /// server_version, the length of the cookie, and the cookie (RFC 6347, section 4.2.1).
+    private static let helloVerifyRequestBodySize = 3 + cookieSize
     /// Bytes that a secret must have at least.
     public static let minimumSecretSize = 16
 
@@ -60,27 +63,22 @@ public final class CookieAuthority {
     ) -> Int {
         let size = Self.helloVerifyRequestSize
         guard buffer.count >= size, size <= hello.datagram.count else { return 0 }
-        buffer.copyBytes(from: Self.helloVerifyRequestStart)
-        for index in 0..<6 {
-            buffer[5 + index] = UInt8(truncatingIfNeeded: hello.recordSequence >> UInt64(40 - 8 * index))
-        }
-        // 0 at first. A client that is asked once more in one handshake, since its cookie has become too old, goes on
+        // Record and message say DTLS 1.0 whatever the client offered (RFC 6347, section 4.2.1). message_seq is 0 at
+        // first. A client that is asked once more in one handshake, since its cookie has become too old, goes on
         // counting and waits for the next number (RFC 6347, section 4.2.2).
-        buffer[17] = UInt8(truncatingIfNeeded: hello.messageSequence >> 8)
-        buffer[18] = UInt8(truncatingIfNeeded: hello.messageSequence)
-        let cookie = UnsafeMutableRawBufferPointer(rebasing: buffer[(size - Self.cookieSize)..<size])
+        Record.writeHeader(
+            .handshake, version: ProtocolVersion.dtls10.rawValue, sequenceNumber: hello.recordSequence,
+            length: size - Record.headerSize, to: buffer)
+        HandshakeFragment.writeHeader(
+            .helloVerifyRequest, messageSequence: hello.messageSequence,
+            messageLength: Self.helloVerifyRequestBodySize, fragmentLength: Self.helloVerifyRequestBodySize,
+            to: UnsafeMutableRawBufferPointer(rebasing: buffer[Record.headerSize...]))
+        let body = UnsafeMutableRawBufferPointer(rebasing: buffer[(size - Self.helloVerifyRequestBodySize)..<size])
+        body.storeBytes(of: ProtocolVersion.dtls10.rawValue.bigEndian, as: UInt16.self)
+        body[2] = UInt8(Self.cookieSize)
+        let cookie = UnsafeMutableRawBufferPointer(rebasing: body[3...])
         return write(to: cookie, for: hello, peer: peer, local: local, minute: minute) ? size : 0
     }
-
-    /// What stands before the cookie. Record and message say DTLS 1.0 whatever the client offered (RFC 6347, section
-    /// 4.2.1).
-    private static let helloVerifyRequestStart: [UInt8] = [
-        22, 0xfe, 0xff, 0, 0,  // a handshake record of DTLS 1.0 in epoch 0
-        0, 0, 0, 0, 0, 0,  // the hello's sequence number belongs here
-        0, 47,  // the record's length
-        3, 0, 0, 35, 0, 0, 0, 0, 0, 0, 0, 35,  // HelloVerifyRequest: length, the hello's message_seq, offset and length
-        0xfe, 0xff, 32,  // server_version, and the length of the cookie
-    ]
 
     /// Writes the 32 bytes of a cookie.
     private func write(

@@ -187,16 +187,7 @@ public final class Outbox {
         var position = mark.byteCount
         for index in mark.count..<count {
             let end = position + sizes[index]
-            var record = position
-            while end - record >= ClientHello.recordHeaderSize {
-                if bytes[record + 3] == 0, bytes[record + 4] == 0 {
-                    let number = (0..<6).reduce(0 as UInt64) { $0 << 8 | UInt64(bytes[record + 5 + $1]) } &+ offset
-                    for digit in 0..<6 {
-                        bytes[record + 5 + digit] = UInt8(truncatingIfNeeded: number >> UInt64(40 - 8 * digit))
-                    }
-                }
-                record += ClientHello.recordHeaderSize + (Int(bytes[record + 11]) << 8 | Int(bytes[record + 12]))
-            }
+            MutableRecord.renumber(UnsafeMutableRawBufferPointer(rebasing: bytes[position..<end]), by: offset)
             position = end
         }
     }

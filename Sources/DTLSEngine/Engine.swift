@@ -39,7 +39,7 @@ public final class Engine {
     public private(set) var payloadSize: Int
     private var retransmissions = 0
     private var alert: PlaintextAlert?
-    private var screen = RecordFilter()
+    private var filter = RecordFilter()
     // Of a client that was asked for its cookie more than once, or never counted; see accept(_:).
     var keptHello: [UInt8]?
     var recordOffset: UInt64 = 0
@@ -99,26 +99,26 @@ public final class Engine {
     @inline(__always)
     public func deliver(_ datagram: UnsafeRawBufferPointer) {
         // A renegotiation may have agreed on another cipher.
-        if context.allowsRenegotiation { screen.measure(ssl, payloadSize: payloadSize) }
-        bio.lend(state == .handshaking ? screened(datagram) : screen.established(datagram))
+        if context.allowsRenegotiation { filter.measure(ssl, payloadSize: payloadSize) }
+        bio.lend(state == .handshaking ? filtered(datagram) : filter.established(datagram))
         isDrained = false
     }
 
-    private func screened(_ datagram: UnsafeRawBufferPointer) -> UnsafeRawBufferPointer {
-        screen.measure(ssl, payloadSize: payloadSize)
-        let screened = screen.handshaking(datagram)
-        return screened.isEmpty ? screened : holdAlertBack(screened)
+    private func filtered(_ datagram: UnsafeRawBufferPointer) -> UnsafeRawBufferPointer {
+        filter.measure(ssl, payloadSize: payloadSize)
+        let filtered = filter.handshaking(datagram)
+        return filtered.isEmpty ? filtered : holdAlertBack(filtered)
     }
 
     /// What is before an alert in a datagram: OpenSSL would end the handshake at once.
     private func holdAlertBack(_ datagram: UnsafeRawBufferPointer) -> UnsafeRawBufferPointer {
-        guard let (found, offset) = PlaintextAlert.find(in: datagram) else {
+        guard let record = PlaintextAlert.firstRecord(in: datagram) else {
             // The peer goes on.
             alert = nil
             return datagram
         }
-        if alert == nil, let found, found.endsHandshake { alert = found }
-        return UnsafeRawBufferPointer(rebasing: datagram[..<offset])
+        if alert == nil, let found = PlaintextAlert(record), found.endsHandshake { alert = found }
+        return record.precedingBytes
     }
 
     /// The next thing that happened.
@@ -143,7 +143,7 @@ public final class Engine {
             state = .established
             alert = nil
             retransmissions = 0
-            screen.measure(ssl, payloadSize: payloadSize)
+            filter.measure(ssl, payloadSize: payloadSize)
             // DTLSv1_listen has turned this on; a renegotiation would ask for a cookie that nobody makes.
             if context.allowsRenegotiation { SSL_clear_options(ssl, CO_SSL_OP_COOKIE_EXCHANGE) }
             return .established

@@ -47,13 +47,9 @@ public struct PeerRejection: Sendable, Equatable, CustomStringConvertible {
     func correctAlert(in outbox: Outbox) {
         let alert = alert
         outbox.withDatagrams { bytes, sizes in
-            // One record: type 21, version, epoch 0, sequence number, length 2; then level 2 (fatal) and the
-            // description.
-            guard let size = sizes.last, size >= 15 else { return }
-            let record = UnsafeMutableRawBufferPointer(rebasing: bytes[(bytes.count - 15)...])
-            guard record[0] == 21, record[3] == 0, record[4] == 0, record[11] == 0, record[12] == 2, record[13] == 2
-            else { return }
-            record[14] = alert
+            guard let size = sizes.last else { return }
+            MutableRecord.replaceFatalAlert(
+                in: UnsafeMutableRawBufferPointer(rebasing: bytes.suffix(size)), by: alert)
         }
     }
 }

@@ -24,16 +24,10 @@ struct RecordFilter {
     private static let unknownCipherShortest = 24
     /// What protection adds at most (SSL3_RT_MAX_ENCRYPTED_OVERHEAD).
     private static let overhead = 320
-    private static let maximumRecordSize = ClientHello.maximumRecordLength + overhead
+    private static let maximumRecordSize = Record.maximumPlaintextLength + overhead
     /// OpenSSL keeps what comes before there are keys: 100 records before 3.0.22, of 17 KiB each however short they
     /// are. A peer sends one in each flight, and what it says right after its last.
     private static let earlyLimit = 16
-    private static let headerSize = ClientHello.recordHeaderSize
-    private static let changeCipherSpec: UInt8 = 20
-    private static let alert: UInt8 = 21
-    private static let handshake: UInt8 = 22
-    /// change_cipher_spec to heartbeat.
-    private static let contentTypes: ClosedRange<UInt8> = 20...24
     /// OpenSSL 4.1 brings DTLS 1.3, with other headers and content types (RFC 9147, section 4): it judges them itself.
     private static let knowsDTLS13 = co_version() >= 0x4010_0000
 
@@ -54,19 +48,14 @@ struct RecordFilter {
         }
         // OpenSSL tells this only as what is left of a datagram. Without AEAD it drops all lengths as it should.
         let isAEAD = SSL_CIPHER_is_aead(cipher) == 1
-        shortest = isAEAD ? payloadSize - Self.headerSize - DTLS_get_data_mtu(ssl) : 0
+        shortest = isAEAD ? payloadSize - Record.headerSize - DTLS_get_data_mtu(ssl) : 0
     }
 
-    /// What an established connection takes of a datagram.
+    /// What an established connection accepts of a datagram.
     @inline(__always)
     func established(_ datagram: UnsafeRawBufferPointer) -> UnsafeRawBufferPointer {
-        var record = 0
-        while datagram.count - record >= Self.headerSize {
-            let size = Self.size(of: record, in: datagram)
-            guard isWellFormed(record, size, in: datagram) else {
-                return Self.knowsDTLS13 ? datagram : UnsafeRawBufferPointer(rebasing: datagram[..<record])
-            }
-            record += Self.headerSize + size
+        for record in Records(of: datagram) where !isWellFormed(record) {
+            return Self.knowsDTLS13 ? datagram : record.precedingBytes
         }
         return datagram
     }
@@ -74,51 +63,34 @@ struct RecordFilter {
     /// Where a header is of no use to it, OpenSSL goes on right behind that, in the midst of the record
     /// (dtls1_get_record): such a record could hold another one that must not be seen.
     @inline(__always)
-    private func isWellFormed(_ record: Int, _ size: Int, in datagram: UnsafeRawBufferPointer) -> Bool {
-        let hasVersion =
-            datagram[record + 1] == UInt8(truncatingIfNeeded: version >> 8)
-            && (datagram[record + 2] == UInt8(truncatingIfNeeded: version) || datagram[record] == Self.alert)
-        guard hasVersion, size <= longest, size <= datagram.count - record - Self.headerSize else { return false }
-        return size >= shortest || !Self.isProtected(record, in: datagram)
+    private func isWellFormed(_ record: Record) -> Bool {
+        let hasVersion = record.version == version || record.contentType == .alert && record.isDTLS
+        guard hasVersion, record.length <= longest, record.isComplete else { return false }
+        return record.length >= shortest || !record.isProtected
     }
 
-    /// What a handshake takes of a datagram.
+    /// What a handshake accepts of a datagram.
     mutating func handshaking(_ datagram: UnsafeRawBufferPointer) -> UnsafeRawBufferPointer {
-        var record = 0
-        while datagram.count - record >= Self.headerSize {
-            if Self.knowsDTLS13, !Self.contentTypes.contains(datagram[record]) { return datagram }
-            guard takes(record, in: datagram) else { return UnsafeRawBufferPointer(rebasing: datagram[..<record]) }
-            record += Self.headerSize + Self.size(of: record, in: datagram)
+        for record in Records(of: datagram) {
+            if Self.knowsDTLS13, !record.contentType.isKnown { return datagram }
+            guard accepts(record) else { return record.precedingBytes }
         }
         return datagram
     }
 
-    private mutating func takes(_ record: Int, in datagram: UnsafeRawBufferPointer) -> Bool {
-        let size = Self.size(of: record, in: datagram)
-        guard Self.contentTypes.contains(datagram[record]) else { return Self.isProtected(record, in: datagram) }
-        if Self.isProtected(record, in: datagram) {
-            guard size >= shortest, hasKeys || early < Self.earlyLimit else { return false }
+    private mutating func accepts(_ record: Record) -> Bool {
+        guard record.contentType.isKnown else { return record.isProtected }
+        if record.isProtected {
+            guard record.length >= shortest, hasKeys || early < Self.earlyLimit else { return false }
             if !hasKeys { early += 1 }
             return true
         }
         // In plain text OpenSSL ends the handshake for all that is out of place ("unexpected record", "bad change
         // cipher spec"). Alerts are looked at elsewhere (PlaintextAlert).
-        switch datagram[record] {
-        case Self.changeCipherSpec:
-            return size == 1 && datagram.count > record + Self.headerSize && datagram[record + Self.headerSize] == 1
-        case Self.handshake: return size >= ClientHello.handshakeHeaderSize
-        default: return datagram[record] == Self.alert
+        switch record.contentType {
+        case .changeCipherSpec: return record.length == 1 && record.fragment.first == 1
+        case .handshake: return record.length >= HandshakeFragment.headerSize
+        default: return record.contentType == .alert
         }
-    }
-
-    @inline(__always)
-    private static func size(of record: Int, in datagram: UnsafeRawBufferPointer) -> Int {
-        Int(datagram[record + 11]) << 8 | Int(datagram[record + 12])
-    }
-
-    /// Whether it is of epoch 1 or later.
-    @inline(__always)
-    private static func isProtected(_ record: Int, in datagram: UnsafeRawBufferPointer) -> Bool {
-        datagram[record + 3] != 0 || datagram[record + 4] != 0
     }
 }

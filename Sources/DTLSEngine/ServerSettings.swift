@@ -93,25 +93,3 @@ public struct CertifiedKey: Sendable, Equatable {
         self.passphrase = passphrase
     }
 }
-
-/// A DTLS version, with its number on the wire.
-public enum ProtocolVersion: UInt16, Sendable, CaseIterable, Comparable {
-    case dtls10 = 0xfeff
-    case dtls12 = 0xfefd
-
-    /// `"1.0"` or `"1.2"`, as configurations and logs write it.
-    public var name: String {
-        switch self {
-        case .dtls10: "1.0"
-        case .dtls12: "1.2"
-        }
-    }
-
-    public init?(name: String) {
-        guard let version = Self.allCases.first(where: { $0.name == name }) else { return nil }
-        self = version
-    }
-
-    /// Later versions have lower numbers on the wire (RFC 6347, section 4.1).
-    public static func < (one: ProtocolVersion, other: ProtocolVersion) -> Bool { one.rawValue > other.rawValue }
-}

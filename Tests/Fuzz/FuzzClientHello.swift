@@ -9,14 +9,16 @@ private final class Fuzzed {
     var minute: UInt64 = 200
     let reply = UnsafeMutableRawBufferPointer.allocate(
         byteCount: CookieAuthority.helloVerifyRequestSize, alignment: 1)
+    /// What was read, so that no reading is left out.
+    var sum: UInt64 = 0
     /// Of a connection of DTLS 1.2.
-    var screen = RecordFilter()
+    var filter = RecordFilter()
 
     init() {
         do { authority = try CookieAuthority(secret: Array(repeating: 7, count: 32)) } catch { fatalError("\(error)") }
         let context = SSL_CTX_new(DTLS_client_method())
         guard let ssl = SSL_new(context) else { fatalError("no SSL") }
-        screen.measure(ssl, payloadSize: 1_400)
+        filter.measure(ssl, payloadSize: 1_400)
         SSL_free(ssl)
         SSL_CTX_free(context)
     }
@@ -29,7 +31,8 @@ private nonisolated(unsafe) let fuzzed = Fuzzed()
 @_cdecl("LLVMFuzzerTestOneInput")
 func fuzzClientHello(_ bytes: UnsafePointer<UInt8>?, _ count: Int) -> Int32 {
     let original = UnsafeRawBufferPointer(start: bytes, count: count)
-    screen(original)
+    walk(original)
+    filter(original)
     let datagram = fuzzed.fragments.join(original)
     let count = datagram.count
     if datagram.baseAddress != original.baseAddress {
@@ -61,19 +64,55 @@ func fuzzClientHello(_ bytes: UnsafePointer<UInt8>?, _ count: Int) -> Int32 {
 }
 
 /// What an engine takes of a datagram is a beginning of it, of which it takes all once more.
-private func screen(_ datagram: UnsafeRawBufferPointer) {
-    let taken = fuzzed.screen.established(datagram)
-    guard taken.count <= datagram.count, fuzzed.screen.established(taken).count == taken.count else {
+private func filter(_ datagram: UnsafeRawBufferPointer) {
+    let taken = fuzzed.filter.established(datagram)
+    guard taken.count <= datagram.count, fuzzed.filter.established(taken).count == taken.count else {
         fatalError("\(taken.count) bytes of \(datagram.count) are taken")
     }
-    var (first, second) = (fuzzed.screen, fuzzed.screen)
+    var (first, second) = (fuzzed.filter, fuzzed.filter)
     let begun = first.handshaking(datagram)
     guard begun.count <= datagram.count, second.handshaking(begun).count == begun.count else {
         fatalError("\(begun.count) bytes of \(datagram.count) are taken in a handshake")
     }
-    guard let (alert, offset) = PlaintextAlert.find(in: datagram) else { return }
-    guard offset < datagram.count, alert?.record.count ?? 15 == 15 else { fatalError("no alert at \(offset)") }
-    _ = alert?.endsHandshake
+    guard let record = PlaintextAlert.firstRecord(in: datagram) else { return }
+    guard PlaintextAlert(record)?.record.count ?? 15 == 15 else { fatalError("no alert at \(record.offset)") }
+}
+
+/// The records of a datagram lie in it one after the other without a gap, and only the last can be incomplete.
+private func walk(_ datagram: UnsafeRawBufferPointer) {
+    var end = 0
+    for record in Records(of: datagram) {
+        guard record.offset == end, record.offset + Record.headerSize <= datagram.count else {
+            fatalError("a record at \(record.offset), not at \(end)")
+        }
+        guard record.isComplete == (record.fragment.count == record.length), record.fragment.count <= record.length,
+            record.bytes.count == Record.headerSize + record.fragment.count, record.precedingBytes.count == end
+        else { fatalError("the record at \(end) is not all there, or more than that") }
+        guard record.isComplete || record.end > datagram.count else { fatalError("a record behind a cut one") }
+        // All bytes of it are read: under AddressSanitizer one too many is found.
+        fuzzed.sum &+= record.bytes.reduce(0 as UInt64) { $0 &+ UInt64($1) }
+        if let fragment = HandshakeFragment(record.fragment) {
+            let (body, rest) = (fragment.body, fragment.rest)
+            guard body.map({ $0.count + rest.count == record.fragment.count - HandshakeFragment.headerSize }) ?? true
+            else { fatalError("a handshake message that is not in its record") }
+            fuzzed.sum &+= body?.reduce(0 as UInt64) { $0 &+ UInt64($1) } ?? 0
+        }
+        end = record.end
+    }
+    guard end > datagram.count - Record.headerSize else { fatalError("a record is left out at \(end)") }
+    rewrite(datagram)
+}
+
+/// Changing records changes nothing but their numbers, and an alert's description.
+private func rewrite(_ datagram: UnsafeRawBufferPointer) {
+    var copy = [UInt8](datagram)
+    copy.withUnsafeMutableBytes {
+        MutableRecord.renumber($0, by: 1 << 47)
+        MutableRecord.renumber($0, by: 1 << 47)
+        guard $0.elementsEqual(datagram) else { fatalError("numbers are not what they were") }
+        MutableRecord.replaceFatalAlert(in: $0, by: 49)
+        guard zip($0, datagram).count(where: { $0 != $1 }) <= 1 else { fatalError("more than one byte was changed") }
+    }
 }
 
 extension ClientHello {

@@ -46,7 +46,7 @@ extension EndToEndBeside {
                     socket.send(hello.bytes(cookie: cookie, number: 1), to: address)
                 }
                 newcomers.append(socket)
-                return daemon.logs(" warning main: worker 0 turns newcomers away", "REASON=descriptors")
+                return daemon.logs(" warning main: worker 0 has refused ", "REASON=descriptors")
             }
             daemon.program.signal(SIGHUP)
             try await daemon.logged("reloaded", count: 2)

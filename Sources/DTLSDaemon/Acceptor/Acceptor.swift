@@ -92,7 +92,8 @@ final class Acceptor: EventHandler {
         }
         self.environment = environment
         let cookies = try CookieAuthority(secret: randomSecret)
-        listeners = ListenerSet(cookies: cookies, loop: loop, delegate: reception)
+        listeners = ListenerSet(
+            inherited: try self.manager.takeSockets(), cookies: cookies, loop: loop, delegate: reception)
         pool = WorkerPool(environment: environment, loop: loop, logger: logger, delegate: self)
         reception.connect(listeners, pool)
         statusTimer = CallbackTimer { [weak self] in self?.tellStatus(now: $0) }
@@ -103,7 +104,6 @@ final class Acceptor: EventHandler {
 
     private func start() throws {
         _ = try loop.add(signals.descriptor, .readable, self)
-        try manager.takeSockets { listeners?.take($0) }
         ticketKeys = TicketKeyRotator(memory: manager.takeStored(), loop: loop) { [weak self] in
             self?.pool?.replaceTicketKeys($0)
         }
@@ -393,7 +393,7 @@ extension Acceptor: WorkerPoolDelegate {
     func pool(_ pool: WorkerPool, worker: Int, refused: Tally<Refusal>) { reception.log(refused, by: worker) }
 
     func pool(_ pool: WorkerPool, gaveBack datagram: UnsafeRawBufferPointer, key: FlowKey) {
-        listeners?.listener(for: key.local)?.putBack(datagram, key)
+        listeners?.reinject(datagram, key)
     }
 
     func poolHasEnded(_ pool: WorkerPool) {

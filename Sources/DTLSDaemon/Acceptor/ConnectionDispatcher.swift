@@ -1,17 +1,18 @@
+import DTLSEngine
 import DTLSTransport
 import LinuxSystem
 import Logging
 
-/// Receives the listeners' newcomers: finds out whether there is a place for each, gives it to a worker, and logs why
-/// it was refused.
+/// Receives the new clients of all listeners: decides whether there is room for each, hands it over to a worker, and
+/// logs why it was refused.
 final class ConnectionDispatcher {
     private let admission = Admission()
     private var refusals: RefusalLog
     private let loop: EventLoop
     private weak var listeners: ListenerSet?
     private weak var pool: WorkerPool?
-    /// Of the listening tables of the configuration in force, by their numbers.
-    private var names: [String] = []
+    /// The names of the services and clients of the active configuration.
+    private var names: [Target: String] = [:]
 
     init(loop: EventLoop) {
         self.loop = loop
@@ -24,86 +25,73 @@ final class ConnectionDispatcher {
         self.pool = pool
     }
 
-    /// Puts a configuration's limits in force, for newcomers.
+    /// Applies the limits of a configuration to new clients.
     func apply(_ configuration: Configuration) {
-        names = configuration.listeningTables.map(\.name)
+        names = Dictionary(uniqueKeysWithValues: configuration.targets.map { ($0, $1.name) })
         admission.apply(configuration, present: pool?.admitted ?? [])
     }
 
     /// Handshakes in progress, of all services.
     var handshakes: Int { admission.handshakes }
 
-    /// Newcomers that a worker has turned away, which does not say who they were.
+    // MARK: Log of refused connections
+
+    /// Logs connections that were handed over to a worker and that it has refused. It does not say whose they were.
     func log(_ refused: Tally<Refusal>, by worker: Int) {
         for refusal in Refusal.allCases where refused[refusal] > 0 {
+            let reason =
+                refusal == .descriptors ? "it has no file descriptors left" : "it serves another configuration"
             refusals.log(
-                refusal, as: refusal.event, now: loop.now,
-                "worker \(worker) turns newcomers away (\(refused[refusal]))"
-                    + (refusal == .descriptors ? " for want of descriptors" : "") + ": they have to try again",
+                refusal, now: loop.now,
+                "worker \(worker) has refused \(refused[refusal]) connections, their clients will retry: \(reason)",
                 ["WORKER": "\(worker)"])
         }
     }
 
-    /// Reports refusals that were held back, where their time has come.
+    /// Logs how many entries were held back, of each kind that may be logged again.
     func flushLog(now: UInt64) { refusals.flush(now: now) }
 
-    /// Reports all refusals that are still held back.
+    /// Logs how many entries were held back, of every kind.
     func finishLog() { refusals.finish() }
-
-    /// The listener's number among the configuration's `listeningTables`, when a worker has room for a newcomer.
-    private func numberIfRoom(_ listener: any DatagramListener, _ peer: SocketAddress) -> UInt16? {
-        guard let number = listeners?.service(of: listener), pool?.hasRoom == true else {
-            refusals.log(
-                .full, now: loop.now, "all workers are full: a newcomer has to try again", fields(peer, listener))
-            return nil
-        }
-        return number
-    }
 
     private func fields(_ peer: SocketAddress, _ listener: any DatagramListener) -> Logger.Metadata {
         var fields: Logger.Metadata = ["PEER": "\(peer)", "LISTENER": "\(listener.address)"]
-        if let number = listeners?.service(of: listener), Int(number) < names.count {
-            fields["SERVICE"] = "\(names[Int(number)])"
-        }
+        if let target = listeners?.target(of: listener), let name = names[target] { fields["SERVICE"] = "\(name)" }
         return fields
     }
-
-    private func hasFailed(_ listener: any DatagramListener, _ error: SystemError, _ peer: SocketAddress) {
-        let refusal = Refusal(error)
-        refusals.log(
-            refusal, as: refusal.event, now: loop.now, "a newcomer has to try again: \(error)", fields(peer, listener))
-    }
-}
-
-extension Refusal {
-    fileprivate var event: LogEvent { self == .descriptors ? .descriptorLimit : .newcomerRefused }
 }
 
 extension ConnectionDispatcher: DTLSListenerDelegate {
     func refusal(of key: FlowKey, on listener: DTLSListener) -> Refusal? {
-        guard let service = numberIfRoom(listener, key.peer) else { return .full }
+        guard case .service(let service) = listeners?.target(of: listener), pool?.hasRoom == true else {
+            refusals.log(
+                .full, now: loop.now, "connection refused, the client will retry: all workers are full",
+                fields(key.peer, listener))
+            return .full
+        }
         guard let (refusal, scope) = admission.refusal(of: key.peer, service: service, now: loop.now) else {
             return nil
         }
         refusals.log(
             refusal, now: loop.now,
-            "\(ReadContext.text(of: scope.table + [refusal.key]) ?? "") is reached: a newcomer has to try again",
+            "connection refused, the client will retry:"
+                + " \(ReadContext.text(of: scope.table + [refusal.key]) ?? "") is reached",
             fields(key.peer, listener))
         return refusal
     }
 
     func listener(_ listener: DTLSListener, denied peer: SocketAddress) {
         refusals.log(
-            .denied, now: loop.now, "a peer is not served: its address is denied, or not allowed",
+            .denied, now: loop.now, "datagrams of a peer are dropped: its address is denied, or not allowed",
             fields(peer, listener))
     }
 
     func listener(_ listener: DTLSListener, admitted newcomer: consuming IncomingConnection) -> UInt64? {
-        guard let service = listeners?.service(of: listener),
+        guard let target = listeners?.target(of: listener), case .service(let service) = target,
             let admitted = admission.admit(newcomer.key.peer, service: service, now: loop.now)
         else { return nil }
-        // The worker has its own descriptor once this returns; ours is closed with the newcomer (flyAway).
-        return pool?.handOver(newcomer, service: service, admitted)
+        // The worker has a descriptor of its own once this returns. Ours is closed with the incoming connection.
+        return pool?.handOver(newcomer, to: target, admitted)
     }
 
     func listener(_ listener: DTLSListener, late datagram: UnsafeRawBufferPointer, of connection: UInt64) {
@@ -111,19 +99,25 @@ extension ConnectionDispatcher: DTLSListenerDelegate {
     }
 
     func listener(_ listener: DTLSListener, failed error: SystemError, for peer: SocketAddress) {
-        hasFailed(listener, error, peer)
+        refusals.log(
+            Refusal(error), now: loop.now, "connection refused, the client will retry: \(error)",
+            fields(peer, listener))
     }
 }
 
-/// Local senders of clients: the operator's own programs, to which no limits apply.
+/// The local senders of `[client.NAME]` are the operator's own programs, to which no limits apply.
 extension ConnectionDispatcher: PlainListenerDelegate {
     func canAdmit(_ key: FlowKey, on listener: PlainListener) -> Bool {
-        numberIfRoom(listener, key.peer) != nil
+        if listeners?.target(of: listener) != nil, pool?.hasRoom == true { return true }
+        refusals.log(
+            .full, now: loop.now, "connection of a local sender refused: all workers are full",
+            fields(key.peer, listener))
+        return false
     }
 
     func listener(_ listener: PlainListener, admitted newcomer: consuming IncomingConnection) -> UInt64? {
-        guard let number = listeners?.service(of: listener) else { return nil }
-        return pool?.handOver(newcomer, service: number, nil)
+        guard let target = listeners?.target(of: listener) else { return nil }
+        return pool?.handOver(newcomer, to: target, nil)
     }
 
     func listener(_ listener: PlainListener, late datagram: UnsafeRawBufferPointer, of connection: UInt64) -> Bool {
@@ -131,6 +125,40 @@ extension ConnectionDispatcher: PlainListenerDelegate {
     }
 
     func listener(_ listener: PlainListener, failed error: SystemError, for peer: SocketAddress) {
-        hasFailed(listener, error, peer)
+        refusals.log(
+            Refusal(error), now: loop.now, "connection of a local sender refused: \(error)", fields(peer, listener))
+    }
+}
+
+/// The log of refused connections. Each reason has a limiter of its own, so that a flood of one kind does not hide the
+/// others.
+private struct RefusalLog {
+    /// The limiter of each reason, by its raw value.
+    private var limiters: [LogLimiter]
+    private let loggers: [Logger]
+
+    init(now: UInt64) {
+        loggers = Refusal.allCases.map { refusal in
+            var logger = Logger(label: "dtlsd")
+            logger[metadataKey: "REASON"] = "\(refusal.key)"
+            return logger
+        }
+        limiters = loggers.map { _ in LogLimiter(burst: 10, perSecond: 1, now: now) }
+    }
+
+    mutating func log(
+        _ refusal: Refusal, now: UInt64, _ message: @autoclosure () -> String,
+        _ fields: @autoclosure () -> Logger.Metadata
+    ) {
+        let event = refusal == .descriptors ? LogEvent.descriptorLimit : .connectionRefused
+        limiters[refusal.rawValue].log(event, to: loggers[refusal.rawValue], now: now, message(), fields())
+    }
+
+    mutating func flush(now: UInt64) {
+        for index in limiters.indices { limiters[index].flush(now: now, to: loggers[index]) }
+    }
+
+    mutating func finish() {
+        for index in limiters.indices { limiters[index].finish(to: loggers[index]) }
     }
 }

@@ -4,119 +4,106 @@ import Glibc
 import LinuxSystem
 import Logging
 
-/// Why the listeners of a configuration cannot be opened; those that were open stay as they were.
+/// The listeners of a configuration cannot be opened. Those that are open stay as they were.
 struct ListenerErrors: Error, CustomStringConvertible {
     enum Cause { case configuration, system }
 
     let cause: Cause
-    /// A line each, with the key: `service.echo.listen: …`.
+    /// One line each, which begins with the key: `service.echo.listen: …`.
     let problems: [String]
 
     var description: String { problems.joined(separator: "; ") }
 }
 
-/// All listeners, and which service or client each belongs to.
+/// All listeners of the daemon, and the service or client that each belongs to.
 final class ListenerSet {
-    /// What a listener is kept by across a reload.
-    fileprivate struct Identity: Hashable {
+    /// What makes two listeners the same one across a reload. A listener whose key changes is closed and opened again.
+    fileprivate struct ListenerKey: Hashable {
         let kind: ListeningTable.Kind
         let address: SocketAddress
-        let options: String
-    }
-
-    private struct Wanted {
-        let identity: Identity
-        /// As TOML has it.
-        let table: String
-        let service: UInt16
         let options: SocketOptions
     }
 
-    /// A socket from the service manager; it is kept for the daemon's life, whether a service uses it or not.
-    private final class Passed {
-        let name: String
-        let address: SocketAddress
-        let descriptor: FileDescriptor
-        init(_ socket: consuming ServiceManager.PassedSocket) {
-            name = socket.name
-            address = socket.address
-            descriptor = socket.descriptor
-        }
+    /// A listener that a configuration asks for.
+    private struct Wanted {
+        let key: ListenerKey
+        /// The path of its table in the configuration.
+        let table: String
+        let target: Target
     }
 
-    private var open: [Identity: any DatagramListener] = [:]
-    /// Numbers in the configuration's `listeningTables`.
-    private var services: [ObjectIdentifier: UInt16] = [:]
-    private var passed: [Passed] = []
+    private var open: [ListenerKey: any DatagramListener] = [:]
+    private var targets: [ObjectIdentifier: Target] = [:]
+    private let inherited: [InheritedSocket]
     private let buffers = ListenerBuffers()
-    /// What all listeners make and check cookies with.
+    /// Makes and verifies the cookies of all listeners.
     var cookies: CookieAuthority {
         didSet { for listener in open.values { (listener as? DTLSListener)?.cookies = cookies } }
     }
     private let loop: EventLoop
     private unowned let delegate: any DTLSListenerDelegate & PlainListenerDelegate
-    /// Whether the listeners are read: from then on this daemon's own connections hold the ports.
+    /// Whether the listeners are read. From then on the daemon's own connections hold the ports, too.
     private var hasOpened = false
+    /// The counters of listeners that are closed.
+    private var closedCounters = DTLSListener.Counters()
 
-    init(cookies: CookieAuthority, loop: EventLoop, delegate: any DTLSListenerDelegate & PlainListenerDelegate) {
+    /// - Parameter inherited: the sockets that the service manager has passed in.
+    init(
+        inherited: [InheritedSocket], cookies: CookieAuthority, loop: EventLoop,
+        delegate: any DTLSListenerDelegate & PlainListenerDelegate
+    ) {
+        self.inherited = inherited
         self.cookies = cookies
         self.loop = loop
         self.delegate = delegate
     }
 
-    /// Takes a socket that the service manager has passed in.
-    func take(_ socket: consuming ServiceManager.PassedSocket) { passed.append(Passed(socket)) }
-
     var count: Int { open.count }
 
     var addresses: [SocketAddress] { open.keys.map(\.address).sorted { "\($0)" < "\($1)" } }
 
-    /// The number of a listener's service or client among the configuration's `listeningTables`.
-    func service(of listener: any DatagramListener) -> UInt16? { services[ObjectIdentifier(listener)] }
+    /// The service or client that a listener belongs to; `nil` when the listener is closed.
+    func target(of listener: any DatagramListener) -> Target? { targets[ObjectIdentifier(listener)] }
 
-    /// Who listens for datagrams that were sent to `local`: on that very address, or on the wildcard.
-    func listener(for local: SocketAddress) -> (any DatagramListener)? {
-        let wildcard = SocketAddress.anyAddress(local.family, port: local.port)
-        var fallback: (any DatagramListener)?
-        for (identity, listener) in open {
-            if identity.address == local { return listener }
-            if identity.address == wildcard { fallback = listener }
-        }
-        return fallback
+    /// Hands a datagram that reached the socket of another connection to the listener that it was sent to, if there is
+    /// one: the listener of its very destination, or the one of the wildcard address.
+    func reinject(_ datagram: UnsafeRawBufferPointer, _ flow: FlowKey) {
+        let wildcard = SocketAddress.anyAddress(flow.local.family, port: flow.local.port)
+        let listener =
+            open.first { $0.key.address == flow.local } ?? open.first { $0.key.address == wildcard }
+        listener?.value.putBack(datagram, flow)
     }
 
+    /// The counters of all listeners since the start, closed ones included.
     var counters: DTLSListener.Counters {
-        open.values.reduce(into: retired) { $0.add($1.counters) }
+        open.values.reduce(into: closedCounters) { $0.add($1.counters) }
     }
-
-    /// What listeners counted that are closed by now.
-    private var retired = DTLSListener.Counters()
 
     // MARK: Changes
 
-    /// A configuration's listeners, bound and not yet in force.
+    /// The listeners of a configuration. New ones are bound, but nothing is read from them yet.
     struct Plan {
-        fileprivate let kept: [(Identity, any DatagramListener, UInt16)]
-        fileprivate let opened: [(Identity, any DatagramListener, UInt16)]
-        /// By service.
+        fileprivate let kept: [(ListenerKey, any DatagramListener, Target)]
+        fileprivate let opened: [(ListenerKey, any DatagramListener, Target)]
+        /// The access lists of each service.
         fileprivate let access: [[AccessList]]
     }
 
-    /// Binds what a configuration asks for and is not open. Nothing is in force before `commit`; when this throws, all
-    /// is as before.
+    /// Binds the listeners that a configuration asks for and that are not open. Nothing is active before ``commit(_:)``.
+    /// When this throws, everything is as it was.
     func prepare(_ configuration: Configuration) throws(ListenerErrors) -> Plan {
         let all = try wanted(by: configuration)
-        let missing = all.filter { open[$0.identity] == nil }
+        let missing = all.filter { open[$0.key] == nil }
         if !hasOpened { _ = try forAll(missing, probe) }
         let opened = try forAll(missing) { wanted throws(SystemError) in
-            (wanted.identity, try makeListener(wanted), wanted.service)
+            (wanted.key, try makeListener(wanted.key), wanted.target)
         }
-        let kept = all.compactMap { wanted in open[wanted.identity].map { (wanted.identity, $0, wanted.service) } }
+        let kept = all.compactMap { wanted in open[wanted.key].map { (wanted.key, $0, wanted.target) } }
         let access = configuration.services.map { [configuration.limits, $0.limits].compactMap(\.access) }
         return Plan(kept: kept, opened: opened, access: access)
     }
 
-    /// - Throws: what failed for any of them, after all were tried.
+    /// - Throws: everything that failed, after all of them were tried.
     private func forAll<Result>(
         _ list: [Wanted], _ work: (Wanted) throws(SystemError) -> Result
     ) throws(ListenerErrors) -> [Result] {
@@ -135,58 +122,58 @@ final class ListenerSet {
         switch error.errno {
         case EADDRINUSE: " (does another dtlsd, or another program, use it?)"
         case EADDRNOTAVAIL: " (no interface of this machine has the address)"
-        case EACCES: " (ports below 1024 take the capability CAP_NET_BIND_SERVICE)"
+        case EACCES: " (ports below 1024 require the capability CAP_NET_BIND_SERVICE)"
         default: ""
         }
     }
 
-    /// Puts the plan in force: closes what it has no more, and reads what is new, once ``openAll()`` has been called.
+    /// Activates a plan: closes the listeners that are not in it, and reads from the new ones, once ``openAll()`` has been
+    /// called.
     func commit(_ plan: Plan) throws(SystemError) {
-        let wanted = Set(plan.kept.map { $0.0 })
-        for (identity, listener) in open where !wanted.contains(identity) {
-            retired.add(listener.counters)
-            listener.close()
-        }
+        let kept = Set(plan.kept.map { $0.0 })
+        for (key, listener) in open where !kept.contains(key) { close(listener) }
         let openedPorts = Set(plan.opened.map { $0.1.address.port })
         for (_, listener, _) in plan.kept where openedPorts.contains(listener.address.port) {
             (listener as? DTLSListener)?.closeShields()
         }
         open = [:]
-        services = [:]
-        for (identity, listener, service) in plan.kept + plan.opened {
-            open[identity] = listener
-            services[ObjectIdentifier(listener)] = service
-            (listener as? DTLSListener)?.access = plan.access[Int(service)]
+        targets = [:]
+        for (key, listener, target) in plan.kept + plan.opened {
+            open[key] = listener
+            targets[ObjectIdentifier(listener)] = target
+            if case .service(let index) = target { (listener as? DTLSListener)?.access = plan.access[index] }
         }
         for (_, listener, _) in plan.opened {
-            // It was made before the configuration's secret was in force.
+            // It was made before the cookie secret of its configuration became active.
             (listener as? DTLSListener)?.cookies = cookies
             if hasOpened { try listener.open() }
         }
     }
 
-    /// Begins to read, with workers that are ready for the first client.
+    /// Begins to read from the listeners. To be called when the workers are ready for the first client.
     func openAll() throws(SystemError) {
         hasOpened = true
         for listener in open.values { try listener.open() }
     }
 
     func closeAll() {
-        for listener in open.values {
-            retired.add(listener.counters)
-            listener.close()
-        }
+        for listener in open.values { close(listener) }
         open = [:]
-        services = [:]
+        targets = [:]
     }
 
-    /// Every address of every service and client, and the sockets that were passed in under one's name.
+    private func close(_ listener: any DatagramListener) {
+        closedCounters.add(listener.counters)
+        listener.close()
+    }
+
+    /// Every address of every service and client, and the inherited sockets that have the name of one.
     private func wanted(by configuration: Configuration) throws(ListenerErrors) -> [Wanted] {
         var list: [Wanted] = []
         var problems: [String] = []
-        for (index, table) in configuration.listeningTables.enumerated() {
+        for (target, table) in configuration.targets {
             var addresses = table.listen
-            for socket in passed where socket.name == table.name && !addresses.contains(socket.address) {
+            for socket in inherited where socket.name == table.name && !addresses.contains(socket.address) {
                 addresses.append(socket.address)
             }
             if addresses.isEmpty {
@@ -195,34 +182,57 @@ final class ListenerSet {
                 )
             }
             for address in addresses {
-                let identity = Identity(kind: table.kind, address: address, options: "\(table.socket)")
-                list.append(
-                    Wanted(
-                        identity: identity, table: table.path, service: UInt16(clamping: index), options: table.socket))
+                let key = ListenerKey(kind: table.kind, address: address, options: table.socket)
+                list.append(Wanted(key: key, table: table.path, target: target))
             }
         }
-        for socket in passed {
-            switch list.count(where: { $0.identity.address == socket.address }) {
+        for socket in inherited {
+            switch list.count(where: { $0.key.address == socket.address }) {
             case 0:
                 problems.append(
-                    "the socket \"\(socket.name)\" on \(socket.address) was passed in, and no service has this name or"
-                        + " this address")
+                    "the socket \"\(socket.name)\" on \(socket.address) was passed in, but no service or client has this"
+                        + " name or this address")
             case 1: break
             default:
                 problems.append(
-                    "the socket \"\(socket.name)\" on \(socket.address) was passed in, and more than one service listens"
-                        + " there")
+                    "the socket \"\(socket.name)\" on \(socket.address) was passed in, but more than one service or"
+                        + " client listens there")
             }
         }
         guard problems.isEmpty else { throw ListenerErrors(cause: .configuration, problems: problems) }
         return list
     }
 
-    private func makeListener(_ wanted: Wanted) throws(SystemError) -> any DatagramListener {
-        let address = wanted.identity.address
-        if let socket = passed.first(where: { $0.address == address }) { return try makeListener(from: socket, wanted) }
-        let socket = try UDPSocket.listen(on: address, options: wanted.options)
-        return makeListener(wanted.identity.kind, socket, address, wanted.options, isOwnedByAnother: false)
+    private func inheritedSocket(at address: SocketAddress) -> InheritedSocket? {
+        inherited.first { $0.address == address }
+    }
+
+    /// Finds out, before anything is bound for good, whether other processes hold the port: with SO_REUSEPORT alone, two
+    /// instances of one user would share it without an error. It cannot be found out later, since the daemon's own
+    /// connections hold the port then, too.
+    private func probe(_ wanted: Wanted) throws(SystemError) {
+        guard inheritedSocket(at: wanted.key.address) == nil else { return }
+        try UDPSocket.probe(wanted.key.address, wanted.key.options)
+    }
+
+    private func makeListener(_ key: ListenerKey) throws(SystemError) -> any DatagramListener {
+        if let socket = inheritedSocket(at: key.address) { return try makeListener(from: socket, key) }
+        let socket = try UDPSocket.listen(on: key.address, options: key.options)
+        return makeListener(key.kind, socket, key.address, key.options, isOwnedByAnother: false)
+    }
+
+    private func makeListener(
+        from inherited: InheritedSocket, _ key: ListenerKey
+    ) throws(SystemError) -> any DatagramListener {
+        let socket = try inherited.descriptor.duplicate()
+        // IPV6_V6ONLY cannot change after bind(), so BindIPv6Only= of the socket unit has decided.
+        var options = key.options
+        options.ipv6Only = try UDPSocket.isIPv6Only(socket, inherited.address.family)
+        try UDPSocket.apply(options, toBound: socket, inherited.address.family)
+        try UDPSocket.shareAddress(of: socket)
+        try UDPSocket.reportDestinations(of: socket, inherited.address.family)
+        let isOwn = try UDPSocket.isOwn(socket)
+        return makeListener(key.kind, socket, inherited.address, options, isOwnedByAnother: !isOwn)
     }
 
     private func makeListener(
@@ -240,27 +250,14 @@ final class ListenerSet {
                 isOwnedByAnother: isOwnedByAnother)
         }
     }
+}
 
-    /// Finds out, before anything is bound for good, whether others hold the ports: with SO_REUSEPORT alone, two
-    /// instances of one user would share them in silence. Later it cannot be found out, since this daemon's own
-    /// connections hold them too.
-    private func probe(_ wanted: Wanted) throws(SystemError) {
-        guard !passed.contains(where: { $0.address == wanted.identity.address }) else { return }
-        try UDPSocket.probe(wanted.identity.address, wanted.options)
-    }
-
-    private func makeListener(
-        from passed: Passed, _ wanted: Wanted
-    ) throws(SystemError) -> any DatagramListener {
-        let socket = try passed.descriptor.duplicate()
-        // IPV6_V6ONLY cannot change after bind: the unit has chosen (BindIPv6Only=).
-        var own = wanted.options
-        own.ipv6Only = try UDPSocket.isIPv6Only(socket, passed.address.family)
-        try UDPSocket.apply(own, toBound: socket, passed.address.family)
-        try UDPSocket.shareAddress(of: socket)
-        try UDPSocket.reportDestinations(of: socket, passed.address.family)
-        let isOwn = try UDPSocket.isOwn(socket)
-        return makeListener(wanted.identity.kind, socket, passed.address, own, isOwnedByAnother: !isOwn)
+extension Configuration {
+    /// Every table that listens, with the target of connections that come in there.
+    var targets: [(Target, ListeningTable)] {
+        let tables = listeningTables
+        return services.indices.map { (.service($0), tables[$0]) }
+            + clients.indices.map { (.client($0), tables[services.count + $0]) }
     }
 }
 

@@ -79,10 +79,10 @@ final class WorkerHandle: MessageChannelDelegate {
 
     /// - Returns: false when there was no room for it after all.
     func handOver(
-        _ id: UInt64, service: UInt16, _ newcomer: borrowing IncomingConnection, _ admitted: AdmittedConnection?
+        _ id: UInt64, to target: Target, _ newcomer: borrowing IncomingConnection, _ admitted: AdmittedConnection?
     ) -> Bool {
         let message = MessageToWorker.encode(
-            connection: id, generation: sentGeneration, service: service, key: newcomer.key,
+            connection: id, generation: sentGeneration, target: target, flow: newcomer.key,
             datagrams: newcomer.datagrams)
         guard channel?.offer(message, descriptor: newcomer.socket.rawValue) == true else { return false }
         connections.updateValue(admitted, forKey: id)
@@ -90,7 +90,7 @@ final class WorkerHandle: MessageChannelDelegate {
     }
 
     func late(_ id: UInt64, _ datagram: UnsafeRawBufferPointer) {
-        _ = channel?.offer(MessageToWorker.encode(late: id, datagram: datagram))
+        _ = channel?.offer(MessageToWorker.encode(misdelivered: datagram, id: id))
     }
 
     func stop() { channel?.send(MessageToWorker.stopBytes) }
@@ -127,7 +127,7 @@ final class WorkerHandle: MessageChannelDelegate {
         case .rejected(let generation, let reason):
             if generation == sentGeneration { delivery = .rejected }
             delegate.worker(self, rejected: generation, reason: reason)
-        case .missed(let generation):
+        case .setupLost(let generation):
             guard generation == sentGeneration else { return }
             delivery = .missed
             if !hasMissedBefore { delegate.workerMissedConfiguration(self) }
@@ -137,7 +137,7 @@ final class WorkerHandle: MessageChannelDelegate {
             for id in report.closed { connections.removeValue(forKey: id) }
             delegate.worker(self, reported: report)
             if isRetired, load == 0 { stop() }
-        case .foreign(let key, let datagram):
+        case .misdelivered(let key, let datagram):
             delegate.worker(self, gaveBack: datagram, key: key)
         }
     }

@@ -162,15 +162,16 @@ final class WorkerPool: TimerTarget, WorkerHandleDelegate {
 
     /// Gives a newcomer to the worker with the fewest connections; one whose channel is full is passed over.
     /// - Parameters:
-    ///   - service: its number among the configuration's `listeningTables`.
+    ///   - target: the table of the newest configuration that it belongs to.
     ///   - admitted: its place in the limits, kept until the connection is gone; `nil` where there are none for it.
     /// - Returns: the connection's number, or `nil` when nobody could take it.
-    func handOver(_ newcomer: borrowing IncomingConnection, service: UInt16, _ admitted: AdmittedConnection?) -> UInt64?
+    func handOver(_ newcomer: borrowing IncomingConnection, to target: Target, _ admitted: AdmittedConnection?)
+        -> UInt64?
     {
         while let worker = workers.lazy.filter(\.hasRoom).min(by: { $0.load < $1.load }) {
             let id = handedOver << Self.numberBits | UInt64(truncatingIfNeeded: worker.number)
             // One that refuses is full from now on, so this ends.
-            if worker.handOver(id, service: service, newcomer, admitted) {
+            if worker.handOver(id, to: target, newcomer, admitted) {
                 handedOver &+= 1
                 return id
             }

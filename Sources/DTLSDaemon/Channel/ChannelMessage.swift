@@ -2,33 +2,40 @@ import DTLSEngine
 import DTLSTransport
 import LinuxSystem
 
-/// What the acceptor says to a worker. Decoded datagrams are valid as long as the message's bytes.
+/// The table of the configuration that a connection belongs to, by its index in `Configuration.services` or `.clients`.
+enum Target: Hashable, Sendable {
+    /// A DTLS client of a `[service.NAME]`.
+    case service(Int)
+    /// A sender of plain datagrams to a `[client.NAME]`.
+    case client(Int)
+}
+
+/// A message from the acceptor to a worker. Decoded datagrams are valid as long as the message's bytes.
 enum MessageToWorker {
-    /// A new configuration; its snapshot comes along as a sealed memfd.
+    /// A new configuration. Its snapshot comes along as a sealed memfd.
     case configure(generation: UInt32)
-    /// A client with a good cookie; its connected socket comes along.
+    /// A client whose address is proven. Its connected socket comes along.
     case connection(Handover)
-    /// A datagram of a client that was handed over moments ago, found on the listener.
-    case late(id: UInt64, datagram: UnsafeRawBufferPointer)
+    /// A datagram that reached the listener, of a client that was handed over moments ago.
+    case misdelivered(id: UInt64, datagram: UnsafeRawBufferPointer)
     /// Close all connections and end.
     case stop
     /// Answer with a report.
     case ping
-    /// What session tickets are sealed with from now on; the first seals, all open.
+    /// The keys of session tickets from now on: the first one seals, all of them open.
     case ticketKeys([TicketKey])
-    /// The file that connections' secrets are appended to comes along, for the next configuration.
+    /// The file that connections' secrets are appended to comes along. It belongs to the next ``configure(generation:)``.
     case keyLog
 
-    /// One client's way into a worker.
+    /// A connection that a worker takes over.
     struct Handover {
         /// Unique among all connections of this daemon.
         let id: UInt64
-        /// Which configuration `service` counts in: a worker that could not take that one must not mistake it for
-        /// another.
+        /// The configuration that `target` is an index into. A worker that could not activate this configuration must
+        /// not look the index up in another one.
         let generation: UInt32
-        /// Which service of that configuration.
-        let service: UInt16
-        let key: FlowKey
+        let target: Target
+        let flow: FlowKey
         /// The ClientHello, then what was read after it.
         let datagrams: [UnsafeRawBufferPointer]
     }
@@ -36,7 +43,7 @@ enum MessageToWorker {
     private enum Kind: UInt8 {
         case configure = 1
         case connection = 2
-        case late = 3
+        case misdelivered = 3
         case stop = 4
         case ping = 5
         case ticketKeys = 6
@@ -48,20 +55,19 @@ enum MessageToWorker {
     }
 
     static func encode(
-        connection id: UInt64, generation: UInt32, service: UInt16, key: FlowKey, datagrams: [[UInt8]]
+        connection id: UInt64, generation: UInt32, target: Target, flow: FlowKey, datagrams: [[UInt8]]
     ) -> [UInt8] {
         encodeMessage(Kind.connection) {
             $0.integer(id)
             $0.integer(generation)
-            $0.integer(service)
-            $0.address(key.peer)
-            $0.address(key.local)
+            $0.target(target)
+            $0.flow(flow)
             $0.list(datagrams) { $0.data($1) }
         }
     }
 
-    static func encode(late id: UInt64, datagram: UnsafeRawBufferPointer) -> [UInt8] {
-        encodeMessage(Kind.late) {
+    static func encode(misdelivered datagram: UnsafeRawBufferPointer, id: UInt64) -> [UInt8] {
+        encodeMessage(Kind.misdelivered) {
             $0.integer(id)
             $0.data(datagram)
         }
@@ -83,10 +89,10 @@ enum MessageToWorker {
         case .connection:
             self = .connection(
                 Handover(
-                    id: try reader.integer(), generation: try reader.integer(), service: try reader.integer(),
-                    key: FlowKey(peer: try reader.address(), local: try reader.address()),
+                    id: try reader.integer(), generation: try reader.integer(), target: try reader.target(),
+                    flow: try reader.flow(),
                     datagrams: try reader.list { reader throws(MalformedBytes) in try reader.data() }))
-        case .late: self = .late(id: try reader.integer(), datagram: try reader.data())
+        case .misdelivered: self = .misdelivered(id: try reader.integer(), datagram: try reader.data())
         case .stop: self = .stop
         case .ping: self = .ping
         case .ticketKeys:
@@ -96,40 +102,41 @@ enum MessageToWorker {
     }
 }
 
-/// What a worker says to the acceptor.
+/// A message from a worker to the acceptor. Decoded datagrams are valid as long as the message's bytes.
 enum MessageFromWorker {
-    /// The configuration is in force. `capacity`: how many connections this worker's descriptors allow.
+    /// The worker has activated the configuration. `capacity` is the number of connections that its descriptors allow.
     case ready(generation: UInt32, capacity: UInt32)
-    /// The configuration cannot be used here, and the one before is still in force.
+    /// The worker cannot use the configuration, and keeps the previous one.
     case rejected(generation: UInt32, reason: String)
-    /// What came along with the configuration did not arrive, for want of descriptors. The one before is still in
-    /// force.
-    case missed(generation: UInt32)
+    /// The snapshot or the key log did not arrive, because the worker has no descriptors left. It keeps the previous
+    /// configuration.
+    case setupLost(generation: UInt32)
     case report(Report)
-    /// A datagram that belongs to a listener.
-    case foreign(key: FlowKey, datagram: UnsafeRawBufferPointer)
+    /// A datagram that reached a connection's socket, and belongs to a listener.
+    case misdelivered(flow: FlowKey, datagram: UnsafeRawBufferPointer)
 
     /// What has happened since the last report.
     struct Report: Equatable {
-        /// Connections whose handshake is done, the first one of each connection, by their numbers.
+        /// The connections whose first handshake has succeeded.
         var established: [UInt64] = []
-        /// Connections that were handed over and are gone.
+        /// The connections that were handed over and are gone.
         var closed: [UInt64] = []
-        /// Handshakes done, those of clients that have begun anew among them.
+        /// Handshakes that have succeeded, re-handshakes (RFC 6347, section 4.2.8) included.
         var handshakes: UInt32 = 0
         var resumed: UInt32 = 0
         var failed: UInt32 = 0
-        /// Clients' datagrams beyond the limits of their connection.
+        /// Datagrams of clients that were dropped because they exceeded the limits of their connection.
         var dropped = Tally<TrafficExcess>()
-        /// Newcomers that were handed over and turned away; they are in `closed`, too.
+        /// Connections that were handed over and that the worker has refused. They are in `closed`, too.
         var refused = Tally<Refusal>()
 
         var isEmpty: Bool { self == Report() }
 
-        /// Connections of each list that one message takes: well below ``UnixChannel/maximumMessageSize``.
+        /// The most connections of each list in one message, which then stays well below
+        /// ``UnixChannel/maximumMessageSize``.
         private static let maximumConnections = 4_096
 
-        /// Takes out what fits one message; the rest stays for the next.
+        /// Removes and returns what fits one message; the rest stays for the next.
         mutating func takePart() -> Report {
             var part = self
             part.established = Array(established.prefix(Self.maximumConnections))
@@ -146,8 +153,8 @@ enum MessageFromWorker {
         case ready = 1
         case rejected = 2
         case report = 3
-        case foreign = 4
-        case missed = 5
+        case misdelivered = 4
+        case setupLost = 5
     }
 
     static func encode(ready generation: UInt32, capacity: UInt32) -> [UInt8] {
@@ -164,8 +171,8 @@ enum MessageFromWorker {
         }
     }
 
-    static func encode(missed generation: UInt32) -> [UInt8] {
-        encodeMessage(Kind.missed) { $0.integer(generation) }
+    static func encode(setupLost generation: UInt32) -> [UInt8] {
+        encodeMessage(Kind.setupLost) { $0.integer(generation) }
     }
 
     static func encode(_ report: Report) -> [UInt8] {
@@ -178,10 +185,9 @@ enum MessageFromWorker {
         }
     }
 
-    static func encode(foreign datagram: UnsafeRawBufferPointer, key: FlowKey) -> [UInt8] {
-        encodeMessage(Kind.foreign) {
-            $0.address(key.peer)
-            $0.address(key.local)
+    static func encode(misdelivered datagram: UnsafeRawBufferPointer, flow: FlowKey) -> [UInt8] {
+        encodeMessage(Kind.misdelivered) {
+            $0.flow(flow)
             $0.data(datagram)
         }
     }
@@ -192,7 +198,7 @@ enum MessageFromWorker {
         switch kind {
         case .ready: self = .ready(generation: try reader.integer(), capacity: try reader.integer())
         case .rejected: self = .rejected(generation: try reader.integer(), reason: try reader.string())
-        case .missed: self = .missed(generation: try reader.integer())
+        case .setupLost: self = .setupLost(generation: try reader.integer())
         case .report:
             var report = Report(
                 established: try reader.list { (reader) throws(MalformedBytes) in try reader.integer() },
@@ -201,15 +207,46 @@ enum MessageFromWorker {
             for kind in TrafficExcess.allCases { report.dropped.count(kind, try reader.integer()) }
             for kind in Refusal.allCases { report.refused.count(kind, try reader.integer()) }
             self = .report(report)
-        case .foreign:
-            self = .foreign(
-                key: FlowKey(peer: try reader.address(), local: try reader.address()),
-                datagram: try reader.data())
+        case .misdelivered: self = .misdelivered(flow: try reader.flow(), datagram: try reader.data())
         }
     }
 }
 
-/// A message of either direction: its kind, then its values.
+extension ByteWriter {
+    fileprivate mutating func target(_ target: Target) {
+        switch target {
+        case .service(let index):
+            integer(UInt8(0))
+            integer(UInt32(truncatingIfNeeded: index))
+        case .client(let index):
+            integer(UInt8(1))
+            integer(UInt32(truncatingIfNeeded: index))
+        }
+    }
+
+    fileprivate mutating func flow(_ flow: FlowKey) {
+        address(flow.peer)
+        address(flow.local)
+    }
+}
+
+extension ByteReader {
+    fileprivate mutating func target() throws(MalformedBytes) -> Target {
+        let kind: UInt8 = try integer()
+        let index: UInt32 = try integer()
+        switch kind {
+        case 0: return .service(Int(index))
+        case 1: return .client(Int(index))
+        default: throw MalformedBytes()
+        }
+    }
+
+    fileprivate mutating func flow() throws(MalformedBytes) -> FlowKey {
+        FlowKey(peer: try address(), local: try address())
+    }
+}
+
+/// Encodes a message of either direction: its kind, then its values.
 private func encodeMessage<Kind: RawRepresentable<UInt8>>(_ kind: Kind, _ write: (inout ByteWriter) -> Void) -> [UInt8]
 {
     var writer = ByteWriter()

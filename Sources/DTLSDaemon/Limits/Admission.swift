@@ -1,22 +1,24 @@
 import DTLSTransport
 import LinuxSystem
 
-/// Decides which newcomers get a connection, by the limits of their service and of all services together.
+/// Decides which new clients get a connection, by the limits of their service and of all services together.
 ///
-/// It is asked once a cookie is good. A newcomer that is refused is charged nothing anywhere, and hears nothing: its
-/// client asks again by itself (RFC 6347, section 4.2.4).
+/// It is asked once the client's cookie has been verified. A client that is refused costs no limit anything and gets no
+/// answer, so it sends its hello again after its retransmission timeout (RFC 6347, section 4.2.4).
 final class Admission {
     private let all = AdmissionScope(service: nil)
-    /// By the services' numbers in the configuration in force.
+    /// By the index of the service in the active configuration.
     private var services: [AdmissionScope] = []
-    /// Also services that are no longer configured, as long as they have connections: they may come back.
+    /// Services that are no longer configured stay here as long as they have connections, since a later reload may bring
+    /// them back.
     private var servicesByName: [String: AdmissionScope] = [:]
 
-    /// Connections of all services, and how many of them are in their handshake.
+    /// The connections of all services, those in their handshake included.
     var connections: Int { all.connections }
+    /// The connections of all services that are in their handshake.
     var handshakes: Int { all.handshakes }
 
-    /// Puts a configuration's limits in force, for newcomers. Connections that are there stay, and stay counted.
+    /// Applies the limits of a configuration to new clients. Present connections stay, and stay counted.
     /// - Parameter present: the connections of all workers.
     func apply(_ configuration: Configuration, present: [AdmittedConnection]) {
         all.apply(configuration.limits, peers: present.lazy.map(\.peer))
@@ -32,24 +34,26 @@ final class Admission {
             (services + others).map { ($0.service ?? "", $0) }, uniquingKeysWith: { first, _ in first })
     }
 
-    /// Which limit one more connection of this peer would go beyond, and whose limit it is; `nil` for none.
-    func refusal(of peer: SocketAddress, service: UInt16, now: UInt64) -> (Refusal, AdmissionScope)? {
-        guard Int(service) < services.count else { return nil }
-        let scope = services[Int(service)]
+    /// The limit that one more connection of this peer would exceed, and the table that the limit is in; `nil` when it
+    /// would exceed none.
+    func refusal(of peer: SocketAddress, service: Int, now: UInt64) -> (Refusal, AdmissionScope)? {
+        guard services.indices.contains(service) else { return nil }
+        let scope = services[service]
         if let refusal = scope.refusal(of: peer, now: now) { return (refusal, scope) }
         if let refusal = all.refusal(of: peer, now: now) { return (refusal, all) }
         return nil
     }
 
-    /// Takes a newcomer in. Its place is taken as long as somebody holds what this returns.
-    func admit(_ peer: SocketAddress, service: UInt16, now: UInt64) -> AdmittedConnection? {
-        guard Int(service) < services.count else { return nil }
-        return AdmittedConnection(of: peer, service: services[Int(service)], all: all, now: now)
+    /// Counts a new connection, for as long as the returned object exists.
+    /// - Returns: `nil` when there is no such service.
+    func admit(_ peer: SocketAddress, service: Int, now: UInt64) -> AdmittedConnection? {
+        guard services.indices.contains(service) else { return nil }
+        return AdmittedConnection(of: peer, service: services[service], all: all, now: now)
     }
 }
 
-/// A connection as the limits see it. It counts until it is let go, so that no way in which a connection or its worker
-/// can end leaves it counted.
+/// A connection as the limits see it. It is counted until this object is released, so no way in which a connection or
+/// its worker can end leaves it counted.
 final class AdmittedConnection {
     let peer: SocketAddress
     let service: AdmissionScope
@@ -64,7 +68,7 @@ final class AdmittedConnection {
         all.begin(peer, now: now)
     }
 
-    /// Its handshake is done.
+    /// Notes that the handshake has succeeded. Later calls change nothing.
     func establish() {
         guard isHandshaking else { return }
         isHandshaking = false

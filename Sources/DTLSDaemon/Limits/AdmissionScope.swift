@@ -1,25 +1,25 @@
 import DTLSTransport
 import LinuxSystem
 
-/// One table of limits, and what it counts: a service's, or that of all services.
+/// One table of limits, of a service or of all services, with the connections that count in it.
 final class AdmissionScope {
-    /// The service's name; `nil` for all of them.
+    /// The name of the service; `nil` for the table of all services.
     let service: String?
     private var limits = LimitsConfiguration()
     private(set) var connections = 0
     private(set) var handshakes = 0
-    /// By network, those with a connection alone; kept only where there is a limit.
+    /// The number of connections of each network that has any. It is empty where they are not limited.
     private var connectionsByPrefix: [NetworkPrefix: Int] = [:]
     private var rate = TokenBucket()
     private var prefixRates: PrefixRates?
 
     init(service: String?) { self.service = service }
 
-    /// The table's name in the configuration.
+    /// The path of the table in the configuration.
     var table: [String] { service.map { ["service", $0, "limits"] } ?? ["limits"] }
 
-    /// The limits of a new configuration: for newcomers from now on. What is counted stays counted.
-    /// - Parameter peers: of all connections of this scope.
+    /// Applies the limits of a new configuration to new clients. Present connections stay counted.
+    /// - Parameter peers: the peers of all connections of this scope.
     func apply(_ new: LimitsConfiguration, peers: some Sequence<SocketAddress>) {
         let old = limits
         limits = new
@@ -33,11 +33,11 @@ final class AdmissionScope {
         }
     }
 
-    /// Which limit one more connection of this peer would go beyond.
+    /// The limit that one more connection of this peer would exceed.
     func refusal(of peer: SocketAddress, now: UInt64) -> Refusal? {
         if let limit = limits.connections, connections >= limit { return .connections }
         if let limit = limits.handshakes, handshakes >= limit { return .handshakes }
-        // The networks come before the rate of all: what one of them has too much must not use that up.
+        // Networks are checked before the rate of all clients, so that an excess of one network does not use that up.
         if limits.connectionsPerPrefix != nil || prefixRates != nil {
             let network = NetworkPrefix(of: peer, lengths: limits.prefixes)
             if let limit = limits.connectionsPerPrefix, connectionsByPrefix[network, default: 0] >= limit {
@@ -51,7 +51,7 @@ final class AdmissionScope {
         return nil
     }
 
-    /// A connection begins its handshake.
+    /// Counts a connection that begins its handshake.
     func begin(_ peer: SocketAddress, now: UInt64) {
         connections += 1
         handshakes += 1
@@ -64,7 +64,7 @@ final class AdmissionScope {
 
     func endHandshake() { handshakes -= 1 }
 
-    /// A connection is gone.
+    /// Ends the counting of a connection that is gone.
     func end(_ peer: SocketAddress) {
         connections -= 1
         guard limits.connectionsPerPrefix != nil else { return }

@@ -3,25 +3,17 @@ import CSystemd
 import Glibc
 import LinuxSystem
 
-/// The service manager that has started the daemon, or none: notifications, the watchdog, sockets passed in.
+/// The service manager (systemd) that has started the daemon, if there is one: notifications, the watchdog, inherited
+/// sockets, the descriptor store.
 ///
-/// libsystemd reads what it passes in; its sd_notify waits while systemd's queue is full, so notifications are sent by
-/// a sender that does not.
+/// libsystemd reads the environment. Its sd_notify blocks while the queue of systemd's socket is full, so notifications
+/// are sent by a ``UnixDatagramSender``, which does not block.
 struct ServiceManager: ~Copyable {
-    /// A socket that was passed in.
-    struct PassedSocket: ~Copyable {
-        /// FileDescriptorName= of the socket unit; `"unknown"` when it has none.
-        let name: String
-        /// Bound, datagrams, non-blocking, closed on exec.
-        let descriptor: FileDescriptor
-        let address: SocketAddress
-    }
-
-    /// What the manager is told.
+    /// A notification of sd_notify(3).
     enum Notification: Sendable, Equatable {
         /// Start-up or a reload has finished.
         case ready
-        /// A reload has begun; `ready` ends it, whether the new configuration was taken or refused.
+        /// A reload has begun; ``ready`` ends it, whether it has succeeded or failed.
         case reloading
         case stopping
         /// One line for `systemctl status`.
@@ -34,13 +26,14 @@ struct ServiceManager: ~Copyable {
     /// when there is no watchdog.
     let watchdogInterval: UInt64?
     private let sender: UnixDatagramSender?
-    private var passed: [(name: String, descriptor: Int32)]
-    /// What the manager has kept for the daemon (FDSTORE=1), to be told from sockets by its name.
-    private var stored: [(name: String, descriptor: Int32)]
+    private var inherited: [InheritedDescriptor]
+    /// The descriptors that the manager has kept for the daemon (FDSTORE=1). Their name tells them from sockets.
+    private var stored: [InheritedDescriptor]
 
-    /// Reads the environment, and removes from it what is meant for this process alone: NOTIFY_SOCKET, LISTEN_* and
-    /// WATCHDOG_*. To be called once, at the start of the main process, before another thread exists.
-    /// - Throws: when a variable is there and its contents are not as documented.
+    /// Reads NOTIFY_SOCKET, LISTEN_* and WATCHDOG_* from the environment, and removes them, since they are meant for
+    /// this process alone. It is to be called once, at the start of the main process, before another thread exists.
+    /// - Throws: when the value of a variable is not as documented in sd_notify(3), sd_listen_fds(3) or
+    ///   sd_watchdog_enabled(3).
     init() throws(SystemError) {
         let address = getenv("NOTIFY_SOCKET").map { String(cString: $0) }
         unsetenv("NOTIFY_SOCKET")
@@ -49,22 +42,18 @@ struct ServiceManager: ~Copyable {
         guard watchdog >= 0 else { throw SystemError("WATCHDOG_USEC", errno: -watchdog) }
         var sender: UnixDatagramSender?
         if let address, !address.isEmpty { sender = try UnixDatagramSender(to: address) }
-        let passed = try Self.takePassedDescriptors()
+        let descriptors = try Self.inheritedDescriptors()
         self.watchdogInterval = watchdog > 0 ? max(1, microseconds / 2) : nil
         self.sender = sender
-        stored = passed.filter { Self.isStored($0.name, $0.descriptor) }
-        self.passed = passed.filter { !Self.isStored($0.name, $0.descriptor) }
-    }
-
-    deinit {
-        for descriptor in passed + stored { close(descriptor.descriptor) }
+        stored = descriptors.filter(\.isStoredFile)
+        inherited = descriptors.filter { !$0.isStoredFile }
     }
 
     /// Whether a manager listens to notifications.
     var isPresent: Bool { sender != nil }
 
-    /// Tells the manager, and never waits.
-    /// - Returns: whether the manager has it, or there is none. `false` for a full queue: say again what matters.
+    /// Notifies the manager, without blocking.
+    /// - Returns: false when the manager's queue is full, so that the notification was not sent.
     @discardableResult
     func notify(_ notifications: Notification...) -> Bool {
         guard let sender else { return true }
@@ -72,25 +61,18 @@ struct ServiceManager: ~Copyable {
         return Array(text.utf8).withUnsafeBytes { sender.send($0) } == nil
     }
 
-    /// A file under the name that ``store(_:name:)`` gives; a socket unit may have that name, too.
-    private static func isStored(_ name: String, _ descriptor: Int32) -> Bool {
-        var status = stat()
-        return name == TicketKeyRotator.storedName && fstat(descriptor, &status) == 0
-            && status.st_mode & S_IFMT == S_IFREG
-    }
-
-    /// What an earlier run of the daemon has given to ``store(_:name:)``; not open where there is nothing.
+    /// The descriptor that an earlier run of the daemon has stored with ``store(_:name:)``; not open when there is none.
     mutating func takeStored() -> FileDescriptor {
         guard !stored.isEmpty else { return FileDescriptor(owning: -1) }
-        return FileDescriptor(owning: stored.removeFirst().descriptor)
+        return stored.removeFirst().descriptor.take()
     }
 
-    /// Gives the manager a copy of a descriptor to keep until the daemon is started again. The unit allows it with
+    /// Gives the manager a copy of a descriptor to keep until the daemon is started again. The unit has to allow it with
     /// FileDescriptorStoreMax=.
-    /// - Returns: whether the manager has it, or there is none; `false` for a full queue.
+    /// - Returns: false when the manager's queue is full, so that the descriptor was not sent.
     func store(_ descriptor: borrowing FileDescriptor, name: String) -> Bool {
         guard let sender else { return true }
-        // FDPOLL=0: not to be dropped for what poll(2) says of it.
+        // With FDPOLL=0 the manager does not drop the descriptor when poll(2) reports an error or a hang-up for it.
         let text = Array("FDSTORE=1\nFDNAME=\(name)\nFDPOLL=0".utf8)
         return text.withUnsafeBytes { sender.send($0, descriptor: descriptor.rawValue) } == nil
     }
@@ -110,58 +92,43 @@ struct ServiceManager: ~Copyable {
     }
 }
 
-/// A socket that was passed in and cannot be used.
-struct PassedSocketError: Error, CustomStringConvertible, Equatable {
+/// A bound UDP socket that the service manager has passed to the daemon (systemd.socket(5)). It stays open for the
+/// daemon's life, whether a service uses it or not.
+final class InheritedSocket {
+    /// FileDescriptorName= of the socket unit, or `"unknown"` when it has none.
     let name: String
-    let reason: String
+    let address: SocketAddress
+    /// Non-blocking, and closed on exec.
+    let descriptor: FileDescriptor
 
-    var description: String {
-        "the socket '\(name)' passed in by systemd \(reason); expected ListenDatagram= with an IPv4 or IPv6 address"
-    }
-}
-
-extension ServiceManager {
-    /// Hands over the sockets that were passed in, each one looked at. A second call yields none.
-    /// - Parameter body: is given one socket after the other.
-    /// - Throws: for the first that is not a bound UDP socket; it and all after it are closed.
-    mutating func takeSockets(_ body: (consuming PassedSocket) -> Void) throws(PassedSocketError) {
-        var rest = passed.map { ($0.name, Optional($0.descriptor)) }
-        passed = []
-        defer { for (_, descriptor) in rest { if let descriptor { close(descriptor) } } }
-        for index in rest.indices {
-            guard let number = rest[index].1 else { continue }
-            rest[index].1 = nil
-            body(try Self.checked(name: rest[index].0, descriptor: FileDescriptor(owning: number)))
-        }
-    }
-
-    static func checked(
-        name: String, descriptor: consuming FileDescriptor
-    ) throws(PassedSocketError) -> PassedSocket {
-        let type = try option(SO_TYPE, of: descriptor, name: name)
-        let domain = try option(SO_DOMAIN, of: descriptor, name: name)
+    /// - Throws: when the descriptor is not a bound UDP socket. The descriptor is closed then.
+    init(name: String, _ descriptor: consuming FileDescriptor) throws(InheritedSocketError) {
+        let type = try Self.option(SO_TYPE, of: descriptor, name: name)
+        let domain = try Self.option(SO_DOMAIN, of: descriptor, name: name)
         guard type == Int32(SOCK_DGRAM.rawValue) else {
-            throw PassedSocketError(name: name, reason: "has no datagrams (ListenStream= or the like)")
+            throw InheritedSocketError(name: name, reason: "is not a datagram socket (ListenStream= or the like)")
         }
         guard domain == AF_INET || domain == AF_INET6 else {
-            throw PassedSocketError(name: name, reason: "has no Internet address")
+            throw InheritedSocketError(name: name, reason: "is not an Internet socket")
         }
-        guard let address = boundAddress(descriptor), address.port != 0 else {
-            throw PassedSocketError(name: name, reason: "is not bound to an address")
+        guard let address = Self.boundAddress(descriptor), address.port != 0 else {
+            throw InheritedSocketError(name: name, reason: "is not bound to an address")
         }
         do throws(SystemError) { try descriptor.makeNonBlocking() } catch {
-            throw PassedSocketError(name: name, reason: "cannot be made non-blocking (\(error.reason))")
+            throw InheritedSocketError(name: name, reason: "cannot be made non-blocking (\(error.reason))")
         }
-        return PassedSocket(name: name, descriptor: descriptor, address: address)
+        self.name = name
+        self.address = address
+        self.descriptor = descriptor
     }
 
     private static func option(
         _ option: Int32, of descriptor: borrowing FileDescriptor, name: String
-    ) throws(PassedSocketError) -> Int32 {
+    ) throws(InheritedSocketError) -> Int32 {
         var value: Int32 = 0
         var length = socklen_t(MemoryLayout<Int32>.size)
         guard getsockopt(descriptor.rawValue, SOL_SOCKET, option, &value, &length) == 0 else {
-            throw PassedSocketError(name: name, reason: "is no socket (\(String(cString: strerror(errno))))")
+            throw InheritedSocketError(name: name, reason: "is not a socket (\(String(cString: strerror(errno))))")
         }
         return value
     }
@@ -177,18 +144,59 @@ extension ServiceManager {
             return result == 0 ? SocketAddress(base, length: Int(length)) : nil
         }
     }
+}
 
-    /// Reads LISTEN_PID, LISTEN_FDS and LISTEN_FDNAMES, and sets FD_CLOEXEC (sd_listen_fds does that).
-    private static func takePassedDescriptors() throws(SystemError) -> [(name: String, descriptor: Int32)] {
+/// An inherited descriptor cannot be used as a listener's socket.
+struct InheritedSocketError: Error, CustomStringConvertible, Equatable {
+    let name: String
+    let reason: String
+
+    var description: String {
+        "the socket '\(name)' passed in by systemd \(reason); expected ListenDatagram= with an IPv4 or IPv6 address"
+    }
+}
+
+extension ServiceManager {
+    /// The sockets that were passed to the daemon. A second call returns none.
+    /// - Throws: for the first one that is not a bound UDP socket. All of them are closed then.
+    mutating func takeSockets() throws(InheritedSocketError) -> [InheritedSocket] {
+        let descriptors = inherited
+        inherited = []
+        return try descriptors.map { inherited throws(InheritedSocketError) in
+            try InheritedSocket(name: inherited.name, inherited.descriptor.take())
+        }
+    }
+
+    /// Reads LISTEN_PID, LISTEN_FDS and LISTEN_FDNAMES. sd_listen_fds sets FD_CLOEXEC.
+    private static func inheritedDescriptors() throws(SystemError) -> [InheritedDescriptor] {
         var names: UnsafeMutablePointer<UnsafeMutablePointer<CChar>?>?
         let count = sd_listen_fds_with_names(1, &names)
         guard count >= 0 else { throw SystemError("LISTEN_FDS", errno: -count) }
         defer { free(names) }
         // SD_LISTEN_FDS_START
         return (0..<count).map { index in
-            guard let name = names?[Int(index)] else { return ("unknown", 3 + index) }
+            guard let name = names?[Int(index)] else { return InheritedDescriptor("unknown", 3 + index) }
             defer { free(name) }
-            return (String(cString: name), 3 + index)
+            return InheritedDescriptor(String(cString: name), 3 + index)
         }
+    }
+}
+
+/// A descriptor that the service manager has passed to the daemon. It is closed with this object, unless it was taken.
+private final class InheritedDescriptor {
+    let name: String
+    var descriptor: FileDescriptor
+
+    init(_ name: String, _ raw: Int32) {
+        self.name = name
+        descriptor = FileDescriptor(owning: raw)
+    }
+
+    /// Whether it is a file that ``ServiceManager/store(_:name:)`` has stored. A socket unit may have the same name, but
+    /// it passes sockets.
+    var isStoredFile: Bool {
+        var status = stat()
+        return name == TicketKeyRotator.storedName && fstat(descriptor.rawValue, &status) == 0
+            && status.st_mode & S_IFMT == S_IFREG
     }
 }

@@ -26,14 +26,14 @@ final class ServedConnection: ConnectionDelegate {
         }
         do {
             let connection = try Connection.createByFd(
-                socket, local: handover.key.local, peer: handover.key.peer, context: service.context,
+                socket, local: handover.flow.local, peer: handover.flow.peer, context: service.context,
                 clientHello: hello, limits: service.limits, datapath: worker.datapath, delegate: self)
             self.connection = connection
             try connection.start(with: Array(handover.datagrams.dropFirst()))
         } catch {
             self.connection = nil
             worker.countFailure()
-            worker.logs.handshakeFailed(peer: handover.key.peer, service, "\(error)")
+            worker.logs.handshakeFailed(peer: handover.flow.peer, service, "\(error)")
             worker.forget(self)
         }
     }

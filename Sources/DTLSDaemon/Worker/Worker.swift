@@ -93,12 +93,12 @@ final class Worker: MessageChannelDelegate {
             self.hasMissedKeyLog = false
             guard let snapshot = descriptor, !hasMissedKeyLog else {
                 _ = nextKeyLog.take()
-                return channel.send(MessageFromWorker.encode(missed: generation))
+                return channel.send(MessageFromWorker.encode(setupLost: generation))
             }
             configure(generation, snapshot)
         case .connection(let handover):
             accept(handover, descriptor)
-        case .late(let id, let datagram):
+        case .misdelivered(let id, let datagram):
             connections[id]?.connection?.receive(datagram)
             tunnels[id]?.receive(datagram)
         case .stop:
@@ -158,18 +158,20 @@ final class Worker: MessageChannelDelegate {
     }
 
     private func accept(_ handover: MessageToWorker.Handover, _ socket: consuming FileDescriptor?) {
-        let number = Int(handover.service)
         guard let socket, socket.rawValue < descriptorLimit - Self.spareDescriptors else {
             return turnAway(handover, .descriptors)
         }
         // It was handed over before the acceptor knew that this process has missed or rejected the configuration.
-        guard handover.generation == generation, number < services.count + clients.count else {
-            return turnAway(handover, .full)
+        guard handover.generation == generation else { return turnAway(handover, .full) }
+        switch handover.target {
+        case .service(let index) where services.indices.contains(index):
+            let served = ServedConnection(handover, socket: socket, service: services[index], worker: self)
+            if served.connection != nil { connections[handover.id] = served }
+        case .client(let index) where clients.indices.contains(index):
+            tunnel(handover, socket, clients[index])
+        default:
+            turnAway(handover, .full)
         }
-        guard number < services.count else { return tunnel(handover, socket, clients[number - services.count]) }
-        let service = services[number]
-        let served = ServedConnection(handover, socket: socket, service: service, worker: self)
-        if served.connection != nil { connections[handover.id] = served }
     }
 
     /// The client's next try finds another place, or a better time.
@@ -181,7 +183,7 @@ final class Worker: MessageChannelDelegate {
     private func tunnel(
         _ handover: MessageToWorker.Handover, _ socket: consuming FileDescriptor, _ client: ClientRuntime
     ) {
-        let tunnel = ClientTunnel(handover.id, handover.key, socket: socket, client: client, worker: self)
+        let tunnel = ClientTunnel(handover.id, handover.flow, socket: socket, client: client, worker: self)
         tunnels[handover.id] = tunnel
         tunnel.start(with: handover.datagrams)
     }
@@ -214,7 +216,7 @@ final class Worker: MessageChannelDelegate {
     func giveBack(_ datagram: UnsafeRawBufferPointer, _ key: FlowKey) {
         // First, the end of the connection that the datagram comes from: what has no place beside it has one after it.
         sendReport()
-        _ = channel?.offer(MessageFromWorker.encode(foreign: datagram, key: key))
+        _ = channel?.offer(MessageFromWorker.encode(misdelivered: datagram, flow: key))
     }
 
     private func countClosed(_ id: UInt64) {

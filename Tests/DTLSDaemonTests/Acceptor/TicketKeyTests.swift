@@ -5,7 +5,7 @@ import Testing
 
 @testable import DTLSDaemon
 
-@Suite struct AcceptorTicketKeyTests {
+@Suite struct GeneratedTicketKeyTests {
     /// Keys that are told apart by their first byte: 1, 2, 3 …
     private final class Source {
         var count: UInt8 = 0
@@ -17,7 +17,7 @@ import Testing
 
     private func numbers(_ keys: GeneratedTicketKeys) -> [UInt8] { keys.keys.compactMap { $0.key.bytes.first } }
 
-    @Test func `a key seals for its time and opens as long as its tickets live`() {
+    @Test func `a key seals for its rotation and opens as long as its tickets live`() {
         let source = Source()
         var keys = GeneratedTicketKeys()
         let configuration = TicketConfiguration(rotation: 100, lifetime: 250)
@@ -42,7 +42,7 @@ import Testing
         #expect(advance(to: 9_251) == [7, 6, 5])
     }
 
-    @Test func `there are never many keys`() {
+    @Test func `no more keys are kept than the maximum`() {
         let source = Source()
         var keys = GeneratedTicketKeys()
         let configuration = TicketConfiguration(rotation: 1, lifetime: 604_800)
@@ -50,7 +50,7 @@ import Testing
         #expect(numbers(keys) == (137...200).reversed())
     }
 
-    @Test func `a clock that goes back is harmless`() {
+    @Test func `a clock that goes backwards changes nothing`() {
         let source = Source()
         var keys = GeneratedTicketKeys()
         let configuration = TicketConfiguration(rotation: 100, lifetime: 100)
@@ -60,7 +60,7 @@ import Testing
         #expect(keys.wait(at: 5, configuration) == 100)
     }
 
-    @Test func `what is kept is found again or refused`() throws {
+    @Test func `stored keys are decoded whole or not at all`() throws {
         let source = Source()
         var keys = GeneratedTicketKeys()
         for now: UInt64 in [0, 43_200, 90_000] {
@@ -82,7 +82,7 @@ import Testing
     }
 
     /// What the service manager has kept is taken up, and its file is written again when the keys change.
-    @Test func `the keeper goes on with what was kept`() throws {
+    @Test func `the rotator continues with the keys that were stored`() throws {
         let loop = try EventLoop()
         let first = TicketKeyRotator(memory: FileDescriptor(owning: -1), loop: loop) { _ in }
         let configuration = TicketConfiguration()

@@ -4,7 +4,7 @@ import TestSupport
 import Testing
 
 /// Networks, and lists of them against the plain way to look an address up.
-@Suite struct LimitsAccessTests {
+@Suite struct AccessListTests {
     private func address(_ host: String) throws -> SocketAddress { try #require(SocketAddress(host: host, port: 9)) }
 
     private func list(allow: [String] = [], deny: [String] = [], otherwise: Bool) throws -> AccessList {
@@ -27,7 +27,7 @@ import Testing
         for (host, allowed) in expected { #expect(list.allows(try address(host)) == allowed, "\(host)") }
     }
 
-    @Test func `the ends of the numbers count`() throws {
+    @Test func `the first and last address of a network belong to it`() throws {
         for (network, inside, outside) in [
             ("255.255.255.255/32", "255.255.255.255", "255.255.255.254"), ("0.0.0.0/32", "0.0.0.0", "0.0.0.1"),
             ("ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff", "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff", "::"),
@@ -47,7 +47,7 @@ import Testing
 
     /// Random lists, and addresses at and around the ends of their networks, against a scan of all networks.
     @Test(arguments: [SocketAddress.Family.ipv4, .ipv6])
-    func `a scan of all networks says the same`(_ family: SocketAddress.Family) throws {
+    func `a lookup agrees with a scan of all networks`(_ family: SocketAddress.Family) throws {
         var random = SeededGenerator(seed: family == .ipv4 ? 4 : 6)
         let size = family == .ipv4 ? 4 : 16
         func randomAddress(_ bytes: [UInt8]) throws -> SocketAddress {
@@ -90,7 +90,7 @@ import Testing
         ("2001:db8::/32", "2001:db8::/32"), ("::1", "::1/128"), ("::/0", "::/0"), ("::/96", "::/96"),
         ("FE80::/10", "fe80::/10"),
     ])
-    func `networks are read`(_ text: String, _ expected: String) throws {
+    func `networks are parsed`(_ text: String, _ expected: String) throws {
         #expect(try NetworkPrefix(parsing: text).description == expected)
     }
 
@@ -105,11 +105,11 @@ import Testing
             ("2001:db8::1/32", .hostBits(network: "2001:db8::/32", address: "2001:db8::1")),
             ("::ffff:10.0.0.0/104", .ipv4Mapped), ("::ffff:10.0.0.1", .ipv4Mapped),
         ] as [(String, NetworkPrefix.Mistake)])
-    func `mistakes are named`(_ text: String, _ expected: NetworkPrefix.Mistake) {
+    func `a malformed network is reported with its mistake`(_ text: String, _ expected: NetworkPrefix.Mistake) {
         #expect(throws: expected) { _ = try NetworkPrefix(parsing: text) }
     }
 
-    @Test func `a prefix is what its lengths say`() throws {
+    @Test func `a prefix is as long as its configured length`() throws {
         let lengths = NetworkPrefix.Lengths(ipv4: 24, ipv6: 64)
         func network(_ host: String) throws -> String { "\(NetworkPrefix(of: try address(host), lengths: lengths))" }
         #expect(try network("192.0.2.77") == "192.0.2.0/24")

@@ -6,7 +6,7 @@ import Testing
 @testable import DTLSDaemon
 
 /// What the acceptor admits, with a clock of the tests' own.
-@Suite struct LimitsAdmissionTests {
+@Suite struct AdmissionTests {
     private let start = UInt64.milliseconds(1_000_000)
 
     private func configuration(
@@ -26,7 +26,7 @@ import Testing
 
     /// Takes a peer in if the limits allow it.
     private func tryOne(
-        _ admission: Admission, _ host: String, service: UInt16 = 0, now: UInt64? = nil
+        _ admission: Admission, _ host: String, service: Int = 0, now: UInt64? = nil
     ) throws -> AdmittedConnection? {
         let peer = try peer(host)
         let now = now ?? start
@@ -34,13 +34,13 @@ import Testing
         return admission.admit(peer, service: service, now: now)
     }
 
-    private func reason(_ admission: Admission, _ host: String, service: UInt16 = 0, now: UInt64? = nil) throws
+    private func reason(_ admission: Admission, _ host: String, service: Int = 0, now: UInt64? = nil) throws
         -> Refusal?
     {
         admission.refusal(of: try peer(host), service: service, now: now ?? start)?.0
     }
 
-    @Test func `connections of a service and of all`() throws {
+    @Test func `connections are limited for a service and for all services`() throws {
         let admission = Admission()
         admission.apply(
             configuration(
@@ -62,7 +62,7 @@ import Testing
         #expect(admission.connections == 0 && admission.handshakes == 0)
     }
 
-    @Test func `handshakes in progress`() throws {
+    @Test func `handshakes in progress are limited until they end`() throws {
         let admission = Admission()
         admission.apply(configuration(("a", LimitsConfiguration(handshakes: 1))), present: [])
         let first = try #require(try tryOne(admission, "10.0.0.1"))
@@ -79,7 +79,7 @@ import Testing
         #expect(second == nil && admission.connections == 1)
     }
 
-    @Test func `connections of a prefix`() throws {
+    @Test func `connections of a source prefix are limited`() throws {
         let admission = Admission()
         admission.apply(
             configuration(("a", LimitsConfiguration(connectionsPerPrefix: 2, prefixes: .init(ipv4: 24, ipv6: 56)))),
@@ -99,7 +99,7 @@ import Testing
     }
 
     /// What a prefix has too much of does not use up what all have together.
-    @Test func `rates of a prefix and of all`() throws {
+    @Test func `the excess of one source prefix does not use up the rate of all`() throws {
         let admission = Admission()
         admission.apply(
             configuration(
@@ -112,7 +112,7 @@ import Testing
         #expect(try reason(admission, "10.0.0.1", now: start + .milliseconds(1_001)) == nil)
     }
 
-    @Test func `a reload keeps what is counted`() throws {
+    @Test func `a reload keeps counting the present connections`() throws {
         let admission = Admission()
         admission.apply(configuration(("a", LimitsConfiguration()), ("b", LimitsConfiguration())), present: [])
         var held = try ["192.0.2.1", "192.0.2.2", "192.0.2.3"].map { try #require(try tryOne(admission, $0)) }
@@ -144,31 +144,5 @@ import Testing
         held = []
         #expect(admission.connections == 0)
         #expect(try reason(admission, "203.0.113.1", service: 1) == nil)
-    }
-
-    /// What a worker says of its connections is split into messages that a channel takes, and none is lost.
-    @Test func `reports are split`() throws {
-        var report = MessageFromWorker.Report(
-            established: Array(0..<5_000), closed: Array(10_000..<20_000), handshakes: 5_000, resumed: 1, failed: 2)
-        report.dropped.count(.bytesPerSecond, 7)
-        report.refused.count(.descriptors, 3)
-        let whole = report
-        var sum = MessageFromWorker.Report()
-        while !report.isEmpty {
-            let message = MessageFromWorker.encode(report.takePart())
-            #expect(message.count <= UnixChannel.maximumMessageSize)
-            guard case .report(let part) = try message.withUnsafeBytes({ try MessageFromWorker(decoding: $0) }) else {
-                Issue.record("no report")
-                return
-            }
-            sum.established += part.established
-            sum.closed += part.closed
-            sum.handshakes += part.handshakes
-            sum.resumed += part.resumed
-            sum.failed += part.failed
-            sum.dropped.add(part.dropped)
-            sum.refused.add(part.refused)
-        }
-        #expect(sum == whole)
     }
 }

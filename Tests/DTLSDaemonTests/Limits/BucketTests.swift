@@ -4,7 +4,7 @@ import Testing
 @testable import DTLSDaemon
 
 /// Token buckets and their tables, with a clock of the tests' own.
-@Suite struct LimitsBucketTests {
+@Suite struct TokenBucketTests {
     private static let second: UInt64 = 1_000_000_000
     private static let start: UInt64 = 1_000 * second
 
@@ -20,7 +20,7 @@ import Testing
         return count
     }
 
-    @Test func `a seconds worth may come at once`() {
+    @Test func `what a second allows may come at once`() {
         let rate = Rate(perSecond: 7)
         var bucket = TokenBucket()
         for _ in 0..<7 {
@@ -34,18 +34,18 @@ import Testing
 
     /// In the long run no more than the rate, and no less, whatever tries: the burst, and then one each interval.
     @Test(arguments: [1, 3, 100, 2_500])
-    func `the rate holds`(_ perSecond: Int) {
+    func `a bucket lets through its rate in the long run`(_ perSecond: Int) {
         let seconds = 20
         let count = admitted(Rate(perSecond: perSecond), every: 100_000, for: UInt64(seconds) * Self.second)
         #expect((perSecond * seconds...perSecond * (seconds + 1)).contains(count))
     }
 
-    @Test func `a rate can be below one`() {
+    @Test func `a rate may be less than one per second`() {
         // One in ten seconds: at 0, 10, ... 90.
         #expect(admitted(Rate(perThousandSeconds: 100), every: Self.second, for: 100 * Self.second) == 10)
     }
 
-    @Test func `what is larger than the bucket overdraws it`() {
+    @Test func `an item larger than the bucket overdraws it`() {
         let rate = Rate(perSecond: 1_000)
         var bucket = TokenBucket()
         #expect(bucket.holdsAnything(rate, now: Self.start))
@@ -54,7 +54,7 @@ import Testing
         #expect(bucket.holdsAnything(rate, now: Self.start + 16 * Self.second))
     }
 
-    @Test func `the far future is harmless`() {
+    @Test func `a time in the far future does not overflow`() {
         var bucket = TokenBucket()
         let rate = Rate(perThousandSeconds: .max)
         let slow = Rate(perThousandSeconds: .min)
@@ -72,7 +72,7 @@ import Testing
         return NetworkPrefix(of: try #require(address), lengths: .init())
     }
 
-    @Test func `each network has its own bucket`() throws {
+    @Test func `each network has a bucket of its own`() throws {
         var table = PrefixRates()
         let rate = Rate(perSecond: 2)
         for number in 0..<1_000 as Range<UInt32> {
@@ -91,7 +91,7 @@ import Testing
 
     /// A million addresses neither make the table grow nor keep anyone out that has done nothing; and those that it
     /// still remembers are as many as it has room for.
-    @Test func `a flood from a million networks changes nothing`() throws {
+    @Test func `a flood from a million networks neither grows the table nor refuses anybody`() throws {
         var table = PrefixRates()
         let rate = Rate(perSecond: 1)
         let capacity = table.capacity
@@ -108,7 +108,7 @@ import Testing
     }
 
     /// As long as there is room for those that come within a second, nobody is forgotten.
-    @Test func `full buckets make room for others`() throws {
+    @Test func `full buckets make room for other networks`() throws {
         var table = PrefixRates(capacity: 4_096)
         let rate = Rate(perSecond: 1)
         var now = Self.start
@@ -123,7 +123,7 @@ import Testing
         #expect(table.capacity == 4_096)
     }
 
-    @Test func `traffic beyond the limits is dropped for its reason`() throws {
+    @Test func `traffic over a limit is dropped with the name of the limit`() throws {
         var limiter = try #require(
             TrafficLimiter(
                 TrafficLimits(
@@ -143,7 +143,7 @@ import Testing
         #expect(TrafficLimiter(TrafficLimits()) == nil)
     }
 
-    @Test func `the stricter traffic limit counts`() {
+    @Test func `the stricter of two traffic limits applies`() {
         let service = TrafficLimits(largestDatagram: 100, datagramsPerSecond: nil, bytesPerSecond: Rate(perSecond: 9))
         let all = TrafficLimits(largestDatagram: 200, datagramsPerSecond: Rate(perSecond: 5), bytesPerSecond: nil)
         let both = TrafficLimits(

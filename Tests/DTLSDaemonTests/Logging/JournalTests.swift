@@ -6,8 +6,8 @@ import Testing
 
 @testable import DTLSDaemon
 
-@Suite struct ServiceJournalTests {
-    @Test func `an event reaches the journal with its fields`() throws {
+@Suite struct JournalTests {
+    @Test func `an event reaches the journal with all of its fields`() throws {
         let journal = try FakeJournal()
         let logger = try journal.logger(role: "worker 3")
         logger.log(
@@ -22,7 +22,7 @@ import Testing
             ])
     }
 
-    @Test func `the bytes are the native protocol`() {
+    @Test func `an entry is encoded in the native protocol of the journal`() {
         let entry = LogEntry(level: .warning, message: "a\nb", metadata: ["k": "v"])
         let expected =
             Array("MESSAGE\n".utf8) + [3, 0, 0, 0, 0, 0, 0, 0]
@@ -30,7 +30,7 @@ import Testing
         #expect(JournalEncoding.encode(entry, role: "main") == expected)
     }
 
-    @Test func `a value cannot add a field`() throws {
+    @Test func `a value with line breaks cannot add a field`() throws {
         let evil = "x\nPRIORITY=0\n_PID=1"
         let entry = LogEntry(level: .info, message: evil, metadata: ["reason": .string(evil)])
         let fields = try FakeJournal.parse(JournalEncoding.encode(entry, role: "main"))
@@ -42,15 +42,15 @@ import Testing
         ("peer", "PEER"), ("handshake-µs", "HANDSHAKE__S"), ("_pid", "X__PID"), ("1st", "X_1ST"), ("", "X_"),
         ("message", "X_MESSAGE"), ("a=b\nc", "A_B_C"), ("ß", "X__"),
     ])
-    func `keys become field names`(key: String, field: String) {
+    func `metadata keys become valid field names`(key: String, field: String) {
         #expect(JournalEncoding.fieldName(key) == field)
     }
 
-    @Test func `a long key is cut to 64`() {
+    @Test func `a field name is cut to 64 characters`() {
         #expect(JournalEncoding.fieldName(String(repeating: "_", count: 100)).utf8.count == 64)
     }
 
-    @Test func `a long value is cut and still arrives`() throws {
+    @Test func `a long value is cut and its entry arrives`() throws {
         let journal = try FakeJournal()
         let logger = try journal.logger()
         logger.info("\(String(repeating: "é", count: 500_000))")
@@ -60,7 +60,7 @@ import Testing
         #expect(message.hasSuffix("é…"))
     }
 
-    @Test func `a full queue loses entries and the next one says how many`() throws {
+    @Test func `a full journal queue loses entries, and the next entry says how many`() throws {
         let journal = try FakeJournal()
         let sink = LogSink(role: "main", level: .info, destination: .journal(try JournalSocket(path: journal.path)))
         let logger = Logger(label: "test") { _ in DaemonLogHandler(sink: sink) }
@@ -83,7 +83,7 @@ import Testing
         #expect(try journal.entries().first?["LOST_ENTRIES"] == nil)
     }
 
-    @Test func `a journal that is gone loses entries only`() throws {
+    @Test func `a missing journal loses entries and nothing else`() throws {
         let journal = try FakeJournal()
         let sink = LogSink(role: "main", level: .info, destination: .journal(try JournalSocket(path: journal.path)))
         unlink(journal.path)
@@ -91,7 +91,7 @@ import Testing
         #expect(sink.lost == 1)
     }
 
-    @Test func `standard error is recognised by device and inode`() throws {
+    @Test func `standard error is recognised as the journal by device and inode`() throws {
         var ends: [Int32] = [0, 0]
         try #require(pipe(&ends) == 0)
         defer { for end in ends { close(end) } }
@@ -104,7 +104,7 @@ import Testing
         }
     }
 
-    @Test func `handlers are values and share the sinks level`() throws {
+    @Test func `log handlers are values and share the sink's level`() throws {
         let journal = try FakeJournal()
         let sink = LogSink(role: "main", level: .notice, destination: .journal(try JournalSocket(path: journal.path)))
         var first = Logger(label: "first") { _ in DaemonLogHandler(sink: sink) }
@@ -123,8 +123,8 @@ import Testing
     }
 }
 
-@Suite struct ServiceEventTests {
-    @Test func `message i ds are valid and unique`() {
+@Suite struct LogEventTests {
+    @Test func `message IDs are valid and unique`() {
         let identifiers = LogEvent.allCases.map(\.messageID)
         #expect(Set(identifiers).count == identifiers.count)
         for identifier in identifiers {
@@ -135,7 +135,7 @@ import Testing
     }
 
     /// Operators have them in their queries: a change to one is a mistake.
-    @Test func `message i ds do not change`() {
+    @Test func `message IDs never change`() {
         #expect(LogEvent.ready.messageID == "1e2929ec3e84490e82e031073b4fadb3")
         #expect(LogEvent.workerDied.messageID == "0b8849ba95b04cefb70e722363bba718")
         #expect(LogEvent.connectionOpened.messageID == "cde74a02b67b470ea9b7613559d68da5")
@@ -143,7 +143,7 @@ import Testing
         #expect(LogEvent.handshakeFailed.messageID == "59166cb1cb524572ab668855f8f933b6")
     }
 
-    @Test func `a disabled level evaluates nothing`() throws {
+    @Test func `a disabled level evaluates neither message nor metadata`() throws {
         let journal = try FakeJournal()
         let logger = try journal.logger(level: .notice)
         var evaluated = 0

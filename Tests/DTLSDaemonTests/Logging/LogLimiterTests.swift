@@ -3,10 +3,10 @@ import Testing
 
 @testable import DTLSDaemon
 
-@Suite struct ServiceLimiterTests {
+@Suite struct LogLimiterTests {
     private let second: UInt64 = 1_000_000_000
 
-    @Test func `a burst passes and the rest is counted`() throws {
+    @Test func `a burst is logged and the rest is counted`() throws {
         let journal = try FakeJournal()
         let logger = try journal.logger()
         var limiter = LogLimiter(burst: 3, now: 0)
@@ -15,7 +15,7 @@ import Testing
             evaluated += 1
             return "refused"
         }
-        for _ in 0..<10 { limiter.log(.newcomerRefused, to: logger, now: 5, text(), ["PEER": .string(text())]) }
+        for _ in 0..<10 { limiter.log(.connectionRefused, to: logger, now: 5, text(), ["PEER": .string(text())]) }
         #expect(evaluated == 6)
         #expect(limiter.isHoldingBack)
         let entries = try journal.entries()
@@ -26,7 +26,7 @@ import Testing
         #expect(try journal.entries().map { $0["MESSAGE"] } == ["failed"])
     }
 
-    @Test func `the next one says how many were held back`() throws {
+    @Test func `the next entry says how many were held back`() throws {
         let journal = try FakeJournal()
         let logger = try journal.logger()
         var limiter = LogLimiter(burst: 1, perSecond: 1, now: 100)
@@ -43,7 +43,7 @@ import Testing
         #expect(!limiter.isHoldingBack)
     }
 
-    @Test func `refill stops at the burst`() throws {
+    @Test func `a bucket never holds more than the burst`() throws {
         let journal = try FakeJournal()
         let logger = try journal.logger()
         var limiter = LogLimiter(burst: 2, now: 0)
@@ -56,7 +56,7 @@ import Testing
         #expect(try journal.entries().count == 1)
     }
 
-    @Test func `flush reports when nothing follows`() throws {
+    @Test func `flush reports what was held back when no event follows`() throws {
         let journal = try FakeJournal()
         let logger = try journal.logger()
         var limiter = LogLimiter(burst: 1, now: 0)
@@ -73,7 +73,7 @@ import Testing
         #expect(try journal.entries().isEmpty)
     }
 
-    @Test func `the end reports all whatever the rate`() throws {
+    @Test func `finish reports everything that was held back, whatever the rate`() throws {
         let journal = try FakeJournal()
         let logger = try journal.logger()
         var limiter = LogLimiter(burst: 1, now: 0)
@@ -88,7 +88,7 @@ import Testing
         #expect(try journal.entries().isEmpty)
     }
 
-    @Test func `what is not logged anyway counts for nothing`() throws {
+    @Test func `events below the log level are not counted as held back`() throws {
         let journal = try FakeJournal()
         let logger = try journal.logger(level: .error)
         var limiter = LogLimiter(burst: 1, now: 0)

@@ -7,13 +7,13 @@ import Testing
 
 @testable import DTLSDaemon
 
-@Suite struct ServiceTextTests {
+@Suite struct LogTextTests {
     private func line(_ message: String, _ metadata: Logger.Metadata = [:]) -> String {
         let entry = LogEntry(level: .notice, message: message, metadata: metadata)
         return String(decoding: TextEncoding.encode(entry, role: "worker 3"), as: UTF8.self)
     }
 
-    @Test func `a line has time level role message and fields`() throws {
+    @Test func `a line has time, level, role, message and fields`() throws {
         let text = line("handshake failed", ["PEER": "192.0.2.1:5000", "REASON": "no shared cipher", "EMPTY": ""])
         let pattern =
             #/
@@ -23,7 +23,7 @@ import Testing
         #expect(text.wholeMatch(of: pattern) != nil, "\(text)")
     }
 
-    @Test func `the time is the given one`() throws {
+    @Test func `a line has the time that is passed in`() throws {
         let entry = LogEntry(level: .info, message: "m", metadata: [:])
         let time = timespec(tv_sec: 1_700_000_000, tv_nsec: 7_999_999)
         let bytes = TextEncoding.encode(entry, role: "main", at: time)
@@ -35,7 +35,7 @@ import Testing
         #expect(text.hasPrefix(expected), "\(text)")
     }
 
-    @Test func `the message ID is not for people`() {
+    @Test func `the message ID is left out of lines`() {
         #expect(!line("m", ["MESSAGE_ID": "abc"]).contains("abc"))
     }
 
@@ -44,7 +44,7 @@ import Testing
         ("a\u{2028}b", #"a\u{2028}b"#), ("a\u{202e}b", #"a\u{202e}b"#), (#"a\nb"#, #"a\\nb"#), ("\0", #"\u{0}"#),
         ("Grüße", "Grüße"),
     ])
-    func `a peer cannot forge a line`(text: String, escaped: String) {
+    func `control characters are escaped so that a peer cannot forge a line`(text: String, escaped: String) {
         let message = line(text)
         #expect(message.hasSuffix("worker 3: \(escaped)\n"))
         #expect(message.utf8.count { $0 == UInt8(ascii: "\n") } == 1)
@@ -53,13 +53,13 @@ import Testing
         #expect(value.utf8.count { $0 == UInt8(ascii: "\n") } == 1)
     }
 
-    @Test func `a value cannot look like another field`() {
+    @Test func `a value is quoted when it could look like another field`() {
         #expect(line("m", ["K": "a PEER=b"]).hasSuffix("K=\"a PEER=b\"\n"))
         #expect(line("m", ["K": #"" PEER="b"#]).hasSuffix(#"K="\" PEER=\"b""# + "\n"))
         #expect(line("m", ["K": "a=b"]).hasSuffix("K=\"a=b\"\n"))
     }
 
-    @Test func `a line fits what a pipe takes whole`() {
+    @Test func `a line is cut to what a pipe takes atomically`() {
         let bytes = TextEncoding.encode(
             LogEntry(level: .info, message: String(repeating: "é", count: 9_000), metadata: [:]), role: "main")
         #expect(bytes.count <= TextEncoding.maximumLineBytes)
@@ -67,7 +67,7 @@ import Testing
     }
 }
 
-@Suite struct ServiceStandardErrorTests {
+@Suite struct StandardErrorTests {
     private func read(_ descriptor: Int32) -> String {
         var buffer = [UInt8](repeating: 0, count: 1 << 20)
         let count = Glibc.read(descriptor, &buffer, buffer.count)
@@ -84,7 +84,7 @@ import Testing
         return written - Int(sink.lost)
     }
 
-    @Test func `a pipe whose reader is stuck loses lines and the next one says how many`() throws {
+    @Test func `a full pipe loses lines, and the next line says how many`() throws {
         var ends: [Int32] = [0, 0]
         try #require(pipe(&ends) == 0)
         defer { for end in ends { close(end) } }
@@ -101,7 +101,7 @@ import Testing
         #expect(sink.lost == 0)
     }
 
-    @Test func `a socket whose reader is stuck loses lines`() throws {
+    @Test func `a full socket loses lines`() throws {
         var ends: [Int32] = [0, 0]
         try #require(socketpair(AF_UNIX, Int32(SOCK_DGRAM.rawValue), 0, &ends) == 0)
         defer { for end in ends { close(end) } }
@@ -112,7 +112,7 @@ import Testing
         #expect(read(ends[0]).hasSuffix(" info main: entry\n"))
     }
 
-    @Test func `a regular file is appended to where its descriptor stands`() throws {
+    @Test func `a regular file is written at its descriptor's position`() throws {
         let path = FileManager.default.temporaryDirectory.appending(path: "dtlsd-\(UUID().uuidString)").path
         let descriptor = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0o600)
         try #require(descriptor >= 0)
@@ -127,7 +127,7 @@ import Testing
         #expect(read(descriptor) == "before\nline\n")
     }
 
-    @Test func `a reader that is gone loses lines only`() async {
+    @Test func `a closed pipe loses lines and does not end the process`() async {
         await #expect(processExitsWith: .exitCode(7)) {
             var ends: [Int32] = [0, 0]
             guard pipe(&ends) == 0, dup2(ends[1], STDERR_FILENO) >= 0 else { exit(1) }
@@ -139,7 +139,7 @@ import Testing
         }
     }
 
-    @Test func `the bootstrap writes to standard error and changes levels`() async {
+    @Test func `the bootstrap logs to standard error and changes levels`() async {
         await #expect(processExitsWith: .exitCode(7)) {
             var ends: [Int32] = [0, 0]
             guard pipe(&ends) == 0, dup2(ends[1], STDERR_FILENO) >= 0 else { exit(1) }

@@ -6,7 +6,7 @@ import Testing
 
 /// The environment belongs to the whole process, so what reads it runs in a process of its own.
 @Suite struct ServiceManagerTests {
-    @Test func `without a manager nothing is told and nothing passed`() async {
+    @Test func `without a service manager nothing is sent and nothing is inherited`() async {
         await #expect(processExitsWith: .success) {
             for name in ["NOTIFY_SOCKET", "LISTEN_FDS", "LISTEN_PID", "WATCHDOG_USEC", "WATCHDOG_PID"] {
                 unsetenv(name)
@@ -15,13 +15,11 @@ import Testing
             #expect(manager.isPresent == false)
             #expect(manager.notify(.ready) == true)
             #expect(manager.watchdogInterval == nil)
-            var count = 0
-            try manager.takeSockets { _ in count += 1 }
-            #expect(count == 0)
+            #expect(try manager.takeSockets().isEmpty)
         }
     }
 
-    @Test func `notifications reach the manager`() async {
+    @Test func `notifications reach the service manager`() async {
         await #expect(processExitsWith: .success) {
             let receiver = try FakeJournal()
             setenv("NOTIFY_SOCKET", receiver.path, 1)
@@ -45,7 +43,7 @@ import Testing
         }
     }
 
-    @Test func `a descriptor is given to be kept`() async {
+    @Test func `a descriptor is stored with the service manager`() async {
         await #expect(processExitsWith: .success) {
             let receiver = try FakeJournal()
             setenv("NOTIFY_SOCKET", receiver.path, 1)
@@ -59,7 +57,7 @@ import Testing
         }
     }
 
-    @Test func `a manager that does not read stops nobody`() async {
+    @Test func `a full notification queue does not block`() async {
         await #expect(processExitsWith: .success) {
             let receiver = try FakeJournal()
             setenv("NOTIFY_SOCKET", receiver.path, 1)
@@ -72,7 +70,7 @@ import Testing
         }
     }
 
-    @Test func `abstract addresses work`() async {
+    @Test func `an abstract notification address works`() async {
         await #expect(processExitsWith: .success) {
             let name = "dtlsd-test-\(getpid())"
             let descriptor = socket(AF_UNIX, Int32(SOCK_DGRAM.rawValue), 0)
@@ -95,13 +93,13 @@ import Testing
     }
 
     @Test(arguments: ["relative", "@", "/" + String(repeating: "x", count: 200)])
-    func `a bad address is an error`(address: String) {
+    func `an invalid notification address is an error`(address: String) {
         #expect(throws: SystemError.self) { _ = try UnixDatagramSender(to: address) }
     }
 
     /// In a process of its own, since it changes the environment. Descriptors from 3 on are the test runner's there, so
     /// that sockets arrive under their names is for SystemdTests to show.
-    @Test func `the variables are read once and workers inherit none`() async {
+    @Test func `the variables of the service manager are removed once they are read`() async {
         await #expect(processExitsWith: .success) {
             setenv("LISTEN_PID", "1", 1)
             setenv("LISTEN_FDS", "2", 1)
@@ -117,30 +115,30 @@ import Testing
             ]
             for name in variables { #expect(getenv(name) == nil, "\(name)") }
             // They were meant for process 1.
-            try manager.takeSockets { _ in Issue.record("a socket that was not passed to this process") }
+            #expect(try manager.takeSockets().isEmpty)
         }
     }
 
     @Test(arguments: [AF_INET, AF_INET6])
-    func `a bound socket is taken with its name and address`(_ domain: Int32) throws {
+    func `a bound socket is inherited with its name and address`(_ domain: Int32) throws {
         let bound = try boundSocket(domain)
-        let socket = try ServiceManager.checked(name: "echo", descriptor: FileDescriptor(owning: bound.descriptor))
+        let socket = try InheritedSocket(name: "echo", FileDescriptor(owning: bound.descriptor))
         #expect(socket.name == "echo")
         #expect(socket.address == bound.address)
         #expect(fcntl(socket.descriptor.rawValue, F_GETFL) & O_NONBLOCK != 0)
     }
 
-    @Test func `a socket of another kind is an error that names it`() throws {
+    @Test func `a socket of another kind is an error that names the socket`() throws {
         let stream = socket(AF_INET, Int32(SOCK_STREAM.rawValue), 0)
         let unix = socket(AF_UNIX, Int32(SOCK_DGRAM.rawValue), 0)
         let unbound = socket(AF_INET, Int32(SOCK_DGRAM.rawValue), 0)
         let null = open("/dev/null", O_RDWR)
         for (descriptor, words) in [
-            (stream, "has no datagrams"), (unix, "has no Internet address"), (unbound, "is not bound"),
-            (null, "is no socket"),
+            (stream, "is not a datagram socket"), (unix, "is not an Internet socket"), (unbound, "is not bound"),
+            (null, "is not a socket"),
         ] {
-            let error = #expect(throws: PassedSocketError.self) {
-                _ = try ServiceManager.checked(name: "coap", descriptor: FileDescriptor(owning: descriptor))
+            let error = #expect(throws: InheritedSocketError.self) {
+                _ = try InheritedSocket(name: "coap", FileDescriptor(owning: descriptor))
             }
             #expect(error?.description.contains("'coap'") == true)
             #expect(error?.description.contains(words) == true, "\(String(describing: error))")

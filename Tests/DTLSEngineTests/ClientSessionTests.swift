@@ -1,4 +1,5 @@
 import DTLSEngine
+import TestSupport
 import Testing
 
 /// A client that resumes the sessions of earlier connections.

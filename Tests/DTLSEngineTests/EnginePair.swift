@@ -1,4 +1,5 @@
 import COpenSSL
+import TestSupport
 import VirtualClock
 
 @testable import DTLSEngine

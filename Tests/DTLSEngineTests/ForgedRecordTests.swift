@@ -1,4 +1,5 @@
 import DTLSEngine
+import TestSupport
 import Testing
 
 /// Records that somebody without the keys has made: they are dropped, whatever the cipher and their size

@@ -1,5 +1,6 @@
 import CLinux
 import DTLSEngine
+import TestSupport
 import Testing
 
 /// What a peer can make a server keep before its handshake is done. Each case is a process of its own, since what is

@@ -1,4 +1,5 @@
 import DTLSEngine
+import TestSupport
 import Testing
 
 @Suite struct PresharedKeyTests {

@@ -1,63 +1,74 @@
-import TestSupport
-
 /// What a wire does to datagrams. Shares are of 100.
-struct WireConditions: Sendable {
+package struct WireConditions: Sendable {
     /// Datagrams that never arrive.
-    var loss = 0
+    package var loss = 0
     /// Datagrams that arrive twice.
-    var duplication = 0
+    package var duplication = 0
     /// Datagrams that take up to `reorderingDelay` longer than the others.
-    var reordering = 0
+    package var reordering = 0
 
-    static let perfect = WireConditions()
+    package static let perfect = WireConditions()
+
+    package init(loss: Int = 0, duplication: Int = 0, reordering: Int = 0) {
+        self.loss = loss
+        self.duplication = duplication
+        self.reordering = reordering
+    }
 }
 
 /// Two directions of a network, in virtual time: what was sent arrives, or not, by a schedule that the seed decides.
-struct SimulatedWire {
-    enum Side: Sendable { case client, server }
+package struct SimulatedWire {
+    package enum Side: Sendable { case client, server }
 
-    struct Delivery {
+    package struct Delivery {
         /// Microseconds of the virtual clock.
-        let time: Int64
-        let order: Int
-        let side: Side
-        let datagram: [UInt8]
+        package let time: Int64
+        package let order: Int
+        package let side: Side
+        package let datagram: [UInt8]
+
+        package init(time: Int64, order: Int, side: Side, datagram: [UInt8]) {
+            self.time = time
+            self.order = order
+            self.side = side
+            self.datagram = datagram
+        }
     }
 
-    struct Arrival {
-        let datagram: [UInt8]
+    package struct Arrival {
+        package let datagram: [UInt8]
         /// How much later than usual, in microseconds.
-        let later: Int64
+        package let later: Int64
 
-        init(_ datagram: [UInt8], later: Int64 = 0) {
+        package init(_ datagram: [UInt8], later: Int64 = 0) {
             self.datagram = datagram
             self.later = later
         }
     }
 
     /// Microseconds from one side to the other.
-    static let delay: Int64 = 20_000
+    package static let delay: Int64 = 20_000
     /// Microseconds, at most, that a reordered datagram takes longer.
-    static let reorderingDelay: Int64 = 50_000
+    package static let reorderingDelay: Int64 = 50_000
 
-    var conditions: WireConditions
+    package var conditions: WireConditions
     /// What happens to one datagram, by its number from 0 and the side that it is for: what arrives in its place.
-    var interfere: ((Int, Side, [UInt8]) -> [Arrival])?
+    package var interfere: ((Int, Side, [UInt8]) -> [Arrival])?
     /// Everything that was sent, and to whom.
-    private(set) var sent: [(side: Side, datagram: [UInt8])] = []
+    package private(set) var sent: [(side: Side, datagram: [UInt8])] = []
     private var random: SeededGenerator
     private var onTheWay: [Delivery] = []
-    private(set) var sentCount = 0
-    private(set) var lostCount = 0
-    private(set) var largest = 0
+    package private(set) var sentCount = 0
+    package private(set) var lostCount = 0
+    package private(set) var largest = 0
 
-    init(_ conditions: WireConditions, seed: UInt64) {
+    package init(_ conditions: WireConditions, seed: UInt64) {
         self.conditions = conditions
         random = SeededGenerator(seed: seed)
     }
 
     /// Takes a datagram for `side`.
-    mutating func send(_ datagram: [UInt8], to side: Side, at now: Int64) {
+    package mutating func send(_ datagram: [UInt8], to side: Side, at now: Int64) {
         // Always the same number of draws, so that a datagram's fate depends on the seed and its place alone.
         let isLost = draw() < conditions.loss
         let isDoubled = draw() < conditions.duplication
@@ -89,7 +100,7 @@ struct SimulatedWire {
     }
 
     /// When the next datagram arrives; `nil`: nothing is on the way.
-    var nextArrival: Int64? { nextIndex.map { onTheWay[$0].time } }
+    package var nextArrival: Int64? { nextIndex.map { onTheWay[$0].time } }
 
-    mutating func takeNext() -> Delivery? { nextIndex.map { onTheWay.remove(at: $0) } }
+    package mutating func takeNext() -> Delivery? { nextIndex.map { onTheWay.remove(at: $0) } }
 }

@@ -2,8 +2,6 @@ import DTLSTransport
 
 /// Every message goes back to its sender.
 final class EchoHandler: Handler {
-    init(_: HandlerResources) {}
-
     func opened(_ connection: Connection) {}
 
     func received(_ message: UnsafeRawBufferPointer, on connection: Connection) { connection.sendOrDrop(message) }

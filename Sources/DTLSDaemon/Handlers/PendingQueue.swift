@@ -1,14 +1,14 @@
 import DTLSEngine
 
-/// The memory that messages waiting for backends take in one worker; all its connections share it.
+/// How much memory the messages that wait take in one worker; all its connections share this budget.
 final class PendingBudget {
-    /// Bytes: whatever the clients of all connections send, a worker keeps no more for backends that are slow.
+    /// Bytes. Whatever the clients of all connections send, a worker keeps no more for backends that are slow.
     static let maximum = 16 << 20
     fileprivate(set) var used = 0
 }
 
-/// Messages that a queue had no room for, a connection's to its backend for example, in their order. What is over a
-/// bound is left out, as it would be on the wire.
+/// Messages that wait in their order until the other side has room for them, a backend for example. What exceeds a bound
+/// is dropped, as it would be on the wire.
 struct PendingQueue: ~Copyable {
     private var messages: [[UInt8]] = []
     private var bytes = 0
@@ -16,7 +16,9 @@ struct PendingQueue: ~Copyable {
     private let maximumCount: Int
     private let maximumBytes: Int
 
-    /// - Parameter maximumBytes: by default as many as leave in one go.
+    /// - Parameters:
+    ///   - maximumCount: the most messages that wait.
+    ///   - maximumBytes: the most bytes that wait; by default as many as one batch holds.
     init(_ budget: PendingBudget, maximumCount: Int = 64, maximumBytes: Int = Outbox.byteCapacity) {
         self.budget = budget
         self.maximumCount = maximumCount
@@ -28,7 +30,7 @@ struct PendingQueue: ~Copyable {
     var isEmpty: Bool { messages.isEmpty }
     var count: Int { messages.count }
 
-    /// - Returns: false when there was no room.
+    /// - Returns: false where there is no room.
     mutating func append(_ message: UnsafeRawBufferPointer) -> Bool {
         let size = message.count
         guard messages.count < maximumCount, size <= maximumBytes - bytes,
@@ -40,37 +42,37 @@ struct PendingQueue: ~Copyable {
         return true
     }
 
-    /// Keeps what an outbox has, from its message number `first` on.
+    /// Keeps the messages of a batch, from its message number `first` on.
     /// - Returns: how many there was no room for.
-    mutating func append(_ outbox: Outbox, from first: Int) -> Int {
-        var refused = 0
-        outbox.withDatagrams { bytes, sizes in
+    mutating func append(_ batch: borrowing OutgoingBatch, from first: Int) -> Int {
+        var dropped = 0
+        batch.withMessages { bytes, sizes in
             var offset = 0
             for (index, size) in sizes.enumerated() {
                 defer { offset += size }
                 guard index >= first else { continue }
-                if !append(UnsafeRawBufferPointer(rebasing: bytes[offset..<(offset + size)])) { refused += 1 }
+                if !append(UnsafeRawBufferPointer(rebasing: bytes[offset..<(offset + size)])) { dropped += 1 }
             }
         }
-        return refused
+        return dropped
     }
 
-    /// Puts all of them into an empty outbox; they stay until they are removed.
-    func copy(to outbox: Outbox) {
-        for message in messages { message.withUnsafeBytes { _ = outbox.append($0) } }
+    /// Puts all messages into an empty batch; they stay until they are removed.
+    func copy(to batch: borrowing OutgoingBatch) {
+        for message in messages { message.withUnsafeBytes { _ = batch.append($0) } }
     }
 
-    /// Gives them out in their order; they stay until they are removed.
+    /// Calls `body` with each message in order; they stay until they are removed.
     func readAll(_ body: (UnsafeRawBufferPointer) -> Void) {
         for message in messages { message.withUnsafeBytes(body) }
     }
 
-    /// Gives them out in their order, and removes each that `body` is done with, as far as the first that it is not.
+    /// Calls `body` with each message in order, and removes those before the first for which it returns false.
     mutating func removeWhile(_ body: (UnsafeRawBufferPointer) -> Bool) {
         removeFirst(messages.firstIndex { !$0.withUnsafeBytes(body) } ?? messages.count)
     }
 
-    /// Removes the oldest.
+    /// Removes the oldest `count` messages, or all where there are fewer.
     mutating func removeFirst(_ count: Int) {
         let done = messages.prefix(count)
         let size = done.reduce(0) { $0 + $1.count }

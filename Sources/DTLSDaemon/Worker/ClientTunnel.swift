@@ -14,8 +14,8 @@ final class ClientTunnel: TimerTarget, EventHandler, ConnectionDelegate {
     private(set) var client: ClientRuntime
     unowned let worker: Worker
     private let resources: HandlerResources
-    private var socket: FileDescriptor
-    private var registration: EventLoop.Registration?
+    /// The local sender's socket. It is not open before ``start(over:with:)``.
+    private let socket: MessageSocket
     private var course = TunnelState()
     private var connection: Connection?
     /// What waits for a connection.
@@ -46,24 +46,24 @@ final class ClientTunnel: TimerTarget, EventHandler, ConnectionDelegate {
         return .milliseconds(timeout > 0 ? min(timeout, 10_000) : 10_000)
     }
 
-    init(
-        _ id: UInt64, _ key: FlowKey, socket: consuming FileDescriptor, client: ClientRuntime, worker: Worker
-    ) {
+    init(_ id: UInt64, _ key: FlowKey, client: ClientRuntime, worker: Worker) {
         self.id = id
         self.key = key
-        self.socket = socket
         self.client = client
         self.worker = worker
         resources = worker.handlerResources
-        waiting = PendingQueue(resources.waitingBudget)
+        socket = MessageSocket(resources)
+        waiting = PendingQueue(resources.pendingBudget)
         lastActive = resources.loop.now
         super.init()
     }
 
-    /// - Parameter datagrams: what the sender has sent already.
-    func start(with datagrams: [UnsafeRawBufferPointer]) {
+    /// - Parameters:
+    ///   - socket: connected to the local sender.
+    ///   - datagrams: what the sender has sent already.
+    func start(over socket: consuming FileDescriptor, with datagrams: [UnsafeRawBufferPointer]) {
         do throws(SystemError) {
-            registration = try resources.loop.add(socket, .readable, self)
+            try self.socket.open(socket, .udp, for: self)
         } catch {
             worker.logs.limited(.internalError, "a sender's socket cannot be watched: \(error)", fields: fields)
             return close(.closedHere)
@@ -82,9 +82,9 @@ final class ClientTunnel: TimerTarget, EventHandler, ConnectionDelegate {
     // MARK: From the sender to the server
 
     func ready(_ events: EventLoop.Events) {
-        let batch = resources.batch
+        let batch = resources.received
         // An error is an ICMP message: the sender has gone, for the moment at least.
-        guard let count = try? batch.receive(from: socket), count > 0 else { return }
+        guard let count = try? socket.receive(), count > 0 else { return }
         for index in 0..<count {
             // Rule 2: a connected socket can hold what came for it before it was connected.
             if let source = batch.source(index), source != key.peer {
@@ -248,8 +248,6 @@ final class ClientTunnel: TimerTarget, EventHandler, ConnectionDelegate {
         worker.countHandshake(resumed: connection.engine.isResumed)
         logOpened(connection)
         if client.configuration.resumes { client.keepSession(of: connection.engine, now: resources.loop.now) }
-        // What another one has left there must never leave over this one's socket.
-        resources.outbox.removeAll()
         waiting.readAll { send($0, over: connection) }
         waiting.removeAll()
     }
@@ -307,20 +305,19 @@ final class ClientTunnel: TimerTarget, EventHandler, ConnectionDelegate {
 
     func connection(_ connection: Connection, received message: UnsafeRawBufferPointer) {
         unansweredSince = 0
-        if resources.outbox.isFilling { deliver() }
-        resources.outbox.append(message)
+        if socket.isBatchFilling { deliver() }
+        socket.append(message)
     }
 
     func connectionHasRead(_ connection: Connection) { deliver() }
 
     private func deliver() {
-        let count = resources.outbox.count
-        guard count > 0 else { return }
-        let outcome = resources.outbox.withDatagrams { resources.sender.send($0, sizes: $1, over: socket) }
-        resources.outbox.removeAll()
-        counters.undelivered &+= UInt64(truncatingIfNeeded: count - outcome.sent)
-        // A server that goes on sending to one who has left does not keep the connection open.
-        if outcome.error != ECONNREFUSED { lastActive = resources.loop.now }
+        socket.finishBatch {
+            let outcome = socket.sendBatch()
+            counters.undelivered &+= UInt64(truncatingIfNeeded: socket.batchCount - outcome.sent)
+            // A server that goes on sending to a sender that has left does not keep the connection open.
+            if outcome.error != ECONNREFUSED { lastActive = resources.loop.now }
+        }
     }
 
     // MARK: Time
@@ -356,15 +353,12 @@ final class ClientTunnel: TimerTarget, EventHandler, ConnectionDelegate {
         resources.loop.timers.disarm(self)
         // Rule 3: what the sender sends now is a new sender's.
         let batch = worker.leftovers
-        if socket.isOpen {
-            batch.receiveAll(from: socket) { index in
-                let source = batch.source(index) ?? key.peer
-                worker.giveBack(batch[index], FlowKey(peer: source, local: key.local))
-            }
+        socket.receiveAll(into: batch) { index in
+            let source = batch.source(index) ?? key.peer
+            worker.giveBack(batch[index], FlowKey(peer: source, local: key.local))
         }
-        if let registration { resources.loop.remove(socket, registration) }
-        registration = nil
-        _ = socket.take()
+        socket.close()
+        socket.removeMessages()
         waiting.removeAll()
         worker.forget(self)
     }

@@ -43,7 +43,7 @@ final class ServedConnection: ConnectionDelegate {
         hasBeenEstablished = true
         worker.countHandshake(resumed: connection.engine.isResumed)
         worker.logs.opened(connection, service)
-        let handler = service.makeHandler(worker.handlerResources)
+        let handler = service.makeHandler(for: connection, worker.handlerResources)
         self.handler = handler
         handler.opened(connection)
     }

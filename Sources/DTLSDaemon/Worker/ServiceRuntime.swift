@@ -28,13 +28,13 @@ final class ServiceRuntime {
         }
     }
 
-    /// The handler of a new connection.
-    func makeHandler(_ resources: HandlerResources) -> any Handler {
+    /// The handler of a connection whose handshake is done.
+    func makeHandler(for connection: Connection, _ resources: HandlerResources) -> any Handler {
         switch configuration.handler {
-        case .echo: EchoHandler(resources)
-        case .forward(let forward): ForwardHandler(forward, of: self, resources)
+        case .echo: EchoHandler()
+        case .forward(let forward): ForwardHandler(forward, of: self, for: connection, resources)
         case .exec(let exec): ExecHandler(exec, of: self, resources)
-        case .log(let log): DatagramLogHandler(log, of: self, resources)
+        case .log(let log): DatagramLogHandler(log, of: self, for: connection, resources)
         }
     }
 }

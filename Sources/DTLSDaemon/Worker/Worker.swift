@@ -143,7 +143,7 @@ final class Worker: MessageChannelDelegate {
             self.generation = generation
             stopTimeout = decoded.configuration.stopTimeout
             for tunnel in tunnels.values { tunnel.reconfigured() }
-            handlerResources.reconfigured()
+            handlerResources.reconfigure()
             LogBootstrap.setLevel(decoded.configuration.logLevel)
             channel?.send(MessageFromWorker.encode(ready: generation, capacity: capacity))
         } catch {
@@ -183,9 +183,9 @@ final class Worker: MessageChannelDelegate {
     private func tunnel(
         _ handover: MessageToWorker.Handover, _ socket: consuming FileDescriptor, _ client: ClientRuntime
     ) {
-        let tunnel = ClientTunnel(handover.id, handover.flow, socket: socket, client: client, worker: self)
+        let tunnel = ClientTunnel(handover.id, handover.flow, client: client, worker: self)
         tunnels[handover.id] = tunnel
-        tunnel.start(with: handover.datagrams)
+        tunnel.start(over: socket, with: handover.datagrams)
     }
 
     /// A client of the configuration in force, by its name.

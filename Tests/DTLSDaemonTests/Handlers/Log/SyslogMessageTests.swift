@@ -3,7 +3,7 @@ import Testing
 @testable import DTLSDaemon
 
 /// Messages of syslog, and the frames that they come in.
-@Suite struct HandlersSyslogTests {
+@Suite struct SyslogMessageTests {
     private struct Parts: Equatable {
         var facility = 1
         var severity = 5
@@ -33,7 +33,7 @@ import Testing
     }
 
     /// The examples of RFC 5424, section 6.5, and what else it allows.
-    @Test func `messages of RFC 5424`() {
+    @Test func `messages of RFC 5424 are taken apart`() {
         #expect(
             parse("<34>1 2003-10-11T22:14:15.003Z mymachine.example.com su - ID47 - \u{feff}'su root' failed")
                 == Parts(
@@ -53,7 +53,7 @@ import Testing
                     facility: 0, severity: 0, hasPriority: true, structuredData: #"[a b="\"]\\"]"#, text: "text"))
     }
 
-    @Test func `messages of RFC 3164`() {
+    @Test func `messages of RFC 3164 are taken apart`() {
         #expect(
             parse("<34>Oct 11 22:14:15 mymachine su: 'su root' failed\r\n")
                 == Parts(
@@ -83,7 +83,7 @@ import Testing
         "", "hello", "<13", "<>x", "<192>x", "<1234>x", "<-1>x", "<+1>x", "12 hello", "1 - - - - - -",
         "Oct 11 22:14:15",
     ])
-    func `what is none of both is a text`(_ message: String) {
+    func `a message of neither RFC is a text`(_ message: String) {
         #expect(parse(message) == Parts(text: message))
     }
 
@@ -120,12 +120,12 @@ import Testing
         ("0 <13>hello", ["0 <13>hello"]), ("9  <13>hello", ["9  <13>hello"]), ("9 ", ["9 "]), ("9", ["9"]),
         ("999999 <13>hello", ["999999 <13>hello"]), ("99999 <13>hello", ["<13>hello"]),
     ])
-    func `the messages of a datagram`(_ datagram: String, _ expected: [String]) {
+    func `frames divide a datagram into messages`(_ datagram: String, _ expected: [String]) {
         #expect(frames(datagram) == expected)
     }
 
     /// What follows the last that counts is one message: a datagram costs no more entries than that.
-    @Test func `a datagram has a bound of messages`() {
+    @Test func `the frames of a datagram are bounded`() {
         let messages = frames(String(repeating: "1 <", count: 5_000))
         #expect(messages.count == SyslogFrames.maximumCount + 1)
         #expect(messages.last == String(repeating: "1 <", count: 5_000 - SyslogFrames.maximumCount))
@@ -135,11 +135,11 @@ import Testing
         ("plain", "plain"), ("two\nlines\r\t", #"two\nlines\r\t"#), (#"a\n"#, #"a\\n"#), ("ä€😀", "ä€😀"),
         ("\u{1b}[31m\u{7f}", #"\x1b[31m\x7f"#), ("\u{202e}\u{85}", #"\u{202e}\u{85}"#), ("", ""),
     ])
-    func `any text is one line`(_ text: String, _ expected: String) {
+    func `any text becomes one line`(_ text: String, _ expected: String) {
         #expect(printable(Array(text.utf8)) == expected)
     }
 
-    @Test func `any bytes are one line`() {
+    @Test func `any bytes become one line`() {
         #expect(printable([0x61, 0xff, 0xc3, 0x28, 0xe2, 0x82, 0xf0, 0x00]) == #"a\xff\xc3(\xe2\x82\xf0\x00"#)
         // Surrogates and overlong forms are no UTF-8.
         #expect(printable([0xed, 0xa0, 0x80, 0xc0, 0xaf]) == #"\xed\xa0\x80\xc0\xaf"#)

@@ -3,9 +3,9 @@ import Testing
 
 @testable import DTLSDaemon
 
-@Suite struct HandlersExecTests {
+@Suite struct ExecEnvironmentTests {
     /// A part of a name can be another's name: what cannot be told whole is not told.
-    @Test func `a clients words reach the environment whole or not at all`() {
+    @Test func `a client's words reach the environment whole or not at all`() {
         func variables(_ name: String) -> [String: String] {
             ExecEnvironment.variables(
                 peerIdentity: PeerName(

@@ -3,19 +3,20 @@ import Testing
 
 @testable import DTLSDaemon
 
-@Suite struct HandlersWaitingTests {
+/// Messages that wait for room, within the bounds of a connection and of a worker.
+@Suite struct PendingQueueTests {
     private let longest = [UInt8](repeating: 7, count: Engine.maximumMessageSize)
 
-    @Test func `one connection has at most what leaves in one go`() {
+    @Test func `one connection's messages fit one batch`() {
         let budget = PendingBudget()
         let keeper = Keeper(budget)
         let kept = (0..<200).count { _ in keeper.append(longest) }
         #expect(kept * longest.count == 256 * 1_024)
         #expect(budget.used == 256 * 1_024)
-        let outbox = Outbox()
-        keeper.waiting.copy(to: outbox)
-        #expect(outbox.count == kept)
-        #expect(outbox.dropped == 0)
+        let batch = BatchMemory().makeBatch()
+        keeper.queue.copy(to: batch)
+        let copied = batch.count
+        #expect(copied == kept)
     }
 
     @Test func `small messages are bounded by their number`() {
@@ -33,44 +34,46 @@ import Testing
         }
         #expect(budget.used == 16 * 1_024 * 1_024)
         #expect(handlers[99].count == 0)
-        handlers[0].waiting.removeFirst(1)
+        handlers[0].queue.removeFirst(1)
         #expect(handlers[99].append(longest))
         #expect(!handlers[98].append(longest))
     }
 
-    @Test func `what goes gives its room back`() {
+    @Test func `messages that leave give their room back`() {
         let budget = PendingBudget()
         do {
             let keeper = Keeper(budget)
             for size in 1...10 { _ = keeper.append([UInt8](repeating: 0, count: size)) }
-            keeper.waiting.removeFirst(3)
+            keeper.queue.removeFirst(3)
             #expect(budget.used == 55 - 1 - 2 - 3)
             #expect(keeper.count == 7)
             // More than there are: a batch can end with messages that were never among these.
-            keeper.waiting.removeFirst(100)
+            keeper.queue.removeFirst(100)
             #expect(budget.used == 0)
             _ = keeper.append([1, 2])
         }
         #expect(budget.used == 0)
     }
 
-    @Test func `what a batch has no room for is counted`() {
-        let outbox = Outbox()
+    @Test func `messages of a batch that find no room are counted`() {
+        let batch = BatchMemory().makeBatch()
         for number in 0..<70 {
-            _ = withUnsafeBytes(of: UInt8(number)) { outbox.append($0) }
+            _ = withUnsafeBytes(of: UInt8(number)) { batch.append($0) }
         }
         let keeper = Keeper(PendingBudget())
-        #expect(keeper.waiting.append(outbox, from: 3) == 3)
+        let dropped = keeper.queue.append(batch, from: 3)
+        #expect(dropped == 3)
         var kept: [UInt8] = []
-        keeper.waiting.readAll { kept += $0 }
+        keeper.queue.readAll { kept += $0 }
         #expect(kept == Array(3..<67))
-        #expect(keeper.waiting.append(outbox, from: 60) == 10)
+        let droppedLater = keeper.queue.append(batch, from: 60)
+        #expect(droppedLater == 10)
     }
 
     private final class Keeper {
-        var waiting: PendingQueue
-        init(_ budget: PendingBudget) { waiting = PendingQueue(budget) }
-        var count: Int { waiting.count }
-        func append(_ message: [UInt8]) -> Bool { message.withUnsafeBytes { waiting.append($0) } }
+        var queue: PendingQueue
+        init(_ budget: PendingBudget) { queue = PendingQueue(budget) }
+        var count: Int { queue.count }
+        func append(_ message: [UInt8]) -> Bool { message.withUnsafeBytes { queue.append($0) } }
     }
 }

@@ -3,7 +3,7 @@ import Testing
 
 @testable import DTLSDaemon
 
-@Suite struct HandlersProxyHeaderTests {
+@Suite struct ProxyHeaderTests {
     private func header(_ source: String, _ destination: String) throws -> ProxyHeader {
         ProxyHeader(
             source: try #require(SocketAddress(source)), destination: try #require(SocketAddress(destination)),
@@ -11,7 +11,7 @@ import Testing
     }
 
     /// Byte by byte, from the tables of the protocol's section 2.2.
-    @Test func `the bytes of a small header`() throws {
+    @Test func `a small header has the bytes of the specification`() throws {
         var header = try header("192.0.2.1:4660", "198.51.100.2:443")
         header.version = "V"
         header.cipher = "C"
@@ -28,7 +28,7 @@ import Testing
     }
 
     /// The same over IPv6, with a certificate.
-    @Test func `the bytes of a header with a common name`() throws {
+    @Test func `a header with a common name has the bytes of the specification`() throws {
         var header = try header("[2001:db8::7]:4660", "[2001:db8::1]:443")
         header.version = "V"
         header.cipher = "C"
@@ -44,7 +44,7 @@ import Testing
         #expect(header.bytes == expected)
     }
 
-    @Test func `a receiver finds everything`() throws {
+    @Test func `a receiver finds all fields`() throws {
         var header = try header("[2001:db8::7]:50000", "[2001:db8::1]:5684")
         header.applicationProtocol = Array("coap".utf8)
         header.serverName = "sensors.example.org"
@@ -66,14 +66,14 @@ import Testing
     }
 
     /// A dual-stack listener sees its IPv4 clients inside IPv6 addresses: to the backend they are IPv4 clients.
-    @Test func `mapped addresses are i pv 4`() throws {
+    @Test func `IPv4 addresses inside IPv6 addresses are written as IPv4`() throws {
         let parsed = try ParsedProxyHeader(try header("[::ffff:192.0.2.1]:1", "[::ffff:192.0.2.2]:2").bytes)
         #expect(parsed.protocolByte == 0x12)
         #expect(parsed.source == [192, 0, 2, 1] && parsed.destination == [192, 0, 2, 2])
         #expect(parsed.sourcePort == 1 && parsed.destinationPort == 2)
     }
 
-    @Test func `who the client is`() throws {
+    @Test func `the header says who the client is`() throws {
         var header = try header("192.0.2.1:1", "192.0.2.2:2")
         func ssl(_ client: ProxyHeader.Client) throws -> ParsedProxyHeader.SSL {
             header.client = client
@@ -102,7 +102,7 @@ import Testing
     }
 
     /// With the longest names the header and the longest message are still one datagram of IPv4.
-    @Test func `the longest header fits a datagram`() throws {
+    @Test func `the longest header and the longest message fit one datagram`() throws {
         var header = try header("[2001:db8::7]:50000", "[2001:db8::1]:5684")
         let longest = String(repeating: "x", count: ProxyHeader.longestText)
         header.applicationProtocol = Array(longest.utf8)

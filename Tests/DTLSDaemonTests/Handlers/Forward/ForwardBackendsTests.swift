@@ -3,7 +3,7 @@ import Testing
 
 @testable import DTLSDaemon
 
-@Suite struct HandlersForwardBackendsTests {
+@Suite struct ForwardBackendsTests {
     private static func backends(_ names: some Sequence<Int>) throws -> [Backend] {
         try names.map { try Backend.udp("192.0.2.\($0):53") }
     }
@@ -21,7 +21,7 @@ import Testing
 
     /// The choice must be the same in every version, or an update moves all clients: these are its numbers, worked out
     /// apart from this code.
-    @Test func `the hash is the one that it was`() throws {
+    @Test func `the hash never changes`() throws {
         #expect(RendezvousHash.key(of: "") == 0xcbf2_9ce4_8422_2325)
         #expect(RendezvousHash.key(of: "foobar") == 0x8594_4171_f739_67e8)
         let four = RendezvousHash.client(try #require(SocketAddress("192.0.2.1:1")))
@@ -55,7 +55,7 @@ import Testing
             Self.homes(try Self.backends(1...5), clients) == Self.homes(try Self.backends((1...5).reversed()), clients))
     }
 
-    @Test func `only the clients of a backend that goes move`() throws {
+    @Test func `when a backend goes only its own clients move`() throws {
         let clients = try Self.clients(10_000)
         let before = Self.homes(try Self.backends(1...5), clients)
         let after = Self.homes(try Self.backends([1, 2, 4, 5]), clients)
@@ -82,29 +82,29 @@ import Testing
         let home = backends.home(of: client)
         func choice(_ now: UInt64) -> Int { backends.choice(of: client, for: id, now: now) }
         #expect(choice(0) == home)
-        #expect(backends.refused(home, now: 0))
+        #expect(backends.noteRefusal(home, now: 0))
         let next = choice(1)
         #expect(next != home)
         // Both: there is a third.
-        #expect(backends.refused(next, now: 2))
+        #expect(backends.noteRefusal(next, now: 2))
         let last = choice(3)
         #expect(last != home && last != next)
         // None is left: to the first, whatever comes of it.
-        #expect(backends.refused(last, now: 4))
+        #expect(backends.noteRefusal(last, now: 4))
         #expect(choice(5) == home)
         #expect(backends.begin(home, by: id, now: 5) == nil)
         #expect(!backends.isServing(home))
         // It was down alone, and is back.
         #expect(choice(second) == home)
         #expect(backends.begin(home, by: id, now: second) == nil)
-        #expect(backends.answered(home) == 1)
+        #expect(backends.noteAnswer(home) == 1)
         #expect(backends.isServing(home))
     }
 
     @Test func `a single backend is always the choice`() throws {
         let backends = ForwardBackends([.unix("/x")])
         #expect(!backends.areSeveral)
-        #expect(backends.refused(0, now: 0))
+        #expect(backends.noteRefusal(0, now: 0))
         #expect(backends.choice(of: 7, for: ObjectIdentifier(one), now: 1) == 0)
     }
 
@@ -112,13 +112,13 @@ import Testing
         let backends = ForwardBackends(try Self.backends(1...2))
         let client = try #require(try Self.clients(1).first)
         let home = backends.home(of: client)
-        _ = backends.refused(home, now: 0)
+        _ = backends.noteRefusal(home, now: 0)
         let (first, second) = (ObjectIdentifier(one), ObjectIdentifier(other))
         #expect(backends.choice(of: client, for: first, now: self.second) == home)
         _ = backends.begin(home, by: first, now: self.second)
         #expect(backends.choice(of: client, for: first, now: self.second + 1) == home)
         #expect(backends.choice(of: client, for: second, now: self.second + 1) != home)
-        _ = backends.answered(home)
+        _ = backends.noteAnswer(home)
         #expect(backends.choice(of: client, for: second, now: self.second + 2) == home)
     }
 }

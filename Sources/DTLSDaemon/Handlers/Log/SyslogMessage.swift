@@ -21,7 +21,7 @@ struct SyslogMessage {
     private(set) var text: UnsafeRawBufferPointer
 
     init(_ bytes: UnsafeRawBufferPointer) {
-        whole = Self.withoutLineEnd(bytes)
+        whole = Self.withoutTrailer(bytes)
         text = whole
         var scanner = Scanner(whole)
         if let value = scanner.priority() {
@@ -36,8 +36,8 @@ struct SyslogMessage {
         takeHeader3164(&scanner)
     }
 
-    /// RFC 5426 and others send no line end, but many senders do; some end with a NUL.
-    private static func withoutLineEnd(_ bytes: UnsafeRawBufferPointer) -> UnsafeRawBufferPointer {
+    /// Messages in datagrams need no trailer (RFC 5426, RFC 6012), but many senders append line ends, and some a NUL.
+    private static func withoutTrailer(_ bytes: UnsafeRawBufferPointer) -> UnsafeRawBufferPointer {
         var end = bytes.count
         while end > 0, [0x0a, 0x0d, 0x00].contains(bytes[end - 1]) { end -= 1 }
         return UnsafeRawBufferPointer(rebasing: bytes[..<end])

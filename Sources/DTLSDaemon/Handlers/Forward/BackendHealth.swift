@@ -1,9 +1,9 @@
-/// Whether one backend takes datagrams, as far as one worker has seen: the rule by which a backend that refuses is left
-/// alone for a while, and the reason that a burst of refusals is one line in the log.
+/// Whether one backend takes datagrams, as far as one worker has seen. A backend that refuses is left alone for a while,
+/// and a burst of refusals is one line in the log.
 ///
-/// A refusal is the only thing that UDP tells for certain. So a backend is out at the first one, and is tried again
-/// with one connection's datagrams. What ends an outage is an answer, or that the trial has brought no refusal: some
-/// backends never answer.
+/// A refusal is the only thing that UDP tells for certain. So the first one begins an outage; after a pause the backend
+/// is on trial with one connection's datagrams. An outage ends with an answer, or with a trial that has brought no
+/// refusal, since some backends never answer.
 ///
 /// Times are nanoseconds of a monotonic clock.
 struct BackendHealth {
@@ -16,15 +16,15 @@ struct BackendHealth {
     private enum State {
         case serving
         case resting(until: UInt64)
-        /// One connection sends to it.
+        /// One connection sends to it, to see whether it refuses.
         case onTrial(of: ObjectIdentifier, until: UInt64)
     }
 
     private var state = State.serving
     /// The last pause, or 0: the next one is the shortest.
     private var pause: UInt64 = 0
-    /// When a trial has ended without an answer: that is no proof.
-    private var believedSince: UInt64 = 0
+    /// When the last trial ended without an answer, which does not prove that the backend is healthy.
+    private var healthySince: UInt64 = 0
     private var refusals: UInt64 = 0
 
     @inline(__always)
@@ -34,19 +34,20 @@ struct BackendHealth {
     }
 
     /// - Returns: whether this refusal begins an outage.
-    mutating func refused(now: UInt64) -> Bool {
+    mutating func noteRefusal(now: UInt64) -> Bool {
         refusals &+= 1
         switch state {
         case .serving:
-            if now &- believedSince > Self.pauses.longest { pause = 0 }
+            if now &- healthySince > Self.pauses.longest { pause = 0 }
             rest(now: now)
             return true
         case .onTrial:
             rest(now: now)
             return false
         case .resting(let end):
-            // Of what was sent before, or in spite of it, for want of another backend: nothing new. After the pause it
-            // is news: a backend that cannot be connected to has its trial there, and would stay the choice.
+            // During the pause this is about a datagram that was sent before it, or that was sent all the same since no
+            // other backend was left. After the pause it counts as a failed trial: a backend that cannot be connected
+            // to has its trial in connect(2), and would otherwise stay the choice.
             if now >= end { rest(now: now) }
             return false
         }
@@ -57,9 +58,9 @@ struct BackendHealth {
         state = .resting(until: now &+ pause)
     }
 
-    /// An answer has come, or a Unix socket has taken a datagram.
+    /// A datagram of the backend has come, or a Unix socket has taken one.
     /// - Returns: how many refusals the outage had that has ended now, or `nil` when there was none.
-    mutating func answered() -> UInt64? {
+    mutating func noteAnswer() -> UInt64? {
         if isServing { return nil }
         pause = 0
         return endOutage()
@@ -71,9 +72,8 @@ struct BackendHealth {
         return refusals
     }
 
-    /// Whether a connection may send to it. It is what changes nothing yet: ``begin(by:now:)`` follows for the backend
-    /// that has been chosen.
-    func takes(_ connection: ObjectIdentifier, now: UInt64) -> Bool {
+    /// Whether a connection may send to the backend. ``begin(by:now:)`` follows for the backend that was chosen.
+    func accepts(_ connection: ObjectIdentifier, now: UInt64) -> Bool {
         switch state {
         case .serving: true
         case .resting(let end): now >= end
@@ -81,7 +81,7 @@ struct BackendHealth {
         }
     }
 
-    /// A connection for which ``takes(_:now:)`` holds begins to send to it, or goes on.
+    /// A connection for which ``accepts(_:now:)`` holds begins to send to the backend, or goes on.
     /// - Returns: how many refusals the outage had that has ended now, by a trial without any; else `nil`.
     mutating func begin(by connection: ObjectIdentifier, now: UInt64) -> UInt64? {
         switch state {
@@ -92,7 +92,7 @@ struct BackendHealth {
             return nil
         case .onTrial(_, let end):
             guard now >= end else { return nil }
-            believedSince = now
+            healthySince = now
             return endOutage()
         }
     }

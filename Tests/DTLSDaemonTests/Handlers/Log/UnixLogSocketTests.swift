@@ -6,7 +6,7 @@ import Testing
 @testable import DTLSDaemon
 
 /// What a socket of a syslog daemon has no room for.
-@Suite struct HandlersLogSocketTests {
+@Suite struct UnixLogSocketTests {
     private let loop: EventLoop
     private let receiver: Receiver
     private let socket: UnixLogSocket
@@ -78,7 +78,7 @@ import Testing
     }
 
     /// Others of the same socket go behind what waits.
-    @Test func `nobody overtakes`() throws {
+    @Test func `later messages go behind those that wait`() throws {
         send(0..<50)
         #expect(receiver.next() == 0)
         send(50..<60)
@@ -86,14 +86,14 @@ import Testing
     }
 
     @Test(arguments: [(8, 1_024), (16_384, 64)])
-    func `what waits is bounded`(_ size: Int, _ bound: Int) throws {
+    func `the messages that wait are bounded`(_ size: Int, _ bound: Int) throws {
         send(0..<(bound + 1_000), size: size)
         let received = try receiveAll()
         #expect(received.count >= bound && received.count < bound + 1_000)
         #expect(received == Array(0..<received.count))
     }
 
-    @Test func `a receiver that goes takes all along`() throws {
+    @Test func `a receiver that goes away takes all that waits along`() throws {
         send(0..<100)
         unlink(receiver.path)
         while socket.isBusy { try loop.poll(timeout: nil) }

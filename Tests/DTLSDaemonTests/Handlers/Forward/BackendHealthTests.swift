@@ -2,16 +2,16 @@ import Testing
 
 @testable import DTLSDaemon
 
-@Suite struct HandlersBackendHealthTests {
+@Suite struct BackendHealthTests {
     private final class Tester {}
 
     /// The rule as an object: #expect cannot call what changes a value.
     private final class Health {
         private var rule = BackendHealth()
         var isServing: Bool { rule.isServing }
-        func refused(now: UInt64) -> Bool { rule.refused(now: now) }
-        func answered() -> UInt64? { rule.answered() }
-        func takes(_ connection: ObjectIdentifier, now: UInt64) -> Bool { rule.takes(connection, now: now) }
+        func refused(now: UInt64) -> Bool { rule.noteRefusal(now: now) }
+        func answered() -> UInt64? { rule.noteAnswer() }
+        func accepts(_ connection: ObjectIdentifier, now: UInt64) -> Bool { rule.accepts(connection, now: now) }
         func begin(by connection: ObjectIdentifier, now: UInt64) -> UInt64? { rule.begin(by: connection, now: now) }
     }
 
@@ -24,7 +24,7 @@ import Testing
         var now = start
         return (0..<count).map { _ in
             let beginning = now
-            while !health.takes(id, now: now) { now += Self.second / 2 }
+            while !health.accepts(id, now: now) { now += Self.second / 2 }
             _ = health.begin(by: id, now: now)
             #expect(!health.refused(now: now))
             return (now - beginning) / Self.second
@@ -42,15 +42,15 @@ import Testing
     @Test func `a trial that fails before it begins doubles the pause too`() {
         let health = Health()
         #expect(health.refused(now: 0))
-        #expect(health.takes(id, now: Self.second))
+        #expect(health.accepts(id, now: Self.second))
         #expect(!health.refused(now: Self.second))
-        #expect(!health.takes(id, now: 3 * Self.second - 1))
-        #expect(health.takes(id, now: 3 * Self.second))
+        #expect(!health.accepts(id, now: 3 * Self.second - 1))
+        #expect(health.accepts(id, now: 3 * Self.second))
         #expect(!health.refused(now: 3 * Self.second))
-        #expect(!health.takes(id, now: 7 * Self.second - 1))
+        #expect(!health.accepts(id, now: 7 * Self.second - 1))
     }
 
-    @Test func `an answer ends the outage and the pauses begin anew`() {
+    @Test func `an answer ends the outage and the pauses begin small again`() {
         let health = Health()
         #expect(health.answered() == nil)
         #expect(health.refused(now: 0))
@@ -67,29 +67,29 @@ import Testing
         let health = Health()
         #expect(health.refused(now: 0))
         for _ in 0..<100 { #expect(!health.refused(now: Self.second / 2)) }
-        #expect(health.takes(id, now: Self.second))
+        #expect(health.accepts(id, now: Self.second))
         #expect(health.answered() == 101)
     }
 
     /// A backend that never answers is trusted when a trial has brought no refusal; if that was wrong, the pauses go on
     /// where they were.
-    @Test func `a trial without a word ends the outage`() {
+    @Test func `a trial without a refusal ends the outage`() {
         let health = Health()
         #expect(health.refused(now: 0))
         _ = pauses(health, from: 0, count: 2)
         let begin = 10 * Self.second
         #expect(health.begin(by: id, now: begin) == nil)
         let other = Tester()
-        #expect(!health.takes(ObjectIdentifier(other), now: begin + BackendHealth.trialTime - 1))
+        #expect(!health.accepts(ObjectIdentifier(other), now: begin + BackendHealth.trialTime - 1))
         let end = begin + BackendHealth.trialTime
-        #expect(health.takes(ObjectIdentifier(other), now: end))
+        #expect(health.accepts(ObjectIdentifier(other), now: end))
         #expect(health.begin(by: ObjectIdentifier(other), now: end) == 3)
         #expect(health.isServing)
         #expect(health.refused(now: end + Self.second))
         #expect(pauses(health, from: end + Self.second, count: 2) == [8, 16])
     }
 
-    @Test func `after a long time of service the pauses begin anew`() {
+    @Test func `after a long time in service the pauses begin small again`() {
         let health = Health()
         #expect(health.refused(now: 0))
         _ = pauses(health, from: 0, count: 4)

@@ -1,0 +1,196 @@
+import DTLSEngine
+import DTLSTransport
+import Glibc
+import LinuxSystem
+import Logging
+
+/// Messages go to a backend, and the backend's datagrams come back, over a socket that belongs to this connection
+/// alone. So the backend can tell the clients apart, and answer each. One message is one datagram, both ways.
+///
+/// Which backend that is, and what happens where it refuses, is decided by ``BackendRoute``.
+final class ForwardHandler: Handler, EventHandler {
+    private let backends: ForwardBackends
+    private let service: ServiceRuntime
+    private let resources: HandlerResources
+    /// Precedes every message; empty for a backend that wants none.
+    private let header: [UInt8]
+    private weak var connection: Connection?
+    private var route: BackendRoute
+    private let socket: MessageSocket
+
+    init(
+        _ configuration: ForwardConfiguration, of service: ServiceRuntime, for connection: Connection,
+        _ resources: HandlerResources
+    ) {
+        self.service = service
+        self.resources = resources
+        self.connection = connection
+        backends = service.backends
+        header = configuration.proxyProtocol ? ProxyHeader(connection).bytes : []
+        route = BackendRoute(backends, client: connection.peer, connection: ObjectIdentifier(connection))
+        socket = MessageSocket(resources)
+    }
+
+    func opened(_ connection: Connection) {
+        var step = route.begin(now: resources.loop.now)
+        while step == .connect || step == .switchBackend { step = connect(step) }
+        // A backend that is down now may be up for the first message; a worker without a socket has no use for one.
+        if step != .send, !socket.isOpen { connection.close() }
+    }
+
+    func closed() {
+        socket.close()
+        socket.removeMessages()
+    }
+
+    // MARK: To the backend
+
+    func received(_ message: UnsafeRawBufferPointer, on connection: Connection) {
+        if socket.isBatchFilling { batchEnded(on: connection) }
+        if header.isEmpty {
+            socket.append(message)
+        } else {
+            header.withUnsafeBytes { socket.append($0, message) }
+        }
+    }
+
+    func batchEnded(on connection: Connection) {
+        socket.finishBatch {
+            if socket.hasPending { keepBatch(from: 0) } else { perform(route.begin(now: resources.loop.now), from: 0) }
+        }
+    }
+
+    /// Does this step, and all that follow from it, for the messages of the batch from number `start` on.
+    private func perform(_ step: BackendRoute.Step, from start: Int) {
+        var step = step
+        var first = start
+        while true {
+            switch step {
+            case .connect, .switchBackend:
+                step = connect(step)
+            case .send:
+                if let notice = route.willSend(now: resources.loop.now) { log(notice) }
+                let outcome = socket.sendBatch(from: first, retrying: !backends.areSeveral)
+                first += outcome.handled
+                step = follow(route.sent(outcome.error, now: resources.loop.now))
+            case .keepRest:
+                return keepBatch(from: first)
+            case .finish:
+                return
+            }
+        }
+    }
+
+    @inline(__always)
+    private func follow(_ transition: BackendRoute.Transition) -> BackendRoute.Step {
+        if let notice = transition.notice { log(notice) }
+        return transition.step
+    }
+
+    private func connect(_ step: BackendRoute.Step) -> BackendRoute.Step {
+        if step == .switchBackend { socket.close() }
+        do throws(SystemError) {
+            if !socket.isOpen { try open() }
+        } catch {
+            socket.close()
+            resources.logs.limited(.backendUnreachable, "no socket for the backend \(backend): \(error)", service)
+            return route.socketFailed()
+        }
+        do throws(SystemError) {
+            switch backend.address {
+            case .udp(let address): try socket.connect(to: address)
+            case .unix(let path): try socket.connect(toPath: path)
+            }
+            return route.connected()
+        } catch {
+            return follow(route.connectFailed(error.errno, now: resources.loop.now))
+        }
+    }
+
+    private func open() throws(SystemError) {
+        switch backend.address {
+        case .udp(let address):
+            try socket.open(try UDPSocket.open(address.family), .udp, for: self)
+            if backends.areSeveral { try socket.reportAllErrors(address.family) }
+        case .unix:
+            try socket.open(try UDPSocket.openUnixDatagram(), .unix, for: self)
+        }
+    }
+
+    /// Keeps what is left of a batch until the backend has room.
+    private func keepBatch(from first: Int) {
+        let dropped = socket.keepBatch(from: first)
+        if dropped > 0 {
+            resources.logs.limited(
+                .datagramRefused,
+                "\(dropped) datagrams were dropped: the backend \(backend) does not take them fast enough", service)
+        }
+    }
+
+    private func sendPending() {
+        socket.sendPending(retrying: !backends.areSeveral) { outcome in
+            perform(
+                follow(route.pendingRefused(outcome.error, now: resources.loop.now)), from: outcome.handled)
+        }
+    }
+
+    // MARK: From the backend
+
+    func ready(_ events: EventLoop.Events) {
+        if events.contains(.writable), socket.hasPending { sendPending() }
+        guard !events.isDisjoint(with: [.readable, .hangUp]), let connection else { return }
+        if events.contains(.hangUp), backends.areSeveral, route.transport == .udp { return takeErrors(connection) }
+        let count: Int
+        do throws(SystemError) {
+            count = try socket.receive()
+        } catch {
+            // EMSGSIZE is how the kernel tells of a smaller path MTU.
+            if error.errno != EMSGSIZE { noteRefusal(error.errno) }
+            return
+        }
+        guard count > 0 else { return }
+        if let notice = route.markBackendAlive() { log(notice) }
+        for index in 0..<count { answer(resources.received[index], connection) }
+        connection.flush()
+    }
+
+    /// ICMP has said that the backend cannot be reached. What it has answered before that is still read; the next
+    /// message goes to another backend.
+    private func takeErrors(_ connection: Connection) {
+        let error = socket.takeErrors()
+        socket.receiveAll { answer(resources.received[$0], connection) }
+        connection.flush()
+        if error != 0 { noteRefusal(error) }
+    }
+
+    private func answer(_ datagram: UnsafeRawBufferPointer, _ connection: Connection) {
+        guard datagram.count <= Engine.maximumMessageSize else {
+            return resources.logs.limited(
+                .datagramRefused,
+                "a datagram of \(datagram.count) bytes from the backend \(backend) was dropped: a message to a client"
+                    + " has at most \(Engine.maximumMessageSize)", service)
+        }
+        connection.sendOrDrop(datagram)
+    }
+
+    // MARK: The backend's health
+
+    private var backend: Backend { backends.backends[route.backend] }
+
+    private func noteRefusal(_ error: Int32) {
+        if let notice = route.noteRefusal(error, now: resources.loop.now) { log(notice) }
+    }
+
+    private func log(_ notice: BackendRoute.Notice) {
+        switch notice {
+        case .outage(let index, let error):
+            let reason = String(cString: strerror(error))
+            resources.logs.limited(
+                .backendRefused, "the backend \(backends.backends[index]) does not take datagrams: \(reason)", service)
+        case .recovery(let index, let refusals):
+            resources.logs.limited(
+                .backendAnswers, "the backend \(backends.backends[index]) takes datagrams again", service,
+                ["REFUSALS": "\(refusals)"])
+        }
+    }
+}

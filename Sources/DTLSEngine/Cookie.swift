@@ -8,7 +8,7 @@ import COpenSSL
 /// minute's and the last minute's are good: a cookie lives for one to two minutes.
 ///
 /// Addresses are any bytes that name them (address and port), always written the same way by the caller.
-/// Not thread-safe. None of its calls allocates, except inside OpenSSL.
+/// Not thread-safe. Nothing is allocated for a client before its cookie is verified, except inside OpenSSL.
 public final class CookieAuthority {
     /// Bytes of a cookie.
     public static let cookieSize = 32
@@ -37,9 +37,16 @@ public final class CookieAuthority {
         guard secret.withUnsafeBytes({ derivation.setKey($0) }) else { throw .openSSL(OpenSSLError.drain()) }
     }
 
-    /// Whether the hello's cookie was made for this hello, between these two addresses, in `minute` or the one before.
-    /// The time that it takes says nothing about how much of the cookie is right.
+    /// The proof that the hello's cookie was made for this hello, between these two addresses, in `minute` or the one
+    /// before; `nil` for every other cookie, and for none. The time that it takes says nothing about how much of a cookie
+    /// is right.
     public func verify(
+        _ hello: ClientHello, peer: UnsafeRawBufferPointer, local: UnsafeRawBufferPointer, minute: UInt64
+    ) -> VerifiedHello? {
+        isValid(hello, peer: peer, local: local, minute: minute) ? VerifiedHello(hello) : nil
+    }
+
+    private func isValid(
         _ hello: ClientHello, peer: UnsafeRawBufferPointer, local: UnsafeRawBufferPointer, minute: UInt64
     ) -> Bool {
         let cookie = hello.cookie
@@ -114,6 +121,50 @@ public final class CookieAuthority {
                 from: UnsafeRawBufferPointer(rebasing: digest[..<(Self.cookieSize - 1)]))
             return true
         }
+    }
+}
+
+/// A ClientHello whose cookie has been verified: the proof that the client gets datagrams at the address that it sends
+/// from, without which no server's ``Engine`` begins (RFC 6347, section 4.2.1).
+///
+/// There are exactly two ways to one: ``CookieAuthority/verify(_:peer:local:minute:)``, and, in another process, the bytes
+/// of a hand-over by a process that has verified it. OpenSSL is told to accept any cookie, so this type is what keeps
+/// addresses that nobody has proven away from it.
+///
+/// It owns a copy of the hello's datagram, so it outlives the buffer that the hello was read from.
+public struct VerifiedHello: ~Copyable {
+    /// The datagram that the hello is in: its first record, with whatever follows. A first fragment will do (see
+    /// ``ClientHello/parse(_:)``).
+    let datagram: [UInt8]
+    /// What tells a copy of this hello from the hello of another handshake.
+    public let random: ClientRandom
+    /// How often the client was asked for a cookie.
+    let messageSequence: UInt16
+    let recordSequence: UInt64
+
+    fileprivate init(_ hello: ClientHello) {
+        datagram = [UInt8](hello.datagram)
+        random = hello.randomValue
+        messageSequence = hello.messageSequence
+        recordSequence = hello.recordSequence
+    }
+
+    /// The hello as it is handed over to another process of this daemon or program, over a channel that nobody else can
+    /// write to.
+    public var handover: [UInt8] { datagram }
+
+    /// The hello that another process has verified and handed over.
+    ///
+    /// The cookie is not checked again: only bytes that came over the channel from that process may be given here.
+    /// - Returns: `nil` for bytes that are not a hello.
+    public init?(handedOver bytes: [UInt8]) {
+        let fields = bytes.withUnsafeBytes { bytes -> (ClientRandom, UInt16, UInt64)? in
+            guard case .hello(let hello) = ClientHello.parse(bytes) else { return nil }
+            return (hello.randomValue, hello.messageSequence, hello.recordSequence)
+        }
+        guard let fields else { return nil }
+        (random, messageSequence, recordSequence) = fields
+        datagram = bytes
     }
 }
 

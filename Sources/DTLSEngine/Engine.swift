@@ -57,23 +57,26 @@ public final class Engine {
         _ = co_ssl_set_mtu(ssl, self.payloadSize)
     }
 
-    /// A server's side, from a ClientHello whose cookie **has been verified** by the caller: OpenSSL is told to accept
-    /// it whatever it is. Continue with `next()`.
+    /// A server's side, from a ClientHello whose cookie has been verified: OpenSSL is told to accept it whatever it is.
+    /// Continue with `next()`.
     ///
     /// A first fragment of the hello will do (see ``ClientHello/parse(_:)``); the others are delivered as they come.
-    /// - Parameter localAddress: 4 or 16 bytes, for a context that chooses by it.
+    /// - Parameter localAddress: the 4 or 16 bytes of the address that the client has sent to, for a context that chooses
+    ///   a certificate by it; none where that is not known.
     public convenience init(
-        accepting context: ServerContext, over bio: DatagramBIO, payloadSize: Int, clientHello: UnsafeRawBufferPointer,
-        localAddress: UnsafeRawBufferPointer = UnsafeRawBufferPointer(start: nil, count: 0)
+        accepting context: ServerContext, over bio: DatagramBIO, payloadSize: Int, hello: consuming VerifiedHello,
+        localAddress: [UInt8] = []
     ) throws(OpenSSLError) {
         try self.init(context, over: bio, payloadSize: payloadSize)
         SSL_set_accept_state(ssl)
-        if context.choosesByAddress, let identity = context.identity(forAddress: localAddress) {
+        if context.choosesByAddress,
+            let identity = localAddress.withUnsafeBytes({ context.identity(forAddress: $0) })
+        {
             // Found again in the ClientHello callback, unless the client asks for a name.
             chosenIdentity = identity
             SSL_set_ex_data(ssl, 0, Unmanaged.passUnretained(identity).toOpaque())
         }
-        try accept(clientHello)
+        try accept(hello)
     }
 
     /// A client's side. Continue with `next()`, which writes the first flight.

@@ -11,22 +11,22 @@ extension Engine {
     /// `DTLSv1_listen` is made for this, and knows one order of things: the client was asked once, so its hello has
     /// message_seq 1, and so has the answer. A client that was asked again, its first cookie having become too old,
     /// counts on; and some never count.
-    func accept(_ datagram: UnsafeRawBufferPointer) throws(OpenSSLError) {
-        if case .hello(let hello) = ClientHello.parse(datagram), hello.messageSequence != 1 {
-            return try repeatExchange(upTo: hello)
-        }
+    func accept(_ hello: consuming VerifiedHello) throws(OpenSSLError) {
+        guard hello.messageSequence == 1 else { return try repeatExchange(upTo: hello) }
         guard let address = BIO_ADDR_new() else { throw OpenSSLError.drain() }
         defer { BIO_ADDR_free(address) }
-        bio.lend(datagram)
-        OpenSSLError.clear()
-        let result = DTLSv1_listen(ssl, address)
-        bio.lend(nil)
+        let result = hello.datagram.withUnsafeBytes { datagram in
+            bio.lend(datagram)
+            defer { bio.lend(nil) }
+            OpenSSLError.clear()
+            return DTLSv1_listen(ssl, address)
+        }
         guard result == 1 else { throw OpenSSLError.drain() }
     }
 
     /// Has OpenSSL ask for a cookie as often as the client was asked, so that both count messages alike, and keeps the
     /// hello for ``next()``. What OpenSSL writes meanwhile was written long ago.
-    private func repeatExchange(upTo hello: ClientHello) throws(OpenSSLError) {
+    private func repeatExchange(upTo hello: borrowing VerifiedHello) throws(OpenSSLError) {
         guard hello.messageSequence <= Self.maximumHelloSequence else {
             throw OpenSSLError(
                 reasons: ["the client has been asked for a cookie \(hello.messageSequence) times"], library: 0,
@@ -47,7 +47,7 @@ extension Engine {
         // The records of the answer go on from that of the hello (RFC 6347, section 4.2.1), where OpenSSL goes on from
         // those that it has just written.
         recordOffset = hello.recordSequence &- UInt64(hello.messageSequence)
-        keptHello = [UInt8](hello.datagram)
+        keptHello = hello.datagram
     }
 
     /// The smallest ClientHello, to be answered with a HelloVerifyRequest.

@@ -9,7 +9,7 @@ import LinuxSystem
 public final class DtlsConnection: DtlsSocket {
     /// Where it is in its life.
     enum Phase {
-        /// A client's, whose cookie is good and whose handshake has not begun; the datagrams that it has sent.
+        /// A client's, whose handshake has not begun; the datagrams that it has sent after its hello.
         case verified(ServerIdentity, [[UInt8]])
         /// From a bare descriptor: it waits for the client's hello.
         case exchanging(CookieExchange)
@@ -27,6 +27,8 @@ public final class DtlsConnection: DtlsSocket {
     /// What it serves as; `nil` for a client's own.
     private let identity: ServerIdentity?
     private let handshakeTimeout: Int
+    /// Where the handshake has not begun: the client's hello, or `nil` where only its descriptor has arrived.
+    private var hello: VerifiedHello?
     private var deadlineTimer: CallbackTimer?
     private var lastError: Int32 = 0
     private let local: SocketAddress
@@ -51,15 +53,18 @@ public final class DtlsConnection: DtlsSocket {
         identity = server.identity
         handshakeTimeout = server.identity.option.handshakeTimeout
         phase = .verified(server.identity, newcomer.datagrams)
+        hello = newcomer.hello.take()
         super.init(server.scheduler)
         socket = newcomer.socket.take()
         register()
     }
 
-    /// - Parameter datagrams: the hello and what followed it; none where only the descriptor has arrived.
+    /// - Parameters:
+    ///   - hello: `nil` where only the descriptor has arrived.
+    ///   - datagrams: what followed the hello.
     init(
-        _ descriptor: consuming FileDescriptor, _ identity: ServerIdentity, timeout: Int?, datagrams: [[UInt8]],
-        number: UInt64, _ scheduler: Iosched
+        _ descriptor: consuming FileDescriptor, _ identity: ServerIdentity, timeout: Int?,
+        hello: consuming VerifiedHello?, datagrams: [[UInt8]], number: UInt64, _ scheduler: Iosched
     ) throws(DtlsError) {
         let (local, peer) = try Self.names(of: descriptor)
         self.local = local
@@ -69,6 +74,7 @@ public final class DtlsConnection: DtlsSocket {
         serverName = identity.option.name
         handshakeTimeout = timeout ?? identity.option.handshakeTimeout
         phase = .verified(identity, datagrams)
+        self.hello = hello
         super.init(scheduler)
         socket = descriptor
         register()
@@ -144,8 +150,8 @@ public final class DtlsConnection: DtlsSocket {
     func beginHandshake() {
         switch phase {
         case .handshaking(let connection, isStarted: false): start(connection, [])
-        case .verified(let identity, let datagrams) where datagrams.isEmpty: exchangeCookies(identity)
-        case .verified(let identity, let datagrams): accept(identity, datagrams)
+        case .verified(let identity, let datagrams):
+            if let hello = hello.take() { accept(identity, hello, datagrams) } else { exchangeCookies(identity) }
         case .handshaking, .exchanging, .established, .ended: break
         }
     }
@@ -166,11 +172,11 @@ public final class DtlsConnection: DtlsSocket {
             let exchange = try CookieExchange(
                 socket.take(), local: local, peer: peer, cookies: identity.cookies, datapath: scheduler.datapath,
                 foreign: { [weak self] in self?.giveBack($0, $1) },
-                completion: { [weak self] descriptor, datagrams in
+                completion: { [weak self] descriptor, hello, datagrams in
                     guard let self, case .exchanging = phase else { return }
                     disarm()
                     socket = descriptor
-                    accept(identity, datagrams)
+                    accept(identity, hello, datagrams)
                 })
             phase = .exchanging(exchange)
         } catch {
@@ -189,17 +195,13 @@ public final class DtlsConnection: DtlsSocket {
         deadlineTimer = nil
     }
 
-    private func accept(_ identity: ServerIdentity, _ datagrams: [[UInt8]]) {
-        guard let hello = datagrams.first else { return }
+    private func accept(_ identity: ServerIdentity, _ hello: consuming VerifiedHello, _ datagrams: [[UInt8]]) {
         do throws(OpenSSLError) {
-            let connection = try hello.withUnsafeBufferPointer { hello throws(OpenSSLError) in
-                try Connection.createByFd(
-                    socket.take(), local: local, peer: peer, context: identity.context,
-                    clientHello: UnsafeRawBufferPointer(hello),
-                    limits: Connection.Limits(handshakeTimeout: handshakeTimeout), datapath: scheduler.datapath,
-                    delegate: self)
-            }
-            start(connection, Array(datagrams.dropFirst()))
+            let connection = try Connection.createByFd(
+                socket.take(), local: local, peer: peer, context: identity.context, hello: hello,
+                limits: Connection.Limits(handshakeTimeout: handshakeTimeout), datapath: scheduler.datapath,
+                delegate: self)
+            start(connection, datagrams)
         } catch {
             end(DtlsError(error))
         }
@@ -310,9 +312,16 @@ public final class DtlsConnection: DtlsSocket {
     }
 
     /// What a task needs beside the descriptor to go on without the client's help; `nil` once the handshake has begun.
-    var handover: (name: String, number: UInt64, datagrams: [[UInt8]])? {
+    var handover: TaskMessage.Handover? {
         guard case .verified(let identity, let datagrams) = phase, let name = identity.option.name else { return nil }
-        return (name, number, datagrams)
+        return TaskMessage.Handover(server: name, number: number, hello: helloHandover, datagrams: datagrams)
+    }
+
+    private var helloHandover: [UInt8]? {
+        switch hello {
+        case .some(let hello): hello.handover
+        case nil: nil
+        }
     }
 
     /// The server has found out that it sent this connection to a task.

@@ -1,3 +1,5 @@
+import DTLSEngine
+import DTLSTransport
 import LinuxSystem
 
 /// Making servers and connections, synchronously or with a callback.
@@ -83,9 +85,11 @@ extension Dtls {
             try DtlsConnection.names(of: descriptor)
         }
         let arrived = iosched.parent?.takeArrived(sockFd, of: name)
+        var hello: VerifiedHello?
+        if let bytes = arrived?.hello { hello = VerifiedHello(handedOver: bytes) }
         let connection = try DtlsConnection(
-            FileDescriptor(owning: sockFd), identity, timeout: timeout, datagrams: arrived?.datagrams ?? [],
-            number: arrived?.number ?? 0, iosched)
+            FileDescriptor(owning: sockFd), identity, timeout: timeout, hello: hello,
+            datagrams: arrived?.datagrams ?? [], number: arrived?.number ?? 0, iosched)
         iosched.parent?.remember(connection)
         return connection
     }

@@ -72,25 +72,24 @@ package final class Connection: TimerTarget, EventHandler {
     /// createByFd). Call `start` next.
     package static func createByFd(
         _ socket: consuming FileDescriptor, local: SocketAddress, peer: SocketAddress, context: ServerContext,
-        clientHello: UnsafeRawBufferPointer, limits: Limits, datapath: Datapath, delegate: any ConnectionDelegate
+        hello: consuming VerifiedHello, limits: Limits, datapath: Datapath, delegate: any ConnectionDelegate
     ) throws(OpenSSLError) -> Connection {
-        let engine = try makeEngine(context, clientHello, local: local, limits: limits, datapath: datapath)
+        let random = hello.random
+        let engine = try makeEngine(context, hello, local: local, limits: limits, datapath: datapath)
         let connection = Connection(
             engine: engine, socket: socket, local: local, peer: peer, limits: limits, datapath: datapath,
             delegate: delegate)
-        if case .hello(let hello) = ClientHello.parse(clientHello) { connection.random = hello.randomValue }
+        connection.random = random
         return connection
     }
 
     static func makeEngine(
-        _ context: ServerContext, _ clientHello: UnsafeRawBufferPointer, local: SocketAddress, limits: Limits,
+        _ context: ServerContext, _ hello: consuming VerifiedHello, local: SocketAddress, limits: Limits,
         datapath: Datapath
     ) throws(OpenSSLError) -> Engine {
-        try local.withBytes { bytes throws(OpenSSLError) in
-            try Engine(
-                accepting: context, over: datapath.bio, payloadSize: limits.payloadSize(local.family),
-                clientHello: clientHello, localAddress: UnsafeRawBufferPointer(rebasing: bytes.dropLast(2)))
-        }
+        try Engine(
+            accepting: context, over: datapath.bio, payloadSize: limits.payloadSize(local.family), hello: hello,
+            localAddress: local.withBytes { [UInt8]($0.dropLast(2)) })
     }
 
     /// A client's connection over a connected socket (reference: createClient). Call `start` next.

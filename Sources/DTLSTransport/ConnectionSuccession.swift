@@ -34,7 +34,10 @@ extension Connection {
         let verdict = Rehandshake.verdict(
             datapath.fragments.join(datagram), FlowKey(peer: peer, local: local), current: random, successor: nil,
             material: { material }, answer: { datapath.bio.outbox.append($0) })
-        guard case .begins = verdict else { return }
+        switch verdict {
+        case .begins: break
+        default: return
+        }
         if engine.holdsAlert { believeAlert() } else { end(.restarted) }
         giveBack(datagram, from: peer)
     }
@@ -54,12 +57,12 @@ extension Connection {
                 return material
             },
             answer: { datapath.bio.outbox.append($0) })
-        switch verdict {
+        switch consume verdict {
         case .done: break
         case .forConnection:
             engine.deliver(datagram)
             advance()
-        case .begins(let random):
+        case .begins(let hello):
             // The peer has left the handshake that it had begun before: that one's flight must not be sent again.
             successor = nil
             guard let material else { return }
@@ -67,14 +70,15 @@ extension Connection {
                 end(.restarted)
                 return giveBack(datagram, from: peer)
             }
-            if restarts.take(now: datapath.loop.now) { beginAnew(random, context, datagram) }
+            if restarts.take(now: datapath.loop.now) { beginAnew(hello, context) }
         case .continues:
             successor?.engine.deliver(datagram)
             advanceSuccessor()
         }
     }
 
-    private func beginAnew(_ random: ClientRandom, _ context: ServerContext, _ hello: UnsafeRawBufferPointer) {
+    private func beginAnew(_ hello: consuming VerifiedHello, _ context: ServerContext) {
+        let random = hello.random
         do throws(OpenSSLError) {
             let engine = try Self.makeEngine(context, hello, local: local, limits: limits, datapath: datapath)
             fitToPath(engine)

@@ -13,15 +13,15 @@ package final class CookieExchange: EventHandler {
     private var registration: EventLoop.Registration?
     /// A datagram that another peer's socket should have got (rule 2).
     private let foreign: (UnsafeRawBufferPointer, SocketAddress) -> Void
-    /// Gets the socket, and the hello with what has come after it.
-    private let completion: (consuming FileDescriptor, [[UInt8]]) -> Void
+    /// Gets the socket, the hello, and what has come after it.
+    private let completion: (consuming FileDescriptor, consuming VerifiedHello, [[UInt8]]) -> Void
     /// Datagrams kept behind the hello.
     private static let maximumKept = 16
 
     package init(
         _ socket: consuming FileDescriptor, local: SocketAddress, peer: SocketAddress, cookies: CookieAuthority,
         datapath: Datapath, foreign: @escaping (UnsafeRawBufferPointer, SocketAddress) -> Void,
-        completion: @escaping (consuming FileDescriptor, [[UInt8]]) -> Void
+        completion: @escaping (consuming FileDescriptor, consuming VerifiedHello, [[UInt8]]) -> Void
     ) throws(SystemError) {
         self.socket = socket
         self.local = local
@@ -46,33 +46,32 @@ package final class CookieExchange: EventHandler {
         let batch = datapath.batch
         guard let count = try? batch.receive(from: socket) else { return }
         let minute = Clock.minute()
+        var verified: VerifiedHello?
         var kept: [[UInt8]] = []
         for index in 0..<count {
             guard let source = batch.source(index), source == peer else {
                 if let source = batch.source(index) { foreign(batch[index], source) }
                 continue
             }
-            if !kept.isEmpty {
+            if verified != nil {
                 if kept.count < Self.maximumKept { kept.append([UInt8](batch[index])) }
-            } else if case .hello(let hello) = ClientHello.parse(datapath.fragments.join(batch[index])),
-                isGood(hello, minute)
-            {
-                kept.append([UInt8](hello.datagram))
+            } else if case .hello(let hello) = ClientHello.parse(datapath.fragments.join(batch[index])) {
+                verified = verify(hello, minute)
             }
         }
-        if !kept.isEmpty { completion(take(), kept) }
+        if let hello = verified.take() { completion(take(), hello, kept) }
     }
 
-    /// Whether the hello's cookie is good; one that is not is answered.
-    private func isGood(_ hello: ClientHello, _ minute: UInt64) -> Bool {
+    /// The proof that the hello's cookie is good; a hello without one is answered with a cookie.
+    private func verify(_ hello: ClientHello, _ minute: UInt64) -> VerifiedHello? {
         let key = FlowKey(peer: peer, local: local)
-        if key.proves(hello, to: cookies, minute: minute) { return true }
+        if let verified = cookies.verify(hello, for: key, minute: minute) { return verified }
         withUnsafeTemporaryAllocation(byteCount: CookieAuthority.helloVerifyRequestSize, alignment: 8) {
-            let count = key.writeAnswer(to: hello, by: cookies, minute: minute, into: $0)
+            let count = cookies.writeHelloVerifyRequest(answering: hello, for: key, minute: minute, into: $0)
             guard count > 0 else { return }
             // What the socket does not take is lost, as on the wire.
             _ = try? UDPSocket.send(UnsafeRawBufferPointer(rebasing: $0[..<count]), over: socket)
         }
-        return false
+        return nil
     }
 }

@@ -207,10 +207,12 @@ package final class DTLSListener: EventHandler {
         let datagram = buffers.fragments.join(datagram)
         switch ClientHello.parse(datagram) {
         case .hello(let hello):
-            guard key.proves(hello, to: cookies, minute: minute) else { return answer(hello, key, minute) }
+            guard let verified = cookies.verify(hello, for: key, minute: minute) else {
+                return answer(hello, key, minute)
+            }
             // It has come again after its client was admitted.
-            if recent.contains(key, hello.randomValue, now: loop.now) { return }
-            admit(hello, key)
+            if recent.contains(key, verified.random, now: loop.now) { return }
+            admit(verified, key)
         case .malformed:
             counters.malformed &+= 1
         case .notClientHello:
@@ -226,7 +228,7 @@ package final class DTLSListener: EventHandler {
         if buffers.answers.count == buffers.answers.capacity { sendAnswers() }
         counters.hellosAnswered &+= 1
         buffers.answers.add(to: key.peer, from: key.local) {
-            key.writeAnswer(to: hello, by: cookies, minute: minute, into: $0)
+            cookies.writeHelloVerifyRequest(answering: hello, for: key, minute: minute, into: $0)
         }
     }
 
@@ -237,7 +239,7 @@ package final class DTLSListener: EventHandler {
 
     // MARK: Newcomers
 
-    private func admit(_ hello: ClientHello, _ key: FlowKey) {
+    private func admit(_ hello: consuming VerifiedHello, _ key: FlowKey) {
         if let refusal = delegate.refusal(of: key, on: self) {
             counters.refused.count(refusal)
             return
@@ -245,19 +247,18 @@ package final class DTLSListener: EventHandler {
         do throws(SystemError) {
             let connected = try UDPSocket.newcomer(
                 key, beside: socket, isOwnedByAnother: isOwnedByAnother, options: options)
-            let datagrams = IncomingConnection.readEmpty(
-                connected, key, after: hello.datagram, through: buffers.leftovers
-            ) {
+            let random = hello.random
+            let datagrams = IncomingConnection.readEmpty(connected, key, through: buffers.leftovers) {
                 putBack($0, $1)
             }
-            let newcomer = IncomingConnection(socket: connected, key: key, datagrams: datagrams)
+            let newcomer = IncomingConnection(socket: connected, key: key, hello: hello, datagrams: datagrams)
             guard let connection = delegate.listener(self, admitted: newcomer) else {
                 counters.refused.count(.full)
                 return
             }
             counters.admitted &+= 1
             shields?.countOpening(on: key.local)
-            recent.insert(key, hello.randomValue, connection, now: loop.now)
+            recent.insert(key, random, connection, now: loop.now)
         } catch {
             counters.refused.count(Refusal(error))
             delegate.listener(self, failed: error, for: key.peer)

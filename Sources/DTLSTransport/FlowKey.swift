@@ -10,24 +10,25 @@ package struct FlowKey: Hashable, Sendable {
         self.peer = peer
         self.local = local
     }
+}
 
-    /// Whether the hello brings a cookie that was made for these two addresses.
-    func proves(_ hello: ClientHello, to cookies: CookieAuthority, minute: UInt64) -> Bool {
-        guard !hello.cookie.isEmpty else { return false }
-        return peer.withBytes { peer in
-            local.withBytes { local in cookies.verify(hello, peer: peer, local: local, minute: minute) }
+extension CookieAuthority {
+    /// The proof that a hello brings a cookie which was made for it and its flow; `nil` for every other hello.
+    package func verify(_ hello: ClientHello, for flow: FlowKey, minute: UInt64) -> VerifiedHello? {
+        guard !hello.cookie.isEmpty else { return nil }
+        return flow.peer.withBytes { peer in
+            flow.local.withBytes { local in verify(hello, peer: peer, local: local, minute: minute) }
         }
     }
 
-    /// Writes the HelloVerifyRequest for a hello between these two addresses; returns its size, 0 for none.
-    func writeAnswer(
-        to hello: ClientHello, by cookies: CookieAuthority, minute: UInt64,
-        into buffer: UnsafeMutableRawBufferPointer
+    /// Writes the HelloVerifyRequest for a hello of a flow.
+    /// - Returns: its size in bytes, or 0 where none is to be sent.
+    package func writeHelloVerifyRequest(
+        answering hello: ClientHello, for flow: FlowKey, minute: UInt64, into buffer: UnsafeMutableRawBufferPointer
     ) -> Int {
-        peer.withBytes { peer in
-            local.withBytes { local in
-                cookies.writeHelloVerifyRequest(
-                    answering: hello, peer: peer, local: local, minute: minute, into: buffer)
+        flow.peer.withBytes { peer in
+            flow.local.withBytes { local in
+                writeHelloVerifyRequest(answering: hello, peer: peer, local: local, minute: minute, into: buffer)
             }
         }
     }

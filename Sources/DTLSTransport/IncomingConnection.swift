@@ -6,8 +6,18 @@ package struct IncomingConnection: ~Copyable {
     /// Connected to the peer, and bound to the address that the peer has used.
     package var socket: FileDescriptor
     package let key: FlowKey
-    /// The ClientHello with the good cookie, or the sender's first datagram; then what the peer has sent since.
+    /// The ClientHello with the good cookie; `nil` for a plain listener's sender.
+    package var hello: VerifiedHello?
+    /// What the peer has sent after its hello; of a plain listener's sender, all that it has sent.
     package let datagrams: [[UInt8]]
+
+    /// The hello as it is handed over to another process.
+    package var helloHandover: [UInt8]? {
+        switch hello {
+        case .some(let hello): hello.handover
+        case nil: nil
+        }
+    }
 
     /// Datagrams that go along with a newcomer: a hello, and its fragments.
     private static let maximumForwarded = 16
@@ -16,18 +26,18 @@ package struct IncomingConnection: ~Copyable {
 
     /// Rule 1: between bind() and connect() the new socket takes every datagram of its address. The peer's own go with
     /// it, the others' go back.
-    /// - Returns: `first`, and what the peer has sent since.
+    /// - Returns: what the peer has sent since its first datagram.
     static func readEmpty(
-        _ connected: borrowing FileDescriptor, _ key: FlowKey, after first: UnsafeRawBufferPointer,
-        through batch: ReceiveBatch, putBack: (UnsafeRawBufferPointer, FlowKey) -> Void
+        _ connected: borrowing FileDescriptor, _ key: FlowKey, through batch: ReceiveBatch,
+        putBack: (UnsafeRawBufferPointer, FlowKey) -> Void
     ) -> [[UInt8]] {
-        var datagrams = [[UInt8](first)]
+        var datagrams: [[UInt8]] = []
         var room = maximumForwardedBytes
         batch.receiveAll(from: connected) { index in
             guard let source = batch.source(index) else { return }
             if source != key.peer {
                 putBack(batch[index], FlowKey(peer: source, local: key.local))
-            } else if datagrams.count < maximumForwarded, batch[index].count <= room {
+            } else if datagrams.count < maximumForwarded - 1, batch[index].count <= room {
                 room -= batch[index].count
                 datagrams.append([UInt8](batch[index]))
             }

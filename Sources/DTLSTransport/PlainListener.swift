@@ -122,10 +122,11 @@ package final class PlainListener: EventHandler, DatagramListener {
         do throws(SystemError) {
             let connected = try UDPSocket.newcomer(
                 key, beside: socket, isOwnedByAnother: isOwnedByAnother, options: options)
-            let datagrams = IncomingConnection.readEmpty(connected, key, after: datagram, through: buffers.leftovers) {
+            let following = IncomingConnection.readEmpty(connected, key, through: buffers.leftovers) {
                 putBack($0, $1)
             }
-            let newcomer = IncomingConnection(socket: connected, key: key, datagrams: datagrams)
+            let newcomer = IncomingConnection(
+                socket: connected, key: key, hello: nil, datagrams: [[UInt8](datagram)] + following)
             guard let connection = delegate.listener(self, admitted: newcomer) else {
                 counters.refused.count(.full)
                 return

@@ -19,13 +19,13 @@ package struct RehandshakeMaterial {
 /// which cannot bring a good cookie, costs one small answer and changes nothing.
 struct Rehandshake {
     /// What a datagram that reached an established connection means for its succession.
-    enum Verdict {
+    enum Verdict: ~Copyable {
         /// It is the established connection's own.
         case forConnection
         /// It has been answered, or is not worth anything.
         case done
         /// Its cookie is good: a handshake may begin.
-        case begins(ClientRandom)
+        case begins(VerifiedHello)
         /// It belongs to the handshake that has begun.
         case continues
     }
@@ -53,9 +53,10 @@ struct Rehandshake {
             if random == current { return .forConnection }
             guard let material = material() else { return .done }
             let minute = Clock.minute()
-            if key.proves(hello, to: material.cookies, minute: minute) { return .begins(random) }
+            if let verified = material.cookies.verify(hello, for: key, minute: minute) { return .begins(verified) }
             withUnsafeTemporaryAllocation(byteCount: CookieAuthority.helloVerifyRequestSize, alignment: 8) { buffer in
-                let size = key.writeAnswer(to: hello, by: material.cookies, minute: minute, into: buffer)
+                let size = material.cookies.writeHelloVerifyRequest(
+                    answering: hello, for: key, minute: minute, into: buffer)
                 if size > 0 { answer(UnsafeRawBufferPointer(rebasing: buffer[..<size])) }
             }
             return .done

@@ -152,7 +152,7 @@ public struct SocketAddress: Hashable, Sendable {
     }
 
     /// The address (4 or 16 bytes) and the port (2 bytes), in network order: what a cookie is bound to.
-    public func withBytes<Result, Failure>(
+    public func withBytes<Result: ~Copyable, Failure>(
         _ body: (UnsafeRawBufferPointer) throws(Failure) -> Result
     ) throws(Failure) -> Result {
         let length = family == .ipv4 ? 4 : 16

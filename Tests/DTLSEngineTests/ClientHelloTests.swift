@@ -24,7 +24,7 @@ private func verdict(_ bytes: some Collection<UInt8>) -> Verdict {
 private func couldBePart(_ bytes: [UInt8]) -> Bool { withGuardedBytes(bytes) { ClientHello.couldBePart(of: $0) } }
 
 /// Calls `body` with the hello, which must be one.
-func withHello<Result>(_ bytes: [UInt8], _ body: (ClientHello) throws -> Result) throws -> Result {
+func withHello<Result: ~Copyable>(_ bytes: [UInt8], _ body: (ClientHello) throws -> Result) throws -> Result {
     try withGuardedBytes(bytes) { datagram in
         guard case .hello(let hello) = ClientHello.parse(datagram) else { throw NotAHello() }
         return try body(hello)

@@ -1,5 +1,6 @@
-import DTLSEngine
 import Testing
+
+@testable import DTLSEngine
 
 private let secret = [UInt8](repeating: 7, count: 32)
 /// Address and port, as SocketAddress.withBytes writes them.
@@ -31,7 +32,7 @@ private func verify(
 ) throws -> Bool {
     try withHello(bytes) { hello in
         peer.withUnsafeBytes { peer in
-            local.withUnsafeBytes { authority.verify(hello, peer: peer, local: $0, minute: minute) }
+            local.withUnsafeBytes { authority.verify(hello, peer: peer, local: $0, minute: minute) != nil }
         }
     }
 }
@@ -243,6 +244,61 @@ private func fullHello() -> HelloBuilder {
                 #expect(try verify(datagram, from: from, by: authority))
                 return
             }
+        }
+    }
+}
+
+/// The proof that a cookie was verified, in this process and in another.
+@Suite struct VerifiedHelloTests {
+    private func verified(_ builder: HelloBuilder) throws -> VerifiedHello {
+        let authority = try CookieAuthority(secret: secret)
+        let hello = try answered(builder, by: authority)
+        return try withHello(hello.bytes) { hello in
+            var proof: VerifiedHello?
+            peer.withUnsafeBytes { peer in
+                local.withUnsafeBytes { local in
+                    proof = authority.verify(hello, peer: peer, local: local, minute: minute)
+                }
+            }
+            guard let proof = proof.take() else { throw NoProof() }
+            return proof
+        }
+    }
+
+    private struct NoProof: Error {}
+
+    @Test(arguments: [0, 1, 7] as [UInt16])
+    func `a hello that is handed over is the one that was verified`(_ sequence: UInt16) throws {
+        var builder = HelloBuilder()
+        builder.messageSequence = sequence
+        builder.recordSequence = 0x0102_0304_0506
+        let hello = try verified(builder)
+        let copy = VerifiedHello(handedOver: hello.handover)
+        guard let copy else {
+            Issue.record("the hello did not arrive")
+            return
+        }
+        #expect(copy.random == hello.random)
+        #expect(copy.messageSequence == hello.messageSequence)
+        #expect(copy.recordSequence == hello.recordSequence)
+        #expect(copy.datagram == hello.datagram)
+    }
+
+    @Test func `a hello that is handed over is no hello however short it is cut`() throws {
+        let bytes = try verified(HelloBuilder()).handover
+        for count in 0..<bytes.count {
+            let isHello = VerifiedHello(handedOver: Array(bytes.prefix(count))) != nil
+            #expect(!isHello, "the first \(count) bytes")
+        }
+    }
+
+    @Test func `a hello that is handed over traps for no wrong bit`() throws {
+        let bytes = try verified(HelloBuilder()).handover
+        for bit in 0..<bytes.count * 8 {
+            var bytes = bytes
+            bytes[bit / 8] ^= 1 << (bit % 8)
+            let isHello = VerifiedHello(handedOver: bytes) != nil
+            if [0, 1, 3, 4, 13].contains(bit / 8) { #expect(!isHello, "bit \(bit)") }
         }
     }
 }

@@ -150,9 +150,10 @@ final class EnginePair {
         let minute = UInt64(virtual_clock_now() / 60_000_000)
         clientAddress.withUnsafeBytes { peer in
             serverAddress.withUnsafeBytes { local in
-                let isGood = cookies.verify(hello, peer: peer, local: local, minute: minute)
-                if isGood { cookiesToRefuse -= 1 }
-                guard !isGood || cookiesToRefuse >= 0 else { return begin(datagram) }
+                if let verified = cookies.verify(hello, peer: peer, local: local, minute: minute) {
+                    cookiesToRefuse -= 1
+                    if cookiesToRefuse < 0 { return begin(verified) }
+                }
                 let size = CookieAuthority.helloVerifyRequestSize
                 let reply = [UInt8](unsafeUninitializedCapacity: size) { buffer, count in
                     count = cookies.writeHelloVerifyRequest(
@@ -164,15 +165,13 @@ final class EnginePair {
         }
     }
 
-    private func begin(_ clientHello: UnsafeRawBufferPointer) {
-        localAddress.withUnsafeBytes { address in
-            do throws(OpenSSLError) {
-                server.engine = try Engine(
-                    accepting: serverContext, over: bio, payloadSize: payloadSize, clientHello: clientHello,
-                    localAddress: address)
-                proceed(.server)
-            } catch { server.error = .handshake(error, verification: nil) }
-        }
+    private func begin(_ hello: consuming VerifiedHello) {
+        do throws(OpenSSLError) {
+            server.engine = try Engine(
+                accepting: serverContext, over: bio, payloadSize: payloadSize, hello: hello,
+                localAddress: localAddress)
+            proceed(.server)
+        } catch { server.error = .handshake(error, verification: nil) }
     }
 
     private func handleTimeout(_ side: SimulatedWire.Side) {

@@ -1,7 +1,7 @@
 import Glibc
 
 /// Calls `body` with a copy of `bytes` that ends where a page begins that nobody may read: one byte too far is a crash.
-func withGuardedBytes<Result>(
+func withGuardedBytes<Result: ~Copyable>(
     _ bytes: some Collection<UInt8>, _ body: (UnsafeRawBufferPointer) throws -> Result
 ) rethrows -> Result {
     let page = Int(getpagesize())

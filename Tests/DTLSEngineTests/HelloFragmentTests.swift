@@ -152,11 +152,9 @@ import VirtualClock
     /// What an engine says at first to a hello.
     private func answer(to hello: [UInt8]) throws -> [UInt8] {
         let bio = try DatagramBIO()
-        try hello.withUnsafeBytes { hello in
-            let engine = try Engine(
-                accepting: ServerContext(server), over: bio, payloadSize: 1_372, clientHello: hello)
-            _ = try? engine.next()
-        }
+        guard let hello = VerifiedHello(handedOver: hello) else { throw NotAHello() }
+        let engine = try Engine(accepting: ServerContext(server), over: bio, payloadSize: 1_372, hello: hello)
+        _ = try? engine.next()
         return bio.outbox.withDatagrams { bytes, sizes in Array(bytes[..<(sizes.first ?? 0)]) }
     }
 

@@ -21,7 +21,7 @@ import Testing
     }
 
     @Test func `values arrive as they were sent`() throws {
-        let handover = TaskMessage.Handover(server: "S", number: 9, datagrams: [[1, 2], []])
+        let handover = TaskMessage.Handover(server: "S", number: 9, hello: [3, 4], datagrams: [[1, 2], []])
         let (bytes, descriptor) = try TaskMessage.encode(value, handover: handover)
         #expect(descriptor == 7)
         guard case .value(let arrived, let along?) = try decode(bytes, descriptor: 12) else {
@@ -35,7 +35,7 @@ import Testing
                 && arrived["half"]?.double == 0.5)
         #expect(arrived["yes"]?.bool == true && arrived["null"] == .null && arrived["bytes"]?.bytes == [0, 255])
         #expect(arrived["none"] == nil && arrived["text"]?.integer == nil)
-        #expect(along.server == "S" && along.number == 9 && along.datagrams == [[1, 2], []])
+        #expect(along.server == "S" && along.number == 9 && along.hello == [3, 4] && along.datagrams == [[1, 2], []])
         // One that could not arrive.
         guard case .value(let without, _) = try decode(bytes, descriptor: -1) else { return }
         #expect(without["inner"]?["sockFd"] == .null)

@@ -52,15 +52,23 @@ func fuzzClientHello(_ bytes: UnsafePointer<UInt8>?, _ count: Int) -> Int32 {
     let again = hello.repeated(with: Array(fuzzed.reply.suffix(CookieAuthority.cookieSize)))
     again.withUnsafeBytes { datagram in
         guard case .hello(let again) = ClientHello.parse(datagram) else { fatalError("no hello with its cookie") }
-        guard again.randomValue == hello.randomValue,
-            fuzzed.authority.verify(again, peer: peer, local: local, minute: fuzzed.minute &+ 1)
-        else { fatalError("the cookie is not good") }
-        guard !fuzzed.authority.verify(again, peer: peer, local: local, minute: fuzzed.minute &+ 2) else {
-            fatalError("the cookie is too good")
+        let verified = fuzzed.authority.verify(again, peer: peer, local: local, minute: fuzzed.minute &+ 1)
+        guard let verified, verified.random == hello.randomValue else { fatalError("the cookie is not valid") }
+        handOver(verified)
+        if fuzzed.authority.verify(again, peer: peer, local: local, minute: fuzzed.minute &+ 2) != nil {
+            fatalError("the cookie is valid for too long")
         }
     }
     _ = fuzzed.authority.verify(hello, peer: peer, local: local, minute: fuzzed.minute)
     return 0
+}
+
+/// Another process gets the hello that was verified here.
+private func handOver(_ hello: borrowing VerifiedHello) {
+    let arrived = VerifiedHello(handedOver: hello.handover)
+    guard let arrived, arrived.random == hello.random, arrived.datagram == hello.datagram else {
+        fatalError("another hello has arrived")
+    }
 }
 
 /// What an engine takes of a datagram is a beginning of it, of which it takes all once more.

@@ -83,7 +83,7 @@ final class WorkerHandle: MessageChannelDelegate {
     ) -> Bool {
         let message = MessageToWorker.encode(
             connection: id, generation: sentGeneration, target: target, flow: newcomer.key,
-            datagrams: newcomer.datagrams)
+            hello: newcomer.helloHandover, datagrams: newcomer.datagrams)
         guard channel?.offer(message, descriptor: newcomer.socket.rawValue) == true else { return false }
         connections.updateValue(admitted, forKey: id)
         return true

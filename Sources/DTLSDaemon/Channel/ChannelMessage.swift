@@ -36,7 +36,9 @@ enum MessageToWorker {
         let generation: UInt32
         let target: Target
         let flow: FlowKey
-        /// The ClientHello, then what was read after it.
+        /// A service's ``VerifiedHello`` as it is handed over; `nil` for a client's sender.
+        let hello: UnsafeRawBufferPointer?
+        /// What was read after the hello, or from the sender.
         let datagrams: [UnsafeRawBufferPointer]
     }
 
@@ -55,13 +57,15 @@ enum MessageToWorker {
     }
 
     static func encode(
-        connection id: UInt64, generation: UInt32, target: Target, flow: FlowKey, datagrams: [[UInt8]]
+        connection id: UInt64, generation: UInt32, target: Target, flow: FlowKey, hello: [UInt8]?,
+        datagrams: [[UInt8]]
     ) -> [UInt8] {
         encodeMessage(Kind.connection) {
             $0.integer(id)
             $0.integer(generation)
             $0.target(target)
             $0.flow(flow)
+            $0.optional(hello) { $0.data($1) }
             $0.list(datagrams) { $0.data($1) }
         }
     }
@@ -91,6 +95,7 @@ enum MessageToWorker {
                 Handover(
                     id: try reader.integer(), generation: try reader.integer(), target: try reader.target(),
                     flow: try reader.flow(),
+                    hello: try reader.optional { reader throws(MalformedBytes) in try reader.data() },
                     datagrams: try reader.list { reader throws(MalformedBytes) in try reader.data() }))
         case .misdelivered: self = .misdelivered(id: try reader.integer(), datagram: try reader.data())
         case .stop: self = .stop

@@ -14,22 +14,19 @@ final class ServedConnection: ConnectionDelegate {
 
     /// The connection has begun its handshake, or is gone again, when this returns.
     init(
-        _ handover: MessageToWorker.Handover, socket: consuming FileDescriptor, service: ServiceRuntime, worker: Worker
+        _ handover: MessageToWorker.Handover, _ hello: consuming VerifiedHello, socket: consuming FileDescriptor,
+        service: ServiceRuntime, worker: Worker
     ) {
         id = handover.id
         self.service = service
         self.worker = worker
         traffic = TrafficLimiter(service.configuration.limits.traffic)
-        guard let hello = handover.datagrams.first else {
-            worker.forget(self)
-            return
-        }
         do {
             let connection = try Connection.createByFd(
                 socket, local: handover.flow.local, peer: handover.flow.peer, context: service.context,
-                clientHello: hello, limits: service.limits, datapath: worker.datapath, delegate: self)
+                hello: hello, limits: service.limits, datapath: worker.datapath, delegate: self)
             self.connection = connection
-            try connection.start(with: Array(handover.datagrams.dropFirst()))
+            try connection.start(with: handover.datagrams)
         } catch {
             self.connection = nil
             worker.countFailure()

@@ -165,7 +165,11 @@ final class Worker: MessageChannelDelegate {
         guard handover.generation == generation else { return turnAway(handover, .full) }
         switch handover.target {
         case .service(let index) where services.indices.contains(index):
-            let served = ServedConnection(handover, socket: socket, service: services[index], worker: self)
+            guard let bytes = handover.hello, let hello = VerifiedHello(handedOver: [UInt8](bytes)) else {
+                logs.always(.internalError, "a client was handed over without its ClientHello")
+                return turnAway(handover, .full)
+            }
+            let served = ServedConnection(handover, hello, socket: socket, service: services[index], worker: self)
             if served.connection != nil { connections[handover.id] = served }
         case .client(let index) where clients.indices.contains(index):
             tunnel(handover, socket, clients[index])

@@ -117,9 +117,7 @@ public final class DtlsTask {
     public func send(_ message: TaskValue) throws(DtlsError) {
         guard let channel, channel.isOpen else { throw .noTask("the task \"\(entry)\" has ended") }
         let connection = message.descriptors.first.flatMap { scheduler.socket($0) as? DtlsConnection }
-        let handover = connection?.handover.map {
-            TaskMessage.Handover(server: $0.name, number: $0.number, datagrams: $0.datagrams)
-        }
+        let handover = connection?.handover
         let (bytes, descriptor) = try TaskMessage.encode(message, handover: handover)
         guard descriptor >= 0 else { return channel.send(bytes) }
         var copy = try DtlsError.system { () throws(SystemError) in

@@ -16,7 +16,10 @@ enum TaskMessage {
     struct Handover {
         let server: String
         let number: UInt64
-        let datagrams: [[UInt8]]
+        /// A ``VerifiedHello`` as it is handed over; `nil` where the client's hello has not come yet.
+        let hello: [UInt8]?
+        /// What came after the hello.
+        var datagrams: [[UInt8]]
     }
 
     private enum Kind: UInt8 {
@@ -34,6 +37,7 @@ enum TaskMessage {
             writer.optional(handover) {
                 $0.string($1.server)
                 $0.integer($1.number)
+                $0.optional($1.hello) { $0.data($1) }
                 $0.list($1.datagrams) { $0.data($1) }
             }
         case .late(let number, let datagram):
@@ -61,6 +65,7 @@ enum TaskMessage {
             let handover = try reader.optional { reader throws(MalformedBytes) in
                 Handover(
                     server: try reader.string(), number: try reader.integer(),
+                    hello: try reader.optional { reader throws(MalformedBytes) in try reader.array() },
                     datagrams: try reader.list { reader throws(MalformedBytes) in try reader.array() })
             }
             self = .value(value, handover)

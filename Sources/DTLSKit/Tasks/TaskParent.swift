@@ -104,8 +104,7 @@ final class TaskParent: MessageChannelDelegate {
         guard let (descriptor, handover) = arrived.first(where: { $0.value.number == number }),
             handover.datagrams.count < Self.maximumKept
         else { return }
-        arrived[descriptor] = TaskMessage.Handover(
-            server: handover.server, number: number, datagrams: handover.datagrams + [[UInt8](datagram)])
+        arrived[descriptor]?.datagrams.append([UInt8](datagram))
     }
 
     /// Datagrams of a newcomer, its hello among them.

@@ -20,7 +20,7 @@ import Testing
     private func handover(_ target: Target) throws -> [UInt8] {
         MessageToWorker.encode(
             connection: 0x1234_5678_9abc, generation: 7, target: target, flow: try flow(),
-            datagrams: [[22, 254, 255], [], [1]])
+            hello: target == .client(3) ? nil : [22, 254], datagrams: [[22, 254, 255], [], [1]])
     }
 
     @Test(arguments: [Target.service(0), .service(70_000), .client(0), .client(3)])
@@ -35,6 +35,7 @@ import Testing
             #expect(handover.generation == 7)
             #expect(handover.target == target)
             #expect(handover.flow == flow)
+            #expect(handover.hello.map { [UInt8]($0) } == (target == .client(3) ? nil : [22, 254]))
             #expect(handover.datagrams.map { [UInt8]($0) } == [[22, 254, 255], [], [1]])
         }
     }

@@ -1,7 +1,7 @@
 import COpenSSL
 
 /// What a server proves itself with to clients that ask for a name.
-public struct VirtualHost: Sendable, Equatable {
+public struct VirtualHost: Codable, Equatable, Sendable {
     /// A host name, or one with `*` for its first label, which stands for any one label; case does not matter.
     public var name: String
     /// As ``ServerSettings/certifiedKeys``.

@@ -1,7 +1,7 @@
 import COpenSSL
 
 /// A named choice of DTLS versions and cipher suites; what a service sets by itself goes before it.
-public enum CipherPolicy: String, Sendable, CaseIterable {
+public enum CipherPolicy: String, Codable, Sendable, CaseIterable {
     /// DTLS 1.2 and up; authenticated encryption with forward secrecy.
     case modern
     /// For peers that know no better: DTLS 1.0 too, AES-CBC, and key exchange without forward secrecy (RSA). Not what

@@ -1,7 +1,7 @@
 import COpenSSL
 
 /// What a ``ClientContext`` is made of (reference: the options of `createClient`).
-public struct ClientSettings: Sendable, Equatable {
+public struct ClientSettings: Codable, Equatable, Sendable {
     /// Whether the server's certificate must be signed by a trusted CA and carry the expected name.
     public var rejectUnauthorized: Bool
     /// Trust the CAs of the system too.

@@ -3,7 +3,7 @@ import Glibc
 
 /// What a certificate's authority says of it (RFC 6960), which the server sends along to clients that ask (RFC 6066,
 /// section 8). Its signature is for clients to check: they know whom they trust.
-public struct OCSPStaple: Sendable, Equatable {
+public struct OCSPStaple: Codable, Equatable, Sendable {
     /// The OCSP response, DER.
     public let response: [UInt8]
     /// When it is out of date (nextUpdate), in seconds since 1970; `nil`: it does not say.

@@ -46,6 +46,16 @@ public struct PeerRule: Sendable, Equatable {
     }
 }
 
+/// A rule is coded as its text.
+extension PeerRule: Codable {
+    public init(from decoder: any Decoder) throws { try self.init(decoder.singleValueContainer().decode(String.self)) }
+
+    public func encode(to encoder: any Encoder) throws {
+        var container = encoder.singleValueContainer()
+        try container.encode(text)
+    }
+}
+
 /// What is wrong with the text of a ``PeerRule``.
 public struct PeerRuleError: Error, Sendable, Equatable, CustomStringConvertible {
     public let description: String

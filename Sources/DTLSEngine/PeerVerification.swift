@@ -1,8 +1,8 @@
 import COpenSSL
 
 /// What a server wants to know of its clients.
-public struct PeerVerification: Sendable, Equatable {
-    public enum Mode: String, Sendable, CaseIterable {
+public struct PeerVerification: Codable, Equatable, Sendable {
+    public enum Mode: String, Codable, Sendable, CaseIterable {
         /// Clients are not asked for a certificate.
         case none
         /// Clients are asked; one that shows no certificate is served, one that shows a bad one is not.

@@ -1,7 +1,7 @@
 import COpenSSL
 
 /// One identity and the key that goes with it (RFC 4279).
-public struct PresharedKey: Sendable, Equatable {
+public struct PresharedKey: Codable, Equatable, Sendable {
     /// 1 to ``PresharedKeys/maximumIdentityLength`` bytes other than NUL, UTF-8 as a rule (RFC 4279, section 5.1).
     public var identity: [UInt8]
     /// 1 to ``PresharedKeys/maximumKeyLength`` bytes.
@@ -14,7 +14,7 @@ public struct PresharedKey: Sendable, Equatable {
 }
 
 /// The keys that a server has in common with its clients, each under an identity.
-public struct PresharedKeys: Sendable, Equatable {
+public struct PresharedKeys: Equatable, Sendable {
     /// OpenSSL's PSK_MAX_IDENTITY_LEN, less the NUL.
     public static let maximumIdentityLength = 255
     /// OpenSSL's PSK_MAX_PSK_LEN; 256 before version 3.0.
@@ -29,6 +29,40 @@ public struct PresharedKeys: Sendable, Equatable {
     public init(keys: [PresharedKey], hint: [UInt8]? = nil) {
         self.keys = keys
         self.hint = hint
+    }
+}
+
+/// All keys are coded as one run of bytes, each part after its length in 4 bytes: a file may hold 300,000 of them, and
+/// to decode as many values one by one would hold a worker up for most of a second.
+extension PresharedKeys: Codable {
+    private enum CodingKeys: CodingKey { case keys, hint }
+
+    public func encode(to encoder: any Encoder) throws {
+        var run: [UInt8] = []
+        for part in keys.lazy.flatMap({ [$0.identity, $0.key] }) {
+            withUnsafeBytes(of: UInt32(truncatingIfNeeded: part.count).littleEndian) { run.append(contentsOf: $0) }
+            run += part
+        }
+        var container = encoder.container(keyedBy: CodingKeys.self)
+        try container.encode(run, forKey: .keys)
+        try container.encodeIfPresent(hint, forKey: .hint)
+    }
+
+    public init(from decoder: any Decoder) throws {
+        let container = try decoder.container(keyedBy: CodingKeys.self)
+        var run = try container.decode([UInt8].self, forKey: .keys)[...]
+        func part() throws -> [UInt8] {
+            let length = run.prefix(4).reversed().reduce(0) { $0 << 8 | Int($1) }
+            guard run.count >= 4, length <= run.count - 4 else {
+                throw DecodingError.dataCorruptedError(
+                    forKey: .keys, in: container, debugDescription: "a length beyond the end")
+            }
+            defer { run = run.dropFirst(4 + length) }
+            return Array(run.dropFirst(4).prefix(length))
+        }
+        var keys: [PresharedKey] = []
+        while !run.isEmpty { keys.append(PresharedKey(identity: try part(), key: try part())) }
+        self.init(keys: keys, hint: try container.decodeIfPresent([UInt8].self, forKey: .hint))
     }
 }
 

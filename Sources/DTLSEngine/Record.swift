@@ -31,7 +31,7 @@ public struct HandshakeType: RawRepresentable, Hashable, Sendable {
 }
 
 /// A DTLS version, with its number on the wire (RFC 6347, section 4.1).
-public enum ProtocolVersion: UInt16, Sendable, CaseIterable, Comparable {
+public enum ProtocolVersion: UInt16, Codable, Sendable, CaseIterable, Comparable {
     case dtls10 = 0xfeff
     case dtls12 = 0xfefd
 

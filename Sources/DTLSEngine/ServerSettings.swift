@@ -1,5 +1,5 @@
 /// What a ``ServerContext`` is made of: PEM texts, never paths.
-public struct ServerSettings: Sendable, Equatable {
+public struct ServerSettings: Codable, Equatable, Sendable {
     /// What the server proves itself with: one of each kind of key (RSA, ECDSA) at most, the client's offer decides.
     public var certifiedKeys: [CertifiedKey]
     /// What it proves itself with to clients that ask for other names (SNI).
@@ -78,7 +78,7 @@ extension ServerSettings {
 }
 
 /// A certificate and its private key.
-public struct CertifiedKey: Sendable, Equatable {
+public struct CertifiedKey: Codable, Equatable, Sendable {
     /// The certificate and the chain above it, PEM, leaf first.
     public var certificate: String
     /// PEM; may be encrypted with `passphrase`.

@@ -22,6 +22,23 @@ public struct TicketKey: Sendable, Equatable {
     fileprivate var cipherKey: ArraySlice<UInt8> { bytes[(Self.nameLength + Self.macLength)...] }
 }
 
+/// A key is coded as its bytes.
+extension TicketKey: Codable {
+    public init(from decoder: any Decoder) throws {
+        let container = try decoder.singleValueContainer()
+        guard let key = TicketKey(try container.decode([UInt8].self)) else {
+            throw DecodingError.dataCorruptedError(
+                in: container, debugDescription: "a ticket key has \(Self.length) bytes")
+        }
+        self = key
+    }
+
+    public func encode(to encoder: any Encoder) throws {
+        var container = encoder.singleValueContainer()
+        try container.encode(bytes)
+    }
+}
+
 /// The keys in force, shared by the contexts of a thread: the first one seals, all open. They can be replaced at any
 /// time, for all handshakes from then on. A ticket that a later key has opened is renewed with the first.
 public final class TicketKeyRing {
@@ -95,7 +112,7 @@ public final class TicketKeyRing {
 }
 
 /// Whether and how long clients may resume their sessions.
-public struct SessionSettings: Sendable, Equatable {
+public struct SessionSettings: Codable, Equatable, Sendable {
     public static let lifetimes = 1...604_800
 
     /// Whether tickets are given and taken.

@@ -6,7 +6,7 @@ import LinuxSystem
 /// Networks nest, they never overlap in part, so each address family falls into a sorted row of ranges with one answer
 /// each. A question is one binary search, and does not depend on the peer's address: 10,000 networks take 15
 /// comparisons.
-package struct AccessList: Equatable, Sendable {
+package struct AccessList: Codable, Equatable, Sendable {
     package struct Rule: Equatable, Sendable {
         package let network: NetworkPrefix
         package let allows: Bool
@@ -18,7 +18,7 @@ package struct AccessList: Equatable, Sendable {
     }
 
     /// The addresses of one family.
-    package struct Ranges: Equatable, Sendable {
+    package struct Ranges: Codable, Equatable, Sendable {
         /// Where each range begins, in ascending order from 0; it ends where the next one begins.
         package private(set) var starts: [UInt128]
         package private(set) var allows: [Bool]
@@ -56,13 +56,15 @@ package struct AccessList: Equatable, Sendable {
             allows.append(answer)
         }
 
-        /// Ranges that were taken apart to be sent; `nil` if they cannot have been.
-        package init?(starts: [UInt128], allows: [Bool]) {
+        /// - Throws: for ranges that ``allows(_:)`` could not search.
+        package init(from decoder: any Decoder) throws {
+            let container = try decoder.container(keyedBy: CodingKeys.self)
+            starts = try container.decode([UInt128].self, forKey: .starts)
+            allows = try container.decode([Bool].self, forKey: .allows)
             guard starts.count == allows.count, starts.first == 0, zip(starts, starts.dropFirst()).allSatisfy(<) else {
-                return nil
+                throw DecodingError.dataCorruptedError(
+                    forKey: .starts, in: container, debugDescription: "not a row of ranges from 0 on")
             }
-            self.starts = starts
-            self.allows = allows
         }
 
         fileprivate func allows(_ bits: UInt128) -> Bool {
@@ -85,11 +87,6 @@ package struct AccessList: Equatable, Sendable {
     package init(_ rules: [Rule], otherwise: Bool) {
         ipv4 = Ranges(rules.filter { $0.network.family == .ipv4 }, otherwise: otherwise, .ipv4)
         ipv6 = Ranges(rules.filter { $0.network.family == .ipv6 }, otherwise: otherwise, .ipv6)
-    }
-
-    package init(ipv4: Ranges, ipv6: Ranges) {
-        self.ipv4 = ipv4
-        self.ipv6 = ipv6
     }
 
     /// Whether this peer is served. An IPv4 address inside an IPv6 one counts as the IPv4 address.

@@ -5,7 +5,7 @@ import Glibc
 /// it when the thread that has started it ends.
 public enum ForeignProgram {
     /// What the kernel bounds of the program, and of each process that it starts; `nil`: as much as of this process.
-    public struct Limits: Equatable, Sendable {
+    public struct Limits: Codable, Equatable, Sendable {
         /// Bytes of address space (RLIMIT_AS).
         public var memory: Int?
         /// Seconds of processor time (RLIMIT_CPU): SIGXCPU, and a second later SIGKILL.

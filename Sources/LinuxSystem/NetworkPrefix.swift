@@ -21,7 +21,7 @@ public struct NetworkPrefix: Hashable, Sendable {
     }
 
     /// How many bits of an address make its network.
-    public struct Lengths: Equatable, Sendable {
+    public struct Lengths: Codable, Equatable, Sendable {
         /// 0 to 32.
         public var ipv4: UInt8
         /// 0 to 128.

@@ -2,8 +2,8 @@ import CLinux
 import Glibc
 
 /// An IPv4 or IPv6 address with a port, as a value of fixed size: comparing and hashing it costs a few integers.
-public struct SocketAddress: Hashable, Sendable {
-    public enum Family: UInt8, Sendable {
+public struct SocketAddress: Codable, Hashable, Sendable {
+    public enum Family: UInt8, Codable, Sendable {
         case ipv4 = 2
         case ipv6 = 10
 

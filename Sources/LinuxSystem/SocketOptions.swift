@@ -1,5 +1,5 @@
 /// The reference's options of a socket, for a listener and the connections that come from it.
-public struct SocketOptions: Sendable, Hashable {
+public struct SocketOptions: Codable, Hashable, Sendable {
     /// SO_RCVBUF in bytes, 1,024 to 16,777,216 (reference: setRecvBufferSize). `nil`: the system's.
     public var receiveBuffer: Int?
     /// SO_SNDBUF in bytes, 1,024 to 16,777,216 (reference: setSendBufferSize). `nil`: the system's.

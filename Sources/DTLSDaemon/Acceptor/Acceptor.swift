@@ -258,10 +258,9 @@ final class Acceptor: EventHandler {
     }
 
     private func makeSnapshot(_ configuration: Configuration) throws(SystemError) -> FileDescriptor {
-        try MemoryFile.make(
-            Snapshot(
-                configuration: configuration, cookieSecret: configuration.cookieSecret ?? randomSecret
-            ).encode(), name: "dtlsd-snapshot")
+        let snapshot = Snapshot(
+            configuration: configuration, cookieSecret: configuration.cookieSecret ?? randomSecret)
+        return try MemoryFile.make(BinaryCoding.encode(snapshot), name: "dtlsd-snapshot")
     }
 
     private func warnOfKeyLog() {

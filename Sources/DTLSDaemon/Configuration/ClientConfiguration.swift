@@ -4,7 +4,7 @@ import LinuxSystem
 
 /// One `[client.NAME]` table: plain datagrams in on this machine, one DTLS connection to a server for each local
 /// sender.
-struct ClientConfiguration: Sendable, Equatable {
+struct ClientConfiguration: Codable, Equatable, Sendable {
     var name: String
     /// Where the plain datagrams come in; empty when systemd passes the sockets in.
     var listen: [SocketAddress]
@@ -56,74 +56,5 @@ extension Configuration {
     var listeningTables: [ListeningTable] {
         services.map { ListeningTable(kind: .service, name: $0.name, listen: $0.listen, socket: $0.socket) }
             + clients.map { ListeningTable(kind: .client, name: $0.name, listen: $0.listen, socket: $0.localSocket) }
-    }
-}
-
-// As the bytes that go from one process to another.
-
-extension ClientConfiguration {
-    func write(to writer: inout ByteWriter) {
-        writer.string(name)
-        writer.list(listen) { $0.address($1) }
-        writer.address(server)
-        writer.string(serverName)
-        tls.write(to: &writer)
-        writer.integer(handshakeTimeout)
-        writer.integer(idleTimeout)
-        writer.integer(answerTimeout)
-        writer.integer(mtu)
-        writer.bool(resumes)
-        socket.write(to: &writer)
-    }
-
-    init(from reader: inout ByteReader) throws(MalformedBytes) {
-        name = try reader.string()
-        listen = try reader.list { (reader) throws(MalformedBytes) in try reader.address() }
-        server = try reader.address()
-        serverName = try reader.string()
-        tls = try ClientSettings(from: &reader)
-        handshakeTimeout = try reader.integer()
-        idleTimeout = try reader.integer()
-        answerTimeout = try reader.integer()
-        mtu = try reader.integer()
-        resumes = try reader.bool()
-        socket = try SocketOptions(from: &reader)
-    }
-}
-
-extension ClientSettings {
-    fileprivate func write(to writer: inout ByteWriter) {
-        writer.bool(rejectUnauthorized)
-        writer.optional(certificateAuthorities) { $0.string($1) }
-        writer.optional(certificate) { $0.string($1) }
-        writer.optional(privateKey) { $0.string($1) }
-        writer.optional(passphrase) { $0.string($1) }
-        writer.optional(presharedKey) { writer, key in
-            writer.data(key.identity)
-            writer.data(key.key)
-        }
-        writer.optional(ciphers) { $0.string($1) }
-        writer.integer(minimumVersion.rawValue)
-        writer.optional(maximumVersion) { $0.integer($1.rawValue) }
-        writer.list(applicationProtocols) { $0.string($1) }
-    }
-
-    fileprivate init(from reader: inout ByteReader) throws(MalformedBytes) {
-        self.init(
-            rejectUnauthorized: try reader.bool(), certificateAuthorities: try reader.optionalString(),
-            certificate: try reader.optionalString(), privateKey: try reader.optionalString(),
-            passphrase: try reader.optionalString(),
-            presharedKey: try reader.optional { (reader) throws(MalformedBytes) in
-                PresharedKey(identity: try reader.array(), key: try reader.array())
-            },
-            ciphers: try reader.optionalString(),
-            minimumVersion: try Self.version(from: &reader),
-            maximumVersion: try reader.optional { (reader) throws(MalformedBytes) in try Self.version(from: &reader) })
-        applicationProtocols = try reader.list { (reader) throws(MalformedBytes) in try reader.string() }
-    }
-
-    private static func version(from reader: inout ByteReader) throws(MalformedBytes) -> ProtocolVersion {
-        guard let version = ProtocolVersion(rawValue: try reader.integer()) else { throw MalformedBytes() }
-        return version
     }
 }

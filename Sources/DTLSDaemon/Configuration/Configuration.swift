@@ -3,7 +3,7 @@ import LinuxSystem
 
 /// A configuration that has been read and checked whole: values, never paths. It is what the loader process returns,
 /// what the acceptor keeps, and what every worker is given.
-struct Configuration: Sendable, Equatable {
+struct Configuration: Codable, Equatable, Sendable {
     /// Worker processes; at least 1.
     var workers: Int
     /// Milliseconds from SIGTERM until the processes end, whatever their connections do.
@@ -26,12 +26,12 @@ struct Configuration: Sendable, Equatable {
 }
 
 /// The levels of `log_level`, by their names in the file.
-enum LogLevel: String, Sendable, CaseIterable {
+enum LogLevel: String, Codable, Sendable, CaseIterable {
     case debug, info, notice, warning, error
 }
 
 /// One `[service.NAME]` table.
-struct ServiceConfiguration: Sendable, Equatable {
+struct ServiceConfiguration: Codable, Equatable, Sendable {
     var name: String
     /// Where it listens; empty when systemd passes the sockets in.
     var listen: [SocketAddress]
@@ -48,7 +48,7 @@ struct ServiceConfiguration: Sendable, Equatable {
     var limits = LimitsConfiguration()
 }
 
-enum HandlerConfiguration: Sendable, Equatable {
+enum HandlerConfiguration: Codable, Equatable, Sendable {
     /// Every datagram goes back to its sender.
     case echo
     /// Every connection gets a socket of its own to the backend.

@@ -1,5 +1,5 @@
 /// One thing that is wrong with a configuration, as a sentence for the operator.
-struct ConfigurationProblem: Error, Sendable, Equatable, CustomStringConvertible {
+struct ConfigurationProblem: Error, Codable, Sendable, Equatable, CustomStringConvertible {
     /// The configuration file, as it was named to the reader.
     var file: String
     /// From 1; `nil` where no line is to blame or it is not known.
@@ -19,7 +19,7 @@ struct ConfigurationProblem: Error, Sendable, Equatable, CustomStringConvertible
 }
 
 /// Everything that is wrong with a configuration, in the order of its lines; at least one problem.
-struct ConfigurationProblems: Error, Sendable, Equatable, CustomStringConvertible {
+struct ConfigurationProblems: Error, Codable, Sendable, Equatable, CustomStringConvertible {
     var problems: [ConfigurationProblem]
 
     /// One problem a line.

@@ -3,7 +3,7 @@ import Glibc
 import LinuxSystem
 
 /// `[service.NAME.exec]`
-struct ExecConfiguration: Sendable, Equatable {
+struct ExecConfiguration: Codable, Equatable, Sendable {
     /// The program's absolute path, and its arguments.
     var command: [String]
     /// How many of the service's programs one worker has at most, 1 to 10,000.
@@ -60,25 +60,5 @@ enum ExecReader {
                 "this user may not execute \(found) (\(String(cString: strerror(errno)))); expected a program"
                     + " that dtlsd's user may execute: chmod 755")
         }
-    }
-}
-
-extension ExecConfiguration {
-    func write(to writer: inout ByteWriter) {
-        writer.list(command) { $0.string($1) }
-        writer.integer(programsPerWorker)
-        writer.optional(limits.memory) { $0.integer($1) }
-        writer.optional(limits.processorTime) { $0.integer($1) }
-        writer.optional(limits.openFiles) { $0.integer($1) }
-    }
-
-    init(from reader: inout ByteReader) throws(MalformedBytes) {
-        command = try reader.list { (reader) throws(MalformedBytes) in try reader.string() }
-        guard !command.isEmpty else { throw MalformedBytes() }
-        programsPerWorker = try reader.integer()
-        limits = ForeignProgram.Limits(
-            memory: try reader.optional { (reader) throws(MalformedBytes) in try reader.integer() },
-            processorTime: try reader.optional { (reader) throws(MalformedBytes) in try reader.integer() },
-            openFiles: try reader.optional { (reader) throws(MalformedBytes) in try reader.integer() })
     }
 }

@@ -1,15 +1,15 @@
 import LinuxSystem
 
 /// `[service.NAME.forward]`
-struct ForwardConfiguration: Sendable, Equatable {
+struct ForwardConfiguration: Codable, Equatable, Sendable {
     /// At least one, each of them once. A client's is chosen by its address.
     var backends: [Backend]
     /// Whether each datagram to a backend begins with a header of the PROXY protocol.
     var proxyProtocol = false
 }
 
-struct Backend: Sendable, Equatable, CustomStringConvertible {
-    enum Address: Sendable, Hashable {
+struct Backend: Codable, Equatable, Sendable, CustomStringConvertible {
+    enum Address: Codable, Hashable, Sendable {
         case udp(SocketAddress)
         /// A Unix datagram socket's path.
         case unix(String)

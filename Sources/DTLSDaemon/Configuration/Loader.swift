@@ -29,7 +29,7 @@ enum Loader {
                 try sendKeyLog(path, file: file, over: channel)
             }
         } catch {
-            return try send(.problems, error.encode(), over: channel)
+            return try send(.problems, BinaryCoding.encode(error), over: channel)
         }
         if let reason, let staple = configuration.staples.first {
             configuration.warnings.append(
@@ -39,7 +39,7 @@ enum Loader {
                         + " instead"))
         }
         if let watcher, !watcher.names.isEmpty { try send(watcher, over: channel) }
-        try send(.configuration, configuration.encode(), over: channel)
+        try send(.configuration, BinaryCoding.encode(configuration), over: channel)
     }
 
     /// A user has 128 watches of this kind by default (fs.inotify.max_user_instances), so there may be none left.
@@ -56,7 +56,7 @@ enum Loader {
         let refreshed = StapleRefresh.refresh(
             configuration, file: file, watcher: watcher, now: Int64(time(nil)))
         if let watcher { try send(watcher, over: channel) }
-        try send(.configuration, refreshed.encode(), over: channel)
+        try send(.configuration, BinaryCoding.encode(refreshed), over: channel)
     }
 
     private static func send(_ watcher: FileWatcher, over channel: borrowing FileDescriptor) throws(SystemError) {
@@ -105,7 +105,7 @@ enum Loader {
             try UnixChannel.receive(into: bytes, from: channel)
         }
         guard case .message(_, let memory?, _) = consume received else { throw MalformedBytes() }
-        return try MemoryFile.read(memory).withUnsafeBytes { try Configuration(decoding: $0) }
+        return try BinaryCoding.decode(from: MemoryFile.read(memory))
     }
 }
 
@@ -162,7 +162,7 @@ final class LoaderHandle: MessageChannelDelegate {
         let ends = try UnixChannel.pair()
         self.file = file
         self.loop = loop
-        if let configuration { try Loader.send(.configuration, configuration.encode(), over: ends.one) }
+        if let configuration { try Loader.send(.configuration, BinaryCoding.encode(configuration), over: ends.one) }
         let role = configuration == nil ? Role.loader(file: file, purpose: purpose) : Role.stapleLoader(file: file)
         pid = try ChildProcess.spawn(arguments: role.arguments, environment: environment, channel: ends.other)
         self.completion = completion
@@ -198,11 +198,9 @@ final class LoaderHandle: MessageChannelDelegate {
             case .keyLog:
                 keyLog = attached
             case .configuration:
-                let bytes = try MemoryFile.read(attached)
-                finish(.loaded(try bytes.withUnsafeBytes { try Configuration(decoding: $0) }, watcher))
+                finish(.loaded(try BinaryCoding.decode(from: MemoryFile.read(attached)), watcher))
             case .problems:
-                let bytes = try MemoryFile.read(attached)
-                finish(.refused(try bytes.withUnsafeBytes { try ConfigurationProblems(decoding: $0) }))
+                finish(.refused(try BinaryCoding.decode(from: MemoryFile.read(attached))))
             }
         } catch {
             finish(.failed("\(file): \(error)"))

@@ -3,7 +3,7 @@ import Glibc
 import LinuxSystem
 
 /// `[service.NAME.log]`
-struct LogConfiguration: Sendable, Equatable {
+struct LogConfiguration: Codable, Equatable, Sendable {
     var target: LogTarget
     var format: LogFormat
 
@@ -12,7 +12,7 @@ struct LogConfiguration: Sendable, Equatable {
 }
 
 /// Where messages are logged.
-enum LogTarget: Sendable, Hashable {
+enum LogTarget: Codable, Hashable, Sendable {
     /// The journal, by the socket on which journald listens.
     case journal(socket: String)
     /// A file, by its absolute path.
@@ -22,7 +22,7 @@ enum LogTarget: Sendable, Hashable {
 }
 
 /// What a datagram is, as `format` names it.
-enum LogFormat: String, Sendable, CaseIterable {
+enum LogFormat: String, Codable, Sendable, CaseIterable {
     /// A text.
     case plain
     /// A message of syslog, or several of them in the frames of RFC 6012.
@@ -97,35 +97,5 @@ enum LogReader {
         if faccessat(AT_FDCWD, folder, W_OK | X_OK, AT_EACCESS) != 0 {
             table.report(.target, "cannot make \(found): \(String(cString: strerror(errno))); \(expected)")
         }
-    }
-}
-
-extension LogConfiguration {
-    private enum Kind: UInt8 { case journal, file, syslog }
-
-    func write(to writer: inout ByteWriter) {
-        switch target {
-        case .journal(let socket):
-            writer.integer(Kind.journal.rawValue)
-            writer.string(socket)
-        case .file(let path):
-            writer.integer(Kind.file.rawValue)
-            writer.string(path)
-        case .syslog(let socket):
-            writer.integer(Kind.syslog.rawValue)
-            writer.string(socket)
-        }
-        writer.string(format.rawValue)
-    }
-
-    init(from reader: inout ByteReader) throws(MalformedBytes) {
-        switch Kind(rawValue: try reader.integer()) {
-        case .journal: target = .journal(socket: try reader.string())
-        case .file: target = .file(try reader.string())
-        case .syslog: target = .syslog(socket: try reader.string())
-        case nil: throw MalformedBytes()
-        }
-        guard let format = LogFormat(rawValue: try reader.string()) else { throw MalformedBytes() }
-        self.format = format
     }
 }

@@ -49,21 +49,3 @@ extension TableReader {
     /// Some 300,000 devices.
     private static var maximumSize: Int { 16 * FileContents.maximumSize }
 }
-
-extension PresharedKeys {
-    func write(to writer: inout ByteWriter) {
-        writer.list(keys) { writer, key in
-            writer.data(key.identity)
-            writer.data(key.key)
-        }
-        writer.optional(hint) { $0.data($1) }
-    }
-
-    init(from reader: inout ByteReader) throws(MalformedBytes) {
-        self.init(
-            keys: try reader.list { (reader) throws(MalformedBytes) in
-                PresharedKey(identity: try reader.array(), key: try reader.array())
-            },
-            hint: try reader.optional { (reader) throws(MalformedBytes) in try reader.array() })
-    }
-}

@@ -2,7 +2,7 @@ import DTLSEngine
 import LinuxSystem
 
 /// A file with an OCSP response for one of the certificates of a service, or of one of its names.
-struct StapleFile: Sendable, Equatable {
+struct StapleFile: Codable, Equatable, Sendable {
     var service: String
     /// The name (SNI) whose certificates these are; `nil`: the service's own.
     var host: String?

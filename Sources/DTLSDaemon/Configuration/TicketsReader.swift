@@ -2,7 +2,7 @@ import DTLSEngine
 import DTLSTransport
 
 /// `[tickets]`: what session tickets are sealed with, for all services.
-struct TicketConfiguration: Sendable, Equatable {
+struct TicketConfiguration: Codable, Equatable, Sendable {
     /// The keys of `key_file`, the first of which seals; none: the daemon draws its own.
     var keys: [TicketKey] = []
     /// Seconds between two keys that the daemon draws.
@@ -79,31 +79,6 @@ extension ServiceConfiguration {
         var service = self
         service.tls.sessions.lifetime = tickets.lifetime
         return service
-    }
-}
-
-extension TicketConfiguration {
-    func write(to writer: inout ByteWriter) {
-        writer.list(keys) { $0.data($1.bytes) }
-        writer.integer(rotation)
-        writer.integer(lifetime)
-    }
-
-    init(from reader: inout ByteReader) throws(MalformedBytes) {
-        keys = try reader.list { (reader) throws(MalformedBytes) in try reader.ticketKey() }
-        rotation = try reader.integer()
-        lifetime = try reader.integer()
-    }
-}
-
-extension SessionSettings {
-    func write(to writer: inout ByteWriter) {
-        writer.bool(resumption)
-        writer.integer(lifetime)
-    }
-
-    init(from reader: inout ByteReader) throws(MalformedBytes) {
-        self.init(resumption: try reader.bool(), lifetime: try reader.integer())
     }
 }
 

@@ -2,7 +2,7 @@ import DTLSTransport
 import LinuxSystem
 
 /// `[limits]` or `[service.NAME.limits]`; `nil` is no limit.
-struct LimitsConfiguration: Equatable, Sendable {
+struct LimitsConfiguration: Codable, Equatable, Sendable {
     /// Connections at a time, those in their handshake among them.
     var connections: Int?
     var connectionsPerPrefix: Int?
@@ -20,7 +20,7 @@ struct LimitsConfiguration: Equatable, Sendable {
 }
 
 /// What one client may send over its connection; `nil` is no limit.
-struct TrafficLimits: Equatable, Sendable {
+struct TrafficLimits: Codable, Equatable, Sendable {
     /// Bytes of application data in one datagram.
     var largestDatagram: Int?
     var datagramsPerSecond: Rate?

@@ -1,5 +1,5 @@
 /// How much of something there may be in a second, whole or not.
-struct Rate: Equatable, Sendable {
+struct Rate: Codable, Equatable, Sendable {
     /// At least 1: one thing in 1,000 seconds.
     let perThousandSeconds: Int
 

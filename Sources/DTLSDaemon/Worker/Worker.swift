@@ -121,8 +121,7 @@ final class Worker: MessageChannelDelegate {
     private func configure(_ generation: UInt32, _ snapshot: borrowing FileDescriptor) {
         let keyLogFile = nextKeyLog.take()
         do {
-            let bytes = try MemoryFile.read(snapshot)
-            let decoded = try bytes.withUnsafeBytes { try Snapshot(decoding: $0) }
+            let decoded: Snapshot = try BinaryCoding.decode(from: MemoryFile.read(snapshot))
             let services = try decoded.configuration.services.map {
                 try ServiceRuntime($0, ticketKeys: ticketKeys)
             }

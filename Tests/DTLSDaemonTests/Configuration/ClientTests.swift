@@ -78,14 +78,6 @@ private let least = """
                     handshakeTimeout: 2_000, idleTimeout: 0, answerTimeout: 0, mtu: 256, resumes: false,
                     socket: SocketOptions(receiveBuffer: 65_536, fragmentation: false))
             ])
-        // And over the channel, whole or not at all.
-        let bytes = configuration.encode()
-        #expect(try bytes.withUnsafeBytes { try Configuration(decoding: $0) } == configuration)
-        for count in bytes.indices {
-            #expect(throws: MalformedBytes.self) {
-                try bytes[..<count].withUnsafeBytes { _ = try Configuration(decoding: $0) }
-            }
-        }
     }
 
     @Test(arguments: [
@@ -242,7 +234,6 @@ private let least = """
         func key(_ lines: String) throws -> PresharedKey? {
             // The system's CA certificates are not looked for.
             let configuration = try folder.read(least + lines, environment: ["SSL_CERT_FILE": "/none"])
-            #expect(try configuration.encode().withUnsafeBytes { try Configuration(decoding: $0) } == configuration)
             return configuration.clients.first?.tls.presharedKey
         }
         #expect(

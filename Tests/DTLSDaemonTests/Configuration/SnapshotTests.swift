@@ -1,0 +1,199 @@
+import DTLSEngine
+import DTLSTransport
+import LinuxSystem
+import TestSupport
+import Testing
+
+@testable import DTLSDaemon
+
+/// What the loader and the workers get as bytes: a configuration, or what is wrong with one.
+@Suite struct SnapshotTests {
+    /// Every optional of it has a value; every handler is there.
+    private func full() throws -> Snapshot {
+        let addresses = try ["0.0.0.0:4433", "[fe80::1%1]:4434"].map { try #require(SocketAddress($0)) }
+        let presharedKey = PresharedKey(identity: [0xff, 1], key: [0, 1, 2])
+        var key = CertifiedKey(certificate: "certificate\n", privateKey: "key", passphrase: "p")
+        key.staple = OCSPStaple(checked: [1, 2], expiry: 3)
+        var tls = ServerSettings(
+            certifiedKeys: [key],
+            clients: PeerVerification(
+                mode: .requested, authorities: "ca", revocationLists: ["one", ""],
+                allow: [try PeerRule("sha256:" + String(repeating: "0a", count: 32))],
+                deny: [try PeerRule("cn:ä"), try PeerRule("IP:192.0.2.0/24")]),
+            ciphers: "ALL", minimumVersion: .dtls10, maximumVersion: .dtls12, allowsRenegotiation: true)
+        tls.names = [VirtualHost(name: "*.example.org", certifiedKeys: [key])]
+        (tls.refusesUnknownNames, tls.choosesByAddress, tls.policy) = (true, true, .legacy)
+        tls.applicationProtocols = ["coap", "ä"]
+        tls.presharedKeys = PresharedKeys(keys: [presharedKey, PresharedKey(identity: [2], key: [3])], hint: [0xfe])
+        tls.sessions = SessionSettings(resumption: false, lifetime: 3)
+        let socket = SocketOptions(
+            receiveBuffer: 1_024, sendBuffer: 16_777_216, timeToLive: 0, interface: "lo", ipv6Only: false,
+            fragmentation: true)
+        let rate = Rate(perThousandSeconds: 1)
+        let limits = LimitsConfiguration(
+            connections: 1, connectionsPerPrefix: 2, handshakes: 3, handshakesPerSecond: rate,
+            handshakesPerSecondPerPrefix: rate, prefixes: .init(ipv4: 8, ipv6: 9),
+            traffic: TrafficLimits(largestDatagram: 4, datagramsPerSecond: rate, bytesPerSecond: rate),
+            access: AccessList(
+                [.init(try NetworkPrefix(parsing: "10.0.0.0/8"), allows: true)], otherwise: false))
+        let handlers: [HandlerConfiguration] = [
+            .forward(
+                ForwardConfiguration(
+                    backends: [.unix("/run/ä.sock"), try .udp("[::1]:1")], proxyProtocol: true)),
+            .exec(
+                ExecConfiguration(
+                    command: ["/bin/ä", ""], programsPerWorker: 3,
+                    limits: .init(memory: 1, processorTime: 2, openFiles: 3))),
+            .log(.standard), .log(LogConfiguration(target: .file("/f"), format: .syslog)),
+            .log(LogConfiguration(target: .syslog(socket: "/s"), format: .plain)), .echo,
+        ]
+        var client = ClientSettings(
+            rejectUnauthorized: false, loadDefaultCertificates: true, certificateAuthorities: "ca",
+            certificate: "certificate", privateKey: "key", passphrase: "p", presharedKey: presharedKey,
+            ciphers: "ALL", minimumVersion: .dtls10, maximumVersion: .dtls12, allowsRenegotiation: true)
+        client.applicationProtocols = ["coap"]
+        var configuration = Configuration(
+            workers: 7, stopTimeout: 1, logLevel: .warning, cookieSecret: Array(0...255),
+            tickets: TicketConfiguration(keys: [try #require(TicketKey(Array(0..<80)))], rotation: 1, lifetime: 2),
+            keyLogFile: "/run/keys.log",
+            services: handlers.enumerated().map { index, handler in
+                ServiceConfiguration(
+                    name: "service \(index)", listen: addresses, tls: tls, handshakeTimeout: 120_000,
+                    idleTimeout: 86_400_000, mtu: 9_000, handler: handler, socket: socket, limits: limits)
+            },
+            clients: [
+                ClientConfiguration(
+                    name: "client", listen: addresses, server: addresses[1], serverName: "b.example.org", tls: client,
+                    handshakeTimeout: 2_000, idleTimeout: 1, answerTimeout: 2, mtu: 256, resumes: false,
+                    socket: socket)
+            ], limits: limits)
+        configuration.staples = [StapleFile(service: "a", host: "b", path: "c", key: "d", isWatched: false)]
+        configuration.warnings = problems.problems
+        return Snapshot(configuration: configuration, cookieSecret: [9, 8])
+    }
+
+    /// No optional has a value, and no list an element.
+    private let bare = Snapshot(
+        configuration: Configuration(
+            workers: 1, stopTimeout: 0, logLevel: .debug,
+            services: [
+                ServiceConfiguration(
+                    name: "", listen: [], tls: ServerSettings(certifiedKeys: []), handshakeTimeout: 0,
+                    idleTimeout: 0, mtu: 0, handler: .echo, socket: SocketOptions())
+            ]), cookieSecret: [])
+
+    private let problems = ConfigurationProblems(problems: [
+        ConfigurationProblem(file: "f", line: 3, key: "a.b", message: "ä", isTransient: true)
+    ])
+
+    /// Fewer bytes, for what is done once for each of them.
+    private func small() throws -> Snapshot {
+        var snapshot = try full()
+        var configuration = snapshot.configuration
+        configuration.services.removeSubrange(1...)
+        snapshot = Snapshot(configuration: configuration, cookieSecret: [1])
+        return snapshot
+    }
+
+    private func decode(_ bytes: [UInt8]) throws(MalformedBytes) -> Snapshot { try BinaryCoding.decode(from: bytes) }
+
+    /// Where `value` holds an optional without a value, or an empty list: what a round trip would not show.
+    private static func gaps(in value: Any, at path: String = "") -> [String] {
+        let mirror = Mirror(reflecting: value)
+        if mirror.displayStyle == .optional || mirror.displayStyle == .collection, mirror.children.isEmpty {
+            return [path]
+        }
+        if value is [UInt8] || value is String { return [] }
+        return mirror.children.flatMap { gaps(in: $0.value, at: "\(path).\($0.label ?? "")") }
+    }
+
+    @Test func `every property of the snapshot arrives`() throws {
+        let snapshot = try full()
+        #expect(Self.gaps(in: snapshot).isEmpty, "give these a value in full(), so that it is shown that they arrive")
+        let copy = try decode(BinaryCoding.encode(snapshot))
+        #expect(copy.configuration == snapshot.configuration && copy.cookieSecret == snapshot.cookieSecret)
+        // No property has the value that it has without being set, so one that is not coded would be missed.
+        let defaults = Set(Self.leaves(of: bare))
+        let unset = Self.leaves(of: snapshot).filter { defaults.contains($0) }
+        #expect(unset.isEmpty, "give these another value in full() than the default")
+    }
+
+    /// The properties of a snapshot, of its first service and first client, with their values.
+    private static func leaves(of value: Any, at path: String = "") -> [String] {
+        let mirror = Mirror(reflecting: value)
+        if mirror.children.isEmpty || value is [UInt8] || value is String { return ["\(path) = \(value)"] }
+        if mirror.displayStyle == .optional { return mirror.children.flatMap { leaves(of: $0.value, at: path) } }
+        if mirror.displayStyle == .enum { return [] }
+        if mirror.displayStyle == .collection { return leaves(of: mirror.children.first?.value ?? 0, at: path) }
+        return mirror.children.flatMap { leaves(of: $0.value, at: "\(path).\($0.label ?? "")") }
+    }
+
+    @Test func `what has no value arrives without one`() throws {
+        let copy = try decode(BinaryCoding.encode(bare))
+        #expect(copy.configuration == bare.configuration && copy.cookieSecret.isEmpty)
+    }
+
+    @Test func `problems arrive`() throws {
+        #expect(Self.gaps(in: problems).isEmpty)
+        let copy: ConfigurationProblems = try BinaryCoding.decode(from: BinaryCoding.encode(problems))
+        #expect(copy == problems)
+    }
+
+    @Test func `every truncation and every extra byte is refused`() throws {
+        let bytes = BinaryCoding.encode(try small())
+        for count in bytes.indices {
+            #expect(throws: MalformedBytes.self) { try decode(Array(bytes[..<count])) }
+        }
+        #expect(throws: MalformedBytes.self) { try decode(bytes + [0]) }
+    }
+
+    @Test func `a changed byte makes another configuration or an error`() throws {
+        let bytes = BinaryCoding.encode(try small())
+        var refused = 0
+        for position in bytes.indices {
+            for change: UInt8 in [1, 0x80] {
+                var changed = bytes
+                changed[position] ^= change
+                do {
+                    let read = try decode(changed)
+                    #expect(try decode(BinaryCoding.encode(read)).configuration == read.configuration)
+                } catch {
+                    refused += 1
+                }
+            }
+        }
+        #expect(refused > bytes.count)
+    }
+
+    @Test func `changes at random places do not trap`() throws {
+        let bytes = BinaryCoding.encode(try full())
+        var random = SeededGenerator(seed: 5)
+        var refused = 0
+        for _ in 0..<300 {
+            var changed = bytes
+            for _ in 0..<Int.random(in: 1...8, using: &random) {
+                let position = Int.random(in: 0..<changed.count, using: &random)
+                switch Int.random(in: 0..<3, using: &random) {
+                case 0: changed[position] = UInt8.random(in: 0...255, using: &random)
+                case 1: changed.remove(at: position)
+                default: changed.insert(UInt8.random(in: 0...4, using: &random), at: position)
+                }
+            }
+            if (try? decode(changed)) == nil { refused += 1 }
+        }
+        #expect(refused > 250)
+    }
+
+    @Test func `ranges of addresses that could not be searched are refused`() throws {
+        struct Ranges: Encodable {
+            var starts: [UInt128]
+            var allows: [Bool]
+        }
+        func isTaken(_ starts: [UInt128], _ allows: [Bool]) -> Bool {
+            let bytes = BinaryCoding.encode(Ranges(starts: starts, allows: allows))
+            return (try? BinaryCoding.decode(AccessList.Ranges.self, from: bytes)) != nil
+        }
+        #expect(isTaken([0, 5], [true, false]))
+        #expect(!isTaken([], []) && !isTaken([0], []) && !isTaken([1], [true]) && !isTaken([0, 0], [true, false]))
+    }
+}

@@ -15,10 +15,14 @@ func example(_ name: String) -> Target {
 let library: [Target] = [
     .systemLibrary(name: "COpenSSL", pkgConfig: "openssl", providers: [.apt(["libssl-dev"])]),
     .target(name: "CLinux"),
-    .target(name: "LinuxSystem", dependencies: ["CLinux"], swiftSettings: strict),
-    .target(name: "DTLSEngine", dependencies: ["COpenSSL"], swiftSettings: strict),
-    .target(name: "DTLSTransport", dependencies: ["DTLSEngine", "LinuxSystem"], swiftSettings: strict),
-    .target(name: "DTLSKit", dependencies: ["DTLSTransport", "DTLSEngine", "LinuxSystem"], swiftSettings: strict),
+    .target(name: "Primitives", swiftSettings: strict),
+    .target(name: "LinuxSystem", dependencies: ["CLinux", "Primitives"], swiftSettings: strict),
+    .target(name: "DTLSEngine", dependencies: ["COpenSSL", "Primitives"], swiftSettings: strict),
+    .target(
+        name: "DTLSTransport", dependencies: ["DTLSEngine", "LinuxSystem", "Primitives"], swiftSettings: strict),
+    .target(
+        name: "DTLSKit", dependencies: ["DTLSTransport", "DTLSEngine", "LinuxSystem", "Primitives"],
+        swiftSettings: strict),
     example("SynchronousServer"),
     example("AsynchronousServer"),
     example("Client"),
@@ -31,22 +35,26 @@ let library: [Target] = [
     .testTarget(
         name: "DTLSKitTests",
         dependencies: [
-            "DTLSKit", "DTLSTransport", "LinuxSystem", "CLinux", "SynchronousServer", "AsynchronousServer", "Client",
+            "DTLSKit", "DTLSTransport", "LinuxSystem", "Primitives", "CLinux", "SynchronousServer",
+            "AsynchronousServer", "Client",
             "MultitaskServer", "SwiftServer", "DTLSKitSoak", "DTLSKitTasks", "TestSupport",
         ],
         swiftSettings: strict
     ),
     .testTarget(
         name: "DTLSTransportTests",
-        dependencies: ["DTLSTransport", "DTLSEngine", "LinuxSystem", "CLinux", "TestSupport"],
+        dependencies: ["DTLSTransport", "DTLSEngine", "LinuxSystem", "Primitives", "CLinux", "TestSupport"],
         swiftSettings: strict),
     .target(name: "VirtualClock", path: "Tests/VirtualClock"),
     .target(
-        name: "TestSupport", dependencies: ["LinuxSystem", "CLinux"], path: "Tests/TestSupport", swiftSettings: strict),
+        name: "TestSupport", dependencies: ["LinuxSystem", "Primitives", "CLinux"], path: "Tests/TestSupport",
+        swiftSettings: strict),
     .testTarget(
-        name: "LinuxSystemTests", dependencies: ["LinuxSystem", "CLinux", "TestSupport"], swiftSettings: strict),
+        name: "LinuxSystemTests", dependencies: ["LinuxSystem", "Primitives", "CLinux", "TestSupport"],
+        swiftSettings: strict),
     .testTarget(
-        name: "DTLSEngineTests", dependencies: ["DTLSEngine", "COpenSSL", "CLinux", "VirtualClock", "TestSupport"],
+        name: "DTLSEngineTests",
+        dependencies: ["DTLSEngine", "Primitives", "COpenSSL", "CLinux", "VirtualClock", "TestSupport"],
         swiftSettings: strict),
 ]
 
@@ -55,7 +63,7 @@ let daemon: [Target] = [
     .target(
         name: "DTLSDaemon",
         dependencies: [
-            "DTLSTransport", "DTLSEngine", "LinuxSystem", "CSystemd",
+            "DTLSTransport", "DTLSEngine", "LinuxSystem", "Primitives", "CSystemd",
             .product(name: "Logging", package: "swift-log"),
             .product(name: "TOMLKit", package: "TOMLKit"),
         ],
@@ -69,7 +77,8 @@ let daemon: [Target] = [
     .testTarget(
         name: "DTLSDaemonTests",
         dependencies: [
-            "DTLSDaemon", "LinuxSystem", "CLinux", "TestSupport", .product(name: "Logging", package: "swift-log"),
+            "DTLSDaemon", "LinuxSystem", "Primitives", "CLinux", "TestSupport",
+            .product(name: "Logging", package: "swift-log"),
         ],
         swiftSettings: strict
     ),

@@ -1,4 +1,5 @@
 import COpenSSL
+import Primitives
 
 /// The names that a certificate gives its owner, as bytes to compare: common names and hosts in lower case.
 struct CertificateNames {

@@ -1,4 +1,5 @@
 import COpenSSL
+import Primitives
 
 /// Makes and checks the cookies of the stateless exchange (RFC 6347, section 4.2.1): nothing is kept per peer.
 ///
@@ -41,21 +42,21 @@ public final class CookieAuthority {
     /// before; `nil` for every other cookie, and for none. The time that it takes says nothing about how much of a cookie
     /// is right.
     public func verify(
-        _ hello: ClientHello, peer: UnsafeRawBufferPointer, local: UnsafeRawBufferPointer, minute: UInt64
+        _ hello: ClientHello, peer: UnsafeRawBufferPointer, local: UnsafeRawBufferPointer, minute: Minute
     ) -> VerifiedHello? {
         isValid(hello, peer: peer, local: local, minute: minute) ? VerifiedHello(hello) : nil
     }
 
     private func isValid(
-        _ hello: ClientHello, peer: UnsafeRawBufferPointer, local: UnsafeRawBufferPointer, minute: UInt64
+        _ hello: ClientHello, peer: UnsafeRawBufferPointer, local: UnsafeRawBufferPointer, minute: Minute
     ) -> Bool {
         let cookie = hello.cookie
         guard cookie.count == Self.cookieSize else { return false }
         // Modulo 256, so that it also holds where the byte wraps.
-        let age = UInt64(UInt8(truncatingIfNeeded: minute) &- cookie[0])
-        guard age <= 1, age <= minute else { return false }
+        let age = UInt64(UInt8(truncatingIfNeeded: minute.number) &- cookie[0])
+        guard age <= 1, age <= minute.number else { return false }
         return withUnsafeTemporaryAllocation(byteCount: Self.cookieSize, alignment: 1) { expected in
-            write(to: expected, for: hello, peer: peer, local: local, minute: minute - age)
+            write(to: expected, for: hello, peer: peer, local: local, minute: Minute(number: minute.number - age))
                 && CRYPTO_memcmp(expected.baseAddress, cookie.baseAddress, Self.cookieSize) == 0
         }
     }
@@ -65,7 +66,7 @@ public final class CookieAuthority {
     /// - Returns: the datagram's length, never more than that of the hello's datagram; or 0 where nothing is to be
     ///   sent, because `buffer` has fewer than ``helloVerifyRequestSize`` bytes or OpenSSL failed.
     public func writeHelloVerifyRequest(
-        answering hello: ClientHello, peer: UnsafeRawBufferPointer, local: UnsafeRawBufferPointer, minute: UInt64,
+        answering hello: ClientHello, peer: UnsafeRawBufferPointer, local: UnsafeRawBufferPointer, minute: Minute,
         into buffer: UnsafeMutableRawBufferPointer
     ) -> Int {
         let size = Self.helloVerifyRequestSize
@@ -90,10 +91,10 @@ public final class CookieAuthority {
     /// Writes the 32 bytes of a cookie.
     private func write(
         to cookie: UnsafeMutableRawBufferPointer, for hello: ClientHello,
-        peer: UnsafeRawBufferPointer, local: UnsafeRawBufferPointer, minute: UInt64
+        peer: UnsafeRawBufferPointer, local: UnsafeRawBufferPointer, minute: Minute
     ) -> Bool {
         let good =
-            if minute.isMultiple(of: 2) {
+            if minute.number.isMultiple(of: 2) {
                 even.take(minute, from: derivation)
                     && Self.write(to: cookie, for: hello, peer: peer, local: local, minute: minute, with: even.hash)
             } else {
@@ -106,9 +107,9 @@ public final class CookieAuthority {
 
     private static func write(
         to cookie: UnsafeMutableRawBufferPointer, for hello: ClientHello,
-        peer: UnsafeRawBufferPointer, local: UnsafeRawBufferPointer, minute: UInt64, with key: borrowing KeyedHash
+        peer: UnsafeRawBufferPointer, local: UnsafeRawBufferPointer, minute: Minute, with key: borrowing KeyedHash
     ) -> Bool {
-        let number = UInt8(truncatingIfNeeded: minute)
+        let number = UInt8(truncatingIfNeeded: minute.number)
         return withUnsafeTemporaryAllocation(byteCount: KeyedHash.size, alignment: 1) { digest in
             // Each field goes in with its length, the hello's fields with those that are in it, so none can pass for
             // another's bytes.
@@ -186,17 +187,17 @@ public enum CookieError: Error, Sendable, Equatable, CustomStringConvertible {
 /// A ``KeyedHash`` with the key of a minute.
 private struct MinuteKey: ~Copyable {
     let hash: KeyedHash
-    private var minute: UInt64?
+    private var minute: Minute?
 
     init(hash: consuming KeyedHash) { self.hash = hash }
 
     /// Changes the key where it is another minute's.
-    mutating func take(_ minute: UInt64, from derivation: borrowing KeyedHash) -> Bool {
+    mutating func take(_ minute: Minute, from derivation: borrowing KeyedHash) -> Bool {
         if self.minute == minute { return true }
         self.minute = nil
         let good = withUnsafeTemporaryAllocation(byteCount: KeyedHash.size, alignment: 1) { key in
             defer { OPENSSL_cleanse(key.baseAddress, key.count) }
-            return derivation.start() && withUnsafeBytes(of: minute.bigEndian) { derivation.add($0) }
+            return derivation.start() && withUnsafeBytes(of: minute.number.bigEndian) { derivation.add($0) }
                 && derivation.finish(into: key) && hash.setKey(UnsafeRawBufferPointer(key))
         }
         if good { self.minute = minute }

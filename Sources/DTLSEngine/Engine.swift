@@ -135,7 +135,7 @@ public final class Engine {
 
     private func continueHandshake() throws(EngineError) -> Event {
         // SSL_do_handshake would send a flight that is due again by itself, and as large as before.
-        if timeout == 0 { try handleTimeout() }
+        if timeout == .zero { try handleTimeout() }
         guard let hello = keptHello else { return try concludeStep(handshake()) }
         keptHello = nil
         return try concludeStep(handshake(with: hello))
@@ -249,18 +249,18 @@ public final class Engine {
         OpenSSLError.clear()
     }
 
-    /// Microseconds until the flight must be sent again, or `nil` when nothing waits for an answer.
-    public var timeout: Int? {
+    /// The time until the flight must be sent again, or `nil` when nothing waits for an answer.
+    public var timeout: Duration? {
         guard state == .handshaking || state == .established && context.allowsRenegotiation else { return nil }
         var left = timeval()
         guard co_dtls_get_timeout(ssl, &left) == 1 else { return nil }
-        return max(0, Int(left.tv_sec)) * 1_000_000 + max(0, Int(left.tv_usec))
+        return .seconds(max(0, Int(left.tv_sec))) + .microseconds(max(0, Int(left.tv_usec)))
     }
 
     /// Sends the last flight again if its time has come (RFC 6347, section 4.2.4). Throws when the peer has not
     /// answered for OpenSSL's 12 tries, or has said nothing but a fatal alert.
     public func handleTimeout() throws(EngineError) {
-        guard timeout == 0 else { return }
+        guard timeout == .zero else { return }
         if alert?.timeoutPassed() == true { try believeAlert() }
         retransmissions += 1
         // "2-3 seems appropriate" (RFC 6347, section 4.1.1.1).

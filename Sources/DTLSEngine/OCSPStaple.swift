@@ -1,5 +1,6 @@
 import COpenSSL
 import Glibc
+import Primitives
 
 /// What a certificate's authority says of it (RFC 6960), which the server sends along to clients that ask (RFC 6066,
 /// section 8). Its signature is for clients to check: they know whom they trust.
@@ -7,10 +8,10 @@ public struct OCSPStaple: Codable, Equatable, Sendable {
     /// The OCSP response, DER.
     public let response: [UInt8]
     /// When it is out of date (nextUpdate), in seconds since 1970; `nil`: it does not say.
-    public let expiry: Int64?
+    public let expiry: UnixTime?
 
     /// What was checked before: see ``init(_:for:)``.
-    public init(checked response: [UInt8], expiry: Int64?) {
+    public init(checked response: [UInt8], expiry: UnixTime?) {
         self.response = response
         self.expiry = expiry
     }
@@ -29,16 +30,17 @@ public struct OCSPStaple: Codable, Equatable, Sendable {
         guard status == V_OCSP_CERTSTATUS_GOOD else {
             throw .notGood(OCSP_cert_status_str(Int(status)).map { String(cString: $0) } ?? "unknown")
         }
-        self.init(checked: response, expiry: nextUpdate.flatMap(Self.seconds))
+        self.init(checked: response, expiry: nextUpdate.flatMap(Self.unixTime(of:)))
         // The responder's clock may go five minutes wrong; but no client takes what has run out.
-        guard OCSP_check_validity(thisUpdate, nextUpdate, 300, -1) == 1, isGood(at: Int64(time(nil))) else {
+        guard OCSP_check_validity(thisUpdate, nextUpdate, 300, -1) == 1, isGood(at: UnixTime(seconds: Int64(time(nil))))
+        else {
             throw .outOfDate(nextUpdate.flatMap(Self.text) ?? "")
         }
     }
 
     /// Whether it may still be sent.
     /// - Parameter time: seconds since 1970.
-    public func isGood(at time: Int64) -> Bool { expiry ?? .max > time }
+    public func isGood(at time: UnixTime) -> Bool { expiry.map { $0 > time } ?? true }
 
     private static func parse(_ response: [UInt8]) throws(OCSPStapleError) -> OpaquePointer {
         let parsed = response.withUnsafeBufferPointer { buffer in
@@ -78,10 +80,10 @@ public struct OCSPStaple: Codable, Equatable, Sendable {
         return nil
     }
 
-    private static func seconds(_ time: UnsafeMutablePointer<ASN1_GENERALIZEDTIME>) -> Int64? {
+    private static func unixTime(of time: UnsafeMutablePointer<ASN1_GENERALIZEDTIME>) -> UnixTime? {
         var parts = tm()
         guard ASN1_TIME_to_tm(time, &parts) == 1 else { return nil }
-        return Int64(timegm(&parts))
+        return UnixTime(seconds: Int64(timegm(&parts)))
     }
 
     /// `2026-11-23 18:00:00 UTC`
@@ -133,7 +135,7 @@ extension ServerContext {
         // OpenSSL has made the one that it will send the current one.
         guard let chosen = SSL_get_certificate(ssl), let certificates = ContextExData.of(ssl)?.certificates,
             let staple = certificates.first(where: { X509_cmp($0.certificate.pointer, chosen) == 0 })?.staple,
-            staple.isGood(at: Int64(time(nil))),
+            staple.isGood(at: UnixTime(seconds: Int64(time(nil)))),
             let copy = co_memdup(staple.response, staple.response.count)
         else { return SSL_TLSEXT_ERR_NOACK }
         _ = co_ssl_set_status_response(ssl, copy, staple.response.count)

@@ -1,4 +1,5 @@
 import COpenSSL
+import Primitives
 
 /// Who the peer has proven to be, for logs, handlers and rules.
 public struct PeerName: Sendable, Equatable {

@@ -1,4 +1,5 @@
 import Glibc
+import Primitives
 
 /// One entry of a list of clients: which certificates it means, in one line of text.
 ///

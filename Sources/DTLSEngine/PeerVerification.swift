@@ -1,4 +1,5 @@
 import COpenSSL
+import Primitives
 
 /// What a server wants to know of its clients.
 public struct PeerVerification: Codable, Equatable, Sendable {

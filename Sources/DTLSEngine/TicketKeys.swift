@@ -1,4 +1,5 @@
 import COpenSSL
+import Primitives
 
 /// What session tickets are sealed with (RFC 5077, section 4): AES-256-CBC and HMAC-SHA256, as OpenSSL and nginx do it.
 public struct TicketKey: Sendable, Equatable {
@@ -113,15 +114,15 @@ public final class TicketKeyRing {
 
 /// Whether and how long clients may resume their sessions.
 public struct SessionSettings: Codable, Equatable, Sendable {
-    public static let lifetimes = 1...604_800
+    public static let lifetimes = Duration.seconds(1)...Duration.seconds(604_800)
 
     /// Whether tickets are given and taken.
     public var resumption: Bool
-    /// Seconds from the full handshake on in which a session can be resumed; one of ``lifetimes``: a week at most, as
-    /// in RFC 8446, section 4.6.1. 7,200 is OpenSSL's own.
-    public var lifetime: Int
+    /// The time from the full handshake on in which a session can be resumed; one of ``lifetimes``: a week at most, as
+    /// in RFC 8446, section 4.6.1. Two hours are OpenSSL's own.
+    public var lifetime: Duration
 
-    public init(resumption: Bool = true, lifetime: Int = 7_200) {
+    public init(resumption: Bool = true, lifetime: Duration = .seconds(7_200)) {
         self.resumption = resumption
         self.lifetime = lifetime
     }
@@ -130,7 +131,7 @@ public struct SessionSettings: Codable, Equatable, Sendable {
 extension ServerContext {
     /// Seals and opens tickets with the ring's keys; without a ring, with one that OpenSSL draws for this context.
     func prepareTickets(_ settings: SessionSettings, ring: TicketKeyRing?) {
-        SSL_CTX_set_timeout(pointer, settings.lifetime)
+        SSL_CTX_set_timeout(pointer, settings.lifetime.seconds)
         if !settings.resumption { SSL_CTX_set_options(pointer, CO_SSL_OP_NO_TICKET) }
         guard let ring else { return }
         attachments.ticketKeys = ring

@@ -1,6 +1,7 @@
 import DTLSEngine
 import DTLSTransport
 import LinuxSystem
+import Primitives
 
 /// A connection with one peer: a client's own, one that a server has accepted, or one made from a descriptor.
 ///
@@ -125,7 +126,8 @@ public final class DtlsConnection: DtlsSocket {
         do throws(OpenSSLError) {
             let connection = try Connection.createClient(
                 descriptor.take(), local: local, peer: peer, context: context, serverName: option.server,
-                limits: Connection.Limits(handshakeTimeout: handshakeTimeout), datapath: scheduler.datapath,
+                limits: Connection.Limits(handshakeTimeout: .milliseconds(handshakeTimeout)),
+                datapath: scheduler.datapath,
                 delegate: self)
             phase = .handshaking(connection, isStarted: false)
         } catch {
@@ -187,7 +189,7 @@ public final class DtlsConnection: DtlsSocket {
             end(.timedOut(waitingFor: "the client's hello", errno: 0))
         }
         deadlineTimer = timer
-        scheduler.loop.timers.arm(timer, at: Clock.monotonic() &+ .milliseconds(handshakeTimeout))
+        scheduler.loop.timers.arm(timer, at: Instant.now() + .milliseconds(handshakeTimeout))
     }
 
     private func disarm() {
@@ -199,7 +201,8 @@ public final class DtlsConnection: DtlsSocket {
         do throws(OpenSSLError) {
             let connection = try Connection.createByFd(
                 socket.take(), local: local, peer: peer, context: identity.context, hello: hello,
-                limits: Connection.Limits(handshakeTimeout: handshakeTimeout), datapath: scheduler.datapath,
+                limits: Connection.Limits(handshakeTimeout: .milliseconds(handshakeTimeout)),
+                datapath: scheduler.datapath,
                 delegate: self)
             start(connection, datagrams)
         } catch {

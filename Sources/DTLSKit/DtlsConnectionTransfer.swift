@@ -44,7 +44,7 @@ extension DtlsConnection {
         while true {
             if try sendOnce(message, over: connection) { return message.count }
             let hasRoom = try withSocket { socket throws(SystemError) in
-                try UDPSocket.waitForRoom(in: socket, timeout: timeout)
+                try UDPSocket.waitForRoom(in: socket, timeout: timeout.map { .milliseconds($0) })
             }
             guard hasRoom else { throw .timedOut(waitingFor: "room in the send buffer", errno: 0) }
         }

@@ -59,7 +59,7 @@ public struct DtlsServerOption: Sendable, Equatable {
             allowsRenegotiation: renegotiate)
     }
 
-    var limits: Connection.Limits { Connection.Limits(handshakeTimeout: handshakeTimeout) }
+    var limits: Connection.Limits { Connection.Limits(handshakeTimeout: .milliseconds(handshakeTimeout)) }
 }
 
 /// A further certificate of a server (reference: dtls.addcert).

@@ -2,6 +2,7 @@ import DTLSEngine
 import DTLSTransport
 import Glibc
 import LinuxSystem
+import Primitives
 
 /// The calling thread's loop (reference: iosched).
 ///
@@ -102,19 +103,19 @@ public final class Iosched {
 
     /// One turn of the loop, without calling anybody back.
     func turn(timeout: Int?) throws(DtlsError) {
-        try DtlsError.system { () throws(SystemError) in try loop.poll(timeout: timeout) }
+        try DtlsError.system { () throws(SystemError) in try loop.poll(timeout: timeout.map { .milliseconds($0) }) }
     }
 
     /// Runs the loop until `isDone`, or until the timeout has passed: how everything synchronous waits.
     /// - Returns: whether it is done.
     func run(timeout: Int?, until isDone: () -> Bool) throws(DtlsError) -> Bool {
         if isDone() { return true }
-        let deadline = timeout.map { Clock.monotonic() &+ .milliseconds($0) }
+        let deadline = timeout.map { Instant.now() + .milliseconds($0) }
         while true {
             var left: Int?
             if let deadline {
-                let now = Clock.monotonic()
-                left = deadline > now ? Int(clamping: (deadline - now + 999_999) / 1_000_000) : 0
+                let now = Instant.now()
+                left = deadline > now ? (deadline - now + .nanoseconds(999_999)).milliseconds : 0
             }
             try turn(timeout: left)
             if isDone() { return true }

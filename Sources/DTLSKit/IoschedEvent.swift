@@ -1,4 +1,5 @@
 import LinuxSystem
+import Primitives
 
 /// An event handler that calls a closure.
 private final class ReadyClosure: EventHandler {
@@ -114,7 +115,7 @@ extension Iosched {
         }
 
         private func arm() {
-            if let timer { iosched.loop.timers.arm(timer, at: Clock.monotonic() &+ .milliseconds(milliseconds)) }
+            if let timer { iosched.loop.timers.arm(timer, at: Instant.now() + .milliseconds(milliseconds)) }
         }
 
         private func fired() {

@@ -1,6 +1,7 @@
 import DTLSEngine
 import DTLSTransport
 import LinuxSystem
+import Primitives
 
 /// What a server is to its clients: its certificates, its policy and its secrets; the same in every task.
 final class ServerIdentity {

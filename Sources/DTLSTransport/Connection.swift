@@ -1,6 +1,7 @@
 import DTLSEngine
 import Glibc
 import LinuxSystem
+import Primitives
 
 /// A live connection: one connected UDP socket, one engine, its deadlines.
 package final class Connection: TimerTarget, EventHandler {
@@ -15,8 +16,8 @@ package final class Connection: TimerTarget, EventHandler {
     package let local: SocketAddress
     package let peer: SocketAddress
     package internal(set) var counters = Counters()
-    /// Nanoseconds from the start of the handshake to its end.
-    package internal(set) var handshakeDuration: UInt64 = 0
+    /// The time from the start of the handshake to its end.
+    package internal(set) var handshakeDuration = Duration.zero
     package internal(set) var engine: Engine
 
     /// The last errno that the socket gave, an ICMP error mostly; see ``takeError()``.
@@ -28,14 +29,14 @@ package final class Connection: TimerTarget, EventHandler {
     private var registration: EventLoop.Registration?
     weak var delegate: (any ConnectionDelegate)?
     var phase = Phase.handshaking
-    var started: UInt64
+    var started: Instant
     /// What the peer's hello began with; `nil` for a client's side.
     var random: ClientRandom?
     var successor: Rehandshake?
     var restarts = RehandshakeLimit()
-    var lastReceived: UInt64
+    var lastReceived: Instant
     /// When something was last sent by a connection that had given its record buffers back.
-    var lastSentQuietly: UInt64 = 0
+    var lastSentQuietly = Instant.distantPast
     /// Bytes of the largest message that the path is known to take; see ``checkFits(_:)``.
     var knownToFit = Connection.alwaysFits
     /// Whether OpenSSL holds record buffers for this connection.
@@ -48,7 +49,7 @@ package final class Connection: TimerTarget, EventHandler {
     private var leftBehind: [(datagram: [UInt8], source: SocketAddress)] = []
 
     /// How long a connection keeps OpenSSL's record buffers after its last datagram.
-    static let quietTime = UInt64.milliseconds(1_000)
+    static let quietTime = Duration.milliseconds(1_000)
 
     private init(
         engine: Engine, socket: consuming FileDescriptor, local: SocketAddress, peer: SocketAddress, limits: Limits,
@@ -212,7 +213,7 @@ package final class Connection: TimerTarget, EventHandler {
                 case .established:
                     phase = .established
                     lastReceived = datapath.loop.now
-                    handshakeDuration = Clock.monotonic() &- started
+                    handshakeDuration = Instant.now() - started
                     delegate?.connectionEstablished(self)
                 case .closed:
                     end(.closedByPeer)
@@ -338,10 +339,10 @@ package final class Connection: TimerTarget, EventHandler {
 
     // MARK: Time
 
-    package override func timerFired(now: UInt64) {
+    package override func timerFired(now: Instant) {
         switch phase {
         case .handshaking:
-            if now >= started &+ .milliseconds(limits.handshakeTimeout) {
+            if now >= started + limits.handshakeTimeout {
                 if engine.holdsAlert { whileReading { believeAlert() } }
                 return close(.handshakeTimedOut)
             }
@@ -349,8 +350,8 @@ package final class Connection: TimerTarget, EventHandler {
                 do throws(EngineError) { try engine.handleTimeout() } catch { end(.failed(error)) }
             }
         case .established:
-            if limits.idleTimeout > 0, now >= lastReceived &+ .milliseconds(limits.idleTimeout) { return close(.idle) }
-            if holdsBuffers, now >= max(lastReceived, lastSentQuietly) &+ Self.quietTime {
+            if limits.idleTimeout > .zero, now >= lastReceived + limits.idleTimeout { return close(.idle) }
+            if holdsBuffers, now >= max(lastReceived, lastSentQuietly) + Self.quietTime {
                 engine.releaseBuffers()
                 holdsBuffers = false
             }

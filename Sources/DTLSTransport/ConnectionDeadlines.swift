@@ -1,5 +1,6 @@
 import DTLSEngine
 import LinuxSystem
+import Primitives
 
 /// What a connection has to do at its time.
 extension Connection {
@@ -9,26 +10,26 @@ extension Connection {
         datapath.loop.timers.arm(self, at: deadline)
     }
 
-    private var deadline: UInt64 {
+    private var deadline: Instant {
         switch phase {
         case .handshaking:
             return deadline(of: engine, started: started)
         case .established:
-            let quiet = holdsBuffers ? max(lastReceived, lastSentQuietly) &+ Self.quietTime : UInt64.max
-            let idle = limits.idleTimeout > 0 ? lastReceived &+ .milliseconds(limits.idleTimeout) : UInt64.max
-            let renegotiation = engine.timeout.map { datapath.loop.now &+ .microseconds($0) } ?? .max
+            let quiet = holdsBuffers ? max(lastReceived, lastSentQuietly) + Self.quietTime : Instant.distantFuture
+            let idle = limits.idleTimeout > .zero ? lastReceived + limits.idleTimeout : Instant.distantFuture
+            let renegotiation = engine.timeout.map { datapath.loop.now + $0 } ?? .distantFuture
             guard let successor else { return min(quiet, idle, renegotiation) }
             return min(quiet, idle, renegotiation, deadline(of: successor.engine, started: successor.started))
         case .ending, .gone:
-            return .max
+            return .distantFuture
         }
     }
 
     /// A handshake's next deadline: its retransmission, or its end.
-    private func deadline(of engine: Engine, started: UInt64) -> UInt64 {
-        let end = started &+ .milliseconds(limits.handshakeTimeout)
+    private func deadline(of engine: Engine, started: Instant) -> Instant {
+        let end = started + limits.handshakeTimeout
         guard let retransmission = engine.timeout else { return end }
-        return min(end, datapath.loop.now &+ .microseconds(retransmission))
+        return min(end, datapath.loop.now + retransmission)
     }
 
     /// Sends a renegotiation's flight again, if there is one and its time has come.

@@ -56,14 +56,14 @@ extension Connection {
 
     /// The timeouts and sizes that a connection lives by.
     package struct Limits: Equatable, Sendable {
-        /// Milliseconds for the handshake (reference: handshakeTimeout).
-        package var handshakeTimeout: Int
-        /// Milliseconds without a datagram from the peer, 0: no limit.
-        package var idleTimeout: Int
+        /// The time that the handshake may take.
+        package var handshakeTimeout: Duration
+        /// The time without a datagram from the peer after which the connection ends; zero: no limit.
+        package var idleTimeout: Duration
         /// Largest IP packet of a handshake flight, in bytes.
         package var mtu: Int
 
-        package init(handshakeTimeout: Int = 60_000, idleTimeout: Int = 0, mtu: Int = 1_400) {
+        package init(handshakeTimeout: Duration = .seconds(60), idleTimeout: Duration = .zero, mtu: Int = 1_400) {
             self.handshakeTimeout = handshakeTimeout
             self.idleTimeout = idleTimeout
             self.mtu = mtu

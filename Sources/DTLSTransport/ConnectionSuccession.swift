@@ -1,5 +1,6 @@
 import DTLSEngine
 import LinuxSystem
+import Primitives
 
 /// The peer begins anew.
 extension Connection {
@@ -109,13 +110,13 @@ extension Connection {
     /// For a second only: the hello with the good cookie may be a copy of an earlier one, sent by somebody else.
     var isQuietForSuccessor: Bool {
         guard let successor else { return false }
-        return datapath.loop.now < successor.started &+ .milliseconds(1_000)
+        return datapath.loop.now < successor.started + .milliseconds(1_000)
     }
 
     /// Looks after the times of the handshake that the peer has begun anew.
-    func lookAfterSuccessor(now: UInt64) {
+    func lookAfterSuccessor(now: Instant) {
         guard let successor else { return }
-        if now >= successor.started &+ .milliseconds(limits.handshakeTimeout) {
+        if now >= successor.started + limits.handshakeTimeout {
             return refuseSuccessor(.handshakeTimedOut)
         }
         datapath.claim(self)
@@ -135,7 +136,7 @@ extension Connection {
         counters = Counters()
         // The new cipher may add more to a message.
         knownToFit = Self.alwaysFits
-        handshakeDuration = Clock.monotonic() &- started
+        handshakeDuration = Instant.now() - started
         delegate?.connectionEstablished(self)
         advance()
     }

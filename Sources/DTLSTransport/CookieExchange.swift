@@ -1,5 +1,6 @@
 import DTLSEngine
 import LinuxSystem
+import Primitives
 
 /// The cookie exchange on a socket that is connected already: for one that arrives with no hello beside it.
 ///
@@ -45,7 +46,7 @@ package final class CookieExchange: EventHandler {
     package func ready(_ events: EventLoop.Events) {
         let batch = datapath.batch
         guard let count = try? batch.receive(from: socket) else { return }
-        let minute = Clock.minute()
+        let minute = Minute.now()
         var verified: VerifiedHello?
         var kept: [[UInt8]] = []
         for index in 0..<count {
@@ -63,7 +64,7 @@ package final class CookieExchange: EventHandler {
     }
 
     /// The proof that the hello's cookie is good; a hello without one is answered with a cookie.
-    private func verify(_ hello: ClientHello, _ minute: UInt64) -> VerifiedHello? {
+    private func verify(_ hello: ClientHello, _ minute: Minute) -> VerifiedHello? {
         let key = FlowKey(peer: peer, local: local)
         if let verified = cookies.verify(hello, for: key, minute: minute) { return verified }
         withUnsafeTemporaryAllocation(byteCount: CookieAuthority.helloVerifyRequestSize, alignment: 8) {

@@ -1,6 +1,7 @@
 import DTLSEngine
 import Glibc
 import LinuxSystem
+import Primitives
 
 /// Who takes a listener's newcomers.
 package protocol DTLSListenerDelegate: AnyObject {
@@ -148,7 +149,7 @@ package final class DTLSListener: EventHandler {
     func read(from shield: DecoySocket?) {
         for _ in 0..<Self.batchesPerTurn {
             guard let count = receive(from: shield), count > 0 else { return }
-            let minute = Clock.minute()
+            let minute = Minute.now()
             for index in 0..<count {
                 guard let peer = buffers.received.source(index),
                     let destination = buffers.received.destination(index, port: address.port), isRoutable(peer),
@@ -192,14 +193,14 @@ package final class DTLSListener: EventHandler {
         while isOpen {
             let datagrams = returned.takeAll()
             if datagrams.isEmpty { return }
-            let minute = Clock.minute()
+            let minute = Minute.now()
             for (datagram, key) in datagrams { datagram.withUnsafeBytes { consider($0, key, minute: minute) } }
             sendAnswers()
         }
     }
 
     /// One datagram, from its bytes to what is done about it.
-    private func consider(_ datagram: UnsafeRawBufferPointer, _ key: FlowKey, minute: UInt64) {
+    private func consider(_ datagram: UnsafeRawBufferPointer, _ key: FlowKey, minute: Minute) {
         for list in access where !list.allows(key.peer) {
             counters.refused.count(.denied)
             return delegate.listener(self, denied: key.peer)
@@ -224,7 +225,7 @@ package final class DTLSListener: EventHandler {
         }
     }
 
-    private func answer(_ hello: ClientHello, _ key: FlowKey, _ minute: UInt64) {
+    private func answer(_ hello: ClientHello, _ key: FlowKey, _ minute: Minute) {
         if buffers.answers.count == buffers.answers.capacity { sendAnswers() }
         counters.hellosAnswered &+= 1
         buffers.answers.add(to: key.peer, from: key.local) {

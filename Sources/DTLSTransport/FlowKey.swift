@@ -1,5 +1,6 @@
 import DTLSEngine
 import LinuxSystem
+import Primitives
 
 /// The two addresses of a UDP flow: those between which all datagrams of one connection travel.
 package struct FlowKey: Hashable, Sendable {
@@ -14,7 +15,7 @@ package struct FlowKey: Hashable, Sendable {
 
 extension CookieAuthority {
     /// The proof that a hello brings a cookie which was made for it and its flow; `nil` for every other hello.
-    package func verify(_ hello: ClientHello, for flow: FlowKey, minute: UInt64) -> VerifiedHello? {
+    package func verify(_ hello: ClientHello, for flow: FlowKey, minute: Minute) -> VerifiedHello? {
         guard !hello.cookie.isEmpty else { return nil }
         return flow.peer.withBytes { peer in
             flow.local.withBytes { local in verify(hello, peer: peer, local: local, minute: minute) }
@@ -24,7 +25,7 @@ extension CookieAuthority {
     /// Writes the HelloVerifyRequest for a hello of a flow.
     /// - Returns: its size in bytes, or 0 where none is to be sent.
     package func writeHelloVerifyRequest(
-        answering hello: ClientHello, for flow: FlowKey, minute: UInt64, into buffer: UnsafeMutableRawBufferPointer
+        answering hello: ClientHello, for flow: FlowKey, minute: Minute, into buffer: UnsafeMutableRawBufferPointer
     ) -> Int {
         flow.peer.withBytes { peer in
             flow.local.withBytes { local in

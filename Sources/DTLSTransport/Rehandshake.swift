@@ -1,5 +1,6 @@
 import DTLSEngine
 import LinuxSystem
+import Primitives
 
 /// What a server's connection needs to let its client begin anew.
 package struct RehandshakeMaterial {
@@ -32,8 +33,7 @@ struct Rehandshake {
 
     let engine: Engine
     let random: ClientRandom
-    /// Monotonic nanoseconds.
-    let started: UInt64
+    let started: Instant
 
     /// Looks at a datagram that is not application data.
     /// - Parameters:
@@ -52,7 +52,7 @@ struct Rehandshake {
             if random == successor, !hello.cookie.isEmpty { return .continues }
             if random == current { return .forConnection }
             guard let material = material() else { return .done }
-            let minute = Clock.minute()
+            let minute = Minute.now()
             if let verified = material.cookies.verify(hello, for: key, minute: minute) { return .begins(verified) }
             withUnsafeTemporaryAllocation(byteCount: CookieAuthority.helloVerifyRequestSize, alignment: 8) { buffer in
                 let size = material.cookies.writeHelloVerifyRequest(

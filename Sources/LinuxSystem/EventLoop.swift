@@ -1,5 +1,6 @@
 import CLinux
 import Glibc
+import Primitives
 
 /// Someone who waits for a descriptor.
 public protocol EventHandler: AnyObject {
@@ -40,14 +41,14 @@ public final class EventLoop {
     private var deferred: [() -> Void] = []
     private var isStopped = false
 
-    /// Monotonic nanoseconds when this turn began.
-    public private(set) var now: UInt64
+    /// When this turn began.
+    public private(set) var now: Instant
     public var timers = Timers()
 
     public init() throws(SystemError) {
         epoll = FileDescriptor(owning: try system("epoll_create1") { epoll_create1(Int32(EPOLL_CLOEXEC)) })
         events = .allocate(capacity: Self.eventCapacity)
-        now = Clock.monotonic()
+        now = Instant.now()
     }
 
     deinit { events.deallocate() }
@@ -111,9 +112,9 @@ public final class EventLoop {
         while !isStopped { try poll(timeout: nil) }
     }
 
-    /// One turn: waits for the first event, timer or `timeout` (milliseconds; `nil`: for ever), and handles what there
+    /// One turn: waits for the first event, timer or `timeout` (`nil`: for ever), and handles what there
     /// is.
-    public func poll(timeout: Int?) throws(SystemError) {
+    public func poll(timeout: Duration?) throws(SystemError) {
         let wait = waitMilliseconds(timeout)
         var count = Int(epoll_wait(epoll.rawValue, events, Int32(truncatingIfNeeded: Self.eventCapacity), wait))
         if count < 0 {
@@ -121,7 +122,7 @@ public final class EventLoop {
             guard errno == EINTR else { throw SystemError("epoll_wait", errno: errno) }
             count = 0
         }
-        now = Clock.monotonic()
+        now = Instant.now()
         for index in 0..<count { dispatch(events[index]) }
         while let target = timers.popExpired(now: now) { target.timerFired(now: now) }
         let work = deferred
@@ -139,13 +140,14 @@ public final class EventLoop {
         handler.ready(Events(rawValue: event.events))
     }
 
-    private func waitMilliseconds(_ timeout: Int?) -> Int32 {
+    private func waitMilliseconds(_ timeout: Duration?) -> Int32 {
         if isStopped || !deferred.isEmpty { return 0 }
-        var wait = timeout.map { Int32(clamping: max(0, $0)) } ?? -1
+        var wait = timeout.map { Int32(clamping: max(0, ($0.nanoseconds + 999_999) / 1_000_000)) } ?? -1
         if let earliest = timers.earliest {
-            let present = Clock.monotonic()
+            let present = Instant.now()
             // Rounded up: waking a millisecond too early would spin.
-            let left = earliest > present ? (earliest - present + 999_999) / 1_000_000 : 0
+            let left =
+                earliest > present ? (earliest.nanoseconds - present.nanoseconds + 999_999) / 1_000_000 : 0
             let milliseconds = Int32(clamping: left)
             wait = wait < 0 ? milliseconds : min(wait, milliseconds)
         }

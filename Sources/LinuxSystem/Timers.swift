@@ -1,3 +1,5 @@
+import Primitives
+
 /// What can be armed in a loop's ``Timers``: it has one deadline at a time.
 open class TimerTarget {
     /// Where it stands in the heap; -1: not armed.
@@ -6,7 +8,7 @@ open class TimerTarget {
     public init() {}
 
     /// The deadline has passed. Arm again for the next one.
-    open func timerFired(now: UInt64) {}
+    open func timerFired(now: Instant) {}
 }
 
 /// Deadlines in a binary heap that knows where each target stands, so that a target which goes leaves nothing behind.
@@ -15,7 +17,7 @@ open class TimerTarget {
 /// datagram. The heap retains its targets.
 public struct Timers {
     private struct Entry {
-        let deadline: UInt64
+        let deadline: Instant
         let target: TimerTarget
     }
 
@@ -24,17 +26,17 @@ public struct Timers {
     public init() {}
 
     /// When the loop has to wake up at the latest; `nil` when nothing is armed.
-    public var earliest: UInt64? { heap.first?.deadline }
+    public var earliest: Instant? { heap.first?.deadline }
 
     /// Makes `target.timerFired` come at `deadline`, or earlier where it is armed for an earlier one: it is up to the
     /// target to look at the time, and arm again.
     @inline(__always)
-    public mutating func arm(_ target: TimerTarget, at deadline: UInt64) {
+    public mutating func arm(_ target: TimerTarget, at deadline: Instant) {
         if target.heapIndex >= 0 {
             guard deadline < heap[target.heapIndex].deadline else { return }
             heap[target.heapIndex] = Entry(deadline: deadline, target: target)
         } else {
-            guard deadline < .max else { return }
+            guard deadline < .distantFuture else { return }
             target.heapIndex = heap.count
             heap.append(Entry(deadline: deadline, target: target))
         }
@@ -54,7 +56,7 @@ public struct Timers {
     }
 
     /// The next target whose deadline has passed, disarmed; call until `nil`.
-    public mutating func popExpired(now: UInt64) -> TimerTarget? {
+    public mutating func popExpired(now: Instant) -> TimerTarget? {
         guard let first = heap.first, first.deadline <= now else { return nil }
         disarm(first.target)
         return first.target

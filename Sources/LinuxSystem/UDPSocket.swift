@@ -1,5 +1,6 @@
 import CLinux
 import Glibc
+import Primitives
 
 /// What a UDP socket is made and asked with. The descriptor stays the caller's.
 public enum UDPSocket {
@@ -108,13 +109,13 @@ public enum UDPSocket {
     }
 
     /// Waits until the socket has room for a datagram.
-    /// - Parameter timeout: milliseconds; `nil`: for ever.
+    /// - Parameter timeout: `nil`: for ever.
     /// - Returns: false when there is none within the timeout.
     public static func waitForRoom(
-        in socket: borrowing FileDescriptor, timeout: Int?
+        in socket: borrowing FileDescriptor, timeout: Duration?
     ) throws(SystemError) -> Bool {
         var entry = pollfd(fd: socket.rawValue, events: Int16(POLLOUT), revents: 0)
-        return try system("poll") { poll(&entry, 1, timeout.map { Int32(clamping: $0) } ?? -1) } > 0
+        return try system("poll") { poll(&entry, 1, timeout.map { Int32(clamping: $0.milliseconds) } ?? -1) } > 0
     }
 
     /// Whether this is a UDP socket.

@@ -1,4 +1,5 @@
 import COpenSSL
+import Primitives
 import TestSupport
 import Testing
 

@@ -1,3 +1,4 @@
+import Primitives
 import Testing
 
 @testable import DTLSEngine
@@ -6,11 +7,11 @@ private let secret = [UInt8](repeating: 7, count: 32)
 /// Address and port, as SocketAddress.withBytes writes them.
 private let peer: [UInt8] = [192, 0, 2, 1, 0x30, 0x39]
 private let local: [UInt8] = [198, 51, 100, 7, 0x11, 0x51]
-private let minute: UInt64 = 29_000_000
+private let minute = Minute(number: 29_000_000)
 
 /// The reply to a hello, empty if there is none.
 private func reply(
-    to bytes: [UInt8], from peer: [UInt8] = peer, at local: [UInt8] = local, minute: UInt64 = minute,
+    to bytes: [UInt8], from peer: [UInt8] = peer, at local: [UInt8] = local, minute: Minute = minute,
     by authority: CookieAuthority, room: Int = CookieAuthority.helloVerifyRequestSize
 ) throws -> [UInt8] {
     try withHello(bytes) { hello in
@@ -27,7 +28,7 @@ private func reply(
 }
 
 private func verify(
-    _ bytes: [UInt8], from peer: [UInt8] = peer, at local: [UInt8] = local, minute: UInt64 = minute,
+    _ bytes: [UInt8], from peer: [UInt8] = peer, at local: [UInt8] = local, minute: Minute = minute,
     by authority: CookieAuthority
 ) throws -> Bool {
     try withHello(bytes) { hello in
@@ -38,7 +39,7 @@ private func verify(
 }
 
 /// A hello that answers the authority's reply to it, and what a client may not change between the two.
-private func answered(_ builder: HelloBuilder, minute: UInt64 = minute, by authority: CookieAuthority) throws
+private func answered(_ builder: HelloBuilder, minute: Minute = minute, by authority: CookieAuthority) throws
     -> HelloBuilder
 {
     var builder = builder
@@ -66,7 +67,7 @@ private func fullHello() -> HelloBuilder {
         let hello = try answered(fullHello(), by: authority)
         #expect(try verify(hello.bytes, by: authority))
         #expect(try verify(hello.bytes, by: authority), "a second time: nothing is kept")
-        #expect(hello.cookie.first == UInt8(truncatingIfNeeded: minute))
+        #expect(hello.cookie.first == UInt8(truncatingIfNeeded: minute.number))
     }
 
     @Test func `accepts what another with the same secret made`() throws {
@@ -152,24 +153,30 @@ private func fullHello() -> HelloBuilder {
     // 0 and 1: there is no minute before. 255 and 256: the key number wraps, both ways.
     @Test(arguments: [0, 1, 254, 255, 256, 29_000_000, .max] as [UInt64])
     func `lives for this minute and the next`(_ made: UInt64) throws {
-        let hello = try answered(fullHello(), minute: made, by: authority).bytes
-        #expect(try verify(hello, minute: made, by: authority))
+        let hello = try answered(fullHello(), minute: Minute(number: made), by: authority).bytes
+        #expect(try verify(hello, minute: Minute(number: made), by: authority))
         for age in 1...4 as ClosedRange<UInt64> {
-            #expect(try verify(hello, minute: made &+ age, by: authority) == (age == 1 && made != .max), "age \(age)")
+            #expect(
+                try verify(hello, minute: Minute(number: made &+ age), by: authority) == (age == 1 && made != .max),
+                "age \(age)")
         }
         // The key number is the same again; the key is not.
-        #expect(try !verify(hello, minute: made &+ 256, by: authority))
-        #expect(try !verify(hello, minute: made &+ 257, by: authority))
-        #expect(try !verify(hello, minute: made &- 1, by: authority), "from the future")
-        #expect(try verify(hello, minute: made, by: authority), "after all these other minutes")
+        #expect(try !verify(hello, minute: Minute(number: made &+ 256), by: authority))
+        #expect(try !verify(hello, minute: Minute(number: made &+ 257), by: authority))
+        #expect(try !verify(hello, minute: Minute(number: made &- 1), by: authority), "from the future")
+        #expect(try verify(hello, minute: Minute(number: made), by: authority), "after all these other minutes")
     }
 
     @Test func `minutes in any order`() throws {
-        let hellos = try (0..<6).map { try answered(fullHello(), minute: minute + $0, by: authority).bytes }
+        let hellos = try (0..<6).map {
+            try answered(fullHello(), minute: Minute(number: minute.number + $0), by: authority).bytes
+        }
         for now in [3, 0, 5, 1, 4, 2, 6, 0] as [UInt64] {
             for (made, hello) in hellos.enumerated() {
                 let good = UInt64(made) == now || UInt64(made) + 1 == now
-                #expect(try verify(hello, minute: minute + now, by: authority) == good, "made in \(made), now \(now)")
+                #expect(
+                    try verify(hello, minute: Minute(number: minute.number + now), by: authority) == good,
+                    "made in \(made), now \(now)")
             }
         }
     }

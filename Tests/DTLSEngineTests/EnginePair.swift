@@ -1,4 +1,5 @@
 import COpenSSL
+import Primitives
 import TestSupport
 import VirtualClock
 
@@ -72,7 +73,7 @@ final class EnginePair {
             if condition(self) || elapsed > 3_600_000_000 { return }
             let now = virtual_clock_now()
             let timeouts = [client, server].compactMap { $0.error == nil ? $0.engine?.timeout : nil }
-            let nextTimeout = timeouts.min().map { now + Int64($0) }
+            let nextTimeout = timeouts.min().map { now + $0.nanoseconds / 1_000 }
             if let arrival = wire.nextArrival, arrival <= nextTimeout ?? .max, let delivery = wire.takeNext() {
                 virtual_clock_advance(max(0, arrival - now))
                 receive(delivery)
@@ -147,7 +148,7 @@ final class EnginePair {
     private func accept(_ datagram: UnsafeRawBufferPointer) {
         let datagram = fragments.join(datagram)
         guard case .hello(let hello) = ClientHello.parse(datagram) else { return }
-        let minute = UInt64(virtual_clock_now() / 60_000_000)
+        let minute = Minute(number: UInt64(virtual_clock_now() / 60_000_000))
         clientAddress.withUnsafeBytes { peer in
             serverAddress.withUnsafeBytes { local in
                 if let verified = cookies.verify(hello, peer: peer, local: local, minute: minute) {
@@ -175,7 +176,7 @@ final class EnginePair {
     }
 
     private func handleTimeout(_ side: SimulatedWire.Side) {
-        guard endpoint(side).error == nil, let engine = endpoint(side).engine, engine.timeout == 0 else { return }
+        guard endpoint(side).error == nil, let engine = endpoint(side).engine, engine.timeout == .zero else { return }
         do throws(EngineError) { try engine.handleTimeout() } catch { change(side) { $0.error = error } }
         flush(side)
     }

@@ -1,5 +1,6 @@
 import DTLSTransport
 import LinuxSystem
+import Primitives
 import Testing
 
 @testable import DTLSKit

@@ -41,7 +41,7 @@ import Testing
         func turn(_ what: Comment, until condition: () throws -> Bool) throws {
             let deadline = ContinuousClock.now + .seconds(60)
             while try !condition() {
-                try loop.poll(timeout: 100)
+                try loop.poll(timeout: .milliseconds(100))
                 if ContinuousClock.now > deadline { throw NeverHappened(description: "\(what)") }
             }
         }

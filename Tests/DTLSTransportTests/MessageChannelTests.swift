@@ -58,8 +58,8 @@ private struct Fixture {
     /// Lets both ends work until neither has more to do: as many turns as `count` messages can take.
     func exchange() throws {
         for _ in 0..<200 {
-            try farLoop.poll(timeout: 0)
-            try nearLoop.poll(timeout: 0)
+            try farLoop.poll(timeout: .zero)
+            try nearLoop.poll(timeout: .zero)
         }
     }
 
@@ -80,9 +80,9 @@ private struct Fixture {
         let channel = try Fixture()
         let messages = (0..<100).map { Fixture.message($0, size: $0 + 1) }
         for message in messages { #expect(channel.offer(message)) }
-        try channel.farLoop.poll(timeout: 0)
+        try channel.farLoop.poll(timeout: .zero)
         #expect(channel.far.messages == Array(messages.prefix(64)), "others of the loop get their turn then")
-        try channel.farLoop.poll(timeout: 0)
+        try channel.farLoop.poll(timeout: .zero)
         #expect(channel.far.messages == messages)
     }
 
@@ -92,7 +92,7 @@ private struct Fixture {
         #expect(taken > 0)
         #expect(channel.isFull)
         #expect(!channel.offer([1]), "a smaller message must not overtake the one that was refused")
-        try channel.nearLoop.poll(timeout: 0)
+        try channel.nearLoop.poll(timeout: .zero)
         #expect(channel.isFull, "nothing has been read")
         try channel.exchange()
         #expect(!channel.isFull)
@@ -121,12 +121,12 @@ private struct Fixture {
         var pair = try UnixChannel.pair()
         try attached.far.open(pair.one.take(), loop: attached.farLoop)
         channel.near.channel?.send([1], descriptor: pair.other.take())
-        try attached.farLoop.poll(timeout: 0)
+        try attached.farLoop.poll(timeout: .zero)
         #expect(attached.far.ends == 0, "the waiting message keeps it open")
         try channel.exchange()
         #expect(channel.far.messages.count == taken + 1)
         #expect(channel.far.descriptors == 1)
-        try attached.farLoop.poll(timeout: 0)
+        try attached.farLoop.poll(timeout: .zero)
         #expect(attached.far.ends == 1, "the receiver has closed its copy, and no other is left")
     }
 
@@ -138,7 +138,7 @@ private struct Fixture {
         try attached.far.open(pair.one.take(), loop: attached.farLoop)
         channel.near.channel?.send([1], descriptor: pair.other.take())
         channel.near.close()
-        try attached.farLoop.poll(timeout: 0)
+        try attached.farLoop.poll(timeout: .zero)
         #expect(attached.far.ends == 1)
     }
 
@@ -171,7 +171,7 @@ private struct Fixture {
         for message in [[1], tooLong, [2]] {
             try #require(try message.withUnsafeBytes { try UnixChannel.send($0, over: pair.other) })
         }
-        try loop.poll(timeout: 0)
+        try loop.poll(timeout: .zero)
         #expect(end.messages == [[1], [2]])
         #expect(end.ends == 0)
     }
@@ -193,7 +193,7 @@ private struct Fixture {
         let taken = channel.fill()
         channel.send([1])
         channel.far.close()
-        try channel.nearLoop.poll(timeout: 0)
+        try channel.nearLoop.poll(timeout: .zero)
         #expect(taken > 0)
         #expect(channel.near.ends == 1)
         #expect(!channel.offer([2]), "a closed channel takes nothing")
@@ -223,10 +223,10 @@ private struct Fixture {
             for number in [UInt8(1), 2, 3] {
                 try #require(try [number].withUnsafeBytes { try UnixChannel.send($0, descriptor: raw, over: other) })
                 // Each descriptor that arrives is kept, until there is room for none.
-                try loop.poll(timeout: 0)
+                try loop.poll(timeout: .zero)
             }
             try #require(try [4].withUnsafeBytes { try UnixChannel.send($0, over: other) })
-            try loop.poll(timeout: 0)
+            try loop.poll(timeout: .zero)
             channel.close()
             return recorder.received
         }

@@ -47,19 +47,20 @@ func fuzzClientHello(_ bytes: UnsafePointer<UInt8>?, _ count: Int) -> Int32 {
     let peer = hello.random
     let local = hello.cookie
     let size = fuzzed.authority.writeHelloVerifyRequest(
-        answering: hello, peer: peer, local: local, minute: fuzzed.minute, into: fuzzed.reply)
+        answering: hello, peer: peer, local: local, minute: Minute(number: fuzzed.minute), into: fuzzed.reply)
     guard size > 0, size <= count else { fatalError("a reply of \(size) bytes to \(count)") }
     let again = hello.repeated(with: Array(fuzzed.reply.suffix(CookieAuthority.cookieSize)))
     again.withUnsafeBytes { datagram in
         guard case .hello(let again) = ClientHello.parse(datagram) else { fatalError("no hello with its cookie") }
-        let verified = fuzzed.authority.verify(again, peer: peer, local: local, minute: fuzzed.minute &+ 1)
+        let verified = fuzzed.authority.verify(
+            again, peer: peer, local: local, minute: Minute(number: fuzzed.minute &+ 1))
         guard let verified, verified.random == hello.randomValue else { fatalError("the cookie is not valid") }
         handOver(verified)
-        if fuzzed.authority.verify(again, peer: peer, local: local, minute: fuzzed.minute &+ 2) != nil {
+        if fuzzed.authority.verify(again, peer: peer, local: local, minute: Minute(number: fuzzed.minute &+ 2)) != nil {
             fatalError("the cookie is valid for too long")
         }
     }
-    _ = fuzzed.authority.verify(hello, peer: peer, local: local, minute: fuzzed.minute)
+    _ = fuzzed.authority.verify(hello, peer: peer, local: local, minute: Minute(number: fuzzed.minute))
     return 0
 }
 

@@ -1,5 +1,6 @@
 import Glibc
 import LinuxSystem
+import Primitives
 import TestSupport
 import Testing
 
@@ -64,34 +65,34 @@ private final class Source: EventHandler {
 
     @Test func `a descriptor is reported in every turn for as long as it is ready`() throws {
         let source = try source()
-        try loop.poll(timeout: 0)
+        try loop.poll(timeout: .zero)
         #expect(source.events.isEmpty)
         try source.write()
-        try loop.poll(timeout: 0)
-        try loop.poll(timeout: 0)
+        try loop.poll(timeout: .zero)
+        try loop.poll(timeout: .zero)
         #expect(source.events == [.readable, .readable])
         source.read()
-        try loop.poll(timeout: 0)
+        try loop.poll(timeout: .zero)
         #expect(source.events.count == 2)
     }
 
     @Test func `only what was asked for is reported, and the question can change`() throws {
         let source = try source(.writable)
         try source.write()
-        try loop.poll(timeout: 0)
+        try loop.poll(timeout: .zero)
         try source.modify([.readable, .writable], in: loop)
-        try loop.poll(timeout: 0)
+        try loop.poll(timeout: .zero)
         try source.modify(.readable, in: loop)
-        try loop.poll(timeout: 0)
+        try loop.poll(timeout: .zero)
         try source.modify([], in: loop)
-        try loop.poll(timeout: 0)
+        try loop.poll(timeout: .zero)
         #expect(source.events == [.writable, [.readable, .writable], .readable])
     }
 
     @Test func `a peer that hangs up is reported though nothing was asked for`() throws {
         let source = try source([])
         source.hangUp()
-        try loop.poll(timeout: 0)
+        try loop.poll(timeout: .zero)
         #expect(source.events.count == 1)
         #expect(source.events.first?.isDisjoint(with: .hangUp) == false)
     }
@@ -103,7 +104,7 @@ private final class Source: EventHandler {
         try source.write()
         try source.remove(from: loop)
         source.close()
-        try loop.poll(timeout: 0)
+        try loop.poll(timeout: .zero)
         #expect(source.events.isEmpty)
         let isOpen = copy.isOpen
         #expect(isOpen)
@@ -115,7 +116,7 @@ private final class Source: EventHandler {
         // The next one uses the place that the failed one was to have.
         let next = try self.source()
         try next.write()
-        try loop.poll(timeout: 0)
+        try loop.poll(timeout: .zero)
         #expect(source.events.isEmpty)
         #expect(next.events == [.readable])
     }
@@ -130,7 +131,7 @@ private final class Source: EventHandler {
         }()
         #expect(registration != nil)
         try handler?.write()
-        try loop.poll(timeout: 0)
+        try loop.poll(timeout: .zero)
         #expect(handler?.events == [.readable])
         try handler?.remove(from: loop)
         #expect(handler == nil)
@@ -146,7 +147,7 @@ private final class Source: EventHandler {
         second.react = { try? first.remove(from: self.loop) }
         try first.write()
         try second.write()
-        try loop.poll(timeout: 0)
+        try loop.poll(timeout: .zero)
         #expect(first.events.count + second.events.count == 1)
     }
 
@@ -164,12 +165,12 @@ private final class Source: EventHandler {
             }
             try own.write()
         }
-        try loop.poll(timeout: 0)
+        try loop.poll(timeout: .zero)
         #expect(sources.reduce(0) { $0 + $1.events.count } == 1)
         #expect(newcomer.events.isEmpty)
         try newcomer.write()
         for source in sources { source.react = {} }
-        try loop.poll(timeout: 0)
+        try loop.poll(timeout: .zero)
         #expect(newcomer.events == [.readable])
     }
 
@@ -184,7 +185,7 @@ private final class Source: EventHandler {
             }
         }
         try source.write()
-        for _ in 0..<3 { try loop.poll(timeout: 0) }
+        for _ in 0..<3 { try loop.poll(timeout: .zero) }
         #expect(source.events == [.readable, .readable])
     }
 
@@ -196,7 +197,7 @@ private final class Source: EventHandler {
         try first.remove(from: loop, outdated)
         try second.remove(from: loop, outdated)
         try second.write()
-        try loop.poll(timeout: 0)
+        try loop.poll(timeout: .zero)
         #expect(second.events == [.readable])
         #expect(second.registration != outdated)
     }
@@ -219,7 +220,7 @@ private final class Source: EventHandler {
             let written = present.filter { _ in Bool.random(using: &random) }
             for source in written { try source.write() }
             let before = present.map(\.events.count)
-            try loop.poll(timeout: 0)
+            try loop.poll(timeout: .zero)
             for (source, count) in zip(present, before) {
                 let isWritten = written.contains { $0 === source }
                 #expect(source.events.count == count + (isWritten ? 1 : 0), "seed \(seed)")
@@ -232,7 +233,7 @@ private final class Source: EventHandler {
     private final class Timer: TimerTarget {
         let action: () -> Void
         init(_ action: @escaping () -> Void) { self.action = action }
-        override func timerFired(now: Now) { action() }
+        override func timerFired(now: Instant) { action() }
     }
 
     @Test func `in a turn events come first, then timers, then deferred work`() throws {
@@ -250,7 +251,7 @@ private final class Source: EventHandler {
         loop.timers.arm(timer, at: loop.now)
         loop.atEndOfTurn { order.append("work of before") }
         try source.write()
-        try loop.poll(timeout: 0)
+        try loop.poll(timeout: .zero)
         #expect(order == ["event", "timer", "work of before", "work of the event", "work of the timer"])
     }
 
@@ -260,7 +261,7 @@ private final class Source: EventHandler {
             order.append("first")
             self.loop.atEndOfTurn { order.append("second") }
         }
-        try loop.poll(timeout: 0)
+        try loop.poll(timeout: .zero)
         #expect(order == ["first"])
         // Nothing else would ever end this turn.
         try loop.poll(timeout: nil)
@@ -274,7 +275,7 @@ private final class Source: EventHandler {
         source.react = { self.loop.timers.disarm(timer) }
         loop.timers.arm(timer, at: loop.now)
         try source.write()
-        try loop.poll(timeout: 0)
+        try loop.poll(timeout: .zero)
         #expect(fired == 0)
         #expect(loop.timers.earliest == nil)
     }
@@ -287,13 +288,13 @@ private final class Source: EventHandler {
             self.loop.timers.arm(second, at: self.loop.now)
         }
         loop.timers.arm(first, at: loop.now)
-        try loop.poll(timeout: 0)
+        try loop.poll(timeout: .zero)
         #expect(order == [1, 2])
     }
 
     @Test func `a turn without events ends when the first timer is due, and not before`() throws {
-        var fired: Now?
-        let due = Clock.monotonic().later(byMilliseconds: 20)
+        var fired: Instant?
+        let due = Instant.now() + .milliseconds(20)
         let timer = Timer { fired = self.loop.now }
         loop.timers.arm(timer, at: due)
         try loop.poll(timeout: nil)
@@ -303,10 +304,10 @@ private final class Source: EventHandler {
     @Test func `a turn ends at its timeout where nothing happens`() throws {
         var fired = false
         let timer = Timer { fired = true }
-        let start = Clock.monotonic()
-        loop.timers.arm(timer, at: start.later(byMilliseconds: 3_600_000))
-        try loop.poll(timeout: 20)
-        #expect(Clock.monotonic() >= start.later(byMilliseconds: 20))
+        let start = Instant.now()
+        loop.timers.arm(timer, at: start + .milliseconds(3_600_000))
+        try loop.poll(timeout: .milliseconds(20))
+        #expect(Instant.now() >= start + .milliseconds(20))
         #expect(!fired)
     }
 
@@ -338,7 +339,7 @@ private final class Source: EventHandler {
         waker.wake()
         try loop.poll(timeout: nil)
         waker.reset()
-        try loop.poll(timeout: 0)
+        try loop.poll(timeout: .zero)
         #expect(woken.count == 1)
         loop.remove(waker.descriptor, registration)
     }

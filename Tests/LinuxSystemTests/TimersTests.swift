@@ -1,4 +1,5 @@
 import LinuxSystem
+import Primitives
 import TestSupport
 import Testing
 
@@ -10,26 +11,26 @@ import Testing
 
     /// What ``Timers`` does, in the plainest way: a list that is searched from end to end.
     private struct Model {
-        private var deadlines: [Int: Now] = [:]
+        private var deadlines: [Int: Instant] = [:]
 
-        var earliest: Now? { deadlines.values.min() }
+        var earliest: Instant? { deadlines.values.min() }
 
-        mutating func arm(_ number: Int, at deadline: Now) {
+        mutating func arm(_ number: Int, at deadline: Instant) {
             deadlines[number] = min(deadline, deadlines[number] ?? deadline)
         }
 
         mutating func disarm(_ number: Int) { deadlines[number] = nil }
 
         /// The numbers of the targets that are due, and no longer armed.
-        mutating func popExpired(now: Now) -> [Now: Set<Int>] {
-            var due: [Now: Set<Int>] = [:]
+        mutating func popExpired(now: Instant) -> [Instant: Set<Int>] {
+            var due: [Instant: Set<Int>] = [:]
             for (number, deadline) in deadlines where deadline <= now { due[deadline, default: []].insert(number) }
             for number in due.values.joined() { deadlines[number] = nil }
             return due
         }
     }
 
-    private func time(_ milliseconds: Int) -> Now { Now.zero.later(byMilliseconds: milliseconds) }
+    private func time(_ milliseconds: Int) -> Instant { .distantPast + .milliseconds(milliseconds) }
 
     /// Many operations in random order, on few targets and few deadlines, so that equal deadlines, targets that are
     /// armed again, and heaps of every small size occur often.

@@ -3,6 +3,7 @@ import DTLSTransport
 import Glibc
 import LinuxSystem
 import Logging
+import Primitives
 
 /// The main process' role: it owns the configuration, the listeners and the workers' lives, talks to the service
 /// manager, and does the cookie exchange. It never does a handshake, and never waits.
@@ -59,7 +60,7 @@ final class Acceptor: EventHandler {
     private var staples: StapleRefresher?
     private var stopTimer: CallbackTimer?
 
-    private static let statusInterval = UInt64.milliseconds(2_000)
+    private static let statusInterval = Duration.milliseconds(2_000)
 
     /// Runs the role until the daemon ends.
     /// - Returns: the exit status.
@@ -314,15 +315,15 @@ final class Acceptor: EventHandler {
         manager.notify(.stopping, .status("stopping"))
         listeners?.closeAll()
         if let stopTimer {
-            loop.timers.arm(stopTimer, at: loop.now &+ .milliseconds(configuration?.stopTimeout ?? 5_000))
+            loop.timers.arm(stopTimer, at: loop.now + (configuration?.stopTimeout ?? .seconds(5)))
         }
         pool?.stop()
     }
 
-    private func pingWatchdog(now: UInt64) {
+    private func pingWatchdog(now: Instant) {
         guard let interval = manager.watchdogInterval, let watchdogTimer else { return }
         manager.notify(.watchdog)
-        loop.timers.arm(watchdogTimer, at: now &+ interval &* 1_000)
+        loop.timers.arm(watchdogTimer, at: now + interval)
     }
 
     private func tellReady() {
@@ -330,7 +331,7 @@ final class Acceptor: EventHandler {
         isReadyUntold = !manager.notify(.ready, .status(lastStatus))
     }
 
-    private func tellStatus(now: UInt64) {
+    private func tellStatus(now: Instant) {
         ticketKeys?.store(with: manager)
         reception.flushLog(now: now)
         if isReadyUntold, phase == .serving {
@@ -339,7 +340,7 @@ final class Acceptor: EventHandler {
             lastStatus = status
             manager.notify(.status(lastStatus))
         }
-        if let statusTimer { loop.timers.arm(statusTimer, at: now &+ Self.statusInterval) }
+        if let statusTimer { loop.timers.arm(statusTimer, at: now + Self.statusInterval) }
     }
 
     private var status: String {

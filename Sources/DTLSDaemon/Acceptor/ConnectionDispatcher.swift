@@ -2,6 +2,7 @@ import DTLSEngine
 import DTLSTransport
 import LinuxSystem
 import Logging
+import Primitives
 
 /// Receives the new clients of all listeners: decides whether there is room for each, hands it over to a worker, and
 /// logs why it was refused.
@@ -16,7 +17,7 @@ final class ConnectionDispatcher {
 
     init(loop: EventLoop) {
         self.loop = loop
-        refusals = RefusalLog(now: loop.now)
+        refusals = RefusalLog()
     }
 
     /// To be called once, before any listener is open.
@@ -49,7 +50,7 @@ final class ConnectionDispatcher {
     }
 
     /// Logs how many entries were held back, of each kind that may be logged again.
-    func flushLog(now: UInt64) { refusals.flush(now: now) }
+    func flushLog(now: Instant) { refusals.flush(now: now) }
 
     /// Logs how many entries were held back, of every kind.
     func finishLog() { refusals.finish() }
@@ -137,24 +138,24 @@ private struct RefusalLog {
     private var limiters: [LogLimiter]
     private let loggers: [Logger]
 
-    init(now: UInt64) {
+    init() {
         loggers = Refusal.allCases.map { refusal in
             var logger = Logger(label: "dtlsd")
             logger[metadataKey: "REASON"] = "\(refusal.key)"
             return logger
         }
-        limiters = loggers.map { _ in LogLimiter(burst: 10, perSecond: 1, now: now) }
+        limiters = loggers.map { _ in LogLimiter(burst: 10, perSecond: 1) }
     }
 
     mutating func log(
-        _ refusal: Refusal, now: UInt64, _ message: @autoclosure () -> String,
+        _ refusal: Refusal, now: Instant, _ message: @autoclosure () -> String,
         _ fields: @autoclosure () -> Logger.Metadata
     ) {
         let event = refusal == .descriptors ? LogEvent.descriptorLimit : .connectionRefused
         limiters[refusal.rawValue].log(event, to: loggers[refusal.rawValue], now: now, message(), fields())
     }
 
-    mutating func flush(now: UInt64) {
+    mutating func flush(now: Instant) {
         for index in limiters.indices { limiters[index].flush(now: now, to: loggers[index]) }
     }
 

@@ -1,12 +1,13 @@
 import DTLSEngine
 import DTLSTransport
+import Primitives
 
 /// The keys for session tickets that the daemon draws itself, newest first, and when each was drawn.
 struct GeneratedTicketKeys: Equatable {
     struct Key: Equatable {
         var key: TicketKey
-        /// Seconds of CLOCK_BOOTTIME: it goes on while the machine sleeps, and nobody sets it.
-        var drawnAt: UInt64
+        /// By a clock that goes on while the machine sleeps, and that nobody sets.
+        var drawnAt: BootTime
     }
 
     /// More are never kept; the configuration is checked against it.
@@ -16,10 +17,10 @@ struct GeneratedTicketKeys: Equatable {
 
     init() {}
 
-    /// Draws a key where there is none or the newest is `rotation` seconds old, and forgets those whose tickets are all
-    /// too old to resume: a key seals until its successor is drawn, and a ticket lives for `lifetime` seconds.
+    /// Draws a key where there is none or the newest is older than `rotation`, and forgets those whose tickets are all
+    /// too old to resume: a key seals until its successor is drawn, and a ticket lives for `lifetime`.
     mutating func advance<Failure>(
-        to now: UInt64, _ configuration: TicketConfiguration, draw: () throws(Failure) -> TicketKey
+        to now: BootTime, _ configuration: TicketConfiguration, draw: () throws(Failure) -> TicketKey
     ) throws(Failure) {
         if keys.first.map({ Self.age($0, now) >= configuration.rotation }) ?? true {
             keys.insert(Key(key: try draw(), drawnAt: now), at: 0)
@@ -31,19 +32,19 @@ struct GeneratedTicketKeys: Equatable {
         keys.removeLast(keys.count - min(needed.count, Self.maximumCount))
     }
 
-    /// Seconds until `advance` would change something; at least 1.
-    func wait(at now: UInt64, _ configuration: TicketConfiguration) -> Int {
-        guard let newest = keys.first else { return 1 }
+    /// The time until `advance` would change something; at least a second.
+    func wait(at now: BootTime, _ configuration: TicketConfiguration) -> Duration {
+        guard let newest = keys.first else { return .seconds(1) }
         var wait = configuration.rotation - Self.age(newest, now)
         if keys.count > 1 {
-            wait = min(wait, configuration.lifetime + 1 - Self.age(keys[keys.count - 2], now))
+            wait = min(wait, configuration.lifetime + .seconds(1) - Self.age(keys[keys.count - 2], now))
         }
-        return max(1, wait)
+        return max(.seconds(1), wait)
     }
 
-    /// 0 for one that was drawn later than now.
-    private static func age(_ key: Key, _ now: UInt64) -> Int {
-        Int(clamping: now > key.drawnAt ? now - key.drawnAt : 0)
+    /// Zero for one that was drawn later than now.
+    private static func age(_ key: Key, _ now: BootTime) -> Duration {
+        now.duration(since: key.drawnAt)
     }
 }
 
@@ -56,7 +57,7 @@ extension GeneratedTicketKeys {
         var writer = ByteWriter()
         writer.integer(Self.format)
         writer.list(keys) { writer, key in
-            writer.integer(key.drawnAt)
+            writer.integer(key.drawnAt.seconds)
             writer.data(key.key.bytes)
         }
         let sum = Self.sum(writer.bytes)
@@ -69,7 +70,7 @@ extension GeneratedTicketKeys {
         let format: UInt32 = try reader.integer()
         guard format == Self.format else { throw MalformedBytes() }
         keys = try reader.list { (reader) throws(MalformedBytes) in
-            let drawnAt: UInt64 = try reader.integer()
+            let drawnAt = BootTime(seconds: try reader.integer())
             return Key(key: try reader.ticketKey(), drawnAt: drawnAt)
         }
         let sum: UInt64 = try reader.integer()

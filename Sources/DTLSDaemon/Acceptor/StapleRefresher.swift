@@ -1,6 +1,7 @@
 import Glibc
 import LinuxSystem
 import Logging
+import Primitives
 
 /// Whose OCSP responses are kept.
 protocol StapleRefresherDelegate: AnyObject {
@@ -24,18 +25,18 @@ final class StapleRefresher: EventHandler {
     private var registration: EventLoop.Registration?
     /// Armed for `due`.
     private var timer: CallbackTimer?
-    private var due = UInt64.max
+    private var due = Instant.distantFuture
     private var loading: LoaderHandle?
     /// Of the last time that the files were read: what is still so is not said again.
     private var warnings: [ConfigurationProblem] = []
 
     /// How long the first change waits for the ones that come along with it; a loader is started at most this often.
-    private static let patience = UInt64.milliseconds(500)
+    private static let patience = Duration.milliseconds(500)
     /// After which what did not succeed is tried again.
-    private static let pause = UInt64.milliseconds(StapleFile.interval * 1_000)
-    /// Seconds. Responses run out by the wall clock, which can be set, and goes on while the machine sleeps: the loop's
+    private static let pause = StapleFile.interval
+    /// Responses run out by the wall clock, which can be set, and goes on while the machine sleeps: the loop's
     /// does not.
-    private static let longestWait: Int64 = 3_600
+    private static let longestWait = Duration.seconds(3_600)
 
     init(
         environment: [String: String], loop: EventLoop, logger: Logger, delegate: any StapleRefresherDelegate
@@ -64,7 +65,7 @@ final class StapleRefresher: EventHandler {
         } catch {
             logger.log(
                 .internalError,
-                "OCSP responses cannot be watched, and are read again every \(StapleFile.interval) s: \(error)")
+                "OCSP responses cannot be watched, and are read again every \(StapleFile.interval.seconds) s: \(error)")
         }
     }
 
@@ -78,20 +79,19 @@ final class StapleRefresher: EventHandler {
         let isWatched = registration != nil && configuration.staples.allSatisfy(\.isWatched)
         if !configuration.staples.isEmpty, !isWatched { refresh(in: Self.pause) }
         guard let expiry = configuration.nextStapleExpiry else { return }
-        let now = Int64(time(nil))
-        let seconds = expiry > now &+ Self.longestWait ? Self.longestWait : max(1, expiry &- now)
-        refresh(in: .milliseconds(Int(seconds) * 1_000))
+        let left = UnixTime.now().duration(to: expiry)
+        refresh(in: min(max(left, .seconds(1)), Self.longestWait))
     }
 
     /// Has them read again after this time, or sooner if that was said before.
-    private func refresh(in wait: UInt64) {
-        guard let timer, loop.now &+ wait < due else { return }
-        due = loop.now &+ wait
+    private func refresh(in wait: Duration) {
+        guard let timer, loop.now + wait < due else { return }
+        due = loop.now + wait
         loop.timers.arm(timer, at: due)
     }
 
     private func refresh() {
-        due = .max
+        due = .distantFuture
         guard loading == nil, let (file, configuration) = delegate.refreshable else {
             return refresh(in: Self.patience)
         }
@@ -107,7 +107,7 @@ final class StapleRefresher: EventHandler {
     private func retry(_ reason: String) {
         logger.log(
             .internalError,
-            "OCSP responses cannot be read again; the next try is in \(StapleFile.interval) s: \(reason)")
+            "OCSP responses cannot be read again; the next try is in \(StapleFile.interval.seconds) s: \(reason)")
         refresh(in: Self.pause)
     }
 

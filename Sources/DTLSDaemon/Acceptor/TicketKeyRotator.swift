@@ -1,6 +1,7 @@
 import DTLSEngine
 import Glibc
 import LinuxSystem
+import Primitives
 
 /// Says what session tickets are sealed with: the keys of the configuration's files, or keys of the daemon's own, which
 /// it draws from time to time and keeps across restarts where the service manager stores a descriptor for it.
@@ -38,7 +39,7 @@ final class TicketKeyRotator {
     func keys(for configuration: TicketConfiguration) throws(SystemError) -> [TicketKey] {
         guard configuration.keys.isEmpty else { return configuration.keys }
         let before = drawn
-        try drawn.advance(to: Clock.bootSeconds(), configuration) { () throws(SystemError) in try Self.draw() }
+        try drawn.advance(to: BootTime.now(), configuration) { () throws(SystemError) in try Self.draw() }
         if drawn != before { try remember() }
         return drawn.keys.map(\.key)
     }
@@ -63,8 +64,8 @@ final class TicketKeyRotator {
 
     private func schedule() {
         guard let timer, let configuration, configuration.keys.isEmpty else { return }
-        let seconds = drawn.wait(at: Clock.bootSeconds(), configuration)
-        loop.timers.arm(timer, at: loop.now &+ .milliseconds(seconds * 1_000))
+        let wait = drawn.wait(at: BootTime.now(), configuration)
+        loop.timers.arm(timer, at: loop.now + wait)
     }
 
     private func advance() {

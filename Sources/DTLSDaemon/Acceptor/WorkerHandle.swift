@@ -2,6 +2,7 @@ import DTLSEngine
 import DTLSTransport
 import Glibc
 import LinuxSystem
+import Primitives
 
 /// Who is told what a worker says.
 protocol WorkerHandleDelegate: AnyObject {
@@ -18,7 +19,7 @@ final class WorkerHandle: MessageChannelDelegate {
     /// 0 to the number of workers - 1; the one that replaces a dead worker takes over its number.
     let number: Int
     let pid: pid_t
-    let startedAt: UInt64
+    let startedAt: Instant
     /// Connections that were handed over and not reported closed.
     private(set) var connections: [UInt64: AdmittedConnection?] = [:]
     var load: Int { connections.count }

@@ -3,6 +3,7 @@ import DTLSTransport
 import Glibc
 import LinuxSystem
 import Logging
+import Primitives
 
 /// Who is told what becomes of the pool.
 protocol WorkerPoolDelegate: AnyObject {
@@ -41,7 +42,7 @@ final class WorkerPool: TimerTarget, WorkerHandleDelegate {
     private var isStopping = false
     private var handedOver: UInt64 = 1
     private var announcedGeneration: UInt32 = 0
-    private var nextPing: UInt64 = 0
+    private var nextPing = Instant.distantPast
     private let environment: [String: String]
     private let loop: EventLoop
     private let logger: Logger
@@ -50,18 +51,18 @@ final class WorkerPool: TimerTarget, WorkerHandleDelegate {
     /// A worker that is to be started at a time.
     private struct Vacancy {
         let number: Int
-        let at: UInt64
+        let at: Instant
     }
 
-    /// How long the next replacement of a worker waits, in nanoseconds; none for one that has had a good life.
-    private var pauses: [Int: UInt64] = [:]
+    /// The pauses before replacements of workers, by number; none for a worker that has run long enough.
+    private var backoffs: [Int: Backoff] = [:]
     /// A connection's number ends with its worker's.
     private static let numberBits: UInt64 = 16
-    private static let firstPause = UInt64.milliseconds(100)
-    private static let longestPause = UInt64.milliseconds(30_000)
+    private static let firstPause = Duration.milliseconds(100)
+    private static let longestPause = Duration.milliseconds(30_000)
     /// A worker that has lived this long is replaced at once, whatever was before.
-    private static let goodLife = UInt64.milliseconds(10_000)
-    private static let pingInterval = UInt64.milliseconds(5_000)
+    private static let goodLife = Duration.milliseconds(10_000)
+    private static let pingInterval = Duration.milliseconds(5_000)
 
     init(
         environment: [String: String], loop: EventLoop, logger: Logger, delegate: any WorkerPoolDelegate
@@ -209,7 +210,7 @@ final class WorkerPool: TimerTarget, WorkerHandleDelegate {
         let pause = pauseAfterDeath(of: worker)
         logDeath(
             of: worker, ending, lost,
-            pause == 0 ? "it is replaced at once" : "it is replaced in \(pause / 1_000_000) ms")
+            pause == .zero ? "it is replaced at once" : "it is replaced in \(pause.milliseconds) ms")
         replace(worker.number, after: pause)
     }
 
@@ -223,19 +224,22 @@ final class WorkerPool: TimerTarget, WorkerHandleDelegate {
     }
 
     /// Nothing after a good life; else the pause doubles with every death.
-    private func pauseAfterDeath(of worker: WorkerHandle) -> UInt64 {
-        if loop.now &- worker.startedAt >= Self.goodLife { pauses[worker.number] = nil }
+    private func pauseAfterDeath(of worker: WorkerHandle) -> Duration {
+        if loop.now - worker.startedAt >= Self.goodLife { backoffs[worker.number] = nil }
         return nextPause(of: worker.number)
     }
 
-    private func nextPause(of number: Int) -> UInt64 {
-        let pause = pauses[number] ?? 0
-        pauses[number] = pause == 0 ? Self.firstPause : min(pause * 2, Self.longestPause)
-        return pause
+    private func nextPause(of number: Int) -> Duration {
+        guard var backoff = backoffs[number] else {
+            backoffs[number] = Backoff(from: Self.firstPause, to: Self.longestPause)
+            return .zero
+        }
+        defer { backoffs[number] = backoff }
+        return backoff.next()
     }
 
-    private func replace(_ number: Int, after pause: UInt64) {
-        guard pause == 0, let provision else { return leaveVacant(number, for: max(pause, Self.firstPause)) }
+    private func replace(_ number: Int, after pause: Duration) {
+        guard pause == .zero, let provision else { return leaveVacant(number, for: max(pause, Self.firstPause)) }
         do throws(SystemError) {
             admit(try spawn(number, generation, provision))
         } catch {
@@ -243,23 +247,23 @@ final class WorkerPool: TimerTarget, WorkerHandleDelegate {
             let pause = max(nextPause(of: number), Self.firstPause)
             logger.log(
                 .internalError,
-                "worker \(number) cannot be started: \(error); the next try is in \(pause / 1_000_000) ms",
+                "worker \(number) cannot be started: \(error); the next try is in \(pause.milliseconds) ms",
                 ["WORKER": "\(number)"])
             leaveVacant(number, for: pause)
         }
     }
 
-    private func leaveVacant(_ number: Int, for pause: UInt64) {
-        vacancies.append(Vacancy(number: number, at: loop.now &+ pause))
+    private func leaveVacant(_ number: Int, for pause: Duration) {
+        vacancies.append(Vacancy(number: number, at: loop.now + pause))
         schedule()
     }
 
-    override func timerFired(now: UInt64) {
+    override func timerFired(now: Instant) {
         let due = vacancies.filter { $0.at <= now }
         vacancies.removeAll { $0.at <= now }
-        for vacancy in due { replace(vacancy.number, after: 0) }
+        for vacancy in due { replace(vacancy.number, after: .zero) }
         if now >= nextPing {
-            nextPing = now &+ Self.pingInterval
+            nextPing = now + Self.pingInterval
             for worker in workers { look(after: worker) }
         }
         schedule()
@@ -278,7 +282,7 @@ final class WorkerPool: TimerTarget, WorkerHandleDelegate {
 
     private func schedule() {
         guard !isStopping else { return }
-        let next = vacancies.map(\.at).min() ?? .max
+        let next = vacancies.map(\.at).min() ?? .distantFuture
         loop.timers.arm(self, at: min(next, max(nextPing, loop.now)))
     }
 

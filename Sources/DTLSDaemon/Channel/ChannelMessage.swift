@@ -1,6 +1,7 @@
 import DTLSEngine
 import DTLSTransport
 import LinuxSystem
+import Primitives
 
 /// The table of the configuration that a connection belongs to, by its index in `Configuration.services` or `.clients`.
 enum Target: Hashable, Sendable {

@@ -1,6 +1,7 @@
 import DTLSEngine
 import Glibc
 import LinuxSystem
+import Primitives
 
 /// The keys of a table that holds certificates: a service's, or a name's.
 protocol CertificateTableKey: RawRepresentable<String>, CaseIterable {
@@ -216,7 +217,7 @@ struct CertificatesReader<Key: CertificateTableKey> {
             table.warn(
                 .staple, element: name.element,
                 "\(ReadContext.quoted(name.text)) cannot be watched (\(error)); "
-                    + "it is read again every \(StapleFile.interval) s instead")
+                    + "it is read again every \(StapleFile.interval.seconds) s instead")
         }
         table.reading.staples.append(staple)
     }

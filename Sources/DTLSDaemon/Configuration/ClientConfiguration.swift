@@ -1,6 +1,7 @@
 import DTLSEngine
 import DTLSTransport
 import LinuxSystem
+import Primitives
 
 /// One `[client.NAME]` table: plain datagrams in on this machine, one DTLS connection to a server for each local
 /// sender.
@@ -13,12 +14,12 @@ struct ClientConfiguration: Codable, Equatable, Sendable {
     var serverName: String
     /// Trust, certificate, ciphers, versions: what the engine's ClientContext is made of.
     var tls: ClientSettings
-    /// Milliseconds, 2,000 to 120,000.
-    var handshakeTimeout: Int
-    /// Milliseconds without a datagram in either direction after which a sender's connection is closed; 0: never.
-    var idleTimeout: Int
-    /// Milliseconds in which datagrams are sent and nothing comes back after which a connection is made anew; 0: never.
-    var answerTimeout: Int
+    /// 2 to 120 seconds.
+    var handshakeTimeout: Duration
+    /// The time without a datagram in either direction after which a sender's connection is closed; zero: never.
+    var idleTimeout: Duration
+    /// The time in which datagrams are sent and nothing comes back after which a connection is made anew; zero: never.
+    var answerTimeout: Duration
     /// Largest IP packet of a handshake flight, bytes, 256 to 9,000.
     var mtu: Int
     /// Whether a new connection takes up the session of an earlier one.

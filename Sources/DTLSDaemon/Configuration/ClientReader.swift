@@ -61,9 +61,9 @@ struct ClientReader {
         let configuration = ClientConfiguration(
             name: name, listen: listeners.map(\.address), server: server?.address ?? Self.noServer,
             serverName: serverName() ?? server?.name ?? "localhost", tls: ClientCredentialsReader(table: table).read(),
-            handshakeTimeout: table.duration(.handshakeTimeout, seconds: 2...120) ?? 60_000,
-            idleTimeout: timeout(.idleTimeout, atLeast: 2) ?? 300_000,
-            answerTimeout: timeout(.answerTimeout, atLeast: 1) ?? 60_000,
+            handshakeTimeout: table.duration(.handshakeTimeout, seconds: 2...120) ?? .seconds(60),
+            idleTimeout: timeout(.idleTimeout, atLeast: 2) ?? .seconds(300),
+            answerTimeout: timeout(.answerTimeout, atLeast: 1) ?? .seconds(60),
             mtu: table.integer(.mtu, 256...9_000, "an integer of bytes") ?? 1_400,
             resumes: table.bool(.resumption) ?? true, socket: socket)
         return Result(configuration: configuration, listeners: listeners)
@@ -111,9 +111,9 @@ struct ClientReader {
 
     /// A number of seconds, or 0 for no limit. What the acceptor remembers of a sender must not outlive the sender's
     /// connection (`RecentFlows.lifetime`), and a connection not be made anew with every datagram.
-    private func timeout(_ key: ClientKey, atLeast least: Int) -> Int? {
+    private func timeout(_ key: ClientKey, atLeast least: Int) -> Duration? {
         guard let timeout = table.duration(key, seconds: 0...86_400) else { return nil }
-        if timeout > 0, timeout < least * 1_000 {
+        if timeout > .zero, timeout < .seconds(least) {
             table.report(
                 key, "expected a number of seconds, \(least) to 86400, or 0 for no limit, found less than \(least)")
         }

@@ -1,13 +1,14 @@
 import DTLSEngine
 import LinuxSystem
+import Primitives
 
 /// A configuration that has been read and checked whole: values, never paths. It is what the loader process returns,
 /// what the acceptor keeps, and what every worker is given.
 struct Configuration: Codable, Equatable, Sendable {
     /// Worker processes; at least 1.
     var workers: Int
-    /// Milliseconds from SIGTERM until the processes end, whatever their connections do.
-    var stopTimeout: Int
+    /// The time from SIGTERM until the processes end, whatever their connections do.
+    var stopTimeout: Duration
     var logLevel: LogLevel
     /// 32 to 4,096 bytes when several machines serve one address and share it; `nil`: random at start.
     var cookieSecret: [UInt8]?
@@ -37,10 +38,10 @@ struct ServiceConfiguration: Codable, Equatable, Sendable {
     var listen: [SocketAddress]
     /// Certificate, key, trusted CAs, ciphers, versions: what the engine's ServerContext is made of.
     var tls: ServerSettings
-    /// Milliseconds, 2,000 to 120,000 (reference: handshakeTimeout).
-    var handshakeTimeout: Int
-    /// Milliseconds without a datagram from the peer after which it gets close_notify; 0: never.
-    var idleTimeout: Int
+    /// 2 to 120 seconds.
+    var handshakeTimeout: Duration
+    /// The time without a datagram from the peer after which it gets close_notify; zero: never.
+    var idleTimeout: Duration
     /// Largest IP packet of a handshake flight, bytes, 256 to 9,000.
     var mtu: Int
     var handler: HandlerConfiguration

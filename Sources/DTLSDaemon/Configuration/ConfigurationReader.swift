@@ -101,7 +101,7 @@ enum ConfigurationReader {
         let tickets = TicketsReader.read(main)
         return Configuration(
             workers: workers == 0 ? processorCount : workers,
-            stopTimeout: main.duration(.stopTimeout, seconds: 0...600) ?? 5_000,
+            stopTimeout: main.duration(.stopTimeout, seconds: 0...600) ?? .seconds(5),
             logLevel: main.choice(.logLevel, of: LogLevel.allCases.map(\.rawValue), LogLevel.init(rawValue:)) ?? .info,
             cookieSecret: cookieSecret(main), tickets: tickets, keyLogFile: KeyLogFile.read(main),
             services: services.map { $0.configuration.withSessions(of: tickets) },

@@ -1,5 +1,6 @@
 import DTLSTransport
 import LinuxSystem
+import Primitives
 
 /// The keys of `[limits]` and `[service.NAME.limits]`.
 enum LimitsKey: String, CaseIterable {
@@ -89,7 +90,7 @@ struct LimitsReader {
 
     private func count(_ key: LimitsKey) -> Int? { integer(key) }
 
-    private func rate(_ key: LimitsKey) -> Rate? { integer(key).map(Rate.init(perSecond:)) }
+    private func rate(_ key: LimitsKey) -> Rate? { integer(key).map { Rate(perSecond: $0) } }
 
     /// `nil` for 0.
     private func integer(_ key: LimitsKey) -> Int? {

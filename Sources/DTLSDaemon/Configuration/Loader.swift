@@ -3,6 +3,7 @@ import DTLSTransport
 import Glibc
 import LinuxSystem
 import Logging
+import Primitives
 
 /// The loader's role: it reads the configuration file and all that it names (certificates, keys, host names), sends
 /// what came of it over descriptor 3, and ends.
@@ -35,7 +36,8 @@ enum Loader {
             configuration.warnings.append(
                 ConfigurationProblem(
                     file: file, line: nil, key: staple.key,
-                    message: "files cannot be watched (\(reason)); they are read again every \(StapleFile.interval) s"
+                    message:
+                        "files cannot be watched (\(reason)); they are read again every \(StapleFile.interval.seconds) s"
                         + " instead"))
         }
         if let watcher, !watcher.names.isEmpty { try send(watcher, over: channel) }
@@ -54,7 +56,7 @@ enum Loader {
         let configuration = try receive(from: channel)
         let watcher = try? FileWatcher()
         let refreshed = StapleRefresh.refresh(
-            configuration, file: file, watcher: watcher, now: Int64(time(nil)))
+            configuration, file: file, watcher: watcher, now: UnixTime.now())
         if let watcher { try send(watcher, over: channel) }
         try send(.configuration, BinaryCoding.encode(refreshed), over: channel)
     }
@@ -169,7 +171,7 @@ final class LoaderHandle: MessageChannelDelegate {
         channel = try MessageChannel(ends.one, loop: loop, delegate: self)
         let deadline = CallbackTimer { [weak self] _ in self?.giveUp() }
         self.deadline = deadline
-        loop.timers.arm(deadline, at: loop.now &+ .milliseconds(Self.timeLimit * 1_000))
+        loop.timers.arm(deadline, at: loop.now + .seconds(Self.timeLimit))
     }
 
     /// The acceptor reaps the process, like all children.

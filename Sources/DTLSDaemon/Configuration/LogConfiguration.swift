@@ -1,6 +1,7 @@
 import DTLSTransport
 import Glibc
 import LinuxSystem
+import Primitives
 
 /// `[service.NAME.log]`
 struct LogConfiguration: Codable, Equatable, Sendable {

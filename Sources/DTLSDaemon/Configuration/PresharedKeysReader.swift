@@ -1,5 +1,6 @@
 import DTLSEngine
 import DTLSTransport
+import Primitives
 
 /// The keys of `[service.NAME.psk]`.
 enum PresharedKeysKey: String, CaseIterable {

@@ -28,8 +28,8 @@ struct ServiceReader {
         }
         let configuration = ServiceConfiguration(
             name: name, listen: listeners.map(\.address), tls: CredentialsReader(table: table, service: name).read(),
-            handshakeTimeout: table.duration(.handshakeTimeout, seconds: 2...120) ?? 60_000,
-            idleTimeout: table.duration(.idleTimeout, seconds: 0...86_400) ?? 300_000,
+            handshakeTimeout: table.duration(.handshakeTimeout, seconds: 2...120) ?? .seconds(60),
+            idleTimeout: table.duration(.idleTimeout, seconds: 0...86_400) ?? .seconds(300),
             mtu: table.integer(.mtu, 256...9_000, "an integer of bytes") ?? 1_400,
             handler: HandlerReader.read(table) ?? .echo, socket: socket)
         return Result(configuration: configuration, listeners: listeners)

@@ -1,5 +1,6 @@
 import DTLSEngine
 import LinuxSystem
+import Primitives
 
 /// A file with an OCSP response for one of the certificates of a service, or of one of its names.
 struct StapleFile: Codable, Equatable, Sendable {
@@ -13,7 +14,7 @@ struct StapleFile: Codable, Equatable, Sendable {
     /// Whether the daemon hears of its changes; otherwise it is read again every ``interval`` seconds.
     var isWatched = true
 
-    static let interval = 30
+    static let interval = Duration.seconds(30)
 
     mutating func watch(with watcher: FileWatcher?) throws(SystemError) {
         isWatched = false
@@ -56,7 +57,7 @@ enum StapleRefresh {
     /// - Returns: the configuration with the responses that are good now, and a warning for each file that has none
     ///   (what it held before stays until it runs out), and for each response that has run out.
     static func refresh(
-        _ configuration: Configuration, file: String, watcher: FileWatcher?, now: Int64
+        _ configuration: Configuration, file: String, watcher: FileWatcher?, now: UnixTime
     ) -> Configuration {
         var result = configuration
         result.warnings = []
@@ -99,8 +100,8 @@ enum StapleRefresh {
 }
 
 extension Configuration {
-    /// When the first of the responses in force runs out, in seconds since 1970.
-    var nextStapleExpiry: Int64? {
+    /// When the first of the active responses runs out.
+    var nextStapleExpiry: UnixTime? {
         services.flatMap { $0.tls.certifiedKeys + $0.tls.names.flatMap(\.certifiedKeys) }
             .compactMap { $0.staple?.expiry }.min()
     }
@@ -117,7 +118,7 @@ extension ServerSettings {
     }
 
     /// - Returns: the names that had responses which have run out; `nil` among them is the service itself.
-    fileprivate mutating func dropStaples(outdatedAt now: Int64) -> [String?] {
+    fileprivate mutating func dropStaples(outdatedAt now: UnixTime) -> [String?] {
         var hosts: [String?] = []
         for host in [nil] + names.map(\.name) {
             let count = withCertifiedKeys(of: host) { keys in

@@ -72,9 +72,9 @@ struct TableReader<Key: RawRepresentable & CaseIterable> where Key.RawValue == S
         }
     }
 
-    /// A number of seconds, whole or not, as milliseconds. What is not 0 does not become 0.
-    func duration(_ key: Key, seconds range: ClosedRange<Int>) -> Int? {
-        thousandths(key, range, "a number of seconds")
+    /// A number of seconds, whole or not, to the millisecond. What is not 0 does not become 0.
+    func duration(_ key: Key, seconds range: ClosedRange<Int>) -> Duration? {
+        thousandths(key, range, "a number of seconds").map { .milliseconds($0) }
     }
 
     /// A number, whole or not, in thousandths. What is not 0 does not become 0.

@@ -1,12 +1,13 @@
 import DTLSEngine
 import DTLSTransport
+import Primitives
 
 /// `[tickets]`: what session tickets are sealed with, for all services.
 struct TicketConfiguration: Codable, Equatable, Sendable {
     /// The keys of `key_file`, the first of which seals; none: the daemon draws its own.
     var keys: [TicketKey] = []
     /// Seconds between two keys that the daemon draws.
-    var rotation = 43_200
+    var rotation = Duration.seconds(43_200)
     /// Seconds that a session can be resumed for.
     var lifetime = SessionSettings().lifetime
 }
@@ -21,15 +22,19 @@ enum TicketsKey: String, CaseIterable {
 enum TicketsReader {
     private static let expected = "the path of a file of \(TicketKey.length) random bytes, or an array of them"
     private static let rotations = 1...2_592_000
+    private static let lifetimes =
+        SessionSettings.lifetimes.lowerBound.seconds...SessionSettings.lifetimes.upperBound.seconds
     private static let maximumKeys = 16
 
     static func read(_ main: TableReader<MainKey>) -> TicketConfiguration {
         var tickets = TicketConfiguration()
         guard let table = main.table(.tickets, TicketsKey.self) else { return tickets }
         tickets.keys = keys(table)
-        if let rotation = table.integer(.rotation, rotations, "an integer of seconds") { tickets.rotation = rotation }
-        if let lifetime = table.integer(.lifetime, SessionSettings.lifetimes, "an integer of seconds") {
-            tickets.lifetime = lifetime
+        if let rotation = table.integer(.rotation, rotations, "an integer of seconds") {
+            tickets.rotation = .seconds(rotation)
+        }
+        if let lifetime = table.integer(.lifetime, lifetimes, "an integer of seconds") {
+            tickets.lifetime = .seconds(lifetime)
         }
         if table.has(.keyFile) {
             if table.has(.rotation) {
@@ -38,10 +43,10 @@ enum TicketsReader {
             return tickets
         }
         // A key is kept as long as its tickets live, and each new connection may have to look through all.
-        if tickets.lifetime / tickets.rotation > GeneratedTicketKeys.maximumCount - 2 {
+        if tickets.lifetime.seconds / tickets.rotation.seconds > GeneratedTicketKeys.maximumCount - 2 {
             table.report(
                 table.has(.rotation) ? .rotation : .lifetime,
-                "a lifetime of \(tickets.lifetime) s is too long for a new key every \(tickets.rotation) s; expected"
+                "a lifetime of \(tickets.lifetime.seconds) s is too long for a new key every \(tickets.rotation.seconds) s; expected"
                     + " \(GeneratedTicketKeys.maximumCount - 2) times the rotation at most")
         }
         return tickets

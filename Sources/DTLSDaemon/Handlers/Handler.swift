@@ -2,6 +2,7 @@ import DTLSEngine
 import DTLSTransport
 import LinuxSystem
 import Logging
+import Primitives
 
 /// What a service does with the messages of a connection. There is one object for each connection, from the end of the
 /// handshake to the end of the connection. docs/architecture.md tells how to add a handler.
@@ -62,7 +63,7 @@ final class HandlerResources {
     }
 
     /// Ends what goes on after the last connection, and calls `done` when nothing is left.
-    func finish(by deadline: UInt64, _ done: @escaping () -> Void) {
+    func finish(by deadline: Instant, _ done: @escaping () -> Void) {
         guard isBusy else { return done() }
         for each in sharedStates.values where each.isBusy {
             each.finish(by: deadline) { [weak self] in
@@ -84,13 +85,13 @@ protocol HandlerSharedState: AnyObject {
     var isBusy: Bool { get }
     /// The worker is stopping, and waits as long as this is busy. What goes on must end, or be given up, before
     /// `deadline` by the loop's clock; then `done` must be called.
-    func finish(by deadline: UInt64, _ done: @escaping () -> Void)
+    func finish(by deadline: Instant, _ done: @escaping () -> Void)
 }
 
 extension HandlerSharedState {
     func reconfigure() {}
     var isBusy: Bool { false }
-    func finish(by deadline: UInt64, _ done: @escaping () -> Void) { done() }
+    func finish(by deadline: Instant, _ done: @escaping () -> Void) { done() }
 }
 
 extension Connection {

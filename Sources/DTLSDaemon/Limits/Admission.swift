@@ -1,5 +1,6 @@
 import DTLSTransport
 import LinuxSystem
+import Primitives
 
 /// Decides which new clients get a connection, by the limits of their service and of all services together.
 ///
@@ -36,7 +37,7 @@ final class Admission {
 
     /// The limit that one more connection of this peer would exceed, and the table that the limit is in; `nil` when it
     /// would exceed none.
-    func refusal(of peer: SocketAddress, service: Int, now: UInt64) -> (Refusal, AdmissionScope)? {
+    func refusal(of peer: SocketAddress, service: Int, now: Instant) -> (Refusal, AdmissionScope)? {
         guard services.indices.contains(service) else { return nil }
         let scope = services[service]
         if let refusal = scope.refusal(of: peer, now: now) { return (refusal, scope) }
@@ -46,7 +47,7 @@ final class Admission {
 
     /// Counts a new connection, for as long as the returned object exists.
     /// - Returns: `nil` when there is no such service.
-    func admit(_ peer: SocketAddress, service: Int, now: UInt64) -> AdmittedConnection? {
+    func admit(_ peer: SocketAddress, service: Int, now: Instant) -> AdmittedConnection? {
         guard services.indices.contains(service) else { return nil }
         return AdmittedConnection(of: peer, service: services[service], all: all, now: now)
     }
@@ -60,7 +61,7 @@ final class AdmittedConnection {
     private let all: AdmissionScope
     private var isHandshaking = true
 
-    fileprivate init(of peer: SocketAddress, service: AdmissionScope, all: AdmissionScope, now: UInt64) {
+    fileprivate init(of peer: SocketAddress, service: AdmissionScope, all: AdmissionScope, now: Instant) {
         self.peer = peer
         self.service = service
         self.all = all

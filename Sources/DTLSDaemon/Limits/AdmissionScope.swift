@@ -1,5 +1,6 @@
 import DTLSTransport
 import LinuxSystem
+import Primitives
 
 /// One table of limits, of a service or of all services, with the connections that count in it.
 final class AdmissionScope {
@@ -34,7 +35,7 @@ final class AdmissionScope {
     }
 
     /// The limit that one more connection of this peer would exceed.
-    func refusal(of peer: SocketAddress, now: UInt64) -> Refusal? {
+    func refusal(of peer: SocketAddress, now: Instant) -> Refusal? {
         if let limit = limits.connections, connections >= limit { return .connections }
         if let limit = limits.handshakes, handshakes >= limit { return .handshakes }
         // Networks are checked before the rate of all clients, so that an excess of one network does not use that up.
@@ -52,7 +53,7 @@ final class AdmissionScope {
     }
 
     /// Counts a connection that begins its handshake.
-    func begin(_ peer: SocketAddress, now: UInt64) {
+    func begin(_ peer: SocketAddress, now: Instant) {
         connections += 1
         handshakes += 1
         countPrefix(of: peer)

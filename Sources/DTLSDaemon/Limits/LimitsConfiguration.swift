@@ -1,5 +1,6 @@
 import DTLSTransport
 import LinuxSystem
+import Primitives
 
 /// `[limits]` or `[service.NAME.limits]`; `nil` is no limit.
 struct LimitsConfiguration: Codable, Equatable, Sendable {

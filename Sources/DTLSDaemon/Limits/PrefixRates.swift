@@ -1,4 +1,5 @@
 import LinuxSystem
+import Primitives
 
 /// A token bucket for each network, in a table whose size never changes.
 ///
@@ -31,16 +32,16 @@ struct PrefixRates {
     var capacity: Int { entries.count }
 
     /// Entries whose bucket is not full.
-    func occupied(now: UInt64) -> Int { entries.count { $0.bucket.fullAt > now } }
+    func occupied(now: Instant) -> Int { entries.count { $0.bucket.fullAt > now } }
 
     /// Whether one thing more may come from a network.
-    func holds(_ network: NetworkPrefix, _ rate: Rate, now: UInt64) -> Bool {
+    func holds(_ network: NetworkPrefix, _ rate: Rate, now: Instant) -> Bool {
         let (tag, set) = place(of: network)
         for index in set where entries[index].tag == tag { return entries[index].bucket.holds(rate, now: now) }
         return true
     }
 
-    mutating func take(_ network: NetworkPrefix, _ rate: Rate, now: UInt64) {
+    mutating func take(_ network: NetworkPrefix, _ rate: Rate, now: Instant) {
         let (tag, set) = place(of: network)
         var chosen = set.lowerBound
         for index in set {

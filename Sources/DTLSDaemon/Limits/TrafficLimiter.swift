@@ -1,3 +1,5 @@
+import Primitives
+
 /// Which of a connection's limits a datagram is beyond.
 enum TrafficExcess: Int, CaseIterable, Sendable {
     case largestDatagram
@@ -25,7 +27,7 @@ struct TrafficLimiter {
 
     /// Takes a datagram of `count` bytes into account.
     /// - Returns: why it is to be dropped; `nil` when it is not.
-    mutating func excess(_ count: Int, now: UInt64) -> TrafficExcess? {
+    mutating func excess(_ count: Int, now: Instant) -> TrafficExcess? {
         let excess = excessIfAny(count, now: now)
         if excess != nil {
             dropped &+= 1
@@ -36,7 +38,7 @@ struct TrafficLimiter {
         return nil
     }
 
-    private func excessIfAny(_ count: Int, now: UInt64) -> TrafficExcess? {
+    private func excessIfAny(_ count: Int, now: Instant) -> TrafficExcess? {
         if let largest = limits.largestDatagram, count > largest { return .largestDatagram }
         if let rate = limits.datagramsPerSecond, !datagrams.holds(rate, now: now) { return .datagramsPerSecond }
         if let rate = limits.bytesPerSecond, !bytes.holdsAnything(rate, now: now) { return .bytesPerSecond }

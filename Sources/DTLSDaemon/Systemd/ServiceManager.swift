@@ -2,6 +2,7 @@ import CLinux
 import CSystemd
 import Glibc
 import LinuxSystem
+import Primitives
 
 /// The service manager (systemd) that has started the daemon, if there is one: notifications, the watchdog, inherited
 /// sockets, the descriptor store.
@@ -22,9 +23,9 @@ struct ServiceManager: ~Copyable {
         case watchdog
     }
 
-    /// How often ``Notification/watchdog`` is due, in microseconds: half of what the unit's WatchdogSec= allows. `nil`
+    /// How often ``Notification/watchdog`` is due; half of what the unit's WatchdogSec= allows. `nil`
     /// when there is no watchdog.
-    let watchdogInterval: UInt64?
+    let watchdogInterval: Duration?
     private let sender: UnixDatagramSender?
     private var inherited: [InheritedDescriptor]
     /// The descriptors that the manager has kept for the daemon (FDSTORE=1). Their name tells them from sockets.
@@ -43,7 +44,7 @@ struct ServiceManager: ~Copyable {
         var sender: UnixDatagramSender?
         if let address, !address.isEmpty { sender = try UnixDatagramSender(to: address) }
         let descriptors = try Self.inheritedDescriptors()
-        self.watchdogInterval = watchdog > 0 ? max(1, microseconds / 2) : nil
+        self.watchdogInterval = watchdog > 0 ? .microseconds(max(1, microseconds / 2)) : nil
         self.sender = sender
         stored = descriptors.filter(\.isStoredFile)
         inherited = descriptors.filter { !$0.isStoredFile }

@@ -2,6 +2,7 @@ import DTLSEngine
 import DTLSTransport
 import Glibc
 import LinuxSystem
+import Primitives
 
 /// One local sender of a client: its connected socket, and the DTLS connection to the server that its datagrams leave
 /// over. One datagram is one message, both ways.
@@ -22,11 +23,11 @@ final class ClientTunnel: TimerTarget, EventHandler, ConnectionDelegate {
     private(set) var waiting: PendingQueue
     private(set) var counters = Counters()
     /// When the last datagram came, from either side, or was taken by the sender.
-    private var lastActive: UInt64
+    private var lastActive: Instant
     /// When the present connection was established; `nil` while there is none.
-    private var establishedAt: UInt64?
-    /// When the first datagram was sent that the server has sent nothing since; 0: there is none.
-    private var unansweredSince: UInt64 = 0
+    private var establishedAt: Instant?
+    /// When the first datagram was sent that the server has sent nothing since.
+    private var unansweredSince: Instant?
     /// Why the connection is being closed, where it is the tunnel that knows.
     private var endingReason: String?
 
@@ -41,9 +42,9 @@ final class ClientTunnel: TimerTarget, EventHandler, ConnectionDelegate {
     }
 
     /// A connection that has lived this long was of use, even if the server has never said anything.
-    private var goodLife: UInt64 {
+    private var goodLife: Duration {
         let timeout = client.configuration.answerTimeout
-        return .milliseconds(timeout > 0 ? min(timeout, 10_000) : 10_000)
+        return timeout > .zero ? min(timeout, .seconds(10)) : .seconds(10)
     }
 
     init(_ id: UInt64, _ key: FlowKey, client: ClientRuntime, worker: Worker) {
@@ -136,8 +137,9 @@ final class ClientTunnel: TimerTarget, EventHandler, ConnectionDelegate {
     private var isForgotten: Bool {
         let timeout = client.configuration.answerTimeout
         let now = resources.loop.now
-        if unansweredSince == 0 { unansweredSince = now }
-        return timeout > 0 && now >= unansweredSince &+ .milliseconds(timeout)
+        let start = unansweredSince ?? now
+        unansweredSince = start
+        return timeout > .zero && now >= start + timeout
     }
 
     /// What was encrypted leaves.
@@ -244,7 +246,7 @@ final class ClientTunnel: TimerTarget, EventHandler, ConnectionDelegate {
     func connectionEstablished(_ connection: Connection) {
         course.opened()
         establishedAt = resources.loop.now
-        unansweredSince = 0
+        unansweredSince = nil
         worker.countHandshake(resumed: connection.engine.isResumed)
         logOpened(connection)
         if client.configuration.resumes { client.keepSession(of: connection.engine, now: resources.loop.now) }
@@ -280,7 +282,7 @@ final class ClientTunnel: TimerTarget, EventHandler, ConnectionDelegate {
         // A sender's time can be over during the handshake.
         guard let established else { return }
         logClosed(connection, reason)
-        let wasUseful = connection.counters.messagesIn > 0 || resources.loop.now &- established >= goodLife
+        let wasUseful = connection.counters.messagesIn > 0 || resources.loop.now - established >= goodLife
         connectionEnded(wasUseful: wasUseful, reason: reason)
     }
 
@@ -304,7 +306,7 @@ final class ClientTunnel: TimerTarget, EventHandler, ConnectionDelegate {
     // MARK: From the server to the sender
 
     func connection(_ connection: Connection, received message: UnsafeRawBufferPointer) {
-        unansweredSince = 0
+        unansweredSince = nil
         if socket.isBatchFilling { deliver() }
         socket.append(message)
     }
@@ -322,9 +324,9 @@ final class ClientTunnel: TimerTarget, EventHandler, ConnectionDelegate {
 
     // MARK: Time
 
-    private var idleEnd: UInt64 {
+    private var idleEnd: Instant {
         let timeout = client.configuration.idleTimeout
-        return timeout > 0 ? lastActive &+ .milliseconds(timeout) : .max
+        return timeout > .zero ? lastActive + timeout : .distantFuture
     }
 
     private func rearm() {
@@ -334,7 +336,7 @@ final class ClientTunnel: TimerTarget, EventHandler, ConnectionDelegate {
         resources.loop.timers.arm(self, at: next)
     }
 
-    override func timerFired(now: UInt64) {
+    override func timerFired(now: Instant) {
         if now >= idleEnd { return close(.idle) }
         if course.timePassed(now: now, hasKept: !waiting.isEmpty) == .connect { connect() }
         rearm()

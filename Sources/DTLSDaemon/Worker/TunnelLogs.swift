@@ -2,6 +2,7 @@ import DTLSEngine
 import DTLSTransport
 import LinuxSystem
 import Logging
+import Primitives
 
 // What a tunnel tells the log, in the operator's words.
 
@@ -61,10 +62,9 @@ extension ClientTunnel {
             fields: fields.merging(["DATAGRAMS_UNCONNECTED": "\(counters.unconnected)"]) { $1 })
     }
 
-    /// - Parameter pause: nanoseconds.
-    func logFailed(_ reason: String, _ verification: String?, nextTryIn pause: UInt64) {
+    func logFailed(_ reason: String, _ verification: String?, nextTryIn pause: Duration) {
         let configuration = client.configuration
-        let next = "\(waiting.count) datagrams wait; the next try is in \(pause / 1_000_000) ms"
+        let next = "\(waiting.count) datagrams wait; the next try is in \(pause.milliseconds) ms"
         if let verification {
             worker.logs.limited(
                 .serverUnverified,

@@ -1,4 +1,5 @@
 import LinuxSystem
+import Primitives
 
 /// What becomes of a tunnel's connection to its server, as a state and what is to be done at each of its changes.
 ///
@@ -11,8 +12,8 @@ struct TunnelState {
         case resting
         case connecting
         case established
-        /// Until the time (monotonic nanoseconds).
-        case pausing(until: UInt64)
+        /// No connection is begun before `until`.
+        case pausing(until: Instant)
         case closed
     }
 
@@ -29,16 +30,12 @@ struct TunnelState {
     enum Next: Equatable {
         case nothing
         case connect
-        /// Come back after this many nanoseconds.
-        case pause(UInt64)
+        /// Come back after this time.
+        case pause(Duration)
     }
 
     private(set) var state = State.resting
-    /// Connections in a row that were of no use.
-    private var failures = 0
-
-    private static let firstPause = UInt64.milliseconds(500)
-    private static let longestPause = UInt64.milliseconds(30_000)
+    private var backoff = Backoff(from: .milliseconds(500), to: .seconds(30))
 
     mutating func datagramCame() -> Delivery {
         switch state {
@@ -59,22 +56,21 @@ struct TunnelState {
     ///   - wasUseful: whether the connection has lived for some time, or the server has sent something over it.
     ///   - chance: 0 to 1, evenly spread: a pause is 20 % shorter to 20 % longer, so that tunnels that fail together do
     ///     not all come back together.
-    mutating func connectionEnded(wasUseful: Bool, now: UInt64, chance: Double) -> Next {
+    mutating func connectionEnded(wasUseful: Bool, now: Instant, chance: Double) -> Next {
         guard state == .connecting || state == .established else { return .nothing }
         if wasUseful {
-            failures = 0
+            backoff.reset()
             state = .resting
             return .nothing
         }
-        let pause = min(Self.firstPause << UInt64(min(failures, 6)), Self.longestPause)
-        failures += 1
-        let length = UInt64(Double(pause) * (0.8 + 0.4 * min(max(chance, 0), 1)))
-        state = .pausing(until: now &+ length)
+        let factor = 0.8 + 0.4 * min(max(chance, 0), 1)
+        let length = Duration.nanoseconds(Int64(Double(backoff.next().nanoseconds) * factor))
+        state = .pausing(until: now + length)
         return .pause(length)
     }
 
     /// - Parameter hasKept: whether datagrams wait.
-    mutating func timePassed(now: UInt64, hasKept: Bool) -> Next {
+    mutating func timePassed(now: Instant, hasKept: Bool) -> Next {
         guard case .pausing(let end) = state else { return .nothing }
         guard now >= end else { return .pause(end - now) }
         state = hasKept ? .connecting : .resting

@@ -2,6 +2,7 @@ import DTLSEngine
 import DTLSTransport
 import Glibc
 import LinuxSystem
+import Primitives
 
 /// The worker's role: one thread, one loop, the connections that the acceptor hands over on descriptor 3.
 ///
@@ -28,7 +29,7 @@ final class Worker: MessageChannelDelegate {
     /// Of the configuration that `services`, `clients` and `access` are of.
     private var generation: UInt32 = 0
     /// Milliseconds after which the acceptor kills a worker that is to stop.
-    private var stopTimeout = 0
+    private var stopTimeout = Duration.zero
     /// With the acceptor's secret: clients that begin anew on a connection's socket are asked here.
     private var cookies: CookieAuthority?
     private var connections: [UInt64: ServedConnection] = [:]
@@ -49,11 +50,11 @@ final class Worker: MessageChannelDelegate {
     private static let spareDescriptors = 16
 
     /// Reports go out at most this often, in milliseconds: hand-overs need no exact counts.
-    private static let reportInterval = 10
+    private static let reportInterval = Duration.milliseconds(10)
 
     private final class Reporter: TimerTarget {
         weak var worker: Worker?
-        override func timerFired(now: UInt64) { worker?.sendReport() }
+        override func timerFired(now: Instant) { worker?.sendReport() }
     }
 
     /// Runs the role until it ends.
@@ -247,7 +248,7 @@ final class Worker: MessageChannelDelegate {
     }
 
     private func scheduleReport() {
-        loop.timers.arm(reporter, at: loop.now &+ .milliseconds(Self.reportInterval))
+        loop.timers.arm(reporter, at: loop.now + Self.reportInterval)
     }
 
     private func sendReport(always: Bool = false) {
@@ -266,7 +267,7 @@ final class Worker: MessageChannelDelegate {
         sendReport()
         channel?.close()
         // Some of the time is left for the last steps, and for a machine that has much to do.
-        let deadline = loop.now &+ .milliseconds(stopTimeout) / 5 * 3
+        let deadline = loop.now + stopTimeout / 5 * 3
         handlerResources.finish(by: deadline) { [logs, loop] in
             logs.finish()
             loop.stop()

@@ -2,6 +2,7 @@ import DTLSEngine
 import DTLSTransport
 import LinuxSystem
 import Logging
+import Primitives
 
 /// A worker's way to the log: what strangers can cause goes through limiters.
 final class WorkerLogs: TimerTarget {
@@ -18,8 +19,8 @@ final class WorkerLogs: TimerTarget {
         logger[metadataKey: "WORKER"] = "\(worker)"
         self.logger = logger
         // journald lets a service write 10,000 entries in 30 s by default, all its processes together.
-        connections = LogLimiter(burst: 100, perSecond: 20, now: loop.now)
-        failures = LogLimiter(burst: 20, perSecond: 2, now: loop.now)
+        connections = LogLimiter(burst: 100, perSecond: 20)
+        failures = LogLimiter(burst: 20, perSecond: 2)
         super.init()
     }
 
@@ -133,7 +134,7 @@ final class WorkerLogs: TimerTarget {
     /// What is held back is reported a while later, even if nothing follows.
     private func remember() {
         if connections.isHoldingBack || failures.isHoldingBack {
-            loop.timers.arm(self, at: loop.now &+ .milliseconds(1_000))
+            loop.timers.arm(self, at: loop.now + .milliseconds(1_000))
         }
     }
 
@@ -143,7 +144,7 @@ final class WorkerLogs: TimerTarget {
         failures.finish(to: logger)
     }
 
-    override func timerFired(now: UInt64) {
+    override func timerFired(now: Instant) {
         connections.flush(now: now, to: logger)
         failures.flush(now: now, to: logger)
         remember()

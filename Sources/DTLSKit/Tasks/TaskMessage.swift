@@ -1,5 +1,6 @@
 import DTLSTransport
 import LinuxSystem
+import Primitives
 
 /// What goes over the channel between a program and its tasks, both ways.
 enum TaskMessage {

@@ -1,4 +1,5 @@
 import DTLSTransport
+import Primitives
 
 /// What a message between tasks is made of.
 public enum TaskValue: Sendable, Equatable {

@@ -1,6 +1,7 @@
 import DTLSEngine
 import DTLSTransport
 import LinuxSystem
+import Primitives
 import Testing
 
 @testable import DTLSDaemon
@@ -20,20 +21,20 @@ import Testing
     @Test func `a key seals for its rotation and opens as long as its tickets live`() {
         let source = Source()
         var keys = GeneratedTicketKeys()
-        let configuration = TicketConfiguration(rotation: 100, lifetime: 250)
-        func advance(to now: UInt64) -> [UInt8] {
-            keys.advance(to: now, configuration, draw: source.draw)
+        let configuration = TicketConfiguration(rotation: .seconds(100), lifetime: .seconds(250))
+        func advance(to seconds: UInt64) -> [UInt8] {
+            keys.advance(to: BootTime(seconds: seconds), configuration, draw: source.draw)
             return numbers(keys)
         }
         #expect(advance(to: 1_000) == [1])
         #expect(advance(to: 1_099) == [1])
-        #expect(keys.wait(at: 1_099, configuration) == 1)
+        #expect(keys.wait(at: BootTime(seconds: 1_099), configuration) == .seconds(1))
         #expect(advance(to: 1_100) == [2, 1])
-        #expect(keys.wait(at: 1_100, configuration) == 100)
+        #expect(keys.wait(at: BootTime(seconds: 1_100), configuration) == .seconds(100))
         #expect(advance(to: 1_200) == [3, 2, 1])
         #expect(advance(to: 1_300) == [4, 3, 2, 1])
         // The first key's last ticket was sealed just before 1,100, and lives until 1,350.
-        #expect(keys.wait(at: 1_300, configuration) == 51)
+        #expect(keys.wait(at: BootTime(seconds: 1_300), configuration) == .seconds(51))
         #expect(advance(to: 1_350) == [4, 3, 2, 1])
         #expect(advance(to: 1_351) == [4, 3, 2])
         // After a long sleep nothing of before is of use.
@@ -45,26 +46,27 @@ import Testing
     @Test func `no more keys are kept than the maximum`() {
         let source = Source()
         var keys = GeneratedTicketKeys()
-        let configuration = TicketConfiguration(rotation: 1, lifetime: 604_800)
-        for now in 1...200 { keys.advance(to: UInt64(now), configuration, draw: source.draw) }
+        let configuration = TicketConfiguration(rotation: .seconds(1), lifetime: .seconds(604_800))
+        for now in 1...200 { keys.advance(to: BootTime(seconds: UInt64(now)), configuration, draw: source.draw) }
         #expect(numbers(keys) == (137...200).reversed())
     }
 
     @Test func `a clock that goes backwards changes nothing`() {
         let source = Source()
         var keys = GeneratedTicketKeys()
-        let configuration = TicketConfiguration(rotation: 100, lifetime: 100)
-        keys.advance(to: 1_000, configuration, draw: source.draw)
-        keys.advance(to: 5, configuration, draw: source.draw)
+        let configuration = TicketConfiguration(rotation: .seconds(100), lifetime: .seconds(100))
+        keys.advance(to: BootTime(seconds: 1_000), configuration, draw: source.draw)
+        keys.advance(to: BootTime(seconds: 5), configuration, draw: source.draw)
         #expect(numbers(keys) == [1])
-        #expect(keys.wait(at: 5, configuration) == 100)
+        #expect(keys.wait(at: BootTime(seconds: 5), configuration) == .seconds(100))
     }
 
     @Test func `stored keys are decoded whole or not at all`() throws {
         let source = Source()
         var keys = GeneratedTicketKeys()
         for now: UInt64 in [0, 43_200, 90_000] {
-            keys.advance(to: now, TicketConfiguration(lifetime: 604_800), draw: source.draw)
+            keys.advance(
+                to: BootTime(seconds: now), TicketConfiguration(lifetime: .seconds(604_800)), draw: source.draw)
         }
         #expect(numbers(keys) == [3, 2, 1])
         let bytes = keys.encode()

@@ -1,6 +1,7 @@
 import DTLSEngine
 import DTLSTransport
 import LinuxSystem
+import Primitives
 import Testing
 
 @testable import DTLSDaemon

@@ -1,4 +1,5 @@
 import DTLSTransport
+import Primitives
 import TestSupport
 import Testing
 

@@ -1,6 +1,7 @@
 import DTLSEngine
 import DTLSTransport
 import LinuxSystem
+import Primitives
 import Testing
 
 @testable import DTLSDaemon
@@ -35,7 +36,8 @@ private let least = """
                 ClientConfiguration(
                     name: "out", listen: [try #require(SocketAddress("127.0.0.1:5000"))], server: server,
                     serverName: "192.0.2.1", tls: ClientSettings(certificateAuthorities: material.certificate),
-                    handshakeTimeout: 60_000, idleTimeout: 300_000, answerTimeout: 60_000, mtu: 1_400, resumes: true,
+                    handshakeTimeout: .milliseconds(60_000), idleTimeout: .milliseconds(300_000),
+                    answerTimeout: .milliseconds(60_000), mtu: 1_400, resumes: true,
                     socket: SocketOptions(fragmentation: false))
             ])
     }
@@ -75,7 +77,8 @@ private let least = """
                         certificateAuthorities: material.certificate, certificate: material.certificate,
                         privateKey: material.encryptedKey, passphrase: "sesame", ciphers: "ECDHE+AESGCM",
                         minimumVersion: .dtls10, maximumVersion: .dtls12),
-                    handshakeTimeout: 2_000, idleTimeout: 0, answerTimeout: 0, mtu: 256, resumes: false,
+                    handshakeTimeout: .milliseconds(2_000), idleTimeout: .zero, answerTimeout: .zero, mtu: 256,
+                    resumes: false,
                     socket: SocketOptions(receiveBuffer: 65_536, fragmentation: false))
             ])
     }

@@ -19,7 +19,7 @@ private let service = """
         let folder = try ConfigurationFolder()
         let configuration = try folder.read(service)
         #expect((1...1_024).contains(configuration.workers))
-        #expect(configuration.stopTimeout == 5_000)
+        #expect(configuration.stopTimeout == .milliseconds(5_000))
         #expect(configuration.logLevel == .info)
         #expect(configuration.cookieSecret == nil)
         let material = try TestMaterial.shared.get()
@@ -28,7 +28,8 @@ private let service = """
                 ServiceConfiguration(
                     name: "a", listen: [],
                     tls: ServerSettings(certificate: material.certificate, privateKey: material.privateKey),
-                    handshakeTimeout: 60_000, idleTimeout: 300_000, mtu: 1_400, handler: .echo,
+                    handshakeTimeout: .milliseconds(60_000), idleTimeout: .milliseconds(300_000), mtu: 1_400,
+                    handler: .echo,
                     socket: SocketOptions(fragmentation: false))
             ])
     }
@@ -68,7 +69,7 @@ private let service = """
             fragment = true
             """)
         #expect(configuration.workers == 3)
-        #expect(configuration.stopTimeout == 250)
+        #expect(configuration.stopTimeout == .milliseconds(250))
         #expect(configuration.logLevel == .debug)
         #expect(configuration.cookieSecret == [UInt8](repeating: UInt8(ascii: "s"), count: 33))
         let address = try #require(SocketAddress("[::1]:4434"))
@@ -80,7 +81,7 @@ private let service = """
                         certificate: material.certificate, privateKey: material.encryptedKey, passphrase: "sesame",
                         certificateAuthorities: material.certificate, ciphers: "ECDHE+AESGCM",
                         minimumVersion: .dtls10, maximumVersion: .dtls12),
-                    handshakeTimeout: 2_000, idleTimeout: 0, mtu: 9_000,
+                    handshakeTimeout: .milliseconds(2_000), idleTimeout: .zero, mtu: 9_000,
                     handler: .forward(
                         ForwardConfiguration(backends: [try .udp("[::1]:5683")])),
                     socket: SocketOptions(

@@ -1,6 +1,7 @@
 import DTLSEngine
 import Foundation
 import LinuxSystem
+import Primitives
 import Testing
 
 @testable import DTLSDaemon
@@ -189,7 +190,7 @@ import Testing
         #expect(keys[1].staple?.response == Array(material.goodResponse))
         let expiry = try #require(keys[1].staple?.expiry)
         // It was made for seven days, by this test's run.
-        #expect(abs(Double(expiry) - Date().timeIntervalSince1970 - 7 * 86_400) < 86_400)
+        #expect(abs(Double(expiry.seconds) - Date().timeIntervalSince1970 - 7 * 86_400) < 86_400)
         #expect(configuration.warnings.isEmpty)
         #expect(
             configuration.staples == [
@@ -242,7 +243,7 @@ import Testing
         let configuration = try folder.read(text("ocsp_staple = \"now.ocsp\"") + name("a.example.org"))
         try folder.write("server.pem", "gone")
         try folder.write("now.ocsp", material.goodResponse)
-        let good = StapleRefresh.refresh(configuration, file: "f", watcher: nil, now: 0)
+        let good = StapleRefresh.refresh(configuration, file: "f", watcher: nil, now: UnixTime(seconds: 0))
         var expected = configuration
         expected.warnings = []
         expected.services[0].tls.certifiedKeys[0].staple = try OCSPStaple(
@@ -250,7 +251,7 @@ import Testing
         #expect(good == expected)
 
         try folder.write("now.ocsp", material.revokedResponse)
-        let kept = StapleRefresh.refresh(good, file: "f", watcher: nil, now: 0)
+        let kept = StapleRefresh.refresh(good, file: "f", watcher: nil, now: UnixTime(seconds: 0))
         #expect(kept.services == good.services)
         #expect(
             kept.warnings.map(\.description) == [
@@ -266,13 +267,14 @@ import Testing
         var configuration = try folder.read(
             text("ocsp_staple = \"good.ocsp\"") + named, environment: ["CREDENTIALS_DIRECTORY": folder.path])
         let expiry = try #require(configuration.nextStapleExpiry)
-        configuration.services[0].tls.certifiedKeys[0].staple = OCSPStaple(checked: [1], expiry: expiry - 1)
-        #expect(configuration.nextStapleExpiry == expiry - 1)
+        func earlier(by seconds: Int64) -> UnixTime { UnixTime(seconds: expiry.seconds - seconds) }
+        configuration.services[0].tls.certifiedKeys[0].staple = OCSPStaple(checked: [1], expiry: earlier(by: 1))
+        #expect(configuration.nextStapleExpiry == earlier(by: 1))
         try folder.write("good.ocsp", material.revokedResponse)
-        let kept = StapleRefresh.refresh(configuration, file: "f", watcher: nil, now: expiry - 2)
+        let kept = StapleRefresh.refresh(configuration, file: "f", watcher: nil, now: earlier(by: 2))
         #expect(kept.services == configuration.services && kept.warnings.count == 1)
 
-        let one = StapleRefresh.refresh(configuration, file: "f", watcher: nil, now: expiry - 1)
+        let one = StapleRefresh.refresh(configuration, file: "f", watcher: nil, now: earlier(by: 1))
         #expect(one.services[0].tls.certifiedKeys[0].staple == nil && one.nextStapleExpiry == expiry)
         let words = "the OCSP response has run out; nothing is stapled until there is a new one"
         #expect(one.warnings.last?.description == "f: service.a.ocsp_staple: \(words)")

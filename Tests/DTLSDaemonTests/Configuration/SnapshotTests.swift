@@ -1,6 +1,7 @@
 import DTLSEngine
 import DTLSTransport
 import LinuxSystem
+import Primitives
 import TestSupport
 import Testing
 
@@ -13,7 +14,7 @@ import Testing
         let addresses = try ["0.0.0.0:4433", "[fe80::1%1]:4434"].map { try #require(SocketAddress($0)) }
         let presharedKey = PresharedKey(identity: [0xff, 1], key: [0, 1, 2])
         var key = CertifiedKey(certificate: "certificate\n", privateKey: "key", passphrase: "p")
-        key.staple = OCSPStaple(checked: [1, 2], expiry: 3)
+        key.staple = OCSPStaple(checked: [1, 2], expiry: UnixTime(seconds: 3))
         var tls = ServerSettings(
             certifiedKeys: [key],
             clients: PeerVerification(
@@ -25,7 +26,7 @@ import Testing
         (tls.refusesUnknownNames, tls.choosesByAddress, tls.policy) = (true, true, .legacy)
         tls.applicationProtocols = ["coap", "ä"]
         tls.presharedKeys = PresharedKeys(keys: [presharedKey, PresharedKey(identity: [2], key: [3])], hint: [0xfe])
-        tls.sessions = SessionSettings(resumption: false, lifetime: 3)
+        tls.sessions = SessionSettings(resumption: false, lifetime: .seconds(3))
         let socket = SocketOptions(
             receiveBuffer: 1_024, sendBuffer: 16_777_216, timeToLive: 0, interface: "lo", ipv6Only: false,
             fragmentation: true)
@@ -53,18 +54,21 @@ import Testing
             ciphers: "ALL", minimumVersion: .dtls10, maximumVersion: .dtls12, allowsRenegotiation: true)
         client.applicationProtocols = ["coap"]
         var configuration = Configuration(
-            workers: 7, stopTimeout: 1, logLevel: .warning, cookieSecret: Array(0...255),
-            tickets: TicketConfiguration(keys: [try #require(TicketKey(Array(0..<80)))], rotation: 1, lifetime: 2),
+            workers: 7, stopTimeout: .milliseconds(1), logLevel: .warning, cookieSecret: Array(0...255),
+            tickets: TicketConfiguration(
+                keys: [try #require(TicketKey(Array(0..<80)))], rotation: .seconds(1), lifetime: .seconds(2)),
             keyLogFile: "/run/keys.log",
             services: handlers.enumerated().map { index, handler in
                 ServiceConfiguration(
-                    name: "service \(index)", listen: addresses, tls: tls, handshakeTimeout: 120_000,
-                    idleTimeout: 86_400_000, mtu: 9_000, handler: handler, socket: socket, limits: limits)
+                    name: "service \(index)", listen: addresses, tls: tls, handshakeTimeout: .milliseconds(120_000),
+                    idleTimeout: .milliseconds(86_400_000), mtu: 9_000, handler: handler, socket: socket, limits: limits
+                )
             },
             clients: [
                 ClientConfiguration(
                     name: "client", listen: addresses, server: addresses[1], serverName: "b.example.org", tls: client,
-                    handshakeTimeout: 2_000, idleTimeout: 1, answerTimeout: 2, mtu: 256, resumes: false,
+                    handshakeTimeout: .milliseconds(2_000), idleTimeout: .milliseconds(1),
+                    answerTimeout: .milliseconds(2), mtu: 256, resumes: false,
                     socket: socket)
             ], limits: limits)
         configuration.staples = [StapleFile(service: "a", host: "b", path: "c", key: "d", isWatched: false)]
@@ -75,11 +79,11 @@ import Testing
     /// No optional has a value, and no list an element.
     private let bare = Snapshot(
         configuration: Configuration(
-            workers: 1, stopTimeout: 0, logLevel: .debug,
+            workers: 1, stopTimeout: .zero, logLevel: .debug,
             services: [
                 ServiceConfiguration(
-                    name: "", listen: [], tls: ServerSettings(certifiedKeys: []), handshakeTimeout: 0,
-                    idleTimeout: 0, mtu: 0, handler: .echo, socket: SocketOptions())
+                    name: "", listen: [], tls: ServerSettings(certifiedKeys: []), handshakeTimeout: .zero,
+                    idleTimeout: .zero, mtu: 0, handler: .echo, socket: SocketOptions())
             ]), cookieSecret: [])
 
     private let problems = ConfigurationProblems(problems: [

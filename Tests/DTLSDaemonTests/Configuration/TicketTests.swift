@@ -27,10 +27,11 @@ import Testing
         try write(folder, "old")
         var configuration = try folder.read("tickets = { key_file = [\"new\", \"old\"], lifetime = 60 }" + Self.service)
         #expect(configuration.tickets.keys.map(\.bytes.first) == [UInt8(ascii: "n"), UInt8(ascii: "o")])
-        #expect(configuration.services.first?.tls.sessions == SessionSettings(resumption: true, lifetime: 60))
+        #expect(configuration.services.first?.tls.sessions == SessionSettings(resumption: true, lifetime: .seconds(60)))
         configuration = try folder.read("tickets.key_file = \"old\"" + Self.service + "\nresumption = false")
         #expect(configuration.tickets.keys.map(\.bytes.first) == [UInt8(ascii: "o")])
-        #expect(configuration.services.first?.tls.sessions == SessionSettings(resumption: false, lifetime: 7_200))
+        #expect(
+            configuration.services.first?.tls.sessions == SessionSettings(resumption: false, lifetime: .seconds(7_200)))
     }
 
     @Test func `what is wrong is told`() throws {

@@ -119,13 +119,13 @@ import Testing
         var arrived: [String] = []
         while end.socket.hasPending {
             arrived += end.received()
-            try loop.poll(timeout: 1_000)
+            try loop.poll(timeout: .seconds(1))
         }
         arrived += end.received()
         #expect(arrived == (0..<sent).map { "\($0)" })
         // Once nothing waits, room is of no interest.
         let count = end.events.count
-        try loop.poll(timeout: 0)
+        try loop.poll(timeout: .zero)
         #expect(end.events.count == count)
         end.socket.close()
     }
@@ -136,7 +136,7 @@ import Testing
         var dropped = 0
         end.socket.finishBatch { dropped = end.socket.keepBatch() }
         #expect(dropped == 6)
-        try loop.poll(timeout: 0)
+        try loop.poll(timeout: .zero)
         #expect(end.received().count == 64)
         end.socket.close()
     }

@@ -1,23 +1,26 @@
 import DTLSEngine
 import DTLSTransport
 import LinuxSystem
+import Primitives
+import TestSupport
 import Testing
 
 @testable import DTLSDaemon
 
 /// What the acceptor admits, with a clock of the tests' own.
 @Suite struct AdmissionTests {
-    private let start = UInt64.milliseconds(1_000_000)
+    private let start = Instant(nanoseconds: 1_000_000_000_000)
 
     private func configuration(
         all: LimitsConfiguration = LimitsConfiguration(), _ services: (String, LimitsConfiguration)...
     ) -> Configuration {
         Configuration(
-            workers: 1, stopTimeout: 0, logLevel: .info, cookieSecret: nil,
+            workers: 1, stopTimeout: .zero, logLevel: .info, cookieSecret: nil,
             services: services.map { name, limits in
                 ServiceConfiguration(
                     name: name, listen: [], tls: ServerSettings(certificate: "", privateKey: ""),
-                    handshakeTimeout: 2_000, idleTimeout: 0, mtu: 1_400, handler: .echo, socket: SocketOptions(),
+                    handshakeTimeout: .milliseconds(2_000), idleTimeout: .zero, mtu: 1_400, handler: .echo,
+                    socket: SocketOptions(),
                     limits: limits)
             }, limits: all)
     }
@@ -26,7 +29,7 @@ import Testing
 
     /// Takes a peer in if the limits allow it.
     private func tryOne(
-        _ admission: Admission, _ host: String, service: Int = 0, now: UInt64? = nil
+        _ admission: Admission, _ host: String, service: Int = 0, now: Instant? = nil
     ) throws -> AdmittedConnection? {
         let peer = try peer(host)
         let now = now ?? start
@@ -34,7 +37,7 @@ import Testing
         return admission.admit(peer, service: service, now: now)
     }
 
-    private func reason(_ admission: Admission, _ host: String, service: Int = 0, now: UInt64? = nil) throws
+    private func reason(_ admission: Admission, _ host: String, service: Int = 0, now: Instant? = nil) throws
         -> Refusal?
     {
         admission.refusal(of: try peer(host), service: service, now: now ?? start)?.0

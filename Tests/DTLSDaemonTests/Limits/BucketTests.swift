@@ -1,4 +1,6 @@
 import LinuxSystem
+import Primitives
+import TestSupport
 import Testing
 
 @testable import DTLSDaemon
@@ -13,8 +15,8 @@ import Testing
         var bucket = TokenBucket()
         var count = 0
         for now in stride(from: Self.start, to: Self.start + duration, by: Int(interval)) {
-            guard bucket.holds(rate, now: now) else { continue }
-            bucket.take(of: rate, now: now)
+            guard bucket.holds(rate, now: at(now)) else { continue }
+            bucket.take(of: rate, now: at(now))
             count += 1
         }
         return count
@@ -24,12 +26,12 @@ import Testing
         let rate = Rate(perSecond: 7)
         var bucket = TokenBucket()
         for _ in 0..<7 {
-            #expect(bucket.holds(rate, now: Self.start))
-            bucket.take(of: rate, now: Self.start)
+            #expect(bucket.holds(rate, now: at(Self.start)))
+            bucket.take(of: rate, now: at(Self.start))
         }
-        #expect(!bucket.holds(rate, now: Self.start))
-        #expect(!bucket.holds(rate, now: Self.start + Self.second / 8))
-        #expect(bucket.holds(rate, now: Self.start + Self.second / 7 + 1))
+        #expect(!bucket.holds(rate, now: at(Self.start)))
+        #expect(!bucket.holds(rate, now: at(Self.start + Self.second / 8)))
+        #expect(bucket.holds(rate, now: at(Self.start + Self.second / 7 + 1)))
     }
 
     /// In the long run no more than the rate, and no less, whatever tries: the burst, and then one each interval.
@@ -48,10 +50,10 @@ import Testing
     @Test func `an item larger than the bucket overdraws it`() {
         let rate = Rate(perSecond: 1_000)
         var bucket = TokenBucket()
-        #expect(bucket.holdsAnything(rate, now: Self.start))
-        bucket.take(16_384, of: rate, now: Self.start)
-        #expect(!bucket.holdsAnything(rate, now: Self.start + 15 * Self.second))
-        #expect(bucket.holdsAnything(rate, now: Self.start + 16 * Self.second))
+        #expect(bucket.holdsAnything(rate, now: at(Self.start)))
+        bucket.take(16_384, of: rate, now: at(Self.start))
+        #expect(!bucket.holdsAnything(rate, now: at(Self.start + 15 * Self.second)))
+        #expect(bucket.holdsAnything(rate, now: at(Self.start + 16 * Self.second)))
     }
 
     @Test func `a time in the far future does not overflow`() {
@@ -59,11 +61,11 @@ import Testing
         let rate = Rate(perThousandSeconds: .max)
         let slow = Rate(perThousandSeconds: .min)
         for now: UInt64 in [.max, 0, .max - 1] {
-            _ = bucket.holds(rate, now: now)
-            bucket.take(.max, of: slow, now: now)
-            _ = bucket.holdsAnything(slow, now: now)
+            _ = bucket.holds(rate, now: at(now))
+            bucket.take(.max, of: slow, now: at(now))
+            _ = bucket.holdsAnything(slow, now: at(now))
         }
-        #expect(bucket.fullAt == .max)
+        #expect(bucket.fullAt == .distantFuture)
     }
 
     private func network(_ number: UInt32) throws -> NetworkPrefix {
@@ -78,14 +80,14 @@ import Testing
         for number in 0..<1_000 as Range<UInt32> {
             let network = try network(number)
             for _ in 0..<2 {
-                #expect(table.holds(network, rate, now: Self.start))
-                table.take(network, rate, now: Self.start)
+                #expect(table.holds(network, rate, now: at(Self.start)))
+                table.take(network, rate, now: at(Self.start))
             }
-            #expect(!table.holds(network, rate, now: Self.start))
+            #expect(!table.holds(network, rate, now: at(Self.start)))
         }
         for number in 0..<1_000 as Range<UInt32> {
-            #expect(!table.holds(try network(number), rate, now: Self.start))
-            #expect(table.holds(try network(number), rate, now: Self.start + Self.second))
+            #expect(!table.holds(try network(number), rate, now: at(Self.start)))
+            #expect(table.holds(try network(number), rate, now: at(Self.start + Self.second)))
         }
     }
 
@@ -97,14 +99,14 @@ import Testing
         let capacity = table.capacity
         for number in 0..<1_000_000 as Range<UInt32> {
             let network = try network(number)
-            #expect(table.holds(network, rate, now: Self.start), "a network that is new is let in")
-            table.take(network, rate, now: Self.start)
-            #expect(!table.holds(network, rate, now: Self.start), "and at once remembered")
+            #expect(table.holds(network, rate, now: at(Self.start)), "a network that is new is let in")
+            table.take(network, rate, now: at(Self.start))
+            #expect(!table.holds(network, rate, now: at(Self.start)), "and at once remembered")
         }
         #expect(table.capacity == capacity)
         #expect(capacity == PrefixRates.defaultCapacity)
-        #expect(table.occupied(now: Self.start) <= capacity)
-        #expect(table.occupied(now: Self.start) > capacity * 9 / 10)
+        #expect(table.occupied(now: at(Self.start)) <= capacity)
+        #expect(table.occupied(now: at(Self.start)) > capacity * 9 / 10)
     }
 
     /// As long as there is room for those that come within a second, nobody is forgotten.
@@ -116,8 +118,8 @@ import Testing
             // Each round brings others; those of the last round have full buckets by then. With a hundred at a time,
             // nine fall into one of the 512 sets once in millions of runs.
             let networks = try (0..<100).map { try network(round * 100 + $0) }
-            for network in networks { table.take(network, rate, now: now) }
-            #expect(networks.allSatisfy { !table.holds($0, rate, now: now) })
+            for network in networks { table.take(network, rate, now: at(now)) }
+            #expect(networks.allSatisfy { !table.holds($0, rate, now: at(now)) })
             now += Self.second
         }
         #expect(table.capacity == 4_096)
@@ -130,13 +132,13 @@ import Testing
                     largestDatagram: 1_000, datagramsPerSecond: Rate(perSecond: 3),
                     bytesPerSecond: Rate(perSecond: 1_500)))
         )
-        #expect(limiter.excess(1_001, now: Self.start) == .largestDatagram)
-        #expect(limiter.excess(1_000, now: Self.start) == nil)
-        #expect(limiter.excess(1_000, now: Self.start) == nil, "it overdraws")
-        #expect(limiter.excess(1, now: Self.start) == .bytesPerSecond)
-        #expect(limiter.excess(0, now: Self.start + Self.second / 2) == nil)
-        #expect(limiter.excess(0, now: Self.start + Self.second / 2) == nil)
-        #expect(limiter.excess(0, now: Self.start + Self.second / 2) == .datagramsPerSecond)
+        #expect(limiter.excess(1_001, now: at(Self.start)) == .largestDatagram)
+        #expect(limiter.excess(1_000, now: at(Self.start)) == nil)
+        #expect(limiter.excess(1_000, now: at(Self.start)) == nil, "it overdraws")
+        #expect(limiter.excess(1, now: at(Self.start)) == .bytesPerSecond)
+        #expect(limiter.excess(0, now: at(Self.start + Self.second / 2)) == nil)
+        #expect(limiter.excess(0, now: at(Self.start + Self.second / 2)) == nil)
+        #expect(limiter.excess(0, now: at(Self.start + Self.second / 2)) == .datagramsPerSecond)
         #expect(limiter.dropped == 3)
         limiter.restart()
         #expect(limiter.dropped == 0)

@@ -1,6 +1,7 @@
 import Glibc
 import LinuxSystem
 import Logging
+import Primitives
 
 /// A worker's programs (handler "exec"): they are counted, and each is reaped as soon as it has ended.
 final class Programs: HandlerSharedState {
@@ -79,7 +80,7 @@ final class Programs: HandlerSharedState {
     var isBusy: Bool { !running.isEmpty }
 
     /// When the worker itself is killed, the kernel kills the programs, but not what they have started.
-    func finish(by deadline: UInt64, _ done: @escaping () -> Void) {
+    func finish(by deadline: Instant, _ done: @escaping () -> Void) {
         allEnded = done
         for program in running.values { program.end(by: deadline) }
     }
@@ -101,8 +102,8 @@ final class RunningProgram: TimerTarget, EventHandler {
     }
 
     /// How long a program has to end by itself once its input has ended, and how long after SIGTERM.
-    private static let grace = UInt64.milliseconds(2_000)
-    private static let lastGrace = UInt64.milliseconds(5_000)
+    private static let grace = Duration.milliseconds(2_000)
+    private static let lastGrace = Duration.milliseconds(5_000)
 
     private let loop: EventLoop
     private var process: FileDescriptor
@@ -110,7 +111,7 @@ final class RunningProgram: TimerTarget, EventHandler {
     private var ended: () -> Void = {}
     private var stage = Stage.running
     /// The loop's time at which it is killed, whatever grace it has left.
-    private var deadline = UInt64.max
+    private var deadline = Instant.distantFuture
 
     fileprivate init(pid: pid_t, process: consuming FileDescriptor, loop: EventLoop) {
         self.pid = pid
@@ -132,29 +133,29 @@ final class RunningProgram: TimerTarget, EventHandler {
     func release() {
         guard stage == .running, registration != nil else { return }
         stage = .released
-        loop.timers.arm(self, at: loop.now &+ Self.grace)
+        loop.timers.arm(self, at: loop.now + Self.grace)
     }
 
     /// Its connection has gone, and its worker is going. Of the time that is left it gets a third to end by itself, and
     /// the rest after SIGTERM, where that is less than it would have anyway.
-    fileprivate func end(by deadline: UInt64) {
+    fileprivate func end(by deadline: Instant) {
         self.deadline = deadline
-        let left = deadline > loop.now ? deadline - loop.now : 0
+        let left = deadline > loop.now ? deadline - loop.now : .zero
         switch stage {
         case .running, .killed: break
-        case .released: loop.timers.arm(self, at: loop.now &+ left / 3)
+        case .released: loop.timers.arm(self, at: loop.now + left / 3)
         case .asked: loop.timers.arm(self, at: deadline)
         }
     }
 
-    override func timerFired(now: UInt64) {
+    override func timerFired(now: Instant) {
         guard registration != nil else { return }
         switch stage {
         case .running, .killed: break
         case .released:
             stage = .asked
             ForeignProgram.signal(SIGTERM, toGroupOf: pid)
-            loop.timers.arm(self, at: min(now &+ Self.lastGrace, deadline))
+            loop.timers.arm(self, at: min(now + Self.lastGrace, deadline))
         case .asked:
             stage = .killed
             ForeignProgram.signal(SIGKILL, toGroupOf: pid)

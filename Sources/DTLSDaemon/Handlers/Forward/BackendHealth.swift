@@ -1,30 +1,29 @@
+import Primitives
+
 /// Whether one backend takes datagrams, as far as one worker has seen. A backend that refuses is left alone for a while,
 /// and a burst of refusals is one line in the log.
 ///
 /// A refusal is the only thing that UDP tells for certain. So the first one begins an outage; after a pause the backend
 /// is on trial with one connection's datagrams. An outage ends with an answer, or with a trial that has brought no
 /// refusal, since some backends never answer.
-///
-/// Times are nanoseconds of a monotonic clock.
 struct BackendHealth {
     /// How long a backend is left alone: first, and at most; each trial that fails doubles it.
-    static let pauses = (shortest: UInt64(1_000_000_000), longest: UInt64(30_000_000_000))
+    static let pauses = (shortest: Duration.seconds(1), longest: Duration.seconds(30))
     /// How long a trial lasts that brings neither an answer nor a refusal. A machine that does not answer ARP is
     /// reported after three seconds.
-    static let trialTime: UInt64 = 5_000_000_000
+    static let trialTime = Duration.seconds(5)
 
     private enum State {
         case serving
-        case resting(until: UInt64)
+        case resting(until: Instant)
         /// One connection sends to it, to see whether it refuses.
-        case onTrial(of: ObjectIdentifier, until: UInt64)
+        case onTrial(of: ObjectIdentifier, until: Instant)
     }
 
     private var state = State.serving
-    /// The last pause, or 0: the next one is the shortest.
-    private var pause: UInt64 = 0
+    private var backoff = Backoff(from: Self.pauses.shortest, to: Self.pauses.longest)
     /// When the last trial ended without an answer, which does not prove that the backend is healthy.
-    private var healthySince: UInt64 = 0
+    private var healthySince = Instant.distantPast
     private var refusals: UInt64 = 0
 
     @inline(__always)
@@ -34,11 +33,11 @@ struct BackendHealth {
     }
 
     /// - Returns: whether this refusal begins an outage.
-    mutating func noteRefusal(now: UInt64) -> Bool {
+    mutating func noteRefusal(now: Instant) -> Bool {
         refusals &+= 1
         switch state {
         case .serving:
-            if now &- healthySince > Self.pauses.longest { pause = 0 }
+            if now - healthySince > Self.pauses.longest { backoff.reset() }
             rest(now: now)
             return true
         case .onTrial:
@@ -53,16 +52,15 @@ struct BackendHealth {
         }
     }
 
-    private mutating func rest(now: UInt64) {
-        pause = pause == 0 ? Self.pauses.shortest : min(pause * 2, Self.pauses.longest)
-        state = .resting(until: now &+ pause)
+    private mutating func rest(now: Instant) {
+        state = .resting(until: now + backoff.next())
     }
 
     /// A datagram of the backend has come, or a Unix socket has taken one.
     /// - Returns: how many refusals the outage had that has ended now, or `nil` when there was none.
     mutating func noteAnswer() -> UInt64? {
         if isServing { return nil }
-        pause = 0
+        backoff.reset()
         return endOutage()
     }
 
@@ -73,7 +71,7 @@ struct BackendHealth {
     }
 
     /// Whether a connection may send to the backend. ``begin(by:now:)`` follows for the backend that was chosen.
-    func accepts(_ connection: ObjectIdentifier, now: UInt64) -> Bool {
+    func accepts(_ connection: ObjectIdentifier, now: Instant) -> Bool {
         switch state {
         case .serving: true
         case .resting(let end): now >= end
@@ -83,12 +81,12 @@ struct BackendHealth {
 
     /// A connection for which ``accepts(_:now:)`` holds begins to send to the backend, or goes on.
     /// - Returns: how many refusals the outage had that has ended now, by a trial without any; else `nil`.
-    mutating func begin(by connection: ObjectIdentifier, now: UInt64) -> UInt64? {
+    mutating func begin(by connection: ObjectIdentifier, now: Instant) -> UInt64? {
         switch state {
         case .serving:
             return nil
         case .resting:
-            state = .onTrial(of: connection, until: now &+ Self.trialTime)
+            state = .onTrial(of: connection, until: now + Self.trialTime)
             return nil
         case .onTrial(_, let end):
             guard now >= end else { return nil }

@@ -1,4 +1,5 @@
 import LinuxSystem
+import Primitives
 
 /// The way of one client's messages to a backend (handler "forward"): which backend they go to, when the socket is
 /// connected, and what happens to messages that were not taken. It does no I/O. Each call takes what has happened and
@@ -69,25 +70,25 @@ struct BackendRoute {
 
     /// Messages are to be sent, or a socket is to be made ready for the first ones.
     @inline(__always)
-    mutating func begin(now: UInt64) -> Step {
+    mutating func begin(now: Instant) -> Step {
         hasRetried = false
         return next(now: now)
     }
 
     @inline(__always)
-    private mutating func next(now: UInt64) -> Step {
+    private mutating func next(now: Instant) -> Step {
         if isConnected, backend == home, !backends.areSeveral || backends.isServing(home) { return .send }
         return choose(now: now)
     }
 
-    private mutating func choose(now: UInt64) -> Step {
+    private mutating func choose(now: Instant) -> Step {
         if backends.areSeveral, switchBackend(now: now) { return .switchBackend }
         return isConnected ? .send : .connect
     }
 
     /// Goes over to the backend that is the right one now.
     /// - Returns: false where that is the present one.
-    private mutating func switchBackend(now: UInt64) -> Bool {
+    private mutating func switchBackend(now: Instant) -> Bool {
         let better = backends.choice(of: client, for: connection, now: now)
         if better == backend { return false }
         backend = better
@@ -108,7 +109,7 @@ struct BackendRoute {
     }
 
     /// The socket could not be connected to ``backend``.
-    mutating func connectFailed(_ error: Int32, now: UInt64) -> Transition {
+    mutating func connectFailed(_ error: Int32, now: Instant) -> Transition {
         let notice = noteRefusal(error, now: now)
         let hasSwitched = backends.areSeveral && switchBackend(now: now)
         return Transition(step: hasSwitched ? .switchBackend : .finish, notice: notice)
@@ -116,17 +117,17 @@ struct BackendRoute {
 
     /// Messages are about to be sent to ``backend``. Where it is in an outage, this is its trial.
     @inline(__always)
-    func willSend(now: UInt64) -> Notice? {
+    func willSend(now: Instant) -> Notice? {
         backends.isServing(backend) ? nil : beginTrial(now: now)
     }
 
-    private func beginTrial(now: UInt64) -> Notice? {
+    private func beginTrial(now: Instant) -> Notice? {
         backends.begin(backend, by: connection, now: now).map { .recovery(backend: backend, refusals: $0) }
     }
 
     /// Messages were sent, with this errno, or 0. As long as the clock stands still, this ends in `keepRest` or
     /// `finish` after a bounded number of steps: a backend that has refused is not chosen again, unless all have.
-    mutating func sent(_ error: Int32, now: UInt64) -> Transition {
+    mutating func sent(_ error: Int32, now: Instant) -> Transition {
         switch MessageSocket.Remainder(after: error, over: transport) {
         case .none:
             // A Unix socket that takes a datagram has somebody who reads it. Over UDP only an answer proves that.
@@ -154,7 +155,7 @@ struct BackendRoute {
 
     /// Messages that had waited for room were refused with this errno. What is left of them is to be sent as if it had
     /// just come.
-    mutating func pendingRefused(_ error: Int32, now: UInt64) -> Transition {
+    mutating func pendingRefused(_ error: Int32, now: Instant) -> Transition {
         var notice: Notice?
         switch transport {
         case .udp: notice = noteRefusal(error, now: now)
@@ -176,7 +177,7 @@ struct BackendRoute {
     }
 
     /// The socket has given an error that says that ``backend`` takes no datagrams.
-    func noteRefusal(_ error: Int32, now: UInt64) -> Notice? {
+    func noteRefusal(_ error: Int32, now: Instant) -> Notice? {
         backends.noteRefusal(backend, now: now) ? .outage(backend: backend, errno: error) : nil
     }
 }

@@ -1,3 +1,5 @@
+import Primitives
+
 /// The backends of one service in one worker: which of them a client's datagrams go to, and which of them take
 /// datagrams at present.
 ///
@@ -23,7 +25,7 @@ final class ForwardBackends {
 
     /// The first backend in the client's order that takes datagrams of this connection; where none does, the first of
     /// all.
-    func choice(of client: UInt64, for connection: ObjectIdentifier, now: UInt64) -> Int {
+    func choice(of client: UInt64, for connection: ObjectIdentifier, now: Instant) -> Int {
         first(of: client) { health[$0].accepts(connection, now: now) } ?? home(of: client)
     }
 
@@ -43,14 +45,14 @@ final class ForwardBackends {
 
     /// The connection sends to the backend from now on. Where that is in an outage, this is its trial.
     /// - Returns: how many refusals the outage had that has ended now, or `nil`.
-    func begin(_ index: Int, by connection: ObjectIdentifier, now: UInt64) -> UInt64? {
+    func begin(_ index: Int, by connection: ObjectIdentifier, now: Instant) -> UInt64? {
         guard health[index].accepts(connection, now: now) else { return nil }
         return health[index].begin(by: connection, now: now)
     }
 
     /// The backend has refused datagrams.
     /// - Returns: whether this refusal begins an outage.
-    func noteRefusal(_ index: Int, now: UInt64) -> Bool { health[index].noteRefusal(now: now) }
+    func noteRefusal(_ index: Int, now: Instant) -> Bool { health[index].noteRefusal(now: now) }
 
     /// A datagram of the backend has come, or it has taken one over a Unix socket.
     /// - Returns: how many refusals the outage had that has ended now, or `nil` when there was none.

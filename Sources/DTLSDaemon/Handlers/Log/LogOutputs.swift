@@ -1,6 +1,7 @@
 import DTLSTransport
 import LinuxSystem
 import Logging
+import Primitives
 
 /// The targets that one worker logs messages to (handler "log"): one output for each target, shared by all connections.
 final class LogOutputs: HandlerSharedState {
@@ -42,7 +43,7 @@ final class LogOutputs: HandlerSharedState {
 
     var isBusy: Bool { sockets.contains(where: \.isBusy) }
 
-    func finish(by deadline: UInt64, _ done: @escaping () -> Void) {
+    func finish(by deadline: Instant, _ done: @escaping () -> Void) {
         for socket in sockets where socket.isBusy {
             socket.finish(by: deadline) { [weak self] in
                 if self?.isBusy == false { done() }
@@ -101,10 +102,10 @@ private final class FileOutput: LogOutput {
     /// Whether the file's last line was only written in part, since the disk was full.
     private var endsInsideLine = false
     /// The loop's time before which opening is not tried again.
-    private var retryTime: UInt64 = 0
+    private var retryTime = Instant.distantPast
 
     private static let bufferBytes = 65_536
-    private static let retryPause = UInt64.milliseconds(1_000)
+    private static let retryPause = Duration.seconds(1)
 
     /// In a class, since an optional of a noncopyable type cannot be used in place.
     private final class OpenFile {
@@ -159,7 +160,7 @@ private final class FileOutput: LogOutput {
             file = opened
             return opened
         } catch {
-            retryTime = loop.now &+ Self.retryPause
+            retryTime = loop.now + Self.retryPause
             throw error
         }
     }
@@ -168,6 +169,6 @@ private final class FileOutput: LogOutput {
     func reopen() {
         file = nil
         endsInsideLine = false
-        retryTime = 0
+        retryTime = .distantPast
     }
 }

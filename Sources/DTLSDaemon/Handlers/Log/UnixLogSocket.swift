@@ -1,6 +1,7 @@
 import Glibc
 import LinuxSystem
 import Logging
+import Primitives
 
 /// A Unix datagram socket that takes entries: journald's, or a syslog daemon's.
 ///
@@ -19,13 +20,13 @@ final class UnixLogSocket: TimerTarget {
     /// Whose the last entry was.
     private var service = ""
     /// When to give up what waits, and what is called when nothing does; while the worker is ending.
-    private var ending: (deadline: UInt64, done: () -> Void)?
+    private var ending: (deadline: Instant, done: () -> Void)?
 
     /// EPOLLOUT is of no use: a socket that is not connected always looks as if it had room (unix_dgram_poll() asks the
     /// connected receiver's queue alone; seen with Linux 6.18).
-    private static let firstPause = UInt64.milliseconds(2)
+    private static let firstPause = Duration.milliseconds(2)
     /// Of a reader that takes nothing at all.
-    private static let longestPause = UInt64.milliseconds(64)
+    private static let longestPause = Duration.milliseconds(64)
     private var pause = firstPause
 
     init(_ path: String, _ budget: PendingBudget, loop: EventLoop, logs: WorkerLogs) {
@@ -48,7 +49,7 @@ final class UnixLogSocket: TimerTarget {
             }
             if !waiting.append(entry) { lost(1, "it has no room, and \(waiting.count) messages wait already") }
         }
-        if !waiting.isEmpty { loop.timers.arm(self, at: loop.now &+ pause) }
+        if !waiting.isEmpty { loop.timers.arm(self, at: loop.now + pause) }
     }
 
     private func deliver(_ entry: UnsafeRawBufferPointer) -> SystemError? {
@@ -84,14 +85,14 @@ final class UnixLogSocket: TimerTarget {
             .messageLost, "\(count) messages were not logged: \(path): \(reason)", fields: ["SERVICE": "\(service)"])
     }
 
-    override func timerFired(now: UInt64) {
+    override func timerFired(now: Instant) {
         sendWaiting()
         if let ending, now >= ending.deadline {
             if !waiting.isEmpty { lost(waiting.count, "it had no room until the end") }
             waiting.removeAll()
         }
         guard waiting.isEmpty else {
-            loop.timers.arm(self, at: now &+ pause)
+            loop.timers.arm(self, at: now + pause)
             pause = min(pause * 2, Self.longestPause)
             return
         }
@@ -105,5 +106,5 @@ final class UnixLogSocket: TimerTarget {
     var isBusy: Bool { !waiting.isEmpty }
 
     /// To be called while it is busy.
-    func finish(by deadline: UInt64, _ done: @escaping () -> Void) { ending = (deadline, done) }
+    func finish(by deadline: Instant, _ done: @escaping () -> Void) { ending = (deadline, done) }
 }

@@ -1,3 +1,5 @@
+import Primitives
+import TestSupport
 import Testing
 
 @testable import DTLSDaemon
@@ -9,10 +11,10 @@ import Testing
     private final class Health {
         private var rule = BackendHealth()
         var isServing: Bool { rule.isServing }
-        func refused(now: UInt64) -> Bool { rule.noteRefusal(now: now) }
+        func refused(now: Instant) -> Bool { rule.noteRefusal(now: now) }
         func answered() -> UInt64? { rule.noteAnswer() }
-        func accepts(_ connection: ObjectIdentifier, now: UInt64) -> Bool { rule.accepts(connection, now: now) }
-        func begin(by connection: ObjectIdentifier, now: UInt64) -> UInt64? { rule.begin(by: connection, now: now) }
+        func accepts(_ connection: ObjectIdentifier, now: Instant) -> Bool { rule.accepts(connection, now: now) }
+        func begin(by connection: ObjectIdentifier, now: Instant) -> UInt64? { rule.begin(by: connection, now: now) }
     }
 
     private let tester = Tester()
@@ -20,54 +22,54 @@ import Testing
     private static let second: UInt64 = 1_000_000_000
 
     /// Fails every trial, and returns how long the backend was left alone before each, in seconds.
-    private func pauses(_ health: Health, from start: UInt64, count: Int) -> [UInt64] {
+    private func pauses(_ health: Health, from start: Instant, count: Int) -> [UInt64] {
         var now = start
         return (0..<count).map { _ in
             let beginning = now
-            while !health.accepts(id, now: now) { now += Self.second / 2 }
+            while !health.accepts(id, now: now) { now = now + .milliseconds(500) }
             _ = health.begin(by: id, now: now)
             #expect(!health.refused(now: now))
-            return (now - beginning) / Self.second
+            return UInt64((now - beginning).seconds)
         }
     }
 
     @Test func `the pause doubles up to half a minute`() {
         let health = Health()
-        #expect(health.refused(now: 0))
-        #expect(pauses(health, from: 0, count: 8) == [1, 2, 4, 8, 16, 30, 30, 30])
+        #expect(health.refused(now: at(0)))
+        #expect(pauses(health, from: at(0), count: 8) == [1, 2, 4, 8, 16, 30, 30, 30])
     }
 
     /// To connect is the trial of a Unix socket that is gone, or of an address without a route: it fails before
     /// anything is sent.
     @Test func `a trial that fails before it begins doubles the pause too`() {
         let health = Health()
-        #expect(health.refused(now: 0))
-        #expect(health.accepts(id, now: Self.second))
-        #expect(!health.refused(now: Self.second))
-        #expect(!health.accepts(id, now: 3 * Self.second - 1))
-        #expect(health.accepts(id, now: 3 * Self.second))
-        #expect(!health.refused(now: 3 * Self.second))
-        #expect(!health.accepts(id, now: 7 * Self.second - 1))
+        #expect(health.refused(now: at(0)))
+        #expect(health.accepts(id, now: at(Self.second)))
+        #expect(!health.refused(now: at(Self.second)))
+        #expect(!health.accepts(id, now: at(3 * Self.second - 1)))
+        #expect(health.accepts(id, now: at(3 * Self.second)))
+        #expect(!health.refused(now: at(3 * Self.second)))
+        #expect(!health.accepts(id, now: at(7 * Self.second - 1)))
     }
 
     @Test func `an answer ends the outage and the pauses begin small again`() {
         let health = Health()
         #expect(health.answered() == nil)
-        #expect(health.refused(now: 0))
-        _ = pauses(health, from: 0, count: 3)
+        #expect(health.refused(now: at(0)))
+        _ = pauses(health, from: at(0), count: 3)
         #expect(health.answered() == 4)
         #expect(health.isServing)
         #expect(health.answered() == nil)
-        #expect(health.refused(now: 100 * Self.second))
-        #expect(pauses(health, from: 100 * Self.second, count: 2) == [1, 2])
+        #expect(health.refused(now: at(100 * Self.second)))
+        #expect(pauses(health, from: at(100 * Self.second), count: 2) == [1, 2])
     }
 
     /// What many connections have sent before the first refusal comes back together: that is one outage, and one pause.
     @Test func `further refusals of an outage change nothing`() {
         let health = Health()
-        #expect(health.refused(now: 0))
-        for _ in 0..<100 { #expect(!health.refused(now: Self.second / 2)) }
-        #expect(health.accepts(id, now: Self.second))
+        #expect(health.refused(now: at(0)))
+        for _ in 0..<100 { #expect(!health.refused(now: at(Self.second / 2))) }
+        #expect(health.accepts(id, now: at(Self.second)))
         #expect(health.answered() == 101)
     }
 
@@ -75,29 +77,29 @@ import Testing
     /// where they were.
     @Test func `a trial without a refusal ends the outage`() {
         let health = Health()
-        #expect(health.refused(now: 0))
-        _ = pauses(health, from: 0, count: 2)
-        let begin = 10 * Self.second
+        #expect(health.refused(now: at(0)))
+        _ = pauses(health, from: at(0), count: 2)
+        let begin = at(10 * Self.second)
         #expect(health.begin(by: id, now: begin) == nil)
         let other = Tester()
-        #expect(!health.accepts(ObjectIdentifier(other), now: begin + BackendHealth.trialTime - 1))
+        #expect(!health.accepts(ObjectIdentifier(other), now: begin + BackendHealth.trialTime - .nanoseconds(1)))
         let end = begin + BackendHealth.trialTime
         #expect(health.accepts(ObjectIdentifier(other), now: end))
         #expect(health.begin(by: ObjectIdentifier(other), now: end) == 3)
         #expect(health.isServing)
-        #expect(health.refused(now: end + Self.second))
-        #expect(pauses(health, from: end + Self.second, count: 2) == [8, 16])
+        #expect(health.refused(now: end + .seconds(1)))
+        #expect(pauses(health, from: end + .seconds(1), count: 2) == [8, 16])
     }
 
     @Test func `after a long time in service the pauses begin small again`() {
         let health = Health()
-        #expect(health.refused(now: 0))
-        _ = pauses(health, from: 0, count: 4)
-        let begin = 100 * Self.second
+        #expect(health.refused(now: at(0)))
+        _ = pauses(health, from: at(0), count: 4)
+        let begin = at(100 * Self.second)
         _ = health.begin(by: id, now: begin)
         _ = health.begin(by: id, now: begin + BackendHealth.trialTime)
         #expect(health.isServing)
-        let later = begin + BackendHealth.trialTime + BackendHealth.pauses.longest + 1
+        let later = begin + BackendHealth.trialTime + BackendHealth.pauses.longest + .nanoseconds(1)
         #expect(health.refused(now: later))
         #expect(pauses(health, from: later, count: 2) == [1, 2])
     }

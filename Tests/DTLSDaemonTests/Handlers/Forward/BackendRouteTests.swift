@@ -1,5 +1,7 @@
 import Glibc
 import LinuxSystem
+import Primitives
+import TestSupport
 import Testing
 
 @testable import DTLSDaemon
@@ -31,15 +33,15 @@ import Testing
 
         /// Sends a batch.
         /// - Returns: the steps that it took.
-        func send(now: UInt64 = 0) -> [Step] {
+        func send(now: Instant = at(0)) -> [Step] {
             run(route.begin(now: now), now)
         }
 
-        func refusePending(_ error: Int32, now: UInt64 = 0) -> [Step] {
+        func refusePending(_ error: Int32, now: Instant = at(0)) -> [Step] {
             run(follow(route.pendingRefused(error, now: now)), now)
         }
 
-        private func run(_ first: Step, _ now: UInt64) -> [Step] {
+        private func run(_ first: Step, _ now: Instant) -> [Step] {
             steps = []
             var step = first
             while steps.count < 100 {
@@ -66,9 +68,9 @@ import Testing
         }
 
         func fail() -> Step { route.socketFailed() }
-        func begin(now: UInt64 = 0) -> Step { route.begin(now: now) }
+        func begin(now: Instant = at(0)) -> Step { route.begin(now: now) }
         func answer() { if let notice = route.markBackendAlive() { notices.append(notice) } }
-        func refuse(_ error: Int32, now: UInt64 = 0) {
+        func refuse(_ error: Int32, now: Instant = at(0)) {
             if let notice = route.noteRefusal(error, now: now) { notices.append(notice) }
         }
     }
@@ -161,9 +163,9 @@ import Testing
         network.sendErrors = [home: ECONNREFUSED]
         #expect(network.send() == [.connect, .send, .switchBackend, .send, .finish])
         #expect(network.backend != home)
-        #expect(network.send(now: 1) == [.send, .finish])
+        #expect(network.send(now: at(1)) == [.send, .finish])
         network.sendErrors = [:]
-        #expect(network.send(now: second) == [.switchBackend, .send, .finish])
+        #expect(network.send(now: at(second)) == [.switchBackend, .send, .finish])
         #expect(network.backend == home)
         network.answer()
         #expect(
@@ -212,7 +214,7 @@ import Testing
         network.sendErrors = [0: ECONNREFUSED, 1: ECONNREFUSED, 2: ECONNREFUSED]
         #expect(network.send().last == .finish)
         #expect(network.notices.count == 3)
-        #expect(network.send(now: 1).first == .send || network.backend == home)
+        #expect(network.send(now: at(1)).first == .send || network.backend == home)
     }
 
     @Test func `messages that waited go to another backend where theirs refuses`() throws {
@@ -239,13 +241,13 @@ import Testing
         one.sendErrors = [home: ECONNREFUSED]
         _ = one.send()
         one.sendErrors = [:]
-        #expect(one.send(now: second) == [.switchBackend, .send, .finish])
+        #expect(one.send(now: at(second)) == [.switchBackend, .send, .finish])
         #expect(one.backend == home)
         // The client of the other connection has the same address, so the same backend is its own.
-        #expect(other.send(now: second + 1) == [.switchBackend, .send, .finish])
+        #expect(other.send(now: at(second + 1)) == [.switchBackend, .send, .finish])
         #expect(other.backend != home)
         one.answer()
-        #expect(other.send(now: second + 2) == [.switchBackend, .send, .finish])
+        #expect(other.send(now: at(second + 2)) == [.switchBackend, .send, .finish])
         #expect(other.backend == home)
     }
 
@@ -258,7 +260,7 @@ import Testing
         }
         let errors = [0, 0, EAGAIN, ENOBUFS, EMSGSIZE, ECONNREFUSED, EHOSTUNREACH, ENOENT, EPIPE]
         let network = next(2) == 0 ? try udp(1 + next(4)) : try unix(1 + next(4))
-        var now: UInt64 = 0
+        var now: Instant = at(0)
         for _ in 0..<50 {
             network.onceErrors = (0..<next(20)).map { _ in errors[next(errors.count)] }
             for index in network.backends.backends.indices {
@@ -268,7 +270,7 @@ import Testing
             let steps = next(4) == 0 ? network.refusePending(ECONNREFUSED, now: now) : network.send(now: now)
             #expect(steps.last == .finish || steps.last == .keepRest)
             if next(3) == 0 { network.answer() }
-            now += UInt64(next(3)) * second
+            now = now + .seconds(next(3))
         }
     }
 }

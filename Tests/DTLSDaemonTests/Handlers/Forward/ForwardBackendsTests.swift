@@ -1,4 +1,6 @@
 import LinuxSystem
+import Primitives
+import TestSupport
 import Testing
 
 @testable import DTLSDaemon
@@ -80,23 +82,23 @@ import Testing
         let client = try #require(try Self.clients(1).first)
         let id = ObjectIdentifier(one)
         let home = backends.home(of: client)
-        func choice(_ now: UInt64) -> Int { backends.choice(of: client, for: id, now: now) }
+        func choice(_ nanoseconds: UInt64) -> Int { backends.choice(of: client, for: id, now: at(nanoseconds)) }
         #expect(choice(0) == home)
-        #expect(backends.noteRefusal(home, now: 0))
+        #expect(backends.noteRefusal(home, now: at(0)))
         let next = choice(1)
         #expect(next != home)
         // Both: there is a third.
-        #expect(backends.noteRefusal(next, now: 2))
+        #expect(backends.noteRefusal(next, now: at(2)))
         let last = choice(3)
         #expect(last != home && last != next)
         // None is left: to the first, whatever comes of it.
-        #expect(backends.noteRefusal(last, now: 4))
+        #expect(backends.noteRefusal(last, now: at(4)))
         #expect(choice(5) == home)
-        #expect(backends.begin(home, by: id, now: 5) == nil)
+        #expect(backends.begin(home, by: id, now: at(5)) == nil)
         #expect(!backends.isServing(home))
         // It was down alone, and is back.
         #expect(choice(second) == home)
-        #expect(backends.begin(home, by: id, now: second) == nil)
+        #expect(backends.begin(home, by: id, now: at(second)) == nil)
         #expect(backends.noteAnswer(home) == 1)
         #expect(backends.isServing(home))
     }
@@ -104,21 +106,21 @@ import Testing
     @Test func `a single backend is always the choice`() throws {
         let backends = ForwardBackends([.unix("/x")])
         #expect(!backends.areSeveral)
-        #expect(backends.noteRefusal(0, now: 0))
-        #expect(backends.choice(of: 7, for: ObjectIdentifier(one), now: 1) == 0)
+        #expect(backends.noteRefusal(0, now: at(0)))
+        #expect(backends.choice(of: 7, for: ObjectIdentifier(one), now: at(1)) == 0)
     }
 
     @Test func `only one connection tries a backend that was out`() throws {
         let backends = ForwardBackends(try Self.backends(1...2))
         let client = try #require(try Self.clients(1).first)
         let home = backends.home(of: client)
-        _ = backends.noteRefusal(home, now: 0)
+        _ = backends.noteRefusal(home, now: at(0))
         let (first, second) = (ObjectIdentifier(one), ObjectIdentifier(other))
-        #expect(backends.choice(of: client, for: first, now: self.second) == home)
-        _ = backends.begin(home, by: first, now: self.second)
-        #expect(backends.choice(of: client, for: first, now: self.second + 1) == home)
-        #expect(backends.choice(of: client, for: second, now: self.second + 1) != home)
+        #expect(backends.choice(of: client, for: first, now: at(self.second)) == home)
+        _ = backends.begin(home, by: first, now: at(self.second))
+        #expect(backends.choice(of: client, for: first, now: at(self.second + 1)) == home)
+        #expect(backends.choice(of: client, for: second, now: at(self.second + 1)) != home)
         _ = backends.noteAnswer(home)
-        #expect(backends.choice(of: client, for: second, now: self.second + 2) == home)
+        #expect(backends.choice(of: client, for: second, now: at(self.second + 2)) == home)
     }
 }

@@ -1,6 +1,7 @@
 import Foundation
 import Glibc
 import LinuxSystem
+import Primitives
 import Testing
 
 @testable import DTLSDaemon
@@ -104,7 +105,7 @@ import Testing
     @Test func `an ending worker waits for a reader`() throws {
         send(0..<100)
         var isDone = false
-        socket.finish(by: .max) { isDone = true }
+        socket.finish(by: .distantFuture) { isDone = true }
         #expect(!isDone)
         #expect(try receiveAll() == Array(0..<100))
         #expect(isDone)
@@ -113,7 +114,7 @@ import Testing
     @Test func `an ending worker does not wait for ever`() throws {
         send(0..<100)
         var isDone = false
-        socket.finish(by: loop.now &+ .milliseconds(20)) { isDone = true }
+        socket.finish(by: loop.now + .milliseconds(20)) { isDone = true }
         while !isDone { try loop.poll(timeout: nil) }
         #expect(!socket.isBusy)
     }

@@ -1,5 +1,3 @@
-import LinuxSystem
-
 /// Writes the values of a channel message or a snapshot, little endian, one after the other.
 package struct ByteWriter {
     package private(set) var bytes: [UInt8] = []
@@ -9,6 +7,8 @@ package struct ByteWriter {
     package mutating func integer<Value: FixedWidthInteger>(_ value: Value) {
         withUnsafeBytes(of: value.littleEndian) { bytes.append(contentsOf: $0) }
     }
+
+    package mutating func duration(_ value: Duration) { integer(value.nanoseconds) }
 
     package mutating func bool(_ value: Bool) { integer(UInt8(value ? 1 : 0)) }
 
@@ -32,12 +32,6 @@ package struct ByteWriter {
     package mutating func list<Value>(_ values: [Value], _ write: (inout ByteWriter, Value) -> Void) {
         integer(UInt32(truncatingIfNeeded: values.count))
         for value in values { write(&self, value) }
-    }
-
-    package mutating func address(_ value: SocketAddress) {
-        integer(value.family.rawValue)
-        integer(value.scope)
-        value.withBytes { data($0) }
     }
 }
 
@@ -69,6 +63,8 @@ package struct ByteReader {
         Value(littleEndian: try take(MemoryLayout<Value>.size).loadUnaligned(as: Value.self))
     }
 
+    package mutating func duration() throws(MalformedBytes) -> Duration { .nanoseconds(try integer(Int64.self)) }
+
     package mutating func bool() throws(MalformedBytes) -> Bool { try integer(UInt8.self) != 0 }
 
     package mutating func data() throws(MalformedBytes) -> UnsafeRawBufferPointer {
@@ -95,17 +91,5 @@ package struct ByteReader {
         var values: [Value] = []
         for _ in 0..<(try integer(UInt32.self)) { values.append(try read(&self)) }
         return values
-    }
-
-    package mutating func address() throws(MalformedBytes) -> SocketAddress {
-        guard let family = SocketAddress.Family(rawValue: try integer()) else { throw MalformedBytes() }
-        let scope: UInt32 = try integer()
-        let raw = try data()
-        guard raw.count > 2,
-            let value = SocketAddress(
-                family: family, addressBytes: UnsafeRawBufferPointer(rebasing: raw.dropLast(2)),
-                port: UInt16(raw[raw.count - 2]) << 8 | UInt16(raw[raw.count - 1]), scope: scope)
-        else { throw MalformedBytes() }
-        return value
     }
 }

@@ -1,7 +1,7 @@
 /// Bytes as hexadecimal digits, as fingerprints are written.
-enum Hexadecimal {
+package enum Hexadecimal {
     /// Lower-case digits without colons.
-    static func text(_ bytes: some Sequence<UInt8>) -> String {
+    package static func text(_ bytes: some Sequence<UInt8>) -> String {
         let digits = Array("0123456789abcdef".utf8)
         var text: [UInt8] = []
         for byte in bytes {
@@ -13,7 +13,7 @@ enum Hexadecimal {
 
     /// The 32 bytes of a SHA-256 fingerprint: 64 digits of any case, with a colon between each two bytes or none at
     /// all.
-    static func fingerprint(_ text: [UInt8]) -> [UInt8]? {
+    package static func fingerprint(_ text: [UInt8]) -> [UInt8]? {
         let colon = UInt8(ascii: ":")
         var digits = text
         if text.count == 95 {
@@ -37,7 +37,7 @@ enum Hexadecimal {
 
 extension [UInt8] {
     /// With the ASCII letters in lower case, and everything else as it is.
-    func asciiLowercased() -> [UInt8] {
+    package func asciiLowercased() -> [UInt8] {
         map { (UInt8(ascii: "A")...UInt8(ascii: "Z")).contains($0) ? $0 | 0x20 : $0 }
     }
 }

@@ -1,11 +1,11 @@
 import COpenSSL
 import Glibc
 
-/// A certificate's subject alternative names (RFC 5280, section 4.2.1.6) as text: the certificate's own words, which
-/// can hold any character but NUL, and of which there can be thousands.
+/// A certificate's subject alternative names (RFC 5280, section 4.2.1.6) as text. The names are the certificate's own
+/// words: they can hold any character but NUL, and there can be thousands of them.
 public struct AlternativeNames: Sendable, Equatable {
     public var dns: [String] = []
-    /// As `inet_ntop` would have them.
+    /// IPv4 and IPv6 addresses in the form of inet_ntop(3).
     public var ip: [String] = []
     public var uri: [String] = []
     public var email: [String] = []
@@ -16,7 +16,7 @@ public struct AlternativeNames: Sendable, Equatable {
         case text(CertificateNames.Kind, [UInt8])
         /// 4 or 16 bytes.
         case address([UInt8])
-        /// An address of another length, or the extension as a whole.
+        /// An address that is not 4 or 16 bytes long, or an extension that cannot be decoded at all.
         case unreadable
     }
 

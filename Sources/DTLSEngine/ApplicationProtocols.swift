@@ -2,11 +2,12 @@ import COpenSSL
 
 /// The choice of an application protocol (ALPN, RFC 7301).
 extension ServerContext {
-    /// Answers clients that offer protocols with the best one that both know; one with which there is none is refused
-    /// (section 3.2: no_application_protocol). Clients that offer none are served.
+    /// Answers a client's offer with the best protocol that both sides know. A client that offers none of the server's
+    /// protocols is refused (RFC 7301, section 3.2: no_application_protocol), and one that offers no protocol is
+    /// served.
     func choose(ofApplicationProtocols protocols: [String]) {
         guard !protocols.isEmpty else { return }
-        attachments.applicationProtocols = protocols.map { Array($0.utf8) }
+        exData.applicationProtocols = protocols.map { Array($0.utf8) }
         SSL_CTX_set_alpn_select_cb(
             pointer,
             { ssl, chosen, chosenLength, offered, offeredLength, _ in
@@ -42,7 +43,7 @@ extension TLSContext {
 
 /// The list of protocols on the wire: each with a byte of length before it (RFC 7301, section 3.1).
 public enum ApplicationProtocols {
-    /// Bytes of a whole list.
+    /// The most bytes that a whole list may have.
     public static let maximumLength = Int(UInt16.max)
 
     public static func encodedLength(of names: [String]) -> Int { names.reduce(0) { $0 + 1 + $1.utf8.count } }
@@ -57,7 +58,7 @@ public enum ApplicationProtocols {
         return list.count <= maximumLength ? list : nil
     }
 
-    /// Where in the offer the first of these protocols stands that is in it.
+    /// The place in the client's offer of the first of `protocols` that the offer holds; `nil` where it holds none.
     static func choose(of protocols: [[UInt8]], _ offer: UnsafeBufferPointer<UInt8>) -> Range<Int>? {
         for wanted in protocols {
             var position = 0

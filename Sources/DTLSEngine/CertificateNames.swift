@@ -10,8 +10,9 @@ struct CertificateNames {
     }
 
     private(set) var names: [(kind: Kind, value: [UInt8])] = []
-    /// Whether all was understood. A name with a NUL in it is not: whoever takes it for a C string sees another name.
-    private(set) var isWhole = true
+    /// Whether every name could be read. A name with a NUL in it counts as unreadable: software that takes it for a C
+    /// string sees another name.
+    private(set) var isComplete = true
 
     init(of certificate: OpaquePointer) {
         let subject = X509_get_subject_name(certificate)
@@ -26,7 +27,7 @@ struct CertificateNames {
 
     private mutating func add(_ kind: Kind, _ bytes: [UInt8]?) {
         guard let bytes, !bytes.contains(0) else {
-            isWhole = false
+            isComplete = false
             return
         }
         names.append((kind, Self.normalized(kind, bytes)))
@@ -37,12 +38,12 @@ struct CertificateNames {
             switch name {
             case .text(let kind, let bytes): add(kind, bytes)
             case .address(let bytes): names.append((.ip, bytes))
-            case .unreadable: isWhole = false
+            case .unreadable: isComplete = false
             }
         }
     }
 
-    /// A string of ASN.1 in UTF-8, or `nil` where it is not what its type says.
+    /// An ASN.1 string as UTF-8, or `nil` where its bytes do not agree with its type.
     static func utf8(_ string: UnsafeMutablePointer<ASN1_STRING>?) -> [UInt8]? {
         guard let string else { return nil }
         ERR_set_mark()
@@ -69,7 +70,8 @@ struct CertificateNames {
         }
     }
 
-    /// What a wildcard rule looks for in a name: what follows its first label, or its mailbox. `nil`: no such part.
+    /// The part of a name that a wildcard rule compares: what follows the first label of a host name, or the @ of a
+    /// mailbox. `nil` for a name without such a part.
     static func rest(_ kind: Kind, _ name: [UInt8]) -> [UInt8]? {
         switch kind {
         case .commonName, .dns:

@@ -1,10 +1,10 @@
 import COpenSSL
 
-/// What a server proves itself with to clients that ask for a name.
+/// The certificates that a server shows to clients that ask for a name.
 public struct VirtualHost: Codable, Equatable, Sendable {
-    /// A host name, or one with `*` for its first label, which stands for any one label; case does not matter.
+    /// A host name. A `*` as its first label stands for any one label. Case does not matter.
     public var name: String
-    /// As ``ServerSettings/certifiedKeys``.
+    /// One certificate of each kind of key (RSA, ECDSA) at most, as in ``ServerSettings/certifiedKeys``.
     public var certifiedKeys: [CertifiedKey]
 
     public init(name: String, certifiedKeys: [CertifiedKey]) {
@@ -13,70 +13,80 @@ public struct VirtualHost: Codable, Equatable, Sendable {
     }
 }
 
-/// Which certificate a client gets: by the name that it asks for (SNI, RFC 6066, section 3), else by the address that
-/// it has come to, else the server's own.
+/// The choice of the certificate that a client gets. The name that it asks for decides (SNI, RFC 6066, section 3), else
+/// the address that it has sent to; else it gets the server's own certificate.
 ///
 /// The choice is made before OpenSSL looks for a session to resume, in the ClientHello callback and not in the one for
-/// the server name: sessions of one identity are then none of another's, so a client that has shown no certificate to
-/// one cannot resume its way into another that demands one.
+/// the server name: sessions of one virtual host are then none of another's, so a client that has shown no certificate
+/// to one cannot resume its way into another that demands one.
 extension ServerContext {
     /// Serves `name` with this context from now on: a further name, or a new certificate for one that is there.
     /// - Parameters:
     ///   - name: a host name; `*.example.com` stands for every name with one more label. Case does not matter.
-    ///   - identity: made with another `sessionContext` than this one's.
-    public func add(_ identity: ServerContext, for name: String) {
+    ///   - virtualHost: made with another `sessionIDContext` than this one's.
+    public func add(_ virtualHost: ServerContext, for name: String) {
         let name = name.lowercased()
-        if identities.updateValue(identity, forKey: name) == nil { names.append(name) }
-        if let address = Self.addressBytes(of: name) { addresses[address] = identity }
-        // The choice is the service's: it is not made again when a client of this name renegotiates. Nor may the
-        // callback be called then, since the identity can be gone: its connections outlive it when another takes its
-        // place.
-        SSL_CTX_set_client_hello_cb(identity.pointer, nil, nil)
+        if virtualHosts.updateValue(virtualHost, forKey: name) == nil { names.append(name) }
+        if let address = Self.addressBytes(of: name) { addresses[address] = virtualHost }
+        // The choice is the service's: it is not made again when a client of this name renegotiates.
+        SSL_CTX_set_client_hello_cb(virtualHost.pointer, nil, nil)
+        virtualHost.exData.server = nil
     }
 
-    /// Makes an identity of each name of the settings: with the service's policy and trust, and sessions of its own.
+    /// Makes a virtual host of each name of the settings: with the service's policy and trust, and sessions of its own.
     func addNames(
-        of settings: ServerSettings, tickets: TicketKeyRing?, sessionContext: String
+        of settings: ServerSettings, tickets: TicketKeyRing?, sessionIDContext: String
     ) throws(CredentialsError) {
-        for identity in settings.names {
+        for host in settings.names {
             var own = settings
-            own.certifiedKeys = identity.certifiedKeys
+            own.certifiedKeys = host.certifiedKeys
             own.names = []
             own.refusesUnknownNames = false
             own.choosesByAddress = false
             let context = try ServerContext(
-                own, tickets: tickets, sessionContext: "\(sessionContext)\0name:\(identity.name.lowercased())",
+                own, tickets: tickets, sessionIDContext: "\(sessionIDContext)\0name:\(host.name.lowercased())",
                 trustOf: self)
-            add(context, for: identity.name)
+            add(context, for: host.name)
         }
         choosesByAddress = settings.choosesByAddress
     }
 
-    /// Whether a client that asks for no name gets the certificate that names the local address (reference: ipcert).
+    /// Whether a client that asks for no name gets the certificate that names the local address.
     public func chooseByAddress() { choosesByAddress = true }
 
-    /// Has OpenSSL ask which identity a client gets. Also where there is but one: its sessions are told apart by name.
+    /// Has OpenSSL ask which certificate a client gets. It asks also where there is only one, because sessions are told
+    /// apart by the name that was asked for.
     func enableChoice() {
-        // The callback's argument lives as long as any engine: each retains its context.
+        exData.server = self
         SSL_CTX_set_client_hello_cb(
             pointer,
-            { ssl, alert, argument in
-                guard let ssl, let argument else { return SSL_CLIENT_HELLO_SUCCESS }
-                return Unmanaged<ServerContext>.fromOpaque(argument)._withUnsafeGuaranteedRef {
-                    $0.choose(for: ssl, alert)
-                }
-            }, Unmanaged.passUnretained(self).toOpaque())
+            { ssl, alert, _ in
+                // An engine retains its context, so the server is there for as long as a handshake is.
+                guard let ssl, let server = ContextExData.of(ssl)?.server else { return SSL_CLIENT_HELLO_SUCCESS }
+                return server.choose(for: ssl, alert)
+            }, nil)
     }
 
-    /// The identity for this address, if that is asked for: the one that was added for it, else the first whose
-    /// certificate names it; `nil`: this one.
+    /// The virtual host of the address that a connection's client has come to, by its SSL, which owns it.
+    private static let chosenByAddress = ExDataSlot<ServerContext>(of: .connection)
+
+    /// Chooses a virtual host by the address that a client has come to. It serves the client unless that asks for a
+    /// name.
+    /// - Parameter address: 4 or 16 bytes; any other number of them chooses none.
+    func chooseVirtualHost(forAddress address: [UInt8], of ssl: OpaquePointer) {
+        let virtualHost = address.withUnsafeBytes { self.virtualHost(forAddress: $0) }
+        if let virtualHost { Self.chosenByAddress.set(virtualHost, in: ssl) }
+    }
+
+    /// The virtual host for this address, if that is asked for: the one that was added for it, else the first whose
+    /// certificate names it; `nil`: this server itself.
     /// - Parameter address: 4 or 16 bytes.
-    func identity(forAddress address: UnsafeRawBufferPointer) -> ServerContext? {
+    private func virtualHost(forAddress address: UnsafeRawBufferPointer) -> ServerContext? {
         guard choosesByAddress else { return nil }
         let address = Self.unmapped(address)
         if let added = addresses[Array(address)] { return added }
         if certifies(address) { return nil }
-        return names.lazy.compactMap { self.identities[$0] }.first { $0.certifies(address) }
+        return names.lazy.compactMap { self.virtualHosts[$0] }.first { $0.certifies(address) }
     }
 
     /// An IPv6 socket has ::ffff:a.b.c.d for its IPv4 clients; certificates have the four bytes (RFC 5280, section
@@ -99,45 +109,45 @@ extension ServerContext {
     }
 
     private func covers(_ name: String) -> Bool {
-        attachments.certificates.contains { $0.certificate.covers(name: name) }
+        exData.certificates.contains { $0.certificate.covers(name: name) }
     }
 
     private func certifies(_ address: UnsafeRawBufferPointer) -> Bool {
-        attachments.certificates.contains { $0.certificate.covers(address: address) }
+        exData.certificates.contains { $0.certificate.covers(address: address) }
     }
 
-    /// The name's own identity, or the one with an asterisk for its first label (RFC 6125, section 6.4.3).
-    func identity(named name: String) -> ServerContext? {
-        if let exact = identities[name] { return exact }
+    /// The name's own virtual host, or the one with an asterisk for its first label (RFC 6125, section 6.4.3).
+    func virtualHost(named name: String) -> ServerContext? {
+        if let exact = virtualHosts[name] { return exact }
         guard let dot = name.firstIndex(of: ".") else { return nil }
-        return identities["*" + name[dot...]]
+        return virtualHosts["*" + name[dot...]]
     }
 
     private func choose(for ssl: OpaquePointer, _ alert: UnsafeMutablePointer<Int32>?) -> Int32 {
         if let name = ServerName.asked(of: ssl) {
-            let identity = identity(named: name)
-            if identity == nil, refusesUnknownNames, !covers(name) {
-                refusal = "the client asks for the name \"\(name)\", which is not served here"
+            let virtualHost = virtualHost(named: name)
+            if virtualHost == nil, refusesUnknownNames, !covers(name) {
+                HandshakeRefusal.record(.unknownServerName(name), for: ssl)
                 alert?.pointee = SSL_AD_UNRECOGNIZED_NAME
                 return SSL_CLIENT_HELLO_ERROR
             }
-            (identity ?? self).take(ssl, askedFor: name)
-        } else if let chosen = SSL_get_ex_data(ssl, 0) {
-            Unmanaged<ServerContext>.fromOpaque(chosen)._withUnsafeGuaranteedRef { $0.take(ssl) }
+            (virtualHost ?? self).adopt(ssl, askedFor: name)
+        } else {
+            Self.chosenByAddress.value(in: ssl)?.adopt(ssl)
         }
         return SSL_CLIENT_HELLO_SUCCESS
     }
 
-    /// Makes a connection this identity's. SSL_set_SSL_CTX takes the certificate and the trusted CAs along, but neither
-    /// the verification mode, nor how long a client's chain may be, nor, once it differs, the session context.
+    /// Makes a connection one of this context's. SSL_set_SSL_CTX takes the certificate and the trusted CAs along, but
+    /// neither the verification mode, nor how long a client's chain may be, nor, once it differs, the session context.
     ///
-    /// A session is resumed for the name alone that it was made for (RFC 6066, section 3).
-    private func take(_ ssl: OpaquePointer, askedFor name: String? = nil) {
+    /// A session is resumed only for the name that it was made for (RFC 6066, section 3).
+    private func adopt(_ ssl: OpaquePointer, askedFor name: String? = nil) {
         guard SSL_set_SSL_CTX(ssl, pointer) != nil else { return }
         SSL_set_verify(ssl, SSL_CTX_get_verify_mode(pointer), nil)
         _ = co_ssl_set_max_cert_list(ssl, co_ssl_ctx_get_max_cert_list(pointer))
         // 0xff: no name, and no text, has this byte.
-        let context = name.map { Self.shorten(sessionContext + [0xff] + $0.utf8) } ?? sessionContext
+        let context = name.map { Self.shorten(sessionIDContext + [0xff] + $0.utf8) } ?? sessionIDContext
         _ = SSL_set_session_id_context(ssl, context, UInt32(truncatingIfNeeded: context.count))
     }
 }
@@ -145,7 +155,7 @@ extension ServerContext {
 /// The server_name extension of a ClientHello that OpenSSL is at (RFC 6066, section 3).
 private enum ServerName {
     /// The host name in lower case and without a dot at its end, or `nil` where none is asked for. One that is not
-    /// UTF-8 becomes one that nobody has.
+    /// UTF-8 becomes a name that no server has.
     static func asked(of ssl: OpaquePointer) -> String? {
         var start: UnsafePointer<UInt8>?
         var count = 0

@@ -1,10 +1,85 @@
 import COpenSSL
 
-/// What a side of a handshake proves itself with, as far as that limits its cipher suites.
+/// A named choice of DTLS versions and cipher suites. A cipher list or version that a service sets overrides it.
+public enum CipherPolicy: String, Codable, Sendable, CaseIterable {
+    /// DTLS 1.2 and up; authenticated encryption with forward secrecy.
+    case modern
+    /// For old peers: it adds DTLS 1.0, AES-CBC, and key exchange without forward secrecy (RSA). It has nothing that is
+    /// broken: no RC4, 3DES, export, NULL or anonymous suite, and no DSA.
+    case legacy
+
+    /// The oldest DTLS version where the service sets none.
+    public var minimumVersion: ProtocolVersion {
+        switch self {
+        case .modern: .dtls12
+        case .legacy: .dtls10
+        }
+    }
+
+    /// The OpenSSL cipher list of a policy, best suites first.
+    /// - Parameters:
+    ///   - hasCertificates: whether suites with certificates are wanted; they are too where there are no keys.
+    ///   - hasPresharedKeys: whether suites with pre-shared keys are wanted.
+    ///   - minimumVersion: DTLS 1.0 knows neither authenticated encryption nor SHA-256 signatures, so with it come
+    ///     AES-CBC and OpenSSL's security level 0, which alone allows these signatures.
+    public static func cipherList(
+        policy: CipherPolicy, hasCertificates: Bool, hasPresharedKeys: Bool, minimumVersion: ProtocolVersion
+    ) -> String {
+        var lists: [String] = []
+        // Keys first: a client that offers them has one.
+        if hasPresharedKeys { lists.append(presharedKeySuites(policy, minimumVersion)) }
+        if hasCertificates || !hasPresharedKeys { lists.append(certificateSuites(policy, minimumVersion)) }
+        // From OpenSSL 3.2 on the 8-byte tag of CCM8 counts as 64 bits of security, which only level 0 allows. The
+        // level also judges certificates, so it is lowered only where there are none; these suites need none of its
+        // protection.
+        let isKeysAlone = hasPresharedKeys && !hasCertificates && co_version() >= 0x3020_0000
+        if minimumVersion == .dtls10 || isKeysAlone { lists.append("@SECLEVEL=0") }
+        return lists.joined(separator: ":")
+    }
+
+    /// AES-128 first: it is the cheapest, and as good in practice. AES-CCM last, which small devices use (RFC 7252,
+    /// section 9.1.3.3, demands ECDHE-ECDSA-AES128-CCM8 of those with certificates).
+    private static let certificateSuites =
+        "ECDHE-ECDSA-AES128-GCM-SHA256:ECDHE-RSA-AES128-GCM-SHA256:ECDHE+AESGCM:ECDHE+CHACHA20:"
+        + "ECDHE-ECDSA-AES128-CCM:ECDHE-ECDSA-AES128-CCM8"
+
+    private static func certificateSuites(_ policy: CipherPolicy, _ minimumVersion: ProtocolVersion) -> String {
+        switch policy {
+        case .modern: minimumVersion == .dtls10 ? "\(certificateSuites):ECDHE+AES" : certificateSuites
+        case .legacy: "\(certificateSuites):ECDHE+AES:DHE+AESGCM:DHE+AES:kRSA+AESGCM:kRSA+AES:!aDSS"
+        }
+    }
+
+    /// The one with forward secrecy first. TLS_PSK_WITH_AES_128_CCM_8 is the suite that every CoAP device with
+    /// pre-shared keys has (RFC 7252, section 9.1.3.1).
+    private static let presharedKeySuites =
+        "ECDHE-PSK-CHACHA20-POLY1305:PSK-AES128-GCM-SHA256:PSK-AES256-GCM-SHA384:PSK-CHACHA20-POLY1305:"
+        + "PSK-AES128-CCM:PSK-AES256-CCM:PSK-AES128-CCM8:PSK-AES256-CCM8"
+
+    private static func presharedKeySuites(_ policy: CipherPolicy, _ minimumVersion: ProtocolVersion) -> String {
+        let needsCBC = policy == .legacy || minimumVersion == .dtls10
+        return needsCBC ? "\(presharedKeySuites):kECDHEPSK+AES:kPSK+AES" : presharedKeySuites
+    }
+}
+
+extension CipherPolicy {
+    /// The words of an OpenSSL cipher list that should add suites and add none. Words that remove (`!`, `-`) or move
+    /// (`+`) suites are not looked at: to remove what is not there is not a mistake.
+    public static func wordsWithoutSuite(in list: String) -> [String] {
+        guard let context = SSL_CTX_new(DTLS_method()) else { return [] }
+        defer { SSL_CTX_free(context) }
+        defer { ERR_clear_error() }
+        return list.split { ":, ;".contains($0) }.map(String.init).filter { word in
+            !"!-+@".contains(word.prefix(1)) && SSL_CTX_set_cipher_list(context, word) != 1
+        }
+    }
+}
+
+/// The way in which a side of a handshake authenticates itself, as far as that limits its cipher suites.
 enum Proof {
-    /// One's own certificate, with the NID_auth_… of the suites that are for its kind of key.
+    /// A certificate of this side, with the NID_auth_… of the suites for its kind of key.
     case certificate(keyKind: String, authentication: Int32)
-    /// A server's certificate that is not known yet.
+    /// The certificate of a server that a client does not know yet.
     case anyCertificate
     case presharedKey
 
@@ -30,7 +105,7 @@ enum Proof {
 
     private static let keyExchanges = [NID_kx_psk, NID_kx_ecdhe_psk, NID_kx_dhe_psk, NID_kx_rsa_psk]
 
-    /// After "a cipher suite for".
+    /// The rest of a sentence that begins with "a cipher suite for".
     fileprivate var name: String {
         switch self {
         case .certificate(let kind, _): "certificates with \(kind) keys"
@@ -41,7 +116,7 @@ enum Proof {
 }
 
 extension TLSContext {
-    /// Uses an OpenSSL cipher list, without suites by which anybody could be the peer or anybody could read along: with
+    /// Sets an OpenSSL cipher list without its suites that do not authenticate or do not encrypt: with
     /// "ALL:@SECLEVEL=0" a client would take an anonymous server for the one that it is to verify.
     func use(ciphers: String) throws(CredentialsError) {
         ERR_clear_error()
@@ -51,7 +126,7 @@ extension TLSContext {
         }
         guard SSL_CTX_set_cipher_list(pointer, "\(ciphers):!aNULL:!eNULL") == 1 else {
             _ = OpenSSLError.drain()
-            throw .ciphers("only suites that prove or encrypt nothing match \"\(ciphers)\"")
+            throw .ciphers("only suites without authentication or encryption match \"\(ciphers)\"")
         }
     }
 
@@ -63,10 +138,10 @@ extension TLSContext {
         }
         if suites.isEmpty { return "it has no cipher suite for \(proof.name) that DTLS 1.0 knows" }
         guard proof.needsSignature(suites), SSL_CTX_get_security_level(pointer) > 0 else { return nil }
-        return "DTLS 1.0 signs at OpenSSL's security level 0 alone, which \"@SECLEVEL=0\" in the list sets"
+        return "DTLS 1.0 needs OpenSSL's security level 0 for its signatures: add \"@SECLEVEL=0\" to the list"
     }
 
-    /// Those that versions and security level leave of the cipher list.
+    /// The suites of the cipher list that the versions and the security level allow.
     private var usableSuites: [OpaquePointer] {
         defer { ERR_clear_error() }
         guard let ssl = SSL_new(pointer) else { return [] }

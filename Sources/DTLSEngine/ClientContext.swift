@@ -1,10 +1,10 @@
 import COpenSSL
 
-/// What a ``ClientContext`` is made of (reference: the options of `createClient`).
+/// The settings that a ``ClientContext`` is made from.
 public struct ClientSettings: Codable, Equatable, Sendable {
     /// Whether the server's certificate must be signed by a trusted CA and carry the expected name.
     public var rejectUnauthorized: Bool
-    /// Trust the CAs of the system too.
+    /// Whether the CAs of the system are trusted, too.
     public var loadDefaultCertificates: Bool
     /// Trusted CAs, PEM.
     public var certificateAuthorities: String?
@@ -12,13 +12,13 @@ public struct ClientSettings: Codable, Equatable, Sendable {
     public var certificate: String?
     public var privateKey: String?
     public var passphrase: String?
-    /// What the client proves itself with instead of a certificate, and the server too: only suites with pre-shared
-    /// keys are offered then, unless `ciphers` says otherwise.
+    /// The key that both sides authenticate with instead of certificates. Only suites with pre-shared keys are offered
+    /// then, unless `ciphers` says otherwise.
     public var presharedKey: PresharedKey?
     public var ciphers: String?
     public var minimumVersion: ProtocolVersion
     public var maximumVersion: ProtocolVersion?
-    /// Whether the server may ask to renegotiate (reference: renegotiate).
+    /// Whether the server may ask to renegotiate.
     public var allowsRenegotiation: Bool
     /// The application protocols that are offered (ALPN, RFC 7301), best first, each of 1 to 255 bytes.
     public var applicationProtocols: [String] = []
@@ -44,7 +44,7 @@ public struct ClientSettings: Codable, Equatable, Sendable {
     }
 }
 
-/// A client's trust and identity, ready for handshakes.
+/// A client's SSL_CTX, made from ``ClientSettings``: what it trusts, and what it authenticates itself with.
 public final class ClientContext: TLSContext {
     public init(_ settings: ClientSettings) throws(CredentialsError) {
         try super.init(
@@ -69,8 +69,8 @@ public final class ClientContext: TLSContext {
             throw .ciphers(fault)
         }
         try offer(applicationProtocols: settings.applicationProtocols)
-        SSL_CTX_set_verify(pointer, settings.rejectUnauthorized ? SSL_VERIFY_PEER : SSL_VERIFY_NONE) { good, store in
-            guard good == 0, let store, TLSContext.excusesDigest(store) else { return good }
+        SSL_CTX_set_verify(pointer, settings.rejectUnauthorized ? SSL_VERIFY_PEER : SSL_VERIFY_NONE) { isValid, store in
+            guard isValid == 0, let store, TLSContext.toleratesSHA1(store) else { return isValid }
             X509_STORE_CTX_set_error(store, X509_V_OK)
             return 1
         }

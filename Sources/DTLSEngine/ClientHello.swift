@@ -6,12 +6,12 @@
 /// Sources: RFC 6347, sections 4.1 (record), 4.2.1 (cookie) and 4.2.2 (handshake header);
 /// RFC 5246, section 7.4.1.2 (ClientHello).
 public struct ClientHello {
-    /// What a datagram turned out to be.
+    /// The kind of a datagram.
     public enum Outcome {
         case hello(ClientHello)
         /// Another record type, another epoch, another handshake message, a later fragment, or not DTLS at all.
         case notClientHello
-        /// It says that it is a ClientHello, and its lengths contradict each other or the datagram.
+        /// The headers say that it is a ClientHello, and its lengths contradict each other or the datagram.
         case malformed
     }
 
@@ -38,7 +38,7 @@ public struct ClientHello {
     private let cookieRange: Range<Int>
     private let compressionEnd: Int
 
-    /// What stands before the random: client_version.
+    /// The random follows the two bytes of client_version.
     private static let randomOffset = 2
 
     /// 32 bytes.

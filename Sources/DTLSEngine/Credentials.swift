@@ -1,6 +1,6 @@
 import COpenSSL
 
-/// Which part of a server's or client's TLS material cannot be used, and why.
+/// The part of a server's or client's keys, certificates and settings that cannot be used, and the reason.
 public enum CredentialsError: Error, Sendable, Equatable, CustomStringConvertible {
     case certificate(String)
     case privateKey(String)
@@ -30,33 +30,20 @@ public enum CredentialsError: Error, Sendable, Equatable, CustomStringConvertibl
     }
 }
 
-/// A PEM text as a read-only BIO; it owns the BIO and a copy of the text.
-final class PEMSource {
-    let bio: OpaquePointer
+/// A certificate and its private key.
+public struct CertifiedKey: Codable, Equatable, Sendable {
+    /// The certificate and the chain above it, PEM, leaf first.
+    public var certificate: String
+    /// PEM; may be encrypted with `passphrase`.
+    public var privateKey: String
+    public var passphrase: String?
+    /// The OCSP response about the certificate, for clients that ask for one.
+    public var staple: OCSPStaple?
 
-    init?(_ text: String) {
-        guard text.utf8.count <= Int(Int32.max), let memory = BIO_new(BIO_s_mem()) else { return nil }
-        bio = memory
-        var copy = text
-        let written = copy.withUTF8 { BIO_write(memory, $0.baseAddress, Int32(truncatingIfNeeded: $0.count)) }
-        guard written == Int32(truncatingIfNeeded: text.utf8.count) else { return nil }
-    }
-
-    deinit { BIO_free(bio) }
-
-    /// Every certificate of the text, in order; the caller frees them. Stops at the first that is broken.
-    func certificates() throws(OpenSSLError) -> [OpaquePointer] {
-        var list: [OpaquePointer] = []
-        ERR_clear_error()
-        while let certificate = PEM_read_bio_X509(bio, nil, nil, nil) { list.append(certificate) }
-        let end = ERR_peek_last_error()
-        let atEnd = co_err_get_lib(end) == ERR_LIB_PEM && co_err_get_reason(end) == PEM_R_NO_START_LINE
-        guard atEnd else {
-            for certificate in list { X509_free(certificate) }
-            throw OpenSSLError.drain()
-        }
-        ERR_clear_error()
-        return list
+    public init(certificate: String, privateKey: String, passphrase: String? = nil) {
+        self.certificate = certificate
+        self.privateKey = privateKey
+        self.passphrase = passphrase
     }
 }
 
@@ -113,8 +100,8 @@ extension TLSContext {
         guard SSL_CTX_use_PrivateKey(pointer, key) == 1 else { throw .privateKey("\(OpenSSLError.drain())") }
     }
 
-    /// Trusts the certificates of a PEM text, each by itself: a CA below another one without that one, and a peer's own
-    /// certificate without its issuer's (X509_V_FLAG_PARTIAL_CHAIN). On a server their names go into the
+    /// Trusts the certificates of a PEM text, each on its own: a CA below another one without that one, and a peer's
+    /// own certificate without its issuer's (X509_V_FLAG_PARTIAL_CHAIN). On a server their names go into the
     /// CertificateRequest too, each once and if they are not too many. Without names, clients show what they have (RFC
     /// 5246, section 7.4.4).
     func trust(authorities text: String, announce: Bool) throws(CredentialsError) {
@@ -132,8 +119,8 @@ extension TLSContext {
         if announce { try announceNames(of: list) }
     }
 
-    /// Bytes of all names together. The message has two bytes for their length, so that more than 65,535 end every
-    /// handshake; and some clients take no handshake message above 16 KiB.
+    /// The most bytes that all names may have together. The message has two bytes for their length, so that more than
+    /// 65,535 end every handshake; and some clients take no handshake message above 16 KiB.
     private static let maximumNamesLength = 16_000
 
     private func announceNames(of authorities: [OpaquePointer]) throws(CredentialsError) {

@@ -7,13 +7,14 @@ import COpenSSL
 public final class DatagramBIO {
     /// Datagrams that wait to be sent; all of them belong to the engine that was called last.
     public let outbox: Outbox
-    /// Owned; every engine's SSL holds a reference too.
+    /// This object owns a reference, and so does every engine's SSL.
     let pointer: OpaquePointer
     /// The decrypted record that `Engine.next()` hands out; one for all, valid until the next call.
     let plaintext: UnsafeMutableRawBufferPointer
     private let incoming: UnsafeMutablePointer<Incoming>
 
-    /// What the C callbacks find behind the BIO. It lives as long as the DatagramBIO, which every engine retains.
+    /// The data that the C callbacks find behind the BIO. It lives as long as the DatagramBIO, which every engine
+    /// retains.
     private struct Incoming {
         var datagram: UnsafeRawBufferPointer?
         let outbox: Unmanaged<Outbox>
@@ -70,7 +71,8 @@ public final class DatagramBIO {
         }
         state.pointee.datagram = nil
         guard !datagram.isEmpty else {
-            // Nothing to OpenSSL: 0 would be the end of the stream, which anybody could then send.
+            // An empty datagram is hidden from OpenSSL: it would read 0 as the end of the stream, which anybody could
+            // then send.
             co_bio_set_retry_read(bio)
             return -1
         }
@@ -102,109 +104,5 @@ public final class DatagramBIO {
         case BIO_CTRL_DGRAM_GET_MTU_OVERHEAD: 48
         default: 0
         }
-    }
-}
-
-/// Datagrams to be sent, one after the other in one buffer, in the order they were written.
-public final class Outbox {
-    /// Bytes and datagrams it holds; what does not fit is dropped and counted, as on any wire.
-    public static let byteCapacity = 256 * 1024
-    public static let datagramCapacity = 512
-
-    public private(set) var count = 0
-    public private(set) var byteCount = 0
-    /// Datagrams that did not fit, since the start.
-    public private(set) var dropped: UInt64 = 0
-    private let bytes = UnsafeMutableRawBufferPointer.allocate(byteCount: Outbox.byteCapacity, alignment: 16)
-    private let sizes = UnsafeMutablePointer<Int>.allocate(capacity: Outbox.datagramCapacity)
-
-    public init() {}
-
-    deinit {
-        bytes.deallocate()
-        sizes.deallocate()
-    }
-
-    @inline(__always)
-    public var isEmpty: Bool { count == 0 }
-
-    /// Whether more than half is taken: time to send before the next engine is called.
-    @inline(__always)
-    public var isFilling: Bool { count > Self.datagramCapacity / 2 || byteCount > Self.byteCapacity / 2 }
-
-    @discardableResult
-    public func append(_ datagram: UnsafeRawBufferPointer) -> Bool {
-        guard count < Self.datagramCapacity, datagram.count <= Self.byteCapacity - byteCount,
-            let target = bytes.baseAddress, let source = datagram.baseAddress
-        else {
-            dropped &+= 1
-            return false
-        }
-        (target + byteCount).copyMemory(from: source, byteCount: datagram.count)
-        sizes[count] = datagram.count
-        count &+= 1
-        byteCount &+= datagram.count
-        return true
-    }
-
-    /// Appends one datagram that consists of two parts.
-    @discardableResult
-    public func append(_ head: UnsafeRawBufferPointer, _ rest: UnsafeRawBufferPointer) -> Bool {
-        let size = head.count + rest.count
-        guard count < Self.datagramCapacity, size <= Self.byteCapacity - byteCount, let target = bytes.baseAddress,
-            let headSource = head.baseAddress, let restSource = rest.baseAddress
-        else {
-            dropped &+= 1
-            return false
-        }
-        (target + byteCount).copyMemory(from: headSource, byteCount: head.count)
-        (target + byteCount + head.count).copyMemory(from: restSource, byteCount: rest.count)
-        sizes[count] = size
-        count &+= 1
-        byteCount &+= size
-        return true
-    }
-
-    /// What it holds now, to be compared with later.
-    struct Mark: Equatable {
-        fileprivate let count: Int
-        fileprivate let byteCount: Int
-    }
-
-    @inline(__always)
-    var mark: Mark { Mark(count: count, byteCount: byteCount) }
-
-    /// Forgets what was appended since.
-    func truncate(to mark: Mark) {
-        guard mark.count <= count, mark.byteCount <= byteCount else { return }
-        count = mark.count
-        byteCount = mark.byteCount
-    }
-
-    /// Adds `offset` to the record numbers of epoch 0 in what was appended since; nothing protects these.
-    func renumber(since mark: Mark, by offset: UInt64) {
-        guard mark.count <= count else { return }
-        var position = mark.byteCount
-        for index in mark.count..<count {
-            let end = position + sizes[index]
-            MutableRecord.renumber(UnsafeMutableRawBufferPointer(rebasing: bytes[position..<end]), by: offset)
-            position = end
-        }
-    }
-
-    /// The datagrams' bytes, one after the other, and their sizes, valid until the next change.
-    @inline(__always)
-    public func withDatagrams<Result>(
-        _ body: (UnsafeMutableRawBufferPointer, UnsafeBufferPointer<Int>) -> Result
-    ) -> Result {
-        body(
-            UnsafeMutableRawBufferPointer(rebasing: bytes[..<byteCount]),
-            UnsafeBufferPointer(start: sizes, count: count))
-    }
-
-    @inline(__always)
-    public func removeAll() {
-        count = 0
-        byteCount = 0
     }
 }

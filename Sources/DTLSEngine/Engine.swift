@@ -13,13 +13,13 @@ public final class Engine {
     public static let payloadSizes = 208...4_096
 
     public enum Event {
-        /// Nothing more to say until a datagram or the timeout comes.
+        /// There is no further event until a datagram or the timeout comes.
         case needsInput
         /// The handshake is done; messages may follow at once.
         case established
         /// A decrypted message, valid until the next call of any engine of this thread.
         case message(UnsafeRawBufferPointer)
-        /// The peer's close_notify. There is nothing after it.
+        /// The peer has sent close_notify, and no event follows.
         case closed
     }
 
@@ -27,21 +27,19 @@ public final class Engine {
 
     let ssl: OpaquePointer
     let bio: DatagramBIO
-    /// Kept alive for the callbacks that OpenSSL has from it.
+    /// The engine keeps the context alive for the callbacks that OpenSSL has from it.
     private let context: TLSContext
-    /// Kept alive for the SSL's reference to it.
-    private var chosenIdentity: ServerContext?
     private var state = State.handshaking
     /// Whether SSL_read has said that it wants a new datagram.
     private var isDrained = false
     private var hasBuffers = true
-    /// UDP payload, in bytes, that handshake flights fit now.
+    /// The UDP payload, in bytes, that handshake flights fit now.
     public private(set) var payloadSize: Int
     private var retransmissions = 0
     private var alert: PlaintextAlert?
     private var filter = RecordFilter()
-    // Of a client that was asked for its cookie more than once, or never counted; see accept(_:).
-    var keptHello: [UInt8]?
+    // Both are for a client that was asked for its cookie more than once, or never counted; see accept(_:).
+    var pendingHello: [UInt8]?
     var recordOffset: UInt64 = 0
 
     private init(_ context: TLSContext, over bio: DatagramBIO, payloadSize: Int) throws(OpenSSLError) {
@@ -61,21 +59,15 @@ public final class Engine {
     /// Continue with `next()`.
     ///
     /// A first fragment of the hello will do (see ``ClientHello/parse(_:)``); the others are delivered as they come.
-    /// - Parameter localAddress: the 4 or 16 bytes of the address that the client has sent to, for a context that chooses
-    ///   a certificate by it; none where that is not known.
+    /// - Parameter localAddress: the 4 or 16 bytes of the address that the client has sent to, for a context that
+    ///   chooses a certificate by it; none where that is not known.
     public convenience init(
         accepting context: ServerContext, over bio: DatagramBIO, payloadSize: Int, hello: consuming VerifiedHello,
         localAddress: [UInt8] = []
     ) throws(OpenSSLError) {
         try self.init(context, over: bio, payloadSize: payloadSize)
         SSL_set_accept_state(ssl)
-        if context.choosesByAddress,
-            let identity = localAddress.withUnsafeBytes({ context.identity(forAddress: $0) })
-        {
-            // Found again in the ClientHello callback, unless the client asks for a name.
-            chosenIdentity = identity
-            SSL_set_ex_data(ssl, 0, Unmanaged.passUnretained(identity).toOpaque())
-        }
+        if context.choosesByAddress { context.chooseVirtualHost(forAddress: localAddress, of: ssl) }
         try accept(hello)
     }
 
@@ -113,7 +105,7 @@ public final class Engine {
         return filtered.isEmpty ? filtered : holdAlertBack(filtered)
     }
 
-    /// What is before an alert in a datagram: OpenSSL would end the handshake at once.
+    /// Records an alert of epoch 0 and returns the datagram's bytes before it: OpenSSL would end the handshake at once.
     private func holdAlertBack(_ datagram: UnsafeRawBufferPointer) -> UnsafeRawBufferPointer {
         guard let record = PlaintextAlert.firstRecord(in: datagram) else {
             // The peer goes on.
@@ -134,10 +126,10 @@ public final class Engine {
     }
 
     private func continueHandshake() throws(EngineError) -> Event {
-        // SSL_do_handshake would send a flight that is due again by itself, and as large as before.
+        // SSL_do_handshake itself would send a flight again that is due, and as large as before.
         if timeout == .zero { try handleTimeout() }
-        guard let hello = keptHello else { return try concludeStep(handshake()) }
-        keptHello = nil
+        guard let hello = pendingHello else { return try concludeStep(handshake()) }
+        pendingHello = nil
         return try concludeStep(handshake(with: hello))
     }
 
@@ -147,7 +139,7 @@ public final class Engine {
             alert = nil
             retransmissions = 0
             filter.measure(ssl, payloadSize: payloadSize)
-            // DTLSv1_listen has turned this on; a renegotiation would ask for a cookie that nobody makes.
+            // DTLSv1_listen has turned this on; a renegotiation would ask for a cookie that is never made.
             if context.allowsRenegotiation { SSL_clear_options(ssl, CO_SSL_OP_COOKIE_EXCHANGE) }
             return .established
         }
@@ -157,17 +149,22 @@ public final class Engine {
         bio.lend(nil)
         if outcome == SSL_ERROR_ZERO_RETURN { throw .cancelled }
         let error = OpenSSLError.drain()
-        if let reason = (context as? ServerContext)?.takeRefusal() { throw .refused(reason) }
-        let refusal = clientRefusal
-        refusal?.correctAlert(in: bio.outbox)
-        throw .handshake(error, verification: refusal?.description ?? verificationError)
+        switch HandshakeRefusal.reason(for: ssl) {
+        case .unknownServerName(let name): throw .unknownServerName(name)
+        case .certificate(let rejection):
+            rejection.correctAlert(in: bio.outbox)
+            throw .handshake(error, verification: rejection.description)
+        case .unknownPresharedKeyIdentity(let identity):
+            throw .handshake(error, verification: "unknown PSK identity \(Printable.quoted(identity))")
+        case nil: throw .handshake(error, verification: verificationError)
+        }
     }
 
     private func handshake() -> Int32 {
         OpenSSLError.clear()
-        let mark = bio.outbox.mark
+        let checkpoint = bio.outbox.checkpoint
         let result = SSL_do_handshake(ssl)
-        renumber(since: mark)
+        renumber(since: checkpoint)
         return result
     }
 
@@ -180,15 +177,15 @@ public final class Engine {
     }
 
     @inline(__always)
-    private func renumber(since mark: Outbox.Mark) {
-        if recordOffset != 0 { bio.outbox.renumber(since: mark, by: recordOffset) }
+    private func renumber(since checkpoint: Outbox.Checkpoint) {
+        if recordOffset != 0 { bio.outbox.renumber(since: checkpoint, by: recordOffset) }
     }
 
     private func read() throws(EngineError) -> Event {
         // After a record, ask OpenSSL again only where it holds another: it saves a call per datagram.
         if isDrained, bio.isTaken, SSL_has_pending(ssl) == 0 { return .needsInput }
         OpenSSLError.clear()
-        let mark = bio.outbox.mark
+        let checkpoint = bio.outbox.checkpoint
         let wasRenegotiating = isRenegotiating
         let count = SSL_read(ssl, bio.plaintext.baseAddress, Int32(truncatingIfNeeded: bio.plaintext.count))
         hasBuffers = true
@@ -198,8 +195,8 @@ public final class Engine {
         }
         switch SSL_get_error(ssl, count) {
         case SSL_ERROR_WANT_READ:
-            if bio.outbox.mark != mark {
-                renumber(since: mark)
+            if bio.outbox.checkpoint != checkpoint {
+                renumber(since: checkpoint)
                 // The peer has sent its last flight again, and OpenSSL this side's: that was lost, perhaps for its
                 // size.
                 if !wasRenegotiating, !isRenegotiating { shrink() }
@@ -214,8 +211,8 @@ public final class Engine {
             state = .closed
             bio.lend(nil)
             let error = OpenSSLError.drain()
-            // In a renegotiation; what is left would be taken for the reason of another client's.
-            if let reason = (context as? ServerContext)?.takeRefusal() { throw .refused(reason) }
+            // In a renegotiation, a client can ask for a name that is not served.
+            if case .unknownServerName(let name) = HandshakeRefusal.reason(for: ssl) { throw .unknownServerName(name) }
             throw .record(error)
         }
     }
@@ -233,17 +230,17 @@ public final class Engine {
     public func send(_ message: UnsafeRawBufferPointer) throws(EngineError) {
         guard state == .established else { throw .notEstablished }
         guard message.count > 0, message.count <= Self.maximumMessageSize else { throw .size(message.count) }
-        if !hasBuffers { takeBuffers() }
+        if !hasBuffers { allocateBuffers() }
         OpenSSLError.clear()
         let written = SSL_write(ssl, message.baseAddress, Int32(truncatingIfNeeded: message.count))
         if written <= 0 { throw .record(OpenSSLError.drain()) }
     }
 
-    /// Writes close_notify, once, where the handshake is done (RFC 5246, section 7.2.1). There is nothing after it.
+    /// Writes close_notify once, where the handshake is done (RFC 5246, section 7.2.1), and ends the connection.
     public func close() {
         defer { state = .closed }
         guard state == .established else { return }
-        if !hasBuffers { takeBuffers() }
+        if !hasBuffers { allocateBuffers() }
         OpenSSLError.clear()
         SSL_shutdown(ssl)
         OpenSSLError.clear()
@@ -261,40 +258,40 @@ public final class Engine {
     /// answered for OpenSSL's 12 tries, or has said nothing but a fatal alert.
     public func handleTimeout() throws(EngineError) {
         guard timeout == .zero else { return }
-        if alert?.timeoutPassed() == true { try believeAlert() }
+        if alert?.timeoutPassed() == true { try deliverHeldAlert() }
         retransmissions += 1
         // "2-3 seems appropriate" (RFC 6347, section 4.1.1.1).
         if retransmissions > 1 { shrink() }
-        if !hasBuffers { takeBuffers() }
+        if !hasBuffers { allocateBuffers() }
         OpenSSLError.clear()
-        let mark = bio.outbox.mark
+        let checkpoint = bio.outbox.checkpoint
         guard co_dtls_handle_timeout(ssl) >= 0 else {
             state = .closed
             throw .handshake(OpenSSLError.drain(), verification: nil)
         }
-        renumber(since: mark)
+        renumber(since: checkpoint)
     }
 
-    /// Whether the peer, or somebody in its name, has sent an alert without protection and nothing since.
+    /// Whether an alert without protection has come, from the peer or forged in its name, and nothing since.
     public var holdsAlert: Bool { alert != nil }
 
-    /// Takes the alert that is held back, if there is one, for the peer's: throws what OpenSSL makes of it.
-    public func believeAlert() throws(EngineError) {
+    /// Gives OpenSSL the alert that is held back, if there is one, and throws what it makes of it.
+    public func deliverHeldAlert() throws(EngineError) {
         guard let alert else { return }
         self.alert = nil
         _ = try concludeStep(handshake(with: alert.record))
     }
 
-    /// Gives OpenSSL's record buffers back, 28 KiB, until the next datagram needs them: for a connection gone quiet.
+    /// Releases OpenSSL's record buffers, 28 KiB, until the next datagram needs them: for a connection that is idle.
     public func releaseBuffers() {
         // A flight that waits for its answer may have to be sent again at any time.
         guard timeout == nil else { return }
         if SSL_free_buffers(ssl) == 1 { hasBuffers = false }
     }
 
-    /// OpenSSL takes buffers again by itself when it reads, but not when it writes: SSL_write, SSL_shutdown and
+    /// OpenSSL allocates buffers again when it reads, but not when it writes: SSL_write, SSL_shutdown and
     /// DTLSv1_handle_timeout after SSL_free_buffers follow a null pointer (seen with 3.0).
-    private func takeBuffers() {
+    private func allocateBuffers() {
         SSL_alloc_buffers(ssl)
         hasBuffers = true
     }
@@ -304,23 +301,24 @@ public final class Engine {
     func withSSL<Result>(_ body: (OpaquePointer) -> Result) -> Result { body(ssl) }
 
     /// Why the client's certificate was refused, where that is what the handshake has failed for.
-    public var clientRefusal: PeerRejection? { PeerVerifier.refusal(of: ssl) }
+    public var peerRejection: PeerRejection? {
+        if case .certificate(let rejection) = HandshakeRefusal.reason(for: ssl) { rejection } else { nil }
+    }
 
     private var verificationError: String? {
         let result = SSL_get_verify_result(ssl)
-        if let unknown = unknownPresharedKeyIdentity { return unknown }
         guard result != Int(X509_V_OK), SSL_get_verify_mode(ssl) & SSL_VERIFY_PEER != 0 else { return nil }
         return X509_verify_cert_error_string(result).map { String(cString: $0) }
     }
 }
 
-/// Sizes.
+/// The sizes of flights and messages.
 extension Engine {
-    /// What most paths take (IPv6's smallest MTU), nearly all (576 over IPv4), and all that `mtu` can be told of, less
-    /// the headers of IP and UDP.
+    /// The UDP payloads that most paths take (IPv6's smallest MTU), that nearly all take (576 over IPv4), and that are
+    /// the smallest which `mtu` can be set to, each less the headers of IP and UDP.
     private static let smallerPayloads = [1_232, 548, 228]
 
-    /// Makes flights fit the next smaller size, from their next sending on: OpenSSL cuts messages up anew each time.
+    /// Makes flights fit the next smaller size, from their next sending on: OpenSSL fragments messages again each time.
     private func shrink() {
         if let size = Self.smallerPayloads.first(where: { $0 < payloadSize }) { limitPayload(to: size) }
     }
@@ -332,7 +330,8 @@ extension Engine {
         _ = co_ssl_set_mtu(ssl, payloadSize)
     }
 
-    /// Bytes of the largest message whose record fits a UDP payload of `size` bytes; 0 before the handshake is done.
+    /// The bytes of the largest message whose record fits a UDP payload of `size` bytes; 0 before the handshake is
+    /// done.
     public func largestMessage(inPayload size: Int) -> Int {
         guard isEstablished else { return 0 }
         _ = co_ssl_set_mtu(ssl, size)
@@ -341,7 +340,7 @@ extension Engine {
     }
 }
 
-/// What an established connection is, for logs and handlers.
+/// The properties of an established connection, for logs and handlers.
 extension Engine {
     /// `"DTLSv1.2"`
     public var version: String { String(cString: SSL_get_version(ssl)) }
@@ -349,7 +348,7 @@ extension Engine {
     public var cipher: String { co_ssl_cipher_name(ssl).map { String(cString: $0) } ?? "none" }
     /// Whether the handshake resumed an earlier session.
     public var isResumed: Bool { SSL_session_reused(ssl) == 1 }
-    /// What the client asked for as SNI, or `nil`.
+    /// The server name (SNI) that the client has asked for, or `nil`.
     public var serverName: String? {
         SSL_get_servername(ssl, TLSEXT_NAMETYPE_host_name).map { String(cString: $0) }
     }
@@ -361,24 +360,87 @@ extension Engine {
         guard let start, count > 0 else { return nil }
         return String(decoding: UnsafeBufferPointer(start: start, count: Int(count)), as: UTF8.self)
     }
-    /// What the check of the peer's certificate has found: a number of `openssl verify` (X509_V_OK is 0). It is 0 for a
-    /// peer without a certificate too.
+    /// The result of the check of the peer's certificate, X509_V_OK (0) or another number of
+    /// openssl-verification-options(1). It is 0 for a peer without a certificate, too.
     public var verificationResult: Int { SSL_get_verify_result(ssl) }
-    /// The peer's certificate, for the call alone.
+    /// Calls `body` with the peer's certificate, which is valid for the call only; `nil` where the peer has shown none.
     func withPeerCertificate<Result>(_ body: (OpaquePointer) -> Result) -> Result? {
         SSL_get0_peer_certificate(ssl).map(body)
     }
 
-    /// Bytes of decrypted data that `next()` can give without another datagram.
+    /// The bytes of decrypted data that `next()` can return without another datagram.
     public var pending: Int { Int(SSL_pending(ssl)) }
 }
 
-/// Why an engine has ended, or would not take a message.
+/// How OpenSSL is put past a cookie exchange that the listener has done.
+extension Engine {
+    /// The most times that a client may have been asked for a cookie. For each of them OpenSSL has to parse one hello
+    /// more.
+    static let maximumHelloSequence: UInt16 = 16
+
+    /// Gives OpenSSL a ClientHello whose cookie has been verified.
+    ///
+    /// `DTLSv1_listen` is made for this, and knows one case: the client was asked once, so its hello has message_seq 1,
+    /// and so has the answer. A client that was asked again because its first cookie had become too old counts on, and
+    /// some clients never count.
+    func accept(_ hello: consuming VerifiedHello) throws(OpenSSLError) {
+        guard hello.messageSequence == 1 else { return try repeatExchange(upTo: hello) }
+        guard let address = BIO_ADDR_new() else { throw OpenSSLError.drain() }
+        defer { BIO_ADDR_free(address) }
+        let result = hello.datagram.withUnsafeBytes { datagram in
+            bio.lend(datagram)
+            defer { bio.lend(nil) }
+            OpenSSLError.clear()
+            return DTLSv1_listen(ssl, address)
+        }
+        guard result == 1 else { throw OpenSSLError.drain() }
+    }
+
+    /// Has OpenSSL ask for a cookie as often as the client was asked, so that both count messages alike, and keeps the
+    /// hello for ``next()``. The requests that OpenSSL writes are dropped: the listener has sent them already.
+    private func repeatExchange(upTo hello: borrowing VerifiedHello) throws(OpenSSLError) {
+        guard hello.messageSequence <= Self.maximumHelloSequence else {
+            throw OpenSSLError(
+                reasons: ["the client has been asked for a cookie \(hello.messageSequence) times"], library: 0,
+                reason: 0)
+        }
+        let checkpoint = bio.outbox.checkpoint
+        defer { bio.outbox.truncate(to: checkpoint) }
+        if hello.messageSequence > 0 { SSL_set_options(ssl, CO_SSL_OP_COOKIE_EXCHANGE) }
+        for sequence in 0..<hello.messageSequence {
+            let result = Self.helloWithoutCookie(sequence).withUnsafeBytes { datagram in
+                bio.lend(datagram)
+                defer { bio.lend(nil) }
+                OpenSSLError.clear()
+                return SSL_do_handshake(ssl)
+            }
+            guard SSL_get_error(ssl, result) == SSL_ERROR_WANT_READ else { throw OpenSSLError.drain() }
+        }
+        // The records of the answer go on from that of the hello (RFC 6347, section 4.2.1), where OpenSSL goes on from
+        // those that it has just written.
+        recordOffset = hello.recordSequence &- UInt64(hello.messageSequence)
+        pendingHello = hello.datagram
+    }
+
+    /// The smallest ClientHello, to be answered with a HelloVerifyRequest.
+    private static func helloWithoutCookie(_ sequence: UInt16) -> [UInt8] {
+        let sequence = [UInt8(truncatingIfNeeded: sequence >> 8), UInt8(truncatingIfNeeded: sequence)]
+        let random = [UInt8](repeating: 0, count: 32)
+        // version, random, no session id, no cookie, one cipher suite, no compression
+        let body = [0xfe, 0xfd] + random + [0, 0, 0, 2, 0xc0, 0x2b, 1, 0]
+        let size = UInt8(body.count)
+        let message = [1, 0, 0, size] + sequence + [0, 0, 0, 0, 0, size] + body
+        return [22, 0xfe, 0xff, 0, 0, 0, 0, 0, 0] + sequence + [0, UInt8(message.count)] + message
+    }
+}
+
+/// The reason why an engine has ended, or has refused a message.
 public enum EngineError: Error, Sendable, Equatable, CustomStringConvertible {
-    /// The handshake failed: OpenSSL's reason, and the certificate check's where that was it.
+    /// The handshake has failed, with OpenSSL's reason. `verification` is the reason of the check of the peer's
+    /// certificate or key, where that has failed.
     case handshake(OpenSSLError, verification: String?)
-    /// This side has refused the handshake, for a reason of its own.
-    case refused(String)
+    /// The client asks for a server name (SNI) that is not served here, and this side has refused the handshake.
+    case unknownServerName(String)
     /// The peer has ended the handshake with close_notify.
     case cancelled
     /// A fatal alert, or a record that breaks the protocol, after the handshake.
@@ -393,12 +455,20 @@ public enum EngineError: Error, Sendable, Equatable, CustomStringConvertible {
         switch self {
         case .handshake(let error, nil): "\(error)"
         case .handshake(let error, let verification?): "\(error): \(verification)"
-        case .refused(let reason): reason
-        case .cancelled: "the peer has cancelled it (close_notify)"
+        case .unknownServerName(let name): "the client asks for the name \"\(name)\", which is not served here"
+        case .cancelled: "the peer has cancelled the handshake (close_notify)"
         case .record(let error): "\(error)"
         case .size(let count): "a message of \(count) bytes: it must have 1 to \(Engine.maximumMessageSize)"
         case .path(let count, let limit): "a message of \(count) bytes: the path to the peer takes at most \(limit)"
         case .notEstablished: "the handshake is not done, or the connection is closed"
         }
+    }
+}
+
+extension EngineError {
+    /// The reason why the peer's certificate or key was refused; `nil` where the handshake failed for another reason.
+    public var verification: String? {
+        if case .handshake(_, let verification) = self { return verification }
+        return nil
     }
 }

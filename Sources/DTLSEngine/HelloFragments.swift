@@ -16,8 +16,8 @@ public final class HelloFragments {
     /// The datagram itself, unless it begins with a fragment of a ClientHello and has more of it: then a datagram with
     /// all of the hello that is there in one record, valid until the next call.
     ///
-    /// Fragments are taken in order; one may repeat bytes of those before it. What does not go on with the same message
-    /// ends it, and is dropped.
+    /// Fragments must come in order. One may repeat bytes of those before it. A record or fragment that does not
+    /// continue the same message ends it, and is dropped.
     public func join(_ datagram: UnsafeRawBufferPointer) -> UnsafeRawBufferPointer {
         var records = Records(of: datagram).makeIterator()
         guard let record = records.next(), Self.mayHoldHello(record), let first = HandshakeFragment(record.fragment),

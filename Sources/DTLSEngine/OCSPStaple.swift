@@ -2,15 +2,15 @@ import COpenSSL
 import Glibc
 import Primitives
 
-/// What a certificate's authority says of it (RFC 6960), which the server sends along to clients that ask (RFC 6066,
-/// section 8). Its signature is for clients to check: they know whom they trust.
+/// An OCSP response about a certificate (RFC 6960), which the server sends along to clients that ask for it (RFC 6066,
+/// section 8). Clients check its signature, since they know whom they trust.
 public struct OCSPStaple: Codable, Equatable, Sendable {
     /// The OCSP response, DER.
     public let response: [UInt8]
     /// When it is out of date (nextUpdate), in seconds since 1970; `nil`: it does not say.
     public let expiry: UnixTime?
 
-    /// What was checked before: see ``init(_:for:)``.
+    /// A response that ``init(_:for:)`` has checked before.
     public init(checked response: [UInt8], expiry: UnixTime?) {
         self.response = response
         self.expiry = expiry
@@ -31,16 +31,17 @@ public struct OCSPStaple: Codable, Equatable, Sendable {
             throw .notGood(OCSP_cert_status_str(Int(status)).map { String(cString: $0) } ?? "unknown")
         }
         self.init(checked: response, expiry: nextUpdate.flatMap(Self.unixTime(of:)))
-        // The responder's clock may go five minutes wrong; but no client takes what has run out.
-        guard OCSP_check_validity(thisUpdate, nextUpdate, 300, -1) == 1, isGood(at: UnixTime(seconds: Int64(time(nil))))
+        // The responder's clock may be wrong by five minutes; but no client accepts a response that has expired.
+        guard OCSP_check_validity(thisUpdate, nextUpdate, 300, -1) == 1,
+            isValid(at: UnixTime(seconds: Int64(time(nil))))
         else {
             throw .outOfDate(nextUpdate.flatMap(Self.text) ?? "")
         }
     }
 
-    /// Whether it may still be sent.
+    /// Whether the response may still be sent.
     /// - Parameter time: seconds since 1970.
-    public func isGood(at time: UnixTime) -> Bool { expiry.map { $0 > time } ?? true }
+    public func isValid(at time: UnixTime) -> Bool { expiry.map { $0 > time } ?? true }
 
     private static func parse(_ response: [UInt8]) throws(OCSPStapleError) -> OpaquePointer {
         let parsed = response.withUnsafeBufferPointer { buffer in
@@ -57,8 +58,8 @@ public struct OCSPStaple: Codable, Equatable, Sendable {
         return basic
     }
 
-    /// The part about a certificate, told by its issuer's name and its serial number. (The issuer's key is compared by
-    /// clients: a server need not have the issuer's certificate.)
+    /// The part of a response about a certificate, found by the name of its issuer and its serial number. (Clients
+    /// compare the issuer's key: a server need not have the issuer's certificate.)
     private static func part(of basic: OpaquePointer, about certificate: OwnCertificate) -> OpaquePointer? {
         for index in 0..<OCSP_resp_count(basic) {
             guard let single = OCSP_resp_get0(basic, index) else { continue }
@@ -96,16 +97,16 @@ public struct OCSPStaple: Codable, Equatable, Sendable {
     }
 }
 
-/// Why a response cannot be stapled to a certificate.
+/// The reason why a response cannot be stapled to a certificate.
 public enum OCSPStapleError: Error, Sendable, Equatable, CustomStringConvertible {
     case malformed(String)
     /// The responder has answered with an error.
     case unsuccessful(String)
-    /// It says nothing about the certificate.
+    /// The response says nothing about the certificate.
     case otherCertificate
     /// The certificate is revoked, or unknown.
     case notGood(String)
-    /// With the end of its time, where it has one.
+    /// The response is not valid now. The text is its nextUpdate, or empty where it is not valid yet.
     case outOfDate(String)
 
     public var description: String {
@@ -124,7 +125,7 @@ public enum OCSPStapleError: Error, Sendable, Equatable, CustomStringConvertible
 extension ServerContext {
     /// Sends the staple of the certificate that was chosen to clients that ask for it (status_request).
     func stapleWhenAsked() {
-        guard attachments.certificates.contains(where: { $0.staple != nil }) else { return }
+        guard exData.certificates.contains(where: { $0.staple != nil }) else { return }
         _ = co_ssl_ctx_set_status_callback(pointer) { ssl, _ in
             guard let ssl else { return SSL_TLSEXT_ERR_NOACK }
             return ServerContext.staple(to: ssl)
@@ -135,7 +136,7 @@ extension ServerContext {
         // OpenSSL has made the one that it will send the current one.
         guard let chosen = SSL_get_certificate(ssl), let certificates = ContextExData.of(ssl)?.certificates,
             let staple = certificates.first(where: { X509_cmp($0.certificate.pointer, chosen) == 0 })?.staple,
-            staple.isGood(at: UnixTime(seconds: Int64(time(nil)))),
+            staple.isValid(at: UnixTime(seconds: Int64(time(nil)))),
             let copy = co_memdup(staple.response, staple.response.count)
         else { return SSL_TLSEXT_ERR_NOACK }
         _ = co_ssl_set_status_response(ssl, copy, staple.response.count)

@@ -8,7 +8,7 @@ public struct OpenSSLError: Error, Sendable, Equatable, CustomStringConvertible 
     public let library: Int32
     public let reason: Int32
 
-    /// Takes everything the queue holds, and leaves it empty.
+    /// Removes all errors from the queue and returns them.
     static func drain() -> OpenSSLError {
         var reasons: [String] = []
         var first: UInt = 0

@@ -1,7 +1,7 @@
 import COpenSSL
 import Primitives
 
-/// Who the peer has proven to be, for logs, handlers and rules.
+/// The names that the peer has proven, for logs, handlers and rules.
 public struct PeerName: Sendable, Equatable {
     /// The common name of the certificate's subject, where it has one.
     public var commonName: String?
@@ -27,7 +27,7 @@ public struct PeerName: Sendable, Equatable {
 }
 
 extension PeerName {
-    /// What a certificate says. Names are the peer's own words: they can hold any character but NUL.
+    /// The names in a certificate. They are the peer's own words, and can hold any character but NUL.
     init(certificate: OpaquePointer) {
         let name = X509_get_subject_name(certificate)
         self.init(
@@ -35,7 +35,8 @@ extension PeerName {
             fingerprint: Self.digest(certificate).map(Hexadecimal.text))
     }
 
-    /// The first one; `nil` too for one with a NUL in it, as whoever takes it for a C string would see another name.
+    /// The first common name. It is `nil` for one with a NUL in it, too: software that takes it for a C string would
+    /// see another name.
     private static func commonName(_ name: OpaquePointer?) -> String? {
         let index = X509_NAME_get_index_by_NID(name, NID_commonName, -1)
         guard index >= 0, let entry = X509_NAME_get_entry(name, index),
@@ -70,14 +71,14 @@ extension PeerName {
 }
 
 extension Engine {
-    /// Who the peer has proven to be; `nil` for one that has shown neither certificate nor key. It is made anew each
-    /// time that it is asked for.
-    public var peerIdentity: PeerName? {
+    /// The names that the peer has proven; `nil` for a peer that has shown neither certificate nor key. They are read
+    /// from OpenSSL at each call.
+    public var peerName: PeerName? {
         withPeerCertificate { PeerName(certificate: $0) }
             ?? claimedPresharedKeyIdentity.map { PeerName(presharedKeyIdentity: $0) }
     }
 
-    /// The peer's subject alternative names; `nil` for one that has shown no certificate. They are read anew each time
-    /// that they are asked for.
+    /// The peer's subject alternative names; `nil` for a peer that has shown no certificate. They are read from the
+    /// certificate at each call.
     public var peerAlternativeNames: AlternativeNames? { withPeerCertificate { AlternativeNames(of: $0) } }
 }

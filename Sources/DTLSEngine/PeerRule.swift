@@ -17,9 +17,9 @@ import Primitives
 /// The case of ASCII letters matters in URIs and to the left of an @, and nowhere else. A wildcard in a certificate is
 /// a character like another.
 public struct PeerRule: Sendable, Equatable {
-    /// As it was written.
+    /// The rule as it was written.
     public let text: String
-    let pattern: ClientPattern
+    let pattern: PeerPattern
 
     /// - Throws: what is wrong with the text, and what would be right.
     public init(_ text: String) throws(PeerRuleError) {
@@ -41,7 +41,7 @@ public struct PeerRule: Sendable, Equatable {
         self.pattern = pattern
     }
 
-    /// Whether it means one certificate alone.
+    /// Whether the rule means a single certificate, by its fingerprint.
     public var isFingerprint: Bool {
         if case .exact(.fingerprint, _) = pattern { true } else { false }
     }
@@ -64,11 +64,11 @@ public struct PeerRuleError: Error, Sendable, Equatable, CustomStringConvertible
     init(_ description: String) { self.description = description }
 }
 
-/// What a rule looks for; texts are in the form that ``CertificateNames`` gives names.
-enum ClientPattern: Sendable, Hashable {
-    /// A name that is this one.
+/// The names that a rule matches. Texts are in the form that ``CertificateNames`` gives names.
+enum PeerPattern: Sendable, Hashable {
+    /// This name exactly.
     case exact(CertificateNames.Kind, [UInt8])
-    /// A name that has one label, or a mailbox, in front of this: what follows the first dot or the last @.
+    /// A name that has one label, or a mailbox, in front of this text, which follows its first dot or its last @.
     case below(CertificateNames.Kind, [UInt8])
     case uriPrefix([UInt8])
     /// The first `bits` bits of an address of 4 or 16 bytes.
@@ -85,7 +85,7 @@ extension PeerRule {
 
         var description: String { rawValue }
 
-        /// What the value has to be, for messages.
+        /// The form of the value, for messages.
         var expected: String {
             switch self {
             case .cn: "\"cn:NAME\" or \"cn:*.NAME\", where * stands for one label; no other * is allowed"
@@ -99,8 +99,8 @@ extension PeerRule {
             }
         }
 
-        /// `nil`: the value is none of this kind.
-        func pattern(_ value: [UInt8]) -> ClientPattern? {
+        /// The pattern of a value, or `nil` where the value is not of this kind.
+        func pattern(_ value: [UInt8]) -> PeerPattern? {
             switch self {
             case .cn: Self.name(value, .commonName) { _ in true }
             case .dns: Self.name(value, .dns, isHostName)
@@ -115,23 +115,23 @@ extension PeerRule {
         private static let dot = UInt8(ascii: ".")
 
         private static func name(
-            _ value: [UInt8], _ kind: CertificateNames.Kind, _ isGood: ([UInt8]) -> Bool
-        ) -> ClientPattern? {
+            _ value: [UInt8], _ kind: CertificateNames.Kind, _ isValid: ([UInt8]) -> Bool
+        ) -> PeerPattern? {
             let name = value.asciiLowercased()
             let isWildcard = name.starts(with: [asterisk, dot])
             let rest = isWildcard ? Array(name.dropFirst(2)) : name
-            guard !rest.isEmpty, !rest.contains(asterisk), isGood(rest) else { return nil }
+            guard !rest.isEmpty, !rest.contains(asterisk), isValid(rest) else { return nil }
             return isWildcard ? .below(kind, rest) : .exact(kind, rest)
         }
 
-        private static func uri(_ value: [UInt8]) -> ClientPattern? {
+        private static func uri(_ value: [UInt8]) -> PeerPattern? {
             let isWildcard = value.last == asterisk
             let start = isWildcard ? Array(value.dropLast()) : value
             guard !start.contains(asterisk), start.allSatisfy({ $0 > 0x20 && $0 < 0x7f }) else { return nil }
             return isWildcard ? .uriPrefix(start) : .exact(.uri, start)
         }
 
-        private static func email(_ value: [UInt8]) -> ClientPattern? {
+        private static func email(_ value: [UInt8]) -> PeerPattern? {
             guard value.allSatisfy({ $0 > 0x20 && $0 < 0x7f }), let at = value.lastIndex(of: UInt8(ascii: "@")) else {
                 return nil
             }
@@ -162,7 +162,7 @@ extension PeerRule {
 }
 
 extension PeerRule.Kind {
-    fileprivate static func network(_ value: [UInt8]) -> ClientPattern? {
+    fileprivate static func network(_ value: [UInt8]) -> PeerPattern? {
         let parts = value.split(separator: UInt8(ascii: "/"), maxSplits: 1, omittingEmptySubsequences: false)
         guard let host = parts.first, let address = Self.address(host) else { return nil }
         guard parts.count > 1 else { return .exact(.ip, address) }
@@ -170,7 +170,7 @@ extension PeerRule.Kind {
         return CertificateNames.hasOnlyZeros(address, after: bits) ? .network(address, bits: bits) : nil
     }
 
-    /// Up to three digits.
+    /// The number that one to three digits make.
     private static func decimal(_ digits: ArraySlice<UInt8>) -> Int? {
         let zero = UInt8(ascii: "0")
         guard (1...3).contains(digits.count), digits.allSatisfy({ (zero...UInt8(ascii: "9")).contains($0) }) else {
@@ -179,7 +179,7 @@ extension PeerRule.Kind {
         return digits.reduce(0) { $0 * 10 + Int($1 - zero) }
     }
 
-    /// 4 or 16 bytes.
+    /// The 4 or 16 bytes of an IP address in text.
     private static func address(_ text: ArraySlice<UInt8>) -> [UInt8]? {
         let string = String(decoding: text, as: UTF8.self)
         for (family, count) in [(AF_INET, 4), (AF_INET6, 16)] {
@@ -187,5 +187,56 @@ extension PeerRule.Kind {
             if inet_pton(family, string, &bytes) == 1 { return bytes }
         }
         return nil
+    }
+}
+
+/// A list of ``PeerRule`` prepared for look-ups, whose cost hardly depends on the number of rules.
+struct PeerRules {
+    private var exact: [Key: PeerRule] = [:]
+    private var below: [Key: PeerRule] = [:]
+    private var prefixes: [(start: [UInt8], rule: PeerRule)] = []
+    private var networks: [(address: [UInt8], bits: Int, rule: PeerRule)] = []
+    private(set) var isEmpty = true
+    /// Whether there are rules other than fingerprints.
+    private(set) var concernNames = false
+
+    private struct Key: Hashable {
+        let kind: CertificateNames.Kind
+        let value: [UInt8]
+    }
+
+    init(_ rules: [PeerRule]) {
+        for rule in rules {
+            isEmpty = false
+            if !rule.isFingerprint { concernNames = true }
+            switch rule.pattern {
+            case .exact(let kind, let value): exact[Key(kind: kind, value: value)] = rule
+            case .below(let kind, let value): below[Key(kind: kind, value: value)] = rule
+            case .uriPrefix(let start): prefixes.append((start, rule))
+            case .network(let address, let bits): networks.append((address, bits, rule))
+            }
+        }
+    }
+
+    /// A rule that matches the certificate with this fingerprint (32 bytes) or one of these names.
+    func match(fingerprint: [UInt8], _ names: CertificateNames?) -> PeerRule? {
+        if let rule = exact[Key(kind: .fingerprint, value: fingerprint)] { return rule }
+        guard concernNames, let names else { return nil }
+        for (kind, name) in names.names {
+            if let rule = match(kind, name) { return rule }
+        }
+        return nil
+    }
+
+    private func match(_ kind: CertificateNames.Kind, _ name: [UInt8]) -> PeerRule? {
+        if let rule = exact[Key(kind: kind, value: name)] { return rule }
+        switch kind {
+        case .uri: return prefixes.first { name.starts(with: $0.start) }?.rule
+        case .ip: return networks.first { CertificateNames.agree(name, $0.address, in: $0.bits) }?.rule
+        case .commonName, .dns, .email:
+            guard !below.isEmpty, let rest = CertificateNames.rest(kind, name) else { return nil }
+            return below[Key(kind: kind, value: rest)]
+        case .fingerprint: return nil
+        }
     }
 }

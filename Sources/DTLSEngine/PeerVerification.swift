@@ -1,20 +1,20 @@
 import COpenSSL
 import Primitives
 
-/// What a server wants to know of its clients.
+/// The certificates that a server demands of its clients.
 public struct PeerVerification: Codable, Equatable, Sendable {
     public enum Mode: String, Codable, Sendable, CaseIterable {
         /// Clients are not asked for a certificate.
         case none
-        /// Clients are asked; one that shows no certificate is served, one that shows a bad one is not.
+        /// Clients are asked for a certificate. A client without one is served; a client with an invalid one is not.
         case requested
-        /// Clients must show a good certificate.
+        /// Clients must show a valid certificate.
         case required
     }
 
     public var mode: Mode
-    /// Trusted CAs, PEM. `nil`: the fingerprints of `allow` are all that is trusted, and a certificate that has one of
-    /// them is good whoever signed it, and whatever its dates.
+    /// Trusted CAs, PEM. Where it is `nil`, only the fingerprints of `allow` are trusted, and a certificate that has
+    /// one of them is accepted whatever its issuer and its dates are.
     public var authorities: String?
     /// Revocation lists, PEM. Where there are any, each CA below the trusted one needs a list that is in force.
     public var revocationLists: [String]
@@ -34,9 +34,9 @@ public struct PeerVerification: Codable, Equatable, Sendable {
         self.deny = deny
     }
 
-    /// What tells sessions that were begun under this policy from those under another: a session stands for the
-    /// certificate that its client has shown, and OpenSSL does not look at that again when it resumes one.
-    var sessionMark: String {
+    /// Tells sessions that were begun under this policy from those under another: a session stands for the certificate
+    /// that its client has shown, and OpenSSL does not check that again when it resumes one.
+    var sessionIDContext: String {
         guard mode != .none else { return "" }
         let parts = [[mode.rawValue, authorities ?? ""], revocationLists, allow.map(\.text), deny.map(\.text)]
         var text: [UInt8] = []
@@ -74,9 +74,15 @@ extension ServerContext {
             }
             for text in clients.revocationLists { try revoke(text) }
         } else if clients.allow.isEmpty || !clients.allow.allSatisfy(\.isFingerprint) {
-            throw .authorities("none, and no list of fingerprints alone in their place")
+            throw .authorities("there are none, and the allow list does not consist of fingerprints only")
         }
-        try PeerVerifier(clients).install(in: pointer)
+        exData.verifier = PeerVerifier(clients)
+        SSL_CTX_set_cert_verify_callback(
+            pointer,
+            { store, _ in
+                guard let store, let ssl = PeerVerifier.connection(of: store) else { return 0 }
+                return ContextExData.of(ssl)?.verifier?.verify(store, for: ssl) ?? 0
+            }, nil)
     }
 
     private func revoke(_ text: String) throws(CredentialsError) {
@@ -88,45 +94,94 @@ extension ServerContext {
     }
 }
 
-/// The certificate revocation lists of a PEM text.
-public final class RevocationLists {
-    /// Owned; at least one.
-    private let pointers: [OpaquePointer]
+/// Checks the certificates that clients show during their handshakes: what OpenSSL calls instead of its own check.
+///
+/// It belongs to an SSL_CTX and ends with it (``ContextExData``), since an SSL can outlive the ``ServerContext`` that
+/// it was made from (when the certificate of a name is replaced).
+final class PeerVerifier {
+    private let allow: PeerRules
+    private let deny: PeerRules
+    /// Whether a certificate must have been signed by a trusted CA: otherwise its fingerprint is what counts.
+    private let checksChain: Bool
 
-    /// - Throws: when the text holds none, or one that is broken.
-    public init(pem text: String) throws(OpenSSLError) {
-        guard let source = PEMSource(text) else { throw OpenSSLError.drain() }
-        var lists: [OpaquePointer] = []
-        ERR_clear_error()
-        while let list = PEM_read_bio_X509_CRL(source.bio, nil, nil, nil) { lists.append(list) }
-        pointers = lists
-        let end = ERR_peek_last_error()
-        let atEnd = co_err_get_lib(end) == ERR_LIB_PEM && co_err_get_reason(end) == PEM_R_NO_START_LINE
-        guard atEnd, !lists.isEmpty else { throw OpenSSLError.drain() }
-        ERR_clear_error()
+    init(_ clients: PeerVerification) {
+        allow = PeerRules(clients.allow)
+        deny = PeerRules(clients.deny)
+        checksChain = clients.authorities != nil
     }
 
-    deinit { for list in pointers { X509_CRL_free(list) } }
+    /// The connection whose peer's certificate a check is about.
+    static func connection(of store: OpaquePointer) -> OpaquePointer? {
+        X509_STORE_CTX_get_ex_data(store, SSL_get_ex_data_X509_STORE_CTX_idx()).map(OpaquePointer.init)
+    }
 
-    public var count: Int { pointers.count }
+    /// - Returns: 1 for a certificate that is accepted, 0 for one that is not.
+    fileprivate func verify(_ store: OpaquePointer, for ssl: OpaquePointer) -> Int32 {
+        guard let leaf = X509_STORE_CTX_get0_cert(store) else { return 0 }
+        if checksChain, !Self.checkChain(store, for: ssl) { return 0 }
+        if let fault = fault(of: leaf) {
+            X509_STORE_CTX_set_error(store, X509_V_ERR_APPLICATION_VERIFICATION)
+            Self.refuse(.rule(fault), store, for: ssl)
+            return 0
+        }
+        // X509_verify_cert, which would have said so, is not called where fingerprints are all that counts.
+        X509_STORE_CTX_set_error(store, X509_V_OK)
+        return 1
+    }
 
-    /// For each list that should have been replaced before now: whose it is, and since when, as part of a sentence.
-    public var outOfDate: [String] {
-        pointers.compactMap { list in
-            // Without such a date a list is for ever.
-            guard let end = X509_CRL_get0_nextUpdate(list), X509_cmp_current_time(end) < 0 else { return nil }
-            let issuer = ChainFault.name(X509_CRL_get_issuer(list))
-            return "the list of \(issuer) has been out of date since \(ChainFault.date(end))"
+    private static func checkChain(_ store: OpaquePointer, for ssl: OpaquePointer) -> Bool {
+        X509_STORE_CTX_set_verify_cb(store) { isValid, store in
+            guard isValid == 0, let store else { return isValid }
+            guard PeerVerifier.excusesTrustedCertificate(store) || TLSContext.toleratesSHA1(store) else {
+                // Now, since the revocation list in question is known only during the call.
+                if let ssl = PeerVerifier.connection(of: store) {
+                    PeerVerifier.refuse(.chain(ChainFault(store)), store, for: ssl)
+                }
+                return 0
+            }
+            X509_STORE_CTX_set_error(store, X509_V_OK)
+            return 1
+        }
+        if X509_verify_cert(store) == 1 { return true }
+        // Where OpenSSL could not even begin, it has not called back.
+        refuse(.chain(ChainFault(store)), store, for: ssl)
+        return false
+    }
+
+    /// A trust anchor needs no revocation list above it (RFC 5280, section 6.1); but a list that revokes it counts. It
+    /// is the last certificate of the chain, which is complete when OpenSSL looks at the lists.
+    private static func excusesTrustedCertificate(_ store: OpaquePointer) -> Bool {
+        guard let chain = X509_STORE_CTX_get0_chain(store),
+            X509_STORE_CTX_get_error_depth(store) == OPENSSL_sk_num(chain) - 1
+        else { return false }
+        switch X509_STORE_CTX_get_error(store) {
+        case X509_V_ERR_UNABLE_TO_GET_CRL, X509_V_ERR_UNABLE_TO_GET_CRL_ISSUER, X509_V_ERR_CRL_SIGNATURE_FAILURE,
+            X509_V_ERR_CRL_HAS_EXPIRED, X509_V_ERR_CRL_NOT_YET_VALID, X509_V_ERR_DIFFERENT_CRL_SCOPE,
+            X509_V_ERR_KEYUSAGE_NO_CRL_SIGN, X509_V_ERR_CRL_PATH_VALIDATION_ERROR:
+            return true
+        default:
+            return false
         }
     }
 
-    /// Whether one of them was issued under this name.
-    func hasList(of issuer: OpaquePointer?) -> Bool {
-        pointers.contains { X509_NAME_cmp(X509_CRL_get_issuer($0), issuer) == 0 }
+    /// The reason why the rules refuse a certificate; `nil` where they do not.
+    private func fault(of leaf: OpaquePointer) -> PeerRejection.RuleFault? {
+        if allow.isEmpty, deny.isEmpty { return nil }
+        guard let fingerprint = PeerName.digest(leaf) else { return .unreadable }
+        let names = allow.concernNames || deny.concernNames ? CertificateNames(of: leaf) : nil
+        // A name that cannot be read might be one that a deny rule means.
+        if let names, !names.isComplete { return .unreadable }
+        if let rule = deny.match(fingerprint: fingerprint, names) { return .denied(rule.text) }
+        if !allow.isEmpty, allow.match(fingerprint: fingerprint, names) == nil { return .notAllowed }
+        return nil
     }
 
-    /// The store takes references of its own.
-    func add(to store: OpaquePointer?) throws(OpenSSLError) {
-        for list in pointers where X509_STORE_add_crl(store, list) != 1 { throw OpenSSLError.drain() }
+    /// Records why the peer's certificate is refused.
+    private static func refuse(
+        _ reason: @autoclosure () -> PeerRejection.Reason, _ store: OpaquePointer, for ssl: OpaquePointer
+    ) {
+        guard let leaf = X509_STORE_CTX_get0_cert(store) else { return }
+        HandshakeRefusal.record(
+            .certificate(PeerRejection(client: PeerName(certificate: leaf), reason: reason())), for: ssl)
     }
 }

@@ -23,7 +23,8 @@ public struct PresharedKeys: Equatable, Sendable {
     public static let maximumHintLength = maximumIdentityLength
 
     public var keys: [PresharedKey]
-    /// What clients are told in ServerKeyExchange, to choose their identity by; without NUL.
+    /// The hint in ServerKeyExchange by which clients may choose their identity (RFC 4279, section 5.2). It holds no
+    /// NUL.
     public var hint: [UInt8]?
 
     public init(keys: [PresharedKey], hint: [UInt8]? = nil) {
@@ -76,10 +77,10 @@ final class PresharedKeyTable {
 
     func key(of identity: [UInt8]) -> [UInt8]? { keys[identity] }
 
-    /// What a session stands for that was made with the identity's key: SHA-256 of both (an identity has no NUL, so
-    /// they cannot be mistaken for others), and the identity.
+    /// What the ticket of a session says of the key that it was made with: SHA-256 of identity and key (an identity has
+    /// no NUL, so no other two give the same bytes), and the identity.
     /// - Returns: `nil` where the identity is unknown.
-    func mark(of identity: [UInt8]) -> [UInt8]? {
+    func ticketData(of identity: [UInt8]) -> [UInt8]? {
         guard let key = keys[identity] else { return nil }
         var digest = [UInt8](repeating: 0, count: Self.digestLength)
         let bytes = identity + [0] + key
@@ -87,8 +88,10 @@ final class PresharedKeyTable {
         return digest + identity
     }
 
-    /// Whether the identity of a mark still has the key that it had then.
-    func isGood(mark: [UInt8]) -> Bool { self.mark(of: Array(mark.dropFirst(Self.digestLength))) == mark }
+    /// Whether the identity of a ticket still has the key that it had when the ticket was made.
+    func isValid(ticketData: [UInt8]) -> Bool {
+        self.ticketData(of: Array(ticketData.dropFirst(Self.digestLength))) == ticketData
+    }
 
     private static let digestLength = 32
 }
@@ -99,16 +102,20 @@ extension ServerContext {
     /// A session that was made with a key is resumed only while identity and key are still the same: its ticket carries
     /// a digest of the two, sealed like the rest.
     func use(_ settings: PresharedKeys) throws(CredentialsError) {
-        attachments.presharedKeys = PresharedKeyTable(settings)
+        exData.presharedKeys = PresharedKeyTable(settings)
         if let hint = settings.hint {
             let text = hint.map { CChar(bitPattern: $0) } + [0]
             guard SSL_CTX_use_psk_identity_hint(pointer, text) == 1 else { throw .context("\(OpenSSLError.drain())") }
         }
         // 0 makes OpenSSL answer with the alert unknown_psk_identity (RFC 4279, section 2).
         SSL_CTX_set_psk_server_callback(pointer) { ssl, identity, buffer, size in
-            guard let ssl, let identity, let buffer, let table = ContextExData.of(ssl)?.presharedKeys,
-                let key = table.key(of: PresharedKeyCallbacks.bytes(identity)), key.count <= Int(size)
-            else { return 0 }
+            guard let ssl, let identity, let buffer, let table = ContextExData.of(ssl)?.presharedKeys else { return 0 }
+            let bytes = PresharedKeyCallbacks.bytes(identity)
+            guard let key = table.key(of: bytes) else {
+                HandshakeRefusal.record(.unknownPresharedKeyIdentity(bytes), for: ssl)
+                return 0
+            }
+            guard key.count <= Int(size) else { return 0 }
             buffer.update(from: key, count: key.count)
             return UInt32(truncatingIfNeeded: key.count)
         }
@@ -116,7 +123,7 @@ extension ServerContext {
             pointer,
             { ssl, _ in
                 guard let ssl else { return 0 }
-                return PresharedKeyCallbacks.markSession(of: ssl)
+                return PresharedKeyCallbacks.writeTicketData(of: ssl)
             },
             { ssl, session, _, _, status, _ in PresharedKeyCallbacks.decide(ssl, session, status) }, nil)
     }
@@ -132,7 +139,7 @@ extension ClientContext {
                 "an identity has 1 to \(PresharedKeys.maximumIdentityLength) bytes other than NUL, a key 1 to"
                     + " \(PresharedKeys.maximumKeyLength)")
         }
-        attachments.ownPresharedKey = settings
+        exData.ownPresharedKey = settings
         SSL_CTX_set_psk_client_callback(pointer) { ssl, _, identity, identitySize, buffer, size in
             guard let ssl, let identity, let buffer, let own = ContextExData.of(ssl)?.ownPresharedKey,
                 own.identity.count < Int(identitySize), own.key.count <= Int(size)
@@ -150,32 +157,32 @@ private enum PresharedKeyCallbacks {
         Array(UnsafeRawBufferPointer(start: text, count: strlen(text)))
     }
 
-    /// A ticket is about to be made.
-    static func markSession(of ssl: OpaquePointer) -> Int32 {
+    /// Writes data about the key into a ticket that is about to be made.
+    static func writeTicketData(of ssl: OpaquePointer) -> Int32 {
         guard let identity = SSL_get_psk_identity(ssl), let session = SSL_get_session(ssl) else { return 1 }
-        // Of a connection that a key's removal has overtaken: no mark is a good one, so the ticket will resume nothing.
-        let mark = ContextExData.of(ssl)?.presharedKeys?.mark(of: bytes(identity)) ?? [0]
-        return SSL_SESSION_set1_ticket_appdata(session, mark, mark.count)
+        // Where the key was removed during the handshake, the ticket gets data that no key has, and resumes nothing.
+        let data = ContextExData.of(ssl)?.presharedKeys?.ticketData(of: bytes(identity)) ?? [0]
+        return SSL_SESSION_set1_ticket_appdata(session, data, data.count)
     }
 
     static func decide(_ ssl: OpaquePointer?, _ session: OpaquePointer?, _ status: Int32) -> Int32 {
         switch status {
         case SSL_TICKET_EMPTY, SSL_TICKET_NO_DECRYPT: return SSL_TICKET_RETURN_IGNORE_RENEW
         case SSL_TICKET_SUCCESS, SSL_TICKET_SUCCESS_RENEW:
-            guard isStillGood(ssl, session) else { return SSL_TICKET_RETURN_IGNORE_RENEW }
+            guard isStillValid(ssl, session) else { return SSL_TICKET_RETURN_IGNORE_RENEW }
             return status == SSL_TICKET_SUCCESS ? SSL_TICKET_RETURN_USE : SSL_TICKET_RETURN_USE_RENEW
         default: return SSL_TICKET_RETURN_IGNORE
         }
     }
 
-    /// A session without a mark was made with a certificate.
-    private static func isStillGood(_ ssl: OpaquePointer?, _ session: OpaquePointer?) -> Bool {
+    /// A session whose ticket says nothing of a key was made with a certificate.
+    private static func isStillValid(_ ssl: OpaquePointer?, _ session: OpaquePointer?) -> Bool {
         guard let ssl, let session else { return false }
         var data: UnsafeMutableRawPointer?
         var count = 0
         guard SSL_SESSION_get0_ticket_appdata(session, &data, &count) == 1, let data, count > 0 else { return true }
-        let mark = Array(UnsafeRawBufferPointer(start: data, count: count))
-        return ContextExData.of(ssl)?.presharedKeys?.isGood(mark: mark) ?? false
+        let ticketData = Array(UnsafeRawBufferPointer(start: data, count: count))
+        return ContextExData.of(ssl)?.presharedKeys?.isValid(ticketData: ticketData) ?? false
     }
 }
 
@@ -186,55 +193,22 @@ extension Engine {
         withSSL { SSL_get_psk_identity($0).map { String(decoding: PresharedKeyCallbacks.bytes($0), as: UTF8.self) } }
     }
 
-    /// The same identity as the client's own bytes: for those who tell clients apart by it, as different bytes can be
-    /// one text.
+    /// The same identity as the client's own bytes, to tell clients apart by: different bytes can give the same text.
     public var claimedPresharedKeyIdentityBytes: [UInt8]? {
         withSSL { SSL_get_psk_identity($0).map(PresharedKeyCallbacks.bytes) }
     }
 
-    /// Says so when the peer has named an identity that there is no key for.
-    var unknownPresharedKeyIdentity: String? {
-        withSSL { ssl in
-            guard let identity = SSL_get_psk_identity(ssl), let table = ContextExData.of(ssl)?.presharedKeys
-            else { return nil }
-            let bytes = PresharedKeyCallbacks.bytes(identity)
-            guard table.key(of: bytes) == nil else { return nil }
-            return "unknown PSK identity \(Self.quoted(bytes))"
-        }
-    }
-
-    /// More about a handshake that has come to nothing, for a log: a client whose key is wrong hears and says nothing,
-    /// since its records cannot be read (RFC 6347, section 4.1.2.7). Empty where there is nothing to say.
+    /// An addition to the log line about a handshake that has timed out: the records of a client whose key is wrong
+    /// cannot be read, so they are dropped without an alert (RFC 6347, section 4.1.2.7). It is empty for other
+    /// handshakes.
     public var presharedKeyRemark: String {
         withSSL { ssl in
             guard SSL_is_init_finished(ssl) == 0, let identity = SSL_get_psk_identity(ssl),
                 let table = ContextExData.of(ssl)?.presharedKeys,
                 table.key(of: PresharedKeyCallbacks.bytes(identity)) != nil
             else { return "" }
-            let name = Self.quoted(PresharedKeyCallbacks.bytes(identity))
+            let name = Printable.quoted(PresharedKeyCallbacks.bytes(identity))
             return "; the client has not proven that it has the key of PSK identity \(name)"
-        }
-    }
-
-    /// A stranger's words inside a message: not too long, and without what could end the quotation or the line.
-    private static func quoted(_ bytes: [UInt8]) -> String {
-        let text = String(decoding: bytes, as: UTF8.self)
-        let scalars = text.unicodeScalars.prefix(100).map { scalar in
-            switch scalar {
-            case "\"", "\\": "\\\(scalar)"
-            case _ where scalar.properties.generalCategory.isPrintable: String(scalar)
-            default: "\\u{\(String(scalar.value, radix: 16))}"
-            }
-        }
-        return "\"\(scalars.joined())\"" + (text.unicodeScalars.count > 100 ? "…" : "")
-    }
-}
-
-extension Unicode.GeneralCategory {
-    fileprivate var isPrintable: Bool {
-        switch self {
-        case .control, .format, .lineSeparator, .paragraphSeparator, .privateUse, .surrogate, .unassigned: false
-        default: true
         }
     }
 }

@@ -1,6 +1,6 @@
 import COpenSSL
 
-/// What a record carries (RFC 5246, section 6.2.1). Any byte is one: there are others than those that have a name here.
+/// The type of a record's content (RFC 5246, section 6.2.1). Every byte is a value, also one that has no name here.
 public struct ContentType: RawRepresentable, Hashable, Sendable {
     public let rawValue: UInt8
 
@@ -14,11 +14,11 @@ public struct ContentType: RawRepresentable, Hashable, Sendable {
     /// RFC 6520, section 3.
     public static let heartbeat = ContentType(rawValue: 24)
 
-    /// Whether DTLS 1.2 and earlier know it: change_cipher_spec to heartbeat.
+    /// Whether DTLS 1.2 or earlier defines the type: change_cipher_spec to heartbeat.
     var isKnown: Bool { (Self.changeCipherSpec.rawValue...Self.heartbeat.rawValue).contains(rawValue) }
 }
 
-/// What a handshake message is (RFC 5246, section 7.4; RFC 6347, section 4.3.2). Any byte is one.
+/// The type of a handshake message (RFC 5246, section 7.4; RFC 6347, section 4.3.2). Every byte is a value.
 public struct HandshakeType: RawRepresentable, Hashable, Sendable {
     public let rawValue: UInt8
 
@@ -60,14 +60,14 @@ public enum ProtocolVersion: UInt16, Codable, Sendable, CaseIterable, Comparable
 /// A value exists only where the datagram holds all bytes of the record's header, so that every property can be read of
 /// every value, whatever the bytes are. It is **valid only while the datagram's buffer is**.
 public struct Record {
-    /// Bytes of a record's header.
+    /// The size of a record's header in bytes.
     public static let headerSize = 13
     /// The longest plaintext of a record, in bytes (RFC 6347, section 4.1.1; RFC 5246, section 6.2.1).
     public static let maximumPlaintextLength = 1 << 14
 
     /// The datagram that the record is in.
     public let datagram: UnsafeRawBufferPointer
-    /// Where the record's header begins in ``datagram``.
+    /// The position in ``datagram`` at which the record's header begins.
     public let offset: Int
 
     /// The record whose header begins at `offset`, or `nil` where no header fits between there and the datagram's end.
@@ -89,7 +89,7 @@ public struct Record {
     @inline(__always)
     public var isDTLS: Bool { datagram[offset + 1] == ProtocolVersion.major }
 
-    /// 0 until the sender's first ChangeCipherSpec, and one more with each.
+    /// The epoch: 0 until the sender's first ChangeCipherSpec, and one more with each.
     @inline(__always)
     public var epoch: UInt16 { uint16(at: 3) }
 
@@ -104,7 +104,7 @@ public struct Record {
         return epochAndNumber & Self.sequenceNumberMask
     }
 
-    /// Bytes behind the header, as the header says it: any number of 16 bits, also where the datagram holds fewer.
+    /// The number of bytes behind the header according to the header. The datagram may hold fewer.
     @inline(__always)
     public var length: Int { Int(uint16(at: 11)) }
 
@@ -131,14 +131,14 @@ public struct Record {
     /// Whether it may hold handshake messages in the clear.
     var isPlaintextHandshake: Bool { contentType == .handshake && isDTLS && !isProtected }
 
-    /// Level and description of an alert in the clear (RFC 5246, section 7.2); `nil` for every other record, and for one
-    /// with more or fewer bytes than an alert has.
+    /// Level and description of an alert in the clear (RFC 5246, section 7.2); `nil` for every other record, and for
+    /// one with more or fewer bytes than an alert has.
     var plaintextAlert: (level: UInt8, description: UInt8)? {
         guard contentType == .alert, !isProtected, length == 2, isComplete else { return nil }
         return (fragment[0], fragment[1])
     }
 
-    /// Where the next record would begin; beyond the datagram's end for a record that is not complete.
+    /// The position at which the next record would begin. It is beyond the datagram's end for an incomplete record.
     @inline(__always)
     public var end: Int { offset + Self.headerSize + length }
 
@@ -246,7 +246,7 @@ struct MutableRecord {
 ///
 /// A value exists only where all bytes of its header are there. It is **valid only while the buffer is**.
 struct HandshakeFragment {
-    /// Bytes of the header.
+    /// The size of the header in bytes.
     static let headerSize = 12
 
     private let bytes: UnsafeRawBufferPointer
@@ -258,13 +258,13 @@ struct HandshakeFragment {
     }
 
     var type: HandshakeType { HandshakeType(rawValue: bytes[0]) }
-    /// Bytes of the whole message.
+    /// The size of the whole message in bytes.
     var messageLength: Int { uint24(at: 1) }
-    /// Which message of its sender this is, from 0 on.
+    /// The number of the message among those of its sender, from 0 on.
     var messageSequence: UInt16 { bytes.loadUnaligned(fromByteOffset: 4, as: UInt16.self).bigEndian }
-    /// Where the fragment belongs in the message.
+    /// The position of the fragment in the message.
     var offset: Int { uint24(at: 6) }
-    /// Bytes of the fragment, as its header says it.
+    /// The size of the fragment in bytes according to its header. The buffer may hold fewer.
     var length: Int { uint24(at: 9) }
     /// Whether the fragment lies within its message.
     var fitsMessage: Bool { offset + length <= messageLength }
@@ -275,12 +275,13 @@ struct HandshakeFragment {
         return UnsafeRawBufferPointer(rebasing: bytes[Self.headerSize..<(Self.headerSize + length)])
     }
 
-    /// What follows the fragment in its record; nothing where the fragment is not all there.
+    /// The bytes that follow the fragment in its record. They are empty where the fragment is not all there.
     var rest: UnsafeRawBufferPointer {
         UnsafeRawBufferPointer(rebasing: bytes.dropFirst(Self.headerSize + length))
     }
 
-    /// Writes the header of a message, or of its first fragment, into the first ``headerSize`` bytes of a buffer that has them.
+    /// Writes the header of a message, or of its first fragment, into the first ``headerSize`` bytes of a buffer that
+    /// has them.
     static func writeHeader(
         _ type: HandshakeType, messageSequence: UInt16, messageLength: Int, fragmentLength: Int,
         to buffer: UnsafeMutableRawBufferPointer

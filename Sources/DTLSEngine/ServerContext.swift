@@ -1,44 +1,42 @@
 import COpenSSL
 
-/// One server identity and its policy, ready for handshakes: an SSL_CTX made from ``ServerSettings``.
+/// A server's SSL_CTX, made from ``ServerSettings``: its certificates, its policy, and its virtual hosts.
 ///
-/// It serves any number of connections of one thread; to change it, make a new one and use that for new handshakes.
+/// It serves any number of connections of one thread. To change it, make a new one and use that for new handshakes.
 public final class ServerContext: TLSContext {
-    /// Bytes of the key that session tickets are sealed with.
+    /// The size in bytes of the key that session tickets are sealed with.
     public static let ticketKeyLength = TicketKey.length
 
-    /// What tells this identity's sessions from another's, as OpenSSL has it.
-    let sessionContext: [UInt8]
-    /// Further identities, by the lower-case name that they serve; see ``add(_:for:)``.
-    var identities: [String: ServerContext] = [:]
-    /// Their names in the order in which they came.
+    /// Tells this context's sessions from those of another (SSL_CTX_set_session_id_context(3)).
+    let sessionIDContext: [UInt8]
+    /// The virtual hosts by the lower-case name that they serve; see ``add(_:for:)``.
+    var virtualHosts: [String: ServerContext] = [:]
+    /// The names of the virtual hosts in the order in which they were added.
     var names: [String] = []
-    /// Those whose name is an IP address, by its bytes.
+    /// The virtual hosts whose name is an IP address, by its bytes.
     var addresses: [[UInt8]: ServerContext] = [:]
     var choosesByAddress = false
     let refusesUnknownNames: Bool
-    /// Why the ClientHello that OpenSSL is at is refused; the engine takes it.
-    var refusal: String?
 
     /// - Parameters:
-    ///   - tickets: what tickets are sealed with, the same in every process that shall resume the others' sessions;
-    ///     `nil`: a key of this context's own.
-    ///   - sessionContext: what tells this service's sessions from another's with the same keys.
+    ///   - tickets: the keys that tickets are sealed with, the same in every process that shall resume the others'
+    ///     sessions; `nil`: a key of this context's own.
+    ///   - sessionIDContext: tells this service's sessions from those of another service with the same keys.
     public convenience init(
-        _ settings: ServerSettings, tickets: TicketKeyRing?, sessionContext: String = "dtls"
+        _ settings: ServerSettings, tickets: TicketKeyRing?, sessionIDContext: String = "dtls"
     ) throws(CredentialsError) {
-        try self.init(settings, tickets: tickets, sessionContext: sessionContext, trustOf: nil)
+        try self.init(settings, tickets: tickets, sessionIDContext: sessionIDContext, trustOf: nil)
     }
 
-    /// Bytes of a client's certificate and the chain above it, in DER.
+    /// The most bytes of a client's certificate and the chain above it, in DER.
     private static let maximumClientChain = 32 * 1_024
 
     /// - Parameter service: one with the same trust, whose CAs and revocation lists it shares: they can be many
     ///   megabytes.
     init(
-        _ settings: ServerSettings, tickets: TicketKeyRing?, sessionContext: String, trustOf service: ServerContext?
+        _ settings: ServerSettings, tickets: TicketKeyRing?, sessionIDContext: String, trustOf service: ServerContext?
     ) throws(CredentialsError) {
-        self.sessionContext = Self.shorten(Array("\(settings.sessionMark)\0\(sessionContext)".utf8))
+        self.sessionIDContext = Self.shorten(Array("\(settings.sessionIDContext)\0\(sessionIDContext)".utf8))
         refusesUnknownNames = settings.refusesUnknownNames
         try super.init(
             method: DTLS_server_method(), ciphers: settings.cipherList, minimumVersion: settings.minimumVersion,
@@ -54,9 +52,9 @@ public final class ServerContext: TLSContext {
         SSL_CTX_set_options(pointer, CO_SSL_OP_CIPHER_SERVER_PREFERENCE)
         // For suites with DHE: a group of RFC 3526, as strong as the certificate's key.
         _ = co_ssl_ctx_set_dh_auto(pointer, 1)
-        // Whoever makes an engine has verified the cookie already: see Engine.init(accepting:).
+        // An engine is made from a VerifiedHello only, so the cookie has been verified already.
         SSL_CTX_set_cookie_verify_cb(pointer) { _, _, _ in 1 }
-        // Nor does anybody see the cookies of an exchange that is repeated: see Engine.accept.
+        // The cookies of an exchange that is repeated are never sent: see Engine.accept.
         SSL_CTX_set_cookie_generate_cb(pointer) { _, _, length in
             length?.pointee = 0
             return 1
@@ -66,22 +64,23 @@ public final class ServerContext: TLSContext {
         choose(ofApplicationProtocols: settings.applicationProtocols)
         stapleWhenAsked()
         enableChoice()
-        try addNames(of: settings, tickets: tickets, sessionContext: sessionContext)
+        try addNames(of: settings, tickets: tickets, sessionIDContext: sessionIDContext)
     }
 
     private func use(_ key: CertifiedKey) throws(CredentialsError) {
         let certificate = try use(
             certificate: key.certificate, privateKey: key.privateKey, passphrase: key.passphrase)
         // OpenSSL has one place for each kind, and the later one takes it.
-        guard !attachments.certificates.contains(where: { $0.certificate.keyKind == certificate.keyKind }) else {
-            throw .certificate("a second one with an \(certificate.keyKind) key")
+        guard !exData.certificates.contains(where: { $0.certificate.keyKind == certificate.keyKind }) else {
+            throw .certificate("there is a second one with an \(certificate.keyKind) key")
         }
-        attachments.certificates.append((certificate, key.staple))
+        exData.certificates.append((certificate, key.staple))
     }
 
-    /// Each thing that the server proves itself with needs a suite, or it would never be used.
+    /// Checks that the cipher list has a suite for each certificate and for the pre-shared keys, which would never be
+    /// used otherwise.
     private func checkSuites(_ settings: ServerSettings) throws(CredentialsError) {
-        for (certificate, _) in attachments.certificates {
+        for (certificate, _) in exData.certificates {
             let kind = certificate.keyKind
             guard let authentication = certificate.authentication else {
                 throw .certificate("OpenSSL has no cipher suites of DTLS for servers with \(kind) keys")
@@ -96,15 +95,9 @@ public final class ServerContext: TLSContext {
         if settings.presharedKeys != nil, let fault = suiteFault(for: .presharedKey) { throw .ciphers(fault) }
     }
 
-    /// Why the last handshake was refused, once.
-    func takeRefusal() -> String? {
-        defer { refusal = nil }
-        return refusal
-    }
-
     /// - Parameter ticketKeys: ``ticketKeyLength`` bytes; `nil`: a key of this context's own.
     public convenience init(
-        _ settings: ServerSettings, ticketKeys: [UInt8]? = nil, sessionContext: String = "dtls"
+        _ settings: ServerSettings, ticketKeys: [UInt8]? = nil, sessionIDContext: String = "dtls"
     ) throws(CredentialsError) {
         var ring: TicketKeyRing?
         if let ticketKeys {
@@ -113,7 +106,7 @@ public final class ServerContext: TLSContext {
             }
             ring = TicketKeyRing([key])
         }
-        try self.init(settings, tickets: ring, sessionContext: sessionContext)
+        try self.init(settings, tickets: ring, sessionIDContext: sessionIDContext)
     }
 
     /// OpenSSL takes 32 bytes (SSL_MAX_SID_CTX_LENGTH): what is longer goes in as its SHA-256.
@@ -128,7 +121,8 @@ public final class ServerContext: TLSContext {
         // Tickets alone: a cache in one process would be of no use to the others.
         _ = co_ssl_ctx_set_session_cache_mode(pointer, Int(SSL_SESS_CACHE_OFF))
         guard
-            SSL_CTX_set_session_id_context(pointer, sessionContext, UInt32(truncatingIfNeeded: sessionContext.count))
+            SSL_CTX_set_session_id_context(
+                pointer, sessionIDContext, UInt32(truncatingIfNeeded: sessionIDContext.count))
                 == 1
         else {
             throw .context("\(OpenSSLError.drain())")

@@ -1,21 +1,22 @@
-/// What a ``ServerContext`` is made of: PEM texts, never paths.
+/// The settings that a ``ServerContext`` is made from. They hold PEM texts, never paths.
 public struct ServerSettings: Codable, Equatable, Sendable {
-    /// What the server proves itself with: one of each kind of key (RSA, ECDSA) at most, the client's offer decides.
+    /// The server's certificates: one of each kind of key (RSA, ECDSA) at most. The client's offer decides between
+    /// them.
     public var certifiedKeys: [CertifiedKey]
-    /// What it proves itself with to clients that ask for other names (SNI).
+    /// The certificates for clients that ask for other names (SNI).
     public var names: [VirtualHost] = []
-    /// Whether a client is turned away that asks for a name which neither `names` nor the service's own certificates
-    /// have; else it gets the service's own.
+    /// Whether a client is refused that asks for a name which neither `names` nor the service's own certificates have;
+    /// otherwise it gets the service's own certificate.
     public var refusesUnknownNames = false
-    /// Whether a client that asks for no name gets the certificate for the address which it has come to: that of the
-    /// name which is this address, else one that names it (reference: ipcert).
+    /// Whether a client that asks for no name gets the certificate for the address that it has sent to: that of the
+    /// virtual host whose name is this address, else the first that names the address.
     public var choosesByAddress = false
     /// The application protocols (ALPN, RFC 7301), best first, each of 1 to 255 bytes; none: what clients offer is
     /// ignored.
     public var applicationProtocols: [String] = []
-    /// Which certificates clients are asked for.
+    /// The certificates that clients are asked for.
     public var clients: PeerVerification
-    /// Keys that clients may prove themselves with instead of a certificate.
+    /// The keys that clients may authenticate with instead of a certificate.
     public var presharedKeys: PresharedKeys?
     /// Decides on the cipher suites where `ciphers` does not.
     public var policy = CipherPolicy.modern
@@ -23,7 +24,7 @@ public struct ServerSettings: Codable, Equatable, Sendable {
     public var ciphers: String?
     public var minimumVersion: ProtocolVersion
     public var maximumVersion: ProtocolVersion?
-    /// Whether clients may renegotiate (reference: renegotiate).
+    /// Whether clients may renegotiate.
     public var allowsRenegotiation: Bool
     public var sessions = SessionSettings()
 
@@ -58,7 +59,7 @@ public struct ServerSettings: Codable, Equatable, Sendable {
 }
 
 extension ServerSettings {
-    /// The OpenSSL cipher list that is in force.
+    /// The active OpenSSL cipher list.
     var cipherList: String {
         ciphers
             ?? CipherPolicy.cipherList(
@@ -68,28 +69,28 @@ extension ServerSettings {
 }
 
 extension ServerSettings {
-    /// What tells sessions that were begun under these settings from those under others, as far as that says who may
-    /// come in: OpenSSL asks a resumed session neither for a certificate nor for a key, and does not look whether its
+    /// Tells sessions that were begun under these settings from those under others, as far as the settings say who may
+    /// connect: OpenSSL asks a resumed session neither for a certificate nor for a key, and does not check that its
     /// cipher suite is still in the list.
-    var sessionMark: String {
+    var sessionIDContext: String {
         let proofs = "\(certifiedKeys.isEmpty ? "" : "certificates")\0\(presharedKeys == nil ? "" : "keys")"
-        return "\(clients.sessionMark)\0\(proofs)\0\(cipherList)"
+        return "\(clients.sessionIDContext)\0\(proofs)\0\(cipherList)"
     }
 }
 
-/// A certificate and its private key.
-public struct CertifiedKey: Codable, Equatable, Sendable {
-    /// The certificate and the chain above it, PEM, leaf first.
-    public var certificate: String
-    /// PEM; may be encrypted with `passphrase`.
-    public var privateKey: String
-    public var passphrase: String?
-    /// What the certificate's authority says of it, for clients that ask.
-    public var staple: OCSPStaple?
+/// Whether and how long clients may resume their sessions.
+public struct SessionSettings: Codable, Equatable, Sendable {
+    /// The lifetimes that a session may have: up to a week, as in RFC 8446, section 4.6.1.
+    public static let lifetimes = Duration.seconds(1)...Duration.seconds(604_800)
 
-    public init(certificate: String, privateKey: String, passphrase: String? = nil) {
-        self.certificate = certificate
-        self.privateKey = privateKey
-        self.passphrase = passphrase
+    /// Whether session tickets are issued and accepted.
+    public var resumption: Bool
+    /// The time from the full handshake on in which a session can be resumed: one of ``lifetimes``. Two hours are
+    /// OpenSSL's default.
+    public var lifetime: Duration
+
+    public init(resumption: Bool = true, lifetime: Duration = .seconds(7_200)) {
+        self.resumption = resumption
+        self.lifetime = lifetime
     }
 }

@@ -2,14 +2,14 @@ import COpenSSL
 
 /// An SSL_CTX that is freed with its last user: what ``ServerContext`` and ``ClientContext`` have in common.
 public class TLSContext {
-    /// Owned; connections made from it hold a reference of their own inside OpenSSL.
+    /// An SSL_CTX that this object owns a reference to. Each SSL made from it holds one of its own.
     let pointer: OpaquePointer
     /// Whether the peer may begin another handshake on an established connection.
     let allowsRenegotiation: Bool
     /// `nil`: the newest that OpenSSL knows.
     let maximumVersion: ProtocolVersion?
-    /// What OpenSSL's callbacks find again.
-    let attachments: ContextExData
+    /// The data of this context for OpenSSL's callbacks.
+    let exData: ContextExData
 
     /// P-521 for peers with certificates of such keys: in DTLS 1.2 the list is about these too (RFC 8422, section
     /// 5.1.1).
@@ -25,14 +25,14 @@ public class TLSContext {
         ERR_clear_error()
         guard let context = SSL_CTX_new(method) else { throw .context("\(OpenSSLError.drain())") }
         pointer = context
-        guard let attachments = ContextExData.attach(to: context) else {
+        guard let exData = ContextExData.attach(to: context) else {
             SSL_CTX_free(context)
             throw .context("\(OpenSSLError.drain())")
         }
-        self.attachments = attachments
+        self.exData = exData
         try limit(minimumVersion: minimumVersion, maximumVersion: maximumVersion)
         try use(ciphers: ciphers)
-        judgeCertificates()
+        setCertificateStrength()
         guard co_ssl_ctx_set_groups_list(context, Self.groups) == 1 else {
             throw .context("\(OpenSSLError.drain())")
         }
@@ -59,5 +59,98 @@ public class TLSContext {
         guard co_ssl_ctx_set_min_version(pointer, Int32(minimumVersion.rawValue)) == 1,
             co_ssl_ctx_set_max_version(pointer, Int32(maximumVersion?.rawValue ?? 0)) == 1
         else { throw .version("\(OpenSSLError.drain())") }
+    }
+}
+
+/// The data of a context for OpenSSL's callbacks. It lives as long as the SSL_CTX: connections keep that alive, also
+/// when the ``TLSContext`` is gone.
+final class ContextExData {
+    /// The server that chooses a certificate for a ClientHello; `nil` for a virtual host's context, whose clients have
+    /// been chosen for already, and for a client's.
+    weak var server: ServerContext?
+    /// What a server checks its clients' certificates with; `nil` where it asks for none.
+    var verifier: PeerVerifier?
+    /// A server's pre-shared keys.
+    var presharedKeys: PresharedKeyTable?
+    /// A client's own pre-shared key.
+    var ownPresharedKey: PresharedKey?
+    /// A server's certificates, and what is stapled to each.
+    var certificates: [(certificate: OwnCertificate, staple: OCSPStaple?)] = []
+    /// A server's application protocols, best first.
+    var applicationProtocols: [[UInt8]] = []
+    var ticketKeys: TicketKeyRing?
+    var keyLog: KeyLog?
+
+    private static let slot = ExDataSlot<ContextExData>(of: .context)
+
+    /// Makes an SSL_CTX the owner of an object of its own.
+    /// - Returns: `nil` when OpenSSL has no memory.
+    static func attach(to context: OpaquePointer) -> ContextExData? {
+        let exData = ContextExData()
+        return slot.set(exData, in: context) ? exData : nil
+    }
+
+    /// The object of the context that a connection has now: a server name may have changed the context.
+    static func of(_ ssl: OpaquePointer) -> ContextExData? {
+        SSL_get_SSL_CTX(ssl).flatMap { slot.value(in: $0) }
+    }
+}
+
+/// The strength that the certificates of peers must have. OpenSSL has one security level for this and for handshakes,
+/// and the handshakes of DTLS 1.0, whose signatures are of MD5 and SHA-1, need level 0, at which any certificate would
+/// do.
+///
+/// A certificate is valid for years and can be forged at leisure, so it is judged by level 1 at least: 80 bits, which
+/// RSA keys of 1024 bits have, and shorter ones and MD5 have not. SHA-1 has 63 for OpenSSL 3.0, but the devices that
+/// DTLS 1.0 is spoken for have certificates of its time; to forge one of these takes an authority that signs with SHA-1
+/// to this day.
+extension TLSContext {
+    func setCertificateStrength() {
+        X509_VERIFY_PARAM_set_auth_level(SSL_CTX_get0_param(pointer), max(1, SSL_CTX_get_security_level(pointer)))
+    }
+
+    /// Whether the error that a check has called back with is a SHA-1 signature, and the security level is 0.
+    static func toleratesSHA1(_ store: OpaquePointer) -> Bool {
+        guard X509_STORE_CTX_get_error(store) == X509_V_ERR_CA_MD_TOO_WEAK,
+            let ssl = X509_STORE_CTX_get_ex_data(store, SSL_get_ex_data_X509_STORE_CTX_idx()).map(OpaquePointer.init),
+            SSL_get_security_level(ssl) == 0, let certificate = X509_STORE_CTX_get_current_cert(store)
+        else { return false }
+        var digest = NID_undef
+        return X509_get_signature_info(certificate, &digest, nil, nil, nil) == 1 && digest == NID_sha1
+    }
+}
+
+/// A log of the secrets of connections, so that captured traffic can be decrypted: one line each in the NSS key log
+/// format, which Wireshark reads (SSLKEYLOGFILE). It is for debugging only.
+public final class KeyLog {
+    private let write: (UnsafeRawBufferPointer) -> Void
+
+    /// - Parameter write: is given whole lines, each with its newline.
+    public init(_ write: @escaping (UnsafeRawBufferPointer) -> Void) { self.write = write }
+
+    fileprivate func add(_ line: UnsafePointer<CChar>) {
+        var bytes = Array(UnsafeRawBufferPointer(start: line, count: strlen(line)))
+        bytes.append(UInt8(ascii: "\n"))
+        bytes.withUnsafeBytes { write($0) }
+        OPENSSL_cleanse(&bytes, bytes.count)
+    }
+}
+
+extension ServerContext {
+    /// Writes the secrets of all connections from now on, those of its virtual hosts too.
+    public func logKeys(to log: KeyLog) {
+        logOwnKeys(to: log)
+        for virtualHost in virtualHosts.values { virtualHost.logOwnKeys(to: log) }
+    }
+}
+
+extension TLSContext {
+    /// Writes the secrets of all connections of this context when they have them.
+    public func logOwnKeys(to log: KeyLog) {
+        exData.keyLog = log
+        SSL_CTX_set_keylog_callback(pointer) { ssl, line in
+            guard let ssl, let line else { return }
+            ContextExData.of(ssl)?.keyLog?.add(line)
+        }
     }
 }

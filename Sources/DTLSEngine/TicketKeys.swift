@@ -1,7 +1,8 @@
 import COpenSSL
 import Primitives
 
-/// What session tickets are sealed with (RFC 5077, section 4): AES-256-CBC and HMAC-SHA256, as OpenSSL and nginx do it.
+/// A key that session tickets are sealed with (RFC 5077, section 4): AES-256-CBC and HMAC-SHA256, as OpenSSL and nginx
+/// do it.
 public struct TicketKey: Sendable, Equatable {
     /// Bytes of a key: 16 that stand in the ticket as its name, 32 for HMAC, 32 for AES.
     public static let length = 80
@@ -40,7 +41,7 @@ extension TicketKey: Codable {
     }
 }
 
-/// The keys in force, shared by the contexts of a thread: the first one seals, all open. They can be replaced at any
+/// The active keys, shared by the contexts of a thread: the first one seals, all open. They can be replaced at any
 /// time, for all handshakes from then on. A ticket that a later key has opened is renewed with the first.
 public final class TicketKeyRing {
     public var keys: [TicketKey]
@@ -51,13 +52,13 @@ public final class TicketKeyRing {
 
     private static let initializationVectorLength = 16
 
-    /// What the callback answers: see SSL_CTX_set_tlsext_ticket_key_cb(3).
+    /// The result of the callback: see SSL_CTX_set_tlsext_ticket_key_cb(3).
     fileprivate enum Answer: Int32 {
         case failed = -1
-        /// No ticket is made; or nothing opens this one, and a full handshake follows.
+        /// No ticket is made; or no key opens this ticket, and a full handshake follows.
         case none = 0
-        case good = 1
-        /// It is opened, and a new one is to be made.
+        case success = 1
+        /// The ticket is opened, and a new one is to be made.
         case renew = 2
     }
 
@@ -72,7 +73,7 @@ public final class TicketKeyRing {
                 EVP_EncryptInit_ex(cipher, Self.cipher, nil, $0.baseAddress, initializationVector)
             }) == 1, Self.prepare(mac, key)
         else { return .failed }
-        return .good
+        return .success
     }
 
     fileprivate func open(
@@ -87,7 +88,7 @@ public final class TicketKeyRing {
                 EVP_DecryptInit_ex(cipher, Self.cipher, nil, $0.baseAddress, initializationVector)
             }) == 1
         else { return .failed }
-        return index == 0 ? .good : .renew
+        return index == 0 ? .success : .renew
     }
 
     private static func prepare(_ mac: OpaquePointer, _ key: TicketKey) -> Bool {
@@ -112,29 +113,13 @@ public final class TicketKeyRing {
     }
 }
 
-/// Whether and how long clients may resume their sessions.
-public struct SessionSettings: Codable, Equatable, Sendable {
-    public static let lifetimes = Duration.seconds(1)...Duration.seconds(604_800)
-
-    /// Whether tickets are given and taken.
-    public var resumption: Bool
-    /// The time from the full handshake on in which a session can be resumed; one of ``lifetimes``: a week at most, as
-    /// in RFC 8446, section 4.6.1. Two hours are OpenSSL's own.
-    public var lifetime: Duration
-
-    public init(resumption: Bool = true, lifetime: Duration = .seconds(7_200)) {
-        self.resumption = resumption
-        self.lifetime = lifetime
-    }
-}
-
 extension ServerContext {
     /// Seals and opens tickets with the ring's keys; without a ring, with one that OpenSSL draws for this context.
     func prepareTickets(_ settings: SessionSettings, ring: TicketKeyRing?) {
         SSL_CTX_set_timeout(pointer, settings.lifetime.seconds)
         if !settings.resumption { SSL_CTX_set_options(pointer, CO_SSL_OP_NO_TICKET) }
         guard let ring else { return }
-        attachments.ticketKeys = ring
+        exData.ticketKeys = ring
         SSL_CTX_set_tlsext_ticket_key_evp_cb(pointer) { ssl, name, initializationVector, cipher, mac, isSealing in
             guard let ssl, let name, let initializationVector, let cipher, let mac else { return -1 }
             guard let ring = ContextExData.of(ssl)?.ticketKeys else { return 0 }

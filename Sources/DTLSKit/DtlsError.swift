@@ -67,7 +67,7 @@ extension DtlsError {
         switch error {
         case .handshake(let error, let verification):
             self = .handshake(reason: error.description, certificate: verification)
-        case .refused, .cancelled: self = .handshake(reason: error.description, certificate: nil)
+        case .unknownServerName, .cancelled: self = .handshake(reason: error.description, certificate: nil)
         case .record(let error): self = .broken(reason: error.description)
         case .path: self = .system(call: "send", subject: error.description, errno: EMSGSIZE)
         case .size, .notEstablished: self = .invalid(error.description)

@@ -49,7 +49,7 @@ final class ServerIdentity {
         let name = certificate.name.lowercased()
         do throws(CredentialsError) {
             let identity = try ServerContext(
-                certificate.settings(like: option), ticketKeys: ticketKeys, sessionContext: "name:\(name)")
+                certificate.settings(like: option), ticketKeys: ticketKeys, sessionIDContext: "name:\(name)")
             context.add(identity, for: name)
         } catch {
             throw DtlsError(error)

@@ -45,7 +45,7 @@ extension Connection {
 
     func believeAlert() {
         datapath.claim(self)
-        do throws(EngineError) { try engine.believeAlert() } catch { end(.failed(error)) }
+        do throws(EngineError) { try engine.deliverHeldAlert() } catch { end(.failed(error)) }
     }
 
     func takeForSuccession(_ datagram: UnsafeRawBufferPointer) {

@@ -68,21 +68,24 @@ import Testing
 
     /// The newest version that both know is 1.2; the level is that of the settings all the same.
     @Test(arguments: Weakness.allCases, [CipherPolicy.legacy, .modern])
-    func `what a server that speaks the oldest version takes`(_ weakness: Weakness, _ policy: CipherPolicy) throws {
+    func `a server of DTLS 1.0 accepts SHA-1 and RSA-1024 certificates and no weaker ones`(
+        _ weakness: Weakness, _ policy: CipherPolicy
+    ) throws {
         let pair = try handshake(
             client: weakness.certificate("weak", issuer: root), server: good, (.dtls10, server(policy, .dtls10)))
         try expect(weakness, [.none, .sha1, .rsa1024], pair.server)
     }
 
     @Test(arguments: Weakness.allCases)
-    func `what a client that speaks the oldest version takes`(_ weakness: Weakness) throws {
+    func `a client of DTLS 1.0 accepts SHA-1 and RSA-1024 certificates and no weaker ones`(_ weakness: Weakness) throws
+    {
         let pair = try handshake(
             client: good, server: weakness.certificate("weak", issuer: root), (.dtls10, server(.legacy, .dtls10)))
         try expect(weakness, [.none, .sha1, .rsa1024], pair.client)
     }
 
     @Test(arguments: Weakness.allCases)
-    func `what is taken otherwise`(_ weakness: Weakness) throws {
+    func `without DTLS 1.0 no weak certificate is accepted`(_ weakness: Weakness) throws {
         let weak = try weakness.certificate("weak", issuer: root)
         try expect(weakness, [.none], handshake(client: weak, server: good, (.dtls10, server(.modern, .dtls12))).server)
         try expect(weakness, [.none], handshake(client: good, server: weak, (.dtls12, server(.legacy, .dtls10))).client)

@@ -17,14 +17,14 @@ import Testing
     }
 
     @Test(arguments: ["aNULL:@SECLEVEL=0", "eNULL:@SECLEVEL=0", "ADH-AES128-GCM-SHA256:ECDHE-RSA-NULL-SHA:@SECLEVEL=0"])
-    func `a list of nothing is refused`(_ ciphers: String) {
-        let expected = CredentialsError.ciphers("only suites that prove or encrypt nothing match \"\(ciphers)\"")
+    func `a cipher list without a usable suite is refused`(_ ciphers: String) {
+        let expected = CredentialsError.ciphers("only suites without authentication or encryption match \"\(ciphers)\"")
         #expect(throws: expected) { try ServerContext(server(ciphers, rsa: true)) }
         #expect(throws: expected) { try ClientContext(ClientSettings(ciphers: ciphers)) }
     }
 
     /// Without a certificate, an anonymous suite is all that they could agree on.
-    @Test func `where such suites are among others they are left out`() throws {
+    @Test func `suites without authentication or encryption are left out of a list`() throws {
         let all = "ALL:@SECLEVEL=0"
         let pair = try EnginePair(
             client: ClientSettings(certificateAuthorities: certificates.authority, ciphers: all),
@@ -35,10 +35,10 @@ import Testing
 
     private static let noECDSA = "it has no cipher suite for certificates with ECDSA keys"
     private static let unsigned =
-        "DTLS 1.0 signs at OpenSSL's security level 0 alone, which \"@SECLEVEL=0\" in the list sets"
+        "DTLS 1.0 needs OpenSSL's security level 0 for its signatures: add \"@SECLEVEL=0\" to the list"
     private static let old = ProtocolVersion.dtls10...(.dtls10)
 
-    @Test func `a servers certificate needs a suite`() {
+    @Test func `a server's certificate needs a suite`() {
         let cases: [(ServerSettings, String)] = [
             (server("ECDHE-RSA-AES128-GCM-SHA256"), Self.noECDSA), (server("PSK"), Self.noECDSA),
             (server("ECDHE+aECDSA", rsa: true), "it has no cipher suite for certificates with RSA keys"),
@@ -57,7 +57,9 @@ import Testing
             ("ECDHE+AES:@SECLEVEL=0", false, old), ("AES128-SHA:@SECLEVEL=0", true, old),
             ("ECDHE+AESGCM", false, .dtls10...(.dtls12)), (nil, false, old), (nil, true, old),
         ] as [(String?, Bool, ClosedRange<ProtocolVersion>)])
-    func `what is usable is taken`(_ ciphers: String?, _ rsa: Bool, _ versions: ClosedRange<ProtocolVersion>) throws {
+    func `a usable combination is accepted`(_ ciphers: String?, _ rsa: Bool, _ versions: ClosedRange<ProtocolVersion>)
+        throws
+    {
         let client = ClientSettings(
             rejectUnauthorized: false, ciphers: ciphers, minimumVersion: versions.lowerBound,
             maximumVersion: versions.upperBound)
@@ -66,7 +68,7 @@ import Testing
         #expect(pair.client.isEstablished && pair.server.isEstablished, "\(String(describing: pair.server.error))")
     }
 
-    @Test func `the names certificates need one too`() {
+    @Test func `a virtual host's certificate needs a suite too`() {
         var settings = server("ECDHE+aECDSA")
         settings.names = [
             VirtualHost(
@@ -81,7 +83,7 @@ import Testing
         }
     }
 
-    @Test func `a clients proof needs one`() {
+    @Test func `a client's certificate or key needs a suite`() {
         let key = PresharedKey(identity: [1], key: [1])
         #expect(throws: CredentialsError.ciphers("it has no cipher suite for pre-shared keys (PSK-…)")) {
             try ClientContext(ClientSettings(presharedKey: key, ciphers: "ECDHE+AESGCM"))
@@ -96,7 +98,7 @@ import Testing
     }
 
     /// Without a signature, the security level does not matter.
-    @Test func `keys need no signature`() throws {
+    @Test func `pre-shared keys need no signature`() throws {
         let key = PresharedKey(identity: [1], key: Array(repeating: 7, count: 16))
         let suite = "PSK-AES128-CBC-SHA:@SECLEVEL=1"
         var server = ServerSettings(
@@ -113,7 +115,8 @@ import Testing
 
     /// Of a policy, or of a minimum version alone.
     @Test(arguments: [(CipherPolicy.legacy, ProtocolVersion.dtls10), (.modern, .dtls10), (.legacy, .dtls12)])
-    func `old clients with keys are served`(_ policy: CipherPolicy, _ minimumVersion: ProtocolVersion) throws {
+    func `old clients with pre-shared keys are served`(_ policy: CipherPolicy, _ minimumVersion: ProtocolVersion) throws
+    {
         let key = PresharedKey(identity: Array("old".utf8), key: Array(repeating: 7, count: 16))
         var server = ServerSettings(certifiedKeys: [], minimumVersion: minimumVersion)
         server.policy = policy

@@ -17,7 +17,7 @@ import Testing
         "uri:urn:dev:1", "uri:urn:*", "uri:*", "email:a@b", "email:*@b.example", "email:\"a@b\"@c",
         "sha256:\(digits)", "SHA256:\(digits)", "sha256:\(pairs)",
     ])
-    func `good texts`(_ text: String) throws { #expect(try PeerRule(text).text == text) }
+    func `valid texts are rules`(_ text: String) throws { #expect(try PeerRule(text).text == text) }
 
     @Test(arguments: [
         "", ":", "a", "cn", "cn:", "common:a", "cn :a", " cn:a", "cn: a", "cn:a ", "cn:*", "cn:*.", "cn:a*", "cn:a.*",
@@ -36,7 +36,7 @@ import Testing
         "*",
         "*:*", "allow",
     ])
-    func `bad texts`(_ text: String) throws {
+    func `the error of an invalid text says what is expected`(_ text: String) throws {
         #expect { try PeerRule(text) } throws: { error in "\(error)".contains("expected ") }
     }
 
@@ -51,7 +51,7 @@ import Testing
         try matches(rule, MadeCertificate("x", names: names))
     }
 
-    @Test func `common names`() throws {
+    @Test func `a common name matches without regard to case`() throws {
         func matches(_ rule: String, _ names: String...) throws -> Bool {
             try self.matches(rule, MadeCertificate(commonNames: names.map { Array($0.utf8) }))
         }
@@ -69,7 +69,7 @@ import Testing
         #expect(try !matches("dns:a.example", "a.example"))
     }
 
-    @Test func `host names`() throws {
+    @Test func `a host name matches without regard to case`() throws {
         #expect(try matches("dns:a.Example", .dns("A.example")) && matches("dns:a.example", .dns("a.example.")))
         #expect(try matches("dns:*.example", .dns("b"), .dns("a.example")))
         for name in ["example", ".example", "a.b.example", "a.example.", "a.examples", "aexample"] {
@@ -83,7 +83,7 @@ import Testing
         #expect(try !matches("dns:a.example", .uri("a.example"), .email("a.example")))
     }
 
-    @Test func `addresses`() throws {
+    @Test func `an address matches alone or by its network`() throws {
         let v4: MadeCertificate.Name = .ip([192, 0, 2, 130])
         let v6: MadeCertificate.Name = .ip([0x20, 1, 0xd, 0xb8] + Array(repeating: 0, count: 11) + [7])
         let mapped: MadeCertificate.Name = .ip(Array(repeating: 0, count: 10) + [255, 255, 192, 0, 2, 130])
@@ -101,7 +101,7 @@ import Testing
         #expect(try !matches("dns:192.0.2.130", v4))
     }
 
-    @Test func `uris and mailboxes`() throws {
+    @Test func `URIs and mailboxes match`() throws {
         #expect(try matches("uri:urn:dev:1", .uri("urn:dev:1")) && !matches("uri:urn:dev:1", .uri("URN:dev:1")))
         #expect(try matches("uri:urn:dev:*", .uri("urn:dev:")) && matches("uri:urn:dev:*", .uri("urn:dev:1/2?3")))
         #expect(try !matches("uri:urn:dev:*", .uri("urn:dev")) && matches("uri:*", .uri("")))
@@ -114,7 +114,7 @@ import Testing
         }
     }
 
-    @Test func `fingerprints`() throws {
+    @Test func `a fingerprint matches one certificate`() throws {
         let certificate = try MadeCertificate("x")
         let digits = Hexadecimal.text(certificate.fingerprint)
         #expect(try matches("sha256:\(digits)", certificate) && matches("sha256:\(digits.uppercased())", certificate))
@@ -123,7 +123,7 @@ import Testing
         #expect(try !matches("sha256:\(digits)", MadeCertificate("x")))
     }
 
-    @Test func `which rule has matched is known`() throws {
+    @Test func `the rule that has matched is known`() throws {
         let rules = PeerRules(try ["cn:a", "dns:*.b", "uri:x*", "ip:10.0.0.0/8"].map { try PeerRule($0) })
         for (name, rule) in [
             (MadeCertificate.Name.dns("z.b"), "dns:*.b"), (.uri("xyz"), "uri:x*"),
@@ -144,15 +144,15 @@ import Testing
     ])
     func `names that cannot be compared are noticed`(_ names: [MadeCertificate.Name]) throws {
         let certificate = try MadeCertificate("x", names: names)
-        #expect(!CertificateNames(of: certificate.pointer).isWhole)
+        #expect(!CertificateNames(of: certificate.pointer).isComplete)
         let alternatives = AlternativeNames(of: certificate.pointer)
         #expect(!(alternatives.dns + alternatives.uri + alternatives.email).contains { $0.contains("\0") })
         #expect(alternatives.ip.isEmpty)
     }
 
-    @Test func `a NUL in the common name`() throws {
+    @Test func `a NUL in the common name is noticed`() throws {
         let certificate = try MadeCertificate(commonNames: [Array("good\0evil".utf8)])
-        #expect(!CertificateNames(of: certificate.pointer).isWhole)
+        #expect(!CertificateNames(of: certificate.pointer).isComplete)
         let identity = PeerName(certificate: certificate.pointer)
         #expect(identity.commonName == nil)
         #expect(identity.name == "CN=good\\00evil")
@@ -160,24 +160,24 @@ import Testing
 
     @Test(
         arguments: [[], [0x30], [0x30, 5, 0x82], [0x04, 1, 1], [0x30, 0x80], [0x30, 3, 0x9f, 0x82, 1]] as [[UInt8]])
-    func `an extension that is none`(_ bytes: [UInt8]) throws {
+    func `a broken extension of names is noticed`(_ bytes: [UInt8]) throws {
         let certificate = try MadeCertificate(commonNames: [[0x78]], alternativeNames: bytes)
-        #expect(!CertificateNames(of: certificate.pointer).isWhole)
+        #expect(!CertificateNames(of: certificate.pointer).isComplete)
         #expect(AlternativeNames(of: certificate.pointer) == AlternativeNames())
     }
 
-    @Test func `empty names`() throws {
+    @Test func `empty names match no rule`() throws {
         for bytes in [[0x30, 0], [0x30, 2, 0x82, 0], [0x30, 4, 0x81, 0, 0x86, 0]] as [[UInt8]] {
             let certificate = try MadeCertificate(commonNames: [], alternativeNames: bytes)
             let names = CertificateNames(of: certificate.pointer)
-            #expect(names.isWhole)
+            #expect(names.isComplete)
             for rule in ["cn:a", "cn:*.a", "dns:*.a", "email:*@a", "uri:a*", "ip:::/0"] {
                 #expect(try !matches(rule, certificate), "\(rule)")
             }
         }
     }
 
-    @Test func `names by the thousand`() throws {
+    @Test func `thousands of names are compared`() throws {
         let names = (0..<4_000).map { MadeCertificate.Name.dns("host-\($0).example") }
         let certificate = try MadeCertificate("x", names: names)
         let rules = PeerRules(try (3_999..<9_000).map { try PeerRule("dns:host-\($0).example") })
@@ -186,7 +186,7 @@ import Testing
         #expect(AlternativeNames(of: certificate.pointer).dns.count == 4_000)
     }
 
-    @Test func `alternative names as text`() throws {
+    @Test func `alternative names are read as text`() throws {
         let certificate = try MadeCertificate(
             "x",
             names: [
@@ -201,7 +201,7 @@ import Testing
     // MARK: Any text
 
     /// Whatever the text, it is read or refused; and a wildcard stands for one label.
-    @Test func `any text`() throws {
+    @Test func `no text makes the parser of rules trap`() throws {
         var random = SeededGenerator(seed: 7)
         func pick<Value>(_ values: [Value]) -> Value { values[Int(random.next() % UInt64(values.count))] }
         let pieces: [String] = [

@@ -51,7 +51,7 @@ import Testing
     }
 
     /// Neither a lost goodbye nor the end of the engine that it came from spoils it.
-    @Test func `a session outlives a connection that just stops`() throws {
+    @Test func `a session outlives a connection that stops without close_notify`() throws {
         func abandoned() throws -> ResumableSession { try session(of: pair()) }
         #expect(try pair(abandoned()).client.engine?.isResumed == true)
     }
@@ -62,7 +62,7 @@ import Testing
         #expect(other.client.engine?.isResumed == false && other.client.error == nil)
     }
 
-    @Test func `there is none before the handshake`() throws {
+    @Test func `there is no session before the handshake`() throws {
         let pair = try EnginePair(client: client, server: server)
         #expect(pair.client.engine?.resumableSession == nil)
     }
@@ -74,7 +74,7 @@ import Testing
         #expect(try pair(session, conditions: conditions, seed: seed).client.engine?.isResumed == true)
     }
 
-    @Test func `why someone is not verified is told apart`() throws {
+    @Test func `the reason for a failed verification is told`() throws {
         let stranger = ClientSettings(certificateAuthorities: certificates.ecdsaServer.certificate)
         let pair = try EnginePair(client: stranger, server: server, serverName: "example.org")
         pair.handshake()

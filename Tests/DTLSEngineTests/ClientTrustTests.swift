@@ -23,7 +23,7 @@ import Testing
         return pair.client.isEstablished
     }
 
-    @Test func `each certificate is trusted by itself`() throws {
+    @Test func `each certificate of the list is trusted on its own`() throws {
         let identity = try server.identity(chain: [intermediate])
         #expect(try isTaken(identity, trusting: root))
         #expect(try isTaken(identity, trusting: intermediate))
@@ -34,7 +34,7 @@ import Testing
         #expect(try !isTaken(server.identity(), trusting: root))
     }
 
-    @Test func `nobody else is`() throws {
+    @Test func `a certificate that is not in the list is not trusted`() throws {
         let other = try MadeCertificate("other", names: [.dns("localhost")], issuer: intermediate)
         #expect(try !isTaken(other.identity(chain: [intermediate]), trusting: server))
         let elsewhere = try MadeCertificate("server", names: [.dns("elsewhere")], issuer: intermediate)

@@ -55,7 +55,7 @@ import Testing
             return
         }
         #expect(verification.contains(reason), "\(verification)", sourceLocation: sourceLocation)
-        #expect(pair.server.engine?.clientRefusal?.description == verification, sourceLocation: sourceLocation)
+        #expect(pair.server.engine?.peerRejection?.description == verification, sourceLocation: sourceLocation)
         let heard = "\(try #require(pair.client.error, sourceLocation: sourceLocation))"
         #expect(heard.contains("SSL alert number \(alert)"), "\(heard)", sourceLocation: sourceLocation)
     }
@@ -70,7 +70,7 @@ import Testing
 
     // MARK: Rules
 
-    @Test func `allow and deny`() throws {
+    @Test func `allow and deny lists decide who is served`() throws {
         let identity = try member.identity()
         for allow in ["cn:member", "dns:*.example", "sha256:\(Hexadecimal.text(member.fingerprint))"] {
             #expect(try isServed(handshake(required(allow: ["cn:other", allow]), identity)), "\(allow)")
@@ -86,13 +86,13 @@ import Testing
         #expect(try isServed(handshake(required(deny: ["cn:other"]), identity)))
     }
 
-    @Test func `who was refused is known`() throws {
+    @Test func `the client that was refused is known`() throws {
         let pair = try handshake(required(deny: ["cn:member"]), member.identity())
-        let client = try #require(pair.server.engine?.clientRefusal?.client)
+        let client = try #require(pair.server.engine?.peerRejection?.client)
         #expect(client.commonName == "member" && client.fingerprint == Hexadecimal.text(member.fingerprint))
         let served = try handshake(required(), member.identity())
-        #expect(served.server.engine?.clientRefusal == nil)
-        #expect(served.server.engine?.peerIdentity?.fingerprint == client.fingerprint)
+        #expect(served.server.engine?.peerRejection == nil)
+        #expect(served.server.engine?.peerName?.fingerprint == client.fingerprint)
         #expect(served.server.engine?.peerAlternativeNames?.dns == ["member.example"])
         #expect(served.client.engine?.peerAlternativeNames?.dns == ["localhost"])
     }
@@ -108,7 +108,9 @@ import Testing
     }
 
     @Test(arguments: [228, 1452], [0, 20])
-    func `many names and a long chain in small datagrams`(payloadSize: Int, loss: Int) throws {
+    func `a certificate with many names and a long chain comes through in small datagrams`(payloadSize: Int, loss: Int)
+        throws
+    {
         let big = try MadeCertificate(
             "big", names: (0..<600).map { .dns("name-\($0).example") }, issuer: intermediate)
         let pair = try handshake(
@@ -120,26 +122,26 @@ import Testing
 
     // MARK: Modes
 
-    @Test func `requested serves who shows nothing and refuses who shows a bad one`() throws {
+    @Test func `mode requested serves clients without a certificate and refuses those with an invalid one`() throws {
         var clients = try required(allow: ["cn:member"])
         clients.mode = .requested
         let nobody = try handshake(clients, nil)
         #expect(isServed(nobody))
-        #expect(nobody.server.engine?.peerIdentity == nil && nobody.server.engine?.peerAlternativeNames == nil)
+        #expect(nobody.server.engine?.peerName == nil && nobody.server.engine?.peerAlternativeNames == nil)
         #expect(try isServed(handshake(clients, member.identity())))
         try expectRefusal(
             handshake(clients, device.identity(chain: [intermediate])), "matches nothing of the allow list", alert: 49)
         try expectRefusal(handshake(clients, MadeCertificate("member").identity()), "is signed by itself", alert: 48)
     }
 
-    @Test func `required refuses who shows nothing`() throws {
+    @Test func `mode required refuses clients without a certificate`() throws {
         let pair = try handshake(required(), nil)
         #expect("\(try #require(pair.server.error))".contains("peer did not return a certificate"))
         // RFC 5246, section 7.4.6: handshake_failure.
         #expect("\(try #require(pair.client.error))".contains("SSL alert number 40"))
     }
 
-    @Test func `fingerprints in the place of an authority`() throws {
+    @Test func `fingerprints stand in for an authority`() throws {
         let own = try MadeCertificate("own", days: -3...(-1))
         var clients = PeerVerification(
             mode: .required, allow: [try PeerRule("sha256:\(Hexadecimal.text(own.fingerprint))")])
@@ -157,7 +159,7 @@ import Testing
         }
     }
 
-    @Test func `a fingerprint under an authority is no way around it`() throws {
+    @Test func `with an authority a fingerprint alone is not enough`() throws {
         let own = try MadeCertificate("own")
         try expectRefusal(
             handshake(required(allow: ["sha256:\(Hexadecimal.text(own.fingerprint))"]), own.identity()),
@@ -166,7 +168,7 @@ import Testing
 
     // MARK: Chains
 
-    @Test func `chains`() throws {
+    @Test func `a chain is checked up to the authority`() throws {
         #expect(try isServed(handshake(required(), device.identity(chain: [intermediate]))))
         #expect(try isServed(handshake(required(), device.identity(chain: [intermediate, root]))))
         try expectRefusal(
@@ -188,7 +190,7 @@ import Testing
         #expect(try isServed(handshake(clients, member.identity())))
     }
 
-    @Test func `what is wrong with a certificate`() throws {
+    @Test func `the reason says what is wrong with a certificate`() throws {
         let expired = try MadeCertificate("old", days: -3...(-1), issuer: root)
         try expectRefusal(handshake(required(), expired.identity()), "\"CN=old\" expired on 20", alert: 45)
         let future = try MadeCertificate("new", days: 1...3, issuer: root)
@@ -205,15 +207,15 @@ import Testing
         let oldIntermediate = try MadeCertificate("Old CA", days: -3...(-1), isAuthority: true, issuer: root)
         try expectRefusal(
             handshake(required(), MadeCertificate("x", issuer: oldIntermediate).identity(chain: [oldIntermediate])),
-            "\"CN=x\" is not good: the certificate \"CN=Old CA\" above it expired on 20", alert: 45)
+            "\"CN=x\" is not valid: the certificate \"CN=Old CA\" above it expired on 20", alert: 45)
     }
 
-    @Test func `a subject of any length and characters`() throws {
+    @Test func `a subject of any length and with any characters is told in one short line`() throws {
         let name = "a\n\u{1b}[31m\u{202e}" + String(repeating: "ä", count: 10_000)
         let pair = try handshake(required(deny: ["cn:x", "dns:x"]), MadeCertificate(name, issuer: root).identity())
         #expect(isServed(pair))
         let refused = try handshake(required(allow: ["cn:x"]), MadeCertificate(name, issuer: root).identity())
-        let reason = try #require(refused.server.engine?.clientRefusal).description
+        let reason = try #require(refused.server.engine?.peerRejection).description
         #expect(reason.utf8.count < 400)
         #expect(reason.utf8.allSatisfy { $0 >= 0x20 && $0 != 0x7f })
         #expect(!reason.contains("\n") && !reason.contains("\u{1b}") && !reason.contains("\u{202e}"))
@@ -221,7 +223,7 @@ import Testing
 
     // MARK: Revocation
 
-    @Test func `revocation lists`() throws {
+    @Test func `a certificate on a revocation list is refused`() throws {
         let clean = try root.revocationList()
         #expect(try isServed(handshake(required(revocationLists: [clean]), member.identity())))
         let revoking = try root.revocationList([member])
@@ -236,7 +238,7 @@ import Testing
         }
     }
 
-    @Test func `lists that are missing or out of date`() throws {
+    @Test func `a missing or outdated revocation list refuses certificates`() throws {
         let identity = try member.identity()
         let other = try MadeCertificate("Other", isAuthority: true).revocationList()
         try expectRefusal(
@@ -254,7 +256,7 @@ import Testing
     }
 
     /// Every CA below the trusted one needs a list; the trusted one needs none above it.
-    @Test func `lists of a chain`() throws {
+    @Test func `every authority of a chain needs a revocation list`() throws {
         let identity = try device.identity(chain: [intermediate])
         let (upper, lower) = (try root.revocationList(), try intermediate.revocationList())
         #expect(try isServed(handshake(required(revocationLists: [upper, lower]), identity)))
@@ -265,7 +267,7 @@ import Testing
             "the certificate \"CN=Intermediate\" above it cannot be checked", alert: 46)
         try expectRefusal(
             handshake(required(revocationLists: [root.revocationList([intermediate]), lower]), identity),
-            "\"CN=device\" is not good: the certificate \"CN=Intermediate\" above it was revoked on 20", alert: 44)
+            "\"CN=device\" is not valid: the certificate \"CN=Intermediate\" above it was revoked on 20", alert: 44)
         var clients = try required(revocationLists: [lower])
         clients.authorities = try intermediate.pem()
         #expect(try isServed(handshake(clients, device.identity())))
@@ -279,7 +281,7 @@ import Testing
         #expect(try isServed(handshake(clients, device.identity())))
     }
 
-    @Test func `broken lists`() throws {
+    @Test func `a broken revocation list is refused`() throws {
         let list = try root.revocationList()
         #expect(try RevocationLists(pem: list + "\n# nothing\n" + list).count == 2)
         #expect(try RevocationLists(pem: list).outOfDate.isEmpty)
@@ -297,7 +299,7 @@ import Testing
 
     /// What a server lists for key exchange is in DTLS 1.2 about certificates too (RFC 8422, section 5.1.1).
     @Test(arguments: [NID_secp384r1, NID_secp521r1])
-    func `certificates of larger curves`(_ curve: Int32) throws {
+    func `certificates with keys of larger curves are accepted`(_ curve: Int32) throws {
         let large = try MadeCertificate("large", issuer: root, key: Key(.ecdsa, curve: curve))
         let pair = try handshake(required(), large.identity())
         #expect(isServed(pair), "\(String(describing: pair.server.error))")
@@ -306,7 +308,7 @@ import Testing
     // MARK: What clients are told, and what names share
 
     /// A CertificateRequest cannot tell as many names as there can be CAs.
-    @Test func `more authorities than can be named`() throws {
+    @Test func `authorities are not named when there are too many`() throws {
         let others = try (0..<70).map { index in
             try MadeCertificate(commonNames: [Array("\(index)".utf8) + Array(repeating: 0x61, count: 1_000)]).pem()
         }
@@ -316,7 +318,7 @@ import Testing
         try expectRefusal(try handshake(clients, device.identity()), "was issued by", alert: 48)
     }
 
-    @Test func `a name of several authorities is told once`() throws {
+    @Test func `a name that several authorities share is sent once`() throws {
         var settings = ServerSettings(
             certificate: certificates.ecdsaServer.certificate, privateKey: certificates.ecdsaServer.privateKey)
         settings.clients = try required()
@@ -327,14 +329,14 @@ import Testing
     }
 
     /// Lists can be many megabytes: a hundred names have them once.
-    @Test func `names share authorities and lists`() throws {
+    @Test func `virtual hosts share authorities and revocation lists`() throws {
         let revoked = try MadeCertificate("revoked", issuer: root)
         var settings = ServerSettings(
             certificate: certificates.ecdsaServer.certificate, privateKey: certificates.ecdsaServer.privateKey)
         settings.clients = try required(revocationLists: [root.revocationList([revoked])])
         settings.names = [VirtualHost(name: "localhost", certifiedKeys: settings.certifiedKeys)]
         let context = try ServerContext(settings)
-        let named = try #require(context.identity(named: "localhost"))
+        let named = try #require(context.virtualHost(named: "localhost"))
         #expect(SSL_CTX_get_cert_store(named.pointer) == SSL_CTX_get_cert_store(context.pointer))
         #expect(OPENSSL_sk_num(SSL_CTX_get_client_CA_list(named.pointer)) == 1)
         for (certificate, isGood) in [(member, true), (revoked, false)] {
@@ -350,21 +352,21 @@ import Testing
 
     // MARK: Sessions
 
-    @Test func `every change of policy is another session mark`() throws {
+    @Test func `every change of the policy changes the session id context`() throws {
         let plain = try required()
-        var marks: [String] = [PeerVerification().sessionMark, plain.sessionMark]
+        var contexts: [String] = [PeerVerification().sessionIDContext, plain.sessionIDContext]
         var changed = plain
         changed.mode = .requested
-        marks.append(changed.sessionMark)
+        contexts.append(changed.sessionIDContext)
         for clients in [
             try required(revocationLists: ["a"]), try required(revocationLists: ["a", ""]),
             try required(allow: ["cn:a"]),
             try required(deny: ["cn:a"]), try required(allow: ["cn:a", "cn:b"]), try required(allow: ["cn:b", "cn:a"]),
-        ] { marks.append(clients.sessionMark) }
+        ] { contexts.append(clients.sessionIDContext) }
         changed = plain
         changed.authorities = nil
-        marks.append(changed.sessionMark)
-        #expect(Set(marks).count == marks.count)
-        #expect(try required().sessionMark == plain.sessionMark)
+        contexts.append(changed.sessionIDContext)
+        #expect(Set(contexts).count == contexts.count)
+        #expect(try required().sessionIDContext == plain.sessionIDContext)
     }
 }

@@ -63,24 +63,24 @@ private func fullHello() -> HelloBuilder {
 
     init() throws { authority = try CookieAuthority(secret: secret) }
 
-    @Test func `accepts its own`() throws {
+    @Test func `a cookie is valid for the authority that made it`() throws {
         let hello = try answered(fullHello(), by: authority)
         #expect(try verify(hello.bytes, by: authority))
         #expect(try verify(hello.bytes, by: authority), "a second time: nothing is kept")
         #expect(hello.cookie.first == UInt8(truncatingIfNeeded: minute.number))
     }
 
-    @Test func `accepts what another with the same secret made`() throws {
+    @Test func `a cookie is valid for another authority with the same secret`() throws {
         let hello = try answered(fullHello(), by: authority)
         #expect(try verify(hello.bytes, by: CookieAuthority(secret: secret)))
     }
 
-    @Test func `rejects what another secret made`() throws {
+    @Test func `a cookie that was made with another secret is not valid`() throws {
         let hello = try answered(fullHello(), by: authority)
         #expect(try !verify(hello.bytes, by: CookieAuthority(secret: Array(repeating: 8, count: 32))))
     }
 
-    @Test func `rejects another address or port`() throws {
+    @Test func `a cookie is not valid for another address or port`() throws {
         let hello = try answered(fullHello(), by: authority).bytes
         for index in 0..<peer.count {
             var other = peer
@@ -111,7 +111,7 @@ private func fullHello() -> HelloBuilder {
             Change("compression") { $0.compression[0] = 2 },
             Change("no compression but null") { $0.compression = [0] },
         ])
-    func `rejects a changed hello`(_ change: Change) throws {
+    func `a cookie is not valid for a changed hello`(_ change: Change) throws {
         var hello = try answered(fullHello(), by: authority)
         change.apply(&hello)
         #expect(try !verify(hello.bytes, by: authority))
@@ -126,13 +126,13 @@ private func fullHello() -> HelloBuilder {
             Change("extensions") { $0.rest = [0, 4, 0, 0x16, 0, 0] },
             Change("a first fragment") { $0.fragmentLength = $0.body.count - 6 },
         ])
-    func `accepts what the cookie does not cover`(_ change: Change) throws {
+    func `a cookie is valid whatever it does not cover`(_ change: Change) throws {
         var hello = try answered(fullHello(), by: authority)
         change.apply(&hello)
         #expect(try verify(hello.bytes, by: authority))
     }
 
-    @Test func `rejects every changed bit of the cookie`() throws {
+    @Test func `a cookie with any bit changed is not valid`() throws {
         let good = try answered(fullHello(), by: authority)
         for bit in 0..<256 {
             var hello = good
@@ -141,7 +141,7 @@ private func fullHello() -> HelloBuilder {
         }
     }
 
-    @Test func `rejects cookies of another length`() throws {
+    @Test func `a cookie of another length is not valid`() throws {
         let good = try answered(fullHello(), by: authority)
         for count in [0, 1, 31, 33, 255] {
             var hello = good
@@ -152,7 +152,7 @@ private func fullHello() -> HelloBuilder {
 
     // 0 and 1: there is no minute before. 255 and 256: the key number wraps, both ways.
     @Test(arguments: [0, 1, 254, 255, 256, 29_000_000, .max] as [UInt64])
-    func `lives for this minute and the next`(_ made: UInt64) throws {
+    func `a cookie is valid in its minute and the next`(_ made: UInt64) throws {
         let hello = try answered(fullHello(), minute: Minute(number: made), by: authority).bytes
         #expect(try verify(hello, minute: Minute(number: made), by: authority))
         for age in 1...4 as ClosedRange<UInt64> {
@@ -167,7 +167,7 @@ private func fullHello() -> HelloBuilder {
         #expect(try verify(hello, minute: Minute(number: made), by: authority), "after all these other minutes")
     }
 
-    @Test func `minutes in any order`() throws {
+    @Test func `cookies are verified whatever order their minutes come in`() throws {
         let hellos = try (0..<6).map {
             try answered(fullHello(), minute: Minute(number: minute.number + $0), by: authority).bytes
         }
@@ -181,7 +181,7 @@ private func fullHello() -> HelloBuilder {
         }
     }
 
-    @Test func `a secret has a least length`() throws {
+    @Test func `a secret that is too short is refused`() throws {
         #expect(throws: CookieError.secretTooShort(15)) { try CookieAuthority(secret: Array(repeating: 1, count: 15)) }
         #expect("\(CookieError.secretTooShort(15))" == "the cookie secret has 15 bytes; it needs 16 or more")
         _ = try CookieAuthority(secret: Array(repeating: 1, count: 16))
@@ -193,7 +193,7 @@ private func fullHello() -> HelloBuilder {
 
     init() throws { authority = try CookieAuthority(secret: secret) }
 
-    @Test func `is what the RFC says`() throws {
+    @Test func `the reply is what RFC 6347 says`() throws {
         var hello = HelloBuilder()
         hello.recordVersion = 0xfefd
         hello.recordSequence = 0x0102_0304_0506
@@ -208,7 +208,7 @@ private func fullHello() -> HelloBuilder {
         #expect(reply.count == 60)
     }
 
-    @Test func `is never larger than the hello`() throws {
+    @Test func `the reply is never larger than the hello`() throws {
         for captured in CapturedHello.hellos {
             let reply = try reply(to: captured.bytes, by: authority)
             #expect(!reply.isEmpty && reply.count <= captured.bytes.count)
@@ -217,14 +217,14 @@ private func fullHello() -> HelloBuilder {
         #expect(try reply(to: smallest, by: authority).count <= smallest.count)
     }
 
-    @Test func `needs room`() throws {
+    @Test func `there is no reply where the buffer has no room`() throws {
         let size = CookieAuthority.helloVerifyRequestSize
         #expect(try reply(to: HelloBuilder().bytes, by: authority, room: size).count == size)
         #expect(try reply(to: HelloBuilder().bytes, by: authority, room: size - 1).isEmpty)
         #expect(try reply(to: HelloBuilder().bytes, by: authority, room: 0).isEmpty)
     }
 
-    @Test func `differs by peer and repeats for the same`() throws {
+    @Test func `the reply differs by peer and is the same for the same peer`() throws {
         let hello = HelloBuilder().bytes
         #expect(try reply(to: hello, by: authority) == reply(to: hello, by: authority))
         #expect(try reply(to: hello, by: authority) != reply(to: hello, from: peer + [0], by: authority))

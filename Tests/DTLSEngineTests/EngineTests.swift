@@ -74,7 +74,7 @@ struct HandshakeCase: Sendable, CustomTestStringConvertible {
     }
 
     @Test(arguments: HandshakeCase.all)
-    func `handshake and data both ways`(_ situation: HandshakeCase) throws {
+    func `a handshake succeeds and messages arrive both ways`(_ situation: HandshakeCase) throws {
         var givenUp: [UInt64] = []
         for seed in situation.seeds {
             let pair = try EnginePair(
@@ -112,7 +112,7 @@ struct HandshakeCase: Sendable, CustomTestStringConvertible {
     }
 
     @Test(arguments: HandshakeCase.Key.allCases)
-    func `what is established`(_ key: HandshakeCase.Key) throws {
+    func `the properties of an established connection are known`(_ key: HandshakeCase.Key) throws {
         let pair = try EnginePair(client: client(), server: server(key))
         pair.handshake()
         for engine in [pair.client.engine, pair.server.engine] {
@@ -124,7 +124,7 @@ struct HandshakeCase: Sendable, CustomTestStringConvertible {
         #expect(pair.server.engine?.serverName == "localhost")
     }
 
-    @Test func `DTLS 10 where both sides allow it`() throws {
+    @Test func `DTLS 1.0 is agreed on where both sides allow it`() throws {
         var client = client()
         var server = server()
         client.minimumVersion = .dtls10
@@ -156,7 +156,7 @@ struct HandshakeCase: Sendable, CustomTestStringConvertible {
         #expect(pair.client.messages.map { $0[0] }.sorted() == messages.map { $0[0] })
     }
 
-    @Test func `message sizes`() throws {
+    @Test func `messages of 1 to 16384 bytes arrive and others are refused`() throws {
         let pair = try EnginePair(client: client(), server: server())
         let largest = Engine.maximumMessageSize
         #expect(throws: EngineError.notEstablished) { try pair.send([1], from: .client) }
@@ -171,7 +171,7 @@ struct HandshakeCase: Sendable, CustomTestStringConvertible {
     }
 
     @Test(arguments: [SimulatedWire.Side.client, .server])
-    func `whoever speaks first after releasing its buffers has them again`(_ side: SimulatedWire.Side) throws {
+    func `a side that speaks first after releasing its buffers has them again`(_ side: SimulatedWire.Side) throws {
         let pair = try EnginePair(client: client(), server: server())
         pair.handshake()
         pair.run()
@@ -191,7 +191,7 @@ struct HandshakeCase: Sendable, CustomTestStringConvertible {
     }
 
     @Test(arguments: [SimulatedWire.Side.client, .server])
-    func `close notify ends the other side`(_ side: SimulatedWire.Side) throws {
+    func `close_notify ends the other side`(_ side: SimulatedWire.Side) throws {
         let pair = try EnginePair(client: client(), server: server())
         pair.handshake()
         pair.run()
@@ -206,7 +206,7 @@ struct HandshakeCase: Sendable, CustomTestStringConvertible {
         #expect(throws: EngineError.notEstablished) { try pair.send([1], from: side) }
     }
 
-    @Test func `garbage in between does nothing`() throws {
+    @Test func `garbage between datagrams changes nothing`() throws {
         let pair = try EnginePair(client: client(), server: server())
         pair.handshake()
         pair.run()
@@ -246,7 +246,7 @@ struct HandshakeCase: Sendable, CustomTestStringConvertible {
     }
 
     @Test(arguments: HandshakeCase.payloadSizes, [0, 20])
-    func `a good client certificate`(payloadSize: Int, loss: Int) throws {
+    func `a valid client certificate is accepted`(payloadSize: Int, loss: Int) throws {
         for seed in 1...5 as ClosedRange<UInt64> {
             let pair = try EnginePair(
                 client: client(certificates.client), server: server, payloadSize: payloadSize,
@@ -256,7 +256,7 @@ struct HandshakeCase: Sendable, CustomTestStringConvertible {
         }
     }
 
-    @Test func `no client certificate`() throws {
+    @Test func `a client without a certificate is refused`() throws {
         let pair = try EnginePair(client: client(nil), server: server)
         pair.handshake()
         #expect("\(try #require(pair.server.error))".contains("peer did not return a certificate"))
@@ -264,7 +264,7 @@ struct HandshakeCase: Sendable, CustomTestStringConvertible {
         #expect(!pair.client.isEstablished && !pair.server.isEstablished)
     }
 
-    @Test func `a client certificate by a wrong CA`() throws {
+    @Test func `a client certificate of another CA is refused`() throws {
         let pair = try EnginePair(client: client(certificates.stranger), server: server)
         pair.handshake()
         guard case .handshake(_, let verification?) = pair.server.error else {
@@ -276,7 +276,7 @@ struct HandshakeCase: Sendable, CustomTestStringConvertible {
         #expect(!pair.client.isEstablished && !pair.server.isEstablished)
     }
 
-    @Test func `a server certificate by a wrong CA`() throws {
+    @Test func `a server certificate of another CA is refused`() throws {
         let pair = try EnginePair(
             client: client(certificates.client, authority: certificates.wrongAuthority), server: server)
         pair.handshake()
@@ -288,7 +288,7 @@ struct HandshakeCase: Sendable, CustomTestStringConvertible {
         #expect(!pair.client.isEstablished && !pair.server.isEstablished)
     }
 
-    @Test func `a server certificate for another name`() throws {
+    @Test func `a server certificate for another name is refused`() throws {
         let pair = try EnginePair(
             client: client(certificates.client), server: server, serverName: "elsewhere.example")
         pair.handshake()
@@ -296,7 +296,7 @@ struct HandshakeCase: Sendable, CustomTestStringConvertible {
         #expect(pair.server.error != nil)
     }
 
-    @Test func `a client that does not verify`() throws {
+    @Test func `a client that does not verify accepts any server certificate`() throws {
         var settings = client(certificates.client, authority: certificates.wrongAuthority)
         settings.rejectUnauthorized = false
         let pair = try EnginePair(client: settings, server: server, serverName: "elsewhere.example")

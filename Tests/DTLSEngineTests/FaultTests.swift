@@ -99,7 +99,7 @@ enum Fault: String, CaseIterable, Sendable {
 
     /// Whatever happens to any one datagram, there is a connection at last, it works both ways, and nothing is left.
     @Test(arguments: Fault.allCases)
-    func `any datagram of a handshake`(_ fault: Fault) throws {
+    func `a handshake survives a fault in any of its datagrams`(_ fault: Fault) throws {
         let count = try cleanHandshake().count
         try #require(count > 8)
         for number in 0..<count {
@@ -130,7 +130,7 @@ enum Fault: String, CaseIterable, Sendable {
 
     /// Every datagram with each of its first bytes turned: what is protected is dropped and sent again; what is not may
     /// spoil the handshake, which then ends on both sides.
-    @Test func `corrupted datagrams`() throws {
+    @Test func `corrupted datagrams do not end a handshake`() throws {
         let clean = try cleanHandshake()
         for (number, (_, original)) in clean.enumerated() {
             let isProtected = original[3] == 0 && original[4] == 1
@@ -156,7 +156,7 @@ enum Fault: String, CaseIterable, Sendable {
     }
 
     /// All that was ever sent, alerts and records of other epochs: an established connection takes nothing of it.
-    @Test func `replays and forgeries after the handshake`() throws {
+    @Test func `replays and forgeries change nothing after the handshake`() throws {
         let pair = try makePair()
         pair.handshake()
         pair.run()
@@ -196,7 +196,7 @@ enum Fault: String, CaseIterable, Sendable {
 
     /// The server's side is done and has given its buffers back when the client asks for its last flight once more.
     @Test(arguments: 1...4)
-    func `the last flight is lost`(times: Int) throws {
+    func `the last flight is sent again when it is lost`(times: Int) throws {
         let pair = try makePair()
         var lost = 0
         pair.wire.interfere = { _, side, datagram in
@@ -217,7 +217,7 @@ enum Fault: String, CaseIterable, Sendable {
     }
 
     /// The server may speak before its last flight has arrived; that message is lost or kept, and breaks nothing.
-    @Test func `a message overtakes the last flight`() throws {
+    @Test func `a message that overtakes the last flight arrives`() throws {
         let pair = try makePair()
         var isHeld = true
         pair.wire.interfere = { _, side, datagram in
@@ -238,7 +238,7 @@ enum Fault: String, CaseIterable, Sendable {
 
     /// A peer that has said goodbye, of which nothing arrived: nobody ends, and nobody waits for a timer.
     @Test(arguments: [SimulatedWire.Side.client, .server])
-    func `close notify is lost`(_ side: SimulatedWire.Side) throws {
+    func `a lost close_notify leaves the other side open`(_ side: SimulatedWire.Side) throws {
         let pair = try makePair()
         pair.handshake()
         pair.run()
@@ -252,7 +252,7 @@ enum Fault: String, CaseIterable, Sendable {
 
     /// A peer that really ends in its handshake says so with such an alert too: it is believed after 3 seconds, with
     /// its reason.
-    @Test func `an alert is believed when nothing follows`() throws {
+    @Test func `a plaintext alert ends a handshake when nothing follows it`() throws {
         let pair = try EnginePair(
             client: ClientSettings(certificateAuthorities: certificates.wrongAuthority),
             server: ServerSettings(

@@ -60,7 +60,7 @@ import Testing
     }
 
     @Test(arguments: Suite.all)
-    func `after the handshake`(_ suite: Suite) throws {
+    func `forged records after the handshake change nothing`(_ suite: Suite) throws {
         let forgeries = (0...100).flatMap { size in
             (20...24).flatMap { type in
                 [0xfd, 0xff].map { forged(type, version: $0, number: UInt8(size), size: size) }
@@ -72,7 +72,7 @@ import Testing
     /// In a record that OpenSSL gives up with its header: for its version, or because it is too long. It goes on with
     /// what is behind the header.
     @Test(arguments: Suite.all)
-    func `within another record`(_ suite: Suite) throws {
+    func `forged records within another record change nothing`(_ suite: Suite) throws {
         let forgeries = [1, 2, 15, 16, 23, 39].flatMap { size in
             ([0xfd, 0xff] as [UInt8]).flatMap { version in
                 let inner = forged(23, version: version, number: 220, size: size)
@@ -90,7 +90,7 @@ import Testing
 
     /// In front of each datagram of a handshake, for whom that is.
     @Test(arguments: Suite.all)
-    func `within the handshake`(_ suite: Suite) throws {
+    func `forged records do not end a handshake`(_ suite: Suite) throws {
         let clean = try makePair(suite)
         clean.handshake()
         try #require(clean.client.isEstablished && clean.server.isEstablished)
@@ -113,7 +113,7 @@ import Testing
 
     /// Behind a record that is good: what came before the forgery is taken, with the smallest message that there is.
     @Test(arguments: Suite.all)
-    func `behind a good record`(_ suite: Suite) throws {
+    func `a forged record behind a valid one is dropped alone`(_ suite: Suite) throws {
         let pair = try makePair(suite)
         pair.handshake()
         pair.run()

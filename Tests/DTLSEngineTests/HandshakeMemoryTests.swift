@@ -39,7 +39,7 @@ import Testing
         return growth
     }
 
-    @Test func `early records`() async {
+    @Test func `early records of a handshake take bounded memory`() async {
         await #expect(processExitsWith: .success) {
             let pair = try Self.makePair()
             #expect(Self.flood(pair, with: (1...200).map(Self.early)) < 400_000)
@@ -48,7 +48,7 @@ import Testing
         }
     }
 
-    @Test func `messages out of order`() async {
+    @Test func `handshake messages out of order take bounded memory`() async {
         await #expect(processExitsWith: .success) {
             let pair = try Self.makePair()
             #expect(Self.flood(pair, with: (3...12).map(Self.later)) < 400_000)

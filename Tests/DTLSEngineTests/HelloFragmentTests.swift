@@ -71,7 +71,7 @@ import VirtualClock
     }
 
     @Test(arguments: Cut.allCases, [7, 20, 100])
-    func `a hello in pieces`(_ cut: Cut, size: Int) throws {
+    func `a handshake begins with a hello in pieces`(_ cut: Cut, size: Int) throws {
         let size = cut == .manyDatagrams ? size + 120 : size
         let pair = try makePair()
         pair.wire.interfere = { _, side, datagram in
@@ -88,7 +88,7 @@ import VirtualClock
     }
 
     /// What does not belong to a hello ends it, and is not read past.
-    @Test func `what is joined`() {
+    @Test func `only fragments of one message are joined`() {
         let hello = CapturedHello.openSSLServerName.bytes
         let whole = Self.cut(hello, .oneDatagramManyRecords, size: 50)[0]
         let fragments = HelloFragments()
@@ -117,7 +117,7 @@ import VirtualClock
     }
 
     /// 60,000 bytes of one datagram say that they are one hello: there is room for one record's worth.
-    @Test func `a hello of many records is bounded`() throws {
+    @Test func `a joined hello fits one record`() throws {
         let body = HelloBuilder(rest: [0, 0]).body
         let total = 60_000
         var datagram: [UInt8] = []
@@ -133,7 +133,7 @@ import VirtualClock
 
     /// A cookie that has become too old: the client is asked again, counts on, and is let in.
     @Test(arguments: [1, 2, 5], [0, 20])
-    func `a client that is asked again`(times: Int, loss: Int) throws {
+    func `a client that is asked for a cookie again gets through`(times: Int, loss: Int) throws {
         for seed in 1...(loss == 0 ? 1 : 10) as ClosedRange<UInt64> {
             let pair = try makePair(WireConditions(loss: loss), seed: seed)
             pair.cookiesToRefuse = times
@@ -191,7 +191,7 @@ import VirtualClock
             Change("never counts") { $0.messageSequence = 0 },
             Change("asked 16 times") { $0.messageSequence = 16 },
         ])
-    func `gets a server hello`(_ change: Change) throws {
+    func `an unusual hello gets a ServerHello`(_ change: Change) throws {
         var sequence: UInt16 = 0
         let hello = unusual {
             change.apply(&$0)
@@ -208,7 +208,7 @@ import VirtualClock
         #expect(Array(answer[25..<27]) == [0xfe, 0xfd])
     }
 
-    @Test func `a client that has been asked too often`() throws {
+    @Test func `a client that has been asked for a cookie too often is refused`() throws {
         #expect(throws: OpenSSLError.self) { try answer(to: unusual { $0.messageSequence = 17 }) }
         #expect(throws: OpenSSLError.self) { try answer(to: unusual { $0.messageSequence = 65_535 }) }
     }

@@ -53,22 +53,22 @@ import Testing
     }
 
     @Test(arguments: ["SHA1", "SHA256"])
-    func `a good one is taken`(_ digest: String) throws {
+    func `a valid response is accepted`(_ digest: String) throws {
         let bytes = try response(about: certificates.ecdsaServer, digest: EVP_get_digestbyname(digest))
         let staple = try OCSPStaple(bytes, for: certificate)
         #expect(staple.response == bytes)
         let expiry = try #require(staple.expiry)
-        #expect(staple.isGood(at: UnixTime(seconds: expiry.seconds - 1)) && !staple.isGood(at: expiry))
+        #expect(staple.isValid(at: UnixTime(seconds: expiry.seconds - 1)) && !staple.isValid(at: expiry))
         // In an hour, give or take the minutes that a slow machine takes.
         #expect(abs(expiry.seconds - Int64(time(nil)) - 3_600) < 600)
     }
 
-    @Test func `one without an end stays good`() throws {
+    @Test func `a response without nextUpdate stays valid`() throws {
         let staple = try OCSPStaple(response(about: certificates.ecdsaServer, until: nil), for: certificate)
-        #expect(staple.expiry == nil && staple.isGood(at: UnixTime(seconds: .max - 1)))
+        #expect(staple.expiry == nil && staple.isValid(at: UnixTime(seconds: .max - 1)))
     }
 
-    @Test func `one out of date is not`() throws {
+    @Test func `an outdated response is refused`() throws {
         let old = try response(about: certificates.ecdsaServer, from: -7_200, until: -3_600)
         #expect {
             try OCSPStaple(old, for: certificate)
@@ -83,7 +83,7 @@ import Testing
         #expect(throws: OCSPStapleError.self) { try OCSPStaple(early, for: certificate) }
     }
 
-    @Test func `one about another certificate is not`() throws {
+    @Test func `a response about another certificate is refused`() throws {
         // Of the same authority, and of another one of the same name.
         for other in [certificates.rsaServer, certificates.stranger] {
             let bytes = try response(about: other)
@@ -92,18 +92,18 @@ import Testing
     }
 
     @Test(arguments: [(V_OCSP_CERTSTATUS_REVOKED, "revoked"), (V_OCSP_CERTSTATUS_UNKNOWN, "unknown")])
-    func `one that does not say good is not`(_ status: Int32, _ name: String) throws {
+    func `a response that does not say good is refused`(_ status: Int32, _ name: String) throws {
         let bytes = try response(about: certificates.ecdsaServer, status: status)
         #expect(throws: OCSPStapleError.notGood(name)) { try OCSPStaple(bytes, for: certificate) }
     }
 
-    @Test func `errors of the responder are not`() throws {
+    @Test func `a responder's error is refused`() throws {
         let bytes = try encode(OCSP_response_create(OCSP_RESPONSE_STATUS_TRYLATER, nil))
         #expect(throws: OCSPStapleError.unsuccessful("trylater")) { try OCSPStaple(bytes, for: certificate) }
     }
 
     /// Whatever the file holds.
-    @Test func `broken ones are not`() throws {
+    @Test func `a broken response is refused`() throws {
         let good = try response(about: certificates.ecdsaServer)
         for count in good.indices {
             #expect(throws: OCSPStapleError.self) { try OCSPStaple(Array(good[..<count]), for: certificate) }

@@ -44,7 +44,7 @@ import VirtualClock
     }
 
     /// One lost flight says nothing about the path.
-    @Test func `one loss shrinks nothing`() throws {
+    @Test func `one loss does not shrink flights`() throws {
         let pair = try makePair()
         let limit = pair.elapsed + 500_000
         pair.wire.interfere = { [unowned pair] _, side, datagram in
@@ -73,7 +73,7 @@ import VirtualClock
     }
 
     /// A path that is known to be narrow from the beginning costs no timeout.
-    @Test func `a known path costs nothing`() throws {
+    @Test func `a path that is known costs no retransmission`() throws {
         let pair = try makePair()
         pair.wire.interfere = { [unowned pair] _, _, datagram in
             // A client's socket would have said so; the server learns it when it accepts.
@@ -88,7 +88,7 @@ import VirtualClock
 
     /// `largestMessage` is what just fits: one byte more does not, unless the cipher pads.
     @Test(arguments: [nil, "ECDHE-RSA-CHACHA20-POLY1305", "ECDHE-RSA-AES128-SHA256", "ECDHE-RSA-AES256-SHA384"])
-    func `the largest message`(_ ciphers: String?) throws {
+    func `the largest message fills the path and a larger one does not fit`(_ ciphers: String?) throws {
         let pair = try makePair(ciphers: ciphers)
         pair.handshake()
         pair.run()

@@ -21,7 +21,7 @@ import Testing
         #expect(pair.server.isEstablished)
         #expect(pair.client.isEstablished)
         #expect(pair.server.engine?.cipher == "ECDHE-PSK-CHACHA20-POLY1305")
-        #expect(pair.server.engine?.peerIdentity == PeerName(presharedKeyIdentity: "sensor-7"))
+        #expect(pair.server.engine?.peerName == PeerName(presharedKeyIdentity: "sensor-7"))
         try pair.send(Array("hello".utf8), from: .client)
         pair.run { !$0.server.messages.isEmpty }
         #expect(pair.server.messages == [Array("hello".utf8)])
@@ -45,7 +45,7 @@ import Testing
         // RFC 4279, section 2: unknown_psk_identity(115).
         let alert = try #require(pair.client.error)
         #expect("\(alert)".contains("unknown psk identity"), "\(alert)")
-        #expect(pair.server.engine?.peerIdentity?.presharedKeyIdentity != "sensor-7")
+        #expect(pair.server.engine?.peerName?.presharedKeyIdentity != "sensor-7")
     }
 
     @Test func `a wrong key proves nothing`() throws {
@@ -58,7 +58,7 @@ import Testing
     }
 
     /// RFC 4279, section 5.1, wants UTF-8; what comes is up to the client.
-    @Test func `identities are bytes`() throws {
+    @Test func `identities are compared as bytes`() throws {
         let odd = PresharedKey(identity: [0xff, 0x0a, 0x80, 0x22], key: Self.key.key)
         let longest = PresharedKey(
             identity: Array(repeating: 0xfe, count: PresharedKeys.maximumIdentityLength), key: Array(1...64))
@@ -66,7 +66,7 @@ import Testing
             let pair = try EnginePair(client: client(key), server: server([odd, longest]))
             pair.handshake()
             #expect(pair.server.isEstablished)
-            let text = try #require(pair.server.engine?.peerIdentity?.presharedKeyIdentity)
+            let text = try #require(pair.server.engine?.peerName?.presharedKeyIdentity)
             #expect(text == String(decoding: key.identity, as: UTF8.self))
         }
     }
@@ -88,7 +88,7 @@ import Testing
     }
 
     /// The server's name chooses another context, which has the keys too.
-    @Test func `a name changes nothing for a client with a key`() throws {
+    @Test func `a server name changes nothing for a client with a key`() throws {
         let certificates = try TestCertificates.make()
         let certified = CertifiedKey(
             certificate: certificates.ecdsaServer.certificate, privateKey: certificates.ecdsaServer.privateKey)
@@ -99,7 +99,7 @@ import Testing
             let pair = try EnginePair(client: client(ciphers: suite), server: both, serverName: "localhost")
             pair.handshake()
             #expect(pair.server.engine?.serverName == "localhost")
-            #expect(pair.server.engine?.peerIdentity?.presharedKeyIdentity == "sensor-7")
+            #expect(pair.server.engine?.peerName?.presharedKeyIdentity == "sensor-7")
         }
     }
 
@@ -115,7 +115,7 @@ import Testing
     }
 
     /// A session that was begun in one way is none of a service that wants another one.
-    @Test func `a session is no way around another proof`() throws {
+    @Test func `a session does not replace another kind of proof`() throws {
         let certificates = try TestCertificates.make()
         let keys = server()
         var certified = server()
@@ -157,7 +157,7 @@ import Testing
         return pair
     }
 
-    @Test func `what cannot be used is refused`() {
+    @Test func `identities and keys that cannot be used are refused`() {
         #expect(throws: CredentialsError.ciphers("it has no cipher suite for pre-shared keys (PSK-…)")) {
             try ServerContext(server(ciphers: "ECDHE-ECDSA-AES128-GCM-SHA256"))
         }

@@ -13,7 +13,7 @@ import Testing
     }
 
     /// Whichever datagram of it gets lost, thrice in a row, on a connection that gives its buffers back all the time.
-    @Test func `flights are sent again`() throws {
+    @Test func `flights of a renegotiation are sent again`() throws {
         let clean = try makePair()
         clean.handshake()
         clean.run()
@@ -51,7 +51,7 @@ import Testing
     }
 
     /// A client that begins it and is never heard of again: the server gives up, and nothing else.
-    @Test func `the peer vanishes`() throws {
+    @Test func `a renegotiation ends when the peer vanishes`() throws {
         let pair = try makePair()
         pair.handshake()
         pair.run()
@@ -65,7 +65,7 @@ import Testing
     }
 
     /// It fits the datagrams that the handshake before it has fitted.
-    @Test func `flights do not shrink without loss`() throws {
+    @Test func `flights of a renegotiation do not shrink without loss`() throws {
         let pair = try makePair()
         pair.handshake()
         pair.run()

@@ -1,6 +1,7 @@
 // Built by scripts/fuzz together with the engine's own source files, in one module.
 
 import COpenSSL
+import Primitives
 
 /// What every run needs, made once: a minute passes with each call, so that the keys change too.
 private final class Fuzzed {

@@ -122,7 +122,7 @@ extension ServerSettings {
         var hosts: [String?] = []
         for host in [nil] + names.map(\.name) {
             let count = withCertifiedKeys(of: host) { keys in
-                let outdated = keys.indices.filter { keys[$0].staple?.isGood(at: now) == false }
+                let outdated = keys.indices.filter { keys[$0].staple?.isValid(at: now) == false }
                 for index in outdated { keys[index].staple = nil }
                 return outdated.count
             }

@@ -91,7 +91,7 @@ final class ServedConnection: ConnectionDelegate {
             worker.countFailure()
             worker.logs.handshakeFailed(
                 peer: connection.peer, service, ending.description + connection.engine.presharedKeyRemark,
-                client: connection.engine.clientRefusal?.client)
+                client: connection.engine.peerRejection?.client)
         }
         worker.forget(self)
     }

@@ -13,7 +13,7 @@ final class ServiceRuntime {
     init(_ configuration: ServiceConfiguration, ticketKeys: TicketKeyRing) throws(CredentialsError) {
         self.configuration = configuration
         backends = ForwardBackends(configuration.handler.backends)
-        context = try ServerContext(configuration.tls, tickets: ticketKeys, sessionContext: configuration.name)
+        context = try ServerContext(configuration.tls, tickets: ticketKeys, sessionIDContext: configuration.name)
         limits = Connection.Limits(
             handshakeTimeout: configuration.handshakeTimeout, idleTimeout: configuration.idleTimeout,
             mtu: configuration.mtu)

@@ -29,7 +29,7 @@ extension ClientTunnel {
         fields["HANDSHAKE_USEC"] = "\(connection.handshakeDuration / 1_000)"
         if let name = engine.applicationProtocol { fields["ALPN"] = "\(name)" }
         // A key's identity is the client's own.
-        if let server = engine.peerIdentity?.commonName { fields["SERVER"] = "\(server)" }
+        if let server = engine.peerName?.commonName { fields["SERVER"] = "\(server)" }
         return fields
     }
 

@@ -39,7 +39,7 @@ final class WorkerLogs: TimerTarget {
         ]
         if let name = engine.serverName { fields["SNI"] = "\(name)" }
         if let name = engine.applicationProtocol { fields["ALPN"] = "\(name)" }
-        fields.merge(Self.clientFields(engine.peerIdentity)) { $1 }
+        fields.merge(Self.clientFields(engine.peerName)) { $1 }
         return fields
     }
 

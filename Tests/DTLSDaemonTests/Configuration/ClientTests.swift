@@ -205,7 +205,7 @@ private let least = """
         ),
         (
             "ciphers = \"eNULL:@SECLEVEL=0\"",
-            "4: client.out.ciphers: only suites that prove or encrypt nothing match \"eNULL:@SECLEVEL=0\"; expected an"
+            "4: client.out.ciphers: only suites without authentication or encryption match \"eNULL:@SECLEVEL=0\"; expected an"
                 + " OpenSSL cipher list, as `openssl ciphers -v LIST` takes it"
         ),
         (

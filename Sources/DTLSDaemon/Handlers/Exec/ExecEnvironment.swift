@@ -10,7 +10,7 @@ enum ExecEnvironment {
 
     static func variables(of connection: Connection, _ service: ServiceRuntime) -> [String: String] {
         let engine = connection.engine
-        var variables = variables(peerIdentity: engine.peerIdentity, serverName: engine.serverName)
+        var variables = variables(peerIdentity: engine.peerName, serverName: engine.serverName)
         variables["DTLSD_SERVICE"] = service.configuration.name
         variables["REMOTE_ADDR"] = connection.peer.host
         variables["REMOTE_PORT"] = "\(connection.peer.port)"

@@ -118,7 +118,7 @@ extension ProxyHeader {
             serverName: engine.serverName, version: engine.version, cipher: engine.cipher)
         if let identity = engine.claimedPresharedKeyIdentityBytes {
             client = .presharedKey(identity: identity)
-        } else if let identity = engine.peerIdentity {
+        } else if let identity = engine.peerName {
             client = .certificate(
                 commonName: identity.commonName, isShownNow: !engine.isResumed,
                 verification: engine.verificationResult)

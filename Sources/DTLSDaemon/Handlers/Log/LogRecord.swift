@@ -37,7 +37,7 @@ final class LogOrigin: Sendable {
     convenience init(_ connection: Connection, _ service: ServiceRuntime) {
         self.init(
             service: service.configuration.name, peer: "\(connection.peer)",
-            client: connection.engine.peerIdentity?.name)
+            client: connection.engine.peerName?.name)
     }
 
     init(service: String, peer: String, client: String?) {

@@ -6,7 +6,7 @@ import Primitives
 /// A cookie is 32 bytes: the low byte of the minute whose key made it, and 31 bytes of HMAC-SHA256 over that byte, the
 /// peer's and the local address, and the ClientHello without its cookie and extensions. The key comes from the secret
 /// and the minute, so processes and machines with one secret and roughly one clock know each other's cookies. This
-/// minute's and the last minute's are good: a cookie lives for one to two minutes.
+/// minute's and the last minute's are valid: a cookie lives for one to two minutes.
 ///
 /// Addresses are any bytes that name them (address and port), always written the same way by the caller.
 /// Not thread-safe. Nothing is allocated for a client before its cookie is verified, except inside OpenSSL.
@@ -19,7 +19,7 @@ public final class CookieAuthority {
 
     /// server_version, the length of the cookie, and the cookie (RFC 6347, section 4.2.1).
     private static let helloVerifyRequestBodySize = 3 + cookieSize
-    /// Bytes that a secret must have at least.
+    /// The fewest bytes that a secret may have.
     public static let minimumSecretSize = 16
 
     /// Derives the minutes' keys from the secret.
@@ -39,8 +39,8 @@ public final class CookieAuthority {
     }
 
     /// The proof that the hello's cookie was made for this hello, between these two addresses, in `minute` or the one
-    /// before; `nil` for every other cookie, and for none. The time that it takes says nothing about how much of a cookie
-    /// is right.
+    /// before; `nil` for every other cookie, and for none. The time that it takes says nothing about how much of a
+    /// cookie is right.
     public func verify(
         _ hello: ClientHello, peer: UnsafeRawBufferPointer, local: UnsafeRawBufferPointer, minute: Minute
     ) -> VerifiedHello? {
@@ -93,16 +93,16 @@ public final class CookieAuthority {
         to cookie: UnsafeMutableRawBufferPointer, for hello: ClientHello,
         peer: UnsafeRawBufferPointer, local: UnsafeRawBufferPointer, minute: Minute
     ) -> Bool {
-        let good =
+        let isWritten =
             if minute.number.isMultiple(of: 2) {
-                even.take(minute, from: derivation)
+                even.setMinute(minute, from: derivation)
                     && Self.write(to: cookie, for: hello, peer: peer, local: local, minute: minute, with: even.hash)
             } else {
-                odd.take(minute, from: derivation)
+                odd.setMinute(minute, from: derivation)
                     && Self.write(to: cookie, for: hello, peer: peer, local: local, minute: minute, with: odd.hash)
             }
-        if !good { ERR_clear_error() }
-        return good
+        if !isWritten { ERR_clear_error() }
+        return isWritten
     }
 
     private static func write(
@@ -128,9 +128,9 @@ public final class CookieAuthority {
 /// A ClientHello whose cookie has been verified: the proof that the client gets datagrams at the address that it sends
 /// from, without which no server's ``Engine`` begins (RFC 6347, section 4.2.1).
 ///
-/// There are exactly two ways to one: ``CookieAuthority/verify(_:peer:local:minute:)``, and, in another process, the bytes
-/// of a hand-over by a process that has verified it. OpenSSL is told to accept any cookie, so this type is what keeps
-/// addresses that nobody has proven away from it.
+/// There are exactly two ways to one: ``CookieAuthority/verify(_:peer:local:minute:)``, and, in another process, the
+/// bytes of a hand-over by a process that has verified it. OpenSSL is told to accept any cookie, so this type is what
+/// keeps addresses that nobody has proven away from it.
 ///
 /// It owns a copy of the hello's datagram, so it outlives the buffer that the hello was read from.
 public struct VerifiedHello: ~Copyable {
@@ -192,16 +192,16 @@ private struct MinuteKey: ~Copyable {
     init(hash: consuming KeyedHash) { self.hash = hash }
 
     /// Changes the key where it is another minute's.
-    mutating func take(_ minute: Minute, from derivation: borrowing KeyedHash) -> Bool {
+    mutating func setMinute(_ minute: Minute, from derivation: borrowing KeyedHash) -> Bool {
         if self.minute == minute { return true }
         self.minute = nil
-        let good = withUnsafeTemporaryAllocation(byteCount: KeyedHash.size, alignment: 1) { key in
+        let isSet = withUnsafeTemporaryAllocation(byteCount: KeyedHash.size, alignment: 1) { key in
             defer { OPENSSL_cleanse(key.baseAddress, key.count) }
             return derivation.start() && withUnsafeBytes(of: minute.number.bigEndian) { derivation.add($0) }
                 && derivation.finish(into: key) && hash.setKey(UnsafeRawBufferPointer(key))
         }
-        if good { self.minute = minute }
-        return good
+        if isSet { self.minute = minute }
+        return isSet
     }
 }
 

@@ -1,10 +1,10 @@
 import COpenSSL
 
-/// A session that a client may resume: what a server has given it in an earlier handshake (RFC 5077, RFC 5246
-/// section 7.4.1.3). It holds secrets, and stands for the certificate that the server has shown then; so it is to be
-/// used with the same context and server name alone.
+/// A session that a server has given a client in an earlier handshake, for the client to resume (RFC 5077; RFC 5246,
+/// section 7.4.1.3). It holds secrets, and stands for the certificate that the server has shown then; so it must be
+/// used with the same context and server name only.
 public final class ResumableSession {
-    /// Owned.
+    /// An SSL_SESSION that this object owns a reference to.
     fileprivate let pointer: OpaquePointer
 
     fileprivate init(owning pointer: OpaquePointer) { self.pointer = pointer }
@@ -33,19 +33,5 @@ extension Engine {
             let copy = SSL_SESSION_dup(session)
         else { return nil }
         return ResumableSession(owning: copy)
-    }
-}
-
-/// The CA certificates that the system trusts.
-public enum SystemAuthorities {
-    /// The file that this OpenSSL takes them from where SSL_CERT_FILE names no other: a bundle in PEM.
-    public static var file: String { X509_get_default_cert_file().map { String(cString: $0) } ?? "" }
-}
-
-extension EngineError {
-    /// Why the peer's certificate was refused, in OpenSSL's words ("certificate has expired"), where that was it.
-    public var verification: String? {
-        if case .handshake(_, let verification) = self { return verification }
-        return nil
     }
 }

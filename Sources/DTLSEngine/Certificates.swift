@@ -1,0 +1,184 @@
+import COpenSSL
+
+/// A server's or client's own certificate: what the choice between several, and the check of a configuration, ask of
+/// it.
+public final class OwnCertificate {
+    /// An X509 that this object owns a reference to.
+    let pointer: OpaquePointer
+
+    /// Takes over the caller's reference to an X509.
+    init(owning pointer: OpaquePointer) { self.pointer = pointer }
+
+    deinit { X509_free(pointer) }
+
+    /// The first certificate of a PEM text.
+    public convenience init(pem: String) throws(CredentialsError) {
+        guard let source = PEMSource(pem) else { throw .certificate("too large") }
+        ERR_clear_error()
+        guard let certificate = PEM_read_bio_X509(source.bio, nil, nil, nil) else {
+            throw .certificate("not valid PEM (\(OpenSSLError.drain()))")
+        }
+        self.init(owning: certificate)
+    }
+
+    /// The kind of its key, `"RSA"`, `"ECDSA"`, or OpenSSL's name (`"ED25519"`): a name has one certificate of each.
+    public var keyKind: String {
+        guard let key = X509_get0_pubkey(pointer) else { return "unknown" }
+        switch EVP_PKEY_get_base_id(key) {
+        case EVP_PKEY_RSA: return "RSA"
+        case EVP_PKEY_EC: return "ECDSA"
+        case let other: return OBJ_nid2sn(other).map { String(cString: $0) } ?? "unknown"
+        }
+    }
+
+    /// The authentication (NID_auth_…) of the cipher suites that a server with such a key can use. It is `nil` for keys
+    /// that no suite of DTLS can use: OpenSSL uses Ed25519, Ed448 and RSA-PSS keys of servers in TLS alone
+    /// (ssl_set_masks: "TLS1_get_version(s) == TLS1_2_VERSION"; seen with 3.0.19, issue 20122 of openssl/openssl).
+    var authentication: Int32? {
+        guard let key = X509_get0_pubkey(pointer) else { return nil }
+        return switch EVP_PKEY_get_base_id(key) {
+        case EVP_PKEY_RSA: NID_auth_rsa
+        case EVP_PKEY_EC: NID_auth_ecdsa
+        case EVP_PKEY_DSA: NID_auth_dss
+        default: nil
+        }
+    }
+
+    /// Whether the certificate is valid for a host name (RFC 6125, section 6.4). The common name counts where there is
+    /// no DNS name.
+    /// - Parameter name: has no trailing dot. With `*.` in front, the certificate must be valid for all such names.
+    public func covers(name: String) -> Bool {
+        // No certificate has this label by chance.
+        var host = name.hasPrefix("*.") ? "any-name-whatever" + name.dropFirst() : name
+        return host.withUTF8 { bytes in
+            bytes.withMemoryRebound(to: CChar.self) {
+                X509_check_host(
+                    pointer, $0.baseAddress, $0.count, UInt32(X509_CHECK_FLAG_NO_PARTIAL_WILDCARDS), nil) == 1
+            }
+        }
+    }
+
+    /// Whether the certificate names an IP address.
+    /// - Parameter address: 4 or 16 bytes.
+    public func covers(address: UnsafeRawBufferPointer) -> Bool {
+        X509_check_ip(pointer, address.assumingMemoryBound(to: UInt8.self).baseAddress, address.count, 0) == 1
+    }
+
+    /// Whether the certificate names the IP address in this text. It is false for a text that is not an IP address.
+    public func covers(addressText: String) -> Bool { X509_check_ip_asc(pointer, addressText, 0) == 1 }
+}
+
+/// The certificates of a PEM text, for warnings about what handshakes would fail for later.
+public final class CertificateList {
+    /// X509s that this object owns a reference to each.
+    private let pointers: [OpaquePointer]
+
+    public init(pem text: String) throws(OpenSSLError) {
+        guard let source = PEMSource(text) else { throw OpenSSLError.drain() }
+        pointers = try source.certificates()
+    }
+
+    deinit { for certificate in pointers { X509_free(certificate) } }
+
+    /// A part of a sentence about each certificate that is not valid now: its subject, and the date since or until
+    /// which it is not.
+    public var outOfDate: [String] {
+        pointers.compactMap { certificate in
+            let name = ChainFault.name(X509_get_subject_name(certificate))
+            let (start, end) = (X509_get0_notBefore(certificate), X509_get0_notAfter(certificate))
+            if X509_cmp_current_time(end) < 0 {
+                return "the certificate of \(name) expired on \(ChainFault.date(end))"
+            }
+            return X509_cmp_current_time(start) > 0
+                ? "the certificate of \(name) is not valid before \(ChainFault.date(start))" : nil
+        }
+    }
+
+    /// The subjects of the certificates that have issued none of these revocation lists.
+    public func withoutList(in lists: [RevocationLists]) -> [String] {
+        pointers.compactMap { certificate in
+            let name = X509_get_subject_name(certificate)
+            return lists.contains { $0.hasList(of: name) } ? nil : ChainFault.name(name)
+        }
+    }
+}
+
+/// The certificate revocation lists of a PEM text.
+public final class RevocationLists {
+    /// At least one X509_CRL. This object owns a reference to each.
+    private let pointers: [OpaquePointer]
+
+    /// - Throws: when the text holds none, or one that is broken.
+    public init(pem text: String) throws(OpenSSLError) {
+        guard let source = PEMSource(text) else { throw OpenSSLError.drain() }
+        var lists: [OpaquePointer] = []
+        ERR_clear_error()
+        while let list = PEM_read_bio_X509_CRL(source.bio, nil, nil, nil) { lists.append(list) }
+        pointers = lists
+        let end = ERR_peek_last_error()
+        let atEnd = co_err_get_lib(end) == ERR_LIB_PEM && co_err_get_reason(end) == PEM_R_NO_START_LINE
+        guard atEnd, !lists.isEmpty else { throw OpenSSLError.drain() }
+        ERR_clear_error()
+    }
+
+    deinit { for list in pointers { X509_CRL_free(list) } }
+
+    public var count: Int { pointers.count }
+
+    /// A part of a sentence about each list that should have been replaced before now: its issuer, and the date since
+    /// which it is out of date.
+    public var outOfDate: [String] {
+        pointers.compactMap { list in
+            // A list without nextUpdate does not expire.
+            guard let end = X509_CRL_get0_nextUpdate(list), X509_cmp_current_time(end) < 0 else { return nil }
+            let issuer = ChainFault.name(X509_CRL_get_issuer(list))
+            return "the list of \(issuer) has been out of date since \(ChainFault.date(end))"
+        }
+    }
+
+    /// Whether the issuer of one of the lists has this name.
+    func hasList(of issuer: OpaquePointer?) -> Bool {
+        pointers.contains { X509_NAME_cmp(X509_CRL_get_issuer($0), issuer) == 0 }
+    }
+
+    /// The store takes references of its own.
+    func add(to store: OpaquePointer?) throws(OpenSSLError) {
+        for list in pointers where X509_STORE_add_crl(store, list) != 1 { throw OpenSSLError.drain() }
+    }
+}
+
+/// The CA certificates that the system trusts.
+public enum SystemAuthorities {
+    /// The file that this OpenSSL takes them from where SSL_CERT_FILE names no other: a bundle in PEM.
+    public static var file: String { X509_get_default_cert_file().map { String(cString: $0) } ?? "" }
+}
+
+/// A PEM text as a read-only BIO; it owns the BIO and a copy of the text.
+final class PEMSource {
+    let bio: OpaquePointer
+
+    init?(_ text: String) {
+        guard text.utf8.count <= Int(Int32.max), let memory = BIO_new(BIO_s_mem()) else { return nil }
+        bio = memory
+        var copy = text
+        let written = copy.withUTF8 { BIO_write(memory, $0.baseAddress, Int32(truncatingIfNeeded: $0.count)) }
+        guard written == Int32(truncatingIfNeeded: text.utf8.count) else { return nil }
+    }
+
+    deinit { BIO_free(bio) }
+
+    /// Every certificate of the text, in order; the caller frees them. Stops at the first that is broken.
+    func certificates() throws(OpenSSLError) -> [OpaquePointer] {
+        var list: [OpaquePointer] = []
+        ERR_clear_error()
+        while let certificate = PEM_read_bio_X509(bio, nil, nil, nil) { list.append(certificate) }
+        let end = ERR_peek_last_error()
+        let atEnd = co_err_get_lib(end) == ERR_LIB_PEM && co_err_get_reason(end) == PEM_R_NO_START_LINE
+        guard atEnd else {
+            for certificate in list { X509_free(certificate) }
+            throw OpenSSLError.drain()
+        }
+        ERR_clear_error()
+        return list
+    }
+}

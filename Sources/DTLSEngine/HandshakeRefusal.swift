@@ -1,0 +1,29 @@
+import COpenSSL
+
+/// Why this side refuses a handshake, where OpenSSL's error queue cannot say it: found out in a callback, and read by
+/// the ``Engine`` when the handshake has failed.
+///
+/// It belongs to the connection's SSL, so the reason of one client can never be taken for that of another.
+final class HandshakeRefusal {
+    enum Reason {
+        /// The client asks for a server name (SNI) that is not served.
+        case unknownServerName(String)
+        case certificate(PeerRejection)
+        /// The client has named an identity that there is no pre-shared key for.
+        case unknownPresharedKeyIdentity([UInt8])
+    }
+
+    let reason: Reason
+
+    private init(_ reason: Reason) { self.reason = reason }
+
+    private static let slot = ExDataSlot<HandshakeRefusal>(of: .connection)
+
+    /// Records why a connection's handshake is refused. The first reason counts.
+    static func record(_ reason: @autoclosure () -> Reason, for ssl: OpaquePointer) {
+        if slot.value(in: ssl) == nil { slot.set(HandshakeRefusal(reason()), in: ssl) }
+    }
+
+    /// Why a connection's handshake was refused, if this side has refused it.
+    static func reason(for ssl: OpaquePointer) -> Reason? { slot.value(in: ssl)?.reason }
+}

@@ -1,0 +1,103 @@
+/// Datagrams to be sent, one after the other in one buffer, in the order they were written.
+public final class Outbox {
+    /// The most bytes and datagrams that an outbox holds. What does not fit is dropped and counted, as on any wire.
+    public static let byteCapacity = 256 * 1024
+    public static let datagramCapacity = 512
+
+    public private(set) var count = 0
+    public private(set) var byteCount = 0
+    /// Datagrams that did not fit, since the start.
+    public private(set) var dropped: UInt64 = 0
+    private let bytes = UnsafeMutableRawBufferPointer.allocate(byteCount: Outbox.byteCapacity, alignment: 16)
+    private let sizes = UnsafeMutablePointer<Int>.allocate(capacity: Outbox.datagramCapacity)
+
+    public init() {}
+
+    deinit {
+        bytes.deallocate()
+        sizes.deallocate()
+    }
+
+    @inline(__always)
+    public var isEmpty: Bool { count == 0 }
+
+    /// Whether more than half is used, so that it should be sent before the next engine is called.
+    @inline(__always)
+    public var isFilling: Bool { count > Self.datagramCapacity / 2 || byteCount > Self.byteCapacity / 2 }
+
+    @discardableResult
+    public func append(_ datagram: UnsafeRawBufferPointer) -> Bool {
+        guard count < Self.datagramCapacity, datagram.count <= Self.byteCapacity - byteCount,
+            let target = bytes.baseAddress, let source = datagram.baseAddress
+        else {
+            dropped &+= 1
+            return false
+        }
+        (target + byteCount).copyMemory(from: source, byteCount: datagram.count)
+        sizes[count] = datagram.count
+        count &+= 1
+        byteCount &+= datagram.count
+        return true
+    }
+
+    /// Appends one datagram that consists of two parts.
+    @discardableResult
+    public func append(_ head: UnsafeRawBufferPointer, _ rest: UnsafeRawBufferPointer) -> Bool {
+        let size = head.count + rest.count
+        guard count < Self.datagramCapacity, size <= Self.byteCapacity - byteCount, let target = bytes.baseAddress,
+            let headSource = head.baseAddress, let restSource = rest.baseAddress
+        else {
+            dropped &+= 1
+            return false
+        }
+        (target + byteCount).copyMemory(from: headSource, byteCount: head.count)
+        (target + byteCount + head.count).copyMemory(from: restSource, byteCount: rest.count)
+        sizes[count] = size
+        count &+= 1
+        byteCount &+= size
+        return true
+    }
+
+    /// The amount that the outbox holds at one moment, to be compared with later.
+    struct Checkpoint: Equatable {
+        fileprivate let count: Int
+        fileprivate let byteCount: Int
+    }
+
+    @inline(__always)
+    var checkpoint: Checkpoint { Checkpoint(count: count, byteCount: byteCount) }
+
+    /// Removes what was appended since the checkpoint.
+    func truncate(to checkpoint: Checkpoint) {
+        guard checkpoint.count <= count, checkpoint.byteCount <= byteCount else { return }
+        count = checkpoint.count
+        byteCount = checkpoint.byteCount
+    }
+
+    /// Adds `offset` to the record numbers of epoch 0 in what was appended since; nothing protects these.
+    func renumber(since checkpoint: Checkpoint, by offset: UInt64) {
+        guard checkpoint.count <= count else { return }
+        var position = checkpoint.byteCount
+        for index in checkpoint.count..<count {
+            let end = position + sizes[index]
+            MutableRecord.renumber(UnsafeMutableRawBufferPointer(rebasing: bytes[position..<end]), by: offset)
+            position = end
+        }
+    }
+
+    /// The datagrams' bytes, one after the other, and their sizes, valid until the next change.
+    @inline(__always)
+    public func withDatagrams<Result>(
+        _ body: (UnsafeMutableRawBufferPointer, UnsafeBufferPointer<Int>) -> Result
+    ) -> Result {
+        body(
+            UnsafeMutableRawBufferPointer(rebasing: bytes[..<byteCount]),
+            UnsafeBufferPointer(start: sizes, count: count))
+    }
+
+    @inline(__always)
+    public func removeAll() {
+        count = 0
+        byteCount = 0
+    }
+}

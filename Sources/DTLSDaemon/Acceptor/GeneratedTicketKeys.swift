@@ -60,7 +60,7 @@ extension GeneratedTicketKeys {
             writer.integer(key.drawnAt.seconds)
             writer.data(key.key.bytes)
         }
-        let sum = Self.sum(writer.bytes)
+        let sum = FNV1a.hash(writer.bytes)
         writer.integer(sum)
         return writer.bytes
     }
@@ -74,13 +74,8 @@ extension GeneratedTicketKeys {
             return Key(key: try reader.ticketKey(), drawnAt: drawnAt)
         }
         let sum: UInt64 = try reader.integer()
-        guard reader.isAtEnd, sum == Self.sum(bytes.dropLast(MemoryLayout<UInt64>.size)),
+        guard reader.isAtEnd, sum == FNV1a.hash(bytes.dropLast(MemoryLayout<UInt64>.size)),
             keys.count <= Self.maximumCount
         else { throw MalformedBytes() }
-    }
-
-    /// FNV-1a.
-    private static func sum(_ bytes: some Sequence<UInt8>) -> UInt64 {
-        bytes.reduce(0xcbf2_9ce4_8422_2325) { ($0 ^ UInt64($1)) &* 0x100_0000_01b3 }
     }
 }

@@ -3,34 +3,39 @@ import DTLSTransport
 import LinuxSystem
 import Primitives
 
-/// A client of the configuration in force, made ready in a worker. A connection keeps the one that it began with; a
-/// sender's next connection takes the one that is in force then.
+/// A client of the active configuration, made ready in a worker. A connection keeps the one that it began with; the next
+/// connection of the same sender takes the one that is active then.
 final class ClientRuntime {
     let configuration: ClientConfiguration
     let context: ClientContext
     let limits: Connection.Limits
-    /// The newest that the server has given to any of this worker's connections.
+    /// The newest session that the server has given to any of this worker's connections.
     private var session: ResumableSession?
     /// When the certificate, or the key, that the session stands for was last shown.
     private var sessionProvenAt = Instant.distantPast
 
-    /// A day, as RFC 5246, appendix F.1.4, has it: then the server has to prove itself again.
+    /// A day, as RFC 5246, appendix F.1.4, recommends: after it the server has to authenticate again.
     private static let longestSession = Duration.seconds(86_400)
+
+    /// What tunnels of this client go by.
+    var timeouts: TunnelState.Timeouts {
+        TunnelState.Timeouts(answer: configuration.answerTimeout, idle: configuration.idleTimeout)
+    }
 
     init(_ configuration: ClientConfiguration) throws(CredentialsError) {
         self.configuration = configuration
         context = try ClientContext(configuration.tls)
-        // The tunnel looks after the idle time, which its local side counts for too.
+        // The tunnel has the idle timeout, since datagrams of its local side count for it too.
         limits = Connection.Limits(
             handshakeTimeout: configuration.handshakeTimeout, idleTimeout: .zero, mtu: configuration.mtu)
     }
 
-    /// What the next connection resumes.
+    /// The session that the next connection resumes; `nil` for a full handshake.
     func session(now: Instant) -> ResumableSession? {
         now - sessionProvenAt < Self.longestSession ? session : nil
     }
 
-    /// Takes the session of a connection that has just been established.
+    /// Keeps the session of a connection that has just been established.
     func keepSession(of engine: Engine, now: Instant) {
         guard let session = engine.resumableSession else { return }
         self.session = session
@@ -39,6 +44,6 @@ final class ClientRuntime {
 
     func dropSession() { session = nil }
 
-    /// The local sender's socket, and the one to the server.
+    /// How many descriptors one tunnel needs: the local sender's socket, and the one to the server.
     var descriptorsPerTunnel: Int { 2 }
 }

@@ -2,62 +2,54 @@ import DTLSEngine
 import DTLSTransport
 import Glibc
 import LinuxSystem
+import Logging
 import Primitives
 
 /// One local sender of a client: its connected socket, and the DTLS connection to the server that its datagrams leave
 /// over. One datagram is one message, both ways.
 ///
-/// The connection may go and come again meanwhile (``TunnelState``); datagrams that come in between wait, up to a
-/// bound, and those above it are dropped, as by a socket whose buffer is full.
+/// The connection may come and go (``TunnelState``). Datagrams that come while there is none wait, up to a bound; those
+/// above it are dropped, as by a socket whose buffer is full.
 final class ClientTunnel: TimerTarget, EventHandler, ConnectionDelegate {
     let id: UInt64
-    let key: FlowKey
-    private(set) var client: ClientRuntime
-    unowned let worker: Worker
+    private let flow: FlowKey
+    private var client: ClientRuntime
+    private unowned let worker: Worker
     private let resources: HandlerResources
     /// The local sender's socket. It is not open before ``start(over:with:)``.
     private let socket: MessageSocket
-    private var course = TunnelState()
+    private var state: TunnelState
     private var connection: Connection?
-    /// What waits for a connection.
-    private(set) var waiting: PendingQueue
-    private(set) var counters = Counters()
-    /// When the last datagram came, from either side, or was taken by the sender.
-    private var lastActive: Instant
-    /// When the present connection was established; `nil` while there is none.
-    private var establishedAt: Instant?
-    /// When the first datagram was sent that the server has sent nothing since.
-    private var unansweredSince: Instant?
-    /// Why the connection is being closed, where it is the tunnel that knows.
-    private var endingReason: String?
+    /// Datagrams that wait for a connection.
+    private var pending: PendingQueue
+    private var counters = Counters()
+    /// Why the connection is being closed, where the tunnel closes it.
+    private var closeReason: String?
 
     /// Datagrams that were lost here.
-    struct Counters {
-        /// There was no connection, and no room to wait, or no end of it.
+    private struct Counters {
+        /// There was no connection, and no room to wait, or the tunnel ended before there was one.
         var unconnected: UInt64 = 0
-        /// Too large for a record or the path, or empty.
+        /// They were too large for a record or for the path, or empty.
         var unsuited: UInt64 = 0
         /// The sender's socket did not take them.
         var undelivered: UInt64 = 0
     }
 
-    /// A connection that has lived this long was of use, even if the server has never said anything.
-    private var goodLife: Duration {
-        let timeout = client.configuration.answerTimeout
-        return timeout > .zero ? min(timeout, .seconds(10)) : .seconds(10)
-    }
-
-    init(_ id: UInt64, _ key: FlowKey, client: ClientRuntime, worker: Worker) {
+    /// Call ``start(over:with:)`` next.
+    init(_ id: UInt64, _ flow: FlowKey, client: ClientRuntime, worker: Worker) {
         self.id = id
-        self.key = key
+        self.flow = flow
         self.client = client
         self.worker = worker
         resources = worker.handlerResources
         socket = MessageSocket(resources)
-        waiting = PendingQueue(resources.pendingBudget)
-        lastActive = resources.loop.now
+        pending = PendingQueue(resources.pendingBudget)
+        state = TunnelState(client.timeouts, now: resources.loop.now)
         super.init()
     }
+
+    // MARK: Lifecycle
 
     /// - Parameters:
     ///   - socket: connected to the local sender.
@@ -66,54 +58,90 @@ final class ClientTunnel: TimerTarget, EventHandler, ConnectionDelegate {
         do throws(SystemError) {
             try self.socket.open(socket, .udp, for: self)
         } catch {
-            worker.logs.limited(.internalError, "a sender's socket cannot be watched: \(error)", fields: fields)
+            worker.logs.limited(
+                .internalError, "the socket of the local sender \(flow.peer) cannot be watched: \(error)",
+                fields: fields)
             return close(.closedHere)
         }
-        for datagram in datagrams { take(datagram) }
-        sendTaken()
+        for datagram in datagrams { deliver(datagram) }
+        flushConnection()
         rearm()
     }
 
-    /// Takes a datagram of this sender's that somebody else has read.
-    func receive(_ datagram: UnsafeRawBufferPointer) {
-        take(datagram)
-        sendTaken()
+    /// Another configuration is active. Without its table, a tunnel that has no connection never gets one again.
+    func reconfigure() {
+        if connection == nil, worker.client(named: client.configuration.name) == nil { close(.closedHere) }
+    }
+
+    /// Closes the connection to the server with close_notify, and the sender's socket.
+    func close(_ ending: Connection.Ending) {
+        guard state.close() else { return }
+        if !pending.isEmpty {
+            counters.unconnected &+= UInt64(pending.count)
+            logPendingDropped(ending)
+        }
+        connection?.close(ending)
+        resources.loop.timers.disarm(self)
+        // Rule 3: what the sender sends from now on belongs to a new tunnel.
+        let batch = worker.misdelivered
+        socket.receiveAll(into: batch) { index in
+            worker.reinject(batch[index], FlowKey(peer: batch.source(index) ?? flow.peer, local: flow.local))
+        }
+        socket.close()
+        socket.removeMessages()
+        pending.removeAll()
+        worker.remove(self)
+    }
+
+    private func rearm() { resources.loop.timers.arm(self, at: state.deadline) }
+
+    override func timerFired(now: Instant) {
+        switch state.timePassed(now: now, hasPending: !pending.isEmpty) {
+        case .closeIdle: return close(.idle)
+        case .connect: connect()
+        case .nothing: break
+        }
+        rearm()
     }
 
     // MARK: From the sender to the server
 
-    func ready(_ events: EventLoop.Events) {
-        let batch = resources.received
-        // An error is an ICMP message: the sender has gone, for the moment at least.
-        guard let count = try? socket.receive(), count > 0 else { return }
-        for index in 0..<count {
-            // Rule 2: a connected socket can hold what came for it before it was connected.
-            if let source = batch.source(index), source != key.peer {
-                worker.giveBack(batch[index], FlowKey(peer: source, local: key.local))
-            } else {
-                take(batch[index])
-            }
-        }
-        sendTaken()
+    /// Takes a datagram of this sender that was read from another socket.
+    func receive(_ datagram: UnsafeRawBufferPointer) {
+        deliver(datagram)
+        flushConnection()
     }
 
-    private func take(_ datagram: UnsafeRawBufferPointer) {
-        lastActive = resources.loop.now
-        guard !datagram.isEmpty, datagram.count <= Engine.maximumMessageSize else { return refuse(datagram.count) }
-        switch course.datagramCame() {
-        case .send:
-            guard let connection else { return }
-            guard !isForgotten else {
-                let patience = client.configuration.answerTimeout / 1_000
-                end(connection, because: "the server has sent nothing for \(patience) s")
-                return take(datagram)
+    func ready(_ events: EventLoop.Events) {
+        let batch = resources.received
+        // An error is an ICMP message: the sender has closed its socket, for the moment at least.
+        guard let count = try? socket.receive(), count > 0 else { return }
+        for index in 0..<count {
+            // Rule 2: a connected socket can hold what came before it was connected.
+            if let source = batch.source(index), source != flow.peer {
+                worker.reinject(batch[index], FlowKey(peer: source, local: flow.local))
+            } else {
+                deliver(batch[index])
             }
-            send(datagram, over: connection)
+        }
+        flushConnection()
+    }
+
+    private func deliver(_ datagram: UnsafeRawBufferPointer) {
+        let now = resources.loop.now
+        state.noteSenderActive(now: now)
+        guard !datagram.isEmpty, datagram.count <= Engine.maximumMessageSize else { return refuse(datagram.count) }
+        switch state.deliver(now: now) {
+        case .send:
+            if let connection { send(datagram, over: connection) }
         case .keep:
             keep(datagram)
         case .keepAndConnect:
             keep(datagram)
             connect()
+        case .reconnect(let silence):
+            close(connection, because: "the server has sent nothing for \(silence.seconds) s")
+            if state.phase != .established { deliver(datagram) }
         case .drop:
             break
         }
@@ -123,7 +151,8 @@ final class ClientTunnel: TimerTarget, EventHandler, ConnectionDelegate {
         do throws(EngineError) {
             try connection.send(datagram)
         } catch {
-            // Larger than the path takes, as far as that is known; told here, and not once more after the batch.
+            // It is larger than the path takes, as far as that is known. The sender is told here, and not once more
+            // when the batch leaves.
             counters.unsuited &+= 1
             if connection.lastError == EMSGSIZE { _ = connection.takeError() }
             let told = tellSender(of: datagram.count)
@@ -131,32 +160,21 @@ final class ClientTunnel: TimerTarget, EventHandler, ConnectionDelegate {
         }
     }
 
-    /// Whether the server may have lost its state without a word, so that nothing that is sent arrives. There is no
-    /// other way to see it: DTLS has no sign of life (OpenSSL knows RFC 6520 no more), and who does not know a
-    /// connection says nothing about its records.
-    private var isForgotten: Bool {
-        let timeout = client.configuration.answerTimeout
-        let now = resources.loop.now
-        let start = unansweredSince ?? now
-        unansweredSince = start
-        return timeout > .zero && now >= start + timeout
-    }
-
-    /// What was encrypted leaves.
-    private func sendTaken() {
-        guard course.state == .established, let connection else { return }
+    /// Sends the records of the messages that were encrypted.
+    private func flushConnection() {
+        guard state.phase == .established, let connection else { return }
         connection.flush()
         let error = connection.lastError
-        if error != 0 { failed(connection, error) }
+        if error != 0 { handle(error, of: connection) }
     }
 
     private func keep(_ datagram: UnsafeRawBufferPointer) {
-        if waiting.append(datagram) { return }
+        if pending.append(datagram) { return }
         counters.unconnected &+= 1
         worker.logs.limited(
             .datagramRefused,
             "datagrams are dropped: there is no connection to the server \(client.configuration.server), and"
-                + " \(waiting.count) wait for it already", fields: fields)
+                + " \(pending.count) wait for it already", fields: fields)
     }
 
     private func refuse(_ size: Int) {
@@ -168,60 +186,31 @@ final class ClientTunnel: TimerTarget, EventHandler, ConnectionDelegate {
                 + "\(told)", fields: fields)
     }
 
-    /// Reports a datagram that was too large, where this process may.
+    /// Tells the sender by ICMP that a datagram was too large, where this process may.
     /// - Returns: words for the log.
     private func tellSender(of size: Int) -> String {
         do throws(SystemError) {
-            try worker.notices.tell(key.peer, of: size, sentTo: key.local)
+            try worker.packetTooBig.send(to: flow.peer, size: size, sentTo: flow.local)
             return "; its sender was told (ICMP)"
         } catch {
             return "; its sender was not told (ICMP): \(error)"
         }
     }
 
-    /// The socket to the server gave an error.
-    private func failed(_ connection: Connection, _ error: Int32) {
-        _ = connection.takeError()
-        switch error {
-        case EMSGSIZE:
-            // A router has said so of one that has left already.
-            counters.unsuited &+= 1
-            let told = tellSender(of: connection.largestMessage + 1)
-            worker.logs.limited(
-                .datagramRefused,
-                "a datagram was dropped: it is too large for the path to the server \(client.configuration.server),"
-                    + " which takes messages of at most \(connection.largestMessage) bytes\(told)",
-                fields: fields)
-        case EAGAIN, ENOBUFS:
-            break
-        case ECONNREFUSED:
-            // Nobody listens there any more. If that is forged, it costs a new handshake and no more.
-            end(connection, because: "nothing listens there (\(String(cString: strerror(error))))")
-        default:
-            // Another try later is better than to wait for the handshake's end.
-            if course.state == .connecting { end(connection, because: String(cString: strerror(error))) }
-        }
-    }
-
-    private func end(_ connection: Connection, because reason: String) {
-        guard connection === self.connection else { return }
-        endingReason = reason
-        connection.close()
-    }
-
-    // MARK: The connection
+    // MARK: The connection to the server
 
     private func connect() {
-        // What the configuration says by now, whatever the sender began with.
+        // The active configuration counts, whatever the tunnel began with.
         client = worker.client(named: client.configuration.name) ?? client
+        state.timeouts = client.timeouts
         do {
             let connection = try makeConnection()
             self.connection = connection
             try connection.start()
-            if connection.lastError != 0 { failed(connection, connection.lastError) }
+            if connection.lastError != 0 { handle(connection.lastError, of: connection) }
         } catch {
             connection = nil
-            connectionEnded(wasUseful: false, reason: "\(error)")
+            connectionEnded(because: "\(error)")
         }
     }
 
@@ -244,19 +233,77 @@ final class ClientTunnel: TimerTarget, EventHandler, ConnectionDelegate {
     }
 
     func connectionEstablished(_ connection: Connection) {
-        course.opened()
-        establishedAt = resources.loop.now
-        unansweredSince = nil
+        state.connectionEstablished(now: resources.loop.now)
         worker.countHandshake(resumed: connection.engine.isResumed)
         logOpened(connection)
         if client.configuration.resumes { client.keepSession(of: connection.engine, now: resources.loop.now) }
-        waiting.readAll { send($0, over: connection) }
-        waiting.removeAll()
+        pending.readAll { send($0, over: connection) }
+        pending.removeAll()
     }
 
-    func connection(_ connection: Connection, socketFailed errno: Int32) { failed(connection, errno) }
+    func connection(_ connection: Connection, socketFailed errno: Int32) { handle(errno, of: connection) }
 
-    /// Another's datagram on a socket whose port nobody else has bound: it is lost.
+    /// The socket to the server has given an error.
+    private func handle(_ error: Int32, of connection: Connection) {
+        _ = connection.takeError()
+        switch state.socketFailed(error) {
+        case .nothing:
+            break
+        case .reportTooLarge:
+            counters.unsuited &+= 1
+            let told = tellSender(of: connection.largestMessage + 1)
+            worker.logs.limited(
+                .datagramRefused,
+                "a datagram was dropped: it is too large for the path to the server \(client.configuration.server),"
+                    + " which takes messages of at most \(connection.largestMessage) bytes\(told)",
+                fields: fields)
+        case .serverIsGone:
+            close(connection, because: "nothing listens there (\(String(cString: strerror(error))))")
+        case .giveUpHandshake:
+            close(connection, because: String(cString: strerror(error)))
+        }
+    }
+
+    private func close(_ connection: Connection?, because reason: String) {
+        guard let connection, connection === self.connection else { return }
+        closeReason = reason
+        connection.close()
+    }
+
+    func connectionClosed(_ connection: Connection, _ ending: Connection.Ending) {
+        guard connection === self.connection else { return }
+        self.connection = nil
+        let reason = closeReason ?? ending.description
+        closeReason = nil
+        var verification: String?
+        if case .failed(let error) = ending {
+            // A server that does not like the session must not be offered it again and again (RFC 5246, section 7.2.2).
+            client.dropSession()
+            verification = error.verification
+        }
+        connectionEnded(connection, because: reason, verification: verification)
+    }
+
+    /// - Parameter connection: `nil` where none could be made.
+    private func connectionEnded(
+        _ connection: Connection? = nil, because reason: String, verification: String? = nil
+    ) {
+        switch state.connectionEnded(now: resources.loop.now, chance: Double.random(in: 0...1)) {
+        case .handshakeFailed(let pause):
+            if connection != nil { worker.countFailure() }
+            logFailed(reason, verification, pause)
+        case .connectionLost:
+            if let connection { logClosed(connection, reason) }
+        case .nothing:
+            break
+        }
+        guard state.phase != .closed else { return }
+        // A tunnel whose table is gone from the configuration does not try again.
+        if worker.client(named: client.configuration.name) == nil { return close(.closedHere) }
+        rearm()
+    }
+
+    /// Another peer's datagram on a socket whose port nobody else has bound: it is lost.
     func connection(_ connection: Connection, foreign datagram: UnsafeRawBufferPointer, from peer: SocketAddress) {}
 
     func restartMaterial(for connection: Connection) -> RehandshakeMaterial? { nil }
@@ -265,103 +312,96 @@ final class ClientTunnel: TimerTarget, EventHandler, ConnectionDelegate {
 
     func connection(_ connection: Connection, refusedRestart ending: Connection.Ending) {}
 
-    func connectionClosed(_ connection: Connection, _ ending: Connection.Ending) {
-        guard connection === self.connection else { return }
-        self.connection = nil
-        let reason = endingReason ?? ending.description
-        endingReason = nil
-        let established = establishedAt
-        establishedAt = nil
-        // A server that does not like the session must not be offered it again and again (RFC 5246, section 7.2.2).
-        if case .failed = ending { client.dropSession() }
-        if course.state == .connecting {
-            worker.countFailure()
-            let verification = if case .failed(let error) = ending { error.verification } else { String?.none }
-            return connectionEnded(wasUseful: false, reason: reason, verification: verification)
-        }
-        // A sender's time can be over during the handshake.
-        guard let established else { return }
-        logClosed(connection, reason)
-        let wasUseful = connection.counters.messagesIn > 0 || resources.loop.now - established >= goodLife
-        connectionEnded(wasUseful: wasUseful, reason: reason)
-    }
-
-    private func connectionEnded(wasUseful: Bool, reason: String, verification: String? = nil) {
-        let failed = course.state == .connecting
-        let next = course.connectionEnded(
-            wasUseful: wasUseful, now: resources.loop.now, chance: Double.random(in: 0...1))
-        if failed, case .pause(let length) = next { logFailed(reason, verification, nextTryIn: length) }
-        // One whose table is gone from the configuration has no further try.
-        if course.state != .closed, worker.client(named: client.configuration.name) == nil {
-            return close(.closedHere)
-        }
-        rearm()
-    }
-
-    /// A configuration has come into force. Without its table, a tunnel that has no connection never gets one again.
-    func reconfigured() {
-        if connection == nil, worker.client(named: client.configuration.name) == nil { close(.closedHere) }
-    }
-
     // MARK: From the server to the sender
 
     func connection(_ connection: Connection, received message: UnsafeRawBufferPointer) {
-        unansweredSince = nil
-        if socket.isBatchFilling { deliver() }
+        state.noteServerActive()
+        if socket.isBatchFilling { sendToSender() }
         socket.append(message)
     }
 
-    func connectionHasRead(_ connection: Connection) { deliver() }
+    func connectionHasRead(_ connection: Connection) { sendToSender() }
 
-    private func deliver() {
+    private func sendToSender() {
         socket.finishBatch {
             let outcome = socket.sendBatch()
             counters.undelivered &+= UInt64(truncatingIfNeeded: socket.batchCount - outcome.sent)
             // A server that goes on sending to a sender that has left does not keep the connection open.
-            if outcome.error != ECONNREFUSED { lastActive = resources.loop.now }
+            if outcome.error != ECONNREFUSED { state.noteSenderActive(now: resources.loop.now) }
         }
     }
 
-    // MARK: Time
+    // MARK: Logs
 
-    private var idleEnd: Instant {
-        let timeout = client.configuration.idleTimeout
-        return timeout > .zero ? lastActive + timeout : .distantFuture
+    /// The fields of every entry about this tunnel.
+    private var fields: Logger.Metadata {
+        [
+            "SERVICE": "\(client.configuration.name)", "PEER": "\(flow.peer)",
+            "REMOTE": "\(client.configuration.server)",
+        ]
     }
 
-    private func rearm() {
-        guard course.state != .closed else { return }
-        var next = idleEnd
-        if case .pausing(let end) = course.state { next = min(next, end) }
-        resources.loop.timers.arm(self, at: next)
+    private func logOpened(_ connection: Connection) {
+        worker.logs.connectionEvent(
+            .connectionOpened, "connection to the server opened", openedFields(connection))
     }
 
-    override func timerFired(now: Instant) {
-        if now >= idleEnd { return close(.idle) }
-        if course.timePassed(now: now, hasKept: !waiting.isEmpty) == .connect { connect() }
-        rearm()
+    private func openedFields(_ connection: Connection) -> Logger.Metadata {
+        let engine = connection.engine
+        var fields = fields
+        fields["LOCAL"] = "\(connection.local)"
+        fields["VERSION"] = "\(engine.version)"
+        fields["CIPHER"] = "\(engine.cipher)"
+        fields["RESUMED"] = engine.isResumed ? "yes" : "no"
+        fields["HANDSHAKE_USEC"] = "\(connection.handshakeDuration.nanoseconds / 1_000)"
+        if let name = engine.applicationProtocol { fields["ALPN"] = "\(name)" }
+        // The identity of a pre-shared key is the client's own.
+        if let server = engine.peerName?.commonName { fields["SERVER"] = "\(server)" }
+        return fields
     }
 
-    // MARK: The end
+    private func logClosed(_ connection: Connection, _ reason: String) {
+        worker.logs.connectionEvent(
+            .connectionClosed, "connection to the server closed: \(reason)", closedFields(connection, reason))
+    }
 
-    /// Says close_notify to the server, and gives the sender's socket up.
-    func close(_ ending: Connection.Ending) {
-        guard course.close() else { return }
-        if !waiting.isEmpty {
-            counters.unconnected &+= UInt64(waiting.count)
-            logForsaken(ending)
+    private func closedFields(_ connection: Connection, _ reason: String) -> Logger.Metadata {
+        var fields = fields
+        fields["REASON"] = "\(reason)"
+        fields["BYTES_IN"] = "\(connection.counters.bytesIn)"
+        fields["BYTES_OUT"] = "\(connection.counters.bytesOut)"
+        fields["DATAGRAMS_IN"] = "\(connection.counters.messagesIn)"
+        fields["DATAGRAMS_OUT"] = "\(connection.counters.messagesOut)"
+        let lost = [
+            ("DATAGRAMS_UNSENT", connection.counters.unsent), ("DATAGRAMS_UNCONNECTED", counters.unconnected),
+            ("DATAGRAMS_UNSUITED", counters.unsuited), ("DATAGRAMS_UNDELIVERED", counters.undelivered),
+        ]
+        for (name, count) in lost where count > 0 { fields[name] = "\(count)" }
+        return fields
+    }
+
+    /// The tunnel ends with datagrams that never had a connection.
+    private func logPendingDropped(_ ending: Connection.Ending) {
+        worker.logs.limited(
+            .datagramRefused,
+            "\(pending.count) datagrams that waited for a connection to the server \(client.configuration.server) were"
+                + " dropped: \(ending)",
+            fields: fields.merging(["DATAGRAMS_UNCONNECTED": "\(counters.unconnected)"]) { $1 })
+    }
+
+    private func logFailed(_ reason: String, _ verification: String?, _ pause: Duration) {
+        let configuration = client.configuration
+        let next = "\(pending.count) datagrams wait; the next try is in \(pause.milliseconds) ms"
+        if let verification {
+            worker.logs.limited(
+                .serverUnverified,
+                "the server \(configuration.server) cannot be verified: \(verification); expected a certificate for"
+                    + " \"\(configuration.serverName)\", from an authority that the client trusts; \(next)",
+                fields: fields)
+        } else {
+            worker.logs.limited(
+                .serverUnreachable, "no connection to the server \(configuration.server): \(reason); \(next)",
+                fields: fields)
         }
-        connection?.close(ending)
-        resources.loop.timers.disarm(self)
-        // Rule 3: what the sender sends now is a new sender's.
-        let batch = worker.leftovers
-        socket.receiveAll(into: batch) { index in
-            let source = batch.source(index) ?? key.peer
-            worker.giveBack(batch[index], FlowKey(peer: source, local: key.local))
-        }
-        socket.close()
-        socket.removeMessages()
-        waiting.removeAll()
-        worker.forget(self)
     }
 }

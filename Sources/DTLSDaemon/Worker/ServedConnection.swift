@@ -2,38 +2,52 @@ import DTLSEngine
 import DTLSTransport
 import LinuxSystem
 
-/// A connection together with the handler that serves it, in a worker.
+/// A client's connection together with the handler that serves it, in a worker.
 final class ServedConnection: ConnectionDelegate {
     let id: UInt64
     private let service: ServiceRuntime
     private unowned let worker: Worker
-    private(set) var connection: Connection?
+    private var connection: Connection?
+    /// `nil` until the handshake is done.
     private var handler: (any Handler)?
     private var traffic: TrafficLimiter?
     private var hasBeenEstablished = false
 
-    /// The connection has begun its handshake, or is gone again, when this returns.
+    /// Takes over a connection that was handed over. Call ``start(with:)`` next.
+    /// - Throws: where OpenSSL does not accept the ClientHello.
     init(
         _ handover: MessageToWorker.Handover, _ hello: consuming VerifiedHello, socket: consuming FileDescriptor,
         service: ServiceRuntime, worker: Worker
-    ) {
+    ) throws(OpenSSLError) {
         id = handover.id
         self.service = service
         self.worker = worker
         traffic = TrafficLimiter(service.configuration.limits.traffic)
-        do {
-            let connection = try Connection.createByFd(
-                socket, local: handover.flow.local, peer: handover.flow.peer, context: service.context,
-                hello: hello, limits: service.limits, datapath: worker.datapath, delegate: self)
-            self.connection = connection
-            try connection.start(with: handover.datagrams)
+        connection = try Connection.createByFd(
+            socket, local: handover.flow.local, peer: handover.flow.peer, context: service.context,
+            hello: hello, limits: service.limits, datapath: worker.datapath, delegate: self)
+    }
+
+    /// Begins the handshake. The connection may be closed, and removed from the worker, before this returns.
+    /// - Parameter datagrams: what the client has sent after the hello.
+    func start(with datagrams: [UnsafeRawBufferPointer]) {
+        guard let connection else { return }
+        do throws(SystemError) {
+            try connection.start(with: datagrams)
         } catch {
             self.connection = nil
             worker.countFailure()
-            worker.logs.handshakeFailed(peer: handover.flow.peer, service, "\(error)")
-            worker.forget(self)
+            worker.logs.handshakeFailed(peer: connection.peer, service, "\(error)")
+            worker.remove(self)
         }
     }
+
+    /// Takes a datagram of this connection's peer that was read from another socket.
+    func receive(_ datagram: UnsafeRawBufferPointer) { connection?.receive(datagram) }
+
+    func close() { connection?.close() }
+
+    // MARK: What the connection reports
 
     func connectionEstablished(_ connection: Connection) {
         if !hasBeenEstablished { worker.reportEstablished(id) }
@@ -54,24 +68,24 @@ final class ServedConnection: ConnectionDelegate {
 
     private func drop(_ excess: TrafficExcess, on connection: Connection) {
         worker.countDropped(excess)
-        // Once for each connection; the rest is in the line about its end.
-        if traffic?.dropped == 1 { worker.logs.exceeds(excess, connection, service) }
+        // Logged once for each connection. The entry about its end has the number of all that were dropped.
+        if traffic?.dropped == 1 { worker.logs.trafficLimited(excess, connection, service) }
     }
 
     func connectionHasRead(_ connection: Connection) { handler?.batchEnded(on: connection) }
 
     func connection(_ connection: Connection, foreign datagram: UnsafeRawBufferPointer, from peer: SocketAddress) {
-        worker.giveBack(datagram, FlowKey(peer: peer, local: connection.local))
+        worker.reinject(datagram, FlowKey(peer: peer, local: connection.local))
     }
 
     func restartMaterial(for connection: Connection) -> RehandshakeMaterial? {
-        worker.restartMaterial(for: service, connection.peer)
+        worker.rehandshakeMaterial(for: service, connection.peer)
     }
 
     func connection(_ connection: Connection, refusedRestart ending: Connection.Ending) {
         worker.countFailure()
         worker.logs.handshakeFailed(
-            peer: connection.peer, service, "\(ending); the connection that was there goes on")
+            peer: connection.peer, service, "\(ending); this was a re-handshake, and the connection goes on as it was")
     }
 
     func connectionRestarts(_ connection: Connection) {
@@ -93,6 +107,6 @@ final class ServedConnection: ConnectionDelegate {
                 peer: connection.peer, service, ending.description + connection.engine.presharedKeyRemark,
                 client: connection.engine.peerRejection?.client)
         }
-        worker.forget(self)
+        worker.remove(self)
     }
 }

@@ -2,12 +2,12 @@ import DTLSEngine
 import DTLSTransport
 import Logging
 
-/// A service of the configuration in force, made ready in a worker. Connections keep the one that they began with.
+/// A service of the active configuration, made ready in a worker. Connections keep the one that they began with.
 final class ServiceRuntime {
     let configuration: ServiceConfiguration
     let context: ServerContext
     let limits: Connection.Limits
-    /// The backends and what this worker knows of their health; shared by the service's connections.
+    /// The backends and what this worker knows of their health. All connections of the service share them.
     let backends: ForwardBackends
 
     init(_ configuration: ServiceConfiguration, ticketKeys: TicketKeyRing) throws(CredentialsError) {
@@ -19,7 +19,7 @@ final class ServiceRuntime {
             mtu: configuration.mtu)
     }
 
-    /// Descriptors that one connection needs.
+    /// How many descriptors one connection needs.
     var descriptorsPerConnection: Int {
         switch configuration.handler {
         case .echo, .log: 1

@@ -1,85 +1,211 @@
-import LinuxSystem
+import Glibc
 import Primitives
 
-/// What becomes of a tunnel's connection to its server, as a state and what is to be done at each of its changes.
+/// The state of one local sender's tunnel (client mode), without I/O and without a clock. Each call takes what has
+/// happened and returns what is to be done; ``ClientTunnel`` does it.
 ///
-/// A connection is made when there is something to send. One that fails, or ends before it was of any use, is followed
-/// by a pause, in which datagrams wait; pauses double from 0.5 s to 30 s, and begin small again after a good
-/// connection.
+/// A connection to the server is made when there is something to send. One that fails, or ends before it was of any
+/// use, is followed by a pause in which datagrams wait. Pauses double from 0.5 s to 30 s, and begin small again after
+/// a connection that was of use.
 struct TunnelState {
-    enum State: Equatable {
+    enum Phase: Equatable {
         /// There is no connection, and nothing to send.
-        case resting
+        case idle
         case connecting
         case established
-        /// No connection is begun before `until`.
+        /// The last connection was of no use, and the next one is not made before this time.
         case pausing(until: Instant)
         case closed
+    }
+
+    /// The times that the configuration gives; zero: no limit.
+    struct Timeouts: Equatable {
+        /// How long datagrams may be sent and the server send nothing before the connection is replaced.
+        let answer: Duration
+        /// How long the tunnel may be without a datagram from either side.
+        let idle: Duration
+        /// `answer` as an integer, since it is looked at for each datagram, and a Duration has 128 bits.
+        fileprivate let answerNanoseconds: UInt64
+
+        init(answer: Duration, idle: Duration) {
+            self.answer = answer
+            self.idle = idle
+            answerNanoseconds = UInt64(clamping: answer.nanoseconds)
+        }
+
+        /// How long a connection must have lived to have been of use, even if the server has never sent anything.
+        fileprivate var useful: Duration { answer > .zero ? min(answer, .seconds(10)) : .seconds(10) }
     }
 
     /// What is to be done with a datagram for the server.
     enum Delivery: Equatable {
         case send
+        /// It waits for the connection.
         case keep
-        /// Keep it, and begin a connection.
+        /// It waits, and a connection is to be made.
         case keepAndConnect
+        /// The server may have lost its state, since it has sent nothing for so long. The connection is to be closed,
+        /// and then it is to be asked again what becomes of the datagram.
+        case reconnect(afterSilence: Duration)
         case drop
     }
 
-    /// What is to be done when a connection has ended, or a pause is over.
-    enum Next: Equatable {
+    /// What the end of a connection means.
+    enum Ended: Equatable {
+        /// The handshake has failed. There is another try after the pause.
+        case handshakeFailed(pause: Duration)
+        /// An established connection has ended. Where it was of no use, the next one is not made before the pause.
+        case connectionLost(pause: Duration?)
+        /// The tunnel was closed during the handshake.
         case nothing
-        case connect
-        /// Come back after this time.
-        case pause(Duration)
     }
 
-    private(set) var state = State.resting
-    private var backoff = Backoff(from: .milliseconds(500), to: .seconds(30))
+    /// What is to be done since time has passed.
+    enum Due: Equatable {
+        case nothing
+        case connect
+        case closeIdle
+    }
 
-    mutating func datagramCame() -> Delivery {
-        switch state {
-        case .established: return .send
+    /// What an errno of the socket to the server asks for.
+    enum SocketFailure: Equatable {
+        case nothing
+        /// A router has said that a datagram which has left already was too large.
+        case reportTooLarge
+        /// Nothing listens at the server's port, so the connection is to be closed. If that is forged, it costs a new
+        /// handshake and no more.
+        case serverIsGone
+        /// The handshake is to be given up, since another try later is better than to wait for its end.
+        case giveUpHandshake
+    }
+
+    private(set) var phase = Phase.idle
+    var timeouts: Timeouts
+    private var backoff = Backoff(from: .milliseconds(500), to: .seconds(30))
+    /// When the last datagram came, from either side, or was taken by the sender.
+    private var lastActive: Instant
+    /// When the present connection was established; `nil` where none is.
+    private var establishedAt: Instant?
+    /// Whether the server has sent anything over the present connection.
+    private var hasHeardServer = false
+    /// When the first datagram was sent that the server has sent nothing since; `nil` where there is none.
+    private var unansweredSince: Instant?
+
+    init(_ timeouts: Timeouts, now: Instant) {
+        self.timeouts = timeouts
+        lastActive = now
+    }
+
+    // MARK: Datagrams
+
+    /// The sender has sent something, or has taken what the server has sent.
+    mutating func noteSenderActive(now: Instant) { lastActive = now }
+
+    /// The server has sent something.
+    @inline(__always)
+    mutating func noteServerActive() {
+        hasHeardServer = true
+        unansweredSince = nil
+    }
+
+    /// There is a datagram to be sent to the server.
+    ///
+    /// A server may have lost its state without a word, and then drops all that is sent to it. There is no other way to
+    /// see this than its silence: OpenSSL 3 no longer has heartbeats (RFC 6520), and a peer that does not know a
+    /// connection says nothing about its records.
+    mutating func deliver(now: Instant) -> Delivery {
+        switch phase {
+        case .established:
+            let since = unansweredSince ?? now
+            unansweredSince = since
+            let limit = timeouts.answerNanoseconds
+            let isSilent = limit > 0 && now.nanoseconds - min(since, now).nanoseconds >= limit
+            return isSilent ? .reconnect(afterSilence: timeouts.answer) : .send
         case .connecting, .pausing: return .keep
         case .closed: return .drop
-        case .resting:
-            state = .connecting
+        case .idle:
+            phase = .connecting
             return .keepAndConnect
         }
     }
 
-    mutating func opened() {
-        if state == .connecting { state = .established }
+    // MARK: The connection
+
+    /// The handshake is done.
+    mutating func connectionEstablished(now: Instant) {
+        guard phase == .connecting else { return }
+        phase = .established
+        establishedAt = now
+        hasHeardServer = false
+        unansweredSince = nil
     }
 
-    /// - Parameters:
-    ///   - wasUseful: whether the connection has lived for some time, or the server has sent something over it.
-    ///   - chance: 0 to 1, evenly spread: a pause is 20 % shorter to 20 % longer, so that tunnels that fail together do
-    ///     not all come back together.
-    mutating func connectionEnded(wasUseful: Bool, now: Instant, chance: Double) -> Next {
-        guard state == .connecting || state == .established else { return .nothing }
-        if wasUseful {
+    /// The connection has ended, or could not be made.
+    /// - Parameter chance: 0 to 1, evenly distributed. It makes the pause up to 20 % shorter or longer, so that tunnels
+    ///   that fail together do not all come back together.
+    mutating func connectionEnded(now: Instant, chance: Double) -> Ended {
+        let established = establishedAt
+        establishedAt = nil
+        switch phase {
+        case .connecting:
+            return .handshakeFailed(pause: pause(now: now, chance: chance))
+        case .established:
+            let wasUseful = hasHeardServer || established.map { now - $0 >= timeouts.useful } ?? false
+            guard wasUseful else { return .connectionLost(pause: pause(now: now, chance: chance)) }
             backoff.reset()
-            state = .resting
+            phase = .idle
+            return .connectionLost(pause: nil)
+        case .closed:
+            return established == nil ? .nothing : .connectionLost(pause: nil)
+        case .idle, .pausing:
             return .nothing
         }
-        let factor = 0.8 + 0.4 * min(max(chance, 0), 1)
-        let length = Duration.nanoseconds(Int64(Double(backoff.next().nanoseconds) * factor))
-        state = .pausing(until: now + length)
-        return .pause(length)
     }
 
-    /// - Parameter hasKept: whether datagrams wait.
-    mutating func timePassed(now: Instant, hasKept: Bool) -> Next {
-        guard case .pausing(let end) = state else { return .nothing }
-        guard now >= end else { return .pause(end - now) }
-        state = hasKept ? .connecting : .resting
-        return hasKept ? .connect : .nothing
+    private mutating func pause(now: Instant, chance: Double) -> Duration {
+        let length = backoff.next() * (0.8 + 0.4 * min(max(chance, 0), 1))
+        phase = .pausing(until: now + length)
+        return length
     }
 
-    /// - Returns: false when it was closed already.
+    /// The socket to the server has given an error.
+    func socketFailed(_ error: Int32) -> SocketFailure {
+        switch error {
+        case EMSGSIZE: .reportTooLarge
+        // The datagrams are lost, as on any wire.
+        case EAGAIN, ENOBUFS: .nothing
+        case ECONNREFUSED: .serverIsGone
+        default: phase == .connecting ? .giveUpHandshake : .nothing
+        }
+    }
+
+    // MARK: Time
+
+    /// When ``timePassed(now:hasPending:)`` is to be called; ``Instant/distantFuture`` once the tunnel is closed.
+    var deadline: Instant {
+        switch phase {
+        case .closed: .distantFuture
+        case .pausing(let end): min(end, idleEnd)
+        case .idle, .connecting, .established: idleEnd
+        }
+    }
+
+    private var idleEnd: Instant { timeouts.idle > .zero ? lastActive + timeouts.idle : .distantFuture }
+
+    /// - Parameter hasPending: whether datagrams wait.
+    mutating func timePassed(now: Instant, hasPending: Bool) -> Due {
+        if phase == .closed { return .nothing }
+        if now >= idleEnd { return .closeIdle }
+        guard case .pausing(let end) = phase, now >= end else { return .nothing }
+        phase = hasPending ? .connecting : .idle
+        return hasPending ? .connect : .nothing
+    }
+
+    // MARK: Shutdown
+
+    /// - Returns: false where the tunnel was closed already.
     mutating func close() -> Bool {
-        defer { state = .closed }
-        return state != .closed
+        defer { phase = .closed }
+        return phase != .closed
     }
 }

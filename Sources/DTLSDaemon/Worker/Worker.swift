@@ -4,18 +4,19 @@ import Glibc
 import LinuxSystem
 import Primitives
 
-/// The worker's role: one thread, one loop, the connections that the acceptor hands over on descriptor 3.
+/// The worker's role: one thread and one loop, which serve the connections that the acceptor hands over on descriptor 3.
 ///
-/// Signals do not concern it: it ends when the acceptor says so, or when the channel's end tells that the acceptor is
-/// gone. Either way its clients get close_notify.
+/// Signals do not concern it. It ends when the acceptor says so, or when the end of the channel shows that the acceptor
+/// is gone. Either way its clients get close_notify.
 final class Worker: MessageChannelDelegate {
     let datapath: Datapath
     let logs: WorkerLogs
     let handlerResources: HandlerResources
-    var notices = TooLargeNotices()
-    /// What a sender's socket yields when it is closed, which can happen while another batch is worked through.
-    let leftovers = ReceiveBatch(capacity: 8)
-    /// What the acceptor has not been told yet.
+    /// Tells local senders that a datagram was too large.
+    var packetTooBig = PacketTooBigSender()
+    /// What a local sender's socket yields when it is closed, which can happen while another batch is worked on.
+    let misdelivered = ReceiveBatch(capacity: 8)
+    /// What has happened since the acceptor was last told.
     private var report = MessageFromWorker.Report()
 
     private let number: Int
@@ -24,29 +25,30 @@ final class Worker: MessageChannelDelegate {
     private var channel: MessageChannel?
     private var services: [ServiceRuntime] = []
     private var clients: [ClientRuntime] = []
-    /// Whose peers are served, by all services.
+    /// The clients that all services may serve; `nil`: any.
     private var access: AccessList?
-    /// Of the configuration that `services`, `clients` and `access` are of.
+    /// The generation of the active configuration, which `services`, `clients` and `access` come from.
     private var generation: UInt32 = 0
-    /// Milliseconds after which the acceptor kills a worker that is to stop.
+    /// How long a worker that is to stop may take before the acceptor kills it.
     private var stopTimeout = Duration.zero
-    /// With the acceptor's secret: clients that begin anew on a connection's socket are asked here.
+    /// Has the acceptor's secret. It asks clients for a cookie that begin a re-handshake on a connection's socket.
     private var cookies: CookieAuthority?
     private var connections: [UInt64: ServedConnection] = [:]
     private var tunnels: [UInt64: ClientTunnel] = [:]
     private let reporter = Reporter()
-    /// Of all services, and of those of configurations to come.
+    /// Ticket keys of every service, including services that a later reload adds.
     private let ticketKeys = TicketKeyRing()
     private let keyLog: KeyLogWriter
-    /// The next configuration's; not open where it has none.
+    /// The key log file of the next configuration; not open where it has none.
     private var nextKeyLog = FileDescriptor(owning: -1)
     private var hasMissedKeyLog = false
 
-    /// Descriptors for everything but connections: channel, epoll, standard streams, the journal, a snapshot.
+    /// Descriptors for everything but connections: the channel, epoll, standard streams, the journal, a snapshot.
     private static let reservedDescriptors = 32
-    /// Those of them that no newcomer is let near, so that a configuration always arrives. A count of connections does
-    /// not tell how many are free: those of an earlier configuration may have more each, programs outlive theirs, and
-    /// logs have files. But a new descriptor has the lowest number that is free (open(2)), so its own number does.
+    /// The part of the reserved descriptors that no incoming connection may take, so that a configuration always arrives.
+    /// The number of connections does not tell how many descriptors are free: connections of an earlier configuration
+    /// may have more each, programs outlive their connections, and logs have files. But a new descriptor has the lowest
+    /// number that is free (open(2)), so its own number tells.
     private static let spareDescriptors = 16
 
     /// Reports go out at most this often, in milliseconds: hand-overs need no exact counts.
@@ -86,7 +88,7 @@ final class Worker: MessageChannelDelegate {
         descriptorWasLost: Bool
     ) {
         guard let decoded = try? MessageToWorker(decoding: message) else {
-            return logs.always(.internalError, "a message from the acceptor is malformed")
+            return logs.always(.internalError, "a message from the main process is malformed and was ignored")
         }
         switch decoded {
         case .configure(let generation):
@@ -100,7 +102,7 @@ final class Worker: MessageChannelDelegate {
         case .connection(let handover):
             accept(handover, descriptor)
         case .misdelivered(let id, let datagram):
-            connections[id]?.connection?.receive(datagram)
+            connections[id]?.receive(datagram)
             tunnels[id]?.receive(datagram)
         case .stop:
             stop()
@@ -114,11 +116,12 @@ final class Worker: MessageChannelDelegate {
     }
 
     func channelEnded(_ channel: MessageChannel) {
-        logs.always(.stopping, "the main process is gone: closing \(connections.count + tunnels.count) connections")
+        logs.always(
+            .stopping, "the main process has ended: closing \(connections.count + tunnels.count) connections")
         stop()
     }
 
-    /// Takes a configuration whole, or keeps the one that it has.
+    /// Activates a whole configuration, or keeps the active one.
     private func configure(_ generation: UInt32, _ snapshot: borrowing FileDescriptor) {
         let keyLogFile = nextKeyLog.take()
         do {
@@ -127,7 +130,7 @@ final class Worker: MessageChannelDelegate {
                 try ServiceRuntime($0, ticketKeys: ticketKeys)
             }
             let clients = try decoded.configuration.clients.map { configuration in
-                // With its sessions, and without reading the CA certificates again.
+                // An unchanged client keeps its sessions, and its CA certificates are not read again.
                 try self.clients.first { $0.configuration == configuration } ?? ClientRuntime(configuration)
             }
             let cookies = try CookieAuthority(secret: decoded.cookieSecret)
@@ -142,7 +145,7 @@ final class Worker: MessageChannelDelegate {
             access = decoded.configuration.limits.access
             self.generation = generation
             stopTimeout = decoded.configuration.stopTimeout
-            for tunnel in tunnels.values { tunnel.reconfigured() }
+            for tunnel in tunnels.values { tunnel.reconfigure() }
             handlerResources.reconfigure()
             LogBootstrap.setLevel(decoded.configuration.logLevel)
             channel?.send(MessageFromWorker.encode(ready: generation, capacity: capacity))
@@ -159,29 +162,43 @@ final class Worker: MessageChannelDelegate {
 
     private func accept(_ handover: MessageToWorker.Handover, _ socket: consuming FileDescriptor?) {
         guard let socket, socket.rawValue < descriptorLimit - Self.spareDescriptors else {
-            return turnAway(handover, .descriptors)
+            return reject(handover, .descriptors)
         }
-        // It was handed over before the acceptor knew that this process has missed or rejected the configuration.
-        guard handover.generation == generation else { return turnAway(handover, .full) }
+        // The connection was handed over before the acceptor knew that this worker has lost or rejected the
+        // configuration.
+        guard handover.generation == generation else { return reject(handover, .full) }
         switch handover.target {
         case .service(let index) where services.indices.contains(index):
-            guard let bytes = handover.hello, let hello = VerifiedHello(handedOver: [UInt8](bytes)) else {
-                logs.always(.internalError, "a client was handed over without its ClientHello")
-                return turnAway(handover, .full)
-            }
-            let served = ServedConnection(handover, hello, socket: socket, service: services[index], worker: self)
-            if served.connection != nil { connections[handover.id] = served }
+            serve(handover, socket, services[index])
         case .client(let index) where clients.indices.contains(index):
             tunnel(handover, socket, clients[index])
         default:
-            turnAway(handover, .full)
+            reject(handover, .full)
         }
     }
 
-    /// The client's next try finds another place, or a better time.
-    private func turnAway(_ handover: MessageToWorker.Handover, _ refusal: Refusal) {
+    /// The client tries again by itself, since its hello is not answered, and may find another worker or more room.
+    private func reject(_ handover: MessageToWorker.Handover, _ refusal: Refusal) {
         report.refused.count(refusal)
         countClosed(handover.id)
+    }
+
+    private func serve(
+        _ handover: MessageToWorker.Handover, _ socket: consuming FileDescriptor, _ service: ServiceRuntime
+    ) {
+        guard let bytes = handover.hello, let hello = VerifiedHello(handedOver: [UInt8](bytes)) else {
+            logs.always(.internalError, "a client was handed over without its ClientHello and was rejected")
+            return reject(handover, .full)
+        }
+        do throws(OpenSSLError) {
+            let served = try ServedConnection(handover, hello, socket: socket, service: service, worker: self)
+            connections[handover.id] = served
+            served.start(with: handover.datagrams)
+        } catch {
+            countFailure()
+            logs.handshakeFailed(peer: handover.flow.peer, service, "\(error)")
+            countClosed(handover.id)
+        }
     }
 
     private func tunnel(
@@ -192,35 +209,38 @@ final class Worker: MessageChannelDelegate {
         tunnel.start(over: socket, with: handover.datagrams)
     }
 
-    /// A client of the configuration in force, by its name.
+    /// A client of the active configuration, by its name.
     func client(named name: String) -> ClientRuntime? { clients.first { $0.configuration.name == name } }
 
-    /// The service's certificate may have been renewed since the connection began. Where the service, or the peer's
-    /// access to it, is gone, the peer may not go on for ever on its old port: it is for the listener to refuse.
-    func restartMaterial(for service: ServiceRuntime, _ peer: SocketAddress) -> RehandshakeMaterial? {
+    /// What a re-handshake on a connection of `service` is done with. The service's certificate may have been renewed
+    /// since the connection began. Where the service, or the peer's access to it, is gone from the configuration, there
+    /// is no context: the peer may not go on for ever on its old port, and the listener is to refuse it.
+    func rehandshakeMaterial(for service: ServiceRuntime, _ peer: SocketAddress) -> RehandshakeMaterial? {
         guard let cookies else { return nil }
-        let present = services.first { $0.configuration.name == service.configuration.name }
-        let isAllowed = [access, present?.configuration.limits.access].allSatisfy { $0?.allows(peer) ?? true }
-        return RehandshakeMaterial(context: isAllowed ? present?.context : nil, cookies: cookies)
+        let active = services.first { $0.configuration.name == service.configuration.name }
+        let isAllowed = [access, active?.configuration.limits.access].allSatisfy { $0?.allows(peer) ?? true }
+        return RehandshakeMaterial(context: isAllowed ? active?.context : nil, cookies: cookies)
     }
 
     // MARK: What connections report
 
-    /// The connection is gone.
-    func forget(_ served: ServedConnection) {
-        connections.removeValue(forKey: served.id)
-        countClosed(served.id)
+    /// The connection has ended.
+    func remove(_ served: ServedConnection) {
+        if connections.removeValue(forKey: served.id) != nil { countClosed(served.id) }
     }
 
-    /// The tunnel is gone.
-    func forget(_ tunnel: ClientTunnel) {
+    /// The tunnel is closed.
+    func remove(_ tunnel: ClientTunnel) {
         if tunnels.removeValue(forKey: tunnel.id) != nil { countClosed(tunnel.id) }
     }
 
-    func giveBack(_ datagram: UnsafeRawBufferPointer, _ key: FlowKey) {
-        // First, the end of the connection that the datagram comes from: what has no place beside it has one after it.
+    /// Gives a misdelivered datagram to the main process, which reinjects it into the listener or passes it on to the
+    /// connection that it belongs to.
+    func reinject(_ datagram: UnsafeRawBufferPointer, _ flow: FlowKey) {
+        // The end of the connection that the datagram comes from is reported first: a limit on connections may leave
+        // room for what the datagram begins only after that.
         sendReport()
-        _ = channel?.offer(MessageFromWorker.encode(misdelivered: datagram, flow: key))
+        _ = channel?.offer(MessageFromWorker.encode(misdelivered: datagram, flow: flow))
     }
 
     private func countClosed(_ id: UInt64) {
@@ -260,13 +280,13 @@ final class Worker: MessageChannelDelegate {
         } while !report.isEmpty
     }
 
-    /// Says close_notify to all, and ends.
+    /// Closes all connections with close_notify, and ends the process.
     private func stop() {
-        for served in connections.values { served.connection?.close() }
+        for served in connections.values { served.close() }
         for tunnel in tunnels.values { tunnel.close(.closedHere) }
         sendReport()
         channel?.close()
-        // Some of the time is left for the last steps, and for a machine that has much to do.
+        // Some of the time is left for the last steps, and for a busy machine.
         let deadline = loop.now + stopTimeout / 5 * 3
         handlerResources.finish(by: deadline) { [logs, loop] in
             logs.finish()

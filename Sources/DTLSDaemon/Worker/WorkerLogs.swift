@@ -4,13 +4,13 @@ import LinuxSystem
 import Logging
 import Primitives
 
-/// A worker's way to the log: what strangers can cause goes through limiters.
+/// The log of one worker. What unauthenticated peers can cause goes through limiters.
 final class WorkerLogs: TimerTarget {
     private let loop: EventLoop
     private let logger: Logger
-    /// Connections opened and closed: what a busy service writes in its normal course.
+    /// For connections opened and closed, which a busy service logs in normal operation.
     private var connections: LogLimiter
-    /// What goes wrong.
+    /// For what goes wrong.
     private var failures: LogLimiter
 
     init(worker: Int, loop: EventLoop) {
@@ -27,7 +27,7 @@ final class WorkerLogs: TimerTarget {
     func opened(_ connection: Connection, _ service: ServiceRuntime) {
         connections.log(
             .connectionOpened, to: logger, now: loop.now, "connection opened", openedFields(connection, service))
-        remember()
+        scheduleFlush()
     }
 
     private func openedFields(_ connection: Connection, _ service: ServiceRuntime) -> Logger.Metadata {
@@ -35,7 +35,7 @@ final class WorkerLogs: TimerTarget {
         var fields: Logger.Metadata = [
             "PEER": "\(connection.peer)", "LOCAL": "\(connection.local)", "SERVICE": "\(service.configuration.name)",
             "VERSION": "\(engine.version)", "CIPHER": "\(engine.cipher)", "RESUMED": engine.isResumed ? "yes" : "no",
-            "HANDSHAKE_USEC": "\(connection.handshakeDuration / 1_000)",
+            "HANDSHAKE_USEC": "\(connection.handshakeDuration.nanoseconds / 1_000)",
         ]
         if let name = engine.serverName { fields["SNI"] = "\(name)" }
         if let name = engine.applicationProtocol { fields["ALPN"] = "\(name)" }
@@ -43,7 +43,7 @@ final class WorkerLogs: TimerTarget {
         return fields
     }
 
-    /// A client's name can be as long as it likes: what is over 256 bytes is cut off.
+    /// Clients choose the length of their names, which are cut at 256 bytes.
     private static func clientFields(_ client: PeerName?) -> Logger.Metadata {
         var fields: Logger.Metadata = [:]
         if let name = client?.name { fields["CLIENT"] = "\(name.cut(toUTF8Bytes: 256))" }
@@ -51,14 +51,14 @@ final class WorkerLogs: TimerTarget {
         return fields
     }
 
-    /// - Parameter dropped: datagrams of the client that were beyond its limits.
+    /// - Parameter dropped: how many datagrams of the client exceeded its limits.
     func closed(
         _ connection: Connection, _ service: ServiceRuntime, _ ending: Connection.Ending, dropped: UInt64
     ) {
         connections.log(
             .connectionClosed, to: logger, now: loop.now, "connection closed: \(ending)",
             closedFields(connection, service, ending, dropped))
-        remember()
+        scheduleFlush()
     }
 
     private func closedFields(
@@ -76,7 +76,7 @@ final class WorkerLogs: TimerTarget {
         return fields
     }
 
-    /// - Parameter client: who it has claimed to be.
+    /// - Parameter client: who the client has claimed to be.
     func handshakeFailed(
         peer: SocketAddress, _ service: ServiceRuntime, _ reason: @autoclosure () -> String,
         client: @autoclosure () -> PeerName? = nil
@@ -84,19 +84,19 @@ final class WorkerLogs: TimerTarget {
         failures.log(
             .handshakeFailed, to: logger, now: loop.now, "handshake failed: \(reason())",
             ["PEER": "\(peer)", "SERVICE": "\(service.configuration.name)"].merging(Self.clientFields(client())) { $1 })
-        remember()
+        scheduleFlush()
     }
 
-    /// A client has sent more than its connection may; what is beyond the limit is dropped from now on.
-    func exceeds(_ excess: TrafficExcess, _ connection: Connection, _ service: ServiceRuntime) {
+    /// A client has sent more than its connection may. What is beyond the limit is dropped from now on.
+    func trafficLimited(_ excess: TrafficExcess, _ connection: Connection, _ service: ServiceRuntime) {
         failures.log(
             .trafficLimited, to: logger, now: loop.now,
-            "a client's datagrams are dropped: \(excess.key) of its service, or of all, is reached",
+            "datagrams are dropped: the client has sent more than \(excess.key) allows, as set for its service or for all",
             ["PEER": "\(connection.peer)", "SERVICE": "\(service.configuration.name)", "REASON": "\(excess.key)"])
-        remember()
+        scheduleFlush()
     }
 
-    /// For what traffic can bring about any number of times.
+    /// Logs about a service what traffic can cause any number of times.
     func limited(
         _ event: LogEvent, _ message: @autoclosure () -> String, _ service: ServiceRuntime,
         _ more: @autoclosure () -> Logger.Metadata = [:]
@@ -104,24 +104,26 @@ final class WorkerLogs: TimerTarget {
         failures.log(
             event, to: logger, now: loop.now, message(),
             more().merging(["SERVICE": "\(service.configuration.name)"]) { $1 })
-        remember()
+        scheduleFlush()
     }
 
-    /// Connections opened and closed, by whatever they are.
-    func course(_ event: LogEvent, _ message: @autoclosure () -> String, _ fields: @autoclosure () -> Logger.Metadata) {
+    /// Logs that a connection was opened or closed.
+    func connectionEvent(
+        _ event: LogEvent, _ message: @autoclosure () -> String, _ fields: @autoclosure () -> Logger.Metadata
+    ) {
         connections.log(event, to: logger, now: loop.now, message(), fields())
-        remember()
+        scheduleFlush()
     }
 
-    /// For what traffic, or a server that is not there, can bring about any number of times.
+    /// Logs what traffic, or a server that is down, can cause any number of times.
     func limited(
         _ event: LogEvent, _ message: @autoclosure () -> String, fields: @autoclosure () -> Logger.Metadata
     ) {
         failures.log(event, to: logger, now: loop.now, message(), fields())
-        remember()
+        scheduleFlush()
     }
 
-    /// For what the caller has bounded already.
+    /// Logs what the caller has bounded.
     func always(
         _ event: LogEvent, _ message: @autoclosure () -> String, _ service: ServiceRuntime? = nil,
         _ more: Logger.Metadata = [:]
@@ -131,14 +133,14 @@ final class WorkerLogs: TimerTarget {
         logger.log(event, message(), fields)
     }
 
-    /// What is held back is reported a while later, even if nothing follows.
-    private func remember() {
+    /// Entries that are held back are reported a while later, even if nothing follows.
+    private func scheduleFlush() {
         if connections.isHoldingBack || failures.isHoldingBack {
             loop.timers.arm(self, at: loop.now + .milliseconds(1_000))
         }
     }
 
-    /// Reports what is still held back; to be called when the worker ends.
+    /// Reports what is still held back. Call it when the worker ends.
     func finish() {
         connections.finish(to: logger)
         failures.finish(to: logger)
@@ -147,6 +149,6 @@ final class WorkerLogs: TimerTarget {
     override func timerFired(now: Instant) {
         connections.flush(now: now, to: logger)
         failures.flush(now: now, to: logger)
-        remember()
+        scheduleFlush()
     }
 }

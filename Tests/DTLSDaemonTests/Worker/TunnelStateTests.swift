@@ -1,92 +1,223 @@
-import LinuxSystem
+import Glibc
 import Primitives
-import TestSupport
 import Testing
 
 @testable import DTLSDaemon
 
-@Suite struct TunnelCourseTests {
-    private let second: UInt64 = 1_000_000_000
+/// What a client's tunnel does when, without a socket and by a clock that the tests set.
+@Suite struct TunnelStateTests {
+    private static let start = Instant(nanoseconds: 1_000_000_000_000)
 
-    /// A course whose first connection is being made.
-    private func connecting() -> TunnelState {
-        var course = TunnelState()
-        #expect(course.datagramCame() == .keepAndConnect)
-        return course
+    private func time(_ seconds: Double) -> Instant { Self.start + .seconds(seconds) }
+
+    /// A tunnel that does nothing by itself.
+    private func idle(answer: Duration = .zero, idle: Duration = .zero) -> TunnelState {
+        TunnelState(TunnelState.Timeouts(answer: answer, idle: idle), now: Self.start)
     }
+
+    /// A tunnel whose first connection is being made.
+    private func connecting(answer: Duration = .zero, idle: Duration = .zero) -> TunnelState {
+        var state = self.idle(answer: answer, idle: idle)
+        let delivery = state.deliver(now: Self.start)
+        #expect(delivery == .keepAndConnect)
+        return state
+    }
+
+    private func established(answer: Duration = .zero, idle: Duration = .zero) -> TunnelState {
+        var state = connecting(answer: answer, idle: idle)
+        state.connectionEstablished(now: Self.start)
+        return state
+    }
+
+    // MARK: Connecting
 
     @Test func `the first datagram connects and the next ones wait`() {
-        var course = connecting()
-        #expect(course.datagramCame() == .keep)
-        course.opened()
-        #expect(course.state == .established)
-        #expect(course.datagramCame() == .send)
+        var state = connecting()
+        #expect(state.deliver(now: time(0)) == .keep)
+        state.connectionEstablished(now: time(0))
+        #expect(state.phase == .established)
+        #expect(state.deliver(now: time(0)) == .send)
     }
 
-    @Test func `pauses double up to half a minute`() {
-        var course = connecting()
-        var now = at(0)
+    @Test func `pauses after failures double up to half a minute`() {
+        var state = connecting()
+        var now = time(0)
         var pauses: [Int] = []
         for _ in 0..<9 {
-            guard case .pause(let length) = course.connectionEnded(wasUseful: false, now: now, chance: 0.5) else {
-                Issue.record("no pause after a failure")
+            guard case .handshakeFailed(let pause) = state.connectionEnded(now: now, chance: 0.5) else {
+                Issue.record("a failure in phase \(state.phase) has no pause")
                 return
             }
-            pauses.append(length.milliseconds)
-            #expect(course.datagramCame() == .keep)
-            // Too early, it goes on.
-            #expect(course.timePassed(now: now + length - .nanoseconds(1), hasKept: true) == .pause(.nanoseconds(1)))
-            now = now + length
-            #expect(course.timePassed(now: now, hasKept: true) == .connect)
+            pauses.append(pause.milliseconds)
+            #expect(state.deliver(now: now) == .keep)
+            #expect(state.deadline == now + pause)
+            #expect(state.timePassed(now: now + pause - .nanoseconds(1), hasPending: true) == .nothing)
+            now = now + pause
+            #expect(state.timePassed(now: now, hasPending: true) == .connect)
         }
         #expect(pauses == [500, 1_000, 2_000, 4_000, 8_000, 16_000, 30_000, 30_000, 30_000])
     }
 
     @Test(arguments: [(-1.0, 400), (0.0, 400), (0.25, 450), (1.0, 600), (7.0, 600)])
     func `chance shortens or lengthens a pause by a fifth`(_ chance: Double, _ milliseconds: Int) {
-        var course = connecting()
-        #expect(
-            course.connectionEnded(wasUseful: false, now: at(0), chance: chance) == .pause(.milliseconds(milliseconds)))
+        var state = connecting()
+        guard case .handshakeFailed(let pause) = state.connectionEnded(now: time(0), chance: chance) else {
+            Issue.record("a failure has no pause")
+            return
+        }
+        #expect(abs(pause.nanoseconds - Int64(milliseconds) * 1_000_000) < 1_000)
     }
 
-    /// Without anything to send there is no connection; the next datagram makes one at once, the growth stays.
-    @Test func `a pause with nothing to send ends in rest`() {
-        var course = connecting()
-        #expect(course.connectionEnded(wasUseful: false, now: at(0), chance: 0.5) == .pause(.milliseconds(500)))
-        #expect(course.timePassed(now: at(second), hasKept: false) == .nothing)
-        #expect(course.state == .resting)
-        #expect(course.datagramCame() == .keepAndConnect)
-        #expect(course.connectionEnded(wasUseful: false, now: at(second), chance: 0.5) == .pause(.seconds(1)))
+    /// Without anything to send there is no connection; the next datagram makes one at once, and the next pause is the
+    /// longer one.
+    @Test func `a pause with nothing to send ends without a connection`() {
+        var state = connecting()
+        #expect(state.connectionEnded(now: time(0), chance: 0.5) == .handshakeFailed(pause: .milliseconds(500)))
+        #expect(state.timePassed(now: time(1), hasPending: false) == .nothing)
+        #expect(state.phase == .idle)
+        #expect(state.deliver(now: time(1)) == .keepAndConnect)
+        #expect(state.connectionEnded(now: time(1), chance: 0.5) == .handshakeFailed(pause: .seconds(1)))
     }
 
-    @Test func `a useful connection is followed by rest and short pauses`() {
-        var course = connecting()
-        _ = course.connectionEnded(wasUseful: false, now: at(0), chance: 0.5)
-        _ = course.timePassed(now: at(second), hasKept: true)
-        course.opened()
-        #expect(course.connectionEnded(wasUseful: true, now: at(second), chance: 0.5) == .nothing)
-        #expect(course.state == .resting)
-        #expect(course.datagramCame() == .keepAndConnect)
-        #expect(course.connectionEnded(wasUseful: false, now: at(second), chance: 0.5) == .pause(.milliseconds(500)))
+    // MARK: Connections that end
+
+    @Test func `a connection over which the server has sent something is followed by no pause`() {
+        var state = connecting()
+        _ = state.connectionEnded(now: time(0), chance: 0.5)
+        _ = state.timePassed(now: time(1), hasPending: true)
+        state.connectionEstablished(now: time(1))
+        state.noteServerActive()
+        #expect(state.connectionEnded(now: time(1), chance: 0.5) == .connectionLost(pause: nil))
+        #expect(state.phase == .idle)
+        // The pauses begin small again.
+        #expect(state.deliver(now: time(2)) == .keepAndConnect)
+        #expect(state.connectionEnded(now: time(2), chance: 0.5) == .handshakeFailed(pause: .milliseconds(500)))
     }
 
     /// A server that lets clients in only to throw them out again is not asked in a loop.
-    @Test func `a connection of no use is followed by a pause`() {
-        var course = connecting()
-        course.opened()
-        #expect(course.connectionEnded(wasUseful: false, now: at(0), chance: 0.5) == .pause(.milliseconds(500)))
-        #expect(course.datagramCame() == .keep)
+    @Test func `a short connection without a word from the server is followed by a pause`() {
+        var state = established()
+        #expect(state.connectionEnded(now: time(9.9), chance: 0.5) == .connectionLost(pause: .milliseconds(500)))
+        #expect(state.deliver(now: time(10)) == .keep)
     }
 
-    @Test func `nothing happens once it is closed`() {
-        var course = connecting()
-        let wasOpen = course.close()
-        let wasStillOpen = course.close()
+    @Test(arguments: [(0, 10.0), (2, 2.0), (60, 10.0)])
+    func `a connection that has lived long enough was of use`(_ answer: Int, _ seconds: Double) {
+        var early = established(answer: .seconds(answer))
+        #expect(
+            early.connectionEnded(now: time(seconds) - .nanoseconds(1), chance: 0.5)
+                == .connectionLost(pause: .milliseconds(500)))
+        var late = established(answer: .seconds(answer))
+        #expect(late.connectionEnded(now: time(seconds), chance: 0.5) == .connectionLost(pause: nil))
+    }
+
+    @Test func `what the server said over an earlier connection does not count for the next one`() {
+        var state = established()
+        state.noteServerActive()
+        _ = state.connectionEnded(now: time(1), chance: 0.5)
+        _ = state.deliver(now: time(1))
+        state.connectionEstablished(now: time(1))
+        #expect(state.connectionEnded(now: time(2), chance: 0.5) == .connectionLost(pause: .milliseconds(500)))
+    }
+
+    // MARK: A silent server
+
+    @Test func `a server that sends nothing for answer_timeout gets a new connection with the next datagram`() {
+        var state = established(answer: .seconds(5))
+        #expect(state.deliver(now: time(1)) == .send)
+        #expect(state.deliver(now: time(5.9)) == .send)
+        #expect(state.deliver(now: time(6)) == .reconnect(afterSilence: .seconds(5)))
+        #expect(state.connectionEnded(now: time(6), chance: 0.5) == .connectionLost(pause: nil))
+        #expect(state.deliver(now: time(6)) == .keepAndConnect)
+        state.connectionEstablished(now: time(6))
+        #expect(state.deliver(now: time(7)) == .send)
+    }
+
+    @Test func `an answer ends the silence`() {
+        var state = established(answer: .seconds(5))
+        #expect(state.deliver(now: time(1)) == .send)
+        state.noteServerActive()
+        #expect(state.deliver(now: time(100)) == .send)
+        #expect(state.deliver(now: time(104)) == .send)
+        #expect(state.deliver(now: time(105)) == .reconnect(afterSilence: .seconds(5)))
+    }
+
+    @Test func `without answer_timeout a server may be silent for ever`() {
+        var state = established()
+        #expect(state.deliver(now: time(1)) == .send)
+        #expect(state.deliver(now: time(1_000_000)) == .send)
+    }
+
+    // MARK: Errors of the socket to the server
+
+    @Test func `a closed port ends the connection in every phase`() {
+        #expect(connecting().socketFailed(ECONNREFUSED) == .serverIsGone)
+        #expect(established().socketFailed(ECONNREFUSED) == .serverIsGone)
+    }
+
+    @Test func `a network that cannot be reached ends a handshake and nothing else`() {
+        #expect(connecting().socketFailed(ENETUNREACH) == .giveUpHandshake)
+        #expect(established().socketFailed(ENETUNREACH) == .nothing)
+    }
+
+    @Test func `a full queue is nothing and a datagram that is too large is reported`() {
+        #expect(connecting().socketFailed(EAGAIN) == .nothing)
+        #expect(connecting().socketFailed(ENOBUFS) == .nothing)
+        #expect(established().socketFailed(EMSGSIZE) == .reportTooLarge)
+    }
+
+    // MARK: Idle tunnels
+
+    @Test func `a tunnel without datagrams is closed after idle_timeout in every phase`() {
+        for state in [self.idle(idle: .seconds(30)), connecting(idle: .seconds(30)), established(idle: .seconds(30))] {
+            var state = state
+            #expect(state.deadline == time(30))
+            #expect(state.timePassed(now: time(30) - .nanoseconds(1), hasPending: true) == .nothing)
+            #expect(state.timePassed(now: time(30), hasPending: true) == .closeIdle)
+        }
+    }
+
+    @Test func `every datagram moves the end of an idle tunnel`() {
+        var state = established(idle: .seconds(30))
+        state.noteSenderActive(now: time(20))
+        #expect(state.deadline == time(50))
+        #expect(state.timePassed(now: time(30), hasPending: false) == .nothing)
+        #expect(state.timePassed(now: time(50), hasPending: false) == .closeIdle)
+    }
+
+    @Test func `a changed configuration changes the timeouts`() {
+        var state = established(idle: .seconds(30))
+        state.timeouts = TunnelState.Timeouts(answer: .zero, idle: .zero)
+        #expect(state.deadline == .distantFuture)
+    }
+
+    @Test func `the earlier of two deadlines counts in a pause`() {
+        var state = connecting(idle: .seconds(30))
+        _ = state.connectionEnded(now: time(0), chance: 0.5)
+        #expect(state.deadline == time(0.5))
+        state.timeouts = TunnelState.Timeouts(answer: .zero, idle: .milliseconds(100))
+        #expect(state.deadline == time(0.1))
+    }
+
+    // MARK: The end
+
+    @Test func `nothing happens in a closed tunnel`() {
+        var state = connecting(idle: .seconds(30))
+        let wasOpen = state.close()
+        let wasStillOpen = state.close()
         #expect(wasOpen && !wasStillOpen)
-        course.opened()
-        #expect(course.datagramCame() == .drop)
-        #expect(course.connectionEnded(wasUseful: false, now: at(0), chance: 0.5) == .nothing)
-        #expect(course.timePassed(now: at(.max), hasKept: true) == .nothing)
-        #expect(course.state == .closed)
+        state.connectionEstablished(now: time(0))
+        #expect(state.deliver(now: time(0)) == .drop)
+        #expect(state.connectionEnded(now: time(0), chance: 0.5) == .nothing)
+        #expect(state.timePassed(now: .distantFuture, hasPending: true) == .nothing)
+        #expect(state.deadline == .distantFuture)
+        #expect(state.phase == .closed)
+    }
+
+    @Test func `the end of an established connection is known even where the tunnel was closed first`() {
+        var state = established()
+        _ = state.close()
+        #expect(state.connectionEnded(now: time(1), chance: 0.5) == .connectionLost(pause: nil))
+        #expect(state.connectionEnded(now: time(1), chance: 0.5) == .nothing)
     }
 }

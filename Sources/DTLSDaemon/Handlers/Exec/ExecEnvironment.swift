@@ -2,10 +2,10 @@ import DTLSEngine
 import DTLSTransport
 import LinuxSystem
 
-/// What a program (handler "exec") finds in its environment: nothing of the daemon's own. The names are those of CGI
-/// (RFC 3875) and of Apache's mod_ssl, which stunnel uses too; config/dtlsd.toml lists them.
+/// The environment of a program (handler "exec"). It has nothing of the daemon's own environment. The names are those of
+/// CGI (RFC 3875) and of Apache's mod_ssl, which stunnel uses too; config/dtlsd.toml lists them.
 enum ExecEnvironment {
-    /// Bytes of a longest value.
+    /// Bytes of the longest value.
     static let maximumValueBytes = 4_096
 
     static func variables(of connection: Connection, _ service: ServiceRuntime) -> [String: String] {
@@ -22,7 +22,7 @@ enum ExecEnvironment {
         return variables
     }
 
-    /// The part that holds the client's own words.
+    /// The variables whose values the client has chosen.
     static func variables(peerIdentity: PeerName?, serverName: String?) -> [String: String] {
         let words = [
             "SSL_TLS_SNI": serverName,
@@ -31,16 +31,16 @@ enum ExecEnvironment {
             "SSL_CLIENT_FINGERPRINT": peerIdentity?.fingerprint,
             "SSL_CLIENT_PSK_IDENTITY": peerIdentity?.presharedKeyIdentity,
         ]
-        var variables = words.compactMapValues { $0.flatMap { isFit($0) ? $0 : nil } }
+        var variables = words.compactMapValues { $0.flatMap { isValid($0) ? $0 : nil } }
         variables["SSL_CLIENT_VERIFY"] = peerIdentity == nil ? "NONE" : "SUCCESS"
         variables["PATH"] = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
         variables["LANG"] = "C.UTF-8"
         return variables
     }
 
-    /// What is too long or holds control characters is left out whole: a part of a name can be somebody else's name,
-    /// and scripts take a line for a value.
-    private static func isFit(_ value: String) -> Bool {
+    /// A value that is too long or holds control characters is left out as a whole: a part of a name can be another
+    /// client's name, and scripts take each line for a value.
+    private static func isValid(_ value: String) -> Bool {
         value.utf8.count <= maximumValueBytes && value.utf8.allSatisfy { $0 >= 0x20 && $0 != 0x7f }
     }
 }

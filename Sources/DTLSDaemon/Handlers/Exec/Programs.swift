@@ -8,9 +8,9 @@ final class Programs: HandlerSharedState {
     private let loop: EventLoop
     private let logs: WorkerLogs
     private var running: [pid_t: RunningProgram] = [:]
-    /// By the service's name, since a service lives longer than its configuration.
+    /// How many programs a service has, by its name, since a service outlives its configuration.
     private var counts: [String: Int] = [:]
-    /// Is called when there is none any more; while the worker is ending.
+    /// What is called when no program is left, while the worker is stopping.
     private var allEnded: (() -> Void)?
 
     init(loop: EventLoop, logs: WorkerLogs) {
@@ -18,13 +18,13 @@ final class Programs: HandlerSharedState {
         self.logs = logs
     }
 
-    /// How many a service has, those that are still ending included.
+    /// How many programs a service has, including those that have been asked to end.
     func count(of service: ServiceRuntime) -> Int { counts[service.configuration.name] ?? 0 }
 
     /// Starts a program.
     /// - Parameters:
     ///   - stream: its standard input and output.
-    ///   - ended: is called when it has ended, and before its output is lost: what it has written can be read.
+    ///   - ended: is called when it has ended, before its output is lost: what it has written can still be read.
     func start(
         _ command: [String], environment: [String: String], stream: borrowing FileDescriptor,
         limits: ForeignProgram.Limits, of service: ServiceRuntime, peer: SocketAddress, ended: @escaping () -> Void
@@ -52,14 +52,14 @@ final class Programs: HandlerSharedState {
         return program
     }
 
-    /// For want of a descriptor to watch it with. It ends at once, so this hardly waits.
+    /// Ends a program that cannot be watched, for want of a descriptor. It ends at once, so this hardly waits.
     private static func destroy(_ pid: pid_t) {
         ForeignProgram.signal(SIGKILL, toGroupOf: pid)
         _ = ChildProcess.wait(for: pid)
     }
 
     private func reap(_ program: RunningProgram, _ service: ServiceRuntime, _ peer: SocketAddress) {
-        // What it has left running goes along; while it is not reaped, nobody else has its number.
+        // What the program has left running ends with it. While it is not reaped, no other process has its number.
         ForeignProgram.signal(SIGKILL, toGroupOf: program.pid)
         let ending = ChildProcess.reap(program.pid)
         running[program.pid] = nil
@@ -71,8 +71,9 @@ final class Programs: HandlerSharedState {
                 ["PEER": "\(peer)", "PROGRAM_PID": "\(program.pid)"])
         } else if program.wasKilled {
             logs.limited(
-                .programEnded, "the program of \(peer) did not end by itself, nor at SIGTERM, and was killed", service,
-                ["PEER": "\(peer)", "PROGRAM_PID": "\(program.pid)"])
+                .programEnded,
+                "the program of \(peer) was killed: it did not end by itself at the end of its input, nor at SIGTERM",
+                service, ["PEER": "\(peer)", "PROGRAM_PID": "\(program.pid)"])
         }
         if running.isEmpty { allEnded?() }
     }
@@ -86,32 +87,76 @@ final class Programs: HandlerSharedState {
     }
 }
 
-/// A program from its start until it is reaped, which can be after the end of its connection.
-final class RunningProgram: TimerTarget, EventHandler {
-    let pid: pid_t
-
-    /// How urgently it has been asked to end.
-    private enum Stage {
+/// How a program is made to end, without I/O and without a clock: first its input ends, then it gets SIGTERM, and then
+/// SIGKILL, each when the one before has had no effect for a while.
+struct ProgramShutdown {
+    enum Stage: Equatable {
         case running
-        /// Its input has ended.
-        case released
-        /// SIGTERM.
-        case asked
-        /// SIGKILL.
+        /// The program's input has ended, which most programs take as the end.
+        case inputEnded
+        /// The program has got SIGTERM.
+        case terminated
+        /// The program has got SIGKILL.
         case killed
     }
 
     /// How long a program has to end by itself once its input has ended, and how long after SIGTERM.
-    private static let grace = Duration.milliseconds(2_000)
-    private static let lastGrace = Duration.milliseconds(5_000)
+    static let inputGrace = Duration.seconds(2)
+    static let terminationGrace = Duration.seconds(5)
 
+    private(set) var stage = Stage.running
+    /// When ``timePassed(now:)`` is to be called; ``Instant/distantFuture`` where there is nothing to wait for.
+    private(set) var due = Instant.distantFuture
+    /// When the program is killed at the latest, since its worker is stopping.
+    private var deadline = Instant.distantFuture
+
+    /// The connection has ended, and with it the program's input.
+    mutating func inputEnded(now: Instant) {
+        guard stage == .running else { return }
+        stage = .inputEnded
+        due = min(now + Self.inputGrace, deadline)
+    }
+
+    /// The worker is stopping. The program gets a third of the time that is left to end by itself, and the rest after
+    /// SIGTERM, where that is less than it would have anyway.
+    mutating func workerStops(by deadline: Instant, now: Instant) {
+        self.deadline = deadline
+        let left = deadline > now ? deadline - now : .zero
+        switch stage {
+        case .running, .killed: break
+        case .inputEnded: due = min(due, now + left / 3)
+        case .terminated: due = min(due, deadline)
+        }
+    }
+
+    /// - Returns: the signal that the program is to get now, or `nil`.
+    mutating func timePassed(now: Instant) -> Int32? {
+        guard now >= due else { return nil }
+        switch stage {
+        case .running, .killed:
+            due = .distantFuture
+            return nil
+        case .inputEnded:
+            stage = .terminated
+            due = min(now + Self.terminationGrace, deadline)
+            return SIGTERM
+        case .terminated:
+            stage = .killed
+            due = .distantFuture
+            return SIGKILL
+        }
+    }
+}
+
+/// A program from its start until it is reaped, which can be after the end of its connection.
+final class RunningProgram: TimerTarget, EventHandler {
+    let pid: pid_t
     private let loop: EventLoop
+    /// The program's pidfd, which is readable once the program has ended.
     private var process: FileDescriptor
     private var registration: EventLoop.Registration?
     private var ended: () -> Void = {}
-    private var stage = Stage.running
-    /// The loop's time at which it is killed, whatever grace it has left.
-    private var deadline = Instant.distantFuture
+    private var shutdown = ProgramShutdown()
 
     fileprivate init(pid: pid_t, process: consuming FileDescriptor, loop: EventLoop) {
         self.pid = pid
@@ -126,40 +171,28 @@ final class RunningProgram: TimerTarget, EventHandler {
         self.ended = ended
     }
 
-    fileprivate var wasSignalled: Bool { stage == .asked || stage == .killed }
-    fileprivate var wasKilled: Bool { stage == .killed }
+    fileprivate var wasSignalled: Bool { shutdown.stage == .terminated || wasKilled }
+    fileprivate var wasKilled: Bool { shutdown.stage == .killed }
 
-    /// Its connection has gone, and with it the program's input: it is to end.
+    /// The connection has ended, and with it the program's input: the program is to end.
     func release() {
-        guard stage == .running, registration != nil else { return }
-        stage = .released
-        loop.timers.arm(self, at: loop.now + Self.grace)
+        guard registration != nil else { return }
+        shutdown.inputEnded(now: loop.now)
+        rearm()
     }
 
-    /// Its connection has gone, and its worker is going. Of the time that is left it gets a third to end by itself, and
-    /// the rest after SIGTERM, where that is less than it would have anyway.
+    /// The worker is stopping, and the program is to have ended before `deadline`.
     fileprivate func end(by deadline: Instant) {
-        self.deadline = deadline
-        let left = deadline > loop.now ? deadline - loop.now : .zero
-        switch stage {
-        case .running, .killed: break
-        case .released: loop.timers.arm(self, at: loop.now + left / 3)
-        case .asked: loop.timers.arm(self, at: deadline)
-        }
+        shutdown.workerStops(by: deadline, now: loop.now)
+        rearm()
     }
+
+    private func rearm() { loop.timers.arm(self, at: shutdown.due) }
 
     override func timerFired(now: Instant) {
         guard registration != nil else { return }
-        switch stage {
-        case .running, .killed: break
-        case .released:
-            stage = .asked
-            ForeignProgram.signal(SIGTERM, toGroupOf: pid)
-            loop.timers.arm(self, at: min(now + Self.lastGrace, deadline))
-        case .asked:
-            stage = .killed
-            ForeignProgram.signal(SIGKILL, toGroupOf: pid)
-        }
+        if let signal = shutdown.timePassed(now: now) { ForeignProgram.signal(signal, toGroupOf: pid) }
+        rearm()
     }
 
     func ready(_ events: EventLoop.Events) {

@@ -2,35 +2,35 @@ import DTLSEngine
 import DTLSTransport
 import LinuxSystem
 
-/// A header of the PROXY protocol, version 2, that tells a backend whose datagram follows it (haproxy's
-/// doc/proxy-protocol.txt; sections below are of that). A connection's header never changes. It stands before every
-/// datagram, as receivers of UDP want it: any of them can be lost.
+/// A header of the PROXY protocol, version 2, which tells a backend whose datagram follows it (haproxy's
+/// doc/proxy-protocol.txt, whose sections are cited below). A connection's header never changes. It precedes every
+/// datagram, as receivers of UDP expect, since any datagram can be lost.
 struct ProxyHeader {
     /// The client's address.
     var source: SocketAddress
-    /// The address that the client has sent to.
+    /// The address that the client sends to.
     var destination: SocketAddress
-    /// What ALPN has settled on.
+    /// The protocol that ALPN has agreed on.
     var applicationProtocol: [UInt8]?
-    /// What the client has asked for as SNI.
+    /// The name that the client has asked for by SNI.
     var serverName: String?
     /// `"DTLSv1.2"`
     var version: String
-    /// OpenSSL's name.
+    /// OpenSSL's name of the cipher suite.
     var cipher: String
     var client = Client.anonymous
 
     enum Client {
         case anonymous
         /// - Parameters:
-        ///   - isShownNow: false when it was shown in the handshake whose session this one has resumed.
-        ///   - verification: X509_V_OK (0), or why the certificate is not good.
+        ///   - isShownNow: false where it was shown in the handshake whose session was resumed by this one.
+        ///   - verification: X509_V_OK (0), or the number of the reason why the certificate is not valid.
         case certificate(commonName: String?, isShownNow: Bool, verification: Int)
         case presharedKey(identity: [UInt8])
     }
 
-    /// Bytes. A longer common name is left out, for a cut one would be somebody else's: RFC 5280 (appendix A.1) allows
-    /// 64 characters. ALPN, SNI and the identities of our files are never longer.
+    /// Bytes of the longest text. A longer common name is left out, since a part of it could be another client's name:
+    /// RFC 5280 (appendix A.1) allows 64 characters. ALPN, SNI and the identities in our files are never longer.
     static let longestText = 255
 
     /// The header on the wire; at most 16 bytes, 36 of addresses, and some 1,300 more.
@@ -64,7 +64,7 @@ struct ProxyHeader {
         case sslVersion = 0x21
         case sslCommonName = 0x22
         case sslCipher = 0x23
-        /// The first of the types that are everybody's own. There is no registered one for a pre-shared key.
+        /// PP2_TYPE_MIN_CUSTOM, the first type for applications' own use. None is registered for a pre-shared key.
         case presharedKeyIdentity = 0xe0
     }
 
@@ -93,7 +93,7 @@ struct ProxyHeader {
         return value + Self.field(.sslCipher, cipher)
     }
 
-    /// Nothing for a text that is too long, or that a receiver written in C would take for a shorter one.
+    /// Empty for a text that is too long, or that a receiver written in C would take for a shorter one.
     private static func field(_ kind: Kind, _ text: String) -> [UInt8] {
         let bytes = Array(text.utf8)
         return bytes.count <= longestText && !bytes.contains(0) ? field(kind, bytes) : []
@@ -109,7 +109,7 @@ struct ProxyHeader {
 }
 
 extension ProxyHeader {
-    /// Of an established connection.
+    /// The header for an established connection.
     init(_ connection: Connection) {
         let engine = connection.engine
         self.init(

@@ -69,7 +69,7 @@ enum LogRecordEncoding {
     /// Appends `PEER CLIENT MESSAGE` and a line end, for a file.
     static func appendLine(_ record: LogRecord, from origin: LogOrigin, to buffer: inout [UInt8]) {
         buffer.append(contentsOf: origin.linePrefix)
-        PrintableBytes.append(record.line, to: &buffer)
+        Printable.append(record.line, to: &buffer)
         buffer.append(UInt8(ascii: "\n"))
     }
 
@@ -117,5 +117,53 @@ enum LogRecordEncoding {
         append("SYSLOG_MSGID", message.messageID)
         append("SYSLOG_STRUCTURED_DATA", message.structuredData)
         append("MESSAGE", message.text)
+    }
+}
+
+extension Printable {
+    /// Appends any bytes as a part of one line. What is not printable UTF-8 is escaped, and so is the backslash, so that
+    /// the line can be turned into the bytes again.
+    static func append(_ bytes: UnsafeRawBufferPointer, to line: inout [UInt8]) {
+        if bytes.allSatisfy({ $0 >= 0x20 && $0 < 0x7f && $0 != UInt8(ascii: "\\") }) {
+            line.append(contentsOf: bytes)
+            return
+        }
+        var rest = bytes[...]
+        while let byte = rest.first {
+            if byte < 0x80 {
+                appendASCII(byte, to: &line)
+                rest = rest.dropFirst()
+                continue
+            }
+            let length = byte >= 0xf0 ? 4 : byte >= 0xe0 ? 3 : 2
+            let scalar = Array(rest.prefix(length))
+            guard let text = String(validating: scalar, as: UTF8.self), let first = text.unicodeScalars.first,
+                text.unicodeScalars.count == 1
+            else {
+                appendHexadecimal(byte, to: &line)
+                rest = rest.dropFirst()
+                continue
+            }
+            let isPrintable = isPrintable(first)
+            line.append(contentsOf: isPrintable ? scalar : Array("\\u{\(String(first.value, radix: 16))}".utf8))
+            rest = rest.dropFirst(length)
+        }
+    }
+
+    private static func appendASCII(_ byte: UInt8, to line: inout [UInt8]) {
+        switch byte {
+        case UInt8(ascii: "\n"): line.append(contentsOf: "\\n".utf8)
+        case UInt8(ascii: "\r"): line.append(contentsOf: "\\r".utf8)
+        case UInt8(ascii: "\t"): line.append(contentsOf: "\\t".utf8)
+        case UInt8(ascii: "\\"): line.append(contentsOf: "\\\\".utf8)
+        case 0x20...0x7e: line.append(byte)
+        default: appendHexadecimal(byte, to: &line)
+        }
+    }
+
+    /// `\x1b`
+    private static func appendHexadecimal(_ byte: UInt8, to line: inout [UInt8]) {
+        line.append(contentsOf: (byte < 0x10 ? "\\x0" : "\\x").utf8)
+        line.append(contentsOf: String(byte, radix: 16).utf8)
     }
 }

@@ -3,7 +3,7 @@
 /// A message of syslog, RFC 5424 or RFC 3164, taken apart as far as it can be: any bytes are a message. The parts are
 /// the datagram's own bytes, valid as long as it is.
 struct SyslogMessage {
-    /// The whole, without the frame and without the line end.
+    /// The whole message, without its frame and trailer.
     let whole: UnsafeRawBufferPointer
     /// 0 (kernel) to 23; 1 (user) where the message has no PRI (RFC 3164, section 4.3.3).
     private(set) var facility: UInt8 = 1
@@ -17,7 +17,7 @@ struct SyslogMessage {
     private(set) var processID: UnsafeRawBufferPointer?
     private(set) var messageID: UnsafeRawBufferPointer?
     private(set) var structuredData: UnsafeRawBufferPointer?
-    /// What is left.
+    /// What follows the header.
     private(set) var text: UnsafeRawBufferPointer
 
     init(_ bytes: UnsafeRawBufferPointer) {
@@ -105,8 +105,8 @@ struct SyslogMessage {
 /// RFC 6012, section 5.4: a DTLS record holds one or more frames, `MSG-LEN SP SYSLOG-MSG`. Few senders do so; all
 /// others have one message in a record, without a frame.
 enum SyslogFrames {
-    /// Frames of one datagram that are told apart: each costs an entry of the log, and a record has room for thousands
-    /// of empty ones.
+    /// The most frames of one datagram that are told apart. Each costs an entry of the log, and a record has room for
+    /// thousands of empty ones.
     static let maximumCount = 64
 
     /// Calls `body` with each message of a datagram, without its frame. Whatever the bytes are, none is left out but

@@ -1,3 +1,4 @@
+import DTLSEngine
 import Testing
 
 @testable import DTLSDaemon
@@ -147,7 +148,7 @@ import Testing
 
     private func printable(_ bytes: [UInt8]) -> String {
         var line: [UInt8] = []
-        bytes.withUnsafeBytes { PrintableBytes.append($0, to: &line) }
+        bytes.withUnsafeBytes { Printable.append($0, to: &line) }
         return String(decoding: line, as: UTF8.self)
     }
 }

@@ -3,10 +3,10 @@ import LinuxSystem
 import Testing
 
 @Suite(.enabled(if: geteuid() == 0, "it takes CAP_NET_RAW: root"))
-struct PacketTooBigTests {
-    /// The sender's next call fails once, and its path is thought to be no narrower than before.
+struct PacketTooBigSenderTests {
+    /// The kernel does not take the path for narrower than before.
     @Test(arguments: ["127.0.0.1:0", "[::1]:0"])
-    func `the sender is told`(_ text: String) throws {
+    func `the sender's next call fails once with EMSGSIZE`(_ text: String) throws {
         let any = try #require(SocketAddress(text))
         let receiver = try UDPSocket.open(any.family)
         try UDPSocket.bind(receiver, to: any)
@@ -18,11 +18,11 @@ struct PacketTooBigTests {
         #expect(try message.withUnsafeBytes { try UDPSocket.send($0, over: sender) })
         let before = try largestPacket(sender, any.family)
 
-        let notice = try PacketTooBig(any.family)
-        // Not this sender's.
-        try notice.tell(sending.with(port: sending.port ^ 1), of: 20_000, sentTo: receiving)
+        var notices = PacketTooBigSender()
+        // It is for another socket.
+        try notices.send(to: sending.with(port: sending.port ^ 1), size: 20_000, sentTo: receiving)
         #expect(try UDPSocket.takeError(of: sender) == 0)
-        try notice.tell(sending, of: 20_000, sentTo: receiving)
+        try notices.send(to: sending, size: 20_000, sentTo: receiving)
         #expect(try UDPSocket.takeError(of: sender) == EMSGSIZE)
         #expect(try UDPSocket.takeError(of: sender) == 0)
         #expect(try largestPacket(sender, any.family) >= min(before, 65_535))

@@ -1,46 +1,60 @@
 import CLinux
 import Glibc
 
-/// Tells the sender of a UDP datagram that it was too large, by the ICMP message of a router on its way (RFC 792,
+/// Tells senders of UDP datagrams that a datagram was too large, by the ICMP message of a router on its way (RFC 792,
 /// "fragmentation needed"; RFC 4443, section 3.2, "packet too big"): the next call on the sender's connected socket
 /// then fails with EMSGSIZE (udp(7)).
 ///
 /// The message names 65,535 bytes as the MTU, more than any path has: the sender's kernel passes the error on and takes
 /// nothing else from it (seen with Linux 6.18). With the true size it would send smaller packets, and fragments, to
 /// this machine whatever they are for.
-public final class PacketTooBig {
-    private var socket: FileDescriptor
-    private let family: SocketAddress.Family
+public struct PacketTooBigSender {
+    /// Raw sockets, made when they are first needed.
+    private var sockets: [SocketAddress.Family: Socket] = [:]
 
     private static let announcedSize: UInt16 = .max
 
-    /// - Throws: EPERM without CAP_NET_RAW.
-    public init(_ family: SocketAddress.Family) throws(SystemError) {
-        self.family = family
-        let kind = Int32(SOCK_RAW.rawValue) | sockNonBlocking | sockCloseOnExec
-        let number = family == .ipv4 ? IPPROTO_ICMP : IPPROTO_ICMPV6
-        socket = FileDescriptor(
-            owning: try system("socket", "raw, for ICMP, which takes CAP_NET_RAW") {
-                Glibc.socket(family.domain, kind, Int32(number))
-            })
+    /// In a class, since a dictionary cannot hold a noncopyable value.
+    private final class Socket {
+        let descriptor: FileDescriptor
+
+        init(_ family: SocketAddress.Family) throws(SystemError) {
+            let kind = Int32(SOCK_RAW.rawValue) | sockNonBlocking | sockCloseOnExec
+            let number = family == .ipv4 ? IPPROTO_ICMP : IPPROTO_ICMPV6
+            descriptor = FileDescriptor(
+                owning: try system("socket", "raw, for ICMP, which takes CAP_NET_RAW") {
+                    Glibc.socket(family.domain, kind, Int32(number))
+                })
+        }
     }
 
-    /// - Parameters:
-    ///   - size: bytes of the datagram's payload.
-    ///   - sender: where it came from, an address of the family.
-    ///   - receiver: the address that it was sent to, of the same one.
-    public func tell(_ sender: SocketAddress, of size: Int, sentTo receiver: SocketAddress) throws(SystemError) {
-        guard sender.family == family, receiver.family == family else {
+    public init() {}
+
+    /// Tells `sender` that its datagram of `size` bytes of payload to `receiver` was too large.
+    /// - Throws: EPERM without CAP_NET_RAW; EAFNOSUPPORT for addresses of two families.
+    public mutating func send(
+        to sender: SocketAddress, size: Int, sentTo receiver: SocketAddress
+    ) throws(SystemError) {
+        // A dual-stack socket sees IPv4 senders as addresses inside IPv6; they take only ICMP for IPv4.
+        let (sender, receiver) = (sender.unmapped, receiver.unmapped)
+        guard sender.family == receiver.family else {
             throw SystemError("sendto", "ICMP to \(sender)", errno: EAFNOSUPPORT)
         }
-        let message = family == .ipv4 ? message4(sender, size, receiver) : message6(sender, size, receiver)
-        let raw = socket.rawValue
+        let message = sender.family == .ipv4 ? message4(sender, size, receiver) : message6(sender, size, receiver)
+        let raw = try socket(sender.family).descriptor.rawValue
         // A raw socket of IPv6 takes the port for a protocol, and refuses one that is not its own.
         _ = try system("sendto", "ICMP to \(sender)") {
             sender.with(port: 0).withSockaddr { address, length in
                 message.withUnsafeBytes { sendto(raw, $0.baseAddress, $0.count, 0, address, length) }
             }
         }
+    }
+
+    private mutating func socket(_ family: SocketAddress.Family) throws(SystemError) -> Socket {
+        if let made = sockets[family] { return made }
+        let made = try Socket(family)
+        sockets[family] = made
+        return made
     }
 
     private func message4(_ sender: SocketAddress, _ size: Int, _ receiver: SocketAddress) -> [UInt8] {

@@ -103,7 +103,7 @@ import Testing
         #expect(server.count("Task: handshake done: main.example") == 2, "\(server.program.output)")
     }
 
-    // MARK: The rules of UDP, by their numbers in docs/architecture.md
+    // MARK: The rules of UDP, by their numbers in docs/udp-rules.md
 
     /// A fatal alert before any keys are agreed on: handshake_failure.
     private static let alert: [UInt8] = [21, 0xfe, 0xfd, 0, 0, 0, 0, 0, 0, 0, 9, 0, 2, 2, 40]

@@ -5,7 +5,7 @@ import Logging
 import Primitives
 
 /// What a service does with the messages of a connection. There is one object for each connection, from the end of the
-/// handshake to the end of the connection. docs/architecture.md tells how to add a handler.
+/// handshake to the end of the connection. docs/howto-handler.md tells how to add a handler.
 ///
 /// A worker has one thread, so a handler must never wait, and shares nothing with other threads. The loop makes all
 /// four calls: `opened` once, before any other; then `received` for each message of a batch, and `batchEnded` after the

@@ -43,7 +43,9 @@ let library: [Target] = [
     ),
     .testTarget(
         name: "DTLSTransportTests",
-        dependencies: ["DTLSTransport", "DTLSEngine", "LinuxSystem", "Primitives", "CLinux", "TestSupport"],
+        dependencies: [
+            "DTLSTransport", "DTLSEngine", "LinuxSystem", "Primitives", "CLinux", "TestSupport", "VirtualClock",
+        ],
         swiftSettings: strict),
     .target(name: "VirtualClock", path: "Tests/VirtualClock"),
     .target(

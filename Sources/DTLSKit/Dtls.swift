@@ -3,7 +3,7 @@ import LinuxSystem
 
 /// Datagram TLS: the module of the reference, with its names.
 ///
-/// What blocks or calls back belongs to the thread that calls it, and to that thread's ``Iosched``. Asynchronous
+/// A call that blocks or calls back belongs to the thread that makes it, and to that thread's ``Iosched``. Asynchronous
 /// functions get Swift's own face of the same things: ``AsyncDtlsServer`` and ``AsyncDtlsConnection``.
 public enum Dtls {
     /// An IPv4 address with a port (reference: Dtls.sockaddr). See ``DtlsAddress`` for the ranges.
@@ -46,6 +46,6 @@ extension Dtls {
     public static let IN6ADDR_LOOPBACK = "::1"
     public static let IN6ADDR_NODELOCAL_ALLNODES = "ff01::1"
     public static let IN6ADDR_LINKLOCAL_ALLNODES = "ff02::1"
-    /// As documented. (RFC 4291 has the link-local routers at ff02::2.)
+    /// The value that the reference documents. (RFC 4291 has the link-local routers at ff02::2.)
     public static let IN6ADDR_LINKLOCAL_ALLROUTERS = "ff01::2"
 }

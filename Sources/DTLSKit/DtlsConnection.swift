@@ -10,7 +10,8 @@ import Primitives
 public final class DtlsConnection: DtlsSocket {
     /// Where it is in its life.
     enum Phase {
-        /// A client's, whose handshake has not begun; the datagrams that it has sent after its hello.
+        /// A client's, whose cookie is valid and whose handshake has not begun; with the datagrams that it has sent after
+        /// its hello.
         case verified(ServerIdentity, [[UInt8]])
         /// From a bare descriptor: it waits for the client's hello.
         case exchanging(CookieExchange)
@@ -20,7 +21,7 @@ public final class DtlsConnection: DtlsSocket {
     }
 
     var phase: Phase
-    /// Of a connection in `.verified`, whose socket nobody else has.
+    /// The socket of a connection in `.verified`; later, others own it.
     private var socket = FileDescriptor(owning: -1)
     var inbox = Inbox()
     /// Told once when the handshake is done or has failed; called inside the core, so it must not call the program.
@@ -44,19 +45,21 @@ public final class DtlsConnection: DtlsSocket {
     /// The peer's address, also once the connection is closed.
     public var remote: DtlsAddress { DtlsAddress(peer) }
 
-    // MARK: Making
+    private var flow: FlowKey { FlowKey(peer: peer, local: local) }
 
-    init(accepted newcomer: consuming IncomingConnection, number: UInt64, by server: DtlsServer) {
-        local = newcomer.key.local
-        peer = newcomer.key.peer
+    // MARK: Lifecycle
+
+    init(accepted incoming: consuming IncomingConnection, number: UInt64, by server: DtlsServer) {
+        local = incoming.flow.local
+        peer = incoming.flow.peer
         self.number = number
         self.server = server
         identity = server.identity
         handshakeTimeout = server.identity.option.handshakeTimeout
-        phase = .verified(server.identity, newcomer.datagrams)
-        hello = newcomer.hello.take()
+        phase = .verified(server.identity, incoming.datagrams)
+        hello = incoming.hello.take()
         super.init(server.scheduler)
-        socket = newcomer.socket.take()
+        socket = incoming.socket.take()
         register()
     }
 
@@ -124,8 +127,8 @@ public final class DtlsConnection: DtlsSocket {
         phase = .ended(.notOpen)
         super.init(scheduler)
         do throws(OpenSSLError) {
-            let connection = try Connection.createClient(
-                descriptor.take(), local: local, peer: peer, context: context, serverName: option.server,
+            let connection = try Connection.connect(
+                over: descriptor.take(), flow, context: context, serverName: option.server,
                 limits: Connection.Limits(handshakeTimeout: .milliseconds(handshakeTimeout)),
                 datapath: scheduler.datapath,
                 delegate: self)
@@ -146,7 +149,7 @@ public final class DtlsConnection: DtlsSocket {
         }
     }
 
-    // MARK: The handshake
+    // MARK: Handshake
 
     /// Begins the handshake, if it has not begun.
     func beginHandshake() {
@@ -160,7 +163,7 @@ public final class DtlsConnection: DtlsSocket {
 
     /// Begins the handshake, and has `callback` called when it is done or has failed.
     func handshake(_ callback: @escaping (Result<DtlsConnection, DtlsError>) -> Void) {
-        // What nobody holds on to must live until it has been called back.
+        // The connection must live until its callback was called, even if the program keeps no reference.
         scheduler.keep(self)
         handshakeEnded = { connection, error in
             connection.scheduler.letGo(connection)
@@ -172,8 +175,8 @@ public final class DtlsConnection: DtlsSocket {
     private func exchangeCookies(_ identity: ServerIdentity) {
         do throws(SystemError) {
             let exchange = try CookieExchange(
-                socket.take(), local: local, peer: peer, cookies: identity.cookies, datapath: scheduler.datapath,
-                foreign: { [weak self] in self?.giveBack($0, $1) },
+                socket.take(), flow, cookies: identity.cookies, datapath: scheduler.datapath,
+                misdelivered: { [weak self] in self?.reinject($0, $1) },
                 completion: { [weak self] descriptor, hello, datagrams in
                     guard let self, case .exchanging = phase else { return }
                     disarm()
@@ -199,11 +202,10 @@ public final class DtlsConnection: DtlsSocket {
 
     private func accept(_ identity: ServerIdentity, _ hello: consuming VerifiedHello, _ datagrams: [[UInt8]]) {
         do throws(OpenSSLError) {
-            let connection = try Connection.createByFd(
-                socket.take(), local: local, peer: peer, context: identity.context, hello: hello,
+            let connection = try Connection.accept(
+                on: socket.take(), flow, hello: hello, context: identity.context,
                 limits: Connection.Limits(handshakeTimeout: .milliseconds(handshakeTimeout)),
-                datapath: scheduler.datapath,
-                delegate: self)
+                datapath: scheduler.datapath, delegate: self)
             start(connection, datagrams)
         } catch {
             end(DtlsError(error))
@@ -213,7 +215,8 @@ public final class DtlsConnection: DtlsSocket {
     private func start(_ connection: Connection, _ datagrams: [[UInt8]]) {
         phase = .handshaking(connection, isStarted: true)
         do throws(SystemError) {
-            try connection.start()
+            // `connectionClosed` has been called where it has ended already.
+            if try connection.start() != nil { return }
         } catch {
             return end(DtlsError(error))
         }
@@ -247,7 +250,7 @@ public final class DtlsConnection: DtlsSocket {
         return connection
     }
 
-    // MARK: The end
+    // MARK: Shutdown
 
     /// Closes the connection, with close_notify where its handshake is done (reference: close).
     public override func close() {
@@ -291,14 +294,14 @@ public final class DtlsConnection: DtlsSocket {
             callback(self, error)
         }
         messageWaiter?()
-        // Whoever watches it learns of the end from recv.
+        // A program that watches the descriptor learns of the end from recv.
         becameReadable()
     }
 
     /// Told when there is something to receive, or the connection has ended; for the asynchronous face.
     var messageWaiter: (() -> Void)?
 
-    // MARK: What both sides of the API use
+    // MARK: For the scheduler and the asynchronous face
 
     public override var sockFd: Int32 {
         switch phase {
@@ -331,7 +334,7 @@ public final class DtlsConnection: DtlsSocket {
     func handedOver(to task: DtlsTask) { server?.handedOver(number, to: task) }
 
     /// Takes a datagram of this connection's peer that was read elsewhere.
-    func receive(late datagram: UnsafeRawBufferPointer) {
+    func receive(misdelivered datagram: UnsafeRawBufferPointer) {
         switch phase {
         case .verified(let identity, let datagrams) where datagrams.count < 16:
             phase = .verified(identity, datagrams + [[UInt8](datagram)])
@@ -340,12 +343,13 @@ public final class DtlsConnection: DtlsSocket {
         }
     }
 
-    private func giveBack(_ datagram: UnsafeRawBufferPointer, _ source: SocketAddress) {
-        let key = FlowKey(peer: source, local: local)
+    /// Returns a misdelivered datagram to the listener of this connection's server.
+    private func reinject(_ datagram: UnsafeRawBufferPointer, _ source: SocketAddress) {
+        let flow = FlowKey(peer: source, local: local)
         if let server {
-            server.putBack(datagram, key)
+            server.reinject(datagram, flow)
         } else if let serverName {
-            scheduler.parent?.giveBack(datagram, key, server: serverName)
+            scheduler.parent?.reinject(datagram, flow, server: serverName)
         }
     }
 
@@ -380,18 +384,19 @@ extension DtlsConnection: ConnectionDelegate {
     }
 
     package func connection(
-        _ connection: Connection, foreign datagram: UnsafeRawBufferPointer, from peer: SocketAddress
-    ) { giveBack(datagram, peer) }
+        _ connection: Connection, misdelivered datagram: UnsafeRawBufferPointer, from peer: SocketAddress
+    ) { reinject(datagram, peer) }
 
-    /// As a newcomer, which the program gets from its server: it would take the new peer's messages for the old one's.
-    package func restartMaterial(for connection: Connection) -> RehandshakeMaterial? {
+    /// A client that has lost its state goes on as a new one, which the program gets from its server: it would take the
+    /// new one's messages for those of the old one otherwise.
+    package func rehandshakeMaterial(for connection: Connection) -> RehandshakeMaterial? {
         guard let identity, server != nil || scheduler.parent != nil else { return nil }
         return RehandshakeMaterial(context: nil, cookies: identity.cookies)
     }
 
-    package func connectionRestarts(_ connection: Connection) {}
+    package func connectionReplaced(_ connection: Connection) {}
 
-    package func connection(_ connection: Connection, refusedRestart ending: Connection.Ending) {}
+    package func connection(_ connection: Connection, rehandshakeFailed ending: Connection.Ending) {}
 
     package func connectionClosed(_ connection: Connection, _ ending: Connection.Ending) {
         if case .ended = phase { return }

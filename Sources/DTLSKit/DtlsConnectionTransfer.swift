@@ -69,10 +69,8 @@ extension DtlsConnection {
 
     /// - Returns: false where the socket's buffer is full.
     private func sendOnce(_ message: UnsafeRawBufferPointer, over connection: Connection) throws(DtlsError) -> Bool {
-        connection.flush()
         let lost = connection.counters.unsent &+ connection.counters.tooLarge
         do throws(EngineError) { try connection.send(message) } catch { throw DtlsError(error) }
-        connection.flush()
         guard connection.counters.unsent &+ connection.counters.tooLarge != lost else { return true }
         let errno = connection.takeError()
         if errno == EAGAIN || errno == ENOBUFS { return false }
@@ -159,9 +157,10 @@ extension DtlsConnection {
         return offset..<(offset + length)
     }
 
-    /// What the handshake has agreed on, for logs: `"DTLSv1.2"`, OpenSSL's name of the cipher suite, the SNI name.
+    /// The results of the handshake, for logs: `"DTLSv1.2"`, OpenSSL's name of the cipher suite, the SNI name.
     public var session: (version: String, cipher: String, serverName: String?)? {
         guard case .established(let connection) = phase else { return nil }
-        return (connection.engine.version, connection.engine.cipher, connection.engine.serverName)
+        let session = connection.session
+        return (session.version, session.cipher, session.serverName)
     }
 }

@@ -3,7 +3,7 @@ import DTLSTransport
 import Glibc
 import LinuxSystem
 
-/// What went wrong: thrown where the reference gives a negative number, `false` or `undefined`.
+/// The reason for a failed call. It is thrown where the reference returns a negative number, `false` or `undefined`.
 public enum DtlsError: Error, Sendable, Equatable, CustomStringConvertible {
     /// A system call failed: its name, what it was about (may be empty), and the kernel's errno.
     case system(call: String, subject: String, errno: Int32)
@@ -13,8 +13,8 @@ public enum DtlsError: Error, Sendable, Equatable, CustomStringConvertible {
     case credentials(String)
     /// The handshake failed: OpenSSL's reason, and what is wrong with the peer's certificate where that was it.
     case handshake(reason: String, certificate: String?)
-    /// What was waited for did not come within the timeout. `errno` is the last error that the network reported
-    /// meanwhile (ECONNREFUSED: nobody listens there), or 0.
+    /// The event that was waited for did not happen within the timeout. `errno` is the last error that the network reported
+    /// meanwhile (ECONNREFUSED: nothing listens there), or 0.
     case timedOut(waitingFor: String, errno: Int32)
     /// The peer has closed the connection (close_notify).
     case closed
@@ -77,7 +77,7 @@ extension DtlsError {
     /// - Parameter lastError: what the socket said last.
     init(_ ending: Connection.Ending, lastError: Int32) {
         switch ending {
-        case .closedByPeer, .restarted: self = .closed
+        case .closedByPeer, .replaced: self = .closed
         case .closedHere: self = .notOpen
         case .idle, .handshakeTimedOut: self = .timedOut(waitingFor: "the handshake", errno: lastError)
         case .failed(let error): self.init(error)

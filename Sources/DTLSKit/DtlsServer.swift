@@ -5,7 +5,7 @@ import LinuxSystem
 /// A server: it waits for clients, proves their addresses with a cookie, and gives each a socket of its own.
 public final class DtlsServer: DtlsSocket {
     let identity: ServerIdentity
-    private var listener: DTLSListener?
+    private var listener: DatagramListener?
     private var options = SocketOptions(ipv6Only: false, fragmentation: false)
     /// Clients that `accept` has not given out yet.
     private var queue: [DtlsConnection] = []
@@ -13,7 +13,7 @@ public final class DtlsServer: DtlsSocket {
     private var handshaking: [ObjectIdentifier: DtlsConnection] = [:]
     private var acceptCallback: ((DtlsConnection, DtlsAddress) -> Void)?
     private var failureCallback: ((DtlsError, DtlsAddress) -> Void)?
-    /// Whose datagrams are still to be expected on the listener (rule 4), by the connection's number.
+    /// The connections whose datagrams may still come to the listener (rule 4), by their numbers.
     private var recent = RecentConnections()
 
     /// Clients in their handshake or waiting for `accept`, at most; further ones have to try again.
@@ -39,7 +39,7 @@ public final class DtlsServer: DtlsSocket {
         if listener != nil, let name = identity.option.name { scheduler.identities[name] = nil }
     }
 
-    private func makeListener(_ address: DtlsAddress) throws(DtlsError) -> DTLSListener {
+    private func makeListener(_ address: DtlsAddress) throws(DtlsError) -> DatagramListener {
         let wanted = address.socketAddress
         let options = options
         let isInUseHere = address.port != 0 && scheduler.uses(port: address.port)
@@ -48,8 +48,8 @@ public final class DtlsServer: DtlsSocket {
             if wanted.port != 0, !isInUseHere { try UDPSocket.probe(wanted, SocketOptions(ipv6Only: options.ipv6Only)) }
             let socket = try UDPSocket.listen(on: wanted, options: options)
             let actual = try UDPSocket.localAddress(of: socket) ?? wanted
-            let listener = DTLSListener(
-                socket: socket, address: actual, options: options, cookies: identity.cookies,
+            let listener = DatagramListener(
+                socket: socket, address: actual, policy: .cookies(identity.cookies), options: options,
                 buffers: scheduler.listenerBuffers, loop: scheduler.loop, delegate: self)
             try listener.open()
             return listener
@@ -158,24 +158,24 @@ public final class DtlsServer: DtlsSocket {
         scheduler.call { [weak self] in self?.failureCallback?(error, connection.remote) }
     }
 
-    /// A datagram that one of this server's connections has found, and that is not its own.
-    func putBack(_ datagram: UnsafeRawBufferPointer, _ key: FlowKey) { listener?.putBack(datagram, key) }
+    /// Takes a misdelivered datagram that the socket of one of this server's connections has yielded.
+    func reinject(_ datagram: UnsafeRawBufferPointer, _ flow: FlowKey) { listener?.reinject(datagram, flow) }
 
-    /// A connection of this server has gone to a task: its late datagrams follow it there.
+    /// A connection of this server has gone to a task: its misdelivered datagrams follow it there.
     func handedOver(_ number: UInt64, to task: DtlsTask) { recent.insert(number, .task(task)) }
 }
 
-extension DtlsServer: DTLSListenerDelegate {
-    package func refusal(of key: FlowKey, on listener: DTLSListener) -> Refusal? {
+extension DtlsServer: DatagramListenerDelegate {
+    package func refusal(of flow: FlowKey, on listener: DatagramListener) -> Refusal? {
         queue.count + handshaking.count < Self.backlog ? nil : .full
     }
 
     /// The API has no lists of peers.
-    package func listener(_ listener: DTLSListener, denied peer: SocketAddress) {}
+    package func listener(_ listener: DatagramListener, denied peer: SocketAddress) {}
 
-    package func listener(_ listener: DTLSListener, admitted newcomer: consuming IncomingConnection) -> UInt64? {
+    package func listener(_ listener: DatagramListener, admitted incoming: consuming IncomingConnection) -> UInt64? {
         let number = scheduler.makeNumber()
-        let connection = DtlsConnection(accepted: newcomer, number: number, by: self)
+        let connection = DtlsConnection(accepted: incoming, number: number, by: self)
         recent.insert(number, .here(connection))
         if identity.option.name != nil {
             enqueue(connection)
@@ -187,16 +187,19 @@ extension DtlsServer: DTLSListenerDelegate {
         return number
     }
 
-    package func listener(_ listener: DTLSListener, late datagram: UnsafeRawBufferPointer, of connection: UInt64) {
+    package func listener(
+        _ listener: DatagramListener, misdelivered datagram: UnsafeRawBufferPointer, of connection: UInt64
+    ) -> Bool {
         switch recent.whereabouts(of: connection) {
-        case .here(let found): found.receive(late: datagram)
-        case .task(let task): task.send(late: datagram, of: connection)
-        case nil: break
+        case .here(let found): found.receive(misdelivered: datagram)
+        case .task(let task): task.send(misdelivered: datagram, of: connection)
+        case nil: return false
         }
+        return true
     }
 
-    package func listener(_ listener: DTLSListener, failed error: SystemError, for peer: SocketAddress) {
-        // The client asks again; whoever watches the server learns why it had to.
+    package func listener(_ listener: DatagramListener, failed error: SystemError, for peer: SocketAddress) {
+        // The client asks again; the program learns why it had to.
         scheduler.call { [weak self] in
             guard let self, let name = try? sockName() else { return }
             failureCallback?(DtlsError(error), name)

@@ -1,20 +1,20 @@
 import Glibc
 import LinuxSystem
 
-/// What servers and connections have in common (reference: the Dtls object): a UDP socket with its names and options.
+/// The common part of servers and connections (reference: the Dtls object): a UDP socket with its names and options.
 ///
 /// It belongs to the thread that made it.
 public class DtlsSocket {
     let scheduler: Iosched
-    /// Those who wait for it; they end with `close`.
+    /// The program's events on this socket; `close` ends them.
     var events: [Iosched.Event] = []
-    /// What it was registered as last.
+    /// The descriptor by which the scheduler knows this socket, or -1.
     private var registered: Int32 = -1
 
     init(_ scheduler: Iosched) { self.scheduler = scheduler }
 
     /// The socket's descriptor, or -1 once it is closed (reference: sockFd). For ``Iosched/event(_:_:_:)`` and to be
-    /// sent to a task; whoever reads from it takes the connection's datagrams away.
+    /// sent to a task; a program that reads from it takes the connection's datagrams away.
     public var sockFd: Int32 { -1 }
 
     /// Whether there is something to `recv` or `accept`, or to learn an end from.
@@ -87,13 +87,13 @@ public class DtlsSocket {
         try withSocket { socket throws(SystemError) in try UDPSocket.sendBuffer(of: socket) }
     }
 
-    /// - Parameter size: 1,024 to 16,777,216 bytes. The kernel takes no more than net.core.rmem_max, without a word.
+    /// - Parameter size: 1,024 to 16,777,216 bytes. The kernel silently takes no more than net.core.rmem_max.
     public func setRecvBufferSize(_ size: Int) throws(DtlsError) {
         try check(bufferSize: size)
         try change { $0.receiveBuffer = size }
     }
 
-    /// - Parameter size: 1,024 to 16,777,216 bytes. The kernel takes no more than net.core.wmem_max, without a word.
+    /// - Parameter size: 1,024 to 16,777,216 bytes. The kernel silently takes no more than net.core.wmem_max.
     public func setSendBufferSize(_ size: Int) throws(DtlsError) {
         try check(bufferSize: size)
         try change { $0.sendBuffer = size }
@@ -105,16 +105,16 @@ public class DtlsSocket {
         }
     }
 
-    // MARK: Inside
+    // MARK: Registration
 
-    /// Makes it known by its present descriptor.
+    /// Makes this socket known to the scheduler by its present descriptor.
     func register() {
         unregister()
         registered = sockFd
         scheduler.register(self, registered)
     }
 
-    /// Its descriptor is closed, or no longer its own.
+    /// Takes this socket from the scheduler: its descriptor is closed, or belongs to another object now.
     func unregister() {
         if registered >= 0 { scheduler.unregister(self, registered) }
         registered = -1

@@ -27,7 +27,7 @@ public final class Iosched {
     private var isStopped = false
     /// The servers and connections of this thread, by their descriptor.
     private var sockets: [Int32: WeakSocket] = [:]
-    /// What has to live until something has been called back.
+    /// Objects that must live until their callback has been called.
     private var kept: [ObjectIdentifier: AnyObject] = [:]
     /// The identities of named servers: this thread's own, or those that the parent of this task has sent.
     var identities: [String: ServerIdentity] = [:]
@@ -44,9 +44,10 @@ public final class Iosched {
         do { datapath = try Datapath(loop: loop) } catch { throw DtlsError(error) }
     }
 
-    // MARK: One for each thread
+    // MARK: The loop of a thread
 
-    /// Where a thread keeps its loop; the loop goes with the thread, and closes what is still open on it.
+    /// The thread-specific value in which a thread keeps its loop. The loop ends with the thread, and closes all that is
+    /// still open on it.
     private static let threadKey: pthread_key_t = {
         var key = pthread_key_t()
         pthread_key_create(&key) { pointer in
@@ -80,7 +81,7 @@ public final class Iosched {
 
     // MARK: Running
 
-    /// Waits for the first thing to happen, and calls back whoever waits for it.
+    /// Waits for the first event, and calls the callbacks that are due.
     /// - Parameter timeout: milliseconds; `nil`: wait for ever, 0: do not wait.
     public func poll(timeout: Int? = nil) throws(DtlsError) {
         try checkTimeout(timeout)

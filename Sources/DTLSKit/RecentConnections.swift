@@ -1,4 +1,4 @@
-/// Where the connections of the last moments are, with a bound.
+/// Where recently accepted connections are now: in this process, or in a task. Bounded.
 struct RecentConnections {
     enum Whereabouts {
         case here(DtlsConnection)

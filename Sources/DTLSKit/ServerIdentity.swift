@@ -3,7 +3,7 @@ import DTLSTransport
 import LinuxSystem
 import Primitives
 
-/// What a server is to its clients: its certificates, its policy and its secrets; the same in every task.
+/// All that a server shows its clients: certificates, policy and secrets. It is the same in every task.
 final class ServerIdentity {
     let option: DtlsServerOption
     private(set) var added: [DtlsCertificateOption]
@@ -58,7 +58,7 @@ final class ServerIdentity {
         added.append(certificate)
     }
 
-    // MARK: On its way to a task
+    // MARK: Coding
 
     func encode() -> [UInt8] {
         var writer = ByteWriter()

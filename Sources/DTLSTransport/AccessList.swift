@@ -4,8 +4,7 @@ import LinuxSystem
 /// in decides.
 ///
 /// Networks nest, they never overlap in part, so each address family falls into a sorted row of ranges with one answer
-/// each. A question is one binary search, and does not depend on the peer's address: 10,000 networks take 15
-/// comparisons.
+/// each. A lookup is one binary search whatever the peer's address is: 10,000 networks take 15 comparisons.
 package struct AccessList: Codable, Equatable, Sendable {
     package struct Rule: Equatable, Sendable {
         package let network: NetworkPrefix
@@ -45,7 +44,7 @@ package struct AccessList: Codable, Equatable, Sendable {
             while !open.isEmpty { close() }
         }
 
-        /// What holds from `start` on; for the same start the last word counts.
+        /// Has `answer` hold from `start` on. Of two answers for one start, the later one counts.
         private mutating func begin(_ start: UInt128, _ answer: Bool) {
             if starts.last == start {
                 starts.removeLast()

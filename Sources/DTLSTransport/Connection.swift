@@ -3,127 +3,131 @@ import Glibc
 import LinuxSystem
 import Primitives
 
-/// A live connection: one connected UDP socket, one engine, its deadlines.
+/// Who is told what happens to a ``Connection``. Each call may close the connection.
+package protocol ConnectionDelegate: AnyObject {
+    /// A handshake is done: the first one, or one that the peer has done in place of an association that it has lost.
+    func connectionEstablished(_ connection: Connection)
+    /// `message` is valid during the call.
+    func connection(_ connection: Connection, received message: UnsafeRawBufferPointer)
+    /// All messages that one read of the socket has brought have been handed out. What was sent meanwhile leaves next.
+    func connectionHasRead(_ connection: Connection)
+    /// The socket has yielded a datagram that is not this connection's: another peer's, or, after `connectionClosed`, a
+    /// ClientHello that was still in the socket. It is to be reinjected into the listener (rules 1 to 3 of UDP, in
+    /// docs/architecture.md).
+    func connection(_ connection: Connection, misdelivered datagram: UnsafeRawBufferPointer, from peer: SocketAddress)
+    /// Whether the peer may do a new handshake on this connection's socket, and with what; `nil`: it may not.
+    func rehandshakeMaterial(for connection: Connection) -> RehandshakeMaterial?
+    /// The peer has lost its state, and has done a new handshake: the association that it had is over.
+    /// `connectionEstablished` follows.
+    func connectionReplaced(_ connection: Connection)
+    /// The peer has begun a new handshake, which has failed: the association that was there goes on.
+    func connection(_ connection: Connection, rehandshakeFailed ending: Connection.Ending)
+    /// Reading the socket gave an error, which the call has cleared: an ICMP message (ECONNREFUSED and the like), which
+    /// anybody can forge.
+    func connection(_ connection: Connection, socketFailed errno: Int32)
+    /// The connection has ended, and its socket is closed. Called once.
+    func connectionClosed(_ connection: Connection, _ ending: Connection.Ending)
+}
+
+extension ConnectionDelegate {
+    package func connection(_ connection: Connection, socketFailed errno: Int32) {}
+}
+
+/// A live connection: an ``Association`` and its connected UDP socket, in a loop.
 package final class Connection: TimerTarget, EventHandler {
-    enum Phase {
-        case handshaking
-        case established
-        /// Ended, with its socket still open: datagrams of the present batch may be on their way.
-        case ending(Ending)
-        case gone
-    }
-
-    package let local: SocketAddress
-    package let peer: SocketAddress
-    package internal(set) var counters = Counters()
-    /// The time from the start of the handshake to its end.
-    package internal(set) var handshakeDuration = Duration.zero
-    package internal(set) var engine: Engine
-
+    /// From the start of the present association's handshake to its end.
+    package private(set) var handshakeDuration = Duration.zero
     /// The last errno that the socket gave, an ICMP error mostly; see ``takeError()``.
-    package internal(set) var lastError: Int32 = 0
+    package private(set) var lastError: Int32 = 0
 
-    let datapath: Datapath
-    let limits: Limits
-    var socket: FileDescriptor
+    private let association: Association
+    private let datapath: Datapath
+    private var socket: FileDescriptor
     private var registration: EventLoop.Registration?
-    weak var delegate: (any ConnectionDelegate)?
-    var phase = Phase.handshaking
-    var started: Instant
-    /// What the peer's hello began with; `nil` for a client's side.
-    var random: ClientRandom?
-    var successor: Rehandshake?
-    var restarts = RehandshakeLimit()
-    var lastReceived: Instant
-    /// When something was last sent by a connection that had given its record buffers back.
-    var lastSentQuietly = Instant.distantPast
-    /// Bytes of the largest message that the path is known to take; see ``checkFits(_:)``.
-    var knownToFit = Connection.alwaysFits
-    /// Whether OpenSSL holds record buffers for this connection.
-    var holdsBuffers = true
-    /// Whether datagrams of this connection are being worked through: its end waits for that.
-    private var isReading = false
+    private weak var delegate: (any ConnectionDelegate)?
+    /// Whether the association is being worked on: its end is carried out after that.
+    private var isWorking = false
     /// Whether the delegate has had messages since it was last told that a batch is complete.
     private var hasMessages = false
-    /// What came when it had ended, and may be a newcomer's.
-    private var leftBehind: [(datagram: [UInt8], source: SocketAddress)] = []
-
-    /// How long a connection keeps OpenSSL's record buffers after its last datagram.
-    static let quietTime = Duration.milliseconds(1_000)
+    /// Misdelivered datagrams that came when the association had ended. The delegate gets them after the end.
+    private var misdelivered: [(datagram: [UInt8], source: SocketAddress)] = []
 
     private init(
-        engine: Engine, socket: consuming FileDescriptor, local: SocketAddress, peer: SocketAddress, limits: Limits,
-        datapath: Datapath, delegate: any ConnectionDelegate
+        _ association: Association, _ socket: consuming FileDescriptor, _ datapath: Datapath,
+        _ delegate: any ConnectionDelegate
     ) {
-        self.engine = engine
+        self.association = association
         self.socket = socket
-        self.local = local
-        self.peer = peer
-        self.limits = limits
         self.datapath = datapath
         self.delegate = delegate
-        started = datapath.loop.now
-        lastReceived = started
         super.init()
     }
 
-    deinit { datapath.leave(self) }
+    // MARK: Lifecycle
 
-    /// A server's connection from a connected socket and a ClientHello whose cookie is verified (reference:
-    /// createByFd). Call `start` next.
-    package static func createByFd(
-        _ socket: consuming FileDescriptor, local: SocketAddress, peer: SocketAddress, context: ServerContext,
-        hello: consuming VerifiedHello, limits: Limits, datapath: Datapath, delegate: any ConnectionDelegate
+    /// A server's connection over a connected socket, from the hello of a client whose address is proven. Call
+    /// ``start(with:)`` next.
+    package static func accept(
+        on socket: consuming FileDescriptor, _ flow: FlowKey, hello: consuming VerifiedHello, context: ServerContext,
+        limits: Limits, datapath: Datapath, delegate: any ConnectionDelegate
     ) throws(OpenSSLError) -> Connection {
-        let random = hello.random
-        let engine = try makeEngine(context, hello, local: local, limits: limits, datapath: datapath)
-        let connection = Connection(
-            engine: engine, socket: socket, local: local, peer: peer, limits: limits, datapath: datapath,
-            delegate: delegate)
-        connection.random = random
-        return connection
+        let association = try Association.accept(
+            hello, flow, context: context, limits: limits, buffers: datapath.buffers, now: datapath.loop.now)
+        return Connection(association, socket, datapath, delegate)
     }
 
-    static func makeEngine(
-        _ context: ServerContext, _ hello: consuming VerifiedHello, local: SocketAddress, limits: Limits,
-        datapath: Datapath
-    ) throws(OpenSSLError) -> Engine {
-        try Engine(
-            accepting: context, over: datapath.bio, payloadSize: limits.payloadSize(local.family), hello: hello,
-            localAddress: local.withBytes { [UInt8]($0.dropLast(2)) })
-    }
-
-    /// A client's connection over a connected socket (reference: createClient). Call `start` next.
-    package static func createClient(
-        _ socket: consuming FileDescriptor, local: SocketAddress, peer: SocketAddress, context: ClientContext,
-        serverName: String?, limits: Limits, datapath: Datapath, delegate: any ConnectionDelegate
+    /// A client's connection over a connected socket. Call ``start(with:)`` next.
+    /// - Parameters:
+    ///   - serverName: see ``Engine/init(connecting:over:payloadSize:serverName:)``.
+    ///   - session: what an earlier connection to the same server has left to be resumed.
+    package static func connect(
+        over socket: consuming FileDescriptor, _ flow: FlowKey, context: ClientContext, serverName: String?,
+        resuming session: ResumableSession? = nil, limits: Limits, datapath: Datapath, delegate: any ConnectionDelegate
     ) throws(OpenSSLError) -> Connection {
-        let engine = try Engine(
-            connecting: context, over: datapath.bio, payloadSize: limits.payloadSize(local.family),
-            serverName: serverName)
-        return Connection(
-            engine: engine, socket: socket, local: local, peer: peer, limits: limits, datapath: datapath,
-            delegate: delegate)
+        let association = try Association.connect(
+            flow, context: context, serverName: serverName, resuming: session, limits: limits,
+            buffers: datapath.buffers, now: datapath.loop.now)
+        return Connection(association, socket, datapath, delegate)
     }
 
     /// Begins the handshake. The delegate may be called before this returns.
     /// - Parameter datagrams: what the same peer has sent after the hello, if it was read already.
-    package func start(with datagrams: [UnsafeRawBufferPointer] = []) throws(SystemError) {
+    /// - Returns: why the connection has ended already, which the delegate has been told; `nil` where it goes on.
+    package func start(with datagrams: [UnsafeRawBufferPointer] = []) throws(SystemError) -> Ending? {
         registration = try datapath.loop.add(socket, .readable, self)
-        fitToPath(engine)
-        whileReading {
-            advance()
-            for datagram in datagrams { take(datagram) }
+        if let pathMTU { association.fitFlights(toMTU: pathMTU) }
+        work { lease in
+            handOutEvents(lease)
+            for datagram in datagrams { receive(datagram, lease) }
         }
+        return association.ending
     }
 
-    /// Takes a datagram of this connection's peer that somebody else has read.
-    package func receive(_ datagram: UnsafeRawBufferPointer) {
-        guard !isReading, isOpen else { return }
-        whileReading { take(datagram) }
+    /// Works on the association. What is written meanwhile leaves at the end, and where the association has ended, so
+    /// does the connection.
+    @inline(__always)
+    private func work(_ body: (borrowing OutboxLease) -> Void) {
+        let isOutermost = !isWorking
+        isWorking = true
+        datapath.buffers.outbox.lend(to: self, sending: { send($0) }) { lease in
+            body(lease)
+            if isOutermost { endBatch() }
+        }
+        if isOutermost { concludeWork() }
     }
 
-    // MARK: What comes in
+    @inline(__always)
+    private func concludeWork() {
+        isWorking = false
+        if let ending = association.ending { return finish(ending) }
+        if association.mayHaveEarlierDeadline { rearm() }
+    }
+
+    private func rearm() {
+        datapath.loop.timers.arm(self, at: association.deadline(now: datapath.loop.now))
+    }
+
+    // MARK: Receiving
 
     package func ready(_ events: EventLoop.Events) {
         let batch = datapath.batch
@@ -131,234 +135,273 @@ package final class Connection: TimerTarget, EventHandler {
         do throws(SystemError) {
             count = try batch.receive(from: socket)
         } catch {
-            // An ICMP error (ECONNREFUSED and the like), which anybody can forge: it has been cleared by this call.
-            lastError = error.errno
-            if error.errno == EMSGSIZE {
-                counters.tooLarge &+= 1
-                pathHasShrunk()
-            }
-            delegate?.connection(self, socketFailed: error.errno)
-            return
+            return socketFailed(error.errno)
         }
-        whileReading {
+        work { lease in
             for index in 0..<count {
                 // Rule 2: a connected socket can hold what came for it before it was connected.
                 guard let source = batch.source(index), source == peer else {
                     if let source = batch.source(index) {
-                        delegate?.connection(self, foreign: batch[index], from: source)
+                        delegate?.connection(self, misdelivered: batch[index], from: source)
                     }
                     continue
                 }
-                take(batch[index])
+                receive(batch[index], lease)
             }
         }
     }
 
-    @inline(__always)
-    func whileReading(_ work: () -> Void) {
-        isReading = true
-        datapath.claim(self)
-        work()
-        endBatch()
-        datapath.claim(self)
-        flush()
-        isReading = false
-        if case .ending(let ending) = phase { return finish(ending) }
-        rearm()
+    /// An ICMP error (ECONNREFUSED and the like), which anybody can forge. Reading has cleared it.
+    private func socketFailed(_ errno: Int32) {
+        lastError = errno
+        if errno == EMSGSIZE {
+            association.countUnsent(0, tooLarge: 1)
+            association.pathHasShrunk(toMTU: pathMTU)
+        }
+        delegate?.connection(self, socketFailed: errno)
     }
 
-    /// Tells the delegate that the messages of a batch, or of a life of the peer within it, are complete.
+    /// Takes a datagram of this connection's peer that was read elsewhere.
+    package func receive(_ datagram: UnsafeRawBufferPointer) {
+        guard !isWorking, association.isOpen else { return }
+        work { lease in receive(datagram, lease) }
+    }
+
     @inline(__always)
-    func endBatch() {
+    private func receive(_ datagram: UnsafeRawBufferPointer, _ lease: borrowing OutboxLease) {
+        switch association.receive(datagram, now: datapath.loop.now, lease, offer: { rehandshakeOffer }) {
+        case .taken: handOutEvents(lease)
+        case .misdelivered: returnToListener(datagram, from: peer)
+        }
+    }
+
+    private var rehandshakeOffer: RehandshakeOffer? {
+        guard let material = delegate?.rehandshakeMaterial(for: self) else { return nil }
+        return RehandshakeOffer(material: material, minute: .now(), pathMTU: pathMTU)
+    }
+
+    @inline(__always)
+    private func handOutEvents(_ lease: borrowing OutboxLease) {
+        while true {
+            switch association.next(now: datapath.loop.now, lease) {
+            case .needsInput:
+                return
+            case .message(let message):
+                hasMessages = true
+                delegate?.connection(self, received: message)
+                lease.sendIfFilling { send($0) }
+            case .established:
+                handshakeDuration = Instant.now() - association.started
+                delegate?.connectionEstablished(self)
+            case .replaced:
+                // What the lost association has said is its own: it must not be taken for the new one's.
+                endBatch()
+                delegate?.connectionReplaced(self)
+            case .rehandshakeFailed(let ending):
+                delegate?.connection(self, rehandshakeFailed: ending)
+            }
+        }
+    }
+
+    /// Tells the delegate that the messages of a batch, or of an association that was replaced within it, are complete.
+    @inline(__always)
+    private func endBatch() {
         guard hasMessages else { return }
         hasMessages = false
         delegate?.connectionHasRead(self)
     }
 
-    @inline(__always)
-    private func take(_ datagram: UnsafeRawBufferPointer) {
-        switch phase {
-        case .established where concernsSuccession(datagram):
-            datapath.claim(self)
-            takeForSuccession(datagram)
-        case .handshaking where beginsAnew(datagram):
-            takeInPlaceOfHandshake(datagram)
-        case .handshaking, .established:
-            engine.deliver(datagram)
-            advance()
-        case .ending:
-            giveBack(datagram, from: peer)
-        case .gone:
-            break
+    private func returnToListener(_ datagram: UnsafeRawBufferPointer, from source: SocketAddress) {
+        guard ClientHello.couldBePart(of: datagram) else { return }
+        if association.isOpen {
+            delegate?.connection(self, misdelivered: datagram, from: source)
+        } else {
+            misdelivered.append(([UInt8](datagram), source))
         }
     }
 
-    /// Hands out everything that the engine has to say.
-    func advance() {
-        holdsBuffers = true
-        do throws(EngineError) {
-            while isOpen {
-                // The delegate may have used another connection meanwhile.
-                datapath.claim(self)
-                switch try engine.next() {
-                case .needsInput:
-                    return
-                case .message(let message):
-                    lastReceived = datapath.loop.now
-                    hasMessages = true
-                    counters.messagesIn &+= 1
-                    counters.bytesIn &+= UInt64(truncatingIfNeeded: message.count)
-                    delegate?.connection(self, received: message)
-                    if datapath.bio.outbox.isFilling { flush() }
-                case .established:
-                    phase = .established
-                    lastReceived = datapath.loop.now
-                    handshakeDuration = Instant.now() - started
-                    delegate?.connectionEstablished(self)
-                case .closed:
-                    end(.closedByPeer)
-                }
-            }
-        } catch {
-            end(.failed(error))
-        }
+    /// Lets datagrams wait in the socket, or reads them again: for a reader that does not keep up.
+    package func setReading(_ on: Bool) {
+        guard association.isOpen, let registration else { return }
+        try? datapath.loop.modify(socket, on ? .readable : [], registration)
     }
 
-    var isOpen: Bool {
-        switch phase {
-        case .handshaking, .established: true
-        case .ending, .gone: false
-        }
-    }
+    // MARK: Sending
 
-    // MARK: What goes out
-
-    /// Encrypts a message of 1 to 16,384 bytes into one datagram. Throws, and counts, one that the path does not take
-    /// in one piece, where the socket must not fragment. It leaves with `flush()`, or at the end of the batch
-    /// that is being read.
+    /// Sends a message of 1 to 16,384 bytes as one datagram. Throws, and counts, one that the path does not take in one
+    /// piece, where the socket must not fragment. Within ``batch(_:)``, and in the delegate's calls, it leaves at the
+    /// end of these.
     @inline(__always)
     package func send(_ message: UnsafeRawBufferPointer) throws(EngineError) {
-        guard isOpen else { throw .notEstablished }
-        if successor != nil, isQuietForSuccessor {
-            counters.unsent &+= 1
-            return
+        guard association.isOpen else { throw .notEstablished }
+        var failure: EngineError?
+        work { lease in
+            lease.sendIfFilling { send($0) }
+            do throws(EngineError) {
+                try association.send(message, now: datapath.loop.now, lease, enforcedMTU: { enforcedMTU })
+            } catch {
+                failure = error
+            }
         }
-        datapath.claim(self)
-        if datapath.bio.outbox.isFilling { flush() }
-        if message.count > knownToFit { try checkFits(message.count) }
-        try engine.send(message)
-        if !holdsBuffers {
-            holdsBuffers = true
-            lastSentQuietly = datapath.loop.now
-            rearm()
-        }
-        counters.messagesOut &+= 1
-        counters.bytesOut &+= UInt64(truncatingIfNeeded: message.count)
+        guard let failure else { return }
+        if case .path = failure { lastError = EMSGSIZE }
+        throw failure
     }
 
-    /// Sends what waits in the outbox. What the socket does not take is lost, as on the wire, and counted.
-    package func flush() {
-        guard !datapath.bio.outbox.isEmpty, datapath.isWriter(self) else { return }
-        let count = datapath.bio.outbox.count
-        let outcome = datapath.sendOutbox(over: socket)
+    /// Has all that `body` sends over this connection leave together.
+    @inline(__always)
+    package func batch(_ body: () -> Void) {
+        guard association.isOpen else { return body() }
+        work { _ in body() }
+    }
+
+    /// Sends what is in the outbox. What the socket does not take is lost, as on the wire, and counted.
+    private func send(_ outbox: Outbox) {
+        let count = outbox.count
+        let outcome = datapath.send(outbox, over: socket)
         guard outcome.sent < count else { return }
-        counters.unsent &+= UInt64(truncatingIfNeeded: count - outcome.sent - outcome.tooLarge)
-        counters.tooLarge &+= UInt64(truncatingIfNeeded: outcome.tooLarge)
+        association.countUnsent(count - outcome.sent - outcome.tooLarge, tooLarge: outcome.tooLarge)
         lastError = outcome.error
-        if outcome.tooLarge > 0 { pathHasShrunk() }
+        if outcome.tooLarge > 0 { association.pathHasShrunk(toMTU: pathMTU) }
     }
 
-    /// The last error that the socket gave, or 0; it is cleared by asking (reference: error()).
+    // MARK: Timers
+
+    package override func timerFired(now: Instant) {
+        guard association.isOpen else { return }
+        work { lease in
+            association.handleTimeout(now: now, lease)
+            handOutEvents(lease)
+        }
+    }
+
+    // MARK: Shutdown
+
+    /// Ends the connection with close_notify, or without a word where the handshake is not done. The delegate is told
+    /// before this returns, unless it is called from the delegate.
+    package func close(_ ending: Ending = .closedHere) {
+        guard association.isOpen else { return }
+        work { lease in association.close(ending, lease) }
+    }
+
+    /// Ends the connection without a word to the peer: another process goes on with it.
+    package func abandon() {
+        guard association.isOpen else { return }
+        work { _ in association.abandon() }
+    }
+
+    private func finish(_ ending: Ending) {
+        // Rule 3: the peer may already be back on the same port.
+        let batch = datapath.finalBatch
+        batch.receiveAll(from: socket) { index in
+            if let source = batch.source(index) { returnToListener(batch[index], from: source) }
+        }
+        if let registration { datapath.loop.remove(socket, registration) }
+        registration = nil
+        datapath.loop.timers.disarm(self)
+        _ = socket.take()
+        let delegate = delegate
+        delegate?.connectionClosed(self, ending)
+        // Only now: the place that a new client needs may be the one that this connection had.
+        for (datagram, source) in misdelivered {
+            datagram.withUnsafeBytes { delegate?.connection(self, misdelivered: $0, from: source) }
+        }
+        misdelivered = []
+    }
+}
+
+// MARK: - Queries
+
+extension Connection {
+    package var local: SocketAddress { association.flow.local }
+    package var peer: SocketAddress { association.flow.peer }
+    package var counters: Counters { association.counters }
+    package var session: Session { association.session }
+
+    /// The socket's number, or -1 once it is closed.
+    package var descriptor: Int32 { socket.rawValue }
+
+    /// The last error that the socket gave, or 0; asking clears it.
     package func takeError() -> Int32 {
         defer { lastError = 0 }
         if lastError == 0, socket.isOpen { return (try? UDPSocket.takeError(of: socket)) ?? 0 }
         return lastError
     }
 
-    /// The socket's number, or -1 once it is closed.
-    package var descriptor: Int32 { socket.rawValue }
+    /// Bytes of the largest message that the path takes now in one piece, as far as the kernel knows; 0 before the
+    /// handshake is done.
+    package var largestMessage: Int { association.largestMessage(enforcedMTU: enforcedMTU) }
 
-    /// Lets datagrams wait in the socket, or reads them again: for a reader that does not keep up.
-    package func setReading(_ on: Bool) {
-        guard isOpen, let registration else { return }
-        try? datapath.loop.modify(socket, on ? .readable : [], registration)
+    /// Bytes of the largest IP packet that the kernel knows the path to take: the interface's MTU, or less where a
+    /// router has said so.
+    private var pathMTU: Int? {
+        guard socket.isOpen else { return nil }
+        return try? UDPSocket.pathMTU(of: socket, local.family)
     }
 
-    /// Ends the connection without a word to the peer: somebody else goes on with it.
-    package func abandon() {
-        guard isOpen else { return }
-        end(.closedHere)
-        if !isReading { whileReading {} }
+    /// ``pathMTU``, where the socket does not fragment and refuses what is larger.
+    private var enforcedMTU: Int? {
+        guard socket.isOpen, (try? UDPSocket.refusesLarge(socket, local.family)) == true else { return nil }
+        return pathMTU
     }
+}
 
-    /// Ends the connection with close_notify, or without a word where the handshake is not done. The delegate is told
-    /// before this returns, unless it is called from the delegate.
-    package func close(_ ending: Ending = .closedHere) {
-        guard isOpen else { return }
-        datapath.claim(self)
-        engine.close()
-        end(ending)
-        if !isReading { whileReading {} }
-    }
+extension Connection {
+    /// Why a connection has ended.
+    package enum Ending: Error, Equatable, CustomStringConvertible {
+        case closedByPeer
+        /// The peer has come back without its state, and has done a new handshake, or is to do one as a new client.
+        case replaced
+        case closedHere
+        case idle
+        case handshakeTimedOut
+        /// OpenSSL's reason.
+        case failed(EngineError)
 
-    // MARK: The end
-
-    func end(_ ending: Ending) {
-        guard isOpen else { return }
-        phase = .ending(ending)
-    }
-
-    /// Rule 3: reads the socket empty before it is closed, since the peer may already be back on the same port.
-    private func finish(_ ending: Ending) {
-        let batch = datapath.leftovers
-        batch.receiveAll(from: socket) { index in
-            if let source = batch.source(index) { giveBack(batch[index], from: source) }
-        }
-        phase = .gone
-        if let registration { datapath.loop.remove(socket, registration) }
-        datapath.loop.timers.disarm(self)
-        datapath.leave(self)
-        _ = socket.take()
-        let delegate = delegate
-        delegate?.connectionClosed(self, ending)
-        // Only now: the place that a newcomer needs may be the one that this connection had.
-        for (datagram, source) in leftBehind {
-            datagram.withUnsafeBytes { delegate?.connection(self, foreign: $0, from: source) }
-        }
-        leftBehind = []
-    }
-
-    func giveBack(_ datagram: UnsafeRawBufferPointer, from source: SocketAddress) {
-        guard ClientHello.couldBePart(of: datagram) else { return }
-        if isOpen {
-            delegate?.connection(self, foreign: datagram, from: source)
-        } else {
-            leftBehind.append(([UInt8](datagram), source))
-        }
-    }
-
-    // MARK: Time
-
-    package override func timerFired(now: Instant) {
-        switch phase {
-        case .handshaking:
-            if now >= started + limits.handshakeTimeout {
-                if engine.holdsAlert { whileReading { believeAlert() } }
-                return close(.handshakeTimedOut)
+        package var description: String {
+            switch self {
+            case .closedByPeer: "closed by the peer"
+            case .replaced: "the peer has begun a new handshake"
+            case .closedHere: "closed here"
+            case .idle: "idle"
+            case .handshakeTimedOut: "the handshake took too long"
+            case .failed(let error): error.description
             }
-            whileReading {
-                do throws(EngineError) { try engine.handleTimeout() } catch { end(.failed(error)) }
-            }
-        case .established:
-            if limits.idleTimeout > .zero, now >= lastReceived + limits.idleTimeout { return close(.idle) }
-            if holdsBuffers, now >= max(lastReceived, lastSentQuietly) + Self.quietTime {
-                engine.releaseBuffers()
-                holdsBuffers = false
-            }
-            lookAfterSuccessor(now: now)
-            lookAfterRenegotiation()
-        case .ending, .gone:
-            break
         }
+    }
+
+    /// The timeouts and sizes that a connection lives by.
+    package struct Limits: Equatable, Sendable {
+        /// For the handshake.
+        package var handshakeTimeout: Duration
+        /// Without a datagram from the peer; zero: no limit.
+        package var idleTimeout: Duration
+        /// Largest IP packet of a handshake flight, in bytes.
+        package var mtu: Int
+
+        package init(
+            handshakeTimeout: Duration = .seconds(60), idleTimeout: Duration = .zero, mtu: Int = 1_400
+        ) {
+            self.handshakeTimeout = handshakeTimeout
+            self.idleTimeout = idleTimeout
+            self.mtu = mtu
+        }
+
+        /// Bytes of an IP and a UDP header.
+        static func headerSize(_ family: SocketAddress.Family) -> Int { family == .ipv4 ? 28 : 48 }
+
+        /// Bytes of the UDP payload that fits the MTU.
+        func payloadSize(_ family: SocketAddress.Family) -> Int { mtu - Self.headerSize(family) }
+    }
+
+    /// What has passed, application data alone; and datagrams that could not be sent.
+    package struct Counters {
+        package var messagesIn: UInt64 = 0
+        package var bytesIn: UInt64 = 0
+        package var messagesOut: UInt64 = 0
+        package var bytesOut: UInt64 = 0
+        package var unsent: UInt64 = 0
+        /// Messages that the path to the peer does not take in one piece; see ``Connection/send(_:)``.
+        package var tooLarge: UInt64 = 0
     }
 }

@@ -7,36 +7,34 @@ import Primitives
 /// The client's next ClientHello brings the cookie that the listener has given it, or gets a new one.
 package final class CookieExchange: EventHandler {
     private var socket: FileDescriptor
-    private let local: SocketAddress
-    private let peer: SocketAddress
-    private let cookies: CookieAuthority
+    private let flow: FlowKey
+    private var endpoint: Endpoint
     private let datapath: Datapath
     private var registration: EventLoop.Registration?
-    /// A datagram that another peer's socket should have got (rule 2).
-    private let foreign: (UnsafeRawBufferPointer, SocketAddress) -> Void
-    /// Gets the socket, the hello, and what has come after it.
+    /// Is given a datagram that another peer's socket should have got (rule 2).
+    private let misdelivered: (UnsafeRawBufferPointer, SocketAddress) -> Void
+    /// Gets the socket, the hello, and the datagrams that have come after it.
     private let completion: (consuming FileDescriptor, consuming VerifiedHello, [[UInt8]]) -> Void
-    /// Datagrams kept behind the hello.
+    /// How many datagrams are kept after the hello.
     private static let maximumKept = 16
 
     package init(
-        _ socket: consuming FileDescriptor, local: SocketAddress, peer: SocketAddress, cookies: CookieAuthority,
-        datapath: Datapath, foreign: @escaping (UnsafeRawBufferPointer, SocketAddress) -> Void,
+        _ socket: consuming FileDescriptor, _ flow: FlowKey, cookies: CookieAuthority, datapath: Datapath,
+        misdelivered: @escaping (UnsafeRawBufferPointer, SocketAddress) -> Void,
         completion: @escaping (consuming FileDescriptor, consuming VerifiedHello, [[UInt8]]) -> Void
     ) throws(SystemError) {
         self.socket = socket
-        self.local = local
-        self.peer = peer
-        self.cookies = cookies
+        self.flow = flow
+        endpoint = Endpoint(.cookies(cookies))
         self.datapath = datapath
-        self.foreign = foreign
+        self.misdelivered = misdelivered
         self.completion = completion
         registration = try datapath.loop.add(self.socket, .readable, self)
     }
 
     package var descriptor: Int32 { socket.rawValue }
 
-    /// Ends it, and gives the socket away.
+    /// Ends the exchange, and gives the socket away.
     package func take() -> FileDescriptor {
         if let registration { datapath.loop.remove(socket, registration) }
         registration = nil
@@ -50,29 +48,30 @@ package final class CookieExchange: EventHandler {
         var verified: VerifiedHello?
         var kept: [[UInt8]] = []
         for index in 0..<count {
-            guard let source = batch.source(index), source == peer else {
-                if let source = batch.source(index) { foreign(batch[index], source) }
+            guard let source = batch.source(index), source == flow.peer else {
+                if let source = batch.source(index) { misdelivered(batch[index], source) }
                 continue
             }
-            if verified != nil {
-                if kept.count < Self.maximumKept { kept.append([UInt8](batch[index])) }
-            } else if case .hello(let hello) = ClientHello.parse(datapath.fragments.join(batch[index])) {
-                verified = verify(hello, minute)
+            if verified == nil {
+                verified = verifiedHello(batch[index], minute)
+            } else if kept.count < Self.maximumKept {
+                kept.append([UInt8](batch[index]))
             }
         }
         if let hello = verified.take() { completion(take(), hello, kept) }
     }
 
-    /// The proof that the hello's cookie is good; a hello without one is answered with a cookie.
-    private func verify(_ hello: ClientHello, _ minute: Minute) -> VerifiedHello? {
-        let key = FlowKey(peer: peer, local: local)
-        if let verified = cookies.verify(hello, for: key, minute: minute) { return verified }
-        withUnsafeTemporaryAllocation(byteCount: CookieAuthority.helloVerifyRequestSize, alignment: 8) {
-            let count = cookies.writeHelloVerifyRequest(answering: hello, for: key, minute: minute, into: $0)
-            guard count > 0 else { return }
+    /// The datagram, if it is a hello with a valid cookie; a hello without one is answered.
+    private func verifiedHello(_ datagram: UnsafeRawBufferPointer, _ minute: Minute) -> VerifiedHello? {
+        switch endpoint.receive(datagram, flow, now: datapath.loop.now, minute: minute, datapath.buffers.fragments) {
+        case .admit(.hello(let hello)):
+            return hello
+        case .reply(let request):
             // What the socket does not take is lost, as on the wire.
-            _ = try? UDPSocket.send(UnsafeRawBufferPointer(rebasing: $0[..<count]), over: socket)
+            request.withDatagram { _ = try? UDPSocket.send($0, over: socket) }
+            return nil
+        default:
+            return nil
         }
-        return nil
     }
 }

@@ -1,49 +1,259 @@
+import DTLSEngine
+import Glibc
 import LinuxSystem
+import Primitives
 
-/// What listeners for DTLS and for plain datagrams have in common, for who keeps both.
-package protocol DatagramListener: AnyObject {
-    /// What it is bound to, the actual port included.
-    var address: SocketAddress { get }
-    var counters: DTLSListener.Counters { get }
-    /// Starts to listen.
-    func open() throws(SystemError)
-    /// Stops, and closes the socket. Connections go on.
-    func close()
-    /// Takes back a datagram that a connection's socket has yielded: for this listener, as if it had come here.
-    func putBack(_ datagram: UnsafeRawBufferPointer, _ key: FlowKey)
+/// Who takes a listener's new connections.
+package protocol DatagramListenerDelegate: AnyObject {
+    /// Why there is no place for a connection of this flow; `nil` when there is one. Asked once the peer's address is
+    /// proven, before anything is made.
+    func refusal(of flow: FlowKey, on listener: DatagramListener) -> Refusal?
+    /// A peer whose address is proven has a connected socket. The delegate hands it on, or serves it.
+    /// - Returns: the number by which the delegate knows this connection, or `nil` when it could not take it after all:
+    ///   then the peer's next try counts as the first.
+    func listener(_ listener: DatagramListener, admitted connection: consuming IncomingConnection) -> UInt64?
+    /// A datagram has come to the listener that belongs to a connection which was admitted moments ago: it was sent
+    /// before that one's own socket was connected (rule 4).
+    /// - Returns: false when that connection is gone, with its worker for example.
+    func listener(
+        _ listener: DatagramListener, misdelivered datagram: UnsafeRawBufferPointer, of connection: UInt64
+    ) -> Bool
+    /// A datagram has come of a peer that the listener's ``DatagramListener/access`` does not allow. It was dropped.
+    func listener(_ listener: DatagramListener, denied peer: SocketAddress)
+    /// The kernel gave no socket for a connection of this peer.
+    func listener(_ listener: DatagramListener, failed error: SystemError, for peer: SocketAddress)
 }
 
-extension DTLSListener: DatagramListener {}
+/// A listening UDP socket in a loop: the I/O around an ``Endpoint``. It makes a connected socket for each peer that the
+/// endpoint admits.
+package final class DatagramListener: EventHandler {
+    package let address: SocketAddress
+    private var endpoint: Endpoint
+    private var socket: FileDescriptor
+    private let loop: EventLoop
+    /// What the sockets of connections are made with.
+    private var options: SocketOptions
+    private let buffers: ListenerBuffers
+    private unowned let delegate: any DatagramListenerDelegate
+    private let isOwnedByAnother: Bool
+    private let mayHaveDecoys: Bool
+    private var decoys: DecoySockets?
+    private var registration: EventLoop.Registration?
+    private var misdelivered = MisdeliveredDatagrams()
+    /// Batches read before others get their turn.
+    private static let batchesPerTurn = 8
 
-/// Datagrams that were read from a connection's socket and belong to a listener; they take their turn after its batch.
-struct MisdeliveredDatagrams {
-    typealias Item = (datagram: [UInt8], key: FlowKey)
-
-    private var waiting: [Item] = []
-    private var isScheduled = false
-    /// No more than a client's own hurry could bring: the rest is lost, as on the wire.
-    private static let maximum = 1_024
-
-    enum Outcome {
-        case full
-        case waits
-        /// It waits, and `takeAll` is to be called at the end of the loop's turn.
-        case needsTurn
+    /// - Parameters:
+    ///   - socket: bound, non-blocking, with destinations reported (``UDPSocket/listen(on:options:)``).
+    ///   - address: what it is bound to, the actual port included.
+    ///   - isOwnedByAnother: the socket was made by another user (systemd's root), so that SO_REUSEPORT alone does not
+    ///     let this process bind its address again.
+    ///   - mayHaveDecoys: whether it may open more sockets of its address (``DecoySockets``). Not where listeners share
+    ///     an address: they would get what is the others'.
+    package init(
+        socket: consuming FileDescriptor, address: SocketAddress, policy: Endpoint.Policy, options: SocketOptions,
+        buffers: ListenerBuffers, loop: EventLoop, delegate: any DatagramListenerDelegate,
+        isOwnedByAnother: Bool = false, mayHaveDecoys: Bool = false
+    ) {
+        self.socket = socket
+        self.address = address
+        endpoint = Endpoint(policy)
+        self.options = options
+        self.buffers = buffers
+        self.loop = loop
+        self.delegate = delegate
+        self.isOwnedByAnother = isOwnedByAnother
+        // Connections that are bound to an interface themselves would be in the decoys' groups.
+        self.mayHaveDecoys = mayHaveDecoys && options.interface == nil
     }
 
-    mutating func add(_ datagram: UnsafeRawBufferPointer, _ key: FlowKey) -> Outcome {
-        guard waiting.count < Self.maximum else { return .full }
-        waiting.append(([UInt8](datagram), key))
-        defer { isScheduled = true }
-        return isScheduled ? .waits : .needsTurn
+    package var counters: Endpoint.Counters { endpoint.counters }
+
+    /// Which peers are served: those that all of these allow. Others get no answer at all.
+    package var access: [AccessList] {
+        get { endpoint.access }
+        set { endpoint.access = newValue }
     }
 
-    /// The turn that was asked for has come.
-    mutating func turnHasCome() { isScheduled = false }
-
-    mutating func takeAll() -> [Item] {
-        guard !waiting.isEmpty else { return [] }
-        defer { waiting.removeAll(keepingCapacity: true) }
-        return waiting
+    /// Whether plain datagrams come here, not DTLS.
+    package var isPlain: Bool {
+        if case .none = endpoint.policy { return true }
+        return false
     }
+
+    /// Makes and checks cookies with `cookies` from now on; a client that has one of another authority must ask again.
+    /// A listener for plain datagrams has no use for them.
+    package func use(_ cookies: CookieAuthority) {
+        if !isPlain { endpoint.policy = .cookies(cookies) }
+    }
+
+    // MARK: Lifecycle
+
+    /// Starts to listen.
+    package func open() throws(SystemError) {
+        registration = try loop.add(socket, .readable, self)
+        if mayHaveDecoys { decoys = DecoySockets(of: self, loop: loop) }
+    }
+
+    /// Stops, and closes the socket. Connections go on.
+    package func close() {
+        decoys?.close(afterReading: false)
+        decoys = nil
+        if let registration { loop.remove(socket, registration) }
+        registration = nil
+        _ = socket.take()
+    }
+
+    package var isOpen: Bool { registration != nil }
+
+    /// The socket's number, or -1 once it is closed.
+    package var descriptor: Int32 { socket.rawValue }
+
+    /// Changes the socket, and what connections' sockets are made with. Throws, and changes nothing, where the kernel
+    /// does not take it.
+    package func apply(_ options: SocketOptions) throws(SystemError) {
+        if options.ipv6Only != self.options.ipv6Only, address.family == .ipv6 {
+            try replaceSocket(options)
+        } else {
+            try UDPSocket.apply(options, toBound: socket, address.family)
+        }
+        self.options = options
+    }
+
+    /// IPV6_V6ONLY cannot be changed once a socket is bound (ipv6(7)): another one takes over, and the old one is read
+    /// empty before it goes.
+    private func replaceSocket(_ options: SocketOptions) throws(SystemError) {
+        var replacement = try UDPSocket.listen(on: address, options: options)
+        let newRegistration = try loop.add(replacement, .readable, self)
+        ready(.readable)
+        if let registration { loop.remove(socket, registration) }
+        _ = socket.take()
+        socket = replacement.take()
+        registration = newRegistration
+    }
+
+    // MARK: Decoys
+
+    /// Another listener is about to open on the same port: what comes to this one's decoys may be its from now on.
+    package func closeDecoys() { decoys?.close(afterReading: true) }
+
+    var decoyCount: Int { decoys?.count ?? 0 }
+
+    /// A socket like its own, for what comes to one address over one interface.
+    func openDecoy(on local: SocketAddress, interface: UInt32) throws(SystemError) -> FileDescriptor {
+        try UDPSocket.open(
+            on: local, beside: socket, isOwnedByAnother: isOwnedByAnother, options: options, interface: interface)
+    }
+
+    // MARK: Receiving
+
+    package func ready(_ events: EventLoop.Events) { read(from: nil) }
+
+    /// - Parameter decoy: `nil`: its own socket.
+    func read(from decoy: DecoySocket?) {
+        for _ in 0..<Self.batchesPerTurn {
+            guard let count = receive(from: decoy), count > 0 else { return }
+            let admittedBefore = counters.admitted
+            let minute = Minute.now()
+            for index in 0..<count {
+                // A datagram with port 0 as its source cannot be answered.
+                guard let peer = buffers.received.source(index), peer.port != 0,
+                    let destination = buffers.received.destination(index, port: address.port),
+                    !buffers.received.isTruncated(index)
+                else {
+                    endpoint.dropUnrelated()
+                    continue
+                }
+                if decoy == nil { decoys?.notePassed(destination) }
+                handle(buffers.received[index], FlowKey(peer: peer, local: destination.address), minute)
+            }
+            sendReplies()
+            handleMisdelivered()
+            guard isOpen, count == buffers.received.capacity else { return }
+            // Without cookies, every datagram can be an admission, which costs several system calls: the other sockets
+            // of this loop have their turn first.
+            if isPlain, counters.admitted != admittedBefore { return }
+        }
+    }
+
+    /// `nil` is an ICMP error for one of our answers; this call has cleared it.
+    private func receive(from decoy: DecoySocket?) -> Int? {
+        guard let decoy else { return try? buffers.received.receive(from: socket) }
+        return try? decoy.receive(into: buffers.received)
+    }
+
+    /// Takes a datagram that a connection's socket has yielded, as if it had come to this listener.
+    package func reinject(_ datagram: UnsafeRawBufferPointer, _ flow: FlowKey) {
+        switch misdelivered.add(datagram, flow) {
+        case .full, .waits: return
+        case .needsTurn:
+            loop.atEndOfTurn { [weak self] in
+                self?.misdelivered.turnHasCome()
+                self?.handleMisdelivered()
+            }
+        }
+    }
+
+    private func handleMisdelivered() {
+        while isOpen {
+            let items = misdelivered.takeAll()
+            if items.isEmpty { return }
+            let minute = Minute.now()
+            for (datagram, flow) in items { datagram.withUnsafeBytes { handle($0, flow, minute) } }
+            sendReplies()
+        }
+    }
+
+    private func handle(_ datagram: UnsafeRawBufferPointer, _ flow: FlowKey, _ minute: Minute) {
+        switch endpoint.receive(datagram, flow, now: loop.now, minute: minute, buffers.fragments) {
+        case .reply(let request):
+            if buffers.replies.count == buffers.replies.capacity { sendReplies() }
+            buffers.replies.add(to: flow.peer, from: flow.local) { request.write(into: $0) }
+        case .admit(let opening):
+            admit(opening, flow)
+        case .forward(let connection):
+            if delegate.listener(self, misdelivered: datagram, of: connection) { return }
+            endpoint.forget(flow)
+            handle(datagram, flow, minute)
+        case .drop(.denied):
+            delegate.listener(self, denied: flow.peer)
+        case .drop:
+            break
+        }
+    }
+
+    private func sendReplies() {
+        guard buffers.replies.count > 0 else { return }
+        endpoint.countUnsent(buffers.replies.send(over: socket))
+    }
+
+    // MARK: Admission
+
+    private func admit(_ opening: consuming Endpoint.Opening, _ flow: FlowKey) {
+        if let refusal = delegate.refusal(of: flow, on: self) { return endpoint.refused(refusal) }
+        let random = opening.random
+        do throws(SystemError) {
+            let connected = try UDPSocket.openConnected(
+                flow, beside: socket, isOwnedByAnother: isOwnedByAnother, options: options)
+            let incoming = IncomingConnection(
+                connected, flow, opening, through: buffers.firstBatch, misdelivered: reinject)
+            guard let connection = delegate.listener(self, admitted: incoming) else { return endpoint.refused(.full) }
+            endpoint.admitted(random, flow, as: connection, now: loop.now)
+            decoys?.countOpening(on: flow.local)
+        } catch {
+            endpoint.refused(Refusal(error))
+            delegate.listener(self, failed: error, for: flow.peer)
+        }
+    }
+}
+
+/// The memory that all listeners of a process read and answer through.
+package final class ListenerBuffers {
+    let received = ReceiveBatch(capacity: 64, slotSize: 16_640, destinations: true)
+    /// What a new connection's socket yields before it is handed on.
+    let firstBatch = ReceiveBatch(capacity: 16, slotSize: 16_640)
+    let replies = ReplyBatch(capacity: 64, slotSize: 128)
+    let fragments = HelloFragments()
+
+    package init() {}
 }

@@ -1,14 +1,37 @@
 import DTLSEngine
 import LinuxSystem
+import Primitives
 
-/// A client whose address is proven, or a plain listener's sender, with a socket of its own.
+/// The two addresses of a UDP flow: those between which all datagrams of one connection travel.
+package struct FlowKey: Hashable, Sendable {
+    package let peer: SocketAddress
+    package let local: SocketAddress
+
+    package init(peer: SocketAddress, local: SocketAddress) {
+        self.peer = peer
+        self.local = local
+    }
+
+}
+
+extension CookieAuthority {
+    /// The proof that a hello brings a cookie which was made for it and its flow; `nil` for every other hello.
+    func verify(_ hello: ClientHello, for flow: FlowKey, minute: Minute) -> VerifiedHello? {
+        guard !hello.cookie.isEmpty else { return nil }
+        return flow.peer.withBytes { peer in
+            flow.local.withBytes { local in verify(hello, peer: peer, local: local, minute: minute) }
+        }
+    }
+}
+
+/// A client whose address is proven, or a sender of plain datagrams, with a socket of its own.
 package struct IncomingConnection: ~Copyable {
     /// Connected to the peer, and bound to the address that the peer has used.
     package var socket: FileDescriptor
-    package let key: FlowKey
-    /// The ClientHello with the good cookie; `nil` for a plain listener's sender.
+    package let flow: FlowKey
+    /// The ClientHello with the valid cookie; `nil` for a sender of plain datagrams.
     package var hello: VerifiedHello?
-    /// What the peer has sent after its hello; of a plain listener's sender, all that it has sent.
+    /// The datagrams that the peer has sent after its hello; all that it has sent, where there is none.
     package let datagrams: [[UInt8]]
 
     /// The hello as it is handed over to another process.
@@ -19,43 +42,52 @@ package struct IncomingConnection: ~Copyable {
         }
     }
 
-    /// Datagrams that go along with a newcomer: a hello, and its fragments.
-    private static let maximumForwarded = 16
+    /// How many datagrams go along with a new connection: the fragments of a hello, for example.
+    private static let maximumForwarded = 15
     /// All of them together, so that a hand-over stays well below ``UnixChannel/maximumMessageSize``.
     private static let maximumForwardedBytes = 32_768
 
-    /// Rule 1: between bind() and connect() the new socket takes every datagram of its address. The peer's own go with
-    /// it, the others' go back.
-    /// - Returns: what the peer has sent since its first datagram.
-    static func readEmpty(
-        _ connected: borrowing FileDescriptor, _ key: FlowKey, through batch: ReceiveBatch,
-        putBack: (UnsafeRawBufferPointer, FlowKey) -> Void
-    ) -> [[UInt8]] {
+    /// Reads the socket empty. Rule 1: between bind() and connect() it took every datagram of its address. Those of its
+    /// own peer go with it.
+    /// - Parameters:
+    ///   - misdelivered: is given the datagrams of other peers.
+    init(
+        _ connected: consuming FileDescriptor, _ flow: FlowKey, _ opening: consuming Endpoint.Opening,
+        through batch: ReceiveBatch, misdelivered: (UnsafeRawBufferPointer, FlowKey) -> Void
+    ) {
         var datagrams: [[UInt8]] = []
-        var room = maximumForwardedBytes
+        switch consume opening {
+        case .hello(let verified): hello = .some(verified)
+        case .plain(let datagram):
+            hello = nil
+            datagrams = [[UInt8](datagram)]
+        }
+        var room = Self.maximumForwardedBytes
         batch.receiveAll(from: connected) { index in
             guard let source = batch.source(index) else { return }
-            if source != key.peer {
-                putBack(batch[index], FlowKey(peer: source, local: key.local))
-            } else if datagrams.count < maximumForwarded - 1, batch[index].count <= room {
+            if source != flow.peer {
+                misdelivered(batch[index], FlowKey(peer: source, local: flow.local))
+            } else if datagrams.count < Self.maximumForwarded, batch[index].count <= room {
                 room -= batch[index].count
                 datagrams.append([UInt8](batch[index]))
             }
         }
-        return datagrams
+        socket = connected
+        self.flow = flow
+        self.datagrams = datagrams
     }
 }
 
 extension UDPSocket {
-    /// A newcomer's own socket: bound to the address that it has used, beside the listener's socket, and connected to
-    /// it.
+    /// A new connection's own socket: bound to the address that the peer has used, beside the listener's socket, and
+    /// connected to the peer.
     /// - Parameter isOwnedByAnother: see ``open(on:beside:isOwnedByAnother:options:interface:)``.
-    static func newcomer(
-        _ key: FlowKey, beside listener: borrowing FileDescriptor, isOwnedByAnother: Bool, options: SocketOptions
+    static func openConnected(
+        _ flow: FlowKey, beside listener: borrowing FileDescriptor, isOwnedByAnother: Bool, options: SocketOptions
     ) throws(SystemError) -> FileDescriptor {
         let connected = try open(
-            on: key.local, beside: listener, isOwnedByAnother: isOwnedByAnother, options: options)
-        try connect(connected, to: key.peer)
+            on: flow.local, beside: listener, isOwnedByAnother: isOwnedByAnother, options: options)
+        try connect(connected, to: flow.peer)
         return connected
     }
 
@@ -63,7 +95,7 @@ extension UDPSocket {
     /// - Parameters:
     ///   - isOwnedByAnother: whether the listener's socket was made by another user (systemd's root), so that
     ///     SO_REUSEPORT alone does not let this process bind its address again.
-    ///   - interface: for a shield: the index of the only one that it is for.
+    ///   - interface: for a decoy: the index of the only one that it is for.
     static func open(
         on local: SocketAddress, beside listener: borrowing FileDescriptor, isOwnedByAnother: Bool,
         options: SocketOptions, interface: UInt32? = nil

@@ -1,11 +1,10 @@
 import DTLSEngine
-import LinuxSystem
 import Primitives
 
-/// What a server's connection needs to let its client begin anew.
+/// What a server's connection needs to let its client do a new handshake in place of the association that it has lost.
 package struct RehandshakeMaterial {
-    /// What its new handshake is done with, beside the connection that it lost. `nil`: a good cookie ends that one,
-    /// which RFC 6347, section 4.2.8, allows too, and the client goes on as a newcomer.
+    /// What the new handshake is done with, beside the association that was there. `nil`: a valid cookie ends that one,
+    /// which RFC 6347, section 4.2.8, allows too, and the client goes on as a new one.
     package let context: ServerContext?
     package let cookies: CookieAuthority
 
@@ -15,19 +14,28 @@ package struct RehandshakeMaterial {
     }
 }
 
-/// The handshake of a client that has lost its state and comes back on its old port, beside the connection that it
-/// lost: that one is replaced only when this handshake is done (RFC 6347, section 4.2.8). So a forged ClientHello,
-/// which cannot bring a good cookie, costs one small answer and changes nothing.
+/// What an association is told when its peer asks for a new handshake.
+struct RehandshakeOffer {
+    let material: RehandshakeMaterial
+    /// The present minute, which cookies go by.
+    let minute: Minute
+    /// Bytes of the largest IP packet that the kernel knows the path to take; `nil` where it does not say.
+    let pathMTU: Int?
+}
+
+/// The handshake of a client that has lost its state and comes back on its old port, beside the association that it
+/// lost: that one is replaced only when this handshake is done (RFC 6347, section 4.2.8). So a forged ClientHello, which
+/// cannot bring a valid cookie, costs one small answer and changes nothing.
 struct Rehandshake {
-    /// What a datagram that reached an established connection means for its succession.
+    /// What a datagram means that has reached an established association and is no application data.
     enum Verdict: ~Copyable {
-        /// It is the established connection's own.
-        case forConnection
-        /// It has been answered, or is not worth anything.
-        case done
-        /// Its cookie is good: a handshake may begin.
+        /// It is the established association's own.
+        case forAssociation
+        /// It has been answered, or is of no use to anybody.
+        case ignored
+        /// Its cookie is valid: a new handshake may begin.
         case begins(VerifiedHello)
-        /// It belongs to the handshake that has begun.
+        /// It belongs to the new handshake that has begun.
         case continues
     }
 
@@ -35,38 +43,39 @@ struct Rehandshake {
     let random: ClientRandom
     let started: Instant
 
-    /// Looks at a datagram that is not application data.
+    /// How often the peer of one association may begin a new handshake. Each costs as much as any handshake, and a
+    /// listener's limits do not see it. A hello above the limit is dropped, and the peer sends it again.
+    static let limit = Rate(perSecond: 1, burst: 5)
+
+    /// Looks at a datagram.
     /// - Parameters:
-    ///   - current: the random that the established connection began with; a late copy of its own hello is no restart.
-    ///   - successor: the random of the handshake that has begun, if one has.
+    ///   - current: the random that the association began with; a late copy of its own hello begins nothing.
+    ///   - pending: the random of the new handshake that has begun, if one has.
+    ///   - offer: asked only for a hello of a handshake that has not begun; `nil`: the peer cannot do one here.
     ///   - answer: is given the HelloVerifyRequest to send.
     static func verdict(
-        _ datagram: UnsafeRawBufferPointer, _ key: FlowKey, current: ClientRandom?, successor: ClientRandom?,
-        material: () -> RehandshakeMaterial?, answer: (UnsafeRawBufferPointer) -> Void
+        _ datagram: UnsafeRawBufferPointer, _ flow: FlowKey, current: ClientRandom?, pending: ClientRandom?,
+        offer: () -> RehandshakeOffer?, answer: (UnsafeRawBufferPointer) -> Void
     ) -> Verdict {
         switch ClientHello.parse(datagram) {
-        case .malformed: return .done
-        case .notClientHello: return successor != nil && isHandshaking(datagram) ? .continues : .forConnection
+        case .malformed: return .ignored
+        case .notClientHello: return pending != nil && isOfHandshake(datagram) ? .continues : .forAssociation
         case .hello(let hello):
             let random = hello.randomValue
-            if random == successor, !hello.cookie.isEmpty { return .continues }
-            if random == current { return .forConnection }
-            guard let material = material() else { return .done }
-            let minute = Minute.now()
-            if let verified = material.cookies.verify(hello, for: key, minute: minute) { return .begins(verified) }
-            withUnsafeTemporaryAllocation(byteCount: CookieAuthority.helloVerifyRequestSize, alignment: 8) { buffer in
-                let size = material.cookies.writeHelloVerifyRequest(
-                    answering: hello, for: key, minute: minute, into: buffer)
-                if size > 0 { answer(UnsafeRawBufferPointer(rebasing: buffer[..<size])) }
-            }
-            return .done
+            if random == pending, !hello.cookie.isEmpty { return .continues }
+            if random == current { return .forAssociation }
+            guard let offer = offer() else { return .ignored }
+            let cookies = offer.material.cookies
+            if let verified = cookies.verify(hello, for: flow, minute: offer.minute) { return .begins(verified) }
+            HelloVerifyRequest(hello: hello, flow: flow, cookies: cookies, minute: offer.minute).withDatagram(answer)
+            return .ignored
         }
     }
 
-    /// Handshake and ChangeCipherSpec records, of whatever epoch, and all of epoch 0: with a handshake under way they
-    /// are more likely its own than the lost connection's.
-    private static func isHandshaking(_ datagram: UnsafeRawBufferPointer) -> Bool {
-        guard datagram.count > 4 else { return false }
-        return datagram[0] == 22 || datagram[0] == 20 || datagram[3] == 0 && datagram[4] == 0
+    /// Handshake and ChangeCipherSpec records, of whatever epoch, and all of epoch 0: with a new handshake under way
+    /// they are more likely its own than the lost association's.
+    private static func isOfHandshake(_ datagram: UnsafeRawBufferPointer) -> Bool {
+        guard let record = Record(of: datagram) else { return false }
+        return record.contentType == .handshake || record.contentType == .changeCipherSpec || !record.isProtected
     }
 }

@@ -12,7 +12,7 @@ import Testing
         return (server, try await server.sockName(), option)
     }
 
-    @Test(arguments: [nil, "named"]) func `sequences of connections and messages`(_ name: String?) async throws {
+    @Test(arguments: [nil, "named"]) func `connections and messages come as sequences`(_ name: String?) async throws {
         let (server, address, option) = try await makeServer(name)
         async let served: Int = withThrowingTaskGroup(of: Int.self) { group in
             for try await connection in server.connections {
@@ -45,7 +45,7 @@ import Testing
         #expect(try await served == 100)
     }
 
-    @Test func `cancellation is honoured`() async throws {
+    @Test func `a cancelled task stops waiting`() async throws {
         let (server, address, option) = try await makeServer()
         let waitingForClients = Task {
             // Held on to: a connection is closed with its last reference.
@@ -78,7 +78,7 @@ import Testing
         await server.close()
     }
 
-    @Test func `letting go closes`() async throws {
+    @Test func `the last reference closes what it refers to`() async throws {
         let (server, address, option) = try await makeServer()
         var client: AsyncDtlsConnection? = try await AsyncDtlsConnection.connect(option, to: address)
         try await client?.send("the only message")
@@ -92,11 +92,11 @@ import Testing
         #expect(try await iterator.next() == nil)
     }
 
-    @Test func `failures are thrown`() async throws {
+    @Test func `failures of a handshake are thrown`() async throws {
         let (server, address, option) = try await makeServer()
-        var stranger = option
-        stranger.server = "elsewhere.example"
-        await #expect(throws: DtlsError.self) { _ = try await AsyncDtlsConnection.connect(stranger, to: address) }
+        var wrong = option
+        wrong.server = "elsewhere.example"
+        await #expect(throws: DtlsError.self) { _ = try await AsyncDtlsConnection.connect(wrong, to: address) }
         await #expect(throws: DtlsError.self) {
             try await server.addcert(DtlsCertificateOption(name: "a.example", cert: "nonsense"))
         }

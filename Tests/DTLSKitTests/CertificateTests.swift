@@ -29,7 +29,7 @@ import Testing
         #expect(certificate?.contains(part) == true, "\(certificate ?? "")")
     }
 
-    @Test func `RSA and ECDSA`() async throws {
+    @Test func `a server may have an RSA or an ECDSA key`() async throws {
         let authority = try await TestAuthority()
         for kind in [TestAuthority.Kind.rsa, .ecdsa] {
             let identity = try await authority.issue("server", kind: kind)
@@ -41,7 +41,7 @@ import Testing
         }
     }
 
-    @Test func `wrong name expired and untrusted`() async throws {
+    @Test func `a certificate with a wrong name, expired or untrusted is refused`() async throws {
         let authority = try await TestAuthority()
         let stranger = try await TestAuthority()
         let good = try await authority.issue("server")
@@ -74,7 +74,7 @@ import Testing
         try await expired.stop()
     }
 
-    @Test func `client certificates`() async throws {
+    @Test func `a client without a valid certificate is refused where one is required`() async throws {
         let authority = try await TestAuthority()
         let stranger = try await TestAuthority()
         let identity = try await authority.issue("server")
@@ -92,7 +92,7 @@ import Testing
 
         for option in [DtlsClientOption(), DtlsClientOption(cert: unknown.certificate, key: unknown.key)] {
             guard case .failure(.handshake(let reason, _)) = try await connect(option, to: server) else {
-                Issue.record("a client without a good certificate was let in")
+                Issue.record("a client without a valid certificate was let in")
                 continue
             }
             #expect(reason.contains("alert"), "\(reason)")
@@ -111,7 +111,7 @@ import Testing
         try await server.stop()
     }
 
-    @Test func `server name indication`() async throws {
+    @Test func `a server shows the certificate of the name that the client asks for`() async throws {
         let authority = try await TestAuthority()
         let main = try await authority.issue("main", names: "DNS:main.example")
         let one = try await authority.issue("one", names: "DNS:one.example")
@@ -142,7 +142,7 @@ import Testing
     }
 
     /// Names may ask for client certificates, each of its own authority.
-    @Test func `each name has its own trust`() async throws {
+    @Test func `each name trusts the authorities of its own`() async throws {
         let authority = try await TestAuthority()
         let main = try await authority.issue("main", names: "DNS:main.example")
         let closed = try await authority.issue("closed", names: "DNS:closed.example")
@@ -164,7 +164,9 @@ import Testing
         try await server.stop()
     }
 
-    @Test(arguments: [true, false]) func `certificate by address`(_ ipcert: Bool) async throws {
+    @Test(arguments: [true, false]) func `a certificate is chosen by address only where ipcert is set`(_ ipcert: Bool)
+        async throws
+    {
         let authority = try await TestAuthority()
         let main = try await authority.issue("main", names: "DNS:main.example")
         let address = try await authority.issue("address", names: "IP:127.0.0.5")

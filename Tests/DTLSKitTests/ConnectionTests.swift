@@ -32,7 +32,7 @@ import Testing
         }
     }
 
-    @Test func `what does not fit stays for the next call`() async throws {
+    @Test func `the rest of a message that does not fit the buffer is received by the next call`() async throws {
         try await withServer { address, option in
             let client = try Dtls.createClient(option, address, timeout: 60_000)
             defer { client.close() }
@@ -48,7 +48,7 @@ import Testing
         }
     }
 
-    @Test func `wrong arguments throw`() async throws {
+    @Test func `wrong arguments throw and change nothing`() async throws {
         try await withServer { address, option in
             let client = try Dtls.createClient(option, address, timeout: 60_000)
             defer { client.close() }
@@ -69,7 +69,7 @@ import Testing
         }
     }
 
-    @Test func `after the end there is closed or not open`() async throws {
+    @Test func `calls on a connection that has ended throw closed or not open`() async throws {
         let authority = try await TestAuthority()
         let identity = try await authority.issue("server")
         try await onThread {
@@ -103,7 +103,7 @@ import Testing
         }
     }
 
-    @Test func `a client of nobody times out and says why`() async throws {
+    @Test func `a client of a port without a server times out and says why`() async throws {
         try await onThread {
             // Nothing listens on the discard port of a loopback address of our own. On a busy machine the refusal may
             // come when the time is over.
@@ -117,7 +117,7 @@ import Testing
         }
     }
 
-    @Test func `accept times out`() async throws {
+    @Test func `accept throws when no client comes in time`() async throws {
         let authority = try await TestAuthority()
         let identity = try await authority.issue("server")
         try await onThread {
@@ -131,7 +131,7 @@ import Testing
     }
 
     /// Two threads, nothing but calls that wait: the reference's synchronous mode.
-    @Test func `synchronous server and client`() async throws {
+    @Test func `a synchronous server and a synchronous client talk`() async throws {
         let authority = try await TestAuthority()
         let identity = try await authority.issue("server")
         let (addresses, continuation) = AsyncStream.makeStream(of: DtlsAddress.self)
@@ -160,7 +160,7 @@ import Testing
         #expect(try await served == "one after the other")
     }
 
-    @Test func `a servers callback may close anything`() async throws {
+    @Test func `a server's callback may close anything`() async throws {
         let authority = try await TestAuthority()
         let identity = try await authority.issue("server")
         try await onThread {
@@ -187,7 +187,7 @@ import Testing
     }
 
     /// Clients that are connected close all; each is told once how its handshake has ended.
-    @Test func `a clients callback may close anything`() async throws {
+    @Test func `a client's callback may close anything`() async throws {
         let authority = try await TestAuthority()
         let identity = try await authority.issue("server")
         try await onThread {
@@ -212,7 +212,7 @@ import Testing
         }
     }
 
-    @Test func `loop has timers and descriptors`() async throws {
+    @Test func `the loop calls back for timers and descriptors`() async throws {
         try await onThread {
             let iosched = try iosched
             var calls: [String] = []

@@ -44,7 +44,7 @@ import Testing
         #expect(try connection.recv(&buffer, timeout: 60_000) == 5)
     }
 
-    @Test func `a named servers connection is handshaken at first use`() async throws {
+    @Test func `a named server's connection does its handshake at first use`() async throws {
         try await withClient(
             { server in
                 let connection = try server.accept(timeout: 60_000)
@@ -56,7 +56,9 @@ import Testing
     }
 
     /// With the bare descriptor and nothing else: the client's next hello brings its cookie along.
-    @Test(arguments: [false, true]) func `create by fd with the descriptor alone`(_ withCallback: Bool) async throws {
+    @Test(arguments: [false, true]) func `createByFd serves a client of whom only the descriptor has come`(
+        _ withCallback: Bool
+    ) async throws {
         try await withClient(
             { server in
                 let accepted = try server.accept(timeout: 60_000)
@@ -74,7 +76,7 @@ import Testing
             }, client: Self.talk)
     }
 
-    @Test func `create by fd refuses what it cannot use`() async throws {
+    @Test func `createByFd refuses what it cannot use`() async throws {
         let authority = try await TestAuthority()
         let identity = try await authority.issue("server")
         try await onThread {

@@ -73,7 +73,7 @@ import Testing
         #expect(example.program.ending == nil)
     }
 
-    @Test func `the client talks to open SSL`() async throws {
+    @Test func `the example client talks to OpenSSL`() async throws {
         let authority = try await TestAuthority()
         let identity = try await authority.issue("server")
         let server = try Program(
@@ -94,7 +94,7 @@ import Testing
     }
 
     /// Connections go to both tasks in turn, and a task that dies is started again.
-    @Test func `tasks take turns and are replaced`() async throws {
+    @Test func `tasks take turns and are replaced when they end`() async throws {
         let example = try await RunningExample("MultitaskServer")
         @Sendable func talk(_ text: String) async throws {
             try await onThread {

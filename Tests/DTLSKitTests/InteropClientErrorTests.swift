@@ -6,7 +6,9 @@ import Testing
 /// What our server makes of what the clients of OpenSSL and GnuTLS do wrong, or find wrong with it.
 @Suite(.serialized) struct InteropClientErrorTests {
     @Test(arguments: ForeignPeer.allCases, Fault.allCases)
-    func `their client refuses our server`(_ peer: ForeignPeer, _ fault: Fault) async throws {
+    func `our server says why a client of another library has refused it`(_ peer: ForeignPeer, _ fault: Fault)
+        async throws
+    {
         let authority = try await TestAuthority()
         let identity = try await authority.issue(fault)
         let server = try await EchoServer(DtlsServerOption(cert: identity.certificate, key: identity.key))
@@ -27,7 +29,9 @@ import Testing
     }
 
     @Test(arguments: ForeignPeer.allCases, [false, true])
-    func `their client shows another certificate`(_ peer: ForeignPeer, _ ofAStranger: Bool) async throws {
+    func `our server refuses a client of another library without a certificate that it trusts`(
+        _ peer: ForeignPeer, _ ofAStranger: Bool
+    ) async throws {
         let authority = try await TestAuthority()
         let identity = try await authority.issue("server")
         let stranger = try await TestAuthority()

@@ -29,7 +29,9 @@ import Testing
         return (client, served)
     }
 
-    @Test(arguments: ForeignPeer.allCases) func `their client closes first`(_ peer: ForeignPeer) async throws {
+    @Test(arguments: ForeignPeer.allCases) func `our server learns that a client of another library has closed`(
+        _ peer: ForeignPeer
+    ) async throws {
         let (client, served) = try await serveOne(peer, say: "my last words\n") { connection in
             var buffer = [UInt8](repeating: 0, count: 100)
             #expect(try connection.recv(&buffer, timeout: 60_000) == 14)
@@ -47,7 +49,9 @@ import Testing
     }
 
     /// Its input stays open: nothing but our close_notify makes the client end.
-    @Test(arguments: ForeignPeer.allCases) func `our server closes first`(_ peer: ForeignPeer) async throws {
+    @Test(arguments: ForeignPeer.allCases) func `a client of another library learns that our server has closed`(
+        _ peer: ForeignPeer
+    ) async throws {
         let (client, served) = try await serveOne(peer, say: "hello\n") { connection in
             var buffer = [UInt8](repeating: 0, count: 100)
             #expect(try connection.recv(&buffer, timeout: 60_000) == 6)
@@ -61,7 +65,9 @@ import Testing
     }
 
     /// What is left of the first connection must not be in the way of the second: servers learn of our close.
-    @Test(arguments: ForeignPeer.allCases) func `our client closes first`(_ peer: ForeignPeer) async throws {
+    @Test(arguments: ForeignPeer.allCases) func `a server of another library learns that our client has closed`(
+        _ peer: ForeignPeer
+    ) async throws {
         let authority = try await TestAuthority()
         let port = try ForeignPeer.freePort()
         let server = try await peer.serve(authority.issue("server"), authority, port: port)

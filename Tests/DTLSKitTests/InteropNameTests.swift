@@ -6,7 +6,7 @@ import Testing
 /// Servers with several names, and keys that cannot be read.
 @Suite(.serialized) struct InteropNameTests {
     /// s_server has two certificates: one for a name, and one for clients that ask for none.
-    @Test func `their server has two names`() async throws {
+    @Test func `our client gets the certificate of the name that it asks another library's server for`() async throws {
         let authority = try await TestAuthority()
         let main = try await authority.issue("main", names: "IP:127.0.0.1")
         let other = try await authority.issue("other", names: "DNS:other.example", kind: .rsa)
@@ -32,7 +32,8 @@ import Testing
         }
     }
 
-    @Test(arguments: ForeignPeer.allCases) func `our server has two names`(_ peer: ForeignPeer) async throws {
+    @Test(arguments: ForeignPeer.allCases)
+    func `our server shows each client the certificate of the name that it asks for`(_ peer: ForeignPeer) async throws {
         let authority = try await TestAuthority()
         let main = try await authority.issue("main", names: "DNS:main.example")
         let other = try await authority.issue("other", names: "DNS:other.example", kind: .rsa)
@@ -67,7 +68,9 @@ import Testing
     }
 
     /// A key that cannot be read is refused at once, without a question on the terminal; nothing is changed.
-    @Test(arguments: [nil, "wrong"]) func `keys of another password`(_ password: String?) async throws {
+    @Test(arguments: [nil, "wrong"]) func `a key whose passphrase is missing or wrong is refused`(_ password: String?)
+        async throws
+    {
         let authority = try await TestAuthority()
         let identity = try await authority.issue("server")
         let encrypted = try await authority.encrypt(identity, password: "secret")

@@ -6,7 +6,8 @@ import Testing
 /// What our client makes of what the servers of OpenSSL and GnuTLS do wrong, or find wrong with it.
 @Suite(.serialized) struct InteropServerErrorTests {
     @Test(arguments: ForeignPeer.allCases, Fault.allCases)
-    func `our client refuses their server`(_ peer: ForeignPeer, _ fault: Fault) async throws {
+    func `our client says why it refuses a server of another library`(_ peer: ForeignPeer, _ fault: Fault) async throws
+    {
         let authority = try await TestAuthority()
         let stranger = try await TestAuthority()
         let port = try ForeignPeer.freePort()
@@ -24,7 +25,7 @@ import Testing
     }
 
     @Test(arguments: [false, true])
-    func `open SSL wants another certificate`(_ ofAStranger: Bool) async throws {
+    func `an OpenSSL server refuses a client without a certificate that it trusts`(_ ofAStranger: Bool) async throws {
         let authority = try await TestAuthority()
         let stranger = try await TestAuthority()
         defer { withExtendedLifetime(stranger) {} }
@@ -44,7 +45,7 @@ import Testing
 
     /// gnutls-serv says nothing to a client without a certificate, and is not heard of again.
     @Test(arguments: [false, true])
-    func `gnu TLS wants another certificate`(_ ofAStranger: Bool) async throws {
+    func `a GnuTLS server refuses a client without a certificate that it trusts`(_ ofAStranger: Bool) async throws {
         let authority = try await TestAuthority()
         let stranger = try await TestAuthority()
         defer { withExtendedLifetime(stranger) {} }

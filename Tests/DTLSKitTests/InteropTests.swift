@@ -21,7 +21,7 @@ import Testing
         }
     }
 
-    @Test(arguments: Case.all) func `their client our server`(_ test: Case) async throws {
+    @Test(arguments: Case.all) func `clients of other libraries talk to our server`(_ test: Case) async throws {
         let authority = try await TestAuthority()
         let identity = try await authority.issue("server", kind: test.kind)
         let own = try await authority.issue("client", kind: test.kind)
@@ -56,7 +56,7 @@ import Testing
         try await server.stop()
     }
 
-    @Test(arguments: Case.all) func `our client their server`(_ test: Case) async throws {
+    @Test(arguments: Case.all) func `our client talks to servers of other libraries`(_ test: Case) async throws {
         let authority = try await TestAuthority()
         let identity = try await authority.issue("server", kind: test.kind)
         let own = try await authority.issue("client", kind: test.kind)
@@ -88,7 +88,7 @@ import Testing
         #expect(server.ending == nil, "the server lives on: \(server.errors)")
     }
 
-    @Test func `their server refuses and we say why`() async throws {
+    @Test func `our client says why a server of another library has refused it`() async throws {
         let authority = try await TestAuthority()
         let identity = try await authority.issue("server")
         let port = try ForeignPeer.freePort()
@@ -108,7 +108,9 @@ import Testing
     }
 
     /// s_client asks for a new handshake with "R".
-    @Test(arguments: [true, false]) func `renegotiation is done or refused`(_ allowed: Bool) async throws {
+    @Test(arguments: [true, false]) func `our server renegotiates only where it is allowed`(_ allowed: Bool)
+        async throws
+    {
         let authority = try await TestAuthority()
         let identity = try await authority.issue("server")
         let server = try await EchoServer(
@@ -138,7 +140,9 @@ import Testing
     }
 
     /// s_server asks for a new handshake with "r"; it prints each message of a handshake.
-    @Test(arguments: [true, false]) func `their server renegotiates`(_ allowed: Bool) async throws {
+    @Test(arguments: [true, false]) func `our client renegotiates with a server of another library where it is allowed`(
+        _ allowed: Bool
+    ) async throws {
         let authority = try await TestAuthority()
         let port = try ForeignPeer.freePort()
         let server = try await ForeignPeer.openSSL.serve(

@@ -4,7 +4,7 @@ import Testing
 
 @Suite(.serialized) struct LeakTests {
     /// 1,000 connections one after the other, and 500 at once.
-    @Test func `connections leave nothing behind`() async throws {
+    @Test func `connections that are over leave no descriptor and no memory behind`() async throws {
         let authority = try await TestAuthority()
         let identity = try await authority.issue("server")
         // Some seconds of work, on an idle machine.

@@ -17,7 +17,7 @@ import Testing
         #expect(Dtls.IN6ADDR_LINKLOCAL_ALLROUTERS == "ff01::2")
     }
 
-    @Test func `addresses are checked`() throws {
+    @Test func `addresses that are none are refused`() throws {
         let four = try Dtls.sockaddr(Dtls.INADDR_ANY, 3000)
         #expect(four.domain == Dtls.AF_INET && four.addr == "0.0.0.0" && four.port == 3000)
         let six = try Dtls.sockaddr6(Dtls.IN6ADDR_LOOPBACK, 65_535)
@@ -36,7 +36,7 @@ import Testing
         }
     }
 
-    @Test func `defaults are the documented ones`() {
+    @Test func `options have the documented defaults`() {
         let server = DtlsServerOption(cert: "")
         #expect(server.name == nil && server.ca == nil && server.key == nil && server.passwd == nil)
         #expect(!server.ipcert && !server.renegotiate && server.handshakeTimeout == 60_000)
@@ -46,7 +46,9 @@ import Testing
         #expect(client.cert == nil && client.key == nil && client.passwd == nil)
     }
 
-    @Test(arguments: [1_999, 120_001, -1, 0]) func `handshake timeout has a range`(_ timeout: Int) async throws {
+    @Test(arguments: [1_999, 120_001, -1, 0]) func `a handshake timeout out of range is refused`(_ timeout: Int)
+        async throws
+    {
         let authority = try await TestAuthority()
         let identity = try await authority.issue("server")
         try await onThread {
@@ -59,7 +61,7 @@ import Testing
         }
     }
 
-    @Test func `socket options are set or throw and change nothing`() async throws {
+    @Test func `a socket option is set, or throws and changes nothing`() async throws {
         let authority = try await TestAuthority()
         let identity = try await authority.issue("server")
         try await onThread {

@@ -105,7 +105,7 @@ import Testing
             }
     }
 
-    @Test func `every row has an implementation`() throws {
+    @Test func `every row of the table has an implementation`() throws {
         for row in try rows() {
             #expect(implementations[row.symbol] != nil, "\(row.reference): there is no \(row.symbol)")
             #expect(!row.difference.isEmpty, "\(row.reference): where it differs is not said")

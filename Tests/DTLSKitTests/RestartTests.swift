@@ -12,7 +12,7 @@ import Testing
             in: folder)
     }
 
-    @Test func `it is served as a new connection`() async throws {
+    @Test func `a client that has lost its state is served as a new connection`() async throws {
         let authority = try await TestAuthority()
         let identity = try await authority.issue("server")
         let server = try await EchoServer(DtlsServerOption(cert: identity.certificate, key: identity.key))

@@ -37,19 +37,22 @@ import Testing
         #expect(arrived["yes"]?.bool == true && arrived["null"] == .null && arrived["bytes"]?.bytes == [0, 255])
         #expect(arrived["none"] == nil && arrived["text"]?.integer == nil)
         #expect(along.server == "S" && along.number == 9 && along.hello == [3, 4] && along.datagrams == [[1, 2], []])
-        // One that could not arrive.
-        guard case .value(let without, _) = try decode(bytes, descriptor: -1) else { return }
+        // The descriptor could not be received.
+        guard case .value(let without, _) = try decode(bytes, descriptor: -1) else {
+            Issue.record("without its descriptor it is no value any more")
+            return
+        }
         #expect(without["inner"]?["sockFd"] == .null)
     }
 
-    @Test func `two descriptors or too much are refused`() {
+    @Test func `a message with two descriptors or too many bytes is refused`() {
         #expect(throws: DtlsError.self) { try TaskMessage.encode([.sockFd(1), .sockFd(2)], handover: nil) }
         #expect(throws: DtlsError.self) {
             try TaskMessage.encode(.bytes([UInt8](repeating: 0, count: 200_000)), handover: nil)
         }
     }
 
-    @Test func `broken bytes are refused`() throws {
+    @Test func `bytes that are cut off are refused, and changed ones do not crash`() throws {
         let (bytes, _) = try TaskMessage.encode(value, handover: nil)
         for count in 0..<bytes.count {
             #expect(throws: MalformedBytes.self) { try decode(Array(bytes[..<count]), descriptor: -1) }
@@ -63,7 +66,7 @@ import Testing
     }
 
     /// A task makes the same server of what it is sent: certificates that were added, cookies, tickets.
-    @Test func `identities arrive whole`() async throws {
+    @Test func `a task learns all of a server's identity`() async throws {
         let authority = try await TestAuthority()
         let main = try await authority.issue("main", names: "DNS:main.example")
         let added = try await authority.issue("added", names: "DNS:added.example")

@@ -127,7 +127,7 @@ import Testing
 
     /// Rule 4: what a client sent while the server did not look lies on the listener. Copies of a hello make no second
     /// connection, and the rest goes with the connection, or after it.
-    @Test func `copies of a hello and a late alert`() async throws {
+    @Test func `copies of a hello and an alert that comes late reach the task`() async throws {
         let server = try await TaskServer("whole")
         let client = try RawClient(to: server.port)
         let hello = ClientHelloBytes()
@@ -148,7 +148,7 @@ import Testing
 
     /// Rules 1 and 2: a socket that is not connected yet takes other clients' datagrams. The task that reads it gives
     /// them back, and the listener answers every one.
-    @Test func `foreign datagrams go back to the listener`() async throws {
+    @Test func `misdelivered datagrams go back to the listener`() async throws {
         let server = try await TaskServer("window")
         let first = try RawClient(to: server.port)
         let hello = ClientHelloBytes()
@@ -182,7 +182,7 @@ import Testing
     }
 
     /// Rule 3: the client is back on its port while its old connection has not been closed yet.
-    @Test func `a client comes back before its connection is closed`() async throws {
+    @Test func `a client that comes back before its connection is closed is served as a new one`() async throws {
         let server = try await TaskServer("whole")
         let client = try RawClient(to: server.port)
         let hello = ClientHelloBytes()

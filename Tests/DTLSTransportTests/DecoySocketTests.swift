@@ -6,20 +6,20 @@ import Testing
 
 @testable import DTLSTransport
 
-/// Rule 9: once many connections are open on an address, the listener has sockets in front of them, and nothing goes
-/// astray for that, also while they are replaced.
-@Suite struct ListenerShieldTests {
+/// Rule 9: once many connections are open on an address, the listener has decoy sockets in front of them, and every
+/// datagram still reaches the socket that it is for, also while decoys are replaced.
+@Suite struct DecoySocketTests {
     /// A listener with as many clients as a test wants, in one loop.
-    private final class Gate: DTLSListenerDelegate {
+    private final class Service: DatagramListenerDelegate {
         let loop: EventLoop
-        private(set) var listener: DTLSListener?
-        private(set) var newcomers: [SocketAddress: Entrant] = [:]
-        private(set) var late = 0
+        private(set) var listener: DatagramListener?
+        private(set) var connections: [SocketAddress: Admitted] = [:]
+        private(set) var misdelivered = 0
         private var admitted: UInt64 = 0
 
-        final class Entrant {
-            var newcomer: IncomingConnection
-            init(_ newcomer: consuming IncomingConnection) { self.newcomer = newcomer }
+        final class Admitted {
+            var connection: IncomingConnection
+            init(_ connection: consuming IncomingConnection) { self.connection = connection }
         }
 
         init(
@@ -28,9 +28,9 @@ import Testing
             self.loop = loop
             let socket = try UDPSocket.listen(on: address, options: options)
             let actual = try #require(try UDPSocket.localAddress(of: socket))
-            let made = DTLSListener(
-                socket: socket, address: actual, options: options, cookies: try CookieAuthority(secret: Array(0..<32)),
-                buffers: ListenerBuffers(), loop: loop, delegate: self, mayHaveShields: true)
+            let made = DatagramListener(
+                socket: socket, address: actual, policy: .cookies(try CookieAuthority(secret: Array(0..<32))),
+                options: options, buffers: ListenerBuffers(), loop: loop, delegate: self, mayHaveDecoys: true)
             try made.open()
             listener = made
         }
@@ -46,8 +46,8 @@ import Testing
             }
         }
 
-        /// Has clients admitted, so many that there are shields. They must be kept: another one on a port that has been
-        /// used would reach the connection of before.
+        /// Has so many clients admitted that there are decoys. The clients must be kept: another one on a port that was
+        /// used before would reach that one's connection.
         func crowd(_ server: SocketAddress) throws -> [Client] {
             try (0...DecoySockets.crowd).map { _ in
                 let client = try Client(to: server)
@@ -56,19 +56,23 @@ import Testing
             }
         }
 
-        func refusal(of key: FlowKey, on listener: DTLSListener) -> Refusal? { nil }
+        func refusal(of flow: FlowKey, on listener: DatagramListener) -> Refusal? { nil }
 
-        func listener(_ listener: DTLSListener, admitted newcomer: consuming IncomingConnection) -> UInt64? {
+        func listener(_ listener: DatagramListener, admitted incoming: consuming IncomingConnection) -> UInt64? {
             admitted += 1
-            newcomers[newcomer.key.peer] = Entrant(newcomer)
+            connections[incoming.flow.peer] = Admitted(incoming)
             return admitted
         }
 
-        func listener(_ listener: DTLSListener, late datagram: UnsafeRawBufferPointer, of connection: UInt64) {
-            late += 1
+        func listener(
+            _ listener: DatagramListener, misdelivered datagram: UnsafeRawBufferPointer, of connection: UInt64
+        ) -> Bool {
+            misdelivered += 1
+            return true
         }
-        func listener(_ listener: DTLSListener, denied peer: SocketAddress) {}
-        func listener(_ listener: DTLSListener, failed error: SystemError, for peer: SocketAddress) {
+
+        func listener(_ listener: DatagramListener, denied peer: SocketAddress) {}
+        func listener(_ listener: DatagramListener, failed error: SystemError, for peer: SocketAddress) {
             Issue.record("\(peer): \(error)")
         }
     }
@@ -89,18 +93,18 @@ import Testing
             #expect(try bytes.withUnsafeBytes { try UDPSocket.send($0, over: socket) })
         }
 
-        func receive() -> [UInt8]? { ListenerShieldTests.receive(socket) }
+        func receive() -> [UInt8]? { DecoySocketTests.receive(socket) }
 
         /// Asks for a cookie, and comes back with it.
-        func enter(_ gate: Gate) throws {
+        func enter(_ service: Service) throws {
             try send(hello.bytes())
             var cookie: [UInt8]?
-            try gate.turn("a cookie comes") {
+            try service.turn("a cookie comes") {
                 if case .helloVerifyRequest(let given)? = receive().map({ HelloAnswer($0) }) { cookie = given }
                 return cookie != nil
             }
             try send(hello.bytes(cookie: try #require(cookie), number: 1))
-            try gate.turn("the client is admitted") { gate.newcomers[local] != nil }
+            try service.turn("the client is admitted") { service.connections[local] != nil }
         }
     }
 
@@ -111,20 +115,20 @@ import Testing
     }
 
     /// What the listener's own socket, of a wildcard address, is called by a client.
-    private static func destination(_ host: String, of gate: Gate) throws -> SocketAddress {
-        let listener = try #require(gate.listener)
+    private static func destination(_ host: String, of service: Service) throws -> SocketAddress {
+        let listener = try #require(service.listener)
         return try #require(SocketAddress(host: host, port: listener.address.port))
     }
 
-    private static let stray: [UInt8] = [23, 0xfe, 0xfd]
+    private static let unrelated: [UInt8] = [23, 0xfe, 0xfd]
 
     struct Place: Sendable, CustomTestStringConvertible {
         let listening: String
         let host: String
         var testDescription: String { "\(host) of \(listening)" }
 
-        /// Whether this kernel lets a shield be.
-        var isShielded: Bool { SocketAddress(host: host, port: 0).map(UDPSocket.findsConnectedFirst) ?? false }
+        /// Whether this kernel lets a listener have decoys.
+        var hasDecoys: Bool { SocketAddress(host: host, port: 0).map(UDPSocket.findsConnectedFirst) ?? false }
 
         static let all = [
             Place(listening: "127.0.0.1", host: "127.0.0.1"), Place(listening: "0.0.0.0", host: "127.0.0.1"),
@@ -133,67 +137,68 @@ import Testing
         ]
     }
 
-    /// Every client is admitted, has its own datagrams on its own socket, and every stranger's datagram is the
-    /// listener's, while several generations of shields come and go.
-    @Test(arguments: Place.all) func `nothing goes astray`(_ place: Place) throws {
+    /// Every client is admitted and has its own datagrams on its own socket, and every datagram of no connection is the
+    /// listener's, while several generations of decoys come and go.
+    @Test(arguments: Place.all) func `every datagram reaches its socket`(_ place: Place) throws {
         _ = OpenFileLimit.raise()
-        let gate = try Gate(on: try #require(SocketAddress(host: place.listening, port: 0)), loop: try EventLoop())
-        defer { gate.close() }
-        let listener = try #require(gate.listener)
-        let server = try Self.destination(place.host, of: gate)
-        let stranger = try Client(to: server)
+        let service = try Service(
+            on: try #require(SocketAddress(host: place.listening, port: 0)), loop: try EventLoop())
+        defer { service.close() }
+        let listener = try #require(service.listener)
+        let server = try Self.destination(place.host, of: service)
+        let other = try Client(to: server)
         var clients: [Client] = []
         for number in 1...(3 * DecoySockets.crowd + 10) {
             let client = try Client(to: server)
-            try stranger.send(Self.stray)
-            try client.enter(gate)
-            try stranger.send(Self.stray)
+            try other.send(Self.unrelated)
+            try client.enter(service)
+            try other.send(Self.unrelated)
             try client.send([UInt8(truncatingIfNeeded: number)])
             clients.append(client)
         }
-        try gate.turn("all strays are counted") { listener.counters.strays == 2 * clients.count }
-        #expect(listener.counters.admitted == clients.count && gate.late == 0)
+        try service.turn("all unrelated datagrams are counted") { listener.counters.unrelated == 2 * clients.count }
+        #expect(listener.counters.admitted == clients.count && service.misdelivered == 0)
         for (index, client) in clients.enumerated() {
-            let entrant = try #require(gate.newcomers[client.local])
-            #expect(Self.receive(entrant.newcomer.socket) == [UInt8(truncatingIfNeeded: index + 1)])
-            #expect(Self.receive(entrant.newcomer.socket) == nil)
+            let admitted = try #require(service.connections[client.local])
+            #expect(Self.receive(admitted.connection.socket) == [UInt8(truncatingIfNeeded: index + 1)])
+            #expect(Self.receive(admitted.connection.socket) == nil)
         }
-        #expect(listener.shieldCount == (place.isShielded ? 1 : 0))
+        #expect(listener.decoyCount == (place.hasDecoys ? 1 : 0))
 
-        // A stranger's datagram does not come to the listener's own socket any more.
-        guard place.isShielded else { return }
-        try stranger.send(Self.stray)
+        // A datagram of no connection does not come to the listener's own socket any more.
+        guard place.hasDecoys else { return }
+        try other.send(Self.unrelated)
         FileDescriptor.withBorrowed(listener.descriptor) { #expect(Self.receive($0) == nil) }
-        try gate.turn("the shield has taken it") { listener.counters.strays == 2 * clients.count + 1 }
+        try service.turn("the decoy has taken it") { listener.counters.unrelated == 2 * clients.count + 1 }
     }
 
-    /// Connections of a listener that is for one interface would be in the shields' reuseport group.
-    @Test func `a listener of one interface has none`() throws {
+    /// Connections of a listener that is for one interface would be in the decoys' reuseport group.
+    @Test func `a listener for one interface has no decoys`() throws {
         let options = SocketOptions(interface: "lo", ipv6Only: false)
-        let gate = try Gate(on: try #require(SocketAddress("127.0.0.1:0")), options, loop: try EventLoop())
-        defer { gate.close() }
-        let server = try Self.destination("127.0.0.1", of: gate)
-        let clients = try gate.crowd(server)
-        #expect(gate.listener?.shieldCount == 0 && gate.newcomers.count == clients.count)
+        let service = try Service(on: try #require(SocketAddress("127.0.0.1:0")), options, loop: try EventLoop())
+        defer { service.close() }
+        let server = try Self.destination("127.0.0.1", of: service)
+        let clients = try service.crowd(server)
+        #expect(service.listener?.decoyCount == 0 && service.connections.count == clients.count)
     }
 
-    /// A listener that a reload opens on the very address gets what the wildcard's shields had got.
-    @Test(arguments: ["127.0.0.1", "::1"]) func `shields make way for another listener`(_ host: String) throws {
+    /// A listener that a reload opens on the very address gets what the wildcard's decoys got before.
+    @Test(arguments: ["127.0.0.1", "::1"]) func `decoys make way for another listener`(_ host: String) throws {
         let loop = try EventLoop()
         let any = try #require(SocketAddress(host: host == "::1" ? "::" : "0.0.0.0", port: 0))
-        let wildcard = try Gate(on: any, loop: loop)
+        let wildcard = try Service(on: any, loop: loop)
         defer { wildcard.close() }
         let server = try Self.destination(host, of: wildcard)
         let clients = try wildcard.crowd(server)
         let before = try #require(wildcard.listener)
-        #expect(before.shieldCount == (UDPSocket.findsConnectedFirst(like: server) ? 1 : 0))
+        #expect(before.decoyCount == (UDPSocket.findsConnectedFirst(like: server) ? 1 : 0))
         let waiting = try Client(to: server)
-        try waiting.send(Self.stray)
-        before.closeShields()
-        #expect(before.shieldCount == 0 && before.counters.strays == 1, "what they had got is not lost")
-        let specific = try Gate(on: server, loop: loop)
+        try waiting.send(Self.unrelated)
+        before.closeDecoys()
+        #expect(before.decoyCount == 0 && before.counters.unrelated == 1, "what they had got is not lost")
+        let specific = try Service(on: server, loop: loop)
         defer { specific.close() }
         try waiting.enter(specific)
-        #expect(before.shieldCount == 0 && before.counters.admitted == clients.count)
+        #expect(before.decoyCount == 0 && before.counters.admitted == clients.count)
     }
 }

@@ -3,42 +3,46 @@ import Testing
 
 @testable import DTLSTransport
 
-/// A client's local side, with whoever it hands its senders to in their place.
+/// A listener for plain datagrams, a client's local side, with a delegate in place of the workers.
 @Suite struct PlainListenerTests {
-    /// Takes senders' sockets and closes them at once, as when their worker dies.
-    private final class Hall: PlainListenerDelegate {
+    /// Closes senders' sockets at once, as when their worker dies.
+    private final class Delegate: DatagramListenerDelegate {
         var admitted: [[UInt8]] = []
-        var late: [[UInt8]] = []
+        var misdelivered: [[UInt8]] = []
         var isThere = true
 
-        func canAdmit(_ key: FlowKey, on listener: PlainListener) -> Bool { true }
+        func refusal(of flow: FlowKey, on listener: DatagramListener) -> Refusal? { nil }
 
-        func listener(_ listener: PlainListener, admitted newcomer: consuming IncomingConnection) -> UInt64? {
-            admitted += newcomer.datagrams
+        func listener(_ listener: DatagramListener, admitted incoming: consuming IncomingConnection) -> UInt64? {
+            admitted += incoming.datagrams
             return UInt64(admitted.count)
         }
 
         func listener(
-            _ listener: PlainListener, late datagram: UnsafeRawBufferPointer, of connection: UInt64
+            _ listener: DatagramListener, misdelivered datagram: UnsafeRawBufferPointer, of connection: UInt64
         ) -> Bool {
-            if isThere { late.append([UInt8](datagram)) }
+            if isThere { misdelivered.append([UInt8](datagram)) }
             return isThere
         }
 
-        func listener(_ listener: PlainListener, failed error: SystemError, for peer: SocketAddress) {
+        func listener(_ listener: DatagramListener, denied peer: SocketAddress) {
+            Issue.record("\(peer) was denied")
+        }
+
+        func listener(_ listener: DatagramListener, failed error: SystemError, for peer: SocketAddress) {
             Issue.record(error)
         }
     }
 
     /// What a sender sends moments after it was admitted is its connection's, or, where that is gone, a new one's.
-    @Test func `a sender whose connection is gone is admitted anew`() throws {
+    @Test func `a sender whose connection is gone is admitted again`() throws {
         let loop = try EventLoop()
-        let hall = Hall()
+        let delegate = Delegate()
         let socket = try UDPSocket.listen(on: try #require(SocketAddress("127.0.0.1:0")), options: SocketOptions())
         let address = try #require(try UDPSocket.localAddress(of: socket))
-        let listener = PlainListener(
-            socket: socket, address: address, options: SocketOptions(), buffers: ListenerBuffers(), loop: loop,
-            delegate: hall)
+        let listener = DatagramListener(
+            socket: socket, address: address, policy: .none, options: SocketOptions(), buffers: ListenerBuffers(),
+            loop: loop, delegate: delegate)
         try listener.open()
         let sender = try UDPSocket.open(.ipv4)
         try UDPSocket.connect(sender, to: address)
@@ -48,10 +52,10 @@ import Testing
         }
         try send(1)
         try send(2)
-        #expect(hall.admitted == [[1]] && hall.late == [[2]])
-        hall.isThere = false
+        #expect(delegate.admitted == [[1]] && delegate.misdelivered == [[2]])
+        delegate.isThere = false
         try send(3)
-        #expect(hall.admitted == [[1], [3]] && hall.late == [[2]])
+        #expect(delegate.admitted == [[1], [3]] && delegate.misdelivered == [[2]])
         listener.close()
     }
 }

@@ -45,7 +45,9 @@ extension EndToEndBeside {
                 else { return }
                 // Once, as its client would not say it again for a second.
                 _ = try await answer(hello.bytes(cookie: cookie, number: 1)) { $0 == .serverHello }
-                if round > 1 { try await daemon.logged("handshake failed", "the peer began anew", count: round - 1) }
+                if round > 1 {
+                    try await daemon.logged("handshake failed", "the peer has begun a new handshake", count: round - 1)
+                }
             }
             #expect(!daemon.logs("REASON=\(limit.prefix { $0 != " " })"), "\(daemon.program.errors)")
             try await daemon.stop()
@@ -73,7 +75,7 @@ extension EndToEndBeside {
             try await orphaned(configuration(limits, all: all), at: port, by: daemon)
             let back = try client(at: port)
             back.say("let me in")
-            try await daemon.logged("connection closed: the peer began anew", "PEER=\(port)")
+            try await daemon.logged("connection closed: the peer has begun a new handshake", "PEER=\(port)")
             try await daemon.logged(" warning main: ", "PEER=\(port)", "REASON=denied")
             #expect(back.output.isEmpty)
             #expect(daemon.lines(with: "connection opened").count == 1)
@@ -87,7 +89,7 @@ extension EndToEndBeside {
             try await orphaned(configuration(name: "other"), at: port, by: daemon)
             let back = try client(at: port)
             try await back.exchange("hello, other")
-            #expect(daemon.logs("connection closed: the peer began anew", "SERVICE=echo"))
+            #expect(daemon.logs("connection closed: the peer has begun a new handshake", "SERVICE=echo"))
             #expect(daemon.logs("connection opened", "SERVICE=other"))
             try await daemon.stop()
         }

@@ -106,7 +106,7 @@ extension EndToEndCrowds {
             }
             #expect(!daemon.logs("handshake failed"))
             try await begin(ClientHelloBytes())
-            try await daemon.logged("handshake failed", "the peer began anew")
+            try await daemon.logged("handshake failed", "the peer has begun a new handshake")
             // And not because it was over by itself.
             #expect(daemon.lines(with: "handshake failed").count == 1)
             try await daemon.stop()
@@ -172,7 +172,7 @@ extension EndToEndCrowds {
                 rounds += 1
                 try await daemon.logged("connection closed: closed by the peer", count: rounds)
                 #expect(daemon.lines(with: "connection opened").count == 2 * rounds)
-                #expect(daemon.lines(with: "connection closed", "began anew").count == rounds)
+                #expect(daemon.lines(with: "connection closed", "begun a new handshake").count == rounds)
             }
             #expect(isAnsweredAtOnce)
             try await daemon.stop()

@@ -55,79 +55,57 @@ final class ConnectionDispatcher {
     /// Logs how many entries were held back, of every kind.
     func finishLog() { refusals.finish() }
 
-    private func fields(_ peer: SocketAddress, _ listener: any DatagramListener) -> Logger.Metadata {
+    private func fields(_ peer: SocketAddress, _ listener: DatagramListener) -> Logger.Metadata {
         var fields: Logger.Metadata = ["PEER": "\(peer)", "LISTENER": "\(listener.address)"]
         if let target = listeners?.target(of: listener), let name = names[target] { fields["SERVICE"] = "\(name)" }
         return fields
     }
 }
 
-extension ConnectionDispatcher: DTLSListenerDelegate {
-    func refusal(of key: FlowKey, on listener: DTLSListener) -> Refusal? {
-        guard case .service(let service) = listeners?.target(of: listener), pool?.hasRoom == true else {
+extension ConnectionDispatcher: DatagramListenerDelegate {
+    func refusal(of flow: FlowKey, on listener: DatagramListener) -> Refusal? {
+        guard let target = listeners?.target(of: listener), pool?.hasRoom == true else {
             refusals.log(
                 .full, now: loop.now, "connection refused, the client will retry: all workers are full",
-                fields(key.peer, listener))
+                fields(flow.peer, listener))
             return .full
         }
-        guard let (refusal, scope) = admission.refusal(of: key.peer, service: service, now: loop.now) else {
-            return nil
-        }
+        // The local senders of `[client.NAME]` are the operator's own programs, to which no limits apply.
+        guard case .service(let service) = target,
+            let (refusal, scope) = admission.refusal(of: flow.peer, service: service, now: loop.now)
+        else { return nil }
         refusals.log(
             refusal, now: loop.now,
             "connection refused, the client will retry:"
                 + " \(ReadContext.text(of: scope.table + [refusal.key]) ?? "") is reached",
-            fields(key.peer, listener))
+            fields(flow.peer, listener))
         return refusal
     }
 
-    func listener(_ listener: DTLSListener, denied peer: SocketAddress) {
+    func listener(_ listener: DatagramListener, denied peer: SocketAddress) {
         refusals.log(
             .denied, now: loop.now, "datagrams of a peer are dropped: its address is denied, or not allowed",
             fields(peer, listener))
     }
 
-    func listener(_ listener: DTLSListener, admitted newcomer: consuming IncomingConnection) -> UInt64? {
-        guard let target = listeners?.target(of: listener), case .service(let service) = target,
-            let admitted = admission.admit(newcomer.key.peer, service: service, now: loop.now)
-        else { return nil }
+    func listener(_ listener: DatagramListener, admitted incoming: consuming IncomingConnection) -> UInt64? {
+        guard let target = listeners?.target(of: listener) else { return nil }
         // The worker has a descriptor of its own once this returns. Ours is closed with the incoming connection.
-        return pool?.handOver(newcomer, to: target, admitted)
+        guard case .service(let service) = target else { return pool?.handOver(incoming, to: target, nil) }
+        guard let admitted = admission.admit(incoming.flow.peer, service: service, now: loop.now) else { return nil }
+        return pool?.handOver(incoming, to: target, admitted)
     }
 
-    func listener(_ listener: DTLSListener, late datagram: UnsafeRawBufferPointer, of connection: UInt64) {
-        pool?.late(datagram, of: connection)
+    func listener(
+        _ listener: DatagramListener, misdelivered datagram: UnsafeRawBufferPointer, of connection: UInt64
+    ) -> Bool {
+        pool?.deliver(datagram, to: connection) ?? false
     }
 
-    func listener(_ listener: DTLSListener, failed error: SystemError, for peer: SocketAddress) {
+    func listener(_ listener: DatagramListener, failed error: SystemError, for peer: SocketAddress) {
         refusals.log(
             Refusal(error), now: loop.now, "connection refused, the client will retry: \(error)",
             fields(peer, listener))
-    }
-}
-
-/// The local senders of `[client.NAME]` are the operator's own programs, to which no limits apply.
-extension ConnectionDispatcher: PlainListenerDelegate {
-    func canAdmit(_ key: FlowKey, on listener: PlainListener) -> Bool {
-        if listeners?.target(of: listener) != nil, pool?.hasRoom == true { return true }
-        refusals.log(
-            .full, now: loop.now, "connection of a local sender refused: all workers are full",
-            fields(key.peer, listener))
-        return false
-    }
-
-    func listener(_ listener: PlainListener, admitted newcomer: consuming IncomingConnection) -> UInt64? {
-        guard let target = listeners?.target(of: listener) else { return nil }
-        return pool?.handOver(newcomer, to: target, nil)
-    }
-
-    func listener(_ listener: PlainListener, late datagram: UnsafeRawBufferPointer, of connection: UInt64) -> Bool {
-        pool?.late(datagram, of: connection) ?? false
-    }
-
-    func listener(_ listener: PlainListener, failed error: SystemError, for peer: SocketAddress) {
-        refusals.log(
-            Refusal(error), now: loop.now, "connection of a local sender refused: \(error)", fields(peer, listener))
     }
 }
 

@@ -32,25 +32,25 @@ final class ListenerSet {
         let target: Target
     }
 
-    private var open: [ListenerKey: any DatagramListener] = [:]
+    private var open: [ListenerKey: DatagramListener] = [:]
     private var targets: [ObjectIdentifier: Target] = [:]
     private let inherited: [InheritedSocket]
     private let buffers = ListenerBuffers()
     /// Makes and verifies the cookies of all listeners.
     var cookies: CookieAuthority {
-        didSet { for listener in open.values { (listener as? DTLSListener)?.cookies = cookies } }
+        didSet { for listener in open.values { listener.use(cookies) } }
     }
     private let loop: EventLoop
-    private unowned let delegate: any DTLSListenerDelegate & PlainListenerDelegate
+    private unowned let delegate: any DatagramListenerDelegate
     /// Whether the listeners are read. From then on the daemon's own connections hold the ports, too.
     private var hasOpened = false
     /// The counters of listeners that are closed.
-    private var closedCounters = DTLSListener.Counters()
+    private var closedCounters = Endpoint.Counters()
 
     /// - Parameter inherited: the sockets that the service manager has passed in.
     init(
         inherited: [InheritedSocket], cookies: CookieAuthority, loop: EventLoop,
-        delegate: any DTLSListenerDelegate & PlainListenerDelegate
+        delegate: any DatagramListenerDelegate
     ) {
         self.inherited = inherited
         self.cookies = cookies
@@ -63,7 +63,7 @@ final class ListenerSet {
     var addresses: [SocketAddress] { open.keys.map(\.address).sorted { "\($0)" < "\($1)" } }
 
     /// The service or client that a listener belongs to; `nil` when the listener is closed.
-    func target(of listener: any DatagramListener) -> Target? { targets[ObjectIdentifier(listener)] }
+    func target(of listener: DatagramListener) -> Target? { targets[ObjectIdentifier(listener)] }
 
     /// Hands a datagram that reached the socket of another connection to the listener that it was sent to, if there is
     /// one: the listener of its very destination, or the one of the wildcard address.
@@ -71,11 +71,11 @@ final class ListenerSet {
         let wildcard = SocketAddress.anyAddress(flow.local.family, port: flow.local.port)
         let listener =
             open.first { $0.key.address == flow.local } ?? open.first { $0.key.address == wildcard }
-        listener?.value.putBack(datagram, flow)
+        listener?.value.reinject(datagram, flow)
     }
 
     /// The counters of all listeners since the start, closed ones included.
-    var counters: DTLSListener.Counters {
+    var counters: Endpoint.Counters {
         open.values.reduce(into: closedCounters) { $0.add($1.counters) }
     }
 
@@ -83,8 +83,8 @@ final class ListenerSet {
 
     /// The listeners of a configuration. New ones are bound, but nothing is read from them yet.
     struct Plan {
-        fileprivate let kept: [(ListenerKey, any DatagramListener, Target)]
-        fileprivate let opened: [(ListenerKey, any DatagramListener, Target)]
+        fileprivate let kept: [(ListenerKey, DatagramListener, Target)]
+        fileprivate let opened: [(ListenerKey, DatagramListener, Target)]
         /// The access lists of each service.
         fileprivate let access: [[AccessList]]
     }
@@ -134,18 +134,18 @@ final class ListenerSet {
         for (key, listener) in open where !kept.contains(key) { close(listener) }
         let openedPorts = Set(plan.opened.map { $0.1.address.port })
         for (_, listener, _) in plan.kept where openedPorts.contains(listener.address.port) {
-            (listener as? DTLSListener)?.closeShields()
+            listener.closeDecoys()
         }
         open = [:]
         targets = [:]
         for (key, listener, target) in plan.kept + plan.opened {
             open[key] = listener
             targets[ObjectIdentifier(listener)] = target
-            if case .service(let index) = target { (listener as? DTLSListener)?.access = plan.access[index] }
+            if case .service(let index) = target { listener.access = plan.access[index] }
         }
         for (_, listener, _) in plan.opened {
             // It was made before the cookie secret of its configuration became active.
-            (listener as? DTLSListener)?.cookies = cookies
+            listener.use(cookies)
             if hasOpened { try listener.open() }
         }
     }
@@ -162,7 +162,7 @@ final class ListenerSet {
         targets = [:]
     }
 
-    private func close(_ listener: any DatagramListener) {
+    private func close(_ listener: DatagramListener) {
         closedCounters.add(listener.counters)
         listener.close()
     }
@@ -215,7 +215,7 @@ final class ListenerSet {
         try UDPSocket.probe(wanted.key.address, wanted.key.options)
     }
 
-    private func makeListener(_ key: ListenerKey) throws(SystemError) -> any DatagramListener {
+    private func makeListener(_ key: ListenerKey) throws(SystemError) -> DatagramListener {
         if let socket = inheritedSocket(at: key.address) { return try makeListener(from: socket, key) }
         let socket = try UDPSocket.listen(on: key.address, options: key.options)
         return makeListener(key.kind, socket, key.address, key.options, isOwnedByAnother: false)
@@ -223,7 +223,7 @@ final class ListenerSet {
 
     private func makeListener(
         from inherited: InheritedSocket, _ key: ListenerKey
-    ) throws(SystemError) -> any DatagramListener {
+    ) throws(SystemError) -> DatagramListener {
         let socket = try inherited.descriptor.duplicate()
         // IPV6_V6ONLY cannot change after bind(), so BindIPv6Only= of the socket unit has decided.
         var options = key.options
@@ -238,17 +238,11 @@ final class ListenerSet {
     private func makeListener(
         _ kind: ListeningTable.Kind, _ socket: consuming FileDescriptor, _ address: SocketAddress,
         _ options: SocketOptions, isOwnedByAnother: Bool
-    ) -> any DatagramListener {
-        switch kind {
-        case .service:
-            DTLSListener(
-                socket: socket, address: address, options: options, cookies: cookies, buffers: buffers, loop: loop,
-                delegate: delegate, isOwnedByAnother: isOwnedByAnother, mayHaveShields: true)
-        case .client:
-            PlainListener(
-                socket: socket, address: address, options: options, buffers: buffers, loop: loop, delegate: delegate,
-                isOwnedByAnother: isOwnedByAnother)
-        }
+    ) -> DatagramListener {
+        DatagramListener(
+            socket: socket, address: address, policy: kind == .service ? .cookies(cookies) : .none, options: options,
+            buffers: buffers, loop: loop, delegate: delegate, isOwnedByAnother: isOwnedByAnother,
+            mayHaveDecoys: kind == .service)
     }
 }
 
@@ -261,13 +255,13 @@ extension Configuration {
     }
 }
 
-extension DTLSListener.Counters {
-    fileprivate mutating func add(_ other: DTLSListener.Counters) {
+extension Endpoint.Counters {
+    fileprivate mutating func add(_ other: Endpoint.Counters) {
         hellosAnswered &+= other.hellosAnswered
         admitted &+= other.admitted
         refused.add(other.refused)
         malformed &+= other.malformed
-        strays &+= other.strays
+        unrelated &+= other.unrelated
         unsent &+= other.unsent
     }
 }

@@ -7,7 +7,7 @@ struct StatusLine {
     var failedReload: String?
 
     func text(
-        _ totals: WorkerPool.Totals, connections: Int, handshakes: Int, _ counters: DTLSListener.Counters,
+        _ totals: WorkerPool.Totals, connections: Int, handshakes: Int, _ counters: Endpoint.Counters,
         listeners: Int, keyLogFile: String?
     ) -> String {
         var refused = counters.refused
@@ -22,7 +22,7 @@ struct StatusLine {
         if totals.dropped.total > 0 {
             parts.append("\(totals.dropped.total) datagrams dropped (\(totals.dropped.text { $0.key }))")
         }
-        parts.append("\(counters.strays &+ counters.malformed) datagrams of no connection")
+        parts.append("\(counters.unrelated &+ counters.malformed) datagrams of no connection")
         parts.append("\(listeners) listeners")
         if let keyLogFile { parts.append("SECRETS ARE WRITTEN TO \(keyLogFile)") }
         if let failedReload { parts.insert("the last reload failed: \(failedReload)", at: 0) }

@@ -83,14 +83,14 @@ final class WorkerHandle: MessageChannelDelegate {
         _ id: UInt64, to target: Target, _ newcomer: borrowing IncomingConnection, _ admitted: AdmittedConnection?
     ) -> Bool {
         let message = MessageToWorker.encode(
-            connection: id, generation: sentGeneration, target: target, flow: newcomer.key,
+            connection: id, generation: sentGeneration, target: target, flow: newcomer.flow,
             hello: newcomer.helloHandover, datagrams: newcomer.datagrams)
         guard channel?.offer(message, descriptor: newcomer.socket.rawValue) == true else { return false }
         connections.updateValue(admitted, forKey: id)
         return true
     }
 
-    func late(_ id: UInt64, _ datagram: UnsafeRawBufferPointer) {
+    func deliver(_ datagram: UnsafeRawBufferPointer, to id: UInt64) {
         _ = channel?.offer(MessageToWorker.encode(misdelivered: datagram, id: id))
     }
 

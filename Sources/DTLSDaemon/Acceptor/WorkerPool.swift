@@ -184,10 +184,10 @@ final class WorkerPool: TimerTarget, WorkerHandleDelegate {
     /// Passes a datagram on to the connection that it belongs to.
     /// - Returns: false when no worker has that connection any more.
     @discardableResult
-    func late(_ datagram: UnsafeRawBufferPointer, of connection: UInt64) -> Bool {
+    func deliver(_ datagram: UnsafeRawBufferPointer, to connection: UInt64) -> Bool {
         let number = Int(connection & (1 << Self.numberBits - 1))
         let worker = workers.first { $0.number == number && $0.connections.keys.contains(connection) }
-        worker?.late(connection, datagram)
+        worker?.deliver(datagram, to: connection)
         return worker != nil
     }
 

@@ -14,7 +14,7 @@ import Primitives
 ///
 /// A handler may at any time, also later from the loop,
 /// - answer: `connection.sendOrDrop(_:)`. Inside these calls the answers leave together after the batch; outside them
-///   `connection.flush()` sends them;
+///   each leaves at once, or with others inside `connection.batch(_:)`;
 /// - close the connection: `connection.close()`. `closed` follows after the call that the handler is in;
 /// - ask the connection who the client is.
 ///

@@ -36,10 +36,10 @@ final class ClientRuntime {
     }
 
     /// Keeps the session of a connection that has just been established.
-    func keepSession(of engine: Engine, now: Instant) {
-        guard let session = engine.resumableSession else { return }
+    func keepSession(of established: Session, now: Instant) {
+        guard let session = established.resumableSession else { return }
         self.session = session
-        if !engine.isResumed { sessionProvenAt = now }
+        if !established.isResumed { sessionProvenAt = now }
     }
 
     func dropSession() { session = nil }

@@ -63,8 +63,7 @@ final class ClientTunnel: TimerTarget, EventHandler, ConnectionDelegate {
                 fields: fields)
             return close(.closedHere)
         }
-        for datagram in datagrams { deliver(datagram) }
-        flushConnection()
+        batch { for datagram in datagrams { deliver(datagram) } }
         rearm()
     }
 
@@ -108,23 +107,23 @@ final class ClientTunnel: TimerTarget, EventHandler, ConnectionDelegate {
 
     /// Takes a datagram of this sender that was read from another socket.
     func receive(_ datagram: UnsafeRawBufferPointer) {
-        deliver(datagram)
-        flushConnection()
+        batch { deliver(datagram) }
     }
 
     func ready(_ events: EventLoop.Events) {
         let batch = resources.received
         // An error is an ICMP message: the sender has closed its socket, for the moment at least.
         guard let count = try? socket.receive(), count > 0 else { return }
-        for index in 0..<count {
-            // Rule 2: a connected socket can hold what came before it was connected.
-            if let source = batch.source(index), source != flow.peer {
-                worker.reinject(batch[index], FlowKey(peer: source, local: flow.local))
-            } else {
-                deliver(batch[index])
+        self.batch {
+            for index in 0..<count {
+                // Rule 2: a connected socket can hold what came before it was connected.
+                if let source = batch.source(index), source != flow.peer {
+                    worker.reinject(batch[index], FlowKey(peer: source, local: flow.local))
+                } else {
+                    deliver(batch[index])
+                }
             }
         }
-        flushConnection()
     }
 
     private func deliver(_ datagram: UnsafeRawBufferPointer) {
@@ -140,7 +139,7 @@ final class ClientTunnel: TimerTarget, EventHandler, ConnectionDelegate {
             keep(datagram)
             connect()
         case .reconnect(let silence):
-            close(connection, because: "the server has sent nothing for \(silence.seconds) s")
+            closeSilent(silence)
             if state.phase != .established { deliver(datagram) }
         case .drop:
             break
@@ -160,12 +159,18 @@ final class ClientTunnel: TimerTarget, EventHandler, ConnectionDelegate {
         }
     }
 
-    /// Sends the records of the messages that were encrypted.
-    private func flushConnection() {
+    /// Has the records of all messages that `work` sends leave together.
+    private func batch(_ work: () -> Void) {
+        // Before the batch, so that its datagrams wait for the next connection.
+        if let silence = state.silence(now: resources.loop.now) { closeSilent(silence) }
+        if let connection { connection.batch(work) } else { work() }
         guard state.phase == .established, let connection else { return }
-        connection.flush()
         let error = connection.lastError
         if error != 0 { handle(error, of: connection) }
+    }
+
+    private func closeSilent(_ silence: Duration) {
+        close(connection, because: "the server has sent nothing for \(silence.seconds) s")
     }
 
     private func keep(_ datagram: UnsafeRawBufferPointer) {
@@ -206,7 +211,7 @@ final class ClientTunnel: TimerTarget, EventHandler, ConnectionDelegate {
         do {
             let connection = try makeConnection()
             self.connection = connection
-            try connection.start()
+            _ = try connection.start()
             if connection.lastError != 0 { handle(connection.lastError, of: connection) }
         } catch {
             connection = nil
@@ -223,20 +228,18 @@ final class ClientTunnel: TimerTarget, EventHandler, ConnectionDelegate {
         try UDPSocket.connect(socket, to: configuration.server)
         // A connected UDP socket has an address.
         let local = try UDPSocket.localAddress(of: socket) ?? .anyAddress(configuration.server.family, port: 0)
-        let connection = try Connection.createClient(
-            socket, local: local, peer: configuration.server, context: client.context,
-            serverName: configuration.serverName, limits: client.limits, datapath: worker.datapath, delegate: self)
-        if configuration.resumes, let session = client.session(now: resources.loop.now) {
-            connection.engine.resume(session)
-        }
-        return connection
+        return try Connection.connect(
+            over: socket, FlowKey(peer: configuration.server, local: local), context: client.context,
+            serverName: configuration.serverName,
+            resuming: configuration.resumes ? client.session(now: resources.loop.now) : nil, limits: client.limits,
+            datapath: worker.datapath, delegate: self)
     }
 
     func connectionEstablished(_ connection: Connection) {
         state.connectionEstablished(now: resources.loop.now)
-        worker.countHandshake(resumed: connection.engine.isResumed)
+        worker.countHandshake(resumed: connection.session.isResumed)
         logOpened(connection)
-        if client.configuration.resumes { client.keepSession(of: connection.engine, now: resources.loop.now) }
+        if client.configuration.resumes { client.keepSession(of: connection.session, now: resources.loop.now) }
         pending.readAll { send($0, over: connection) }
         pending.removeAll()
     }
@@ -304,13 +307,14 @@ final class ClientTunnel: TimerTarget, EventHandler, ConnectionDelegate {
     }
 
     /// Another peer's datagram on a socket whose port nobody else has bound: it is lost.
-    func connection(_ connection: Connection, foreign datagram: UnsafeRawBufferPointer, from peer: SocketAddress) {}
+    func connection(_ connection: Connection, misdelivered datagram: UnsafeRawBufferPointer, from peer: SocketAddress) {
+    }
 
-    func restartMaterial(for connection: Connection) -> RehandshakeMaterial? { nil }
+    func rehandshakeMaterial(for connection: Connection) -> RehandshakeMaterial? { nil }
 
-    func connectionRestarts(_ connection: Connection) {}
+    func connectionReplaced(_ connection: Connection) {}
 
-    func connection(_ connection: Connection, refusedRestart ending: Connection.Ending) {}
+    func connection(_ connection: Connection, rehandshakeFailed ending: Connection.Ending) {}
 
     // MARK: From the server to the sender
 
@@ -347,16 +351,16 @@ final class ClientTunnel: TimerTarget, EventHandler, ConnectionDelegate {
     }
 
     private func openedFields(_ connection: Connection) -> Logger.Metadata {
-        let engine = connection.engine
+        let session = connection.session
         var fields = fields
         fields["LOCAL"] = "\(connection.local)"
-        fields["VERSION"] = "\(engine.version)"
-        fields["CIPHER"] = "\(engine.cipher)"
-        fields["RESUMED"] = engine.isResumed ? "yes" : "no"
+        fields["VERSION"] = "\(session.version)"
+        fields["CIPHER"] = "\(session.cipher)"
+        fields["RESUMED"] = session.isResumed ? "yes" : "no"
         fields["HANDSHAKE_USEC"] = "\(connection.handshakeDuration.nanoseconds / 1_000)"
-        if let name = engine.applicationProtocol { fields["ALPN"] = "\(name)" }
+        if let name = session.applicationProtocol { fields["ALPN"] = "\(name)" }
         // The identity of a pre-shared key is the client's own.
-        if let server = engine.peerName?.commonName { fields["SERVER"] = "\(server)" }
+        if let server = session.peerName?.commonName { fields["SERVER"] = "\(server)" }
         return fields
     }
 

@@ -23,9 +23,9 @@ final class ServedConnection: ConnectionDelegate {
         self.service = service
         self.worker = worker
         traffic = TrafficLimiter(service.configuration.limits.traffic)
-        connection = try Connection.createByFd(
-            socket, local: handover.flow.local, peer: handover.flow.peer, context: service.context,
-            hello: hello, limits: service.limits, datapath: worker.datapath, delegate: self)
+        connection = try Connection.accept(
+            on: socket, handover.flow, hello: hello, context: service.context, limits: service.limits,
+            datapath: worker.datapath, delegate: self)
     }
 
     /// Begins the handshake. The connection may be closed, and removed from the worker, before this returns.
@@ -33,7 +33,8 @@ final class ServedConnection: ConnectionDelegate {
     func start(with datagrams: [UnsafeRawBufferPointer]) {
         guard let connection else { return }
         do throws(SystemError) {
-            try connection.start(with: datagrams)
+            // Where the connection has ended already, `connectionClosed` has been called.
+            _ = try connection.start(with: datagrams)
         } catch {
             self.connection = nil
             worker.countFailure()
@@ -52,7 +53,7 @@ final class ServedConnection: ConnectionDelegate {
     func connectionEstablished(_ connection: Connection) {
         if !hasBeenEstablished { worker.reportEstablished(id) }
         hasBeenEstablished = true
-        worker.countHandshake(resumed: connection.engine.isResumed)
+        worker.countHandshake(resumed: connection.session.isResumed)
         worker.logs.opened(connection, service)
         let handler = service.makeHandler(for: connection, worker.handlerResources)
         self.handler = handler
@@ -74,22 +75,22 @@ final class ServedConnection: ConnectionDelegate {
 
     func connectionHasRead(_ connection: Connection) { handler?.batchEnded(on: connection) }
 
-    func connection(_ connection: Connection, foreign datagram: UnsafeRawBufferPointer, from peer: SocketAddress) {
+    func connection(_ connection: Connection, misdelivered datagram: UnsafeRawBufferPointer, from peer: SocketAddress) {
         worker.reinject(datagram, FlowKey(peer: peer, local: connection.local))
     }
 
-    func restartMaterial(for connection: Connection) -> RehandshakeMaterial? {
+    func rehandshakeMaterial(for connection: Connection) -> RehandshakeMaterial? {
         worker.rehandshakeMaterial(for: service, connection.peer)
     }
 
-    func connection(_ connection: Connection, refusedRestart ending: Connection.Ending) {
+    func connection(_ connection: Connection, rehandshakeFailed ending: Connection.Ending) {
         worker.countFailure()
         worker.logs.handshakeFailed(
             peer: connection.peer, service, "\(ending); this was a re-handshake, and the connection goes on as it was")
     }
 
-    func connectionRestarts(_ connection: Connection) {
-        worker.logs.closed(connection, service, .restarted, dropped: traffic?.dropped ?? 0)
+    func connectionReplaced(_ connection: Connection) {
+        worker.logs.closed(connection, service, .replaced, dropped: traffic?.dropped ?? 0)
         traffic?.restart()
         handler?.closed()
         handler = nil
@@ -104,8 +105,8 @@ final class ServedConnection: ConnectionDelegate {
         } else {
             worker.countFailure()
             worker.logs.handshakeFailed(
-                peer: connection.peer, service, ending.description + connection.engine.presharedKeyRemark,
-                client: connection.engine.peerRejection?.client)
+                peer: connection.peer, service, ending.description + connection.session.presharedKeyRemark,
+                client: connection.session.peerRejection?.client)
         }
         worker.remove(self)
     }

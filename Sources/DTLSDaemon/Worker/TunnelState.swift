@@ -129,6 +129,15 @@ struct TunnelState {
         }
     }
 
+    /// How long the server has to be silent for ``deliver(now:)`` to give the connection up, where it has been; else
+    /// `nil`. To be asked before a batch of datagrams: within it, the connection does not close.
+    func silence(now: Instant) -> Duration? {
+        guard phase == .established, let unansweredSince else { return nil }
+        let limit = timeouts.answerNanoseconds
+        let isSilent = limit > 0 && now.nanoseconds - min(unansweredSince, now).nanoseconds >= limit
+        return isSilent ? timeouts.answer : nil
+    }
+
     // MARK: The connection
 
     /// The handshake is done.

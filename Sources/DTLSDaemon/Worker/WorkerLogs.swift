@@ -31,15 +31,15 @@ final class WorkerLogs: TimerTarget {
     }
 
     private func openedFields(_ connection: Connection, _ service: ServiceRuntime) -> Logger.Metadata {
-        let engine = connection.engine
+        let session = connection.session
         var fields: Logger.Metadata = [
             "PEER": "\(connection.peer)", "LOCAL": "\(connection.local)", "SERVICE": "\(service.configuration.name)",
-            "VERSION": "\(engine.version)", "CIPHER": "\(engine.cipher)", "RESUMED": engine.isResumed ? "yes" : "no",
+            "VERSION": "\(session.version)", "CIPHER": "\(session.cipher)", "RESUMED": session.isResumed ? "yes" : "no",
             "HANDSHAKE_USEC": "\(connection.handshakeDuration.nanoseconds / 1_000)",
         ]
-        if let name = engine.serverName { fields["SNI"] = "\(name)" }
-        if let name = engine.applicationProtocol { fields["ALPN"] = "\(name)" }
-        fields.merge(Self.clientFields(engine.peerName)) { $1 }
+        if let name = session.serverName { fields["SNI"] = "\(name)" }
+        if let name = session.applicationProtocol { fields["ALPN"] = "\(name)" }
+        fields.merge(Self.clientFields(session.peerName)) { $1 }
         return fields
     }
 

@@ -3,7 +3,7 @@ import LinuxSystem
 /// A connection for asynchronous code: `for try await message in connection.messages`,
 /// `try await connection.send(…)`.
 ///
-/// It does its work on ``DtlsLoop``, whoever calls; it comes from ``AsyncDtlsServer/connections`` or from
+/// It does its work on ``DtlsLoop``, whatever thread calls it. It comes from ``AsyncDtlsServer/connections`` or from
 /// ``connect(_:to:)``. It is closed with its last reference.
 @DtlsLoop public final class AsyncDtlsConnection {
     private let connection: DtlsConnection

@@ -1,6 +1,6 @@
 /// A server for asynchronous code: `for try await connection in server.connections`.
 ///
-/// It does its work on ``DtlsLoop``, whoever calls. The handshakes of its clients are done when `connections` yields
+/// It does its work on ``DtlsLoop``, whatever thread calls it. The handshakes of its clients are done when `connections` yields
 /// them, also on a server with a name. It is closed with its last reference.
 @DtlsLoop public final class AsyncDtlsServer {
     private let server: DtlsServer

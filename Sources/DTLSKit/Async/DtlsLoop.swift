@@ -15,25 +15,33 @@ import Synchronization
 }
 
 /// Runs an actor's jobs on one thread, in turn with that thread's event loop.
+///
+/// A process that has no descriptors left has no event loop. Jobs run all the same: those that need the loop find out
+/// by ``Iosched/current()``, which throws, and so do the calls that they work for. The loop is tried again meanwhile.
 private final class LoopExecutor: SerialExecutor {
-    private let jobs = Mutex<[UnownedJob]>([])
-    private let waker: Waker
-
-    init() {
-        do {
-            waker = try Waker()
-        } catch {
-            preconditionFailure("DTLSKit's loop cannot be started: \(error)")
-        }
+    private struct State {
+        var jobs: [UnownedJob] = []
+        /// Wakes the event loop up; `nil` while there is none.
+        var waker: Waker?
     }
+
+    private let state = Mutex(State())
+    /// Microseconds between two tries to make the event loop.
+    private static let retryInterval: UInt32 = 10_000
 
     func enqueue(_ job: consuming ExecutorJob) {
         let job = UnownedJob(job)
-        jobs.withLock { $0.append(job) }
-        waker.wake()
+        let waker = state.withLock { state in
+            state.jobs.append(job)
+            return state.waker
+        }
+        waker?.wake()
     }
 
     /// Starts the thread, which runs as long as the process does.
+    ///
+    /// Without a thread no job of the actor can run, not even to throw: like Swift's own executors, this one then ends
+    /// the process.
     func start() {
         var thread = pthread_t()
         let code = pthread_create(
@@ -41,33 +49,47 @@ private final class LoopExecutor: SerialExecutor {
             { pointer in
                 guard let pointer else { return nil }
                 Unmanaged<LoopExecutor>.fromOpaque(pointer).takeRetainedValue().run()
-                return nil
             }, Unmanaged.passRetained(self).toOpaque())
-        precondition(code == 0, "DTLSKit's loop cannot be started: \(String(cString: strerror(code)))")
+        precondition(code == 0, "DTLSKit's loop has no thread: \(String(cString: strerror(code)))")
         pthread_detach(thread)
     }
 
-    private func run() {
-        do {
-            let iosched = try Iosched.current()
-            let event = iosched.event(.read, waker.descriptor.rawValue) { [waker] in
-                waker.reset()
-                return true
-            }
-            try iosched.add(event)
-            while true {
-                try iosched.poll()
+    private func run() -> Never {
+        while true {
+            do {
+                try runLoop()
+            } catch {
                 runJobs()
+                usleep(Self.retryInterval)
             }
-        } catch {
-            preconditionFailure("DTLSKit's loop cannot run: \(error)")
+        }
+    }
+
+    /// Runs jobs and the event loop in turn, until the event loop fails.
+    private func runLoop() throws -> Never {
+        let iosched = try Iosched.current()
+        let waker = try Waker()
+        let event = iosched.event(.read, waker.descriptor.rawValue) {
+            waker.reset()
+            return true
+        }
+        try iosched.add(event)
+        state.withLock { $0.waker = waker }
+        defer {
+            state.withLock { $0.waker = nil }
+            iosched.remove(event)
+        }
+        while true {
+            // First of all those that came while nothing could wake the loop up.
+            runJobs()
+            try iosched.poll()
         }
     }
 
     private func runJobs() {
-        let ready = jobs.withLock { jobs in
-            defer { jobs.removeAll(keepingCapacity: true) }
-            return jobs
+        let ready = state.withLock { state in
+            defer { state.jobs.removeAll(keepingCapacity: true) }
+            return state.jobs
         }
         for job in ready { job.runSynchronously(on: asUnownedSerialExecutor()) }
     }

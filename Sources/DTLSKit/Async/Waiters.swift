@@ -1,4 +1,4 @@
-/// Those who wait for something on the loop, in the order in which they came. Each is resumed once.
+/// The tasks that wait for one thing on the loop, in the order in which they came. Each is resumed once.
 @DtlsLoop final class Waiters {
     private var waiting: [(number: UInt64, continuation: CheckedContinuation<Void, any Error>)] = []
     private var last: UInt64 = 0

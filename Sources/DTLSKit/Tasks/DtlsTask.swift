@@ -101,7 +101,7 @@ public final class DtlsTask {
         channel?.close()
     }
 
-    /// The thread that has started it ends: so does the task, which nobody can be told of any more.
+    /// The thread that has started the task ends: so does the task, since nothing is left to be told of its end.
     func abandon() {
         channel?.close()
         watch?.stop()
@@ -138,8 +138,8 @@ public final class DtlsTask {
         channel.send(TaskMessage.identity.encode(), descriptor: file)
     }
 
-    func send(late datagram: UnsafeRawBufferPointer, of number: UInt64) {
-        _ = channel?.offer(TaskMessage.late(number: number, datagram: datagram).encode())
+    func send(misdelivered datagram: UnsafeRawBufferPointer, of number: UInt64) {
+        _ = channel?.offer(TaskMessage.forConnection(number: number, datagram: datagram).encode())
     }
 
     private func processEnded(_ ending: ChildProcess.Ending) {
@@ -165,8 +165,8 @@ extension DtlsTask: MessageChannelDelegate {
         guard let decoded = try? TaskMessage(decoding: message, descriptor: number) else { return terminate() }
         switch decoded {
         case .value(let value, _): scheduler.call { self.messageCallback?(value) }
-        case .foreign(let server, let key, let datagram): scheduler.server(named: server)?.putBack(datagram, key)
-        case .identity, .late: break
+        case .forListener(let server, let flow, let datagram): scheduler.server(named: server)?.reinject(datagram, flow)
+        case .identity, .forConnection: break
         }
     }
 

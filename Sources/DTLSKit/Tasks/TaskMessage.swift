@@ -2,18 +2,19 @@ import DTLSTransport
 import LinuxSystem
 import Primitives
 
-/// What goes over the channel between a program and its tasks, both ways.
+/// A message over the channel between a program and one of its tasks, in either direction.
 enum TaskMessage {
     /// A named server, or a new certificate of one: a sealed memfd comes along.
     case identity
-    /// A value; with a descriptor, where it has one; with a newcomer's hello, where that is its descriptor.
+    /// A value, with a descriptor where it has one. Where that is a new client's socket, the client's hello goes along.
     case value(TaskValue, Handover?)
-    /// A datagram of a connection that was sent moments ago, found on the listener.
-    case late(number: UInt64, datagram: UnsafeRawBufferPointer)
-    /// A datagram that a connection's socket has yielded, and that belongs to the listener.
-    case foreign(server: String, key: FlowKey, datagram: UnsafeRawBufferPointer)
+    /// A misdelivered datagram: the listener has received it, and it belongs to a connection that was sent to the task
+    /// moments ago.
+    case forConnection(number: UInt64, datagram: UnsafeRawBufferPointer)
+    /// A misdelivered datagram: a connection's socket has yielded it, and it belongs to the listener.
+    case forListener(server: String, flow: FlowKey, datagram: UnsafeRawBufferPointer)
 
-    /// What a newcomer has sent so far.
+    /// The datagrams that a new client has sent so far.
     struct Handover {
         let server: String
         let number: UInt64
@@ -25,7 +26,7 @@ enum TaskMessage {
 
     private enum Kind: UInt8 {
         case identity = 1
-        case value, late, foreign
+        case value, forConnection, forListener
     }
 
     func encode() -> [UInt8] {
@@ -41,15 +42,15 @@ enum TaskMessage {
                 $0.optional($1.hello) { $0.data($1) }
                 $0.list($1.datagrams) { $0.data($1) }
             }
-        case .late(let number, let datagram):
-            writer.integer(Kind.late.rawValue)
+        case .forConnection(let number, let datagram):
+            writer.integer(Kind.forConnection.rawValue)
             writer.integer(number)
             writer.data(datagram)
-        case .foreign(let server, let key, let datagram):
-            writer.integer(Kind.foreign.rawValue)
+        case .forListener(let server, let flow, let datagram):
+            writer.integer(Kind.forListener.rawValue)
             writer.string(server)
-            writer.address(key.peer)
-            writer.address(key.local)
+            writer.address(flow.peer)
+            writer.address(flow.local)
             writer.data(datagram)
         }
         return writer.bytes
@@ -70,11 +71,12 @@ enum TaskMessage {
                     datagrams: try reader.list { reader throws(MalformedBytes) in try reader.array() })
             }
             self = .value(value, handover)
-        case .late: self = .late(number: try reader.integer(), datagram: try reader.data())
-        case .foreign:
-            self = .foreign(
+        case .forConnection:
+            self = .forConnection(number: try reader.integer(), datagram: try reader.data())
+        case .forListener:
+            self = .forListener(
                 server: try reader.string(),
-                key: FlowKey(peer: try reader.address(), local: try reader.address()),
+                flow: FlowKey(peer: try reader.address(), local: try reader.address()),
                 datagram: try reader.data())
         }
     }

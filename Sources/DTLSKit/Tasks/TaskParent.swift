@@ -34,7 +34,7 @@ final class TaskParent: MessageChannelDelegate {
     private var callback: ((TaskValue) -> Void)?
     /// Messages that came before there was a callback, or that `recv` is to take.
     private var waiting: [TaskValue] = []
-    /// What came along with the descriptors of newcomers.
+    /// The datagrams that came along with the sockets of new clients, by the sockets' descriptors.
     private var arrived: [Int32: TaskMessage.Handover] = [:]
     private var recent = RecentConnections()
 
@@ -89,17 +89,18 @@ final class TaskParent: MessageChannelDelegate {
         channel?.send(bytes, descriptor: copy.take())
     }
 
-    func giveBack(_ datagram: UnsafeRawBufferPointer, _ key: FlowKey, server: String) {
-        _ = channel?.offer(TaskMessage.foreign(server: server, key: key, datagram: datagram).encode())
+    /// Returns a misdelivered datagram to the listener of a server.
+    func reinject(_ datagram: UnsafeRawBufferPointer, _ flow: FlowKey, server: String) {
+        _ = channel?.offer(TaskMessage.forListener(server: server, flow: flow, datagram: datagram).encode())
     }
 
-    /// What came along with a descriptor; `nil` where it came by another way, or is another's by now.
+    /// The datagrams that came along with a descriptor; `nil` where it has come by another way, or was closed since.
     func takeArrived(_ descriptor: Int32, of server: String) -> TaskMessage.Handover? {
         guard let handover = arrived.removeValue(forKey: descriptor), handover.server == server else { return nil }
         return handover
     }
 
-    /// The newcomer's message has come, and the program has not been called with it yet: the datagram goes along.
+    /// The new client's socket has come, and the program has not made a connection of it yet: the datagram goes along.
     private func keep(_ datagram: UnsafeRawBufferPointer, of number: UInt64) {
         guard let (descriptor, handover) = arrived.first(where: { $0.value.number == number }),
             handover.datagrams.count < Self.maximumKept
@@ -107,10 +108,10 @@ final class TaskParent: MessageChannelDelegate {
         arrived[descriptor]?.datagrams.append([UInt8](datagram))
     }
 
-    /// Datagrams of a newcomer, its hello among them.
+    /// Datagrams kept of a new client, its hello among them.
     private static let maximumKept = 16
 
-    /// Late datagrams of this connection may come over the channel.
+    /// Misdelivered datagrams of this connection may come over the channel.
     func remember(_ connection: DtlsConnection) {
         if connection.number != 0 { recent.insert(connection.number, .here(connection)) }
     }
@@ -129,13 +130,13 @@ final class TaskParent: MessageChannelDelegate {
             if number >= 0 { arrived[number] = handover }
             guard let callback else { return waiting.append(value) }
             scheduler.call { callback(value) }
-        case .late(let number, let datagram):
+        case .forConnection(let number, let datagram):
             if case .here(let connection) = recent.whereabouts(of: number) {
-                connection.receive(late: datagram)
+                connection.receive(misdelivered: datagram)
             } else {
                 keep(datagram, of: number)
             }
-        case .foreign: break
+        case .forListener: break
         }
     }
 

@@ -1,7 +1,7 @@
 import DTLSTransport
 import Primitives
 
-/// What a message between tasks is made of.
+/// A value in a message between a program and its tasks.
 public enum TaskValue: Sendable, Equatable {
     case null
     case bool(Bool)
@@ -72,7 +72,7 @@ extension TaskValue: ExpressibleByStringLiteral, ExpressibleByIntegerLiteral, Ex
     public init(arrayLiteral elements: TaskValue...) { self = .list(elements) }
     public init(nilLiteral: ()) { self = .null }
 
-    /// Where a key comes twice, the later value holds.
+    /// Of two values for one key, the later one holds.
     public init(dictionaryLiteral elements: (String, TaskValue)...) {
         self = .dictionary(Dictionary(elements) { $1 })
     }

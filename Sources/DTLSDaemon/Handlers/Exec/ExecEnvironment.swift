@@ -9,16 +9,16 @@ enum ExecEnvironment {
     static let maximumValueBytes = 4_096
 
     static func variables(of connection: Connection, _ service: ServiceRuntime) -> [String: String] {
-        let engine = connection.engine
-        var variables = variables(peerIdentity: engine.peerName, serverName: engine.serverName)
+        let session = connection.session
+        var variables = variables(peerIdentity: session.peerName, serverName: session.serverName)
         variables["DTLSD_SERVICE"] = service.configuration.name
         variables["REMOTE_ADDR"] = connection.peer.host
         variables["REMOTE_PORT"] = "\(connection.peer.port)"
         variables["SERVER_ADDR"] = connection.local.host
         variables["SERVER_PORT"] = "\(connection.local.port)"
-        variables["SSL_PROTOCOL"] = engine.version
-        variables["SSL_CIPHER"] = engine.cipher
-        variables["SSL_SESSION_RESUMED"] = engine.isResumed ? "Resumed" : "Initial"
+        variables["SSL_PROTOCOL"] = session.version
+        variables["SSL_CIPHER"] = session.cipher
+        variables["SSL_SESSION_RESUMED"] = session.isResumed ? "Resumed" : "Initial"
         return variables
     }
 

@@ -107,11 +107,12 @@ final class ExecHandler: Handler, EventHandler {
     private func passOn() -> Int {
         guard let connection, socket.isOpen, let count = try? socket.receive() else { return 0 }
         var messages = 0
-        for index in 0..<count where !resources.received[index].isEmpty {
-            messages += 1
-            answer(resources.received[index], connection)
+        connection.batch {
+            for index in 0..<count where !resources.received[index].isEmpty {
+                messages += 1
+                answer(resources.received[index], connection)
+            }
         }
-        connection.flush()
         return messages
     }
 

@@ -150,16 +150,16 @@ final class ForwardHandler: Handler, EventHandler {
         }
         guard count > 0 else { return }
         if let notice = route.markBackendAlive() { log(notice) }
-        for index in 0..<count { answer(resources.received[index], connection) }
-        connection.flush()
+        connection.batch {
+            for index in 0..<count { answer(resources.received[index], connection) }
+        }
     }
 
     /// ICMP has said that the backend cannot be reached. What it has answered before that is still read; the next
     /// message goes to another backend.
     private func takeErrors(_ connection: Connection) {
         let error = socket.takeErrors()
-        socket.receiveAll { answer(resources.received[$0], connection) }
-        connection.flush()
+        connection.batch { socket.receiveAll { answer(resources.received[$0], connection) } }
         if error != 0 { noteRefusal(error) }
     }
 

@@ -111,17 +111,17 @@ struct ProxyHeader {
 extension ProxyHeader {
     /// The header for an established connection.
     init(_ connection: Connection) {
-        let engine = connection.engine
+        let session = connection.session
         self.init(
             source: connection.peer, destination: connection.local,
-            applicationProtocol: engine.applicationProtocol.map { Array($0.utf8) },
-            serverName: engine.serverName, version: engine.version, cipher: engine.cipher)
-        if let identity = engine.claimedPresharedKeyIdentityBytes {
+            applicationProtocol: session.applicationProtocol.map { Array($0.utf8) },
+            serverName: session.serverName, version: session.version, cipher: session.cipher)
+        if let identity = session.claimedPresharedKeyIdentityBytes {
             client = .presharedKey(identity: identity)
-        } else if let identity = engine.peerName {
+        } else if let identity = session.peerName {
             client = .certificate(
-                commonName: identity.commonName, isShownNow: !engine.isResumed,
-                verification: engine.verificationResult)
+                commonName: identity.commonName, isShownNow: !session.isResumed,
+                verification: session.verificationResult)
         }
     }
 }

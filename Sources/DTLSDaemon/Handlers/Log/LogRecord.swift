@@ -37,7 +37,7 @@ final class LogOrigin: Sendable {
     convenience init(_ connection: Connection, _ service: ServiceRuntime) {
         self.init(
             service: service.configuration.name, peer: "\(connection.peer)",
-            client: connection.engine.peerName?.name)
+            client: connection.session.peerName?.name)
     }
 
     init(service: String, peer: String, client: String?) {

@@ -1,0 +1,564 @@
+import DTLSEngine
+import LinuxSystem
+import Primitives
+
+/// One DTLS association without I/O and without a clock: all that a ``Connection`` is, but for its socket.
+///
+/// It has the engine, the handshake of a peer that has lost its state (RFC 6347, section 4.2.8), the deadlines of both,
+/// what is known of the path, and the counters. Give it a datagram with ``receive(_:now:_:offer:)``, then call
+/// ``next(now:_:)`` until it says `.needsInput`. Call ``handleTimeout(now:_:)`` when ``deadline(now:)`` has passed, and
+/// `next(now:_:)` after it. What it writes goes into the outbox of the lease that each of these calls asks for.
+package final class Association {
+    enum Event {
+        /// There is nothing more to say until a datagram comes or a deadline passes, or ever, once ``ending`` is set.
+        case needsInput
+        /// A handshake is done; messages may follow at once.
+        case established
+        /// A decrypted message, valid until the next call of any association of this thread.
+        case message(UnsafeRawBufferPointer)
+        /// The peer has lost its state and has done a new handshake: the association that it had is over. Counters and
+        /// session are still those of that one. `.established` follows.
+        case replaced
+        /// The peer's new handshake has failed, for the reason given: the association that it had goes on.
+        case rehandshakeFailed(Connection.Ending)
+    }
+
+    /// What is to be done about a datagram that was received.
+    enum Disposition {
+        /// The association has taken it: ask for what follows from it.
+        case taken
+        /// It is not this association's. A listener should see it, after this one's end where that has come.
+        case misdelivered
+    }
+
+    private enum Phase {
+        case handshaking
+        case established
+        case ended(Connection.Ending)
+    }
+
+    /// What ``next(now:_:)`` has to say of a handshake beside the one that the engine is in.
+    private enum RehandshakeNews {
+        case none
+        case datagram
+        case done
+        case failed(Connection.Ending)
+    }
+
+    let flow: FlowKey
+    private(set) var counters = Connection.Counters()
+    /// When the handshake began that the present association came from.
+    private(set) var started: Instant
+
+    private var engine: Engine
+    private var phase = Phase.handshaking
+    private let buffers: EngineBuffers
+    private let limits: Connection.Limits
+    /// Whether the engine may have something to say.
+    private var hasInput = true
+    /// The random of the hello that the present association began with; `nil` for a client's side.
+    private var random: ClientRandom?
+    private var rehandshake: Rehandshake?
+    private var rehandshakes = TokenBucket()
+    private var rehandshakeNews = RehandshakeNews.none
+    private var hasRehandshakeNews = false
+    private var lastReceived: Instant
+    /// When something was last sent while OpenSSL held no record buffers for this association.
+    private var lastSentWithoutBuffers = Instant.distantPast
+    /// Whether OpenSSL holds record buffers for this association.
+    private var holdsBuffers = true
+    /// Whether the deadline may have become earlier than the one that was asked for last.
+    private var hasNewDeadline = true
+    /// Bytes of the largest message that the path is known to take.
+    private var knownToFit = Association.alwaysFits
+
+    /// How long OpenSSL's record buffers are kept after the last datagram.
+    private static let bufferIdleTimeout = Duration.seconds(1)
+    /// How long messages are dropped for a peer whose new handshake goes on; see ``dropsMessages(now:)``.
+    private static let rehandshakeSilence = Duration.seconds(1)
+    /// Bytes of a message that fits every path that Linux believes in (552 bytes, net.ipv4.route.min_pmtu), whatever
+    /// the cipher adds. The kernel is asked about larger ones only, and once.
+    private static let alwaysFits = 400
+
+    private init(
+        _ engine: Engine, _ flow: FlowKey, _ random: ClientRandom?, _ limits: Connection.Limits,
+        _ buffers: EngineBuffers, now: Instant
+    ) {
+        self.engine = engine
+        self.flow = flow
+        self.random = random
+        self.limits = limits
+        self.buffers = buffers
+        started = now
+        lastReceived = now
+    }
+
+    /// A server's side, from the hello of a client whose address is proven. It writes nothing before ``next(now:_:)``.
+    static func accept(
+        _ hello: consuming VerifiedHello, _ flow: FlowKey, context: ServerContext, limits: Connection.Limits,
+        buffers: EngineBuffers, now: Instant
+    ) throws(OpenSSLError) -> Association {
+        let random = hello.random
+        let engine = try makeEngine(hello, flow, context, limits, buffers)
+        return Association(engine, flow, random, limits, buffers, now: now)
+    }
+
+    /// A client's side.
+    static func connect(
+        _ flow: FlowKey, context: ClientContext, serverName: String?, resuming session: ResumableSession?,
+        limits: Connection.Limits, buffers: EngineBuffers, now: Instant
+    ) throws(OpenSSLError) -> Association {
+        let engine = try Engine(
+            connecting: context, over: buffers.bio, payloadSize: limits.payloadSize(flow.local.family),
+            serverName: serverName)
+        if let session { engine.resume(session) }
+        return Association(engine, flow, nil, limits, buffers, now: now)
+    }
+
+    private static func makeEngine(
+        _ hello: consuming VerifiedHello, _ flow: FlowKey, _ context: ServerContext, _ limits: Connection.Limits,
+        _ buffers: EngineBuffers
+    ) throws(OpenSSLError) -> Engine {
+        // The address without its port.
+        try Engine(
+            accepting: context, over: buffers.bio, payloadSize: limits.payloadSize(flow.local.family), hello: hello,
+            localAddress: flow.local.withBytes { [UInt8]($0.dropLast(2)) })
+    }
+
+    @inline(__always)
+    var isOpen: Bool {
+        if case .ended = phase { return false }
+        return true
+    }
+
+    /// Why the association has ended; `nil` while it goes on.
+    var ending: Connection.Ending? {
+        if case .ended(let ending) = phase { return ending }
+        return nil
+    }
+
+    // MARK: Receiving
+
+    /// Takes a datagram of the peer. It must stay valid until ``next(now:_:)`` has said `.needsInput`.
+    /// - Parameter offer: what a peer that has lost its state can do a new handshake with, asked for only where a
+    ///   datagram says that the peer has. `nil`: it cannot do one here.
+    @inline(__always)
+    func receive(
+        _ datagram: UnsafeRawBufferPointer, now: Instant, _ lease: borrowing OutboxLease,
+        offer: () -> RehandshakeOffer?
+    ) -> Disposition {
+        switch phase {
+        case .established where mayConcernRehandshake(datagram):
+            return receiveBesideAssociation(buffers.fragments.join(datagram), now: now, lease, offer)
+        case .handshaking where isHelloOfAnotherHandshake(datagram):
+            return receiveInsteadOfHandshake(buffers.fragments.join(datagram), lease, offer)
+        case .handshaking, .established:
+            engine.deliver(datagram)
+            hasInput = true
+            return .taken
+        case .ended:
+            return .misdelivered
+        }
+    }
+
+    /// One comparison for application data, which is nearly all that comes.
+    @inline(__always)
+    private func mayConcernRehandshake(_ datagram: UnsafeRawBufferPointer) -> Bool {
+        guard let record = Record(of: datagram), record.contentType != .applicationData else { return false }
+        return random != nil && (rehandshake != nil || ClientHello.couldBePart(of: datagram))
+    }
+
+    private func isHelloOfAnotherHandshake(_ datagram: UnsafeRawBufferPointer) -> Bool {
+        guard random != nil, case .hello(let hello) = ClientHello.parse(buffers.fragments.join(datagram)) else {
+            return false
+        }
+        return hello.randomValue != random
+    }
+
+    /// Takes a hello of another handshake than the one that goes on. With a valid cookie, which nobody else can bring,
+    /// the client has given that one up: it goes on as a new client, since there is no established association to be
+    /// kept beside the new handshake.
+    private func receiveInsteadOfHandshake(
+        _ datagram: UnsafeRawBufferPointer, _ lease: borrowing OutboxLease, _ offer: () -> RehandshakeOffer?
+    ) -> Disposition {
+        guard let offer = offer() else {
+            // The listener is to ask for a cookie; an alert in plain text before the hello says as much as one would.
+            guard engine.holdsAlert else { return .taken }
+            deliverHeldAlert(lease)
+            return .misdelivered
+        }
+        let verdict = Rehandshake.verdict(
+            datagram, flow, current: random, pending: nil, offer: { offer }, answer: { lease.append($0) })
+        switch verdict {
+        case .begins: break
+        default: return .taken
+        }
+        if engine.holdsAlert { deliverHeldAlert(lease) } else { end(.replaced) }
+        return .misdelivered
+    }
+
+    private func receiveBesideAssociation(
+        _ datagram: UnsafeRawBufferPointer, now: Instant, _ lease: borrowing OutboxLease,
+        _ askForOffer: () -> RehandshakeOffer?
+    ) -> Disposition {
+        var offer: RehandshakeOffer?
+        let verdict = Rehandshake.verdict(
+            datagram, flow, current: random, pending: rehandshake?.random,
+            offer: {
+                offer = askForOffer()
+                return offer
+            },
+            answer: { lease.append($0) })
+        switch consume verdict {
+        case .ignored:
+            break
+        case .forAssociation:
+            engine.deliver(datagram)
+            hasInput = true
+        case .begins(let hello):
+            // The peer has left the new handshake that it had begun before: that one's flight must not be sent again.
+            rehandshake = nil
+            guard isOpen, let offer else { break }
+            guard let context = offer.material.context else {
+                end(.replaced)
+                return .misdelivered
+            }
+            if rehandshakes.takeIfHeld(of: Rehandshake.limit, now: now) {
+                beginRehandshake(hello, context, pathMTU: offer.pathMTU, now: now)
+            }
+        case .continues:
+            rehandshake?.engine.deliver(datagram)
+            announce(.datagram)
+        }
+        return .taken
+    }
+
+    /// Hands out what has happened, one event at a time.
+    @inline(__always)
+    func next(now: Instant, _ lease: borrowing OutboxLease) -> Event {
+        guard isOpen else { return .needsInput }
+        if hasRehandshakeNews, let event = nextOfRehandshake(now: now) { return event }
+        guard hasInput else { return .needsInput }
+        if !holdsBuffers { takeBuffers() }
+        do throws(EngineError) {
+            switch try engine.next() {
+            case .needsInput:
+                hasInput = false
+                return .needsInput
+            case .message(let message):
+                lastReceived = now
+                counters.messagesIn &+= 1
+                counters.bytesIn &+= UInt64(truncatingIfNeeded: message.count)
+                return .message(message)
+            case .established:
+                phase = .established
+                lastReceived = now
+                hasNewDeadline = true
+                return .established
+            case .closed:
+                end(.closedByPeer)
+            }
+        } catch {
+            end(.failed(error))
+        }
+        return .needsInput
+    }
+
+    // MARK: Sending
+
+    /// Encrypts a message of 1 to 16,384 bytes into one datagram. Throws, and counts, one that the path does not take
+    /// in one piece.
+    /// - Parameter enforcedMTU: bytes of the largest IP packet that the path takes, as the kernel knows it; `nil` where
+    ///   larger ones may be fragmented. It is asked for only where the message may not fit.
+    @inline(__always)
+    func send(
+        _ message: UnsafeRawBufferPointer, now: Instant, _ lease: borrowing OutboxLease, enforcedMTU: () -> Int?
+    ) throws(EngineError) {
+        guard isOpen else { throw .notEstablished }
+        if rehandshake != nil, dropsMessages(now: now) {
+            counters.unsent &+= 1
+            return
+        }
+        if message.count > knownToFit { try checkFits(message.count, enforcedMTU: enforcedMTU()) }
+        try engine.send(message)
+        if !holdsBuffers {
+            takeBuffers()
+            lastSentWithoutBuffers = now
+        }
+        counters.messagesOut &+= 1
+        counters.bytesOut &+= UInt64(truncatingIfNeeded: message.count)
+    }
+
+    /// OpenSSL has taken its record buffers again, to read or to write with.
+    private func takeBuffers() {
+        holdsBuffers = true
+        hasNewDeadline = true
+    }
+
+    /// Whether messages are dropped, since the peer, whose new handshake goes on, could read none. GnuTLS (3.7.9) waits
+    /// for 50 ms after each such datagram: among some hundred a second, a handshake took 4 to 11 seconds.
+    ///
+    /// For a second only: the hello with the valid cookie may be a copy of an earlier one, sent by somebody else.
+    private func dropsMessages(now: Instant) -> Bool {
+        guard let rehandshake else { return false }
+        return now < rehandshake.started + Self.rehandshakeSilence
+    }
+
+    /// The socket has not taken datagrams of this association, some of them for their size.
+    func countUnsent(_ unsent: Int, tooLarge: Int) {
+        counters.unsent &+= UInt64(truncatingIfNeeded: unsent)
+        counters.tooLarge &+= UInt64(truncatingIfNeeded: tooLarge)
+    }
+
+    // MARK: Path
+
+    /// Bytes of the largest message that the path takes in one piece; 0 before the handshake is done.
+    /// - Parameter enforcedMTU: as in ``send(_:now:_:enforcedMTU:)``.
+    func largestMessage(enforcedMTU: Int?) -> Int {
+        guard engine.isEstablished else { return 0 }
+        guard let enforcedMTU else { return Engine.maximumMessageSize }
+        return engine.largestMessage(inPayload: payloadSize(inMTU: enforcedMTU))
+    }
+
+    private func checkFits(_ count: Int, enforcedMTU: Int?) throws(EngineError) {
+        guard engine.isEstablished else { return }
+        knownToFit = largestMessage(enforcedMTU: enforcedMTU)
+        guard count > knownToFit, count <= Engine.maximumMessageSize else { return }
+        counters.tooLarge &+= 1
+        throw .path(count, limit: knownToFit)
+    }
+
+    /// Makes the flights of the handshake fit a path of this MTU, in bytes.
+    func fitFlights(toMTU mtu: Int) { engine.limitPayload(to: payloadSize(inMTU: mtu)) }
+
+    /// The kernel has refused a datagram for its size, or a router has told it that one was too large: the next flight
+    /// and the next message have to be smaller.
+    /// - Parameter mtu: what the kernel knows by now; `nil` where it does not say.
+    func pathHasShrunk(toMTU mtu: Int?) {
+        knownToFit = 0
+        guard let mtu else { return }
+        if case .handshaking = phase { fitFlights(toMTU: mtu) }
+        rehandshake?.engine.limitPayload(to: payloadSize(inMTU: mtu))
+    }
+
+    private func payloadSize(inMTU mtu: Int) -> Int { mtu - Connection.Limits.headerSize(flow.local.family) }
+
+    // MARK: Rehandshake
+
+    private func beginRehandshake(
+        _ hello: consuming VerifiedHello, _ context: ServerContext, pathMTU: Int?, now: Instant
+    ) {
+        let random = hello.random
+        do throws(OpenSSLError) {
+            let engine = try Self.makeEngine(hello, flow, context, limits, buffers)
+            if let pathMTU { engine.limitPayload(to: payloadSize(inMTU: pathMTU)) }
+            rehandshake = Rehandshake(engine: engine, random: random, started: now)
+            hasNewDeadline = true
+            announce(.datagram)
+        } catch {
+            announce(.failed(.failed(.handshake(error, verification: nil))))
+        }
+    }
+
+    private func announce(_ news: RehandshakeNews) {
+        rehandshakeNews = news
+        hasRehandshakeNews = true
+    }
+
+    private func nextOfRehandshake(now: Instant) -> Event? {
+        let news = rehandshakeNews
+        rehandshakeNews = .none
+        hasRehandshakeNews = false
+        switch news {
+        case .none:
+            return nil
+        case .datagram:
+            guard let rehandshake else { return nil }
+            do throws(EngineError) {
+                // Before it is established, an engine has nothing else to say.
+                guard case .established = try rehandshake.engine.next() else { return nil }
+                announce(.done)
+                return .replaced
+            } catch {
+                self.rehandshake = nil
+                return .rehandshakeFailed(.failed(error))
+            }
+        case .done:
+            guard let rehandshake else { return nil }
+            replace(by: rehandshake, now: now)
+            return .established
+        case .failed(let ending):
+            rehandshake = nil
+            return .rehandshakeFailed(ending)
+        }
+    }
+
+    private func replace(by rehandshake: Rehandshake, now: Instant) {
+        self.rehandshake = nil
+        engine = rehandshake.engine
+        random = rehandshake.random
+        started = rehandshake.started
+        lastReceived = now
+        counters = Connection.Counters()
+        // The new cipher may add more to a message.
+        knownToFit = Self.alwaysFits
+        // The datagram that has completed the handshake may hold a message behind it.
+        hasInput = true
+        holdsBuffers = true
+        hasNewDeadline = true
+    }
+
+    // MARK: Time
+
+    /// Whether ``deadline(now:)`` may be earlier than it was when it was asked for last. It may otherwise have become
+    /// later, which need not be known before the earlier one has passed.
+    @inline(__always)
+    var mayHaveEarlierDeadline: Bool {
+        if hasNewDeadline || rehandshake != nil { return true }
+        switch phase {
+        case .handshaking: return true
+        // A renegotiation may have begun.
+        case .established: return engine.timeout != nil
+        case .ended: return false
+        }
+    }
+
+    /// When ``handleTimeout(now:_:)`` is to be called at the latest.
+    func deadline(now: Instant) -> Instant {
+        hasNewDeadline = false
+        switch phase {
+        case .handshaking:
+            return deadline(of: engine, started: started, now: now)
+        case .established:
+            var deadline = min(bufferDeadline, idleDeadline)
+            if let renegotiation = engine.timeout { deadline = min(deadline, now + renegotiation) }
+            guard let rehandshake else { return deadline }
+            return min(deadline, self.deadline(of: rehandshake.engine, started: rehandshake.started, now: now))
+        case .ended:
+            return .distantFuture
+        }
+    }
+
+    private var bufferDeadline: Instant {
+        holdsBuffers ? max(lastReceived, lastSentWithoutBuffers) + Self.bufferIdleTimeout : .distantFuture
+    }
+
+    private var idleDeadline: Instant {
+        limits.idleTimeout > .zero ? lastReceived + limits.idleTimeout : .distantFuture
+    }
+
+    /// A handshake's next deadline: its retransmission, or its end.
+    private func deadline(of engine: Engine, started: Instant, now: Instant) -> Instant {
+        let end = started + limits.handshakeTimeout
+        guard let retransmission = engine.timeout else { return end }
+        return min(end, now + retransmission)
+    }
+
+    /// Does what is due: retransmits flights, gives buffers back, or ends what has taken too long.
+    func handleTimeout(now: Instant, _ lease: borrowing OutboxLease) {
+        hasNewDeadline = true
+        switch phase {
+        case .handshaking:
+            if now >= started + limits.handshakeTimeout {
+                deliverHeldAlert(lease)
+                return close(.handshakeTimedOut, lease)
+            }
+            retransmit()
+        case .established:
+            if now >= idleDeadline { return close(.idle, lease) }
+            if now >= bufferDeadline {
+                engine.releaseBuffers()
+                holdsBuffers = false
+            }
+            handleTimeoutOfRehandshake(now: now)
+            // A renegotiation's flight.
+            if engine.timeout != nil { retransmit() }
+        case .ended:
+            break
+        }
+    }
+
+    private func retransmit() {
+        do throws(EngineError) { try engine.handleTimeout() } catch { end(.failed(error)) }
+    }
+
+    private func handleTimeoutOfRehandshake(now: Instant) {
+        guard let rehandshake else { return }
+        if now >= rehandshake.started + limits.handshakeTimeout { return announce(.failed(.handshakeTimedOut)) }
+        do throws(EngineError) {
+            try rehandshake.engine.handleTimeout()
+        } catch {
+            announce(.failed(.failed(error)))
+        }
+    }
+
+    /// Takes an alert that was held back, since it came without protection, for the peer's.
+    private func deliverHeldAlert(_ lease: borrowing OutboxLease) {
+        guard engine.holdsAlert else { return }
+        do throws(EngineError) { try engine.deliverHeldAlert() } catch { end(.failed(error)) }
+    }
+
+    // MARK: Shutdown
+
+    private func end(_ ending: Connection.Ending) {
+        guard isOpen else { return }
+        phase = .ended(ending)
+    }
+
+    /// Ends the association with close_notify, or without a word where the handshake is not done.
+    func close(_ ending: Connection.Ending, _ lease: borrowing OutboxLease) {
+        guard isOpen else { return }
+        engine.close()
+        end(ending)
+    }
+
+    /// Ends the association without a word to the peer: another process goes on with it.
+    func abandon() { end(.closedHere) }
+
+    /// What the handshake has agreed on.
+    var session: Session { Session(engine) }
+}
+
+/// What the engines of one thread share. A connection has no buffers of its own.
+package final class EngineBuffers {
+    let bio: DatagramBIO
+    /// Puts together the hellos of clients that come back without their state.
+    let fragments = HelloFragments()
+    let outbox: OutboxLender
+
+    package init() throws(OpenSSLError) {
+        bio = try DatagramBIO()
+        outbox = OutboxLender(bio.outbox)
+    }
+}
+
+/// What a handshake has agreed on, and whom with: for logs, handlers and programs.
+package struct Session {
+    private let engine: Engine
+
+    init(_ engine: Engine) { self.engine = engine }
+
+    /// `"DTLSv1.2"`
+    package var version: String { engine.version }
+    /// OpenSSL's name of the cipher suite (`"ECDHE-ECDSA-AES128-GCM-SHA256"`).
+    package var cipher: String { engine.cipher }
+    /// Whether the handshake resumed an earlier session.
+    package var isResumed: Bool { engine.isResumed }
+    /// The name that the client has asked for (SNI), or `nil`.
+    package var serverName: String? { engine.serverName }
+    /// The application protocol that was agreed on (ALPN, RFC 7301), or `nil`.
+    package var applicationProtocol: String? { engine.applicationProtocol }
+    /// Who the peer has shown to be, by its certificate or key; `nil` where it was not asked.
+    package var peerName: PeerName? { engine.peerName }
+    /// The identity of a pre-shared key as the client has sent it, or `nil` without such a key.
+    package var claimedPresharedKeyIdentityBytes: [UInt8]? { engine.claimedPresharedKeyIdentityBytes }
+    /// What the check of the peer's certificate has found: a number of `openssl verify` (X509_V_OK is 0). It is 0 for a
+    /// peer without a certificate too.
+    package var verificationResult: Int { engine.verificationResult }
+    /// Why the client's certificate was refused, where the handshake has failed for that.
+    package var peerRejection: PeerRejection? { engine.peerRejection }
+    /// What a log adds to the reason of a failed handshake with a pre-shared key.
+    package var presharedKeyRemark: String { engine.presharedKeyRemark }
+    /// What the next connection to the same server can resume; `nil` where the server has given nothing for it.
+    package var resumableSession: ResumableSession? { engine.resumableSession }
+}

@@ -1,0 +1,253 @@
+import DTLSEngine
+import LinuxSystem
+import Primitives
+
+/// What happens to the datagrams of one listening address, without I/O and without a clock: each gives an ``Action``.
+///
+/// Nothing is kept of a peer before its address is proven by a cookie, and nothing is allocated for it. Of an admitted
+/// one, its flow is remembered for two seconds.
+package struct Endpoint {
+    /// How a peer proves that it has the address that its datagrams come from.
+    package enum Policy {
+        /// A DTLS server: by a cookie (RFC 6347, section 4.2.1).
+        case cookies(CookieAuthority)
+        /// A client's local side, which plain datagrams come to: it does not. Whoever can send to the address, from
+        /// whatever source, gets a place, so it belongs on the loopback interface or a network that is trusted.
+        case none
+    }
+
+    /// What is to be done about a datagram.
+    package enum Action: ~Copyable {
+        /// Write the answer, which asks for a cookie, and send it to the datagram's source.
+        case reply(HelloVerifyRequest)
+        /// Its sender's address is proven. Make a connection for it if there is a place, and report the outcome by
+        /// ``Endpoint/admitted(_:_:as:now:)`` or ``Endpoint/refused(_:)``.
+        case admit(Opening)
+        /// It belongs to the connection of this number, which was admitted moments ago: it was sent before that one's
+        /// own socket was connected (rule 4). Where the connection is gone, call ``Endpoint/forget(_:)`` and pass the
+        /// datagram in again.
+        case forward(connection: UInt64)
+        case drop(DropReason)
+    }
+
+    package enum DropReason {
+        /// ``Endpoint/access`` does not allow the peer.
+        case denied
+        /// It is a ClientHello that contradicts itself.
+        case malformed
+        /// It is a copy of the ClientHello that its client was just admitted with.
+        case repeated
+        /// It is no ClientHello: most come from peers whose connections are closed.
+        case unrelated
+    }
+
+    /// The beginning of a connection.
+    package enum Opening: ~Copyable {
+        /// The ClientHello whose cookie is valid.
+        case hello(VerifiedHello)
+        /// A datagram of a sender that needs no cookie; valid as long as the one passed in.
+        case plain(UnsafeRawBufferPointer)
+
+        /// The random of the ClientHello; `nil` for a plain datagram.
+        package var random: ClientRandom? {
+            switch self {
+            case .hello(let hello): hello.random
+            case .plain: nil
+            }
+        }
+    }
+
+    /// What has happened, by kind.
+    package struct Counters {
+        package var hellosAnswered: UInt64 = 0
+        package var admitted: UInt64 = 0
+        /// Valid hellos for which there was no place, and datagrams of peers that are not served.
+        package var refused = Tally<Refusal>()
+        /// ClientHellos that contradict themselves.
+        package var malformed: UInt64 = 0
+        /// Datagrams that are no ClientHello and of no recent connection, or that cannot be answered.
+        package var unrelated: UInt64 = 0
+        /// Answers that the kernel did not take.
+        package var unsent: UInt64 = 0
+
+        package init() {}
+    }
+
+    package var policy: Policy
+    /// Which peers are served: those that all of these allow. Others get no answer at all.
+    package var access: [AccessList] = []
+    package private(set) var counters = Counters()
+    private var recent = RecentFlows()
+
+    package init(_ policy: Policy) { self.policy = policy }
+
+    /// Finds out what is to be done about a datagram.
+    /// - Parameters:
+    ///   - minute: the present one, which cookies go by.
+    ///   - fragments: puts a ClientHello together that has come in several records.
+    package mutating func receive(
+        _ datagram: UnsafeRawBufferPointer, _ flow: FlowKey, now: Instant, minute: Minute, _ fragments: HelloFragments
+    ) -> Action {
+        for list in access where !list.allows(flow.peer) {
+            counters.refused.count(.denied)
+            return .drop(.denied)
+        }
+        guard case .cookies(let cookies) = policy else {
+            if let connection = recent.connection(of: flow, now: now) { return .forward(connection: connection) }
+            return .admit(.plain(datagram))
+        }
+        switch ClientHello.parse(fragments.join(datagram)) {
+        case .hello(let hello):
+            guard let verified = cookies.verify(hello, for: flow, minute: minute) else {
+                counters.hellosAnswered &+= 1
+                return .reply(HelloVerifyRequest(hello: hello, flow: flow, cookies: cookies, minute: minute))
+            }
+            if recent.contains(flow, verified.random, now: now) { return .drop(.repeated) }
+            return .admit(.hello(verified))
+        case .malformed:
+            counters.malformed &+= 1
+            return .drop(.malformed)
+        case .notClientHello:
+            if let connection = recent.connection(of: flow, now: now) { return .forward(connection: connection) }
+            return dropUnrelated()
+        }
+    }
+
+    /// A datagram has come that nobody can be answered for, or that is longer than any record.
+    @discardableResult
+    package mutating func dropUnrelated() -> Action {
+        counters.unrelated &+= 1
+        return .drop(.unrelated)
+    }
+
+    /// There is a connection now for what ``Action/admit(_:)`` was about.
+    /// - Parameter connection: the number by which ``Action/forward(connection:)`` will name it.
+    package mutating func admitted(_ random: ClientRandom?, _ flow: FlowKey, as connection: UInt64, now: Instant) {
+        counters.admitted &+= 1
+        recent.insert(flow, random, connection, now: now)
+    }
+
+    /// There is no connection for what ``Action/admit(_:)`` was about. The peer's next try counts as the first.
+    package mutating func refused(_ refusal: Refusal) { counters.refused.count(refusal) }
+
+    /// The connection of the flow is gone, though it was admitted moments ago.
+    package mutating func forget(_ flow: FlowKey) { recent.forget(flow) }
+
+    /// The kernel has not taken so many of the answers.
+    package mutating func countUnsent(_ count: Int) { counters.unsent &+= UInt64(truncatingIfNeeded: count) }
+}
+
+/// The answer to a ClientHello without a valid cookie: it asks the client to come back with the one that is in it. It is
+/// valid as long as the hello's datagram.
+package struct HelloVerifyRequest {
+    let hello: ClientHello
+    let flow: FlowKey
+    let cookies: CookieAuthority
+    let minute: Minute
+
+    /// Bytes of the datagram.
+    static let size = CookieAuthority.helloVerifyRequestSize
+
+    /// Writes the datagram.
+    /// - Returns: its size, or 0 where nothing is to be sent.
+    package func write(into buffer: UnsafeMutableRawBufferPointer) -> Int {
+        flow.peer.withBytes { peer in
+            flow.local.withBytes { local in
+                cookies.writeHelloVerifyRequest(
+                    answering: hello, peer: peer, local: local, minute: minute, into: buffer)
+            }
+        }
+    }
+
+    /// Gives `body` the datagram, unless nothing is to be sent.
+    func withDatagram(_ body: (UnsafeRawBufferPointer) -> Void) {
+        withUnsafeTemporaryAllocation(byteCount: Self.size, alignment: 8) { buffer in
+            let count = write(into: buffer)
+            if count > 0 { body(UnsafeRawBufferPointer(rebasing: buffer[..<count])) }
+        }
+    }
+}
+
+/// The flows that a listener has admitted in the last two seconds, with a bound: what tells a repeated ClientHello, or a
+/// late fragment of one, from a new client's (rule 4).
+struct RecentFlows {
+    private struct Entry {
+        /// `nil` for a sender of plain datagrams.
+        let random: ClientRandom?
+        let connection: UInt64
+        var expiry: Instant
+    }
+
+    private var entries: [FlowKey: Entry] = [:]
+    /// The flows in the order in which they came, from `oldest` on around.
+    private var order: [FlowKey] = []
+    private var oldest = 0
+
+    static let capacity = 4_096
+    /// What lay in a queue when the client was admitted is read long before; and where its worker has died, the hello
+    /// that the client sends again after 1 and 3 seconds (RFC 6347, section 4.2.4.1) must be let in.
+    static let lifetime = Duration.seconds(2)
+
+    /// Whether a client was admitted lately with just this hello.
+    func contains(_ flow: FlowKey, _ random: ClientRandom, now: Instant) -> Bool {
+        guard let entry = entries[flow], entry.expiry > now else { return false }
+        return entry.random == random
+    }
+
+    /// The connection of a client that was admitted lately.
+    func connection(of flow: FlowKey, now: Instant) -> UInt64? {
+        guard let entry = entries[flow], entry.expiry > now else { return nil }
+        return entry.connection
+    }
+
+    mutating func insert(_ flow: FlowKey, _ random: ClientRandom?, _ connection: UInt64, now: Instant) {
+        let entry = Entry(random: random, connection: connection, expiry: now + Self.lifetime)
+        // A flow that is there already keeps its place in the order: it may go early, which costs nothing but memory.
+        guard entries.updateValue(entry, forKey: flow) == nil else { return }
+        if order.count < Self.capacity {
+            order.append(flow)
+            return
+        }
+        entries[order[oldest]] = nil
+        order[oldest] = flow
+        oldest = (oldest + 1) % Self.capacity
+    }
+
+    /// Has the flow expire now. It keeps its place in the order.
+    mutating func forget(_ flow: FlowKey) { entries[flow]?.expiry = .distantPast }
+}
+
+/// Datagrams that a connection's socket has yielded, and that belong to a listener: they take their turn after what the
+/// listener itself has read.
+struct MisdeliveredDatagrams {
+    typealias Item = (datagram: [UInt8], flow: FlowKey)
+
+    private var waiting: [Item] = []
+    private var isScheduled = false
+    /// No more than one client that sends fast could bring: the rest is lost, as on the wire.
+    static let maximum = 1_024
+
+    enum Outcome {
+        /// There is no room: the datagram is lost.
+        case full
+        case waits
+        /// It waits, and ``takeAll()`` is to be called at the end of the loop's turn, after ``turnHasCome()``.
+        case needsTurn
+    }
+
+    mutating func add(_ datagram: UnsafeRawBufferPointer, _ flow: FlowKey) -> Outcome {
+        guard waiting.count < Self.maximum else { return .full }
+        waiting.append(([UInt8](datagram), flow))
+        defer { isScheduled = true }
+        return isScheduled ? .waits : .needsTurn
+    }
+
+    /// The turn that was asked for has come.
+    mutating func turnHasCome() { isScheduled = false }
+
+    mutating func takeAll() -> [Item] {
+        guard !waiting.isEmpty else { return [] }
+        defer { waiting.removeAll(keepingCapacity: true) }
+        return waiting
+    }
+}

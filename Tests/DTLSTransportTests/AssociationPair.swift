@@ -1,0 +1,286 @@
+import DTLSEngine
+import LinuxSystem
+import Primitives
+import TestSupport
+import VirtualClock
+
+@testable import DTLSTransport
+
+/// A client and a server over a simulated wire in virtual time, made of what the daemon is made of: the server's
+/// ``Endpoint`` does the cookie exchange, the hello that it admits is handed over as bytes, and ``Association``s do the
+/// rest. All of them write into one outbox, as the connections of a worker do.
+///
+/// What sockets would do is done here: a datagram for the server goes to its association while there is one, as to a
+/// connected socket, and to the endpoint otherwise.
+final class AssociationPair {
+    /// What an association has said, messages apart.
+    enum Happening: Equatable {
+        case established
+        case replaced
+        case rehandshakeFailed(Connection.Ending)
+        case ended(Connection.Ending)
+    }
+
+    /// One association, and what has happened to it.
+    final class Side {
+        let association: Association
+        fileprivate(set) var messages: [[UInt8]] = []
+        fileprivate(set) var happenings: [Happening] = []
+        /// What a loop's timer would be armed for.
+        fileprivate(set) var alarm = Instant.distantFuture
+
+        init(_ association: Association) { self.association = association }
+
+        var isEstablished: Bool { happenings.contains(.established) && association.isOpen }
+    }
+
+    private(set) var client: Side
+    /// The association that the server has now, or had last.
+    private(set) var server: Side?
+    private(set) var endpoint: Endpoint
+    private(set) var drops: [Endpoint.DropReason] = []
+    /// How many datagrams were taken to the server's association though they had come to the endpoint.
+    private(set) var forwarded = 0
+    var wire: SimulatedWire
+    /// Whether the server's association has a socket of its own; until then, datagrams come to the endpoint.
+    var isSocketConnected = true
+    /// What a client that has lost its state is offered.
+    var offersContext = true
+    var offersAnything = true
+    var refusal: Refusal?
+    let flow: FlowKey
+    let buffers: EngineBuffers
+
+    private let clock: Int64
+    private let cookies: CookieAuthority
+    private let serverContext: ServerContext
+    private let clientContext: ClientContext
+    private let limits: Connection.Limits
+    private var number: UInt64 = 0
+    /// The virtual time that the pair began at.
+    private static let start: Int64 = 1_700_000_000_000_000
+    private static let key = PresharedKey(identity: Array("sensor".utf8), key: Array(repeating: 0xa5, count: 16))
+
+    init(
+        conditions: WireConditions = .perfect, seed: UInt64 = 1, limits: Connection.Limits = Connection.Limits()
+    ) throws {
+        clock = virtual_clock_start(Self.start)
+        wire = SimulatedWire(conditions, seed: seed)
+        self.limits = limits
+        buffers = try EngineBuffers()
+        cookies = try CookieAuthority(secret: Array(repeating: 9, count: 32))
+        endpoint = Endpoint(.cookies(cookies))
+        var settings = ServerSettings(certifiedKeys: [])
+        settings.presharedKeys = PresharedKeys(keys: [Self.key], hint: nil)
+        serverContext = try ServerContext(settings)
+        clientContext = try ClientContext(ClientSettings(presharedKey: Self.key))
+        flow = FlowKey(
+            peer: .anyAddress(.ipv4, port: 40_000), local: .anyAddress(.ipv4, port: 4_433))
+        client = Side(try Self.connect(flow, clientContext, limits, buffers))
+        work(client) { _ in }
+    }
+
+    deinit { virtual_clock_stop(clock) }
+
+    // MARK: Time
+
+    static var now: Instant { Instant(nanoseconds: UInt64(virtual_clock_now()) * 1_000) }
+
+    /// Virtual time since the beginning.
+    var elapsed: Duration { .microseconds(virtual_clock_now() - Self.start) }
+
+    /// Lets time pass, from one arrival or alarm to the next, until `condition` holds, nothing more can happen, or
+    /// `limit` has gone by.
+    func run(for limit: Duration = .seconds(3_600), until condition: (AssociationPair) -> Bool = { _ in false }) {
+        let end = Self.now + limit
+        while !condition(self) {
+            let alarm = [client.alarm, server?.alarm ?? .distantFuture].min() ?? .distantFuture
+            let arrival = wire.nextArrival.map { Instant(nanoseconds: UInt64($0) * 1_000) } ?? .distantFuture
+            let next = min(alarm, arrival)
+            guard next <= end, next != .distantFuture else { return advance(to: end, unless: next == .distantFuture) }
+            advance(to: next, unless: false)
+            if arrival <= alarm, let delivery = wire.takeNext() {
+                deliver(delivery)
+            } else {
+                for side in [client, server] { if let side, side.alarm <= Self.now { fire(side) } }
+            }
+        }
+    }
+
+    private func advance(to instant: Instant, unless isPointless: Bool) {
+        guard !isPointless else { return }
+        // Rounded up: OpenSSL counts in microseconds.
+        virtual_clock_advance(max(0, Int64((instant.nanoseconds + 999) / 1_000) - virtual_clock_now()))
+    }
+
+    /// Runs until both sides are established, or one of them has ended.
+    func handshake() {
+        run { pair in
+            guard let server = pair.server else { return !pair.client.association.isOpen }
+            return pair.client.isEstablished && server.isEstablished
+                || !pair.client.association.isOpen || !server.association.isOpen
+        }
+    }
+
+    // MARK: What a program does
+
+    func send(_ message: [UInt8], from side: Side, enforcedMTU: Int? = nil) throws {
+        var error: EngineError?
+        work(side) { lease in
+            message.withUnsafeBytes { bytes in
+                do throws(EngineError) {
+                    try side.association.send(bytes, now: Self.now, lease, enforcedMTU: { enforcedMTU })
+                } catch let thrown {
+                    error = thrown
+                }
+            }
+        }
+        if let error { throw error }
+    }
+
+    func close(_ side: Side) { work(side) { lease in side.association.close(.closedHere, lease) } }
+
+    /// The client's program is gone without a word, and another one begins at the same address.
+    func restartClient() throws {
+        client = Side(try Self.connect(flow, clientContext, limits, buffers))
+        work(client) { _ in }
+    }
+
+    /// Hands a datagram to the server at once, past the wire.
+    func inject(_ datagram: [UInt8]) { deliver(datagram, to: .server) }
+
+    /// The datagrams that were sent to a side after the first `count`.
+    func sent(to side: SimulatedWire.Side, after count: Int = 0) -> [[UInt8]] {
+        wire.sent.dropFirst(count).filter { $0.side == side }.map(\.datagram)
+    }
+
+    private static func connect(
+        _ flow: FlowKey, _ context: ClientContext, _ limits: Connection.Limits, _ buffers: EngineBuffers
+    ) throws -> Association {
+        try Association.connect(
+            FlowKey(peer: flow.local, local: flow.peer), context: context, serverName: nil, resuming: nil,
+            limits: limits, buffers: buffers, now: now)
+    }
+
+    // MARK: What sockets do
+
+    private func deliver(_ delivery: SimulatedWire.Delivery) { deliver(delivery.datagram, to: delivery.side) }
+
+    private func deliver(_ datagram: [UInt8], to side: SimulatedWire.Side) {
+        datagram.withUnsafeBytes { bytes in
+            switch side {
+            case .client: receive(bytes, client)
+            case .server:
+                if let server, server.association.isOpen, isSocketConnected {
+                    receive(bytes, server)
+                } else {
+                    receiveAtEndpoint(bytes)
+                }
+            }
+        }
+    }
+
+    private func receive(_ datagram: UnsafeRawBufferPointer, _ side: Side) {
+        var isMisdelivered = false
+        work(side) { lease in
+            if case .misdelivered = side.association.receive(datagram, now: Self.now, lease, offer: offer) {
+                isMisdelivered = true
+            }
+        }
+        if isMisdelivered, side === server { receiveAtEndpoint(datagram) }
+    }
+
+    private func offer() -> RehandshakeOffer? {
+        guard offersAnything else { return nil }
+        return RehandshakeOffer(
+            material: RehandshakeMaterial(context: offersContext ? serverContext : nil, cookies: cookies),
+            minute: Self.minute, pathMTU: nil)
+    }
+
+    private static var minute: Minute { Minute(number: UInt64(virtual_clock_now() / 60_000_000)) }
+
+    private func receiveAtEndpoint(_ datagram: UnsafeRawBufferPointer) {
+        switch endpoint.receive(datagram, flow, now: Self.now, minute: Self.minute, buffers.fragments) {
+        case .reply(let request):
+            request.withDatagram { wire.send([UInt8]($0), to: .client, at: virtual_clock_now()) }
+        case .admit(let opening):
+            if let refusal { return endpoint.refused(refusal) }
+            guard case .hello(let hello) = consume opening else { return }
+            accept(hello)
+        case .forward:
+            guard let server, server.association.isOpen else {
+                endpoint.forget(flow)
+                return receiveAtEndpoint(datagram)
+            }
+            forwarded += 1
+            receive(datagram, server)
+        case .drop(let reason):
+            drops.append(reason)
+        }
+    }
+
+    private func accept(_ verified: consuming VerifiedHello) {
+        let random = verified.random
+        // On its way to a worker it is bytes.
+        let handedOver = verified.handover
+        guard let hello = VerifiedHello(handedOver: handedOver) else { return }
+        let association = try? Association.accept(
+            hello, flow, context: serverContext, limits: limits, buffers: buffers, now: Self.now)
+        guard let association else { return }
+        number += 1
+        endpoint.admitted(random, flow, as: number, now: Self.now)
+        let side = Side(association)
+        server = side
+        work(side) { _ in }
+    }
+
+    private func fire(_ side: Side) {
+        side.alarm = .distantFuture
+        work(side) { lease in side.association.handleTimeout(now: Self.now, lease) }
+    }
+
+    /// Works on an association as a ``Connection`` does.
+    private func work(_ side: Side, _ body: (borrowing OutboxLease) -> Void) {
+        let wasOpen = side.association.isOpen
+        let other: SimulatedWire.Side = side === client ? .server : .client
+        buffers.outbox.lend(to: side, sending: { outbox in transmit(outbox, to: other) }) { lease in
+            body(lease)
+            takeEvents(of: side, lease)
+        }
+        if let ending = side.association.ending {
+            if wasOpen { side.happenings.append(.ended(ending)) }
+            side.alarm = .distantFuture
+        } else if side.association.mayHaveEarlierDeadline {
+            side.alarm = min(side.alarm, side.association.deadline(now: Self.now))
+        }
+    }
+
+    private func takeEvents(of side: Side, _ lease: borrowing OutboxLease) {
+        while true {
+            switch side.association.next(now: Self.now, lease) {
+            case .needsInput: return
+            case .established: side.happenings.append(.established)
+            case .message(let message): side.messages.append([UInt8](message))
+            case .replaced: side.happenings.append(.replaced)
+            case .rehandshakeFailed(let ending): side.happenings.append(.rehandshakeFailed(ending))
+            }
+        }
+    }
+
+    private func transmit(_ outbox: Outbox, to side: SimulatedWire.Side) {
+        for datagram in outbox.datagrams { wire.send(datagram, to: side, at: virtual_clock_now()) }
+    }
+}
+
+extension Outbox {
+    /// Copies of what it holds.
+    var datagrams: [[UInt8]] {
+        withDatagrams { bytes, sizes in
+            var offset = 0
+            return sizes.map { size in
+                defer { offset += size }
+                return Array(bytes[offset..<(offset + size)])
+            }
+        }
+    }
+}

@@ -13,7 +13,7 @@ package protocol ConnectionDelegate: AnyObject {
     func connectionHasRead(_ connection: Connection)
     /// The socket has yielded a datagram that is not this connection's: another peer's, or, after `connectionClosed`, a
     /// ClientHello that was still in the socket. It is to be reinjected into the listener (rules 1 to 3 of UDP, in
-    /// docs/architecture.md).
+    /// docs/udp-rules.md).
     func connection(_ connection: Connection, misdelivered datagram: UnsafeRawBufferPointer, from peer: SocketAddress)
     /// Whether the peer may do a new handshake on this connection's socket, and with what; `nil`: it may not.
     func rehandshakeMaterial(for connection: Connection) -> RehandshakeMaterial?

@@ -42,7 +42,6 @@ static inline long co_ssl_ctx_add_chain_cert(SSL_CTX *c, X509 *x) { return SSL_C
 static inline long co_ssl_ctx_set_max_cert_list(SSL_CTX *c, long n) { return SSL_CTX_set_max_cert_list(c, n); }
 static inline long co_ssl_ctx_get_max_cert_list(SSL_CTX *c) { return SSL_CTX_get_max_cert_list(c); }
 static inline long co_ssl_set_max_cert_list(SSL *s, long n) { return SSL_set_max_cert_list(s, n); }
-static inline void co_ssl_ctx_set_read_ahead(SSL_CTX *c, int on) { SSL_CTX_set_read_ahead(c, on); }
 static inline long co_ssl_set_mtu(SSL *s, long mtu) { return SSL_set_mtu(s, mtu); }
 static inline long co_dtls_get_timeout(SSL *s, struct timeval *t) { return DTLSv1_get_timeout(s, t); }
 static inline long co_dtls_handle_timeout(SSL *s) { return DTLSv1_handle_timeout(s); }
@@ -51,9 +50,7 @@ static inline long co_ssl_set_tlsext_host_name(SSL *s, const char *n) { return S
 static inline long co_ssl_set_status_response(SSL *s, void *p, long n) { return SSL_set_tlsext_status_ocsp_resp(s, p, n); }
 static inline void *co_memdup(const void *p, size_t n) { return OPENSSL_memdup(p, n); }
 static inline const char *co_ssl_cipher_name(const SSL *s) { return SSL_CIPHER_get_name(SSL_get_current_cipher(s)); }
-static inline long co_ssl_get_secure_renegotiation_support(SSL *s) { return SSL_get_secure_renegotiation_support(s); }
 
-static inline int co_ssl_ctx_get_ex_new_index(CRYPTO_EX_free *f) { return SSL_CTX_get_ex_new_index(0, NULL, NULL, NULL, f); }
 static inline int co_sk_ssl_cipher_num(const STACK_OF(SSL_CIPHER) *s) { return sk_SSL_CIPHER_num(s); }
 static inline const SSL_CIPHER *co_sk_ssl_cipher_value(const STACK_OF(SSL_CIPHER) *s, int i) { return sk_SSL_CIPHER_value(s, i); }
 static inline void co_sk_ssl_cipher_free(STACK_OF(SSL_CIPHER) *s) { sk_SSL_CIPHER_free(s); }

@@ -1,4 +1,5 @@
 import COpenSSL
+import Primitives
 
 /// One DTLS connection without I/O or clock: datagrams in; datagrams, messages and events out.
 ///

@@ -1,4 +1,5 @@
 import COpenSSL
+import Primitives
 
 /// The reason why a client was refused for the certificate that it has shown.
 public struct PeerRejection: Sendable, Equatable, CustomStringConvertible {

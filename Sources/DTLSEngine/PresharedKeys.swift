@@ -1,4 +1,5 @@
 import COpenSSL
+import Primitives
 
 /// One identity and the key that goes with it (RFC 4279).
 public struct PresharedKey: Codable, Equatable, Sendable {

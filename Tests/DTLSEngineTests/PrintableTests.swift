@@ -1,6 +1,5 @@
+import Primitives
 import Testing
-
-@testable import DTLSEngine
 
 @Suite struct PrintableTests {
     @Test(arguments: [

@@ -2,6 +2,7 @@ import CLinux
 import Glibc
 import LinuxSystem
 import Logging
+import Primitives
 
 /// A log entry as one line for people: local time, level, role, message, and the metadata as KEY=value. Whatever is in
 /// the message or the metadata, it stays one line and cannot be taken for another: control and formatting characters
@@ -48,14 +49,6 @@ enum TextEncoding {
         return text
     }
 
-    /// Format characters can turn the direction of writing; separators end a line for some readers.
-    static func isPrintable(_ scalar: Unicode.Scalar) -> Bool {
-        switch scalar.properties.generalCategory {
-        case .control, .format, .lineSeparator, .paragraphSeparator, .privateUse, .unassigned: false
-        default: true
-        }
-    }
-
     private static func appendValue(_ value: String, to line: inout String) {
         // Nearly all values are plain, and looking at each character's properties costs more than the rest of the line.
         if !value.isEmpty, isPrintableASCII(value, butNot: " =\"\\") {
@@ -87,11 +80,7 @@ enum TextEncoding {
             case "\\": line += "\\\\"
             case "\"" where quotes: line += "\\\""
             default:
-                if isPrintable(scalar) {
-                    line.unicodeScalars.append(scalar)
-                } else {
-                    line += "\\u{\(String(scalar.value, radix: 16))}"
-                }
+                Printable.append(scalar, to: &line)
             }
         }
     }

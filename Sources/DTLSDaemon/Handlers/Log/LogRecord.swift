@@ -1,5 +1,6 @@
 import DTLSEngine
 import DTLSTransport
+import Primitives
 
 /// A message that is to be logged. Its bytes are the datagram's own, and valid as long as that is.
 enum LogRecord {

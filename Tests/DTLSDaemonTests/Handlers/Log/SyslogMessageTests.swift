@@ -1,4 +1,4 @@
-import DTLSEngine
+import Primitives
 import Testing
 
 @testable import DTLSDaemon

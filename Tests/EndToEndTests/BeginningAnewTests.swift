@@ -42,7 +42,10 @@ extension EndToEndBeside {
                 guard
                     case .helloVerifyRequest(let cookie) = try await answer(
                         hello.bytes(), { $0 != .serverHello && $0 != .other })
-                else { return }
+                else {
+                    Issue.record("no HelloVerifyRequest in round \(round)")
+                    return
+                }
                 // Once, as its client would not say it again for a second.
                 _ = try await answer(hello.bytes(cookie: cookie, number: 1)) { $0 == .serverHello }
                 if round > 1 {

@@ -85,6 +85,59 @@ extension EndToEndBeside {
             try await daemon.stop()
         }
 
+        /// The kernel gives the worker the message without the descriptor that was sent with it (MSG_CTRUNC).
+        @Test func `a worker that has no descriptor for a new client refuses it, and serves it later`() async throws {
+            let daemon = try await Daemon.start(configuration(), in: folder)
+            let worker = try #require(daemon.workers.first)
+            let resident = try client()
+            try await resident.exchange("before")
+            let limit = getdtablesize()
+            try await Program.run(["prlimit", "--pid", "\(worker)", "--nofile=4:"], in: folder)
+            let refused = try client()
+            refused.say("let me in")
+            try await daemon.logged(" warning main: worker 0 has refused ", "file descriptors", "REASON=descriptors")
+            try await resident.exchange("meanwhile")
+            #expect(refused.output.isEmpty)
+
+            try await Program.run(["prlimit", "--pid", "\(worker)", "--nofile=\(limit):"], in: folder)
+            try await refused.hears("let me in")
+            try await resident.exchange("after")
+            #expect(daemon.workers == [worker])
+            try await daemon.stop()
+        }
+
+        /// The client's own socket arrives, but no other can be opened (EMFILE).
+        @Test func `a worker that has no descriptor for a backend's socket serves the client's next try`() async throws
+        {
+            let socket = try DatagramSocket(at: .freeOnOwnLoopback())
+            let backend = Backend.numbering(on: socket)
+            let daemon = try await Daemon.start(
+                "workers = 1\n"
+                    + Service.forwarding(to: "udp:\(socket.local)", listen: address, identity: identity).text,
+                in: folder)
+            let worker = try #require(daemon.workers.first)
+            let resident = try client()
+            try await resident.exchange("before", answer: "0:before")
+            let limit = getdtablesize()
+            let open =
+                try #require(
+                    FileManager.default.contentsOfDirectory(atPath: "/proc/\(worker)/fd").compactMap { Int($0) }.max())
+                + 1
+            try await Program.run(["prlimit", "--pid", "\(worker)", "--nofile=\(open + 1):"], in: folder)
+            let refused = try client()
+            refused.say("let me in")
+            try await daemon.logged(" worker-0: ", "Too many open files", "SERVICE=echo")
+            try await resident.exchange("meanwhile", answer: "0:meanwhile")
+
+            try await Program.run(["prlimit", "--pid", "\(worker)", "--nofile=\(limit):"], in: folder)
+            let late = try client()
+            try await late.exchange("new", answer: ":new")
+            try await resident.exchange("after", answer: "0:after")
+            #expect(daemon.workers == [worker])
+            try await daemon.stop()
+            try await backend.stop()
+        }
+
         /// The main process has none left for newcomers, and says whose they were.
         @Test func `newcomers without a socket are named`() async throws {
             let local = try SocketAddress.freeOnOwnLoopback()

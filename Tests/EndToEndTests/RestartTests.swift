@@ -95,7 +95,10 @@ extension EndToEndCrowds {
             }
             func begin(_ hello: ClientHelloBytes) async throws {
                 let asked = try await answer({ $0 != .serverHello && $0 != .other }, to: hello.bytes())
-                guard case .helloVerifyRequest(let cookie) = asked else { return }
+                guard case .helloVerifyRequest(let cookie) = asked else {
+                    Issue.record("no HelloVerifyRequest but \(asked)")
+                    return
+                }
                 _ = try await answer({ $0 == .serverHello }, to: hello.bytes(cookie: cookie, number: 1))
             }
             try await begin(ClientHelloBytes())

@@ -29,7 +29,7 @@ extension EndToEnd {
             try await eventualValue("the server answers") { socket.receive().map { HelloAnswer($0.bytes) } }
         }
 
-        @Test func `real clients are served in a crowd`() async throws {
+        @Test func `real clients are served among six hundred connections`() async throws {
             _ = OpenFileLimit.raise()
             let folder = try TestFolder()
             let identity = try await CertificateMaker(folder: folder).selfSigned("server")

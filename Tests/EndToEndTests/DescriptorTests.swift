@@ -3,7 +3,7 @@ import LinuxSystem
 import TestSupport
 import Testing
 
-extension EndToEndBeside {
+extension EndToEndClientMode {
     /// Workers that have no descriptors left keep their connections, whatever the main process asks of them.
     @Suite struct DescriptorTests {
         let folder: TestFolder
@@ -26,7 +26,7 @@ extension EndToEndBeside {
 
         /// Three descriptors for each connection with "exec", one with "echo": what the present configuration would
         /// leave room for says nothing of what the connections of before have taken.
-        @Test func `connections of a dearer handler count`() async throws {
+        @Test func `connections of a handler that needs more descriptors count as such after a reload`() async throws {
             let daemon = try await Daemon.start(
                 configuration(handler: "exec", more: "[service.echo.exec]\ncommand = [\"/bin/cat\"]"), in: folder,
                 descriptorLimit: 72)
@@ -59,7 +59,7 @@ extension EndToEndBeside {
         }
 
         /// A configuration for which a worker has no descriptor is given to it again when it has one.
-        @Test func `a configuration that was missed comes again`() async throws {
+        @Test func `a configuration for which a worker had no descriptor is sent again`() async throws {
             let keyLog = "key_log_file = \"\(folder.file("keys.log"))\"\n"
             let daemon = try await Daemon.start(keyLog + configuration(), in: folder)
             let worker = try #require(daemon.workers.first)
@@ -139,7 +139,7 @@ extension EndToEndBeside {
         }
 
         /// The main process has none left for newcomers, and says whose they were.
-        @Test func `newcomers without a socket are named`() async throws {
+        @Test func `new clients for which the main process has no descriptor are named in the log`() async throws {
             let local = try SocketAddress.freeOnOwnLoopback()
             let out = Client(
                 listen: local, connect: address, trust: identity.certificate, more: "server_name = \"localhost\""

@@ -107,7 +107,9 @@ extension EndToEndClientMode {
         }
 
         /// The client's own socket arrives, but no other can be opened (EMFILE).
-        @Test func `a worker that has no descriptor for a backend's socket serves the client's next try`() async throws
+        @Test
+        func `a worker that has no descriptor for a backend's socket says so, and serves clients when it has one`()
+            async throws
         {
             let socket = try DatagramSocket(at: .freeOnOwnLoopback())
             let backend = Backend.numbering(on: socket)
@@ -124,9 +126,9 @@ extension EndToEndClientMode {
                     FileManager.default.contentsOfDirectory(atPath: "/proc/\(worker)/fd").compactMap { Int($0) }.max())
                 + 1
             try await Program.run(["prlimit", "--pid", "\(worker)", "--nofile=\(open + 1):"], in: folder)
-            let refused = try client()
-            refused.say("let me in")
-            try await daemon.logged(" worker-0: ", "Too many open files", "SERVICE=echo")
+            let lost = try client()
+            lost.say("lost")
+            try await daemon.logged(" warning ", "no socket for the backend", "Too many open files", "SERVICE=forward")
             try await resident.exchange("meanwhile", answer: "0:meanwhile")
 
             try await Program.run(["prlimit", "--pid", "\(worker)", "--nofile=\(limit):"], in: folder)

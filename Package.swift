@@ -71,11 +71,6 @@ let daemon: [Target] = [
         ],
         swiftSettings: strict
     ),
-    .executableTarget(
-        name: "dtlsd",
-        dependencies: ["DTLSDaemon", .product(name: "ArgumentParser", package: "swift-argument-parser")],
-        swiftSettings: strict
-    ),
     .testTarget(
         name: "DTLSDaemonTests",
         dependencies: [
@@ -84,18 +79,28 @@ let daemon: [Target] = [
         ],
         swiftSettings: strict
     ),
+]
+
+let program: [Target] = [
+    .executableTarget(
+        name: "dtlsd",
+        dependencies: ["DTLSDaemon", .product(name: "ArgumentParser", package: "swift-argument-parser")],
+        swiftSettings: strict
+    ),
     .testTarget(
         name: "EndToEndTests", dependencies: ["dtlsd", "LinuxSystem", "CLinux", "TestSupport"], swiftSettings: strict),
     .testTarget(name: "SystemdTests", dependencies: ["TestSupport"], exclude: ["lab"], swiftSettings: strict),
 ]
 
-/// `scripts/test` asks for no more under AddressSanitizer: so it is built in half the time.
+/// DTLSKit without the daemon needs neither libsystemd nor another package.
 let isLibraryAlone = Context.environment["DTLSD_LIBRARY_ALONE"] != nil
+/// `scripts/test` builds the unit tests alone for AddressSanitizer, which makes every build longer.
+let isProgramLeftOut = isLibraryAlone || Context.environment["DTLSD_WITHOUT_PROGRAM"] != nil
 
 let package = Package(
     name: "dtlsd",
     products: [.library(name: "DTLSKit", targets: ["DTLSKit"])]
-        + (isLibraryAlone ? [] : [.executable(name: "dtlsd", targets: ["dtlsd"])]),
+        + (isProgramLeftOut ? [] : [.executable(name: "dtlsd", targets: ["dtlsd"])]),
     dependencies: isLibraryAlone
         ? []
         : [
@@ -103,5 +108,5 @@ let package = Package(
             .package(url: "https://github.com/apple/swift-log", from: "1.16.0"),
             .package(url: "https://github.com/LebJe/TOMLKit", from: "0.6.0"),
         ],
-    targets: library + (isLibraryAlone ? [] : daemon)
+    targets: library + (isLibraryAlone ? [] : daemon) + (isProgramLeftOut ? [] : program)
 )

@@ -56,6 +56,7 @@ command:systemd-nspawn       systemd-container  systemd-container  systemd
 command:dbus-daemon          dbus               dbus-daemon        dbus
 command:dnsdist              dnsdist            dnsdist            dnsdist
 command:ip                   iproute2           iproute            iproute2
+command:ps                   procps             procps-ng          procps-ng
 command:shellcheck           shellcheck         ShellCheck         shellcheck
 "
 

@@ -4,7 +4,7 @@ import Glibc
 /// Sends many datagrams in one system call over a connected socket.
 ///
 /// Runs of equal size go as one message with UDP_SEGMENT (the kernel cuts it up), and all runs in one sendmmsg(2).
-/// One serves all sockets of a thread.
+/// One sender serves all sockets of a thread.
 public final class DatagramSender {
     /// What became of a batch.
     public struct Outcome {

@@ -2,7 +2,7 @@ import CLinux
 import Glibc
 import Primitives
 
-/// Someone who waits for a descriptor.
+/// An object that is told when a descriptor is ready.
 public protocol EventHandler: AnyObject {
     /// The descriptor is ready for what was asked, or has an error or hang-up; the next system call on it tells.
     func ready(_ events: EventLoop.Events)
@@ -152,5 +152,27 @@ public final class EventLoop {
             wait = wait < 0 ? milliseconds : min(wait, milliseconds)
         }
         return wait
+    }
+}
+
+/// Wakes a loop from any thread: an eventfd that becomes readable.
+public final class Waker: Sendable {
+    /// The descriptor that the loop watches.
+    public let descriptor: FileDescriptor
+
+    public init() throws(SystemError) {
+        descriptor = FileDescriptor(owning: try system("eventfd") { eventfd(0, Int32(EFD_NONBLOCK | EFD_CLOEXEC)) })
+    }
+
+    /// Makes the descriptor readable, if it is not.
+    public func wake() {
+        var one: UInt64 = 1
+        _ = write(descriptor.rawValue, &one, 8)
+    }
+
+    /// Makes the descriptor unreadable again.
+    public func reset() {
+        var count: UInt64 = 0
+        _ = read(descriptor.rawValue, &count, 8)
     }
 }

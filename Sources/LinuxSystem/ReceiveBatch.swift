@@ -1,9 +1,9 @@
 import CLinux
 import Glibc
 
-/// Room for the datagrams that one recvmmsg(2) yields, with their sources and, where asked, their destinations.
+/// The memory for the datagrams of one recvmmsg(2), with their sources and, where asked, their destinations.
 ///
-/// One serves all sockets of a thread in turn. Its memory is touched only as far as datagrams fill it.
+/// One batch serves all sockets of a thread in turn. Its memory is touched only as far as datagrams fill it.
 public final class ReceiveBatch {
     public let capacity: Int
     /// Datagrams of the last `receive`.

@@ -1,8 +1,8 @@
 import Primitives
 
-/// What can be armed in a loop's ``Timers``: it has one deadline at a time.
+/// An object that can be armed in a loop's ``Timers``. It has one deadline at a time.
 open class TimerTarget {
-    /// Where it stands in the heap; -1: not armed.
+    /// Its index in the heap, or -1 while it is not armed.
     fileprivate var heapIndex = -1
 
     public init() {}
@@ -92,4 +92,17 @@ public struct Timers {
         }
         place(entry, at: index)
     }
+}
+
+/// A timer that runs a closure, once for each time it is armed.
+public final class CallbackTimer: TimerTarget {
+    private let action: (Instant) -> Void
+
+    /// - Parameter action: It is called with the loop's time.
+    public init(_ action: @escaping (Instant) -> Void) {
+        self.action = action
+        super.init()
+    }
+
+    public override func timerFired(now: Instant) { action(now) }
 }

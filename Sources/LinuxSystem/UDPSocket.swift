@@ -2,9 +2,9 @@ import CLinux
 import Glibc
 import Primitives
 
-/// What a UDP socket is made and asked with. The descriptor stays the caller's.
+/// The system calls on UDP sockets. Each descriptor stays its caller's.
 public enum UDPSocket {
-    /// A non-blocking socket with the reference's options, not yet bound.
+    /// Opens a non-blocking socket with these options. It is not bound yet.
     public static func open(
         _ family: SocketAddress.Family, options: SocketOptions = SocketOptions()
     ) throws(SystemError) -> FileDescriptor {
@@ -125,7 +125,7 @@ public enum UDPSocket {
         return type == Int32(SOCK_DGRAM.rawValue) && transport == Int32(IPPROTO_UDP)
     }
 
-    /// SO_ERROR: the last error that came for this socket, cleared by asking (reference: error()).
+    /// Returns the last error that came for this socket, or 0, and clears it (SO_ERROR).
     public static func takeError(of socket: borrowing FileDescriptor) throws(SystemError) -> Int32 {
         try get(socket, SOL_SOCKET, SO_ERROR, "SO_ERROR")
     }
@@ -146,7 +146,7 @@ public enum UDPSocket {
     }
 }
 
-/// Socket options (reference: setTTL, bindToDevice, setIPv6Only and the buffer sizes).
+/// The options of a socket, one by one and all at once.
 extension UDPSocket {
     /// All options, on a socket that is not bound yet.
     public static func apply(
@@ -304,5 +304,81 @@ func withUnixAddress<Result>(_ path: String, _ body: (UnsafePointer<sockaddr>, s
     }
     return withUnsafePointer(to: &address) {
         $0.withMemoryRebound(to: sockaddr.self, capacity: 1) { body($0, socklen_t(MemoryLayout<sockaddr_un>.size)) }
+    }
+}
+
+/// The errors that ICMP messages bring to a connected UDP socket.
+extension UDPSocket {
+    /// Makes the socket report unreachable hosts and networks, too. Without this it reports closed ports alone (udp(7),
+    /// IP_RECVERR), and a machine that is gone looks like a silent one.
+    ///
+    /// The kernel queues each error, and the socket is reported as hung up until ``takeErrors(of:)`` has emptied it.
+    public static func reportAllErrors(
+        _ family: SocketAddress.Family, of socket: borrowing FileDescriptor
+    ) throws(SystemError) {
+        switch family {
+        case .ipv4: try set(socket, ipProtocolIP, IP_RECVERR, 1, "IP_RECVERR")
+        case .ipv6: try set(socket, ipProtocolIPv6, IPV6_RECVERR, 1, "IPV6_RECVERR")
+        }
+    }
+
+    /// Empties the queue of errors.
+    /// - Returns: the errno of the last one that says that the peer cannot be reached, or 0. EMSGSIZE does not: it is
+    ///   how the kernel tells of a smaller path MTU, which it has taken over already.
+    public static func takeErrors(of socket: borrowing FileDescriptor) -> Int32 {
+        let raw = socket.rawValue
+        var last = (try? takeError(of: socket)) ?? 0
+        if last == EMSGSIZE { last = 0 }
+        // Taking an entry sets SO_ERROR to the next one's errno (ip_recv_error). Bounded, since a peer can go on.
+        for _ in 0..<256 {
+            guard recv(raw, nil, 0, Int32(MSG_ERRQUEUE) | doNotWait) >= 0 else { break }
+            let error = (try? takeError(of: socket)) ?? 0
+            if error != 0, error != EMSGSIZE { last = error }
+        }
+        return last
+    }
+}
+
+extension UDPSocket {
+    /// Whether the kernel finds a connected socket by its peer, before it looks at the other sockets of the address, as
+    /// Linux does since 6.13. It is tried out on the loopback interface, which takes less than a millisecond; where a
+    /// datagram gets lost there, the answer is no after 0.1 s.
+    /// - Parameter address: of the family that matters, or an IPv4 address inside an IPv6 one.
+    public static func findsConnectedFirst(like address: SocketAddress) -> Bool {
+        do throws(SystemError) {
+            let host = address.isIPv4Mapped ? "::ffff:127.0.0.1" : address.family == .ipv4 ? "127.0.0.1" : "::1"
+            guard let any = SocketAddress(host: host, port: 0) else { return false }
+            let options = SocketOptions(ipv6Only: false)
+            let listener = try listen(on: any, options: options)
+            let peer = try open(any.family, options: options)
+            try bind(peer, to: any)
+            guard let local = try localAddress(of: listener), let remote = try localAddress(of: peer) else {
+                return false
+            }
+            // Other kernels give the datagram to the first of these sockets, or to the last: one that is unconnected,
+            // and ahead of `connected` for the interface that it is bound to.
+            let first = try unconnected(local)
+            let connected = try open(any.family, options: options)
+            try shareAddress(of: connected)
+            try bind(connected, to: local)
+            try connect(connected, to: remote)
+            let last = try unconnected(local)
+            try connect(peer, to: local)
+            guard [0].withUnsafeBytes({ (try? send($0, over: peer)) == true }) else { return false }
+            var places = [connected.rawValue, first.rawValue, last.rawValue, listener.rawValue].map {
+                pollfd(fd: $0, events: Int16(POLLIN), revents: 0)
+            }
+            return poll(&places, nfds_t(places.count), 100) == 1 && places[0].revents & Int16(POLLIN) != 0
+        } catch {
+            return false
+        }
+    }
+
+    private static func unconnected(_ local: SocketAddress) throws(SystemError) -> FileDescriptor {
+        let socket = try open(local.family, options: SocketOptions(ipv6Only: false))
+        try shareAddress(of: socket)
+        try bindToInterface(if_nametoindex("lo"), socket)
+        try bind(socket, to: local)
+        return socket
     }
 }

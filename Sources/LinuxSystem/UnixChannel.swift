@@ -18,7 +18,7 @@ public enum UnixChannel {
         return Pair(one: FileDescriptor(owning: ends[0]), other: FileDescriptor(owning: ends[1]))
     }
 
-    /// Room for one received message.
+    /// The size of the longest message, in bytes.
     public static let maximumMessageSize = 128 * 1024
 
     /// Sends one message, and a copy of `descriptor` (-1: none) with it.

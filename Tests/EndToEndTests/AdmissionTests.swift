@@ -55,7 +55,7 @@ extension EndToEnd {
         }
 
         @Test(arguments: [("connections = 2", ""), ("", "connections = 2"), ("connections = 2", "connections = 3")])
-        func `connections`(_ limits: String, _ all: String) async throws {
+        func `connections are limited`(_ limits: String, _ all: String) async throws {
             let daemon = try await start(limits, all: all)
             let first = try await served(from: "127.0.0.11")
             let second = try await served(from: "127.0.0.12")
@@ -75,7 +75,7 @@ extension EndToEnd {
         }
 
         @Test(arguments: ["127.0.0.12", "127.0.1.12"])
-        func `connections per prefix`(_ neighbour: String) async throws {
+        func `connections per prefix are limited`(_ neighbour: String) async throws {
             let isWide = neighbour == "127.0.1.12"
             let daemon = try await start("connections_per_prefix = 2\n\(isWide ? "ipv4_prefix = 23" : "")")
             let mine = isWide ? ["127.0.0.11", neighbour] : [neighbour, neighbour]
@@ -91,7 +91,7 @@ extension EndToEnd {
         }
 
         /// A handshake that is given up makes room, and one that is done too.
-        @Test func `handshakes in progress`() async throws {
+        @Test func `handshakes in progress are limited`() async throws {
             let daemon = try await Daemon.start(
                 configuration("handshakes = 2").replacing(
                     "[service.echo.limits]", with: "handshake_timeout = 6\n[service.echo.limits]"), in: folder)
@@ -111,7 +111,7 @@ extension EndToEnd {
             try await daemon.stop()
         }
 
-        @Test func `new handshakes per second`() async throws {
+        @Test func `new handshakes per second are limited`() async throws {
             // One at once, and the next in a thousand seconds; a reload lifts the limit.
             let daemon = try await start("handshakes_per_second = 0.001")
             let first = try await served(from: "127.0.0.11")
@@ -125,7 +125,7 @@ extension EndToEnd {
             try await daemon.stop()
         }
 
-        @Test func `new handshakes per second and prefix`() async throws {
+        @Test func `new handshakes per second and prefix are limited`() async throws {
             let daemon = try await start("handshakes_per_second_per_prefix = 0.001")
             let first = try await served(from: "127.0.0.11")
             let second = try client(from: "127.0.0.11")
@@ -140,7 +140,7 @@ extension EndToEnd {
         }
 
         /// The most specific network wins, a reload changes who is served, and who was served stays connected.
-        @Test func `networks that are served`() async throws {
+        @Test func `only networks that are allowed are served`() async throws {
             let daemon = try await start(
                 "allow = [\"127.0.0.0/24\", \"127.0.1.7\"]\ndeny = [\"127.0.0.64/26\", \"127.0.0.0/8\"]")
             let clients = [try await served(from: "127.0.0.11"), try await served(from: "127.0.1.7")]
@@ -164,7 +164,7 @@ extension EndToEnd {
         }
 
         /// Lists for IPv4 hold for IPv4 clients of an IPv6 socket.
-        @Test func `mapped addresses are i pv 4`() async throws {
+        @Test func `IPv4-mapped addresses count as IPv4`() async throws {
             let port = try SocketAddress.free(on: "::").port
             let more = """
                 [service.echo.socket]
@@ -219,7 +219,7 @@ extension EndToEnd {
         }
 
         /// The connections of a worker that dies do not count any more.
-        @Test func `a workers death makes room`() async throws {
+        @Test func `a worker's death makes room`() async throws {
             let daemon = try await start("connections = 2\nconnections_per_prefix = 2")
             let lost = [try await served(from: "127.0.0.11"), try await served(from: "127.0.0.11")]
             let third = try client(from: "127.0.0.11")
@@ -234,7 +234,7 @@ extension EndToEnd {
         }
 
         /// A client that comes back without its state on its port has its connection already.
-        @Test func `a client that begins anew keeps its place`() async throws {
+        @Test func `a client that does a re-handshake keeps its place`() async throws {
             let daemon = try await start("connections = 1\nhandshakes_per_second = 0.001")
             let port = try SocketAddress.free(on: "127.0.0.11")
             let lost = try client(from: "127.0.0.11", port: port.port)
@@ -247,7 +247,7 @@ extension EndToEnd {
         }
 
         /// Whoever has a connection cannot have handshakes on it without end: 5 at once, and one a second.
-        @Test func `beginning anew has an end`() async throws {
+        @Test func `re-handshakes are limited`() async throws {
             let daemon = try await start("")
             let port = try SocketAddress.free(on: "127.0.0.11")
             let lost = try client(from: "127.0.0.11", port: port.port)
@@ -287,7 +287,7 @@ extension EndToEnd {
 
         /// Hellos of a great many clients that never answer, from one socket, while a client comes: it is served, and
         /// the flood costs no process a descriptor or the log more than some lines.
-        @Test func `a flood of hellos keeps nobody out`() async throws {
+        @Test func `a flood of ClientHellos keeps no client out`() async throws {
             let daemon = try await start(
                 "handshakes_per_second = 50\nhandshakes_per_second_per_prefix = 5\ndeny = [\"127.0.0.99\"]")
             let resident = try await served(from: "127.0.0.11")

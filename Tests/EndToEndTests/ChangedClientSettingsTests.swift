@@ -73,7 +73,7 @@ extension EndToEndCrowds {
         ]
 
         /// An alert is believed after 3 seconds: it could have been forged.
-        @Test func `new handshakes go by the new settings`() async throws {
+        @Test func `new handshakes use the new settings`() async throws {
             _ = try await maker.selfSigned("other")
             try await maker.encryptKey(
                 of: maker.issued("person", by: identity), as: "sealed.key", passphrase: "sesame")
@@ -127,7 +127,7 @@ extension EndToEndCrowds {
         }
 
         /// How long a server may take, and nothing be said.
-        @Test func `times`() async throws {
+        @Test func `new timeouts hold for new connections`() async throws {
             let fronts = try (0..<2).map { _ in try SocketAddress.freeOnOwnLoopback() }
             let back = try SocketAddress.freeOnOwnLoopback()
             let mute = try DatagramSocket(at: .freeOnOwnLoopback())

@@ -18,7 +18,7 @@ extension EndToEnd {
             try SecureClient(to: place, trust: identity.certificate, in: folder)
         }
 
-        @Test func `proxy protocol`() async throws {
+        @Test func `a changed PROXY protocol setting holds for new connections`() async throws {
             let socket = try DatagramSocket(at: .freeOnOwnLoopback())
             let backend = Backend(on: [socket]) { [$0.bytes.first == 13 ? Array("header\n".utf8) : $0.bytes] }
             let place = try SocketAddress.freeOnOwnLoopback()
@@ -34,7 +34,7 @@ extension EndToEnd {
             try await backend.stop()
         }
 
-        @Test func `programs`() async throws {
+        @Test func `changed programs hold for new connections`() async throws {
             let place = try SocketAddress.freeOnOwnLoopback()
             func service(_ exec: String) -> String {
                 Service(
@@ -62,7 +62,7 @@ extension EndToEnd {
             try await daemon.stop()
         }
 
-        @Test func `logs`() async throws {
+        @Test func `changed outputs of the log handler hold for new connections`() async throws {
             let place = try SocketAddress.freeOnOwnLoopback()
             let socket = try DatagramSocket(atPath: folder.file("syslog"))
             func service(_ log: String) -> String {
@@ -90,7 +90,7 @@ extension EndToEnd {
             try await daemon.stop()
         }
 
-        @Test func `log level`() async throws {
+        @Test func `a changed log level holds at once`() async throws {
             let place = try SocketAddress.freeOnOwnLoopback()
             let service = Service(listen: [place], identity: identity).text
             let daemon = try await Daemon.start(service, in: folder)
@@ -109,7 +109,7 @@ extension EndToEnd {
         }
 
         /// The listener is opened anew with them; connections that are there go on.
-        @Test func `sockets`() async throws {
+        @Test func `changed socket options hold for new connections`() async throws {
             let everywhere = try SocketAddress.free(on: "::")
             let ipv6 = try #require(SocketAddress(host: "::1", port: everywhere.port))
             let ipv4 = try #require(SocketAddress(host: "127.0.0.1", port: everywhere.port))

@@ -33,7 +33,7 @@ extension EndToEnd {
         /// Says so much on end that a limit of five datagrams, or fifty bytes, a second drops some of it.
         private func sayALot(_ client: SecureClient) { for number in 0..<40 { client.say("line \(number)") } }
 
-        @Test func `datagrams and bytes per second`() async throws {
+        @Test func `changed limits of datagrams and bytes per second hold for new connections`() async throws {
             let keys = ["datagrams_per_second", "bytes_per_second"]
             let places = try keys.map { _ in try SocketAddress.freeOnOwnLoopback() }
             let daemon = try await Daemon.start(configuration(places.map { ($0, "") }), in: folder)
@@ -59,7 +59,7 @@ extension EndToEnd {
         }
 
         /// A handshake that hangs takes the only place.
-        @Test func `handshakes in progress`() async throws {
+        @Test func `handshakes in progress are limited`() async throws {
             let place = try SocketAddress.freeOnOwnLoopback()
             let daemon = try await Daemon.start(configuration([(place, "")]), in: folder)
             let hanging = try DatagramSocket(at: .freeOnOwnLoopback())
@@ -81,7 +81,7 @@ extension EndToEnd {
             try await daemon.stop()
         }
 
-        @Test func `ipv 4 prefix`() async throws {
+        @Test func `a changed IPv4 prefix length holds for new connections`() async throws {
             let place = try SocketAddress.freeOnOwnLoopback()
             func limits(_ length: Int) -> String {
                 configuration([(place, "connections_per_prefix = 1\nipv4_prefix = \(length)")])
@@ -103,7 +103,7 @@ extension EndToEnd {
 
         /// By default, the addresses of one /64 count together.
         @Test(.enabled(if: PrivateNetwork.isAllowed, "a network of its own takes root"))
-        func `ipv 6 prefix`() async throws {
+        func `a changed IPv6 prefix length holds for new connections`() async throws {
             let place = try #require(SocketAddress(host: "fd00::1", port: 4_433))
             let hosts = ["fd00::11", "fd00::12", "fd00:0:0:1::11"]
             let network = PrivateNetwork.prefix(mtu: 1_500, addresses: (["fd00::1"] + hosts).map { "\($0)/128" })

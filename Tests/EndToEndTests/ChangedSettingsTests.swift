@@ -71,7 +71,7 @@ extension EndToEndCrowds {
                 first: .refused("handshake failure"), then: .served()),
         ]
 
-        @Test func `new handshakes go by the new settings`() async throws {
+        @Test func `new handshakes use the new settings`() async throws {
             try folder.write("sensor-7:\(Self.key)\n", to: "keys.psk")
             let places = try Self.changes.map { _ in try SocketAddress.freeOnOwnLoopback() }
             func configuration(_ setting: (Change) -> String) -> String {
@@ -118,7 +118,7 @@ extension EndToEndCrowds {
         }
 
         /// s_client tells the hint with -debug.
-        @Test func `a hint is told`() async throws {
+        @Test func `a new hint for pre-shared keys reaches clients`() async throws {
             let place = try SocketAddress.freeOnOwnLoopback()
             try folder.write("sensor-7:\(Self.key)\n", to: "keys.psk")
             func service(_ hint: String) -> String {
@@ -138,7 +138,7 @@ extension EndToEndCrowds {
         }
 
         /// The certificate for the address which a client has come to.
-        @Test func `by address is switched on`() async throws {
+        @Test func `the choice of a certificate by address can be switched on`() async throws {
             let place = try SocketAddress.freeOnOwnLoopback()
             let here = try await maker.selfSigned("here", names: ["DNS:here.example", "IP:\(place.host)"])
             func configuration(_ more: String) -> String {
@@ -157,7 +157,7 @@ extension EndToEndCrowds {
         }
 
         /// A line "R" makes s_client ask for it. A connection from before goes by what it began with.
-        @Test func `renegotiation is switched on`() async throws {
+        @Test func `renegotiation can be switched on`() async throws {
             let place = try SocketAddress.freeOnOwnLoopback()
             func configuration(_ more: String) -> String {
                 Service(listen: [place], identity: identity, more: more).text
@@ -188,7 +188,7 @@ extension EndToEndCrowds {
 
         /// How long a client may take, and be silent, how long its ticket is good, and how large a handshake's packets
         /// are.
-        @Test func `times and sizes`() async throws {
+        @Test func `new timeouts and sizes hold for new connections`() async throws {
             let place = try SocketAddress.freeOnOwnLoopback()
             func configuration(_ more: String, lifetime: Int) -> String {
                 "[tickets]\nlifetime = \(lifetime)\n" + Service(listen: [place], identity: identity, more: more).text
@@ -256,7 +256,7 @@ extension EndToEndCrowds {
         }
 
         /// A client that has a cookie goes on after a reload, until the file has another secret.
-        @Test func `another secret makes old cookies bad`() async throws {
+        @Test func `a new cookie secret invalidates old cookies`() async throws {
             let place = try SocketAddress.freeOnOwnLoopback()
             let text = "cookie_secret_file = \"secret\"\n" + Service(listen: [place], identity: identity).text
             try folder.write(String(repeating: "a", count: 32), to: "secret")

@@ -32,7 +32,7 @@ extension EndToEndHandshakes {
         }
 
         /// A session that began when nobody was asked for a certificate is no way around the authority.
-        @Test func `an old session is no way around a new authority`() async throws {
+        @Test func `an old session does not get around a new authority`() async throws {
             let folder = try TestFolder()
             let certificates = CertificateMaker(folder: folder)
             let identity = try await certificates.selfSigned("server")

@@ -3,7 +3,7 @@ import LinuxSystem
 import TestSupport
 import Testing
 
-extension EndToEndBeside {
+extension EndToEndClientMode {
     /// dtlsd as a DTLS client: plain UDP in, DTLS out, to the right server alone.
     @Suite struct ClientModeTests {
         let fixture: ClientFixture
@@ -21,7 +21,7 @@ extension EndToEndBeside {
 
         private func serverDaemon(_ text: String? = nil) async throws -> Daemon { try await fixture.serverDaemon(text) }
 
-        @Test func `datagrams go through open SS ls server both ways`() async throws {
+        @Test func `datagrams pass through OpenSSL's server both ways`() async throws {
             let server = try await SecureServer(at: back, as: identity, in: folder)
             let daemon = try await Daemon.start(client(), in: folder)
             let sender = try PlainSender(to: front)
@@ -56,7 +56,7 @@ extension EndToEndBeside {
         /// The sender's next call fails with EMSGSIZE, where the daemon has CAP_NET_RAW; the log says which it was.
         /// A dual-stack listener sees it inside an IPv6 address.
         @Test(arguments: [false, true])
-        func `a sender is told of a datagram that is too large`(_ isDualStack: Bool) async throws {
+        func `a sender learns by ICMP that its datagram was too large`(_ isDualStack: Bool) async throws {
             let server = try await SecureServer(at: back, as: identity, in: folder)
             let listen = isDualStack ? try SocketAddress.free(on: "::") : front
             let front = front.with(port: listen.port)
@@ -81,7 +81,7 @@ extension EndToEndBeside {
             #expect(daemon.lines(with: "DATAGRAMS_UNSUITED=1").count == 1)
         }
 
-        @Test func `datagrams go through gnu TL ss server both ways`() async throws {
+        @Test func `datagrams pass through GnuTLS's server both ways`() async throws {
             // It listens on all addresses, and answers from the one that the kernel likes best.
             let address = try SocketAddress.free(on: "127.0.0.1")
             let server = try Program(
@@ -179,7 +179,7 @@ extension EndToEndBeside {
         }
 
         /// Without a server_name it is the address, which the certificate must have.
-        @Test func `an address is verified too`() async throws {
+        @Test func `a server's certificate is verified by address too`() async throws {
             let server = try await serverDaemon()
             let daemon = try await Daemon.start(client(more: ""), in: folder)
             let sender = try PlainSender(to: front)
@@ -190,7 +190,7 @@ extension EndToEndBeside {
             try await server.stop()
         }
 
-        @Test func `without verification it warns and connects`() async throws {
+        @Test func `a client without verification warns and connects`() async throws {
             let server = try await serverDaemon()
             let text = "workers = 1\n" + Client(listen: front, connect: back, more: "verify = false").text
             let daemon = try await Daemon.start(text, in: folder)
@@ -206,7 +206,7 @@ extension EndToEndBeside {
             try await server.stop()
         }
 
-        @Test func `a client certificate opens the door`() async throws {
+        @Test func `a server that requires a client certificate accepts the one that is configured`() async throws {
             let own = try await fixture.certificates.issued("sensor-7", by: identity)
             let server = try await serverDaemon(
                 Service(listen: [back], identity: identity, more: "ca = \"\(identity.certificate)\"").text)
@@ -225,7 +225,7 @@ extension EndToEndBeside {
         }
 
         /// A key in common, with a server of OpenSSL and with dtlsd; one whose key is another's is not let in.
-        @Test func `a key in common opens the door`() async throws {
+        @Test func `a client and a server with a common pre-shared key connect`() async throws {
             let key = "00112233445566778899aabbccddeeff"
             try folder.write("sensor-7:\(key)\n", to: "one.psk")
             let text = Client(

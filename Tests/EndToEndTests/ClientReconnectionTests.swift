@@ -3,7 +3,7 @@ import LinuxSystem
 import TestSupport
 import Testing
 
-extension EndToEndBeside {
+extension EndToEndClientMode {
     /// A client's connections come and go: servers that are away or have forgotten, sessions, reloads.
     @Suite struct ClientReconnectionTests {
         let fixture: ClientFixture
@@ -45,7 +45,7 @@ extension EndToEndBeside {
             try await backend.stop()
         }
 
-        @Test func `pauses between tries grow`() async throws {
+        @Test func `the pauses between attempts grow`() async throws {
             let daemon = try await Daemon.start(client(), in: folder)
             let sender = try PlainSender(to: front)
             sender.send("is anybody there?")
@@ -59,7 +59,7 @@ extension EndToEndBeside {
         }
 
         /// A server that dies without a word is missed as soon as its port refuses, and found again when it is back.
-        @Test func `a server that is killed and started again is found again`() async throws {
+        @Test func `a server that is killed and started again is reached again`() async throws {
             let first = try await SecureServer(at: back, as: identity, in: folder)
             let daemon = try await Daemon.start(client(), in: folder)
             let sender = try PlainSender(to: front)
@@ -81,7 +81,7 @@ extension EndToEndBeside {
         }
 
         /// One that is back before anybody has missed it drops what comes in silence: no refusal, no alert.
-        @Test func `a server that has forgotten in silence is asked again`() async throws {
+        @Test func `a server that has lost the connection without a word gets a new handshake`() async throws {
             let first = try await SecureServer(at: back, as: identity, in: folder)
             let daemon = try await Daemon.start(
                 client(more: "server_name = \"localhost\"\nanswer_timeout = 1"), in: folder)
@@ -98,7 +98,7 @@ extension EndToEndBeside {
         }
 
         /// One that never answers and is alive loses nothing over it.
-        @Test func `one way traffic arrives wholly`() async throws {
+        @Test func `one-way traffic arrives completely`() async throws {
             let socket = try DatagramSocket(at: .freeOnOwnLoopback())
             let backend = Backend(on: [socket]) { _ in [] }
             let server = try await serverDaemon(
@@ -126,7 +126,7 @@ extension EndToEndBeside {
         }
 
         /// A server that says goodbye is asked again as soon as there is something to send.
-        @Test func `a server that is restarted in order loses nothing`() async throws {
+        @Test func `a server that is restarted cleanly loses nothing`() async throws {
             let first = try await serverDaemon()
             let daemon = try await Daemon.start(client(), in: folder)
             let sender = try PlainSender(to: front)
@@ -140,7 +140,7 @@ extension EndToEndBeside {
         }
 
         /// Nobody who still sends to it makes a connection that the configuration knows nothing of.
-        @Test func `a tunnel at rest ends with its table`() async throws {
+        @Test func `an idle tunnel ends when its table is removed`() async throws {
             let server = try await serverDaemon()
             let daemon = try await Daemon.start(client(), in: folder)
             let worker = try #require(daemon.workers.first)
@@ -175,7 +175,7 @@ extension EndToEndBeside {
         }
 
         /// A session that the server does not know any more costs a full handshake, not the connection.
-        @Test func `a lost session is no obstacle`() async throws {
+        @Test func `a session that the server has lost does not prevent a connection`() async throws {
             let first = try await serverDaemon()
             let daemon = try await Daemon.start(client(), in: folder)
             try await PlainSender(to: front).exchange("before", details: daemon.program.errors)
@@ -189,7 +189,7 @@ extension EndToEndBeside {
 
         // MARK: Its life
 
-        @Test func `an idle sender is forgotten and comes back`() async throws {
+        @Test func `the tunnel of an idle sender ends, and its next datagram makes another`() async throws {
             let server = try await serverDaemon()
             let daemon = try await Daemon.start(
                 client(more: "server_name = \"localhost\"\nidle_timeout = 2"), in: folder)
@@ -207,7 +207,7 @@ extension EndToEndBeside {
         }
 
         /// What has waited in vain is told of, and a connection that never opened is not told to be closed.
-        @Test func `an idle sender without a server is forgotten`() async throws {
+        @Test func `the tunnel of an idle sender ends also without a server`() async throws {
             let silent = try DatagramSocket(at: back)
             let daemon = try await Daemon.start(
                 client(more: "server_name = \"localhost\"\nidle_timeout = 2"), in: folder)
@@ -234,7 +234,7 @@ extension EndToEndBeside {
             try await server.stop()
         }
 
-        @Test func `what no record has room for is reported`() async throws {
+        @Test func `a datagram that no record can carry is reported`() async throws {
             let server = try await serverDaemon()
             let daemon = try await Daemon.start(client(), in: folder)
             let sender = try PlainSender(to: front)
@@ -248,7 +248,7 @@ extension EndToEndBeside {
             try await server.stop()
         }
 
-        @Test func `a dead workers senders are served by the next`() async throws {
+        @Test func `a dead worker's senders are served by its successor`() async throws {
             let server = try await serverDaemon()
             let daemon = try await Daemon.start(client(), in: folder)
             let sender = try PlainSender(to: front)
@@ -262,7 +262,7 @@ extension EndToEndBeside {
             try await server.stop()
         }
 
-        @Test func `a reload concerns new connections`() async throws {
+        @Test func `a reload holds for new connections`() async throws {
             let socket = try DatagramSocket(at: .freeOnOwnLoopback())
             let backend = Backend(on: [socket]) { [Array("new:".utf8) + $0.bytes] }
             let server = try await serverDaemon()
@@ -298,7 +298,7 @@ extension EndToEndBeside {
             try await backend.stop()
         }
 
-        @Test func `a bad reload changes nothing`() async throws {
+        @Test func `an invalid reload changes nothing`() async throws {
             let server = try await serverDaemon()
             let daemon = try await Daemon.start(client(), in: folder)
             try await PlainSender(to: front).exchange("before", details: daemon.program.errors)

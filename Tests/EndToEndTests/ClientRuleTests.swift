@@ -67,7 +67,7 @@ extension EndToEndHandshakes {
         @Test(arguments: [
             "cn:MEMBER", "dns:*.devices.example", "uri:urn:dev:*", "ip:192.0.2.0/24", "email:*@example.org", "sha256",
         ])
-        func `every kind of rule lets in and keeps out`(_ rule: String) async throws {
+        func `every kind of rule allows and denies`(_ rule: String) async throws {
             let rule = rule == "sha256" ? "sha256:\(try await certificates.fingerprint(of: member))" : rule
             let other = try await certificates.issued(
                 "other", by: root, extensions: ["subjectAltName=DNS:other.example"])
@@ -92,7 +92,7 @@ extension EndToEndHandshakes {
             try await daemon.stop()
         }
 
-        @Test func `what GnuTLS is told`() async throws {
+        @Test func `GnuTLS gets the alert that says why it was rejected`() async throws {
             let expired = try await certificates.issued("expired", by: root, extensions: [], days: -1)
             let stranger = try await certificates.authority("stranger")
             let list = try await certificates.revocationList(of: root, revoking: [member])
@@ -112,7 +112,7 @@ extension EndToEndHandshakes {
             try await daemon.stop()
         }
 
-        @Test func `requested serves who has none`() async throws {
+        @Test func `a service that requests certificates serves clients that have none`() async throws {
             let expired = try await certificates.issued("expired", by: root, extensions: [], days: -1)
             let daemon = try await Daemon.start(
                 service(authority, "client_certificate = \"requested\"", clients: "allow = \"cn:member\""), in: folder)
@@ -128,7 +128,7 @@ extension EndToEndHandshakes {
             try await daemon.stop()
         }
 
-        @Test func `devices that sign themselves are known by their fingerprints`() async throws {
+        @Test func `self-signed devices are recognised by their fingerprints`() async throws {
             let device = try await certificates.authority("device")
             let pin = try await certificates.fingerprint(of: device)
             let daemon = try await Daemon.start(service(clients: "allow = \"sha256:\(pin)\""), in: folder)
@@ -144,7 +144,7 @@ extension EndToEndHandshakes {
         }
 
         /// A chain of 9 KB, in datagrams of at most 300 bytes.
-        @Test func `a long chain in small datagrams`() async throws {
+        @Test func `a long chain of certificates arrives in small datagrams`() async throws {
             let intermediate = try await certificates.issued(
                 "intermediate", by: root, extensions: ["basicConstraints=critical,CA:TRUE"])
             let names = (0..<300).map { "DNS:name-\($0).device.example" }.joined(separator: ",")
@@ -160,7 +160,7 @@ extension EndToEndHandshakes {
         }
 
         /// A list that is out of date is the operator's fault, and the client is not told that its certificate is.
-        @Test func `lists of revoked certificates that change`() async throws {
+        @Test func `a changed revocation list holds for new handshakes`() async throws {
             let list = try await folder.write(certificates.revocationList(of: root, outdated: true), to: "list.crl")
             let daemon = try await Daemon.start(service(authority, "crl = [\"list.crl\"]"), in: folder)
             try await daemon.logged(
@@ -195,7 +195,7 @@ extension EndToEndHandshakes {
             try await daemon.stop()
         }
 
-        @Test func `an old session is no way around a new rule`() async throws {
+        @Test func `an old session does not get around a new rule`() async throws {
             let daemon = try await Daemon.start(service(authority), in: folder)
             let session = folder.file("session")
             let early = try client(member, ["-sess_out", session])
@@ -217,7 +217,7 @@ extension EndToEndHandshakes {
             try await daemon.stop()
         }
 
-        @Test func `what is set wrongly changes nothing`() async throws {
+        @Test func `wrong rules change nothing`() async throws {
             let good = service(authority, clients: "allow = \"cn:member\"")
             let daemon = try await Daemon.start(good, in: folder)
             for (wrong, message) in [

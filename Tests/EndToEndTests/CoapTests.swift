@@ -10,7 +10,7 @@ extension EndToEnd {
         init() throws { folder = try TestFolder() }
 
         @Test(arguments: [("127.0.0.1", "127.0.0.1"), ("::1", "::1"), ("127.0.0.1", "::1")])
-        func `CoAP client reaches CoAP server`(_ host: String, _ backendHost: String) async throws {
+        func `a CoAP client reaches a CoAP server`(_ host: String, _ backendHost: String) async throws {
             let identity = try await CertificateMaker(folder: folder).selfSigned("server")
             let backend = try SocketAddress.free(on: backendHost)
             let server = try Program(

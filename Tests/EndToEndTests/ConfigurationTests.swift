@@ -36,7 +36,7 @@ extension EndToEndHandshakes {
 
         /// One start names everything that is wrong, with the file and the key.
         @Test(arguments: [[], ["--check"]])
-        func `all errors are named at once`(_ more: [String]) async throws {
+        func `all errors are reported at once`(_ more: [String]) async throws {
             let file = try folder.write(manyErrors, to: "bad.toml")
             let (ending, errors, output) = try await run(more + ["--config", file])
             #expect(ending == .exited(78))
@@ -45,7 +45,7 @@ extension EndToEndHandshakes {
             }
         }
 
-        @Test func `check of a good file starts nothing`() async throws {
+        @Test func `--check of a valid file starts nothing`() async throws {
             let file = try folder.write(good, to: "good.toml")
             let (ending, errors, _) = try await run(["--check", "--config", file])
             #expect(ending == .exited(0), "\(errors)")

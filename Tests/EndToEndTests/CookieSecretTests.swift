@@ -6,7 +6,7 @@ import Testing
 extension EndToEndHandshakes {
     @Suite struct CookieSecretTests {
         /// What `cookie_secret_file` is for: a client that got its cookie from one daemon goes on with another.
-        @Test func `a cookie of one daemon is good for the next with the same secret`() async throws {
+        @Test func `a cookie of one daemon is valid for the next one with the same secret`() async throws {
             let folder = try TestFolder()
             let identity = try await CertificateMaker(folder: folder).selfSigned("server")
             let address = try SocketAddress.freeOnOwnLoopback()

@@ -93,7 +93,7 @@ extension EndToEndCrowds {
         }
 
         /// Each client gets one connection, which serves it and ends when it leaves.
-        @Test func `OpenSSL comes through`() async throws {
+        @Test func `OpenSSL connects whatever the network does to its datagrams`() async throws {
             let daemon = try await Daemon.start(Service(listen: [address], identity: identity).text, in: folder)
             let sockets = daemon.workersSockets
             var clients: [(fault: Fault, client: SecureClient, relay: Relay)] = []
@@ -116,7 +116,7 @@ extension EndToEndCrowds {
             try await daemon.stop()
         }
 
-        @Test func `GnuTLS comes through`() async throws {
+        @Test func `GnuTLS connects whatever the network does to its datagrams`() async throws {
             let daemon = try await Daemon.start(Service(listen: [address], identity: identity).text, in: folder)
             var clients: [(fault: Fault, client: Program, relay: Relay)] = []
             for fault in Fault.allCases {
@@ -139,7 +139,7 @@ extension EndToEndCrowds {
         }
 
         /// Hellos of many kilobytes, in few fragments or in many.
-        @Test func `large hellos`() async throws {
+        @Test func `ClientHellos of several fragments are served`() async throws {
             let daemon = try await Daemon.start(Service(listen: [address], identity: identity).text, in: folder)
             let names = (0..<300).map { "protocol-\($0)-of-three-hundred" }
             var clients: [SecureClient] = []
@@ -162,7 +162,7 @@ extension EndToEndCrowds {
         }
 
         /// A client whose goodbye is lost: its connection ends with its idle time, and nothing is left.
-        @Test func `a lost goodbye`() async throws {
+        @Test func `a connection whose close_notify is lost ends by its timeout`() async throws {
             let daemon = try await Daemon.start(
                 Service(listen: [address], identity: identity, more: "idle_timeout = 3").text, in: folder)
             let sockets = daemon.workersSockets

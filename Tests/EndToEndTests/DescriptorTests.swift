@@ -3,7 +3,7 @@ import LinuxSystem
 import TestSupport
 import Testing
 
-extension EndToEndBeside {
+extension EndToEndClientMode {
     /// Workers that have no descriptors left keep their connections, whatever the main process asks of them.
     @Suite struct DescriptorTests {
         let folder: TestFolder
@@ -26,7 +26,7 @@ extension EndToEndBeside {
 
         /// Three descriptors for each connection with "exec", one with "echo": what the present configuration would
         /// leave room for says nothing of what the connections of before have taken.
-        @Test func `connections of a dearer handler count`() async throws {
+        @Test func `connections of a handler that needs more descriptors count as such after a reload`() async throws {
             let daemon = try await Daemon.start(
                 configuration(handler: "exec", more: "[service.echo.exec]\ncommand = [\"/bin/cat\"]"), in: folder,
                 descriptorLimit: 72)
@@ -59,7 +59,7 @@ extension EndToEndBeside {
         }
 
         /// A configuration for which a worker has no descriptor is given to it again when it has one.
-        @Test func `a configuration that was missed comes again`() async throws {
+        @Test func `a configuration for which a worker had no descriptor is sent again`() async throws {
             let keyLog = "key_log_file = \"\(folder.file("keys.log"))\"\n"
             let daemon = try await Daemon.start(keyLog + configuration(), in: folder)
             let worker = try #require(daemon.workers.first)
@@ -85,8 +85,63 @@ extension EndToEndBeside {
             try await daemon.stop()
         }
 
+        /// The kernel gives the worker the message without the descriptor that was sent with it (MSG_CTRUNC).
+        @Test func `a worker that has no descriptor for a new client refuses it, and serves it later`() async throws {
+            let daemon = try await Daemon.start(configuration(), in: folder)
+            let worker = try #require(daemon.workers.first)
+            let resident = try client()
+            try await resident.exchange("before")
+            let limit = getdtablesize()
+            try await Program.run(["prlimit", "--pid", "\(worker)", "--nofile=4:"], in: folder)
+            let refused = try client()
+            refused.say("let me in")
+            try await daemon.logged(" warning main: worker 0 has refused ", "file descriptors", "REASON=descriptors")
+            try await resident.exchange("meanwhile")
+            #expect(refused.output.isEmpty)
+
+            try await Program.run(["prlimit", "--pid", "\(worker)", "--nofile=\(limit):"], in: folder)
+            try await refused.hears("let me in")
+            try await resident.exchange("after")
+            #expect(daemon.workers == [worker])
+            try await daemon.stop()
+        }
+
+        /// The client's own socket arrives, but no other can be opened (EMFILE).
+        @Test
+        func `a worker that has no descriptor for a backend's socket says so, and serves clients when it has one`()
+            async throws
+        {
+            let socket = try DatagramSocket(at: .freeOnOwnLoopback())
+            let backend = Backend.numbering(on: socket)
+            let daemon = try await Daemon.start(
+                "workers = 1\n"
+                    + Service.forwarding(to: "udp:\(socket.local)", listen: address, identity: identity).text,
+                in: folder)
+            let worker = try #require(daemon.workers.first)
+            let resident = try client()
+            try await resident.exchange("before", answer: "0:before")
+            let limit = getdtablesize()
+            let open =
+                try #require(
+                    FileManager.default.contentsOfDirectory(atPath: "/proc/\(worker)/fd").compactMap { Int($0) }.max())
+                + 1
+            try await Program.run(["prlimit", "--pid", "\(worker)", "--nofile=\(open + 1):"], in: folder)
+            let lost = try client()
+            lost.say("lost")
+            try await daemon.logged(" warning ", "no socket for the backend", "Too many open files", "SERVICE=forward")
+            try await resident.exchange("meanwhile", answer: "0:meanwhile")
+
+            try await Program.run(["prlimit", "--pid", "\(worker)", "--nofile=\(limit):"], in: folder)
+            let late = try client()
+            try await late.exchange("new", answer: ":new")
+            try await resident.exchange("after", answer: "0:after")
+            #expect(daemon.workers == [worker])
+            try await daemon.stop()
+            try await backend.stop()
+        }
+
         /// The main process has none left for newcomers, and says whose they were.
-        @Test func `newcomers without a socket are named`() async throws {
+        @Test func `new clients for which the main process has no descriptor are named in the log`() async throws {
             let local = try SocketAddress.freeOnOwnLoopback()
             let out = Client(
                 listen: local, connect: address, trust: identity.certificate, more: "server_name = \"localhost\""

@@ -47,7 +47,7 @@ extension EndToEndCrowds {
 
         /// An address and the wildcard over it: each serves what is its own.
         @Test(arguments: [true, false])
-        func `an address and the wildcard go together`(_ wildcardFirst: Bool) async throws {
+        func `a listener on an address and one on the wildcard share a port`(_ wildcardFirst: Bool) async throws {
             let identity = try await certificates.selfSigned("server")
             let anywhere = try SocketAddress.free(on: "0.0.0.0")
             let host = try #require(SocketAddress(host: "127.0.0.1", port: anywhere.port))
@@ -77,7 +77,7 @@ extension EndToEndCrowds {
             try await daemon.stop()
         }
 
-        @Test func `the log tells of a connection`() async throws {
+        @Test func `the log has the opening and the end of a connection`() async throws {
             let identity = try await certificates.selfSigned("server")
             let address = try SocketAddress.freeOnOwnLoopback()
             let daemon = try await Daemon.start(Service(listen: [address], identity: identity).text, in: folder)
@@ -117,7 +117,7 @@ extension EndToEndCrowds {
 
         /// Everyone gets their own data back, at once and for as long as they stay.
         @Test(arguments: ["127.0.0.1", "::1"])
-        func `two hundred at once`(_ host: String) async throws {
+        func `two hundred clients are served at once`(_ host: String) async throws {
             let identity = try await certificates.selfSigned("server")
             let address = try SocketAddress.free(on: host)
             let daemon = try await Daemon.start(Service(listen: [address], identity: identity).text, in: folder)

@@ -1,16 +1,17 @@
 import Testing
 
-// The real daemon and real clients. Tests wait more than they work, so there are four groups side by side, of about the
-// same length; in each, one test follows the other.
+// These tests run the real daemon with real clients. They wait more than they work, so there are four groups, of about
+// the same length, that run side by side; within a group one test follows the other.
 
-/// What becomes of datagrams, the handlers' work, and who may send how many.
-@Suite(.serialized) enum EndToEnd {}
+@Suite("Handlers and limits: what happens to datagrams, and who may send how many", .serialized)
+enum EndToEnd {}
 
-/// dtlsd as a client, programs of its own, and the examples with the software that they are for.
-@Suite(.serialized) enum EndToEndBeside {}
+@Suite("Client mode, programs, and the examples with the software that they are for", .serialized)
+enum EndToEndClientMode {}
 
-/// Who is let in, and with which certificate, key and session.
-@Suite(.serialized) enum EndToEndHandshakes {}
+@Suite("Handshakes: who is accepted, and with which certificate, key and session", .serialized)
+enum EndToEndHandshakes {}
 
-/// Hundreds of clients, strangers, and what is to go on through it all. Not beside each other: they load the machine.
-@Suite(.serialized) enum EndToEndCrowds {}
+/// These tests load the machine, so none of them runs beside another.
+@Suite("Crowds: many clients, garbage, reloads and restarts, and what must go on through them", .serialized)
+enum EndToEndCrowds {}

@@ -3,7 +3,7 @@ import LinuxSystem
 import TestSupport
 import Testing
 
-extension EndToEndBeside {
+extension EndToEndClientMode {
     /// A program per connection.
     @Suite struct ExecTests {
         let folder: TestFolder
@@ -55,7 +55,7 @@ extension EndToEndBeside {
             try await daemon.stop()
         }
 
-        @Test func `it knows the client and nothing of the daemon`() async throws {
+        @Test func `a program's environment describes the client, and nothing of the daemon`() async throws {
             let maker = CertificateMaker(folder: folder)
             let authority = try await maker.selfSigned("authority")
             let person = try await maker.issued("person", by: authority)
@@ -91,7 +91,7 @@ extension EndToEndBeside {
         }
 
         /// Neither descriptors nor signals of the worker's, and a group of its own.
-        @Test func `it starts clean`() async throws {
+        @Test func `a program starts with default signals and without inherited descriptors`() async throws {
             let daemon = try await shell("cat /proc/self/status; ls /proc/self/fd; cat /proc/self/stat; pwd")
             let client = try client()
             _ = try await client.program.ended()
@@ -109,7 +109,7 @@ extension EndToEndBeside {
             try await daemon.stop()
         }
 
-        @Test func `when the client leaves the program ends`() async throws {
+        @Test func `a program ends when its client disconnects`() async throws {
             let daemon = try await start(["/bin/cat"])
             let client = try client()
             try await client.exchange("hello")
@@ -122,7 +122,7 @@ extension EndToEndBeside {
 
         /// What was said before the goodbye is read before the end of the input. SIGTERM, two seconds later, is
         /// ignored: a slow machine may need longer.
-        @Test func `last words reach the program`() async throws {
+        @Test func `what a client sends right before it disconnects reaches the program`() async throws {
             let daemon = try await shell(
                 "trap '' TERM; echo ready; cat > \(folder.file("read")); echo end >> \(folder.file("read"))")
             let client = try client()
@@ -161,7 +161,7 @@ extension EndToEndBeside {
             try await daemon.stop()
         }
 
-        @Test func `nothing is left of fifty programs`() async throws {
+        @Test func `fifty programs leave nothing behind`() async throws {
             let daemon = try await start(["/bin/cat"])
             let clients = try (0..<50).map { _ in try client() }
             for (number, client) in clients.enumerated() { try await client.exchange("I am \(number)") }
@@ -180,7 +180,7 @@ extension EndToEndBeside {
             try await daemon.stop()
         }
 
-        @Test func `programs die with their worker`() async throws {
+        @Test func `programs end with their worker`() async throws {
             let daemon = try await shell("trap '' TERM; echo ready; exec sleep 1000")
             let client = try client()
             try await client.hears("ready")
@@ -192,7 +192,7 @@ extension EndToEndBeside {
         }
 
         /// It is given its time, within stop_timeout.
-        @Test func `stopping ends the programs`() async throws {
+        @Test func `stopping the daemon ends the programs`() async throws {
             let mark = folder.file("ended")
             let daemon = try await shell(
                 "trap 'echo ended > \(mark); exit' TERM; echo ready; while :; do sleep 0.1; done", stopTimeout: 20)
@@ -205,7 +205,7 @@ extension EndToEndBeside {
         }
 
         /// By default, too, nothing is left of a program that does not care, nor of what it has started.
-        @Test func `stopping kills what programs have started`() async throws {
+        @Test func `stopping the daemon kills what programs have started`() async throws {
             let daemon = try await shell("trap '' TERM; sleep 1000 & echo $!; while :; do sleep 1000; done")
             let client = try client()
             try await eventually("it has started", details: client.transcript) { client.output.hasSuffix("\n") }
@@ -218,7 +218,7 @@ extension EndToEndBeside {
             }
         }
 
-        @Test func `limits hold`() async throws {
+        @Test func `limits of memory, processor time and open files hold for a program`() async throws {
             let daemon = try await shell(
                 "ulimit -v; ulimit -n; ulimit -t; while :; do :; done",
                 more: "memory = 64\nopen_files = 17\ncpu_time = 1")
@@ -247,7 +247,7 @@ extension EndToEndBeside {
             try await daemon.stop()
         }
 
-        @Test func `a program that is gone is reported`() async throws {
+        @Test func `a program that cannot be found is reported`() async throws {
             let script = try folder.write("#!/bin/sh\necho ready\nexec cat\n", to: "script")
             chmod(script, 0o700)
             let daemon = try await start([script])
@@ -263,7 +263,7 @@ extension EndToEndBeside {
             try await daemon.stop()
         }
 
-        @Test func `a too long write is reported`() async throws {
+        @Test func `a write that is too long for a message is reported`() async throws {
             let daemon = try await shell("dd if=/dev/zero bs=20000 count=1 status=none; echo short enough; exec cat")
             let client = try client()
             try await client.hears("short enough")
@@ -273,7 +273,7 @@ extension EndToEndBeside {
         }
 
         /// What it does not read waits for it as far as there is room, and the rest is lost; the worker goes on.
-        @Test func `a program that does not read holds nobody up`() async throws {
+        @Test func `a program that does not read does not hold up other clients`() async throws {
             let daemon = try await shell("echo $$; kill -STOP $$; exec cat > \(folder.file("read"))")
             let relay = try Relay(to: address) { _, _ in true }
             let client = try SecureClient(to: relay.address, trust: identity.certificate, in: folder)

@@ -88,7 +88,7 @@ extension EndToEnd {
             return names
         }
 
-        @Test func `a client address keeps its backend`() async throws {
+        @Test func `a client's address keeps its backend`() async throws {
             var backends: [NamedBackend] = []
             for name in ["a", "b", "c"] {
                 backends.append(NamedBackend(name, at: .udp(try .freeOnOwnLoopback())))
@@ -140,7 +140,8 @@ extension EndToEnd {
         }
 
         @Test(arguments: Kinds.allCases)
-        func `clients of a backend that dies are served by the other until it is back`(_ kinds: Kinds) async throws {
+        func `clients of a backend that fails are served by the other one until it is back`(_ kinds: Kinds) async throws
+        {
             let (first, other) = try pair(kinds)
             try await first.start()
             try await other.start()
@@ -169,7 +170,7 @@ extension EndToEnd {
         }
 
         /// A path that is gone is found out before anything is sent, at every trial: nothing is lost over it.
-        @Test func `a unix backend that stays away costs nothing`() async throws {
+        @Test func `a Unix backend that stays away loses no message`() async throws {
             let (first, other) = try pair(.unix)
             try await other.start()
             let address = try SocketAddress.freeOnOwnLoopback()
@@ -194,7 +195,7 @@ extension EndToEnd {
         }
 
         /// While all are down nothing is served, and nothing ends; then the one that is back has all clients.
-        @Test func `when all are down the first that is back serves`() async throws {
+        @Test func `when all backends are down, the first that is back serves`() async throws {
             let (first, other) = try pair(.udp)
             let address = try SocketAddress.freeOnOwnLoopback()
             let daemon = try await Daemon.start(service([first, other], listen: address), in: folder)

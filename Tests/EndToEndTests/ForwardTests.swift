@@ -36,7 +36,7 @@ extension EndToEnd {
         }
 
         @Test(arguments: BackendKind.allCases)
-        func `the backend tells clients apart and answers each`(_ kind: BackendKind) async throws {
+        func `the backend can tell clients apart and answers each`(_ kind: BackendKind) async throws {
             let (sockets, name) = try sockets(kind)
             let backend = Backend(on: sockets) { [Array("\($0.client):".utf8) + $0.bytes] }
             let address = try SocketAddress.freeOnOwnLoopback()
@@ -91,7 +91,7 @@ extension EndToEnd {
         }
 
         /// A datagram of the backend that no record has room for is lost, and the log says so.
-        @Test func `a too long answer is reported`() async throws {
+        @Test func `an answer that is too long for a message is reported`() async throws {
             let socket = try DatagramSocket(at: .freeOnOwnLoopback())
             let backend = Backend(on: [socket]) { _ in
                 [[UInt8](repeating: UInt8(ascii: "x"), count: 16_385), Array("short enough\n".utf8)]
@@ -108,7 +108,7 @@ extension EndToEnd {
         }
 
         /// A backend that hangs costs what there is no room for, and the log says so; the rest is there, in order.
-        @Test func `what a backend does not take in time is reported`() async throws {
+        @Test func `messages that a backend does not take in time are reported`() async throws {
             let path = folder.file("backend.socket")
             let address = try SocketAddress.freeOnOwnLoopback()
             let hanging = try DatagramSocket(atPath: path)

@@ -26,7 +26,9 @@ extension EndToEndHandshakes {
                 .map { String($0.dropFirst(self.folder.file("").count)) }
         }
 
-        @Test func `a worker has one file however many connections of earlier ones there are`() async throws {
+        @Test func `a worker has one key log open, however many connections of earlier configurations it has`()
+            async throws
+        {
             let service = "workers = 1\n" + Service(listen: [address], identity: identity).text
             let logging = "key_log_file = \"keys.log\"\n" + service
             let daemon = try await Daemon.start(logging, in: folder)

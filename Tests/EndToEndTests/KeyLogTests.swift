@@ -39,7 +39,7 @@ extension EndToEndHandshakes {
             try await daemon.stop()
         }
 
-        @Test func `a reload switches it on and off`() async throws {
+        @Test func `a reload switches the key log on and off`() async throws {
             let daemon = try await Daemon.start(service, in: folder)
             try await visit()
             #expect(!FileManager.default.fileExists(atPath: folder.file("keys.log")))

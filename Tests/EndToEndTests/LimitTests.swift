@@ -17,7 +17,7 @@ extension EndToEndCrowds {
 
         /// With 72 descriptors, some of which it needs itself, one worker cannot serve 70 clients. The newcomers wait,
         /// the others notice nothing, and when those leave everyone is served.
-        @Test func `without descriptors newcomers wait`() async throws {
+        @Test func `new clients wait while there are no descriptors for them`() async throws {
             let limit = 72
             let daemon = try await Daemon.start(
                 "workers = 1\n" + Service(listen: [address], identity: identity).text, in: folder,
@@ -48,7 +48,7 @@ extension EndToEndCrowds {
         }
 
         /// Rubbish costs neither a connection, nor a descriptor, nor a line of log each.
-        @Test func `rubbish changes nothing`() async throws {
+        @Test func `garbage costs neither a connection, nor a descriptor, nor a line of log each`() async throws {
             let daemon = try await Daemon.start(Service(listen: [address], identity: identity).text, in: folder)
             let client = try SecureClient(to: address, trust: identity.certificate, in: folder)
             try await client.exchange("before")
@@ -100,7 +100,7 @@ extension EndToEndCrowds {
 
         /// Rubbish to a connection's own socket, with the client's address: it is not authentic, so it is dropped.
         @Test(arguments: Rubbish.allCases)
-        func `rubbish in a connections path changes nothing`(_ kind: Rubbish) async throws {
+        func `garbage on a connection's socket changes nothing`(_ kind: Rubbish) async throws {
             let daemon = try await Daemon.start(Service(listen: [address], identity: identity).text, in: folder)
             let relay = try Relay(to: address) { _, _ in true }
             // Without -nbio, s_client waits in SSL_read for ever after a datagram that OpenSSL drops, and a forged
@@ -126,7 +126,7 @@ extension EndToEndCrowds {
             try await daemon.stop()
         }
 
-        @Test func `a handshake that stops is given up`() async throws {
+        @Test func `a handshake that stops is ended by its timeout`() async throws {
             let daemon = try await Daemon.start(
                 Service(listen: [address], identity: identity, more: "handshake_timeout = 2").text, in: folder)
             let sockets = daemon.workersSockets
@@ -142,7 +142,7 @@ extension EndToEndCrowds {
             try await daemon.stop()
         }
 
-        @Test func `a silent client is sent away`() async throws {
+        @Test func `a silent client is disconnected`() async throws {
             let daemon = try await Daemon.start(
                 Service(listen: [address], identity: identity, more: "idle_timeout = 1").text, in: folder)
             let client = try SecureClient(to: address, trust: identity.certificate, in: folder)

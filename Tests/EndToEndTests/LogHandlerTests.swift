@@ -70,7 +70,7 @@ extension EndToEnd {
         }
 
         /// logrotate renames the file and reloads: connections that are there follow, too.
-        @Test func `a reload opens the file anew`() async throws {
+        @Test func `a reload opens the file again`() async throws {
             let text = configuration("file:\(folder.file("messages"))")
             let daemon = try await Daemon.start(text, in: folder)
             let client = try client()
@@ -128,7 +128,7 @@ extension EndToEnd {
         }
 
         /// With nobody there, and with nobody who reads: what there is room for waits, and keeps its order.
-        @Test func `what is not taken is lost and told`() async throws {
+        @Test func `messages that the receiver does not take are lost and counted in the log`() async throws {
             let path = folder.file("log")
             let daemon = try await Daemon.start(configuration("syslog:\(path)"), in: folder)
             let relay = try Relay(to: address) { _, _ in true }
@@ -163,7 +163,7 @@ extension EndToEnd {
         }
 
         /// A worker that is ending passes on what waits, if somebody reads it.
-        @Test func `what waits is passed on before the end`() async throws {
+        @Test func `waiting messages are passed on before the daemon ends`() async throws {
             let path = folder.file("log")
             let daemon = try await Daemon.start("stop_timeout = 60\n" + configuration("syslog:\(path)"), in: folder)
             let socket = try DatagramSocket(atPath: path)
@@ -185,7 +185,7 @@ extension EndToEnd {
         }
 
         /// A worker that has no descriptor left for the socket tries again.
-        @Test func `a socket that cannot be made is made later`() async throws {
+        @Test func `a socket that cannot be opened is opened later`() async throws {
             let path = folder.file("log")
             let daemon = try await Daemon.start(configuration("syslog:\(path)"), in: folder)
             let socket = try DatagramSocket(atPath: path)

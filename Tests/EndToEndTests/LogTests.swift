@@ -6,7 +6,7 @@ extension EndToEndCrowds {
     @Suite struct LogTests {
         /// What a worker's log holds back, since there is too much of it, is told as a number at the latest when it
         /// ends.
-        @Test func `what is held back is told at the end`() async throws {
+        @Test func `log entries that were held back are counted at the end`() async throws {
             let folder = try TestFolder()
             let identity = try await CertificateMaker(folder: folder).selfSigned("server")
             let address = try SocketAddress.freeOnOwnLoopback()

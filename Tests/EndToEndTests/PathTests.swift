@@ -62,7 +62,7 @@ extension EndToEnd {
         /// The daemon and its client in a network with an MTU of 600. The handshake fits it at once. A client's message
         /// may come in fragments; the echo of it leaves in fragments where that is allowed, and is counted where not.
         @Test(arguments: [false, true])
-        func `a message that does not fit`(_ fragment: Bool) async throws {
+        func `a message that does not fit into the path is reported`(_ fragment: Bool) async throws {
             let address = try SocketAddress.free(on: "127.0.0.1")
             let more = fragment ? "socket.fragment = true" : ""
             let daemon = try await Daemon.start(

@@ -34,7 +34,7 @@ extension EndToEndHandshakes {
 
         // MARK: ALPN (RFC 7301)
 
-        @Test func `the servers first protocol that both know is agreed on`() async throws {
+        @Test func `the server's first protocol that both know is agreed on`() async throws {
             let daemon = try await start("alpn = [\"coap\", \"two\"]")
             try await client(["-alpn", "other,two,coap"]).exchange("hello")
             try await daemon.logged("connection opened", "ALPN=coap")
@@ -65,7 +65,7 @@ extension EndToEndHandshakes {
             try await daemon.stop()
         }
 
-        @Test func `without protocols offers are ignored`() async throws {
+        @Test func `a service without protocols ignores what clients offer`() async throws {
             let daemon = try await start("")
             try await client(["-alpn", "anything"]).exchange("hello")
             #expect(!daemon.logs("ALPN="))
@@ -73,7 +73,7 @@ extension EndToEndHandshakes {
         }
 
         /// dtlsd as a client: it offers what its configuration has.
-        @Test func `a clients protocol is agreed on with its server`() async throws {
+        @Test func `a client's protocol is agreed on with its server`() async throws {
             let front = try SocketAddress.freeOnOwnLoopback()
             let server = try await SecureServer(at: address, as: identity, in: folder, ["-alpn", "two,coap"])
             let client = Client(
@@ -104,7 +104,7 @@ extension EndToEndHandshakes {
             return client
         }
 
-        @Test func `modern refuses what legacy serves`() async throws {
+        @Test func `the policy modern refuses what the policy legacy serves`() async throws {
             let daemon = try await start("")
             for arguments in Self.old {
                 let refused = try oldClient(arguments)
@@ -128,7 +128,7 @@ extension EndToEndHandshakes {
             try await daemon.stop()
         }
 
-        @Test func `what the service sets goes before the policy`() async throws {
+        @Test func `a service's own settings take precedence over the policy`() async throws {
             let daemon = try await start(
                 "policy = \"legacy\"\nminimum_version = \"1.2\"\nciphers = \"AES256-GCM-SHA384\"")
             try await client([]).exchange("hello")
@@ -141,7 +141,7 @@ extension EndToEndHandshakes {
         // MARK: Renegotiation
 
         /// A line "R" makes s_client ask for it.
-        @Test func `renegotiation works where it is asked for`() async throws {
+        @Test func `renegotiation works where the configuration allows it`() async throws {
             let daemon = try await start("renegotiation = true")
             let client = try client([])
             try await client.exchange("before")
@@ -156,7 +156,7 @@ extension EndToEndHandshakes {
             try await daemon.stop()
         }
 
-        @Test func `renegotiation is refused otherwise`() async throws {
+        @Test func `renegotiation is refused where the configuration does not allow it`() async throws {
             let daemon = try await start("")
             let client = try client([])
             try await client.exchange("before")

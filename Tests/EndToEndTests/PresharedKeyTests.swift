@@ -100,7 +100,7 @@ extension EndToEndHandshakes {
             try await daemon.stop()
         }
 
-        @Test func `an unknown identity is told and logged`() async throws {
+        @Test func `an unknown identity is answered with an alert and logged`() async throws {
             let daemon = try await Daemon.start(try service(), in: folder)
             let stranger = try client("no\"bo\tdy")
             _ = try await stranger.program.ended()
@@ -165,7 +165,7 @@ extension EndToEndHandshakes {
             try await daemon.stop()
         }
 
-        @Test func `a service with a certificate too serves both`() async throws {
+        @Test func `a service with a certificate and keys serves both kinds of clients`() async throws {
             let identity = try await CertificateMaker(folder: folder).selfSigned("server")
             let daemon = try await Daemon.start(
                 try service("certificate = \"\(identity.certificate)\"\nprivate_key = \"\(identity.privateKey)\""),

@@ -36,7 +36,7 @@ extension EndToEndCrowds {
             try await connect((1...count).map { "client-\($0).example" })
         }
 
-        @Test func `a workers death is its own clients loss alone`() async throws {
+        @Test func `a worker's death ends its own clients' connections alone`() async throws {
             let daemon = try await start()
             let names = (1...8).map { "early-\($0).example" }
             let clients = try await connect(names)
@@ -77,7 +77,7 @@ extension EndToEndCrowds {
         }
 
         /// A worker that cannot be started is tried again, less and less often, and is there when it can be.
-        @Test func `a worker that cannot be started comes later`() async throws {
+        @Test func `a worker that cannot be started is started later`() async throws {
             let configuration = "workers = 1\n" + Service(listen: [address], identity: identity).text
             let daemon = try await Daemon.start(configuration, in: folder)
             let victim = try #require(daemon.workers.first)
@@ -100,7 +100,7 @@ extension EndToEndCrowds {
             try await daemon.stop()
         }
 
-        @Test func `when the main process dies the workers say goodbye`() async throws {
+        @Test func `workers send close_notify when the main process dies`() async throws {
             let daemon = try await start()
             let clients = try await connect(6)
             let workers = daemon.workers
@@ -114,7 +114,7 @@ extension EndToEndCrowds {
         }
 
         @Test(arguments: [SIGTERM, SIGINT])
-        func `stopping says goodbye to all`(_ number: Int32) async throws {
+        func `stopping sends close_notify to all clients`(_ number: Int32) async throws {
             let daemon = try await start()
             let clients = try await connect(6)
             let workers = daemon.workers

@@ -7,7 +7,7 @@ extension EndToEnd {
     /// The tests' own view of the machine, and what programs have of the tests.
     @Suite struct ProcessTableTests {
         /// The kernel gives /proc/net/udp away in pieces of 31 lines.
-        @Test func `a port is seen however many there are`() async throws {
+        @Test func `a port is seen however many sockets the machine has`() async throws {
             let sockets = try (0..<100).map { _ in
                 try DatagramSocket(at: try #require(SocketAddress(host: SocketAddress.ownLoopback, port: 0)))
             }

@@ -65,7 +65,7 @@ extension EndToEnd {
 
         private static let cipher = "ECDHE-ECDSA-AES128-GCM-SHA256"
 
-        @Test func `dnsdist is told of the client with every datagram`() async throws {
+        @Test func `dnsdist learns the client's address with every datagram`() async throws {
             let place = try SocketAddress.freeOnOwnLoopback()
             let dnsdist = try await startDnsdist(at: place)
             let address = try SocketAddress.freeOnOwnLoopback()
@@ -98,7 +98,7 @@ extension EndToEnd {
         }
 
         /// A certificate is shown on the connection and in the session; when the session is resumed, only in that.
-        @Test func `dnsdist is told of the clients certificate`() async throws {
+        @Test func `dnsdist learns the client's certificate`() async throws {
             let authority = try await CertificateMaker(folder: folder).selfSigned("authority")
             let own = try await CertificateMaker(folder: folder).issued("sensor-7", by: authority)
             let place = try SocketAddress.freeOnOwnLoopback()
@@ -124,7 +124,7 @@ extension EndToEnd {
         }
 
         /// There is no registered type for it: 0xE0, 224, is the first of everybody's own.
-        @Test func `dnsdist is told of the preshared keys identity`() async throws {
+        @Test func `dnsdist learns the pre-shared key's identity`() async throws {
             try folder.write("sensor-7:00112233445566778899aabbccddeeff\n", to: "keys.psk")
             let place = try SocketAddress.freeOnOwnLoopback()
             let dnsdist = try await startDnsdist(at: place)

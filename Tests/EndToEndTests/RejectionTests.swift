@@ -73,7 +73,7 @@ extension EndToEnd {
         }
 
         /// Nothing was ever in force, so there is nothing to go back to.
-        @Test func `a start that workers reject ends`() async throws {
+        @Test func `a start with a configuration that workers reject ends`() async throws {
             let short = try await certificates.selfSigned("short", kind: .rsa)
             let file = try folder.write(configuration(short, at: address), to: "dtlsd.toml")
             try setSecurityLevel(1)
@@ -101,7 +101,7 @@ extension EndToEnd {
         }
 
         /// A worker that takes up nothing for now does not keep SIGHUP from being heard.
-        @Test func `a reload that hangs is overtaken`() async throws {
+        @Test func `a reload that hangs is replaced by the next one`() async throws {
             let good = try await certificates.selfSigned("good")
             let daemon = try await Daemon.start(configuration(good, at: address, workers: 1), in: folder)
             let worker = try #require(daemon.workers.first)

@@ -3,7 +3,7 @@ import LinuxSystem
 import TestSupport
 import Testing
 
-extension EndToEndBeside {
+extension EndToEndClientMode {
     /// What the service manager is told of reloads: it cannot be told that one has failed, but for the status.
     @Suite struct ReloadStatusTests {
         @Test func `the status says why the last reload failed`() async throws {

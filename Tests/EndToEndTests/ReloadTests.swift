@@ -53,7 +53,7 @@ extension EndToEndCrowds {
             try await daemon.stop()
         }
 
-        @Test func `what is invalid changes nothing`() async throws {
+        @Test func `an invalid configuration changes nothing`() async throws {
             let daemon = try await Daemon.start(configuration, in: folder)
             let client = try SecureClient(to: address, trust: identity.certificate, in: folder)
             try await client.exchange("before")

@@ -35,7 +35,7 @@ extension EndToEndHandshakes {
             return try SecureClient(to: address, trust: identity.certificate, in: folder, asks + more)
         }
 
-        @Test func `the name decides`() async throws {
+        @Test func `the name that a client asks for decides its certificate`() async throws {
             let daemon = try await Daemon.start(service(), in: folder)
             let expected = [
                 (nil, own), ("x.example.net", own), ("b.example.org", exact), ("B.EXAMPLE.ORG", exact),
@@ -67,7 +67,7 @@ extension EndToEndHandshakes {
             try await daemon.stop()
         }
 
-        @Test func `an unknown name is refused where that is asked for`() async throws {
+        @Test func `an unknown name is refused where the configuration says so`() async throws {
             let daemon = try await Daemon.start(service("unknown_name = \"refuse\""), in: folder)
             for name in [nil, "a.example.net", "A.example.net"] {
                 try await client(asking: name, trusting: own).exchange("this is yours")
@@ -81,7 +81,7 @@ extension EndToEndHandshakes {
             try await daemon.stop()
         }
 
-        @Test func `a reload takes another name up`() async throws {
+        @Test func `a reload adds a name`() async throws {
             let plain = Service(listen: [address], identity: own)
             let daemon = try await Daemon.start(plain.text, in: folder)
             try await client(asking: "b.example.org", trusting: own).exchange("not yet")
@@ -92,7 +92,7 @@ extension EndToEndHandshakes {
         }
 
         /// Each name has its own sessions: what one has let in is not let in by another without a look.
-        @Test func `a session of one name is none of another`() async throws {
+        @Test func `a session of one name is not resumed under another`() async throws {
             let daemon = try await Daemon.start(service(), in: folder)
             let session = folder.file("session")
             let first = try client(asking: "b.example.org", trusting: exact, ["-sess_out", session])
@@ -133,7 +133,7 @@ extension EndToEndHandshakes {
         }
 
         /// Clients that ask for no name get the certificate of the address which they have come to.
-        @Test func `the address decides where no name is asked for`() async throws {
+        @Test func `the address decides the certificate where no name is asked for`() async throws {
             let here = try await certificates.selfSigned("here", names: ["IP:\(address.host)"])
             let other = try #require(SocketAddress(host: "127.0.0.1", port: address.port))
             let service = Service(listen: [address, other], identity: own, more: "by_address = true")
@@ -146,7 +146,7 @@ extension EndToEndHandshakes {
         }
 
         /// Whoever may not come in may not come in under another name either.
-        @Test func `a name asks for the services client certificates`() async throws {
+        @Test func `a name requires the service's client certificates`() async throws {
             let authority = try await certificates.selfSigned("authority")
             let member = try await certificates.issued("member", by: authority)
             let daemon = try await Daemon.start(service("ca = \"\(authority.certificate)\""), in: folder)

@@ -61,7 +61,7 @@ extension EndToEndHandshakes {
             return lines[start + 1].dropFirst("    0000 - ".count).prefix(16 * 3 - 1)
         }
 
-        @Test func `machines with one key file resume each others sessions`() async throws {
+        @Test func `machines with the same key file resume each other's sessions`() async throws {
             try writeKey("tickets.key")
             let tickets = "key_file = \"tickets.key\""
             let here = try await Daemon.start(configuration(tickets), in: folder)
@@ -85,7 +85,7 @@ extension EndToEndHandshakes {
             try await there.stop()
         }
 
-        @Test func `an old key opens until it is taken out`() async throws {
+        @Test func `an old ticket key is accepted until it is removed`() async throws {
             for name in ["one.key", "two.key"] { try writeKey(name) }
             let daemon = try await Daemon.start(configuration("key_file = \"one.key\""), in: folder)
             try await visit(keep: "first")
@@ -109,7 +109,7 @@ extension EndToEndHandshakes {
             try await daemon.stop()
         }
 
-        @Test func `a service without resumption gives and takes no ticket`() async throws {
+        @Test func `a service without resumption neither issues nor accepts tickets`() async throws {
             try writeKey("tickets.key")
             let tickets = "key_file = \"tickets.key\""
             let daemon = try await Daemon.start(configuration(tickets), in: folder)
@@ -123,7 +123,7 @@ extension EndToEndHandshakes {
         }
 
         /// Without a file, the daemon draws keys; a connection that is there notices nothing, and old tickets are good.
-        @Test func `drawn keys rotate`() async throws {
+        @Test func `generated ticket keys rotate`() async throws {
             let daemon = try await Daemon.start(
                 "workers = 2\n" + configuration("rotation = 2\nlifetime = 124"), in: folder)
             let lasting = try SecureClient(to: address, trust: identity.certificate, in: folder)
@@ -159,7 +159,7 @@ extension EndToEndHandshakes {
             try await daemon.stop()
         }
 
-        @Test func `a session lives as long as it is told to`() async throws {
+        @Test func `a session can be resumed for the configured lifetime`() async throws {
             let daemon = try await Daemon.start(configuration("lifetime = 2"), in: folder)
             var visits = 0
             func isResumed() async throws -> Bool {

@@ -23,7 +23,7 @@ extension EndToEnd {
         }
 
         /// As when a volume is mounted anew, or a deployment takes the old folder away before it makes the new one.
-        @Test func `a folder that goes and comes back is watched on`() async throws {
+        @Test func `a folder that goes away and comes back is still watched`() async throws {
             let old = try await certificates.response("old.ocsp", about: identity, .revoked)
             let new = try await certificates.response("new.ocsp", about: identity)
             let (upper, lower) = (folder.file("upper"), folder.file("upper/lower"))
@@ -65,7 +65,7 @@ extension EndToEnd {
             return isTaken
         }
 
-        @Test func `one that runs out is told`() async throws {
+        @Test func `an OCSP response that expires is logged`() async throws {
             let file = try await certificates.response("served.ocsp", about: identity)
             let response = try Data(contentsOf: URL(fileURLWithPath: file))
             // A slow machine may need longer to start.

@@ -53,7 +53,7 @@ extension EndToEndHandshakes {
             return folder.read(file).dropFirst("serial=".count).filter(\.isHexDigit)
         }
 
-        @Test func `each certificate has its own`() async throws {
+        @Test func `each certificate has its own OCSP response`() async throws {
             let good = [
                 try await certificates.response("rsa.ocsp", about: rsa),
                 try await certificates.response("ecdsa.ocsp", about: ecdsa),
@@ -71,7 +71,7 @@ extension EndToEndHandshakes {
         }
 
         /// A response of no use is no reason not to serve; and when the file has changed, SIGHUP is not needed.
-        @Test func `a changed file is taken up by itself`() async throws {
+        @Test func `a changed file is loaded without a reload`() async throws {
             let file = try await certificates.response("served.ocsp", about: ecdsa, .revoked)
             let daemon = try await Daemon.start(service("\"\(file)\""), in: folder)
             try await daemon.logged("warning", "service.echo.ocsp_staple", "revoked")
@@ -99,7 +99,7 @@ extension EndToEndHandshakes {
         }
 
         /// Certificates are often handed out as links to the newest of their kind.
-        @Test func `a link that is turned is taken up`() async throws {
+        @Test func `a symbolic link that is changed is followed without a reload`() async throws {
             let old = try await certificates.response("old.ocsp", about: ecdsa, .revoked)
             let new = try await certificates.response("new.ocsp", about: ecdsa)
             try FileManager.default.createDirectory(atPath: folder.file("live"), withIntermediateDirectories: true)

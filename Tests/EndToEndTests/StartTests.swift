@@ -2,7 +2,7 @@ import LinuxSystem
 import TestSupport
 import Testing
 
-extension EndToEndBeside {
+extension EndToEndClientMode {
     /// Starts that fail for other reasons than what the file says: with what status, and what is said of them.
     @Suite struct StartTests {
         let folder: TestFolder
@@ -24,7 +24,9 @@ extension EndToEndBeside {
         /// A name server that does not answer during boot is no reason to give up for good
         /// (RestartPreventExitStatus=78).
         @Test(.enabled(if: PrivateNetwork.isAllowed, "a network of its own takes root"), arguments: [false, true])
-        func `a name server that is away is no fault of the configuration`(_ isFaultyToo: Bool) async throws {
+        func `an unreachable name server is not reported as a fault of the configuration`(_ isFaultyToo: Bool)
+            async throws
+        {
             let address = try SocketAddress.freeOnOwnLoopback()
             let more = isFaultyToo ? "mtu = 1" : ""
             let (ending, errors) = try await run(
@@ -37,7 +39,7 @@ extension EndToEndBeside {
         }
 
         /// All addresses that cannot be had are named at once.
-        @Test func `addresses that are in use or nobodys`() async throws {
+        @Test func `addresses that are in use, or not of this machine, are reported`() async throws {
             let held = [try DatagramSocket(at: .freeOnOwnLoopback()), try DatagramSocket(at: .freeOnOwnLoopback())]
             // RFC 5737: no machine has it.
             let foreign = try #require(SocketAddress(host: "192.0.2.1", port: 4_433))
@@ -52,7 +54,7 @@ extension EndToEndBeside {
         }
 
         @Test(.enabled(if: PrivateNetwork.isAllowed, "a network of its own takes root"))
-        func `a port that takes a capability`() async throws {
+        func `a port that requires a capability is reported with what to do`() async throws {
             let address = try #require(SocketAddress(host: SocketAddress.ownLoopback, port: 853))
             let (ending, errors) = try await run(
                 Service(listen: [address], identity: identity).text,
@@ -62,7 +64,7 @@ extension EndToEndBeside {
             #expect(errors.contains("CAP_NET_BIND_SERVICE"))
         }
 
-        @Test func `a service that listens nowhere`() async throws {
+        @Test func `a service without an address is reported`() async throws {
             let (ending, errors) = try await run(
                 Service(name: "one", listen: [], identity: identity).text.replacing("listen = []\n", with: "")
                     + Service(name: "two", listen: [], identity: identity).text.replacing("listen = []\n", with: ""))

@@ -25,7 +25,7 @@ extension EndToEnd {
         }
 
         @Test(arguments: [("largest_datagram = 100", ""), ("largest_datagram = 1000", "largest_datagram = 100")])
-        func `largest datagram`(_ limits: String, _ all: String) async throws {
+        func `datagrams above the limit are dropped and counted`(_ limits: String, _ all: String) async throws {
             let daemon = try await Daemon.start(configuration(limits, all: all), in: folder)
             let client = try client()
             // s_client sends a line as one datagram, its end among the bytes.
@@ -46,7 +46,7 @@ extension EndToEnd {
         /// The more a client sends, the more is dropped; when it has paused, it is served again. Another client has an
         /// allowance of its own.
         @Test(arguments: ["datagrams_per_second = 5", "bytes_per_second = 50"])
-        func `rates`(_ limit: String) async throws {
+        func `messages above the rates are dropped and counted`(_ limit: String) async throws {
             let key = limit.split(separator: " ")[0]
             let daemon = try await Daemon.start(configuration(limit), in: folder)
             let client = try client()
@@ -75,7 +75,7 @@ extension EndToEnd {
         }
 
         /// Forged datagrams, which fail authentication, use up nothing of the client's allowance.
-        @Test func `forgery uses up no allowance`() async throws {
+        @Test func `forged datagrams do not count in the rates`() async throws {
             let daemon = try await Daemon.start(
                 configuration("datagrams_per_second = 3\nbytes_per_second = 200"), in: folder)
             let relay = try Relay(to: address) { _, _ in true }

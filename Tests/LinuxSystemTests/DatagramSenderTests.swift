@@ -57,7 +57,7 @@ import Testing
 
     /// 65,507 bytes are the most that IPv4 knows, whoever may fragment.
     @Test(arguments: [nil, false, true])
-    func `one too large for IP leaves the others`(_ fragmentation: Bool?) throws {
+    func `a datagram that is too large for IP does not hold up the others`(_ fragmentation: Bool?) throws {
         let pair = try Pair(fragmentation: fragmentation)
         let sizes = [10, 10, 10, 65_508, 10, 65_600, 20, 20]
         let outcome = pair.send(sizes)
@@ -83,7 +83,9 @@ import Testing
             [1_900],
             [Int](repeating: 600, count: 150) + [1_900] + [Int](repeating: 700, count: 50),
         ])
-    func `too large for the interface`(_ host: String, _ sizes: [Int]) throws {
+    func `a datagram that is too large for the interface does not hold up the others`(_ host: String, _ sizes: [Int])
+        throws
+    {
         // IPv6 needs 1,280.
         try NetworkNamespace.run(mtu: 1_300) {
             let pair = try Pair(host)
@@ -108,7 +110,7 @@ import Testing
     /// A router's "fragmentation needed" is reported once in place of sending, whatever is to be sent then (udp(7)):
     /// that loses nothing. From then on the path is known to be narrower.
     @Test(.enabled(if: NetworkNamespace.isAllowed, "it takes a network namespace: root"), arguments: [1, 5])
-    func `a routers report loses nothing`(count: Int) throws {
+    func `a router's report loses nothing`(count: Int) throws {
         try NetworkNamespace.run(mtu: 1_500) {
             let pair = try Pair()
             try reportNarrowPath(of: pair.sender, to: pair.receiver, mtu: 700)

@@ -16,7 +16,7 @@ import Testing
     private func write(_ name: String) throws { try Data("x".utf8).write(to: folder.appendingPathComponent(name)) }
 
     /// inotify tells before the call that changes a file returns, so nothing is waited for.
-    @Test func `a file that is written or replaced`() throws {
+    @Test func `a file that is written or replaced is noticed`() throws {
         defer { try? FileManager.default.removeItem(at: folder) }
         try write("file")
         try write("other")
@@ -34,7 +34,7 @@ import Testing
         #expect(try watcher.takeChanges())
     }
 
-    @Test func `a file that is not there yet`() throws {
+    @Test func `a file that is created later is noticed`() throws {
         defer { try? FileManager.default.removeItem(at: folder) }
         let watcher = try FileWatcher()
         try watcher.add(path("file"))
@@ -45,7 +45,7 @@ import Testing
 
     /// The nearest folder that is there tells when the next one comes.
     @Test(arguments: ["upper/lower/file", "link/file"])
-    func `folders that are not there yet`(_ name: String) throws {
+    func `a file in folders that are created later is noticed`(_ name: String) throws {
         defer { try? FileManager.default.removeItem(at: folder) }
         #expect(symlink("upper/lower", path("link")) == 0)
         var watcher = try FileWatcher()
@@ -64,7 +64,7 @@ import Testing
     }
 
     /// As certbot and Kubernetes lay their files out: links to files, and to the folder with the newest of them.
-    @Test func `links on the way`() throws {
+    @Test func `changes of symbolic links on the way are noticed`() throws {
         defer { try? FileManager.default.removeItem(at: folder) }
         for version in ["one", "two"] {
             try FileManager.default.createDirectory(atPath: path(version), withIntermediateDirectories: true)
@@ -83,7 +83,7 @@ import Testing
         #expect(try watcher.takeChanges())
     }
 
-    @Test func `links in a circle end`() throws {
+    @Test func `symbolic links in a circle end`() throws {
         defer { try? FileManager.default.removeItem(at: folder) }
         #expect(symlink("b", path("a")) == 0)
         #expect(symlink("a", path("b")) == 0)
@@ -102,7 +102,7 @@ import Testing
         #expect(try other.takeChanges())
     }
 
-    @Test func `a folder that is moved away`() throws {
+    @Test func `a folder that is moved away is noticed`() throws {
         defer { try? FileManager.default.removeItem(at: folder) }
         try FileManager.default.createDirectory(atPath: path("here"), withIntermediateDirectories: true)
         let watcher = try FileWatcher()

@@ -19,7 +19,7 @@ import Testing
         return count >= 0 ? String(decoding: buffer[..<count], as: UTF8.self) : nil
     }
 
-    @Test func `each write is a message and the ending is told`() throws {
+    @Test func `each write is a message, and the end of the program is reported`() throws {
         let ends = try ForeignProgram.socketPair()
         let program = try ForeignProgram.spawn(
             ["/bin/sh", "-c", "echo $ONE; echo two; exit 7"], environment: ["ONE": "1 ä"], stream: ends.other,
@@ -30,7 +30,7 @@ import Testing
         #expect(ChildProcess.reap(program) == nil)
     }
 
-    @Test func `why it cannot be started`() throws {
+    @Test func `a program that cannot be started is reported with the reason`() throws {
         let ends = try ForeignProgram.socketPair()
         func code(_ path: String, _ limits: ForeignProgram.Limits = .init()) -> Int32 {
             do throws(SystemError) {
@@ -48,7 +48,7 @@ import Testing
         #expect(code("/bin/true") == 0)
     }
 
-    @Test func `a signal reaches all of the group`() throws {
+    @Test func `a signal reaches all of the program's group`() throws {
         let ends = try ForeignProgram.socketPair()
         let program = try ForeignProgram.spawn(
             ["/bin/sh", "-c", "sleep 1000 & echo ready; wait"], environment: [:], stream: ends.other, limits: .init())
@@ -66,7 +66,7 @@ import Testing
     }
 
     /// A limit above this process' own is lowered to it, where the kernel would refuse it.
-    @Test func `limits are set`() throws {
+    @Test func `limits are set for the program`() throws {
         let ends = try ForeignProgram.socketPair()
         let program = try ForeignProgram.spawn(
             ["/bin/sh", "-c", "ulimit -v; ulimit -n; ulimit -St; ulimit -Ht"], environment: [:], stream: ends.other,

@@ -23,7 +23,7 @@ import Testing
 
     /// What the error of an earlier datagram does to the next ones is the caller's choice.
     @Test(arguments: [true, false])
-    func `an earlier error ends a batch for those who ask`(_ retrying: Bool) throws {
+    func `an earlier error ends a batch where the caller asks for that`(_ retrying: Bool) throws {
         let socket = try refused("127.0.0.1", datagrams: 1)
         var bytes: [UInt8] = [1, 2, 3]
         let sizes = [1, 2]
@@ -43,7 +43,7 @@ import Testing
 
     /// A queue that is not emptied would wake its loop for ever.
     @Test(arguments: ["127.0.0.1", "::1"])
-    func `refusals are taken and gone`(_ host: String) throws {
+    func `refusals are read once and are gone then`(_ host: String) throws {
         let socket = try refused(host, datagrams: 9)
         // Over loopback the answer to a datagram is there when send returns.
         let before = hasError(socket)

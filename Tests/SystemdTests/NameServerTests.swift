@@ -4,7 +4,7 @@ import Testing
 @Suite(
     .serialized, .enabled(if: Lab.obstacle == nil, "no systemd can be booted for the test: \(Lab.obstacle ?? "")"))
 struct NameServerTests {
-    @Test func `the service is tried until its names are known`() async throws {
+    @Test func `the service is restarted until its names can be resolved`() async throws {
         let lab = try await Lab.withEcho()
         try lab.write(
             """

@@ -29,7 +29,7 @@ struct SystemdReloadTests {
         try await lab.stop()
     }
 
-    @Test func `a reload lasts until the daemon has taken it`() async throws {
+    @Test func `systemctl reload lasts until the daemon has applied the configuration`() async throws {
         let lab = try await Lab.withEcho()
         try await lab.boot()
         try await lab.succeed("systemctl start dtlsd")
@@ -73,7 +73,7 @@ struct SystemdReloadTests {
         try await lab.stop()
     }
 
-    @Test func `nobody else reads the key`() async throws {
+    @Test func `no other user can read the key`() async throws {
         let lab = try await Lab.withEcho()
         try await lab.boot()
         try await lab.succeed("systemctl start dtlsd")
@@ -106,7 +106,7 @@ struct SystemdReloadTests {
         try await lab.stop()
     }
 
-    @Test func `the services user cannot lead the reload astray`() async throws {
+    @Test func `the service's user cannot redirect the reload`() async throws {
         let lab = try await Lab.withEcho()
         try await lab.boot()
         try await lab.succeed("systemctl start dtlsd")

@@ -5,7 +5,7 @@ import Testing
 @Suite(
     .serialized, .enabled(if: Lab.obstacle == nil, "no systemd can be booted for the test: \(Lab.obstacle ?? "")"))
 struct SystemdSocketTests {
-    @Test func `sockets are passed in by name`() async throws {
+    @Test func `sockets are passed by name`() async throws {
         let lab = try await Lab.withEcho(listen: nil)
         try await lab.renew("coap", commonName: "coap")
         try lab.write(
@@ -48,7 +48,7 @@ struct SystemdSocketTests {
         try await lab.stop()
     }
 
-    @Test func `sockets without a name are passed in by address`() async throws {
+    @Test func `sockets without a name are matched by address`() async throws {
         let lab = try await Lab.withEcho(listen: #""127.0.0.1:4433""#)
         try lab.write(
             "[Socket]\nListenDatagram=\nListenDatagram=127.0.0.1:4433\nFileDescriptorName=whatever\n",
@@ -60,7 +60,7 @@ struct SystemdSocketTests {
     }
 
     @Test(arguments: [true, false])
-    func `a port below 1024 needs the drop in of the units comment`(isPassedIn: Bool) async throws {
+    func `a port below 1024 needs the drop-in of the unit's comment`(isPassedIn: Bool) async throws {
         let lab = try await Lab.withEcho(listen: #""127.0.0.1:443""#)
         try lab.write(
             """

@@ -4,7 +4,7 @@ import Testing
 @Suite(
     .serialized, .enabled(if: Lab.obstacle == nil, "no systemd can be booted for the test: \(Lab.obstacle ?? "")"))
 struct SystemdTests {
-    @Test func `it starts serves and stops`() async throws {
+    @Test func `the daemon starts, serves and stops`() async throws {
         let lab = try await Lab.withEcho()
         try await lab.boot()
         try await lab.succeed("systemctl start dtlsd")

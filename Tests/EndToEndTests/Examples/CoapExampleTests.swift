@@ -2,7 +2,7 @@ import LinuxSystem
 import TestSupport
 import Testing
 
-extension EndToEndBeside {
+extension EndToEndClientMode {
     /// config/examples/coap.toml and coap-client.toml with libcoap's client and server.
     @Suite struct CoapExampleTests {
         let folder: TestFolder

@@ -2,7 +2,7 @@ import LinuxSystem
 import TestSupport
 import Testing
 
-extension EndToEndBeside {
+extension EndToEndClientMode {
     /// config/examples/dns.toml and dns-client.toml, with dnsmasq behind the one and drill before the other: there is
     /// no other DNS over DTLS to try them with.
     @Suite struct DnsExampleTests {
@@ -11,7 +11,7 @@ extension EndToEndBeside {
 
         init() throws { (near, far) = (try TestFolder(), try TestFolder()) }
 
-        @Test func `questions are answered through the pair`() async throws {
+        @Test func `DNS questions are answered through the pair`() async throws {
             let identity = try await CertificateMaker(folder: far).selfSigned("dns")
             let resolver = try SocketAddress.freeOnOwnLoopback()
             // An answer that no 1,500 bytes hold: 20 texts of 200 characters.

@@ -2,7 +2,7 @@ import LinuxSystem
 import TestSupport
 import Testing
 
-extension EndToEndBeside {
+extension EndToEndClientMode {
     /// config/examples/radius.toml and radius-client.toml with radsecproxy, FreeRADIUS and its client.
     @Suite struct RadiusExampleTests {
         let folder: TestFolder

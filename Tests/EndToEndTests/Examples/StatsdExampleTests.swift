@@ -3,14 +3,14 @@ import LinuxSystem
 import TestSupport
 import Testing
 
-extension EndToEndBeside {
+extension EndToEndClientMode {
     /// config/examples/statsd.toml with collectd's StatsD server, and with openssl as the sender.
     @Suite struct StatsdExampleTests {
         let folder: TestFolder
 
         init() throws { folder = try TestFolder() }
 
-        @Test func `figures arrive`() async throws {
+        @Test func `metrics arrive through the pair`() async throws {
             let maker = CertificateMaker(folder: folder)
             let identity = try await maker.selfSigned("statsd")
             let sender = try await maker.selfSigned("statsd-senders")

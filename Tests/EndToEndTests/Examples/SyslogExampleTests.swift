@@ -3,7 +3,7 @@ import LinuxSystem
 import TestSupport
 import Testing
 
-extension EndToEndBeside {
+extension EndToEndClientMode {
     /// config/examples/syslog-client.toml and syslog.toml: util-linux' logger before the one, a stand-in for the
     /// journal behind the other.
     @Suite struct SyslogExampleTests {

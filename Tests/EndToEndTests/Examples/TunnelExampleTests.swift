@@ -3,7 +3,7 @@ import LinuxSystem
 import TestSupport
 import Testing
 
-extension EndToEndBeside {
+extension EndToEndClientMode {
     /// config/examples/tunnel.toml and tunnel-client.toml, with plain CoAP through them.
     @Suite struct TunnelExampleTests {
         let near: TestFolder
@@ -11,7 +11,7 @@ extension EndToEndBeside {
 
         init() throws { (near, far) = (try TestFolder(), try TestFolder()) }
 
-        @Test func `any service goes through the pair`() async throws {
+        @Test func `any UDP service passes through the pair`() async throws {
             let farIdentity = try await CertificateMaker(folder: far).selfSigned("far")
             let nearIdentity = try await CertificateMaker(folder: near).selfSigned("near")
             try FileManager.default.copyItem(atPath: farIdentity.certificate, toPath: near.file("far.pem"))

@@ -4,10 +4,10 @@ import Synchronization
 import TestSupport
 import Testing
 
-extension EndToEndBeside {
+extension EndToEndClientMode {
     /// A client begins anew (RFC 6347, section 4.2.8) while its lost connection's backend talks on. GnuTLS waits for 50
     /// ms after each datagram that it cannot read.
-    @Suite struct RestartUnderTrafficTests {
+    @Suite struct RehandshakeUnderTrafficTests {
         /// Says ten things to whoever has spoken to it, every 20 milliseconds.
         private final class Talker: Sendable {
             let address: SocketAddress
@@ -46,7 +46,7 @@ extension EndToEndBeside {
             seen.direction == .toClient && (seen.type == 20 || seen.type == 22 && seen.message == 4)
         }
 
-        @Test func `the lost connection is silent meanwhile`() async throws {
+        @Test func `a lost connection gets no answers while its client begins a new handshake`() async throws {
             let folder = try TestFolder()
             let identity = try await CertificateMaker(folder: folder).selfSigned("server")
             let address = try SocketAddress.freeOnOwnLoopback()

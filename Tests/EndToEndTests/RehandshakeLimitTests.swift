@@ -3,9 +3,9 @@ import LinuxSystem
 import TestSupport
 import Testing
 
-extension EndToEndBeside {
+extension EndToEndClientMode {
     /// What limits, and a configuration that has changed meanwhile, mean for a client that comes back on its old port.
-    @Suite struct BeginningAnewTests {
+    @Suite struct RehandshakeLimitTests {
         let folder: TestFolder
         let identity: Identity
         let address: SocketAddress
@@ -24,7 +24,7 @@ extension EndToEndBeside {
 
         /// A client that has begun its handshake once more needs no second place beside its own.
         @Test(arguments: ["connections = 1", "connections_per_prefix = 1", "handshakes = 1"])
-        func `a handshake begun anew has the place of the last`(_ limit: String) async throws {
+        func `a second handshake takes the place of the first`(_ limit: String) async throws {
             let daemon = try await Daemon.start(configuration(limit), in: folder)
             let socket = try DatagramSocket(at: .free(on: address.host))
             func answer(_ hello: [UInt8], _ wanted: (HelloAnswer) -> Bool) async throws -> HelloAnswer {
@@ -42,7 +42,10 @@ extension EndToEndBeside {
                 guard
                     case .helloVerifyRequest(let cookie) = try await answer(
                         hello.bytes(), { $0 != .serverHello && $0 != .other })
-                else { return }
+                else {
+                    Issue.record("no HelloVerifyRequest in round \(round)")
+                    return
+                }
                 // Once, as its client would not say it again for a second.
                 _ = try await answer(hello.bytes(cookie: cookie, number: 1)) { $0 == .serverHello }
                 if round > 1 {
@@ -69,7 +72,7 @@ extension EndToEndBeside {
         }
 
         @Test(arguments: [("deny = [\"127.0.0.11\"]", ""), ("", "deny = [\"127.0.0.11\"]")])
-        func `who is denied by now is not served anew`(_ limits: String, _ all: String) async throws {
+        func `a client that has been denied since gets no re-handshake`(_ limits: String, _ all: String) async throws {
             let daemon = try await Daemon.start(configuration(), in: folder)
             let port = try SocketAddress.free(on: "127.0.0.11")
             try await orphaned(configuration(limits, all: all), at: port, by: daemon)
@@ -83,7 +86,7 @@ extension EndToEndBeside {
         }
 
         /// Its hello is the listener's, which serves the address for another service.
-        @Test func `a service that is gone serves nobody anew`() async throws {
+        @Test func `a service that has been removed does no re-handshake`() async throws {
             let daemon = try await Daemon.start(configuration(), in: folder)
             let port = try SocketAddress.free(on: "127.0.0.11")
             try await orphaned(configuration(name: "other"), at: port, by: daemon)

@@ -5,8 +5,8 @@ import Testing
 
 extension EndToEnd {
     /// Workers that a reload has made superfluous.
-    @Suite struct RetiredWorkerTests {
-        @Test func `the death of one is told`() async throws {
+    @Suite struct DrainingWorkerTests {
+        @Test func `a draining worker's death is logged`() async throws {
             let folder = try TestFolder()
             let identity = try await CertificateMaker(folder: folder).selfSigned("server")
             let address = try SocketAddress.freeOnOwnLoopback()

@@ -1,14 +1,14 @@
 import LinuxSystem
 import Testing
 
-@Suite struct ListenerTests {
+@Suite struct ListeningSocketTests {
     private final class Owner {
         let socket: FileDescriptor
         init(_ socket: consuming FileDescriptor) { self.socket = socket }
     }
 
     /// Of 500 that share, some four pairs would have met.
-    @Test func `ports of the kernels choice are not shared`() throws {
+    @Test func `ports of the kernel's choice are not shared`() throws {
         let any = try #require(SocketAddress("127.0.0.1:0"))
         let listeners = try (0..<500).map { _ in Owner(try UDPSocket.listen(on: any, options: SocketOptions())) }
         let ports = try listeners.map { try #require(try UDPSocket.localAddress(of: $0.socket)).port }

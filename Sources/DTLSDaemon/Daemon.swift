@@ -1,10 +1,10 @@
 import Glibc
 import LinuxSystem
 
-/// The daemon's entries, by what a process was started for.
+/// The entry points of the daemon's processes.
 public enum Daemon {
-    /// Runs the role that these arguments name, when it is one of the daemon's own processes.
-    /// - Returns: its exit status, or `nil` for the main process.
+    /// Runs the role that these arguments name, unless it is the one of the main process.
+    /// - Returns: the exit status, or `nil` for the main process.
     public static func runRole(_ arguments: [String]) -> Int32? {
         guard let role = Role(arguments: arguments) else { return nil }
         do {
@@ -20,7 +20,7 @@ public enum Daemon {
         }
     }
 
-    /// Serves until it is told to stop.
+    /// Runs the main process until the daemon is told to stop.
     /// - Returns: the exit status.
     public static func serve(configurationFile: String) -> Int32 {
         do {
@@ -31,28 +31,28 @@ public enum Daemon {
         }
     }
 
-    /// Reads the configuration and all that it names, and says what is wrong with it.
-    /// - Returns: 0, or 78 (EX_CONFIG).
+    /// Reads the configuration and everything that it names, and prints what is wrong with it.
+    /// - Returns: the exit status: 0, or 78 (EX_CONFIG).
     public static func check(configurationFile: String) -> Int32 {
         do {
             var result: LoaderHandle.Result?
             let loop = try EventLoop()
-            // In a process of its own, like a reload: a file that kills the parser is a problem to be told, too.
-            let loading = try LoaderHandle(
+            // The loader is a process of its own, as in a reload: a file that crashes the parser is a problem to report.
+            let loader = try LoaderHandle(
                 file: configurationFile, purpose: .checking, environment: ChildProcess.environment(), loop: loop
             ) {
                 result = $0
                 loop.stop()
             }
-            try withExtendedLifetime(loading) { try loop.run() }
-            return tell(result, of: configurationFile)
+            try withExtendedLifetime(loader) { try loop.run() }
+            return printOutcome(result, of: configurationFile)
         } catch {
             report("\(error)")
             return ExitStatus.system
         }
     }
 
-    private static func tell(_ result: LoaderHandle.Result?, of file: String) -> Int32 {
+    private static func printOutcome(_ result: LoaderHandle.Result?, of file: String) -> Int32 {
         guard case .loaded(let configuration, _) = result else {
             for problem in result?.problems ?? [] { report(problem) }
             return ExitStatus.configuration
@@ -60,7 +60,7 @@ public enum Daemon {
         for warning in configuration.warnings { report("warning: \(warning)") }
         let lists = [("services", configuration.services.map(\.name)), ("clients", configuration.clients.map(\.name))]
         let found = lists.filter { !$0.1.isEmpty }.map { "; \($0.0): \($0.1.joined(separator: ", "))" }
-        print("\(file): good" + found.joined())
+        print("\(file): valid" + found.joined())
         return 0
     }
 
@@ -68,4 +68,14 @@ public enum Daemon {
         let line = text + "\n"
         _ = Array(line.utf8).withUnsafeBytes { write(STDERR_FILENO, $0.baseAddress, $0.count) }
     }
+}
+
+/// The daemon's exit statuses (sysexits.h), which its unit knows.
+enum ExitStatus {
+    /// EX_OSERR
+    static let system: Int32 = 71
+    /// EX_TEMPFAIL
+    static let temporary: Int32 = 75
+    /// EX_CONFIG
+    static let configuration: Int32 = 78
 }

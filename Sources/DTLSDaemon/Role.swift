@@ -1,19 +1,19 @@
 import Glibc
 import LinuxSystem
 
-/// Which part of the daemon a process is: told by its argument 0, which is also what ps(1) shows.
+/// The part that a process plays in the daemon. Its argument 0 names it, which is what ps(1) shows, too.
 enum Role: Equatable {
     /// Serves connections.
     case worker(number: Int)
-    /// Reads the configuration and all that it names, and ends.
+    /// Reads the configuration and everything that it names, and ends.
     case loader(file: String, purpose: Purpose)
-    /// Reads the OCSP responses of a configuration in force, and ends; `file` is the one that it came from.
+    /// Reads the OCSP responses of the active configuration, and ends. The configuration came from `file`.
     case stapleLoader(file: String)
 
-    /// What the configuration is read for.
+    /// Why the configuration is read.
     enum Purpose: String {
         case serving
-        /// Nothing is changed: no file is made.
+        /// For `dtlsd --check`: nothing is changed, and no file is made.
         case checking
     }
 
@@ -21,7 +21,7 @@ enum Role: Equatable {
     private static let loaderName = "dtlsd: loader"
     private static let stapleLoaderName = "dtlsd: loader of OCSP responses"
 
-    /// What a process in this role is started with.
+    /// The arguments that a process in this role is started with.
     var arguments: [String] {
         switch self {
         case .worker(let number): ["\(Self.workerName) \(number)"]

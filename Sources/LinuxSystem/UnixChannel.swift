@@ -45,7 +45,9 @@ public enum UnixChannel {
         }
     }
 
-    private static func attach(_ descriptor: Int32, _ control: UnsafeMutableRawBufferPointer, to header: inout msghdr) {
+    /// Attaches a descriptor to a message (SCM_RIGHTS, unix(7)).
+    /// - Parameter control: room for the control message, which `header` points to afterwards.
+    static func attach(_ descriptor: Int32, _ control: UnsafeMutableRawBufferPointer, to header: inout msghdr) {
         header.msg_control = control.baseAddress
         header.msg_controllen = cl_cmsg_space(4)
         guard let first = cl_cmsg_first(&header) else { return }

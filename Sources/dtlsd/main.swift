@@ -6,18 +6,19 @@ import Glibc
 struct DTLSDaemonCommand: ParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "dtlsd",
-        abstract: "A DTLS server: terminates DTLS, and serves or forwards the datagrams inside.",
+        abstract: "A DTLS server that terminates DTLS, and answers or forwards the datagrams inside.",
         discussion: """
-            SIGHUP reads the configuration and the certificates again; SIGTERM and SIGINT stop. \
-            Exit status 78 says that the configuration cannot be used, 75 that it may be later: no name server answers.
+            SIGHUP reloads the configuration and the certificates. SIGTERM and SIGINT stop the server; the second one \
+            stops it at once. The exit status is 78 if the configuration is invalid, and 75 if it may be valid later, for \
+            example because no name server answers.
             """,
         version: "0.1.0"
     )
 
-    @Option(name: [.short, .long], help: "The configuration file.")
+    @Option(name: [.short, .long], help: "The path of the configuration file.")
     var config = "/etc/dtlsd/dtlsd.toml"
 
-    @Flag(help: "Check the configuration and all that it names, start nothing.")
+    @Flag(help: "Check the configuration and everything that it names, and start nothing.")
     var check = false
 
     func run() throws {
@@ -27,6 +28,6 @@ struct DTLSDaemonCommand: ParsableCommand {
     }
 }
 
-// The daemon's own processes are this program too; they take no options.
+// The other processes of the daemon are this program, too. They have no options.
 if let status = Daemon.runRole(CommandLine.arguments) { exit(status) }
 DTLSDaemonCommand.main()

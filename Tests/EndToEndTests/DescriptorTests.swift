@@ -69,7 +69,7 @@ extension EndToEndClientMode {
             // The soft limit alone, and below what is open: nothing new arrives.
             try await Program.run(["prlimit", "--pid", "\(worker)", "--nofile=4:"], in: folder)
             daemon.program.signal(SIGHUP)
-            try await daemon.logged(" warning main: worker 0 has no descriptors left to take up the configuration")
+            try await daemon.logged(" warning main: worker 0 has no file descriptors left to take up the configuration")
             try await resident.exchange("meanwhile")
             let newcomer = try client()
             newcomer.say("let me in")

@@ -23,7 +23,7 @@ extension EndToEnd {
             try daemon.reload("workers = 1\n" + service)
             try await daemon.logged("reloaded")
             kill(retired.1, SIGKILL)
-            try await daemon.logged(" error main: worker 2 was killed by signal 9", "CONNECTIONS_LOST=1", "retired")
+            try await daemon.logged(" error main: worker 2 was killed by signal 9", "CONNECTIONS_LOST=1", "draining")
 
             // One that ends with its last connection has done as it was told.
             for client in clients { client.program.closeInput() }

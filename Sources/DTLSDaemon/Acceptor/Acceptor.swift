@@ -5,62 +5,42 @@ import LinuxSystem
 import Logging
 import Primitives
 
-/// The main process' role: it owns the configuration, the listeners and the workers' lives, talks to the service
-/// manager, and does the cookie exchange. It never does a handshake, and never waits.
-final class Acceptor: EventHandler {
-    /// Where it is in its life. Signals and results are taken according to it.
-    private enum Phase: Equatable {
-        /// The first configuration is being read.
-        case loading
-        /// The workers have been started, and have not all said that they are ready.
-        case starting
-        case serving
-        /// A new configuration is being read, or given to the workers (`isTaking`).
-        case reloading
-        case stopping
-    }
-
-    /// A configuration that all workers have served, with what was opened for it.
-    private struct Former {
-        let configuration: Configuration
-        let provision: WorkerSetup
-        let watcher: FileWatcher?
-    }
-
-    let loop: EventLoop
+/// The role of the main process: it owns the configuration, the listeners and the workers, talks to the service manager,
+/// and does the cookie exchange. It never does a handshake, and never blocks.
+///
+/// ``Lifecycle`` decides what is done when. This class performs its actions and tells it the outcomes.
+final class Acceptor: TimerTarget, EventHandler {
     private let configurationFile: String
     private let logger = Logger(label: "dtlsd")
-    private let reception: ConnectionDispatcher
-    private var manager: ServiceManager
+    private let loop: EventLoop
     private let signals: SignalSource
-    private let environment: [String: String]
+    private let environment = Acceptor.childEnvironment()
     private let descriptorLimit: Int
+    /// The cookie secret of configurations that have none.
     private let randomSecret: [UInt8]
-    private var phase = Phase.loading
-    /// A SIGHUP came while a configuration was being read already: perhaps before the change.
-    private var isReloadWanted = false
-    /// The workers are being given what a reload has brought.
-    private var isTaking = false
-    private var configuration: Configuration?
-    /// What to go back to, until all workers have said that they serve what they were given after it.
-    private var former: Former?
-    private var loading: LoaderHandle?
-    private var exitStatus: Int32 = 0
-    private var statusLine = StatusLine()
+    private var manager: ServiceManager
+    private var lifecycle: Lifecycle<ActiveConfiguration>
+    /// The process that reads a configuration, while there is one.
+    private var loader: LoaderHandle?
+
+    private let workers: WorkerSupervisor
+    private let dispatcher: ConnectionDispatcher
+    private let listeners: ListenerSet
+    private let ticketKeys: TicketKeyRotator
+    private let staples: StapleRefresher
+    /// The secret of the cookies that the listeners make.
+    private var cookieSecret: [UInt8]
+
+    private var nextStatus = Instant.distantFuture
+    private var nextWatchdogNotification = Instant.distantFuture
+    /// When the workers are killed that have not ended.
+    private var stopDeadline = Instant.distantFuture
     private var lastStatus = ""
-    /// READY=1 that the service manager's full queue did not take: it waits for it, so it is told again.
-    private var isReadyUntold = false
+    /// READY=1 was not sent, because the queue of the service manager was full. The manager waits for it, so it is sent
+    /// again later.
+    private var isReadyPending = false
 
-    // Set once, in `init`; they need `self` as their delegate.
-    private var listeners: ListenerSet?
-    private var pool: WorkerPool?
-    private var ticketKeys: TicketKeyRotator?
-    private var watchdogTimer: CallbackTimer?
-    private var statusTimer: CallbackTimer?
-    private var staples: StapleRefresher?
-    private var stopTimer: CallbackTimer?
-
-    private static let statusInterval = Duration.milliseconds(2_000)
+    private static let statusInterval = Duration.seconds(2)
 
     /// Runs the role until the daemon ends.
     /// - Returns: the exit status.
@@ -70,7 +50,7 @@ final class Acceptor: EventHandler {
         let acceptor = try Acceptor(configurationFile: configurationFile, manager: manager)
         try acceptor.start()
         try acceptor.loop.run()
-        return acceptor.exitStatus
+        return acceptor.lifecycle.exitStatus
     }
 
     private init(configurationFile: String, manager: consuming ServiceManager) throws {
@@ -78,184 +58,132 @@ final class Acceptor: EventHandler {
         self.manager = manager
         descriptorLimit = OpenFileLimit.raise()
         loop = try EventLoop()
-        reception = ConnectionDispatcher(loop: loop)
         signals = try SignalSource([SIGHUP, SIGTERM, SIGINT, SIGCHLD])
         randomSecret = try RandomBytes.make(32)
+        cookieSecret = randomSecret
+        lifecycle = Lifecycle(configurationFile: configurationFile)
+        let workers = WorkerSupervisor(environment: environment, loop: loop, logger: logger)
+        self.workers = workers
+        dispatcher = ConnectionDispatcher(workers: workers, loop: loop)
+        listeners = ListenerSet(
+            inherited: try self.manager.takeSockets(), cookies: try CookieAuthority(secret: randomSecret), loop: loop,
+            delegate: dispatcher)
+        ticketKeys = TicketKeyRotator(memory: self.manager.takeStored(), loop: loop) { workers.replaceTicketKeys($0) }
+        staples = StapleRefresher(file: configurationFile, environment: environment, loop: loop, logger: logger)
+        super.init()
+        workers.onEvent = { [unowned self] in handle($0) }
+        workers.onMisdelivered = { [listeners] in listeners.reinject($0, $1) }
+        staples.currentConfiguration = { [unowned self] in
+            lifecycle.isServing ? lifecycle.active?.configuration : nil
+        }
+        staples.onRefreshed = { [unowned self] in try activateStaples(of: $0) }
+    }
+
+    private func start() throws {
+        _ = try loop.add(signals.descriptor, .readable, self)
+        logger.log(.started, "dtlsd starts with \(configurationFile)", ["PID": "\(getpid())"])
+        nextWatchdogNotification = loop.now
+        timerFired(now: loop.now)
+        perform(.startLoader)
+    }
+
+    /// The environment of the processes that this one starts.
+    private static func childEnvironment() -> [String: String] {
         var environment = ChildProcess.environment()
         // Swift's backtracer prints the memory that registers point to, keys among it.
         environment["SWIFT_BACKTRACE"] = "enable=no"
-        // OpenSSL takes and gives two record buffers of 17 KiB a handshake. With these in malloc's fast bins, and its
-        // heap not trimmed each time, a handshake costs about 3 % less, and an idle connection no more memory.
+        // OpenSSL allocates and frees two record buffers of 17 KiB in each handshake. With these in malloc's fast bins,
+        // and its heap not trimmed each time, a handshake costs about 3 % less, and an idle connection no more memory.
         if environment["GLIBC_TUNABLES"] == nil {
             environment["GLIBC_TUNABLES"] =
                 "glibc.malloc.tcache_max=32768:glibc.malloc.tcache_count=64:"
                 + "glibc.malloc.trim_threshold=8388608:glibc.malloc.top_pad=1048576"
         }
-        self.environment = environment
-        let cookies = try CookieAuthority(secret: randomSecret)
-        listeners = ListenerSet(
-            inherited: try self.manager.takeSockets(), cookies: cookies, loop: loop, delegate: reception)
-        pool = WorkerPool(environment: environment, loop: loop, logger: logger, delegate: self)
-        reception.connect(listeners, pool)
-        statusTimer = CallbackTimer { [weak self] in self?.tellStatus(now: $0) }
-        watchdogTimer = CallbackTimer { [weak self] in self?.pingWatchdog(now: $0) }
-        stopTimer = CallbackTimer { [weak self] _ in self?.pool?.killAll() }
-        staples = StapleRefresher(environment: environment, loop: loop, logger: logger, delegate: self)
+        return environment
     }
 
-    private func start() throws {
-        _ = try loop.add(signals.descriptor, .readable, self)
-        ticketKeys = TicketKeyRotator(memory: manager.takeStored(), loop: loop) { [weak self] in
-            self?.pool?.replaceTicketKeys($0)
-        }
-        logger.log(.started, "dtlsd starts with \(configurationFile)", ["PID": "\(getpid())"])
-        pingWatchdog(now: loop.now)
-        load()
-    }
+    // MARK: Events
 
-    // MARK: Signals
-
-    /// Signals only say that something is to be done; it is done here, in the loop.
+    /// Signals arrive as events of the loop, so that nothing has to be safe in a signal handler.
     func ready(_ events: EventLoop.Events) {
         while let signal = try? signals.next() {
             switch signal {
-            case SIGHUP: reload()
-            case SIGCHLD: reap()
-            default: stop(because: "signal \(signal) (\(String(cString: strsignal(signal))))")
+            case SIGHUP: handle(.reloadRequested)
+            case SIGCHLD: reapChildren()
+            default: handle(.stopRequested(reason: "signal \(signal) (\(String(cString: strsignal(signal))))"))
             }
         }
     }
 
-    private func reap() {
+    private func reapChildren() {
         while let (pid, ending) = ChildProcess.reap() {
-            pool?.childEnded(pid, ending)
-            loading?.childEnded(pid, ending)
-            staples?.childEnded(pid, ending)
+            workers.childEnded(pid, ending)
+            loader?.childEnded(pid, ending)
+            staples.childEnded(pid, ending)
+        }
+    }
+
+    private func handle(_ event: WorkerPool.Event) {
+        switch event {
+        case .ready: handle(.workersReady)
+        case .rejected(let worker, let reason): handle(.workerRejected(worker: worker, reason: reason))
+        case .refused(let worker, let refusals): dispatcher.log(refusals, by: worker)
+        case .ended: handle(.workersEnded)
+        }
+    }
+
+    private func handle(_ event: Lifecycle<ActiveConfiguration>.Event) {
+        for action in lifecycle.handle(event) { perform(action) }
+    }
+
+    private func perform(_ action: Lifecycle<ActiveConfiguration>.Action) {
+        switch action {
+        case .startLoader: startLoader()
+        case .activate(let loaded): activate(loaded)
+        case .openListeners: openListeners()
+        case .rollBack(let failed, let previous): rollBack(from: failed, to: previous)
+        case .replaceWorker(let worker, let reason): workers.replace(worker, reason: reason)
+        case .notifyReloading: manager.notify(.reloading, .status("reloading \(configurationFile)"))
+        case .notifyReady: notifyReady()
+        case .log(let event, let message): logger.log(event, message)
+        case .shutDown: shutDown()
+        case .killWorkers: workers.killAll()
+        case .end: end()
         }
     }
 
     // MARK: Configuration
 
-    private func reload() {
-        guard phase != .stopping else { return }
-        // Workers that are still taking up the configuration before do not keep the next one from being read: it may be
-        // the one that helps them.
-        guard loading == nil else {
-            isReloadWanted = true
-            return
-        }
-        isReloadWanted = false
-        if phase == .serving {
-            phase = .reloading
-            manager.notify(.reloading, .status("reloading \(configurationFile)"))
-        }
-        load()
-    }
-
-    private func load() {
+    private func startLoader() {
         do throws(SystemError) {
-            loading = try LoaderHandle(
+            loader = try LoaderHandle(
                 file: configurationFile, purpose: .serving, environment: environment, loop: loop
-            ) { [weak self] in self?.loaded($0) }
+            ) { [unowned self] in loaderEnded($0) }
         } catch {
-            refuse(["the loader process cannot be started: \(error)"], .system)
+            handle(.refused(problems: ["the loader process cannot be started: \(error)"], .system))
         }
     }
 
-    private func loaded(_ result: LoaderHandle.Result) {
-        let keyLog = loading?.takeKeyLog() ?? FileDescriptor(owning: -1)
-        loading = nil
-        if phase == .stopping { return }
-        if case .loaded(let configuration, let watcher) = result {
-            apply(configuration, watcher, keyLog)
-        } else {
-            refuse(result.problems ?? [], result.isTransient ? .configurationForNow : .configuration)
+    private func loaderEnded(_ result: LoaderHandle.Result) {
+        let keyLog = loader?.takeKeyLog() ?? FileDescriptor(owning: -1)
+        loader = nil
+        guard case .loaded(let configuration, let watcher) = result else {
+            return handle(
+                .refused(
+                    problems: result.problems ?? [], result.isTransient ? .temporaryProblem : .configuration))
         }
-        if isReloadWanted { reload() }
-    }
-
-    /// A configuration that is not taken: at the start that is the end, later all stays as it was.
-    private func refuse(_ reasons: [String], _ obstacle: StartupFailure) {
-        for reason in reasons { logger.log(.configurationInvalid, reason) }
-        guard phase != .loading else { return end(because: obstacle) }
-        statusLine.failedReload = reasons.first
-        logger.log(.reloadFailed, "reload failed: the configuration and the certificates stay as they were")
-        if phase == .reloading, !isTaking { finishReload() }
-    }
-
-    private func apply(_ new: Configuration, _ watcher: FileWatcher?, _ keyLog: consuming FileDescriptor) {
-        guard let ticketKeys else { return }
-        // The first one has not been proven before all workers serve it.
-        let before = phase == .reloading ? inForce : nil
         do {
-            let provision = WorkerSetup(
-                snapshot: try makeSnapshot(new), keyLog: keyLog, ticketKeys: try ticketKeys.keys(for: new.tickets))
-            try enforce(new, provision, watcher)
-        } catch let errors as ListenerErrors {
-            return refuse(
-                errors.problems.map { "\(configurationFile): \($0)" },
-                errors.cause == .configuration ? .configuration : .sockets)
+            let setup = WorkerSetup(
+                snapshot: try makeSnapshot(configuration), keyLog: keyLog,
+                ticketKeys: try ticketKeys.keys(for: configuration.tickets))
+            handle(.loaded(ActiveConfiguration(configuration, setup, watcher: watcher)))
         } catch {
-            return refuse(["the workers cannot be given the configuration: \(error)"], .system)
+            refuse(error)
         }
-        former = former ?? before
-        for warning in new.warnings { logger.log(.configurationWarning, "\(warning)") }
-        warnOfKeyLog()
-        if phase == .loading { phase = .starting }
-        if phase == .reloading { isTaking = true }
     }
 
-    private var inForce: Former? {
-        guard let configuration, let provision = pool?.provision else { return nil }
-        return Former(configuration: configuration, provision: provision, watcher: staples?.watcher)
-    }
-
-    /// Puts a configuration in force, and gives it to the workers. When this throws, all is as before.
-    private func enforce(_ new: Configuration, _ provision: WorkerSetup, _ watcher: FileWatcher?) throws {
-        guard let listeners, let pool else { return }
-        let cookies = try CookieAuthority(secret: new.cookieSecret ?? randomSecret)
-        let plan = try listeners.prepare(new)
-        // Nothing above has changed anything; nothing below is expected to fail.
-        try pool.configure(workers: new.workers, provision)
-        ticketKeys?.use(new.tickets)
-        if new.cookieSecret != configuration?.cookieSecret { listeners.cookies = cookies }
-        configuration = new
-        reception.apply(new)
-        staples?.watch(new, with: watcher)
-        LogBootstrap.setLevel(new.logLevel)
-        commit(plan)
-    }
-
-    /// A worker cannot use what it was given last, though the loader could, and so can perhaps the other workers: all
-    /// are given again what they had before. Until then it serves its connections, and no newcomers.
-    private func goBack(to former: Former, because reason: String) {
-        self.former = nil
-        let isReload = isTaking
-        isTaking = false
-        if isReload { statusLine.failedReload = reason }
-        let event = isReload ? LogEvent.reloadFailed : .internalError
-        do {
-            former.provision.ticketKeys =
-                try ticketKeys?.keys(for: former.configuration.tickets) ?? former.provision.ticketKeys
-            try enforce(former.configuration, former.provision, former.watcher)
-            logger.log(
-                event,
-                "\(isReload ? "reload failed" : "changed OCSP responses cannot be used"): \(reason); the"
-                    + " configuration and the certificates stay as they were")
-        } catch {
-            logger.log(event, "\(reason); and the configuration of before cannot be put in force again: \(error)")
-        }
-        if isReload, loading == nil { finishReload() }
-    }
-
-    /// The workers have the new configuration already, so a listener that epoll does not take (out of memory) is a
-    /// listener lost, not a reload refused.
-    private func commit(_ plan: ListenerSet.Plan) {
-        do throws(SystemError) {
-            try listeners?.commit(plan)
-        } catch {
-            logger.log(.listenerFailed, "a new listener cannot be watched: \(error)")
-        }
+    private func refuse(_ error: any Error) {
+        handle(.refused(problems: ["the workers cannot be given the configuration: \(error)"], .system))
     }
 
     private func makeSnapshot(_ configuration: Configuration) throws(SystemError) -> FileDescriptor {
@@ -264,141 +192,191 @@ final class Acceptor: EventHandler {
         return try MemoryFile.make(BinaryCoding.encode(snapshot), name: "dtlsd-snapshot")
     }
 
-    private func warnOfKeyLog() {
-        guard let file = configuration?.keyLogFile else { return }
-        logger.log(
-            .keysLogged,
-            "the secrets of all connections are written to \(file) (key_log_file): whoever reads it can decrypt them",
-            ["FILE": "\(file)"])
+    private func activate(_ loaded: ActiveConfiguration) {
+        lifecycle.active?.watcher = staples.watcher
+        do {
+            try distribute(loaded)
+        } catch let errors as ListenerErrors {
+            return handle(
+                .refused(
+                    problems: errors.problems.map { "\(configurationFile): \($0)" },
+                    errors.cause == .configuration ? .configuration : .sockets))
+        } catch {
+            return refuse(error)
+        }
+        for warning in loaded.configuration.warnings { logger.log(.configurationWarning, "\(warning)") }
+        if let file = loaded.configuration.keyLogFile {
+            logger.log(
+                .keysLogged,
+                "the secrets of all connections are written to \(file) (key_log_file): whoever reads it can decrypt them",
+                ["FILE": "\(file)"])
+        }
+        handle(.activated(loaded))
     }
 
-    private func finishReload() {
-        phase = .serving
-        tellReady()
+    /// Makes a configuration active in this process, and gives it to the workers. When this throws, everything is as it
+    /// was.
+    private func distribute(_ new: ActiveConfiguration) throws {
+        let configuration = new.configuration
+        let secret = configuration.cookieSecret ?? randomSecret
+        let cookies = try CookieAuthority(secret: secret)
+        let plan = try listeners.prepare(configuration)
+        // Nothing above has changed anything, and only the next call can fail.
+        try workers.configure(workers: configuration.workers, new.setup)
+        ticketKeys.activate(configuration.tickets)
+        if secret != cookieSecret { listeners.cookies = cookies }
+        cookieSecret = secret
+        commit(plan)
+        dispatcher.activate(configuration, targets: listeners.targets)
+        staples.watch(configuration, with: new.watcher)
+        LogBootstrap.setLevel(configuration.logLevel)
     }
 
-    // MARK: Life
+    /// The workers have the new configuration already, so a listener that epoll does not take (out of memory) is lost,
+    /// and the reload goes on.
+    private func commit(_ plan: ListenerSet.Plan) {
+        do throws(SystemError) {
+            try listeners.commit(plan)
+        } catch {
+            logger.log(.listenerFailed, "a new listener cannot be watched: \(error)")
+        }
+    }
+
+    private func rollBack(from failed: ActiveConfiguration, to previous: ActiveConfiguration) {
+        do {
+            previous.setup.ticketKeys = try ticketKeys.keys(for: previous.configuration.tickets)
+            try distribute(previous)
+        } catch {
+            handle(.rollBackFailed(active: failed, reason: "\(error)"))
+        }
+    }
+
+    /// Gives the workers the active configuration with other OCSP responses, for new handshakes. Its listeners and its
+    /// number of workers are the same.
+    private func activateStaples(of refreshed: Configuration) throws {
+        guard let active = lifecycle.active else { return }
+        active.watcher = staples.watcher
+        let setup = try active.setup.copy(snapshot: try makeSnapshot(refreshed))
+        try workers.configure(workers: refreshed.workers, setup)
+        handle(.staplesActivated(ActiveConfiguration(refreshed, setup, watcher: staples.watcher)))
+    }
 
     private func openListeners() {
-        guard let listeners else { return }
         do throws(SystemError) {
             try listeners.openAll()
         } catch {
-            logger.log(.listenerFailed, "the listeners cannot be opened: \(error)")
-            return end(because: .sockets)
+            return handle(.listenersFailed(reason: "\(error)"))
         }
-        // A reload that was asked for meanwhile goes on.
-        phase = loading == nil ? .serving : .reloading
-        tellReady()
+        handle(.listenersOpened)
         let addresses = listeners.addresses.map(\.description).joined(separator: ", ")
         logger.log(
             .ready,
-            "ready: \(configuration?.workers ?? 0) workers listen on \(addresses); each process may open"
+            "ready: \(lifecycle.active?.configuration.workers ?? 0) workers listen on \(addresses); each process may open"
                 + " \(descriptorLimit) files, and a worker serves as many connections as that allows",
             ["LISTENERS": "\(addresses)", "OPEN_FILES_LIMIT": "\(descriptorLimit)"])
-        tellStatus(now: loop.now)
+        updateStatus(now: loop.now)
+        schedule()
     }
 
-    private func end(because obstacle: StartupFailure) {
-        exitStatus = obstacle.exitStatus
-        stop(because: obstacle.rawValue)
-    }
+    // MARK: Shutdown
 
-    private func stop(because reason: String) {
-        guard phase != .stopping else {
-            // Asked twice: at once.
-            pool?.killAll()
-            return
-        }
-        phase = .stopping
-        logger.log(.stopping, "stopping: \(reason)")
+    private func shutDown() {
         manager.notify(.stopping, .status("stopping"))
-        listeners?.closeAll()
-        if let stopTimer {
-            loop.timers.arm(stopTimer, at: loop.now + (configuration?.stopTimeout ?? .seconds(5)))
-        }
-        pool?.stop()
+        listeners.closeAll()
+        stopDeadline = loop.now + (lifecycle.active?.configuration.stopTimeout ?? .seconds(5))
+        schedule()
+        workers.stop()
     }
 
-    private func pingWatchdog(now: Instant) {
-        guard let interval = manager.watchdogInterval, let watchdogTimer else { return }
-        manager.notify(.watchdog)
-        loop.timers.arm(watchdogTimer, at: now + interval)
-    }
-
-    private func tellReady() {
-        lastStatus = status
-        isReadyUntold = !manager.notify(.ready, .status(lastStatus))
-    }
-
-    private func tellStatus(now: Instant) {
-        ticketKeys?.store(with: manager)
-        reception.flushLog(now: now)
-        if isReadyUntold, phase == .serving {
-            tellReady()
-        } else if phase == .serving, status != lastStatus {
-            lastStatus = status
-            manager.notify(.status(lastStatus))
-        }
-        if let statusTimer { loop.timers.arm(statusTimer, at: now + Self.statusInterval) }
-    }
-
-    private var status: String {
-        guard let pool, let listeners else { return "" }
-        return statusLine.text(
-            pool.totals, connections: pool.load, handshakes: reception.handshakes, listeners.counters,
-            listeners: listeners.count, keyLogFile: configuration?.keyLogFile)
-    }
-}
-
-extension Acceptor: StapleRefresherDelegate {
-    var refreshable: (file: String, configuration: Configuration)? {
-        guard phase == .serving, let configuration else { return nil }
-        return (configurationFile, configuration)
-    }
-
-    func take(refreshed: Configuration) throws {
-        let before = inForce
-        // Its listeners and its number of workers are those in force; the workers take the rest for new handshakes.
-        try pool?.configure(workers: refreshed.workers, newSnapshot: makeSnapshot(refreshed))
-        former = former ?? before
-        configuration = refreshed
-    }
-}
-
-extension Acceptor: WorkerPoolDelegate {
-    func poolIsReady(_ pool: WorkerPool) {
-        former = nil
-        if phase == .starting { return openListeners() }
-        // While the configuration is still being read, what the workers are ready with is OCSP responses that were
-        // taken up just before.
-        guard phase == .reloading, isTaking else { return }
-        isTaking = false
-        statusLine.failedReload = nil
-        logger.log(.reloaded, "configuration and certificates reloaded from \(configurationFile)")
-        if loading == nil { finishReload() }
-    }
-
-    func pool(_ pool: WorkerPool, rejectedBy worker: Int, _ reason: String) -> Bool {
-        if phase == .starting {
-            logger.log(.configurationInvalid, "worker \(worker) cannot use the configuration: \(reason)")
-            end(because: .configuration)
-            return true
-        }
-        guard let former else { return false }
-        goBack(to: former, because: "worker \(worker): \(reason)")
-        return true
-    }
-
-    func pool(_ pool: WorkerPool, worker: Int, refused: Tally<Refusal>) { reception.log(refused, by: worker) }
-
-    func pool(_ pool: WorkerPool, gaveBack datagram: UnsafeRawBufferPointer, key: FlowKey) {
-        listeners?.reinject(datagram, key)
-    }
-
-    func poolHasEnded(_ pool: WorkerPool) {
-        reception.finishLog()
+    private func end() {
+        dispatcher.finishLog()
         logger.log(.stopped, "stopped: \(status)")
         loop.stop()
+    }
+
+    // MARK: Timers
+
+    override func timerFired(now: Instant) {
+        if now >= nextWatchdogNotification, let interval = manager.watchdogInterval {
+            manager.notify(.watchdog)
+            nextWatchdogNotification = now + interval
+        }
+        if now >= nextStatus { updateStatus(now: now) }
+        if now >= stopDeadline {
+            stopDeadline = .distantFuture
+            handle(.stopTimedOut)
+        }
+        schedule()
+    }
+
+    private func schedule() {
+        let watchdog = manager.watchdogInterval == nil ? Instant.distantFuture : nextWatchdogNotification
+        loop.timers.arm(self, at: min(nextStatus, watchdog, stopDeadline))
+    }
+
+    // MARK: Status
+
+    private func notifyReady() {
+        lastStatus = status
+        isReadyPending = !manager.notify(.ready, .status(lastStatus))
+    }
+
+    private func updateStatus(now: Instant) {
+        ticketKeys.store(with: manager)
+        dispatcher.flushLog(now: now)
+        if lifecycle.isServing {
+            if isReadyPending {
+                notifyReady()
+            } else if status != lastStatus {
+                lastStatus = status
+                manager.notify(.status(lastStatus))
+            }
+        }
+        nextStatus = now + Self.statusInterval
+    }
+
+    /// The line that `systemctl status` shows, and that ends the log.
+    private var status: String {
+        let counters = listeners.counters
+        let totals = workers.pool.totals
+        var refused = counters.refused
+        refused.add(totals.refused)
+        var parts: [String] = []
+        // `systemctl reload` only waits for the end of the reload, so this is where its failure is shown.
+        if let reason = lifecycle.reloadFailure { parts.append("the last reload failed: \(reason)") }
+        parts.append("\(workers.pool.connectionsInUse) connections, \(dispatcher.handshakes) of them in handshake")
+        parts.append("\(totals.handshakes) handshakes, \(totals.resumed) of them resumed, \(totals.failed) failed")
+        parts.append(
+            "\(counters.hellosAnswered &- counters.unsent) cookies sent"
+                + (counters.unsent > 0 ? ", \(counters.unsent) not sent by the kernel" : ""))
+        parts.append("\(refused.total) refused" + (refused.total > 0 ? " (\(refused.text { $0.key }))" : ""))
+        if totals.dropped.total > 0 {
+            parts.append("\(totals.dropped.total) datagrams dropped (\(totals.dropped.text { $0.key }))")
+        }
+        parts.append("\(counters.unrelated &+ counters.malformed) datagrams of no connection")
+        parts.append("\(listeners.count) listeners")
+        if let file = lifecycle.active?.configuration.keyLogFile { parts.append("SECRETS ARE WRITTEN TO \(file)") }
+        return parts.joined(separator: "; ")
+    }
+}
+
+/// A configuration with everything that was opened for it.
+final class ActiveConfiguration {
+    let configuration: Configuration
+    let setup: WorkerSetup
+    /// The watch for the files of OCSP responses; `nil` when there are none, or when they cannot be watched.
+    var watcher: FileWatcher?
+
+    init(_ configuration: Configuration, _ setup: WorkerSetup, watcher: FileWatcher?) {
+        self.configuration = configuration
+        self.setup = setup
+        self.watcher = watcher
+    }
+}
+
+extension Tally {
+    /// `3 denied, 2 connections_per_prefix`; empty when nothing was counted.
+    fileprivate func text(_ key: (Kind) -> String) -> String {
+        Kind.allCases.filter { self[$0] > 0 }.map { "\(self[$0]) \(key($0))" }.joined(separator: ", ")
     }
 }

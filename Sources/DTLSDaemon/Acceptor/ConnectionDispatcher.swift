@@ -8,28 +8,26 @@ import Primitives
 /// logs why it was refused.
 final class ConnectionDispatcher {
     private let admission = Admission()
-    private var refusals: RefusalLog
+    private let workers: WorkerSupervisor
     private let loop: EventLoop
-    private weak var listeners: ListenerSet?
-    private weak var pool: WorkerPool?
+    private var refusals: RefusalLog
+    /// The service or client that each listener belongs to.
+    private var targets: [ObjectIdentifier: Target] = [:]
     /// The names of the services and clients of the active configuration.
     private var names: [Target: String] = [:]
 
-    init(loop: EventLoop) {
+    init(workers: WorkerSupervisor, loop: EventLoop) {
+        self.workers = workers
         self.loop = loop
         refusals = RefusalLog()
     }
 
-    /// To be called once, before any listener is open.
-    func connect(_ listeners: ListenerSet?, _ pool: WorkerPool?) {
-        self.listeners = listeners
-        self.pool = pool
-    }
-
     /// Applies the limits of a configuration to new clients.
-    func apply(_ configuration: Configuration) {
+    /// - Parameter targets: the service or client that each of its listeners belongs to.
+    func activate(_ configuration: Configuration, targets: [ObjectIdentifier: Target]) {
+        self.targets = targets
         names = Dictionary(uniqueKeysWithValues: configuration.targets.map { ($0, $1.name) })
-        admission.apply(configuration, present: pool?.admitted ?? [])
+        admission.apply(configuration, present: workers.pool.admitted)
     }
 
     /// Handshakes in progress, of all services.
@@ -55,57 +53,61 @@ final class ConnectionDispatcher {
     /// Logs how many entries were held back, of every kind.
     func finishLog() { refusals.finish() }
 
+    private func target(of listener: DatagramListener) -> Target? { targets[ObjectIdentifier(listener)] }
+
+    private func log(
+        _ refusal: Refusal, _ message: @autoclosure () -> String, _ peer: SocketAddress,
+        _ listener: DatagramListener
+    ) {
+        refusals.log(refusal, now: loop.now, message(), fields(peer, listener))
+    }
+
     private func fields(_ peer: SocketAddress, _ listener: DatagramListener) -> Logger.Metadata {
         var fields: Logger.Metadata = ["PEER": "\(peer)", "LISTENER": "\(listener.address)"]
-        if let target = listeners?.target(of: listener), let name = names[target] { fields["SERVICE"] = "\(name)" }
+        if let target = target(of: listener), let name = names[target] { fields["SERVICE"] = "\(name)" }
         return fields
     }
 }
 
 extension ConnectionDispatcher: DatagramListenerDelegate {
     func refusal(of flow: FlowKey, on listener: DatagramListener) -> Refusal? {
-        guard let target = listeners?.target(of: listener), pool?.hasRoom == true else {
-            refusals.log(
-                .full, now: loop.now, "connection refused, the client will retry: all workers are full",
-                fields(flow.peer, listener))
-            return .full
+        guard let (refusal, reason) = refusal(of: flow.peer, target(of: listener), hasRoom: workers.hasRoom) else {
+            return nil
         }
-        // The local senders of `[client.NAME]` are the operator's own programs, to which no limits apply.
-        guard case .service(let service) = target,
-            let (refusal, scope) = admission.refusal(of: flow.peer, service: service, now: loop.now)
-        else { return nil }
-        refusals.log(
-            refusal, now: loop.now,
-            "connection refused, the client will retry:"
-                + " \(ReadContext.text(of: scope.table + [refusal.key]) ?? "") is reached",
-            fields(flow.peer, listener))
+        log(refusal, "connection refused, the client will retry: \(reason)", flow.peer, listener)
         return refusal
     }
 
+    /// Why a peer whose address is proven is refused a connection, with the reason for the log; `nil` when it is not.
+    func refusal(of peer: SocketAddress, _ target: Target?, hasRoom: Bool) -> (Refusal, reason: String)? {
+        guard let target, hasRoom else { return (.full, "all workers are full") }
+        // The local senders of `[client.NAME]` are the operator's own programs, to which no limits apply.
+        guard case .service(let service) = target,
+            let (refusal, scope) = admission.refusal(of: peer, service: service, now: loop.now)
+        else { return nil }
+        return (refusal, "\(ReadContext.text(of: scope.table + [refusal.key]) ?? "") is reached")
+    }
+
     func listener(_ listener: DatagramListener, denied peer: SocketAddress) {
-        refusals.log(
-            .denied, now: loop.now, "datagrams of a peer are dropped: its address is denied, or not allowed",
-            fields(peer, listener))
+        log(.denied, "datagrams of a peer are dropped: its address is denied, or not allowed", peer, listener)
     }
 
     func listener(_ listener: DatagramListener, admitted incoming: consuming IncomingConnection) -> UInt64? {
-        guard let target = listeners?.target(of: listener) else { return nil }
+        guard let target = target(of: listener) else { return nil }
         // The worker has a descriptor of its own once this returns. Ours is closed with the incoming connection.
-        guard case .service(let service) = target else { return pool?.handOver(incoming, to: target, nil) }
+        guard case .service(let service) = target else { return workers.handOver(incoming, to: target, .ofClient) }
         guard let admitted = admission.admit(incoming.flow.peer, service: service, now: loop.now) else { return nil }
-        return pool?.handOver(incoming, to: target, admitted)
+        return workers.handOver(incoming, to: target, .ofService(admitted))
     }
 
     func listener(
         _ listener: DatagramListener, misdelivered datagram: UnsafeRawBufferPointer, of connection: UInt64
     ) -> Bool {
-        pool?.deliver(datagram, to: connection) ?? false
+        workers.deliver(datagram, to: connection)
     }
 
     func listener(_ listener: DatagramListener, failed error: SystemError, for peer: SocketAddress) {
-        refusals.log(
-            Refusal(error), now: loop.now, "connection refused, the client will retry: \(error)",
-            fields(peer, listener))
+        log(Refusal(error), "connection refused, the client will retry: \(error)", peer, listener)
     }
 }
 

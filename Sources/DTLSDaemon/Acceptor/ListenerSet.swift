@@ -33,7 +33,8 @@ final class ListenerSet {
     }
 
     private var open: [ListenerKey: DatagramListener] = [:]
-    private var targets: [ObjectIdentifier: Target] = [:]
+    /// The service or client that each open listener belongs to.
+    private(set) var targets: [ObjectIdentifier: Target] = [:]
     private let inherited: [InheritedSocket]
     private let buffers = ListenerBuffers()
     /// Makes and verifies the cookies of all listeners.
@@ -61,9 +62,6 @@ final class ListenerSet {
     var count: Int { open.count }
 
     var addresses: [SocketAddress] { open.keys.map(\.address).sorted { "\($0)" < "\($1)" } }
-
-    /// The service or client that a listener belongs to; `nil` when the listener is closed.
-    func target(of listener: DatagramListener) -> Target? { targets[ObjectIdentifier(listener)] }
 
     /// Hands a datagram that reached the socket of another connection to the listener that it was sent to, if there is
     /// one: the listener of its very destination, or the one of the wildcard address.

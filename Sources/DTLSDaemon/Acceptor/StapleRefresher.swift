@@ -3,53 +3,48 @@ import LinuxSystem
 import Logging
 import Primitives
 
-/// Whose OCSP responses are kept.
-protocol StapleRefresherDelegate: AnyObject {
-    /// The configuration in force with the file that it came from; `nil` while another one is being taken.
-    var refreshable: (file: String, configuration: Configuration)? { get }
-    /// The configuration in force, with other OCSP responses.
-    func take(refreshed: Configuration) throws
-}
-
-/// Takes OCSP responses up again when their files change or they run out, and nothing else of the configuration: its
+/// Reads OCSP responses again when their files change or when they expire, and nothing else of the configuration: its
 /// operator may be half-way through editing it.
 ///
-/// The loader's process has set the watches up before it read the files, so no change is missed; this one, which must
-/// not wait for a file system, only reads what they tell.
-final class StapleRefresher: EventHandler {
+/// The loader has set the watches up before it read the files, so no change is missed. The main process must not wait
+/// for a file system, so it only reads the events of the watches.
+final class StapleRefresher: TimerTarget, EventHandler {
+    private let file: String
     private let environment: [String: String]
     private let loop: EventLoop
     private let logger: Logger
-    private unowned let delegate: any StapleRefresherDelegate
+    /// The active configuration; `nil` while another one is being read or distributed.
+    var currentConfiguration: () -> Configuration? = { nil }
+    /// Gives the workers the active configuration with other OCSP responses.
+    var onRefreshed: (Configuration) throws -> Void = { _ in }
     private(set) var watcher: FileWatcher?
     private var registration: EventLoop.Registration?
-    /// Armed for `due`.
-    private var timer: CallbackTimer?
+    private var loader: LoaderHandle?
+    /// When the responses are read again.
     private var due = Instant.distantFuture
-    private var loading: LoaderHandle?
-    /// Of the last time that the files were read: what is still so is not said again.
+    /// The warnings of the last time that the files were read. They are not logged again.
     private var warnings: [ConfigurationProblem] = []
 
-    /// How long the first change waits for the ones that come along with it; a loader is started at most this often.
-    private static let patience = Duration.milliseconds(500)
-    /// After which what did not succeed is tried again.
-    private static let pause = StapleFile.interval
-    /// Responses run out by the wall clock, which can be set, and goes on while the machine sleeps: the loop's
-    /// does not.
+    /// The time from the first change until the files are read, since others mostly follow it. A loader is started at
+    /// most this often.
+    private static let settlingTime = Duration.milliseconds(500)
+    /// The pause before a failed attempt is repeated.
+    private static let retryInterval = StapleFile.interval
+    /// Responses expire by the wall clock, which can be set, and which goes on while the machine sleeps. The clock of the
+    /// loop does neither, so the wall clock is looked at this often.
     private static let longestWait = Duration.seconds(3_600)
 
-    init(
-        environment: [String: String], loop: EventLoop, logger: Logger, delegate: any StapleRefresherDelegate
-    ) {
+    /// - Parameter file: the path of the configuration file, for messages.
+    init(file: String, environment: [String: String], loop: EventLoop, logger: Logger) {
+        self.file = file
         self.environment = environment
         self.loop = loop
         self.logger = logger
-        self.delegate = delegate
-        timer = CallbackTimer { [weak self] _ in self?.refresh() }
+        super.init()
     }
 
-    /// Looks after the responses of a new configuration.
-    /// - Parameter watcher: `nil`: it has no files, or they cannot be watched.
+    /// Begins to look after the responses of a new configuration.
+    /// - Parameter watcher: `nil` when it has no files, or when they cannot be watched.
     func watch(_ configuration: Configuration, with watcher: FileWatcher?) {
         warnings = []
         replaceWatcher(with: watcher)
@@ -71,36 +66,34 @@ final class StapleRefresher: EventHandler {
 
     func ready(_ events: EventLoop.Events) {
         guard (try? watcher?.takeChanges()) == true else { return }
-        refresh(in: Self.patience)
+        refresh(in: Self.settlingTime)
     }
 
-    /// Has them read again after a pause where not all are watched, and when the first one runs out.
+    /// Schedules the next reading: after a pause where not all files are watched, and when the first response expires.
     private func schedule(_ configuration: Configuration) {
         let isWatched = registration != nil && configuration.staples.allSatisfy(\.isWatched)
-        if !configuration.staples.isEmpty, !isWatched { refresh(in: Self.pause) }
+        if !configuration.staples.isEmpty, !isWatched { refresh(in: Self.retryInterval) }
         guard let expiry = configuration.nextStapleExpiry else { return }
         let left = UnixTime.now().duration(to: expiry)
         refresh(in: min(max(left, .seconds(1)), Self.longestWait))
     }
 
-    /// Has them read again after this time, or sooner if that was said before.
+    /// Schedules a reading after this time, unless there is one before.
     private func refresh(in wait: Duration) {
-        guard let timer, loop.now + wait < due else { return }
+        guard loop.now + wait < due else { return }
         due = loop.now + wait
-        loop.timers.arm(timer, at: due)
+        loop.timers.arm(self, at: due)
     }
 
-    private func refresh() {
+    override func timerFired(now: Instant) {
         due = .distantFuture
-        guard loading == nil, let (file, configuration) = delegate.refreshable else {
-            return refresh(in: Self.patience)
-        }
+        guard loader == nil, let configuration = currentConfiguration() else { return refresh(in: Self.settlingTime) }
         do throws(SystemError) {
-            loading = try LoaderHandle(
+            loader = try LoaderHandle(
                 file: file, refreshing: configuration, environment: environment, loop: loop
-            ) { [weak self] in self?.finish($0, configuration) }
+            ) { [weak self] in self?.loaderEnded($0, configuration) }
         } catch {
-            retry("the loader process cannot start: \(error)")
+            retry("the loader process cannot be started: \(error)")
         }
     }
 
@@ -108,16 +101,17 @@ final class StapleRefresher: EventHandler {
         logger.log(
             .internalError,
             "OCSP responses cannot be read again; the next try is in \(StapleFile.interval.seconds) s: \(reason)")
-        refresh(in: Self.pause)
+        refresh(in: Self.retryInterval)
     }
 
-    func childEnded(_ pid: pid_t, _ ending: ChildProcess.Ending) { loading?.childEnded(pid, ending) }
+    /// Notes that a child process has ended, which may be the loader.
+    func childEnded(_ pid: pid_t, _ ending: ChildProcess.Ending) { loader?.childEnded(pid, ending) }
 
-    private func finish(_ result: LoaderHandle.Result, _ configuration: Configuration) {
-        loading = nil
-        // Another configuration has come meanwhile, or is about to, if it is not refused.
-        guard let present = delegate.refreshable?.configuration, present == configuration else {
-            return refresh(in: Self.patience)
+    private func loaderEnded(_ result: LoaderHandle.Result, _ configuration: Configuration) {
+        loader = nil
+        // Another configuration has become active meanwhile, or is about to, unless it is refused.
+        guard let current = currentConfiguration(), current == configuration else {
+            return refresh(in: Self.settlingTime)
         }
         guard case .loaded(let refreshed, let watcher) = result else {
             return retry((result.problems ?? []).joined(separator: "; "))
@@ -128,16 +122,13 @@ final class StapleRefresher: EventHandler {
         }
         warnings = refreshed.warnings
         do {
-            try take(refreshed, after: configuration)
+            if refreshed.services != configuration.services {
+                try onRefreshed(refreshed)
+                logger.log(.staplesReloaded, "OCSP responses have changed: new handshakes get the valid ones")
+            }
             schedule(refreshed)
         } catch {
             retry("the workers cannot be given them: \(error)")
         }
-    }
-
-    private func take(_ refreshed: Configuration, after configuration: Configuration) throws {
-        guard refreshed.services != configuration.services else { return }
-        try delegate.take(refreshed: refreshed)
-        logger.log(.staplesReloaded, "OCSP responses have changed: new handshakes get those that are good now")
     }
 }

@@ -1,350 +1,390 @@
-import DTLSEngine
 import DTLSTransport
 import Glibc
 import LinuxSystem
-import Logging
 import Primitives
 
-/// Who is told what becomes of the pool.
-protocol WorkerPoolDelegate: AnyObject {
-    /// Every worker serves the newest configuration.
-    func poolIsReady(_ pool: WorkerPool)
-    /// A worker cannot use the newest configuration, and goes on with the one before.
-    /// - Returns: whether another one is, or has been, put in force instead.
-    func pool(_ pool: WorkerPool, rejectedBy worker: Int, _ reason: String) -> Bool
-    /// A worker has turned newcomers away that were handed over to it.
-    func pool(_ pool: WorkerPool, worker: Int, refused: Tally<Refusal>)
-    func pool(_ pool: WorkerPool, gaveBack datagram: UnsafeRawBufferPointer, key: FlowKey)
-    /// The last process is gone, after `stop()`.
-    func poolHasEnded(_ pool: WorkerPool)
-}
+/// The worker processes, as the main process sees them: which ones there are, which configuration each of them serves,
+/// and which one gets the next client.
+///
+/// It is a value without I/O. Its methods take what has happened, and return the actions to perform, in this order. A
+/// worker is known by its process ID, and has a number: 0 to the number of workers - 1. The worker that replaces a dead
+/// one takes over its number.
+struct WorkerPool {
+    enum Action: Equatable {
+        /// Start a worker. The outcome comes by ``started(_:pid:now:)`` or ``startFailed(_:_:now:)``.
+        case start(number: Int)
+        /// Send a worker the newest configuration.
+        case configure(pid_t, generation: UInt32)
+        /// Tell a worker to send close_notify to its clients, and to end.
+        case stop(pid_t)
+        case ping(pid_t)
+        case kill(pid_t)
+        case log(LogEvent, String, fields: [String: String])
+        case report(Event)
+    }
 
-/// The workers: started, given their configuration and newcomers, watched, replaced when they die.
-final class WorkerPool: TimerTarget, WorkerHandleDelegate {
+    /// What concerns others than the pool.
+    enum Event: Equatable {
+        /// All workers serve the newest configuration.
+        case ready
+        /// A worker cannot use the newest configuration, and goes on with the previous one.
+        case rejected(worker: Int, reason: String)
+        /// A worker has refused connections that were handed over to it.
+        case refused(worker: Int, Tally<Refusal>)
+        /// The last process has ended, after ``WorkerPool/stop()``.
+        case ended
+    }
+
     /// Sums over all workers since the start.
-    struct Totals {
+    struct Totals: Equatable {
         var handshakes: UInt64 = 0
         var resumed: UInt64 = 0
         var failed: UInt64 = 0
-        /// Clients' datagrams beyond the limits of their connection.
+        /// Datagrams of clients that were dropped because they exceeded the limits of their connection.
         var dropped = Tally<TrafficExcess>()
-        /// Newcomers that workers have turned away.
+        /// Connections that workers have refused.
         var refused = Tally<Refusal>()
     }
 
-    private(set) var totals = Totals()
-    private var workers: [WorkerHandle] = []
-    private var vacancies: [Vacancy] = []
-    private var count = 0
-    private var generation: UInt32 = 0
-    /// Of the newest configuration.
-    private(set) var provision: WorkerSetup?
-    private var isStopping = false
-    private var handedOver: UInt64 = 1
-    private var announcedGeneration: UInt32 = 0
-    private var nextPing = Instant.distantPast
-    private let environment: [String: String]
-    private let loop: EventLoop
-    private let logger: Logger
-    private unowned let delegate: any WorkerPoolDelegate
+    /// A connection that was handed over to a worker and that the worker has not reported closed.
+    enum Connection {
+        /// It counts in the limits for as long as it is here.
+        case ofService(AdmittedConnection)
+        /// No limits apply to local senders.
+        case ofClient
+    }
+
+    struct Worker {
+        let number: Int
+        let pid: pid_t
+        fileprivate let startedAt: Instant
+        fileprivate(set) var connections: [UInt64: Connection] = [:]
+        /// The configuration that it was given last. Connections that are handed over to it count in this one.
+        fileprivate var givenGeneration: UInt32 = 0
+        /// What has become of the configuration that it was given last.
+        fileprivate var delivery = Delivery.given
+        fileprivate var hasLostSetupBefore = false
+        /// The configuration that it serves; `nil` before its first one.
+        fileprivate(set) var servedGeneration: UInt32?
+        /// The number of connections that its descriptors allow.
+        fileprivate var capacity = 0
+        /// It gets no new clients, and ends when its last connection has ended.
+        fileprivate(set) var isDraining = false
+        /// Pings in a row that no message has followed. Silence alone does not count: while this process is stopped (a
+        /// paused virtual machine, a debugger), no pings are sent.
+        fileprivate var unansweredPings = 0
+
+        fileprivate enum Delivery { case given, lost, rejected }
+
+        fileprivate var hasRoom: Bool {
+            servedGeneration != nil && delivery == .given && !isDraining && connections.count < capacity
+        }
+    }
 
     /// A worker that is to be started at a time.
     private struct Vacancy {
         let number: Int
-        let at: Instant
+        let startAt: Instant
     }
 
-    /// The pauses before replacements of workers, by number; none for a worker that has run long enough.
+    private(set) var workers: [Worker] = []
+    private(set) var totals = Totals()
+    /// The number of workers that the configuration asks for.
+    private var count = 0
+    private var generation: UInt32 = 0
+    private var readyGeneration: UInt32 = 0
+    private var vacancies: [Vacancy] = []
+    /// The pauses before the replacement of a worker, by its number; none for a worker that was stable.
     private var backoffs: [Int: Backoff] = [:]
-    /// A connection's number ends with its worker's.
-    private static let numberBits: UInt64 = 16
-    private static let firstPause = Duration.milliseconds(100)
-    private static let longestPause = Duration.milliseconds(30_000)
-    /// A worker that has lived this long is replaced at once, whatever was before.
-    private static let goodLife = Duration.milliseconds(10_000)
-    private static let pingInterval = Duration.milliseconds(5_000)
+    private var nextPing = Instant.distantPast
+    private var connectionCount: UInt64 = 1
+    private(set) var isStopping = false
 
-    init(
-        environment: [String: String], loop: EventLoop, logger: Logger, delegate: any WorkerPoolDelegate
-    ) {
-        self.environment = environment
-        self.loop = loop
-        self.logger = logger
-        self.delegate = delegate
-        super.init()
-    }
+    /// The bits of a connection's number that are the number of its worker.
+    private static let workerBits: UInt64 = 16
+    private static let shortestPause = Duration.milliseconds(100)
+    private static let longestPause = Duration.seconds(30)
+    /// A worker that has lived this long is replaced at once, whatever was before.
+    private static let stableAfter = Duration.seconds(10)
+    static let pingInterval = Duration.seconds(5)
+    /// Pings in a row that a worker may leave unanswered before it is killed.
+    static let maximumUnansweredPings = 6
 
     // MARK: Configuration
 
-    /// Puts a configuration in force: starts what workers are missing, retires those that are too many, and tells all.
-    ///
-    /// When this throws, all is as before.
-    /// - Parameter provision: what also the workers get that are started later.
-    func configure(workers count: Int, _ provision: WorkerSetup) throws(SystemError) {
-        let next = generation &+ 1
-        let present = workers.filter { !$0.isRetired }
-        let kept = present.filter { $0.number < count }
-        let copies = try kept.map { _ throws(SystemError) in try provision.copy() }
-        let taken = Set(present.map(\.number) + vacancies.map(\.number))
-        let missing = (0..<count).filter { !taken.contains($0) }
-        let added = try spawnAll(missing, next, provision)
+    /// The workers that are kept by a configuration with `count` workers.
+    func kept(by count: Int) -> [Worker] { workers.filter { !$0.isDraining && $0.number < count } }
 
+    /// The numbers of the workers that a configuration with `count` workers has to start.
+    func missing(for count: Int) -> [Int] {
+        let present = Set(workers.filter { !$0.isDraining }.map(\.number) + vacancies.map(\.number))
+        return (0..<count).filter { !present.contains($0) }
+    }
+
+    /// Distributes a new configuration: to the workers that it keeps, and to those that were started for it. The workers
+    /// above `count` begin to drain.
+    mutating func configure(_ count: Int, started: [(number: Int, pid: pid_t)], now: Instant) -> [Action] {
         self.count = count
-        self.provision = provision
-        generation = next
-        for (worker, copy) in zip(kept, copies) {
-            worker.configure(generation: next, copy)
-        }
-        for worker in present where worker.number >= count {
-            worker.isRetired = true
-            if worker.load == 0 { worker.stop() }
+        generation &+= 1
+        var actions = kept(by: count).flatMap { configure($0.pid) }
+        for index in workers.indices where !workers[index].isDraining && workers[index].number >= count {
+            workers[index].isDraining = true
+            if workers[index].connections.isEmpty { actions.append(.stop(workers[index].pid)) }
         }
         vacancies.removeAll { $0.number >= count }
-        for worker in added { admit(worker) }
-        schedule()
+        for (number, pid) in started { actions += self.started(number, pid: pid, now: now) }
+        return actions
     }
 
-    /// The same with another snapshot alone.
-    func configure(workers count: Int, newSnapshot snapshot: consuming FileDescriptor) throws(SystemError) {
-        guard let provision else { return }
-        let next = try provision.copy()
-        next.snapshot = snapshot
-        try configure(workers: count, next)
+    private mutating func configure(_ pid: pid_t) -> [Action] {
+        guard let index = index(of: pid) else { return [] }
+        if workers[index].givenGeneration != generation { workers[index].hasLostSetupBefore = false }
+        workers[index].givenGeneration = generation
+        workers[index].delivery = .given
+        return [.configure(pid, generation: generation)]
     }
 
-    /// Seals session tickets with other keys from now on, in all workers.
-    func replaceTicketKeys(_ keys: [TicketKey]) {
-        provision?.ticketKeys = keys
-        for worker in workers { worker.give(ticketKeys: keys) }
+    /// The action ``Action/configure(_:generation:)`` has failed, for want of descriptors in this process. It is tried again with
+    /// the next ping.
+    mutating func configurationNotSent(to pid: pid_t) {
+        if let index = index(of: pid) { workers[index].delivery = .lost }
     }
 
-    /// Starts processes that are not the pool's yet: all of them, or none.
-    private func spawnAll(
-        _ numbers: [Int], _ generation: UInt32, _ provision: WorkerSetup
-    ) throws(SystemError) -> [WorkerHandle] {
-        var started: [WorkerHandle] = []
-        do throws(SystemError) {
-            for number in numbers { started.append(try spawn(number, generation, provision)) }
-        } catch {
-            for worker in started {
-                worker.stop()
-                worker.close()
-            }
-            throw error
+    // MARK: Connections
+
+    /// The connections of all workers.
+    var connectionsInUse: Int { workers.reduce(0) { $0 + $1.connections.count } }
+
+    /// The connections of all workers that count in limits.
+    var admitted: [AdmittedConnection] {
+        workers.flatMap { worker in
+            worker.connections.values.compactMap { if case .ofService(let admitted) = $0 { admitted } else { nil } }
         }
-        return started
     }
 
-    private func spawn(
-        _ number: Int, _ generation: UInt32, _ provision: WorkerSetup
-    ) throws(SystemError) -> WorkerHandle {
-        let copy = try provision.copy()
-        let worker = try WorkerHandle(number: number, environment: environment, loop: loop, delegate: self)
-        worker.configure(generation: generation, copy)
-        return worker
+    /// The place of a new connection.
+    struct Assignment: Equatable {
+        let worker: pid_t
+        /// The number of the connection, unique among all connections of the daemon.
+        let connection: UInt64
+        /// The configuration that the worker serves the connection with.
+        let generation: UInt32
     }
 
-    private func admit(_ worker: WorkerHandle) {
-        workers.append(worker)
-        logger.log(
-            .workerStarted, "worker \(worker.number) started",
-            ["WORKER": "\(worker.number)", "WORKER_PID": "\(worker.pid)"])
-    }
-
-    // MARK: Newcomers
-
-    /// Connections of all workers.
-    var load: Int { workers.reduce(0) { $0 + $1.load } }
-
-    /// Those of them that limits count.
-    var admitted: [AdmittedConnection] { workers.flatMap { $0.connections.values.compactMap { $0 } } }
-
-    var hasRoom: Bool { !isStopping && workers.contains { $0.hasRoom } }
-
-    /// Gives a newcomer to the worker with the fewest connections; one whose channel is full is passed over.
-    /// - Parameters:
-    ///   - target: the table of the newest configuration that it belongs to.
-    ///   - admitted: its place in the limits, kept until the connection is gone; `nil` where there are none for it.
-    /// - Returns: the connection's number, or `nil` when nobody could take it.
-    func handOver(_ newcomer: borrowing IncomingConnection, to target: Target, _ admitted: AdmittedConnection?)
-        -> UInt64?
-    {
-        while let worker = workers.lazy.filter(\.hasRoom).min(by: { $0.load < $1.load }) {
-            let id = handedOver << Self.numberBits | UInt64(truncatingIfNeeded: worker.number)
-            // One that refuses is full from now on, so this ends.
-            if worker.handOver(id, to: target, newcomer, admitted) {
-                handedOver &+= 1
-                return id
+    /// Assigns a new connection to the worker with the fewest connections, of those that have room for one more.
+    /// - Parameter canSend: whether the channel of a worker takes a message at this moment.
+    /// - Returns: `nil` when all workers are full.
+    func assignment(canSend: (pid_t) -> Bool) -> Assignment? {
+        guard !isStopping else { return nil }
+        var chosen: Int?
+        var fewest = Int.max
+        for index in workers.indices where workers[index].hasRoom && canSend(workers[index].pid) {
+            if workers[index].connections.count < fewest {
+                chosen = index
+                fewest = workers[index].connections.count
             }
-            if worker.hasRoom { return nil }
         }
-        return nil
+        guard let chosen else { return nil }
+        let number = UInt64(truncatingIfNeeded: workers[chosen].number)
+        return Assignment(
+            worker: workers[chosen].pid, connection: connectionCount << Self.workerBits | number,
+            generation: workers[chosen].givenGeneration)
     }
 
-    /// Passes a datagram on to the connection that it belongs to.
-    /// - Returns: false when no worker has that connection any more.
-    @discardableResult
-    func deliver(_ datagram: UnsafeRawBufferPointer, to connection: UInt64) -> Bool {
-        let number = Int(connection & (1 << Self.numberBits - 1))
-        let worker = workers.first { $0.number == number && $0.connections.keys.contains(connection) }
-        worker?.deliver(datagram, to: connection)
-        return worker != nil
+    /// Notes that a connection was handed over.
+    mutating func handedOver(_ connection: Connection, _ assignment: Assignment) {
+        guard let index = index(of: assignment.worker) else { return }
+        connectionCount &+= 1
+        workers[index].connections[assignment.connection] = connection
     }
 
-    // MARK: Workers' lives
+    /// The worker that has a connection; `nil` when the connection is gone.
+    func worker(with connection: UInt64) -> pid_t? {
+        let number = Int(connection & (1 << Self.workerBits - 1))
+        return workers.first { $0.number == number && $0.connections.keys.contains(connection) }?.pid
+    }
 
-    /// Takes note of a child that has ended, if it is one of the pool's.
-    func childEnded(_ pid: pid_t, _ ending: ChildProcess.Ending) {
-        guard let index = workers.firstIndex(where: { $0.pid == pid }) else { return }
+    // MARK: Messages of workers
+
+    /// A datagram that was misdelivered is not the pool's business, but it is a sign of life.
+    mutating func receive(_ message: MessageFromWorker, from pid: pid_t) -> [Action] {
+        guard let index = index(of: pid) else { return [] }
+        workers[index].unansweredPings = 0
+        let number = workers[index].number
+        switch message {
+        case .ready(let generation, let capacity):
+            workers[index].servedGeneration = generation
+            workers[index].capacity = Int(capacity)
+            return confirm()
+        case .rejected(let generation, let reason):
+            guard generation == workers[index].givenGeneration else { return [] }
+            workers[index].delivery = .rejected
+            // It may have been given another one meanwhile.
+            guard generation == self.generation, !isStopping, !workers[index].isDraining else { return [] }
+            return [.report(.rejected(worker: number, reason: reason))]
+        case .setupLost(let generation):
+            guard generation == workers[index].givenGeneration else { return [] }
+            workers[index].delivery = .lost
+            defer { workers[index].hasLostSetupBefore = true }
+            return workers[index].hasLostSetupBefore ? [] : [lostSetup(number)]
+        case .report(let report): return count(report, of: index)
+        case .misdelivered: return []
+        }
+    }
+
+    private func lostSetup(_ number: Int) -> Action {
+        .log(
+            .descriptorLimit,
+            "worker \(number) has no file descriptors left to take up the configuration: it goes on with its connections,"
+                + " gets no new clients, and is given the configuration again every \(Self.pingInterval.seconds) s",
+            fields: ["WORKER": "\(number)"])
+    }
+
+    private mutating func confirm() -> [Action] {
+        let serving = workers.filter { !$0.isDraining }
+        guard readyGeneration != generation, serving.count == count,
+            serving.allSatisfy({ $0.servedGeneration == generation })
+        else { return [] }
+        readyGeneration = generation
+        return [.report(.ready)]
+    }
+
+    private mutating func count(_ report: MessageFromWorker.Report, of index: Int) -> [Action] {
+        for id in report.established {
+            if case .ofService(let admitted) = workers[index].connections[id] { admitted.establish() }
+        }
+        for id in report.closed { workers[index].connections.removeValue(forKey: id) }
+        totals.handshakes &+= UInt64(report.handshakes)
+        totals.resumed &+= UInt64(report.resumed)
+        totals.failed &+= UInt64(report.failed)
+        totals.dropped.add(report.dropped)
+        totals.refused.add(report.refused)
+        var actions: [Action] = []
+        if report.refused.total > 0 {
+            actions.append(.report(.refused(worker: workers[index].number, report.refused)))
+        }
+        if workers[index].isDraining, workers[index].connections.isEmpty { actions.append(.stop(workers[index].pid)) }
+        return actions
+    }
+
+    // MARK: Processes
+
+    /// Notes that a worker was started. It is given the newest configuration.
+    mutating func started(_ number: Int, pid: pid_t, now: Instant) -> [Action] {
+        workers.append(Worker(number: number, pid: pid, startedAt: now))
+        return [
+            .log(
+                .workerStarted, "worker \(number) started",
+                fields: ["WORKER": "\(number)", "WORKER_PID": "\(pid)"])
+        ] + configure(pid)
+    }
+
+    /// Notes that a worker could not be started: there are too few processes, descriptors or memory. The pauses between
+    /// the tries grow, so that the log does not fill.
+    mutating func startFailed(_ number: Int, _ reason: String, now: Instant) -> [Action] {
+        let pause = max(nextPause(number), Self.shortestPause)
+        vacancies.append(Vacancy(number: number, startAt: now + pause))
+        return [
+            .log(
+                .internalError,
+                "worker \(number) cannot be started: \(reason); the next try is in \(pause.milliseconds) ms",
+                fields: ["WORKER": "\(number)"])
+        ]
+    }
+
+    /// Notes that a child process has ended. Children that are no workers are ignored.
+    mutating func ended(_ pid: pid_t, _ ending: ChildProcess.Ending, now: Instant) -> [Action] {
+        guard let index = index(of: pid) else { return [] }
         let worker = workers.remove(at: index)
-        let lost = worker.load
-        worker.close()
-        if isStopping {
-            if workers.isEmpty { delegate.poolHasEnded(self) }
-            return
+        if isStopping { return workers.isEmpty ? [.report(.ended)] : [] }
+        if worker.isDraining {
+            let isExpected = ending == .exited(status: 0) && worker.connections.isEmpty
+            return isExpected ? [] : [death(of: worker, ending, "it was draining, and is not replaced")]
         }
-        if worker.isRetired {
-            if ending != .exited(status: 0) || lost > 0 { logDeath(of: worker, ending, lost, "it had been retired") }
-            return
+        if now - worker.startedAt >= Self.stableAfter { backoffs[worker.number] = nil }
+        let pause = nextPause(worker.number)
+        if pause == .zero {
+            return [death(of: worker, ending, "it is replaced at once"), .start(number: worker.number)]
         }
-        let pause = pauseAfterDeath(of: worker)
-        logDeath(
-            of: worker, ending, lost,
-            pause == .zero ? "it is replaced at once" : "it is replaced in \(pause.milliseconds) ms")
-        replace(worker.number, after: pause)
+        vacancies.append(Vacancy(number: worker.number, startAt: now + pause))
+        return [death(of: worker, ending, "it is replaced in \(pause.milliseconds) ms")]
     }
 
-    private func logDeath(of worker: WorkerHandle, _ ending: ChildProcess.Ending, _ lost: Int, _ consequence: String) {
-        logger.log(
+    private func death(of worker: Worker, _ ending: ChildProcess.Ending, _ consequence: String) -> Action {
+        let lost = worker.connections.count
+        return .log(
             .workerDied, "worker \(worker.number) \(ending), with \(lost) connections lost; \(consequence)",
-            [
+            fields: [
                 "WORKER": "\(worker.number)", "WORKER_PID": "\(worker.pid)", "CONNECTIONS_LOST": "\(lost)",
                 "ENDING": "\(ending)",
             ])
     }
 
-    /// Nothing after a good life; else the pause doubles with every death.
-    private func pauseAfterDeath(of worker: WorkerHandle) -> Duration {
-        if loop.now - worker.startedAt >= Self.goodLife { backoffs[worker.number] = nil }
-        return nextPause(of: worker.number)
-    }
-
-    private func nextPause(of number: Int) -> Duration {
-        guard var backoff = backoffs[number] else {
-            backoffs[number] = Backoff(from: Self.firstPause, to: Self.longestPause)
+    /// There is no pause before the first replacement. Each one after it is twice as long as the one before.
+    private mutating func nextPause(_ number: Int) -> Duration {
+        guard backoffs[number] != nil else {
+            backoffs[number] = Backoff(from: Self.shortestPause, to: Self.longestPause)
             return .zero
         }
-        defer { backoffs[number] = backoff }
-        return backoff.next()
+        return backoffs[number]?.next() ?? .zero
     }
 
-    private func replace(_ number: Int, after pause: Duration) {
-        guard pause == .zero, let provision else { return leaveVacant(number, for: max(pause, Self.firstPause)) }
-        do throws(SystemError) {
-            admit(try spawn(number, generation, provision))
-        } catch {
-            // Short of processes, descriptors or memory: the pauses grow, so the log does not fill.
-            let pause = max(nextPause(of: number), Self.firstPause)
-            logger.log(
-                .internalError,
-                "worker \(number) cannot be started: \(error); the next try is in \(pause.milliseconds) ms",
-                ["WORKER": "\(number)"])
-            leaveVacant(number, for: pause)
+    /// Tells a worker to end, so that it is replaced. The other workers can use the configuration that it has rejected,
+    /// so it is short of memory, or worse.
+    func replace(_ number: Int, reason: String) -> [Action] {
+        guard let worker = workers.first(where: { $0.number == number && !$0.isDraining }) else { return [] }
+        return [
+            .log(
+                .internalError, "worker \(number) cannot use the configuration, and is replaced: \(reason)",
+                fields: ["WORKER": "\(number)"]),
+            .stop(worker.pid),
+        ]
+    }
+
+    /// When ``advance(to:)`` is to be called next; `nil` once the pool stops.
+    var deadline: Instant? {
+        isStopping ? nil : vacancies.map(\.startAt).reduce(nextPing) { min($0, $1) }
+    }
+
+    /// Starts the workers whose pause is over, and pings all workers every ``pingInterval``.
+    mutating func advance(to now: Instant) -> [Action] {
+        guard !isStopping else { return [] }
+        let due = vacancies.filter { $0.startAt <= now }
+        vacancies.removeAll { $0.startAt <= now }
+        var actions = due.map { Action.start(number: $0.number) }
+        guard now >= nextPing else { return actions }
+        nextPing = now + Self.pingInterval
+        for index in workers.indices { actions += ping(index) }
+        return actions
+    }
+
+    /// A worker that has lost its configuration is given it again. A worker that has left too many pings unanswered is
+    /// killed, and this is logged once.
+    private mutating func ping(_ index: Int) -> [Action] {
+        let worker = workers[index]
+        var actions = worker.delivery == .lost && !worker.isDraining ? configure(worker.pid) : []
+        actions.append(.ping(worker.pid))
+        workers[index].unansweredPings += 1
+        if worker.unansweredPings == Self.maximumUnansweredPings {
+            actions.append(
+                .log(
+                    .workerStuck, "worker \(worker.number) does not answer, and is killed",
+                    fields: ["WORKER": "\(worker.number)"]))
+            actions.append(.kill(worker.pid))
         }
+        return actions
     }
 
-    private func leaveVacant(_ number: Int, for pause: Duration) {
-        vacancies.append(Vacancy(number: number, at: loop.now + pause))
-        schedule()
-    }
+    private func index(of pid: pid_t) -> Int? { workers.firstIndex { $0.pid == pid } }
 
-    override func timerFired(now: Instant) {
-        let due = vacancies.filter { $0.at <= now }
-        vacancies.removeAll { $0.at <= now }
-        for vacancy in due { replace(vacancy.number, after: .zero) }
-        if now >= nextPing {
-            nextPing = now + Self.pingInterval
-            for worker in workers { look(after: worker) }
-        }
-        schedule()
-    }
+    // MARK: Shutdown
 
-    private func look(after worker: WorkerHandle) {
-        // Short of descriptors here, too: the next time.
-        if worker.lacksConfiguration, let copy = try? provision?.copy() {
-            worker.configure(generation: generation, copy)
-        }
-        guard worker.ping() else { return }
-        logger.log(
-            .workerStuck, "worker \(worker.number) does not answer: it is killed", ["WORKER": "\(worker.number)"])
-        worker.kill(SIGKILL)
-    }
-
-    private func schedule() {
-        guard !isStopping else { return }
-        let next = vacancies.map(\.at).min() ?? .distantFuture
-        loop.timers.arm(self, at: min(next, max(nextPing, loop.now)))
-    }
-
-    // MARK: The end
-
-    /// Tells all workers to say close_notify to their clients and end.
-    func stop() {
+    /// Tells all workers to close their connections and to end.
+    mutating func stop() -> [Action] {
         isStopping = true
-        loop.timers.disarm(self)
-        for worker in workers { worker.stop() }
-        if workers.isEmpty { delegate.poolHasEnded(self) }
+        return workers.isEmpty ? [.report(.ended)] : workers.map { .stop($0.pid) }
     }
 
-    /// Ends what has not ended by itself.
-    func killAll() {
-        for worker in workers { worker.kill(SIGKILL) }
-    }
-
-    // MARK: What workers say
-
-    func worker(_ worker: WorkerHandle, ready generation: UInt32) { announceIfReady() }
-
-    private func announceIfReady() {
-        let serving = workers.filter { !$0.isRetired }
-        guard announcedGeneration != generation, serving.count == count,
-            serving.allSatisfy({ $0.generation == generation })
-        else { return }
-        announcedGeneration = generation
-        delegate.poolIsReady(self)
-    }
-
-    func worker(_ worker: WorkerHandle, rejected generation: UInt32, reason: String) {
-        // It may have been given another one meanwhile.
-        guard generation == self.generation, !isStopping, !worker.isRetired,
-            !delegate.pool(self, rejectedBy: worker.number, reason)
-        else { return }
-        // Others use this very configuration, so this one is short of memory or worse: it takes leave of its clients.
-        logger.log(
-            .internalError, "worker \(worker.number) cannot use the configuration, and is replaced: \(reason)",
-            ["WORKER": "\(worker.number)"])
-        worker.stop()
-    }
-
-    func workerMissedConfiguration(_ worker: WorkerHandle) {
-        logger.log(
-            .descriptorLimit,
-            "worker \(worker.number) has no descriptors left to take up the configuration: it serves its connections,"
-                + " no newcomers, and is given it again every \(Self.pingInterval / 1_000_000_000) s",
-            ["WORKER": "\(worker.number)"])
-    }
-
-    func worker(_ worker: WorkerHandle, reported report: MessageFromWorker.Report) {
-        totals.handshakes &+= UInt64(report.handshakes)
-        totals.resumed &+= UInt64(report.resumed)
-        totals.failed &+= UInt64(report.failed)
-        totals.dropped.add(report.dropped)
-        guard report.refused.total > 0 else { return }
-        totals.refused.add(report.refused)
-        delegate.pool(self, worker: worker.number, refused: report.refused)
-    }
-
-    func worker(_ worker: WorkerHandle, gaveBack datagram: UnsafeRawBufferPointer, key: FlowKey) {
-        delegate.pool(self, gaveBack: datagram, key: key)
-    }
+    /// Kills the workers that have not ended.
+    func killAll() -> [Action] { workers.map { .kill($0.pid) } }
 }

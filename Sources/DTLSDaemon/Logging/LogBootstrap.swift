@@ -3,17 +3,17 @@ import Glibc
 import Logging
 import Synchronization
 
-/// Decides once, at the start of a process, where its log entries go.
+/// Sets up the log of a process at its start.
 enum LogBootstrap {
     private static let sink = Mutex<LogSink?>(nil)
 
-    /// Makes every `Logger` of this process write to the journal, if standard error is connected to it, else to
-    /// standard error. To be called once, before the first logger is made.
+    /// Makes every `Logger` of this process write to the journal if standard error is connected to it, and to standard
+    /// error if not. To be called once, before the first logger is made.
     /// - Parameters:
-    ///   - role: `"main"`, or `"worker 3"`.
+    ///   - role: the part that the process plays in the daemon: `"main"`, `"worker 3"`.
     ///   - level: the lowest level that is logged.
     static func start(role: String, level: LogLevel) {
-        // A reader of standard error that has gone must not take the daemon along.
+        // When the reader of standard error is gone, a write must not end the daemon.
         signal(SIGPIPE, SIG_IGN)
         tzset()
         let started = LogSink(role: role, level: level.loggerLevel, destination: destination())
@@ -21,7 +21,7 @@ enum LogBootstrap {
         LoggingSystem.bootstrap { _ in DaemonLogHandler(sink: started) }
     }
 
-    /// Changes the level of all loggers, those that exist included.
+    /// Changes the level of all loggers, including those that exist.
     static func setLevel(_ level: LogLevel) {
         sink.withLock { $0?.level = level.loggerLevel }
     }
@@ -34,7 +34,7 @@ enum LogBootstrap {
 }
 
 extension LogLevel {
-    /// swift-log's level of the same name.
+    /// The level of swift-log with the same name.
     var loggerLevel: Logger.Level {
         switch self {
         case .debug: .debug

@@ -2,7 +2,7 @@ import Glibc
 import Logging
 import Synchronization
 
-/// swift-log's handler for both places that the daemon logs to. It is a value: its metadata and level are its own.
+/// The log handler for the journal and for standard error. It is a value with metadata and a level of its own.
 struct DaemonLogHandler: LogHandler {
     let sink: LogSink
     var metadata: Logger.Metadata = [:]
@@ -11,7 +11,7 @@ struct DaemonLogHandler: LogHandler {
 
     init(sink: LogSink) { self.sink = sink }
 
-    /// The level that all loggers share (``LogSink/level``), unless this one has been given another.
+    /// The level that all loggers share (``LogSink/level``), unless another one was set for this logger.
     var logLevel: Logger.Level {
         get { ownLevel ?? sink.level }
         set { ownLevel = newValue }
@@ -31,27 +31,27 @@ struct DaemonLogHandler: LogHandler {
     }
 }
 
-/// What is to be logged, with everything that applies to it.
+/// An entry of the log, with all of its metadata.
 struct LogEntry: Sendable {
     var level: Logger.Level
     var message: String
     var metadata: Logger.Metadata
 
-    /// The metadata in the order of its keys, as text.
+    /// The metadata as text, ordered by key.
     var fields: [(key: String, value: String)] {
         metadata.sorted { $0.key < $1.key }.map { ($0.key, $0.value.description) }
     }
 }
 
-/// Where log entries go. Writing never waits: what does not fit is lost, counted, and the count goes out with the next
-/// entry that gets through.
+/// The destination of log entries. Writing never blocks: entries that do not fit are lost and counted, and the next entry
+/// that gets through says how many were lost.
 final class LogSink: Sendable {
     enum Destination: Sendable {
         case journal(JournalSocket)
         case standardError(StandardErrorWriter)
     }
 
-    /// `"main"`, or `"worker 3"`.
+    /// The part that the process plays in the daemon: `"main"`, `"worker 3"`.
     let role: String
     private let destination: Destination
     private struct State {
@@ -72,7 +72,7 @@ final class LogSink: Sendable {
         set { state.withLock { $0.level = newValue } }
     }
 
-    /// Entries lost since the last one that got through.
+    /// The number of entries that were lost since the last one that got through.
     var lost: UInt64 { state.withLock { $0.lost } }
 
     func write(_ entry: LogEntry) {

@@ -3,21 +3,21 @@ import Glibc
 import LinuxSystem
 import Logging
 
-/// Sends entries to systemd-journald. libsystemd's sd_journal_sendv waits while the journal's queue is full
-/// (net.unix.max_dgram_qlen, 10 by default), which would stop every connection; this does not.
+/// Sends entries to systemd-journald without blocking. libsystemd's sd_journal_sendv blocks while the queue of the
+/// journal is full (net.unix.max_dgram_qlen, 10 by default), which would stop every connection.
 struct JournalSocket: Sendable {
-    /// Where journald listens.
+    /// The path of journald's socket.
     static let standardPath = "/run/systemd/journal/socket"
 
     private let sender: UnixDatagramSender
 
     init(path: String = standardPath) throws(SystemError) { sender = try UnixDatagramSender(to: path) }
 
-    /// - Returns: whether the journal has taken the entry.
+    /// - Returns: whether the entry was sent.
     func send(_ entry: [UInt8]) -> Bool { entry.withUnsafeBytes { sender.send($0) } == nil }
 
-    /// Whether standard error is a stream to the journal: $JOURNAL_STREAM has its device and inode number
-    /// (systemd.exec(5)), so a redirected standard error is noticed.
+    /// Whether standard error is connected to the journal. $JOURNAL_STREAM has the device and inode number of the
+    /// connection (systemd.exec(5)), so a standard error that was redirected is recognised.
     static func isStandardError(_ journalStream: String?, descriptor: Int32 = STDERR_FILENO) -> Bool {
         guard let parts = journalStream?.split(separator: ":", omittingEmptySubsequences: false), parts.count == 2,
             let device = UInt64(parts[0]), let inode = UInt64(parts[1])
@@ -28,9 +28,10 @@ struct JournalSocket: Sendable {
     }
 }
 
-/// The journal's native protocol (systemd.io/JOURNAL_NATIVE_PROTOCOL): a datagram per entry, a line per field.
+/// The native protocol of the journal (systemd.io/JOURNAL_NATIVE_PROTOCOL): one datagram for each entry, one line for each
+/// field.
 enum JournalEncoding {
-    /// Longer values are cut, so that an entry fits a datagram.
+    /// Longer values are cut, so that an entry fits in a datagram.
     static let maximumValueBytes = 16_384
 
     static func encode(_ entry: LogEntry, role: String) -> [UInt8] {
@@ -46,7 +47,7 @@ enum JournalEncoding {
         return bytes
     }
 
-    /// syslog's priorities.
+    /// The priority of a level (syslog(3)).
     static func priority(_ level: Logger.Level) -> Int {
         switch level {
         case .trace, .debug: 7
@@ -58,8 +59,8 @@ enum JournalEncoding {
         }
     }
 
-    /// A metadata key as a field's name: upper-case ASCII letters, digits and underscores, at most 64 of them, not
-    /// beginning with a digit, nor with an underscore (journald drops such fields).
+    /// The name of the field for a metadata key. It has at most 64 upper-case ASCII letters, digits and underscores, and
+    /// does not begin with a digit or an underscore, since journald drops such fields.
     static func fieldName(_ key: String) -> String {
         var name = ""
         for scalar in key.unicodeScalars.prefix(64) {

@@ -4,11 +4,10 @@ import LinuxSystem
 import Logging
 import Primitives
 
-/// A log entry as one line for people: local time, level, role, message, and the metadata as KEY=value. Whatever is in
-/// the message or the metadata, it stays one line and cannot be taken for another: control and formatting characters
-/// are escaped.
+/// A log entry as one line of text: local time, level, role, message, and the metadata as KEY=value. Control and
+/// formatting characters are escaped, so an entry is always one line, and cannot be mistaken for another entry.
 enum TextEncoding {
-    /// PIPE_BUF: up to here the kernel writes to a pipe whole or not at all, whoever else writes to it (pipe(7)).
+    /// PIPE_BUF: the kernel writes up to this many bytes to a pipe whole or not at all (pipe(7)).
     static let maximumLineBytes = 4_096
 
     static func encode(_ entry: LogEntry, role: String, at time: timespec? = nil) -> [UInt8] {
@@ -42,7 +41,7 @@ enum TextEncoding {
         return String(repeating: "0", count: max(0, width - digits.utf8.count)) + digits
     }
 
-    /// A metadata value as it stands in a line: in quotes, where it would not be one word.
+    /// A metadata value as it stands in a line: in quotes unless it is one word.
     static func value(_ value: String) -> String {
         var text = ""
         appendValue(value, to: &text)
@@ -50,7 +49,7 @@ enum TextEncoding {
     }
 
     private static func appendValue(_ value: String, to line: inout String) {
-        // Nearly all values are plain, and looking at each character's properties costs more than the rest of the line.
+        // Nearly all values are plain, and to look the properties of each character up costs more than the rest of the line.
         if !value.isEmpty, isPrintableASCII(value, butNot: " =\"\\") {
             line += value
             return
@@ -86,17 +85,17 @@ enum TextEncoding {
     }
 }
 
-/// Writes lines to standard error and never waits, although the descriptor belongs to whoever started the daemon and
-/// its flags are shared with others (a terminal's with the shell), so O_NONBLOCK cannot be set on it.
+/// Writes lines to standard error without blocking. O_NONBLOCK cannot be set on the descriptor itself, since its flags
+/// are shared with other processes (a terminal's with the shell).
 struct StandardErrorWriter: Sendable {
     private enum Way: Sendable {
-        /// A regular file does not make its writer wait.
+        /// A regular file, to which a write does not block.
         case plain
         case socket
-        /// A pipe or terminal, opened a second time with O_NONBLOCK: a description of our own.
+        /// A pipe or terminal that was opened a second time, with O_NONBLOCK of its own.
         case reopened(SharedDescriptor)
-        /// One that cannot be opened again (another user's terminal): ask, then write. Somebody else who writes to the
-        /// same pipe in between can still make this wait.
+        /// A file that cannot be opened again (the terminal of another user). It is polled before each write. A write can
+        /// still block if another process fills the same pipe in between.
         case polled
     }
 
@@ -108,7 +107,7 @@ struct StandardErrorWriter: Sendable {
     private let descriptor: Int32
     private let way: Way
 
-    /// - Parameter descriptor: to write to; it stays the caller's.
+    /// - Parameter descriptor: the descriptor to write to. The caller keeps it open.
     init(descriptor: Int32 = STDERR_FILENO) {
         self.descriptor = descriptor
         way = Self.findWay(descriptor)
@@ -127,7 +126,7 @@ struct StandardErrorWriter: Sendable {
         }
     }
 
-    /// - Returns: whether the whole line has been written.
+    /// - Returns: whether the whole line was written.
     func write(_ line: [UInt8]) -> Bool {
         let written = line.withUnsafeBytes { bytes in
             switch way {

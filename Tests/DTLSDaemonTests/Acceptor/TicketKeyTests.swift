@@ -10,9 +10,9 @@ import Testing
     /// Keys that are told apart by their first byte: 1, 2, 3 …
     private final class Source {
         var count: UInt8 = 0
-        func draw() -> TicketKey {
+        func generate() -> TicketKey {
             count += 1
-            return TicketKey([count] + [UInt8](repeating: 0, count: 79)) ?? draw()
+            return TicketKey([count] + [UInt8](repeating: 0, count: 79)) ?? generate()
         }
     }
 
@@ -23,7 +23,7 @@ import Testing
         var keys = GeneratedTicketKeys()
         let configuration = TicketConfiguration(rotation: .seconds(100), lifetime: .seconds(250))
         func advance(to seconds: UInt64) -> [UInt8] {
-            keys.advance(to: BootTime(seconds: seconds), configuration, draw: source.draw)
+            keys.advance(to: BootTime(seconds: seconds), configuration, generate: source.generate)
             return numbers(keys)
         }
         #expect(advance(to: 1_000) == [1])
@@ -47,7 +47,9 @@ import Testing
         let source = Source()
         var keys = GeneratedTicketKeys()
         let configuration = TicketConfiguration(rotation: .seconds(1), lifetime: .seconds(604_800))
-        for now in 1...200 { keys.advance(to: BootTime(seconds: UInt64(now)), configuration, draw: source.draw) }
+        for now in 1...200 {
+            keys.advance(to: BootTime(seconds: UInt64(now)), configuration, generate: source.generate)
+        }
         #expect(numbers(keys) == (137...200).reversed())
     }
 
@@ -55,8 +57,8 @@ import Testing
         let source = Source()
         var keys = GeneratedTicketKeys()
         let configuration = TicketConfiguration(rotation: .seconds(100), lifetime: .seconds(100))
-        keys.advance(to: BootTime(seconds: 1_000), configuration, draw: source.draw)
-        keys.advance(to: BootTime(seconds: 5), configuration, draw: source.draw)
+        keys.advance(to: BootTime(seconds: 1_000), configuration, generate: source.generate)
+        keys.advance(to: BootTime(seconds: 5), configuration, generate: source.generate)
         #expect(numbers(keys) == [1])
         #expect(keys.wait(at: BootTime(seconds: 5), configuration) == .seconds(100))
     }
@@ -66,7 +68,7 @@ import Testing
         var keys = GeneratedTicketKeys()
         for now: UInt64 in [0, 43_200, 90_000] {
             keys.advance(
-                to: BootTime(seconds: now), TicketConfiguration(lifetime: .seconds(604_800)), draw: source.draw)
+                to: BootTime(seconds: now), TicketConfiguration(lifetime: .seconds(604_800)), generate: source.generate)
         }
         #expect(numbers(keys) == [3, 2, 1])
         let bytes = keys.encode()
@@ -86,16 +88,16 @@ import Testing
     /// What the service manager has kept is taken up, and its file is written again when the keys change.
     @Test func `the rotator continues with the keys that were stored`() throws {
         let loop = try EventLoop()
-        let first = TicketKeyRotator(memory: FileDescriptor(owning: -1), loop: loop) { _ in }
+        let rotator = TicketKeyRotator(memory: FileDescriptor(owning: -1), loop: loop) { _ in }
         let configuration = TicketConfiguration()
-        let drawn = try first.keys(for: configuration)
-        #expect(drawn.count == 1)
-        #expect(try first.keys(for: configuration) == drawn)
+        let first = try rotator.keys(for: configuration)
+        #expect(first.count == 1)
+        #expect(try rotator.keys(for: configuration) == first)
 
         let memory = try MemoryFile.makeOpen(name: "test")
         let second = TicketKeyRotator(memory: try memory.duplicate(), loop: loop) { _ in }
         let keys = try second.keys(for: configuration)
-        #expect(keys != drawn)
+        #expect(keys != first)
         let third = TicketKeyRotator(memory: try memory.duplicate(), loop: loop) { _ in }
         #expect(try third.keys(for: configuration) == keys)
 

@@ -1,22 +1,24 @@
 import CLinux
 import Glibc
-import LinuxSystem
 
-/// Sends datagrams to a Unix socket by its address, and never waits. The address is looked up each time, so a receiver
-/// that has been started again is found.
-final class UnixDatagramSender: Sendable {
+/// Sends datagrams to a Unix socket by its address, without blocking. The kernel looks the address up each time, so a
+/// receiver that was started again is found.
+public final class UnixDatagramSender: Sendable {
     private let socket: FileDescriptor
+    /// The bytes of sun_path: a path with its terminating zero, or a zero and an abstract name (unix(7)).
     private let path: [UInt8]
 
     /// - Parameter address: a path, or `@` and an abstract name.
-    init(to address: String) throws(SystemError) {
+    /// - Throws: EINVAL for another address, ENAMETOOLONG for one that does not fit in a sockaddr_un, and the errors of
+    ///   socket(2).
+    public init(to address: String) throws(SystemError) {
         let bytes = Array(address.utf8)
         let isAbstract = bytes.first == UInt8(ascii: "@")
         guard bytes.count > 1, isAbstract || bytes.first == UInt8(ascii: "/"), !bytes.contains(0) else {
             throw SystemError("Unix socket address", "'\(address)'", errno: EINVAL)
         }
-        // A path needs its zero byte within sun_path, an abstract name does not.
-        guard bytes.count < MemoryLayout.size(ofValue: sockaddr_un().sun_path) + (isAbstract ? 1 : 0) else {
+        // An abstract name has no terminating zero.
+        guard bytes.count <= maximumUnixPathLength + (isAbstract ? 1 : 0) else {
             throw SystemError("Unix socket address", "'\(address)'", errno: ENAMETOOLONG)
         }
         path = isAbstract ? [0] + bytes.dropFirst() : bytes + [0]
@@ -26,9 +28,10 @@ final class UnixDatagramSender: Sendable {
         socket = FileDescriptor(owning: descriptor)
     }
 
-    /// - Parameter descriptor: a copy of it goes along; -1: none.
-    /// - Returns: `nil`, or why the datagram has not been taken; EAGAIN when the receiver's queue is full.
-    func send(_ datagram: UnsafeRawBufferPointer, descriptor: Int32 = -1) -> SystemError? {
+    /// Sends one datagram.
+    /// - Parameter descriptor: a descriptor of which the receiver gets a copy (SCM_RIGHTS); -1 for none.
+    /// - Returns: why the datagram was not sent, `nil` if it was. EAGAIN means that the receiver's queue is full.
+    public func send(_ datagram: UnsafeRawBufferPointer, descriptor: Int32 = -1) -> SystemError? {
         var address = sockaddr_un()
         address.sun_family = sa_family_t(AF_UNIX)
         let offset = MemoryLayout<sockaddr_un>.offset(of: \.sun_path) ?? 2
@@ -44,21 +47,11 @@ final class UnixDatagramSender: Sendable {
                     header.msg_namelen = length
                     header.msg_iov = vector
                     header.msg_iovlen = 1
-                    if descriptor >= 0 { Self.attach(descriptor, control, to: &header) }
+                    if descriptor >= 0 { UnixChannel.attach(descriptor, control, to: &header) }
                     return sendmsg(raw, &header, Int32(MSG_DONTWAIT) | Int32(MSG_NOSIGNAL))
                 }
             }
         }
         return sent >= 0 ? nil : SystemError("sendmsg", "Unix socket", errno: errno)
-    }
-
-    private static func attach(_ descriptor: Int32, _ control: UnsafeMutableRawBufferPointer, to header: inout msghdr) {
-        header.msg_control = control.baseAddress
-        header.msg_controllen = cl_cmsg_space(4)
-        guard let first = cl_cmsg_first(&header) else { return }
-        first.pointee.cmsg_level = SOL_SOCKET
-        first.pointee.cmsg_type = Int32(SCM_RIGHTS)
-        first.pointee.cmsg_len = cl_cmsg_len(4)
-        cl_cmsg_data(first)?.storeBytes(of: descriptor, as: Int32.self)
     }
 }

@@ -1,0 +1,316 @@
+/// The life of the main process: the start, reloads, roll-backs, and the end.
+///
+/// It is a value without I/O. ``handle(_:)`` takes one event, and returns the actions to perform, in this order. The
+/// outcome of an action comes back as an event.
+///
+/// `Active` is a configuration together with everything that was opened for it.
+struct Lifecycle<Active> {
+    enum Phase {
+        /// The loader reads the first configuration.
+        case loading(LoaderRun)
+        /// The workers were started with `active`, and not all of them are ready. No listener is open.
+        case starting(active: Active, LoaderRun?)
+        /// The daemon serves. There is a `previous` configuration while the workers take up changed OCSP responses: it
+        /// is activated again if a worker cannot use them.
+        case serving(active: Active, previous: Active?)
+        /// A reload: the daemon serves, and the loader reads a new configuration.
+        case reading(active: Active, previous: Active?, LoaderRun)
+        /// A reload: the workers were given `active`, and not all of them serve it. A loader runs if SIGHUP has come
+        /// meanwhile.
+        case distributing(active: Active, previous: Active, LoaderRun?)
+        /// The listeners are closed, and the workers were told to end. There is no `active` configuration if the daemon
+        /// has stopped before the first one was read.
+        case stopping(active: Active?)
+    }
+
+    /// A loader process that has not told its result yet.
+    enum LoaderRun {
+        case once
+        /// SIGHUP came while the loader was reading, perhaps before the change that it is about. So another loader reads
+        /// everything again.
+        case again
+    }
+
+    enum Event {
+        /// SIGHUP.
+        case reloadRequested
+        /// The loader has returned a valid configuration.
+        case loaded(Active)
+        /// The configuration of the loader is active: its new listeners are bound, and the workers were given it.
+        case activated(Active)
+        /// The new configuration is not used: the loader has found problems or could not be started, or the
+        /// configuration could not be activated.
+        case refused(problems: [String], StartupFailure)
+        case listenersOpened
+        case listenersFailed(reason: String)
+        /// All workers serve the configuration that they were given last.
+        case workersReady
+        /// A worker cannot use the configuration that it was given last, and keeps the one that it had.
+        case workerRejected(worker: Int, reason: String)
+        /// The action ``Action/rollBack(from:to:)`` has changed nothing.
+        case rollBackFailed(active: Active, reason: String)
+        /// The workers were given the active configuration with other OCSP responses.
+        case staplesActivated(Active)
+        /// SIGTERM or SIGINT.
+        case stopRequested(reason: String)
+        /// The workers had `stop_timeout` to end.
+        case stopTimedOut
+        case workersEnded
+    }
+
+    enum Action {
+        /// Start a loader. Its result comes as ``Event/loaded(_:)`` or ``Event/refused(problems:_:)``.
+        case startLoader
+        /// Bind the new listeners of a configuration and give it to the workers. The outcome comes as
+        /// ``Event/activated(_:)`` or ``Event/refused(problems:_:)``.
+        case activate(Active)
+        /// Read from the listeners. The outcome comes as ``Event/listenersOpened`` or
+        /// ``Event/listenersFailed(reason:)``.
+        case openListeners
+        /// Activate the previous configuration again. A failure comes as ``Event/rollBackFailed(active:reason:)``.
+        case rollBack(from: Active, to: Active)
+        /// Tell a worker to end, so that it is replaced: all others can use the configuration that it has rejected.
+        case replaceWorker(Int, reason: String)
+        case notifyReloading
+        case notifyReady
+        case log(LogEvent, String)
+        /// Notify the service manager, close the listeners, tell the workers to end, and begin to count `stop_timeout`.
+        case shutDown
+        case killWorkers
+        /// Leave the event loop.
+        case end
+    }
+
+    private(set) var phase: Phase
+    /// Why the last reload has failed; `nil` once a reload has succeeded.
+    private(set) var reloadFailure: String?
+    /// The exit status of the process, once ``Action/end`` is returned.
+    private(set) var exitStatus: Int32 = 0
+    private let configurationFile: String
+
+    /// A life begins with a loader that runs: the caller performs the first ``Action/startLoader``.
+    init(configurationFile: String, phase: Phase = .loading(.once)) {
+        self.configurationFile = configurationFile
+        self.phase = phase
+    }
+
+    /// The configuration that the workers were given last; `nil` before the first one.
+    var active: Active? {
+        switch phase {
+        case .loading: nil
+        case .starting(let active, _), .serving(let active, _), .reading(let active, _, _),
+            .distributing(let active, _, _):
+            active
+        case .stopping(let active): active
+        }
+    }
+
+    /// Whether the daemon serves and no reload is under way.
+    var isServing: Bool { if case .serving = phase { true } else { false } }
+
+    mutating func handle(_ event: Event) -> [Action] {
+        switch event {
+        case .reloadRequested: return requestReload()
+        case .loaded(let loaded): return loaderRun == nil ? [] : [.activate(loaded)]
+        case .activated(let new): return activate(new)
+        case .refused(let problems, let failure): return refuse(problems, failure)
+        case .listenersOpened: return serve()
+        case .listenersFailed(let reason):
+            guard case .starting = phase else { return [] }
+            return [.log(.listenerFailed, "the listeners cannot be opened: \(reason)")] + stop(.sockets)
+        case .workersReady: return confirm()
+        case .workerRejected(let worker, let reason): return reject(worker, reason)
+        case .rollBackFailed(let active, let reason):
+            replaceActive(active)
+            return [.log(.internalError, "the previous configuration cannot be activated again: \(reason)")]
+        case .staplesActivated(let new):
+            if case .serving(let active, let previous) = phase {
+                phase = .serving(active: new, previous: previous ?? active)
+            } else {
+                replaceActive(new)
+            }
+            return []
+        case .stopRequested(let reason): return stop(reason)
+        case .stopTimedOut: return isStopping ? [.killWorkers] : []
+        case .workersEnded: return isStopping ? [.end] : []
+        }
+    }
+
+    // MARK: Loader
+
+    private var loaderRun: LoaderRun? {
+        switch phase {
+        case .loading(let run), .reading(_, _, let run): run
+        case .starting(_, let run), .distributing(_, _, let run): run
+        case .serving, .stopping: nil
+        }
+    }
+
+    private mutating func requestReload() -> [Action] {
+        switch phase {
+        case .loading: phase = .loading(.again)
+        case .starting(let active, let run):
+            phase = .starting(active: active, run == nil ? .once : .again)
+            return run == nil ? [.startLoader] : []
+        case .serving(let active, let previous):
+            phase = .reading(active: active, previous: previous, .once)
+            return [.notifyReloading, .startLoader]
+        case .reading(let active, let previous, _): phase = .reading(active: active, previous: previous, .again)
+        case .distributing(let active, let previous, let run):
+            // The new configuration may be the one that helps the workers, so it is read at once.
+            phase = .distributing(active: active, previous: previous, run == nil ? .once : .again)
+            return run == nil ? [.startLoader] : []
+        case .stopping: break
+        }
+        return []
+    }
+
+    private mutating func activate(_ new: Active) -> [Action] {
+        guard let run = loaderRun else { return [] }
+        switch phase {
+        case .loading, .starting: phase = .starting(active: new, nil)
+        // What was active before changed OCSP responses is what all workers are known to use.
+        case .reading(let active, let previous, _):
+            phase = .distributing(active: new, previous: previous ?? active, nil)
+        case .distributing(_, let previous, _): phase = .distributing(active: new, previous: previous, nil)
+        case .serving, .stopping: return []
+        }
+        return run == .again ? requestReload() : []
+    }
+
+    /// A problem with the first configuration is the end. With a later one, everything stays as it is.
+    private mutating func refuse(_ problems: [String], _ failure: StartupFailure) -> [Action] {
+        guard let run = loaderRun else { return [] }
+        var actions = problems.map { Action.log(.configurationInvalid, $0) }
+        if case .loading = phase { return actions + stop(failure) }
+        reloadFailure = problems.first
+        actions.append(.log(.reloadFailed, "reload failed: the previous configuration and certificates stay active"))
+        switch phase {
+        case .starting(let active, _): phase = .starting(active: active, nil)
+        case .reading(let active, let previous, _):
+            phase = .serving(active: active, previous: previous)
+            actions.append(.notifyReady)
+        case .distributing(let active, let previous, _):
+            phase = .distributing(active: active, previous: previous, nil)
+        case .loading, .serving, .stopping: break
+        }
+        return run == .again ? actions + requestReload() : actions
+    }
+
+    // MARK: Workers
+
+    private mutating func confirm() -> [Action] {
+        switch phase {
+        case .loading, .stopping: return []
+        case .starting: return [.openListeners]
+        case .serving(let active, _):
+            phase = .serving(active: active, previous: nil)
+            return []
+        case .reading(let active, _, let run):
+            phase = .reading(active: active, previous: nil, run)
+            return []
+        case .distributing(let active, _, let run):
+            reloadFailure = nil
+            return [.log(.reloaded, "configuration and certificates reloaded from \(configurationFile)")]
+                + endDistribution(active, run)
+        }
+    }
+
+    /// The listeners are open, with workers that are ready for the first client.
+    private mutating func serve() -> [Action] {
+        guard case .starting(let active, let run) = phase else { return [] }
+        // A reload that was requested meanwhile goes on.
+        phase = run.map { .reading(active: active, previous: nil, $0) } ?? .serving(active: active, previous: nil)
+        return [.notifyReady]
+    }
+
+    private mutating func reject(_ worker: Int, _ reason: String) -> [Action] {
+        let rejection = "worker \(worker): \(reason)"
+        switch phase {
+        case .loading, .stopping: return []
+        case .starting:
+            return [.log(.configurationInvalid, "worker \(worker) cannot use the configuration: \(reason)")]
+                + stop(.configuration)
+        case .serving(let active, let previous?):
+            phase = .serving(active: previous, previous: nil)
+            return rollBackStaples(rejection, from: active, to: previous)
+        case .reading(let active, let previous?, let run):
+            phase = .reading(active: previous, previous: nil, run)
+            return rollBackStaples(rejection, from: active, to: previous)
+        case .distributing(let active, let previous, let run):
+            reloadFailure = rejection
+            return [
+                .log(.reloadFailed, "reload failed: \(rejection); the previous configuration is activated again"),
+                .rollBack(from: active, to: previous),
+            ] + endDistribution(previous, run)
+        // All workers have used this configuration before, so this one is short of memory, or worse.
+        case .serving(_, nil), .reading(_, nil, _): return [.replaceWorker(worker, reason: reason)]
+        }
+    }
+
+    private func rollBackStaples(_ rejection: String, from active: Active, to previous: Active) -> [Action] {
+        [
+            .log(
+                .internalError,
+                "changed OCSP responses cannot be used: \(rejection); the previous ones are activated again"),
+            .rollBack(from: active, to: previous),
+        ]
+    }
+
+    /// The reload is over, unless another one was requested meanwhile.
+    private mutating func endDistribution(_ active: Active, _ run: LoaderRun?) -> [Action] {
+        if let run {
+            phase = .reading(active: active, previous: nil, run)
+            return []
+        }
+        phase = .serving(active: active, previous: nil)
+        return [.notifyReady]
+    }
+
+    private mutating func replaceActive(_ new: Active) {
+        switch phase {
+        case .loading: break
+        case .starting(_, let run): phase = .starting(active: new, run)
+        case .serving(_, let previous): phase = .serving(active: new, previous: previous)
+        case .reading(_, let previous, let run): phase = .reading(active: new, previous: previous, run)
+        case .distributing(_, let previous, let run):
+            phase = .distributing(active: new, previous: previous, run)
+        case .stopping: phase = .stopping(active: new)
+        }
+    }
+
+    // MARK: Shutdown
+
+    private var isStopping: Bool { if case .stopping = phase { true } else { false } }
+
+    private mutating func stop(_ failure: StartupFailure) -> [Action] {
+        exitStatus = failure.exitStatus
+        return stop(failure.rawValue)
+    }
+
+    /// The first request lets the workers close their connections. The second one ends them at once.
+    private mutating func stop(_ reason: String) -> [Action] {
+        if isStopping { return [.killWorkers] }
+        phase = .stopping(active: active)
+        return [.log(.stopping, "stopping: \(reason)"), .shutDown]
+    }
+}
+
+/// Why the daemon cannot start, in the words of its log.
+enum StartupFailure: String {
+    case configuration = "the configuration cannot be used"
+    case temporaryProblem = "the configuration cannot be used at the moment"
+    case sockets = "the sockets cannot be opened"
+    case system = "a resource of the system is missing"
+
+    var exitStatus: Int32 {
+        switch self {
+        case .configuration: ExitStatus.configuration
+        case .temporaryProblem: ExitStatus.temporary
+        case .sockets, .system: ExitStatus.system
+        }
+    }
+}
+
+extension Lifecycle.Phase: Equatable where Active: Equatable {}
+extension Lifecycle.Action: Equatable where Active: Equatable {}

@@ -1,0 +1,112 @@
+import DTLSTransport
+import LinuxSystem
+import Logging
+import Primitives
+import Testing
+
+@testable import DTLSDaemon
+
+/// Who is refused a connection, and how the log says why, without listeners or workers.
+@Suite struct ConnectionDispatcherTests {
+    private func dispatcher(_ configuration: Configuration) throws -> ConnectionDispatcher {
+        let loop = try EventLoop()
+        let workers = WorkerSupervisor(environment: [:], loop: loop, logger: Logger(label: "test"))
+        let dispatcher = ConnectionDispatcher(workers: workers, loop: loop)
+        dispatcher.activate(configuration, targets: [:])
+        return dispatcher
+    }
+
+    private func peer() throws -> SocketAddress { try #require(SocketAddress(host: "192.0.2.1", port: 1_000)) }
+
+    @Test func `a client is admitted where workers have room and no limit is reached`() throws {
+        let dispatcher = try dispatcher(.empty(services: "a", "b"))
+        for service in 0..<2 {
+            #expect(dispatcher.refusal(of: try peer(), .service(service), hasRoom: true) == nil)
+        }
+    }
+
+    @Test func `a client is refused when all workers are full`() throws {
+        let dispatcher = try dispatcher(.empty(services: "a"))
+        let refusal = try #require(dispatcher.refusal(of: try peer(), .service(0), hasRoom: false))
+        #expect(refusal.0 == .full)
+        #expect(refusal.reason == "all workers are full")
+    }
+
+    /// The listener may have been closed by a reload while its datagrams were read.
+    @Test func `a client of a listener without a service is refused`() throws {
+        let dispatcher = try dispatcher(.empty(services: "a"))
+        #expect(try #require(dispatcher.refusal(of: try peer(), nil, hasRoom: true)).0 == .full)
+        #expect(try #require(dispatcher.refusal(of: try peer(), .client(0), hasRoom: true)).0 == .full)
+    }
+
+    @Test func `a client is refused by a limit of its service, which the reason names`() throws {
+        let dispatcher = try dispatcher(
+            .empty(services: "a", "b.c", limits: LimitsConfiguration(connections: 0)))
+        let refusal = try #require(dispatcher.refusal(of: try peer(), .service(1), hasRoom: true))
+        #expect(refusal.0 == .connections)
+        #expect(refusal.reason == "service.\"b.c\".limits.connections is reached")
+    }
+
+    @Test func `a client is refused by a limit of all services, which the reason names`() throws {
+        var configuration = Configuration.empty(services: "a")
+        configuration.limits.handshakes = 0
+        let refusal = try #require(
+            try dispatcher(configuration).refusal(of: try peer(), .service(0), hasRoom: true))
+        #expect(refusal.0 == .handshakes)
+        #expect(refusal.reason == "limits.handshakes is reached")
+    }
+
+    @Test func `a reload changes the limits of new clients`() throws {
+        let dispatcher = try dispatcher(.empty(services: "a", limits: LimitsConfiguration(connections: 0)))
+        dispatcher.activate(.empty(services: "a", limits: LimitsConfiguration(connections: 1)), targets: [:])
+        #expect(dispatcher.refusal(of: try peer(), .service(0), hasRoom: true) == nil)
+    }
+
+    @Test func `without workers there is no room`() throws {
+        let loop = try EventLoop()
+        let workers = WorkerSupervisor(environment: [:], loop: loop, logger: Logger(label: "test"))
+        #expect(!workers.hasRoom)
+        #expect(!workers.deliver(UnsafeRawBufferPointer(start: nil, count: 0), to: 1))
+    }
+}
+
+/// A worker whose channel is full, with the real channel.
+@Suite struct FullWorkerChannelTests {
+    private final class Reader: MessageChannelDelegate {
+        func channel(
+            _ channel: MessageChannel, received message: UnsafeRawBufferPointer, descriptor: consuming FileDescriptor?,
+            descriptorWasLost: Bool
+        ) {}
+        func channelEnded(_ channel: MessageChannel) {}
+    }
+
+    @Test func `a worker whose channel is full gets no client until its channel has room`() throws {
+        let loop = try EventLoop()
+        let ends = try UnixChannel.pair()
+        let reader = Reader()
+        let channel = try MessageChannel(ends.one, loop: loop, delegate: reader)
+        var pool = WorkerPool()
+        _ = pool.configure(1, started: [(0, 100)], now: .distantPast)
+        _ = pool.receive(.ready(generation: 1, capacity: 100_000), from: 100)
+        func canSend(_ pid: Int32) -> Bool { channel.isOpen && !channel.isFull }
+
+        let message = [UInt8](repeating: 1, count: 1_000)
+        var sent = 0
+        while pool.assignment(canSend: canSend) != nil {
+            if channel.offer(message) { sent += 1 }
+            try #require(sent < 100_000)
+        }
+        #expect(sent > 0)
+        #expect(channel.isFull)
+        #expect(!channel.offer(message))
+
+        // The worker reads.
+        var received = 0
+        let buffer = UnsafeMutableRawBufferPointer.allocate(byteCount: 2_000, alignment: 8)
+        defer { buffer.deallocate() }
+        while case .message = try UnixChannel.receive(into: buffer, from: ends.other) { received += 1 }
+        #expect(received == sent)
+        channel.ready(.writable)
+        #expect(pool.assignment(canSend: canSend) != nil)
+    }
+}

@@ -1,0 +1,456 @@
+import DTLSEngine
+import DTLSTransport
+import Glibc
+import LinuxSystem
+import Primitives
+import TestSupport
+import Testing
+
+@testable import DTLSDaemon
+
+/// The decisions of the worker pool, without processes, channels or a clock.
+@Suite struct WorkerPoolTests {
+    private typealias Action = WorkerPool.Action
+
+    private static let start = Instant(nanoseconds: 1_000_000_000_000)
+
+    /// A pool of workers that serve its first configuration. Their process IDs are 100, 101, 102 …
+    private func pool(workers count: Int, capacity: UInt32 = 1_000) -> WorkerPool {
+        var pool = WorkerPool()
+        _ = pool.advance(to: Self.start)
+        _ = pool.configure(count, started: (0..<count).map { ($0, pid_t(100 + $0)) }, now: Self.start)
+        for number in 0..<count {
+            _ = pool.receive(.ready(generation: 1, capacity: capacity), from: pid_t(100 + number))
+        }
+        return pool
+    }
+
+    /// Hands a connection over, as the supervisor does when no channel is full.
+    private func handOver(_ pool: inout WorkerPool) throws -> WorkerPool.Assignment {
+        let assignment = try #require(pool.assignment { _ in true })
+        pool.handedOver(.ofClient, assignment)
+        return assignment
+    }
+
+    private func report(
+        established: [UInt64] = [], closed: [UInt64] = [], handshakes: UInt32 = 0
+    ) -> MessageFromWorker {
+        .report(MessageFromWorker.Report(established: established, closed: closed, handshakes: handshakes))
+    }
+
+    /// The actions without the log.
+    private func effects(_ actions: [Action]) -> [Action] {
+        actions.filter { if case .log = $0 { false } else { true } }
+    }
+
+    private func logged(_ actions: [Action]) -> [LogEvent] {
+        actions.compactMap { if case .log(let event, _, _) = $0 { event } else { nil } }
+    }
+
+    private func messages(_ actions: [Action]) -> [String] {
+        actions.compactMap { if case .log(_, let message, _) = $0 { message } else { nil } }
+    }
+
+    // MARK: Configuration
+
+    @Test func `the first configuration starts all workers and is complete when all are ready`() {
+        var pool = WorkerPool()
+        #expect(pool.missing(for: 2) == [0, 1])
+        let actions = pool.configure(2, started: [(0, 100), (1, 101)], now: Self.start)
+        #expect(effects(actions) == [.configure(100, generation: 1), .configure(101, generation: 1)])
+        #expect(logged(actions) == [.workerStarted, .workerStarted])
+        #expect(pool.missing(for: 2).isEmpty)
+        #expect(pool.receive(.ready(generation: 1, capacity: 5), from: 101).isEmpty)
+        #expect(pool.receive(.ready(generation: 1, capacity: 5), from: 100) == [.report(.ready)])
+        // It is reported once.
+        #expect(pool.receive(.ready(generation: 1, capacity: 5), from: 100).isEmpty)
+    }
+
+    @Test func `a new configuration is complete when every worker serves it`() {
+        var pool = pool(workers: 2)
+        #expect(pool.kept(by: 2).map(\.pid) == [100, 101])
+        let actions = pool.configure(2, started: [], now: Self.start)
+        #expect(actions == [.configure(100, generation: 2), .configure(101, generation: 2)])
+        #expect(pool.receive(.ready(generation: 2, capacity: 5), from: 100).isEmpty)
+        // The answer to the previous configuration comes late.
+        #expect(pool.receive(.ready(generation: 1, capacity: 5), from: 101).isEmpty)
+        #expect(pool.receive(.ready(generation: 2, capacity: 5), from: 101) == [.report(.ready)])
+    }
+
+    @Test func `more workers are started beside those that are there`() {
+        var pool = pool(workers: 1)
+        #expect(pool.missing(for: 3) == [1, 2])
+        let actions = pool.configure(3, started: [(1, 201), (2, 202)], now: Self.start)
+        #expect(
+            effects(actions) == [
+                .configure(100, generation: 2), .configure(201, generation: 2), .configure(202, generation: 2),
+            ])
+    }
+
+    @Test func `workers above the configured number drain and end with their last connection`() throws {
+        var pool = pool(workers: 3)
+        let first = try handOver(&pool)
+        let second = try handOver(&pool)
+        #expect([first.worker, second.worker] == [100, 101])
+        #expect(
+            pool.configure(1, started: [], now: Self.start) == [
+                .configure(100, generation: 2),
+                // Worker 2 has no connections.
+                .stop(102),
+            ])
+        #expect(pool.receive(.ready(generation: 2, capacity: 5), from: 100) == [.report(.ready)])
+        for _ in 0..<3 { #expect(try handOver(&pool).worker == 100) }
+        #expect(pool.receive(report(closed: [second.connection]), from: 101) == [.stop(101)])
+        #expect(pool.ended(102, .exited(status: 0), now: Self.start).isEmpty)
+        #expect(pool.ended(101, .exited(status: 0), now: Self.start).isEmpty)
+        #expect(pool.workers.map(\.pid) == [100])
+    }
+
+    @Test func `a worker that drains is not taken back when more workers are configured`() throws {
+        var pool = pool(workers: 2)
+        _ = try handOver(&pool)
+        let draining = try handOver(&pool)
+        _ = pool.configure(1, started: [], now: Self.start)
+        #expect(pool.missing(for: 2) == [1])
+        _ = pool.configure(2, started: [(1, 201)], now: Self.start)
+        #expect(pool.worker(with: draining.connection) == 101)
+        #expect(pool.receive(.ready(generation: 3, capacity: 5), from: 100).isEmpty)
+        #expect(pool.receive(.ready(generation: 3, capacity: 5), from: 201) == [.report(.ready)])
+    }
+
+    @Test func `the death of a draining worker is logged and it is not replaced`() throws {
+        var pool = pool(workers: 2)
+        _ = try handOver(&pool)
+        _ = try handOver(&pool)
+        _ = pool.configure(1, started: [], now: Self.start)
+        let actions = pool.ended(101, .killed(signal: 9), now: Self.start)
+        #expect(effects(actions).isEmpty)
+        #expect(logged(actions) == [.workerDied])
+        #expect(messages(actions).first?.contains("1 connections lost") == true)
+    }
+
+    @Test func `a rejected configuration is reported if it is the newest`() {
+        var pool = pool(workers: 2)
+        _ = pool.configure(2, started: [], now: Self.start)
+        #expect(pool.receive(.rejected(generation: 1, reason: "old"), from: 100).isEmpty)
+        #expect(
+            pool.receive(.rejected(generation: 2, reason: "no memory"), from: 101) == [
+                .report(.rejected(worker: 1, reason: "no memory"))
+            ])
+        // It gets no clients until it is given another configuration.
+        for _ in 0..<3 { #expect(pool.assignment { _ in true }?.worker == 100) }
+        #expect(
+            pool.configure(2, started: [], now: Self.start) == [
+                .configure(100, generation: 3), .configure(101, generation: 3),
+            ])
+    }
+
+    @Test func `a worker that alone rejects the configuration is replaced`() {
+        var pool = pool(workers: 2)
+        #expect(effects(pool.replace(1, reason: "no memory")) == [.stop(101)])
+        #expect(effects(pool.ended(101, .exited(status: 0), now: Self.start)) == [.start(number: 1)])
+        #expect(pool.replace(7, reason: "there is no such worker").isEmpty)
+    }
+
+    @Test func `a configuration that was lost is sent again with the next ping and logged once`() {
+        var pool = pool(workers: 2)
+        _ = pool.configure(2, started: [], now: Self.start)
+        let actions = pool.receive(.setupLost(generation: 2), from: 100)
+        #expect(effects(actions).isEmpty)
+        #expect(logged(actions) == [.descriptorLimit])
+        #expect(pool.assignment { _ in true }?.worker == 101)
+        var now = Self.start + WorkerPool.pingInterval
+        #expect(pool.advance(to: now) == [.configure(100, generation: 2), .ping(100), .ping(101)])
+        #expect(pool.receive(.setupLost(generation: 2), from: 100).isEmpty)
+        now = now + WorkerPool.pingInterval
+        #expect(pool.advance(to: now) == [.configure(100, generation: 2), .ping(100), .ping(101)])
+        _ = pool.receive(.ready(generation: 2, capacity: 5), from: 101)
+        #expect(pool.receive(.ready(generation: 2, capacity: 5), from: 100) == [.report(.ready)])
+        now = now + WorkerPool.pingInterval
+        #expect(pool.advance(to: now) == [.ping(100), .ping(101)])
+        // With another configuration, it is news again.
+        _ = pool.configure(2, started: [], now: now)
+        #expect(logged(pool.receive(.setupLost(generation: 3), from: 100)) == [.descriptorLimit])
+        // An answer to a configuration that was replaced meanwhile is of no interest.
+        #expect(pool.receive(.setupLost(generation: 2), from: 101).isEmpty)
+        #expect(pool.assignment { _ in true }?.worker == 101)
+    }
+
+    @Test func `a configuration that could not be sent is sent again with the next ping`() {
+        var pool = pool(workers: 1)
+        _ = pool.configure(1, started: [], now: Self.start)
+        pool.configurationNotSent(to: 100)
+        #expect(pool.assignment { _ in true } == nil)
+        #expect(
+            pool.advance(to: Self.start + WorkerPool.pingInterval) == [.configure(100, generation: 2), .ping(100)])
+    }
+
+    // MARK: Connections
+
+    @Test func `a client goes to the worker with the fewest connections`() throws {
+        var pool = pool(workers: 3)
+        #expect(try (0..<6).map { _ in try handOver(&pool).worker } == [100, 101, 102, 100, 101, 102])
+        #expect(pool.connectionsInUse == 6)
+    }
+
+    @Test func `a worker whose channel is full is passed over`() {
+        let pool = pool(workers: 2)
+        #expect(pool.assignment { $0 != 100 }?.worker == 101)
+        #expect(pool.assignment { _ in false } == nil)
+    }
+
+    @Test func `a worker has no more connections than its capacity`() throws {
+        var pool = pool(workers: 2, capacity: 2)
+        let all = try (0..<4).map { _ in try handOver(&pool) }
+        #expect(pool.assignment { _ in true } == nil)
+        _ = pool.receive(report(closed: [all[2].connection]), from: all[2].worker)
+        #expect(try handOver(&pool).worker == all[2].worker)
+    }
+
+    @Test func `a worker gets no clients before it serves a configuration`() {
+        var pool = WorkerPool()
+        _ = pool.configure(1, started: [(0, 100)], now: Self.start)
+        #expect(pool.assignment { _ in true } == nil)
+        _ = pool.receive(.ready(generation: 1, capacity: 1), from: 100)
+        #expect(pool.assignment { _ in true } != nil)
+    }
+
+    /// The channel keeps its order, so what is handed over after the configuration is served by it.
+    @Test func `a connection counts in the configuration that its worker was given last`() {
+        var pool = pool(workers: 1)
+        #expect(pool.assignment { _ in true }?.generation == 1)
+        _ = pool.configure(1, started: [], now: Self.start)
+        #expect(pool.assignment { _ in true }?.generation == 2)
+    }
+
+    @Test func `connections have unique numbers by which their worker is found`() throws {
+        var pool = pool(workers: 3)
+        let all = try (0..<30).map { _ in try handOver(&pool) }
+        #expect(Set(all.map(\.connection)).count == all.count)
+        for assignment in all { #expect(pool.worker(with: assignment.connection) == assignment.worker) }
+        // An assignment whose message the channel has refused uses no number up.
+        #expect(pool.assignment { _ in true } == pool.assignment { _ in true })
+        _ = pool.receive(report(closed: [all[4].connection]), from: all[4].worker)
+        #expect(pool.worker(with: all[4].connection) == nil)
+        _ = pool.ended(100, .killed(signal: 11), now: Self.start)
+        for assignment in all where assignment.worker == 100 {
+            #expect(pool.worker(with: assignment.connection) == nil)
+        }
+    }
+
+    @Test func `a connection counts in the limits until its worker reports its end or dies`() throws {
+        let admission = Admission()
+        admission.apply(.empty(services: "a"), present: [])
+        let peer = try #require(SocketAddress(host: "192.0.2.1", port: 1))
+        var pool = pool(workers: 1)
+        var assignments: [WorkerPool.Assignment] = []
+        for _ in 0..<3 {
+            let assignment = try #require(pool.assignment { _ in true })
+            let admitted = try #require(admission.admit(peer, service: 0, now: Self.start))
+            pool.handedOver(.ofService(admitted), assignment)
+            assignments.append(assignment)
+        }
+        #expect(admission.connections == 3 && admission.handshakes == 3 && pool.admitted.count == 3)
+        _ = pool.receive(report(established: [assignments[0].connection, 12_345]), from: 100)
+        #expect(admission.connections == 3 && admission.handshakes == 2)
+        _ = pool.receive(report(closed: [assignments[1].connection, 12_345]), from: 100)
+        #expect(admission.connections == 2 && admission.handshakes == 1)
+        _ = pool.ended(100, .killed(signal: 9), now: Self.start)
+        #expect(admission.connections == 0 && admission.handshakes == 0)
+    }
+
+    @Test func `reports are summed up and refused connections reported`() {
+        var pool = pool(workers: 2)
+        var numbers = MessageFromWorker.Report(handshakes: 5, resumed: 2, failed: 1)
+        numbers.dropped.count(.largestDatagram, 3)
+        #expect(pool.receive(.report(numbers), from: 100).isEmpty)
+        numbers.refused.count(.descriptors, 4)
+        #expect(
+            pool.receive(.report(numbers), from: 101) == [.report(.refused(worker: 1, numbers.refused))])
+        // A worker's numbers stay counted after its end.
+        _ = pool.ended(100, .exited(status: 1), now: Self.start)
+        #expect(pool.totals.handshakes == 10 && pool.totals.resumed == 4 && pool.totals.failed == 2)
+        #expect(pool.totals.dropped[.largestDatagram] == 6 && pool.totals.refused[.descriptors] == 4)
+    }
+
+    // MARK: Processes
+
+    @Test func `a worker is replaced at once and then after pauses that double up to 30 seconds`() {
+        var pool = pool(workers: 1)
+        var now = Self.start
+        var pid: pid_t = 100
+        var actions = pool.ended(pid, .killed(signal: 6), now: now)
+        #expect(effects(actions) == [.start(number: 0)])
+        #expect(logged(actions) == [.workerDied])
+        for pause in [100, 200, 400, 800, 1_600, 3_200, 6_400, 12_800, 25_600, 30_000, 30_000] {
+            pid += 1
+            actions = pool.started(0, pid: pid, now: now)
+            #expect(effects(actions) == [.configure(pid, generation: 1)])
+            #expect(effects(pool.ended(pid, .killed(signal: 6), now: now)).isEmpty)
+            let due = now + .milliseconds(pause)
+            #expect(pool.deadline.map { $0 <= due } == true)
+            #expect(!pool.advance(to: due - .nanoseconds(1)).contains(.start(number: 0)), "\(pause)")
+            #expect(pool.advance(to: due).contains(.start(number: 0)), "\(pause)")
+            now = due
+        }
+    }
+
+    @Test func `a worker that was stable for ten seconds is replaced at once`() {
+        var pool = pool(workers: 1)
+        _ = pool.ended(100, .killed(signal: 6), now: Self.start)
+        _ = pool.started(0, pid: 101, now: Self.start)
+        let soon = Self.start + .seconds(10) - .nanoseconds(1)
+        var early = pool
+        #expect(effects(early.ended(101, .killed(signal: 6), now: soon)).isEmpty)
+        #expect(
+            effects(pool.ended(101, .killed(signal: 6), now: Self.start + .seconds(10))) == [.start(number: 0)])
+    }
+
+    @Test func `a worker that cannot be started is tried again after growing pauses`() {
+        var pool = pool(workers: 1)
+        _ = pool.ended(100, .killed(signal: 6), now: Self.start)
+        var now = Self.start
+        for pause in [100, 200, 400] {
+            let actions = pool.startFailed(0, "EAGAIN", now: now)
+            #expect(effects(actions).isEmpty)
+            #expect(messages(actions) == ["worker 0 cannot be started: EAGAIN; the next try is in \(pause) ms"])
+            #expect(pool.missing(for: 1).isEmpty)
+            now = now + .milliseconds(pause)
+            #expect(pool.advance(to: now).contains(.start(number: 0)))
+        }
+    }
+
+    @Test func `a worker that waits for its replacement is not started above the configured number`() {
+        var pool = pool(workers: 2)
+        _ = pool.ended(101, .killed(signal: 6), now: Self.start)
+        _ = pool.startFailed(1, "EAGAIN", now: Self.start)
+        _ = pool.configure(1, started: [], now: Self.start)
+        #expect(!pool.advance(to: Self.start + .seconds(60)).contains(.start(number: 1)))
+    }
+
+    @Test func `a child that is no worker is ignored`() {
+        var pool = pool(workers: 1)
+        #expect(pool.ended(4_711, .exited(status: 0), now: Self.start).isEmpty)
+        #expect(pool.receive(.ready(generation: 1, capacity: 1), from: 4_711).isEmpty)
+        #expect(pool.workers.count == 1)
+    }
+
+    @Test func `a worker is killed after six unanswered pings in a row, and reported once`() {
+        var pool = pool(workers: 1)
+        var now = Self.start
+        var kills = 0
+        for ping in 1...20 {
+            now = now + WorkerPool.pingInterval
+            let actions = pool.advance(to: now)
+            #expect(actions.contains(.ping(100)))
+            #expect(actions.contains(.kill(100)) == (ping == 7))
+            #expect(logged(actions) == (ping == 7 ? [.workerStuck] : []))
+            if actions.contains(.kill(100)) { kills += 1 }
+        }
+        #expect(kills == 1)
+    }
+
+    @Test func `any message of a worker answers its pings`() throws {
+        var pool = pool(workers: 1)
+        let flow = FlowKey(
+            peer: try #require(SocketAddress(host: "::1", port: 1)),
+            local: try #require(SocketAddress(host: "::1", port: 2)))
+        var now = Self.start
+        for round in 0..<10 {
+            for _ in 0..<6 {
+                now = now + WorkerPool.pingInterval
+                #expect(pool.advance(to: now) == [.ping(100)])
+            }
+            let empty = UnsafeRawBufferPointer(start: nil, count: 0)
+            let message: MessageFromWorker =
+                round.isMultiple(of: 2) ? report() : .misdelivered(flow: flow, datagram: empty)
+            #expect(pool.receive(message, from: 100).isEmpty)
+        }
+    }
+
+    @Test func `pings go out every five seconds whatever wakes the pool up`() {
+        var pool = pool(workers: 1)
+        #expect(pool.deadline == Self.start + WorkerPool.pingInterval)
+        #expect(pool.advance(to: Self.start + .seconds(1)).isEmpty)
+        // After a long pause there is one ping, not many.
+        #expect(pool.advance(to: Self.start + .seconds(100)) == [.ping(100)])
+        #expect(pool.deadline == Self.start + .seconds(100) + WorkerPool.pingInterval)
+    }
+
+    // MARK: Shutdown
+
+    @Test func `a pool that stops ends with its last worker`() {
+        var pool = pool(workers: 2)
+        #expect(pool.stop() == [.stop(100), .stop(101)])
+        #expect(pool.assignment { _ in true } == nil)
+        #expect(pool.deadline == nil)
+        #expect(pool.advance(to: Self.start + .seconds(100)).isEmpty)
+        #expect(pool.receive(.rejected(generation: 1, reason: "x"), from: 101).isEmpty)
+        #expect(pool.ended(100, .exited(status: 0), now: Self.start).isEmpty)
+        #expect(pool.killAll() == [.kill(101)])
+        #expect(pool.ended(101, .killed(signal: 9), now: Self.start) == [.report(.ended)])
+    }
+
+    @Test func `a pool without workers ends at once`() {
+        var pool = WorkerPool()
+        #expect(pool.stop() == [.report(.ended)])
+    }
+
+    // MARK: All of it
+
+    /// Random configurations, deaths and failures: there is always one worker, or one that is to be started, for each
+    /// number.
+    @Test func `every number has exactly one worker that does not drain, or a time at which it is started`() {
+        var random = SeededGenerator(seed: 5)
+        for _ in 0..<200 {
+            var pool = WorkerPool()
+            var now = Self.start
+            var count = 0
+            var nextPID: pid_t = 1
+            func perform(_ actions: [WorkerPool.Action]) {
+                for case .start(let number) in actions {
+                    nextPID += 1
+                    perform(
+                        Bool.random(using: &random)
+                            ? pool.started(number, pid: nextPID, now: now)
+                            : pool.startFailed(number, "EAGAIN", now: now))
+                }
+            }
+            for _ in 0..<60 {
+                now = now + .milliseconds(Int.random(in: 1...20_000, using: &random))
+                switch Int.random(in: 0..<4, using: &random) {
+                case 0:
+                    count = Int.random(in: 1...4, using: &random)
+                    let started = pool.missing(for: count).map { number in
+                        nextPID += 1
+                        return (number: number, pid: nextPID)
+                    }
+                    perform(pool.configure(count, started: started, now: now))
+                case 1:
+                    if let worker = pool.workers.randomElement(using: &random) {
+                        perform(pool.ended(worker.pid, .killed(signal: 9), now: now))
+                    }
+                default: perform(pool.advance(to: now))
+                }
+                let serving = pool.workers.filter { !$0.isDraining }.map(\.number)
+                #expect(Set(serving).count == serving.count)
+                #expect(serving.allSatisfy { $0 < count })
+                #expect(pool.missing(for: count).isEmpty)
+            }
+        }
+    }
+}
+
+extension Configuration {
+    /// A configuration of services that have a name, limits, and nothing that could be served.
+    static func empty(services names: String..., limits: LimitsConfiguration = .init()) -> Configuration {
+        Configuration(
+            workers: 1, stopTimeout: .zero, logLevel: .info, cookieSecret: nil,
+            services: names.map { name in
+                ServiceConfiguration(
+                    name: name, listen: [], tls: ServerSettings(certificate: "", privateKey: ""),
+                    handshakeTimeout: .seconds(2), idleTimeout: .zero, mtu: 1_400, handler: .echo,
+                    socket: SocketOptions(), limits: limits)
+            })
+    }
+}

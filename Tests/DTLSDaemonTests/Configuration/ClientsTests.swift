@@ -140,7 +140,8 @@ import Testing
             ])
         #expect(
             try problems("deny = \"cn:a\"") == [
-                "dtlsd.toml:5: service.a.deny: unknown key here; it belongs in [service.NAME.clients]"
+                "dtlsd.toml:5: service.a.deny: unknown key here; it belongs in [service.NAME.clients] or "
+                    + "[service.NAME.limits] or [limits]"
             ])
     }
 

@@ -98,7 +98,7 @@ private let service = """
     }
 
     /// Lines that are added to the service, and the problem's whole text without the file's name.
-    private static let serviceKeys = ServiceKey.allCases.map(\.rawValue).joined(separator: ", ")
+    private static let serviceKeys = ServiceSection.schema.names.joined(separator: ", ")
 
     static let valueProblems: [(String, String)] = [
         (

@@ -148,38 +148,107 @@ import Testing
         #expect(try read(bare, in: folder).clients == read(text, in: folder).clients)
     }
 
-    @Test func `every key is documented`() throws {
-        let text = try Self.reference()
-        let keys =
-            MainKey.allCases.map(\.rawValue).filter { !["service", "client", "tickets", "limits"].contains($0) }
-            + ClientKey.allCases.map(\.rawValue).filter { !["psk", "socket"].contains($0) }
-            + ClientPresharedKeyKey.allCases.map(\.rawValue)
-            + ServiceKey.allCases.map(\.rawValue).filter {
-                !["forward", "limits", "exec", "log", "name", "psk", "socket", "clients"].contains($0)
+    /// Every section that there is, as the manual will list it.
+    private static let sections = MainSection.schema.description(of: MainSection())
+
+    /// The lines of the reference by section, each in the names that the manual has for it (`service.NAME.socket`). Lines
+    /// that are switched off count, and so does the explanation above a key.
+    private static func documentation() throws -> [String: [String]] {
+        var found: [String: [String]] = [:]
+        var section = ""
+        for line in try reference().split(separator: "\n", omittingEmptySubsequences: false) {
+            let setting = line.hasPrefix("#") && !line.hasPrefix("# ") ? line.dropFirst() : line
+            if setting.hasPrefix("[") {
+                let path = setting.dropFirst().prefix { $0 != "]" }
+                // A quoted name holds dots.
+                var parts = path.replacing("\"*.example.org\"", with: "\"HOST\"").split(separator: ".").map(String.init)
+                if parts.count > 1 { parts[1] = "NAME" }
+                section = parts.joined(separator: ".")
             }
-            + LimitsKey.allCases.map(\.rawValue)
-            + ForwardKey.allCases.map(\.rawValue) + SocketKey.allCases.map(\.rawValue)
-            + PresharedKeysKey.allCases.map(\.rawValue) + ClientsKey.allCases.map(\.rawValue)
-            + ExecKey.allCases.map(\.rawValue) + LogKey.allCases.map(\.rawValue)
-            + TicketsKey.allCases.map(\.rawValue)
-        let lines = text.split(separator: "\n", omittingEmptySubsequences: false)
-        for key in keys {
-            let first = lines.firstIndex { $0.hasPrefix("\(key) = ") || $0.hasPrefix("#\(key) = ") }
-            let position = try #require(first, "\(key) is not in the reference")
-            // Above it stands what it means, and what holds without it.
-            let words = lines[..<position].reversed().prefix { $0.hasPrefix("# ") }.reversed().joined(separator: " ")
-            #expect(
-                words.contains("Default: ") || words.contains("no default"), "\(key) has no default in the reference")
+            found[section, default: []].append(String(line))
         }
-        for table in [
-            "#[service.echo.socket]", "#[service.echo.clients]", "#[service.echo.name.\"*.example.org\"]",
-            "#[service.coap.psk]",
-            "#[service.coap.forward]", "#[service.time.exec]", "#[service.syslog.log]", "#[client.coap-out.socket]",
-            "#[client.coap-psk.psk]",
-            "#[service.echo.limits]", "#[limits]",
-        ] {
-            #expect(lines.contains { $0 == table })
+        return found
+    }
+
+    @Test func `every key is documented in its section`() throws {
+        let documentation = try Self.documentation()
+        for section in Self.sections {
+            let name = section.path.joined(separator: ".")
+            let lines = try #require(documentation[name], "\(section.title) is not in the reference")
+            for key in section.keys where !key.isTable {
+                // What is documented for one of two tables with the same keys is not said again for the other.
+                let place = Self.sameKeys[name].map { documentation[$0] ?? [] } ?? lines
+                let position = try #require(
+                    place.firstIndex { Self.isSetting(key.name, $0) },
+                    "\(key.name) of \(section.title) is not in the reference")
+                // Above it, or above the keys that it stands with, is said what it means, and what holds without it.
+                let above = place[..<position].reversed().drop { $0.hasPrefix("#") && !$0.hasPrefix("# ") }
+                let words = above.prefix { $0.hasPrefix("#") }.reversed().joined(separator: " ")
+                #expect(
+                    words.contains("Default: ") || words.contains("no default"),
+                    "\(key.name) of \(section.title) has no default in the reference")
+            }
         }
+    }
+
+    @Test func `the reference has no other keys`() throws {
+        let known = Dictionary(grouping: Self.sections) { $0.path.joined(separator: ".") }
+        for (name, lines) in try Self.documentation() {
+            let section = try #require(known[name]?.first, "[\(name)] is no section")
+            for line in lines {
+                let setting = line.hasPrefix("#") && !line.hasPrefix("# ") ? line.dropFirst() : line[...]
+                guard !setting.hasPrefix("#"), let end = setting.firstRange(of: " = ") else { continue }
+                let key = setting[..<end.lowerBound]
+                #expect(section.keys.contains { $0.name == key }, "\(key) in [\(name)]")
+            }
+        }
+    }
+
+    /// Sections whose keys are explained in another one.
+    private static let sameKeys = [
+        "limits": "service.NAME.limits", "client.NAME.socket": "service.NAME.socket",
+        "service.NAME.name.\"HOST\"": "service.NAME",
+    ]
+
+    private static func isSetting(_ key: String, _ line: String) -> Bool {
+        line.hasPrefix("\(key) = ") || line.hasPrefix("#\(key) = ")
+    }
+
+    /// The manual, too, is made of the sections.
+    @Test func `every key has a type and a line for the manual`() {
+        #expect(Self.sections.map(\.title).contains("[service.NAME.socket]") && Self.sections.count == 15)
+        for section in Self.sections {
+            #expect(Set(section.keys.map(\.name)).count == section.keys.count, "a key twice in \(section.title)")
+            for key in section.keys {
+                #expect(!key.type.isEmpty && key.documentation.hasSuffix("."), "\(key.name)")
+                #expect(!key.isTable || key.defaultText == nil, "\(key.name)")
+            }
+        }
+    }
+
+    /// A default in the manual that is a value, and no words, is the one that the reference shows in the same section.
+    @Test func `the manual's defaults are those of the reference`() throws {
+        let documentation = try Self.documentation()
+        var compared = 0
+        for section in Self.sections {
+            let name = section.path.joined(separator: ".")
+            for key in section.keys {
+                guard Self.sameKeys[name] == nil, let text = key.defaultText,
+                    text.first?.isNumber == true || ["true", "false"].contains(text),
+                    let lines = documentation[name],
+                    let position = lines.firstIndex(where: { Self.isSetting(key.name, $0) })
+                else { continue }
+                let above = lines[..<position].reversed().prefix { $0.hasPrefix("# ") }
+                let said = try #require(above.first { $0.hasPrefix("# Default: ") }, "\(key.name) of \(section.title)")
+                let words = said.dropFirst("# Default: ".count)
+                // "1400" and "1400 in [limits], 0 in a service"
+                #expect(
+                    words.split(whereSeparator: { " ,;()".contains($0) }).contains(Substring(text)),
+                    "\(key.name) of \(section.title): \(text)")
+                compared += 1
+            }
+        }
+        #expect(compared > 30)
     }
 
     /// Whatever stands in the file, the reader ends, with a configuration or with problems that name the file.

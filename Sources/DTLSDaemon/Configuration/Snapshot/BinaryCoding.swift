@@ -1,4 +1,3 @@
-import DTLSTransport
 import Primitives
 
 /// The bytes in which a configuration goes from the loader to the main process, and from there to the workers.

@@ -24,17 +24,21 @@ final class ReadContext {
     }
 
     func report(_ path: [String], element: Int? = nil, _ message: String, isTransient: Bool = false) {
-        problems.append(
-            ConfigurationProblem(
-                file: file, line: lines.line(of: path, element: element), key: Self.text(of: path), message: message,
-                isTransient: isTransient))
+        problems.append(problem(path, element: element, message, isTransient: isTransient))
     }
 
     /// Reports something that a configuration may have, and that its operator should know of.
     func warn(_ path: [String], element: Int? = nil, _ message: String) {
-        warnings.append(
-            ConfigurationProblem(
-                file: file, line: lines.line(of: path, element: element), key: Self.text(of: path), message: message))
+        warnings.append(problem(path, element: element, message))
+    }
+
+    /// What is wrong with a key, and where it stands.
+    func problem(
+        _ path: [String], element: Int? = nil, _ message: String, isTransient: Bool = false
+    ) -> ConfigurationProblem {
+        ConfigurationProblem(
+            file: file, line: lines.line(of: path, element: element), key: Self.text(of: path), message: message,
+            isTransient: isTransient)
     }
 
     func line(of path: [String], element: Int? = nil) -> Int? { lines.line(of: path, element: element) }
@@ -46,6 +50,15 @@ final class ReadContext {
             (one.element.line ?? 0, one.offset) < (other.element.line ?? 0, other.offset)
         }
         throw ConfigurationProblems(problems: sorted.map(\.element))
+    }
+
+    /// Reports a name of a service or a client that logs and systemd could not show.
+    static func check(name: String, at path: [String], of kind: String, _ context: ReadContext) {
+        let isPlain = name.utf8.allSatisfy { $0.isLetterOrDigit || [0x2d, 0x5f, 0x2e].contains($0) }
+        if name.isEmpty || !isPlain {
+            context.report(
+                path, "not a name for a \(kind); expected letters of ASCII, digits and the characters - _ .")
+        }
     }
 
     /// A key path as TOML writes it: parts that are no bare keys are quoted.
@@ -77,7 +90,7 @@ final class ReadContext {
 }
 
 extension UInt8 {
-    /// Of ASCII.
+    /// Whether it is a letter or a digit of ASCII.
     var isLetterOrDigit: Bool {
         switch self {
         case 0x30...0x39, 0x41...0x5a, 0x61...0x7a: true

@@ -5,22 +5,7 @@ import LinuxSystem
 enum KeyLogFile {
     static let expected = "the path of a file for the secrets of all connections, in a folder that can be written to"
 
-    /// Says what is wrong with the path, and changes nothing: `dtlsd --check` may be run by somebody else.
-    /// - Returns: the path to open, absolute or relative to where the process runs.
-    static func read(_ main: TableReader<MainKey>) -> String? {
-        guard let name = main.string(.keyLogFile, expected) else { return nil }
-        guard !NamedFiles.isCredential(name) else {
-            main.report(.keyLogFile, "a credential cannot be written to; expected \(expected)")
-            return nil
-        }
-        let path = main.reading.files.path(of: name)
-        if let reason = fault(of: path) {
-            main.report(.keyLogFile, "\(reason); expected \(expected)")
-        }
-        return path
-    }
-
-    private static func fault(of path: String) -> String? {
+    fileprivate static func fault(of path: String) -> String? {
         let quoted = ReadContext.quoted(path)
         var status = stat()
         if lstat(path, &status) == 0 {
@@ -50,7 +35,7 @@ enum KeyLogFile {
 
     private static func reason(_ code: Int32) -> String { String(cString: strerror(code)) }
 
-    /// Opens the file, made anew where it is not there, for writing at its end: one write(2) a line is whole then,
+    /// Opens the file, created where it is missing, for writing at its end: one write(2) a line is whole then,
     /// whichever processes write (open(2), O_APPEND).
     static func open(_ path: String) throws(UnreadableFile) -> FileDescriptor {
         let flags = O_WRONLY | O_APPEND | O_CREAT | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY | O_CLOEXEC
@@ -66,5 +51,23 @@ enum KeyLogFile {
             throw UnreadableFile(message: "\(quoted) is not a regular file that its owner alone may use")
         }
         return descriptor
+    }
+}
+
+extension ValueType where Value == String {
+    /// The path of the file, absolute or relative to where the process runs. It is looked at and not changed, since
+    /// somebody else may run `dtlsd --check`.
+    static var keyLogFile: Self {
+        let name = string(KeyLogFile.expected)
+        return Self(name.expected) { field in
+            guard let name = name.read(field) else { return nil }
+            guard !NamedFiles.isCredential(name) else {
+                field.report("a credential cannot be written to; expected \(field.expected)")
+                return nil
+            }
+            let path = field.context.files.path(of: name)
+            if let reason = KeyLogFile.fault(of: path) { field.report("\(reason); expected \(field.expected)") }
+            return path
+        }
     }
 }

@@ -15,15 +15,15 @@ struct ClientConfiguration: Codable, Equatable, Sendable {
     /// Trust, certificate, ciphers, versions: what the engine's ClientContext is made of.
     var tls: ClientSettings
     /// 2 to 120 seconds.
-    var handshakeTimeout: Duration
+    var handshakeTimeout = Duration.seconds(60)
     /// The time without a datagram in either direction after which a sender's connection is closed; zero: never.
-    var idleTimeout: Duration
-    /// The time in which datagrams are sent and nothing comes back after which a connection is made anew; zero: never.
-    var answerTimeout: Duration
+    var idleTimeout = Duration.seconds(300)
+    /// The time in which datagrams are sent and nothing comes back after which a connection is made again; zero: never.
+    var answerTimeout = Duration.seconds(60)
     /// Largest IP packet of a handshake flight, bytes, 256 to 9,000.
-    var mtu: Int
+    var mtu = 1_400
     /// Whether a new connection takes up the session of an earlier one.
-    var resumes: Bool
+    var resumes = true
     var socket: SocketOptions
 
     /// Of the sockets to the local senders: what is plain UDP may be fragmented.
@@ -31,31 +31,5 @@ struct ClientConfiguration: Codable, Equatable, Sendable {
         var options = socket
         options.fragmentation = nil
         return options
-    }
-}
-
-/// A table that listens: a service or a client.
-struct ListeningTable {
-    enum Kind: String, Hashable {
-        /// DTLS comes in.
-        case service
-        /// Plain datagrams come in.
-        case client
-    }
-
-    var kind: Kind
-    var name: String
-    var listen: [SocketAddress]
-    var socket: SocketOptions
-
-    /// As TOML has it: `client.coap`.
-    var path: String { "\(kind.rawValue).\(name)" }
-}
-
-extension Configuration {
-    /// Services, then clients: the numbers of hand-overs count in this list.
-    var listeningTables: [ListeningTable] {
-        services.map { ListeningTable(kind: .service, name: $0.name, listen: $0.listen, socket: $0.socket) }
-            + clients.map { ListeningTable(kind: .client, name: $0.name, listen: $0.listen, socket: $0.localSocket) }
     }
 }

@@ -25,9 +25,10 @@ enum Loader {
         let (watcher, reason) = makeWatcher()
         var configuration: Configuration
         do throws(ConfigurationProblems) {
-            configuration = try ConfigurationReader.read(file: file, watcher: watcher)
-            if purpose == .serving, let path = configuration.keyLogFile {
-                try sendKeyLog(path, file: file, over: channel)
+            configuration = try ConfigurationReader.read(file: file, watcher: watcher) {
+                configuration, context throws(ConfigurationProblems) in
+                guard purpose == .serving, let path = configuration.keyLogFile else { return }
+                try sendKeyLog(path, context, over: channel)
             }
         } catch {
             return try send(.problems, BinaryCoding.encode(error), over: channel)
@@ -85,12 +86,11 @@ enum Loader {
     }
 
     private static func sendKeyLog(
-        _ path: String, file: String, over channel: borrowing FileDescriptor
+        _ path: String, _ context: ReadContext, over channel: borrowing FileDescriptor
     ) throws(ConfigurationProblems) {
         func problem(_ message: String) -> ConfigurationProblems {
-            let key = MainKey.keyLogFile.rawValue
-            let line = (try? FileContents(of: file)).flatMap { KeyLines($0.bytes).line(of: [key]) }
-            return ConfigurationProblems(problems: [.init(file: file, line: line, key: key, message: message)])
+            let key = MainSection.schema.name(of: \.keyLogFile)
+            return ConfigurationProblems(problems: [context.problem([key], message)])
         }
         let log: FileDescriptor
         do throws(UnreadableFile) { log = try KeyLogFile.open(path) } catch {

@@ -1,5 +1,7 @@
-/// Where the keys of a TOML text stand. The parser knows it and does not tell, so this reads the text a second time:
-/// exact for a valid text, and total for any other.
+/// The lines on which the keys of a TOML text stand, for the messages about them.
+///
+/// toml++ 3.4.0, the parser inside TOMLKit 0.6.0, knows the place of every value (`node::source()`), but TOMLKit does not
+/// pass it on. So this scans the text a second time: exactly for a valid text, and totally for any other.
 struct KeyLines {
     /// Something that the parser must not be given. toml++ 3.4.0, which is inside TOMLKit 0.6.0, ends the process on
     /// `a = [}`, `[,` and `a = 1979-05-27T` (failed assertions in parse_value, parse_key and parse_time), and on keys

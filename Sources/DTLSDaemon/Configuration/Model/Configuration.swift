@@ -39,23 +39,12 @@ struct ServiceConfiguration: Codable, Equatable, Sendable {
     /// Certificate, key, trusted CAs, ciphers, versions: what the engine's ServerContext is made of.
     var tls: ServerSettings
     /// 2 to 120 seconds.
-    var handshakeTimeout: Duration
+    var handshakeTimeout = Duration.seconds(60)
     /// The time without a datagram from the peer after which it gets close_notify; zero: never.
-    var idleTimeout: Duration
+    var idleTimeout = Duration.seconds(300)
     /// Largest IP packet of a handshake flight, bytes, 256 to 9,000.
-    var mtu: Int
-    var handler: HandlerConfiguration
+    var mtu = 1_400
+    var handler = HandlerConfiguration.echo
     var socket: SocketOptions
     var limits = LimitsConfiguration()
-}
-
-enum HandlerConfiguration: Codable, Equatable, Sendable {
-    /// Every datagram goes back to its sender.
-    case echo
-    /// Every connection gets a socket of its own to the backend.
-    case forward(ForwardConfiguration)
-    /// Every connection gets a program of its own.
-    case exec(ExecConfiguration)
-    /// Every datagram is logged.
-    case log(LogConfiguration)
 }

@@ -76,7 +76,7 @@ enum StapleRefresh {
             for host in result.services[index].tls.dropStaples(outdatedAt: now) {
                 let table = ["service", result.services[index].name] + (host.map { ["name", $0] } ?? [])
                 warn(
-                    ReadContext.text(of: table + [NameKey.staple.rawValue]) ?? "",
+                    ReadContext.text(of: table + [VirtualHostSection.schema.name(of: \.files.staples)]) ?? "",
                     "the OCSP response has run out; nothing is stapled until there is a new one")
             }
         }

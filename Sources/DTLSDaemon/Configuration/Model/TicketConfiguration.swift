@@ -1,0 +1,19 @@
+import DTLSEngine
+import Primitives
+
+/// `[tickets]`: the keys that seal the session tickets of all services.
+struct TicketConfiguration: Codable, Equatable, Sendable {
+    /// The keys of `key_file`, the first of which seals; empty: the daemon generates its own.
+    var keys: [TicketKey] = []
+    /// The time between two keys that the daemon generates.
+    var rotation = Duration.seconds(43_200)
+    /// How long a session can be resumed.
+    var lifetime = SessionSettings().lifetime
+}
+
+extension ByteReader {
+    mutating func ticketKey() throws(MalformedBytes) -> TicketKey {
+        guard let key = TicketKey(try array()) else { throw MalformedBytes() }
+        return key
+    }
+}

@@ -1,0 +1,229 @@
+import DTLSEngine
+import Glibc
+import LinuxSystem
+import Primitives
+
+/// The keys of a table that holds certificates, a service's or a name's, as names of files.
+struct CertificateFiles {
+    var certificates: [Element<String>] = []
+    var privateKeys: [Element<String>] = []
+    var passphrases: [Element<String>] = []
+    var staples: [Element<String>] = []
+
+    /// What each of them is, for messages and the manual.
+    enum Expected {
+        static let certificate = "the path of a PEM file with the certificate and the chain above it"
+        static let privateKey = "the path of a PEM file with the certificate's private key"
+        static let passphrase = "the path of a file with the private key's passphrase in its first line"
+        static let staple = "the path of a file with an OCSP response, as `openssl ocsp -respout` writes it"
+    }
+}
+
+/// Where the keys of a table that holds certificates stand.
+struct CertificateFields {
+    let table: [String]
+    let certificate: Field
+    let privateKey: Field
+    let passphrase: Field
+    let staple: Field
+}
+
+extension ValueType where Value == [Element<String>] {
+    /// The name of a file, or several in an array.
+    static func files(_ expected: String) -> Self {
+        Self(expected) { field in
+            field.strings.filter { name in
+                if name.value.isEmpty { field.reportMismatch(element: name.number, found: "") }
+                return !name.value.isEmpty
+            }
+        }
+    }
+}
+
+/// Reads the certificates of one table with their keys, and tries each out: makes the engine's context of it once.
+struct CertificatesReader {
+    let files: CertificateFiles
+    let fields: CertificateFields
+    /// Versions and cipher suites, with which comes OpenSSL's security level: it judges certificates too.
+    let policy: ServerSettings
+
+    /// A certificate that can be used, and where it stands.
+    struct Found {
+        var element: Int
+        var file: String
+        var key: CertifiedKey
+    }
+
+    private var context: ReadContext { fields.certificate.context }
+
+    /// - Parameters:
+    ///   - service: the service's name.
+    ///   - host: the name (SNI) that the table is for.
+    /// - Returns: the certificates of the table in their order, or `nil` when one of them cannot be used. Keys that are
+    ///   missing are not reported.
+    func read(service: String, host: String? = nil) -> [Found]? {
+        let (certificates, keys) = (files.certificates, files.privateKeys)
+        let passphrases = passphrases(for: certificates.count)
+        checkCount()
+        var found: [Found] = []
+        let count = max(certificates.count, keys.count)
+        for index in 0..<count {
+            let certificate = certificates.dropFirst(index).first
+            let key = keys.dropFirst(index).first
+            let certificateText = certificate.flatMap { fields.certificate.pem($0.value, element: $0.number) }
+            let keyText = key.flatMap {
+                fields.privateKey.pem($0.value, element: $0.number, secrecy: .ownerAndGroup)
+            }
+            guard let certificate, let key, let certificateText, let keyText, let passphrases else { continue }
+            let certified = CertifiedKey(
+                certificate: certificateText, privateKey: keyText, passphrase: passphrases[index])
+            let passphrase =
+                files.passphrases.count == 1 ? files.passphrases[0] : files.passphrases.dropFirst(index).first
+            if tryOut(certified, certificate, key, passphrase) {
+                found.append(Found(element: certificate.number, file: certificate.value, key: certified))
+            }
+        }
+        let isComplete = !found.isEmpty && found.count == count
+        // Before anything else is given up, so that all that is wrong is reported.
+        readStaples(into: &found, service, host)
+        guard checkKinds(found), isComplete else { return nil }
+        for item in found {
+            fields.certificate.warnOfDates(
+                in: item.key.certificate, element: item.element, named: item.file,
+                "clients that check it will refuse it")
+        }
+        return found
+    }
+
+    private func checkCount() {
+        let counts = (keys: files.privateKeys.count, certificates: files.certificates.count)
+        guard counts.keys > 0, counts.certificates > 0, counts.keys != counts.certificates else { return }
+        fields.privateKey.report(
+            "\(counts.keys) private keys for \(counts.certificates) certificates; "
+                + "expected the key of each certificate, in the same order")
+    }
+
+    /// A passphrase for each certificate, or the only one for all; `nil` when there is something wrong.
+    private func passphrases(for count: Int) -> [String?]? {
+        guard fields.passphrase.value != nil else { return Array(repeating: nil, count: count) }
+        let texts = files.passphrases.map { fields.passphrase.secretLine($0.value, element: $0.number) }
+        guard !texts.isEmpty, texts.allSatisfy({ $0 != nil }) else { return nil }
+        if texts.count == 1 { return Array(repeating: texts[0], count: count) }
+        guard texts.count == count else {
+            fields.passphrase.report(
+                "\(texts.count) passphrase files for \(count) certificates; expected one for all keys, or one for each")
+            return nil
+        }
+        return texts
+    }
+
+    /// - Returns: whether certificate and key can be used.
+    private func tryOut(
+        _ key: CertifiedKey, _ certificate: Element<String>, _ privateKey: Element<String>,
+        _ passphrase: Element<String>?
+    ) -> Bool {
+        func report(_ field: Field, _ name: Element<String>?, _ reason: String, _ expected: String? = nil) {
+            let file = name.map { ReadContext.quoted($0.value) } ?? "the file"
+            field.report(element: name?.number, "\(file): \(reason); expected \(expected ?? field.expected)")
+        }
+        do throws(CredentialsError) {
+            try tryOut(key)
+            return true
+        } catch {
+            switch error {
+            case .certificate(let reason): report(fields.certificate, certificate, reason)
+            case .passphrase(let reason) where fields.passphrase.value != nil:
+                report(fields.passphrase, passphrase, reason)
+            case .passphrase(let reason):
+                report(fields.privateKey, privateKey, reason, "a passphrase_file beside it")
+            case .mismatch(let reason):
+                let file = ReadContext.quoted(certificate.value)
+                report(
+                    fields.privateKey, privateKey, reason,
+                    "the key that the first certificate in \(file) was made for")
+            case .privateKey(let reason): report(fields.privateKey, privateKey, reason)
+            case .authorities, .presharedKey, .ciphers, .version, .context:
+                context.report(fields.table, "no TLS context can be made: \(error)")
+            }
+            return false
+        }
+    }
+
+    private func tryOut(_ key: CertifiedKey) throws(CredentialsError) {
+        var settings = policy
+        settings.certifiedKeys = [key]
+        do throws(CredentialsError) {
+            _ = try ServerContext(settings)
+        } catch {
+            switch error {
+            // What is wrong with these is told when the whole service is tried out.
+            case .ciphers, .version:
+                settings.ciphers = nil
+                (settings.minimumVersion, settings.maximumVersion) = (settings.policy.minimumVersion, nil)
+                _ = try ServerContext(settings)
+            default: throw error
+            }
+        }
+    }
+
+    /// A name has one certificate of each kind of key: OpenSSL has no place for more.
+    private func checkKinds(_ found: [Found]) -> Bool {
+        var kinds: [String: String] = [:]
+        var areDifferent = true
+        for item in found {
+            guard let kind = try? OwnCertificate(pem: item.key.certificate).keyKind else { continue }
+            if let other = kinds[kind] {
+                fields.certificate.report(
+                    element: item.element,
+                    "\(ReadContext.quoted(item.file)) has an \(kind) key, and so has "
+                        + "\(ReadContext.quoted(other)); expected one certificate of each kind of key "
+                        + "(RSA, ECDSA), and other names in tables [service.NAME.name.\"HOST\"]")
+                areDifferent = false
+            }
+            kinds[kind] = item.file
+        }
+        return areDifferent
+    }
+
+    // MARK: OCSP
+
+    private func readStaples(into found: inout [Found], _ service: String, _ host: String?) {
+        let field = fields.staple
+        for name in files.staples {
+            if !NamedFiles.isCredential(name.value) {
+                let path = context.files.path(of: name.value)
+                let key = ReadContext.text(of: field.path) ?? ""
+                watch(StapleFile(service: service, host: host, path: path, key: key), name)
+            }
+            guard let response = field.contents(name.value, element: name.number) else { continue }
+            let file = ReadContext.quoted(name.value)
+            switch StapleOutcome.of(response, for: found.map(\.key.certificate)) {
+            case .staples(let index, let staple):
+                if found[index].key.staple != nil {
+                    field.report(
+                        element: name.number,
+                        "\(file) is about the same certificate as another; expected one file for each")
+                }
+                found[index].key.staple = staple
+            case .unused(let reason):
+                field.warn(
+                    element: name.number, "\(file): \(reason); nothing is stapled until the file has changed")
+            case .unusable(let reason):
+                field.report(element: name.number, "\(file): \(reason); expected \(field.expected)")
+            }
+        }
+    }
+
+    private func watch(_ staple: StapleFile, _ name: Element<String>) {
+        var staple = staple
+        do throws(SystemError) {
+            try staple.watch(with: context.watcher)
+        } catch {
+            fields.staple.warn(
+                element: name.number,
+                "\(ReadContext.quoted(name.value)) cannot be watched (\(error)); "
+                    + "it is read again every \(StapleFile.interval.seconds) s instead")
+        }
+        context.staples.append(staple)
+    }
+}

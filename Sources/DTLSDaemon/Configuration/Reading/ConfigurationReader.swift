@@ -1,0 +1,172 @@
+import Glibc
+import LinuxSystem
+import TOMLKit
+
+/// Reads and checks a configuration file and everything that it names: certificates, keys, secrets, interfaces, hosts.
+/// It may block on files and DNS, and belongs in the loader process and in `dtlsd --check`, nowhere else.
+///
+/// `config/dtlsd.toml` documents the keys.
+enum ConfigurationReader {
+    /// What the reader looks up of the process' environment.
+    static var processEnvironment: [String: String] {
+        var found: [String: String] = [:]
+        for name in ["RUNTIME_DIRECTORY", "CREDENTIALS_DIRECTORY", "SSL_CERT_FILE"] {
+            if let value = getenv(name) { found[name] = String(cString: value) }
+        }
+        return found
+    }
+
+    /// - Parameters:
+    ///   - file: its path; messages name the file so.
+    ///   - environment: where RUNTIME_DIRECTORY, CREDENTIALS_DIRECTORY and SSL_CERT_FILE are looked up.
+    ///   - watcher: is told of the files that are taken up again when they change, before they are read.
+    ///   - use: is called when nothing is wrong, with what can say where a key stands; what it throws is thrown.
+    /// - Throws: everything that is wrong, at once. Of a file that is not TOML, the first error alone.
+    static func read(
+        file: String, environment: [String: String] = processEnvironment, watcher: FileWatcher? = nil,
+        use: (Configuration, ReadContext) throws(ConfigurationProblems) -> Void = { _, _ in }
+    ) throws(ConfigurationProblems) -> Configuration {
+        let text = try text(of: file)
+        let lines = KeyLines(text)
+        if !lines.refusals.isEmpty {
+            throw ConfigurationProblems(
+                problems: lines.refusals.map { .init(file: file, line: $0.line, key: nil, message: $0.message) })
+        }
+        let root = try parse(text, file)
+        let context = ReadContext(file: file, environment: environment, lines: lines, watcher: watcher)
+        let table = TableReader(root, MainSection.schema, at: [], context)
+        var main = MainSection()
+        MainSection.schema.read(table, into: &main)
+        var configuration = main.configuration(table)
+        try context.finish()
+        configuration.staples = context.staples
+        configuration.warnings = context.warnings.sorted { ($0.line ?? 0) < ($1.line ?? 0) }
+        try use(configuration, context)
+        return configuration
+    }
+
+    private static func text(of file: String) throws(ConfigurationProblems) -> [UInt8] {
+        let bytes: [UInt8]
+        do throws(UnreadableFile) { bytes = try FileContents(of: file).bytes } catch {
+            throw problem(file, nil, error.message)
+        }
+        // The parser takes a C string, which would end there.
+        if let nul = bytes.firstIndex(of: 0) {
+            throw problem(file, line(of: nul, in: bytes), "a NUL byte; expected a TOML file, in UTF-8")
+        }
+        guard String(validating: bytes, as: UTF8.self) != nil else {
+            throw problem(file, firstInvalidLine(of: bytes), "bytes that are not UTF-8; expected a TOML file, in UTF-8")
+        }
+        return bytes
+    }
+
+    private static func line(of position: Int, in bytes: [UInt8]) -> Int {
+        1 + bytes[..<position].count { $0 == UInt8(ascii: "\n") }
+    }
+
+    private static func firstInvalidLine(of bytes: [UInt8]) -> Int? {
+        let lines = bytes.split(separator: UInt8(ascii: "\n"), omittingEmptySubsequences: false)
+        return lines.firstIndex { String(validating: $0, as: UTF8.self) == nil }.map { $0 + 1 }
+    }
+
+    private static func parse(_ text: [UInt8], _ file: String) throws(ConfigurationProblems) -> TOMLTable {
+        do {
+            return try TOMLTable(string: String(decoding: text, as: UTF8.self))
+        } catch let error as TOMLParseError {
+            let reason = error.description.split(whereSeparator: \.isNewline).joined(separator: " ")
+            let place = error.source.begin
+            throw problem(file, place.line, "not valid TOML (column \(place.column)): \(reason)")
+        } catch {
+            throw problem(file, nil, "not valid TOML: \(error)")
+        }
+    }
+
+    private static func problem(_ file: String, _ line: Int?, _ message: String) -> ConfigurationProblems {
+        ConfigurationProblems(problems: [.init(file: file, line: line, key: nil, message: message)])
+    }
+}
+
+/// The keys before the first table, and the tables.
+struct MainSection {
+    /// 0: one for each core.
+    fileprivate var workers = 0
+    fileprivate var stopTimeout = Duration.seconds(5)
+    fileprivate var logLevel = LogLevel.info
+    fileprivate var cookieSecret: [UInt8]?
+    var keyLogFile: String?
+    fileprivate var tickets = TicketConfiguration()
+    fileprivate var limits = LimitsSection.ofAllServices
+    fileprivate var services: [NamedTable<ServiceSection>] = []
+    fileprivate var clients: [NamedTable<TunnelSection>] = []
+
+    private static let maximumWorkers = 1_024
+
+    static let schema = Schema<Self> {
+        Key(
+            "workers", \.workers, .integer(0...maximumWorkers, "an integer (0 is one per core)"),
+            doc: "How many worker processes serve the clients; 0 is one per processor core.")
+        Key(
+            "stop_timeout", \.stopTimeout, .seconds(0...600),
+            doc: "How long dtlsd may take to say goodbye to its clients when it is stopped.")
+        Key("log_level", \.logLevel, .word, doc: "The least important messages that are logged.")
+        Key(
+            // The bytes of the file as they are: the cookie's HMAC takes a key of any length.
+            "cookie_secret_file", \.cookieSecret,
+            .secretFile("the path of a file of 32 to 4096 random bytes", ofSize: 32...4_096),
+            default: "none; a secret is generated at every start",
+            doc: "The key of the cookies, for several machines that serve one address.")
+        Key(
+            "key_log_file", \.keyLogFile, .keyLogFile, default: "none; no secret is ever written",
+            doc: "The file to which the secrets of all connections are appended, for debugging.")
+        Key(table: "tickets", \.tickets, TicketConfiguration.schema, doc: "Session tickets (RFC 5077).")
+        Key(table: "limits", \.limits, LimitsSection.schema, doc: "The limits of all services together.")
+        Key(
+            tables: "service", \.services, "NAME", ServiceSection.schema, initial: { ServiceSection() },
+            doc: "A service.")
+        Key(
+            tables: "client", \.clients, "NAME", TunnelSection.schema, initial: { TunnelSection() }, doc: "A client.")
+    }
+
+    /// Makes the configuration. What is wrong is reported, and something else takes its place, so that the rest is
+    /// checked too.
+    fileprivate func configuration(_ table: TableReader<Self>) -> Configuration {
+        let context = table.context
+        if table.field(\.services).isEmpty, table.field(\.clients).isEmpty {
+            table.report(
+                \.services, "no service is configured; expected at least one table [service.NAME] or [client.NAME]")
+        }
+        var listening: [ListenAddress] = []
+        let services = services.map { service in
+            var section = ServiceSection()
+            ServiceSection.schema.read(service.table, into: &section)
+            listening += ListenAddress.of(section.listen, service.table.field(\.listen), section.model.socket)
+            return section.configuration(
+                service.table, name: service.name, limits: limits.limits, tickets: tickets)
+        }
+        let clients = clients.map { client in
+            var section = TunnelSection()
+            TunnelSection.schema.read(client.table, into: &section)
+            listening += ListenAddress.of(section.listen, client.table.field(\.listen), section.model.socket)
+            return section.configuration(client.table, name: client.name)
+        }
+        reportCollidingNames(context)
+        ListenAddress.reportCollisions(listening, context)
+        return Configuration(
+            workers: workers == 0 ? Self.processorCount : workers, stopTimeout: stopTimeout, logLevel: logLevel,
+            cookieSecret: cookieSecret, tickets: tickets, keyLogFile: keyLogFile, services: services,
+            clients: clients, limits: limits.limits)
+    }
+
+    private static var processorCount: Int {
+        min(max(1, sysconf(Int32(_SC_NPROCESSORS_ONLN))), maximumWorkers)
+    }
+
+    /// Logs and systemd's sockets call a service or a client by its name alone.
+    private func reportCollidingNames(_ context: ReadContext) {
+        for client in clients {
+            guard let service = services.first(where: { $0.name == client.name }) else { continue }
+            let line = context.line(of: service.table.path).map { " (line \($0))" } ?? ""
+            context.report(client.table.path, "a service has this name already\(line); expected another")
+        }
+    }
+}

@@ -1,0 +1,111 @@
+import DTLSEngine
+import Glibc
+
+/// Who may have access to a file that holds a secret.
+enum Secrecy: Sendable {
+    /// Its owner and its group.
+    case ownerAndGroup
+    /// Its owner alone.
+    case owner
+
+    /// systemd gives a credential to a dynamic user with an ACL, whose mask shows as the group's permission.
+    fileprivate func forbidden(_ name: String) -> mode_t {
+        self == .ownerAndGroup || NamedFiles.isCredential(name) ? 0o007 : 0o077
+    }
+
+    fileprivate var complaint: String { self == .ownerAndGroup ? "every user" : "others than its owner" }
+    fileprivate var expected: String { self == .ownerAndGroup ? "mode 600 or 640" : "mode 600" }
+}
+
+/// The files that a key names. What is wrong with one is reported, and it then counts as absent.
+extension Field {
+    /// The name of one of the files, or of the only one, for messages.
+    func quotedName(_ name: String? = nil) -> String { ReadContext.quoted(name ?? string ?? "the file") }
+
+    /// A file's bytes.
+    /// - Parameter secrecy: `nil` where everybody may read it.
+    func contents(
+        _ name: String, element: Int? = nil, secrecy: Secrecy? = nil, maximumSize: Int = FileContents.maximumSize
+    ) -> [UInt8]? {
+        do throws(UnreadableFile) {
+            let file = try context.files.read(name, maximumSize: maximumSize)
+            if let secrecy, file.permissions & secrecy.forbidden(name) != 0 {
+                let mode = String(file.permissions, radix: 8)
+                report(
+                    element: element,
+                    "\(secrecy.complaint) may use \(ReadContext.quoted(name)) (mode \(mode)); "
+                        + "expected \(secrecy.expected): chmod 600")
+            }
+            return file.bytes
+        } catch {
+            report(element: element, "\(error.message); expected \(expected)")
+            return nil
+        }
+    }
+
+    /// The text of a PEM file.
+    func pem(
+        _ name: String, element: Int? = nil, secrecy: Secrecy? = nil, maximumSize: Int = FileContents.maximumSize
+    ) -> String? {
+        guard let bytes = contents(name, element: element, secrecy: secrecy, maximumSize: maximumSize) else {
+            return nil
+        }
+        guard let text = String(validating: bytes, as: UTF8.self), !bytes.contains(0) else {
+            report(
+                element: element,
+                "\(ReadContext.quoted(name)) is not text; expected \(expected)"
+                    + " (`openssl x509` or `pkey` make it of DER)")
+            return nil
+        }
+        return text
+    }
+
+    /// The first line of a file that holds a secret.
+    func secretLine(_ name: String, element: Int? = nil) -> String? {
+        guard let bytes = contents(name, element: element, secrecy: .ownerAndGroup) else { return nil }
+        let line = bytes.prefix { $0 != UInt8(ascii: "\n") && $0 != UInt8(ascii: "\r") }
+        guard !line.isEmpty, !line.contains(0), let text = String(validating: line, as: UTF8.self) else {
+            report(
+                element: element,
+                "the first line of \(ReadContext.quoted(name)) is empty or not text; expected \(expected)")
+            return nil
+        }
+        return text
+    }
+
+    /// Warns of the certificates of a PEM text that are not valid now.
+    /// - Parameter consequence: what comes of it.
+    func warnOfDates(in text: String, element: Int? = nil, named name: String? = nil, _ consequence: String) {
+        guard let certificates = try? CertificateList(pem: text) else { return }
+        for complaint in certificates.outOfDate {
+            warn(element: element, "\(quotedName(name)): \(complaint); \(consequence)")
+        }
+    }
+}
+
+extension ValueType where Value == String {
+    /// The text of a PEM file.
+    static func pem(_ expected: String, secrecy: Secrecy? = nil) -> Self {
+        let name = string(expected)
+        return Self(expected) { field in name.read(field).flatMap { field.pem($0, secrecy: secrecy) } }
+    }
+
+    /// The first line of a file that holds a secret.
+    static func secretLine(_ expected: String) -> Self {
+        let name = string(expected)
+        return Self(expected) { field in name.read(field).flatMap { field.secretLine($0) } }
+    }
+}
+
+extension ValueType where Value == [UInt8] {
+    /// The bytes of a file that its owner alone may use.
+    static func secretFile(_ expected: String, ofSize sizes: ClosedRange<Int>) -> Self {
+        let name = ValueType<String>.string(expected)
+        return Self(expected) { field in
+            guard let bytes = name.read(field).flatMap({ field.contents($0, secrecy: .owner) }) else { return nil }
+            if sizes.contains(bytes.count) { return bytes }
+            field.report("expected \(expected), found \(bytes.count) bytes")
+            return nil
+        }
+    }
+}

@@ -1,0 +1,255 @@
+import Glibc
+import LinuxSystem
+
+/// The handlers, by their names in the file.
+enum HandlerName: String, CaseIterable {
+    case echo, forward, exec, log
+}
+
+extension ServiceSection {
+    /// The handler with its settings; a table of another handler is reported.
+    func handler(_ table: TableReader<ServiceSection>) -> HandlerConfiguration {
+        guard let name = handler else { return .echo }
+        let tables: [(HandlerName, PartialKeyPath<ServiceSection>)] = [
+            (.forward, \.forward), (.exec, \.exec), (.log, \.log),
+        ]
+        for (other, property) in tables {
+            // Only "log" has settings for every key.
+            if other == name, other != .log, !table.has(property) {
+                table.report(
+                    \.handler, "\"\(name.rawValue)\" needs its table; expected [service.NAME.\(name.rawValue)]")
+            } else if other != name, table.has(property) {
+                table.report(
+                    property,
+                    "this table has no effect with handler = \"\(name.rawValue)\"; expected \"\(other.rawValue)\"")
+            }
+        }
+        switch name {
+        case .echo: return .echo
+        case .forward: return .forward(forward)
+        case .exec: return .exec(exec)
+        case .log: return .log(log.configuration)
+        }
+    }
+}
+
+// MARK: forward
+
+/// `[service.NAME.forward]`
+extension ForwardConfiguration {
+    static let schema = Schema<Self> {
+        Key(
+            "backend", \.backends, .backends, isRequired: { _ in true },
+            doc: "Where the datagrams go; several backends share the clients.")
+        Key(
+            "proxy_protocol", \.proxyProtocol, .flag,
+            doc: "Whether each datagram to a backend begins with a header of the PROXY protocol, version 2.")
+    }
+}
+
+extension ValueType where Value == [Backend] {
+    fileprivate static var backends: Self {
+        Self("\"udp:HOST:PORT\", \"udp:[IPv6 ADDRESS]:PORT\" or \"unix:/PATH\"") { field in
+            var found: [Element<Backend>] = []
+            for text in field.strings {
+                do throws(WrongBackend) {
+                    let address = try address(text.value, field.expected)
+                    found.append(Element(number: text.number, value: Backend(name: text.value, address: address)))
+                } catch {
+                    field.report(element: text.number, error.message, isTransient: error.isTransient)
+                }
+            }
+            reportDuplicates(found, field)
+            return found.map(\.value)
+        }
+    }
+
+    private static func reportDuplicates(_ found: [Element<Backend>], _ field: Field) {
+        for (index, item) in found.enumerated() {
+            guard let earlier = found[..<index].first(where: { $0.value.address == item.value.address }) else {
+                continue
+            }
+            let line = field.context.line(of: field.path, element: earlier.number).map { " (line \($0))" } ?? ""
+            field.report(
+                element: item.number,
+                "\(ReadContext.quoted(item.value.name)) is the same backend as "
+                    + "\(ReadContext.quoted(earlier.value.name))\(line); expected each of them once")
+        }
+    }
+
+    private static func address(_ text: String, _ expected: String) throws(WrongBackend) -> Backend.Address {
+        if text.hasPrefix("unix:") { return try unix(String(text.dropFirst(5))) }
+        if text.hasPrefix("udp:") { return try udp(String(text.dropFirst(4)), expected) }
+        throw WrongBackend(message: "expected \(expected), found the string \(ReadContext.quoted(text))")
+    }
+
+    private static func unix(_ path: String) throws(WrongBackend) -> Backend.Address {
+        guard path.hasPrefix("/") else {
+            let found = ReadContext.quoted(path)
+            throw WrongBackend(message: "expected an absolute path after \"unix:\", found \(found)")
+        }
+        guard path.utf8.count <= maximumUnixPathLength else {
+            throw WrongBackend(
+                message: "the path has \(path.utf8.count) bytes; expected at most \(maximumUnixPathLength), as many as"
+                    + " a socket's may have")
+        }
+        return .unix(path)
+    }
+
+    private static func udp(_ text: String, _ expected: String) throws(WrongBackend) -> Backend.Address {
+        guard let named = HostAndPort(text) else {
+            let hasPort = text.lastIndex(of: ":").flatMap { HostAndPort.port(text[text.index(after: $0)...]) } != nil
+            throw WrongBackend(
+                message: hasPort
+                    ? "expected \(expected), found the string \(ReadContext.quoted("udp:" + text))"
+                    : "expected a port, 1 to 65535, at the end of \(ReadContext.quoted(text))")
+        }
+        do throws(HostAndPort.Unresolved) {
+            return .udp(try named.resolve())
+        } catch {
+            throw WrongBackend(message: error.message, isTransient: error.isTransient)
+        }
+    }
+}
+
+private struct WrongBackend: Error {
+    var message: String
+    var isTransient = false
+}
+
+// MARK: exec
+
+/// `[service.NAME.exec]`
+extension ExecConfiguration {
+    static let schema = Schema<Self> {
+        Key(
+            "command", \.command, .command, isRequired: { _ in true },
+            doc: "The program's absolute path, and its arguments. There is no shell.")
+        Key(
+            "programs_per_worker", \.programsPerWorker, .integer(1...10_000),
+            doc: "How many programs of the service one worker has at once.")
+        Key(
+            "memory", \.limits.memory, .mebibytes, default: "as much as dtlsd may take itself",
+            doc: "RLIMIT_AS of a program, in MiB.")
+        Key(
+            "cpu_time", \.limits.processorTime, .integer(1...86_400, "an integer of seconds"), default: "none",
+            doc: "RLIMIT_CPU of a program, in seconds.")
+        Key(
+            "open_files", \.limits.openFiles, .integer(3...524_288),
+            doc: "RLIMIT_NOFILE of a program.")
+    }
+}
+
+extension ValueType where Value == Int {
+    /// As bytes.
+    fileprivate static var mebibytes: Self { integer(1...1_048_576, "an integer of MiB").map { $0 << 20 } }
+}
+
+extension ValueType where Value == [String] {
+    fileprivate static var command: Self {
+        Self("an array of the program's absolute path and its arguments, [\"/usr/bin/PROGRAM\", \"ARGUMENT\"]") {
+            field in
+            let words = field.strings.map(\.value)
+            if let program = words.first { check(program, field) }
+            return words
+        }
+    }
+
+    /// The loader runs as the same user as the workers, so what it may execute they may.
+    private static func check(_ program: String, _ field: Field) {
+        let found = ReadContext.quoted(program)
+        guard program.hasPrefix("/") else { return field.report("expected \(field.expected), found \(found)") }
+        var status = stat()
+        guard stat(program, &status) == 0 else {
+            let reason = String(cString: strerror(errno))
+            let hint = program.contains(" ") ? "; expected \(field.expected)" : "; expected a program that is there"
+            return field.report("cannot find the program \(found): \(reason)\(hint)")
+        }
+        guard status.st_mode & S_IFMT == S_IFREG else {
+            return field.report("\(found) is not a regular file; expected a program")
+        }
+        if faccessat(AT_FDCWD, program, X_OK, AT_EACCESS) != 0 {
+            field.report(
+                "this user may not execute \(found) (\(String(cString: strerror(errno)))); expected a program"
+                    + " that dtlsd's user may execute: chmod 755")
+        }
+    }
+}
+
+// MARK: log
+
+/// `[service.NAME.log]`
+struct LogSection {
+    fileprivate var target = LogConfiguration.standard.target
+    /// `nil`: what suits the target.
+    fileprivate var format: LogFormat?
+
+    var configuration: LogConfiguration {
+        let isSyslog = if case .syslog = target { true } else { false }
+        return LogConfiguration(target: target, format: format ?? (isSyslog ? .syslog : .plain))
+    }
+
+    static let schema = Schema<Self> {
+        Key("to", \.target, .logTarget, default: "\"journal\"", doc: "Where the datagrams are logged.")
+        Key(
+            "format", \.format, .word, default: "\"plain\"; with to = \"syslog\", \"syslog\"",
+            doc: "What a datagram is: a text, or messages of syslog.")
+    }
+}
+
+extension ValueType where Value == LogTarget {
+    fileprivate static var logTarget: Self {
+        let text = ValueType<String>.string(
+            "\"journal\", \"syslog\" or \"file:/PATH\"; the first two also with their socket, \"journal:/PATH\"")
+        return Self(text.expected) { field in
+            guard let text = text.read(field) else { return nil }
+            let parts = text.split(separator: ":", maxSplits: 1, omittingEmptySubsequences: false)
+            let path = parts.count > 1 ? String(parts[1]) : nil
+            switch (parts[0], path) {
+            case ("journal", _):
+                return isSocket(path, field) ? .journal(socket: path ?? JournalSocket.standardPath) : nil
+            case ("syslog", _):
+                return isSocket(path, field) ? .syslog(socket: path ?? "/dev/log") : nil
+            case ("file", let path?):
+                check(file: path, field)
+                return .file(path)
+            default:
+                field.reportMismatch(found: text)
+                return nil
+            }
+        }
+    }
+
+    /// Nobody has to listen there yet.
+    private static func isSocket(_ path: String?, _ field: Field) -> Bool {
+        guard let path else { return true }
+        if path.hasPrefix("/"), path.utf8.count <= maximumUnixPathLength { return true }
+        field.report(
+            "expected the absolute path of a Unix datagram socket, at most \(maximumUnixPathLength) bytes, after"
+                + " the colon, found \(ReadContext.quoted(path))")
+        return false
+    }
+
+    /// The loader runs as the same user as the workers, so where it may write they may.
+    private static func check(file path: String, _ field: Field) {
+        let expected = "expected the absolute path of a file, in a folder that dtlsd's user may write to"
+        let found = ReadContext.quoted(path)
+        guard path.hasPrefix("/"), !path.hasSuffix("/") else {
+            return field.report("\(expected), after \"file:\", found \(found)")
+        }
+        var status = stat()
+        if stat(path, &status) == 0 {
+            guard status.st_mode & S_IFMT == S_IFREG else {
+                return field.report("\(found) is not a regular file; \(expected)")
+            }
+            if faccessat(AT_FDCWD, path, W_OK, AT_EACCESS) != 0 {
+                field.report("cannot write to \(found): \(String(cString: strerror(errno))); \(expected)")
+            }
+            return
+        }
+        let folder = path.lastIndex(of: "/").map { $0 == path.startIndex ? "/" : String(path[..<$0]) } ?? "/"
+        if faccessat(AT_FDCWD, folder, W_OK | X_OK, AT_EACCESS) != 0 {
+            field.report("cannot make \(found): \(String(cString: strerror(errno))); \(expected)")
+        }
+    }
+}

@@ -1,0 +1,48 @@
+import DTLSEngine
+
+// What services and clients agree to in a handshake: cipher suites and application protocols.
+
+extension ValueType where Value == String {
+    /// OpenSSL passes over what it does not know in a list, as long as it knows something.
+    static var ciphers: Self {
+        let list = string("an OpenSSL cipher list, as `openssl ciphers -v LIST` takes it")
+        return Self(list.expected) { field in
+            guard let list = list.read(field) else { return nil }
+            let words = CipherPolicy.wordsWithoutSuite(in: list)
+            if !words.isEmpty {
+                let names = words.map(ReadContext.quoted).joined(separator: ", ")
+                field.warn(
+                    "no effect: \(names); OpenSSL knows no suite of \(words.count == 1 ? "this name" : "these names")")
+            }
+            return list
+        }
+    }
+}
+
+extension ValueType where Value == [String] {
+    /// Names of application protocols, best first; a client offers such a list too. Empty where they cannot be offered.
+    static var applicationProtocols: Self {
+        Self("names of application protocols, each of 1 to 255 bytes (\"coap\")") { field in
+            var list: [String] = []
+            for name in field.strings {
+                if list.contains(name.value) {
+                    field.report(
+                        element: name.number,
+                        "\(ReadContext.quoted(name.value)) is there twice; expected each protocol once")
+                } else if (1...255).contains(name.value.utf8.count) {
+                    list.append(name.value)
+                } else {
+                    field.reportMismatch(element: name.number, found: name.value)
+                }
+            }
+            let length = ApplicationProtocols.encodedLength(of: list)
+            guard length <= ApplicationProtocols.maximumLength else {
+                field.report(
+                    "\(length) bytes, with one of length before each name; expected at most "
+                        + "\(ApplicationProtocols.maximumLength), as many as a ClientHello has room for")
+                return nil
+            }
+            return list
+        }
+    }
+}

@@ -1,0 +1,288 @@
+import DTLSEngine
+import LinuxSystem
+
+/// `[client.NAME]`: its values as the file has them. Keys that stand for themselves are read into the model at once;
+/// the others are what ``configuration(_:name:)`` makes the rest of the model of.
+struct TunnelSection {
+    /// The server is an address that stands for none (RFC 5737) until one is read.
+    var model = ClientConfiguration(
+        name: "", listen: [], server: .anyAddress(.ipv4, port: 9), serverName: "localhost", tls: ClientSettings(),
+        socket: SocketOptions(fragmentation: false))
+    var listen: [Element<SocketAddress>] = []
+    var server: NamedAddress?
+    var serverName: String?
+    var authorities: String?
+    var certificate: String?
+    var privateKey: String?
+    var presharedKey = TunnelPresharedKeySection()
+
+    static let schema = Schema<Self> {
+        Key(
+            "listen", \.listen, .listenAddresses, default: "none; systemd passes the sockets in",
+            doc: "The addresses and ports at which plain datagrams come in.")
+        Key(
+            "connect", \.server, .server, isRequired: { _ in true },
+            doc: "The host and port of the DTLS server.")
+        Key(
+            "server_name", \.serverName, .serverName, default: "the host of connect",
+            doc: "The name that the server is asked for (SNI) and whose certificate it must show.")
+        Key(
+            "verify", \.model.tls.rejectUnauthorized, .flag,
+            doc: "Whether the server must show a certificate of a trusted authority that carries its name.")
+        Key(
+            "ca", \.authorities,
+            .pem("the path of a PEM file with the CA certificates that the server is checked against"),
+            default: "those that the system trusts",
+            doc: "The authorities that may sign the server's certificate.")
+        Key(
+            "certificate", \.certificate,
+            .pem("the path of a PEM file with the client's certificate and the chain above it"),
+            isRequired: { $0.has(\.privateKey) && !$0.has(\.presharedKey) }, default: "none",
+            doc: "The client's own certificate and the chain above it.")
+        Key(
+            "private_key", \.privateKey,
+            .pem("the path of a PEM file with the certificate's private key", secrecy: .ownerAndGroup),
+            isRequired: { $0.has(\.certificate) && !$0.has(\.presharedKey) }, default: "none",
+            doc: "The certificate's private key.")
+        Key(
+            "passphrase_file", \.model.tls.passphrase,
+            .secretLine("the path of a file with the private key's passphrase in its first line"),
+            default: "none; the private key is not encrypted", doc: "The passphrase of the private key.")
+        Key(
+            "ciphers", \.model.tls.ciphers, .ciphers,
+            default: "those with forward secrecy and authenticated encryption",
+            doc: "The cipher suites of DTLS 1.2 and below, as an OpenSSL cipher list.")
+        Key(
+            "minimum_version", \.model.tls.minimumVersion, .version,
+            doc: "The oldest version of DTLS that is spoken.")
+        Key(
+            "maximum_version", \.model.tls.maximumVersion, .version, default: "the newest that OpenSSL knows",
+            doc: "The newest version of DTLS that is spoken.")
+        Key(
+            "alpn", \.model.tls.applicationProtocols, .applicationProtocols, default: "none",
+            doc: "The application protocols (ALPN) that are offered to the server, best first.")
+        Key(
+            "mtu", \.model.mtu, .integer(256...9_000, "an integer of bytes"),
+            doc: "The largest IP packet that a handshake sends.")
+        Key(
+            "handshake_timeout", \.model.handshakeTimeout, .seconds(2...120),
+            doc: "How long the server may take for the handshake.")
+        Key(
+            // What the acceptor remembers of a sender must not outlive the sender's connection
+            // (`RecentFlows.lifetime`).
+            "idle_timeout", \.model.idleTimeout, .seconds(2...86_400, orZero: ()),
+            doc: "How long no datagram may pass before a sender's connection is closed; 0 is for ever.")
+        Key(
+            // A connection must not be made again with every datagram.
+            "answer_timeout", \.model.answerTimeout, .seconds(1...86_400, orZero: ()),
+            doc: "How long datagrams may be sent without an answer before the connection is made again; 0 is for ever.")
+        Key(
+            "resumption", \.model.resumes, .flag,
+            doc: "Whether a new connection resumes the session of an earlier one.")
+        Key(table: "socket", \.model.socket, SocketOptions.schema, doc: "The client's sockets.")
+        Key(
+            table: "psk", \.presharedKey, TunnelPresharedKeySection.schema,
+            doc: "A key that the client has in common with the server, instead of certificates.")
+    }
+
+    /// Makes the client's configuration. What is wrong is reported, and something else takes its place, so that the
+    /// rest is checked too.
+    func configuration(_ table: TableReader<Self>, name: String) -> ClientConfiguration {
+        ReadContext.check(name: name, at: table.path, of: "client", table.context)
+        checkLoop(table)
+        model.socket.check(
+            table.table(\.model.socket, SocketOptions.schema),
+            against: listen.map(\.value.family) + (server.map { [$0.address.family] } ?? []), of: "client")
+        var client = model
+        client.name = name
+        client.listen = listen.map(\.value)
+        if let server { client.server = server.address }
+        client.serverName = serverName ?? server?.name ?? client.serverName
+        TunnelCredentialsReader(section: self, table: table).read(into: &client.tls)
+        return client
+    }
+
+    /// What it sends to the server would come in again, each time from a new sender.
+    private func checkLoop(_ table: TableReader<Self>) {
+        guard let server = server?.address else { return }
+        for address in listen.map(\.value) where address.port == server.port {
+            guard address == server || address.isWildcard && server.isLoopback else { continue }
+            table.report(\.server, "\(server) is where this client listens; expected the address of a DTLS server")
+        }
+    }
+}
+
+/// An address, and what the file calls it.
+struct NamedAddress {
+    let address: SocketAddress
+    let name: String
+}
+
+extension ValueType where Value == NamedAddress {
+    fileprivate static var server: Self {
+        let text = ValueType<String>.string("\"HOST:PORT\" or \"[IPv6 ADDRESS]:PORT\"")
+        return Self(text.expected) { field in
+            guard let text = text.read(field) else { return nil }
+            guard let named = HostAndPort(text) else {
+                field.report(
+                    "expected \(field.expected), the port 1 to 65535, found the string \(ReadContext.quoted(text))")
+                return nil
+            }
+            do throws(HostAndPort.Unresolved) {
+                return NamedAddress(address: try named.resolve(), name: named.certificateName)
+            } catch {
+                field.report(error.message, isTransient: error.isTransient)
+                return nil
+            }
+        }
+    }
+}
+
+extension ValueType where Value == String {
+    fileprivate static var serverName: Self {
+        let text = string("a host name or an IP address, without a port")
+        return Self(text.expected) { field in
+            guard let name = text.read(field) else { return nil }
+            let isAddress = SocketAddress(host: name, port: 0)?.scope == 0
+            if isAddress || VirtualHostsReader.isHostName(name) && !name.hasPrefix("*") { return name }
+            field.reportMismatch(found: name)
+            return nil
+        }
+    }
+}
+
+/// Reads what a client trusts and proves itself with, and tries it out: makes the engine's context of it once.
+private struct TunnelCredentialsReader {
+    let section: TunnelSection
+    let table: TableReader<TunnelSection>
+
+    func read(into settings: inout ClientSettings) {
+        var trial: ClientSettings
+        if table.has(\.presharedKey) {
+            usePresharedKey(in: &settings)
+            trial = settings
+            // The rest is tried out also where the key cannot be used, with another in its place.
+            if trial.presharedKey == nil { trial.presharedKey = PresharedKey(identity: [0x78], key: [0]) }
+        } else {
+            useCertificates(in: &settings)
+            trial = settings
+        }
+        tryOut(trial)
+    }
+
+    private func useCertificates(in settings: inout ClientSettings) {
+        if settings.rejectUnauthorized {
+            settings.certificateAuthorities = authorities()
+        } else {
+            table.warn(
+                \.model.tls.rejectUnauthorized,
+                "false: whoever answers in the server's place is taken for it, and reads and writes everything")
+            if table.has(\.authorities) {
+                table.report(\.authorities, "it has no effect with verify = false; expected only one of the two")
+            }
+        }
+        if table.has(\.model.tls.passphrase), !table.has(\.certificate), !table.has(\.privateKey) {
+            table.report(
+                \.model.tls.passphrase,
+                "there is no private key that it could be for; expected private_key beside it")
+        }
+        let hasPassphrase = settings.passphrase != nil || !table.has(\.model.tls.passphrase)
+        if section.certificate != nil, section.privateKey != nil, hasPassphrase {
+            settings.certificate = section.certificate
+            settings.privateKey = section.privateKey
+        }
+        if let certificate = section.certificate {
+            table.field(\.certificate).warnOfDates(in: certificate, "servers that check it will refuse it")
+        }
+    }
+
+    /// With a key that both have, the server needs no certificate, and the client neither.
+    private func usePresharedKey(in settings: inout ClientSettings) {
+        let others: [PartialKeyPath<TunnelSection>] = [
+            \.model.tls.rejectUnauthorized, \.authorities, \.certificate, \.privateKey, \.model.tls.passphrase,
+        ]
+        for property in others where table.has(property) {
+            table.report(
+                property,
+                "it has no effect with [client.NAME.psk], whose key proves both sides; expected only one of the two")
+        }
+        settings.rejectUnauthorized = true
+        settings.passphrase = nil
+        if let psk = table.table(\.presharedKey, TunnelPresharedKeySection.schema) {
+            settings.presharedKey = section.presharedKey.key(psk)
+        }
+    }
+
+    /// Those of the file, or the system's: workers open no files, so what the system trusts goes to them as text.
+    private func authorities() -> String? {
+        let field = table.field(\.authorities)
+        if field.value != nil {
+            if let text = section.authorities {
+                field.warnOfDates(in: text, "servers with a certificate of this CA are refused")
+            }
+            return section.authorities
+        }
+        let named = table.context.environment["SSL_CERT_FILE"] ?? ""
+        let file = named.isEmpty ? SystemAuthorities.file : named
+        do throws(UnreadableFile) {
+            return String(decoding: try FileContents(of: file).bytes, as: UTF8.self)
+        } catch {
+            field.report(
+                "missing, and the system's CA certificates are not there: \(error.message); expected"
+                    + " \(field.expected), or the system's (Debian's package ca-certificates has them)")
+            return nil
+        }
+    }
+
+    /// The engine stops at the first fault; what can be left out is left out then, so that the next one is found too.
+    private func tryOut(_ settings: ClientSettings) {
+        var settings = settings
+        // Four items can be left out, so the fifth attempt is the last.
+        for _ in 0..<5 {
+            do throws(CredentialsError) {
+                _ = try ClientContext(settings)
+                return
+            } catch {
+                report(error)
+                switch error {
+                case .ciphers: settings.ciphers = nil
+                case .authorities: settings.certificateAuthorities = nil
+                case .version: (settings.minimumVersion, settings.maximumVersion) = (.dtls12, nil)
+                case .presharedKey, .context: return
+                case .certificate, .privateKey, .passphrase, .mismatch: settings.certificate = nil
+                }
+            }
+        }
+    }
+
+    private func report(_ error: CredentialsError) {
+        func report(_ property: PartialKeyPath<TunnelSection>, _ reason: String, expected: String? = nil) {
+            let field = table.field(property)
+            let name = field.value == nil ? "the system's" : field.quotedName()
+            field.report("\(name): \(reason); expected \(expected ?? field.expected)")
+        }
+        switch error {
+        case .certificate(let reason): report(\.certificate, reason)
+        case .privateKey(let reason): report(\.privateKey, reason)
+        case .passphrase(let reason):
+            if table.has(\.model.tls.passphrase) {
+                report(\.model.tls.passphrase, reason)
+            } else {
+                report(\.privateKey, reason, expected: "a passphrase_file beside it")
+            }
+        case .mismatch(let reason):
+            let certificate = table.field(\.certificate).quotedName()
+            report(
+                \.privateKey, reason, expected: "the key that the first certificate in \(certificate) was made for")
+        case .authorities(let reason): report(\.authorities, reason)
+        case .ciphers(let reason):
+            let field = table.field(\.model.tls.ciphers)
+            field.report("\(reason); expected \(field.expected)")
+        case .version(let reason):
+            table.report(
+                table.has(\.model.tls.maximumVersion) ? \.model.tls.maximumVersion : \.model.tls.minimumVersion,
+                "\(reason); expected a version from the minimum on that this OpenSSL knows")
+        case .presharedKey, .context: table.context.report(table.path, "no TLS context can be made: \(error)")
+        }
+    }
+}

@@ -1,0 +1,126 @@
+import DTLSEngine
+import TOMLKit
+
+/// What the value of a key can be: how it is read, and what is said where it is something else.
+struct ValueType<Value>: Sendable {
+    /// Type and range, as the end of a sentence that begins with "expected".
+    let expected: String
+    /// - Returns: `nil` for a value that is wrong, which has been reported.
+    let read: @Sendable (Field) -> Value?
+    /// A default as the file would write it; `nil` where it is better said in words.
+    let text: @Sendable (Value) -> String?
+
+    init(
+        _ expected: String, text: @escaping @Sendable (Value) -> String? = { _ in nil },
+        read: @escaping @Sendable (Field) -> Value?
+    ) {
+        self.expected = expected
+        self.text = text
+        self.read = read
+    }
+
+    /// One value, which is wrong where `convert` has none for it.
+    init(
+        scalar expected: String, text: @escaping @Sendable (Value) -> String? = { _ in nil },
+        _ convert: @escaping @Sendable (any TOMLValueConvertible) -> Value?
+    ) {
+        self.init(expected, text: text) { field in
+            if let value = field.value.flatMap(convert) { return value }
+            field.reportMismatch()
+            return nil
+        }
+    }
+
+    func map<Other>(
+        text: @escaping @Sendable (Other) -> String? = { _ in nil }, _ convert: @escaping @Sendable (Value) -> Other
+    ) -> ValueType<Other> {
+        let read = read
+        return ValueType<Other>(expected, text: text) { read($0).map(convert) }
+    }
+
+    static var expectedTable: String { "a table" }
+}
+
+extension ValueType where Value == Int {
+    /// - Parameter kind: what it is, for the message.
+    static func integer(_ range: ClosedRange<Int>, _ kind: String = "an integer") -> Self {
+        Self(scalar: "\(kind), \(range.lowerBound) to \(range.upperBound)", text: { "\($0)" }) { value in
+            value.int.flatMap { range.contains($0) ? $0 : nil }
+        }
+    }
+
+    /// A number, whole or not, in thousandths. What is not 0 does not become 0.
+    static func thousandths(_ range: ClosedRange<Int>, _ kind: String) -> Self {
+        Self(scalar: "\(kind), \(range.lowerBound) to \(range.upperBound)", text: { "\(Double($0) / 1_000)" }) {
+            value in
+            guard let number = value.int.map(Double.init) ?? value.double, number.isFinite,
+                number >= Double(range.lowerBound), number <= Double(range.upperBound)
+            else { return nil }
+            return number > 0 ? max(1, Int((number * 1_000).rounded())) : 0
+        }
+    }
+}
+
+extension ValueType where Value == Duration {
+    /// A number of seconds, whole or not, to the millisecond.
+    static func seconds(_ range: ClosedRange<Int>) -> Self {
+        ValueType<Int>.thousandths(range, "a number of seconds").map(text: decimal) { .milliseconds($0) }
+    }
+
+    /// An integer of seconds.
+    static func wholeSeconds(_ range: ClosedRange<Int>) -> Self {
+        ValueType<Int>.integer(range, "an integer of seconds").map(text: decimal) { .seconds($0) }
+    }
+
+    @Sendable private static func decimal(_ duration: Duration) -> String {
+        let (seconds, attoseconds) = duration.components
+        return attoseconds == 0 ? "\(seconds)" : "\(Double(seconds) + Double(attoseconds) / 1e18)"
+    }
+
+    /// A number of seconds, or 0 for no limit.
+    static func seconds(_ range: ClosedRange<Int>, orZero: Void) -> Self {
+        let seconds = seconds(0...range.upperBound)
+        return Self(seconds.expected, text: seconds.text) { field in
+            guard let value = seconds.read(field) else { return nil }
+            if value > .zero, value < .seconds(range.lowerBound) {
+                field.report(
+                    "expected a number of seconds, \(range.lowerBound) to \(range.upperBound), or 0 for no limit,"
+                        + " found less than \(range.lowerBound)")
+            }
+            return value
+        }
+    }
+}
+
+extension ValueType where Value == Bool {
+    static var flag: Self { Self(scalar: "true or false", text: { "\($0)" }) { $0.bool } }
+}
+
+extension ValueType where Value == String {
+    /// A string that is not empty.
+    static func string(_ expected: String) -> Self {
+        Self(scalar: expected) { value in value.string.flatMap { $0.isEmpty ? nil : $0 } }
+    }
+}
+
+extension ValueType where Value == [Element<String>] {
+    /// One string, or several in an array.
+    static func strings(_ expected: String) -> Self { Self(expected) { $0.strings } }
+}
+
+extension ValueType where Value: RawRepresentable<String> & CaseIterable & SendableMetatype {
+    /// One of a few words.
+    static var word: Self {
+        Self(scalar: ReadContext.alternatives(Value.allCases.map(\.rawValue)), text: { "\"\($0.rawValue)\"" }) {
+            $0.string.flatMap(Value.init(rawValue:))
+        }
+    }
+}
+
+extension ValueType where Value == ProtocolVersion {
+    static var version: Self {
+        Self(scalar: ReadContext.alternatives(Value.allCases.map(\.name)), text: { "\"\($0.name)\"" }) {
+            $0.string.flatMap(ProtocolVersion.init(name:))
+        }
+    }
+}

@@ -36,7 +36,14 @@ import Testing
     @Test func `a client of a listener without a service is refused`() throws {
         let dispatcher = try dispatcher(.empty(services: "a"))
         #expect(try #require(dispatcher.refusal(of: try peer(), nil, hasRoom: true)).0 == .full)
-        #expect(try #require(dispatcher.refusal(of: try peer(), .client(0), hasRoom: true)).0 == .full)
+    }
+
+    @Test func `a local sender is refused by no limit, but when all workers are full`() throws {
+        var configuration = Configuration.empty(services: "a", limits: LimitsConfiguration(connections: 0))
+        configuration.limits.connections = 0
+        let dispatcher = try dispatcher(configuration)
+        #expect(dispatcher.refusal(of: try peer(), .client(0), hasRoom: true) == nil)
+        #expect(try #require(dispatcher.refusal(of: try peer(), .client(0), hasRoom: false)).0 == .full)
     }
 
     @Test func `a client is refused by a limit of its service, which the reason names`() throws {

@@ -163,6 +163,7 @@ extension UDPSocket {
         if let size = options.receiveBuffer { try setReceiveBuffer(size, on: socket) }
         if let size = options.sendBuffer { try setSendBuffer(size, on: socket) }
         if let hops = options.timeToLive { try setTimeToLive(hops, family, on: socket) }
+        if let codePoint = options.dscp { try setDSCP(codePoint, family, on: socket) }
         if let interface = options.interface { try bindToDevice(interface, socket) }
         if let allowed = options.fragmentation { try setFragmentation(allowed, family, on: socket) }
     }
@@ -217,6 +218,17 @@ extension UDPSocket {
         case .ipv4: try set(socket, ipProtocolIP, IP_TTL, Int32(clamping: hops), "IP_TTL")
         case .ipv6: try set(socket, ipProtocolIPv6, IPV6_UNICAST_HOPS, Int32(clamping: hops), "IPV6_UNICAST_HOPS")
         }
+    }
+
+    /// The code point of the packets that the socket sends; see ``SocketOptions/dscp``.
+    public static func setDSCP(
+        _ codePoint: Int, _ family: SocketAddress.Family, on socket: borrowing FileDescriptor
+    ) throws(SystemError) {
+        // The lower two bits are the kernel's, for explicit congestion notification (RFC 3168).
+        let value = Int32(clamping: codePoint) << 2
+        // An IPv6 socket asks the one option for IPv6 and the other for IPv4 clients.
+        try set(socket, ipProtocolIP, IP_TOS, value, "IP_TOS")
+        if family == .ipv6 { try set(socket, ipProtocolIPv6, IPV6_TCLASS, value, "IPV6_TCLASS") }
     }
 
     /// Whether the kernel may cut datagrams up; see ``SocketOptions/fragmentation``.

@@ -64,6 +64,7 @@ private let service = """
             receive_buffer = 1024
             send_buffer = 16_777_216
             ttl = 255
+            dscp = 63
             interface = "lo"
             ipv6_only = false
             fragment = true
@@ -85,7 +86,7 @@ private let service = """
                     handler: .forward(
                         ForwardConfiguration(backends: [try .udp("[::1]:5683")])),
                     socket: SocketOptions(
-                        receiveBuffer: 1_024, sendBuffer: 16_777_216, timeToLive: 255, interface: "lo",
+                        receiveBuffer: 1_024, sendBuffer: 16_777_216, timeToLive: 255, dscp: 63, interface: "lo",
                         ipv6Only: false, fragmentation: true))
             ])
     }
@@ -133,6 +134,7 @@ private let service = """
             "5: service.a.socket.send_buffer: expected an integer of bytes, 1024 to 16777216, found 16777217"
         ),
         ("socket.ttl = 256", "5: service.a.socket.ttl: expected an integer, 0 to 255, found 256"),
+        ("socket.dscp = 64", "5: service.a.socket.dscp: expected an integer, 0 to 63, found 64"),
         (
             "socket.fragment = \"yes\"",
             "5: service.a.socket.fragment: expected true or false, found the string \"yes\""
@@ -198,7 +200,7 @@ private let service = """
         (
             "socket.colour = \"blue\"",
             "5: service.a.socket.colour: unknown key; "
-                + "expected one of receive_buffer, send_buffer, ttl, interface, ipv6_only, fragment"
+                + "expected one of receive_buffer, send_buffer, ttl, dscp, interface, ipv6_only, fragment"
         ),
         ("\"\\nca\" = 3", "1: service.a.\"\\u{a}ca\": unknown key; did you mean \"ca\"?"),
         (

@@ -28,7 +28,7 @@ import Testing
         tls.presharedKeys = PresharedKeys(keys: [presharedKey, PresharedKey(identity: [2], key: [3])], hint: [0xfe])
         tls.sessions = SessionSettings(resumption: false, lifetime: .seconds(3))
         let socket = SocketOptions(
-            receiveBuffer: 1_024, sendBuffer: 16_777_216, timeToLive: 0, interface: "lo", ipv6Only: false,
+            receiveBuffer: 1_024, sendBuffer: 16_777_216, timeToLive: 0, dscp: 0, interface: "lo", ipv6Only: false,
             fragmentation: true)
         let rate = Rate(perThousandSeconds: 1)
         let limits = LimitsConfiguration(

@@ -101,6 +101,7 @@ struct WrongSetting: Sendable {
             WrongSetting(table, "receive_buffer", "1023", "an integer of bytes, 1024 to 16777216, found 1023"),
             WrongSetting(table, "send_buffer", "16777217", "an integer of bytes, 1024 to 16777216, found 16777217"),
             WrongSetting(table, "ttl", "256", "an integer, 0 to 255, found 256"),
+            WrongSetting(table, "dscp", "64", "an integer, 0 to 63, found 64"),
             WrongSetting(table, "ttl", "0", "found 0, which Linux refuses there"),
             WrongSetting(table, "interface", "\"none0\"", "the name of a network interface of this machine"),
             WrongSetting(table, "ipv6_only", "\"no\"", "true or false, found the string \"no\""),

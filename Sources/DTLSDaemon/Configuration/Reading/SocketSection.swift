@@ -14,6 +14,9 @@ extension SocketOptions {
             "ttl", \.timeToLive, .integer(timesToLive), default: "the system's",
             doc: "IP_TTL or IPV6_UNICAST_HOPS, the time to live or hop limit of the packets that are sent.")
         Key(
+            "dscp", \.dscp, .integer(codePoints), default: "the system's",
+            doc: "IP_TOS and IPV6_TCLASS, the differentiated services code point of the packets that are sent.")
+        Key(
             "interface", \.interface, .interface, default: "every interface",
             doc: "SO_BINDTODEVICE, the only network interface that is used.")
         Key(

@@ -30,7 +30,7 @@ import Testing
         let socket = SocketOptions(
             receiveBuffer: 1_024, sendBuffer: 16_777_216, timeToLive: 0, dscp: 0, interface: "lo", ipv6Only: false,
             fragmentation: true)
-        let rate = Rate(perThousandSeconds: 1)
+        let rate = Rate(perThousandSeconds: 1, burst: 2)
         let limits = LimitsConfiguration(
             connections: 1, connectionsPerPrefix: 2, handshakes: 3, handshakesPerSecond: rate,
             handshakesPerSecondPerPrefix: rate, prefixes: .init(ipv4: 8, ipv6: 9),
@@ -125,7 +125,9 @@ import Testing
     /// The properties of a snapshot, of its first service and first client, with their values.
     private static func leaves(of value: Any, at path: String = "") -> [String] {
         let mirror = Mirror(reflecting: value)
-        if mirror.children.isEmpty || value is [UInt8] || value is String { return ["\(path) = \(value)"] }
+        if mirror.children.isEmpty || value is [UInt8] || value is String || value is Duration {
+            return ["\(path) = \(value)"]
+        }
         if mirror.displayStyle == .optional { return mirror.children.flatMap { leaves(of: $0.value, at: path) } }
         if mirror.displayStyle == .enum { return [] }
         if mirror.displayStyle == .collection { return leaves(of: mirror.children.first?.value ?? 0, at: path) }

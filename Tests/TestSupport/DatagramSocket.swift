@@ -145,4 +145,38 @@ package final class DatagramSocket: Sendable {
     package func send(_ bytes: [UInt8], to address: SocketAddress) {
         _ = address.withSockaddr { sendto(descriptor, bytes, bytes.count, Int32(MSG_NOSIGNAL), $0, $1) }
     }
+
+    /// Has the kernel report the traffic class of each datagram (IP_TOS or IPV6_TCLASS); see ``receiveTrafficClass()``.
+    package func reportTrafficClass() {
+        var on: Int32 = 1
+        setsockopt(descriptor, Int32(IPPROTO_IP), IP_RECVTOS, &on, 4)
+        if local.family == .ipv6 { setsockopt(descriptor, Int32(IPPROTO_IPV6), IPV6_RECVTCLASS, &on, 4) }
+    }
+
+    /// The next datagram with the traffic class of its IP packet, or `nil` when none came for some milliseconds.
+    package func receiveTrafficClass() -> (bytes: [UInt8], trafficClass: UInt8?)? {
+        Self.wait(for: [self])
+        var bytes = [UInt8](repeating: 0, count: 65_536)
+        var control = [UInt8](repeating: 0, count: 256)
+        var controlCount = 0
+        let count = bytes.withUnsafeMutableBytes { bytes in
+            control.withUnsafeMutableBytes { control in
+                var part = iovec(iov_base: bytes.baseAddress, iov_len: bytes.count)
+                return withUnsafeMutablePointer(to: &part) { part in
+                    var message = msghdr()
+                    message.msg_iov = part
+                    message.msg_iovlen = 1
+                    message.msg_control = control.baseAddress
+                    message.msg_controllen = control.count
+                    defer { controlCount = message.msg_controllen }
+                    return recvmsg(descriptor, &message, Int32(MSG_DONTWAIT))
+                }
+            }
+        }
+        guard count >= 0 else { return nil }
+        // A cmsghdr is its length (8 bytes), level and type (4 each), and then the value, whose first byte is the class
+        // in either family on a little-endian machine (cmsg(3)).
+        let isPresent = controlCount > 16
+        return (Array(bytes.prefix(count)), isPresent ? control[16] : nil)
+    }
 }

@@ -63,7 +63,7 @@ final class ClientTunnel: TimerTarget, EventHandler, ConnectionDelegate {
                 fields: fields)
             return close(.closedHere)
         }
-        batch { for datagram in datagrams { deliver(datagram) } }
+        deliverBatch { for datagram in datagrams { deliver(datagram) } }
         rearm()
     }
 
@@ -107,14 +107,14 @@ final class ClientTunnel: TimerTarget, EventHandler, ConnectionDelegate {
 
     /// Takes a datagram of this sender that was read from another socket.
     func receive(_ datagram: UnsafeRawBufferPointer) {
-        batch { deliver(datagram) }
+        deliverBatch { deliver(datagram) }
     }
 
     func ready(_ events: EventLoop.Events) {
         let batch = resources.received
         // An error is an ICMP message: the sender has closed its socket, for the moment at least.
         guard let count = try? socket.receive(), count > 0 else { return }
-        self.batch {
+        deliverBatch {
             for index in 0..<count {
                 // Rule 2: a connected socket can hold what came before it was connected.
                 if let source = batch.source(index), source != flow.peer {
@@ -124,6 +124,18 @@ final class ClientTunnel: TimerTarget, EventHandler, ConnectionDelegate {
                 }
             }
         }
+    }
+
+    /// Has what `work` delivers leave together.
+    private func deliverBatch(_ work: () -> Void) {
+        // This comes first, since a connection is closed only after its batch: the datagrams wait for the next one.
+        if state.isServerSilent(now: resources.loop.now) {
+            close(connection, because: "the server has sent nothing for \(state.timeouts.answer.seconds) s")
+        }
+        if let connection { connection.batch(work) } else { work() }
+        guard state.phase == .established, let connection else { return }
+        let error = connection.lastError
+        if error != 0 { handle(error, of: connection) }
     }
 
     private func deliver(_ datagram: UnsafeRawBufferPointer) {
@@ -138,9 +150,6 @@ final class ClientTunnel: TimerTarget, EventHandler, ConnectionDelegate {
         case .keepAndConnect:
             keep(datagram)
             connect()
-        case .reconnect(let silence):
-            closeSilent(silence)
-            if state.phase != .established { deliver(datagram) }
         case .drop:
             break
         }
@@ -157,20 +166,6 @@ final class ClientTunnel: TimerTarget, EventHandler, ConnectionDelegate {
             let told = tellSender(of: datagram.count)
             worker.logs.limited(.datagramRefused, "a datagram was dropped: \(error)\(told)", fields: fields)
         }
-    }
-
-    /// Has the records of all messages that `work` sends leave together.
-    private func batch(_ work: () -> Void) {
-        // Before the batch, so that its datagrams wait for the next connection.
-        if let silence = state.silence(now: resources.loop.now) { closeSilent(silence) }
-        if let connection { connection.batch(work) } else { work() }
-        guard state.phase == .established, let connection else { return }
-        let error = connection.lastError
-        if error != 0 { handle(error, of: connection) }
-    }
-
-    private func closeSilent(_ silence: Duration) {
-        close(connection, because: "the server has sent nothing for \(silence.seconds) s")
     }
 
     private func keep(_ datagram: UnsafeRawBufferPointer) {

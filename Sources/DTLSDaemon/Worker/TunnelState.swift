@@ -44,9 +44,6 @@ struct TunnelState {
         case keep
         /// It waits, and a connection is to be made.
         case keepAndConnect
-        /// The server may have lost its state, since it has sent nothing for so long. The connection is to be closed,
-        /// and then it is to be asked again what becomes of the datagram.
-        case reconnect(afterSilence: Duration)
         case drop
     }
 
@@ -108,34 +105,30 @@ struct TunnelState {
         unansweredSince = nil
     }
 
-    /// There is a datagram to be sent to the server.
+    /// Whether the server has sent nothing for so long that it may have lost its state. Then the connection is to be
+    /// closed, before more is delivered.
     ///
-    /// A server may have lost its state without a word, and then drops all that is sent to it. There is no other way to
-    /// see this than its silence: OpenSSL 3 no longer has heartbeats (RFC 6520), and a peer that does not know a
-    /// connection says nothing about its records.
+    /// A server that has lost its state drops all that is sent to it. There is no other way to see this than its
+    /// silence: OpenSSL 3 no longer has heartbeats (RFC 6520), and a peer that does not know a connection says nothing
+    /// about its records.
+    func isServerSilent(now: Instant) -> Bool {
+        let limit = timeouts.answerNanoseconds
+        guard limit > 0, phase == .established, let since = unansweredSince, now > since else { return false }
+        return now.nanoseconds - since.nanoseconds >= limit
+    }
+
+    /// There is a datagram to be sent to the server.
     mutating func deliver(now: Instant) -> Delivery {
         switch phase {
         case .established:
-            let since = unansweredSince ?? now
-            unansweredSince = since
-            let limit = timeouts.answerNanoseconds
-            let isSilent = limit > 0 && now.nanoseconds - min(since, now).nanoseconds >= limit
-            return isSilent ? .reconnect(afterSilence: timeouts.answer) : .send
+            if unansweredSince == nil { unansweredSince = now }
+            return .send
         case .connecting, .pausing: return .keep
         case .closed: return .drop
         case .idle:
             phase = .connecting
             return .keepAndConnect
         }
-    }
-
-    /// How long the server has to be silent for ``deliver(now:)`` to give the connection up, where it has been; else
-    /// `nil`. To be asked before a batch of datagrams: within it, the connection does not close.
-    func silence(now: Instant) -> Duration? {
-        guard phase == .established, let unansweredSince else { return nil }
-        let limit = timeouts.answerNanoseconds
-        let isSilent = limit > 0 && now.nanoseconds - min(unansweredSince, now).nanoseconds >= limit
-        return isSilent ? timeouts.answer : nil
     }
 
     // MARK: The connection

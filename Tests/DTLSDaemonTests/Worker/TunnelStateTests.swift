@@ -125,11 +125,14 @@ import Testing
     @Test func `a server that sends nothing for answer_timeout gets a new connection with the next datagram`() {
         var state = established(answer: .seconds(5))
         #expect(state.deliver(now: time(1)) == .send)
+        #expect(!state.isServerSilent(now: time(5.9)))
         #expect(state.deliver(now: time(5.9)) == .send)
-        #expect(state.deliver(now: time(6)) == .reconnect(afterSilence: .seconds(5)))
+        #expect(state.isServerSilent(now: time(6)))
         #expect(state.connectionEnded(now: time(6), chance: 0.5) == .connectionLost(pause: nil))
         #expect(state.deliver(now: time(6)) == .keepAndConnect)
+        #expect(!state.isServerSilent(now: time(60)))
         state.connectionEstablished(now: time(6))
+        #expect(!state.isServerSilent(now: time(60)))
         #expect(state.deliver(now: time(7)) == .send)
     }
 
@@ -137,15 +140,17 @@ import Testing
         var state = established(answer: .seconds(5))
         #expect(state.deliver(now: time(1)) == .send)
         state.noteServerActive()
+        #expect(!state.isServerSilent(now: time(100)))
         #expect(state.deliver(now: time(100)) == .send)
         #expect(state.deliver(now: time(104)) == .send)
-        #expect(state.deliver(now: time(105)) == .reconnect(afterSilence: .seconds(5)))
+        #expect(!state.isServerSilent(now: time(104)))
+        #expect(state.isServerSilent(now: time(105)))
     }
 
     @Test func `without answer_timeout a server may be silent for ever`() {
         var state = established()
         #expect(state.deliver(now: time(1)) == .send)
-        #expect(state.deliver(now: time(1_000_000)) == .send)
+        #expect(!state.isServerSilent(now: time(1_000_000)))
     }
 
     // MARK: Errors of the socket to the server

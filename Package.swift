@@ -48,6 +48,7 @@ let library: [Target] = [
         ],
         swiftSettings: strict),
     .target(name: "VirtualClock", path: "Tests/VirtualClock"),
+    .testTarget(name: "PrimitivesTests", dependencies: ["Primitives", "TestSupport"], swiftSettings: strict),
     .target(
         name: "TestSupport", dependencies: ["LinuxSystem", "Primitives", "CLinux"], path: "Tests/TestSupport",
         swiftSettings: strict),

@@ -25,7 +25,21 @@ package enum Hexadecimal {
         return stride(from: 0, to: 64, by: 2).map { values[$0] << 4 | values[$0 + 1] }
     }
 
-    private static func value(_ digit: UInt8) -> UInt8? {
+    /// Bytes as pairs of digits of any case, with or without a colon between two pairs; `nil` for anything else.
+    package static func bytes(_ text: some Collection<UInt8>) -> [UInt8]? {
+        let colon = UInt8(ascii: ":")
+        var bytes: [UInt8] = []
+        var rest = text[...]
+        while let first = rest.popFirst() {
+            if first == colon, !bytes.isEmpty, !rest.isEmpty, rest.first != colon { continue }
+            guard let high = value(first), let second = rest.popFirst(), let low = value(second) else { return nil }
+            bytes.append(high << 4 | low)
+        }
+        return bytes
+    }
+
+    /// The value of a digit; `nil` for any other byte.
+    package static func value(_ digit: UInt8) -> UInt8? {
         switch digit {
         case UInt8(ascii: "0")...UInt8(ascii: "9"): digit - UInt8(ascii: "0")
         case UInt8(ascii: "a")...UInt8(ascii: "f"): digit - UInt8(ascii: "a") + 10

@@ -21,7 +21,7 @@ public struct Rate: Equatable, Hashable, Codable, Sendable {
 
     /// Nanoseconds in which the tokens of `count` events, up to 1,000,000, come back.
     func cost(of count: Int = 1) -> UInt64 {
-        UInt64(min(max(0, count), 1_000_000)) * Self.period / UInt64(perThousandSeconds)
+        UInt64(min(max(0, count), 1_000_000)) * Self.period / UInt64(max(1, perThousandSeconds))
     }
 
     /// Nanoseconds in which an empty bucket becomes full.

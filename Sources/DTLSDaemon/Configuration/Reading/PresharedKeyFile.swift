@@ -1,4 +1,5 @@
 import DTLSEngine
+import Primitives
 
 /// A file of identities and keys, one pair a line: the format of GnuTLS' psktool and of stunnel's PSKsecrets.
 ///
@@ -55,7 +56,9 @@ enum PresharedKeyFile {
         let colon = line.firstIndex(of: colon)
         var identity = Array(line[..<(colon ?? line.endIndex)])
         if line.first == hash {
-            guard colon != nil, let decoded = hexadecimal(identity.dropFirst()), !decoded.isEmpty else { return nil }
+            guard colon != nil, let decoded = Hexadecimal.bytes(identity.dropFirst()), !decoded.isEmpty else {
+                return nil
+            }
             identity = decoded
         }
         guard let colon else { throw problem("no colon; expected IDENTITY:KEY") }
@@ -66,7 +69,7 @@ enum PresharedKeyFile {
         }
         let key = line[line.index(after: colon)...]
         if let reason = fault(of: key) { throw problem(reason) }
-        return PresharedKey(identity: identity, key: hexadecimal(key) ?? Array(key))
+        return PresharedKey(identity: identity, key: Hexadecimal.bytes(key) ?? Array(key))
     }
 
     private static func fault(of key: ArraySlice<UInt8>) -> String? {
@@ -74,11 +77,11 @@ enum PresharedKeyFile {
             return "a space before or after the key; expected the key alone after the colon"
         }
         if key.contains(0) { return "a NUL byte in the key; expected text, or hexadecimal digits" }
-        let isDigits = !key.isEmpty && key.allSatisfy { digit($0) != nil }
+        let isDigits = !key.isEmpty && key.allSatisfy { Hexadecimal.value($0) != nil }
         if isDigits, !key.count.isMultiple(of: 2) {
             return "a key of \(key.count) hexadecimal digits; expected an even number of them"
         }
-        let count = hexadecimal(key)?.count ?? key.count
+        let count = Hexadecimal.bytes(key)?.count ?? key.count
         guard (minimumKeyLength...PresharedKeys.maximumKeyLength).contains(count) else {
             return "a key of \(count) bytes; expected \(minimumKeyLength) to \(PresharedKeys.maximumKeyLength) bytes"
                 + " (two hexadecimal digits each, or as text)"
@@ -87,25 +90,4 @@ enum PresharedKeyFile {
     }
 
     private static func isSpace(_ byte: UInt8) -> Bool { byte == 0x20 || byte == 0x09 }
-
-    private static func digit(_ byte: UInt8) -> UInt8? {
-        switch byte {
-        case UInt8(ascii: "0")...UInt8(ascii: "9"): byte - UInt8(ascii: "0")
-        case UInt8(ascii: "a")...UInt8(ascii: "f"): byte - UInt8(ascii: "a") + 10
-        case UInt8(ascii: "A")...UInt8(ascii: "F"): byte - UInt8(ascii: "A") + 10
-        default: nil
-        }
-    }
-
-    /// Pairs of digits, with or without a colon between two pairs; `nil` for anything else.
-    private static func hexadecimal(_ text: ArraySlice<UInt8>) -> [UInt8]? {
-        var bytes: [UInt8] = []
-        var rest = text
-        while let first = rest.popFirst() {
-            if first == colon, !bytes.isEmpty, !rest.isEmpty, rest.first != colon { continue }
-            guard let high = digit(first), let second = rest.popFirst(), let low = digit(second) else { return nil }
-            bytes.append(high << 4 | low)
-        }
-        return bytes
-    }
 }

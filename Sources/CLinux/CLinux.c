@@ -45,7 +45,7 @@ int cl_spawn_self(pid_t *pid, char *const argv[], char *const envp[], int channe
     if (e) { posix_spawn_file_actions_destroy(&actions); return e; }
     sigemptyset(&none);
     sigfillset(&all);
-    // dup2 of a descriptor onto itself clears FD_CLOEXEC in posix_spawn (POSIX.1-2024; glibc since 2.29).
+    // In posix_spawn, dup2 of a descriptor onto itself clears FD_CLOEXEC (POSIX.1-2024; glibc since 2.29).
     if (!e) e = posix_spawn_file_actions_adddup2(&actions, channel, 3);
     if (!e) e = posix_spawn_file_actions_addclosefrom_np(&actions, 4);
     if (!e) e = posix_spawnattr_setsigmask(&attributes, &none);
@@ -57,16 +57,16 @@ int cl_spawn_self(pid_t *pid, char *const argv[], char *const envp[], int channe
     return e;
 }
 
-// Of the parent's memory, which vfork(2) shares, it writes only its own stack and errno.
+// The child shares the parent's memory (vfork(2)), and writes only its own stack and errno.
 static int become_program(const struct cl_program *program, pid_t parent) {
-    // Not signal(3), which leaves out the two that posix_spawn(3) ignores for glibc's own use.
+    // signal(3) would leave out the two signals that glibc reserves for its own use.
     const unsigned long by_default[8] = {0};
     for (int number = 1; number < NSIG; number++) syscall(SYS_rt_sigaction, number, by_default, NULL, (NSIG - 1) / 8);
     if (setsid() < 0) return errno;
     if (prctl(PR_SET_PDEATHSIG, SIGKILL)) return errno;
-    // The parent may have died before the call; nobody would be told any more.
+    // If the parent died before the call, the kernel no longer sends the signal.
     if (getppid() != parent) return ESRCH;
-    // Above the standard streams first, whatever the numbers are.
+    // The descriptors are first moved above the standard streams, whatever their numbers are.
     int stream = fcntl(program->stream, F_DUPFD, 3);
     if (stream < 0 || dup2(stream, 0) < 0 || dup2(stream, 1) < 0) return errno;
     if (syscall(SYS_close_range, 3u, ~0u, 0)) return errno;
@@ -85,7 +85,7 @@ int cl_spawn_program(pid_t *pid, const struct cl_program *program) {
     sigset_t all, before;
     pid_t parent = getpid();
     volatile int error = 0;
-    // No handler of the parent's may run in the child: it would do so in the parent's memory.
+    // No signal handler of the parent may run in the child, since it would use the parent's memory.
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, &before);
     pid_t child = vfork();

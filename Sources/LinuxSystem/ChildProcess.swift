@@ -1,8 +1,8 @@
 import CLinux
 import Glibc
 
-/// The program itself in another role: started with fork and exec at once, so that it has an address-space layout of
-/// its own and no Swift runtime is carried across a fork.
+/// A child process that runs this program again in another role. It is started by fork and exec together, so that it
+/// gets its own address-space layout and no Swift runtime crosses a fork.
 public enum ChildProcess {
     /// The descriptor on which a child finds its channel.
     public static let channelDescriptor: Int32 = 3
@@ -20,7 +20,7 @@ public enum ChildProcess {
         }
     }
 
-    /// Starts /proc/self/exe with these arguments; `channel` is its descriptor 3, and everything but 0 to 3 is closed.
+    /// Starts /proc/self/exe with these arguments. The child has `channel` as descriptor 3, and none above it.
     /// - Returns: its process ID.
     public static func spawn(
         arguments: [String], environment: [String: String], channel: consuming FileDescriptor
@@ -36,7 +36,7 @@ public enum ChildProcess {
         return pid
     }
 
-    /// The next child that has ended, or `nil`.
+    /// Reaps the next child that has ended; `nil` when there is none.
     public static func reap() -> (pid: pid_t, ending: Ending)? {
         while true {
             var status: Int32 = 0
@@ -52,13 +52,13 @@ public enum ChildProcess {
         FileDescriptor(owning: try system("pidfd_open") { cl_pidfd_open(child) })
     }
 
-    /// How a child has ended, which is then gone from the process table; `nil` while it runs.
+    /// Reaps a child and returns how it ended; `nil` while it runs.
     public static func reap(_ child: pid_t) -> Ending? {
         var status: Int32 = 0
         return waitpid(child, &status, WNOHANG) == child ? ending(status) : nil
     }
 
-    /// Waits for one child to end; `nil` when it is none, or has been reaped.
+    /// Waits for a child to end, and reaps it; `nil` when there is no such child, or it has been reaped already.
     public static func wait(for child: pid_t) -> Ending? {
         var status: Int32 = 0
         while true {
@@ -73,7 +73,7 @@ public enum ChildProcess {
         return cl_wifexited(status) != 0 ? .exited(status: cl_wexitstatus(status)) : nil
     }
 
-    /// This process' environment.
+    /// The environment of this process.
     public static func environment() -> [String: String] {
         var variables: [String: String] = [:]
         var next = cl_environ()

@@ -3,22 +3,22 @@ import Glibc
 
 /// Sends many datagrams in one system call over a connected socket.
 ///
-/// Runs of equal size go as one message with UDP_SEGMENT (the kernel cuts it up), and all runs in one sendmmsg(2).
-/// One sender serves all sockets of a thread.
+/// A run of datagrams of equal size is one message with UDP_SEGMENT, which the kernel splits, and all runs are sent by
+/// one sendmmsg(2). One sender serves all sockets of a thread.
 public final class DatagramSender {
-    /// What became of a batch.
+    /// The outcome of sending one batch.
     public struct Outcome {
-        /// Datagrams the kernel took.
+        /// The number of datagrams that the kernel accepted.
         public var sent = 0
-        /// Datagrams that are done with: taken or refused. Those after them were not tried, since the socket is full.
+        /// The number of datagrams that were accepted or refused. Later ones were not tried, since the socket is full.
         public var handled = 0
-        /// Datagrams that were refused since the path does not take their size (EMSGSIZE).
+        /// The number of datagrams that were refused because they exceed the path MTU (EMSGSIZE).
         public var tooLarge = 0
-        /// The last errno, or 0. EAGAIN: the socket's buffer is full; ECONNREFUSED: nobody listens at the peer.
+        /// The last errno, or 0. EAGAIN: the socket's buffer is full; ECONNREFUSED: the peer's port is closed.
         public var error: Int32 = 0
     }
 
-    /// UDP_MAX_SEGMENTS of Linux before 6.9, and the largest UDP payload over IPv4.
+    /// These are UDP_MAX_SEGMENTS of Linux before 6.9, and the largest UDP payload over IPv4.
     private static let maximumSegments = 64
     private static let maximumRunBytes = 65_507
     private static let messageCapacity = 256
@@ -27,9 +27,9 @@ public final class DatagramSender {
     private let headers: UnsafeMutablePointer<cl_mmsghdr>
     private let vectors: UnsafeMutablePointer<iovec>
     private let controls: UnsafeMutableRawPointer
-    /// How many datagrams each message of the call stands for.
+    /// The number of datagrams in each message of the call.
     private let runs: UnsafeMutablePointer<Int>
-    /// Off once the kernel or a device has refused UDP_SEGMENT.
+    /// Becomes false once the kernel or a device has refused UDP_SEGMENT.
     private var canSegment = true
 
     public init() {
@@ -52,10 +52,10 @@ public final class DatagramSender {
         runs.deallocate()
     }
 
-    /// Sends the datagrams that lie one after the other in `bytes`, with these sizes, without waiting.
+    /// Sends the datagrams of these sizes, which follow one another in `bytes`, without waiting.
     ///
-    /// A datagram that the kernel refuses (EMSGSIZE) is left out, the rest goes on; when the socket's buffer is full
-    /// the rest is left out.
+    /// A datagram that the kernel refuses (EMSGSIZE) is skipped. When the socket's buffer is full, the remaining
+    /// datagrams are not sent.
     /// - Parameters:
     ///   - segmenting: whether the socket is UDP, so that UDP_SEGMENT may be used.
     ///   - retrying: whether to go on after an ICMP error for an earlier datagram. Otherwise that ends the batch before
@@ -65,7 +65,7 @@ public final class DatagramSender {
         segmenting: Bool = true, retrying: Bool = true
     ) -> Outcome {
         var outcome = Outcome()
-        // Datagrams before this one go by themselves.
+        // Datagrams before this one are not part of any run.
         var single = segmenting && canSegment ? 0 : sizes.count
         var hasRetried = !retrying
         var retriedSize: Int?
@@ -104,23 +104,23 @@ public final class DatagramSender {
 
     private func recovery(from error: Int32, run: Int, hasRetried: Bool) -> Recovery {
         switch error {
-        // An ICMP error for an earlier datagram: it is reported once, in place of sending (udp(7)).
+        // This is an ICMP error for an earlier datagram. The kernel reports it once, instead of sending (udp(7)).
         case ECONNREFUSED, EHOSTUNREACH, ENETUNREACH: return hasRetried ? .stop : .retry
-        // That an earlier one was too large for a router is reported so too, whatever the size of this one.
+        // EMSGSIZE can mean that an earlier one was too large for a router, whatever the size of this one.
         case EMSGSIZE where !hasRetried: return .retry
-        // No checksum offload below (EIO), or no such option: never again.
+        // The device has no checksum offload (EIO), or the kernel has no such option: do not try again.
         case EIO where run > 1, EOPNOTSUPP where run > 1, ENOPROTOOPT where run > 1:
             canSegment = false
             return .retryOneByOne
-        // A segment is larger than the path's MTU: the last one may be smaller, and without DF all may be fragmented.
+        // A segment exceeds the path MTU. The last one may be smaller, and without DF all may be fragmented.
         case EMSGSIZE where run > 1, EINVAL where run > 1: return .retryOneByOne
         case EMSGSIZE: return .skip
         default: return .stop
         }
     }
 
-    /// Makes messages of the datagrams from `next` on, as many as fit, and returns their number.
-    /// - Parameter single: the first that may be part of a run.
+    /// Prepares as many messages as fit for the datagrams from `next` on, and returns their number.
+    /// - Parameter single: the first datagram that may be part of a run.
     private func gather(
         _ bytes: UnsafeMutableRawBufferPointer, from start: Int, sizes: UnsafeBufferPointer<Int>, next: Int,
         single: Int
@@ -133,7 +133,7 @@ public final class DatagramSender {
             let size = sizes[index]
             var run = 1
             var length = size
-            // All of a run have the same size, except that the last may be shorter (udp(7), UDP_SEGMENT).
+            // All datagrams of a run have the same size, but the last one may be shorter (udp(7), UDP_SEGMENT).
             while index >= single, index + run < sizes.count, run < Self.maximumSegments, sizes[index + run] <= size,
                 length + sizes[index + run] <= Self.maximumRunBytes
             {
@@ -167,7 +167,7 @@ public final class DatagramSender {
         cl_cmsg_data(header)?.storeBytes(of: UInt16(truncatingIfNeeded: size), as: UInt16.self)
     }
 
-    /// - Returns: how many messages were taken, and the errno that stopped it.
+    /// - Returns: how many messages the kernel accepted, and the errno that ended the call.
     private func sendAll(_ count: Int, over socket: borrowing FileDescriptor) -> (taken: Int, error: Int32) {
         var taken = 0
         while taken < count {

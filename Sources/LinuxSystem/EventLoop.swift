@@ -2,13 +2,13 @@ import CLinux
 import Glibc
 import Primitives
 
-/// An object that is told when a descriptor is ready.
+/// An object that the event loop calls when a descriptor is ready.
 public protocol EventHandler: AnyObject {
-    /// The descriptor is ready for what was asked, or has an error or hang-up; the next system call on it tells.
+    /// The descriptor is ready for what was asked, or has an error or hang-up, which the next system call reports.
     func ready(_ events: EventLoop.Events)
 }
 
-/// One thread's epoll loop: descriptors, timers, and work put off to the end of a turn.
+/// The epoll loop of one thread: descriptors, timers, and work that is deferred to the end of a turn.
 ///
 /// Not thread-safe, on purpose. A handler may remove itself or others, or stop the loop, at any moment.
 public final class EventLoop {
@@ -17,12 +17,12 @@ public final class EventLoop {
         public init(rawValue: UInt32) { self.rawValue = rawValue }
         public static let readable = Events(rawValue: EPOLLIN.rawValue)
         public static let writable = Events(rawValue: EPOLLOUT.rawValue)
-        /// The other end of a Unix stream or sequence socket sends no more: there may be something left to read.
+        /// The peer of a Unix stream or sequenced-packet socket has shut down sending; unread data may remain.
         public static let peerClosed = Events(rawValue: EPOLLRDHUP.rawValue)
         public static let hangUp = Events(rawValue: EPOLLHUP.rawValue | EPOLLERR.rawValue)
     }
 
-    /// A handler's place in the loop; it says which of the handlers that have used a place is meant.
+    /// A handler's slot in the loop, and which of the successive handlers of that slot is meant.
     public struct Registration: Equatable, Sendable {
         fileprivate let index: Int
         fileprivate let generation: UInt32
@@ -41,7 +41,7 @@ public final class EventLoop {
     private var deferred: [() -> Void] = []
     private var isStopped = false
 
-    /// When this turn began.
+    /// The time at which this turn began.
     public private(set) var now: Instant
     public var timers = Timers()
 
@@ -53,7 +53,7 @@ public final class EventLoop {
 
     deinit { events.deallocate() }
 
-    /// Watches a descriptor, level-triggered, until `remove`. The loop keeps the handler alive as long.
+    /// Watches a descriptor, level-triggered, until `remove`. The loop retains the handler until then.
     public func add(
         _ descriptor: borrowing FileDescriptor, _ interest: Events, _ handler: any EventHandler
     ) throws(SystemError) -> Registration {
@@ -76,13 +76,13 @@ public final class EventLoop {
         try control(EPOLL_CTL_MOD, descriptor, interest, registration)
     }
 
-    /// Forgets a descriptor; call it before the descriptor is closed or given away. Events of this turn that have not
-    /// been handed out are dropped.
+    /// Stops watching a descriptor. Call it before the descriptor is closed or passed on. Its undelivered events of
+    /// this turn are dropped.
     public func remove(_ descriptor: borrowing FileDescriptor, _ registration: Registration) {
         guard places.indices.contains(registration.index),
             places[registration.index].generation == registration.generation
         else { return }
-        // Closing alone is not enough where another process holds the same open file: epoll would go on reporting it.
+        // Closing alone is not enough if another process has the same open file: epoll would still report it.
         var none = epoll_event()
         epoll_ctl(epoll.rawValue, EPOLL_CTL_DEL, descriptor.rawValue, &none)
         places[registration.index].handler = nil
@@ -100,7 +100,7 @@ public final class EventLoop {
         _ = try system("epoll_ctl") { epoll_ctl(epoll.rawValue, operation, raw, &event) }
     }
 
-    /// Runs `work` at the end of this turn, after all events and timers; in the next one if called from there.
+    /// Runs `work` at the end of this turn, after all events and timers, or of the next turn if called from there.
     public func atEndOfTurn(_ work: @escaping () -> Void) { deferred.append(work) }
 
     /// Ends `run()` after this turn.
@@ -112,13 +112,13 @@ public final class EventLoop {
         while !isStopped { try poll(timeout: nil) }
     }
 
-    /// One turn: waits for the first event, timer or `timeout` (`nil`: for ever), and handles what there
-    /// is.
+    /// Runs one turn: waits for the first event or timer, at most for `timeout` (`nil`: without limit), and handles all
+    /// that are due.
     public func poll(timeout: Duration?) throws(SystemError) {
         let wait = waitMilliseconds(timeout)
         var count = Int(epoll_wait(epoll.rawValue, events, Int32(truncatingIfNeeded: Self.eventCapacity), wait))
         if count < 0 {
-            // Interrupted (SIGCONT): waiting again as long would be late for the timers.
+            // A signal interrupted the wait (SIGCONT). Waiting for the same time again would delay the timers.
             guard errno == EINTR else { throw SystemError("epoll_wait", errno: errno) }
             count = 0
         }
@@ -145,7 +145,7 @@ public final class EventLoop {
         var wait = timeout.map { Int32(clamping: max(0, ($0.nanoseconds + 999_999) / 1_000_000)) } ?? -1
         if let earliest = timers.earliest {
             let present = Instant.now()
-            // Rounded up: waking a millisecond too early would spin.
+            // The time is rounded up, since waking a millisecond too early would make the loop spin.
             let left =
                 earliest > present ? (earliest.nanoseconds - present.nanoseconds + 999_999) / 1_000_000 : 0
             let milliseconds = Int32(clamping: left)
@@ -155,7 +155,7 @@ public final class EventLoop {
     }
 }
 
-/// Wakes a loop from any thread: an eventfd that becomes readable.
+/// Wakes a loop from any thread, by an eventfd that becomes readable.
 public final class Waker: Sendable {
     /// The descriptor that the loop watches.
     public let descriptor: FileDescriptor
@@ -164,7 +164,7 @@ public final class Waker: Sendable {
         descriptor = FileDescriptor(owning: try system("eventfd") { eventfd(0, Int32(EFD_NONBLOCK | EFD_CLOEXEC)) })
     }
 
-    /// Makes the descriptor readable, if it is not.
+    /// Makes the descriptor readable, if it is not readable already.
     public func wake() {
         var one: UInt64 = 1
         _ = write(descriptor.rawValue, &one, 8)

@@ -1,15 +1,16 @@
 import CLinux
 import Glibc
 
-/// Tells when files are changed or replaced (inotify), whether they are there already or not.
+/// Reports when files are changed or replaced (inotify), including files that do not exist yet.
 ///
-/// It watches folders, since a file is mostly replaced by renaming a new one over it; and where there are symbolic
-/// links on the way to a file, the folders that these are in. Where a folder is missing, it watches for its coming:
-/// then, as with every change, the files have to be added again.
+/// It watches folders, since a file is usually replaced by renaming a new one over it. If the path of a file contains
+/// symbolic links, it also watches the folders of the links. If a folder is missing, it watches for its creation. After
+/// every change, the files have to be added again.
 public final class FileWatcher {
-    /// Readable when something has changed. Another process may go on with it: the watches are the open file's.
+    /// Readable when something has changed. Another process can take it over, since the watches belong to the open
+    /// file.
     public private(set) var descriptor: FileDescriptor
-    /// The last parts of the paths that are watched: what else changes in their folders is of no interest.
+    /// The last components of the watched paths. Changes of other files in the same folders are ignored.
     public private(set) var names: Set<String>
 
     public init() throws(SystemError) {
@@ -18,20 +19,20 @@ public final class FileWatcher {
         names = []
     }
 
-    /// Goes on with the watches of another process.
+    /// Takes over the watches of another process.
     public init(owning descriptor: consuming FileDescriptor, names: Set<String>) {
         self.descriptor = descriptor
         self.names = names
     }
 
-    /// As many links as the kernel follows on one path (path_resolution(7)).
+    /// The number of symbolic links that the kernel follows in one path (path_resolution(7)).
     private static let maximumLinks = 40
 
     private static let changes =
         UInt32(IN_CLOSE_WRITE) | UInt32(IN_MOVED_TO) | UInt32(IN_CREATE) | UInt32(IN_ATTRIB) | UInt32(IN_DELETE_SELF)
         | UInt32(IN_MOVE_SELF) | UInt32(IN_ONLYDIR)
 
-    /// Watches a file, and the symbolic links on the way to it. It asks the file system, so it may wait.
+    /// Watches a file and the symbolic links in its path. It uses the file system, so it may block.
     public func add(_ path: String) throws(SystemError) {
         var rest = path.split(separator: "/").map(String.init)
         var folder = path.hasPrefix("/") ? "/" : "./"
@@ -42,14 +43,14 @@ public final class FileWatcher {
             let target = links < Self.maximumLinks ? Self.target(of: whole) : nil
             let isMissing = target == nil && !Self.exists(whole)
             if target != nil || isMissing || rest.isEmpty { try watch(name, in: folder) }
-            // What has come before the watch is gone through like the rest.
+            // A component that was created before the watch is processed like the others.
             if isMissing, !Self.exists(whole) { return }
             if let target {
                 links += 1
                 rest = target.split(separator: "/").map(String.init) + rest
                 if target.hasPrefix("/") { folder = "/" }
             } else {
-                // ".." stays as it is: the links before it are resolved.
+                // ".." is kept, since the links before it are resolved.
                 folder = whole + "/"
             }
         }
@@ -61,13 +62,13 @@ public final class FileWatcher {
         names.insert(name)
     }
 
-    /// Whether there is anything, of whatever kind, or cannot be told.
+    /// Whether a file of any kind exists at a path, or this cannot be determined.
     private static func exists(_ path: String) -> Bool {
         var status = stat()
         return lstat(path, &status) == 0 || errno != ENOENT
     }
 
-    /// Where a symbolic link leads, or `nil` where there is none.
+    /// The target of a symbolic link; `nil` when the path is not a symbolic link.
     private static func target(of path: String) -> String? {
         var buffer = [CChar](repeating: 0, count: Int(PATH_MAX))
         let count = readlink(path, &buffer, buffer.count)
@@ -75,8 +76,8 @@ public final class FileWatcher {
         return String(decoding: buffer[..<count].lazy.map { UInt8(bitPattern: $0) }, as: UTF8.self)
     }
 
-    /// Takes all that has happened since the last time.
-    /// - Returns: whether a watched file may be another now.
+    /// Reads all events since the last call.
+    /// - Returns: whether a watched file may have changed.
     public func takeChanges() throws(SystemError) -> Bool {
         var isChanged = false
         let raw = descriptor.rawValue
@@ -90,7 +91,7 @@ public final class FileWatcher {
         return isChanged
     }
 
-    /// Goes through whole events (inotify(7)): watch, mask, cookie, length of the name, name with NULs.
+    /// Parses whole events (inotify(7)): watch, mask, cookie, length of the name, and the name padded with NULs.
     private func concernsFile(_ events: UnsafeRawBufferPointer) -> Bool {
         var position = 0
         while position + 16 <= events.count {
@@ -98,7 +99,7 @@ public final class FileWatcher {
             let length = Int(events.loadUnaligned(fromByteOffset: position + 12, as: UInt32.self))
             guard length <= events.count - position - 16 else { return true }
             let name = events[(position + 16)..<(position + 16 + length)].prefix { $0 != 0 }
-            // Without a name it is the folder itself; or events were lost.
+            // An event without a name is about the folder itself, or says that events were lost.
             let isOfFolder = mask & (UInt32(IN_DELETE_SELF) | UInt32(IN_MOVE_SELF) | UInt32(IN_Q_OVERFLOW)) != 0
             if isOfFolder || names.contains(String(decoding: name, as: UTF8.self)) { return true }
             position += 16 + length

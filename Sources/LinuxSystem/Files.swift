@@ -3,7 +3,7 @@ import Glibc
 
 /// Reads small files as a whole.
 public enum TextFile {
-    /// - Parameter limit: bytes; a longer file is an error (EFBIG).
+    /// - Parameter limit: the largest accepted size in bytes; a longer file is an error (EFBIG).
     public static func read(_ path: String, limit: Int) throws(SystemError) -> [UInt8] {
         let file = FileDescriptor(owning: try system("open", path) { open(path, O_RDONLY | O_CLOEXEC) })
         let raw = file.rawValue
@@ -24,9 +24,9 @@ public enum TextFile {
 public struct AppendFile: ~Copyable {
     private let descriptor: FileDescriptor
 
-    /// Opens the file, or makes it with mode 640 less the umask. Anything but a regular file is refused (EINVAL).
+    /// Opens the file, or creates it with mode 640 less the umask. Anything but a regular file is refused (EINVAL).
     public init(_ path: String) throws(SystemError) {
-        // O_NONBLOCK: a FIFO in the place of the file must not hold its opener up. Regular files ignore it.
+        // O_NONBLOCK keeps a FIFO in place of the file from blocking the process. Regular files ignore it.
         let file = FileDescriptor(
             owning: try system("open", path) {
                 open(path, O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC | O_NONBLOCK | O_NOCTTY, 0o640)
@@ -38,8 +38,8 @@ public struct AppendFile: ~Copyable {
         descriptor = file
     }
 
-    /// Writes in one call, so that what several processes write does not mix (write(2), O_APPEND).
-    /// - Returns: how many bytes have been written: fewer than all when the disk has become full.
+    /// Writes in one call, so that the output of several processes is not interleaved (write(2), O_APPEND).
+    /// - Returns: how many bytes have been written; fewer than all of them if the disk is full.
     public func append(_ bytes: [UInt8]) throws(SystemError) -> Int {
         let raw = descriptor.rawValue
         return try system("write") { bytes.withUnsafeBytes { write(raw, $0.baseAddress, $0.count) } }

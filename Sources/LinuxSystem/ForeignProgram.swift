@@ -1,16 +1,16 @@
 import CLinux
 import Glibc
 
-/// Any program as a child process that talks over a socket, in a session and process group of its own. The kernel kills
-/// it when the thread that has started it ends.
+/// A child process that runs any program, communicates over a socket, and has its own session and process group. The
+/// kernel kills it when the thread that started it ends.
 public enum ForeignProgram {
-    /// What the kernel bounds of the program, and of each process that it starts; `nil`: as much as of this process.
+    /// The kernel's limits for the program and each process that it starts; `nil`: the limit of this process.
     public struct Limits: Codable, Equatable, Sendable {
-        /// Bytes of address space (RLIMIT_AS).
+        /// The address space in bytes (RLIMIT_AS).
         public var memory: Int?
-        /// Seconds of processor time (RLIMIT_CPU): SIGXCPU, and a second later SIGKILL.
+        /// The processor time in seconds (RLIMIT_CPU). The kernel then sends SIGXCPU, and a second later SIGKILL.
         public var processorTime: Int?
-        /// RLIMIT_NOFILE.
+        /// The number of open descriptors (RLIMIT_NOFILE).
         public var openFiles: Int?
 
         public init(memory: Int? = nil, processorTime: Int? = nil, openFiles: Int? = nil) {
@@ -19,7 +19,7 @@ public enum ForeignProgram {
             self.openFiles = openFiles
         }
 
-        /// Nothing above this process' own hard limits, which the kernel would refuse.
+        /// The limits, lowered to the hard limits of this process: the kernel would refuse higher ones.
         fileprivate var list: [cl_limit] {
             var list: [cl_limit] = []
             func append(_ resource: __rlimit_resource, _ soft: Int?, hard: Int = 0) {
@@ -38,12 +38,12 @@ public enum ForeignProgram {
         }
     }
 
-    /// Starts a program, and waits until it runs: a millisecond or two, in which this thread does nothing else.
+    /// Starts a program, and blocks this thread until the program runs, which takes one or two milliseconds.
     /// - Parameters:
-    ///   - command: its absolute path, and its arguments.
-    ///   - environment: all of it; none is inherited.
-    ///   - stream: its standard input and output. Its standard error is this process'.
-    /// - Returns: its process ID, which is also its process group's.
+    ///   - command: the absolute path of the program, and its arguments.
+    ///   - environment: the whole environment; nothing is inherited.
+    ///   - stream: the program's standard input and output. It inherits standard error from this process.
+    /// - Returns: the process ID of the program, which is also its process group ID.
     public static func spawn(
         _ command: [String], environment: [String: String], stream: borrowing FileDescriptor, limits: Limits
     ) throws(SystemError) -> pid_t {
@@ -62,8 +62,8 @@ public enum ForeignProgram {
         return pid
     }
 
-    /// Two connected ends, on which each write is one message: `own` is non-blocking, as an event loop needs it, and
-    /// `other` is blocking, as programs expect it.
+    /// Creates two connected sockets, on which each write is one message. `own` is non-blocking, as an event loop needs
+    /// it, and `other` is blocking, as programs expect it.
     public static func socketPair() throws(SystemError) -> Ends {
         var ends: [Int32] = [-1, -1]
         _ = try system("socketpair") {
@@ -79,7 +79,7 @@ public enum ForeignProgram {
         public var other: FileDescriptor
     }
 
-    /// Sends a signal to the program and all of its group. It must not have been reaped: its number may be another
-    /// process' then.
+    /// Sends a signal to the process group of the program. Do not call it once the program has been reaped: another
+    /// process may then have its ID.
     public static func signal(_ number: Int32, toGroupOf program: pid_t) { _ = kill(-program, number) }
 }

@@ -41,7 +41,7 @@ public enum RandomBytes {
         var bytes = [UInt8](repeating: 0, count: count)
         var filled = 0
         while filled < count {
-            // getentropy(3) gives 256 bytes at most.
+            // getentropy(3) returns at most 256 bytes in one call.
             let part = min(256, count - filled)
             _ = try system("getentropy") {
                 bytes.withUnsafeMutableBytes { buffer in
@@ -54,9 +54,9 @@ public enum RandomBytes {
     }
 }
 
-/// The limit of open descriptors (RLIMIT_NOFILE).
+/// The limit on open descriptors (RLIMIT_NOFILE).
 public enum OpenFileLimit {
-    /// Raises the soft limit to the hard one, and returns it; 1,048,576 where there is none.
+    /// Raises the soft limit to the hard limit, and returns it; 1,048,576 if there is no hard limit.
     public static func raise() -> Int {
         var limit = rlimit()
         guard getrlimit(__rlimit_resource_t(RLIMIT_NOFILE.rawValue), &limit) == 0 else { return 1_024 }

@@ -1,8 +1,8 @@
 import CLinux
 import Glibc
 
-/// Bytes in a sealed memfd: how what is too big for a channel's message travels. Whoever receives it can map it without
-/// fear that it changes or shrinks.
+/// Bytes in a sealed memfd, which carries data that is too large for one message of a channel. The receiver can map it
+/// safely, since it can neither change nor shrink.
 public enum MemoryFile {
     public static func make(_ bytes: [UInt8], name: String) throws(SystemError) -> FileDescriptor {
         let file = FileDescriptor(owning: try system("memfd_create") { cl_memfd_create(name) })
@@ -18,12 +18,12 @@ public enum MemoryFile {
         return file
     }
 
-    /// An empty memfd that is not sealed, for ``replace(_:with:)``.
+    /// Creates an empty memfd that is not sealed, for ``replace(_:with:)``.
     public static func makeOpen(name: String) throws(SystemError) -> FileDescriptor {
         FileDescriptor(owning: try system("memfd_create") { cl_memfd_create(name) })
     }
 
-    /// Writes `bytes` over what an unsealed memfd holds. Whoever else has a descriptor of it reads them too.
+    /// Replaces the contents of an unsealed memfd. Every process that has a descriptor of it reads the new contents.
     public static func replace(_ file: borrowing FileDescriptor, with bytes: [UInt8]) throws(SystemError) {
         let raw = file.rawValue
         var offset = 0
@@ -37,7 +37,7 @@ public enum MemoryFile {
         _ = try system("ftruncate", "memfd") { ftruncate(raw, off_t(bytes.count)) }
     }
 
-    /// All bytes of a memfd, wherever its offset stands.
+    /// Reads all bytes of a memfd, regardless of its file offset.
     public static func read(_ file: borrowing FileDescriptor) throws(SystemError) -> [UInt8] {
         let raw = file.rawValue
         var status = stat()

@@ -1,14 +1,14 @@
-/// A network as `ADDRESS/LENGTH` (CIDR): the addresses that begin with the same bits. An IPv4 address inside an IPv6
-/// one counts as the IPv4 address.
+/// A network as `ADDRESS/LENGTH` (CIDR): all addresses that begin with the same bits. An IPv4-mapped IPv6 address
+/// counts as its IPv4 address.
 public struct NetworkPrefix: Hashable, Sendable {
     public let family: SocketAddress.Family
-    /// The first address, as ``SocketAddress/number`` has it: the bits after `length` are 0.
+    /// The first address, in the form of ``SocketAddress/number``; the bits after `length` are 0.
     public let first: UInt128
-    /// 0 to 32 for IPv4, 0 to 128 for IPv6.
+    /// The number of leading bits that the addresses share: 0 to 32 for IPv4, 0 to 128 for IPv6.
     public let length: UInt8
 
     /// The network of an address.
-    /// - Parameter lengths: how many bits make a network of each family; longer ones are taken as whole addresses.
+    /// - Parameter lengths: the length of a network of each family; a longer one means a single address.
     public init(of address: SocketAddress, lengths: Lengths) {
         let (family, bits) = address.number
         self.init(family: family, bits: bits, length: family == .ipv4 ? lengths.ipv4 : lengths.ipv6)
@@ -20,7 +20,7 @@ public struct NetworkPrefix: Hashable, Sendable {
         first = bits & ~Self.hostBits(family, self.length)
     }
 
-    /// How many bits of an address make its network.
+    /// The lengths of a network, in bits, for each address family.
     public struct Lengths: Codable, Equatable, Sendable {
         /// 0 to 32.
         public var ipv4: UInt8
@@ -38,23 +38,23 @@ public struct NetworkPrefix: Hashable, Sendable {
 
     public static func maximumLength(_ family: SocketAddress.Family) -> UInt8 { family == .ipv4 ? 32 : 128 }
 
-    /// The bits of an address that a network of this length leaves free. A shift by the whole width gives 0 (smart
-    /// shift).
+    /// The bits of an address that are not part of a network of this length. Swift's smart shift yields 0 for a shift
+    /// by the whole width.
     private static func hostBits(_ family: SocketAddress.Family, _ length: UInt8) -> UInt128 {
         (family == .ipv4 ? UInt128(UInt32.max) : UInt128.max) >> Int(length)
     }
 }
 
 extension NetworkPrefix {
-    /// Why a text is no network.
+    /// Why a text is not a network.
     public enum Mistake: Error, Equatable, CustomStringConvertible {
-        /// It is neither an address in numbers nor one with a length.
+        /// It is neither a numeric address nor a numeric address with a length.
         case notANetwork
-        /// The length is not in the address' range.
+        /// The length is out of range for the address family.
         case length(maximum: UInt8)
-        /// The address has bits set after the length; this is the network that it lies in.
+        /// The address has bits set after the length; the payload is the network that contains it.
         case hostBits(network: String, address: String)
-        /// ::ffff:0:0/96 is IPv4.
+        /// The network is part of ::ffff:0:0/96, whose addresses are IPv4.
         case ipv4Mapped
 
         public var description: String {
@@ -69,10 +69,10 @@ extension NetworkPrefix {
         }
     }
 
-    /// Reads `192.0.2.0/24`, `2001:db8::/32`, or an address alone, which is a network of its own.
+    /// Parses `192.0.2.0/24`, `2001:db8::/32`, or a single address, which is a network of one address.
     public init(parsing text: String) throws(Mistake) {
         let parts = text.split(separator: "/", maxSplits: 1, omittingEmptySubsequences: false)
-        // An interface ("%eth0") is a matter of a socket's address.
+        // An interface ("%eth0") belongs to the address of a socket, not to a network.
         guard !text.contains("%"), let address = SocketAddress(host: parts[0], port: 0) else { throw .notANetwork }
         if address.isIPv4Mapped { throw .ipv4Mapped }
         let (family, bits) = address.number

@@ -1,20 +1,20 @@
 import CLinux
 import Glibc
 
-/// Tells senders of UDP datagrams that a datagram was too large, by the ICMP message of a router on its way (RFC 792,
-/// "fragmentation needed"; RFC 4443, section 3.2, "packet too big"): the next call on the sender's connected socket
+/// Tells the sender of a UDP datagram that it was too large, by the ICMP message that a router would send (RFC 792,
+/// "fragmentation needed"; RFC 4443, section 3.2, "packet too big"). The next call on the sender's connected socket
 /// then fails with EMSGSIZE (udp(7)).
 ///
-/// The message names 65,535 bytes as the MTU, more than any path has: the sender's kernel passes the error on and takes
-/// nothing else from it (seen with Linux 6.18). With the true size it would send smaller packets, and fragments, to
-/// this machine whatever they are for.
+/// The message gives 65,535 bytes as the MTU, which is more than any path has. The sender's kernel then only passes the
+/// error on (seen with Linux 6.18). With the real size, it would send smaller packets and fragments to this machine for
+/// all traffic.
 public struct PacketTooBigSender {
-    /// Raw sockets, made when they are first needed.
+    /// The raw sockets, which are opened when they are first needed.
     private var sockets: [SocketAddress.Family: Socket] = [:]
 
     private static let announcedSize: UInt16 = .max
 
-    /// In a class, since a dictionary cannot hold a noncopyable value.
+    /// A box for a descriptor, since a dictionary cannot hold a noncopyable value.
     private final class Socket {
         let descriptor: FileDescriptor
 
@@ -35,14 +35,14 @@ public struct PacketTooBigSender {
     public mutating func send(
         to sender: SocketAddress, size: Int, sentTo receiver: SocketAddress
     ) throws(SystemError) {
-        // A dual-stack socket sees IPv4 senders as addresses inside IPv6; they take only ICMP for IPv4.
+        // A dual-stack socket reports IPv4 senders by IPv4-mapped addresses, but they need ICMP for IPv4.
         let (sender, receiver) = (sender.unmapped, receiver.unmapped)
         guard sender.family == receiver.family else {
             throw SystemError("sendto", "ICMP to \(sender)", errno: EAFNOSUPPORT)
         }
         let message = sender.family == .ipv4 ? message4(sender, size, receiver) : message6(sender, size, receiver)
         let raw = try socket(sender.family).descriptor.rawValue
-        // A raw socket of IPv6 takes the port for a protocol, and refuses one that is not its own.
+        // A raw IPv6 socket interprets the port as a protocol number, and refuses any but its own.
         _ = try system("sendto", "ICMP to \(sender)") {
             sender.with(port: 0).withSockaddr { address, length in
                 message.withUnsafeBytes { sendto(raw, $0.baseAddress, $0.count, 0, address, length) }
@@ -58,7 +58,7 @@ public struct PacketTooBigSender {
     }
 
     private func message4(_ sender: SocketAddress, _ size: Int, _ receiver: SocketAddress) -> [UInt8] {
-        // Destination unreachable (3), fragmentation needed (4).
+        // Type 3 is "destination unreachable", and its code 4 is "fragmentation needed".
         var message: [UInt8] = [3, 4, 0, 0, 0, 0] + bytes(Self.announcedSize)
         var header: [UInt8] = [0x45, 0] + bytes(UInt16(clamping: size + 28)) + [0, 0, 0x40, 0, 64, 17, 0, 0]
         header += address(sender) + address(receiver)
@@ -68,14 +68,14 @@ public struct PacketTooBigSender {
         return message
     }
 
-    /// The kernel fills in the checksum (RFC 3542, section 3.1).
+    /// The ICMPv6 message; the kernel fills in its checksum (RFC 3542, section 3.1).
     private func message6(_ sender: SocketAddress, _ size: Int, _ receiver: SocketAddress) -> [UInt8] {
         let header: [UInt8] = [0x60, 0, 0, 0] + bytes(UInt16(clamping: size + 8)) + [17, 64]
         return [2, 0, 0, 0, 0, 0] + bytes(Self.announcedSize) + header + address(sender) + address(receiver)
             + ports(sender, size, receiver)
     }
 
-    /// The datagram's UDP header.
+    /// The UDP header of the datagram that was too large.
     private func ports(_ sender: SocketAddress, _ size: Int, _ receiver: SocketAddress) -> [UInt8] {
         bytes(sender.port) + bytes(receiver.port) + bytes(UInt16(clamping: size + 8)) + [0, 0]
     }
@@ -84,7 +84,7 @@ public struct PacketTooBigSender {
 
     private func bytes(_ number: UInt16) -> [UInt8] { [UInt8(number >> 8), UInt8(truncatingIfNeeded: number)] }
 
-    /// RFC 1071; all that it is used for has an even number of bytes.
+    /// The Internet checksum (RFC 1071) of an even number of bytes.
     private func replaceChecksum(of bytes: inout [UInt8], at place: Int) {
         var sum: UInt32 = 0
         for index in stride(from: 0, to: bytes.count - 1, by: 2) {

@@ -1,12 +1,12 @@
 import CLinux
 import Glibc
 
-/// The memory for the datagrams of one recvmmsg(2), with their sources and, where asked, their destinations.
+/// The memory for the datagrams of one recvmmsg(2), their sources and, if requested, their destinations.
 ///
-/// One batch serves all sockets of a thread in turn. Its memory is touched only as far as datagrams fill it.
+/// One batch serves all sockets of a thread in turn. Memory that no datagram has filled is never touched.
 public final class ReceiveBatch {
     public let capacity: Int
-    /// Datagrams of the last `receive`.
+    /// The number of datagrams of the last `receive`.
     public private(set) var count = 0
     private let slotSize: Int
     private let bytes: UnsafeMutableRawPointer
@@ -17,8 +17,8 @@ public final class ReceiveBatch {
     private static let controlSize = 128
 
     /// - Parameters:
-    ///   - slotSize: bytes kept of one datagram; a longer one is cut off, and reported as truncated.
-    ///   - destinations: whether the sockets report the local addresses (``UDPSocket/reportDestinations(of:_:)``).
+    ///   - slotSize: bytes for each datagram; a longer one is truncated, and reported as such.
+    ///   - destinations: whether the sockets report local addresses (``UDPSocket/reportDestinations(of:_:)``).
     public init(capacity: Int = 32, slotSize: Int = 65_536, destinations: Bool = false) {
         self.capacity = capacity
         self.slotSize = slotSize
@@ -48,10 +48,10 @@ public final class ReceiveBatch {
         controls?.deallocate()
     }
 
-    /// Reads what is there, up to `capacity` datagrams, without waiting.
-    /// - Returns: the number read; 0 when there is nothing.
+    /// Reads up to `capacity` datagrams, without waiting.
+    /// - Returns: the number of datagrams; 0 when none is available.
     public func receive(from socket: borrowing FileDescriptor) throws(SystemError) -> Int {
-        // The kernel shortens these two per datagram; only what the last call used needs setting again.
+        // The kernel shortens these two for each datagram, so those that the last call used are reset.
         for index in 0..<count { prepare(index) }
         count = 0
         let raw = socket.rawValue
@@ -63,10 +63,10 @@ public final class ReceiveBatch {
         return count
     }
 
-    /// Reads a socket empty, and gives each datagram's index to `body`.
+    /// Reads all datagrams of a socket, and passes the index of each to `body`.
     ///
-    /// It stops after `batches` batches, since a peer can send for ever. An ICMP error that waits in the socket is not
-    /// the end: it is reported once, and datagrams may lie behind it.
+    /// It stops after `batches` batches, since a peer can send without end. It continues after a pending ICMP error,
+    /// which the kernel reports once, since datagrams may follow it.
     public func receiveAll(from socket: borrowing FileDescriptor, batches: Int = 16, _ body: (Int) -> Void) {
         for _ in 0..<batches {
             guard let count = try? receive(from: socket) else { continue }
@@ -81,7 +81,7 @@ public final class ReceiveBatch {
         headers[index].msg_hdr.msg_controllen = controls == nil ? 0 : Self.controlSize
     }
 
-    /// The bytes of a datagram, valid until the next `receive`.
+    /// The bytes of a datagram; valid until the next `receive`.
     @inline(__always)
     public subscript(index: Int) -> UnsafeRawBufferPointer {
         UnsafeRawBufferPointer(start: bytes + index * slotSize, count: min(Int(headers[index].msg_len), slotSize))
@@ -91,21 +91,21 @@ public final class ReceiveBatch {
     @inline(__always)
     public func isTruncated(_ index: Int) -> Bool { headers[index].msg_hdr.msg_flags & Int32(MSG_TRUNC) != 0 }
 
-    /// Who sent a datagram; `nil` for another family than IP.
+    /// The source address of a datagram; `nil` for an address family other than IP.
     @inline(__always)
     public func source(_ index: Int) -> SocketAddress? {
         SocketAddress(names + index, length: Int(headers[index].msg_hdr.msg_namelen))
     }
 
-    /// Where a datagram has come in.
+    /// The local address and interface at which a datagram arrived.
     public struct Destination {
-        /// The local address that it was sent to.
+        /// The local address that the datagram was sent to.
         public let address: SocketAddress
-        /// The index of the interface over which it came.
+        /// The index of the interface at which the datagram arrived.
         public let interface: UInt32
     }
 
-    /// Where a datagram has come in, with `port` put in; `nil` where the kernel did not say.
+    /// Where a datagram arrived, with `port` as its port; `nil` if the kernel did not report it.
     public func destination(_ index: Int, port: UInt16) -> Destination? {
         var message = headers[index].msg_hdr
         var control = cl_cmsg_first(&message)
@@ -120,7 +120,7 @@ public final class ReceiveBatch {
         guard let data = cl_cmsg_data(control) else { return nil }
         switch (control.pointee.cmsg_level, control.pointee.cmsg_type) {
         case (ipProtocolIP, CL_IP_PKTINFO):
-            // ipi_addr is what the header said; ipi_spec_dst differs for broadcast, and cannot be bound to then.
+            // ipi_addr is the destination in the header. For a broadcast, ipi_spec_dst differs and cannot be bound.
             var info = data.loadUnaligned(as: in_pktinfo.self)
             let address = withUnsafeBytes(of: &info.ipi_addr) {
                 SocketAddress(family: .ipv4, addressBytes: $0, port: port)

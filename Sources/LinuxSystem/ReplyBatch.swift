@@ -1,8 +1,8 @@
 import CLinux
 import Glibc
 
-/// Small datagrams from one unconnected socket to many peers, each from the local address that the peer had used:
-/// a listener's answers to one batch of ClientHellos, sent in one sendmmsg(2).
+/// Small datagrams from one unconnected socket to many peers, each sent from the local address that the peer has used.
+/// They are a listener's answers to one batch of ClientHellos, and are sent by one sendmmsg(2).
 public final class ReplyBatch {
     public let capacity: Int
     public private(set) var count = 0
@@ -35,8 +35,8 @@ public final class ReplyBatch {
         controls.deallocate()
     }
 
-    /// Adds the datagram that `write` puts into the buffer it is given; `write` returns its size, 0 for none.
-    /// Nothing is added when the batch is full: send it first.
+    /// Adds the datagram that `write` puts into the buffer; `write` returns its size, or 0 for no datagram.
+    /// Nothing is added when the batch is full, so send a full batch first.
     public func add(
         to peer: SocketAddress, from local: SocketAddress, _ write: (UnsafeMutableRawBufferPointer) -> Int
     ) {
@@ -84,8 +84,8 @@ public final class ReplyBatch {
         headers[index].msg_hdr.msg_controllen = cl_cmsg_space(size)
     }
 
-    /// Sends them all without waiting, and empties the batch.
-    /// - Returns: how many the kernel did not take; one that it refuses is skipped, not the rest.
+    /// Sends all datagrams without waiting, and empties the batch.
+    /// - Returns: the number of datagrams that the kernel refused; it skips these and sends the others.
     public func send(over socket: borrowing FileDescriptor) -> Int {
         var next = 0
         var refused = 0

@@ -1,12 +1,13 @@
 import CLinux
 import Glibc
 
-/// Signals as readable events: blocked for the process, and read from a signalfd in the loop. No handler ever runs.
+/// Signals as readable events. They are blocked for the process, and the loop reads them from a signalfd, so that no
+/// signal handler ever runs.
 public final class SignalSource {
-    /// Readable when a signal waits.
+    /// Readable when a signal is pending.
     public let descriptor: FileDescriptor
 
-    /// Blocks `signals` in this thread (the only one) and takes them from now on.
+    /// Blocks `signals` in this thread, which must be the only one, and receives them from now on.
     public init(_ signals: [Int32]) throws(SystemError) {
         var set = sigset_t()
         sigemptyset(&set)
@@ -19,7 +20,7 @@ public final class SignalSource {
             })
     }
 
-    /// The next signal that came, or `nil`.
+    /// The next pending signal; `nil` when there is none.
     public func next() throws(SystemError) -> Int32? {
         var information = signalfd_siginfo()
         let size = MemoryLayout<signalfd_siginfo>.size

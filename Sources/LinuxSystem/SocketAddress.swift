@@ -7,16 +7,16 @@ public struct SocketAddress: Codable, Hashable, Sendable {
         case ipv4 = 2
         case ipv6 = 10
 
-        /// The AF_ constant.
+        /// The AF_ constant of the family.
         public var domain: Int32 { Int32(rawValue) }
     }
 
     public let family: Family
-    /// 0 to 65535, in host order.
+    /// The port, 0 to 65535, in host byte order.
     public var port: UInt16
-    /// The interface index of a link-local IPv6 address, else 0.
+    /// The interface index of a link-local IPv6 address; 0 for other addresses.
     public let scope: UInt32
-    // The address bytes in memory order; IPv4 uses the first four.
+    // The bytes of the address in network order; IPv4 uses the first four.
     private let first: UInt64
     private let second: UInt64
 
@@ -28,10 +28,10 @@ public struct SocketAddress: Codable, Hashable, Sendable {
         self.second = second
     }
 
-    /// Bytes of the longest form that `withBytes` yields.
+    /// The length of the longest address that `withBytes` yields, in bytes.
     public static let maximumByteCount = 18
 
-    /// The address' 4 or 16 bytes in network order.
+    /// The 4 or 16 bytes of the address in network order.
     public init?(family: Family, addressBytes: UnsafeRawBufferPointer, port: UInt16, scope: UInt32 = 0) {
         guard addressBytes.count == (family == .ipv4 ? 4 : 16) else { return nil }
         var words: (UInt64, UInt64) = (0, 0)
@@ -39,7 +39,7 @@ public struct SocketAddress: Codable, Hashable, Sendable {
         self.init(family: family, port: port, scope: scope, first: words.0, second: words.1)
     }
 
-    /// Reads what the kernel filled in; `nil` for another family or a short length.
+    /// Reads an address that the kernel filled in; `nil` for another family, or if it is too short.
     public init?(_ pointer: UnsafeRawPointer, length: Int) {
         guard length >= MemoryLayout<sa_family_t>.size else { return nil }
         let family = pointer.loadUnaligned(as: sa_family_t.self)
@@ -60,7 +60,7 @@ public struct SocketAddress: Codable, Hashable, Sendable {
         }
     }
 
-    /// A numeric address without port: `"192.0.2.1"`, `"2001:db8::1"`, `"fe80::1%eth0"`.
+    /// Parses a numeric address without a port: `"192.0.2.1"`, `"2001:db8::1"`, `"fe80::1%eth0"`.
     public init?(host: some StringProtocol, port: UInt16) {
         var four = in_addr()
         var six = in6_addr()
@@ -86,7 +86,7 @@ public struct SocketAddress: Codable, Hashable, Sendable {
         self = value
     }
 
-    /// An address with port: `"192.0.2.1:4433"`, `"[2001:db8::1]:4433"`.
+    /// Parses a numeric address with a port: `"192.0.2.1:4433"`, `"[2001:db8::1]:4433"`.
     public init?(_ text: some StringProtocol) {
         guard let colon = text.lastIndex(of: ":"), let port = Self.port(text[text.index(after: colon)...]) else {
             return nil
@@ -101,7 +101,7 @@ public struct SocketAddress: Codable, Hashable, Sendable {
         self.init(host: host, port: port)
     }
 
-    /// Digits alone: `UInt16("+1")` is 1 too.
+    /// Parses digits only, since `UInt16("+1")` is 1 too.
     private static func port(_ text: some StringProtocol) -> UInt16? {
         text.utf8.allSatisfy { (UInt8(ascii: "0")...UInt8(ascii: "9")).contains($0) } ? UInt16(text) : nil
     }
@@ -110,24 +110,24 @@ public struct SocketAddress: Codable, Hashable, Sendable {
         SocketAddress(family: family, port: port, scope: 0, first: 0, second: 0)
     }
 
-    /// 0.0.0.0 or ::
+    /// Whether the address is 0.0.0.0 or ::.
     public var isWildcard: Bool { first == 0 && second == 0 }
 
-    /// 127.0.0.0/8 or ::1.
+    /// Whether the address is in 127.0.0.0/8, or is ::1.
     public var isLoopback: Bool {
         withBytes { bytes in
             family == .ipv4 ? bytes[0] == 127 : bytes[15] == 1 && bytes[..<15].allSatisfy { $0 == 0 }
         }
     }
 
-    /// An IPv4 address inside an IPv6 one (::ffff:0:0/96), as a dual-stack socket reports its IPv4 peers.
+    /// Whether this is an IPv4-mapped IPv6 address (::ffff:0:0/96), by which a dual-stack socket reports IPv4 peers.
     public var isIPv4Mapped: Bool {
         guard family == .ipv6 else { return false }
         let low = withUnsafeBytes(of: second) { $0.loadUnaligned(as: UInt32.self) }
         return first == 0 && low == UInt32(bigEndian: 0x0000_ffff)
     }
 
-    /// The IPv4 address where one is inside an IPv6 one; else itself.
+    /// The IPv4 address of an IPv4-mapped IPv6 address; otherwise the address itself.
     public var unmapped: SocketAddress {
         guard isIPv4Mapped else { return self }
         return withBytes {
@@ -135,8 +135,8 @@ public struct SocketAddress: Codable, Hashable, Sendable {
         } ?? self
     }
 
-    /// The address as a number, its first byte highest: of 32 bits for IPv4, also for an IPv4 address inside an IPv6
-    /// one (::ffff:0:0/96), else of 128.
+    /// The address as a number, with its first byte as the most significant one. It has 32 bits for IPv4 and
+    /// IPv4-mapped IPv6 addresses (::ffff:0:0/96), and 128 bits for other IPv6 addresses.
     public var number: (family: Family, bits: UInt128) {
         if family == .ipv4 {
             return (.ipv4, UInt128(UInt32(bigEndian: withUnsafeBytes(of: first) { $0.loadUnaligned(as: UInt32.self) })))
@@ -151,7 +151,7 @@ public struct SocketAddress: Codable, Hashable, Sendable {
         SocketAddress(family: family, port: port, scope: scope, first: first, second: second)
     }
 
-    /// The address (4 or 16 bytes) and the port (2 bytes), in network order: what a cookie is bound to.
+    /// The address (4 or 16 bytes) and the port (2 bytes) in network order, which a cookie is bound to.
     public func withBytes<Result: ~Copyable, Failure>(
         _ body: (UnsafeRawBufferPointer) throws(Failure) -> Result
     ) throws(Failure) -> Result {
@@ -166,7 +166,7 @@ public struct SocketAddress: Codable, Hashable, Sendable {
         }
     }
 
-    /// Writes the kernel's form into `storage`, and returns its length.
+    /// Writes the sockaddr into `storage`, and returns its length.
     @discardableResult
     public func write(to storage: UnsafeMutablePointer<sockaddr_storage>) -> socklen_t {
         storage.pointee = sockaddr_storage()
@@ -191,7 +191,7 @@ public struct SocketAddress: Codable, Hashable, Sendable {
         }
     }
 
-    /// Calls `body` with the kernel's form, valid during the call.
+    /// Calls `body` with the sockaddr, which is valid during the call.
     public func withSockaddr<Result>(_ body: (UnsafePointer<sockaddr>, socklen_t) -> Result) -> Result {
         var storage = sockaddr_storage()
         let length = write(to: &storage)
@@ -202,7 +202,7 @@ public struct SocketAddress: Codable, Hashable, Sendable {
 }
 
 extension SocketAddress: CustomStringConvertible {
-    /// The address alone, without port or brackets.
+    /// The address without its port and brackets.
     public var host: String {
         withUnsafeTemporaryAllocation(of: CChar.self, capacity: Int(INET6_ADDRSTRLEN) + 1) { text in
             guard let base = text.baseAddress else { return "" }

@@ -1,20 +1,20 @@
-/// The reference's options of a socket, for a listener and the connections that come from it.
+/// The options of a UDP socket: of a listener's socket and of the sockets of its connections.
 public struct SocketOptions: Codable, Hashable, Sendable {
-    /// SO_RCVBUF in bytes, 1,024 to 16,777,216 (reference: setRecvBufferSize). `nil`: the system's.
+    /// SO_RCVBUF in bytes, 1,024 to 16,777,216. `nil`: the system's default.
     public var receiveBuffer: Int?
-    /// SO_SNDBUF in bytes, 1,024 to 16,777,216 (reference: setSendBufferSize). `nil`: the system's.
+    /// SO_SNDBUF in bytes, 1,024 to 16,777,216. `nil`: the system's default.
     public var sendBuffer: Int?
-    /// IP_TTL or IPV6_UNICAST_HOPS, 0 to 255 (reference: setTTL). `nil`: the system's.
+    /// IP_TTL or IPV6_UNICAST_HOPS, 0 to 255. `nil`: the system's default.
     public var timeToLive: Int?
     /// The differentiated services code point of all packets, 0 to 63 (RFC 2474): the upper six bits of IP_TOS and
-    /// IPV6_TCLASS. `nil`: the system's.
+    /// IPV6_TCLASS. `nil`: the system's default.
     public var dscp: Int?
-    /// SO_BINDTODEVICE (reference: bindToDevice). `nil`: every interface.
+    /// The name of the only interface that is used (SO_BINDTODEVICE). `nil`: every interface.
     public var interface: String?
-    /// IPV6_V6ONLY of an IPv6 listener (reference: setIPv6Only).
+    /// Whether an IPv6 listener accepts IPv6 only (IPV6_V6ONLY).
     public var ipv6Only: Bool
-    /// Whether the kernel may cut datagrams up that are larger than the path's MTU. If it may not, they have the DF
-    /// bit, and what is too large is refused with EMSGSIZE (ip(7), IP_MTU_DISCOVER). `nil`: as the system has it.
+    /// Whether the kernel may fragment datagrams that are larger than the path MTU. If it may not, it sets the DF bit,
+    /// and refuses larger datagrams with EMSGSIZE (ip(7), IP_MTU_DISCOVER). `nil`: the system's default.
     public var fragmentation: Bool?
 
     public init(

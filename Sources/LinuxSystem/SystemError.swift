@@ -1,11 +1,11 @@
 import CLinux
 import Glibc
 
-/// A system call that failed: which one, on what, and the kernel's errno.
+/// A system call that failed: its name, its subject, and its errno.
 public struct SystemError: Error, Sendable, Equatable, CustomStringConvertible {
-    /// The call, as its manual page names it (`"bind"`).
+    /// The name of the call, as in its manual page (`"bind"`).
     public let operation: String
-    /// What the call was about, or empty (`"127.0.0.1:4433"`).
+    /// The subject of the call, such as an address (`"127.0.0.1:4433"`), or empty.
     public let subject: String
     public let errno: Int32
 
@@ -15,7 +15,7 @@ public struct SystemError: Error, Sendable, Equatable, CustomStringConvertible {
         self.errno = errno
     }
 
-    /// The kernel's words for `errno`, without the call's name.
+    /// The description of `errno`, without the name of the call.
     public var reason: String { String(cString: strerror(errno)) }
 
     public var description: String {
@@ -24,7 +24,7 @@ public struct SystemError: Error, Sendable, Equatable, CustomStringConvertible {
 }
 
 /// The one place where a system call's errno is captured and EINTR is retried.
-/// - Returns: what the call returned, never negative.
+/// - Returns: the result of the call, which is never negative.
 @inline(__always)
 func system<Result: FixedWidthInteger & SignedInteger>(
     _ operation: StaticString,
@@ -40,7 +40,7 @@ func system<Result: FixedWidthInteger & SignedInteger>(
     }
 }
 
-/// Like ``system(_:_:_:)`` for a call on a non-blocking descriptor: `nil` when it would block.
+/// Like ``system(_:_:_:)``, for a call on a non-blocking descriptor; returns `nil` when the call would block.
 @inline(__always)
 func systemUnlessBlocked<Result: FixedWidthInteger & SignedInteger>(
     _ operation: StaticString,

@@ -2,19 +2,19 @@ import Primitives
 
 /// An object that can be armed in a loop's ``Timers``. It has one deadline at a time.
 open class TimerTarget {
-    /// Its index in the heap, or -1 while it is not armed.
+    /// The index of this target in the heap; -1 while it is not armed.
     fileprivate var heapIndex = -1
 
     public init() {}
 
-    /// The deadline has passed. Arm again for the next one.
+    /// Called when the deadline has passed. Arm the target again for its next deadline.
     open func timerFired(now: Instant) {}
 }
 
-/// Deadlines in a binary heap that knows where each target stands, so that a target which goes leaves nothing behind.
+/// Deadlines in a binary heap that knows the index of each target, so that a target can be removed completely.
 ///
-/// Moving a deadline later costs nothing until the earlier one comes up, which is what idle timeouts do with every
-/// datagram. The heap retains its targets.
+/// Moving a deadline later costs nothing until the earlier one passes; idle timeouts do so with every datagram. The
+/// heap retains its targets.
 public struct Timers {
     private struct Entry {
         let deadline: Instant
@@ -25,11 +25,11 @@ public struct Timers {
 
     public init() {}
 
-    /// When the loop has to wake up at the latest; `nil` when nothing is armed.
+    /// The latest time at which the loop has to wake up; `nil` when nothing is armed.
     public var earliest: Instant? { heap.first?.deadline }
 
-    /// Makes `target.timerFired` come at `deadline`, or earlier where it is armed for an earlier one: it is up to the
-    /// target to look at the time, and arm again.
+    /// Arms `target` for `deadline`. If it is armed for an earlier deadline already, `timerFired` is called then: the
+    /// target has to check the time, and arm itself again.
     @inline(__always)
     public mutating func arm(_ target: TimerTarget, at deadline: Instant) {
         if target.heapIndex >= 0 {
@@ -43,7 +43,7 @@ public struct Timers {
         siftUp(target.heapIndex)
     }
 
-    /// Nothing comes for `target` any more, unless it is armed again.
+    /// Disarms `target`, whose `timerFired` is not called until it is armed again.
     public mutating func disarm(_ target: TimerTarget) {
         let index = target.heapIndex
         guard index >= 0 else { return }
@@ -55,7 +55,7 @@ public struct Timers {
         siftDown(last.target.heapIndex)
     }
 
-    /// The next target whose deadline has passed, disarmed; call until `nil`.
+    /// Disarms and returns the next target whose deadline has passed; call it until it returns `nil`.
     public mutating func popExpired(now: Instant) -> TimerTarget? {
         guard let first = heap.first, first.deadline <= now else { return nil }
         disarm(first.target)
@@ -94,11 +94,11 @@ public struct Timers {
     }
 }
 
-/// A timer that runs a closure, once for each time it is armed.
+/// A timer that runs a closure once each time it is armed.
 public final class CallbackTimer: TimerTarget {
     private let action: (Instant) -> Void
 
-    /// - Parameter action: It is called with the loop's time.
+    /// - Parameter action: the closure, which is called with the loop's time.
     public init(_ action: @escaping (Instant) -> Void) {
         self.action = action
         super.init()

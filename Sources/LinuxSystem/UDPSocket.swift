@@ -2,9 +2,9 @@ import CLinux
 import Glibc
 import Primitives
 
-/// The system calls on UDP sockets. Each descriptor stays its caller's.
+/// The system calls on UDP sockets. The caller keeps ownership of each descriptor.
 public enum UDPSocket {
-    /// Opens a non-blocking socket with these options. It is not bound yet.
+    /// Opens a non-blocking socket with these options, and does not bind it.
     public static func open(
         _ family: SocketAddress.Family, options: SocketOptions = SocketOptions()
     ) throws(SystemError) -> FileDescriptor {
@@ -16,15 +16,16 @@ public enum UDPSocket {
         return socket
     }
 
-    /// A listener: bound with SO_REUSEPORT, so that the connections' sockets can share its port, and told to report
-    /// the address that each datagram was sent to.
+    /// Opens a listener's socket. It is bound with SO_REUSEPORT, so that the sockets of connections can share its port,
+    /// and it reports the address that each datagram was sent to.
     ///
-    /// SO_REUSEPORT and not SO_REUSEADDR: bind stays cheap with many connections, and no other user can take the port.
+    /// It uses SO_REUSEPORT rather than SO_REUSEADDR, so that bind stays cheap with many connections and no other user
+    /// can bind to the port.
     public static func listen(
         on address: SocketAddress, options: SocketOptions
     ) throws(SystemError) -> FileDescriptor {
         let socket = try open(address.family, options: options)
-        // With SO_REUSEPORT the kernel, asked for any port, also chooses one that another listener of this user has.
+        // For port 0 and SO_REUSEPORT, the kernel may choose the port of another listener of the same user.
         if address.port == 0 { try bind(socket, to: address) }
         try shareAddress(of: socket)
         if address.port != 0 { try bind(socket, to: address) }
@@ -32,12 +33,12 @@ public enum UDPSocket {
         return socket
     }
 
-    /// SO_REUSEPORT, for a socket that binds where a listener does.
+    /// Sets SO_REUSEPORT, for a socket that is bound to the address of a listener.
     public static func shareAddress(_ on: Bool = true, of socket: borrowing FileDescriptor) throws(SystemError) {
         try set(socket, SOL_SOCKET, SO_REUSEPORT, on ? 1 : 0, "SO_REUSEPORT")
     }
 
-    /// Makes received datagrams carry the local address they were sent to.
+    /// Makes the kernel report the local address that each received datagram was sent to.
     public static func reportDestinations(
         of socket: borrowing FileDescriptor, _ family: SocketAddress.Family
     ) throws(SystemError) {
@@ -47,8 +48,8 @@ public enum UDPSocket {
         }
     }
 
-    /// Throws EADDRINUSE when anyone holds the port: a bind with SO_REUSEPORT alone would share it in silence with
-    /// another instance of the same user.
+    /// Throws EADDRINUSE when another socket is bound to the port. A bind with SO_REUSEPORT alone would silently share
+    /// it with another instance of the same user.
     public static func probe(_ address: SocketAddress, _ options: SocketOptions) throws(SystemError) {
         let socket = try open(address.family, options: options)
         try bind(socket, to: address)
@@ -69,8 +70,8 @@ public enum UDPSocket {
         _ = try system("connect", path) { withUnixAddress(path) { Glibc.connect(raw, $0, $1) } }
     }
 
-    /// A non-blocking Unix datagram socket that is bound to an abstract name of the kernel's choice, so that whoever
-    /// gets a datagram from it can answer (unix(7), autobind).
+    /// Opens a non-blocking Unix datagram socket that is bound to an abstract name of the kernel's choice, so that the
+    /// receiver of a datagram can answer (unix(7), autobind).
     public static func openUnixDatagram() throws(SystemError) -> FileDescriptor {
         let socket = FileDescriptor(
             owning: try system("socket") {
@@ -93,7 +94,7 @@ public enum UDPSocket {
         try name(socket, "getsockname", Glibc.getsockname)
     }
 
-    /// `nil` for a socket that is not connected to an IP address.
+    /// The peer's address; `nil` for a socket that is not connected to an IP address.
     public static func peerAddress(of socket: borrowing FileDescriptor) throws(SystemError) -> SocketAddress? {
         try name(socket, "getpeername", Glibc.getpeername)
     }
@@ -108,9 +109,9 @@ public enum UDPSocket {
             != nil
     }
 
-    /// Waits until the socket has room for a datagram.
-    /// - Parameter timeout: `nil`: for ever.
-    /// - Returns: false when there is none within the timeout.
+    /// Waits until the socket's buffer has space for a datagram.
+    /// - Parameter timeout: the longest time to wait; `nil`: no limit.
+    /// - Returns: false when the timeout has passed.
     public static func waitForRoom(
         in socket: borrowing FileDescriptor, timeout: Duration?
     ) throws(SystemError) -> Bool {
@@ -125,7 +126,7 @@ public enum UDPSocket {
         return type == Int32(SOCK_DGRAM.rawValue) && transport == Int32(IPPROTO_UDP)
     }
 
-    /// Returns the last error that came for this socket, or 0, and clears it (SO_ERROR).
+    /// Returns the pending error of this socket, or 0, and clears it (SO_ERROR).
     public static func takeError(of socket: borrowing FileDescriptor) throws(SystemError) -> Int32 {
         try get(socket, SOL_SOCKET, SO_ERROR, "SO_ERROR")
     }
@@ -146,9 +147,9 @@ public enum UDPSocket {
     }
 }
 
-/// The options of a socket, one by one and all at once.
+/// The options of a socket, set together or one by one.
 extension UDPSocket {
-    /// All options, on a socket that is not bound yet.
+    /// Sets all options of a socket that is not bound yet.
     public static func apply(
         _ options: SocketOptions, _ family: SocketAddress.Family, to socket: borrowing FileDescriptor
     ) throws(SystemError) {
@@ -156,7 +157,7 @@ extension UDPSocket {
         try apply(options, toBound: socket, family)
     }
 
-    /// The options that a bound socket takes: all but IPV6_V6ONLY.
+    /// Sets the options that a bound socket allows: all but IPV6_V6ONLY.
     public static func apply(
         _ options: SocketOptions, toBound socket: borrowing FileDescriptor, _ family: SocketAddress.Family
     ) throws(SystemError) {
@@ -172,7 +173,7 @@ extension UDPSocket {
         try set(socket, ipProtocolIPv6, IPV6_V6ONLY, on ? 1 : 0, "IPV6_V6ONLY")
     }
 
-    /// False for IPv4, and for a dual-stack socket.
+    /// Whether a socket is limited to IPv6 (IPV6_V6ONLY); false for IPv4 and dual-stack sockets.
     public static func isIPv6Only(
         _ socket: borrowing FileDescriptor, _ family: SocketAddress.Family
     ) throws(SystemError) -> Bool {
@@ -180,13 +181,13 @@ extension UDPSocket {
         return try get(socket, ipProtocolIPv6, IPV6_V6ONLY, "IPV6_V6ONLY") != 0
     }
 
-    /// SO_REUSEADDR, which for UDP lets any two sockets that both have it share an address, whoever owns them: to be on
-    /// as briefly as possible.
+    /// Sets SO_REUSEADDR. For UDP, it lets any two sockets that both have it share an address, even those of different
+    /// users, so keep it set as briefly as possible.
     public static func setReuseAddress(_ on: Bool, of socket: borrowing FileDescriptor) throws(SystemError) {
         try set(socket, SOL_SOCKET, SO_REUSEADDR, on ? 1 : 0, "SO_REUSEADDR")
     }
 
-    /// Whether the socket was made by this process' user. SO_REUSEPORT lets only sockets of one user share an address.
+    /// Whether the user of this process opened the socket. SO_REUSEPORT lets only sockets of one user share an address.
     public static func isOwn(_ socket: borrowing FileDescriptor) throws(SystemError) -> Bool {
         var status = stat()
         let raw = socket.rawValue
@@ -210,7 +211,7 @@ extension UDPSocket {
         Int(try get(socket, SOL_SOCKET, SO_SNDBUF, "SO_SNDBUF"))
     }
 
-    /// IP_TTL refuses 0 with EINVAL; IPV6_UNICAST_HOPS takes it.
+    /// Sets the time to live or hop limit. IP_TTL refuses 0 with EINVAL; IPV6_UNICAST_HOPS accepts it.
     public static func setTimeToLive(
         _ hops: Int, _ family: SocketAddress.Family, on socket: borrowing FileDescriptor
     ) throws(SystemError) {
@@ -220,18 +221,18 @@ extension UDPSocket {
         }
     }
 
-    /// The code point of the packets that the socket sends; see ``SocketOptions/dscp``.
+    /// Sets the code point of the packets that the socket sends; see ``SocketOptions/dscp``.
     public static func setDSCP(
         _ codePoint: Int, _ family: SocketAddress.Family, on socket: borrowing FileDescriptor
     ) throws(SystemError) {
-        // The lower two bits are the kernel's, for explicit congestion notification (RFC 3168).
+        // The kernel uses the lower two bits for explicit congestion notification (RFC 3168).
         let value = Int32(clamping: codePoint) << 2
         // An IPv6 socket asks the one option for IPv6 and the other for IPv4 clients.
         try set(socket, ipProtocolIP, IP_TOS, value, "IP_TOS")
         if family == .ipv6 { try set(socket, ipProtocolIPv6, IPV6_TCLASS, value, "IPV6_TCLASS") }
     }
 
-    /// Whether the kernel may cut datagrams up; see ``SocketOptions/fragmentation``.
+    /// Sets whether the kernel may fragment datagrams; see ``SocketOptions/fragmentation``.
     public static func setFragmentation(
         _ allowed: Bool, _ family: SocketAddress.Family, on socket: borrowing FileDescriptor
     ) throws(SystemError) {
@@ -241,7 +242,7 @@ extension UDPSocket {
         if family == .ipv6 { try set(socket, ipProtocolIPv6, IPV6_MTU_DISCOVER, mode, "IPV6_MTU_DISCOVER") }
     }
 
-    /// The largest IP packet, in bytes, that the kernel knows the path of a connected socket to take.
+    /// The path MTU of a connected socket, in bytes, as far as the kernel knows it.
     public static func pathMTU(
         of socket: borrowing FileDescriptor, _ family: SocketAddress.Family
     ) throws(SystemError) -> Int {
@@ -251,7 +252,7 @@ extension UDPSocket {
         }
     }
 
-    /// Whether a datagram larger than the path's MTU is refused; see ``SocketOptions/fragmentation``.
+    /// Whether the kernel refuses datagrams that exceed the path MTU; see ``SocketOptions/fragmentation``.
     public static func refusesLarge(
         _ socket: borrowing FileDescriptor, _ family: SocketAddress.Family
     ) throws(SystemError) -> Bool {
@@ -261,7 +262,7 @@ extension UDPSocket {
         }
     }
 
-    /// An empty name: every interface again.
+    /// Restricts the socket to one interface; an empty name removes the restriction.
     public static func bindToDevice(_ interface: String, _ socket: borrowing FileDescriptor) throws(SystemError) {
         let raw = socket.rawValue
         var name = interface
@@ -272,8 +273,8 @@ extension UDPSocket {
         }
     }
 
-    /// Sends and receives over one interface alone, as ``bindToDevice(_:_:)``. It takes no privilege where the socket
-    /// has none yet (Linux 5.7).
+    /// Restricts the socket to one interface, like ``bindToDevice(_:_:)``. It needs no privilege if the socket has no
+    /// interface yet (Linux 5.7).
     public static func bindToInterface(_ index: UInt32, _ socket: borrowing FileDescriptor) throws(SystemError) {
         try set(socket, SOL_SOCKET, SO_BINDTOIFINDEX, Int32(bitPattern: index), "SO_BINDTOIFINDEX")
     }
@@ -304,10 +305,10 @@ let doNotWait = Int32(MSG_DONTWAIT) | Int32(MSG_NOSIGNAL)
 let ipProtocolIP = Int32(IPPROTO_IP)
 let ipProtocolIPv6 = Int32(IPPROTO_IPV6)
 
-/// The longest path of a Unix socket, in bytes (unix(7): sun_path with its terminating zero).
+/// The longest path of a Unix socket, in bytes (unix(7): sun_path without its terminating NUL).
 public let maximumUnixPathLength = MemoryLayout.size(ofValue: sockaddr_un().sun_path) - 1
 
-/// Calls `body` with the kernel's form of a path; one that is too long is cut, and is refused by the callers' checks.
+/// Calls `body` with the sockaddr_un of a path. A path that is too long is truncated; callers refuse it beforehand.
 func withUnixAddress<Result>(_ path: String, _ body: (UnsafePointer<sockaddr>, socklen_t) -> Result) -> Result {
     var address = sockaddr_un()
     address.sun_family = sa_family_t(AF_UNIX)
@@ -319,12 +320,12 @@ func withUnixAddress<Result>(_ path: String, _ body: (UnsafePointer<sockaddr>, s
     }
 }
 
-/// The errors that ICMP messages bring to a connected UDP socket.
+/// The errors that ICMP messages report to a connected UDP socket.
 extension UDPSocket {
-    /// Makes the socket report unreachable hosts and networks, too. Without this it reports closed ports alone (udp(7),
-    /// IP_RECVERR), and a machine that is gone looks like a silent one.
+    /// Makes the socket report unreachable hosts and networks too. Without this it reports closed ports only (udp(7),
+    /// IP_RECVERR), and an unreachable machine looks like a silent one.
     ///
-    /// The kernel queues each error, and the socket is reported as hung up until ``takeErrors(of:)`` has emptied it.
+    /// The kernel queues each error, and epoll reports the socket until ``takeErrors(of:)`` has emptied the queue.
     public static func reportAllErrors(
         _ family: SocketAddress.Family, of socket: borrowing FileDescriptor
     ) throws(SystemError) {
@@ -334,14 +335,14 @@ extension UDPSocket {
         }
     }
 
-    /// Empties the queue of errors.
-    /// - Returns: the errno of the last one that says that the peer cannot be reached, or 0. EMSGSIZE does not: it is
-    ///   how the kernel tells of a smaller path MTU, which it has taken over already.
+    /// Empties the error queue.
+    /// - Returns: the errno of the last error that means that the peer is unreachable, or 0. EMSGSIZE does not mean
+    ///   that: it reports a smaller path MTU, which the kernel already uses.
     public static func takeErrors(of socket: borrowing FileDescriptor) -> Int32 {
         let raw = socket.rawValue
         var last = (try? takeError(of: socket)) ?? 0
         if last == EMSGSIZE { last = 0 }
-        // Taking an entry sets SO_ERROR to the next one's errno (ip_recv_error). Bounded, since a peer can go on.
+        // Reading an entry sets SO_ERROR to the next errno (ip_recv_error). A peer can add entries without end.
         for _ in 0..<256 {
             guard recv(raw, nil, 0, Int32(MSG_ERRQUEUE) | doNotWait) >= 0 else { break }
             let error = (try? takeError(of: socket)) ?? 0
@@ -352,10 +353,10 @@ extension UDPSocket {
 }
 
 extension UDPSocket {
-    /// Whether the kernel finds a connected socket by its peer, before it looks at the other sockets of the address, as
-    /// Linux does since 6.13. It is tried out on the loopback interface, which takes less than a millisecond; where a
-    /// datagram gets lost there, the answer is no after 0.1 s.
-    /// - Parameter address: of the family that matters, or an IPv4 address inside an IPv6 one.
+    /// Whether the kernel finds a connected socket by its peer before it considers the other sockets of the address, as
+    /// Linux does since 6.13. This is tested on the loopback interface, which takes less than a millisecond; if a
+    /// datagram is lost there, the result is false after 0.1 s.
+    /// - Parameter address: an address of the family in question; an IPv4-mapped one counts as IPv4.
     public static func findsConnectedFirst(like address: SocketAddress) -> Bool {
         do throws(SystemError) {
             let host = address.isIPv4Mapped ? "::ffff:127.0.0.1" : address.family == .ipv4 ? "127.0.0.1" : "::1"
@@ -367,8 +368,8 @@ extension UDPSocket {
             guard let local = try localAddress(of: listener), let remote = try localAddress(of: peer) else {
                 return false
             }
-            // Other kernels give the datagram to the first of these sockets, or to the last: one that is unconnected,
-            // and ahead of `connected` for the interface that it is bound to.
+            // Older kernels deliver the datagram to the first or the last of these sockets. Both are unconnected, and
+            // take precedence over `connected` by the interface that they are bound to.
             let first = try unconnected(local)
             let connected = try open(any.family, options: options)
             try shareAddress(of: connected)

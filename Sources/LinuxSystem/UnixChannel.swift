@@ -1,15 +1,15 @@
 import CLinux
 import Glibc
 
-/// A SOCK_SEQPACKET pair between two processes: whole messages, in order, each with at most one descriptor.
+/// A SOCK_SEQPACKET pair between two processes. It carries whole messages in order, each with at most one descriptor.
 public enum UnixChannel {
-    /// Two connected ends.
+    /// The two connected ends.
     @frozen public struct Pair: ~Copyable {
         public var one: FileDescriptor
         public var other: FileDescriptor
     }
 
-    /// Two connected, non-blocking ends.
+    /// Creates two connected, non-blocking ends.
     public static func pair() throws(SystemError) -> Pair {
         var ends: [Int32] = [-1, -1]
         _ = try system("socketpair") {
@@ -21,8 +21,8 @@ public enum UnixChannel {
     /// The size of the longest message, in bytes.
     public static let maximumMessageSize = 128 * 1024
 
-    /// Sends one message, and a copy of `descriptor` (-1: none) with it.
-    /// - Returns: false when the channel is full; nothing was sent then.
+    /// Sends one message, with a copy of `descriptor` (-1: none).
+    /// - Returns: false when the channel is full and nothing was sent.
     public static func send(
         _ message: UnsafeRawBufferPointer, descriptor: Int32 = -1, over channel: borrowing FileDescriptor
     ) throws(SystemError) -> Bool {
@@ -38,7 +38,8 @@ public enum UnixChannel {
                     return try systemUnlessBlocked("sendmsg", "a channel") { sendmsg(raw, &header, doNotWait) } != nil
                 }
             } catch {
-                // Too many descriptors in flight (unix(7)), or no memory for one more message: full, for now.
+                // With too many descriptors in flight (unix(7)), or no memory for a message, the channel counts as
+                // full.
                 if error.errno == ETOOMANYREFS || error.errno == ENOBUFS { return false }
                 throw error
             }
@@ -46,7 +47,7 @@ public enum UnixChannel {
     }
 
     /// Attaches a descriptor to a message (SCM_RIGHTS, unix(7)).
-    /// - Parameter control: room for the control message, which `header` points to afterwards.
+    /// - Parameter control: memory for the control message, which `header` points to afterwards.
     static func attach(_ descriptor: Int32, _ control: UnsafeMutableRawBufferPointer, to header: inout msghdr) {
         header.msg_control = control.baseAddress
         header.msg_controllen = cl_cmsg_space(4)
@@ -57,18 +58,18 @@ public enum UnixChannel {
         cl_cmsg_data(first)?.storeBytes(of: descriptor, as: Int32.self)
     }
 
-    /// What came over a channel.
+    /// The result of reading from a channel.
     public enum Received: ~Copyable {
-        /// Nothing now.
+        /// There is no message at the moment.
         case nothing
-        /// The other end is gone.
+        /// The other end is closed.
         case end
-        /// A message of `count` bytes in the buffer, and the descriptor that came with it. `descriptorWasLost`: one was
-        /// sent, but this process has no descriptor left for it.
+        /// A message of `count` bytes is in the buffer, with the descriptor that came with it. `descriptorWasLost` says
+        /// that one was sent, but this process has no descriptor left for it.
         case message(count: Int, FileDescriptor?, descriptorWasLost: Bool)
     }
 
-    /// Reads one message into `buffer`, without waiting; one that does not fit is an error (EMSGSIZE).
+    /// Reads one message into `buffer`, without waiting. A message that does not fit is an error (EMSGSIZE).
     public static func receive(
         into buffer: UnsafeMutableRawBufferPointer, from channel: borrowing FileDescriptor
     ) throws(SystemError) -> Received {

@@ -1,15 +1,15 @@
 import CLinux
 import Glibc
 
-/// Sends datagrams to a Unix socket by its address, without blocking. The kernel looks the address up each time, so a
-/// receiver that was started again is found.
+/// Sends datagrams to a Unix socket by its address, without blocking. The kernel looks up the address each time, so
+/// that it finds a receiver that has been restarted.
 public final class UnixDatagramSender: Sendable {
     private let socket: FileDescriptor
-    /// The bytes of sun_path: a path with its terminating zero, or a zero and an abstract name (unix(7)).
+    /// The bytes of sun_path: a path with its terminating NUL, or a NUL and an abstract name (unix(7)).
     private let path: [UInt8]
 
     /// - Parameter address: a path, or `@` and an abstract name.
-    /// - Throws: EINVAL for another address, ENAMETOOLONG for one that does not fit in a sockaddr_un, and the errors of
+    /// - Throws: EINVAL for any other address, ENAMETOOLONG for one that does not fit a sockaddr_un, and the errors of
     ///   socket(2).
     public init(to address: String) throws(SystemError) {
         let bytes = Array(address.utf8)
@@ -17,7 +17,7 @@ public final class UnixDatagramSender: Sendable {
         guard bytes.count > 1, isAbstract || bytes.first == UInt8(ascii: "/"), !bytes.contains(0) else {
             throw SystemError("Unix socket address", "'\(address)'", errno: EINVAL)
         }
-        // An abstract name has no terminating zero.
+        // An abstract name has no terminating NUL.
         guard bytes.count <= maximumUnixPathLength + (isAbstract ? 1 : 0) else {
             throw SystemError("Unix socket address", "'\(address)'", errno: ENAMETOOLONG)
         }
@@ -29,8 +29,8 @@ public final class UnixDatagramSender: Sendable {
     }
 
     /// Sends one datagram.
-    /// - Parameter descriptor: a descriptor of which the receiver gets a copy (SCM_RIGHTS); -1 for none.
-    /// - Returns: why the datagram was not sent, `nil` if it was. EAGAIN means that the receiver's queue is full.
+    /// - Parameter descriptor: the receiver gets a copy of this descriptor (SCM_RIGHTS); -1 for none.
+    /// - Returns: why the datagram was not sent; `nil` if it was. EAGAIN means that the receiver's queue is full.
     public func send(_ datagram: UnsafeRawBufferPointer, descriptor: Int32 = -1) -> SystemError? {
         var address = sockaddr_un()
         address.sun_family = sa_family_t(AF_UNIX)

@@ -1,6 +1,6 @@
-// What Swift's Glibc module hides or cannot express: batch calls, control messages, epoll, signalfd, memfd, spawn.
-// Nothing here decides anything. _GNU_SOURCE is defined in the .c file alone, so the types that need it are
-// declared here with the same layout (checked there).
+// These functions are hidden by Swift's Glibc module, or Swift cannot express them: batch calls, control messages,
+// epoll, signalfd, memfd and spawn. They contain no policy. Only the .c file defines _GNU_SOURCE, so the types that
+// need it are declared here with the same layout, which the .c file checks.
 #ifndef CLINUX_H
 #define CLINUX_H
 
@@ -46,8 +46,8 @@ static const int CL_F_SEAL_WRITE = 8;
 int cl_recvmmsg(int fd, struct cl_mmsghdr *messages, unsigned int count, int flags);
 int cl_sendmmsg(int fd, struct cl_mmsghdr *messages, unsigned int count, int flags);
 int cl_memfd_create(const char *name);
-/// The program itself, in a new process: fd 3 is `channel`, 0 to 2 are inherited, every other descriptor is closed,
-/// signal mask and dispositions are the default ones. Returns 0 and the pid, or an errno.
+/// Runs this program in a new process. Its descriptor 3 is `channel`, 0 to 2 are inherited, and all others are closed.
+/// Its signal mask and dispositions are the default ones. Returns 0 and sets the pid, or returns an errno.
 int cl_spawn_self(pid_t *pid, char *const argv[], char *const envp[], int channel);
 
 struct cl_limit { int resource; struct rlimit limit; };
@@ -58,15 +58,16 @@ struct cl_program {
     const struct cl_limit *limits;
     size_t limit_count;
 };
-/// The program argv[0], in a new process and session: 0 and 1 are `stream`, 2 is inherited, every other descriptor is
-/// closed, the working directory is /, signal mask and dispositions are the default ones, and the kernel kills it when
-/// the calling thread ends. Returns 0 and the pid when the program runs, or an errno. The caller waits meanwhile.
+/// Runs the program argv[0] in a new process and session. Its descriptors 0 and 1 are `stream`, 2 is inherited, and all
+/// others are closed. Its working directory is /, and its signal mask and dispositions are the default ones. The kernel
+/// kills it when the calling thread ends. Blocks until the program runs; returns 0 and sets the pid, or returns an
+/// errno.
 int cl_spawn_program(pid_t *pid, const struct cl_program *program);
 int cl_pidfd_open(pid_t pid);
 char **cl_environ(void);
-/// posix_spawn_file_actions_addclosefrom_np(), which spawn.h shows to _GNU_SOURCE alone.
+/// Calls posix_spawn_file_actions_addclosefrom_np(), which spawn.h declares only for _GNU_SOURCE.
 int cl_spawn_close_from(posix_spawn_file_actions_t *actions, int first);
-/// Bytes that malloc has given out and not got back.
+/// Returns the number of bytes that malloc has allocated and that are not freed.
 size_t cl_bytes_in_use(void);
 
 static inline struct cmsghdr *cl_cmsg_first(struct msghdr *m) { return CMSG_FIRSTHDR(m); }

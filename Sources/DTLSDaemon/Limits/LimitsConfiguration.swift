@@ -2,35 +2,35 @@ import DTLSTransport
 import LinuxSystem
 import Primitives
 
-/// `[limits]` or `[service.NAME.limits]`; `nil` is no limit.
+/// The limits of a table `[limits]` or `[service.NAME.limits]`. `nil` means no limit.
 struct LimitsConfiguration: Codable, Equatable, Sendable {
-    /// Connections at a time, those in their handshake among them.
+    /// The number of connections at the same time, including those in their handshake.
     var connections: Int?
     var connectionsPerPrefix: Int?
-    /// Handshakes in progress at a time.
+    /// The number of handshakes in progress at the same time.
     var handshakes: Int?
-    /// New handshakes.
+    /// The rate of new handshakes.
     var handshakesPerSecond: Rate?
     var handshakesPerSecondPerPrefix: Rate?
-    /// What a prefix is for the limits of this table.
+    /// The lengths of a source prefix for the limits of this table.
     var prefixes = NetworkPrefix.Lengths()
-    /// Of a service: its own limits and those of `[limits]` in one.
+    /// The limits of one connection. In a service, they combine its own limits and those of `[limits]`.
     var traffic = TrafficLimits()
-    /// `nil`: everyone.
+    /// The networks whose clients are accepted; `nil`: all networks.
     var access: AccessList?
 }
 
-/// What one client may send over its connection; `nil` is no limit.
+/// What one client may send over its connection. `nil` means no limit.
 struct TrafficLimits: Codable, Equatable, Sendable {
-    /// Bytes of application data in one datagram.
+    /// The largest datagram, in bytes of application data.
     var largestDatagram: Int?
     var datagramsPerSecond: Rate?
-    /// Of application data.
+    /// The rate of bytes of application data.
     var bytesPerSecond: Rate?
 
     var isEmpty: Bool { self == TrafficLimits() }
 
-    /// The stricter of both in everything.
+    /// The lower one of each limit of both.
     func within(_ other: TrafficLimits) -> TrafficLimits {
         TrafficLimits(
             largestDatagram: Self.smaller(largestDatagram, other.largestDatagram) { $0 },

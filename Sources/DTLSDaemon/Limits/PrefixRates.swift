@@ -3,38 +3,38 @@ import Primitives
 
 /// A token bucket for each network, in a table whose size never changes.
 ///
-/// A network's hash, with a secret of this table, picks a set of ``ways`` entries; the network's bucket is one of them.
-/// A network that is not there has a full bucket. Where a set has no place for one more, the entry with the fullest
-/// bucket makes room: mostly one that is full again by now, by which nothing is lost. Under a flood from more networks
-/// than the table has entries, a network that was just charged may be forgotten; it then gets its next handshake
-/// sooner than its rate allows. So the table errs on the side of the clients: nobody is refused for what others do, and
-/// what the flood may do in all is the business of the limit without a prefix. Who wants a certain network forgotten
-/// would have to know the secret to find its set, or fill all sets.
+/// The hash of a network, keyed with a secret of this table, selects a set of ``ways`` entries, and one of them holds
+/// the network's bucket. A network without an entry has a full bucket. If a set is full, the entry with the fullest
+/// bucket is replaced; usually that bucket is full again, so that nothing is lost. Under a flood from more networks
+/// than the table has entries, a network that has just been charged may be forgotten, and may then start its next
+/// handshake sooner than its rate allows. The table thus errs in favour of clients: no client is refused because of the
+/// traffic of others, and the limit without a prefix bounds the flood as a whole. To make the table forget a certain
+/// network, an attacker would have to know the secret to find its set, or fill all sets.
 struct PrefixRates {
     private struct Entry {
-        /// The network's hash. Two networks with the same 64 bits share a bucket.
+        /// The hash of the network. Two networks with the same 64 bits share a bucket.
         var tag: UInt64 = 0
         var bucket = TokenBucket()
     }
 
     static let ways = 8
-    /// Entries of 16 bytes: 1 MiB.
+    /// The number of entries, which have 16 bytes each: 1 MiB in all.
     static let defaultCapacity = 65_536
 
     private var entries: [Entry]
     private let secret = UInt64.random(in: .min ... .max)
 
-    /// - Parameter capacity: a multiple of ``ways``.
+    /// - Parameter capacity: the number of entries, a multiple of ``ways``.
     init(capacity: Int = defaultCapacity) {
         entries = Array(repeating: Entry(), count: max(Self.ways, capacity / Self.ways * Self.ways))
     }
 
     var capacity: Int { entries.count }
 
-    /// Entries whose bucket is not full.
+    /// The number of entries whose bucket is not full.
     func occupied(now: Instant) -> Int { entries.count { $0.bucket.fullAt > now } }
 
-    /// Whether one thing more may come from a network.
+    /// Whether the bucket of a network holds a token.
     func holds(_ network: NetworkPrefix, _ rate: Rate, now: Instant) -> Bool {
         let (tag, set) = place(of: network)
         for index in set where entries[index].tag == tag { return entries[index].bucket.holds(rate, now: now) }

@@ -1,32 +1,32 @@
 import Primitives
 
-/// Which of a connection's limits a datagram is beyond.
+/// The limit of a connection that a datagram exceeds.
 enum TrafficExcess: Int, CaseIterable, Sendable {
     case largestDatagram
     case datagramsPerSecond
     case bytesPerSecond
 }
 
-/// What one connection's client may still send. A datagram beyond the limits is dropped, never queued.
+/// Limits what the client of one connection sends. A datagram that exceeds a limit is dropped, never queued.
 ///
-/// Datagrams are counted once they are authentic, as application data: whoever forges a client's address can bring
-/// the client's datagrams neither over a limit nor out of an allowance. What the service answers is not limited; it is
-/// the operator's own.
+/// Datagrams are counted after they have been authenticated, as application data. An attacker who forges the client's
+/// address can therefore not use up its allowance. What the service sends is not limited, since the operator controls
+/// it.
 struct TrafficLimiter {
     private let limits: TrafficLimits
     private var datagrams = TokenBucket()
     private var bytes = TokenBucket()
-    /// Datagrams dropped so far.
+    /// The number of datagrams that were dropped so far.
     private(set) var dropped: UInt64 = 0
 
-    /// - Returns: `nil` where nothing is limited.
+    /// - Returns: `nil` when there is no limit.
     init?(_ limits: TrafficLimits) {
         if limits.isEmpty { return nil }
         self.limits = limits
     }
 
-    /// Takes a datagram of `count` bytes into account.
-    /// - Returns: why it is to be dropped; `nil` when it is not.
+    /// Charges a datagram of `count` bytes.
+    /// - Returns: the limit that it exceeds, so that it has to be dropped; `nil` if it exceeds none.
     mutating func excess(_ count: Int, now: Instant) -> TrafficExcess? {
         let excess = excessIfAny(count, now: now)
         if excess != nil {
@@ -45,6 +45,6 @@ struct TrafficLimiter {
         return nil
     }
 
-    /// The peer begins anew on the same connection: what it may send stays as it is, the count begins again.
+    /// Resets the number of dropped datagrams when the peer does a re-handshake; what it may send stays the same.
     mutating func restart() { dropped = 0 }
 }

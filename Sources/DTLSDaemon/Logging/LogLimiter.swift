@@ -1,9 +1,9 @@
 import Logging
 import Primitives
 
-/// Bounds how often events of each kind are logged, so that a stranger on the network cannot fill the journal: a
-/// bucket of tokens per kind. What is held back costs no allocation, and is counted; the count goes out with the next
-/// event of the kind that is let through, or by ``flush(now:to:)`` if none follows.
+/// Limits how often events of each kind are logged, by a token bucket for each kind, so that an unauthenticated peer
+/// cannot fill the journal. An event that is held back costs no allocation, and is counted. The count is logged with
+/// the next event of the same kind, or by ``flush(now:to:)`` if none follows.
 struct LogLimiter {
     private struct Bucket {
         var tokens = TokenBucket()
@@ -15,8 +15,8 @@ struct LogLimiter {
     private var kindsHeldBack = 0
 
     /// - Parameters:
-    ///   - burst: how many events of one kind may follow one another at once; 1 to 1,000,000.
-    ///   - rate: how many of one kind are let through in a second thereafter; 1 to 1,000,000.
+    ///   - burst: how many events of one kind may be logged at once; 1 to 1,000,000.
+    ///   - rate: how many events of one kind are logged in each second after that; 1 to 1,000,000.
     init(burst: Int = 10, perSecond rate: Int = 1) {
         self.rate = Rate(perSecond: min(max(rate, 1), 1_000_000), burst: min(max(burst, 1), 1_000_000))
         buckets = Array(repeating: Bucket(), count: LogEvent.allCases.count)
@@ -25,12 +25,12 @@ struct LogLimiter {
     /// Whether ``flush(now:to:)`` has, or will have, something to report.
     var isHoldingBack: Bool { kindsHeldBack > 0 }
 
-    /// Logs an event, or holds it back. `message` and `metadata` are only evaluated when it is let through.
+    /// Logs an event, or holds it back. `message` and `metadata` are evaluated only when the event is logged.
     mutating func log(
         _ event: LogEvent, to logger: Logger, now: Instant, _ message: @autoclosure () -> String,
         _ metadata: @autoclosure () -> Logger.Metadata = [:]
     ) {
-        // What would not be logged anyway neither costs a token nor counts as held back.
+        // An event below the log level neither costs a token nor counts as held back.
         guard logger.logLevel <= event.level else { return }
         guard take(event, now: now) else {
             if buckets[event.rawValue].heldBack == 0 { kindsHeldBack += 1 }
@@ -44,8 +44,8 @@ struct LogLimiter {
         logger.log(event, "\(message()) (\(count) more held back)", fields)
     }
 
-    /// Reports what has been held back, for each kind that may log again. To be called now and then, for example once
-    /// a second, while ``isHoldingBack``.
+    /// Reports the events that have been held back, for each kind that may be logged again. Call it regularly, for
+    /// example once a second, while ``isHoldingBack`` is true.
     mutating func flush(now: Instant, to logger: Logger) {
         guard isHoldingBack else { return }
         for event in LogEvent.allCases where buckets[event.rawValue].heldBack > 0 && take(event, now: now) {
@@ -53,7 +53,7 @@ struct LogLimiter {
         }
     }
 
-    /// Reports all that has been held back, an entry for each kind, at the end of the process.
+    /// Reports all events that have been held back, by one entry for each kind, when the process ends.
     mutating func finish(to logger: Logger) {
         for event in LogEvent.allCases where buckets[event.rawValue].heldBack > 0 { report(event, to: logger) }
     }

@@ -44,12 +44,13 @@ import Testing
         writer.list([1, 2] as [UInt8]) { $0.integer($1) }
         try writer.bytes.withUnsafeBytes { bytes in
             var reader = ByteReader(bytes)
-            #expect(try reader.integer(UInt16.self) == 0x1234)
-            #expect(try reader.bool())
-            #expect(try reader.duration() == .milliseconds(-5))
-            #expect(try reader.string() == "é")
-            #expect(try reader.optionalString() == nil)
+            let integer: UInt16 = try reader.integer()
+            let bool = try reader.bool()
+            let duration = try reader.duration()
+            let string = try reader.string()
+            let absent = try reader.optionalString()
             let list = try reader.list { (reader) throws(MalformedBytes) in try reader.integer(UInt8.self) }
+            #expect(integer == 0x1234 && bool && duration == .milliseconds(-5) && string == "é" && absent == nil)
             #expect(list == [1, 2] && reader.isAtEnd)
         }
     }

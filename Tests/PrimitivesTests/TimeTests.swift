@@ -50,11 +50,13 @@ import Testing
 @Suite struct BackoffTests {
     @Test func `pauses double up to the longest and begin again after a success`() {
         var backoff = Backoff(from: .milliseconds(100), to: .seconds(1))
-        #expect((0..<6).map { _ in backoff.next().milliseconds } == [100, 200, 400, 800, 1_000, 1_000])
+        let pauses = (0..<6).map { _ in backoff.next().milliseconds }
+        #expect(pauses == [100, 200, 400, 800, 1_000, 1_000])
         #expect(backoff.last == .seconds(1))
         backoff.reset()
         #expect(backoff.last == .zero)
-        #expect(backoff.next() == .milliseconds(100))
+        let first = backoff.next()
+        #expect(first == .milliseconds(100))
     }
 }
 
@@ -63,13 +65,14 @@ import Testing
         var bucket = TokenBucket()
         let rate = Rate(perSecond: 2, burst: 3)
         let now = Instant(nanoseconds: 5_000_000_000)
-        #expect((0..<4).map { _ in bucket.takeIfHeld(of: rate, now: now) } == [true, true, true, false])
-        #expect(!bucket.takeIfHeld(of: rate, now: now + .milliseconds(499)))
-        #expect(bucket.takeIfHeld(of: rate, now: now + .milliseconds(500)))
-        #expect(!bucket.takeIfHeld(of: rate, now: now + .milliseconds(500)))
+        func take(_ count: Int, after wait: Duration) -> [Bool] {
+            (0..<count).map { _ in bucket.takeIfHeld(of: rate, now: now + wait) }
+        }
+        #expect(take(4, after: .zero) == [true, true, true, false])
+        #expect(take(1, after: .milliseconds(499)) == [false])
+        #expect(take(2, after: .milliseconds(500)) == [true, false])
         // After any length of silence there is one burst and no more.
-        let later = now + .seconds(1_000_000)
-        #expect((0..<4).map { _ in bucket.takeIfHeld(of: rate, now: later) } == [true, true, true, false])
+        #expect(take(4, after: .seconds(1_000_000)) == [true, true, true, false])
     }
 
     @Test(arguments: [Int.min, 0, 1, 1_000, Int.max])

@@ -69,7 +69,7 @@ extension EndToEndHandshakes {
             // One that others can read is refused, and all goes on as it was.
             chmod(folder.file("keys.log"), 0o644)
             daemon.program.signal(SIGHUP)
-            try await daemon.logged("key_log_file", "others than its owner may use")
+            try await daemon.logged("key_log_file", "users other than its owner may use")
             chmod(folder.file("keys.log"), 0o600)
 
             try daemon.reload(service)

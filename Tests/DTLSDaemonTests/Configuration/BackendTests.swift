@@ -97,16 +97,16 @@ import Testing
         ("forward.backend = \"unix:socket\"", "expected an absolute path after \"unix:\", found \"socket\""),
         (
             "forward.backend = \"unix:/\(String(repeating: "x", count: 107))\"",
-            "the path has 108 bytes; expected at most 107, as many as a socket's may have"
+            "the path has 108 bytes; expected at most 107, the longest path of a Unix socket"
         ),
     ]
 
     @Test(arguments: [
-        ("0.0.0.0:53", "is no address of one machine; expected a unicast address"),
-        ("[::]:53", "is no address of one machine; expected a unicast address"),
-        ("224.0.0.1:53", "is no address of one machine; expected a unicast address"),
-        ("255.255.255.255:53", "is no address of one machine; expected a unicast address"),
-        ("[ff02::1]:53", "is no address of one machine; expected a unicast address"),
+        ("0.0.0.0:53", "is not the address of a single machine; expected a unicast address"),
+        ("[::]:53", "is not the address of a single machine; expected a unicast address"),
+        ("224.0.0.1:53", "is not the address of a single machine; expected a unicast address"),
+        ("255.255.255.255:53", "is not the address of a single machine; expected a unicast address"),
+        ("[ff02::1]:53", "is not the address of a single machine; expected a unicast address"),
         ("[fe80::1]:53", "is a link-local address without its interface; expected [fe80::1%INTERFACE]:53"),
         ("[::ffff:127.0.0.1]:53", "is an IPv4 address inside an IPv6 one; expected the IPv4 address itself"),
     ])

@@ -107,7 +107,7 @@ private let least = """
         let client = try #require(configuration.clients.first)
         #expect(!client.tls.rejectUnauthorized && client.tls.certificateAuthorities == nil)
         #expect(configuration.warnings.map(\.key) == ["client.out.verify"])
-        #expect(configuration.warnings.first?.message.hasPrefix("false: whoever answers ") == true)
+        #expect(configuration.warnings.first?.message.hasPrefix("false: anybody who answers ") == true)
     }
 
     @Test func `missing authorities of the system are named`() throws {
@@ -139,7 +139,8 @@ private let least = """
     func `servers that cannot be meant`(_ address: String) throws {
         #expect(
             try problems("", "[client.out]\nlisten = \"127.0.0.1:5000\"\nconnect = \"\(address)\"\n") == [
-                "dtlsd.toml:3: client.out.connect: \(address) is no address of one machine; expected a unicast address"
+                "dtlsd.toml:3: client.out.connect: \(address) is not the address of a single machine; "
+                    + "expected a unicast address"
             ])
     }
 
@@ -153,7 +154,7 @@ private let least = """
         #expect(warnings.first?.message.hasSuffix("; servers with a certificate of this CA are refused") == true)
         #expect(
             warnings.dropFirst().first?.message.hasSuffix("; servers that check it will refuse it") == true)
-        #expect(warnings.last?.message == "no effect: \"NOPE\"; OpenSSL knows no suite of this name")
+        #expect(warnings.last?.message == "no effect: \"NOPE\"; OpenSSL knows no cipher suite of this name")
     }
 
     static let wrongLines: [(String, String)] = [
@@ -214,8 +215,8 @@ private let least = """
         ),
         (
             "alpn = [\"\((100..<400).map { "\($0)" + String(repeating: "a", count: 250) }.joined(separator: "\", \""))\"]",
-            "4: client.out.alpn: 76200 bytes, with one of length before each name; expected at most 65535, as many as a"
-                + " ClientHello has room for"
+            "4: client.out.alpn: 76200 bytes, including a length byte for each name; expected at most 65535, the most"
+                + " that fits into a ClientHello"
         ),
         ("resumption = 1", "4: client.out.resumption: expected true or false, found 1"),
         ("handler = \"echo\"", "4: client.out.handler: unknown key here; it belongs in [service.NAME]"),
@@ -306,7 +307,7 @@ private let least = """
             """
         #expect(
             try problems("", service + least) == [
-                "dtlsd.toml:6: client.out: a service has this name already (line 1); expected another",
+                "dtlsd.toml:6: client.out: a service already has this name (line 1); expected another",
                 "dtlsd.toml:7: client.out.listen: 127.0.0.1:5000 collides with 127.0.0.1:5000 of service.out.listen"
                     + " (line 2); expected an address and port that nothing else listens on",
             ])
@@ -315,7 +316,7 @@ private let least = """
     @Test func `a name with dots is quoted`() throws {
         #expect(
             try problems("", least.replacing("client.out", with: "client.out.lan")) == [
-                "dtlsd.toml:1: client.out.lan: unknown table; if it is a name with dots, it is quoted:"
+                "dtlsd.toml:1: client.out.lan: unknown table; a name with dots needs quotes:"
                     + " [client.\"out.lan\"]"
             ])
     }
@@ -323,7 +324,7 @@ private let least = """
     @Test func `a bad name is refused`() throws {
         #expect(
             try problems("", least.replacing("client.out", with: "client.\"a b\"")) == [
-                "dtlsd.toml:1: client.\"a b\": not a name for a client; expected letters of ASCII, digits and the"
+                "dtlsd.toml:1: client.\"a b\": not a name for a client; expected ASCII letters, digits and the"
                     + " characters - _ ."
             ])
     }

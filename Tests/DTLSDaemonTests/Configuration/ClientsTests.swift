@@ -33,7 +33,7 @@ import Testing
 
     private static let fingerprint = "sha256:" + Array(repeating: "aB", count: 32).joined(separator: ":")
     private static let lists =
-        "expected the path of a PEM file with the CAs' revocation lists (`openssl crl -inform DER` makes it of DER), or an"
+        "expected the path of a PEM file with the CAs' revocation lists (`openssl crl -inform DER` converts DER to PEM), or an"
         + " array of such paths"
 
     @Test func `the mode is what the other keys make of it`() throws {
@@ -63,7 +63,7 @@ import Testing
 
     @Test func `keys that do not fit together`() throws {
         let noEffect =
-            "no effect, since clients are not asked for certificates; expected client_certificate = \"requested\" or "
+            "it has no effect, since clients are not asked for certificates; expected client_certificate = \"requested\" or "
             + "\"required\""
         #expect(
             try problems(
@@ -75,7 +75,7 @@ import Testing
                 ])
         #expect(try problems("crl = \"list.crl\"") == ["dtlsd.toml:5: service.a.crl: \(noEffect) and ca"])
         let nothing =
-            "nothing says which certificates are good; expected ca beside it, or an allow list of \"sha256:\" "
+            "nothing says which certificates are valid; expected ca beside it, or an allow list of \"sha256:\" "
             + "fingerprints in [service.NAME.clients]"
         for mode in ["requested", "required"] {
             #expect(
@@ -90,7 +90,7 @@ import Testing
         #expect(
             try problems(
                 "crl = \"list.crl\"\n[service.a.clients]\nallow = [\n\"\(Self.fingerprint)\",\n\"dns:a.example\"]") == [
-                    "dtlsd.toml:5: service.a.crl: no effect without ca; expected ca with the CAs that these are the lists of",
+                    "dtlsd.toml:5: service.a.crl: it has no effect without ca; expected ca with the CAs that issued these lists",
                     "dtlsd.toml:9: service.a.clients.allow: \"dns:a.example\" proves nothing without ca; expected ca in "
                         + "[service.NAME], or \"sha256:\" fingerprints alone",
                 ])
@@ -167,7 +167,7 @@ import Testing
         #expect(
             warnings.last
                 == "6: service.a.crl: no list of \"CN=expired\", a CA in \"both.pem\": its clients are refused "
-                + "until there is one, and a reload")
+                + "until there is one and dtlsd is reloaded")
     }
 
     /// A list of revoked certificates may be larger than other files.

@@ -160,7 +160,7 @@ private let service = """
         (
             "maximum_version = \"1.0\"",
             "5: service.a.maximum_version: the minimum 1.2 is above the maximum 1.0; "
-                + "expected a version from the minimum on that this OpenSSL knows"
+                + "expected a version that this OpenSSL supports, not below minimum_version"
         ),
         (
             "ciphers = \"SECRET\"",
@@ -190,11 +190,11 @@ private let service = """
         ),
         (
             "[service.a.lan]\nhandler = \"echo\"",
-            "5: service.a.lan: unknown table; if it is a name with dots, it is quoted: [service.\"a.lan\"]"
+            "5: service.a.lan: unknown table; a name with dots needs quotes: [service.\"a.lan\"]"
         ),
         (
             "[service.a.name.b.example.org]\ncertificate = \"server.pem\"",
-            "5: service.a.name.b.example: unknown table; if it is a name with dots, it is quoted: "
+            "5: service.a.name.b.example: unknown table; a name with dots needs quotes: "
                 + "[service.a.name.\"b.example.org\"]"
         ),
         (
@@ -236,7 +236,7 @@ private let service = """
         ),
         (
             "cookie_secret_file = \"open\"",
-            "1: cookie_secret_file: others than its owner may use \"open\" (mode 640); expected mode 600: chmod 600"
+            "1: cookie_secret_file: users other than its owner may use \"open\" (mode 640); expected mode 600: chmod 600"
         ),
     ]
 
@@ -274,7 +274,7 @@ private let service = """
         #expect(
             try folder.problems(text) == [
                 "dtlsd.toml:1: service.\"\(name)\": not a name for a service; "
-                    + "expected letters of ASCII, digits and the characters - _ ."
+                    + "expected ASCII letters, digits and the characters - _ ."
             ])
     }
 

@@ -68,7 +68,7 @@ import Testing
         let warnings = try folder.read(text("ciphers = \"\(list)\"")).warnings
         #expect(warnings.map(\.key) == ["service.a.ciphers"])
         #expect(
-            warnings.map(\.message) == ["no effect: \"NOPE\", \"NIX\"; OpenSSL knows no suite of these names"])
+            warnings.map(\.message) == ["no effect: \"NOPE\", \"NIX\"; OpenSSL knows no cipher suite of these names"])
     }
 
     @Test func `a passphrase needs a key`() throws {

@@ -130,7 +130,7 @@ import Testing
         #expect(
             try folder.problems(service(certificate: "der")) == [
                 "dtlsd.toml:2: service.a.certificate: \"der\" is not text; \(Self.certificate) "
-                    + "(`openssl x509` or `pkey` make it of DER)"
+                    + "(`openssl x509` or `pkey` convert DER to PEM)"
             ])
         #expect(
             try folder.problems(service(certificate: "garbage")) == [
@@ -154,7 +154,7 @@ import Testing
                 "dtlsd.toml:6: service.a.ciphers: no cipher matches \"NONE\"; "
                     + "expected an OpenSSL cipher list, as `openssl ciphers -v LIST` takes it",
                 "dtlsd.toml:7: service.a.maximum_version: the minimum 1.2 is above the maximum 1.0; "
-                    + "expected a version from the minimum on that this OpenSSL knows",
+                    + "expected a version that this OpenSSL supports, not below minimum_version",
             ])
     }
 
@@ -254,7 +254,7 @@ import Testing
         #expect(
             try folder.problems(service(key: "credential:../server.key"), environment: ["RUNTIME_DIRECTORY": "/none"])
                 == [
-                    "dtlsd.toml:3: service.a.private_key: \"../server.key\" is no name of a credential; "
+                    "dtlsd.toml:3: service.a.private_key: \"../server.key\" is not the name of a credential; "
                         + Self.privateKey
                 ])
     }

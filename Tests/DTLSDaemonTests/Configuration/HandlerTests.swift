@@ -117,7 +117,7 @@ import Testing
         ("file:/tmp/", "\(file), after \"file:\", found \"/tmp/\""),
         ("file:/tmp", "\"/tmp\" is not a regular file; \(file)"),
         ("file:/dev/null", "\"/dev/null\" is not a regular file; \(file)"),
-        ("file:/no/such/file", "cannot make \"/no/such/file\": No such file or directory; \(file)"),
+        ("file:/no/such/file", "cannot create \"/no/such/file\": No such file or directory; \(file)"),
         ("syslog:", "\(socket), found \"\""), ("journal:x", "\(socket), found \"x\""),
         ("syslog:/\(String(repeating: "x", count: 107))", "\(socket), found"),
     ])

@@ -152,7 +152,7 @@ import Testing
             ])
         #expect(
             try folder.problems(text("by_address = true")) == [
-                "dtlsd.toml:5: service.a.by_address: there is one identity to choose only; expected tables "
+                "dtlsd.toml:5: service.a.by_address: there is only one certificate to choose from; expected tables "
                     + "[service.NAME.name.\"HOST\"] beside"
             ])
         #expect(
@@ -256,7 +256,7 @@ import Testing
         #expect(
             kept.warnings.map(\.description) == [
                 "f: service.a.ocsp_staple: \"\(folder.path)/now.ocsp\": the OCSP response says that the certificate is "
-                    + "revoked; what was stapled before stays until it runs out"
+                    + "revoked; the previous response is stapled until it expires"
             ])
     }
 
@@ -276,7 +276,7 @@ import Testing
 
         let one = StapleRefresh.refresh(configuration, file: "f", watcher: nil, now: earlier(by: 1))
         #expect(one.services[0].tls.certifiedKeys[0].staple == nil && one.nextStapleExpiry == expiry)
-        let words = "the OCSP response has run out; nothing is stapled until there is a new one"
+        let words = "the OCSP response has expired; nothing is stapled until there is a new one"
         #expect(one.warnings.last?.description == "f: service.a.ocsp_staple: \(words)")
         let both = StapleRefresh.refresh(one, file: "f", watcher: nil, now: expiry)
         #expect(both.nextStapleExpiry == nil)
@@ -328,7 +328,7 @@ import Testing
             "alpn = [\"coap\", \"\"]",
             "alpn: expected names of application protocols, each of 1 to 255 bytes (\"coap\"), found the string \"\""
         ),
-        ("alpn = [\"a\", \"a\"]", "alpn: \"a\" is there twice; expected each protocol once"),
+        ("alpn = [\"a\", \"a\"]", "alpn: \"a\" is listed twice; expected each protocol once"),
         (
             "alpn = 7",
             "alpn: expected names of application protocols, each of 1 to 255 bytes (\"coap\"), found 7"

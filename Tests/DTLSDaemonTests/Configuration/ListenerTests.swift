@@ -20,9 +20,9 @@ import Testing
 
     static let wrongAddresses: [(String, String)] = [
         ("[::ffff:192.0.2.1]:1", "is an IPv4 address inside an IPv6 one; expected the IPv4 address itself"),
-        ("224.0.0.1:1", "is no address of one machine; expected a unicast address or 0.0.0.0"),
-        ("255.255.255.255:1", "is no address of one machine; expected a unicast address or 0.0.0.0"),
-        ("[ff02::1]:1", "is no address of one machine; expected a unicast address or [::]"),
+        ("224.0.0.1:1", "is not the address of a single machine; expected a unicast address or 0.0.0.0"),
+        ("255.255.255.255:1", "is not the address of a single machine; expected a unicast address or 0.0.0.0"),
+        ("[ff02::1]:1", "is not the address of a single machine; expected a unicast address or [::]"),
         ("[fe80::1]:1", "is a link-local address without its interface; expected [fe80::1%INTERFACE]:1"),
     ]
 

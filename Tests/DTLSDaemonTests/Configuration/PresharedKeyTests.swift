@@ -87,7 +87,7 @@ import Testing
     @Test func `an identity stands once`() {
         let (keys, problems) = parse("a:\(Self.digits)\n#61:ffffffffffffffffffffffffffffffff\n")
         #expect(keys == [key("a", Self.bytes)])
-        #expect(problems == [.init(line: 2, message: "the identity of line 1 again; expected it once")])
+        #expect(problems == [.init(line: 2, message: "the same identity as in line 1; expected it once")])
     }
 
     @Test func `any bytes are read or refused`() {
@@ -130,7 +130,7 @@ import Testing
         try folder.write("keys.psk", "a:\(Self.digits)\nb\nc:short\n", mode: 0o640)
         #expect(
             try folder.problems(service("psk.file = \"keys.psk\"")) == [
-                "dtlsd.toml:3: service.a.psk.file: others than its owner may use \"keys.psk\" (mode 640); "
+                "dtlsd.toml:3: service.a.psk.file: users other than its owner may use \"keys.psk\" (mode 640); "
                     + "expected mode 600: chmod 600",
                 "dtlsd.toml:3: service.a.psk.file: \"keys.psk\", line 2: no colon; expected IDENTITY:KEY",
                 "dtlsd.toml:3: service.a.psk.file: \"keys.psk\", line 3: a key of 5 bytes; expected 16 to 512 bytes "
@@ -151,7 +151,7 @@ import Testing
             service("ciphers = \"ECDHE+AESGCM\"\nca = \"server.pem\"\npsk.file = \"good.psk\""))
         #expect(problems.count == 2)
         #expect(problems.first?.contains("service.a.ciphers: it has no cipher suite for pre-shared keys") == true)
-        #expect(problems.last?.contains("service.a.ca: a service with pre-shared keys alone asks no client") == true)
+        #expect(problems.last?.contains("service.a.ca: a service with only pre-shared keys asks no client") == true)
     }
 
     /// A file of many devices may be larger than others.

@@ -56,7 +56,7 @@ import Testing
         #expect(
             problems == [
                 "dtlsd.toml:4: tickets.key_file: \"short\" has 48 bytes; expected 80",
-                "dtlsd.toml:5: tickets.key_file: others than its owner may use \"open\" (mode 644); "
+                "dtlsd.toml:5: tickets.key_file: users other than its owner may use \"open\" (mode 644); "
                     + "expected mode 600: chmod 600",
                 "dtlsd.toml:6: tickets.key_file: \"new\" begins like a file before it; expected other random bytes",
                 "dtlsd.toml:7: tickets.key_file: cannot read \"none\": No such file or directory; " + Self.expected,
@@ -84,8 +84,8 @@ import Testing
         let configuration = try folder.read("[tickets]\nkey_file = \"key\"\nrotation = 5" + Self.service)
         #expect(
             configuration.warnings.map(\.description) == [
-                "\(folder.path)/dtlsd.toml:3: tickets.rotation: no effect beside key_file, whose files say which keys there "
-                    + "are"
+                "\(folder.path)/dtlsd.toml:3: tickets.rotation: it has no effect beside key_file, whose files contain the "
+                    + "keys"
             ])
     }
 
@@ -100,7 +100,7 @@ import Testing
             let found = try problems(text)
             #expect(
                 found.first?.hasPrefix(
-                    "dtlsd.toml:1: key_log_file: \"keys.log\" holds something else, to which secrets would be appended; "
+                    "dtlsd.toml:1: key_log_file: \"keys.log\" contains other data, to which secrets would be appended; "
                 )
                     == true, "\(text)")
         }
@@ -125,7 +125,7 @@ import Testing
         try folder.write("keys.log", "", mode: 0o640)
         #expect(
             try problems("keys.log") == [
-                "dtlsd.toml:1: key_log_file: others than its owner may use \"keys.log\" (chmod 600); \(expected)"
+                "dtlsd.toml:1: key_log_file: users other than its owner may use \"keys.log\" (chmod 600); \(expected)"
             ])
         try folder.write("keys.log", "", mode: 0o600)
         #expect(try problems("keys.log") == [])
@@ -134,7 +134,7 @@ import Testing
         #expect(try problems("link") == ["dtlsd.toml:1: key_log_file: \"link\" is not a regular file; \(expected)"])
         #expect(
             try problems("none/keys.log") == [
-                "dtlsd.toml:1: key_log_file: cannot make \"none/keys.log\": No such file or directory; \(expected)"
+                "dtlsd.toml:1: key_log_file: cannot create \"none/keys.log\": No such file or directory; \(expected)"
             ])
         #expect(
             try problems("credential:keys") == [

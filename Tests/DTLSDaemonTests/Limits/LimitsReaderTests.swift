@@ -140,10 +140,10 @@ import Testing
                 "9: service.a.limits.allow: expected a length of 0 to 32 after the /, found the string \"10.0.0.0/33\"",
                 "10: service.a.limits.allow: \(network), found the string \"fe80::1%lo\"",
                 "11: service.a.limits.allow: \(networks), found 7",
-                "12: service.a.limits.allow: 10.0.0.0/8 stands in allow (line 7) already; expected each network once,"
-                    + " in one of both lists",
-                "16: service.a.limits.deny: 10.0.0.0/8 stands in allow (line 7) already; expected each network once,"
-                    + " in one of both lists",
+                "12: service.a.limits.allow: 10.0.0.0/8 is already in allow (line 7); expected each network once,"
+                    + " in one of the two lists",
+                "16: service.a.limits.deny: 10.0.0.0/8 is already in allow (line 7); expected each network once,"
+                    + " in one of the two lists",
                 "17: service.a.limits.deny: an IPv4 address inside an IPv6 one; expected the IPv4 address itself,"
                     + " found the string \"::ffff:10.0.0.0/104\"",
             ]

@@ -70,14 +70,14 @@ enum StapleRefresh {
             let staple = result.staples[index]
             guard let reason = take(staple, into: &result) else { continue }
             let path = ReadContext.quoted(staple.path)
-            warn(staple.key, "\(path): \(reason); what was stapled before stays until it runs out")
+            warn(staple.key, "\(path): \(reason); the previous response is stapled until it expires")
         }
         for index in result.services.indices {
             for host in result.services[index].tls.dropStaples(outdatedAt: now) {
                 let table = ["service", result.services[index].name] + (host.map { ["name", $0] } ?? [])
                 warn(
                     ReadContext.text(of: table + [VirtualHostSection.schema.name(of: \.files.staples)]) ?? "",
-                    "the OCSP response has run out; nothing is stapled until there is a new one")
+                    "the OCSP response has expired; nothing is stapled until there is a new one")
             }
         }
         return result

@@ -98,14 +98,14 @@ extension SocketAddress {
     /// Why it cannot be meant, whatever the machine's addresses are: the rest of a sentence that begins with it.
     func reasonAgainst(_ use: Use) -> String? {
         if isIPv4Mapped { return "is an IPv4 address inside an IPv6 one; expected the IPv4 address itself" }
-        if use == .sending, isWildcard { return "is no address of one machine; expected \(use.expected(""))" }
+        if use == .sending, isWildcard { return "is not the address of a single machine; expected \(use.expected(""))" }
         let (first, second) = withBytes { ($0[0], $0[1]) }
         switch family {
         case .ipv4:
             // 224.0.0.0/4 is multicast; of 240.0.0.0/4 only 255.255.255.255, broadcast, can be bound at all.
-            return first >= 224 ? "is no address of one machine; expected \(use.expected("0.0.0.0"))" : nil
+            return first >= 224 ? "is not the address of a single machine; expected \(use.expected("0.0.0.0"))" : nil
         case .ipv6:
-            if first == 0xff { return "is no address of one machine; expected \(use.expected("[::]"))" }
+            if first == 0xff { return "is not the address of a single machine; expected \(use.expected("[::]"))" }
             let isLinkLocal = first == 0xfe && second & 0xc0 == 0x80
             switch (isLinkLocal, scope) {
             case (true, 0):

@@ -40,8 +40,8 @@ extension ValueType where Value == [RevocationListFile] {
 
     static var revocationLists: Self {
         Self(
-            "the path of a PEM file with the CAs' revocation lists (`openssl crl -inform DER` makes it of DER), or an"
-                + " array of such paths"
+            "the path of a PEM file with the CAs' revocation lists (`openssl crl -inform DER` converts DER to PEM), or"
+                + " an array of such paths"
         ) { field in
             field.strings.compactMap { name in
                 guard let text = field.pem(name.value, element: name.number, maximumSize: maximumSize) else {
@@ -53,7 +53,7 @@ extension ValueType where Value == [RevocationListFile] {
                         field.warn(
                             element: name.number,
                             "\(ReadContext.quoted(name.value)): \(complaint); the clients of this CA are refused until"
-                                + " there is a new one, and a reload")
+                                + " there is a new one and dtlsd is reloaded")
                     }
                     return RevocationListFile(text: text, lists: lists)
                 } catch {
@@ -99,7 +99,7 @@ struct ClientAuthReader {
             table.warn(
                 \.revocationLists,
                 "no list of \(name), a CA in \(table.field(\.authorities).quotedName()): its clients are refused until"
-                    + " there is one, and a reload")
+                    + " there is one and dtlsd is reloaded")
         }
     }
 
@@ -109,7 +109,7 @@ struct ClientAuthReader {
             for (property, more) in Self.properties where table.has(property) {
                 table.report(
                     property,
-                    "no effect, since clients are not asked for certificates; expected client_certificate = "
+                    "it has no effect, since clients are not asked for certificates; expected client_certificate = "
                         + "\"requested\" or \"required\"\(more)")
             }
             return true
@@ -117,12 +117,12 @@ struct ClientAuthReader {
         guard !table.has(\.authorities) else { return true }
         if table.has(\.revocationLists) {
             table.report(
-                \.revocationLists, "no effect without ca; expected ca with the CAs that these are the lists of")
+                \.revocationLists, "it has no effect without ca; expected ca with the CAs that issued these lists")
         }
         guard let rules = table.table(\.clients, ClientRulesSection.schema), rules.has(\.allow) else {
             table.report(
                 table.has(\.clientCertificate) ? \.clientCertificate : \.clients,
-                "nothing says which certificates are good; expected ca beside it, or an allow list of \"sha256:\" "
+                "nothing says which certificates are valid; expected ca beside it, or an allow list of \"sha256:\" "
                     + "fingerprints in [service.NAME.clients]")
             return false
         }

@@ -166,7 +166,7 @@ struct MainSection {
         for client in clients {
             guard let service = services.first(where: { $0.name == client.name }) else { continue }
             let line = context.line(of: service.table.path).map { " (line \($0))" } ?? ""
-            context.report(client.table.path, "a service has this name already\(line); expected another")
+            context.report(client.table.path, "a service already has this name\(line); expected another")
         }
     }
 }

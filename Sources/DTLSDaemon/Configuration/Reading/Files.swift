@@ -13,7 +13,7 @@ enum Secrecy: Sendable {
         self == .ownerAndGroup || NamedFiles.isCredential(name) ? 0o007 : 0o077
     }
 
-    fileprivate var complaint: String { self == .ownerAndGroup ? "every user" : "others than its owner" }
+    fileprivate var complaint: String { self == .ownerAndGroup ? "every user" : "users other than its owner" }
     fileprivate var expected: String { self == .ownerAndGroup ? "mode 600 or 640" : "mode 600" }
 }
 
@@ -54,7 +54,7 @@ extension Field {
             report(
                 element: element,
                 "\(ReadContext.quoted(name)) is not text; expected \(expected)"
-                    + " (`openssl x509` or `pkey` make it of DER)")
+                    + " (`openssl x509` or `pkey` convert DER to PEM)")
             return nil
         }
         return text

@@ -90,8 +90,8 @@ extension ValueType where Value == [Backend] {
         }
         guard path.utf8.count <= maximumUnixPathLength else {
             throw WrongBackend(
-                message: "the path has \(path.utf8.count) bytes; expected at most \(maximumUnixPathLength), as many as"
-                    + " a socket's may have")
+                message: "the path has \(path.utf8.count) bytes; expected at most \(maximumUnixPathLength), the longest"
+                    + " path of a Unix socket")
         }
         return .unix(path)
     }
@@ -249,7 +249,7 @@ extension ValueType where Value == LogTarget {
         }
         let folder = path.lastIndex(of: "/").map { $0 == path.startIndex ? "/" : String(path[..<$0]) } ?? "/"
         if faccessat(AT_FDCWD, folder, W_OK | X_OK, AT_EACCESS) != 0 {
-            field.report("cannot make \(found): \(String(cString: strerror(errno))); \(expected)")
+            field.report("cannot create \(found): \(String(cString: strerror(errno))); \(expected)")
         }
     }
 }

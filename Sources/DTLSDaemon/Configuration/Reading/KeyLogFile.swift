@@ -10,13 +10,13 @@ enum KeyLogFile {
         var status = stat()
         if lstat(path, &status) == 0 {
             guard status.st_mode & S_IFMT == S_IFREG else { return "\(quoted) is not a regular file" }
-            if status.st_mode & 0o077 != 0 { return "others than its owner may use \(quoted) (chmod 600)" }
+            if status.st_mode & 0o077 != 0 { return "users other than its owner may use \(quoted) (chmod 600)" }
             guard access(path, W_OK) == 0 else { return "cannot write to \(quoted): \(reason(errno))" }
-            return isKeyLog(path) ? nil : "\(quoted) holds something else, to which secrets would be appended"
+            return isKeyLog(path) ? nil : "\(quoted) contains other data, to which secrets would be appended"
         }
         guard errno == ENOENT else { return "cannot write to \(quoted): \(reason(errno))" }
         let folder = path.lastIndex(of: "/").map { String(path[...$0]) } ?? "."
-        return access(folder, W_OK | X_OK) == 0 ? nil : "cannot make \(quoted): \(reason(errno))"
+        return access(folder, W_OK | X_OK) == 0 ? nil : "cannot create \(quoted): \(reason(errno))"
     }
 
     /// Whether a file is empty, or begins with a comment or with the words of a line: LABEL RANDOM SECRET.

@@ -85,8 +85,8 @@ struct LimitsSection {
             let line = table.context.line(of: earlier.field.path, element: earlier.entry.number)
             item.field.report(
                 element: item.entry.number,
-                "\(item.entry.value) stands in \(earlier.name)\(line.map { " (line \($0))" } ?? "") already;"
-                    + " expected each network once, in one of both lists")
+                "\(item.entry.value) is already in \(earlier.name)\(line.map { " (line \($0))" } ?? "");"
+                    + " expected each network once, in one of the two lists")
         }
     }
 }

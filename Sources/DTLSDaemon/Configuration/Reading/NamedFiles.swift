@@ -88,7 +88,7 @@ struct NamedFiles {
     /// so that is looked at first.
     private func credential(_ name: String, _ maximumSize: Int) throws(UnreadableFile) -> FileContents {
         guard !name.isEmpty, !name.contains("/"), name != ".", name != ".." else {
-            throw UnreadableFile(message: "\(ReadContext.quoted(name)) is no name of a credential")
+            throw UnreadableFile(message: "\(ReadContext.quoted(name)) is not the name of a credential")
         }
         let folders = credentialFolders
         guard !folders.isEmpty else {

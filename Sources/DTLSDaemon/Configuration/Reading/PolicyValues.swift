@@ -12,7 +12,8 @@ extension ValueType where Value == String {
             if !words.isEmpty {
                 let names = words.map(ReadContext.quoted).joined(separator: ", ")
                 field.warn(
-                    "no effect: \(names); OpenSSL knows no suite of \(words.count == 1 ? "this name" : "these names")")
+                    "no effect: \(names); OpenSSL knows no cipher suite of "
+                        + (words.count == 1 ? "this name" : "these names"))
             }
             return list
         }
@@ -28,7 +29,7 @@ extension ValueType where Value == [String] {
                 if list.contains(name.value) {
                     field.report(
                         element: name.number,
-                        "\(ReadContext.quoted(name.value)) is there twice; expected each protocol once")
+                        "\(ReadContext.quoted(name.value)) is listed twice; expected each protocol once")
                 } else if (1...255).contains(name.value.utf8.count) {
                     list.append(name.value)
                 } else {
@@ -38,8 +39,8 @@ extension ValueType where Value == [String] {
             let length = ApplicationProtocols.encodedLength(of: list)
             guard length <= ApplicationProtocols.maximumLength else {
                 field.report(
-                    "\(length) bytes, with one of length before each name; expected at most "
-                        + "\(ApplicationProtocols.maximumLength), as many as a ClientHello has room for")
+                    "\(length) bytes, including a length byte for each name; expected at most "
+                        + "\(ApplicationProtocols.maximumLength), the most that fits into a ClientHello")
                 return nil
             }
             return list

@@ -30,7 +30,7 @@ enum PresharedKeyFile {
             do throws(Problem) {
                 guard let key = try parse(line: line, number: index + 1) else { continue }
                 if let first = lines.updateValue(index + 1, forKey: key.identity) {
-                    throw Problem(line: index + 1, message: "the identity of line \(first) again; expected it once")
+                    throw Problem(line: index + 1, message: "the same identity as in line \(first); expected it once")
                 }
                 keys.append(key)
             } catch {

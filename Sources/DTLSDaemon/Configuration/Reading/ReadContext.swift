@@ -57,7 +57,7 @@ final class ReadContext {
         let isPlain = name.utf8.allSatisfy { $0.isLetterOrDigit || [0x2d, 0x5f, 0x2e].contains($0) }
         if name.isEmpty || !isPlain {
             context.report(
-                path, "not a name for a \(kind); expected letters of ASCII, digits and the characters - _ .")
+                path, "not a name for a \(kind); expected ASCII letters, digits and the characters - _ .")
         }
     }
 

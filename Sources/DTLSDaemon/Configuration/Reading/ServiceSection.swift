@@ -147,7 +147,7 @@ private struct ServerCredentialsReader {
             table.warn(
                 \.model.tls.policy,
                 "\"legacy\" lets clients use DTLS 1.0, AES-CBC and key exchange without forward secrecy; "
-                    + "expected \"modern\" wherever all clients can do DTLS 1.2")
+                    + "expected \"modern\" wherever all clients support DTLS 1.2")
         }
         settings.certifiedKeys = certifiedKeys(settings)
         settings.clients = ClientAuthReader(section: section, table: table).read()
@@ -156,7 +156,7 @@ private struct ServerCredentialsReader {
         if settings.choosesByAddress, section.hosts.isEmpty {
             table.report(
                 \.model.tls.choosesByAddress,
-                "there is one identity to choose only; expected tables [service.NAME.name.\"HOST\"] beside")
+                "there is only one certificate to choose from; expected tables [service.NAME.name.\"HOST\"] beside")
         }
         VirtualHostsReader(tables: section.hosts, service: service).read(into: &settings)
         tryOut(settings)
@@ -178,7 +178,7 @@ private struct ServerCredentialsReader {
         for property in authentication where table.has(property) {
             table.report(
                 property,
-                "a service with pre-shared keys alone asks no client for a certificate; expected certificate and"
+                "a service with only pre-shared keys asks no client for a certificate; expected certificate and"
                     + " private_key beside it, or no \(ServiceSection.schema.name(of: property))")
         }
         if table.has(\.files.staples) {
@@ -228,7 +228,7 @@ private struct ServerCredentialsReader {
         case .version(let reason):
             table.report(
                 table.has(\.model.tls.maximumVersion) ? \.model.tls.maximumVersion : \.minimumVersion,
-                "\(reason); expected a version from the minimum on that this OpenSSL knows")
+                "\(reason); expected a version that this OpenSSL supports, not below minimum_version")
         case .certificate, .privateKey, .passphrase, .mismatch, .presharedKey, .context:
             // Each certificate has been tried out on its own.
             table.context.report(table.path, "no TLS context can be made: \(error)")

@@ -68,7 +68,7 @@ struct TableReader<Section> {
         let known = schema.names
         for key in unknownKeys {
             if let name = nameWithDots(key) {
-                context.report(path + [key], "unknown table; if it is a name with dots, it is quoted: [\(name)]")
+                context.report(path + [key], "unknown table; a name with dots needs quotes: [\(name)]")
             } else {
                 context.report(path + [key], UnknownKey.message(key, known: known, in: path))
             }

@@ -19,7 +19,7 @@ extension TicketConfiguration {
     } check: { table, tickets in
         if table.has(\.keys) {
             if table.has(\.rotation) {
-                table.warn(\.rotation, "no effect beside key_file, whose files say which keys there are")
+                table.warn(\.rotation, "it has no effect beside key_file, whose files contain the keys")
             }
             return
         }

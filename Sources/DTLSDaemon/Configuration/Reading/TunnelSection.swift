@@ -176,7 +176,7 @@ private struct TunnelCredentialsReader {
         } else {
             table.warn(
                 \.model.tls.rejectUnauthorized,
-                "false: whoever answers in the server's place is taken for it, and reads and writes everything")
+                "false: anybody who answers in place of the server is accepted, and can read and write everything")
             if table.has(\.authorities) {
                 table.report(\.authorities, "it has no effect with verify = false; expected only one of the two")
             }
@@ -281,7 +281,7 @@ private struct TunnelCredentialsReader {
         case .version(let reason):
             table.report(
                 table.has(\.model.tls.maximumVersion) ? \.model.tls.maximumVersion : \.model.tls.minimumVersion,
-                "\(reason); expected a version from the minimum on that this OpenSSL knows")
+                "\(reason); expected a version that this OpenSSL supports, not below minimum_version")
         case .presharedKey, .context: table.context.report(table.path, "no TLS context can be made: \(error)")
         }
     }

@@ -181,7 +181,7 @@ final class LoaderHandle: MessageChannelDelegate {
         finish(
             .failed(
                 "\(file): the loader process was still reading after \(Self.timeLimit) s, and was killed; expected a"
-                    + " name server that answers, and files that can be read at once"))
+                    + " name server that answers, and files that can be read in less time"))
     }
 
     func channel(
@@ -189,7 +189,7 @@ final class LoaderHandle: MessageChannelDelegate {
         descriptorWasLost: Bool
     ) {
         guard let attached = descriptor, let first = message.first, let outcome = Loader.Outcome(rawValue: first) else {
-            return finish(.failed("\(file): what the loader process has found did not arrive"))
+            return finish(.failed("\(file): the result of the loader process did not arrive"))
         }
         do {
             switch outcome {
@@ -220,7 +220,7 @@ final class LoaderHandle: MessageChannelDelegate {
         guard completion != nil else { return }
         // The channel ends when the process does, so this does not wait.
         let ending = (ending ?? ChildProcess.wait(for: pid))?.description ?? "ended"
-        finish(.failed("\(file): not a configuration that can be read: the loader process \(ending)"))
+        finish(.failed("\(file): the configuration cannot be read: the loader process \(ending)"))
     }
 
     private func finish(_ result: Result) {

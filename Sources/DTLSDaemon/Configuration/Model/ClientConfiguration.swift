@@ -3,30 +3,30 @@ import DTLSTransport
 import LinuxSystem
 import Primitives
 
-/// One `[client.NAME]` table: plain datagrams in on this machine, one DTLS connection to a server for each local
-/// sender.
+/// One `[client.NAME]` table. It receives plain datagrams on this machine, and has one DTLS connection to a server for
+/// each local sender.
 struct ClientConfiguration: Codable, Equatable, Sendable {
     var name: String
-    /// Where the plain datagrams come in; empty when systemd passes the sockets in.
+    /// The addresses at which plain datagrams arrive; empty when systemd passes the sockets in.
     var listen: [SocketAddress]
     var server: SocketAddress
-    /// Asked for as SNI if it is a host name, and the name or IP address that the server's certificate must have.
+    /// The name or IP address that the server's certificate must have. A host name is also sent to the server (SNI).
     var serverName: String
-    /// Trust, certificate, ciphers, versions: what the engine's ClientContext is made of.
+    /// The trusted CAs, certificate, cipher suites and versions, from which the engine's ClientContext is created.
     var tls: ClientSettings
-    /// 2 to 120 seconds.
+    /// How long the server may take for the handshake: 2 to 120 seconds.
     var handshakeTimeout = Duration.seconds(60)
-    /// The time without a datagram in either direction after which a sender's connection is closed; zero: never.
+    /// The time without a datagram in either direction after which a connection is closed; zero: never.
     var idleTimeout = Duration.seconds(300)
-    /// The time in which datagrams are sent and nothing comes back after which a connection is made again; zero: never.
+    /// How long datagrams are sent without an answer before a new connection is established; zero: for ever.
     var answerTimeout = Duration.seconds(60)
-    /// Largest IP packet of a handshake flight, bytes, 256 to 9,000.
+    /// The largest IP packet of a handshake flight, 256 to 9,000 bytes.
     var mtu = 1_400
-    /// Whether a new connection takes up the session of an earlier one.
+    /// Whether a new connection resumes the session of an earlier one.
     var resumes = true
     var socket: SocketOptions
 
-    /// Of the sockets to the local senders: what is plain UDP may be fragmented.
+    /// The options of the sockets for local senders, where plain UDP may be fragmented.
     var localSocket: SocketOptions {
         var options = socket
         options.fragmentation = nil

@@ -2,27 +2,27 @@ import DTLSEngine
 import LinuxSystem
 import Primitives
 
-/// A configuration that has been read and checked whole: values, never paths. It is what the loader process returns,
-/// what the acceptor keeps, and what every worker is given.
+/// A configuration that has been read and checked completely. It contains the contents of files rather than their
+/// paths. The loader process returns it, the acceptor keeps it, and every worker gets it.
 struct Configuration: Codable, Equatable, Sendable {
-    /// Worker processes; at least 1.
+    /// The number of worker processes; at least 1.
     var workers: Int
-    /// The time from SIGTERM until the processes end, whatever their connections do.
+    /// The time after SIGTERM at which the processes end, even if connections are still open.
     var stopTimeout: Duration
     var logLevel: LogLevel
-    /// 32 to 4,096 bytes when several machines serve one address and share it; `nil`: random at start.
+    /// The cookie secret, 32 to 4,096 bytes, which machines that serve one address share; `nil`: random at each start.
     var cookieSecret: [UInt8]?
     var tickets = TicketConfiguration()
-    /// Where the secrets of all connections are written; `nil`: nowhere.
+    /// The file to which the secrets of all connections are written; `nil`: none.
     var keyLogFile: String?
     /// At least one service or client; names are unique over both.
     var services: [ServiceConfiguration]
     var clients: [ClientConfiguration] = []
     /// The files of OCSP responses, which are read again when they change.
     var staples: [StapleFile] = []
-    /// What is not wrong, and still worth knowing.
+    /// The warnings, which do not prevent the configuration from being used.
     var warnings: [ConfigurationProblem] = []
-    /// Of all services together.
+    /// The limits of all services together.
     var limits = LimitsConfiguration()
 }
 
@@ -34,15 +34,15 @@ enum LogLevel: String, Codable, Sendable, CaseIterable {
 /// One `[service.NAME]` table.
 struct ServiceConfiguration: Codable, Equatable, Sendable {
     var name: String
-    /// Where it listens; empty when systemd passes the sockets in.
+    /// The addresses that it listens on; empty when systemd passes the sockets in.
     var listen: [SocketAddress]
-    /// Certificate, key, trusted CAs, ciphers, versions: what the engine's ServerContext is made of.
+    /// The certificates, trusted CAs, cipher suites and versions, from which the engine's ServerContext is created.
     var tls: ServerSettings
-    /// 2 to 120 seconds.
+    /// How long a client may take for the handshake: 2 to 120 seconds.
     var handshakeTimeout = Duration.seconds(60)
-    /// The time without a datagram from the peer after which it gets close_notify; zero: never.
+    /// The time without a datagram from the client after which its connection is closed; zero: never.
     var idleTimeout = Duration.seconds(300)
-    /// Largest IP packet of a handshake flight, bytes, 256 to 9,000.
+    /// The largest IP packet of a handshake flight, 256 to 9,000 bytes.
     var mtu = 1_400
     var handler = HandlerConfiguration.echo
     var socket: SocketOptions

@@ -1,14 +1,14 @@
-/// One thing that is wrong with a configuration, as a sentence for the operator.
+/// One error in a configuration, described for the operator.
 struct ConfigurationProblem: Error, Codable, Sendable, Equatable, CustomStringConvertible {
-    /// The configuration file, as it was named to the reader.
+    /// The name of the configuration file, as it was passed to the reader.
     var file: String
-    /// From 1; `nil` where no line is to blame or it is not known.
+    /// The number of the line, from 1; `nil` when the error has no line, or it is unknown.
     var line: Int?
-    /// The key's whole path (`service.coap.idle_timeout`); `nil` where the file itself is to blame.
+    /// The full path of the key (`service.coap.idle_timeout`); `nil` when the error concerns the file itself.
     var key: String?
     /// What is wrong, and what is expected instead.
     var message: String
-    /// Whether it may pass by itself, as when no name server answers.
+    /// Whether a later attempt may succeed without a change, as when no name server answers.
     var isTransient = false
 
     /// `/etc/dtlsd/dtlsd.toml:12: service.coap.mtu: expected an integer of bytes, 256 to 9000, found 9001`
@@ -18,10 +18,10 @@ struct ConfigurationProblem: Error, Codable, Sendable, Equatable, CustomStringCo
     }
 }
 
-/// Everything that is wrong with a configuration, in the order of its lines; at least one problem.
+/// All errors in a configuration, at least one, in the order of its lines.
 struct ConfigurationProblems: Error, Codable, Sendable, Equatable, CustomStringConvertible {
     var problems: [ConfigurationProblem]
 
-    /// One problem a line.
+    /// The problems, one in each line.
     var description: String { problems.map(\.description).joined(separator: "\n") }
 }

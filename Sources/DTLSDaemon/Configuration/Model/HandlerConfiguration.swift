@@ -1,34 +1,34 @@
 import LinuxSystem
 
-/// What becomes of a service's datagrams.
+/// What a service does with its clients' datagrams.
 enum HandlerConfiguration: Codable, Equatable, Sendable {
-    /// Every datagram goes back to its sender.
+    /// It sends every datagram back to its sender.
     case echo
-    /// Every connection gets a socket of its own to the backend.
+    /// It passes datagrams to a backend, over a separate socket for each connection.
     case forward(ForwardConfiguration)
-    /// Every connection gets a program of its own.
+    /// It starts a program for each connection.
     case exec(ExecConfiguration)
-    /// Every datagram is logged.
+    /// It logs every datagram.
     case log(LogConfiguration)
 }
 
 /// `[service.NAME.forward]`
 struct ForwardConfiguration: Codable, Equatable, Sendable {
-    /// At least one, each of them once. A client's address decides which of them it has.
+    /// The backends: at least one, and no duplicates. The address of a client determines its backend.
     var backends: [Backend]
-    /// Whether each datagram to a backend begins with a header of the PROXY protocol.
+    /// Whether each datagram to a backend begins with a PROXY protocol header.
     var proxyProtocol = false
 }
 
 struct Backend: Codable, Equatable, Sendable, CustomStringConvertible {
     enum Address: Codable, Hashable, Sendable {
         case udp(SocketAddress)
-        /// A Unix datagram socket's path.
+        /// The path of a Unix datagram socket.
         case unix(String)
     }
 
-    /// As the file has it. It decides which clients the backend gets, so a host name keeps its clients when its address
-    /// changes.
+    /// The backend as written in the file. It determines which clients the backend gets, so that a host name keeps its
+    /// clients when its address changes.
     var name: String
     var address: Address
 
@@ -41,7 +41,7 @@ struct Backend: Codable, Equatable, Sendable, CustomStringConvertible {
 }
 
 extension HandlerConfiguration {
-    /// Where its datagrams go; empty for a handler that sends nowhere.
+    /// The backends that datagrams are passed to; empty for handlers other than `forward`.
     var backends: [Backend] {
         if case .forward(let forward) = self { forward.backends } else { [] }
     }
@@ -49,9 +49,9 @@ extension HandlerConfiguration {
 
 /// `[service.NAME.exec]`
 struct ExecConfiguration: Codable, Equatable, Sendable {
-    /// The program's absolute path, and its arguments.
+    /// The absolute path of the program, and its arguments.
     var command: [String]
-    /// How many of the service's programs one worker has at most, 1 to 10,000.
+    /// The largest number of the service's programs in one worker, 1 to 10,000.
     var programsPerWorker = 100
     var limits = ForeignProgram.Limits(openFiles: 1_024)
 }
@@ -61,24 +61,24 @@ struct LogConfiguration: Codable, Equatable, Sendable {
     var target: LogTarget
     var format: LogFormat
 
-    /// Without a table.
+    /// The configuration of a service without a table `log`.
     static let standard = LogConfiguration(target: .journal(socket: JournalSocket.standardPath), format: .plain)
 }
 
 /// Where messages are logged.
 enum LogTarget: Codable, Hashable, Sendable {
-    /// The journal, by the socket on which journald listens.
+    /// The journal, by the path of journald's socket.
     case journal(socket: String)
     /// A file, by its absolute path.
     case file(String)
-    /// A syslog daemon, by its Unix datagram socket.
+    /// A syslog daemon, by the path of its Unix datagram socket.
     case syslog(socket: String)
 }
 
-/// How a datagram is taken, as `format` names it.
+/// The format of datagrams, with the values of the key `format`.
 enum LogFormat: String, Codable, Sendable, CaseIterable {
-    /// A text.
+    /// A datagram is a text.
     case plain
-    /// A message of syslog, or several of them in the frames of RFC 6012.
+    /// A datagram is a syslog message, or several of them in the frames of RFC 6012.
     case syslog
 }

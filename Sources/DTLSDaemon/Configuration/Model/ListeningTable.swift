@@ -1,11 +1,11 @@
 import LinuxSystem
 
-/// A table that listens: a service or a client.
+/// A table that listens on addresses: a service or a client.
 struct ListeningTable {
     enum Kind: String, Hashable {
-        /// DTLS comes in.
+        /// It receives DTLS.
         case service
-        /// Plain datagrams come in.
+        /// It receives plain datagrams.
         case client
     }
 
@@ -14,12 +14,12 @@ struct ListeningTable {
     var listen: [SocketAddress]
     var socket: SocketOptions
 
-    /// As TOML has it: `client.coap`.
+    /// The name of the table in TOML, such as `client.coap`.
     var path: String { "\(kind.rawValue).\(name)" }
 }
 
 extension Configuration {
-    /// Services, then clients: the numbers of hand-overs count in this list.
+    /// The services, followed by the clients. A hand-over refers to a table by its index in this list.
     var listeningTables: [ListeningTable] {
         services.map { ListeningTable(kind: .service, name: $0.name, listen: $0.listen, socket: $0.socket) }
             + clients.map { ListeningTable(kind: .client, name: $0.name, listen: $0.listen, socket: $0.localSocket) }

@@ -5,13 +5,13 @@ import Primitives
 /// A file with an OCSP response for one of the certificates of a service, or of one of its names.
 struct StapleFile: Codable, Equatable, Sendable {
     var service: String
-    /// The name (SNI) whose certificates these are; `nil`: the service's own.
+    /// The server name (SNI) that the certificates are for; `nil`: the service's own certificates.
     var host: String?
-    /// Absolute, or relative to the working folder.
+    /// The path of the file, absolute or relative to the working directory.
     var path: String
-    /// The key that names it, for messages (`service.echo.ocsp_staple`).
+    /// The key that names the file, for messages (`service.echo.ocsp_staple`).
     var key: String
-    /// Whether the daemon hears of its changes; otherwise it is read again every ``interval`` seconds.
+    /// Whether changes of the file are reported; otherwise it is read again at every ``interval``.
     var isWatched = true
 
     static let interval = Duration.seconds(30)
@@ -24,16 +24,16 @@ struct StapleFile: Codable, Equatable, Sendable {
     }
 }
 
-/// What an OCSP response is good for.
+/// Whether an OCSP response can be stapled.
 enum StapleOutcome {
-    /// It is stapled to this one of the certificates.
+    /// It is stapled to the certificate with this index.
     case staples(Int, OCSPStaple)
-    /// It is not stapled to any: nothing is wrong that would be a reason not to serve.
+    /// It is not stapled to any certificate, but the service can do without it.
     case unused(String)
-    /// It is no response at all, or the file holds something else.
+    /// It is not an OCSP response, or not a successful one.
     case unusable(String)
 
-    /// - Parameter certificates: those of one name, in PEM.
+    /// - Parameter certificates: the certificates of one server name, in PEM.
     static func of(_ response: [UInt8], for certificates: [String]) -> StapleOutcome {
         for (index, text) in certificates.enumerated() {
             guard let certificate = try? OwnCertificate(pem: text) else { continue }
@@ -51,11 +51,11 @@ enum StapleOutcome {
     }
 }
 
-/// Reads the files of OCSP responses once more, and nothing else of a configuration.
+/// Reads the files of OCSP responses again, and nothing else of a configuration.
 enum StapleRefresh {
-    /// - Parameter now: seconds since 1970.
-    /// - Returns: the configuration with the responses that are good now, and a warning for each file that has none
-    ///   (what it held before stays until it runs out), and for each response that has run out.
+    /// - Parameter now: the present time.
+    /// - Returns: the configuration with the responses that are valid now. It has a warning for each file without a
+    ///   valid response, whose previous response is kept until it expires, and for each response that has expired.
     static func refresh(
         _ configuration: Configuration, file: String, watcher: FileWatcher?, now: UnixTime
     ) -> Configuration {
@@ -65,7 +65,8 @@ enum StapleRefresh {
             result.warnings.append(ConfigurationProblem(file: file, line: nil, key: key, message: message))
         }
         for index in result.staples.indices {
-            // First, so that no change is missed. What cannot be watched was told when the configuration was read.
+            // The watch comes first, so that no change is missed. A failure was reported when the configuration was
+            // read.
             try? result.staples[index].watch(with: watcher)
             let staple = result.staples[index]
             guard let reason = take(staple, into: &result) else { continue }
@@ -100,7 +101,7 @@ enum StapleRefresh {
 }
 
 extension Configuration {
-    /// When the first of the active responses runs out.
+    /// The time at which the first of the active responses expires.
     var nextStapleExpiry: UnixTime? {
         services.flatMap { $0.tls.certifiedKeys + $0.tls.names.flatMap(\.certifiedKeys) }
             .compactMap { $0.staple?.expiry }.min()
@@ -108,7 +109,7 @@ extension Configuration {
 }
 
 extension ServerSettings {
-    /// - Returns: `nil` where there is no such name.
+    /// - Returns: the result of `body`; `nil` when there is no such name.
     fileprivate mutating func withCertifiedKeys<Result>(
         of host: String?, _ body: (inout [CertifiedKey]) -> Result
     ) -> Result? {
@@ -117,7 +118,7 @@ extension ServerSettings {
         return body(&names[index].certifiedKeys)
     }
 
-    /// - Returns: the names that had responses which have run out; `nil` among them is the service itself.
+    /// - Returns: the names whose responses have expired; `nil` stands for the service itself.
     fileprivate mutating func dropStaples(outdatedAt now: UnixTime) -> [String?] {
         var hosts: [String?] = []
         for host in [nil] + names.map(\.name) {

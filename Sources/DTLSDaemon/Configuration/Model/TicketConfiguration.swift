@@ -1,11 +1,11 @@
 import DTLSEngine
 import Primitives
 
-/// `[tickets]`: the keys that seal the session tickets of all services.
+/// The table `[tickets]`: the keys that encrypt the session tickets of all services.
 struct TicketConfiguration: Codable, Equatable, Sendable {
-    /// The keys of `key_file`, the first of which seals; empty: the daemon generates its own.
+    /// The keys of `key_file`, the first of which encrypts; empty: the daemon generates its own.
     var keys: [TicketKey] = []
-    /// The time between two keys that the daemon generates.
+    /// The time after which the daemon generates the next key.
     var rotation = Duration.seconds(43_200)
     /// How long a session can be resumed.
     var lifetime = SessionSettings().lifetime

@@ -1,21 +1,21 @@
 import Glibc
 import LinuxSystem
 
-/// `HOST:PORT`, where HOST is an IPv4 address, an IPv6 address in brackets, or a name.
+/// A text `HOST:PORT`, where HOST is an IPv4 address, an IPv6 address in brackets, or a host name.
 struct HostAndPort {
-    /// A name or an address, without brackets.
+    /// The host name or address, without brackets.
     let host: String
     let port: UInt16
 
-    /// The name has no address, or one that nothing can be sent to.
+    /// The host name has no address, or one that datagrams cannot be sent to.
     struct Unresolved: Error {
-        /// A sentence with what is expected instead.
+        /// What is wrong, and what is expected instead.
         let message: String
-        /// It may have one later: no name server answers, as during boot.
+        /// Whether a later attempt may succeed, because no name server answers, as during boot.
         var isTransient = false
     }
 
-    /// - Returns: `nil` for what is none, and for port 0.
+    /// - Returns: `nil` when the text does not have this form, or the port is 0.
     init?(_ text: String) {
         if let address = SocketAddress(text) {
             guard address.port != 0, let colon = text.lastIndex(of: ":") else { return nil }
@@ -31,14 +31,14 @@ struct HostAndPort {
         if host.isEmpty || host.contains(where: { ":[]% ".contains($0) }) { return nil }
     }
 
-    /// The host as certificates name it: an address without its interface, a name without the dot at its end, which
-    /// only the resolver knows.
+    /// The host as it appears in certificates: an address without its interface, or a name without a dot at its end,
+    /// which has a meaning for the resolver only.
     var certificateName: String {
         let name = host.prefix { $0 != "%" }
         return String(name.hasSuffix(".") ? name.dropLast() : name)
     }
 
-    /// Digits alone: `UInt16("+53")` is 53 too.
+    /// Parses a port of digits only, since `UInt16("+53")` is 53 too.
     static func port(_ text: some StringProtocol) -> UInt16? {
         guard text.utf8.allSatisfy({ (UInt8(ascii: "0")...UInt8(ascii: "9")).contains($0) }), let port = UInt16(text),
             port != 0
@@ -46,7 +46,7 @@ struct HostAndPort {
         return port
     }
 
-    /// The address that the resolver ranks first (RFC 6724). It may wait for a name server.
+    /// Returns the address that the resolver ranks first (RFC 6724). It may block on a name server.
     func resolve() throws(Unresolved) -> SocketAddress {
         let address = try lookUp()
         if let reason = address.reasonAgainst(.sending) {
@@ -86,7 +86,7 @@ struct HostAndPort {
 }
 
 extension SocketAddress {
-    /// What a configured address is for.
+    /// The purpose of a configured address.
     enum Use {
         case listening, sending
 
@@ -95,14 +95,14 @@ extension SocketAddress {
         }
     }
 
-    /// Why it cannot be meant, whatever the machine's addresses are: the rest of a sentence that begins with it.
+    /// Why the address cannot be used for a purpose on any machine, as the end of a sentence that begins with it.
     func reasonAgainst(_ use: Use) -> String? {
         if isIPv4Mapped { return "is an IPv4 address inside an IPv6 one; expected the IPv4 address itself" }
         if use == .sending, isWildcard { return "is not the address of a single machine; expected \(use.expected(""))" }
         let (first, second) = withBytes { ($0[0], $0[1]) }
         switch family {
         case .ipv4:
-            // 224.0.0.0/4 is multicast; of 240.0.0.0/4 only 255.255.255.255, broadcast, can be bound at all.
+            // 224.0.0.0/4 is multicast. In 240.0.0.0/4, only 255.255.255.255 (broadcast) can be bound at all.
             return first >= 224 ? "is not the address of a single machine; expected \(use.expected("0.0.0.0"))" : nil
         case .ipv6:
             if first == 0xff { return "is not the address of a single machine; expected \(use.expected("[::]"))" }
@@ -111,7 +111,7 @@ extension SocketAddress {
             case (true, 0):
                 return "is a link-local address without its interface; expected [\(host)%INTERFACE]:\(port)"
             case (false, 1...):
-                // The kernel does not look at it, so that it would be the same address once more.
+                // The kernel ignores the interface of such an address, so it would be a duplicate of the address.
                 let plain = host.prefix { $0 != "%" }
                 return "has an interface, which only a link-local address needs; expected [\(plain)]:\(port)"
             default: return nil
@@ -123,7 +123,7 @@ extension SocketAddress {
 // MARK: Listening
 
 extension ValueType where Value == [Element<SocketAddress>] {
-    /// One or several addresses that a service or a client listens on.
+    /// The addresses that a service or a client listens on, one or several.
     static var listenAddresses: Self {
         Self("\"ADDRESS:PORT\" or \"[IPv6 ADDRESS]:PORT\", the address in numbers, the port 1 to 65535") { field in
             field.strings.compactMap { text in
@@ -141,10 +141,10 @@ extension ValueType where Value == [Element<SocketAddress>] {
     }
 }
 
-/// An address that a service or a client listens on, and where the file says so.
+/// An address that a service or a client listens on, and its place in the file.
 struct ListenAddress {
     var address: SocketAddress
-    /// The key, and the number of the string in its array.
+    /// The path of the key, and the number of the string in its array.
     var path: [String]
     var element: Int
     var interface: String?
@@ -158,7 +158,8 @@ struct ListenAddress {
         }
     }
 
-    /// SO_REUSEPORT lets two sockets have one address, and the kernel then deals the peers out between them.
+    /// Reports duplicates: SO_REUSEPORT lets two sockets have one address, and the kernel then divides the peers
+    /// between them.
     static func reportCollisions(_ all: [ListenAddress], _ context: ReadContext) {
         for (index, one) in all.enumerated() {
             guard let earlier = all[..<index].first(where: { $0.collides(with: one) }) else { continue }

@@ -3,14 +3,14 @@ import Glibc
 import LinuxSystem
 import Primitives
 
-/// The keys of a table that holds certificates, a service's or a name's, as names of files.
+/// The file names in a table with certificates, which is a service or one of its server names.
 struct CertificateFiles {
     var certificates: [Element<String>] = []
     var privateKeys: [Element<String>] = []
     var passphrases: [Element<String>] = []
     var staples: [Element<String>] = []
 
-    /// What each of them is, for messages and the manual.
+    /// What each key expects, for messages and the manual.
     enum Expected {
         static let certificate = "the path of a PEM file with the certificate and the chain above it"
         static let privateKey = "the path of a PEM file with the certificate's private key"
@@ -19,7 +19,7 @@ struct CertificateFiles {
     }
 }
 
-/// Where the keys of a table that holds certificates stand.
+/// The keys of a table with certificates, and their places in the file.
 struct CertificateFields {
     let table: [String]
     let certificate: Field
@@ -29,7 +29,7 @@ struct CertificateFields {
 }
 
 extension ValueType where Value == [Element<String>] {
-    /// The name of a file, or several in an array.
+    /// The name of a file, or an array of several.
     static func files(_ expected: String) -> Self {
         Self(expected) { field in
             field.strings.filter { name in
@@ -40,14 +40,14 @@ extension ValueType where Value == [Element<String>] {
     }
 }
 
-/// Reads the certificates of one table with their keys, and tries each out: makes the engine's context of it once.
+/// Reads the certificates and private keys of one table, and tests each pair by creating the engine's context with it.
 struct CertificatesReader {
     let files: CertificateFiles
     let fields: CertificateFields
-    /// Versions and cipher suites, with which comes OpenSSL's security level: it judges certificates too.
+    /// The versions and cipher suites. They determine OpenSSL's security level, which applies to certificates too.
     let policy: ServerSettings
 
-    /// A certificate that can be used, and where it stands.
+    /// A certificate that can be used, and its place in the file.
     struct Found {
         var element: Int
         var file: String
@@ -57,10 +57,10 @@ struct CertificatesReader {
     private var context: ReadContext { fields.certificate.context }
 
     /// - Parameters:
-    ///   - service: the service's name.
-    ///   - host: the name (SNI) that the table is for.
-    /// - Returns: the certificates of the table in their order, or `nil` when one of them cannot be used. Keys that are
-    ///   missing are not reported.
+    ///   - service: the name of the service.
+    ///   - host: the server name (SNI) of the table.
+    /// - Returns: the certificates of the table in their order; `nil` when one of them cannot be used. Missing keys of
+    ///   the table are not reported.
     func read(service: String, host: String? = nil) -> [Found]? {
         let (certificates, keys) = (files.certificates, files.privateKeys)
         let passphrases = passphrases(for: certificates.count)
@@ -84,7 +84,7 @@ struct CertificatesReader {
             }
         }
         let isComplete = !found.isEmpty && found.count == count
-        // Before anything else is given up, so that all that is wrong is reported.
+        // The responses are read before the first return, so that all errors are reported.
         readStaples(into: &found, service, host)
         guard checkKinds(found), isComplete else { return nil }
         for item in found {
@@ -103,7 +103,7 @@ struct CertificatesReader {
                 + "expected the key of each certificate, in the same order")
     }
 
-    /// A passphrase for each certificate, or the only one for all; `nil` when there is something wrong.
+    /// The passphrase of each certificate, or a single one for all; `nil` when there is an error.
     private func passphrases(for count: Int) -> [String?]? {
         guard fields.passphrase.value != nil else { return Array(repeating: nil, count: count) }
         let texts = files.passphrases.map { fields.passphrase.secretLine($0.value, element: $0.number) }
@@ -117,7 +117,7 @@ struct CertificatesReader {
         return texts
     }
 
-    /// - Returns: whether certificate and key can be used.
+    /// - Returns: whether the certificate and its private key can be used.
     private func tryOut(
         _ key: CertifiedKey, _ certificate: Element<String>, _ privateKey: Element<String>,
         _ passphrase: Element<String>?
@@ -156,7 +156,7 @@ struct CertificatesReader {
             _ = try ServerContext(settings)
         } catch {
             switch error {
-            // What is wrong with these is told when the whole service is tried out.
+            // Errors in these are reported when the whole service is tested.
             case .ciphers, .version:
                 settings.ciphers = nil
                 (settings.minimumVersion, settings.maximumVersion) = (settings.policy.minimumVersion, nil)
@@ -166,7 +166,7 @@ struct CertificatesReader {
         }
     }
 
-    /// A name has one certificate of each kind of key: OpenSSL has no place for more.
+    /// Checks that there is one certificate for each type of key, since OpenSSL supports no more for one server name.
     private func checkKinds(_ found: [Found]) -> Bool {
         var kinds: [String: String] = [:]
         var areDifferent = true

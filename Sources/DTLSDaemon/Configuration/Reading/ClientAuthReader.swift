@@ -1,6 +1,6 @@
 import DTLSEngine
 
-/// `[service.NAME.clients]`: rules for the certificates of clients.
+/// The table `[service.NAME.clients]`: rules for the certificates of clients.
 struct ClientRulesSection {
     fileprivate var allow: [Element<PeerRule>] = []
     fileprivate var deny: [Element<PeerRule>] = []
@@ -8,8 +8,8 @@ struct ClientRulesSection {
     static let schema = Schema<Self> {
         Key(
             "allow", \.allow, .peerRules, default: "none; every certificate that is valid",
-            doc: "Rules of which a client's certificate must match one.")
-        Key("deny", \.deny, .peerRules, default: "none", doc: "Rules of which no client's certificate may match any.")
+            doc: "The rules for accepted clients, one of which a client's certificate must match.")
+        Key("deny", \.deny, .peerRules, default: "none", doc: "The rules for rejected clients.")
     }
 }
 
@@ -28,14 +28,14 @@ extension ValueType where Value == [Element<PeerRule>] {
     }
 }
 
-/// A file with the revocation lists of CAs.
+/// A file with the certificate revocation lists of CAs.
 struct RevocationListFile {
     fileprivate let text: String
     fileprivate let lists: RevocationLists
 }
 
 extension ValueType where Value == [RevocationListFile] {
-    /// A CA of a hundred thousand devices can have revoked as many: 4 MB of PEM.
+    /// The size limit. A CA that has revoked a hundred thousand certificates has a list of 4 MB in PEM.
     private static var maximumSize: Int { 16 * FileContents.maximumSize }
 
     static var revocationLists: Self {
@@ -69,13 +69,13 @@ extension ValueType where Value == [RevocationListFile] {
     }
 }
 
-/// How a service checks the certificates of its clients: the keys `client_certificate`, `ca` and `crl` and the table
-/// `clients` as one.
+/// Combines the keys `client_certificate`, `ca` and `crl` and the table `clients`, which together say how a service
+/// verifies the certificates of its clients.
 struct ClientAuthReader {
     let section: ServiceSection
     let table: TableReader<ServiceSection>
 
-    /// - Returns: no verification at all where the keys do not fit together, which is reported.
+    /// - Returns: the verification; none if the keys contradict one another, which is reported.
     func read() -> PeerVerification {
         let mode =
             section.clientCertificate ?? (table.has(\.authorities) || table.has(\.clients) ? .required : .none)
@@ -89,7 +89,7 @@ struct ClientAuthReader {
             allow: section.clients.allow.map(\.value), deny: section.clients.deny.map(\.value))
     }
 
-    /// Warns of what makes the service refuse clients that nothing is wrong with.
+    /// Warns about expired CA certificates and missing revocation lists, which make the service reject valid clients.
     private func warn(of authorities: String) {
         table.field(\.authorities).warnOfDates(in: authorities, "the clients of this CA are refused")
         guard !section.revocationLists.isEmpty, let certificates = try? CertificateList(pem: authorities) else {
@@ -103,7 +103,7 @@ struct ClientAuthReader {
         }
     }
 
-    /// Whether the keys fit together. Without `ca`, fingerprints are all that clients can be known by.
+    /// Whether the keys fit together. Without `ca`, clients can be identified by fingerprints only.
     private func check(_ mode: PeerVerification.Mode) -> Bool {
         if mode == .none {
             for (property, more) in Self.properties where table.has(property) {
@@ -135,7 +135,7 @@ struct ClientAuthReader {
         return !section.clients.allow.isEmpty && section.clients.allow.allSatisfy(\.value.isFingerprint)
     }
 
-    /// The keys that mean nothing where clients are not asked for certificates, and what they need besides.
+    /// The keys that have no effect when clients are not asked for certificates, and what else they need.
     private static var properties: [(PartialKeyPath<ServiceSection>, String)] {
         [(\.authorities, ""), (\.revocationLists, " and ca"), (\.clients, "")]
     }

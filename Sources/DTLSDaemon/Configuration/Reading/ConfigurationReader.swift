@@ -3,11 +3,11 @@ import LinuxSystem
 import TOMLKit
 
 /// Reads and checks a configuration file and everything that it names: certificates, keys, secrets, interfaces, hosts.
-/// It may block on files and DNS, and belongs in the loader process and in `dtlsd --check`, nowhere else.
+/// It may block on files and DNS, so only the loader process and `dtlsd --check` use it.
 ///
 /// `config/dtlsd.toml` documents the keys.
 enum ConfigurationReader {
-    /// What the reader looks up of the process' environment.
+    /// The environment variables that the reader uses, with their values in this process.
     static var processEnvironment: [String: String] {
         var found: [String: String] = [:]
         for name in ["RUNTIME_DIRECTORY", "CREDENTIALS_DIRECTORY", "SSL_CERT_FILE"] {
@@ -17,11 +17,12 @@ enum ConfigurationReader {
     }
 
     /// - Parameters:
-    ///   - file: its path; messages name the file so.
-    ///   - environment: where RUNTIME_DIRECTORY, CREDENTIALS_DIRECTORY and SSL_CERT_FILE are looked up.
-    ///   - watcher: is told of the files that are taken up again when they change, before they are read.
-    ///   - use: is called when nothing is wrong, with what can say where a key stands; what it throws is thrown.
-    /// - Throws: everything that is wrong, at once. Of a file that is not TOML, the first error alone.
+    ///   - file: the path of the configuration file, as messages show it.
+    ///   - environment: the values of RUNTIME_DIRECTORY, CREDENTIALS_DIRECTORY and SSL_CERT_FILE.
+    ///   - watcher: gets the files that are read again when they change, before they are read.
+    ///   - use: is called when there is no error, with a context that knows the place of each key. Its errors are
+    ///     thrown.
+    /// - Throws: all errors together; for a file that is not TOML, only the first error.
     static func read(
         file: String, environment: [String: String] = processEnvironment, watcher: FileWatcher? = nil,
         use: (Configuration, ReadContext) throws(ConfigurationProblems) -> Void = { _, _ in }
@@ -50,7 +51,7 @@ enum ConfigurationReader {
         do throws(UnreadableFile) { bytes = try FileContents(of: file).bytes } catch {
             throw problem(file, nil, error.message)
         }
-        // The parser takes a C string, which would end there.
+        // The parser takes a C string, which would end at a NUL byte.
         if let nul = bytes.firstIndex(of: 0) {
             throw problem(file, line(of: nul, in: bytes), "a NUL byte; expected a TOML file, in UTF-8")
         }
@@ -86,9 +87,9 @@ enum ConfigurationReader {
     }
 }
 
-/// The keys before the first table, and the tables.
+/// The top level of the file: the keys before the first table, and the tables.
 struct MainSection {
-    /// 0: one for each core.
+    /// The number of workers; 0 means one for each core.
     fileprivate var workers = 0
     fileprivate var stopTimeout = Duration.seconds(5)
     fileprivate var logLevel = LogLevel.info
@@ -104,17 +105,17 @@ struct MainSection {
     static let schema = Schema<Self> {
         Key(
             "workers", \.workers, .integer(0...maximumWorkers, "an integer (0 is one per core)"),
-            doc: "How many worker processes serve the clients; 0 is one per processor core.")
+            doc: "The number of worker processes; 0 means one for each processor core.")
         Key(
             "stop_timeout", \.stopTimeout, .seconds(0...600),
-            doc: "How long dtlsd may take to say goodbye to its clients when it is stopped.")
-        Key("log_level", \.logLevel, .word, doc: "The least important messages that are logged.")
+            doc: "How long dtlsd may take to close its connections when it is stopped.")
+        Key("log_level", \.logLevel, .word, doc: "The lowest level of the messages that are logged.")
         Key(
-            // The bytes of the file as they are: the cookie's HMAC takes a key of any length.
+            // The whole file is the secret, since the HMAC of the cookies takes a key of any length.
             "cookie_secret_file", \.cookieSecret,
             .secretFile("the path of a file of 32 to 4096 random bytes", ofSize: 32...4_096),
             default: "none; a secret is generated at every start",
-            doc: "The key of the cookies, for several machines that serve one address.")
+            doc: "The secret of the cookies, which machines that serve the same address share.")
         Key(
             "key_log_file", \.keyLogFile, .keyLogFile, default: "none; no secret is ever written",
             doc: "The file to which the secrets of all connections are appended, for debugging.")
@@ -127,8 +128,8 @@ struct MainSection {
             tables: "client", \.clients, "NAME", TunnelSection.schema, initial: { TunnelSection() }, doc: "A client.")
     }
 
-    /// Makes the configuration. What is wrong is reported, and something else takes its place, so that the rest is
-    /// checked too.
+    /// Makes the configuration. Each error is reported, and a placeholder takes the place of the wrong value, so that
+    /// the rest is checked too.
     fileprivate func configuration(_ table: TableReader<Self>) -> Configuration {
         let context = table.context
         if table.field(\.services).isEmpty, table.field(\.clients).isEmpty {
@@ -161,7 +162,7 @@ struct MainSection {
         min(max(1, sysconf(Int32(_SC_NPROCESSORS_ONLN))), maximumWorkers)
     }
 
-    /// Logs and systemd's sockets call a service or a client by its name alone.
+    /// Reports names that a service and a client share, since logs and systemd's sockets use the name only.
     private func reportCollidingNames(_ context: ReadContext) {
         for client in clients {
             guard let service = services.first(where: { $0.name == client.name }) else { continue }

@@ -1,14 +1,14 @@
 import DTLSEngine
 import Glibc
 
-/// Who may have access to a file that holds a secret.
+/// Who may have access to a file with a secret.
 enum Secrecy: Sendable {
     /// Its owner and its group.
     case ownerAndGroup
     /// Its owner alone.
     case owner
 
-    /// systemd gives a credential to a dynamic user with an ACL, whose mask shows as the group's permission.
+    /// systemd lets a dynamic user read a credential by an ACL, whose mask appears as the permission of the group.
     fileprivate func forbidden(_ name: String) -> mode_t {
         self == .ownerAndGroup || NamedFiles.isCredential(name) ? 0o007 : 0o077
     }
@@ -17,13 +17,13 @@ enum Secrecy: Sendable {
     fileprivate var expected: String { self == .ownerAndGroup ? "mode 600 or 640" : "mode 600" }
 }
 
-/// The files that a key names. What is wrong with one is reported, and it then counts as absent.
+/// The files that a key names. An error in a file is reported, and the file then counts as absent.
 extension Field {
-    /// The name of one of the files, or of the only one, for messages.
+    /// The quoted name of one of the files, or of the only one, for messages.
     func quotedName(_ name: String? = nil) -> String { ReadContext.quoted(name ?? string ?? "the file") }
 
-    /// A file's bytes.
-    /// - Parameter secrecy: `nil` where everybody may read it.
+    /// The contents of a file.
+    /// - Parameter secrecy: who may have access to it; `nil`: everybody.
     func contents(
         _ name: String, element: Int? = nil, secrecy: Secrecy? = nil, maximumSize: Int = FileContents.maximumSize
     ) -> [UInt8]? {
@@ -73,8 +73,8 @@ extension Field {
         return text
     }
 
-    /// Warns of the certificates of a PEM text that are not valid now.
-    /// - Parameter consequence: what comes of it.
+    /// Warns about certificates of a PEM text that have expired or are not valid yet.
+    /// - Parameter consequence: what happens because of that, for the message.
     func warnOfDates(in text: String, element: Int? = nil, named name: String? = nil, _ consequence: String) {
         guard let certificates = try? CertificateList(pem: text) else { return }
         for complaint in certificates.outOfDate {
@@ -98,7 +98,7 @@ extension ValueType where Value == String {
 }
 
 extension ValueType where Value == [UInt8] {
-    /// The bytes of a file that its owner alone may use.
+    /// The bytes of a file that only its owner may have access to.
     static func secretFile(_ expected: String, ofSize sizes: ClosedRange<Int>) -> Self {
         let name = ValueType<String>.string(expected)
         return Self(expected) { field in

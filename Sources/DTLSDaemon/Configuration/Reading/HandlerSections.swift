@@ -1,20 +1,20 @@
 import Glibc
 import LinuxSystem
 
-/// The handlers, by their names in the file.
+/// The handlers, with their names in the file.
 enum HandlerName: String, CaseIterable {
     case echo, forward, exec, log
 }
 
 extension ServiceSection {
-    /// The handler with its settings; a table of another handler is reported.
+    /// Reads the handler with its settings, and reports the tables of other handlers.
     func handler(_ table: TableReader<ServiceSection>) -> HandlerConfiguration {
         guard let name = handler else { return .echo }
         let tables: [(HandlerName, PartialKeyPath<ServiceSection>)] = [
             (.forward, \.forward), (.exec, \.exec), (.log, \.log),
         ]
         for (other, property) in tables {
-            // Only "log" has settings for every key.
+            // Of these, only "log" has a default for every key.
             if other == name, other != .log, !table.has(property) {
                 table.report(
                     \.handler, "\"\(name.rawValue)\" needs its table; expected [service.NAME.\(name.rawValue)]")
@@ -40,10 +40,10 @@ extension ForwardConfiguration {
     static let schema = Schema<Self> {
         Key(
             "backend", \.backends, .backends, isRequired: { _ in true },
-            doc: "Where the datagrams go; several backends share the clients.")
+            doc: "The backend that datagrams are passed to; several backends share the clients.")
         Key(
             "proxy_protocol", \.proxyProtocol, .flag,
-            doc: "Whether each datagram to a backend begins with a header of the PROXY protocol, version 2.")
+            doc: "Whether each datagram to a backend begins with a PROXY protocol version 2 header.")
     }
 }
 
@@ -124,24 +124,24 @@ extension ExecConfiguration {
     static let schema = Schema<Self> {
         Key(
             "command", \.command, .command, isRequired: { _ in true },
-            doc: "The program's absolute path, and its arguments. There is no shell.")
+            doc: "The absolute path of the program, and its arguments. No shell is involved.")
         Key(
             "programs_per_worker", \.programsPerWorker, .integer(1...10_000),
-            doc: "How many programs of the service one worker has at once.")
+            doc: "The number of the service's programs that one worker runs at the same time.")
         Key(
-            "memory", \.limits.memory, .mebibytes, default: "as much as dtlsd may take itself",
-            doc: "RLIMIT_AS of a program, in MiB.")
+            "memory", \.limits.memory, .mebibytes, default: "none; the limit of dtlsd itself applies",
+            doc: "The memory that a program may use (RLIMIT_AS), in MiB.")
         Key(
             "cpu_time", \.limits.processorTime, .integer(1...86_400, "an integer of seconds"), default: "none",
-            doc: "RLIMIT_CPU of a program, in seconds.")
+            doc: "The processor time that a program may use (RLIMIT_CPU), in seconds.")
         Key(
             "open_files", \.limits.openFiles, .integer(3...524_288),
-            doc: "RLIMIT_NOFILE of a program.")
+            doc: "The number of file descriptors that a program may have open (RLIMIT_NOFILE).")
     }
 }
 
 extension ValueType where Value == Int {
-    /// As bytes.
+    /// A number of MiB, which is converted to bytes.
     fileprivate static var mebibytes: Self { integer(1...1_048_576, "an integer of MiB").map { $0 << 20 } }
 }
 
@@ -155,7 +155,7 @@ extension ValueType where Value == [String] {
         }
     }
 
-    /// The loader runs as the same user as the workers, so what it may execute they may.
+    /// Checks the program. The loader runs as the same user as the workers, so they may execute what it may.
     private static func check(_ program: String, _ field: Field) {
         let found = ReadContext.quoted(program)
         guard program.hasPrefix("/") else { return field.report("expected \(field.expected), found \(found)") }
@@ -181,7 +181,7 @@ extension ValueType where Value == [String] {
 /// `[service.NAME.log]`
 struct LogSection {
     fileprivate var target = LogConfiguration.standard.target
-    /// `nil`: what suits the target.
+    /// The format; `nil`: the default of the target.
     fileprivate var format: LogFormat?
 
     var configuration: LogConfiguration {
@@ -193,7 +193,7 @@ struct LogSection {
         Key("to", \.target, .logTarget, default: "\"journal\"", doc: "Where the datagrams are logged.")
         Key(
             "format", \.format, .word, default: "\"plain\"; with to = \"syslog\", \"syslog\"",
-            doc: "What a datagram is: a text, or messages of syslog.")
+            doc: "The format of the datagrams: a text, or syslog messages.")
     }
 }
 
@@ -220,7 +220,7 @@ extension ValueType where Value == LogTarget {
         }
     }
 
-    /// Nobody has to listen there yet.
+    /// Whether a path can be that of a Unix socket. The socket does not have to exist yet.
     private static func isSocket(_ path: String?, _ field: Field) -> Bool {
         guard let path else { return true }
         if path.hasPrefix("/"), path.utf8.count <= maximumUnixPathLength { return true }
@@ -230,7 +230,7 @@ extension ValueType where Value == LogTarget {
         return false
     }
 
-    /// The loader runs as the same user as the workers, so where it may write they may.
+    /// Checks the file. The loader runs as the same user as the workers, so they may write where it may.
     private static func check(file path: String, _ field: Field) {
         let expected = "expected the absolute path of a file, in a folder that dtlsd's user may write to"
         let found = ReadContext.quoted(path)

@@ -1,9 +1,10 @@
-/// The lines on which the keys of a TOML text stand, for the messages about them.
+/// The line of each key in a TOML text, for messages.
 ///
-/// toml++ 3.4.0, the parser inside TOMLKit 0.6.0, knows the place of every value (`node::source()`), but TOMLKit does not
-/// pass it on. So this scans the text a second time: exactly for a valid text, and totally for any other.
+/// toml++ 3.4.0, the parser inside TOMLKit 0.6.0, knows the place of every value (`node::source()`), but TOMLKit does
+/// not expose it. This type therefore scans the text again. The result is exact for a valid text, and the scan ends for
+/// any text.
 struct KeyLines {
-    /// Something that the parser must not be given. toml++ 3.4.0, which is inside TOMLKit 0.6.0, ends the process on
+    /// A text that must not be passed to the parser. toml++ 3.4.0, which is inside TOMLKit 0.6.0, ends the process on
     /// `a = [}`, `[,` and `a = 1979-05-27T` (failed assertions in parse_value, parse_key and parse_time), and on keys
     /// of 100,000 parts.
     struct Refusal {
@@ -11,7 +12,7 @@ struct KeyLines {
         var message: String
     }
 
-    /// Levels of a dotted key that the parser is trusted with: it frees what it has read recursively.
+    /// The largest number of parts of a dotted key, since the parser frees nested tables recursively.
     static let maximumDepth = 16
 
     fileprivate(set) var refusals: [Refusal] = []
@@ -26,8 +27,8 @@ struct KeyLines {
 
     fileprivate init() {}
 
-    /// The line of a key, or of the nearest table that encloses it.
-    /// - Parameter element: the number of an element of the key's array, for its own line.
+    /// The line of a key, or of the innermost table that contains it.
+    /// - Parameter element: the number of an element of the key's array, whose line is wanted.
     func line(of path: [String], element: Int? = nil) -> Int? {
         if let element, let list = elements[path], list.indices.contains(element) { return list[element] }
         var path = path
@@ -48,7 +49,7 @@ private struct KeyScanner {
 
     init(_ text: [UInt8]) { self.text = text }
 
-    /// 0 at the end: the reader refuses texts that hold one.
+    /// The current byte; 0 at the end, since the reader refuses texts with a NUL byte.
     private var current: UInt8 { peek(0) }
 
     private func peek(_ distance: Int) -> UInt8 {
@@ -87,8 +88,8 @@ private struct KeyScanner {
         advance()
     }
 
-    /// Steps over a byte outside strings and comments, where TOML is ASCII. The parser takes Unicode's spaces and line
-    /// ends for such and then fails an assertion.
+    /// Skips a byte outside strings and comments, where TOML is ASCII. The parser accepts Unicode spaces and line ends
+    /// there, and then fails an assertion.
     private mutating func skipPlain() {
         let isSpace = current == UInt8(ascii: "\t") || current == UInt8(ascii: "\r")
         if !isSpace, !(0x20..<0x7f).contains(current) {
@@ -121,7 +122,7 @@ private struct KeyScanner {
         value(of: table + path)
     }
 
-    /// The first line that names a path is its line; it is that of the tables on the way too.
+    /// Records the first line that names a path, which is also the line of the tables that contain it.
     private mutating func record(_ path: [String]) {
         guard path.count <= KeyLines.maximumDepth else { return refuseDepth() }
         var whole = table
@@ -165,7 +166,7 @@ private struct KeyScanner {
         }
     }
 
-    /// Runs over a value to the end of its last line, through arrays and strings of many lines.
+    /// Skips a value to the end of its last line, including multi-line arrays and strings.
     private mutating func value(of path: [String]) {
         var open: [UInt8] = []
         var dots = 0
@@ -205,7 +206,7 @@ private struct KeyScanner {
                 dots = 0
                 advance()
             case UInt8(ascii: "."):
-                // Of a dotted key in an inline table; a number has one at most.
+                // The dot may belong to a dotted key in an inline table; a number has at most one.
                 dots += 1
                 if dots == KeyLines.maximumDepth { refuseDepth() }
                 advance()
@@ -220,14 +221,14 @@ private struct KeyScanner {
         }
     }
 
-    /// Whether a date's day stands before this byte.
+    /// Whether the bytes before this one end with the day of a date.
     private var endsDate: Bool {
         guard position >= 3 else { return false }
         let before = text[(position - 3)..<position]
         return before.first == UInt8(ascii: "-") && before.dropFirst().allSatisfy { (0x30...0x39).contains($0) }
     }
 
-    /// The inside of the string that starts here, its escapes as they stand.
+    /// Reads the contents of the string that starts here, without decoding its escapes.
     private mutating func string() -> String {
         let quote = current
         let isLong = peek(1) == quote && peek(2) == quote
@@ -243,12 +244,12 @@ private struct KeyScanner {
             advance()
         }
         let inside = String(decoding: text[start..<position], as: UTF8.self)
-        // A long string may end with two quotes of its own before the three that close it.
+        // A multi-line string may contain two quotes directly before the three that close it.
         for _ in 0..<(isLong ? 5 : 1) where current == quote { advance() }
         return inside
     }
 
-    /// The parser hands strings and keys out as C strings, which would end there.
+    /// Refuses an escaped NUL, since the parser returns strings and keys as C strings, which would end there.
     private mutating func refuseEscapedNul() {
         let rest = text[position...].prefix(10)
         guard rest.starts(with: Array("\\u0000".utf8)) || rest.starts(with: Array("\\U00000000".utf8)) else { return }

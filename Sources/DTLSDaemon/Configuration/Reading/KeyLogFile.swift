@@ -19,7 +19,7 @@ enum KeyLogFile {
         return access(folder, W_OK | X_OK) == 0 ? nil : "cannot create \(quoted): \(reason(errno))"
     }
 
-    /// Whether a file is empty, or begins with a comment or with the words of a line: LABEL RANDOM SECRET.
+    /// Whether a file is empty, or begins with a comment or with a line LABEL RANDOM SECRET.
     private static func isKeyLog(_ path: String) -> Bool {
         let raw = Glibc.open(path, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC)
         guard raw >= 0 else { return false }
@@ -35,8 +35,8 @@ enum KeyLogFile {
 
     private static func reason(_ code: Int32) -> String { String(cString: strerror(code)) }
 
-    /// Opens the file, created where it is missing, for writing at its end: one write(2) a line is whole then,
-    /// whichever processes write (open(2), O_APPEND).
+    /// Opens the file for appending, and creates it if it is missing. One write(2) for each line then keeps lines whole
+    /// when several processes write (open(2), O_APPEND).
     static func open(_ path: String) throws(UnreadableFile) -> FileDescriptor {
         let flags = O_WRONLY | O_APPEND | O_CREAT | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY | O_CLOEXEC
         let raw = Glibc.open(path, flags, 0o600)
@@ -55,8 +55,8 @@ enum KeyLogFile {
 }
 
 extension ValueType where Value == String {
-    /// The path of the file, absolute or relative to where the process runs. It is looked at and not changed, since
-    /// somebody else may run `dtlsd --check`.
+    /// The path of the file, absolute or relative to the working directory. The file is checked and not changed, since
+    /// another user may run `dtlsd --check`.
     static var keyLogFile: Self {
         let name = string(KeyLogFile.expected)
         return Self(name.expected) { field in

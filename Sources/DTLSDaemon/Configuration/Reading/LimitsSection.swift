@@ -8,8 +8,8 @@ struct LimitsSection {
     fileprivate var allow: [Element<NetworkPrefix>] = []
     fileprivate var deny: [Element<NetworkPrefix>] = []
 
-    /// What clients that have proven no more than their address may hold of the workers' memory in all, about 64 KiB
-    /// each: far more handshakes than are in progress on a busy machine, and far less than would exhaust one.
+    /// The default of `handshakes` in `[limits]`. It bounds the workers' memory for clients that have only proven their
+    /// address, about 64 KiB each. A busy machine has far fewer handshakes in progress, and far more would exhaust it.
     private static let defaultHandshakes = 10_000
 
     /// `[limits]`
@@ -18,43 +18,45 @@ struct LimitsSection {
     static let schema = Schema<Self> {
         Key(
             "connections", \.limits.connections, .count, default: "0",
-            doc: "Connections at a time, those in their handshake among them.")
+            doc: "The number of connections at the same time, including those in their handshake.")
         Key(
             "connections_per_prefix", \.limits.connectionsPerPrefix, .count, default: "0",
-            doc: "Connections at a time for each source prefix.")
-        Key("handshakes", \.limits.handshakes, .count, default: "0", doc: "Handshakes in progress at a time.")
+            doc: "The number of connections at the same time for each source prefix.")
+        Key(
+            "handshakes", \.limits.handshakes, .count, default: "0",
+            doc: "The number of handshakes in progress at the same time.")
         Key(
             "handshakes_per_second", \.limits.handshakesPerSecond, .handshakeRate, default: "0",
-            doc: "New handshakes a second.")
+            doc: "The number of new handshakes a second.")
         Key(
             "handshakes_per_second_per_prefix", \.limits.handshakesPerSecondPerPrefix, .handshakeRate, default: "0",
-            doc: "New handshakes a second for each source prefix.")
+            doc: "The number of new handshakes a second for each source prefix.")
         Key(
             "ipv4_prefix", \.limits.prefixes.ipv4, .bits(.ipv4),
-            doc: "How many bits of an IPv4 address are its source prefix; in a service, as in [limits].")
+            doc: "The length of a source prefix for IPv4; a service without it uses that of [limits].")
         Key(
             "ipv6_prefix", \.limits.prefixes.ipv6, .bits(.ipv6),
-            doc: "How many bits of an IPv6 address are its source prefix; in a service, as in [limits].")
+            doc: "The length of a source prefix for IPv6; a service without it uses that of [limits].")
         Key(
-            // The most that a record of DTLS carries (RFC 5246, section 6.2.1).
+            // This is the most that a DTLS record can carry (RFC 5246, section 6.2.1).
             "largest_datagram", \.limits.traffic.largestDatagram, .integer(1...16_384, "an integer of bytes"),
-            default: "16384", doc: "The largest datagram of a client, in bytes of what was encrypted.")
+            default: "16384", doc: "The largest datagram of a client, in bytes of decrypted data.")
         Key(
             "datagrams_per_second", \.limits.traffic.datagramsPerSecond, .rate, default: "0",
-            doc: "Datagrams that a client may send in a second over its connection.")
+            doc: "The number of datagrams a second that a client may send over its connection.")
         Key(
             "bytes_per_second", \.limits.traffic.bytesPerSecond, .rate, default: "0",
-            doc: "Bytes that a client may send in a second over its connection.")
+            doc: "The number of bytes a second that a client may send over its connection.")
         Key(
-            "allow", \.allow, .networks, default: "none; everyone is served who is not denied",
-            doc: "The networks whose clients are served.")
-        Key("deny", \.deny, .networks, default: "none", doc: "The networks whose clients are not served.")
+            "allow", \.allow, .networks, default: "none; every client that is not in deny is accepted",
+            doc: "The networks whose clients are accepted.")
+        Key("deny", \.deny, .networks, default: "none", doc: "The networks whose clients are rejected.")
     } check: { table, section in
         section.limits.access = section.accessList(table)
     }
 
-    /// The limits of a service as they hold beside those of all services.
-    /// - Parameter table: the service's `limits`, where it has one.
+    /// The limits of a service, combined with those of all services where both apply to one connection.
+    /// - Parameter table: the table `limits` of the service, if it has one.
     func within(_ outer: LimitsConfiguration, _ table: TableReader<Self>?) -> LimitsConfiguration {
         var limits = limits
         if table?.has(\.limits.prefixes.ipv4) != true { limits.prefixes.ipv4 = outer.prefixes.ipv4 }
@@ -92,7 +94,7 @@ struct LimitsSection {
 }
 
 extension Refusal {
-    /// REASON in the log: the key that has set the limit, where there is one.
+    /// REASON in the log: the key that sets the limit, if there is one.
     var key: String {
         switch self {
         case .denied: "denied"
@@ -109,7 +111,7 @@ extension Refusal {
 }
 
 extension TrafficExcess {
-    /// REASON in the log: the key that has set the limit.
+    /// REASON in the log: the key that sets the limit.
     var key: String {
         switch self {
         case .largestDatagram: LimitsSection.schema.name(of: \.limits.traffic.largestDatagram)
@@ -123,7 +125,7 @@ extension TrafficExcess {
 private let maximumCount = 1_000_000_000
 
 extension ValueType where Value == Int? {
-    /// `nil` for 0.
+    /// A limit, where 0 is read as `nil`.
     fileprivate static var count: Self {
         ValueType<Int>.integer(0...maximumCount, "an integer (0 is no limit)")
             .map(text: { $0.map { "\($0)" } }) { $0 == 0 ? nil : $0 }

@@ -3,23 +3,23 @@ import LinuxSystem
 
 /// A file that could not be read, and why.
 struct UnreadableFile: Error {
-    /// A sentence without the key's name, which says what is expected.
+    /// What is wrong, without the name of the key.
     var message: String
-    /// The errno of the call that failed, where it was one.
+    /// The errno of the system call that failed, if one did.
     var errno: Int32?
 }
 
-/// A file's bytes and who may read them.
+/// The bytes of a file, and its permissions.
 struct FileContents {
-    /// More than any configuration, key or chain has; a reader never takes more into memory.
+    /// The default size limit, which exceeds any configuration, key or certificate chain. No more is read into memory.
     static let maximumSize = 1_048_576
 
     var bytes: [UInt8]
-    /// The mode's permission bits.
+    /// The permission bits of the mode.
     var permissions: mode_t
 
     init(of path: String, maximumSize: Int = maximumSize) throws(UnreadableFile) {
-        // O_NONBLOCK: a FIFO in the place of a file must not hold the reader up.
+        // O_NONBLOCK keeps a FIFO in place of a file from blocking the reader.
         let raw = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK)
         guard raw >= 0 else { throw Self.failure(path, errno) }
         let descriptor = FileDescriptor(owning: raw)
@@ -58,14 +58,14 @@ struct FileContents {
     }
 }
 
-/// How the files that a configuration names are found.
+/// Finds the files that a configuration names.
 struct NamedFiles {
     private static let credentialPrefix = "credential:"
 
     private let folder: String
     private let environment: [String: String]
 
-    /// - Parameter file: the configuration file; relative names are relative to its folder.
+    /// - Parameter file: the configuration file, to whose folder relative paths are relative.
     init(beside file: String, environment: [String: String]) {
         folder = file.lastIndex(of: "/").map { String(file[...$0]) } ?? ""
         self.environment = environment
@@ -81,11 +81,11 @@ struct NamedFiles {
         return try FileContents(of: path(of: name), maximumSize: maximumSize)
     }
 
-    /// Where a file is that is no credential.
+    /// The path of a file that is not a credential.
     func path(of name: String) -> String { name.hasPrefix("/") ? name : folder + name }
 
-    /// systemd copies credentials once, when the unit starts; ExecReload puts fresh copies into the runtime folder,
-    /// so that is looked at first.
+    /// Reads a credential. systemd copies credentials only when the unit starts. ExecReload puts fresh copies into the
+    /// runtime directory, which is therefore searched first.
     private func credential(_ name: String, _ maximumSize: Int) throws(UnreadableFile) -> FileContents {
         guard !name.isEmpty, !name.contains("/"), name != ".", name != ".." else {
             throw UnreadableFile(message: "\(ReadContext.quoted(name)) is not the name of a credential")
@@ -110,7 +110,7 @@ struct NamedFiles {
     }
 
     private var credentialFolders: [String] {
-        // RuntimeDirectory= with several names yields several paths.
+        // RuntimeDirectory= with several names yields several paths, separated by colons.
         let runtime = (environment["RUNTIME_DIRECTORY"] ?? "").split(separator: ":").map { "\($0)/credentials" }
         let credentials = environment["CREDENTIALS_DIRECTORY"] ?? ""
         return credentials.isEmpty ? runtime : runtime + [credentials]

@@ -1,9 +1,9 @@
 import DTLSEngine
 
-// What services and clients agree to in a handshake: cipher suites and application protocols.
+// The values that are negotiated in a handshake: cipher suites and application protocols.
 
 extension ValueType where Value == String {
-    /// OpenSSL passes over what it does not know in a list, as long as it knows something.
+    /// A cipher list. OpenSSL ignores unknown names in it, so a warning reports them.
     static var ciphers: Self {
         let list = string("an OpenSSL cipher list, as `openssl ciphers -v LIST` takes it")
         return Self(list.expected) { field in
@@ -21,7 +21,7 @@ extension ValueType where Value == String {
 }
 
 extension ValueType where Value == [String] {
-    /// Names of application protocols, best first; a client offers such a list too. Empty where they cannot be offered.
+    /// The names of application protocols in order of preference; empty if a ClientHello could not contain them.
     static var applicationProtocols: Self {
         Self("names of application protocols, each of 1 to 255 bytes (\"coap\")") { field in
             var list: [String] = []

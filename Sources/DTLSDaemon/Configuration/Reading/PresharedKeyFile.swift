@@ -1,27 +1,27 @@
 import DTLSEngine
 import Primitives
 
-/// A file of identities and keys, one pair a line: the format of GnuTLS' psktool and of stunnel's PSKsecrets.
+/// A file of identities and keys, one pair in each line, in the format of GnuTLS' psktool and stunnel's PSKsecrets.
 ///
-/// `IDENTITY:KEY`, cut at the first colon.
-/// - The identity is 1 to 255 bytes as they are. `#` and hexadecimal digits before the colon are an identity in
-///   hexadecimal, which psktool writes where the identity has a colon. Every other line that begins with `#`, and every
-///   empty one, means nothing.
-/// - The key is in hexadecimal when it is nothing but hexadecimal digits, or pairs of them between colons; then it must
-///   have an even number of digits. Anything else is the key itself, as it is, as with stunnel. It has 16 to 512 bytes.
+/// A line is `IDENTITY:KEY`, separated by the first colon.
+/// - The identity has 1 to 255 bytes. `#` followed by hexadecimal digits is an identity in hexadecimal, which psktool
+///   writes when the identity contains a colon. All other lines that begin with `#`, and empty lines, are ignored.
+/// - The key has 16 to 512 bytes. It is hexadecimal when it consists of hexadecimal digits only, or of pairs of them
+///   that are separated by colons, and must then have an even number of digits. Any other text is the key itself, as in
+///   stunnel.
 ///
-/// stunnel takes an odd number of hexadecimal digits for text; here that is an error, since a digit was lost.
+/// stunnel reads an odd number of hexadecimal digits as text. Here it is an error, since a digit is probably missing.
 enum PresharedKeyFile {
-    /// What is wrong with a line. A key is never part of it.
+    /// An error in a line. Its message never contains a key.
     struct Problem: Error, Equatable {
         var line: Int
         var message: String
     }
 
-    /// stunnel's minimum; 128 bits (RFC 9257, section 4).
+    /// 128 bits (RFC 9257, section 4), which is also the minimum of stunnel.
     static let minimumKeyLength = 16
 
-    /// - Returns: the keys in the order of the file, and what is wrong with the other lines.
+    /// - Returns: the keys in the order of the file, and the errors in other lines.
     static func parse(_ bytes: [UInt8]) -> (keys: [PresharedKey], problems: [Problem]) {
         var keys: [PresharedKey] = []
         var problems: [Problem] = []
@@ -44,7 +44,7 @@ enum PresharedKeyFile {
     private static let colon = UInt8(ascii: ":")
     private static let hash = UInt8(ascii: "#")
 
-    /// Some editors put a byte order mark before a text.
+    /// The byte order mark, which some editors write at the start of a text.
     private static func text(of bytes: [UInt8]) -> ArraySlice<UInt8> {
         bytes.starts(with: [0xef, 0xbb, 0xbf]) ? bytes.dropFirst(3) : bytes[...]
     }

@@ -1,16 +1,16 @@
 import DTLSEngine
 
-/// `[service.NAME.psk]`: the keys that a service's clients may prove themselves with.
+/// The table `[service.NAME.psk]`: the keys by which clients can authenticate.
 extension PresharedKeys {
     static let schema = Schema<Self> {
         Key(
             "file", \.keys, .presharedKeys, isRequired: { _ in true },
-            doc: "The file of identities and keys, one IDENTITY:KEY a line.")
-        Key("hint", \.hint, .hint, doc: "What clients are told before they choose their identity.")
+            doc: "The file of identities and keys, one IDENTITY:KEY in each line.")
+        Key("hint", \.hint, .hint, doc: "The PSK identity hint, which clients get before they choose their identity.")
     }
 }
 
-/// `[client.NAME.psk]`: the key that a client has in common with its server.
+/// The table `[client.NAME.psk]`: the key that a client shares with its server.
 struct TunnelPresharedKeySection {
     fileprivate var keys: [PresharedKey] = []
     fileprivate var identity: String?
@@ -18,10 +18,10 @@ struct TunnelPresharedKeySection {
     static let schema = Schema<Self> {
         Key(
             "file", \.keys, .presharedKeys, isRequired: { _ in true },
-            doc: "The file of identities and keys, like that of [service.NAME.psk].")
+            doc: "The file of identities and keys, in the format of [service.NAME.psk].")
         Key(
             "identity", \.identity, .string("one of the identities in the file"),
-            default: "none; the file has only one", doc: "Which identity of the file is the client's.")
+            default: "none; the file contains only one", doc: "The identity in the file that the client uses.")
     }
 
     func key(_ table: TableReader<Self>) -> PresharedKey? {
@@ -40,10 +40,10 @@ struct TunnelPresharedKeySection {
 extension ValueType where Value == [PresharedKey] {
     private static var problemsShown: Int { 10 }
 
-    /// Some 300,000 devices.
+    /// The size limit, which is enough for about 300,000 devices.
     private static var maximumSize: Int { 16 * FileContents.maximumSize }
 
-    /// The identities and keys of a file that its owner alone may use; at least one.
+    /// The identities and keys of a file that only its owner may have access to; at least one.
     fileprivate static var presharedKeys: Self {
         let name = ValueType<String>.string("the path of a file of identities and keys, as psktool writes it")
         return Self(name.expected) { field in

@@ -1,17 +1,17 @@
 import LinuxSystem
 
-/// What one reading of a configuration has at hand everywhere, and what it has found wrong so far.
+/// The shared state of reading one configuration, including the errors that have been found so far.
 final class ReadContext {
-    /// The configuration file, as it was named.
+    /// The name of the configuration file, as it was passed to the reader.
     let file: String
-    /// How the files that it names are found.
+    /// Finds the files that the configuration names.
     let files: NamedFiles
     let environment: [String: String]
     private let lines: KeyLines
     private var problems: [ConfigurationProblem] = []
-    /// What was found that is not wrong, and still worth knowing.
+    /// The warnings so far, which are not errors.
     private(set) var warnings: [ConfigurationProblem] = []
-    /// Watches the files that are taken up again when they change, from before they are read.
+    /// Watches the files that are read again when they change. It gets each file before it is read.
     let watcher: FileWatcher?
     var staples: [StapleFile] = []
 
@@ -27,12 +27,12 @@ final class ReadContext {
         problems.append(problem(path, element: element, message, isTransient: isTransient))
     }
 
-    /// Reports something that a configuration may have, and that its operator should know of.
+    /// Reports something that is valid, but that the operator should know.
     func warn(_ path: [String], element: Int? = nil, _ message: String) {
         warnings.append(problem(path, element: element, message))
     }
 
-    /// What is wrong with a key, and where it stands.
+    /// A problem with a key, at the line of the key.
     func problem(
         _ path: [String], element: Int? = nil, _ message: String, isTransient: Bool = false
     ) -> ConfigurationProblem {
@@ -43,7 +43,7 @@ final class ReadContext {
 
     func line(of path: [String], element: Int? = nil) -> Int? { lines.line(of: path, element: element) }
 
-    /// - Throws: what was reported, in the order of the lines, when anything was.
+    /// - Throws: the reported problems in the order of their lines, if there are any.
     func finish() throws(ConfigurationProblems) {
         guard !problems.isEmpty else { return }
         let sorted = problems.enumerated().sorted { one, other in
@@ -52,7 +52,7 @@ final class ReadContext {
         throw ConfigurationProblems(problems: sorted.map(\.element))
     }
 
-    /// Reports a name of a service or a client that logs and systemd could not show.
+    /// Reports a name of a service or a client that is not valid in logs and systemd units.
     static func check(name: String, at path: [String], of kind: String, _ context: ReadContext) {
         let isPlain = name.utf8.allSatisfy { $0.isLetterOrDigit || [0x2d, 0x5f, 0x2e].contains($0) }
         if name.isEmpty || !isPlain {
@@ -61,11 +61,11 @@ final class ReadContext {
         }
     }
 
-    /// A key path as TOML writes it: parts that are no bare keys are quoted.
+    /// A key path in TOML, where parts that are not bare keys are quoted.
     static func text(of path: [String]) -> String? {
         guard !path.isEmpty else { return nil }
         return path.map { part in
-            // What is long is shortened, too.
+            // Quoting also shortens long parts.
             let isBare =
                 (1...100).contains(part.utf8.count)
                 && part.utf8.allSatisfy { $0.isLetterOrDigit || $0 == 0x2d || $0 == 0x5f }
@@ -79,7 +79,7 @@ final class ReadContext {
         return list.count > 2 ? "one of \(list.joined(separator: ", "))" : list.joined(separator: " or ")
     }
 
-    /// A value from the file inside a message: one line of printable characters, not too long.
+    /// A value from the file for a message, as one short line of printable characters.
     static func quoted(_ text: String) -> String {
         let short = text.count > 100 ? text.prefix(100) + "…" : text[...]
         let printable = short.unicodeScalars.map { scalar in
@@ -90,7 +90,7 @@ final class ReadContext {
 }
 
 extension UInt8 {
-    /// Whether it is a letter or a digit of ASCII.
+    /// Whether the byte is an ASCII letter or digit.
     var isLetterOrDigit: Bool {
         switch self {
         case 0x30...0x39, 0x41...0x5a, 0x61...0x7a: true

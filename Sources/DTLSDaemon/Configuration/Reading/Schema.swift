@@ -1,5 +1,5 @@
-/// The keys of one kind of table: a section of the configuration file, such as `[service.NAME.socket]`. It is the one
-/// description of these keys: reading them, the words for a key that is unknown, and the manual come from it.
+/// The keys of one kind of table: a section of the configuration file, such as `[service.NAME.socket]`. It is the only
+/// description of these keys. Reading them, the messages about unknown keys, and the manual are derived from it.
 ///
 /// A new key is a line in its section's schema and the property of the model that the line names.
 struct Schema<Section>: Sendable {
@@ -8,7 +8,7 @@ struct Schema<Section>: Sendable {
 
     /// - Parameters:
     ///   - keys: in the order in which the manual lists them.
-    ///   - check: looks at values that have to fit together, after all of them have been read.
+    ///   - check: checks values that depend on one another, after all of them have been read.
     init(
         @KeyList<Section> _ keys: () -> [Key<Section>],
         check: @escaping @Sendable (TableReader<Section>, inout Section) -> Void = { _, _ in }
@@ -23,11 +23,11 @@ struct Schema<Section>: Sendable {
         keys.first { ($0.property as PartialKeyPath<Section>) == property }
     }
 
-    /// The spelling of the key that sets a property; empty where none does.
+    /// The name of the key that sets a property; empty if there is none.
     func name(of property: PartialKeyPath<Section>) -> String { key(of: property)?.name ?? "" }
 
-    /// Reads what `table` holds into `section`, whose values stay where there is no key, or one that is wrong. Reports
-    /// unknown keys, wrong values, missing keys, and what does not fit together.
+    /// Reads `table` into `section`. A value of the section stays as it is if its key is absent or has an error.
+    /// Reports unknown keys, wrong values, missing keys, and values that contradict one another.
     func read(_ table: TableReader<Section>, into section: inout Section) {
         table.reportUnknownKeys()
         for key in keys {
@@ -45,22 +45,22 @@ struct Schema<Section>: Sendable {
 
 /// One key of a section.
 struct Key<Section>: Sendable {
-    /// Its spelling in the file.
+    /// The name of the key in the file.
     let name: String
-    /// The property of the section that it sets. Checks name the key by it.
+    /// The property of the section that the key sets. Checks refer to the key by it.
     let property: any PartialKeyPath<Section> & Sendable
-    /// What the value has to be, as the end of a sentence that begins with "expected": type and range.
+    /// The type and range of the value, as the end of a sentence that begins with "expected".
     let expected: String
-    /// One line for the manual.
+    /// The description of the key in the manual, one sentence.
     let documentation: String
     fileprivate let isRequired: @Sendable (TableReader<Section>) -> Bool
     fileprivate let read: @Sendable (inout Section, Field) -> Void
-    /// What holds without the key, in the spelling of the file; `nil`: nothing does.
+    /// The default as the file would write it, or in words; `nil`: there is none.
     fileprivate let defaultText: @Sendable (Section) -> String?
-    /// The sections of a key that is a table.
+    /// The sections below a key that is a table.
     fileprivate let subsections: (@Sendable (Section, [String]) -> [SectionDescription])?
 
-    /// A key whose default is the value that the property has in a new section.
+    /// Describes a key whose default is the value of its property in a new section.
     init<Value>(
         _ name: String, _ property: any WritableKeyPath<Section, Value> & Sendable, _ type: ValueType<Value>,
         isRequired: @escaping @Sendable (TableReader<Section>) -> Bool = { _ in false }, default text: String? = nil,
@@ -78,8 +78,8 @@ struct Key<Section>: Sendable {
         subsections = nil
     }
 
-    /// A key without which the property is `nil`.
-    /// - Parameter text: what that means.
+    /// Describes a key without which its property is `nil`.
+    /// - Parameter text: the meaning of that, for the manual.
     init<Value>(
         _ name: String, _ property: any WritableKeyPath<Section, Value?> & Sendable, _ type: ValueType<Value>,
         isRequired: @escaping @Sendable (TableReader<Section>) -> Bool = { _ in false }, default text: String = "none",
@@ -97,7 +97,7 @@ struct Key<Section>: Sendable {
         subsections = nil
     }
 
-    /// A table inside the section's table.
+    /// Describes a table inside the section's table.
     init<Inner>(
         table name: String, _ property: any WritableKeyPath<Section, Inner> & Sendable, _ schema: Schema<Inner>,
         doc: String
@@ -115,10 +115,10 @@ struct Key<Section>: Sendable {
         subsections = { section, path in schema.description(of: section[keyPath: property], at: path + [name]) }
     }
 
-    /// Tables with names that the operator chooses, `[service.NAME]`. They are found here, and read by whoever has what
-    /// they need besides.
+    /// Describes tables whose names the operator chooses, such as `[service.NAME]`. This key only finds them; the
+    /// caller, which has the other values that they need, reads them.
     /// - Parameters:
-    ///   - placeholder: what stands for a name in the manual.
+    ///   - placeholder: the placeholder for a name in the manual.
     ///   - initial: a section without any key, for the manual.
     init<Inner>(
         tables name: String, _ property: any WritableKeyPath<Section, [NamedTable<Inner>]> & Sendable,
@@ -137,9 +137,9 @@ struct Key<Section>: Sendable {
 
 // MARK: The manual
 
-/// A section for the manual.
+/// The description of a section in the manual.
 struct SectionDescription: Equatable {
-    /// Empty for the keys before the first table.
+    /// The path of the table; empty for the keys before the first table.
     var path: [String]
     var keys: [KeyDescription]
 
@@ -147,20 +147,20 @@ struct SectionDescription: Equatable {
     var title: String { "[\(path.joined(separator: "."))]" }
 }
 
-/// A key for the manual.
+/// The description of a key in the manual.
 struct KeyDescription: Equatable {
     var name: String
-    /// Type and range.
+    /// The type and range of the value.
     var type: String
-    /// As the file writes it, or in words; `nil` where there is none, and for a table.
+    /// The default as the file would write it, or in words; `nil` if there is none, and for a table.
     var defaultText: String?
     var documentation: String
-    /// Whether it is a table, which has a description of its own.
+    /// Whether the key is a table, which has its own description.
     var isTable: Bool
 }
 
 extension Schema {
-    /// The section and those in it, with the values of `initial` for their defaults.
+    /// The section and the sections in it, with the values of `initial` as their defaults.
     func description(of initial: Section, at path: [String] = []) -> [SectionDescription] {
         let own = SectionDescription(
             path: path,

@@ -1,8 +1,8 @@
 import DTLSEngine
 import LinuxSystem
 
-/// `[service.NAME]`: its values as the file has them. Keys that stand for themselves are read into the model at once;
-/// the others are what ``configuration(_:name:)`` makes the rest of the model of.
+/// The values of a table `[service.NAME]`. Keys that depend on no other are read directly into the model;
+/// ``configuration(_:name:)`` derives the rest of the model from the others.
 struct ServiceSection {
     var model = ServiceConfiguration(
         name: "", listen: [], tls: ServerSettings(certifiedKeys: []), socket: SocketOptions(fragmentation: false))
@@ -15,7 +15,7 @@ struct ServiceSection {
     var revocationLists: [RevocationListFile] = []
     var clients = ClientRulesSection()
     var presharedKeys = PresharedKeys(keys: [])
-    /// `nil`: the policy's.
+    /// The oldest version; `nil`: that of the policy.
     var minimumVersion: ProtocolVersion?
     var handler: HandlerName?
     var forward = ForwardConfiguration(backends: [])
@@ -30,7 +30,7 @@ struct ServiceSection {
         Key(
             "certificate", \.files.certificates, .files(CertificateFiles.Expected.certificate),
             isRequired: { !$0.hasPresharedKeysAlone },
-            doc: "The server's certificate and the chain above it, or several.")
+            doc: "The server's certificate with its chain, or several.")
         Key(
             "private_key", \.files.privateKeys, .files(CertificateFiles.Expected.privateKey),
             isRequired: { !$0.hasPresharedKeysAlone },
@@ -46,10 +46,10 @@ struct ServiceSection {
             doc: "The certificates for clients that ask for a name (SNI).")
         Key(
             "unknown_name", \.unknownName, .word,
-            doc: "What a client gets that asks for a name without a table.")
+            doc: "What happens if a client asks for a server name that has no table.")
         Key(
             "by_address", \.model.tls.choosesByAddress, .flag,
-            doc: "Whether a client without a name gets the certificate for the address that it has come to.")
+            doc: "Whether a client that asks for no server name gets the certificate for the local address.")
         Key(
             "ca", \.authorities,
             .pem("the path of a PEM file with the CA certificates that clients are checked against"),
@@ -58,58 +58,59 @@ struct ServiceSection {
         Key(
             "client_certificate", \.clientCertificate, .word,
             default: "\"required\" with ca or a table clients, else \"none\"",
-            doc: "Whether clients show a certificate.")
+            doc: "Whether clients are asked for a certificate.")
         Key(
-            "crl", \.revocationLists, .revocationLists, default: "none; nothing is revoked",
+            "crl", \.revocationLists, .revocationLists, default: "none; no certificate is treated as revoked",
             doc: "The certificate revocation lists of the CAs.")
         Key(
             table: "clients", \.clients, ClientRulesSection.schema,
-            doc: "Which clients are let in, by what their certificates say.")
+            doc: "The rules that accept or reject clients by their certificates.")
         Key(
             "handshake_timeout", \.model.handshakeTimeout, .seconds(2...120),
             doc: "How long a client may take for the handshake.")
         Key(
             "idle_timeout", \.model.idleTimeout, .seconds(0...86_400),
-            doc: "How long a client may be silent before its connection is closed; 0 is for ever.")
+            doc: "How long a client may send nothing before its connection is closed; 0 means no limit.")
         Key(
             "policy", \.model.tls.policy, .word,
-            doc: "The versions and cipher suites that are used where no other key says so.")
+            doc: "The default protocol versions and cipher suites.")
         Key(
             "ciphers", \.model.tls.ciphers, .ciphers, default: "those of the policy",
-            doc: "The cipher suites of DTLS 1.2 and below, as an OpenSSL cipher list.")
+            doc: "The cipher suites of DTLS 1.2 and earlier, as an OpenSSL cipher list.")
         Key(
             "minimum_version", \.minimumVersion, .version, default: "\"1.2\"; with policy = \"legacy\", \"1.0\"",
-            doc: "The oldest version of DTLS that is spoken.")
+            doc: "The oldest DTLS version that is accepted.")
         Key(
-            "maximum_version", \.model.tls.maximumVersion, .version, default: "the newest that OpenSSL knows",
-            doc: "The newest version of DTLS that is spoken.")
+            "maximum_version", \.model.tls.maximumVersion, .version,
+            default: "the newest version that OpenSSL supports",
+            doc: "The newest DTLS version that is accepted.")
         Key(
             "alpn", \.model.tls.applicationProtocols, .applicationProtocols, default: "none; offers are ignored",
-            doc: "The application protocols (ALPN) that the service speaks, best first.")
+            doc: "The application protocols (ALPN) of the service in order of preference.")
         Key("renegotiation", \.model.tls.allowsRenegotiation, .flag, doc: "Whether clients may renegotiate.")
         Key(
             "mtu", \.model.mtu, .integer(256...9_000, "an integer of bytes"),
-            doc: "The largest IP packet that a handshake sends.")
+            doc: "The largest IP packet that is sent during a handshake.")
         Key(
             "handler", \.handler, .word, isRequired: { _ in true },
-            doc: "What becomes of a client's datagrams.")
+            doc: "What the service does with a client's datagrams.")
         Key(table: "forward", \.forward, ForwardConfiguration.schema, doc: "The settings of handler \"forward\".")
         Key(table: "exec", \.exec, ExecConfiguration.schema, doc: "The settings of handler \"exec\".")
         Key(table: "log", \.log, LogSection.schema, doc: "The settings of handler \"log\".")
         Key(
             table: "socket", \.model.socket, SocketOptions.schema,
-            doc: "The service's sockets, the listening ones and those of its connections.")
+            doc: "The options of the service's sockets.")
         Key(table: "limits", \.limits, LimitsSection.schema, doc: "The limits of the service.")
         Key(
             table: "psk", \.presharedKeys, PresharedKeys.schema,
-            doc: "Pre-shared keys, with which clients may prove themselves instead of a certificate.")
+            doc: "Pre-shared keys, by which clients can authenticate instead of by a certificate.")
         Key(
             "resumption", \.model.tls.sessions.resumption, .flag,
             doc: "Whether clients get session tickets and can resume their sessions.")
     }
 
-    /// Makes the service's configuration. What is wrong is reported, and something else takes its place, so that the
-    /// rest is checked too.
+    /// Makes the configuration of the service. Each error is reported, and a placeholder takes the place of the wrong
+    /// value, so that the rest is checked too.
     func configuration(
         _ table: TableReader<Self>, name: String, limits outer: LimitsConfiguration, tickets: TicketConfiguration
     ) -> ServiceConfiguration {
@@ -129,14 +130,13 @@ struct ServiceSection {
 }
 
 extension TableReader<ServiceSection> {
-    /// Whether clients can prove themselves with keys, and the service has no certificate.
+    /// Whether clients can authenticate by pre-shared keys, and the service has no certificate.
     var hasPresharedKeysAlone: Bool {
         has(\.presharedKeys) && !has(\.files.certificates) && !has(\.files.privateKeys)
     }
 }
 
-/// Reads what a service proves itself with, and tries all of its TLS settings out: makes the engine's context of them
-/// once.
+/// Reads the certificates of a service, and tests all of its TLS settings by creating the engine's context with them.
 private struct ServerCredentialsReader {
     let section: ServiceSection
     let table: TableReader<ServiceSection>
@@ -162,7 +162,7 @@ private struct ServerCredentialsReader {
         tryOut(settings)
     }
 
-    /// - Returns: none where they cannot be used, or the service has pre-shared keys alone.
+    /// - Returns: the certificates; none if they cannot be used, or the service has only pre-shared keys.
     private func certifiedKeys(_ policy: ServerSettings) -> [CertifiedKey] {
         guard table.hasPresharedKeysAlone else {
             let reader = CertificatesReader(
@@ -192,11 +192,12 @@ private struct ServerCredentialsReader {
         return []
     }
 
-    /// The engine stops at the first fault; what can be left out is left out then, so that the next one is found too.
-    /// Certificates and keys that cannot be used are reported already, and the rest is tried out without them.
+    /// The engine stops at the first error. Each wrong item that is optional is then left out, so that the next error
+    /// is found too. Certificates and keys that cannot be used were reported before, and the rest is tested without
+    /// them.
     private func tryOut(_ settings: ServerSettings) {
         var settings = settings
-        // The cipher list has to fit them all the same.
+        // The cipher list still has to contain cipher suites for them.
         if table.has(\.presharedKeys), settings.presharedKeys == nil {
             settings.presharedKeys = PresharedKeys(keys: [])
         }
@@ -230,7 +231,7 @@ private struct ServerCredentialsReader {
                 table.has(\.model.tls.maximumVersion) ? \.model.tls.maximumVersion : \.minimumVersion,
                 "\(reason); expected a version that this OpenSSL supports, not below minimum_version")
         case .certificate, .privateKey, .passphrase, .mismatch, .presharedKey, .context:
-            // Each certificate has been tried out on its own.
+            // Each certificate has been tested separately before.
             table.context.report(table.path, "no TLS context can be made: \(error)")
         }
     }

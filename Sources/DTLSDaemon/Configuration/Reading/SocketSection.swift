@@ -1,36 +1,36 @@
 import Glibc
 import LinuxSystem
 
-/// `[service.NAME.socket]` and `[client.NAME.socket]`
+/// The tables `[service.NAME.socket]` and `[client.NAME.socket]`.
 extension SocketOptions {
     static let schema = Schema<Self> {
         Key(
             "receive_buffer", \.receiveBuffer, .integer(bufferSizes, "an integer of bytes"), default: "the system's",
-            doc: "SO_RCVBUF, the kernel's buffer for datagrams that arrive.")
+            doc: "The size of the kernel's receive buffer (SO_RCVBUF).")
         Key(
             "send_buffer", \.sendBuffer, .integer(bufferSizes, "an integer of bytes"), default: "the system's",
-            doc: "SO_SNDBUF, the kernel's buffer for datagrams that leave.")
+            doc: "The size of the kernel's send buffer (SO_SNDBUF).")
         Key(
             "ttl", \.timeToLive, .integer(timesToLive), default: "the system's",
-            doc: "IP_TTL or IPV6_UNICAST_HOPS, the time to live or hop limit of the packets that are sent.")
+            doc: "The time to live or hop limit of the packets that are sent (IP_TTL, IPV6_UNICAST_HOPS).")
         Key(
             "dscp", \.dscp, .integer(codePoints), default: "the system's",
-            doc: "IP_TOS and IPV6_TCLASS, the differentiated services code point of the packets that are sent.")
+            doc: "The differentiated services code point of the packets that are sent (IP_TOS, IPV6_TCLASS).")
         Key(
             "interface", \.interface, .interface, default: "every interface",
-            doc: "SO_BINDTODEVICE, the only network interface that is used.")
+            doc: "The only network interface that is used (SO_BINDTODEVICE).")
         Key(
             "ipv6_only", \.ipv6Only, .flag,
-            doc: "IPV6_V6ONLY, whether a listener on [::] leaves IPv4 clients alone.")
+            doc: "Whether a socket that listens on [::] accepts IPv6 only (IPV6_V6ONLY).")
         Key(
             "fragment", \.fragmentation, .flag,
-            doc: "Whether datagrams that are larger than the path takes are sent in fragments.")
+            doc: "Whether datagrams that are larger than the path MTU are sent in IP fragments.")
     }
 
-    /// - Parameter families: those of all addresses that sockets with these options are for.
+    /// - Parameter families: the families of all addresses that sockets with these options are used for.
     func check(_ table: TableReader<Self>?, against families: [SocketAddress.Family], of kind: String) {
         if timeToLive == 0, families.contains(.ipv4) {
-            // ip(7): IP_TTL takes 1 to 255, where IPV6_UNICAST_HOPS takes 0 too.
+            // IP_TTL accepts 1 to 255 (ip(7)); IPV6_UNICAST_HOPS accepts 0 too.
             table?.report(
                 \.timeToLive,
                 "expected 1 to 255 for a \(kind) with IPv4 addresses, found 0, which Linux refuses there")

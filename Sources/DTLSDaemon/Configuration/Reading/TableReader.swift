@@ -1,9 +1,9 @@
 import TOMLKit
 
-/// One table of the file, as a section that ``Schema`` describes. Keys are named by the property that they set.
+/// One table of the file, read as a section that ``Schema`` describes. A key is named by the property that it sets.
 ///
-/// TOMLKit's Decodable path is not used: it traps the process on a number that does not fit, and calls a wrong type a
-/// missing key.
+/// It does not use TOMLKit's Decodable support, which traps the process on a number that does not fit, and reports a
+/// wrong type as a missing key.
 struct TableReader<Section> {
     let path: [String]
     let context: ReadContext
@@ -17,7 +17,7 @@ struct TableReader<Section> {
         self.context = context
     }
 
-    /// - Returns: `nil` where the field is no table, which is reported.
+    /// - Returns: `nil` if the field is not a table, which is reported.
     init?(_ field: Field, _ schema: Schema<Section>) {
         guard let table = field.value?.table else {
             field.reportMismatch()
@@ -26,7 +26,7 @@ struct TableReader<Section> {
         self.init(table, schema, at: field.path, field.context)
     }
 
-    /// The key of a property, whether it is in the file or not.
+    /// The field of the key that sets a property, whether it is in the file or not.
     func field(_ property: PartialKeyPath<Section>) -> Field {
         let key = schema.key(of: property)
         let name = key?.name ?? ""
@@ -35,7 +35,7 @@ struct TableReader<Section> {
 
     func has(_ property: PartialKeyPath<Section>) -> Bool { field(property).value != nil }
 
-    /// A table of this table that is there; what is wrong with it was reported when it was read.
+    /// An existing table in this table. Its errors were reported when it was read.
     func table<Inner>(_ property: KeyPath<Section, Inner>, _ schema: Schema<Inner>) -> TableReader<Inner>? {
         let field = field(property)
         return field.value?.table.map { TableReader<Inner>($0, schema, at: field.path, context) }
@@ -51,7 +51,7 @@ struct TableReader<Section> {
         field(property).warn(element: element, message)
     }
 
-    /// Reports the key as missing, if it is.
+    /// Reports the key if it is missing.
     func require(_ property: PartialKeyPath<Section>) {
         let field = field(property)
         if field.value == nil, !isPartOfName { field.report("missing; expected \(field.expected)") }
@@ -75,21 +75,21 @@ struct TableReader<Section> {
         }
     }
 
-    /// Whether there is nothing in the table but tables that it is the first part of the name of.
+    /// Whether the table contains nothing but tables, so that it is only the first part of their names.
     private var isPartOfName: Bool {
         let unknown = unknownKeys
         return !unknown.isEmpty && unknown.count == table.count && unknown.contains { nameWithDots($0) != nil }
     }
 
-    /// The table's name with quotes, where it may be that these were left out: each dot then begins a table in a table.
+    /// The name of the table with quotes, if they may have been omitted: each dot then begins a nested table.
     private func nameWithDots(_ key: String) -> String? {
         guard let outer = path.last, let rest = table[key]?.table.flatMap(restOfName) else { return nil }
-        // "names" instead of "name", with tables in it as that has.
+        // This is "names" instead of "name", for example, with the tables that belong in the latter.
         if !rest.isEmpty, UnknownKey.nearest(key, of: schema.names) != nil { return nil }
         return ReadContext.text(of: path.dropLast() + [([outer, key] + rest).joined(separator: ".")])
     }
 
-    /// The keys on the way to a table that has known keys.
+    /// The keys that lead to a table with known keys.
     private func restOfName(_ table: TOMLTable) -> [String]? {
         if table.keys.contains(where: schema.names.contains) { return [] }
         for key in table.keys {
@@ -105,21 +105,21 @@ struct NamedTable<Section> {
     let table: TableReader<Section>
 }
 
-/// An element of an array, or the only value where an array could stand.
+/// An element of an array, or the only value where an array is allowed.
 struct Element<Value> {
-    /// From 0; it finds the line.
+    /// The number of the element, from 0, by which its line is found.
     let number: Int
     let value: Value
 
     func map<Other>(_ convert: (Value) -> Other) -> Element<Other> { .init(number: number, value: convert(value)) }
 }
 
-/// One key of a table with its value. What is wrong with the value is reported, and it then counts as absent.
+/// One key of a table with its value. An error in the value is reported, and it then counts as absent.
 struct Field {
-    /// `nil` where the key is not in the file.
+    /// The value; `nil` if the key is not in the file.
     let value: (any TOMLValueConvertible)?
     let path: [String]
-    /// What the value has to be, as the end of a sentence that begins with "expected".
+    /// The type and range of the value, as the end of a sentence that begins with "expected".
     let expected: String
     let context: ReadContext
 
@@ -135,11 +135,11 @@ struct Field {
         report(element: element, "expected \(expected), found \(found)")
     }
 
-    /// A string that is not empty.
+    /// The value as a string that is not empty.
     var string: String? { value?.string.flatMap { $0.isEmpty ? nil : $0 } }
 
-    /// The strings of an array, or the only one. An empty array is reported: it would say the same as no key, or switch
-    /// something off in silence.
+    /// The strings of an array, or the only one. An empty array is reported, since it would have the effect of a
+    /// missing key, or silently deactivate something.
     var strings: [Element<String>] {
         guard let value else { return [] }
         if let text = value.string { return [Element(number: 0, value: text)] }
@@ -155,7 +155,7 @@ struct Field {
         }
     }
 
-    /// The tables of a table by their names, in the order of the file. What is no table is reported.
+    /// The tables in a table by their names, in the order of the file. Any other value is reported.
     func namedTables<Section>(_ schema: Schema<Section>) -> [NamedTable<Section>] {
         guard let outer = value?.table else {
             reportMismatch()
@@ -174,7 +174,7 @@ struct Field {
         return tables.sorted { (context.line(of: $0.table.path) ?? 0) < (context.line(of: $1.table.path) ?? 0) }
     }
 
-    /// Whether there is nothing, or a table without anything in it, as `[service]` alone is.
+    /// Whether the value is missing, or an empty table, as a lone `[service]` is.
     var isEmpty: Bool { value.map { $0.table?.isEmpty ?? false } ?? true }
 
     private static func name(of value: any TOMLValueConvertible) -> String {

@@ -1,18 +1,18 @@
 import DTLSEngine
 import Primitives
 
-/// `[tickets]`
+/// The table `[tickets]`.
 extension TicketConfiguration {
     private static let lifetimes =
         SessionSettings.lifetimes.lowerBound.seconds...SessionSettings.lifetimes.upperBound.seconds
 
     static let schema = Schema<Self> {
         Key(
-            "key_file", \.keys, .ticketKeys, default: "none; dtlsd generates keys, which no file holds",
-            doc: "The keys that session tickets are sealed with; the first one seals, all of them open.")
+            "key_file", \.keys, .ticketKeys, default: "none; dtlsd generates keys and writes them to no file",
+            doc: "The keys of session tickets; the first one encrypts, and all of them decrypt.")
         Key(
             "rotation", \.rotation, .wholeSeconds(1...2_592_000),
-            doc: "How often a new key is generated where there is no key_file.")
+            doc: "How often dtlsd generates a new key if there is no key_file.")
         Key(
             "lifetime", \.lifetime, .wholeSeconds(lifetimes),
             doc: "How long a session can be resumed after its full handshake.")
@@ -23,7 +23,7 @@ extension TicketConfiguration {
             }
             return
         }
-        // A key is kept as long as its tickets live, and each new connection may have to look through all.
+        // A key is kept as long as its tickets are valid, and each new connection may have to search all keys.
         let most = GeneratedTicketKeys.maximumCount - 2
         let (lifetime, rotation) = (tickets.lifetime.seconds, tickets.rotation.seconds)
         if lifetime / rotation > most {
@@ -53,7 +53,7 @@ extension ValueType where Value == [TicketKey] {
                         element: file.number, "\(quoted) has \(bytes.count) bytes; expected \(TicketKey.length)")
                     continue
                 }
-                // The first 16 bytes are the key's name.
+                // The first 16 bytes are the name of the key.
                 if keys.contains(where: { $0.name == key.name }) {
                     field.report(
                         element: file.number,

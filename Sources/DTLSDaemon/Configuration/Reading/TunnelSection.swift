@@ -1,10 +1,10 @@
 import DTLSEngine
 import LinuxSystem
 
-/// `[client.NAME]`: its values as the file has them. Keys that stand for themselves are read into the model at once;
-/// the others are what ``configuration(_:name:)`` makes the rest of the model of.
+/// The values of a table `[client.NAME]`. Keys that depend on no other are read directly into the model;
+/// ``configuration(_:name:)`` derives the rest of the model from the others.
 struct TunnelSection {
-    /// The server is an address that stands for none (RFC 5737) until one is read.
+    /// The model. Its server is a placeholder until one has been read.
     var model = ClientConfiguration(
         name: "", listen: [], server: .anyAddress(.ipv4, port: 9), serverName: "localhost", tls: ClientSettings(),
         socket: SocketOptions(fragmentation: false))
@@ -19,26 +19,26 @@ struct TunnelSection {
     static let schema = Schema<Self> {
         Key(
             "listen", \.listen, .listenAddresses, default: "none; systemd passes the sockets in",
-            doc: "The addresses and ports at which plain datagrams come in.")
+            doc: "The addresses and ports at which plain datagrams arrive.")
         Key(
             "connect", \.server, .server, isRequired: { _ in true },
             doc: "The host and port of the DTLS server.")
         Key(
             "server_name", \.serverName, .serverName, default: "the host of connect",
-            doc: "The name that the server is asked for (SNI) and whose certificate it must show.")
+            doc: "The name that is sent to the server (SNI), and for which it must present a certificate.")
         Key(
             "verify", \.model.tls.rejectUnauthorized, .flag,
-            doc: "Whether the server must show a certificate of a trusted authority that carries its name.")
+            doc: "Whether the server must present a certificate of a trusted CA that is valid for server_name.")
         Key(
             "ca", \.authorities,
             .pem("the path of a PEM file with the CA certificates that the server is checked against"),
-            default: "those that the system trusts",
-            doc: "The authorities that may sign the server's certificate.")
+            default: "the CA certificates of the system",
+            doc: "The trusted CA certificates, or the server's own certificate.")
         Key(
             "certificate", \.certificate,
             .pem("the path of a PEM file with the client's certificate and the chain above it"),
             isRequired: { $0.has(\.privateKey) && !$0.has(\.presharedKey) }, default: "none",
-            doc: "The client's own certificate and the chain above it.")
+            doc: "The client's own certificate with its chain.")
         Key(
             "private_key", \.privateKey,
             .pem("the path of a PEM file with the certificate's private key", secrecy: .ownerAndGroup),
@@ -51,42 +51,43 @@ struct TunnelSection {
         Key(
             "ciphers", \.model.tls.ciphers, .ciphers,
             default: "those with forward secrecy and authenticated encryption",
-            doc: "The cipher suites of DTLS 1.2 and below, as an OpenSSL cipher list.")
+            doc: "The cipher suites of DTLS 1.2 and earlier, as an OpenSSL cipher list.")
         Key(
             "minimum_version", \.model.tls.minimumVersion, .version,
-            doc: "The oldest version of DTLS that is spoken.")
+            doc: "The oldest DTLS version that is used.")
         Key(
-            "maximum_version", \.model.tls.maximumVersion, .version, default: "the newest that OpenSSL knows",
-            doc: "The newest version of DTLS that is spoken.")
+            "maximum_version", \.model.tls.maximumVersion, .version,
+            default: "the newest version that OpenSSL supports",
+            doc: "The newest DTLS version that is used.")
         Key(
             "alpn", \.model.tls.applicationProtocols, .applicationProtocols, default: "none",
-            doc: "The application protocols (ALPN) that are offered to the server, best first.")
+            doc: "The application protocols (ALPN) that are offered to the server in order of preference.")
         Key(
             "mtu", \.model.mtu, .integer(256...9_000, "an integer of bytes"),
-            doc: "The largest IP packet that a handshake sends.")
+            doc: "The largest IP packet that is sent during a handshake.")
         Key(
             "handshake_timeout", \.model.handshakeTimeout, .seconds(2...120),
             doc: "How long the server may take for the handshake.")
         Key(
-            // What the acceptor remembers of a sender must not outlive the sender's connection
+            // The acceptor's memory of a sender must not outlive the connection of the sender
             // (`RecentFlows.lifetime`).
             "idle_timeout", \.model.idleTimeout, .seconds(2...86_400, orZero: ()),
-            doc: "How long no datagram may pass before a sender's connection is closed; 0 is for ever.")
+            doc: "How long no datagram may pass before a sender's connection is closed; 0 means no limit.")
         Key(
-            // A connection must not be made again with every datagram.
+            // A shorter time would establish a new connection for every datagram.
             "answer_timeout", \.model.answerTimeout, .seconds(1...86_400, orZero: ()),
-            doc: "How long datagrams may be sent without an answer before the connection is made again; 0 is for ever.")
+            doc: "How long datagrams may be sent unanswered before a new connection is established; 0 means never.")
         Key(
             "resumption", \.model.resumes, .flag,
             doc: "Whether a new connection resumes the session of an earlier one.")
-        Key(table: "socket", \.model.socket, SocketOptions.schema, doc: "The client's sockets.")
+        Key(table: "socket", \.model.socket, SocketOptions.schema, doc: "The options of the client's sockets.")
         Key(
             table: "psk", \.presharedKey, TunnelPresharedKeySection.schema,
-            doc: "A key that the client has in common with the server, instead of certificates.")
+            doc: "A key that the client shares with the server, instead of certificates.")
     }
 
-    /// Makes the client's configuration. What is wrong is reported, and something else takes its place, so that the
-    /// rest is checked too.
+    /// Makes the configuration of the client. Each error is reported, and a placeholder takes the place of the wrong
+    /// value, so that the rest is checked too.
     func configuration(_ table: TableReader<Self>, name: String) -> ClientConfiguration {
         ReadContext.check(name: name, at: table.path, of: "client", table.context)
         checkLoop(table)
@@ -102,7 +103,7 @@ struct TunnelSection {
         return client
     }
 
-    /// What it sends to the server would come in again, each time from a new sender.
+    /// Reports a client that is its own server: it would receive what it sends, each time from a new sender.
     private func checkLoop(_ table: TableReader<Self>) {
         guard let server = server?.address else { return }
         for address in listen.map(\.value) where address.port == server.port {
@@ -112,7 +113,7 @@ struct TunnelSection {
     }
 }
 
-/// An address, and what the file calls it.
+/// An address, and its host as written in the file.
 struct NamedAddress {
     let address: SocketAddress
     let name: String
@@ -151,7 +152,7 @@ extension ValueType where Value == String {
     }
 }
 
-/// Reads what a client trusts and proves itself with, and tries it out: makes the engine's context of it once.
+/// Reads the trusted CAs and the certificate of a client, and tests them by creating the engine's context with them.
 private struct TunnelCredentialsReader {
     let section: TunnelSection
     let table: TableReader<TunnelSection>
@@ -161,7 +162,7 @@ private struct TunnelCredentialsReader {
         if table.has(\.presharedKey) {
             usePresharedKey(in: &settings)
             trial = settings
-            // The rest is tried out also where the key cannot be used, with another in its place.
+            // If the key cannot be used, a placeholder takes its place, so that the rest is tested too.
             if trial.presharedKey == nil { trial.presharedKey = PresharedKey(identity: [0x78], key: [0]) }
         } else {
             useCertificates(in: &settings)
@@ -196,7 +197,7 @@ private struct TunnelCredentialsReader {
         }
     }
 
-    /// With a key that both have, the server needs no certificate, and the client neither.
+    /// Reports the keys about certificates, which neither side needs with a pre-shared key.
     private func usePresharedKey(in settings: inout ClientSettings) {
         let others: [PartialKeyPath<TunnelSection>] = [
             \.model.tls.rejectUnauthorized, \.authorities, \.certificate, \.privateKey, \.model.tls.passphrase,
@@ -213,7 +214,7 @@ private struct TunnelCredentialsReader {
         }
     }
 
-    /// Those of the file, or the system's: workers open no files, so what the system trusts goes to them as text.
+    /// The trusted CAs of the file, or of the system. Workers open no files, so they get both as text.
     private func authorities() -> String? {
         let field = table.field(\.authorities)
         if field.value != nil {
@@ -234,7 +235,7 @@ private struct TunnelCredentialsReader {
         }
     }
 
-    /// The engine stops at the first fault; what can be left out is left out then, so that the next one is found too.
+    /// The engine stops at the first error. Each wrong item is then left out, so that the next error is found too.
     private func tryOut(_ settings: ClientSettings) {
         var settings = settings
         // Four items can be left out, so the fifth attempt is the last.

@@ -1,23 +1,23 @@
-/// The words for a key that is not known in its table.
+/// The message about a key that is unknown in its table.
 enum UnknownKey {
     /// - Parameters:
-    ///   - known: the keys of the table that `key` stands in.
-    ///   - path: the table's.
+    ///   - known: the known keys of the table that contains `key`.
+    ///   - path: the path of the table.
     static func message(_ key: String, known: [String], in path: [String]) -> String {
         if let name = nearest(key, of: known) { return "unknown key; did you mean \"\(name)\"?" }
         if let place = otherPlace(of: key.lowercased(), than: path) { return "unknown key here; it \(place)" }
         return "unknown key; expected one of \(known.joined(separator: ", "))"
     }
 
-    /// The known key that a mistyped one may have been meant for.
+    /// The known key that is closest to a mistyped one.
     static func nearest(_ key: String, of known: [String]) -> String? {
         let key = key.lowercased()
         let near = known.map { (name: $0, distance: editDistance(key, $0)) }.min { $0.distance < $1.distance }
         return near.flatMap { $0.distance <= max(1, $0.name.utf8.count / 3) ? $0.name : nil }
     }
 
-    /// Where the key would be known. In a service it is looked for in what services have, in a client in what clients
-    /// have, and then everywhere.
+    /// The tables in which the key is known. A key of a service is looked up in the tables of services first, and one
+    /// of a client in the tables of clients, and then in all tables.
     private static func otherPlace(of key: String, than path: [String]) -> String? {
         let sections = MainSection.schema.description(of: MainSection()).filter { section in
             section.keys.contains { $0.name == key }
@@ -37,7 +37,7 @@ enum UnknownKey {
         return "is a table of its own, [\(names.joined(separator: "."))]"
     }
 
-    /// Letters to insert, delete or replace until `one` is `other` (Levenshtein). Long keys are not worth the time.
+    /// The Levenshtein distance of two keys. It is not computed for long keys, to save time.
     private static func editDistance(_ one: String, _ other: String) -> Int {
         let one = Array(one.utf8.prefix(64))
         let other = Array(other.utf8)

@@ -1,13 +1,13 @@
 import DTLSEngine
 import TOMLKit
 
-/// What the value of a key can be: how it is read, and what is said where it is something else.
+/// The type of a key's value: how it is read, and the message for any other value.
 struct ValueType<Value>: Sendable {
-    /// Type and range, as the end of a sentence that begins with "expected".
+    /// The type and range, as the end of a sentence that begins with "expected".
     let expected: String
-    /// - Returns: `nil` for a value that is wrong, which has been reported.
+    /// Reads a value. It returns `nil` for a wrong value, which it reports.
     let read: @Sendable (Field) -> Value?
-    /// A default as the file would write it; `nil` where it is better said in words.
+    /// A default as the file would write it; `nil` if words describe it better.
     let text: @Sendable (Value) -> String?
 
     init(
@@ -19,7 +19,7 @@ struct ValueType<Value>: Sendable {
         self.read = read
     }
 
-    /// One value, which is wrong where `convert` has none for it.
+    /// A single value, which is wrong if `convert` returns `nil` for it.
     init(
         scalar expected: String, text: @escaping @Sendable (Value) -> String? = { _ in nil },
         _ convert: @escaping @Sendable (any TOMLValueConvertible) -> Value?
@@ -42,14 +42,14 @@ struct ValueType<Value>: Sendable {
 }
 
 extension ValueType where Value == Int {
-    /// - Parameter kind: what it is, for the message.
+    /// - Parameter kind: the kind of number, for the message.
     static func integer(_ range: ClosedRange<Int>, _ kind: String = "an integer") -> Self {
         Self(scalar: "\(kind), \(range.lowerBound) to \(range.upperBound)", text: { "\($0)" }) { value in
             value.int.flatMap { range.contains($0) ? $0 : nil }
         }
     }
 
-    /// A number, whole or not, in thousandths. What is not 0 does not become 0.
+    /// A number, integer or decimal, in thousandths. A number other than 0 never becomes 0.
     static func thousandths(_ range: ClosedRange<Int>, _ kind: String) -> Self {
         Self(scalar: "\(kind), \(range.lowerBound) to \(range.upperBound)", text: { "\(Double($0) / 1_000)" }) {
             value in
@@ -62,7 +62,7 @@ extension ValueType where Value == Int {
 }
 
 extension ValueType where Value == Duration {
-    /// A number of seconds, whole or not, to the millisecond.
+    /// A number of seconds, integer or decimal, rounded to milliseconds.
     static func seconds(_ range: ClosedRange<Int>) -> Self {
         ValueType<Int>.thousandths(range, "a number of seconds").map(text: decimal) { .milliseconds($0) }
     }
@@ -104,12 +104,12 @@ extension ValueType where Value == String {
 }
 
 extension ValueType where Value == [Element<String>] {
-    /// One string, or several in an array.
+    /// One string, or an array of several.
     static func strings(_ expected: String) -> Self { Self(expected) { $0.strings } }
 }
 
 extension ValueType where Value: RawRepresentable<String> & CaseIterable & SendableMetatype {
-    /// One of a few words.
+    /// One of the words of an enumeration.
     static var word: Self {
         Self(scalar: ReadContext.alternatives(Value.allCases.map(\.rawValue)), text: { "\"\($0.rawValue)\"" }) {
             $0.string.flatMap(Value.init(rawValue:))

@@ -1,14 +1,14 @@
 import DTLSEngine
 import LinuxSystem
 
-/// `[service.NAME.name."HOST"]`: the certificates for clients that ask for a name (SNI).
+/// The table `[service.NAME.name."HOST"]`: the certificates for clients that ask for a server name (SNI).
 struct VirtualHostSection {
     var files = CertificateFiles()
 
     static let schema = Schema<Self> {
         Key(
             "certificate", \.files.certificates, .files(CertificateFiles.Expected.certificate),
-            isRequired: { _ in true }, doc: "The certificate for the name and the chain above it, or several.")
+            isRequired: { _ in true }, doc: "The certificate for the name with its chain, or several.")
         Key(
             "private_key", \.files.privateKeys, .files(CertificateFiles.Expected.privateKey),
             isRequired: { _ in true }, doc: "The certificate's private key, or that of each certificate.")
@@ -21,9 +21,9 @@ struct VirtualHostSection {
     }
 }
 
-/// `unknown_name`
+/// The values of the key `unknown_name`.
 enum UnknownName: String, CaseIterable {
-    /// The service's own certificate.
+    /// The client gets the service's own certificate.
     case `default`
     case refuse
 }
@@ -85,7 +85,7 @@ struct VirtualHostsReader {
 
     private static func isAddress(_ text: String) -> Bool { SocketAddress(host: text, port: 0)?.scope == 0 }
 
-    /// RFC 1123, section 2.1; an underscore is let through, since there are such names.
+    /// Whether a text is a host name (RFC 1123, section 2.1). It may contain underscores, since such names exist.
     static func isHostName(_ text: String) -> Bool {
         let name = text.hasPrefix("*.") ? text.dropFirst(2) : text[...]
         let labels = name.split(separator: ".", omittingEmptySubsequences: false)
@@ -98,8 +98,8 @@ struct VirtualHostsReader {
             }
     }
 
-    /// A client that checks names would go away. One that does not, or that expects this very certificate, is served:
-    /// so this is no error.
+    /// Warns about a certificate that is not valid for the name. This is not an error, since a client that does not
+    /// verify names, or that expects exactly this certificate, can still connect.
     private func warnOfOthers(_ found: [CertificatesReader.Found], _ host: NamedTable<VirtualHostSection>) {
         for item in found {
             guard let certificate = try? OwnCertificate(pem: item.key.certificate) else { continue }

@@ -1,34 +1,34 @@
 import Primitives
 
-/// The bytes in which a configuration goes from the loader to the main process, and from there to the workers.
+/// The binary format of a configuration between the loader, the main process and the workers.
 ///
-/// Every type of the configuration is `Codable`, and the compiler writes both directions: a stored property that is
-/// added is part of the bytes from then on. Both ends are the same program, so the format has no version:
+/// Every type of the configuration is `Codable`, and the compiler generates both directions, so that every stored
+/// property is part of the bytes. Both ends are the same program, so the format has no version:
 ///
-/// - An integer has its own size and is little endian; a `Bool` is one byte, 0 or 1.
-/// - A `String` is its UTF-8, and `[UInt8]` its bytes, both after their number in 4 bytes.
-/// - What has properties is a list of entries, each with the property's name in front (its length in 1 byte, then its
-///   UTF-8), and a byte 0 at the end. A property that is `nil` has no entry.
-/// - An enum with payloads is one entry with the case's name, which holds the entries of the payload.
-/// - A list is a byte 1 before each element, and a byte 0 at the end.
+/// - An integer has the size of its type and is little-endian; a `Bool` is one byte, 0 or 1.
+/// - A `String` is its UTF-8, and a `[UInt8]` its bytes, each preceded by the number of bytes in 4 bytes.
+/// - A value with properties is a sequence of entries, each preceded by the name of the property (its length in 1 byte,
+///   and its UTF-8), and a byte 0 at the end. A property that is `nil` has no entry.
+/// - An enum with payloads is one entry with the name of the case, which contains the entries of the payload.
+/// - An array has a byte 1 before each element, and a byte 0 at the end.
 ///
-/// Decoding is total: it checks every length, and refuses whatever ``encode(_:)`` would not have written.
+/// Decoding never traps: it checks every length, and refuses all bytes that ``encode(_:)`` would not have written.
 enum BinaryCoding {
-    /// - Returns: no bytes at all, which ``decode(_:from:)`` refuses, for a value that holds what the format has no place
-    ///   for: a floating-point number, an optional inside a list, an integer of 128 bits outside of one, a dictionary, a
-    ///   class that inherits. No configuration holds any of them.
+    /// - Returns: the bytes. There are none, which ``decode(_:from:)`` refuses, if the format does not support the
+    ///   value: a floating-point number, an optional in an array, a 128-bit integer outside an array, a dictionary, or
+    ///   a class that inherits. No configuration contains any of these.
     static func encode(_ value: some Encodable) -> [UInt8] {
         let encoder = BinaryEncoder()
         do { try encoder.encode(value) } catch { return [] }
         return encoder.isUnsupported ? [] : encoder.writer.bytes
     }
 
-    /// - Throws: when the bytes are not one whole value, and nothing else.
+    /// - Throws: an error when the bytes are not exactly one whole value.
     static func decode<Value: Decodable>(
         _: Value.Type = Value.self, from bytes: UnsafeRawBufferPointer
     ) throws(MalformedBytes) -> Value {
         let decoder = BinaryDecoder(bytes)
-        // What the types themselves throw (DecodingError, for a raw value without a case) says nothing more.
+        // An error of the types themselves (DecodingError, for a raw value without a case) adds no information.
         guard let value = try? decoder.decode(Value.self), decoder.reader.isAtEnd else { throw MalformedBytes() }
         return value
     }
@@ -49,9 +49,9 @@ enum BinaryCoding {
 
 private final class BinaryEncoder: Encoder {
     var writer = ByteWriter()
-    /// A part of `Encoder` that the format has no place for, and that could not be refused by an error.
+    /// Called for a part of `Encoder` that the format does not support, and that cannot throw an error.
     var isUnsupported = false
-    /// Whether the value that is being written has asked for a container, which has to be ended after it.
+    /// Whether the value that is being written has requested a container, which has to be ended after it.
     private var isInContainer = false
 
     let codingPath: [any CodingKey] = []
@@ -59,7 +59,7 @@ private final class BinaryEncoder: Encoder {
 
     func encode<Value: Encodable>(_ value: Value) throws {
         switch value {
-        // An empty array of anything can be cast to any other array.
+        // An empty array of any type can be cast to any other array type.
         case let bytes as [UInt8] where Value.self == [UInt8].self: writer.data(bytes)
         case let text as String: writer.string(text)
         case let flag as Bool: writer.bool(flag)
@@ -74,7 +74,7 @@ private final class BinaryEncoder: Encoder {
         }
     }
 
-    /// Begins an entry of what has properties.
+    /// Begins an entry of a value with properties.
     func begin(_ key: some CodingKey) {
         let name = Array(key.stringValue.utf8)
         if name.isEmpty || name.count > UInt8.max { isUnsupported = true }
@@ -99,7 +99,7 @@ private final class BinaryEncoder: Encoder {
         return self
     }
 
-    /// One generic method stands for all that `KeyedEncodingContainerProtocol` demands, one for each type.
+    /// One generic method replaces the methods for each type that `KeyedEncodingContainerProtocol` requires.
     private struct Keyed<Key: CodingKey>: KeyedEncodingContainerProtocol {
         let encoder: BinaryEncoder
         let codingPath: [any CodingKey] = []
@@ -109,7 +109,7 @@ private final class BinaryEncoder: Encoder {
             try encoder.encode(value)
         }
 
-        /// An enum's payload. It ends with the enum, so it needs no end of its own.
+        /// The payload of an enum. It ends with the enum, so it needs no separate end.
         func nestedContainer<Inner: CodingKey>(
             keyedBy: Inner.Type, forKey key: Key
         ) -> KeyedEncodingContainer<Inner> {
@@ -164,7 +164,7 @@ private final class BinaryDecoder: Decoder {
     let codingPath: [any CodingKey] = []
     let userInfo: [CodingUserInfoKey: Any] = [:]
 
-    /// - Parameter bytes: valid as long as the decoder is used.
+    /// - Parameter bytes: the bytes, which must stay valid as long as the decoder is used.
     init(_ bytes: UnsafeRawBufferPointer) { reader = ByteReader(bytes) }
 
     func decode<Value: Decodable>(_ type: Value.Type) throws -> Value {
@@ -201,7 +201,7 @@ private final class BinaryDecoder: Decoder {
         return text
     }
 
-    /// The name of the entry that comes next; `nil` at the end of the entries.
+    /// The name of the next entry; `nil` at the end of the entries.
     fileprivate func nextKey() -> String? {
         var ahead = reader
         guard let length = try? ahead.integer(UInt8.self), length > 0, let name = try? ahead.take(Int(length)) else {
@@ -210,7 +210,7 @@ private final class BinaryDecoder: Decoder {
         return String(validating: name, as: UTF8.self)
     }
 
-    /// Steps over the name of an entry.
+    /// Skips the name of an entry.
     fileprivate func begin(_ key: some CodingKey) throws(MalformedBytes) {
         guard nextKey() == key.stringValue else { throw MalformedBytes() }
         _ = try reader.take(Int(try reader.integer(UInt8.self)))
@@ -232,10 +232,10 @@ private final class BinaryDecoder: Decoder {
         let decoder: BinaryDecoder
         let codingPath: [any CodingKey] = []
 
-        /// The case of an enum: of its entry, which is the only one.
+        /// The case of an enum, which is the name of its only entry.
         var allKeys: [Key] { decoder.nextKey().flatMap(Key.init(stringValue:)).map { [$0] } ?? [] }
 
-        /// Properties are read in the order in which they were written, so the entry is the next one or not there.
+        /// Properties are read in the order in which they were written, so an entry is either the next one or absent.
         func contains(_ key: Key) -> Bool { decoder.nextKey() == key.stringValue }
 
         func decode<Value: Decodable>(_ type: Value.Type, forKey key: Key) throws -> Value {
@@ -259,13 +259,13 @@ private final class BinaryDecoder: Decoder {
     private struct Unkeyed: UnkeyedDecodingContainer {
         let decoder: BinaryDecoder
         let codingPath: [any CodingKey] = []
-        /// Not known before the end, so nothing is reserved for elements that may not be there.
+        /// The count is unknown until the end, so that no memory is reserved for elements that may not exist.
         let count: Int? = nil
         private(set) var currentIndex = 0
 
         init(decoder: BinaryDecoder) { self.decoder = decoder }
 
-        /// Also where the bytes end too early: the end that should be there is then missed.
+        /// This is also true when the bytes end too early; reading the missing end then fails.
         var isAtEnd: Bool {
             var ahead = decoder.reader
             return (try? ahead.integer(UInt8.self)) ?? BinaryCoding.endOfEntries == BinaryCoding.endOfEntries

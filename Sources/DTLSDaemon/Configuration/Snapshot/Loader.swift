@@ -5,18 +5,18 @@ import LinuxSystem
 import Logging
 import Primitives
 
-/// The loader's role: it reads the configuration file and all that it names (certificates, keys, host names), sends
-/// what came of it over descriptor 3, and ends.
+/// The loader's role. It reads the configuration file and everything that it names (certificates, keys, host names),
+/// sends the result over descriptor 3, and ends.
 ///
-/// A process of its own, so that neither a slow name server nor a defect in a parser can stop the acceptor.
+/// It is a separate process, so that neither a slow name server nor a defect in a parser can stop the acceptor.
 enum Loader {
-    /// What is sent, before the bytes of the configuration or of the problems, in a memfd.
+    /// The first byte of each message. A configuration and problems are attached in a memfd.
     enum Outcome: UInt8 {
         case configuration = 1
         case problems = 2
-        /// Before one of the others: an inotify descriptor, and the names that it is about.
+        /// An inotify descriptor, and the names that it watches. It is sent before the result.
         case watch = 3
-        /// Before one of the others, and not in a memfd: the file for connections' secrets, open.
+        /// The open file for the secrets of connections. It is sent before the result.
         case keyLog = 4
     }
 
@@ -45,13 +45,12 @@ enum Loader {
         try send(.configuration, BinaryCoding.encode(configuration), over: channel)
     }
 
-    /// A user has 128 watches of this kind by default (fs.inotify.max_user_instances), so there may be none left.
+    /// This can fail, since a user has 128 inotify instances by default (fs.inotify.max_user_instances).
     private static func makeWatcher() -> (FileWatcher?, reason: SystemError?) {
         do throws(SystemError) { return (try FileWatcher(), nil) } catch { return (nil, error) }
     }
 
-    /// Takes a configuration from the channel, reads its OCSP responses again, and sends it back with what they are
-    /// now.
+    /// Receives a configuration over the channel, reads its OCSP responses again, and sends it back with the new ones.
     static func runForStaples(file: String) throws {
         let channel = FileDescriptor(owning: ChildProcess.channelDescriptor)
         let configuration = try receive(from: channel)
@@ -101,7 +100,7 @@ enum Loader {
         }
     }
 
-    /// The configuration was sent before this process was started.
+    /// Receives the configuration, which was sent before this process was started.
     private static func receive(from channel: borrowing FileDescriptor) throws -> Configuration {
         let received = try withUnsafeTemporaryAllocation(byteCount: 16, alignment: 8) { bytes throws(SystemError) in
             try UnixChannel.receive(into: bytes, from: channel)
@@ -114,13 +113,13 @@ enum Loader {
 /// The acceptor's side: one run of the loader.
 final class LoaderHandle: MessageChannelDelegate {
     enum Result {
-        /// With the watch for the files that are taken up again when they change, where there are any.
+        /// The configuration, and the watcher of the files that are read again when they change, if there are any.
         case loaded(Configuration, FileWatcher?)
         case refused(ConfigurationProblems)
-        /// The loader has died (its parsers are not ours), or could not say what it found.
+        /// The loader crashed (its parsers are not part of dtlsd), or could not send its result.
         case failed(String)
 
-        /// Whether nothing is wrong but what may pass by itself.
+        /// Whether a later attempt may succeed without a change of the configuration.
         var isTransient: Bool {
             switch self {
             case .loaded: false
@@ -129,7 +128,7 @@ final class LoaderHandle: MessageChannelDelegate {
             }
         }
 
-        /// What is wrong, a line each; `nil` when nothing is.
+        /// The errors, each as one line; `nil` when there are none.
         var problems: [String]? {
             switch self {
             case .loaded: nil
@@ -142,21 +141,21 @@ final class LoaderHandle: MessageChannelDelegate {
     private let file: String
     private var watcher: FileWatcher?
     private let pid: pid_t
-    /// The file for connections' secrets, where the configuration has one.
+    /// The file for the secrets of connections, if the configuration has one.
     private var keyLog = FileDescriptor(owning: -1)
-    /// How the process ended, if somebody else has asked the kernel first.
+    /// How the process ended, if the acceptor has reaped it already.
     private var ending: ChildProcess.Ending?
     private var channel: MessageChannel?
     private var completion: ((Result) -> Void)?
     private let loop: EventLoop
     private var deadline: CallbackTimer?
 
-    /// Seconds that a loader may take: a name server that never answers takes 10 s a name by default, and a file on a
-    /// network's disk may take for ever.
+    /// How long a loader may take, in seconds. A name server that never answers takes 10 s for each name by default,
+    /// and reading a file on a network file system may never end.
     private static let timeLimit = 60
 
-    /// Starts a loader; `completion` is called once, from the loop.
-    /// - Parameter configuration: one in force, whose OCSP responses alone are to be read again; `nil`: all is read.
+    /// Starts a loader. The loop calls `completion` once.
+    /// - Parameter configuration: the active configuration, if only its OCSP responses are read again; `nil`: read all.
     init(
         file: String, purpose: Role.Purpose = .serving, refreshing configuration: Configuration? = nil,
         environment: [String: String], loop: EventLoop, completion: @escaping (Result) -> Void
@@ -174,7 +173,7 @@ final class LoaderHandle: MessageChannelDelegate {
         loop.timers.arm(deadline, at: loop.now + .seconds(Self.timeLimit))
     }
 
-    /// The acceptor reaps the process, like all children.
+    /// Kills a loader that takes too long. The acceptor reaps it, like all children.
     private func giveUp() {
         guard completion != nil else { return }
         if ending == nil { kill(pid, SIGKILL) }
@@ -211,14 +210,14 @@ final class LoaderHandle: MessageChannelDelegate {
 
     func takeKeyLog() -> FileDescriptor { keyLog.take() }
 
-    /// Takes note of a child's end; the acceptor reaps all children.
+    /// Records how a child ended; the acceptor reaps all children.
     func childEnded(_ pid: pid_t, _ ending: ChildProcess.Ending) {
         if pid == self.pid { self.ending = ending }
     }
 
     func channelEnded(_ channel: MessageChannel) {
         guard completion != nil else { return }
-        // The channel ends when the process does, so this does not wait.
+        // The channel ends when the process does, so this call does not block.
         let ending = (ending ?? ChildProcess.wait(for: pid))?.description ?? "ended"
         finish(.failed("\(file): the configuration cannot be read: the loader process \(ending)"))
     }

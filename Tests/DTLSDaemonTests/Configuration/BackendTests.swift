@@ -17,7 +17,7 @@ import Testing
         ("udp:192.0.2.7:53", "udp:192.0.2.7:53"), ("udp:localhost:53", "udp:localhost:53"),
         ("unix:/run/backend.sock", "unix:/run/backend.sock"),
     ])
-    func `backends`(_ text: String, _ expected: String) throws {
+    func `a backend is read as it is written, and resolved`(_ text: String, _ expected: String) throws {
         let folder = try ConfigurationFolder()
         let configuration = try folder.read(
             service + "forward.backend = \"\(text)\"")
@@ -37,7 +37,7 @@ import Testing
 
     private static let expected = "\"udp:HOST:PORT\", \"udp:[IPv6 ADDRESS]:PORT\" or \"unix:/PATH\""
 
-    @Test func `several backends and the proxy protocol`() throws {
+    @Test func `several backends and the PROXY protocol are read`() throws {
         let folder = try ConfigurationFolder()
         let configuration = try folder.read(
             service + "forward = { backend = [\"udp:[::1]:1\", \"unix:/a\"], proxy_protocol = true }")
@@ -48,7 +48,7 @@ import Testing
     }
 
     /// Each is reported with the line of its own.
-    @Test func `bad lists of backends`() throws {
+    @Test func `each wrong backend in a list is reported at its own line`() throws {
         let folder = try ConfigurationFolder()
         let text =
             service + """
@@ -110,7 +110,9 @@ import Testing
         ("[fe80::1]:53", "is a link-local address without its interface; expected [fe80::1%INTERFACE]:53"),
         ("[::ffff:127.0.0.1]:53", "is an IPv4 address inside an IPv6 one; expected the IPv4 address itself"),
     ])
-    func `addresses that cannot be meant`(_ address: String, _ reason: String) throws {
+    func `a backend whose address is not that of a single machine is refused`(_ address: String, _ reason: String)
+        throws
+    {
         let folder = try ConfigurationFolder()
         #expect(
             try folder.problems(service + "forward.backend = \"udp:\(address)\"") == [
@@ -119,13 +121,13 @@ import Testing
     }
 
     @Test(arguments: backendProblems)
-    func `bad backends`(_ line: String, _ expected: String) throws {
+    func `a text that is not a backend is refused`(_ line: String, _ expected: String) throws {
         let folder = try ConfigurationFolder()
         let text = service + line
         #expect(try folder.problems(text) == ["dtlsd.toml:5: service.a.forward.backend: " + expected])
     }
 
-    @Test func `a backend that does not resolve`() throws {
+    @Test func `a backend whose host name does not resolve is refused`() throws {
         let folder = try ConfigurationFolder()
         let text = service + "forward.backend = \"udp:no.such.invalid:53\""
         // Between the brackets stand the resolver's words, which depend on the machine's network.

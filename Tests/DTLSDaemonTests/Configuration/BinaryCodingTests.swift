@@ -40,7 +40,7 @@ private struct Everything: Codable, Equatable {
         try BinaryCoding.decode(type, from: bytes)
     }
 
-    @Test func `what is encoded is decoded`() throws {
+    @Test func `a decoded value equals the encoded one`() throws {
         let value = Everything()
         let bytes = BinaryCoding.encode(value)
         #expect(try decode(Everything.self, bytes) == value)
@@ -71,7 +71,7 @@ private struct Everything: Codable, Equatable {
         }
     }
 
-    @Test func `what can be decoded was encoded just so`() {
+    @Test func `bytes that can be decoded are those that encoding writes`() {
         let bytes = BinaryCoding.encode(Everything())
         var refused = 0
         for position in bytes.indices {
@@ -88,7 +88,7 @@ private struct Everything: Codable, Equatable {
         #expect(refused > bytes.count * 3)
     }
 
-    @Test func `bytes that are no value are refused, whatever they are`() {
+    @Test func `bytes that are not a value are refused`() {
         var random = SeededGenerator(seed: 8)
         let bytes = BinaryCoding.encode(Everything())
         var refused = 0
@@ -104,7 +104,7 @@ private struct Everything: Codable, Equatable {
         #expect(refused == 20_000)
     }
 
-    @Test func `a length beyond the bytes is refused before anything is reserved`() {
+    @Test func `a length beyond the bytes is refused before memory is reserved`() {
         #expect(throws: MalformedBytes.self) { try decode(String.self, [0xff, 0xff, 0xff, 0xff]) }
         #expect(throws: MalformedBytes.self) { try decode([UInt8].self, [0xff, 0xff, 0xff, 0x7f, 1]) }
     }
@@ -113,7 +113,7 @@ private struct Everything: Codable, Equatable {
         #expect(throws: MalformedBytes.self) { try decode(String.self, [1, 0, 0, 0, 0xff]) }
     }
 
-    @Test func `a value that the format has no place for cannot be mistaken for another`() {
+    @Test func `a value that the format does not support is not decoded as another one`() {
         #expect(BinaryCoding.encode(1.5) == [])
         #expect(BinaryCoding.encode([Int?.none]) == [])
         #expect(BinaryCoding.encode(["": 1]) == [])

@@ -42,7 +42,7 @@ private let least = """
             ])
     }
 
-    @Test func `every value arrives`() throws {
+    @Test func `every value of a client is read`() throws {
         let material = try TestMaterial.shared.get()
         try folder.write("encrypted.key", material.encryptedKey)
         try folder.write("passphrase", "sesame\n")
@@ -87,12 +87,12 @@ private let least = """
         ("localhost.:1", "localhost"), ("localhost:1", "localhost"), ("192.0.2.1:1", "192.0.2.1"), ("[::1]:1", "::1"),
         ("[fe80::1%lo]:1", "fe80::1"),
     ])
-    func `the servers name is that of its certificate`(_ text: String, _ name: String) {
+    func `the server's name is the host without its interface and its last dot`(_ text: String, _ name: String) {
         #expect(HostAndPort(text)?.certificateName == name)
     }
 
     @Test(arguments: ["localhost:4433", "LOCALHOST:4433"])
-    func `a name is resolved and is the servers name`(_ text: String) throws {
+    func `a host name is resolved, and is the server's name`(_ text: String) throws {
         let client = try #require(
             try folder.read(
                 "[client.a]\nlisten = \"127.0.0.1:5000\"\nconnect = \"\(text)\"", environment: environment
@@ -101,7 +101,7 @@ private let least = """
         #expect(client.serverName == text.prefix { $0 != ":" })
     }
 
-    @Test func `without verification the systems authorities are not needed and it is warned`() throws {
+    @Test func `without verification the system's CA certificates are not needed, and a warning is given`() throws {
         let configuration = try folder.read(
             least + "verify = false", environment: ["SSL_CERT_FILE": "\(folder.path)/none.pem"])
         let client = try #require(configuration.clients.first)
@@ -110,7 +110,7 @@ private let least = """
         #expect(configuration.warnings.first?.message.hasPrefix("false: anybody who answers ") == true)
     }
 
-    @Test func `missing authorities of the system are named`() throws {
+    @Test func `missing CA certificates of the system are reported`() throws {
         let found = try folder.problems(least, environment: ["SSL_CERT_FILE": "\(folder.path)/none.pem"])
         #expect(found.count == 1)
         #expect(
@@ -119,7 +119,7 @@ private let least = """
                     + " \"none.pem\": No such file or directory; expected ") == true)
     }
 
-    @Test func `connect is needed`() throws {
+    @Test func `a client without connect is refused`() throws {
         #expect(
             try problems("", "[client.out]\nlisten = \"127.0.0.1:5000\"\n") == [
                 "dtlsd.toml:1: client.out.connect: missing; expected \"HOST:PORT\" or \"[IPv6 ADDRESS]:PORT\""
@@ -127,7 +127,7 @@ private let least = """
     }
 
     @Test(arguments: ["localhost.", "a..b", ".", "-", "*.a", "fe80::1%lo", "a b"])
-    func `texts that are no server name`(_ text: String) throws {
+    func `a text that is not a server name is refused`(_ text: String) throws {
         #expect(
             try problems("server_name = \"\(text)\"") == [
                 "dtlsd.toml:4: client.out.server_name: expected a host name or an IP address, without a port, found the"
@@ -136,7 +136,7 @@ private let least = """
     }
 
     @Test(arguments: ["0.0.0.0:1", "224.0.0.1:1", "[ff02::1]:1"])
-    func `servers that cannot be meant`(_ address: String) throws {
+    func `a server whose address is not that of a single machine is refused`(_ address: String) throws {
         #expect(
             try problems("", "[client.out]\nlisten = \"127.0.0.1:5000\"\nconnect = \"\(address)\"\n") == [
                 "dtlsd.toml:3: client.out.connect: \(address) is not the address of a single machine; "
@@ -144,7 +144,7 @@ private let least = """
             ])
     }
 
-    @Test func `what peers will refuse is warned of`() throws {
+    @Test func `a certificate that peers will reject causes a warning`() throws {
         try folder.write("old.pem", TestMaterial.shared.get().expiredCertificate)
         let warnings = try folder.read(
             least
@@ -224,14 +224,14 @@ private let least = """
     ]
 
     @Test(arguments: wrongLines)
-    func `what is wrong is named`(_ lines: String, _ message: String) throws {
+    func `an error is reported with its line and key`(_ lines: String, _ message: String) throws {
         try folder.write("other.key", TestMaterial.shared.get().otherKey)
         let found = try problems(lines)
         #expect(found.count == 1)
         #expect(found.first?.hasPrefix("dtlsd.toml:\(message)") == true, "\(found)")
     }
 
-    @Test func `a key in common stands for certificates`() throws {
+    @Test func `a pre-shared key replaces certificates`() throws {
         try folder.write("one.psk", "sensor-7:00112233445566778899aabbccddeeff\n")
         try folder.write("two.psk", "a:00112233445566778899aabbccddeeff\nb:an old-fashioned pass phrase\n")
         let least = "[client.out]\nlisten = \"127.0.0.1:5000\"\nconnect = \"192.0.2.1:4433\"\n"
@@ -269,7 +269,7 @@ private let least = """
     }
 
     @Test(arguments: ["nowhere", "192.0.2.1", "192.0.2.1:0", "192.0.2.1:65536", ":4433", "a b:1", "::1:4433"])
-    func `texts that are no server`(_ text: String) throws {
+    func `a text that is not a host and port is refused as the server`(_ text: String) throws {
         #expect(
             try problems("", "[client.out]\nlisten = \"127.0.0.1:5000\"\nconnect = \"\(text)\"\n") == [
                 "dtlsd.toml:3: client.out.connect: expected \"HOST:PORT\" or \"[IPv6 ADDRESS]:PORT\","
@@ -277,7 +277,7 @@ private let least = """
             ])
     }
 
-    @Test func `a name without address is named`() throws {
+    @Test func `a host name without an address is reported`() throws {
         // A label of 64 letters is no name anywhere, so no name server is asked.
         let name = String(repeating: "a", count: 64)
         let found = try problems("", "[client.out]\nlisten = \"127.0.0.1:5000\"\nconnect = \"\(name):1\"\n")
@@ -288,7 +288,7 @@ private let least = """
     @Test(arguments: [
         ("127.0.0.1:4433", "127.0.0.1:4433"), ("0.0.0.0:4433", "127.0.0.1:4433"), ("[::]:4433", "[::1]:4433"),
     ])
-    func `a client of itself is refused`(_ listen: String, _ connect: String) throws {
+    func `a client that is its own server is refused`(_ listen: String, _ connect: String) throws {
         #expect(
             try problems("", "[client.out]\nlisten = \"\(listen)\"\nconnect = \"\(connect)\"\n") == [
                 "dtlsd.toml:3: client.out.connect: \(connect) is where this client listens; expected the address of a"
@@ -296,7 +296,7 @@ private let least = """
             ])
     }
 
-    @Test func `services and clients share names and addresses`() throws {
+    @Test func `a client cannot have the name or address of a service`() throws {
         let service = """
             [service.out]
             listen = "127.0.0.1:5000"
@@ -313,7 +313,7 @@ private let least = """
             ])
     }
 
-    @Test func `a name with dots is quoted`() throws {
+    @Test func `a name with dots that is not quoted is reported`() throws {
         #expect(
             try problems("", least.replacing("client.out", with: "client.out.lan")) == [
                 "dtlsd.toml:1: client.out.lan: unknown table; a name with dots needs quotes:"

@@ -36,7 +36,7 @@ import Testing
         "expected the path of a PEM file with the CAs' revocation lists (`openssl crl -inform DER` converts DER to PEM), or an"
         + " array of such paths"
 
-    @Test func `the mode is what the other keys make of it`() throws {
+    @Test func `without client_certificate, the other keys determine the mode`() throws {
         #expect(try clients("") == PeerVerification())
         #expect(try clients("client_certificate = \"none\"") == PeerVerification())
         #expect(try clients("ca = \"ca.pem\"").mode == .required)
@@ -46,7 +46,7 @@ import Testing
         #expect(pinned.mode == .required && pinned.authorities == nil && pinned.allow.count == 1)
     }
 
-    @Test func `rules and lists`() throws {
+    @Test func `rules and revocation lists are read`() throws {
         let clients = try clients(
             """
             ca = "ca.pem"
@@ -61,7 +61,7 @@ import Testing
         #expect(try self.clients("ca = \"ca.pem\"\ncrl = \"list.crl\"").revocationLists.count == 1)
     }
 
-    @Test func `keys that do not fit together`() throws {
+    @Test func `keys that contradict one another are reported`() throws {
         let noEffect =
             "it has no effect, since clients are not asked for certificates; expected client_certificate = \"requested\" or "
             + "\"required\""
@@ -96,7 +96,7 @@ import Testing
                 ])
     }
 
-    @Test func `wrong values`() throws {
+    @Test func `wrong values of the keys about clients are reported`() throws {
         try folder.write("garbage", "no PEM at all")
         try folder.write("half.crl", String(TestMaterial.shared.get().revocationList.prefix(200)))
         let wildcard = "no other * is allowed"
@@ -146,14 +146,14 @@ import Testing
     }
 
     /// It would switch revocation off in silence.
-    @Test func `no list at all is no array`() throws {
+    @Test func `an empty array of revocation lists is refused`() throws {
         #expect(
             try problems("ca = \"ca.pem\"\ncrl = []") == [
                 "dtlsd.toml:6: service.a.crl: \(Self.lists), found an empty array"
             ])
     }
 
-    @Test func `authorities whose clients are refused are warned of`() throws {
+    @Test func `CAs whose clients are rejected cause a warning`() throws {
         let material = try TestMaterial.shared.get()
         try folder.write("both.pem", material.certificate + material.expiredCertificate)
         let configuration = try folder.read(service("ca = \"both.pem\"\ncrl = \"list.crl\""))
@@ -171,7 +171,7 @@ import Testing
     }
 
     /// A list of revoked certificates may be larger than other files.
-    @Test func `a large list`() throws {
+    @Test func `a revocation list may be larger than other files`() throws {
         let list = try TestMaterial.shared.get().revocationList
         try folder.write("large.crl", list + String(repeating: "# a comment\n", count: 200_000))
         #expect(try problems("ca = \"ca.pem\"\ncrl = \"large.crl\"") == [])

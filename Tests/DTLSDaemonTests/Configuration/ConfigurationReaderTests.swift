@@ -34,7 +34,7 @@ private let service = """
             ])
     }
 
-    @Test func `every value arrives`() throws {
+    @Test func `every value of a service is read`() throws {
         let folder = try ConfigurationFolder()
         let material = try TestMaterial.shared.get()
         try folder.write("secrets/encrypted.key", material.encryptedKey)
@@ -91,7 +91,7 @@ private let service = """
             ])
     }
 
-    @Test func `services come in the order of the file`() throws {
+    @Test func `services have the order of the file`() throws {
         let folder = try ConfigurationFolder()
         let names = ["zebra", "ant", "mouse"]
         let text = names.map { service.replacing("service.a", with: "service.\($0)") }.joined()
@@ -210,7 +210,7 @@ private let service = """
     ]
 
     @Test(arguments: valueProblems)
-    func `bad values`(_ line: String, _ expected: String) throws {
+    func `a wrong value in a service is reported with what is expected`(_ line: String, _ expected: String) throws {
         let folder = try ConfigurationFolder()
         #expect(try folder.problems(service + line) == ["dtlsd.toml:" + expected])
     }
@@ -241,14 +241,15 @@ private let service = """
     ]
 
     @Test(arguments: mainProblems)
-    func `bad values before the tables`(_ line: String, _ expected: String) throws {
+    func `a wrong value before the tables is reported with what is expected`(_ line: String, _ expected: String) throws
+    {
         let folder = try ConfigurationFolder()
         try folder.write("short", String(repeating: "s", count: 31))
         try folder.write("open", String(repeating: "s", count: 32), mode: 0o640)
         #expect(try folder.problems(line + "\n" + service) == ["dtlsd.toml:" + expected])
     }
 
-    @Test func `what is missing is named`() throws {
+    @Test func `missing keys and tables are reported`() throws {
         let folder = try ConfigurationFolder()
         #expect(
             try folder.problems("workers = 1\n") == [
@@ -268,7 +269,7 @@ private let service = """
     }
 
     @Test(arguments: ["", "a b", "ä"])
-    func `names of services`(_ name: String) throws {
+    func `a name that is not valid for a service is refused`(_ name: String) throws {
         let folder = try ConfigurationFolder()
         let text = service.replacing("service.a", with: "service.\"\(name)\"")
         #expect(
@@ -278,7 +279,7 @@ private let service = """
             ])
     }
 
-    @Test func `forward without its table`() throws {
+    @Test func `the handler forward without its table is refused`() throws {
         let folder = try ConfigurationFolder()
         #expect(
             try folder.problems(service.replacing("\"echo\"", with: "\"forward\"")) == [
@@ -288,7 +289,7 @@ private let service = """
     }
 
     @Test(arguments: ["\n", "\r\n"])
-    func `everything is reported at once in the order of the lines`(_ lineEnd: String) throws {
+    func `all errors are reported together, in the order of their lines`(_ lineEnd: String) throws {
         let folder = try ConfigurationFolder()
         let text = """
             workers = -1

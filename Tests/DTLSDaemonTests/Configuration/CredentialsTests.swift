@@ -22,7 +22,7 @@ import Testing
     }
 
     /// A certificate that cannot be used hides nothing else.
-    @Test func `all that is wrong is told at once`() throws {
+    @Test func `all errors in credentials are reported together`() throws {
         let more = """
             ca = "server.key"
             ciphers = "NOPE"
@@ -63,7 +63,7 @@ import Testing
     }
 
     /// OpenSSL passes over what it does not know.
-    @Test func `unknown suites are warned of`() throws {
+    @Test func `unknown cipher suites cause a warning`() throws {
         let list = "ECDHE+AESGCM:NOPE, !RC4:NIX:@SECLEVEL=1"
         let warnings = try folder.read(text("ciphers = \"\(list)\"")).warnings
         #expect(warnings.map(\.key) == ["service.a.ciphers"])
@@ -82,7 +82,7 @@ import Testing
                 ])
     }
 
-    @Test func `an expired certificate is served with a warning`() throws {
+    @Test func `an expired certificate is accepted with a warning`() throws {
         try folder.write("old.pem", material.expiredCertificate)
         let named = "[service.a.name.expired]\ncertificate = \"old.pem\"\nprivate_key = \"server.key\"\n"
         let warnings = try folder.read(text(certificate: "\"old.pem\"") + named).warnings

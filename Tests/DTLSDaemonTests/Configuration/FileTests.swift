@@ -27,7 +27,7 @@ import Testing
         } catch let error { return error.description }
     }
 
-    @Test func `a file that cannot be read`() throws {
+    @Test func `a configuration file that cannot be read is reported`() throws {
         let folder = try ConfigurationFolder()
         let path = folder.path
         #expect(
@@ -43,7 +43,7 @@ import Testing
         #expect(try problem(reading: "\(path)/largest") == "")
     }
 
-    @Test func `a file that is not text`() throws {
+    @Test func `a configuration file that is not text is reported`() throws {
         let folder = try ConfigurationFolder()
         let path = "\(folder.path)/bad"
         try folder.write("bad", Data("workers = 1\n# \u{e4}\n".utf8) + Data([0x23, 0xe4, 0x0a]))
@@ -56,7 +56,7 @@ import Testing
                 + "\(path):3: an escaped NUL character, which no value can hold")
     }
 
-    @Test func `a file that is not TOML`() throws {
+    @Test func `a configuration file that is not TOML is reported`() throws {
         let folder = try ConfigurationFolder()
         // After the column come the parser's words.
         for (text, place) in [
@@ -82,12 +82,14 @@ import Testing
         ("[", 1, "expected a table's name after ["), ("[\n]", 1, "expected a table's name after ["),
         ("a = \"\"\"\"]}\"\"\"\"\"\n[=", 2, "expected a table's name after ["),
     ])
-    func `texts that the parser must not see`(_ text: String, _ line: Int, _ expected: String) throws {
+    func `a text that would crash the parser is refused before parsing`(_ text: String, _ line: Int, _ expected: String)
+        throws
+    {
         let folder = try ConfigurationFolder()
         #expect(try folder.problems(text) == ["dtlsd.toml:\(line): not valid TOML: \(expected)"])
     }
 
-    @Test func `brackets inside strings and comments are none`() throws {
+    @Test func `brackets inside strings and comments do not count`() throws {
         let folder = try ConfigurationFolder()
         let odd = "[\"}\", '}', \"\"\"}\n}\"\"\"\"\", # }\n { b = [\"]\"] }, '\\', \"\\\"}\" ]"
         #expect(
@@ -97,7 +99,7 @@ import Testing
     }
 
     /// The parser would run out of stack on such a key.
-    @Test func `a key of many parts`() throws {
+    @Test func `a key of too many parts is refused`() throws {
         let folder = try ConfigurationFolder()
         let key = Array(repeating: "a", count: 100_000).joined(separator: ".")
         for text in ["\n[\(key)]\nx = 1", "\n\(key) = 1\ny = [", "\nx = { y = 1, \(key) = 1 }"] {
@@ -106,7 +108,7 @@ import Testing
         }
     }
 
-    @Test func `missing and unreadable files`() throws {
+    @Test func `missing and unreadable files are reported`() throws {
         let folder = try ConfigurationFolder()
         #expect(
             try folder.problems(service(certificate: "none.pem", key: "/")) == [
@@ -116,7 +118,7 @@ import Testing
             ])
     }
 
-    @Test func `contents that are no credentials`() throws {
+    @Test func `files that contain no credentials are reported`() throws {
         let folder = try ConfigurationFolder()
         let material = try TestMaterial.shared.get()
         try folder.write("other.key", material.otherKey)
@@ -144,7 +146,7 @@ import Testing
         #expect(problems.first?.hasSuffix("; " + Self.privateKey) == true)
     }
 
-    @Test func `faults behind a fault are found`() throws {
+    @Test func `an error does not hide the errors after it`() throws {
         let folder = try ConfigurationFolder()
         try folder.write("garbage", "no PEM at all")
         #expect(
@@ -158,7 +160,7 @@ import Testing
             ])
     }
 
-    @Test func `passphrases`() throws {
+    @Test func `a passphrase is read, and a wrong one is reported`() throws {
         let folder = try ConfigurationFolder()
         let material = try TestMaterial.shared.get()
         try folder.write("encrypted", material.encryptedKey)
@@ -188,7 +190,7 @@ import Testing
             ])
     }
 
-    @Test func `secrets that everyone may read`() throws {
+    @Test func `a secret that every user may read is refused`() throws {
         let folder = try ConfigurationFolder()
         let material = try TestMaterial.shared.get()
         try folder.write("open.key", material.privateKey, mode: 0o644)
@@ -204,7 +206,7 @@ import Testing
         #expect(try folder.problems(service(key: "group.key")) == [])
     }
 
-    @Test func `relative paths start at the configuration`() throws {
+    @Test func `relative paths start at the configuration's folder`() throws {
         let folder = try ConfigurationFolder()
         try folder.write("deep/config/dtlsd.toml", service(certificate: "../../server.pem", key: "../../server.key"))
         #expect(try problem(reading: "\(folder.path)/deep/config/dtlsd.toml") == "")
@@ -212,7 +214,7 @@ import Testing
 
     // MARK: Credentials
 
-    @Test func `credentials come from the runtime folder first`() throws {
+    @Test func `credentials come from the runtime directory first`() throws {
         let folder = try ConfigurationFolder()
         let material = try TestMaterial.shared.get()
         let environment = [
@@ -237,7 +239,7 @@ import Testing
             ])
     }
 
-    @Test func `credentials that are not there`() throws {
+    @Test func `missing credentials are reported`() throws {
         let folder = try ConfigurationFolder()
         let text = service(key: "credential:key")
         let start = "dtlsd.toml:3: service.a.private_key: credential \"key\" "

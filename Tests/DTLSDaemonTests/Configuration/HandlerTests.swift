@@ -19,7 +19,7 @@ import Testing
         try ConfigurationFolder().read(text).services.first?.handler
     }
 
-    @Test func `exec as it is meant`() throws {
+    @Test func `the settings of exec are read`() throws {
         #expect(
             try handler(
                 service(
@@ -60,14 +60,14 @@ import Testing
                 + " execute: chmod 755"
         ),
     ])
-    func `a command that is none`(_ line: String, _ expected: String) throws {
+    func `a command that is not a program is refused`(_ line: String, _ expected: String) throws {
         #expect(
             try ConfigurationFolder().problems(service("exec", line)) == [
                 "dtlsd.toml:5: service.a.exec.command: \(expected)"
             ])
     }
 
-    @Test func `limits out of range`() throws {
+    @Test func `limits of programs that are out of range are refused`() throws {
         let text = service(
             "exec",
             """
@@ -89,7 +89,7 @@ import Testing
             ])
     }
 
-    @Test func `log as it is meant`() throws {
+    @Test func `the settings of log are read`() throws {
         let journal = LogTarget.journal(socket: "/run/systemd/journal/socket")
         let folder = try ConfigurationFolder()
         try folder.write("messages", "")
@@ -128,7 +128,7 @@ import Testing
         #expect(problem.hasPrefix("dtlsd.toml:5: service.a.log.to: ") && problem.contains(expected), "\(problem)")
     }
 
-    @Test func `a format that is none`() throws {
+    @Test func `an unknown format is refused`() throws {
         #expect(
             try ConfigurationFolder().problems(service("log", "log.format = \"json\"")) == [
                 "dtlsd.toml:5: service.a.log.format: expected \"plain\" or \"syslog\", found the string \"json\""

@@ -37,7 +37,7 @@ import Testing
 
     // MARK: Certificates
 
-    @Test func `several certificates one of each kind`() throws {
+    @Test func `a service may have one certificate for each type of key`() throws {
         try folder.write("encrypted", material.encryptedKey)
         try folder.write("phrase", "sesame")
         let read = try tls(
@@ -106,7 +106,9 @@ import Testing
     ]
 
     @Test(arguments: certificateProblems)
-    func `bad certificates`(_ certificate: String, _ key: String, _ more: String, _ expected: [String]) throws {
+    func `certificates and keys that cannot be used are reported`(
+        _ certificate: String, _ key: String, _ more: String, _ expected: [String]
+    ) throws {
         try folder.write("phrase", "sesame")
         let problems = try folder.problems(text(more, certificate: certificate, key: key))
         #expect(problems == expected.map { "dtlsd.toml:" + $0 })
@@ -114,7 +116,7 @@ import Testing
 
     // MARK: Names
 
-    @Test func `names have certificates of their own`() throws {
+    @Test func `server names have their own certificates`() throws {
         let read = try tls(
             text("unknown_name = \"refuse\"\nby_address = true") + name("B.example.org") + name("*.example.org")
                 + name("192.0.2.1"))
@@ -132,14 +134,14 @@ import Testing
     ]
 
     @Test(arguments: badNames)
-    func `what is no name is refused`(_ host: String) throws {
+    func `a text that is not a host name is refused as a server name`(_ host: String) throws {
         let problems = try folder.problems(text() + name(host))
         #expect(problems.count == 1)
         #expect(problems.first?.hasPrefix("dtlsd.toml:6: service.a.name.") == true)
         #expect(problems.first?.contains(": not a name that clients can ask for; expected a host name") == true)
     }
 
-    @Test func `names that cannot be asked for`() throws {
+    @Test func `names that clients cannot ask for are refused`() throws {
         #expect(
             try folder.problems(text() + name("192.0.2.1")) == [
                 "dtlsd.toml:6: service.a.name.\"192.0.2.1\": clients never ask for an address; expected by_address = "
@@ -169,7 +171,7 @@ import Testing
             ])
     }
 
-    @Test func `a certificate for another name is a warning`() throws {
+    @Test func `a certificate for another name causes a warning`() throws {
         let warnings = try folder.read(text() + name("a.example.org") + name("example.net")).warnings
         #expect(
             warnings.map { $0.description.replacing(folder.path + "/", with: "") } == [
@@ -180,7 +182,7 @@ import Testing
 
     // MARK: OCSP
 
-    @Test func `a response goes to the certificate that it is about`() throws {
+    @Test func `an OCSP response is stapled to the certificate that it is for`() throws {
         let configuration = try folder.read(
             text(
                 "ocsp_staple = \"good.ocsp\"", certificate: "[\"rsa.pem\", \"server.pem\"]",
@@ -200,7 +202,7 @@ import Testing
             ])
     }
 
-    @Test func `a response of no use is a warning`() throws {
+    @Test func `an OCSP response that cannot be stapled causes a warning`() throws {
         for (more, certificate, key, reason) in [
             ("revoked.ocsp", "server.pem", "server.key", "the OCSP response says that the certificate is revoked"),
             ("good.ocsp", "rsa.pem", "rsa.key", "the OCSP response is about another certificate"),
@@ -217,7 +219,7 @@ import Testing
         }
     }
 
-    @Test func `a file without a response is an error`() throws {
+    @Test func `a file without an OCSP response is refused`() throws {
         try folder.write("garbage", "no response")
         let problems = try folder.problems(text("ocsp_staple = \"garbage\""))
         #expect(problems.count == 1)
@@ -238,7 +240,7 @@ import Testing
     }
 
     /// What the loader does when a file has changed: good responses are taken, others leave what was there.
-    @Test func `a refresh reads responses and nothing else`() throws {
+    @Test func `a refresh reads OCSP responses and nothing else`() throws {
         try folder.write("now.ocsp", material.revokedResponse)
         let configuration = try folder.read(text("ocsp_staple = \"now.ocsp\"") + name("a.example.org"))
         try folder.write("server.pem", "gone")
@@ -261,7 +263,7 @@ import Testing
     }
 
     /// Also one that has no file which could be read again: a credential's.
-    @Test func `a refresh drops what has run out`() throws {
+    @Test func `a refresh drops OCSP responses that have expired`() throws {
         let named = name("a.example.org") + "ocsp_staple = \"credential:b\"\n"
         try folder.write("b", material.goodResponse)
         var configuration = try folder.read(
@@ -287,7 +289,7 @@ import Testing
 
     // MARK: Policy
 
-    @Test func `policies`() throws {
+    @Test func `a policy sets the oldest version unless minimum_version does`() throws {
         let modern = try tls(text())
         #expect(modern.policy == .modern && modern.minimumVersion == .dtls12 && !modern.allowsRenegotiation)
         let configuration = try folder.read(text("policy = \"legacy\"\nrenegotiation = true\nalpn = \"coap\""))
@@ -300,7 +302,7 @@ import Testing
     }
 
     /// What an old device's server has, and no other.
-    @Test func `a small key is for legacy alone`() throws {
+    @Test func `a small key is accepted only by the policy legacy`() throws {
         try folder.write("weak.pem", material.weakCertificate)
         try folder.write("weak.key", material.weakKey)
         func weak(_ more: String) -> String { text(more, certificate: "\"weak.pem\"", key: "\"weak.key\"") }
@@ -336,13 +338,13 @@ import Testing
     ]
 
     @Test(arguments: policyProblems)
-    func `bad policies`(_ line: String, _ expected: String) throws {
+    func `wrong values of the negotiated settings are reported`(_ line: String, _ expected: String) throws {
         #expect(try folder.problems(text(line)) == ["dtlsd.toml:5: service.a." + expected])
     }
 
     // MARK: On the way to another process
 
-    @Test func `all of it arrives`() throws {
+    @Test func `all settings of identities are read`() throws {
         let configuration = try folder.read(
             text(
                 "ocsp_staple = \"good.ocsp\"\npolicy = \"legacy\"\nalpn = [\"a\", \"b\"]\nrenegotiation = true\n"

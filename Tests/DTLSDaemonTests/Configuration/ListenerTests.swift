@@ -27,14 +27,14 @@ import Testing
     ]
 
     @Test(arguments: wrongAddresses)
-    func `addresses that nothing can be bound to`(_ address: String, _ reason: String) throws {
+    func `an address that nothing can be bound to is refused`(_ address: String, _ reason: String) throws {
         #expect(
             try problems([("a", "listen = \"\(address)\"")]) == ["dtlsd.toml:5: service.a.listen: \(address) \(reason)"]
         )
     }
 
     @Test(arguments: ["", "4433", "0.0.0.0", "0.0.0.0:0", "0.0.0.0:65536", "::1:4433", "*:4433", "[0.0.0.0]:4433"])
-    func `texts that are no address`(_ text: String) throws {
+    func `a text that is not an address is refused`(_ text: String) throws {
         #expect(
             try problems([("a", "listen = \"\(text)\"")]) == [
                 "dtlsd.toml:5: service.a.listen: expected \"ADDRESS:PORT\" or \"[IPv6 ADDRESS]:PORT\", "
@@ -43,7 +43,7 @@ import Testing
     }
 
     /// To the kernel both are one address, which two sockets would share.
-    @Test func `an interface is for link local addresses alone`() throws {
+    @Test func `only a link-local address may have an interface`() throws {
         let found = try problems([("a", "listen = [\"[::1]:21000\", \"[::1%lo]:21000\", \"[fe80::1%lo]:21000\"]")])
         #expect(found.count == 1)
         #expect(
@@ -51,7 +51,7 @@ import Testing
                 "]:21000 has an interface, which only a link-local address needs; expected [::1]:21000") == true)
     }
 
-    @Test func `an empty array is no address`() throws {
+    @Test func `an empty array of addresses is refused`() throws {
         #expect(
             try problems([("a", "listen = []")]) == [
                 "dtlsd.toml:5: service.a.listen: expected \"ADDRESS:PORT\" or \"[IPv6 ADDRESS]:PORT\", "
@@ -67,13 +67,13 @@ import Testing
     @Test(arguments: [
         ("0.0.0.0:4433", "0.0.0.0:4433"), ("[::]:4433", "[::]:4433"), ("[2001:db8::1]:4433", "[2001:db8:0::1]:4433"),
     ])
-    func `one address twice`(_ one: String, _ other: String) throws {
+    func `an address that is listed twice is refused`(_ one: String, _ other: String) throws {
         let shown = one.replacing("2001:db8:0::1", with: "2001:db8::1")
         #expect(
             try problems([("a", "listen = \"\(one)\""), ("b", "listen = [\"\(other)\"]")]) == [collision(shown, shown)])
     }
 
-    @Test func `a dual stack wildcard takes the i pv 4 one`() throws {
+    @Test func `a dual-stack wildcard collides with the IPv4 wildcard`() throws {
         let dual = "socket.ipv6_only = false"
         #expect(
             try problems([
@@ -92,7 +92,7 @@ import Testing
             ])
     }
 
-    @Test func `different addresses ports and interfaces do not collide`() throws {
+    @Test func `different addresses, ports and interfaces do not collide`() throws {
         #expect(
             try problems([
                 ("a", "listen = [\"0.0.0.0:4433\", \"127.0.0.1:4433\", \"0.0.0.0:4434\"]"),

@@ -17,7 +17,7 @@ import Testing
     private static let digits = "00112233445566778899aabbccddeeff"
     private static let bytes: [UInt8] = (0...15).map { $0 << 4 | $0 }
 
-    @Test func `both formats are read`() {
+    @Test func `keys are read as text and in hexadecimal`() {
         let (keys, problems) = parse(
             """
             # keys of the sensors
@@ -84,13 +84,13 @@ import Testing
         #expect(problems == [.init(line: 2, message: message)])
     }
 
-    @Test func `an identity stands once`() {
+    @Test func `an identity that is listed twice is refused`() {
         let (keys, problems) = parse("a:\(Self.digits)\n#61:ffffffffffffffffffffffffffffffff\n")
         #expect(keys == [key("a", Self.bytes)])
         #expect(problems == [.init(line: 2, message: "the same identity as in line 1; expected it once")])
     }
 
-    @Test func `any bytes are read or refused`() {
+    @Test func `any bytes are either read or refused`() {
         var random = SystemRandomNumberGenerator()
         let alphabet = Array("\n\r:#0aF \0\u{fc}x".utf8)
         for _ in 0..<2_000 {
@@ -105,7 +105,7 @@ import Testing
 
     private func service(_ lines: String) -> String { "[service.a]\nhandler = \"echo\"\n\(lines)\n" }
 
-    @Test func `a service with keys needs no certificate`() throws {
+    @Test func `a service with pre-shared keys needs no certificate`() throws {
         let folder = try ConfigurationFolder()
         try folder.write("keys.psk", "a:\(Self.digits)\n")
         let text = service("psk = { file = \"keys.psk\", hint = \"gateway\" }")
@@ -123,7 +123,7 @@ import Testing
             ])
     }
 
-    @Test func `what cannot be used is refused`() throws {
+    @Test func `pre-shared keys that cannot be used are refused`() throws {
         let folder = try ConfigurationFolder()
         let expected = "expected the path of a file of identities and keys, as psktool writes it"
         #expect(try folder.problems(service("psk = {}")) == ["dtlsd.toml:3: service.a.psk.file: missing; \(expected)"])
@@ -155,7 +155,7 @@ import Testing
     }
 
     /// A file of many devices may be larger than others.
-    @Test func `a large file`() throws {
+    @Test func `a file of pre-shared keys may be larger than other files`() throws {
         let folder = try ConfigurationFolder()
         let text = (0..<30_000).map { "sensor-\($0):\(Self.digits)\n" }.joined()
         #expect(text.utf8.count > 1_048_576)
@@ -170,7 +170,7 @@ import Testing
             ])
     }
 
-    @Test func `many bad lines are ten and a count`() throws {
+    @Test func `of many wrong lines, ten are reported, and the number of the others`() throws {
         let folder = try ConfigurationFolder()
         try folder.write("keys.psk", String(repeating: "x\n", count: 25))
         let problems = try folder.problems(service("psk.file = \"keys.psk\""))

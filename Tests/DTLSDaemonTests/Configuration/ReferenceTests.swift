@@ -59,7 +59,7 @@ import Testing
         }.joined(separator: "\n")
     }
 
-    @Test func `as shipped it is an echo service on port 4433`() throws {
+    @Test func `the reference as shipped is an echo service on port 4433`() throws {
         let configuration = try read(Self.reference(), in: preparedFolder())
         #expect(configuration.services.map(\.name) == ["echo"])
         let service = try #require(configuration.services.first)
@@ -68,7 +68,7 @@ import Testing
         #expect(service.socket == SocketOptions(fragmentation: false))
     }
 
-    @Test func `with every setting switched on it is valid`() throws {
+    @Test func `the reference with every setting activated is valid`() throws {
         let text = Self.switchingOn(try Self.reference()) { _ in true }
         let configuration = try read(text, in: preparedFolder())
         #expect(configuration.services.map(\.name) == ["echo", "coap", "time", "syslog"])
@@ -116,7 +116,7 @@ import Testing
         return String(whole[..<(try #require(whole.firstRange(of: "#[client.")).lowerBound)])
     }
 
-    @Test func `the defaults that it shows are the defaults`() throws {
+    @Test func `the defaults that the reference shows are the defaults`() throws {
         let text = try Self.services()
         let defaults = [
             "workers", "stop_timeout", "log_level", "handshake_timeout", "idle_timeout", "minimum_version", "mtu",
@@ -133,7 +133,7 @@ import Testing
     }
 
     /// Without the keys that a default is shown for, the client is the same.
-    @Test func `the defaults that it shows for a client are the defaults`() throws {
+    @Test func `the defaults that the reference shows for a client are the defaults`() throws {
         let text = Self.switchingOn(try Self.reference()) { _ in true }
         let lines = text.split(separator: "\n", omittingEmptySubsequences: false)
         let client = try #require(lines.firstIndex { $0.hasPrefix("[client.") })
@@ -215,7 +215,7 @@ import Testing
     }
 
     /// The manual, too, is made of the sections.
-    @Test func `every key has a type and a line for the manual`() {
+    @Test func `every key has a type and a description for the manual`() {
         #expect(Self.sections.map(\.title).contains("[service.NAME.socket]") && Self.sections.count == 15)
         for section in Self.sections {
             #expect(Set(section.keys.map(\.name)).count == section.keys.count, "a key twice in \(section.title)")
@@ -252,7 +252,7 @@ import Testing
     }
 
     /// Whatever stands in the file, the reader ends, with a configuration or with problems that name the file.
-    @Test func `any mutation is read or refused`() throws {
+    @Test func `any mutation of the reference is either read or refused`() throws {
         let folder = try preparedFolder()
         // With a path for the host: a host mutated into a name would be asked of the network.
         let text = try Self.reference().replacing("udp:127.0.0.1:5683", with: "unix:/run/coap.sock")

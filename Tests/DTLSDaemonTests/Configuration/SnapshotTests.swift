@@ -111,7 +111,7 @@ import Testing
         return mirror.children.flatMap { gaps(in: $0.value, at: "\(path).\($0.label ?? "")") }
     }
 
-    @Test func `every property of the snapshot arrives`() throws {
+    @Test func `every property of the snapshot is decoded`() throws {
         let snapshot = try full()
         #expect(Self.gaps(in: snapshot).isEmpty, "give these a value in full(), so that it is shown that they arrive")
         let copy = try decode(BinaryCoding.encode(snapshot))
@@ -134,12 +134,12 @@ import Testing
         return mirror.children.flatMap { leaves(of: $0.value, at: "\(path).\($0.label ?? "")") }
     }
 
-    @Test func `what has no value arrives without one`() throws {
+    @Test func `a property without a value is decoded without one`() throws {
         let copy = try decode(BinaryCoding.encode(bare))
         #expect(copy.configuration == bare.configuration && copy.cookieSecret.isEmpty)
     }
 
-    @Test func `problems arrive`() throws {
+    @Test func `problems are decoded as they were encoded`() throws {
         #expect(Self.gaps(in: problems).isEmpty)
         let copy: ConfigurationProblems = try BinaryCoding.decode(from: BinaryCoding.encode(problems))
         #expect(copy == problems)
@@ -153,7 +153,7 @@ import Testing
         #expect(throws: MalformedBytes.self) { try decode(bytes + [0]) }
     }
 
-    @Test func `a changed byte makes another configuration or an error`() throws {
+    @Test func `a changed byte yields another configuration or an error`() throws {
         let bytes = BinaryCoding.encode(try small())
         var refused = 0
         for position in bytes.indices {
@@ -190,7 +190,7 @@ import Testing
         #expect(refused > 250)
     }
 
-    @Test func `ranges of addresses that could not be searched are refused`() throws {
+    @Test func `ranges of addresses that are not sorted are refused`() throws {
         struct Ranges: Encodable {
             var starts: [UInt128]
             var allows: [Bool]

@@ -21,7 +21,7 @@ import Testing
         try folder.write(name, Data(repeating: byte, count: count), mode: mode)
     }
 
-    @Test func `keys arrive in their order`() throws {
+    @Test func `ticket keys keep the order of the files`() throws {
         let folder = try ConfigurationFolder()
         try write(folder, "new")
         try write(folder, "old")
@@ -34,7 +34,7 @@ import Testing
             configuration.services.first?.tls.sessions == SessionSettings(resumption: false, lifetime: .seconds(7_200)))
     }
 
-    @Test func `what is wrong is told`() throws {
+    @Test func `errors in the ticket settings are reported`() throws {
         let folder = try ConfigurationFolder()
         try write(folder, "new")
         try write(folder, "short", count: 48)
@@ -77,7 +77,7 @@ import Testing
         #expect(try folder.problems("[tickets]\nrotation = 10\nlifetime = 620" + Self.service) == [])
     }
 
-    @Test func `a rotation of files has no effect`() throws {
+    @Test func `rotation has no effect beside key_file`() throws {
         let folder = try ConfigurationFolder()
         try write(folder, "key")
         // Nor is the lifetime held against it.
@@ -111,7 +111,7 @@ import Testing
     }
 
     /// Reading changes nothing: the file is made when it is needed, by whoever serves.
-    @Test func `a key log is checked and not made`() throws {
+    @Test func `a key log file is checked and not created`() throws {
         let folder = try ConfigurationFolder()
         let path = "\(folder.path)/keys.log"
         #expect(try folder.read("key_log_file = \"keys.log\"" + Self.service).keyLogFile == path)

@@ -4,7 +4,7 @@ import Testing
 
 /// `[service.NAME.forward]`
 @Suite struct ConfigurationBackendTests {
-    /// Its last line is the fourth.
+    /// A service whose last line is line 4.
     private let service = """
         [service.a]
         certificate = "server.pem"
@@ -47,7 +47,7 @@ import Testing
             ])
     }
 
-    /// Each is reported with the line of its own.
+    /// Each wrong backend is reported with its own line.
     @Test func `each wrong backend in a list is reported at its own line`() throws {
         let folder = try ConfigurationFolder()
         let text =
@@ -130,7 +130,7 @@ import Testing
     @Test func `a backend whose host name does not resolve is refused`() throws {
         let folder = try ConfigurationFolder()
         let text = service + "forward.backend = \"udp:no.such.invalid:53\""
-        // Between the brackets stand the resolver's words, which depend on the machine's network.
+        // The text in parentheses is the resolver's, and depends on the network of the machine.
         let problem = try #require(try folder.problems(text).first)
         #expect(
             problem.hasPrefix(

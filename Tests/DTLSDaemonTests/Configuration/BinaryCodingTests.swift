@@ -5,7 +5,7 @@ import Testing
 
 @testable import DTLSDaemon
 
-/// One of everything that the format has a place for.
+/// A value with everything that the format supports.
 private struct Everything: Codable, Equatable {
     enum Plain: String, Codable { case one, two }
     enum Payload: Codable, Equatable {
@@ -28,7 +28,7 @@ private struct Everything: Codable, Equatable {
     var payloads: [Payload] = [.nothing, .unnamed(Inner(number: 3)), .named(text: "", number: nil), .nothing]
     var texts = ["", "b", ""]
     var noTexts: [String] = []
-    // Neighbours that have a property of the same name, there and not there.
+    // Two neighbours have a property of the same name, with and without a value.
     var inners = [Inner(number: nil), Inner(number: 1), Inner(number: nil)]
     var there: Int? = 7
     var absent: Int?
@@ -93,10 +93,10 @@ private struct Everything: Codable, Equatable {
         let bytes = BinaryCoding.encode(Everything())
         var refused = 0
         for _ in 0..<20_000 {
-            // A beginning that is right leads further into the decoder than noise alone.
+            // A valid beginning leads further into the decoder than random bytes alone.
             let start = Int.random(in: 0..<bytes.count, using: &random)
             let noise = (0..<Int.random(in: 1...64, using: &random)).map { _ in
-                // Small numbers are lengths and marks that go through.
+                // Small numbers are lengths and marks that are accepted.
                 UInt8.random(in: 0...(Bool.random(using: &random) ? 4 : 255), using: &random)
             }
             if (try? decode(Everything.self, bytes[..<start] + noise)) == nil { refused += 1 }

@@ -6,7 +6,7 @@ import Testing
 
 @testable import DTLSDaemon
 
-/// Three lines: the least that a client needs where the system has CA certificates.
+/// The three lines that a client needs at least, if the system has CA certificates.
 private let least = """
     [client.out]
     listen = "127.0.0.1:5000"
@@ -19,7 +19,7 @@ private let least = """
 
     init() throws { folder = try ConfigurationFolder() }
 
-    /// The test machine's own CA certificates stay out of it.
+    /// An environment in which the CA certificates of the test machine are not used.
     private var environment: [String: String] { ["SSL_CERT_FILE": "\(folder.path)/server.pem"] }
 
     private func problems(_ lines: String, _ text: String = least) throws -> [String] {
@@ -236,7 +236,7 @@ private let least = """
         try folder.write("two.psk", "a:00112233445566778899aabbccddeeff\nb:an old-fashioned pass phrase\n")
         let least = "[client.out]\nlisten = \"127.0.0.1:5000\"\nconnect = \"192.0.2.1:4433\"\n"
         func key(_ lines: String) throws -> PresharedKey? {
-            // The system's CA certificates are not looked for.
+            // The CA certificates of the system are not read.
             let configuration = try folder.read(least + lines, environment: ["SSL_CERT_FILE": "/none"])
             return configuration.clients.first?.tls.presharedKey
         }
@@ -278,7 +278,7 @@ private let least = """
     }
 
     @Test func `a host name without an address is reported`() throws {
-        // A label of 64 letters is no name anywhere, so no name server is asked.
+        // A label of 64 letters is not valid in any host name, so no name server is asked.
         let name = String(repeating: "a", count: 64)
         let found = try problems("", "[client.out]\nlisten = \"127.0.0.1:5000\"\nconnect = \"\(name):1\"\n")
         #expect(found.count == 1)

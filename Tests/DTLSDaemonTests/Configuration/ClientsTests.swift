@@ -3,7 +3,7 @@ import Testing
 
 @testable import DTLSDaemon
 
-/// What a service wants to know of its clients: `client_certificate`, `ca`, `crl` and `[service.NAME.clients]`.
+/// How a service verifies its clients: `client_certificate`, `ca`, `crl` and `[service.NAME.clients]`.
 @Suite struct ConfigurationClientsTests {
     private let folder: ConfigurationFolder
 
@@ -14,7 +14,7 @@ import Testing
         try folder.write("list.crl", material.revocationList)
     }
 
-    /// A service with `lines` from line 5 on.
+    /// A service with `lines`, starting at line 5.
     private func service(_ lines: String) -> String {
         """
         [service.a]
@@ -145,7 +145,7 @@ import Testing
             ])
     }
 
-    /// It would switch revocation off in silence.
+    /// An empty array would silently deactivate revocation checks.
     @Test func `an empty array of revocation lists is refused`() throws {
         #expect(
             try problems("ca = \"ca.pem\"\ncrl = []") == [

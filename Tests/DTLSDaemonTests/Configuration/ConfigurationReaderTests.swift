@@ -5,7 +5,7 @@ import Testing
 
 @testable import DTLSDaemon
 
-/// Four lines: the least that a service needs.
+/// The four lines that a service needs at least.
 private let service = """
     [service.a]
     certificate = "server.pem"
@@ -98,7 +98,7 @@ private let service = """
         #expect(try folder.read(text).services.map(\.name) == names)
     }
 
-    /// Lines that are added to the service, and the problem's whole text without the file's name.
+    /// Lines that are added to the service, and the whole problem without the name of the file.
     private static let serviceKeys = ServiceSection.schema.names.joined(separator: ", ")
 
     static let valueProblems: [(String, String)] = [

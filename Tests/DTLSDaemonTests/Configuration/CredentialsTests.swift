@@ -3,7 +3,7 @@ import Testing
 
 @testable import DTLSDaemon
 
-/// What certificates, keys, ciphers and versions of a service have to do with one another.
+/// How the certificates, keys, cipher suites and versions of a service have to fit together.
 @Suite struct ConfigurationCredentialsTests {
     let folder: ConfigurationFolder
     let material: TestMaterial
@@ -14,14 +14,14 @@ import Testing
         try folder.write("rsa.key", material.rsaKey)
     }
 
-    /// Lines 1 to 4; what is added begins at line 5.
+    /// A service of lines 1 to 4, and added lines from line 5 on.
     private func text(
         _ more: String = "", certificate: String = "\"server.pem\"", key: String = "\"server.key\""
     ) -> String {
         "[service.a]\ncertificate = \(certificate)\nprivate_key = \(key)\nhandler = \"echo\"\n\(more)\n"
     }
 
-    /// A certificate that cannot be used hides nothing else.
+    /// A certificate that cannot be used does not hide other errors.
     @Test func `all errors in credentials are reported together`() throws {
         let more = """
             ca = "server.key"
@@ -62,7 +62,7 @@ import Testing
             ])
     }
 
-    /// OpenSSL passes over what it does not know.
+    /// OpenSSL ignores unknown names in a cipher list.
     @Test func `unknown cipher suites cause a warning`() throws {
         let list = "ECDHE+AESGCM:NOPE, !RC4:NIX:@SECLEVEL=1"
         let warnings = try folder.read(text("ciphers = \"\(list)\"")).warnings

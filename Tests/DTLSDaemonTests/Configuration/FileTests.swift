@@ -3,7 +3,7 @@ import Testing
 
 @testable import DTLSDaemon
 
-/// The files: the configuration itself, and those that it names.
+/// The configuration file itself, and the files that it names.
 @Suite struct ConfigurationFileTests {
     private func service(_ lines: String = "", certificate: String = "server.pem", key: String = "server.key") -> String
     {
@@ -58,7 +58,7 @@ import Testing
 
     @Test func `a configuration file that is not TOML is reported`() throws {
         let folder = try ConfigurationFolder()
-        // After the column come the parser's words.
+        // The text after the column is the parser's.
         for (text, place) in [
             ("workers = 1\nmtu 5\n", ":2: not valid TOML (column "),
             ("workers = 1\n\nworkers = 2\n", ":3: not valid TOML (column "),
@@ -71,7 +71,7 @@ import Testing
         }
     }
 
-    /// The parser would end the process on these.
+    /// The parser would abort the process on these texts.
     @Test(arguments: [
         ("a = [}", 1, "a } inside an array; expected a value or ]"),
         ("a = [ [1, 2], # }\n{ b = [ 1, } ] }", 2, "a } inside an array; expected a value or ]"),
@@ -98,7 +98,7 @@ import Testing
             ])
     }
 
-    /// The parser would run out of stack on such a key.
+    /// The parser would overflow its stack on such a key.
     @Test func `a key of too many parts is refused`() throws {
         let folder = try ConfigurationFolder()
         let key = Array(repeating: "a", count: 100_000).joined(separator: ".")
@@ -229,7 +229,7 @@ import Testing
         try FileManager.default.removeItem(atPath: "\(folder.path)/second")
         try folder.write("started/key", material.privateKey, mode: 0o440)
         #expect(try folder.problems(text, environment: environment) == [])
-        // What is there but unreadable is not passed over: it would bring an old key back.
+        // An existing but unreadable credential is not skipped, since this would silently use an old key.
         try FileManager.default.createDirectory(
             atPath: "\(folder.path)/first/credentials/key", withIntermediateDirectories: true)
         #expect(
@@ -261,7 +261,7 @@ import Testing
                 ])
     }
 
-    /// systemd gives a credential to a dynamic user with an ACL, whose mask shows as the group's permission.
+    /// systemd lets a dynamic user read a credential by an ACL, whose mask appears as the permission of the group.
     @Test func `a cookie secret may be a credential`() throws {
         let folder = try ConfigurationFolder()
         try folder.write("credentials/cookie", String(repeating: "s", count: 32), mode: 0o440)

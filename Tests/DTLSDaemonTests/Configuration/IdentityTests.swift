@@ -6,7 +6,7 @@ import Testing
 
 @testable import DTLSDaemon
 
-/// Certificates, names and policies of services: what is read, and what is said of what is wrong.
+/// The certificates, server names and policies of services, and the messages about errors in them.
 @Suite struct ConfigurationIdentityTests {
     let folder: ConfigurationFolder
     let material: TestMaterial
@@ -20,7 +20,7 @@ import Testing
         try folder.write("revoked.ocsp", material.revokedResponse)
     }
 
-    /// Lines 1 to 4; what is added begins at line 5.
+    /// A service of lines 1 to 4, and added lines from line 5 on.
     private func text(
         _ more: String = "", certificate: String = "\"server.pem\"", key: String = "\"server.key\""
     ) -> String {
@@ -191,7 +191,7 @@ import Testing
         #expect(keys[0].staple == nil)
         #expect(keys[1].staple?.response == Array(material.goodResponse))
         let expiry = try #require(keys[1].staple?.expiry)
-        // It was made for seven days, by this test's run.
+        // This test run has created the response with a validity of seven days.
         #expect(abs(Double(expiry.seconds) - Date().timeIntervalSince1970 - 7 * 86_400) < 86_400)
         #expect(configuration.warnings.isEmpty)
         #expect(
@@ -214,7 +214,7 @@ import Testing
                 configuration.warnings.map(\.message) == [
                     "\"\(more)\": \(reason); nothing is stapled until the file has changed"
                 ])
-            // It is watched all the same.
+            // The file is watched even so.
             #expect(configuration.staples.count == 1)
         }
     }
@@ -239,7 +239,7 @@ import Testing
             ])
     }
 
-    /// What the loader does when a file has changed: good responses are taken, others leave what was there.
+    /// When a file has changed, the loader takes a valid response, and keeps the previous one instead of any other.
     @Test func `a refresh reads OCSP responses and nothing else`() throws {
         try folder.write("now.ocsp", material.revokedResponse)
         let configuration = try folder.read(text("ocsp_staple = \"now.ocsp\"") + name("a.example.org"))
@@ -262,7 +262,7 @@ import Testing
             ])
     }
 
-    /// Also one that has no file which could be read again: a credential's.
+    /// This includes the response of a credential, whose file cannot be read again.
     @Test func `a refresh drops OCSP responses that have expired`() throws {
         let named = name("a.example.org") + "ocsp_staple = \"credential:b\"\n"
         try folder.write("b", material.goodResponse)
@@ -283,7 +283,7 @@ import Testing
         let both = StapleRefresh.refresh(one, file: "f", watcher: nil, now: expiry)
         #expect(both.nextStapleExpiry == nil)
         #expect(both.warnings.last?.description == "f: service.a.name.\"a.example.org\".ocsp_staple: \(words)")
-        // It is said once.
+        // The warning is given once.
         #expect(StapleRefresh.refresh(both, file: "f", watcher: nil, now: expiry).warnings == kept.warnings)
     }
 
@@ -301,7 +301,7 @@ import Testing
         #expect(overridden.minimumVersion == .dtls12)
     }
 
-    /// What an old device's server has, and no other.
+    /// The policy legacy accepts the small key of an old server.
     @Test func `a small key is accepted only by the policy legacy`() throws {
         try folder.write("weak.pem", material.weakCertificate)
         try folder.write("weak.key", material.weakKey)

@@ -42,7 +42,7 @@ import Testing
             ])
     }
 
-    /// To the kernel both are one address, which two sockets would share.
+    /// The kernel treats both as the same address, which two sockets would share.
     @Test func `only a link-local address may have an interface`() throws {
         let found = try problems([("a", "listen = [\"[::1]:21000\", \"[::1%lo]:21000\", \"[fe80::1%lo]:21000\"]")])
         #expect(found.count == 1)

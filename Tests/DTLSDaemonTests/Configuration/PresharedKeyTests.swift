@@ -41,7 +41,7 @@ import Testing
             ])
     }
 
-    /// What psktool writes is what GnuTLS reads: the two must agree on an identity with a colon.
+    /// GnuTLS reads what psktool writes, so dtlsd must agree with it on an identity with a colon.
     @Test func `what psktool writes is read`() throws {
         let folder = try ConfigurationFolder()
         for name in ["sensor-7", "a:b"] {
@@ -115,7 +115,7 @@ import Testing
 
         let both = service("certificate = \"server.pem\"\nprivate_key = \"server.key\"\npsk.file = \"keys.psk\"")
         #expect(try folder.read(both).services.first?.tls.certifiedKeys.count == 1)
-        // Half of a certificate is not none.
+        // A certificate without its private key is an error.
         #expect(
             try folder.problems(service("certificate = \"server.pem\"\npsk.file = \"keys.psk\"")) == [
                 "dtlsd.toml:1: service.a.private_key: missing; expected the path of a PEM file with the certificate's "
@@ -154,7 +154,7 @@ import Testing
         #expect(problems.last?.contains("service.a.ca: a service with only pre-shared keys asks no client") == true)
     }
 
-    /// A file of many devices may be larger than others.
+    /// A file with many devices may be larger than other files.
     @Test func `a file of pre-shared keys may be larger than other files`() throws {
         let folder = try ConfigurationFolder()
         let text = (0..<30_000).map { "sensor-\($0):\(Self.digits)\n" }.joined()

@@ -6,7 +6,7 @@ import Testing
 
 @testable import DTLSDaemon
 
-/// config/dtlsd.toml is the documentation of every key: it must be whole, and right.
+/// config/dtlsd.toml is the documentation of every key, so it must be complete and correct.
 @Suite struct ConfigurationReferenceTests {
     private static func reference() throws -> String {
         let root = URL(fileURLWithPath: #filePath).deletingLastPathComponent().deletingLastPathComponent()
@@ -14,7 +14,7 @@ import Testing
         return try String(contentsOf: root.appendingPathComponent("config/dtlsd.toml"), encoding: .utf8)
     }
 
-    /// The folder in which everything that the reference names exists; the file itself is to be read at config/.
+    /// A folder that contains all files that the reference names. The reference itself is read from config/ in it.
     private func preparedFolder() throws -> ConfigurationFolder {
         let folder = try ConfigurationFolder()
         let material = try TestMaterial.shared.get()
@@ -41,7 +41,7 @@ import Testing
     }
 
     private func read(_ text: String, in folder: ConfigurationFolder) throws -> Configuration {
-        // The one absolute path of the reference cannot be made by a test.
+        // A test cannot create the absolute paths of the reference.
         let text = text.replacing("/etc/letsencrypt/live/coap.example.org/fullchain.pem", with: "fullchain.pem")
             .replacing("/var/log/dtlsd", with: folder.path)
         try folder.write("config/dtlsd.toml", text)
@@ -50,7 +50,7 @@ import Testing
             environment: ["CREDENTIALS_DIRECTORY": "\(folder.path)/credentials"])
     }
 
-    /// Switches the settings on that `choose` takes: lines that start with "#" and no space.
+    /// Activates the settings that `choose` accepts: lines that start with "#" and no space.
     private static func switchingOn(_ text: String, where choose: (String) -> Bool) -> String {
         text.split(separator: "\n", omittingEmptySubsequences: false).map { line in
             let isSetting = line.hasPrefix("#") && line.dropFirst().first.map { $0 != " " } == true
@@ -92,7 +92,7 @@ import Testing
                 == .forward(ForwardConfiguration(backends: [try .udp("127.0.0.1:5683")])))
     }
 
-    /// Each setting before the first table that is switched off can be switched on alone, or with what it needs.
+    /// Each setting before the first inactive table can be activated alone, or with the keys that it needs.
     @Test func `each setting of the active tables is valid alone`() throws {
         let folder = try preparedFolder()
         let text = try Self.services()
@@ -110,7 +110,7 @@ import Testing
         }
     }
 
-    /// Without the clients, whose settings look like the services'.
+    /// The reference without the clients, whose settings look like those of services.
     private static func services() throws -> String {
         let whole = try reference()
         return String(whole[..<(try #require(whole.firstRange(of: "#[client.")).lowerBound)])
@@ -132,7 +132,7 @@ import Testing
         #expect(try read(changed, in: folder) == read(text, in: folder))
     }
 
-    /// Without the keys that a default is shown for, the client is the same.
+    /// Without the keys whose default the reference shows, the client is the same.
     @Test func `the defaults that the reference shows for a client are the defaults`() throws {
         let text = Self.switchingOn(try Self.reference()) { _ in true }
         let lines = text.split(separator: "\n", omittingEmptySubsequences: false)
@@ -148,11 +148,11 @@ import Testing
         #expect(try read(bare, in: folder).clients == read(text, in: folder).clients)
     }
 
-    /// Every section that there is, as the manual will list it.
+    /// All sections, as the manual will list them.
     private static let sections = MainSection.schema.description(of: MainSection())
 
-    /// The lines of the reference by section, each in the names that the manual has for it (`service.NAME.socket`). Lines
-    /// that are switched off count, and so does the explanation above a key.
+    /// The lines of the reference by section, with the manual's name of each section (`service.NAME.socket`). They
+    /// include settings that are commented out, and the explanations above the keys.
     private static func documentation() throws -> [String: [String]] {
         var found: [String: [String]] = [:]
         var section = ""
@@ -160,7 +160,7 @@ import Testing
             let setting = line.hasPrefix("#") && !line.hasPrefix("# ") ? line.dropFirst() : line
             if setting.hasPrefix("[") {
                 let path = setting.dropFirst().prefix { $0 != "]" }
-                // A quoted name holds dots.
+                // A quoted name contains dots.
                 var parts = path.replacing("\"*.example.org\"", with: "\"HOST\"").split(separator: ".").map(String.init)
                 if parts.count > 1 { parts[1] = "NAME" }
                 section = parts.joined(separator: ".")
@@ -176,12 +176,12 @@ import Testing
             let name = section.path.joined(separator: ".")
             let lines = try #require(documentation[name], "\(section.title) is not in the reference")
             for key in section.keys where !key.isTable {
-                // What is documented for one of two tables with the same keys is not said again for the other.
+                // If two tables have the same keys, the reference explains them in one of the two.
                 let place = Self.sameKeys[name].map { documentation[$0] ?? [] } ?? lines
                 let position = try #require(
                     place.firstIndex { Self.isSetting(key.name, $0) },
                     "\(key.name) of \(section.title) is not in the reference")
-                // Above it, or above the keys that it stands with, is said what it means, and what holds without it.
+                // The comment above the key, or above its group of keys, explains it and its default.
                 let above = place[..<position].reversed().drop { $0.hasPrefix("#") && !$0.hasPrefix("# ") }
                 let words = above.prefix { $0.hasPrefix("#") }.reversed().joined(separator: " ")
                 #expect(
@@ -204,7 +204,7 @@ import Testing
         }
     }
 
-    /// Sections whose keys are explained in another one.
+    /// The sections whose keys are explained in another section.
     private static let sameKeys = [
         "limits": "service.NAME.limits", "client.NAME.socket": "service.NAME.socket",
         "service.NAME.name.\"HOST\"": "service.NAME",
@@ -214,7 +214,7 @@ import Testing
         line.hasPrefix("\(key) = ") || line.hasPrefix("#\(key) = ")
     }
 
-    /// The manual, too, is made of the sections.
+    /// The manual is derived from the sections too.
     @Test func `every key has a type and a description for the manual`() {
         #expect(Self.sections.map(\.title).contains("[service.NAME.socket]") && Self.sections.count == 15)
         for section in Self.sections {
@@ -226,7 +226,7 @@ import Testing
         }
     }
 
-    /// A default in the manual that is a value, and no words, is the one that the reference shows in the same section.
+    /// A default in the manual that is a value is the one that the reference shows in the same section.
     @Test func `the manual's defaults are those of the reference`() throws {
         let documentation = try Self.documentation()
         var compared = 0
@@ -251,7 +251,7 @@ import Testing
         #expect(compared > 30)
     }
 
-    /// Whatever stands in the file, the reader ends, with a configuration or with problems that name the file.
+    /// For any contents of the file, the reader returns a configuration, or problems that name the file.
     @Test func `any mutation of the reference is either read or refused`() throws {
         let folder = try preparedFolder()
         // With a path for the host: a host mutated into a name would be asked of the network.

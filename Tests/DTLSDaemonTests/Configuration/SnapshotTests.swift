@@ -7,9 +7,9 @@ import Testing
 
 @testable import DTLSDaemon
 
-/// What the loader and the workers get as bytes: a configuration, or what is wrong with one.
+/// The bytes that processes exchange: a configuration, or the problems of one.
 @Suite struct SnapshotTests {
-    /// Every optional of it has a value; every handler is there.
+    /// A configuration in which every optional has a value, and every handler occurs.
     private func full() throws -> Snapshot {
         let addresses = try ["0.0.0.0:4433", "[fe80::1%1]:4434"].map { try #require(SocketAddress($0)) }
         let presharedKey = PresharedKey(identity: [0xff, 1], key: [0, 1, 2])
@@ -76,7 +76,7 @@ import Testing
         return Snapshot(configuration: configuration, cookieSecret: [9, 8])
     }
 
-    /// No optional has a value, and no list an element.
+    /// A configuration in which no optional has a value, and no array an element.
     private let bare = Snapshot(
         configuration: Configuration(
             workers: 1, stopTimeout: .zero, logLevel: .debug,
@@ -90,7 +90,7 @@ import Testing
         ConfigurationProblem(file: "f", line: 3, key: "a.b", message: "ä", isTransient: true)
     ])
 
-    /// Fewer bytes, for what is done once for each of them.
+    /// A configuration of fewer bytes, for tests that change each of them.
     private func small() throws -> Snapshot {
         var snapshot = try full()
         var configuration = snapshot.configuration
@@ -101,7 +101,7 @@ import Testing
 
     private func decode(_ bytes: [UInt8]) throws(MalformedBytes) -> Snapshot { try BinaryCoding.decode(from: bytes) }
 
-    /// Where `value` holds an optional without a value, or an empty list: what a round trip would not show.
+    /// The properties of `value` without a value, or with an empty array, which a round trip would not check.
     private static func gaps(in value: Any, at path: String = "") -> [String] {
         let mirror = Mirror(reflecting: value)
         if mirror.displayStyle == .optional || mirror.displayStyle == .collection, mirror.children.isEmpty {
@@ -116,13 +116,13 @@ import Testing
         #expect(Self.gaps(in: snapshot).isEmpty, "give these a value in full(), so that it is shown that they arrive")
         let copy = try decode(BinaryCoding.encode(snapshot))
         #expect(copy.configuration == snapshot.configuration && copy.cookieSecret == snapshot.cookieSecret)
-        // No property has the value that it has without being set, so one that is not coded would be missed.
+        // No property has its default value, so that a property that is not encoded would be noticed.
         let defaults = Set(Self.leaves(of: bare))
         let unset = Self.leaves(of: snapshot).filter { defaults.contains($0) }
         #expect(unset.isEmpty, "give these another value in full() than the default")
     }
 
-    /// The properties of a snapshot, of its first service and first client, with their values.
+    /// The properties of a snapshot, its first service and its first client, with their values.
     private static func leaves(of value: Any, at path: String = "") -> [String] {
         let mirror = Mirror(reflecting: value)
         if mirror.children.isEmpty || value is [UInt8] || value is String || value is Duration {

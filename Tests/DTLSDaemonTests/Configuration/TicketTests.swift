@@ -4,7 +4,7 @@ import Testing
 
 @testable import DTLSDaemon
 
-/// `[tickets]`, `resumption` and `key_log_file`.
+/// The table `[tickets]`, and the keys `resumption` and `key_log_file`.
 @Suite struct ConfigurationTicketTests {
     private static let service = """
 
@@ -80,7 +80,7 @@ import Testing
     @Test func `rotation has no effect beside key_file`() throws {
         let folder = try ConfigurationFolder()
         try write(folder, "key")
-        // Nor is the lifetime held against it.
+        // The lifetime is not compared with this rotation either.
         let configuration = try folder.read("[tickets]\nkey_file = \"key\"\nrotation = 5" + Self.service)
         #expect(
             configuration.warnings.map(\.description) == [
@@ -110,7 +110,7 @@ import Testing
         }
     }
 
-    /// Reading changes nothing: the file is made when it is needed, by whoever serves.
+    /// Reading changes no file. The process that serves creates the key log file when it is needed.
     @Test func `a key log file is checked and not created`() throws {
         let folder = try ConfigurationFolder()
         let path = "\(folder.path)/keys.log"

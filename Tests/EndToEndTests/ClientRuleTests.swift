@@ -230,7 +230,7 @@ extension EndToEndHandshakes {
                     "service.echo.clients.deny: \"user:x\": expected one of "
                 ),
                 (service(clients: "allow = \"cn:member\""), "\"cn:member\" proves nothing without ca"),
-                (service("client_certificate = \"required\""), "nothing says which certificates are good"),
+                (service("client_certificate = \"required\""), "nothing says which certificates are valid"),
                 (service(authority, "crl = \"\(root.certificate)\""), "no PEM CRL in it"),
             ] {
                 try daemon.reload(wrong)

@@ -82,7 +82,7 @@ struct WrongSetting: Sendable {
         WrongSetting("service.echo", "maximum_version", "1.2", "\"1.0\" or \"1.2\", found 1.2"),
         WrongSetting("service.echo", "maximum_version", "\"1.0\"", "expected a version that this OpenSSL supports"),
         WrongSetting("service.echo", "alpn", "[\"coap\", \"\"]", "each of 1 to 255 bytes"),
-        WrongSetting("service.echo", "alpn", "[\"coap\", \"coap\"]", "\"coap\" is there twice"),
+        WrongSetting("service.echo", "alpn", "[\"coap\", \"coap\"]", "\"coap\" is listed twice"),
         WrongSetting("service.echo", "renegotiation", "0", "true or false, found 0"),
         WrongSetting("service.echo", "mtu", "255", "an integer of bytes, 256 to 9000, found 255"),
         WrongSetting("service.echo", "handler", "\"sing\"", "one of \"echo\", \"forward\", \"exec\", \"log\""),
@@ -91,7 +91,7 @@ struct WrongSetting: Sendable {
         WrongSetting("service.pass", "private_key", "\"other.key\"", "\"other.key\": "),
         WrongSetting("service.run", "ocsp_staple", "\"short\"", "expected the path of a file with an OCSP response"),
         WrongSetting("service.pass", "by_address", "true", "expected tables [service.NAME.name.\"HOST\"] beside"),
-        WrongSetting("service.pass", "client_certificate", "\"required\"", "nothing says which certificates are good"),
+        WrongSetting("service.pass", "client_certificate", "\"required\"", "nothing says which certificates are valid"),
         WrongSetting("service.collect", "passphrase_file", "\"wrong.passphrase\"", "\"wrong.passphrase\": "),
         WrongSetting("service.collect", "passphrase_file", "\"empty\"", "the first line of \"empty\" is empty"),
     ]

@@ -109,10 +109,12 @@ package final class Connection: TimerTarget, EventHandler {
     private func work(_ body: (borrowing OutboxLease) -> Void) {
         let isOutermost = !isWorking
         isWorking = true
-        datapath.buffers.outbox.lend(to: self, sending: { send($0) }) { lease in
-            body(lease)
-            if isOutermost { endBatch() }
-        }
+        datapath.buffers.outbox.lend(
+            to: self, sending: { send($0) },
+            { lease in
+                body(lease)
+                if isOutermost { endBatch() }
+            })
         if isOutermost { concludeWork() }
     }
 

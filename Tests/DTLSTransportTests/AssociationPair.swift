@@ -243,10 +243,12 @@ final class AssociationPair {
     private func work(_ side: Side, _ body: (borrowing OutboxLease) -> Void) {
         let wasOpen = side.association.isOpen
         let other: SimulatedWire.Side = side === client ? .server : .client
-        buffers.outbox.lend(to: side, sending: { outbox in transmit(outbox, to: other) }) { lease in
-            body(lease)
-            takeEvents(of: side, lease)
-        }
+        buffers.outbox.lend(
+            to: side, sending: { outbox in transmit(outbox, to: other) },
+            { lease in
+                body(lease)
+                takeEvents(of: side, lease)
+            })
         if let ending = side.association.ending {
             if wasOpen { side.happenings.append(.ended(ending)) }
             side.alarm = .distantFuture

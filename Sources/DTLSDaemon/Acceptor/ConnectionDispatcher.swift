@@ -71,21 +71,31 @@ final class ConnectionDispatcher {
 
 extension ConnectionDispatcher: DatagramListenerDelegate {
     func refusal(of flow: FlowKey, on listener: DatagramListener) -> Refusal? {
-        guard let (refusal, reason) = refusal(of: flow.peer, target(of: listener), hasRoom: workers.hasRoom) else {
-            return nil
-        }
-        log(refusal, "connection refused, the client will retry: \(reason)", flow.peer, listener)
-        return refusal
+        guard let decision = refusal(of: flow.peer, target(of: listener), hasRoom: workers.hasRoom) else { return nil }
+        log(decision.refusal, "connection refused, the client will retry: \(decision.reason)", flow.peer, listener)
+        return decision.refusal
     }
 
-    /// Why a peer whose address is proven is refused a connection, with the reason for the log; `nil` when it is not.
-    func refusal(of peer: SocketAddress, _ target: Target?, hasRoom: Bool) -> (Refusal, reason: String)? {
-        guard let target, hasRoom else { return (.full, "all workers are full") }
+    /// A refusal with the limits that it comes from. Its text is made only when it is logged.
+    struct Decision {
+        let refusal: Refusal
+        /// `nil`: no worker has room.
+        let scope: AdmissionScope?
+
+        var reason: String {
+            guard let scope else { return "all workers are full" }
+            return "\(ReadContext.text(of: scope.table + [refusal.key]) ?? "") is reached"
+        }
+    }
+
+    /// Why a peer whose address is proven is refused a connection; `nil` when it is not.
+    func refusal(of peer: SocketAddress, _ target: Target?, hasRoom: Bool) -> Decision? {
+        guard let target, hasRoom else { return Decision(refusal: .full, scope: nil) }
         // The local senders of `[client.NAME]` are the operator's own programs, to which no limits apply.
         guard case .service(let service) = target,
             let (refusal, scope) = admission.refusal(of: peer, service: service, now: loop.now)
         else { return nil }
-        return (refusal, "\(ReadContext.text(of: scope.table + [refusal.key]) ?? "") is reached")
+        return Decision(refusal: refusal, scope: scope)
     }
 
     func listener(_ listener: DatagramListener, denied peer: SocketAddress) {

@@ -21,36 +21,36 @@ import Testing
     @Test func `a client is admitted where workers have room and no limit is reached`() throws {
         let dispatcher = try dispatcher(.empty(services: "a", "b"))
         for service in 0..<2 {
-            #expect(dispatcher.refusal(of: try peer(), .service(service), hasRoom: true) == nil)
+            #expect(dispatcher.refusal(of: try peer(), .service(service), hasRoom: true)?.refusal == nil)
         }
     }
 
     @Test func `a client is refused when all workers are full`() throws {
         let dispatcher = try dispatcher(.empty(services: "a"))
         let refusal = try #require(dispatcher.refusal(of: try peer(), .service(0), hasRoom: false))
-        #expect(refusal.0 == .full)
+        #expect(refusal.refusal == .full)
         #expect(refusal.reason == "all workers are full")
     }
 
     /// The listener may have been closed by a reload while its datagrams were read.
     @Test func `a client of a listener without a service is refused`() throws {
         let dispatcher = try dispatcher(.empty(services: "a"))
-        #expect(try #require(dispatcher.refusal(of: try peer(), nil, hasRoom: true)).0 == .full)
+        #expect(try #require(dispatcher.refusal(of: try peer(), nil, hasRoom: true)).refusal == .full)
     }
 
     @Test func `a local sender is refused by no limit, but when all workers are full`() throws {
         var configuration = Configuration.empty(services: "a", limits: LimitsConfiguration(connections: 0))
         configuration.limits.connections = 0
         let dispatcher = try dispatcher(configuration)
-        #expect(dispatcher.refusal(of: try peer(), .client(0), hasRoom: true) == nil)
-        #expect(try #require(dispatcher.refusal(of: try peer(), .client(0), hasRoom: false)).0 == .full)
+        #expect(dispatcher.refusal(of: try peer(), .client(0), hasRoom: true)?.refusal == nil)
+        #expect(try #require(dispatcher.refusal(of: try peer(), .client(0), hasRoom: false)).refusal == .full)
     }
 
     @Test func `a client is refused by a limit of its service, which the reason names`() throws {
         let dispatcher = try dispatcher(
             .empty(services: "a", "b.c", limits: LimitsConfiguration(connections: 0)))
         let refusal = try #require(dispatcher.refusal(of: try peer(), .service(1), hasRoom: true))
-        #expect(refusal.0 == .connections)
+        #expect(refusal.refusal == .connections)
         #expect(refusal.reason == "service.\"b.c\".limits.connections is reached")
     }
 
@@ -59,14 +59,14 @@ import Testing
         configuration.limits.handshakes = 0
         let refusal = try #require(
             try dispatcher(configuration).refusal(of: try peer(), .service(0), hasRoom: true))
-        #expect(refusal.0 == .handshakes)
+        #expect(refusal.refusal == .handshakes)
         #expect(refusal.reason == "limits.handshakes is reached")
     }
 
     @Test func `a reload changes the limits of new clients`() throws {
         let dispatcher = try dispatcher(.empty(services: "a", limits: LimitsConfiguration(connections: 0)))
         dispatcher.activate(.empty(services: "a", limits: LimitsConfiguration(connections: 1)), targets: [:])
-        #expect(dispatcher.refusal(of: try peer(), .service(0), hasRoom: true) == nil)
+        #expect(dispatcher.refusal(of: try peer(), .service(0), hasRoom: true)?.refusal == nil)
     }
 
     @Test func `without workers there is no room`() throws {

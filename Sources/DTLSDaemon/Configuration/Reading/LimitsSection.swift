@@ -128,7 +128,7 @@ extension ValueType where Value == Int? {
     /// A limit, where 0 is read as `nil`.
     fileprivate static var count: Self {
         ValueType<Int>.integer(0...maximumCount, "an integer (0 is no limit)")
-            .map(text: { $0.map { "\($0)" } }) { $0 == 0 ? nil : $0 }
+            .map(text: { $0.map { "\($0)" } }, { $0 == 0 ? nil : $0 })
     }
 }
 
@@ -147,7 +147,7 @@ extension ValueType where Value == Rate? {
 extension ValueType where Value == UInt8 {
     fileprivate static func bits(_ family: SocketAddress.Family) -> Self {
         ValueType<Int>.integer(1...Int(NetworkPrefix.maximumLength(family)), "an integer of bits")
-            .map(text: { "\($0)" }) { UInt8(clamping: $0) }
+            .map(text: { "\($0)" }, { UInt8(clamping: $0) })
     }
 }
 

@@ -44,20 +44,24 @@ struct ValueType<Value>: Sendable {
 extension ValueType where Value == Int {
     /// - Parameter kind: the kind of number, for the message.
     static func integer(_ range: ClosedRange<Int>, _ kind: String = "an integer") -> Self {
-        Self(scalar: "\(kind), \(range.lowerBound) to \(range.upperBound)", text: { "\($0)" }) { value in
-            value.int.flatMap { range.contains($0) ? $0 : nil }
-        }
+        Self(
+            scalar: "\(kind), \(range.lowerBound) to \(range.upperBound)", text: { "\($0)" },
+            { value in
+                value.int.flatMap { range.contains($0) ? $0 : nil }
+            })
     }
 
     /// A number, integer or decimal, in thousandths. A number other than 0 never becomes 0.
     static func thousandths(_ range: ClosedRange<Int>, _ kind: String) -> Self {
-        Self(scalar: "\(kind), \(range.lowerBound) to \(range.upperBound)", text: { "\(Double($0) / 1_000)" }) {
-            value in
-            guard let number = value.int.map(Double.init) ?? value.double, number.isFinite,
-                number >= Double(range.lowerBound), number <= Double(range.upperBound)
-            else { return nil }
-            return number > 0 ? max(1, Int((number * 1_000).rounded())) : 0
-        }
+        Self(
+            scalar: "\(kind), \(range.lowerBound) to \(range.upperBound)", text: { "\(Double($0) / 1_000)" },
+            {
+                value in
+                guard let number = value.int.map(Double.init) ?? value.double, number.isFinite,
+                    number >= Double(range.lowerBound), number <= Double(range.upperBound)
+                else { return nil }
+                return number > 0 ? max(1, Int((number * 1_000).rounded())) : 0
+            })
     }
 }
 
@@ -93,7 +97,7 @@ extension ValueType where Value == Duration {
 }
 
 extension ValueType where Value == Bool {
-    static var flag: Self { Self(scalar: "true or false", text: { "\($0)" }) { $0.bool } }
+    static var flag: Self { Self(scalar: "true or false", text: { "\($0)" }, { $0.bool }) }
 }
 
 extension ValueType where Value == String {
@@ -111,16 +115,20 @@ extension ValueType where Value == [Element<String>] {
 extension ValueType where Value: RawRepresentable<String> & CaseIterable & SendableMetatype {
     /// One of the words of an enumeration.
     static var word: Self {
-        Self(scalar: ReadContext.alternatives(Value.allCases.map(\.rawValue)), text: { "\"\($0.rawValue)\"" }) {
-            $0.string.flatMap(Value.init(rawValue:))
-        }
+        Self(
+            scalar: ReadContext.alternatives(Value.allCases.map(\.rawValue)), text: { "\"\($0.rawValue)\"" },
+            {
+                $0.string.flatMap(Value.init(rawValue:))
+            })
     }
 }
 
 extension ValueType where Value == ProtocolVersion {
     static var version: Self {
-        Self(scalar: ReadContext.alternatives(Value.allCases.map(\.name)), text: { "\"\($0.name)\"" }) {
-            $0.string.flatMap(ProtocolVersion.init(name:))
-        }
+        Self(
+            scalar: ReadContext.alternatives(Value.allCases.map(\.name)), text: { "\"\($0.name)\"" },
+            {
+                $0.string.flatMap(ProtocolVersion.init(name:))
+            })
     }
 }

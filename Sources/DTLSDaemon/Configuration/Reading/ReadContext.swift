@@ -1,4 +1,5 @@
 import LinuxSystem
+import Primitives
 
 /// The shared state of reading one configuration, including the errors that have been found so far.
 final class ReadContext {
@@ -80,13 +81,7 @@ final class ReadContext {
     }
 
     /// A value from the file for a message, as one short line of printable characters.
-    static func quoted(_ text: String) -> String {
-        let short = text.count > 100 ? text.prefix(100) + "…" : text[...]
-        let printable = short.unicodeScalars.map { scalar in
-            scalar.properties.generalCategory == .control ? "\\u{\(String(scalar.value, radix: 16))}" : String(scalar)
-        }
-        return "\"\(printable.joined())\""
-    }
+    static func quoted(_ text: String) -> String { Printable.quoted(text) }
 }
 
 extension UInt8 {

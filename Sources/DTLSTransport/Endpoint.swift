@@ -11,8 +11,8 @@ package struct Endpoint {
     package enum Policy {
         /// A DTLS server: by a cookie (RFC 6347, section 4.2.1).
         case cookies(CookieAuthority)
-        /// A client's local side, which plain datagrams come to: it does not. Whoever can send to the address, from
-        /// whatever source, gets a place, so it belongs on the loopback interface or a network that is trusted.
+        /// A client's local side, which plain datagrams come to: it does not. Every program that can send to the
+        /// address gets a place, so the address belongs on the loopback interface or a network that is trusted.
         case none
     }
 

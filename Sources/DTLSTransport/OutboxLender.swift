@@ -4,7 +4,7 @@ import DTLSEngine
 /// over another's socket.
 ///
 /// A lease begins with an empty outbox and ends with one: what the holder has written meanwhile is sent by the holder,
-/// or gone. Whoever forgets a line loses datagrams of their own, and of nobody else.
+/// or gone. A holder that forgets to send loses its own datagrams, and no other connection's.
 package final class OutboxLender {
     private let outbox: Outbox
     /// The one that is lent.
@@ -57,7 +57,7 @@ package final class OutboxLender {
     @inline(__always)
     private func endLease(within outer: OuterLease) {
         holder = outer.holder
-        if let datagrams = outer.datagrams { putBack(datagrams) }
+        if let datagrams = outer.datagrams { restore(datagrams) }
     }
 
     /// Empties the outbox. Only where there is an outer lease is there anything to be kept.
@@ -67,7 +67,7 @@ package final class OutboxLender {
         return outbox.withDatagrams { Datagrams(bytes: Array($0), sizes: Array($1)) }
     }
 
-    private func putBack(_ datagrams: Datagrams) {
+    private func restore(_ datagrams: Datagrams) {
         datagrams.bytes.withUnsafeBytes { bytes in
             var offset = 0
             for size in datagrams.sizes {

@@ -208,7 +208,8 @@ final class Acceptor: TimerTarget, EventHandler {
         if let file = loaded.configuration.keyLogFile {
             logger.log(
                 .keysLogged,
-                "the secrets of all connections are written to \(file) (key_log_file): whoever reads it can decrypt them",
+                "the secrets of all connections are written to \(file) (key_log_file): anyone who can read it can decrypt"
+                    + " them",
                 ["FILE": "\(file)"])
         }
         handle(.activated(loaded))

@@ -9,7 +9,7 @@ import Primitives
 ///
 /// A worker has one thread, so a handler must never wait, and shares nothing with other threads. The loop makes all
 /// four calls: `opened` once, before any other; then `received` for each message of a batch, and `batchEnded` after the
-/// batch's last one; `closed` once, after which there are no more calls, whoever ended the connection. A client that
+/// batch's last one; `closed` once, after which there are no more calls, on every end of the connection. A client that
 /// does a re-handshake (RFC 6347, section 4.2.8) gets a new handler, and `closed` ends the old one.
 ///
 /// A handler may at any time, also later from the loop,

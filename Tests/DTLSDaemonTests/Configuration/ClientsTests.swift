@@ -167,7 +167,7 @@ import Testing
         #expect(
             warnings.last
                 == "6: service.a.crl: no list of \"CN=expired\", a CA in \"both.pem\": its clients are refused "
-                + "until there is one and dtlsd is reloaded")
+                + "until there is one (SIGHUP loads it)")
     }
 
     /// A list of revoked certificates may be larger than other files.

@@ -53,7 +53,7 @@ extension ValueType where Value == [RevocationListFile] {
                         field.warn(
                             element: name.number,
                             "\(ReadContext.quoted(name.value)): \(complaint); the clients of this CA are refused until"
-                                + " there is a new one and dtlsd is reloaded")
+                                + " a new list is loaded (SIGHUP)")
                     }
                     return RevocationListFile(text: text, lists: lists)
                 } catch {
@@ -99,7 +99,7 @@ struct ClientAuthReader {
             table.warn(
                 \.revocationLists,
                 "no list of \(name), a CA in \(table.field(\.authorities).quotedName()): its clients are refused until"
-                    + " there is one and dtlsd is reloaded")
+                    + " there is one (SIGHUP loads it)")
         }
     }
 

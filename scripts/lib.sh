@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# What scripts/run, scripts/test and scripts/bench share: messages, the Swift toolchain, missing packages, certificates.
+# What the scripts share: messages, the Swift toolchain, missing packages, certificates.
 
 swift_at_least="6.2"
 
@@ -17,12 +17,14 @@ fail() {
 
 # Ends with instructions where Swift is missing or too old.
 require_swift() {
-    local version
+    local version message
     if ! command -v swift >/dev/null; then
         fail "Swift is not installed (no 'swift' in PATH); version $swift_at_least or later is needed." \
             "See https://www.swift.org/install/linux/ (swiftly installs it: 'swiftly install latest')."
     fi
-    version=$(swift --version 2>/dev/null | sed -nE 's/.*Swift version ([0-9]+(\.[0-9]+)+).*/\1/p' | head -n 1)
+    message=$(swift --version 2>&1) ||
+        fail "'swift --version' failed; is the toolchain at $(command -v swift) whole?"$'\n'"$message"
+    version=$(sed -nE 's/.*Swift version ([0-9]+(\.[0-9]+)+).*/\1/p' <<<"$message" | head -n 1)
     [ -n "$version" ] || fail "'swift --version' does not name a version; is the toolchain at $(command -v swift) whole?"
     if [ "$(printf '%s\n' "$swift_at_least" "$version" | sort -V | head -n 1)" != "$swift_at_least" ]; then
         fail "Swift $version is too old; version $swift_at_least or later is needed." \
@@ -64,6 +66,7 @@ is_there() {
     case "$1" in
         command:*) command -v "${1#command:}" >/dev/null ;;
         library:*) command -v pkg-config >/dev/null && pkg-config --exists "${1#library:}" ;;
+        file:*) [ -e "${1#file:}" ] ;;
     esac
 }
 

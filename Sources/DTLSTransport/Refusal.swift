@@ -11,6 +11,8 @@ package enum Refusal: Int, CaseIterable, Sendable {
     case descriptors
     /// The kernel gave no socket for another reason: the address is gone from the machine, the peer cannot be reached.
     case socket
+    /// No local port is left for another socket to the backend of its service.
+    case localPorts
     case connections
     case connectionsPerPrefix
     case handshakes

@@ -24,6 +24,22 @@ package enum OwnThread {
         }
     }
 
+    /// Runs `work` on a thread in the network of another process: the sockets that it opens stay there. This takes
+    /// CAP_SYS_ADMIN. The calling thread waits.
+    package static func run<Value: Sendable>(
+        inNetworkOf process: pid_t, _ work: @escaping @Sendable () throws -> Value
+    ) throws -> Value {
+        try run {
+            typealias SetNamespace = @convention(c) (CInt, CInt) -> CInt
+            let network = open("/proc/\(process)/ns/net", O_RDONLY | O_CLOEXEC)
+            defer { close(network) }
+            guard network >= 0, let enter = function("setns", as: SetNamespace.self), enter(network, 0) == 0 else {
+                throw Failure("setns")
+            }
+            return try work()
+        }
+    }
+
     /// Runs `work` on a thread that has its own table of descriptors, in which there is room for `free` more: what it
     /// opens after these fails with EMFILE, and nothing else in the process does. The calling thread waits.
     ///

@@ -39,7 +39,12 @@ final class ConnectionDispatcher {
     func log(_ refused: Tally<Refusal>, by worker: Int) {
         for refusal in Refusal.allCases where refused[refusal] > 0 {
             let reason =
-                refusal == .descriptors ? "it has no file descriptors left" : "it serves another configuration"
+                switch refusal {
+                case .descriptors: "it has no file descriptors left"
+                case .localPorts: "no local port is left for a socket to their backend"
+                case .socket: "no address in forward.source gives a socket to their backend"
+                default: "it serves another configuration"
+                }
             refusals.log(
                 refusal, now: loop.now,
                 "worker \(worker) has refused \(refused[refusal]) connections, their clients will retry: \(reason)",

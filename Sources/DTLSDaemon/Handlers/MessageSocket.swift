@@ -59,8 +59,6 @@ final class MessageSocket {
         _ = socket.take()
     }
 
-    func connect(to address: SocketAddress) throws(SystemError) { try UDPSocket.connect(socket, to: address) }
-
     func connect(toPath path: String) throws(SystemError) { try UDPSocket.connect(socket, toPath: path) }
 
     // MARK: Sending
@@ -118,8 +116,9 @@ final class MessageSocket {
             // The full queue of an interface has dropped a datagram, which only sockets with IP_RECVERR hear of. The
             // others of the batch are lost as well: to wait for room would be to spin, since the socket itself has room
             // all the time.
-            case ENOBUFS where transport == .udp: self = .none
-            case EAGAIN, ENOBUFS: self = .waits
+            // The same holds for a kernel that has no memory left for a datagram.
+            case ENOBUFS where transport == .udp, ENOMEM where transport == .udp: self = .none
+            case EAGAIN, ENOBUFS, ENOMEM: self = .waits
             default: self = .refused
             }
         }

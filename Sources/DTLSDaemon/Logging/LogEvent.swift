@@ -59,6 +59,8 @@ enum LogEvent: Int, Sendable, CaseIterable {
     case workerStuck
     /// The limit of open descriptors, or of memory for sockets, has been reached.
     case descriptorLimit
+    /// No local port is left for another socket to a backend.
+    case portLimit
     /// A listener cannot be opened or read.
     case listenerFailed
     /// The secrets of connections are written to a file, as the configuration demands.
@@ -110,6 +112,7 @@ enum LogEvent: Int, Sendable, CaseIterable {
         case .messageLost: .init("138fc8c208fc4df499d84b3a6629566b", .warning, "message not logged")
         case .workerStuck: .init("f8619c1274ce4c5bb63463681bfe334f", .error, "worker does not answer")
         case .descriptorLimit: .init("4d3db835b4dd4d0fb8e053a047102910", .warning, "out of file descriptors")
+        case .portLimit: .init("c98627dc538d4923bebe808bb5a7ca18", .warning, "out of local ports")
         case .listenerFailed: .init("4bdcca2ca6aa4ea5bd05d686a4f515bd", .error, "listener failed")
         case .keysLogged: .init("3c30a2d3d4784c8b160140e5d3b1b1da", .warning, "secrets are written to a file")
         case .internalError: .init("d6bf4fad48cb4ae5a97aa778e9e54ac9", .error, "internal error")

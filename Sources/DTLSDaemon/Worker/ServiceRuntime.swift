@@ -1,5 +1,6 @@
 import DTLSEngine
 import DTLSTransport
+import LinuxSystem
 import Logging
 
 /// A service of the active configuration, made ready in a worker. Connections keep the one that they began with.
@@ -12,7 +13,7 @@ final class ServiceRuntime {
 
     init(_ configuration: ServiceConfiguration, ticketKeys: TicketKeyRing) throws(CredentialsError) {
         self.configuration = configuration
-        backends = ForwardBackends(configuration.handler.backends)
+        backends = ForwardBackends(configuration.handler.backends, sources: configuration.handler.sources)
         context = try ServerContext(configuration.tls, tickets: ticketKeys, sessionIDContext: configuration.name)
         limits = Connection.Limits(
             handshakeTimeout: configuration.handshakeTimeout, idleTimeout: configuration.idleTimeout,
@@ -25,6 +26,14 @@ final class ServiceRuntime {
         case .echo, .log: 1
         case .forward: 2
         case .exec: 3
+        }
+    }
+
+    /// Why the handler could not serve a new client after its handshake; `nil` where nothing is known against it.
+    func refusal(of peer: SocketAddress, _ resources: HandlerResources) -> Refusal? {
+        switch configuration.handler {
+        case .forward: ForwardHandler.refusal(of: peer, by: self, resources)
+        case .echo, .exec, .log: nil
         }
     }
 

@@ -169,6 +169,9 @@ final class Worker: MessageChannelDelegate {
         guard handover.generation == generation else { return reject(handover, .full) }
         switch handover.target {
         case .service(let index) where services.indices.contains(index):
+            if let refusal = services[index].refusal(of: handover.flow.peer, handlerResources) {
+                return reject(handover, refusal)
+            }
             serve(handover, socket, services[index])
         case .client(let index) where clients.indices.contains(index):
             tunnel(handover, socket, clients[index])

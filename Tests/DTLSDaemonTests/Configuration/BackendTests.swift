@@ -1,3 +1,4 @@
+import LinuxSystem
 import Testing
 
 @testable import DTLSDaemon
@@ -45,6 +46,38 @@ import Testing
             configuration.services.map(\.handler) == [
                 .forward(ForwardConfiguration(backends: [try .udp("[::1]:1"), .unix("/a")], proxyProtocol: true))
             ])
+    }
+
+    @Test func `source addresses are read`() throws {
+        let folder = try ConfigurationFolder()
+        let configuration = try folder.read(
+            service + "forward = { backend = \"udp:127.0.0.1:1\", source = [\"127.0.0.2\", \"127.0.0.3\"] }")
+        #expect(
+            configuration.services.first?.handler.sources.map(\.description) == ["127.0.0.2:0", "127.0.0.3:0"])
+    }
+
+    private static let source = "an address of this machine in numbers, without a port, or an array of several"
+
+    /// 192.0.2.0/24 is for documentation: no machine has addresses in it.
+    @Test(arguments: [
+        ("\"127.0.0.1:53\"", "expected \(source), found the string \"127.0.0.1:53\""),
+        ("\"localhost\"", "expected \(source), found the string \"localhost\""),
+        ("7", "expected \(source), found 7"),
+        ("[]", "expected \(source), found an empty array"),
+        ("\"0.0.0.0\"", "0.0.0.0 is not the address of a single machine; expected a unicast address"),
+        ("\"fe80::1\"", "fe80::1 is a link-local address without its interface; expected fe80::1%INTERFACE"),
+        ("\"192.0.2.1\"", "192.0.2.1: no interface of this machine has the address; expected \(source)"),
+        ("[\"127.0.0.2\", \"127.0.0.2\"]", "127.0.0.2 is there already (line 5); expected each address once"),
+        (
+            "\"::1\"",
+            "no backend has an IPv6 address, so nothing would be sent from ::1; expected an address of the same family"
+                + " as a UDP backend"
+        ),
+    ])
+    func `a source address that is of no use is refused`(_ value: String, _ expected: String) throws {
+        let folder = try ConfigurationFolder()
+        let text = service + "forward = { backend = [\"udp:127.0.0.1:1\", \"unix:/a\"], source = \(value) }"
+        #expect(try folder.problems(text) == ["dtlsd.toml:5: service.a.forward.source: " + expected])
     }
 
     /// Each wrong backend is reported with its own line.

@@ -89,7 +89,12 @@ import Testing
         #expect(configuration.limits.connections == 100_000 && configuration.limits.handshakes == 10_000)
         #expect(
             configuration.services[1].handler
-                == .forward(ForwardConfiguration(backends: [try .udp("127.0.0.1:5683")])))
+                == .forward(
+                    ForwardConfiguration(
+                        backends: [try .udp("127.0.0.1:5683")],
+                        sources: try ["127.0.0.2", "127.0.0.3"].map {
+                            try #require(SocketAddress(host: $0, port: 0))
+                        })))
     }
 
     /// Each setting before the first inactive table can be activated alone, or with the keys that it needs.

@@ -40,7 +40,8 @@ import Testing
         let handlers: [HandlerConfiguration] = [
             .forward(
                 ForwardConfiguration(
-                    backends: [.unix("/run/ä.sock"), try .udp("[::1]:1")], proxyProtocol: true)),
+                    backends: [.unix("/run/ä.sock"), try .udp("[::1]:1")],
+                    sources: [try #require(SocketAddress(host: "::1", port: 0))], proxyProtocol: true)),
             .exec(
                 ExecConfiguration(
                     command: ["/bin/ä", ""], programsPerWorker: 3,

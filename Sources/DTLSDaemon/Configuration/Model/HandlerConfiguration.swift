@@ -16,6 +16,9 @@ enum HandlerConfiguration: Codable, Equatable, Sendable {
 struct ForwardConfiguration: Codable, Equatable, Sendable {
     /// The backends: at least one, and no duplicates. The address of a client determines its backend.
     var backends: [Backend]
+    /// The addresses of this machine, with port 0, from which UDP backends are sent to. For the backends of a family
+    /// without any, the kernel chooses.
+    var sources: [SocketAddress] = []
     /// Whether each datagram to a backend begins with a PROXY protocol header.
     var proxyProtocol = false
 }
@@ -44,6 +47,11 @@ extension HandlerConfiguration {
     /// The backends that datagrams are passed to; empty for handlers other than `forward`.
     var backends: [Backend] {
         if case .forward(let forward) = self { forward.backends } else { [] }
+    }
+
+    /// The addresses from which datagrams are passed to backends; empty for handlers other than `forward`.
+    var sources: [SocketAddress] {
+        if case .forward(let forward) = self { forward.sources } else { [] }
     }
 }
 

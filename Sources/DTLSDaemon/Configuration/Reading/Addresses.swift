@@ -89,16 +89,25 @@ extension SocketAddress {
     /// The purpose of a configured address.
     enum Use {
         case listening, sending
+        /// Sockets are bound to it, and the kernel chooses the port.
+        case source
 
         fileprivate func expected(_ wildcard: String) -> String {
             self == .listening ? "a unicast address or \(wildcard)" : "a unicast address"
+        }
+
+        /// An IPv6 address as this kind of key writes it.
+        fileprivate func text(_ host: some StringProtocol, _ port: UInt16) -> String {
+            self == .source ? "\(host)" : "[\(host)]:\(port)"
         }
     }
 
     /// Why the address cannot be used for a purpose on any machine, as the end of a sentence that begins with it.
     func reasonAgainst(_ use: Use) -> String? {
         if isIPv4Mapped { return "is an IPv4 address inside an IPv6 one; expected the IPv4 address itself" }
-        if use == .sending, isWildcard { return "is not the address of a single machine; expected \(use.expected(""))" }
+        if use != .listening, isWildcard {
+            return "is not the address of a single machine; expected \(use.expected(""))"
+        }
         let (first, second) = withBytes { ($0[0], $0[1]) }
         switch family {
         case .ipv4:
@@ -109,11 +118,11 @@ extension SocketAddress {
             let isLinkLocal = first == 0xfe && second & 0xc0 == 0x80
             switch (isLinkLocal, scope) {
             case (true, 0):
-                return "is a link-local address without its interface; expected [\(host)%INTERFACE]:\(port)"
+                return "is a link-local address without its interface; expected \(use.text("\(host)%INTERFACE", port))"
             case (false, 1...):
                 // The kernel ignores the interface of such an address, so it would be a duplicate of the address.
                 let plain = host.prefix { $0 != "%" }
-                return "has an interface, which only a link-local address needs; expected [\(plain)]:\(port)"
+                return "has an interface, which only a link-local address needs; expected \(use.text(plain, port))"
             default: return nil
             }
         }

@@ -26,7 +26,7 @@ extension ServiceSection {
         }
         switch name {
         case .echo: return .echo
-        case .forward: return .forward(forward)
+        case .forward: return .forward(forward.configuration)
         case .exec: return .exec(exec)
         case .log: return .log(log.configuration)
         }
@@ -36,18 +36,110 @@ extension ServiceSection {
 // MARK: forward
 
 /// `[service.NAME.forward]`
-extension ForwardConfiguration {
-    static let schema = Schema<Self> {
-        Key(
-            "backend", \.backends, .backends, isRequired: { _ in true },
-            doc: "The backend that datagrams are passed to; several backends share the clients.")
-        Key(
-            "proxy_protocol", \.proxyProtocol, .flag,
-            doc: "Whether each datagram to a backend begins with a PROXY protocol version 2 header.")
+struct ForwardSection {
+    fileprivate var backends: [Element<Backend>] = []
+    fileprivate var sources: [Element<SocketAddress>] = []
+    fileprivate var proxyProtocol = false
+
+    var configuration: ForwardConfiguration {
+        ForwardConfiguration(
+            backends: backends.map(\.value), sources: sources.map(\.value), proxyProtocol: proxyProtocol)
+    }
+
+    static let schema = Schema<Self>(
+        {
+            Key(
+                "backend", \.backends, .backends, isRequired: { _ in true },
+                doc: "The backend that datagrams are passed to; several backends share the clients.")
+            Key(
+                "source", \.sources, .sources, default: "none; the kernel chooses the address",
+                doc:
+                    "The addresses of this machine from which UDP backends are sent to; connections are spread over them."
+            )
+            Key(
+                "proxy_protocol", \.proxyProtocol, .flag,
+                doc: "Whether each datagram to a backend begins with a PROXY protocol version 2 header.")
+        },
+        check: { table, section in section.checkSources(table) })
+
+    /// Reports source addresses from which no backend can be sent to.
+    private func checkSources(_ table: TableReader<Self>) {
+        let udp = backends.compactMap { if case .udp(let address) = $0.value.address { address } else { nil } }
+        for source in sources {
+            let backends = udp.filter { $0.family == source.value.family }
+            if backends.isEmpty, !self.backends.isEmpty {
+                let family = source.value.family == .ipv4 ? "IPv4" : "IPv6"
+                table.report(
+                    \.sources, element: source.number,
+                    "no backend has an \(family) address, so nothing would be sent from \(source.value.host); expected an"
+                        + " address of the same family as a UDP backend")
+            }
+            for backend in backends {
+                guard let reason = source.value.reasonAgainstSending(to: backend) else { continue }
+                table.report(
+                    \.sources, element: source.number,
+                    "nothing can be sent from \(source.value.host) to the backend udp:\(backend): \(reason); expected an"
+                        + " address of this machine from which the backend can be reached")
+            }
+        }
     }
 }
 
-extension ValueType where Value == [Backend] {
+extension SocketAddress {
+    /// Why the kernel sends nothing from this address to another one, whatever networks are up; `nil` where it may.
+    fileprivate func reasonAgainstSending(to backend: SocketAddress) -> String? {
+        do throws(SystemError) {
+            let socket = try UDPSocket.open(family)
+            try UDPSocket.bindWithoutPort(socket, to: self)
+            try UDPSocket.connect(socket, to: backend)
+            return nil
+        } catch {
+            // EINVAL: nothing leaves the machine from a loopback address. Other errors may pass.
+            return error.operation == "connect" && error.errno == EINVAL ? error.reason : nil
+        }
+    }
+}
+
+extension ValueType where Value == [Element<SocketAddress>] {
+    fileprivate static var sources: Self {
+        Self("an address of this machine in numbers, without a port, or an array of several") { field in
+            var found: [Element<SocketAddress>] = []
+            for text in field.strings {
+                guard let address = SocketAddress(host: text.value, port: 0) else {
+                    field.reportMismatch(element: text.number, found: text.value)
+                    continue
+                }
+                if let reason = address.reasonAgainst(.source) {
+                    field.report(element: text.number, "\(address.host) \(reason)")
+                } else if let earlier = found.first(where: { $0.value == address }) {
+                    let line = field.context.line(of: field.path, element: earlier.number).map { " (line \($0))" } ?? ""
+                    field.report(
+                        element: text.number, "\(address.host) is there already\(line); expected each address once")
+                } else {
+                    check(address, text.number, field)
+                    found.append(Element(number: text.number, value: address))
+                }
+            }
+            return found
+        }
+    }
+
+    /// Checks that this machine has the address. The loader shares the workers' network.
+    private static func check(_ address: SocketAddress, _ element: Int, _ field: Field) {
+        do throws(SystemError) {
+            try UDPSocket.bindWithoutPort(try UDPSocket.open(address.family), to: address)
+        } catch {
+            // An interface may get its address later, as during boot.
+            let isMissing = error.errno == EADDRNOTAVAIL
+            field.report(
+                element: element,
+                "\(address.host): \(isMissing ? "no interface of this machine has the address" : error.description);"
+                    + " expected \(field.expected)", isTransient: isMissing)
+        }
+    }
+}
+
+extension ValueType where Value == [Element<Backend>] {
     fileprivate static var backends: Self {
         Self("\"udp:HOST:PORT\", \"udp:[IPv6 ADDRESS]:PORT\" or \"unix:/PATH\"") { field in
             var found: [Element<Backend>] = []
@@ -60,7 +152,7 @@ extension ValueType where Value == [Backend] {
                 }
             }
             reportDuplicates(found, field)
-            return found.map(\.value)
+            return found
         }
     }
 

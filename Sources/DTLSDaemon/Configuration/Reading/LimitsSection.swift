@@ -101,6 +101,7 @@ extension Refusal {
         case .full: "full"
         case .descriptors: "descriptors"
         case .socket: "socket"
+        case .localPorts: "local_ports"
         case .connections: LimitsSection.schema.name(of: \.limits.connections)
         case .connectionsPerPrefix: LimitsSection.schema.name(of: \.limits.connectionsPerPrefix)
         case .handshakes: LimitsSection.schema.name(of: \.limits.handshakes)

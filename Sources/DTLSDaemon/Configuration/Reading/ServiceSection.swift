@@ -18,7 +18,7 @@ struct ServiceSection {
     /// The oldest version; `nil`: that of the policy.
     var minimumVersion: ProtocolVersion?
     var handler: HandlerName?
-    var forward = ForwardConfiguration(backends: [])
+    var forward = ForwardSection()
     var exec = ExecConfiguration(command: [])
     var log = LogSection()
     var limits = LimitsSection()
@@ -94,7 +94,7 @@ struct ServiceSection {
         Key(
             "handler", \.handler, .word, isRequired: { _ in true },
             doc: "What the service does with a client's datagrams.")
-        Key(table: "forward", \.forward, ForwardConfiguration.schema, doc: "The settings of handler \"forward\".")
+        Key(table: "forward", \.forward, ForwardSection.schema, doc: "The settings of handler \"forward\".")
         Key(table: "exec", \.exec, ExecConfiguration.schema, doc: "The settings of handler \"exec\".")
         Key(table: "log", \.log, LogSection.schema, doc: "The settings of handler \"log\".")
         Key(

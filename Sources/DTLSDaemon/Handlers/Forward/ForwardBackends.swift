@@ -1,3 +1,4 @@
+import LinuxSystem
 import Primitives
 
 /// The backends of one service in one worker: which of them a client's datagrams go to, and which of them take
@@ -10,8 +11,12 @@ final class ForwardBackends {
     let backends: [Backend]
     private let keys: [UInt64]
     private var health: [BackendHealth]
+    /// The addresses that the sockets to UDP backends are bound to.
+    var sources: SourceAddresses
 
-    init(_ backends: [Backend]) {
+    /// - Parameter sources: addresses of this machine, without a port.
+    init(_ backends: [Backend], sources: [SocketAddress] = []) {
+        self.sources = SourceAddresses(sources)
         self.backends = backends
         keys = backends.map { RendezvousHash.key(of: $0.name) }
         health = Array(repeating: BackendHealth(), count: backends.count)

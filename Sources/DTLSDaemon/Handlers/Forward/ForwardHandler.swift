@@ -39,8 +39,36 @@ final class ForwardHandler: Handler, EventHandler {
     }
 
     func closed() {
-        socket.close()
+        closeSocket()
         socket.removeMessages()
+    }
+
+    /// Why a new client would get no socket to its backend; `nil` where it would get one.
+    static func refusal(
+        of peer: SocketAddress, by service: ServiceRuntime, _ resources: HandlerResources
+    ) -> Refusal? {
+        guard let shortage = service.backends.shortage(for: peer, now: resources.loop.now) else { return nil }
+        if shortage.isNews { log(shortage.reason, shortage.backend, service, resources) }
+        return shortage.reason.refusal
+    }
+
+    private static func log(
+        _ shortage: LocalShortage, _ backend: Backend, _ service: ServiceRuntime, _ resources: HandlerResources
+    ) {
+        switch shortage.refusal {
+        case .localPorts:
+            resources.logs.limited(
+                .portLimit,
+                "no local port is left for a socket to the backend \(backend); new clients of this service are refused"
+                    + " until a port is free. Expected more ports: several addresses in forward.source, or a wider"
+                    + " net.ipv4.ip_local_port_range", service)
+        case .descriptors:
+            resources.logs.limited(
+                .descriptorLimit, "there is no socket for the backend \(backend): \(shortage.error)", service)
+        default:
+            resources.logs.limited(
+                .backendUnreachable, "there is no socket for the backend \(backend): \(shortage.error)", service)
+        }
     }
 
     // MARK: To the backend
@@ -88,33 +116,49 @@ final class ForwardHandler: Handler, EventHandler {
     }
 
     private func connect(_ step: BackendRoute.Step) -> BackendRoute.Step {
-        if step == .switchBackend { socket.close() }
-        do throws(SystemError) {
-            if !socket.isOpen { try open() }
-        } catch {
-            socket.close()
-            resources.logs.limited(.backendUnreachable, "no socket for the backend \(backend): \(error)", service)
-            return route.socketFailed()
-        }
-        do throws(SystemError) {
+        if step == .switchBackend { closeSocket() }
+        do throws(BackendSocketFailure) {
             switch backend.address {
-            case .udp(let address): try socket.connect(to: address)
-            case .unix(let path): try socket.connect(toPath: path)
+            case .udp(let address): try connectUDP(to: address)
+            case .unix(let path): try connectUnix(toPath: path)
             }
             return route.connected()
         } catch {
-            return follow(route.connectFailed(error.errno, now: resources.loop.now))
+            switch error {
+            case .backend(let errno):
+                return follow(route.connectFailed(errno, now: resources.loop.now))
+            case .machine(let shortage, let isNews):
+                closeSocket()
+                if isNews { Self.log(shortage, backend, service, resources) }
+                return route.socketFailed()
+            }
         }
     }
 
-    private func open() throws(SystemError) {
-        switch backend.address {
-        case .udp(let address):
-            try socket.open(try UDPSocket.open(address.family), .udp, for: self)
+    private func connectUDP(to address: SocketAddress) throws(BackendSocketFailure) {
+        closeSocket()
+        let connected = try backends.openSocket(to: address, now: resources.loop.now)
+        do throws(SystemError) {
+            try socket.open(connected, .udp, for: self)
             if backends.areSeveral { try socket.reportAllErrors(address.family) }
-        case .unix:
-            try socket.open(try UDPSocket.openUnixDatagram(), .unix, for: self)
+        } catch {
+            throw .machine(LocalShortage(error), isNews: true)
         }
+    }
+
+    private func connectUnix(toPath path: String) throws(BackendSocketFailure) {
+        do throws(SystemError) {
+            if !socket.isOpen { try socket.open(try UDPSocket.openUnixDatagram(), .unix, for: self) }
+        } catch {
+            throw .machine(LocalShortage(error), isNews: true)
+        }
+        do throws(SystemError) { try socket.connect(toPath: path) } catch { throw .backend(error.errno) }
+    }
+
+    private func closeSocket() {
+        guard socket.isOpen else { return }
+        socket.close()
+        backends.sources.noteClosedSocket()
     }
 
     /// Keeps what is left of a batch until the backend has room.

@@ -11,3 +11,14 @@ extension Backend {
 
     static func unix(_ path: String) -> Backend { Backend(name: "unix:\(path)", address: .unix(path)) }
 }
+
+extension NonEmpty {
+    /// - Throws: where there is no element.
+    static func of(_ elements: Element...) throws -> NonEmpty { try #require(NonEmpty(elements)) }
+}
+
+extension ForwardBackends {
+    convenience init(_ backends: [Backend]) throws {
+        self.init(ForwardConfiguration(backends: try #require(NonEmpty(backends))))
+    }
+}

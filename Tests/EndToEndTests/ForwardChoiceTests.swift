@@ -194,6 +194,94 @@ extension EndToEnd {
             try await daemon.stop()
         }
 
+        // MARK: Reloads
+
+        /// The backend is still there, and the reload names another one. Its last client is in a worker that the reload
+        /// makes superfluous.
+        @Test(arguments: Kinds.allCases)
+        func `clients that are connected follow a backend that a reload has moved`(_ kinds: Kinds) async throws {
+            let (first, other) = try pair(kinds)
+            try await first.start()
+            try await other.start()
+            let address = try SocketAddress.freeOnOwnLoopback()
+            let daemon = try await Daemon.start(service([first], listen: address, workers: 2), in: folder)
+            let clients = try (1...2).map { try client("127.14.9.\($0)", to: address) }
+            for client in clients { try await client.exchange("hello", answer: "a:hello") }
+            try daemon.reload(service([other], listen: address))
+            try await daemon.logged("reloaded")
+            // A worker that drains gets the configuration after the others.
+            try await speaks(clients[0], with: "b", "anybody")
+            try await speaks(clients[1], with: "b", "anybody")
+            // Not a message is lost over another change.
+            try daemon.reload(service([first], listen: address))
+            try await daemon.logged("reloaded", count: 2)
+            try await clients[0].exchange("and back", answer: "a:and back")
+            #expect(!daemon.logs("does not take datagrams") && !daemon.logs("connection closed"))
+            try await daemon.stop()
+        }
+
+        @Test func `a client stays with its backend until that refuses and then goes to a new one`() async throws {
+            let (first, other) = try pair(.udp)
+            try await first.start()
+            try await other.start()
+            let address = try SocketAddress.freeOnOwnLoopback()
+            let daemon = try await Daemon.start(service([first], listen: address), in: folder)
+            let sources = (1...8).map { "127.15.9.\($0)" }
+            let clients = try sources.map { try client($0, to: address) }
+            for client in clients { try await client.exchange("hello", answer: "a:hello") }
+            try daemon.reload(service([first, other], listen: address))
+            try await daemon.logged("reloaded")
+            // New clients are divided, but these stay.
+            #expect(try await Set(backends(of: (1...20).map { "127.15.8.\($0)" }, at: address)) == ["a", "b"])
+            for client in clients { try await client.exchange("still here", answer: "a:still here") }
+            try await first.stop()
+            for client in clients { try await speaks(client, with: "b", "anybody") }
+            try await daemon.stop()
+        }
+
+        /// What backends expect is a matter of the configuration that names them.
+        @Test func `a client that moves brings the header that its new backend expects`() async throws {
+            let sockets = try (0..<2).map { _ in try DatagramSocket(at: .freeOnOwnLoopback()) }
+            let backends = sockets.map {
+                Backend(on: [$0]) { [$0.bytes.first == 13 ? Array("header\n".utf8) : $0.bytes] }
+            }
+            let address = try SocketAddress.freeOnOwnLoopback()
+            func service(_ number: Int, _ key: String) -> String {
+                Service.forwarding(to: "udp:\(sockets[number].local)", listen: address, identity: identity).text + key
+            }
+            let daemon = try await Daemon.start(service(0, ""), in: folder)
+            let client = try SecureClient(to: address, trust: identity.certificate, in: folder)
+            try await client.exchange("before")
+            try daemon.reload(service(1, "proxy_protocol = true\n"))
+            try await daemon.logged("reloaded")
+            try await client.exchange("after", answer: "header")
+            try await daemon.stop()
+            for backend in backends { try await backend.stop() }
+        }
+
+        /// A service that is gone, or that has another handler, names no new backends.
+        @Test func `clients of a service that is gone keep their backend until a reload names it again`() async throws {
+            let (first, other) = try pair(.udp)
+            try await first.start()
+            try await other.start()
+            let address = try SocketAddress.freeOnOwnLoopback()
+            let elsewhere = try SocketAddress.freeOnOwnLoopback()
+            let daemon = try await Daemon.start(service([first], listen: address), in: folder)
+            let client = try client("127.16.9.1", to: address)
+            try await client.exchange("hello", answer: "a:hello")
+            try daemon.reload("workers = 1\n" + Service(listen: [elsewhere], identity: identity).text)
+            try await daemon.logged("reloaded")
+            try await client.exchange("still here", answer: "a:still here")
+            try daemon.reload(
+                "workers = 1\n" + Service(name: "forward", listen: [address], identity: identity).text)
+            try await daemon.logged("reloaded", count: 2)
+            try await client.exchange("and here", answer: "a:and here")
+            try daemon.reload(service([other], listen: address))
+            try await daemon.logged("reloaded", count: 3)
+            try await client.exchange("a new one", answer: "b:a new one")
+            try await daemon.stop()
+        }
+
         /// While all are down nothing is served, and nothing ends; then the one that is back has all clients.
         @Test func `when all backends are down, the first that is back serves`() async throws {
             let (first, other) = try pair(.udp)

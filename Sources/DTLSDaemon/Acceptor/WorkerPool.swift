@@ -122,7 +122,7 @@ struct WorkerPool {
     }
 
     /// Distributes a new configuration: to the workers that it keeps, and to those that were started for it. The workers
-    /// above `count` begin to drain.
+    /// above `count` begin to drain. They get it too, for the connections that they have: their backends may have moved.
     mutating func configure(_ count: Int, started: [(number: Int, pid: pid_t)], now: Instant) -> [Action] {
         self.count = count
         generation &+= 1
@@ -131,6 +131,8 @@ struct WorkerPool {
             workers[index].isDraining = true
             if workers[index].connections.isEmpty { actions.append(.stop(workers[index].pid)) }
         }
+        let draining = workers.filter { $0.isDraining && !$0.connections.isEmpty }
+        actions += draining.flatMap { configure($0.pid) }
         vacancies.removeAll { $0.number >= count }
         for (number, pid) in started { actions += self.started(number, pid: pid, now: now) }
         return actions

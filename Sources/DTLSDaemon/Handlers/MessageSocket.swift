@@ -140,6 +140,17 @@ final class MessageSocket {
         return dropped
     }
 
+    /// Puts the messages that wait into the batch, in front of those that are there, to be sent over another socket.
+    /// - Returns: how many were dropped, since the queue has a bound.
+    func gatherPending() -> Int {
+        let dropped = pending.append(batch, from: 0)
+        batch.removeAll()
+        pending.copy(to: batch)
+        pending.removeAll()
+        updateInterest()
+        return dropped
+    }
+
     /// Sends the messages of the queue. Those that are refused stay in the batch: the owner may send what is left, from
     /// number `handled` on, over another socket inside `retry`. What is left after that is dropped.
     func sendPending(retrying: Bool = true, _ retry: (DatagramSender.Outcome) -> Void = { _ in }) {
@@ -160,10 +171,14 @@ final class MessageSocket {
     }
 
     /// Drops the messages of the batch and of the queue.
-    func removeMessages() {
+    /// - Returns: how many there were.
+    @discardableResult
+    func removeMessages() -> Int {
+        defer { updateInterest() }
+        let count = batch.count + pending.count
         batch.removeAll()
         pending.removeAll()
-        updateInterest()
+        return count
     }
 
     private func updateInterest() {

@@ -8,12 +8,31 @@ final class ServiceRuntime {
     let configuration: ServiceConfiguration
     let context: ServerContext
     let limits: Connection.Limits
-    /// The backends and what this worker knows of their health. All connections of the service share them.
-    let backends: ForwardBackends
+    private let handler: Handlers
 
-    init(_ configuration: ServiceConfiguration, ticketKeys: TicketKeyRing) throws(CredentialsError) {
+    /// What the handlers of the service's connections are made of.
+    private enum Handlers {
+        case echo
+        /// What the worker knows of the backends, and what the service asks of them.
+        case forward(ForwardBackends, ForwardConfiguration)
+        case exec(ExecConfiguration)
+        case log(LogConfiguration)
+    }
+
+    init(
+        _ configuration: ServiceConfiguration, ticketKeys: TicketKeyRing, _ resources: HandlerResources
+    ) throws(CredentialsError) {
         self.configuration = configuration
-        backends = ForwardBackends(configuration.handler.backends, sources: configuration.handler.sources)
+        handler =
+            switch configuration.handler {
+            case .echo: .echo
+            case .forward(let forward):
+                .forward(
+                    resources.sharedState(ForwardServices.self).backends(of: configuration.name)
+                        ?? ForwardBackends(forward), forward)
+            case .exec(let exec): .exec(exec)
+            case .log(let log): .log(log)
+            }
         context = try ServerContext(configuration.tls, tickets: ticketKeys, sessionIDContext: configuration.name)
         limits = Connection.Limits(
             handshakeTimeout: configuration.handshakeTimeout, idleTimeout: configuration.idleTimeout,
@@ -29,19 +48,25 @@ final class ServiceRuntime {
         }
     }
 
+    /// The configuration is active from now on: connections from before it that go to a backend follow it.
+    func activate(_ resources: HandlerResources) {
+        guard case .forward(let backends, let forward) = handler else { return }
+        resources.sharedState(ForwardServices.self).activate(backends, of: configuration.name, forward)
+    }
+
     /// Why the handler could not serve a new client after its handshake; `nil` where nothing is known against it.
     func refusal(of peer: SocketAddress, _ resources: HandlerResources) -> Refusal? {
-        switch configuration.handler {
-        case .forward: ForwardHandler.refusal(of: peer, by: self, resources)
+        switch handler {
+        case .forward(let backends, _): ForwardHandler.refusal(of: peer, by: self, backends, resources)
         case .echo, .exec, .log: nil
         }
     }
 
     /// The handler of a connection whose handshake is done.
     func makeHandler(for connection: Connection, _ resources: HandlerResources) -> any Handler {
-        switch configuration.handler {
+        switch handler {
         case .echo: EchoHandler()
-        case .forward(let forward): ForwardHandler(forward, of: self, for: connection, resources)
+        case .forward(let backends, _): ForwardHandler(backends, of: self, for: connection, resources)
         case .exec(let exec): ExecHandler(exec, of: self, resources)
         case .log(let log): DatagramLogHandler(log, of: self, for: connection, resources)
         }

@@ -127,7 +127,7 @@ final class Worker: MessageChannelDelegate {
         do {
             let decoded: Snapshot = try BinaryCoding.decode(from: MemoryFile.read(snapshot))
             let services = try decoded.configuration.services.map {
-                try ServiceRuntime($0, ticketKeys: ticketKeys)
+                try ServiceRuntime($0, ticketKeys: ticketKeys, handlerResources)
             }
             let clients = try decoded.configuration.clients.map { configuration in
                 // An unchanged client keeps its sessions, and its CA certificates are not read again.
@@ -141,6 +141,7 @@ final class Worker: MessageChannelDelegate {
             keyLog.replace(with: keyLogFile)
             self.cookies = cookies
             self.services = services
+            for service in services { service.activate(handlerResources) }
             self.clients = clients
             access = decoded.configuration.limits.access
             self.generation = generation

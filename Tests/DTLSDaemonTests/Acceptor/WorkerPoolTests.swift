@@ -97,8 +97,11 @@ import Testing
                 .configure(100, generation: 2),
                 // Worker 2 has no connections.
                 .stop(102),
+                .configure(101, generation: 2),
             ])
+        // The reload does not wait for a worker that drains.
         #expect(pool.receive(.ready(generation: 2, capacity: 5), from: 100) == [.report(.ready)])
+        #expect(pool.receive(.ready(generation: 2, capacity: 5), from: 101).isEmpty)
         for _ in 0..<3 { #expect(try handOver(&pool).worker == 100) }
         #expect(pool.receive(report(closed: [second.connection]), from: 101) == [.stop(101)])
         #expect(pool.ended(102, .exited(status: 0), now: Self.start).isEmpty)

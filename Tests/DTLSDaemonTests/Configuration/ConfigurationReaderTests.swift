@@ -84,7 +84,7 @@ private let service = """
                         minimumVersion: .dtls10, maximumVersion: .dtls12),
                     handshakeTimeout: .milliseconds(2_000), idleTimeout: .zero, mtu: 9_000,
                     handler: .forward(
-                        ForwardConfiguration(backends: [try .udp("[::1]:5683")])),
+                        ForwardConfiguration(backends: try .of(.udp("[::1]:5683")))),
                     socket: SocketOptions(
                         receiveBuffer: 1_024, sendBuffer: 16_777_216, timeToLive: 255, dscp: 63, interface: "lo",
                         ipv6Only: false, fragmentation: true))

@@ -28,12 +28,13 @@ import Testing
                         + "memory = 2\ncpu_time = 3\nopen_files = 4"))
                 == .exec(
                     ExecConfiguration(
-                        command: ["/bin/sh", "-c", ""], programsPerWorker: 7,
+                        command: try .of("/bin/sh", "-c", ""), programsPerWorker: 7,
                         limits: .init(memory: 2_097_152, processorTime: 3, openFiles: 4))))
         #expect(
             try handler(service("exec", "exec.command = \"/bin/sh\""))
                 == .exec(
-                    ExecConfiguration(command: ["/bin/sh"], programsPerWorker: 100, limits: .init(openFiles: 1_024))))
+                    ExecConfiguration(
+                        command: try .of("/bin/sh"), programsPerWorker: 100, limits: .init(openFiles: 1_024))))
     }
 
     private static let command =

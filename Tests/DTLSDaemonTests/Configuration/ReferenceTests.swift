@@ -91,7 +91,7 @@ import Testing
             configuration.services[1].handler
                 == .forward(
                     ForwardConfiguration(
-                        backends: [try .udp("127.0.0.1:5683")],
+                        backends: try .of(.udp("127.0.0.1:5683")),
                         sources: try ["127.0.0.2", "127.0.0.3"].map {
                             try #require(SocketAddress(host: $0, port: 0))
                         })))

@@ -40,11 +40,11 @@ import Testing
         let handlers: [HandlerConfiguration] = [
             .forward(
                 ForwardConfiguration(
-                    backends: [.unix("/run/ä.sock"), try .udp("[::1]:1")],
+                    backends: try .of(.unix("/run/ä.sock"), .udp("[::1]:1")),
                     sources: [try #require(SocketAddress(host: "::1", port: 0))], proxyProtocol: true)),
             .exec(
                 ExecConfiguration(
-                    command: ["/bin/ä", ""], programsPerWorker: 3,
+                    command: try .of("/bin/ä", ""), programsPerWorker: 3,
                     limits: .init(memory: 1, processorTime: 2, openFiles: 3))),
             .log(.standard), .log(LogConfiguration(target: .file("/f"), format: .syslog)),
             .log(LogConfiguration(target: .syslog(socket: "/s"), format: .plain)), .echo,
@@ -144,6 +144,35 @@ import Testing
         #expect(Self.gaps(in: problems).isEmpty)
         let copy: ConfigurationProblems = try BinaryCoding.decode(from: BinaryCoding.encode(problems))
         #expect(copy == problems)
+    }
+
+    /// As `ForwardConfiguration` and `ExecConfiguration`, but for their lists.
+    private struct LooseForward: Codable {
+        var backends: [Backend]
+        var sources: [SocketAddress] = []
+        var proxyProtocol = false
+    }
+
+    private struct LooseExec: Codable {
+        var command: [String]
+        var programsPerWorker = 1
+        var limits = ForeignProgram.Limits(openFiles: 3)
+    }
+
+    @Test func `an empty list of backends and an empty command are refused`() throws {
+        let backends = try BinaryCoding.decode(
+            ForwardConfiguration.self, from: BinaryCoding.encode(LooseForward(backends: [.unix("/a")])))
+        #expect(backends == ForwardConfiguration(backends: try .of(.unix("/a"))))
+        #expect(throws: MalformedBytes.self) {
+            try BinaryCoding.decode(
+                ForwardConfiguration.self, from: BinaryCoding.encode(LooseForward(backends: [])))
+        }
+        let command = try BinaryCoding.decode(
+            ExecConfiguration.self, from: BinaryCoding.encode(LooseExec(command: ["/a"])))
+        #expect(command.command.elements == ["/a"])
+        #expect(throws: MalformedBytes.self) {
+            try BinaryCoding.decode(ExecConfiguration.self, from: BinaryCoding.encode(LooseExec(command: [])))
+        }
     }
 
     @Test func `every truncation and every extra byte is refused`() throws {

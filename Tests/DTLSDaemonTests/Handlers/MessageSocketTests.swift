@@ -100,6 +100,21 @@ import Testing
         after.socket.close()
     }
 
+    @Test func `messages that wait leave over another socket before those of the batch`() throws {
+        let end = try End(resources)
+        for text in ["1", "2"] { end.append(text) }
+        end.socket.finishBatch { #expect(end.socket.keepBatch() == 0) }
+        end.append("3")
+        #expect(end.socket.gatherPending() == 0)
+        #expect(!end.socket.hasPending && end.socket.batchCount == 3)
+        try end.reconnect()
+        end.socket.finishBatch { #expect(end.socket.sendBatch().error == 0) }
+        #expect(end.received() == ["1", "2", "3"])
+        end.append("4")
+        #expect(end.socket.removeMessages() == 1 && end.socket.isBatchEmpty)
+        end.socket.close()
+    }
+
     @Test func `messages that a full queue refuses wait and leave in their order`() throws {
         let end = try End(resources)
         var sent = 0

@@ -14,8 +14,8 @@ enum HandlerConfiguration: Codable, Equatable, Sendable {
 
 /// `[service.NAME.forward]`
 struct ForwardConfiguration: Codable, Equatable, Sendable {
-    /// The backends: at least one, and no duplicates. The address of a client determines its backend.
-    var backends: [Backend]
+    /// The backends, without duplicates. The address of a client determines its backend.
+    var backends: NonEmpty<Backend>
     /// The addresses of this machine, with port 0, from which UDP backends are sent to. For the backends of a family
     /// without any, the kernel chooses.
     var sources: [SocketAddress] = []
@@ -43,25 +43,13 @@ struct Backend: Codable, Equatable, Sendable, CustomStringConvertible {
     }
 }
 
-extension HandlerConfiguration {
-    /// The backends that datagrams are passed to; empty for handlers other than `forward`.
-    var backends: [Backend] {
-        if case .forward(let forward) = self { forward.backends } else { [] }
-    }
-
-    /// The addresses from which datagrams are passed to backends; empty for handlers other than `forward`.
-    var sources: [SocketAddress] {
-        if case .forward(let forward) = self { forward.sources } else { [] }
-    }
-}
-
 /// `[service.NAME.exec]`
 struct ExecConfiguration: Codable, Equatable, Sendable {
     /// The absolute path of the program, and its arguments.
-    var command: [String]
+    var command: NonEmpty<String>
     /// The largest number of the service's programs in one worker, 1 to 10,000.
-    var programsPerWorker = 100
-    var limits = ForeignProgram.Limits(openFiles: 1_024)
+    var programsPerWorker: Int
+    var limits: ForeignProgram.Limits
 }
 
 /// `[service.NAME.log]`

@@ -26,8 +26,9 @@ extension ServiceSection {
         }
         switch name {
         case .echo: return .echo
-        case .forward: return .forward(forward.configuration)
-        case .exec: return .exec(exec)
+        // Without its backends or its command, which is reported, another handler takes the place of this one.
+        case .forward: return forward.configuration.map { .forward($0) } ?? .echo
+        case .exec: return exec.configuration.map { .exec($0) } ?? .echo
         case .log: return .log(log.configuration)
         }
     }
@@ -41,9 +42,11 @@ struct ForwardSection {
     fileprivate var sources: [Element<SocketAddress>] = []
     fileprivate var proxyProtocol = false
 
-    var configuration: ForwardConfiguration {
-        ForwardConfiguration(
-            backends: backends.map(\.value), sources: sources.map(\.value), proxyProtocol: proxyProtocol)
+    /// - Returns: `nil` without backends.
+    var configuration: ForwardConfiguration? {
+        NonEmpty(backends.map(\.value)).map {
+            ForwardConfiguration(backends: $0, sources: sources.map(\.value), proxyProtocol: proxyProtocol)
+        }
     }
 
     static let schema = Schema<Self>(
@@ -212,7 +215,18 @@ private struct WrongBackend: Error {
 // MARK: exec
 
 /// `[service.NAME.exec]`
-extension ExecConfiguration {
+struct ExecSection {
+    fileprivate var command: [String] = []
+    fileprivate var programsPerWorker = 100
+    fileprivate var limits = ForeignProgram.Limits(openFiles: 1_024)
+
+    /// - Returns: `nil` without a command.
+    var configuration: ExecConfiguration? {
+        NonEmpty(command).map {
+            ExecConfiguration(command: $0, programsPerWorker: programsPerWorker, limits: limits)
+        }
+    }
+
     static let schema = Schema<Self> {
         Key(
             "command", \.command, .command, isRequired: { _ in true },

@@ -19,7 +19,7 @@ struct ServiceSection {
     var minimumVersion: ProtocolVersion?
     var handler: HandlerName?
     var forward = ForwardSection()
-    var exec = ExecConfiguration(command: [])
+    var exec = ExecSection()
     var log = LogSection()
     var limits = LimitsSection()
 
@@ -95,7 +95,7 @@ struct ServiceSection {
             "handler", \.handler, .word, isRequired: { _ in true },
             doc: "What the service does with a client's datagrams.")
         Key(table: "forward", \.forward, ForwardSection.schema, doc: "The settings of handler \"forward\".")
-        Key(table: "exec", \.exec, ExecConfiguration.schema, doc: "The settings of handler \"exec\".")
+        Key(table: "exec", \.exec, ExecSection.schema, doc: "The settings of handler \"exec\".")
         Key(table: "log", \.log, LogSection.schema, doc: "The settings of handler \"log\".")
         Key(
             table: "socket", \.model.socket, SocketOptions.schema,

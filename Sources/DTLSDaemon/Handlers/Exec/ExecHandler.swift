@@ -42,7 +42,7 @@ final class ExecHandler: Handler, EventHandler {
     private func start(_ connection: Connection, _ programs: Programs) throws(SystemError) {
         let ends = try ForeignProgram.socketPair()
         program = try programs.start(
-            configuration.command, environment: ExecEnvironment.variables(of: connection, service),
+            configuration.command.elements, environment: ExecEnvironment.variables(of: connection, service),
             stream: ends.other, limits: configuration.limits, of: service, peer: connection.peer
         ) { [weak self] in self?.programEnded() }
         try socket.open(ends.own, .unix, watching: [.readable, .peerClosed], for: self)

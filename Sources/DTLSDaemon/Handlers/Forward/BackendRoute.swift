@@ -7,6 +7,10 @@ import Primitives
 ///
 /// The backend is the first one in the client's own order that takes datagrams (``ForwardBackends``). It is chosen
 /// again whenever messages are to be sent, so a client goes back to its own backend once that is up again.
+///
+/// A reload may change the backends. A connection stays with its own as long as that stands in the configuration, also
+/// where a new one comes before it in the client's order, since the backend may keep a state of its client. When its own
+/// is gone, the connection moves with its next message.
 struct BackendRoute {
     /// What is to be done next for the messages that are to be sent.
     enum Step: Equatable {
@@ -25,9 +29,9 @@ struct BackendRoute {
     /// What an operator is to be told.
     enum Notice: Equatable {
         /// A backend refuses datagrams from now on; `errno` says why.
-        case outage(backend: Int, errno: Int32)
+        case outage(backend: ForwardBackend, errno: Int32)
         /// A backend that had refused so many times takes datagrams again.
-        case recovery(backend: Int, refusals: UInt64)
+        case recovery(backend: ForwardBackend, refusals: UInt64)
     }
 
     struct Transition: Equatable {
@@ -40,10 +44,11 @@ struct BackendRoute {
     private let client: UInt64
     /// Names the connection where a backend is on trial with one connection's messages.
     private let connection: ObjectIdentifier
-    /// The backend that is first in the client's order.
-    private let home: Int
+    /// The backend that the connection returns to after an outage: the first in the client's order when the connection
+    /// began, or when it had to choose again.
+    private var home: ForwardBackend
     /// The backend that the client's messages go to now.
-    private(set) var backend: Int
+    private(set) var backend: ForwardBackend
     /// Whether the socket is connected to ``backend``. A Unix socket has to be connected again after its backend was
     /// restarted, since that has made a new socket under the old path.
     private var isConnected = false
@@ -54,13 +59,13 @@ struct BackendRoute {
     init(_ backends: ForwardBackends, client address: SocketAddress, connection: ObjectIdentifier) {
         self.backends = backends
         self.connection = connection
-        client = backends.areSeveral ? RendezvousHash.client(address) : 0
-        home = backends.areSeveral ? backends.home(of: client) : 0
+        client = RendezvousHash.client(address)
+        home = backends.home(of: client)
         backend = home
     }
 
     var transport: MessageSocket.Transport {
-        switch backends.backends[backend].address {
+        switch backend.configuration.address {
         case .udp: .udp
         case .unix: .unix
         }
@@ -77,23 +82,36 @@ struct BackendRoute {
 
     @inline(__always)
     private mutating func next(now: Instant) -> Step {
-        if isConnected, backend == home, !backends.areSeveral || backends.isServing(home) { return .send }
+        if isConnected, backend == home, home.isConfigured, home.isServing || !backends.areSeveral { return .send }
         return choose(now: now)
     }
 
     private mutating func choose(now: Instant) -> Step {
-        if backends.areSeveral, switchBackend(now: now) { return .switchBackend }
+        if switchBackend(now: now) { return .switchBackend }
         return isConnected ? .send : .connect
     }
 
     /// Goes over to the backend that is the right one now.
     /// - Returns: false where that is the present one.
     private mutating func switchBackend(now: Instant) -> Bool {
-        let better = backends.choice(of: client, for: connection, now: now)
+        followReload()
+        let better = backends.choice(of: client, home: home, for: connection, now: now)
         if better == backend { return false }
         backend = better
         isConnected = false
         return true
+    }
+
+    /// Whether a reload has left ``backend`` out, so that the next message goes to another one.
+    @inline(__always)
+    var isBackendGone: Bool { !backend.isConfigured && backends.successor(of: backend) == nil }
+
+    /// Finds another home where a reload has left it out.
+    private mutating func followReload() {
+        // A reload may have left an address out, and another one have brought it back.
+        if !backend.isConfigured, let same = backends.successor(of: backend) { backend = same }
+        if home.isConfigured { return }
+        home = backends.successor(of: home) ?? (backend.isConfigured ? backend : backends.home(of: client))
     }
 
     /// The socket has been connected to ``backend``.
@@ -111,18 +129,18 @@ struct BackendRoute {
     /// The socket could not be connected to ``backend``.
     mutating func connectFailed(_ error: Int32, now: Instant) -> Transition {
         let notice = noteRefusal(error, now: now)
-        let hasSwitched = backends.areSeveral && switchBackend(now: now)
+        let hasSwitched = switchBackend(now: now)
         return Transition(step: hasSwitched ? .switchBackend : .finish, notice: notice)
     }
 
     /// Messages are about to be sent to ``backend``. Where it is in an outage, this is its trial.
     @inline(__always)
     func willSend(now: Instant) -> Notice? {
-        backends.isServing(backend) ? nil : beginTrial(now: now)
+        backend.isServing ? nil : beginTrial(now: now)
     }
 
     private func beginTrial(now: Instant) -> Notice? {
-        backends.begin(backend, by: connection, now: now).map { .recovery(backend: backend, refusals: $0) }
+        backend.begin(by: connection, now: now).map { .recovery(backend: backend, refusals: $0) }
     }
 
     /// Messages were sent, with this errno, or 0. As long as the clock stands still, this ends in `keepRest` or
@@ -169,15 +187,16 @@ struct BackendRoute {
     /// A datagram from ``backend`` has come, or it has taken one.
     @inline(__always)
     func markBackendAlive() -> Notice? {
-        backends.isServing(backend) ? nil : endOutage()
+        backend.isServing ? nil : endOutage()
     }
 
     private func endOutage() -> Notice? {
-        backends.noteAnswer(backend).map { .recovery(backend: backend, refusals: $0) }
+        backend.noteAnswer().flatMap { backend.isConfigured ? .recovery(backend: backend, refusals: $0) : nil }
     }
 
-    /// The socket has given an error that says that ``backend`` takes no datagrams.
+    /// The socket has given an error that says that ``backend`` takes no datagrams. An operator is told of backends that
+    /// stand in the configuration.
     func noteRefusal(_ error: Int32, now: Instant) -> Notice? {
-        backends.noteRefusal(backend, now: now) ? .outage(backend: backend, errno: error) : nil
+        backend.noteRefusal(now: now) && backend.isConfigured ? .outage(backend: backend, errno: error) : nil
     }
 }

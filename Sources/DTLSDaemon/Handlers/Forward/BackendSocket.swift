@@ -66,8 +66,8 @@ extension ForwardBackends {
     /// of the service that is closed.
     func shortage(for peer: SocketAddress, now: Instant) -> (backend: Backend, reason: LocalShortage, isNews: Bool)? {
         guard sources.isShort else { return nil }
-        let client = areSeveral ? RendezvousHash.client(peer) : 0
-        let backend = backends[choice(of: client, for: ObjectIdentifier(self), now: now)]
+        let client = RendezvousHash.client(peer)
+        let backend = choice(of: client, home: home(of: client), for: ObjectIdentifier(self), now: now).configuration
         guard case .udp(let address) = backend.address, sources.shortage(address.family) != nil else { return nil }
         do throws(BackendSocketFailure) {
             _ = try openSocket(to: address, now: now)

@@ -7,26 +7,28 @@ import Logging
 /// Messages go to a backend, and the backend's datagrams come back, over a socket that belongs to this connection
 /// alone. So the backend can tell the clients apart, and answer each. One message is one datagram, both ways.
 ///
-/// Which backend that is, and what happens where it refuses, is decided by ``BackendRoute``.
+/// Which backend that is, and what happens where it refuses or a reload leaves it out, is decided by ``BackendRoute``.
 final class ForwardHandler: Handler, EventHandler {
     private let backends: ForwardBackends
     private let service: ServiceRuntime
     private let resources: HandlerResources
     /// Precedes every message; empty for a backend that wants none.
-    private let header: [UInt8]
+    private var header: [UInt8]
     private weak var connection: Connection?
     private var route: BackendRoute
     private let socket: MessageSocket
+    /// Whether the socket tells of all ICMP errors.
+    private var reportsAllErrors = false
 
     init(
-        _ configuration: ForwardConfiguration, of service: ServiceRuntime, for connection: Connection,
+        _ backends: ForwardBackends, of service: ServiceRuntime, for connection: Connection,
         _ resources: HandlerResources
     ) {
         self.service = service
         self.resources = resources
         self.connection = connection
-        backends = service.backends
-        header = configuration.proxyProtocol ? ProxyHeader(connection).bytes : []
+        self.backends = backends
+        header = backends.proxyProtocol ? ProxyHeader(connection).bytes : []
         route = BackendRoute(backends, client: connection.peer, connection: ObjectIdentifier(connection))
         socket = MessageSocket(resources)
     }
@@ -45,9 +47,9 @@ final class ForwardHandler: Handler, EventHandler {
 
     /// Why a new client would get no socket to its backend; `nil` where it would get one.
     static func refusal(
-        of peer: SocketAddress, by service: ServiceRuntime, _ resources: HandlerResources
+        of peer: SocketAddress, by service: ServiceRuntime, _ backends: ForwardBackends, _ resources: HandlerResources
     ) -> Refusal? {
-        guard let shortage = service.backends.shortage(for: peer, now: resources.loop.now) else { return nil }
+        guard let shortage = backends.shortage(for: peer, now: resources.loop.now) else { return nil }
         if shortage.isNews { log(shortage.reason, shortage.backend, service, resources) }
         return shortage.reason.refusal
     }
@@ -75,6 +77,7 @@ final class ForwardHandler: Handler, EventHandler {
 
     func received(_ message: UnsafeRawBufferPointer, on connection: Connection) {
         if socket.isBatchFilling { batchEnded(on: connection) }
+        if route.isBackendGone, socket.isBatchEmpty { adoptProxyProtocol() }
         if header.isEmpty {
             socket.append(message)
         } else {
@@ -84,7 +87,11 @@ final class ForwardHandler: Handler, EventHandler {
 
     func batchEnded(on connection: Connection) {
         socket.finishBatch {
-            if socket.hasPending { keepBatch(from: 0) } else { perform(route.begin(now: resources.loop.now), from: 0) }
+            if socket.hasPending {
+                guard route.isBackendGone else { return keepBatch(from: 0) }
+                logDropped(socket.gatherPending())
+            }
+            perform(route.begin(now: resources.loop.now), from: 0)
         }
     }
 
@@ -97,6 +104,7 @@ final class ForwardHandler: Handler, EventHandler {
             case .connect, .switchBackend:
                 step = connect(step)
             case .send:
+                if backends.areSeveral, !reportsAllErrors { reportAllErrors() }
                 if let notice = route.willSend(now: resources.loop.now) { log(notice) }
                 let outcome = socket.sendBatch(from: first, retrying: !backends.areSeveral)
                 first += outcome.handled
@@ -116,7 +124,10 @@ final class ForwardHandler: Handler, EventHandler {
     }
 
     private func connect(_ step: BackendRoute.Step) -> BackendRoute.Step {
-        if step == .switchBackend { closeSocket() }
+        if step == .switchBackend {
+            closeSocket()
+            adoptProxyProtocol()
+        }
         do throws(BackendSocketFailure) {
             switch backend.address {
             case .udp(let address): try connectUDP(to: address)
@@ -140,7 +151,6 @@ final class ForwardHandler: Handler, EventHandler {
         let connected = try backends.openSocket(to: address, now: resources.loop.now)
         do throws(SystemError) {
             try socket.open(connected, .udp, for: self)
-            if backends.areSeveral { try socket.reportAllErrors(address.family) }
         } catch {
             throw .machine(LocalShortage(error), isNews: true)
         }
@@ -155,15 +165,39 @@ final class ForwardHandler: Handler, EventHandler {
         do throws(SystemError) { try socket.connect(toPath: path) } catch { throw .backend(error.errno) }
     }
 
+    /// A reload may have added backends since the socket was connected, so this is looked at for each batch.
+    private func reportAllErrors() {
+        reportsAllErrors = true
+        // Where this fails, closed ports are still told of.
+        if case .udp(let address) = backend.address { try? socket.reportAllErrors(address.family) }
+    }
+
+    /// Takes over whether the next backend expects a header of the PROXY protocol, which a reload may have changed. What
+    /// was gathered for the last one, or waits, begins as that one expected, and is dropped.
+    private func adoptProxyProtocol() {
+        guard backends.proxyProtocol == header.isEmpty, let connection else { return }
+        header = backends.proxyProtocol ? ProxyHeader(connection).bytes : []
+        let dropped = socket.removeMessages()
+        if dropped > 0 {
+            resources.logs.limited(
+                .datagramRefused,
+                "\(dropped) datagrams to another backend were dropped: a reload has changed proxy_protocol", service)
+        }
+    }
+
     private func closeSocket() {
         guard socket.isOpen else { return }
         socket.close()
+        reportsAllErrors = false
         backends.sources.noteClosedSocket()
     }
 
     /// Keeps what is left of a batch until the backend has room.
     private func keepBatch(from first: Int) {
-        let dropped = socket.keepBatch(from: first)
+        logDropped(socket.keepBatch(from: first))
+    }
+
+    private func logDropped(_ dropped: Int) {
         if dropped > 0 {
             resources.logs.limited(
                 .datagramRefused,
@@ -183,7 +217,7 @@ final class ForwardHandler: Handler, EventHandler {
     func ready(_ events: EventLoop.Events) {
         if events.contains(.writable), socket.hasPending { sendPending() }
         guard !events.isDisjoint(with: [.readable, .hangUp]), let connection else { return }
-        if events.contains(.hangUp), backends.areSeveral, route.transport == .udp { return takeErrors(connection) }
+        if events.contains(.hangUp), reportsAllErrors, route.transport == .udp { return takeErrors(connection) }
         let count: Int
         do throws(SystemError) {
             count = try socket.receive()
@@ -219,7 +253,7 @@ final class ForwardHandler: Handler, EventHandler {
 
     // MARK: The backend's health
 
-    private var backend: Backend { backends.backends[route.backend] }
+    private var backend: Backend { route.backend.configuration }
 
     private func noteRefusal(_ error: Int32) {
         if let notice = route.noteRefusal(error, now: resources.loop.now) { log(notice) }
@@ -227,13 +261,13 @@ final class ForwardHandler: Handler, EventHandler {
 
     private func log(_ notice: BackendRoute.Notice) {
         switch notice {
-        case .outage(let index, let error):
+        case .outage(let backend, let error):
             let reason = String(cString: strerror(error))
             resources.logs.limited(
-                .backendRefused, "the backend \(backends.backends[index]) does not take datagrams: \(reason)", service)
-        case .recovery(let index, let refusals):
+                .backendRefused, "the backend \(backend.configuration) does not take datagrams: \(reason)", service)
+        case .recovery(let backend, let refusals):
             resources.logs.limited(
-                .backendAnswers, "the backend \(backends.backends[index]) takes datagrams again", service,
+                .backendAnswers, "the backend \(backend.configuration) takes datagrams again", service,
                 ["REFUSALS": "\(refusals)"])
         }
     }

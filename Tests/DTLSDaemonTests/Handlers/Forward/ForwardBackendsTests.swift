@@ -16,9 +16,9 @@ import Testing
         }
     }
 
-    private static func homes(_ backends: [Backend], _ clients: [UInt64]) -> [String] {
-        let backends = ForwardBackends(backends)
-        return clients.map { backends.backends[backends.home(of: $0)].name }
+    private static func homes(_ backends: [Backend], _ clients: [UInt64]) throws -> [String] {
+        let backends = try ForwardBackends(backends)
+        return clients.map { backends.home(of: $0).configuration.name }
     }
 
     /// The choice must be the same in every version, or an update moves all clients: these are its numbers, worked out
@@ -42,7 +42,7 @@ import Testing
     @Test(arguments: [2, 3, 7, 16])
     func `clients are spread evenly`(_ count: Int) throws {
         let clients = try Self.clients(20_000)
-        let homes = Self.homes(try Self.backends(1...count), clients)
+        let homes = try Self.homes(try Self.backends(1...count), clients)
         let shares = Dictionary(grouping: homes) { $0 }.mapValues(\.count)
         #expect(shares.count == count)
         // Six standard deviations of a fair draw.
@@ -54,13 +54,14 @@ import Testing
     @Test func `the order in the file does not matter`() throws {
         let clients = try Self.clients(1_000)
         #expect(
-            Self.homes(try Self.backends(1...5), clients) == Self.homes(try Self.backends((1...5).reversed()), clients))
+            try Self.homes(try Self.backends(1...5), clients)
+                == Self.homes(try Self.backends((1...5).reversed()), clients))
     }
 
     @Test func `when a backend goes only its own clients move`() throws {
         let clients = try Self.clients(10_000)
-        let before = Self.homes(try Self.backends(1...5), clients)
-        let after = Self.homes(try Self.backends([1, 2, 4, 5]), clients)
+        let before = try Self.homes(try Self.backends(1...5), clients)
+        let after = try Self.homes(try Self.backends([1, 2, 4, 5]), clients)
         var moved: [String: Int] = [:]
         for (old, new) in zip(before, after) where old != new {
             #expect(old == "udp:192.0.2.3:53")
@@ -78,49 +79,78 @@ import Testing
     private let second: UInt64 = 1_000_000_000
 
     @Test func `clients of a backend that refuses go to their next one and back`() throws {
-        let backends = ForwardBackends(try Self.backends(1...3))
+        let backends = try ForwardBackends(try Self.backends(1...3))
         let client = try #require(try Self.clients(1).first)
         let id = ObjectIdentifier(one)
         let home = backends.home(of: client)
-        func choice(_ nanoseconds: UInt64) -> Int { backends.choice(of: client, for: id, now: at(nanoseconds)) }
+        func choice(_ nanoseconds: UInt64) -> ForwardBackend {
+            backends.choice(of: client, home: home, for: id, now: at(nanoseconds))
+        }
         #expect(choice(0) == home)
-        #expect(backends.noteRefusal(home, now: at(0)))
+        #expect(home.noteRefusal(now: at(0)))
         let next = choice(1)
         #expect(next != home)
         // Both: there is a third.
-        #expect(backends.noteRefusal(next, now: at(2)))
+        #expect(next.noteRefusal(now: at(2)))
         let last = choice(3)
         #expect(last != home && last != next)
         // None is left: to the first, whatever comes of it.
-        #expect(backends.noteRefusal(last, now: at(4)))
+        #expect(last.noteRefusal(now: at(4)))
         #expect(choice(5) == home)
-        #expect(backends.begin(home, by: id, now: at(5)) == nil)
-        #expect(!backends.isServing(home))
+        #expect(home.begin(by: id, now: at(5)) == nil)
+        #expect(!home.isServing)
         // It was down alone, and is back.
         #expect(choice(second) == home)
-        #expect(backends.begin(home, by: id, now: at(second)) == nil)
-        #expect(backends.noteAnswer(home) == 1)
-        #expect(backends.isServing(home))
+        #expect(home.begin(by: id, now: at(second)) == nil)
+        #expect(home.noteAnswer() == 1)
+        #expect(home.isServing)
     }
 
     @Test func `a single backend is always the choice`() throws {
-        let backends = ForwardBackends([.unix("/x")])
+        let backends = try ForwardBackends([.unix("/x")])
         #expect(!backends.areSeveral)
-        #expect(backends.noteRefusal(0, now: at(0)))
-        #expect(backends.choice(of: 7, for: ObjectIdentifier(one), now: at(1)) == 0)
+        let only = backends.list.first
+        #expect(only.noteRefusal(now: at(0)))
+        #expect(backends.choice(of: 7, home: only, for: ObjectIdentifier(one), now: at(1)) == only)
     }
 
     @Test func `only one connection tries a backend that was out`() throws {
-        let backends = ForwardBackends(try Self.backends(1...2))
+        let backends = try ForwardBackends(try Self.backends(1...2))
         let client = try #require(try Self.clients(1).first)
         let home = backends.home(of: client)
-        _ = backends.noteRefusal(home, now: at(0))
+        _ = home.noteRefusal(now: at(0))
         let (first, second) = (ObjectIdentifier(one), ObjectIdentifier(other))
-        #expect(backends.choice(of: client, for: first, now: at(self.second)) == home)
-        _ = backends.begin(home, by: first, now: at(self.second))
-        #expect(backends.choice(of: client, for: first, now: at(self.second + 1)) == home)
-        #expect(backends.choice(of: client, for: second, now: at(self.second + 1)) != home)
-        _ = backends.noteAnswer(home)
-        #expect(backends.choice(of: client, for: second, now: at(self.second + 2)) == home)
+        #expect(backends.choice(of: client, home: home, for: first, now: at(self.second)) == home)
+        _ = home.begin(by: first, now: at(self.second))
+        #expect(backends.choice(of: client, home: home, for: first, now: at(self.second + 1)) == home)
+        #expect(backends.choice(of: client, home: home, for: second, now: at(self.second + 1)) != home)
+        _ = home.noteAnswer()
+        #expect(backends.choice(of: client, home: home, for: second, now: at(self.second + 2)) == home)
+    }
+
+    // MARK: Reloads
+
+    private static func configuration(_ names: some Sequence<Int>) throws -> ForwardConfiguration {
+        ForwardConfiguration(backends: try #require(NonEmpty(try backends(names))))
+    }
+
+    @Test func `connections of a service share its backends over reloads`() throws {
+        let loop = try EventLoop()
+        let services = ForwardServices(loop: loop, logs: WorkerLogs(worker: 0, loop: loop))
+        let before = try Self.configuration(1...2)
+        let after = try Self.configuration(2...3)
+        #expect(services.backends(of: "a") === nil)
+        var ofConnections: ForwardBackends? = ForwardBackends(before)
+        services.activate(try #require(ofConnections), of: "a", before)
+        #expect(services.backends(of: "a") === ofConnections && services.backends(of: "b") === nil)
+        let (first, second) = (try #require(ofConnections?.list.first), try #require(ofConnections?.list.elements.last))
+
+        services.activate(try #require(services.backends(of: "a")), of: "a", after)
+        #expect(!first.isConfigured && second.isConfigured)
+        #expect(ofConnections?.list.first == second && ofConnections?.list.elements.count == 2)
+
+        // They are kept as long as anybody has them.
+        ofConnections = nil
+        #expect(services.backends(of: "a") === nil)
     }
 }

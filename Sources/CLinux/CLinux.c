@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <malloc.h>
 #include <stdlib.h>
+#include <sys/auxv.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
 
@@ -16,6 +17,13 @@ _Static_assert(CL_F_ADD_SEALS == F_ADD_SEALS && CL_F_SEAL_WRITE == F_SEAL_WRITE,
 
 extern char **environ;
 char **cl_environ(void) { return environ; }
+
+static char **arguments;
+// glibc gives constructors what it gives main.
+__attribute__((constructor)) static void keep_arguments(int argc, char **argv) {
+    if (argc > 0) arguments = argv;
+}
+char **cl_arguments(void) { return arguments; }
 
 int cl_spawn_close_from(posix_spawn_file_actions_t *actions, int first) {
     return posix_spawn_file_actions_addclosefrom_np(actions, first);
@@ -35,33 +43,52 @@ size_t cl_bytes_in_use(void) {
     return information.uordblks + information.hblkhd;
 }
 
-int cl_spawn_self(pid_t *pid, char *const argv[], char *const envp[], int channel) {
-    posix_spawn_file_actions_t actions;
-    posix_spawnattr_t attributes;
-    sigset_t none, all;
-    int e = posix_spawn_file_actions_init(&actions);
-    if (e) return e;
-    e = posix_spawnattr_init(&attributes);
-    if (e) { posix_spawn_file_actions_destroy(&actions); return e; }
-    sigemptyset(&none);
-    sigfillset(&all);
-    // In posix_spawn, dup2 of a descriptor onto itself clears FD_CLOEXEC (POSIX.1-2024; glibc since 2.29).
-    if (!e) e = posix_spawn_file_actions_adddup2(&actions, channel, 3);
-    if (!e) e = posix_spawn_file_actions_addclosefrom_np(&actions, 4);
-    if (!e) e = posix_spawnattr_setsigmask(&attributes, &none);
-    if (!e) e = posix_spawnattr_setsigdefault(&attributes, &all);
-    if (!e) e = posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF);
-    if (!e) e = posix_spawn(pid, "/proc/self/exe", &actions, &attributes, argv, envp);
-    posix_spawnattr_destroy(&attributes);
-    posix_spawn_file_actions_destroy(&actions);
-    return e;
+int cl_open_self(void) {
+    // The link leads to the program that runs, even when another file has taken its place meanwhile.
+    int self = open("/proc/self/exe", O_PATH | O_CLOEXEC);
+    if (self >= 0) return self;
+    // Without /proc: the path that the kernel was given by execve(2).
+    const char *path = (const char *)getauxval(AT_EXECFN);
+    if (path) return open(path, O_PATH | O_CLOEXEC);
+    errno = ENOENT;
+    return -1;
 }
 
-// The child shares the parent's memory (vfork(2)), and writes only its own stack and errno.
-static int become_program(const struct cl_program *program, pid_t parent) {
+void cl_set_process_name(const char *name) { prctl(PR_SET_NAME, name); }
+
+// What follows runs in a child that shares the parent's memory (vfork(2)), and that writes only its own stack and errno.
+
+static void reset_signals(void) {
     // signal(3) would leave out the two signals that glibc reserves for its own use.
     const unsigned long by_default[8] = {0};
     for (int number = 1; number < NSIG; number++) syscall(SYS_rt_sigaction, number, by_default, NULL, (NSIG - 1) / 8);
+}
+
+static void unblock_signals(void) {
+    sigset_t none;
+    sigemptyset(&none);
+    sigprocmask(SIG_SETMASK, &none, NULL);
+}
+
+static int become_self(int self, char *const argv[], char *const envp[], int channel) {
+    reset_signals();
+    // Descriptor 3 is the channel's, and the program's own is closed by the exec.
+    if (self == 3) self = fcntl(self, F_DUPFD_CLOEXEC, 4);
+    if (self < 0) return errno;
+    if (channel == 3) {
+        if (fcntl(3, F_SETFD, 0)) return errno;
+    } else if (dup2(channel, 3) < 0) {
+        return errno;
+    }
+    if (self > 4 && syscall(SYS_close_range, 4u, (unsigned)self - 1, 0)) return errno;
+    if (syscall(SYS_close_range, (unsigned)self + 1, ~0u, 0)) return errno;
+    unblock_signals();
+    syscall(SYS_execveat, self, "", argv, envp, AT_EMPTY_PATH);
+    return errno;
+}
+
+static int become_program(const struct cl_program *program, pid_t parent) {
+    reset_signals();
     if (setsid() < 0) return errno;
     if (prctl(PR_SET_PDEATHSIG, SIGKILL)) return errno;
     // If the parent died before the call, the kernel no longer sends the signal.
@@ -74,18 +101,40 @@ static int become_program(const struct cl_program *program, pid_t parent) {
     for (size_t i = 0; i < program->limit_count; i++) {
         if (setrlimit(program->limits[i].resource, &program->limits[i].limit)) return errno;
     }
-    sigset_t none;
-    sigemptyset(&none);
-    sigprocmask(SIG_SETMASK, &none, NULL);
+    unblock_signals();
     execve(program->argv[0], program->argv, program->envp);
     return errno;
+}
+
+// A child whose exec has failed is reaped here, and its error is returned.
+static int finish_spawn(pid_t *pid, pid_t child, int error, const sigset_t *before) {
+    pthread_sigmask(SIG_SETMASK, before, NULL);
+    if (child > 0 && error) {
+        while (waitpid(child, NULL, 0) < 0 && errno == EINTR) {}
+    }
+    *pid = child;
+    return error;
+}
+
+int cl_spawn_self(pid_t *pid, int self, char *const argv[], char *const envp[], int channel) {
+    sigset_t all, before;
+    volatile int error = 0;
+    // No signal handler of the parent may run in the child, since it would use the parent's memory.
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    pid_t child = vfork();
+    if (child == 0) {
+        error = become_self(self, argv, envp, channel);
+        _exit(127);
+    }
+    if (child < 0) error = errno;
+    return finish_spawn(pid, child, error, &before);
 }
 
 int cl_spawn_program(pid_t *pid, const struct cl_program *program) {
     sigset_t all, before;
     pid_t parent = getpid();
     volatile int error = 0;
-    // No signal handler of the parent may run in the child, since it would use the parent's memory.
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, &before);
     pid_t child = vfork();
@@ -94,10 +143,5 @@ int cl_spawn_program(pid_t *pid, const struct cl_program *program) {
         _exit(127);
     }
     if (child < 0) error = errno;
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
-    if (child > 0 && error) {
-        while (waitpid(child, NULL, 0) < 0 && errno == EINTR) {}
-    }
-    *pid = child;
-    return error;
+    return finish_spawn(pid, child, error, &before);
 }

@@ -3,10 +3,14 @@ import LinuxSystem
 
 /// The entry points of the daemon's processes.
 public enum Daemon {
+    /// The arguments of this process, its name included.
+    public static var arguments: [String] { ChildProcess.arguments() }
+
     /// Runs the role that these arguments name, unless it is the one of the main process.
     /// - Returns: the exit status, or `nil` for the main process.
     public static func runRole(_ arguments: [String]) -> Int32? {
         guard let role = Role(arguments: arguments) else { return nil }
+        ChildProcess.setName("dtlsd")
         do {
             switch role {
             case .worker(let number): try Worker.run(number: number)

@@ -89,13 +89,14 @@ public final class Iosched {
         runCallbacks()
     }
 
-    /// Polls until ``stop()``.
+    /// Polls until ``stop()``, or not at all if ``stop()`` has been called since ``forever()`` last returned.
     public func forever() throws(DtlsError) {
-        isStopped = false
+        defer { isStopped = false }
         while !isStopped { try poll() }
     }
 
-    /// Ends ``forever()`` once the present callback has returned.
+    /// Ends ``forever()`` once the present callback has returned. Before ``forever()``, it makes the next one return at
+    /// once.
     public func stop() {
         isStopped = true
         // A loop that waits does not look.

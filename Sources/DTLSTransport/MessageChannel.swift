@@ -23,6 +23,8 @@ package final class MessageChannel: EventHandler {
     /// Messages that must not be lost, waiting for room.
     private var waiting: [Waiting] = []
     private var wantsRoom = false
+    /// What ``whenAllIsSent(_:)`` was given, while messages wait.
+    private var whenSent: (() -> Void)?
     /// Messages read before others get their turn.
     private static let messagesPerTurn = 64
 
@@ -84,17 +86,30 @@ package final class MessageChannel: EventHandler {
     package func ready(_ events: EventLoop.Events) {
         if events.contains(.writable) { writeWaiting() }
         for _ in 0..<Self.messagesPerTurn {
-            guard isOpen else { return }
-            do throws(SystemError) {
-                guard try receiveOne() else { return }
-            } catch {
-                // EMSGSIZE: a message that is too long is lost, and only that.
-                if error.errno != EMSGSIZE { return end() }
-            }
+            guard receiveOne() else { return }
         }
     }
 
-    private func receiveOne() throws(SystemError) -> Bool {
+    /// Reads everything that the other process has sent. Call it when that process has ended: the channel holds what it
+    /// said last, which may be more than one turn reads.
+    package func readToEnd() {
+        while receiveOne() {}
+    }
+
+    /// - Returns: whether there may be another message.
+    private func receiveOne() -> Bool {
+        guard isOpen else { return false }
+        do throws(SystemError) {
+            return try tryToReceiveOne()
+        } catch {
+            // EMSGSIZE: a message that is too long is lost, and only that.
+            if error.errno == EMSGSIZE { return true }
+            end()
+            return false
+        }
+    }
+
+    private func tryToReceiveOne() throws(SystemError) -> Bool {
         let received = try UnixChannel.receive(into: buffer, from: descriptor)
         switch consume received {
         case .nothing: return false
@@ -116,6 +131,14 @@ package final class MessageChannel: EventHandler {
         }
         wantsRoom = false
         if let registration { try? loop.modify(descriptor, .readable, registration) }
+        whenSent?()
+        whenSent = nil
+    }
+
+    /// Calls `work` once every message of ``send(_:descriptor:)`` has been sent, or the channel is closed: at once where
+    /// none waits.
+    package func whenAllIsSent(_ work: @escaping () -> Void) {
+        if isOpen, !waiting.isEmpty { whenSent = work } else { work() }
     }
 
     private func end() {
@@ -129,5 +152,8 @@ package final class MessageChannel: EventHandler {
         registration = nil
         waiting = []
         _ = descriptor.take()
+        let work = whenSent
+        whenSent = nil
+        work?()
     }
 }

@@ -20,21 +20,57 @@ public enum ChildProcess {
         }
     }
 
-    /// Starts /proc/self/exe with these arguments. The child has `channel` as descriptor 3, and none above it.
+    /// The file of this program, opened when the first child is started.
+    private struct OwnProgram: ~Copyable, Sendable {
+        let descriptor: FileDescriptor
+        let error: Int32
+
+        init() {
+            descriptor = FileDescriptor(owning: cl_open_self())
+            error = errno
+        }
+    }
+
+    private static let ownProgram = OwnProgram()
+
+    /// Starts this program with these arguments. The child has `channel` as descriptor 3, and none above it.
+    ///
+    /// The program is executed by a descriptor of its file. So children are of the same version as their parent, even
+    /// where a package manager has put another file in its place, and they start where /proc is not mounted.
     /// - Returns: its process ID.
     public static func spawn(
         arguments: [String], environment: [String: String], channel: consuming FileDescriptor
     ) throws(SystemError) -> pid_t {
+        guard ownProgram.descriptor.isOpen else {
+            throw SystemError(
+                "open", "/proc/self/exe, and the path that this program was started by", errno: ownProgram.error)
+        }
         var pid: pid_t = 0
         let raw = channel.rawValue
         let code = withCStrings(arguments) { argv in
             withCStrings(environment.map { "\($0.key)=\($0.value)" }) { envp in
-                cl_spawn_self(&pid, argv, envp, raw)
+                cl_spawn_self(&pid, ownProgram.descriptor.rawValue, argv, envp, raw)
             }
         }
-        guard code == 0 else { throw SystemError("posix_spawn", "/proc/self/exe", errno: code) }
+        guard code == 0 else { throw SystemError("vfork and execveat", "this program", errno: code) }
         return pid
     }
+
+    /// What an operator can do about a child that cannot be started, to be put after the error; or nothing.
+    public static func hint(_ error: SystemError) -> String {
+        switch error.errno {
+        case EAGAIN:
+            " (a limit of processes is reached: TasksMax= of the unit, pids.max of the control group, or ulimit -u)"
+        case ENOENT where access("/proc/self/exe", F_OK) != 0:
+            " (/proc is not mounted, and the program's file is not found by the path that it was started by: mount /proc,"
+                + " or start the program by its absolute path)"
+        case EMFILE, ENFILE: " (a limit of open files is reached: LimitNOFILE= of the unit, or ulimit -n)"
+        default: ""
+        }
+    }
+
+    /// Names this process as ps(1) and pgrep(1) show it, in 15 bytes at most.
+    public static func setName(_ name: String) { cl_set_process_name(name) }
 
     /// Reaps the next child that has ended; `nil` when there is none.
     public static func reap() -> (pid: pid_t, ending: Ending)? {
@@ -73,18 +109,30 @@ public enum ChildProcess {
         return cl_wifexited(status) != 0 ? .exited(status: cl_wexitstatus(status)) : nil
     }
 
+    /// The arguments of this process, its name included. They are known without /proc too, unlike
+    /// `CommandLine.arguments`.
+    public static func arguments() -> [String] { texts(cl_arguments()) }
+
     /// The environment of this process.
     public static func environment() -> [String: String] {
         var variables: [String: String] = [:]
-        var next = cl_environ()
-        while let entry = next?.pointee {
-            let text = String(cString: entry)
+        for text in texts(cl_environ()) {
             if let equals = text.firstIndex(of: "=") {
                 variables[String(text[..<equals])] = String(text[text.index(after: equals)...])
             }
-            next = next?.advanced(by: 1)
         }
         return variables
+    }
+
+    /// A list of C strings that ends with NULL.
+    private static func texts(_ list: UnsafeMutablePointer<UnsafeMutablePointer<CChar>?>?) -> [String] {
+        var texts: [String] = []
+        var next = list
+        while let entry = next?.pointee {
+            texts.append(String(cString: entry))
+            next = next?.advanced(by: 1)
+        }
+        return texts
     }
 
     static func withCStrings<Result>(

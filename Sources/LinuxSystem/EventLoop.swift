@@ -103,12 +103,12 @@ public final class EventLoop {
     /// Runs `work` at the end of this turn, after all events and timers, or of the next turn if called from there.
     public func atEndOfTurn(_ work: @escaping () -> Void) { deferred.append(work) }
 
-    /// Ends `run()` after this turn.
+    /// Ends `run()` after this turn. Where the loop does not run yet, the next `run()` returns at once.
     public func stop() { isStopped = true }
 
-    /// Runs until `stop()`.
+    /// Runs until `stop()`, or not at all if `stop()` has been called since the last run.
     public func run() throws(SystemError) {
-        isStopped = false
+        defer { isStopped = false }
         while !isStopped { try poll(timeout: nil) }
     }
 

@@ -80,17 +80,16 @@ public enum UnixChannel {
             header.msg_iovlen = 1
             header.msg_control = control.baseAddress
             header.msg_controllen = cl_cmsg_space(4)
-            let count: Int?
-            do throws(SystemError) {
-                count = try withUnsafeMutablePointer(to: &vector) { vector throws(SystemError) in
-                    header.msg_iov = vector
-                    return try systemUnlessBlocked("recvmsg", "a channel") {
-                        recvmsg(raw, &header, Int32(MSG_DONTWAIT) | CL_MSG_CMSG_CLOEXEC)
-                    }
+            let count = try withUnsafeMutablePointer(to: &vector) { vector throws(SystemError) in
+                header.msg_iov = vector
+                return try systemUnlessBlocked("recvmsg", "a channel") {
+                    let read = recvmsg(raw, &header, Int32(MSG_DONTWAIT) | CL_MSG_CMSG_CLOEXEC)
+                    // The other end was closed before it had read everything. The kernel says so once, ahead of the
+                    // messages that the other end has sent (unix_release_sock, __skb_try_recv_datagram), which are
+                    // still there.
+                    guard read < 0, errno == ECONNRESET else { return read }
+                    return recvmsg(raw, &header, Int32(MSG_DONTWAIT) | CL_MSG_CMSG_CLOEXEC)
                 }
-            } catch {
-                if error.errno == ECONNRESET { return .end }
-                throw error
             }
             guard let count else { return .nothing }
             let descriptor = FileDescriptor(owning: takeDescriptor(&header))

@@ -29,5 +29,6 @@ struct DTLSDaemonCommand: ParsableCommand {
 }
 
 // The other processes of the daemon are this program, too. They have no options.
-if let status = Daemon.runRole(CommandLine.arguments) { exit(status) }
-DTLSDaemonCommand.main()
+let arguments = Daemon.arguments
+if let status = Daemon.runRole(arguments) { exit(status) }
+DTLSDaemonCommand.main(Array(arguments.dropFirst()))

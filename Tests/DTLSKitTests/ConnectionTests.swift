@@ -253,6 +253,9 @@ import Testing
             #expect(throws: DtlsError.self) { try iosched.add(iosched.event(.read, 1_000_000) { true }) }
             try iosched.timer(after: 0) { iosched.stop() }
             try iosched.forever()
+            // A stop that came before: this would not return otherwise.
+            iosched.stop()
+            try iosched.forever()
         }
     }
 }

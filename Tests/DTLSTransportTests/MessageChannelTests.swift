@@ -86,6 +86,44 @@ private struct Fixture {
         #expect(channel.far.messages == messages)
     }
 
+    @Test func `reading to the end takes more than a turn's messages, and tells the end after them`() throws {
+        let channel = try Fixture()
+        let messages = (0..<100).map { Fixture.message($0, size: $0 + 1) }
+        for message in messages { #expect(channel.offer(message)) }
+        channel.far.channel?.readToEnd()
+        #expect(channel.far.messages == messages)
+        #expect(channel.far.ends == 0, "the other end is open")
+        #expect(channel.offer([1]))
+        channel.near.close()
+        channel.far.channel?.readToEnd()
+        #expect(channel.far.messages == messages + [[1]])
+        #expect(channel.far.ends == 1)
+        channel.far.channel?.readToEnd()
+        #expect(channel.far.ends == 1)
+    }
+
+    @Test func `work waits until all messages are sent, or until nobody can read them`() throws {
+        let channel = try Fixture()
+        var done: [Int] = []
+        channel.near.channel?.whenAllIsSent { done.append(1) }
+        #expect(done == [1], "nothing waits")
+        let taken = channel.fill()
+        channel.send([1])
+        channel.near.channel?.whenAllIsSent { done.append(2) }
+        #expect(done == [1])
+        try channel.exchange()
+        #expect(channel.far.messages.count == taken + 1)
+        #expect(done == [1, 2])
+        _ = channel.fill()
+        channel.send([1])
+        channel.near.channel?.whenAllIsSent { done.append(3) }
+        channel.far.close()
+        try channel.nearLoop.poll(timeout: .zero)
+        #expect(done == [1, 2, 3])
+        channel.near.channel?.whenAllIsSent { done.append(4) }
+        #expect(done == [1, 2, 3, 4], "the channel is closed")
+    }
+
     @Test func `a full channel refuses offers until its reader has made room`() throws {
         let channel = try Fixture()
         let taken = channel.fill()

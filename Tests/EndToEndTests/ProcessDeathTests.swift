@@ -16,9 +16,9 @@ extension EndToEndCrowds {
             address = try SocketAddress.freeOnOwnLoopback()
         }
 
-        private func start() async throws -> Daemon {
+        private func start(in folder: TestFolder? = nil) async throws -> Daemon {
             let daemon = try await Daemon.start(
-                "workers = 2\n" + Service(listen: [address], identity: identity).text, in: folder)
+                "workers = 2\n" + Service(listen: [address], identity: identity).text, in: folder ?? self.folder)
             #expect(daemon.workers.count == 2)
             return daemon
         }
@@ -125,6 +125,22 @@ extension EndToEndCrowds {
                 #expect(client.gotCloseNotify)
             }
             #expect(!workers.contains { ProcessTable.isRunning($0) })
+        }
+
+        /// A worker reports and ends within a millisecond. What it has said last must not get lost by that, which it did
+        /// in some of a hundred stops.
+        @Test func `what the daemon has counted is complete when it has stopped`() async throws {
+            for _ in 0..<5 {
+                let daemon = try await start(in: try TestFolder())
+                let clients = try await connect(4)
+                try await Array(clients.prefix(2)).leave()
+                daemon.program.signal(SIGTERM)
+                #expect(try await daemon.program.ended() == .exited(0))
+                #expect(
+                    daemon.logs(
+                        "stopped: 0 connections, 0 of them in handshake; 4 handshakes, 0 of them resumed, 0 failed; "),
+                    "\(daemon.program.errors)")
+            }
         }
 
         /// A worker that cannot say goodbye does not keep the daemon from ending.

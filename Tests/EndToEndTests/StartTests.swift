@@ -1,3 +1,4 @@
+import Foundation
 import LinuxSystem
 import TestSupport
 import Testing
@@ -62,6 +63,54 @@ extension EndToEndClientMode {
             #expect(ending == .exited(71))
             #expect(errors.contains("bind \(address): Permission denied"), "\(errors)")
             #expect(errors.contains("CAP_NET_BIND_SERVICE"))
+        }
+
+        /// A bare container has no /proc.
+        @Test(.enabled(if: PrivateNetwork.isAllowed, "a mount namespace takes root"))
+        func `a daemon without proc starts, serves, reads its configuration again and replaces workers`() async throws {
+            let address = try SocketAddress.freeOnOwnLoopback()
+            let daemon = try await Daemon.start(
+                "workers = 1\n" + Service(listen: [address], identity: identity).text, in: folder,
+                prefix: ["unshare", "-m", "sh", "-c", "mount -t tmpfs none /proc && exec \"$@\"", "sh"])
+            let client = try SecureClient(to: address, trust: identity.certificate, in: folder)
+            try await client.exchange("hello")
+            daemon.program.signal(SIGHUP)
+            try await daemon.logged("reloaded")
+            try await client.exchange("still here")
+            let worker = try #require(daemon.workers.first)
+            kill(worker, SIGKILL)
+            try await daemon.logged("worker 0 started", count: 2)
+            let late = try SecureClient(to: address, trust: identity.certificate, in: folder)
+            try await late.exchange("new")
+            try await late.leave()
+            try await daemon.stop()
+        }
+
+        /// Runs dtlsd as a user who may have no other process (RLIMIT_NPROC does not concern root).
+        private static func asUserWithOneProcess(_ program: [String]) -> [String] {
+            getuid() == 0
+                ? ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "prlimit", "--nproc=1"] + program
+                : ["prlimit", "--nproc=1"] + program
+        }
+
+        /// The user of the test may run the program: its folder may be root's alone.
+        private static let canLimitProcesses: Bool = {
+            let command = asUserWithOneProcess(["test", "-x", Daemon.binary])
+            guard let process = try? Process.run(URL(filePath: "/usr/bin/env"), arguments: command) else {
+                return false
+            }
+            process.waitUntilExit()
+            return process.terminationStatus == 0
+        }()
+
+        @Test(.enabled(if: canLimitProcesses, "another user has to have access to dtlsd"))
+        func `a daemon that can start no other process says so and ends`() async throws {
+            let program = try Program(
+                Self.asUserWithOneProcess([Daemon.binary, "--config", folder.file("dtlsd.toml")]), in: folder)
+            #expect(try await program.ended() == .exited(71))
+            #expect(program.errors.contains("the loader process cannot be started: "), "\(program.errors)")
+            #expect(program.errors.contains("TasksMax="), "\(program.errors)")
+            #expect(program.errors.contains("stopping: a resource of the system is missing"), "\(program.errors)")
         }
 
         @Test func `a service without an address is reported`() async throws {

@@ -328,6 +328,21 @@ private final class Source: EventHandler {
         #expect(order == ["event", "work", "event", "work"])
     }
 
+    @Test func `a stop that came before the run ends it before its first turn, and not the run after`() throws {
+        var turns = 0
+        let source = try source()
+        source.react = {
+            turns += 1
+            self.loop.stop()
+        }
+        try source.write()
+        loop.stop()
+        try loop.run()
+        #expect(turns == 0)
+        try loop.run()
+        #expect(turns == 1)
+    }
+
     @Test func `a waker ends a turn from another thread, and is quiet after its reset`() async throws {
         let waker = try Waker()
         final class Woken: EventHandler {

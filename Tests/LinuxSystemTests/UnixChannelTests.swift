@@ -52,6 +52,20 @@ private func inode(of descriptor: borrowing FileDescriptor) throws -> UInt {
 }
 
 @Suite struct UnixChannelTests {
+    /// A process that is killed leaves messages unread. The kernel then reports ECONNRESET before the messages that the
+    /// process has sent.
+    @Test func `what an end has sent is read, though it was closed with messages unread`() throws {
+        let ends = try Ends()
+        #expect(try [9].withUnsafeBytes { try UnixChannel.send($0, over: ends.other) })
+        #expect(try ends.send([1]))
+        #expect(try ends.send([2]))
+        _ = ends.one.take()
+        #expect(try ends.receive() == .message([1]))
+        #expect(try ends.receive() == .message([2]))
+        #expect(try ends.receive() == .end)
+        #expect(try ends.receive() == .end)
+    }
+
     @Test func `messages arrive whole and in their order`() throws {
         let ends = try Ends()
         let messages: [[UInt8]] = [[1], [UInt8](repeating: 2, count: 60_000), [3, 3]]

@@ -46,9 +46,15 @@ static const int CL_F_SEAL_WRITE = 8;
 int cl_recvmmsg(int fd, struct cl_mmsghdr *messages, unsigned int count, int flags);
 int cl_sendmmsg(int fd, struct cl_mmsghdr *messages, unsigned int count, int flags);
 int cl_memfd_create(const char *name);
-/// Runs this program in a new process. Its descriptor 3 is `channel`, 0 to 2 are inherited, and all others are closed.
-/// Its signal mask and dispositions are the default ones. Returns 0 and sets the pid, or returns an errno.
-int cl_spawn_self(pid_t *pid, char *const argv[], char *const envp[], int channel);
+/// Opens this program's file for cl_spawn_self. Returns a descriptor, or -1 and sets errno.
+int cl_open_self(void);
+/// Sets the name of this process that ps(1) shows as COMMAND (PR_SET_NAME). A program that was started by a descriptor
+/// is named after that one's number otherwise.
+void cl_set_process_name(const char *name);
+/// Runs the program file `self` in a new process. Its descriptor 3 is `channel`, 0 to 2 are inherited, and all others are
+/// closed. Its signal mask and dispositions are the default ones. Blocks until the program runs; returns 0 and sets the
+/// pid, or returns an errno.
+int cl_spawn_self(pid_t *pid, int self, char *const argv[], char *const envp[], int channel);
 
 struct cl_limit { int resource; struct rlimit limit; };
 struct cl_program {
@@ -65,6 +71,9 @@ struct cl_program {
 int cl_spawn_program(pid_t *pid, const struct cl_program *program);
 int cl_pidfd_open(pid_t pid);
 char **cl_environ(void);
+/// Returns the arguments of this process, which end with NULL, or NULL where there are none. Swift's
+/// CommandLine.arguments reads /proc/self/cmdline, and is empty where /proc is not mounted.
+char **cl_arguments(void);
 /// Calls posix_spawn_file_actions_addclosefrom_np(), which spawn.h declares only for _GNU_SOURCE.
 int cl_spawn_close_from(posix_spawn_file_actions_t *actions, int first);
 /// Returns the number of bytes that malloc has allocated and that are not freed.

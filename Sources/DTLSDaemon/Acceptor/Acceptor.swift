@@ -62,7 +62,11 @@ final class Acceptor: TimerTarget, EventHandler {
         randomSecret = try RandomBytes.make(32)
         cookieSecret = randomSecret
         lifecycle = Lifecycle(configurationFile: configurationFile)
-        let workers = WorkerSupervisor(environment: environment, loop: loop, logger: logger)
+        let workers = WorkerSupervisor(loop: loop, logger: logger) {
+            [environment] number, channel throws(SystemError) in
+            try ChildProcess.spawn(
+                arguments: Role.worker(number: number).arguments, environment: environment, channel: channel)
+        }
         self.workers = workers
         dispatcher = ConnectionDispatcher(workers: workers, loop: loop)
         listeners = ListenerSet(
@@ -160,7 +164,9 @@ final class Acceptor: TimerTarget, EventHandler {
                 file: configurationFile, purpose: .serving, environment: environment, loop: loop
             ) { [unowned self] in loaderEnded($0) }
         } catch {
-            handle(.refused(problems: ["the loader process cannot be started: \(error)"], .system))
+            handle(
+                .refused(
+                    problems: ["the loader process cannot be started: \(error)\(ChildProcess.hint(error))"], .system))
         }
     }
 
@@ -183,7 +189,8 @@ final class Acceptor: TimerTarget, EventHandler {
     }
 
     private func refuse(_ error: any Error) {
-        handle(.refused(problems: ["the workers cannot be given the configuration: \(error)"], .system))
+        let hint = (error as? SystemError).map(ChildProcess.hint) ?? ""
+        handle(.refused(problems: ["the workers cannot be given the configuration: \(error)\(hint)"], .system))
     }
 
     private func makeSnapshot(_ configuration: Configuration) throws(SystemError) -> FileDescriptor {

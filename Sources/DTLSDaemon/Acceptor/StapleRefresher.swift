@@ -93,7 +93,7 @@ final class StapleRefresher: TimerTarget, EventHandler {
                 file: file, refreshing: configuration, environment: environment, loop: loop
             ) { [weak self] in self?.loaderEnded($0, configuration) }
         } catch {
-            retry("the loader process cannot be started: \(error)")
+            retry("the loader process cannot be started: \(error)\(ChildProcess.hint(error))")
         }
     }
 

@@ -10,9 +10,13 @@ final class WorkerSupervisor: TimerTarget, MessageChannelDelegate {
     private(set) var pool = WorkerPool()
     /// The channels of the workers, by their process IDs.
     private var channels: [pid_t: MessageChannel] = [:]
+    /// The worker whose last messages are being read. Another process may have its ID by now.
+    private var reaped: pid_t?
     /// What every worker is given with the newest configuration; `nil` before the first one.
     private var setup: WorkerSetup?
-    private let environment: [String: String]
+    /// Starts the process of a worker with this number and this end of its channel.
+    typealias Starter = (Int, consuming FileDescriptor) throws(SystemError) -> pid_t
+    private let starter: Starter
     private let loop: EventLoop
     private let logger: Logger
     /// Is called from the loop.
@@ -21,8 +25,8 @@ final class WorkerSupervisor: TimerTarget, MessageChannelDelegate {
     /// valid during the call.
     var onMisdelivered: (UnsafeRawBufferPointer, FlowKey) -> Void = { _, _ in }
 
-    init(environment: [String: String], loop: EventLoop, logger: Logger) {
-        self.environment = environment
+    init(loop: EventLoop, logger: Logger, starter: @escaping Starter) {
+        self.starter = starter
         self.loop = loop
         self.logger = logger
         super.init()
@@ -66,8 +70,7 @@ final class WorkerSupervisor: TimerTarget, MessageChannelDelegate {
 
     private func start(_ number: Int) throws(SystemError) -> pid_t {
         let ends = try UnixChannel.pair()
-        let pid = try ChildProcess.spawn(
-            arguments: Role.worker(number: number).arguments, environment: environment, channel: ends.other)
+        let pid = try starter(number, ends.other)
         channels[pid] = try MessageChannel(ends.one, loop: loop, delegate: self)
         return pid
     }
@@ -126,23 +129,31 @@ final class WorkerSupervisor: TimerTarget, MessageChannelDelegate {
         guard let pid = channels.first(where: { $0.value === channel })?.key else { return }
         // A worker whose message is malformed has a defect. It is not worth the life of this process.
         guard let decoded = try? MessageFromWorker(decoding: message) else {
-            kill(pid, SIGABRT)
+            if pid != reaped { kill(pid, SIGABRT) }
             return
         }
         perform(pool.receive(decoded, from: pid))
         if case .misdelivered(let flow, let datagram) = decoded { onMisdelivered(datagram, flow) }
     }
 
-    /// The process has ended, or is about to. SIGCHLD brings the rest.
+    /// The process has ended, or is about to. It gets no new clients, and SIGCHLD brings the rest. One that goes on
+    /// without its channel leaves its pings unanswered, and is killed.
     func channelEnded(_ channel: MessageChannel) {}
 
     // MARK: Lifecycle
 
     /// Notes that a child process has ended. Children that are no workers are ignored.
+    ///
+    /// SIGCHLD can be handled before the channel has been read, so the worker's last messages are read first: they say
+    /// which connections had closed, and what it has counted.
     func childEnded(_ pid: pid_t, _ ending: ChildProcess.Ending) {
-        let actions = pool.ended(pid, ending, now: loop.now)
-        channels.removeValue(forKey: pid)?.close()
-        perform(actions)
+        guard let channel = channels[pid] else { return }
+        reaped = pid
+        channel.readToEnd()
+        reaped = nil
+        channels[pid] = nil
+        channel.close()
+        perform(pool.ended(pid, ending, now: loop.now))
     }
 
     /// Ends a worker that cannot use a configuration that the others can use, so that it is replaced.
@@ -184,7 +195,7 @@ final class WorkerSupervisor: TimerTarget, MessageChannelDelegate {
             let pid = try start(number)
             perform(pool.started(number, pid: pid, now: loop.now), [pid: copy])
         } catch {
-            perform(pool.startFailed(number, "\(error)", now: loop.now))
+            perform(pool.startFailed(number, "\(error)\(ChildProcess.hint(error))", now: loop.now))
         }
     }
 

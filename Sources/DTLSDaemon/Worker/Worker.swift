@@ -42,6 +42,9 @@ final class Worker: MessageChannelDelegate {
     /// The key log file of the next configuration; not open where it has none.
     private var nextKeyLog = FileDescriptor(owning: -1)
     private var hasMissedKeyLog = false
+    /// All connections are closed, and the process is about to end.
+    private var isStopping = false
+    private var lastReportTimer: CallbackTimer?
 
     /// Descriptors for everything but connections: the channel, epoll, standard streams, the journal, a snapshot.
     private static let reservedDescriptors = 32
@@ -100,7 +103,7 @@ final class Worker: MessageChannelDelegate {
             }
             configure(generation, snapshot)
         case .connection(let handover):
-            accept(handover, descriptor)
+            if !isStopping { accept(handover, descriptor) }
         case .misdelivered(let id, let datagram):
             connections[id]?.receive(datagram)
             tunnels[id]?.receive(datagram)
@@ -116,6 +119,7 @@ final class Worker: MessageChannelDelegate {
     }
 
     func channelEnded(_ channel: MessageChannel) {
+        guard !isStopping else { return }
         logs.always(
             .stopping, "the main process has ended: closing \(connections.count + tunnels.count) connections")
         stop()
@@ -284,17 +288,29 @@ final class Worker: MessageChannelDelegate {
         } while !report.isEmpty
     }
 
-    /// Closes all connections with close_notify, and ends the process.
+    /// Closes all connections with close_notify, and ends the process once the acceptor has been sent the last report.
     private func stop() {
+        guard !isStopping else { return }
+        isStopping = true
         for served in connections.values { served.close() }
         for tunnel in tunnels.values { tunnel.close(.closedHere) }
-        sendReport()
-        channel?.close()
+        sendLastReport()
         // Some of the time is left for the last steps, and for a busy machine.
         let deadline = loop.now + stopTimeout / 5 * 3
-        handlerResources.finish(by: deadline) { [logs, loop] in
+        handlerResources.finish(by: deadline) { [self] in
             logs.finish()
-            loop.stop()
+            sendLastReport()
+            guard let channel else { return loop.stop() }
+            // An acceptor that does not read its channel is not waited for longer than that.
+            let timer = CallbackTimer { [loop] _ in loop.stop() }
+            lastReportTimer = timer
+            loop.timers.arm(timer, at: max(deadline, loop.now))
+            channel.whenAllIsSent { [loop] in loop.stop() }
         }
+    }
+
+    /// Sends everything that the acceptor has not been told, as messages that wait for room in the channel.
+    private func sendLastReport() {
+        while !report.isEmpty { channel?.send(MessageFromWorker.encode(report.takePart())) }
     }
 }

@@ -56,7 +56,7 @@ public final class DtlsTask {
     ///   ``onMessage(_:)-type.method`` and ``Iosched/forever()``. The process ends with status 0 when it returns, and
     ///   with 1 when it throws.
     public static func run(_ entries: [String: () throws -> Void]) throws(DtlsError) {
-        let arguments = CommandLine.arguments
+        let arguments = ChildProcess.arguments()
         if arguments.count == 2, arguments[0].hasSuffix(argumentSuffix) {
             guard let entry = entries[arguments[1]] else {
                 throw .noTask("this program has no task with the name \"\(arguments[1])\"")
@@ -79,7 +79,7 @@ public final class DtlsTask {
         var environment = ChildProcess.environment()
         // Swift's backtracer prints the memory that registers point to, keys among it.
         environment["SWIFT_BACKTRACE"] = "enable=no"
-        let program = CommandLine.arguments.first ?? "program"
+        let program = ChildProcess.arguments().first ?? "program"
         try DtlsError.system { () throws(SystemError) in
             var ends = try UnixChannel.pair()
             pid = try ChildProcess.spawn(
@@ -144,6 +144,8 @@ public final class DtlsTask {
 
     private func processEnded(_ ending: ChildProcess.Ending) {
         watch = nil
+        // What the task has sent before its end may not have been read yet.
+        channel?.readToEnd()
         channel?.close()
         scheduler.tasks.removeAll { $0 === self }
         let ending: Ending =

@@ -47,13 +47,15 @@ final class TaskParent: MessageChannelDelegate {
     /// Does what the task is for, and ends the process.
     static func run(_ entry: () throws -> Void) throws(DtlsError) -> Never {
         let scheduler = try Iosched.current()
+        let program = ChildProcess.arguments().first?.split(separator: " ").first?.split(separator: "/").last
+        ChildProcess.setName(program.map(String.init) ?? "task")
         scheduler.parent = try DtlsError.system { () throws(SystemError) in
             try TaskParent(scheduler, FileDescriptor(owning: ChildProcess.channelDescriptor))
         }
         do {
             try entry()
         } catch {
-            let text = Array("\(CommandLine.arguments.joined(separator: " ")): \(error)\n".utf8)
+            let text = Array("\(ChildProcess.arguments().joined(separator: " ")): \(error)\n".utf8)
             _ = text.withUnsafeBytes { write(STDERR_FILENO, $0.baseAddress, $0.count) }
             scheduler.closeAll()
             exit(1)

@@ -1,4 +1,5 @@
 import DTLSTransport
+import Glibc
 import LinuxSystem
 import Logging
 import Primitives
@@ -10,7 +11,9 @@ import Testing
 @Suite struct ConnectionDispatcherTests {
     private func dispatcher(_ configuration: Configuration) throws -> ConnectionDispatcher {
         let loop = try EventLoop()
-        let workers = WorkerSupervisor(environment: [:], loop: loop, logger: Logger(label: "test"))
+        let workers = WorkerSupervisor(loop: loop, logger: Logger(label: "test")) { _, _ throws(SystemError) in
+            throw SystemError("spawn", errno: EAGAIN)
+        }
         let dispatcher = ConnectionDispatcher(workers: workers, loop: loop)
         dispatcher.activate(configuration, targets: [:])
         return dispatcher
@@ -71,7 +74,9 @@ import Testing
 
     @Test func `without workers there is no room`() throws {
         let loop = try EventLoop()
-        let workers = WorkerSupervisor(environment: [:], loop: loop, logger: Logger(label: "test"))
+        let workers = WorkerSupervisor(loop: loop, logger: Logger(label: "test")) { _, _ throws(SystemError) in
+            throw SystemError("spawn", errno: EAGAIN)
+        }
         #expect(!workers.hasRoom)
         #expect(!workers.deliver(UnsafeRawBufferPointer(start: nil, count: 0), to: 1))
     }

@@ -175,6 +175,8 @@ final class LoaderHandle: MessageChannelDelegate {
 
     /// Kills a loader that takes too long. The acceptor reaps it, like all children.
     private func giveUp() {
+        // The result may have come, and not have been read yet.
+        channel?.readToEnd()
         guard completion != nil else { return }
         if ending == nil { kill(pid, SIGKILL) }
         finish(

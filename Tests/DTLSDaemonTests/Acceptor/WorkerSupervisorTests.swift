@@ -1,0 +1,108 @@
+import DTLSTransport
+import Glibc
+import LinuxSystem
+import Logging
+import Testing
+
+@testable import DTLSDaemon
+
+/// The supervisor with workers that are no processes: a test has the other end of each channel.
+@Suite struct WorkerSupervisorTests {
+    private final class Workers {
+        private final class Channel {
+            var descriptor: FileDescriptor
+            init(_ descriptor: consuming FileDescriptor) { self.descriptor = descriptor }
+        }
+
+        private var channels: [pid_t: Channel] = [:]
+        private var started: pid_t = 0
+
+        /// No process has this ID, or one near it (PID_MAX_LIMIT).
+        static let first: pid_t = 2_000_000_000
+
+        func start(_ number: Int, _ channel: consuming FileDescriptor) -> pid_t {
+            let pid = Self.first + started
+            started += 1
+            channels[pid] = Channel(channel)
+            return pid
+        }
+
+        func send(_ bytes: [UInt8], from pid: pid_t) throws {
+            let channel = try #require(channels[pid])
+            #expect(try bytes.withUnsafeBytes { try UnixChannel.send($0, over: channel.descriptor) })
+        }
+
+        /// The kernel closes the channels of a process that ends.
+        func end(_ pid: pid_t) { channels[pid] = nil }
+    }
+
+    private let loop: EventLoop
+    private let workers = Workers()
+    private let supervisor: WorkerSupervisor
+
+    init() throws {
+        loop = try EventLoop()
+        supervisor = WorkerSupervisor(loop: loop, logger: Logger(label: "test")) {
+            [workers] number, channel throws(SystemError) in workers.start(number, channel)
+        }
+    }
+
+    private func configure(workers count: Int) throws {
+        let setup = WorkerSetup(
+            snapshot: try MemoryFile.make([1], name: "snapshot"), keyLog: FileDescriptor(owning: -1), ticketKeys: [])
+        try supervisor.configure(workers: count, setup)
+    }
+
+    /// SIGCHLD may be handled in the turn in which the last messages have come, or before.
+    @Test(arguments: [ChildProcess.Ending.exited(status: 0), .killed(signal: SIGKILL)])
+    func `everything that a worker has reported before its end is counted`(_ ending: ChildProcess.Ending) throws {
+        try configure(workers: 1)
+        let pid = Workers.first
+        try workers.send(MessageFromWorker.encode(ready: 1, capacity: 1_000), from: pid)
+        try loop.poll(timeout: .zero)
+        // More than a turn reads. The worker has not read what it was sent, its configuration among that.
+        for _ in 0..<200 {
+            try workers.send(MessageFromWorker.encode(MessageFromWorker.Report(handshakes: 1)), from: pid)
+        }
+        workers.end(pid)
+        supervisor.childEnded(pid, ending)
+        #expect(supervisor.pool.totals.handshakes == 200)
+    }
+
+    @Test func `what a worker has reported before its end counts in a stop too`() throws {
+        var ended = 0
+        supervisor.onEvent = { if case .ended = $0 { ended += 1 } }
+        try configure(workers: 2)
+        supervisor.stop()
+        for number in 0..<2 {
+            let pid = Workers.first + pid_t(number)
+            try workers.send(MessageFromWorker.encode(MessageFromWorker.Report(failed: 3)), from: pid)
+            workers.end(pid)
+            supervisor.childEnded(pid, .exited(status: 0))
+        }
+        #expect(ended == 1)
+        #expect(supervisor.pool.totals.failed == 6)
+    }
+
+    @Test func `a worker that has closed its channel gets no clients, and its end is noted when it comes`() throws {
+        try configure(workers: 1)
+        let pid = Workers.first
+        try workers.send(MessageFromWorker.encode(ready: 1, capacity: 1_000), from: pid)
+        try loop.poll(timeout: .zero)
+        #expect(supervisor.hasRoom)
+        try workers.send(MessageFromWorker.encode(MessageFromWorker.Report(handshakes: 5)), from: pid)
+        workers.end(pid)
+        try loop.poll(timeout: .zero)
+        #expect(!supervisor.hasRoom)
+        #expect(supervisor.pool.totals.handshakes == 5)
+        #expect(supervisor.pool.workers.map(\.pid) == [pid], "it has not ended")
+        supervisor.childEnded(pid, .exited(status: 0))
+        #expect(supervisor.pool.workers.map(\.pid) == [pid + 1], "it is replaced")
+    }
+
+    @Test func `the end of a child that is no worker changes nothing`() throws {
+        try configure(workers: 1)
+        supervisor.childEnded(Workers.first + 7, .exited(status: 0))
+        #expect(supervisor.pool.workers.count == 1)
+    }
+}

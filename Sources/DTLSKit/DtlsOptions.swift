@@ -66,7 +66,8 @@ public struct DtlsServerOption: Sendable, Equatable {
 public struct DtlsCertificateOption: Sendable, Equatable {
     /// The host name that clients ask for (SNI); `*.example.com` stands for all names with one more label.
     public var name: String
-    /// Trusted CAs, PEM, for clients that ask for this name.
+    /// Trusted CAs, PEM, for clients that ask for this name, which must show a certificate that one of them signed.
+    /// `nil`: those of the server, whose clients are then asked for the same here.
     public var ca: String?
     /// The certificate and the chain above it, PEM.
     public var cert: String
@@ -89,10 +90,12 @@ public struct DtlsCertificateOption: Sendable, Equatable {
         }
     }
 
+    /// The server's settings with another certificate, and with other CAs where this option has some.
     func settings(like server: DtlsServerOption) -> ServerSettings {
-        ServerSettings(
-            certificate: cert, privateKey: key ?? cert, passphrase: passwd, certificateAuthorities: ca,
-            allowsRenegotiation: server.renegotiate)
+        var settings = server.settings
+        settings.certifiedKeys = [CertifiedKey(certificate: cert, privateKey: key ?? cert, passphrase: passwd)]
+        if let ca { settings.clients = PeerVerification(mode: .required, authorities: ca) }
+        return settings
     }
 }
 

@@ -45,7 +45,7 @@ import Testing
         let authority = try await TestAuthority()
         let stranger = try await TestAuthority()
         let good = try await authority.issue("server")
-        let old = try await authority.issue("old", days: -1)
+        let old = try await authority.issue("old", isExpired: true)
         let server = try await EchoServer(DtlsServerOption(cert: good.certificate, key: good.key))
         let expired = try await EchoServer(DtlsServerOption(cert: old.certificate, key: old.key))
 
@@ -161,6 +161,46 @@ import Testing
         _ = try await connect(
             DtlsClientOption(server: "closed.example", cert: client.certificate, key: client.key), to: server
         ).get()
+        try await server.stop()
+    }
+
+    /// The certificate says who the server is, and nothing of whom it lets in.
+    @Test func `a name without authorities demands what the server demands`() async throws {
+        let authority = try await TestAuthority()
+        let other = try await TestAuthority()
+        let main = try await authority.issue("main", names: "DNS:main.example")
+        let added = try await authority.issue("added", names: "DNS:added.example")
+        let client = try await authority.issue("client")
+        let stranger = try await other.issue("stranger")
+        let server = try await EchoServer(
+            DtlsServerOption(ca: authority.certificate, cert: main.certificate, key: main.key)
+        ) {
+            try $0.addcert(DtlsCertificateOption(name: "added.example", cert: added.certificate, key: added.key))
+            try $0.addcert(
+                DtlsCertificateOption(
+                    name: "other.example", ca: other.certificate, cert: added.certificate, key: added.key))
+        }
+        let cases: [(name: String, shown: TestIdentity?, isServed: Bool)] = [
+            ("main.example", nil, false), ("added.example", nil, false), ("added.example", stranger, false),
+            ("added.example", client, true), ("other.example", client, false), ("other.example", stranger, true),
+        ]
+        for (name, shown, isServed) in cases {
+            let result = try await connect(
+                DtlsClientOption(server: name, cert: shown?.certificate, key: shown?.key), to: server)
+            if isServed {
+                _ = try result.get()
+            } else if case .failure(.handshake) = result {
+                continue
+            } else {
+                Issue.record(
+                    "\(name) let in a client whose certificate is \(shown == nil ? "missing" : "of another CA")")
+            }
+        }
+        // One that is none of ours.
+        let foreign = try ForeignPeer.openSSL.connect(
+            to: server.address.port, trusting: authority.file, name: "added.example", asking: "added.example",
+            in: authority.folder)
+        #expect(try await foreign.ended() != .exited(0))
         try await server.stop()
     }
 

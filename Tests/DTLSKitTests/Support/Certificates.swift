@@ -34,9 +34,9 @@ final class TestAuthority: Sendable {
     /// A certificate signed by this CA.
     /// - Parameters:
     ///   - names: subject alternative names as OpenSSL writes them.
-    ///   - days: how long it is good; negative: it has run out.
+    ///   - isExpired: whether its time is over.
     func issue(
-        _ name: String, names: String = "DNS:localhost,IP:127.0.0.1", kind: Kind = .ecdsa, days: Int = 30
+        _ name: String, names: String = "DNS:localhost,IP:127.0.0.1", kind: Kind = .ecdsa, isExpired: Bool = false
     ) async throws -> TestIdentity {
         let (key, request, certificate) = (
             folder.file("\(name).key"), folder.file("\(name).request"), folder.file("\(name).pem")
@@ -47,9 +47,26 @@ final class TestAuthority: Sendable {
             ["openssl", "req", "-new", "-noenc"] + algorithm + ["-keyout", key, "-out", request]
                 + ["-subj", "/CN=\(name)"], in: folder)
         let extensions = try folder.write("subjectAltName=\(names)\n", to: "\(name).extensions")
+        // `openssl x509` takes no dates before version 3.4, and no days below 0 from then on; `ca` needs a database.
+        let dates = isExpired ? ["-startdate", "20240101000000Z", "-enddate", "20240131000000Z"] : ["-days", "30"]
+        try folder.write("", to: "\(name).database")
+        let configuration = try folder.write(
+            """
+            [ca]
+            default_ca = a
+            [a]
+            database = \(folder.file("\(name).database"))
+            new_certs_dir = \(folder.path)
+            serial = \(folder.file("\(name).number"))
+            policy = p
+            [p]
+            commonName = supplied
+
+            """, to: "\(name).conf")
         try await Program.run(
-            ["openssl", "x509", "-req", "-in", request, "-days", "\(days)", "-out", certificate, "-CA", file]
-                + ["-CAkey", folder.file("ca.key"), "-CAcreateserial", "-extfile", extensions], in: folder)
+            ["openssl", "ca", "-batch", "-config", configuration, "-in", request, "-out", certificate, "-notext"]
+                + ["-cert", file, "-keyfile", folder.file("ca.key"), "-md", "sha256", "-create_serial"]
+                + ["-extfile", extensions] + dates, in: folder)
         return TestIdentity(
             certificateFile: certificate, keyFile: key, certificate: try Dtls.readString(certificate),
             key: try Dtls.readString(key))

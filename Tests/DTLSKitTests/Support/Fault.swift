@@ -20,7 +20,7 @@ enum Fault: CaseIterable, Sendable {
 extension TestAuthority {
     /// A server's certificate with this fault; for the other faults it is the client that expects something else.
     func issue(_ fault: Fault) async throws -> TestIdentity {
-        try await issue("server", days: fault == .expired ? -1 : 30)
+        try await issue("server", isExpired: fault == .expired)
     }
 }
 

@@ -32,12 +32,15 @@ let library: [Target] = [
         name: "DTLSKitSoak", dependencies: ["DTLSKit", "CLinux"], path: "Tests/DTLSKitSoak", swiftSettings: strict),
     .executableTarget(
         name: "DTLSKitTasks", dependencies: ["DTLSKit"], path: "Tests/DTLSKitTasks", swiftSettings: strict),
+    .executableTarget(
+        name: "DTLSKitThreads", dependencies: ["DTLSKit"], path: "Tests/DTLSKitThreads", swiftSettings: strict),
     .testTarget(
         name: "DTLSKitTests",
         dependencies: [
             "DTLSKit", "DTLSTransport", "LinuxSystem", "Primitives", "CLinux", "SynchronousServer",
             "AsynchronousServer", "Client",
-            "MultitaskServer", "SwiftServer", "DTLSKitSoak", "DTLSKitTasks", "TestSupport",
+            "MultitaskServer", "SwiftServer", "DTLSKitSoak", "DTLSKitTasks", "DTLSKitThreads",
+            "TestSupport",
         ],
         swiftSettings: strict
     ),

@@ -35,6 +35,7 @@ int cl_recvmmsg(int fd, struct cl_mmsghdr *m, unsigned int n, int flags) {
 int cl_sendmmsg(int fd, struct cl_mmsghdr *m, unsigned int n, int flags) {
     return sendmmsg(fd, (struct mmsghdr *)m, n, flags);
 }
+pid_t cl_thread_number(void) { return gettid(); }
 int cl_memfd_create(const char *name) { return memfd_create(name, MFD_CLOEXEC | MFD_ALLOW_SEALING); }
 int cl_pidfd_open(pid_t pid) { return (int)syscall(SYS_pidfd_open, pid, 0); }
 

@@ -140,6 +140,7 @@ public final class DtlsConnection: DtlsSocket {
     }
 
     deinit {
+        if case .ended = phase {} else { checkThread() }
         unregister()
         disarm()
         switch phase {
@@ -238,6 +239,7 @@ public final class DtlsConnection: DtlsSocket {
 
     /// Whether the handshake is done, and the connection open.
     public var isEstablished: Bool {
+        checkThread()
         if case .established = phase { return true }
         return false
     }
@@ -254,6 +256,7 @@ public final class DtlsConnection: DtlsSocket {
 
     /// Closes the connection, with close_notify where its handshake is done (reference: close).
     public override func close() {
+        checkThread()
         switch phase {
         case .handshaking(let connection, _), .established(let connection): connection.close()
         case .verified, .exchanging: end(.notOpen)
@@ -270,6 +273,7 @@ public final class DtlsConnection: DtlsSocket {
     /// Gives the descriptor up without a word to the peer: somebody else, a task, has got a copy and goes on with it
     /// (reference: flyAway). This object cannot be used any more.
     public func flyAway() {
+        checkThread()
         switch phase {
         case .handshaking(let connection, _), .established(let connection): connection.abandon()
         case .verified, .exchanging: end(.notOpen)
@@ -304,7 +308,8 @@ public final class DtlsConnection: DtlsSocket {
     // MARK: For the scheduler and the asynchronous face
 
     public override var sockFd: Int32 {
-        switch phase {
+        checkThread()
+        return switch phase {
         case .verified: socket.rawValue
         case .exchanging(let exchange): exchange.descriptor
         case .handshaking(let connection, _), .established(let connection): connection.descriptor
@@ -354,6 +359,7 @@ public final class DtlsConnection: DtlsSocket {
     }
 
     public override func error() -> Int32 {
+        checkThread()
         switch phase {
         case .handshaking(let connection, _), .established(let connection): return connection.takeError()
         case .verified, .exchanging: return super.error()

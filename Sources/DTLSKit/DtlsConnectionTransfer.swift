@@ -14,7 +14,8 @@ extension DtlsConnection {
     /// - Returns: the number of bytes sent.
     @discardableResult
     public func send(_ string: String, timeout: Int? = nil) throws(DtlsError) -> Int {
-        try send(Array(string.utf8), timeout: timeout)
+        checkThread()
+        return try send(Array(string.utf8), timeout: timeout)
     }
 
     /// Sends bytes as one message of 1 to 16,384 bytes (reference: send(buffer[, offset[, length[, timeout]]])).
@@ -31,6 +32,7 @@ extension DtlsConnection {
     public func send(
         _ buffer: [UInt8], offset: Int = 0, length: Int? = nil, timeout: Int? = nil
     ) throws(DtlsError) -> Int {
+        checkThread()
         let range = try checkRange(of: buffer.count, offset: offset, length: length)
         return try buffer.withUnsafeBufferPointer { bytes throws(DtlsError) in
             try send(UnsafeRawBufferPointer(UnsafeBufferPointer(rebasing: bytes[range])), timeout: timeout)
@@ -80,6 +82,7 @@ extension DtlsConnection {
     /// Bytes of the largest message that the path to the peer takes, as far as the kernel knows: an interface's MTU, or
     /// what a router has said, less what the protocols add. 0 while there is no connection. (Not in the reference.)
     public var largestMessage: Int {
+        checkThread()
         guard case .established(let connection) = phase else { return 0 }
         return connection.largestMessage
     }
@@ -99,6 +102,7 @@ extension DtlsConnection {
     public func recv(
         _ buffer: inout [UInt8], offset: Int = 0, length: Int? = nil, timeout: Int? = nil
     ) throws(DtlsError) -> Int {
+        checkThread()
         let range = try checkRange(of: buffer.count, offset: offset, length: length)
         guard !range.isEmpty else { throw .invalid("there is no room in the buffer: 0 bytes could be received") }
         try checkTimeout(timeout)
@@ -141,6 +145,7 @@ extension DtlsConnection {
 
     /// The number of bytes that `recv` would give without waiting (reference: pending).
     public func pending() -> Int {
+        checkThread()
         // Reads what lies in the socket; calls nobody back.
         if inbox.isEmpty { try? scheduler.turn(timeout: 0) }
         return inbox.byteCount
@@ -159,6 +164,7 @@ extension DtlsConnection {
 
     /// The results of the handshake, for logs: `"DTLSv1.2"`, OpenSSL's name of the cipher suite, the SNI name.
     public var session: (version: String, cipher: String, serverName: String?)? {
+        checkThread()
         guard case .established(let connection) = phase else { return nil }
         let session = connection.session
         return (session.version, session.cipher, session.serverName)

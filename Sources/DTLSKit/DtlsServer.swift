@@ -34,6 +34,7 @@ public final class DtlsServer: DtlsSocket {
     }
 
     deinit {
+        if listener != nil { checkThread() }
         unregister()
         listener?.close()
         if listener != nil, let name = identity.option.name { scheduler.identities[name] = nil }
@@ -56,13 +57,18 @@ public final class DtlsServer: DtlsSocket {
         }
     }
 
-    public override var sockFd: Int32 { listener?.descriptor ?? -1 }
+    public override var sockFd: Int32 {
+        checkThread()
+        return listener?.descriptor ?? -1
+    }
 
     override var isReadable: Bool { !queue.isEmpty }
 
     /// Adds a certificate for a host name, or replaces the one that the name has, for new handshakes (reference:
-    /// addcert). Tasks learn it too. Changes nothing where it throws.
+    /// addcert). Clients of the name are asked for the same as all others, unless the option has CAs of its own. Tasks
+    /// learn it too. Changes nothing where it throws.
     public func addcert(_ option: DtlsCertificateOption) throws(DtlsError) {
+        checkThread()
         guard listener != nil else { throw .notOpen }
         try identity.add(option)
         if identity.option.name != nil { for task in scheduler.tasks { task.send(identity) } }
@@ -78,6 +84,7 @@ public final class DtlsServer: DtlsSocket {
     /// - Parameter timeout: milliseconds; `nil`: for ever, 0: do not wait.
     @available(*, noasync, message: "it blocks; use AsyncDtlsServer.connections")
     public func accept(timeout: Int? = nil) throws(DtlsError) -> DtlsConnection {
+        checkThread()
         try checkTimeout(timeout)
         guard listener != nil else { throw .notOpen }
         let came = try scheduler.run(timeout: timeout) { !queue.isEmpty || listener == nil }
@@ -96,15 +103,20 @@ public final class DtlsServer: DtlsSocket {
 
     /// Calls `callback` for each client from now on (reference: accept(unused, callback)). `nil`: no longer.
     public func accept(_ callback: ((DtlsConnection, DtlsAddress) -> Void)?) {
+        checkThread()
         acceptCallback = callback
         if callback != nil { for _ in queue { scheduleAccept() } }
     }
 
     /// Calls `callback` for each client whose handshake fails, with the reason. (Not in the reference.)
-    public func onHandshakeFailure(_ callback: ((DtlsError, DtlsAddress) -> Void)?) { failureCallback = callback }
+    public func onHandshakeFailure(_ callback: ((DtlsError, DtlsAddress) -> Void)?) {
+        checkThread()
+        failureCallback = callback
+    }
 
     /// Stops listening. Connections that `accept` has given out go on; those that wait for it are closed.
     public override func close() {
+        checkThread()
         guard let listener else { return }
         unregister()
         listener.close()

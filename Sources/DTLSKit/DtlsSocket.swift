@@ -3,7 +3,9 @@ import LinuxSystem
 
 /// The common part of servers and connections (reference: the Dtls object): a UDP socket with its names and options.
 ///
-/// It belongs to the thread that made it.
+/// It belongs to the thread that made it, and so do its callbacks: a call on another thread ends the process with a
+/// message that names both threads. What may be done on every thread is ``DtlsConnection/remote``, and to drop the last
+/// reference to what is closed; a thread that ends closes all that it has open.
 public class DtlsSocket {
     let scheduler: Iosched
     /// The program's events on this socket; `close` ends them.
@@ -12,6 +14,11 @@ public class DtlsSocket {
     private var registered: Int32 = -1
 
     init(_ scheduler: Iosched) { self.scheduler = scheduler }
+
+    /// See ``Iosched/checkThread(_:_:)``.
+    @inline(__always) final func checkThread(_ call: StaticString = #function) {
+        scheduler.checkThread(type(of: self), call)
+    }
 
     /// The socket's descriptor, or -1 once it is closed (reference: sockFd). For ``Iosched/event(_:_:_:)`` and to be
     /// sent to a task; a program that reads from it takes the connection's datagrams away.
@@ -25,11 +32,13 @@ public class DtlsSocket {
 
     /// The last error that the network reported, or 0; asking clears it (reference: error).
     public func error() -> Int32 {
-        FileDescriptor.withBorrowed(sockFd) { (try? UDPSocket.takeError(of: $0)) ?? 0 }
+        checkThread()
+        return FileDescriptor.withBorrowed(sockFd) { (try? UDPSocket.takeError(of: $0)) ?? 0 }
     }
 
     /// The local address (reference: sockName).
     public func sockName() throws(DtlsError) -> DtlsAddress {
+        checkThread()
         guard let address = try withSocket({ socket throws(SystemError) in try UDPSocket.localAddress(of: socket) })
         else { throw .system(call: "getsockname", subject: "", errno: EAFNOSUPPORT) }
         return DtlsAddress(address)
@@ -37,6 +46,7 @@ public class DtlsSocket {
 
     /// The remote address (reference: peerName). A server has none: ENOTCONN.
     public func peerName() throws(DtlsError) -> DtlsAddress {
+        checkThread()
         guard let address = try withSocket({ socket throws(SystemError) in try UDPSocket.peerAddress(of: socket) })
         else { throw .system(call: "getpeername", subject: "", errno: ENOTCONN) }
         return DtlsAddress(address)
@@ -48,6 +58,7 @@ public class DtlsSocket {
     /// is bound to one already (socket(7)).
     /// - Parameter ifname: `nil`: every interface again.
     public func bindToDevice(_ ifname: String? = nil) throws(DtlsError) {
+        checkThread()
         let name = ifname ?? ""
         guard name.utf8.count < Int(IFNAMSIZ) else {
             throw .invalid("\"\(name)\" is too long for an interface's name: it may have \(IFNAMSIZ - 1) bytes")
@@ -58,6 +69,7 @@ public class DtlsSocket {
     /// IP's time to live, or IPv6's hop limit (reference: setTTL).
     /// - Parameter timeToLive: 0 to 255. Linux refuses 0 for IPv4 (EINVAL).
     public func setTTL(_ timeToLive: Int) throws(DtlsError) {
+        checkThread()
         guard SocketOptions.timesToLive.contains(timeToLive) else {
             throw .invalid("TTL \(timeToLive) is out of range: it must be 0 to 255")
         }
@@ -69,6 +81,7 @@ public class DtlsSocket {
     /// The kernel does not change this once a socket is bound; a server takes a new socket for it, a connection can
     /// only be told what it is already (EINVAL otherwise).
     public func setIPv6Only(_ enable: Bool) throws(DtlsError) {
+        checkThread()
         guard try sockName().domain == Dtls.AF_INET6 else {
             throw .system(call: "setsockopt", subject: "IPV6_V6ONLY of an IPv4 socket", errno: ENOPROTOOPT)
         }
@@ -79,22 +92,26 @@ public class DtlsSocket {
     /// Bytes of the receive buffer (reference: getRecvBufferSize). Linux counts its own records in, so this is twice
     /// what was set (socket(7)).
     public func getRecvBufferSize() throws(DtlsError) -> Int {
-        try withSocket { socket throws(SystemError) in try UDPSocket.receiveBuffer(of: socket) }
+        checkThread()
+        return try withSocket { socket throws(SystemError) in try UDPSocket.receiveBuffer(of: socket) }
     }
 
     /// Bytes of the send buffer (reference: getSendBufferSize); twice what was set, see ``getRecvBufferSize()``.
     public func getSendBufferSize() throws(DtlsError) -> Int {
-        try withSocket { socket throws(SystemError) in try UDPSocket.sendBuffer(of: socket) }
+        checkThread()
+        return try withSocket { socket throws(SystemError) in try UDPSocket.sendBuffer(of: socket) }
     }
 
     /// - Parameter size: 1,024 to 16,777,216 bytes. The kernel silently takes no more than net.core.rmem_max.
     public func setRecvBufferSize(_ size: Int) throws(DtlsError) {
+        checkThread()
         try check(bufferSize: size)
         try change { $0.receiveBuffer = size }
     }
 
     /// - Parameter size: 1,024 to 16,777,216 bytes. The kernel silently takes no more than net.core.wmem_max.
     public func setSendBufferSize(_ size: Int) throws(DtlsError) {
+        checkThread()
         try check(bufferSize: size)
         try change { $0.sendBuffer = size }
     }

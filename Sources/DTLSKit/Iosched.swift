@@ -3,6 +3,7 @@ import DTLSTransport
 import Glibc
 import LinuxSystem
 import Primitives
+import Synchronization
 
 /// The calling thread's loop (reference: iosched).
 ///
@@ -19,6 +20,9 @@ public var iosched: Iosched { get throws(DtlsError) { try Iosched.current() } }
 /// Callbacks are called one after the other from ``poll(timeout:)`` and from nowhere else, so each may close its own
 /// connection, its server, or anything else.
 public final class Iosched {
+    private let thread = ThreadIdentity.current
+    /// Whether the thread has ended, and with it all that was open on this loop.
+    private let hasEnded = Atomic(false)
     let loop: EventLoop
     let datapath: Datapath
     let listenerBuffers = ListenerBuffers()
@@ -53,7 +57,10 @@ public final class Iosched {
         pthread_key_create(&key) { pointer in
             guard let pointer else { return }
             let iosched = Unmanaged<Iosched>.fromOpaque(pointer)
-            iosched._withUnsafeGuaranteedRef { $0.closeAll() }
+            iosched._withUnsafeGuaranteedRef {
+                $0.closeAll()
+                $0.hasEnded.store(true, ordering: .releasing)
+            }
             iosched.release()
         }
         return key
@@ -79,11 +86,38 @@ public final class Iosched {
         tasks = []
     }
 
+    // MARK: The thread
+
+    /// Ends the process where a call that belongs to this loop's thread is made on another one: the loop, its sockets
+    /// and OpenSSL's objects have no locks, so two threads would destroy each other's memory, and nobody would find the
+    /// place. Every public method begins with this.
+    /// - Parameters:
+    ///   - type: that of the object that was called.
+    ///   - call: its method.
+    @inline(__always) func checkThread(_ type: AnyObject.Type, _ call: StaticString = #function) {
+        if !thread.isCurrent { refuse(type, call) }
+    }
+
+    @inline(never) private func refuse(_ type: AnyObject.Type, _ call: StaticString) {
+        // Nothing is open any more, so a look at what is left of a socket does no harm.
+        if hasEnded.load(ordering: .acquiring), type != Iosched.self { return }
+        let here = ThreadIdentity.current.number
+        let deed =
+            "\(call)" == "deinit"
+            ? "the last reference to an open \(type) was dropped" : "\(type).\(call) was called"
+        // precondition says nothing in a release build.
+        fatalError(
+            "\(deed) on thread \(here), but it belongs to thread \(thread.number), which has made it. Do it on that"
+                + " thread, in a callback of its iosched for instance, or use AsyncDtlsServer and AsyncDtlsConnection,"
+                + " which every thread may use.")
+    }
+
     // MARK: Running
 
     /// Waits for the first event, and calls the callbacks that are due.
     /// - Parameter timeout: milliseconds; `nil`: wait for ever, 0: do not wait.
     public func poll(timeout: Int? = nil) throws(DtlsError) {
+        checkThread(Iosched.self)
         try checkTimeout(timeout)
         try turn(timeout: hasCallbacks ? 0 : timeout)
         runCallbacks()
@@ -91,6 +125,7 @@ public final class Iosched {
 
     /// Polls until ``stop()``, or not at all if ``stop()`` has been called since ``forever()`` last returned.
     public func forever() throws(DtlsError) {
+        checkThread(Iosched.self)
         defer { isStopped = false }
         while !isStopped { try poll() }
     }
@@ -98,6 +133,7 @@ public final class Iosched {
     /// Ends ``forever()`` once the present callback has returned. Before ``forever()``, it makes the next one return at
     /// once.
     public func stop() {
+        checkThread(Iosched.self)
         isStopped = true
         // A loop that waits does not look.
         call {}
@@ -189,11 +225,14 @@ public final class Iosched {
     ///   - descriptor: any descriptor, or the ``DtlsSocket/sockFd`` of a server or connection of this thread.
     ///   - callback: returns whether it wants to be called again; with `false` the event is removed.
     public func event(_ kind: Event.Kind, _ descriptor: Int32, _ callback: @escaping () -> Bool) -> Event {
-        Event(kind, descriptor, self, callback)
+        checkThread(Iosched.self)
+        return Event(kind, descriptor, self, callback)
     }
 
     /// Begins to watch. Throws where the descriptor cannot be watched.
     public func add(_ event: Event) throws(DtlsError) {
+        checkThread(Iosched.self)
+        event.iosched.checkThread(Event.self, "add")
         guard !event.isAdded else { return }
         if event.kind == .read, let socket = socket(event.descriptor) {
             event.attach(to: socket)
@@ -204,6 +243,8 @@ public final class Iosched {
 
     /// Ends watching. The callback is not called again.
     public func remove(_ event: Event) {
+        checkThread(Iosched.self)
+        event.iosched.checkThread(Event.self, "remove")
         event.end()
     }
 
@@ -217,6 +258,7 @@ public final class Iosched {
     public func timer(
         after milliseconds: Int, repeats: Bool = false, _ callback: @escaping () -> Void
     ) throws(DtlsError) -> Timer {
+        checkThread(Iosched.self)
         try checkTimeout(milliseconds)
         if repeats, milliseconds == 0 { throw .invalid("a timer that repeats needs 1 ms or more") }
         return Timer(milliseconds, repeats: repeats, self, callback)

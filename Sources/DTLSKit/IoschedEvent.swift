@@ -25,7 +25,7 @@ extension Iosched {
         /// The server or connection that it waits for.
         private weak var socket: DtlsSocket?
         private(set) var isAdded = false
-        private unowned let iosched: Iosched
+        unowned let iosched: Iosched
         private var callback: (() -> Bool)?
         private var registration: EventLoop.Registration?
         private var isScheduled = false
@@ -128,6 +128,7 @@ extension Iosched {
 
         /// Stops it. The callback is not called again.
         public func cancel() {
+            iosched.checkThread(Timer.self)
             if let timer { iosched.loop.timers.disarm(timer) }
             timer = nil
             callback = nil

@@ -46,6 +46,8 @@ static const int CL_F_SEAL_WRITE = 8;
 int cl_recvmmsg(int fd, struct cl_mmsghdr *messages, unsigned int count, int flags);
 int cl_sendmmsg(int fd, struct cl_mmsghdr *messages, unsigned int count, int flags);
 int cl_memfd_create(const char *name);
+/// gettid(2)
+pid_t cl_thread_number(void);
 /// Opens this program's file for cl_spawn_self. Returns a descriptor, or -1 and sets errno.
 int cl_open_self(void);
 /// Sets the name of this process that ps(1) shows as COMMAND (PR_SET_NAME). A program that was started by a descriptor

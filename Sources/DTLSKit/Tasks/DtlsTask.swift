@@ -13,7 +13,8 @@ import Synchronization
 /// ```
 ///
 /// A task knows the named servers of the thread that has started it, and learns of their changes before it gets
-/// anything that is sent later. It ends when its parent does.
+/// anything that is sent later. It ends when its parent does. The object belongs to that thread, and a call on another
+/// one ends the program.
 public final class DtlsTask {
     /// How a task's process has ended.
     public enum Ending: Sendable, Equatable, CustomStringConvertible {
@@ -31,7 +32,11 @@ public final class DtlsTask {
     /// The name that its entry is registered under.
     public let entry: String
     /// The process, or the last one it had.
-    public private(set) var pid: pid_t = 0
+    public var pid: pid_t {
+        checkThread()
+        return process
+    }
+    private var process: pid_t = 0
     private let scheduler: Iosched
     private var channel: MessageChannel?
     private var watch: ProcessWatch?
@@ -68,7 +73,8 @@ public final class DtlsTask {
 
     /// Starts the process again, after it has ended.
     public func restart() throws(DtlsError) {
-        guard !isRunning else { throw .invalid("the task runs already, as process \(pid)") }
+        checkThread()
+        guard !isRunning else { throw .invalid("the task runs already, as process \(process)") }
         try start()
     }
 
@@ -82,22 +88,31 @@ public final class DtlsTask {
         let program = ChildProcess.arguments().first ?? "program"
         try DtlsError.system { () throws(SystemError) in
             var ends = try UnixChannel.pair()
-            pid = try ChildProcess.spawn(
+            process = try ChildProcess.spawn(
                 arguments: ["\(program)\(Self.argumentSuffix)", entry], environment: environment,
                 channel: ends.other.take())
-            watch = try ProcessWatch(pid, scheduler.loop) { [weak self] in self?.processEnded($0) }
+            watch = try ProcessWatch(process, scheduler.loop) { [weak self] in self?.processEnded($0) }
             channel = try MessageChannel(ends.one.take(), loop: scheduler.loop, delegate: self)
         }
         scheduler.tasks.append(self)
         for identity in scheduler.identities.values { send(identity) }
     }
 
-    public var isRunning: Bool { watch != nil }
+    public var isRunning: Bool {
+        checkThread()
+        return watch != nil
+    }
+
+    /// See ``Iosched/checkThread(_:_:)``.
+    @inline(__always) private func checkThread(_ call: StaticString = #function) {
+        scheduler.checkThread(DtlsTask.self, call)
+    }
 
     /// Ends the process: SIGTERM, and the end of its channel. ``onExit(_:)`` tells when it is gone.
     public func terminate() {
+        checkThread()
         guard isRunning else { return }
-        kill(pid, SIGTERM)
+        kill(process, SIGTERM)
         channel?.close()
     }
 
@@ -115,6 +130,7 @@ public final class DtlsTask {
     /// With the descriptor of a connection that a named server has accepted go the datagrams that its client has sent;
     /// call ``DtlsConnection/flyAway()`` next.
     public func send(_ message: TaskValue) throws(DtlsError) {
+        checkThread()
         guard let channel, channel.isOpen else { throw .noTask("the task \"\(entry)\" has ended") }
         let connection = message.descriptors.first.flatMap { scheduler.socket($0) as? DtlsConnection }
         let handover = connection?.handover
@@ -128,10 +144,16 @@ public final class DtlsTask {
     }
 
     /// Calls `callback` for each message of the task.
-    public func onMessage(_ callback: ((TaskValue) -> Void)?) { messageCallback = callback }
+    public func onMessage(_ callback: ((TaskValue) -> Void)?) {
+        checkThread()
+        messageCallback = callback
+    }
 
     /// Calls `callback` when the process has ended, whatever the cause; the task can be started again from there.
-    public func onExit(_ callback: ((DtlsTask, Ending) -> Void)?) { exitCallback = callback }
+    public func onExit(_ callback: ((DtlsTask, Ending) -> Void)?) {
+        checkThread()
+        exitCallback = callback
+    }
 
     func send(_ identity: ServerIdentity) {
         guard let channel, let file = try? MemoryFile.make(identity.encode(), name: "dtls-server") else { return }

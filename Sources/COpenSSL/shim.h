@@ -3,6 +3,7 @@
 #define COPENSSL_SHIM_H
 
 #include <stdint.h>
+#include <time.h>
 #include <openssl/bio.h>
 #include <openssl/conf.h>
 #include <openssl/core_names.h>
@@ -28,8 +29,6 @@ static const uint64_t CO_SSL_OP_NO_TICKET = SSL_OP_NO_TICKET;
 static const unsigned long CO_XN_FLAG_RFC2253 = XN_FLAG_RFC2253;
 static inline void co_bio_clear_retry_flags(BIO *b) { BIO_clear_retry_flags(b); }
 
-static inline unsigned long co_version(void) { return OPENSSL_VERSION_NUMBER; }
-
 static inline long co_ssl_ctx_set_min_version(SSL_CTX *c, int v) { return SSL_CTX_set_min_proto_version(c, v); }
 static inline long co_ssl_ctx_set_max_version(SSL_CTX *c, int v) { return SSL_CTX_set_max_proto_version(c, v); }
 static inline long co_ssl_ctx_set_mode(SSL_CTX *c, long m) { return SSL_CTX_set_mode(c, m); }
@@ -54,6 +53,26 @@ static inline const char *co_ssl_cipher_name(const SSL *s) { return SSL_CIPHER_g
 static inline int co_sk_ssl_cipher_num(const STACK_OF(SSL_CIPHER) *s) { return sk_SSL_CIPHER_num(s); }
 static inline const SSL_CIPHER *co_sk_ssl_cipher_value(const STACK_OF(SSL_CIPHER) *s, int i) { return sk_SSL_CIPHER_value(s, i); }
 static inline void co_sk_ssl_cipher_free(STACK_OF(SSL_CIPHER) *s) { sk_SSL_CIPHER_free(s); }
+
+// ASN1_STRING and its kin (ASN1_TIME, ASN1_INTEGER and others) are structures up to OpenSSL 3 and opaque from 4.0 on,
+// and Swift has another type of pointer for each. With void pointers the same Swift code compiles with all of them.
+static inline const unsigned char *co_asn1_string_data(const void *s) { return ASN1_STRING_get0_data((const ASN1_STRING *)s); }
+static inline int co_asn1_string_length(const void *s) { return ASN1_STRING_length((const ASN1_STRING *)s); }
+static inline int co_asn1_string_to_utf8(unsigned char **out, const void *s) { return ASN1_STRING_to_UTF8(out, (const ASN1_STRING *)s); }
+static inline int co_asn1_integer_cmp(const void *a, const void *b) { return ASN1_INTEGER_cmp((const ASN1_INTEGER *)a, (const ASN1_INTEGER *)b); }
+static inline int co_asn1_time_to_tm(const void *t, struct tm *parts) { return ASN1_TIME_to_tm((const ASN1_TIME *)t, parts); }
+static inline int co_asn1_time_cmp(const void *t, time_t other) { return ASN1_TIME_cmp_time_t((const ASN1_TIME *)t, other); }
+static inline int co_asn1_time_print(BIO *b, const void *t) { return ASN1_TIME_print_ex(b, (const ASN1_TIME *)t, ASN1_DTFLGS_ISO8601); }
+static inline const void *co_x509_name_entry_data(const X509_NAME_ENTRY *e) { return X509_NAME_ENTRY_get_data(e); }
+static inline const void *co_x509_not_before(const X509 *x) { return X509_get0_notBefore(x); }
+static inline const void *co_x509_not_after(const X509 *x) { return X509_get0_notAfter(x); }
+static inline const void *co_x509_serial_number(const X509 *x) { return X509_get0_serialNumber(x); }
+static inline const void *co_x509_crl_last_update(const X509_CRL *l) { return X509_CRL_get0_lastUpdate(l); }
+static inline const void *co_x509_crl_next_update(const X509_CRL *l) { return X509_CRL_get0_nextUpdate(l); }
+static inline const void *co_x509_revocation_date(const X509_REVOKED *r) { return X509_REVOKED_get0_revocationDate(r); }
+static inline int co_ocsp_single_status(OCSP_SINGLERESP *s, const void **start, const void **end) { return OCSP_single_get0_status(s, NULL, NULL, (ASN1_GENERALIZEDTIME **)start, (ASN1_GENERALIZEDTIME **)end); }
+static inline int co_ocsp_check_validity(const void *start, const void *end, long leeway) { return OCSP_check_validity((ASN1_GENERALIZEDTIME *)start, (ASN1_GENERALIZEDTIME *)end, leeway, -1); }
+static inline int co_ocsp_id_info(const OCSP_CERTID *i, const void **name_hash, ASN1_OBJECT **digest, const void **serial) { return OCSP_id_get0_info((ASN1_OCTET_STRING **)name_hash, digest, NULL, (ASN1_INTEGER **)serial, (OCSP_CERTID *)i); }
 
 static inline int co_err_get_lib(unsigned long e) { return ERR_GET_LIB(e); }
 static inline int co_err_get_reason(unsigned long e) { return ERR_GET_REASON(e); }

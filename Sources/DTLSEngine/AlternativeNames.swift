@@ -50,7 +50,7 @@ public struct AlternativeNames: Sendable, Equatable {
             guard let raw = OPENSSL_sk_value(list, index) else { continue }
             var type: Int32 = 0
             let value = GENERAL_NAME_get0_value(raw.assumingMemoryBound(to: GENERAL_NAME.self), &type)
-            guard let string = value?.assumingMemoryBound(to: ASN1_STRING.self) else { continue }
+            guard let string = value.map({ UnsafeRawPointer($0) }) else { continue }
             switch type {
             case GEN_DNS: body(.text(.dns, bytes(of: string)))
             case GEN_URI: body(.text(.uri, bytes(of: string)))
@@ -63,8 +63,9 @@ public struct AlternativeNames: Sendable, Equatable {
         }
     }
 
-    private static func bytes(of string: UnsafePointer<ASN1_STRING>) -> [UInt8] {
-        Array(UnsafeBufferPointer(start: ASN1_STRING_get0_data(string), count: Int(max(0, ASN1_STRING_length(string)))))
+    private static func bytes(of string: UnsafeRawPointer) -> [UInt8] {
+        Array(
+            UnsafeBufferPointer(start: co_asn1_string_data(string), count: Int(max(0, co_asn1_string_length(string)))))
     }
 
     private static func text(ofAddress bytes: [UInt8]) -> String? {

@@ -20,7 +20,7 @@ struct CertificateNames {
         while true {
             index = X509_NAME_get_index_by_NID(subject, NID_commonName, index)
             guard index >= 0, let entry = X509_NAME_get_entry(subject, index) else { break }
-            add(.commonName, Self.utf8(X509_NAME_ENTRY_get_data(entry)))
+            add(.commonName, Self.utf8(co_x509_name_entry_data(entry)))
         }
         addAlternativeNames(of: certificate)
     }
@@ -44,12 +44,12 @@ struct CertificateNames {
     }
 
     /// An ASN.1 string as UTF-8, or `nil` where its bytes do not agree with its type.
-    static func utf8(_ string: UnsafeMutablePointer<ASN1_STRING>?) -> [UInt8]? {
+    static func utf8(_ string: UnsafeRawPointer?) -> [UInt8]? {
         guard let string else { return nil }
         ERR_set_mark()
         defer { ERR_pop_to_mark() }
         var bytes: UnsafeMutablePointer<UInt8>?
-        let count = ASN1_STRING_to_UTF8(&bytes, string)
+        let count = co_asn1_string_to_utf8(&bytes, string)
         guard count >= 0, let bytes else { return nil }
         defer { CRYPTO_free(bytes, nil, 0) }
         return Array(UnsafeBufferPointer(start: bytes, count: Int(count)))

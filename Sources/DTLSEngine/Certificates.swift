@@ -1,4 +1,5 @@
 import COpenSSL
+import Glibc
 
 /// A server's or client's own certificate: what the choice between several, and the check of a configuration, ask of
 /// it.
@@ -44,6 +45,11 @@ public final class OwnCertificate {
         }
     }
 
+    /// Whether the certificate has issued itself. No OCSP response is stapled to such a one: who trusts it has asked
+    /// nobody. From 3.6 on OpenSSL leaves CertificateStatus out for it, and counts the message all the same, so that
+    /// clients wait for a message that was never sent, and the handshake never ends (seen with 3.6 and 4.0).
+    public var isSelfSigned: Bool { X509_self_signed(pointer, 0) == 1 }
+
     /// Whether the certificate is valid for a host name (RFC 6125, section 6.4). The common name counts where there is
     /// no DNS name.
     /// - Parameter name: has no trailing dot. With `*.` in front, the certificate must be valid for all such names.
@@ -83,13 +89,14 @@ public final class CertificateList {
     /// A part of a sentence about each certificate that is not valid now: its subject, and the date since or until
     /// which it is not.
     public var outOfDate: [String] {
-        pointers.compactMap { certificate in
+        let now = time(nil)
+        return pointers.compactMap { certificate in
             let name = ChainFault.name(X509_get_subject_name(certificate))
-            let (start, end) = (X509_get0_notBefore(certificate), X509_get0_notAfter(certificate))
-            if X509_cmp_current_time(end) < 0 {
+            let (start, end) = (co_x509_not_before(certificate), co_x509_not_after(certificate))
+            if co_asn1_time_cmp(end, now) == -1 {
                 return "the certificate of \(name) expired on \(ChainFault.date(end))"
             }
-            return X509_cmp_current_time(start) > 0
+            return co_asn1_time_cmp(start, now) == 1
                 ? "the certificate of \(name) is not valid before \(ChainFault.date(start))" : nil
         }
     }
@@ -128,9 +135,10 @@ public final class RevocationLists {
     /// A part of a sentence about each list that should have been replaced before now: its issuer, and the date since
     /// which it is out of date.
     public var outOfDate: [String] {
-        pointers.compactMap { list in
+        let now = time(nil)
+        return pointers.compactMap { list in
             // A list without nextUpdate does not expire.
-            guard let end = X509_CRL_get0_nextUpdate(list), X509_cmp_current_time(end) < 0 else { return nil }
+            guard let end = co_x509_crl_next_update(list), co_asn1_time_cmp(end, now) == -1 else { return nil }
             let issuer = ChainFault.name(X509_CRL_get_issuer(list))
             return "the list of \(issuer) has been out of date since \(ChainFault.date(end))"
         }

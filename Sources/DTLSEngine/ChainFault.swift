@@ -31,9 +31,9 @@ struct ChainFault: Sendable, Equatable {
         let list = X509_STORE_CTX_get0_current_crl(store)
         switch code {
         case X509_V_ERR_CERT_HAS_EXPIRED:
-            return "expired on \(date(X509_get0_notAfter(certificate)))"
+            return "expired on \(date(co_x509_not_after(certificate)))"
         case X509_V_ERR_CERT_NOT_YET_VALID:
-            return "is not valid before \(date(X509_get0_notBefore(certificate)))"
+            return "is not valid before \(date(co_x509_not_before(certificate)))"
         case X509_V_ERR_CERT_REVOKED:
             return "was revoked\(revocation(of: certificate, by: list)) by \(issuer)"
         case X509_V_ERR_UNABLE_TO_GET_ISSUER_CERT, X509_V_ERR_UNABLE_TO_GET_ISSUER_CERT_LOCALLY,
@@ -48,11 +48,11 @@ struct ChainFault: Sendable, Equatable {
         case X509_V_ERR_UNABLE_TO_GET_CRL:
             return "cannot be checked: there is no revocation list (CRL) of its issuer \(issuer)"
         case X509_V_ERR_CRL_HAS_EXPIRED:
-            let end = list.map { date(X509_CRL_get0_nextUpdate($0)) } ?? "an unknown date"
+            let end = list.map { date(co_x509_crl_next_update($0)) } ?? "an unknown date"
             return
                 "cannot be checked: the revocation list (CRL) of its issuer \(issuer) has been out of date since \(end)"
         case X509_V_ERR_CRL_NOT_YET_VALID:
-            let start = list.map { date(X509_CRL_get0_lastUpdate($0)) } ?? "an unknown date"
+            let start = list.map { date(co_x509_crl_last_update($0)) } ?? "an unknown date"
             return "cannot be checked: the revocation list (CRL) of its issuer \(issuer) is not valid before \(start)"
         case X509_V_ERR_CRL_SIGNATURE_FAILURE:
             return "cannot be checked: the revocation list (CRL) of its issuer \(issuer) was not signed with its key"
@@ -65,13 +65,14 @@ struct ChainFault: Sendable, Equatable {
     private static func revocation(of certificate: OpaquePointer, by list: OpaquePointer?) -> String {
         var entry: OpaquePointer?
         guard let list, X509_CRL_get0_by_cert(list, &entry, certificate) != 0, let entry else { return "" }
-        return " on \(date(X509_REVOKED_get0_revocationDate(entry)))"
+        return " on \(date(co_x509_revocation_date(entry)))"
     }
 
     /// `2026-11-23 18:10:08Z`
-    static func date(_ time: UnsafePointer<ASN1_TIME>?) -> String {
+    /// - Parameter time: an ASN1_TIME.
+    static func date(_ time: UnsafeRawPointer?) -> String {
         guard let time else { return "an unknown date" }
-        return PeerName.printed { ASN1_TIME_print_ex($0, time, UInt(ASN1_DTFLGS_ISO8601)) } ?? "an unreadable date"
+        return PeerName.printed { co_asn1_time_print($0, time) } ?? "an unreadable date"
     }
 
     static func name(_ name: OpaquePointer?) -> String { quoted(name: PeerName.text(name) ?? "") }

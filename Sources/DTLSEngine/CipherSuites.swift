@@ -29,11 +29,7 @@ public enum CipherPolicy: String, Codable, Sendable, CaseIterable {
         // Keys first: a client that offers them has one.
         if hasPresharedKeys { lists.append(presharedKeySuites(policy, minimumVersion)) }
         if hasCertificates || !hasPresharedKeys { lists.append(certificateSuites(policy, minimumVersion)) }
-        // From OpenSSL 3.2 on the 8-byte tag of CCM8 counts as 64 bits of security, which only level 0 allows. The
-        // level also judges certificates, so it is lowered only where there are none; these suites need none of its
-        // protection.
-        let isKeysAlone = hasPresharedKeys && !hasCertificates && co_version() >= 0x3020_0000
-        if minimumVersion == .dtls10 || isKeysAlone { lists.append("@SECLEVEL=0") }
+        if minimumVersion == .dtls10 { lists.append("@SECLEVEL=0") }
         return lists.joined(separator: ":")
     }
 
@@ -115,6 +111,42 @@ enum Proof {
     }
 }
 
+/// OpenSSL's security level (SSL_CTX_set_security_level(3)).
+private enum SecurityLevel {
+    typealias Judge =
+        @convention(c) (
+            OpaquePointer?, OpaquePointer?, Int32, Int32, Int32, UnsafeMutableRawPointer?, UnsafeMutableRawPointer?
+        ) -> Int32
+
+    /// OpenSSL's own callback, which every context begins with; `nil` when OpenSSL had no memory.
+    static let judge: Judge? = {
+        guard let context = SSL_CTX_new(DTLS_method()) else { return nil }
+        defer { SSL_CTX_free(context) }
+        return SSL_CTX_get_security_callback(context)
+    }()
+
+    /// The bits of security that count: of a CCM-8 suite those of its key, 128 at least.
+    /// - Parameters:
+    ///   - bits: those that OpenSSL has counted.
+    ///   - other: the SSL_CIPHER, where the operation is about one.
+    static func bits(_ operation: Int32, _ bits: Int32, _ other: UnsafeMutableRawPointer?) -> Int32 {
+        guard bits < 128, let other else { return bits }
+        switch operation {
+        case SSL_SECOP_CIPHER_SUPPORTED, SSL_SECOP_CIPHER_SHARED, SSL_SECOP_CIPHER_CHECK:
+            return hasShortTag(SSL_CIPHER_get_protocol_id(OpaquePointer(other))) ? 128 : bits
+        default: return bits
+        }
+    }
+
+    /// The suites of RFC 6655 and RFC 7251 whose names end with CCM_8.
+    private static func hasShortTag(_ suite: UInt16) -> Bool {
+        switch suite {
+        case 0xC0A0...0xC0A3, 0xC0A8...0xC0AB, 0xC0AE...0xC0AF: true
+        default: false
+        }
+    }
+}
+
 extension TLSContext {
     /// Sets an OpenSSL cipher list without its suites that do not authenticate or do not encrypt: with
     /// "ALL:@SECLEVEL=0" a client would take an anonymous server for the one that it is to verify.
@@ -130,15 +162,45 @@ extension TLSContext {
         }
     }
 
+    /// Lets the security level judge the CCM-8 suites by their key, and everything else as OpenSSL does.
+    ///
+    /// Their tag has 8 bytes, and from 3.2 on OpenSSL counts that as 64 bits, which level 0 alone allows. That level
+    /// would allow every certificate and signature, too. But a tag is no key: nobody can try one out at leisure, since
+    /// each guess is a datagram that the receiver sees, and RFC 7252, sections 9.1.3.1 and 9.1.3.3, makes these suites
+    /// mandatory for CoAP.
+    func acceptShortTags() {
+        SSL_CTX_set_security_callback(pointer) { ssl, context, operation, bits, identifier, other, extra in
+            guard let judge = SecurityLevel.judge else { return 0 }
+            return judge(
+                ssl, context, operation, SecurityLevel.bits(operation, bits, other), identifier, other, extra)
+        }
+    }
+
     /// Why no handshake can use the context's cipher list with this proof, or `nil` where one can.
     func suiteFault(for proof: Proof) -> String? {
         let suites = usableSuites.filter(proof.fits)
         guard maximumVersion == .dtls10 else {
             return suites.isEmpty ? "it has no cipher suite for \(proof.name)" : nil
         }
+        let level = SSL_CTX_get_security_level(pointer)
+        // Asked first: a level that forbids the version leaves no suite either.
+        guard allowsDTLS10 else {
+            return "this OpenSSL speaks DTLS 1.0 at its security level 0 only, and the level is \(level): "
+                + "add \"@SECLEVEL=0\" to the list"
+        }
         if suites.isEmpty { return "it has no cipher suite for \(proof.name) that DTLS 1.0 knows" }
-        guard proof.needsSignature(suites), SSL_CTX_get_security_level(pointer) > 0 else { return nil }
+        guard proof.needsSignature(suites), level > 0 else { return nil }
         return "DTLS 1.0 needs OpenSSL's security level 0 for its signatures: add \"@SECLEVEL=0\" to the list"
+    }
+
+    /// Whether the security level allows DTLS 1.0 at all. From OpenSSL 3.2 on only level 0 does; before, the levels
+    /// below 3 did. OpenSSL is asked, so that a library that is newer than this program's headers counts.
+    private var allowsDTLS10: Bool {
+        defer { ERR_clear_error() }
+        guard let ssl = SSL_new(pointer) else { return true }
+        defer { SSL_free(ssl) }
+        guard let judge = SSL_get_security_callback(ssl) else { return true }
+        return judge(ssl, nil, SSL_SECOP_VERSION, 0, DTLS1_VERSION, nil, SSL_get0_security_ex_data(ssl)) == 1
     }
 
     /// The suites of the cipher list that the versions and the security level allow.

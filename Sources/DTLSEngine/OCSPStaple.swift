@@ -24,15 +24,16 @@ public struct OCSPStaple: Codable, Equatable, Sendable {
         let basic = try Self.parse(response)
         defer { OCSP_BASICRESP_free(basic) }
         guard let single = Self.part(of: basic, about: certificate) else { throw .otherCertificate }
-        var thisUpdate: UnsafeMutablePointer<ASN1_GENERALIZEDTIME>?
-        var nextUpdate: UnsafeMutablePointer<ASN1_GENERALIZEDTIME>?
-        let status = OCSP_single_get0_status(single, nil, nil, &thisUpdate, &nextUpdate)
+        guard !certificate.isSelfSigned else { throw .selfSigned }
+        var thisUpdate: UnsafeRawPointer?
+        var nextUpdate: UnsafeRawPointer?
+        let status = co_ocsp_single_status(single, &thisUpdate, &nextUpdate)
         guard status == V_OCSP_CERTSTATUS_GOOD else {
             throw .notGood(OCSP_cert_status_str(Int(status)).map { String(cString: $0) } ?? "unknown")
         }
         self.init(checked: response, expiry: nextUpdate.flatMap(Self.unixTime(of:)))
         // The responder's clock may be wrong by five minutes; but no client accepts a response that has expired.
-        guard OCSP_check_validity(thisUpdate, nextUpdate, 300, -1) == 1,
+        guard co_ocsp_check_validity(thisUpdate, nextUpdate, 300) == 1,
             isValid(at: UnixTime(seconds: Int64(time(nil))))
         else {
             throw .outOfDate(nextUpdate.flatMap(Self.text) ?? "")
@@ -63,34 +64,34 @@ public struct OCSPStaple: Codable, Equatable, Sendable {
     private static func part(of basic: OpaquePointer, about certificate: OwnCertificate) -> OpaquePointer? {
         for index in 0..<OCSP_resp_count(basic) {
             guard let single = OCSP_resp_get0(basic, index) else { continue }
-            var nameHash: UnsafeMutablePointer<ASN1_OCTET_STRING>?
-            var serial: UnsafeMutablePointer<ASN1_INTEGER>?
+            var nameHash: UnsafeRawPointer?
+            var serial: UnsafeRawPointer?
             var algorithm: OpaquePointer?
             let identifier = OCSP_SINGLERESP_get0_id(single)
-            guard OCSP_id_get0_info(&nameHash, &algorithm, nil, &serial, identifier) == 1,
-                ASN1_INTEGER_cmp(serial, X509_get0_serialNumber(certificate.pointer)) == 0,
+            guard co_ocsp_id_info(identifier, &nameHash, &algorithm, &serial) == 1,
+                co_asn1_integer_cmp(serial, co_x509_serial_number(certificate.pointer)) == 0,
                 let digest = EVP_get_digestbyname(OBJ_nid2sn(OBJ_obj2nid(algorithm)))
             else { continue }
             var hash = [UInt8](repeating: 0, count: Int(EVP_MAX_MD_SIZE))
             var count: UInt32 = 0
             guard X509_NAME_digest(X509_get_issuer_name(certificate.pointer), digest, &hash, &count) == 1,
-                let start = ASN1_STRING_get0_data(nameHash), ASN1_STRING_length(nameHash) == Int32(count)
+                let start = co_asn1_string_data(nameHash), co_asn1_string_length(nameHash) == Int32(count)
             else { continue }
             if UnsafeBufferPointer(start: start, count: Int(count)).elementsEqual(hash[..<Int(count)]) { return single }
         }
         return nil
     }
 
-    private static func unixTime(of time: UnsafeMutablePointer<ASN1_GENERALIZEDTIME>) -> UnixTime? {
+    private static func unixTime(of time: UnsafeRawPointer) -> UnixTime? {
         var parts = tm()
-        guard ASN1_TIME_to_tm(time, &parts) == 1 else { return nil }
+        guard co_asn1_time_to_tm(time, &parts) == 1 else { return nil }
         return UnixTime(seconds: Int64(timegm(&parts)))
     }
 
     /// `2026-11-23 18:00:00 UTC`
-    private static func text(_ time: UnsafeMutablePointer<ASN1_GENERALIZEDTIME>) -> String? {
+    private static func text(_ time: UnsafeRawPointer) -> String? {
         var parts = tm()
-        guard ASN1_TIME_to_tm(time, &parts) == 1 else { return nil }
+        guard co_asn1_time_to_tm(time, &parts) == 1 else { return nil }
         func two(_ number: Int32) -> String { number < 10 ? "0\(number)" : "\(number)" }
         return "\(Int(parts.tm_year) + 1900)-\(two(parts.tm_mon + 1))-\(two(parts.tm_mday))"
             + " \(two(parts.tm_hour)):\(two(parts.tm_min)):\(two(parts.tm_sec)) UTC"
@@ -104,6 +105,8 @@ public enum OCSPStapleError: Error, Sendable, Equatable, CustomStringConvertible
     case unsuccessful(String)
     /// The response says nothing about the certificate.
     case otherCertificate
+    /// The certificate has issued itself.
+    case selfSigned
     /// The certificate is revoked, or unknown.
     case notGood(String)
     /// The response is not valid now. The text is its nextUpdate, or empty where it is not valid yet.
@@ -114,6 +117,8 @@ public enum OCSPStapleError: Error, Sendable, Equatable, CustomStringConvertible
         case .malformed(let reason): "not an OCSP response in DER (\(reason))"
         case .unsuccessful(let status): "the OCSP responder has answered with an error (\(status))"
         case .otherCertificate: "the OCSP response is about another certificate"
+        case .selfSigned:
+            "the certificate has signed itself, and no OCSP response is sent along with such a certificate"
         case .notGood(let status): "the OCSP response says that the certificate is \(status)"
         case .outOfDate(let end):
             end.isEmpty

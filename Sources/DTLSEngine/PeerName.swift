@@ -40,7 +40,7 @@ extension PeerName {
     private static func commonName(_ name: OpaquePointer?) -> String? {
         let index = X509_NAME_get_index_by_NID(name, NID_commonName, -1)
         guard index >= 0, let entry = X509_NAME_get_entry(name, index),
-            let bytes = CertificateNames.utf8(X509_NAME_ENTRY_get_data(entry)), !bytes.contains(0)
+            let bytes = CertificateNames.utf8(co_x509_name_entry_data(entry)), !bytes.contains(0)
         else { return nil }
         return String(decoding: bytes, as: UTF8.self)
     }

@@ -74,7 +74,7 @@ public final class ServerContext: TLSContext {
         guard !exData.certificates.contains(where: { $0.certificate.keyKind == certificate.keyKind }) else {
             throw .certificate("there is a second one with an \(certificate.keyKind) key")
         }
-        exData.certificates.append((certificate, key.staple))
+        exData.certificates.append((certificate, certificate.isSelfSigned ? nil : key.staple))
     }
 
     /// Checks that the cipher list has a suite for each certificate and for the pre-shared keys, which would never be

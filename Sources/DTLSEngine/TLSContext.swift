@@ -32,6 +32,7 @@ public class TLSContext {
         self.exData = exData
         try limit(minimumVersion: minimumVersion, maximumVersion: maximumVersion)
         try use(ciphers: ciphers)
+        acceptShortTags()
         setCertificateStrength()
         guard co_ssl_ctx_set_groups_list(context, Self.groups) == 1 else {
             throw .context("\(OpenSSLError.drain())")

@@ -68,9 +68,13 @@ struct TestMaterial {
     let expiredCertificate: String
     /// The certificate, not as PEM.
     let derCertificate: Data
-    /// OCSP responses that say that the certificate is good, and that it is revoked.
+    /// CN=localhost, with the key of `certificate`, signed by an authority.
+    let issuedCertificate: String
+    /// OCSP responses that say that the issued certificate is good, and that it is revoked.
     let goodResponse: Data
     let revokedResponse: Data
+    /// One that says that `certificate`, which is its own authority, is good.
+    let selfSignedResponse: Data
 
     private init() throws {
         let folder = try makeTemporaryFolder()
@@ -99,13 +103,19 @@ struct TestMaterial {
         try openssl("genpkey -algorithm ED25519 -out edkey")
         try openssl("req -x509 -new -key edkey -subj /CN=localhost -days 30 -out ed")
         try openssl("req -new -key key -subj /CN=expired -out request.csr")
-        try openssl("x509 -req -in request.csr -key key -days -1 -out expired")
         try openssl("pkcs8 -topk8 -in key -passout pass:sesame -out encrypted")
         try openssl("x509 -in certificate -outform DER -out der")
         // `openssl ca` needs a database, and a section that names it.
-        for (name, contents) in [("database", ""), ("ca.conf", "[ca]\ndefault_ca = a\n[a]\ndatabase = database\n")] {
+        let authority =
+            "[ca]\ndefault_ca = a\n[a]\ndatabase = database\nnew_certs_dir = .\nserial = number\npolicy = p\n"
+            + "[p]\ncommonName = supplied\n"
+        for (name, contents) in [("database", ""), ("ca.conf", authority)] {
             try Data(contents.utf8).write(to: URL(fileURLWithPath: "\(folder)/\(name)"))
         }
+        // `openssl x509` takes no dates before version 3.4, and no days below 0 from then on.
+        try openssl(
+            "ca -batch -config ca.conf -selfsign -in request.csr -keyfile key -md sha256 -create_serial -notext"
+                + " -startdate 20240101000000Z -enddate 20240131000000Z -out expired")
         try openssl(
             "ca -gencrl -config ca.conf -keyfile key -cert certificate -md sha256 -crldays 30 -out list")
         revocationList = try text("list")
@@ -121,19 +131,30 @@ struct TestMaterial {
         ed25519Key = try text("edkey")
         expiredCertificate = try text("expired")
         derCertificate = try Data(contentsOf: URL(fileURLWithPath: "\(folder)/der"))
-        try openssl("x509 -in certificate -noout -serial -out serial")
-        let serial = try text("serial").dropFirst("serial=".count).filter { $0.isHexDigit }
-        try openssl("ocsp -issuer certificate -cert certificate -reqout request")
-        func response(_ name: String, _ entry: String) throws -> Data {
+        try openssl("req -x509 -new -key other -subj /CN=authority -days 30 -out authority")
+        try openssl(
+            "req -new -key key -subj /CN=localhost -addext subjectAltName=DNS:localhost,DNS:*.example.org"
+                + " -out issued.csr")
+        try openssl(
+            "x509 -req -in issued.csr -CA authority -CAkey other -CAcreateserial -copy_extensions copy -days 30"
+                + " -out issued")
+        issuedCertificate = try text("issued")
+        func response(
+            about certificate: String, by issuer: String, key: String, _ entry: String
+        ) throws -> Data {
+            try openssl("x509 -in \(certificate) -noout -serial -out serial")
+            let serial = try text("serial").dropFirst("serial=".count).filter { $0.isHexDigit }
             try Data("\(entry)\t\(serial)\tunknown\t/CN=localhost\n".utf8).write(
                 to: URL(fileURLWithPath: "\(folder)/index"))
+            try openssl("ocsp -issuer \(issuer) -cert \(certificate) -reqout request")
             try openssl(
-                "ocsp -index index -CA certificate -rsigner certificate -rkey key -reqin request -ndays 7"
-                    + " -respout \(name)")
-            return try Data(contentsOf: URL(fileURLWithPath: "\(folder)/\(name)"))
+                "ocsp -index index -CA \(issuer) -rsigner \(issuer) -rkey \(key) -reqin request -ndays 7 -respout out")
+            return try Data(contentsOf: URL(fileURLWithPath: "\(folder)/out"))
         }
-        goodResponse = try response("good", "V\t400101000000Z\t")
-        revokedResponse = try response("revoked", "R\t400101000000Z\t260101000000Z")
+        let (good, revoked) = ("V\t400101000000Z\t", "R\t400101000000Z\t260101000000Z")
+        goodResponse = try response(about: "issued", by: "authority", key: "other", good)
+        revokedResponse = try response(about: "issued", by: "authority", key: "other", revoked)
+        selfSignedResponse = try response(about: "certificate", by: "certificate", key: "key", good)
     }
 
     struct OpenSSLFailed: Error {

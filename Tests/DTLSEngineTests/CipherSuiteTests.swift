@@ -1,3 +1,4 @@
+import COpenSSL
 import DTLSEngine
 import Testing
 
@@ -34,8 +35,12 @@ import Testing
     }
 
     private static let noECDSA = "it has no cipher suite for certificates with ECDSA keys"
-    private static let unsigned =
-        "DTLS 1.0 needs OpenSSL's security level 0 for its signatures: add \"@SECLEVEL=0\" to the list"
+    /// From OpenSSL 3.2 on it is the version itself that is forbidden above security level 0.
+    private static let forbidsVersion = OpenSSL_version_num() >= 0x3020_0000
+    private static let tooStrict =
+        forbidsVersion
+        ? "this OpenSSL speaks DTLS 1.0 at its security level 0 only, and the level is 1: add \"@SECLEVEL=0\" to the list"
+        : "DTLS 1.0 needs OpenSSL's security level 0 for its signatures: add \"@SECLEVEL=0\" to the list"
     private static let old = ProtocolVersion.dtls10...(.dtls10)
 
     @Test func `a server's certificate needs a suite`() {
@@ -43,8 +48,8 @@ import Testing
             (server("ECDHE-RSA-AES128-GCM-SHA256"), Self.noECDSA), (server("PSK"), Self.noECDSA),
             (server("ECDHE+aECDSA", rsa: true), "it has no cipher suite for certificates with RSA keys"),
             (server("ECDHE+AESGCM:@SECLEVEL=0", versions: Self.old), "\(Self.noECDSA) that DTLS 1.0 knows"),
-            (server("ECDHE+AES:@SECLEVEL=1", versions: Self.old), Self.unsigned),
-            (server("AES128-SHA:@SECLEVEL=1", rsa: true, versions: Self.old), Self.unsigned),
+            (server("ECDHE+AES:@SECLEVEL=1", versions: Self.old), Self.tooStrict),
+            (server("AES128-SHA:@SECLEVEL=1", rsa: true, versions: Self.old), Self.tooStrict),
         ]
         for (settings, expected) in cases {
             #expect(throws: CredentialsError.ciphers(expected)) { try ServerContext(settings) }
@@ -91,13 +96,13 @@ import Testing
         #expect(throws: CredentialsError.ciphers("it has no cipher suite for servers with certificates")) {
             try ClientContext(ClientSettings(ciphers: "PSK"))
         }
-        #expect(throws: CredentialsError.ciphers(Self.unsigned)) {
+        #expect(throws: CredentialsError.ciphers(Self.tooStrict)) {
             try ClientContext(
                 ClientSettings(ciphers: "ECDHE+AES:@SECLEVEL=1", minimumVersion: .dtls10, maximumVersion: .dtls10))
         }
     }
 
-    /// Without a signature, the security level does not matter.
+    /// Without a signature, the security level does not matter, as far as OpenSSL speaks the version at that level.
     @Test func `pre-shared keys need no signature`() throws {
         let key = PresharedKey(identity: [1], key: Array(repeating: 7, count: 16))
         let suite = "PSK-AES128-CBC-SHA:@SECLEVEL=1"
@@ -106,9 +111,64 @@ import Testing
         server.presharedKeys = PresharedKeys(keys: [key])
         let client = ClientSettings(
             presharedKey: key, ciphers: suite, minimumVersion: .dtls10, maximumVersion: .dtls10)
+        guard !Self.forbidsVersion else {
+            #expect(throws: CredentialsError.ciphers(Self.tooStrict)) { try ServerContext(server) }
+            #expect(throws: CredentialsError.ciphers(Self.tooStrict)) { try ClientContext(client) }
+            return
+        }
         let pair = try EnginePair(client: client, server: server)
         pair.handshake()
         #expect(pair.server.isEstablished)
+    }
+
+    // MARK: Suites with a short tag
+
+    /// RFC 7252, section 9.1.3.3, wants it of every CoAP device with a certificate. From OpenSSL 3.2 on its tag counts
+    /// as 64 bits of security.
+    @Test(arguments: ["ECDHE-ECDSA-AES128-CCM8", "ECDHE-ECDSA-AES256-CCM8"])
+    func `a CCM-8 suite with certificates is served at the usual security level`(_ suite: String) throws {
+        let pair = try EnginePair(
+            client: ClientSettings(certificateAuthorities: certificates.authority, ciphers: suite),
+            server: server(suite))
+        pair.handshake()
+        #expect(pair.client.isEstablished && pair.server.isEstablished, "\(String(describing: pair.server.error))")
+        #expect(pair.server.engine?.cipher == suite)
+    }
+
+    /// The policy's own list, and a virtual host's context.
+    @Test(arguments: [false, true])
+    func `CCM-8 suites of either kind are served beside each other`(_ isVirtualHost: Bool) throws {
+        let key = PresharedKey(identity: Array("sensor".utf8), key: Array(repeating: 7, count: 16))
+        var settings = server(nil)
+        settings.presharedKeys = PresharedKeys(keys: [key])
+        if isVirtualHost {
+            settings.names = [VirtualHost(name: "localhost", certifiedKeys: settings.certifiedKeys)]
+        }
+        for client in [
+            ClientSettings(certificateAuthorities: certificates.authority, ciphers: "ECDHE-ECDSA-AES128-CCM8"),
+            ClientSettings(presharedKey: key, ciphers: "PSK-AES128-CCM8"),
+        ] {
+            let pair = try EnginePair(client: client, server: settings)
+            pair.handshake()
+            #expect(pair.server.isEstablished, "\(String(describing: pair.server.error))")
+            #expect(pair.server.engine?.cipher == client.ciphers)
+        }
+    }
+
+    /// A suite's 128 bits are none of a certificate's.
+    @Test func `a weak certificate is refused with a CCM-8 suite, too`() throws {
+        let root = try MadeCertificate("Root", isAuthority: true)
+        let weak = try MadeCertificate(
+            "weak", names: [.dns("localhost")], issuer: root, digest: EVP_sha1()
+        ).identity()
+        var settings = server("ECDHE-ECDSA-AES128-CCM8:@SECLEVEL=0")
+        settings.certifiedKeys = [CertifiedKey(certificate: weak.certificate, privateKey: weak.privateKey)]
+        let pair = try EnginePair(
+            client: ClientSettings(certificateAuthorities: try root.pem(), ciphers: "ECDHE-ECDSA-AES128-CCM8"),
+            server: settings)
+        pair.handshake()
+        let reason = try #require(pair.client.error?.verification)
+        #expect(reason.contains("CA signature digest algorithm too weak"), "\(reason)")
     }
 
     // MARK: Old clients with keys

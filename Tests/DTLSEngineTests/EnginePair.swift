@@ -41,7 +41,8 @@ final class EnginePair {
     init(
         client clientSettings: ClientSettings, server serverSettings: ServerSettings, payloadSize: Int = 1452,
         conditions: WireConditions = .perfect, seed: UInt64 = 1, serverName: String? = "localhost",
-        ticketKeys: [UInt8]? = nil, session: ResumableSession? = nil, localAddress: [UInt8] = []
+        ticketKeys: [UInt8]? = nil, session: ResumableSession? = nil, localAddress: [UInt8] = [],
+        asksForStaple: Bool = false
     ) throws {
         clock = virtual_clock_start(Self.start)
         bio = try DatagramBIO()
@@ -53,6 +54,9 @@ final class EnginePair {
         client.engine = try Engine(
             connecting: ClientContext(clientSettings), over: bio, payloadSize: payloadSize, serverName: serverName)
         if let session { client.engine?.resume(session) }
+        if asksForStaple, let ssl = client.engine?.ssl {
+            SSL_ctrl(ssl, SSL_CTRL_SET_TLSEXT_STATUS_REQ_TYPE, Int(TLSEXT_STATUSTYPE_ocsp), nil)
+        }
         proceed(.client)
     }
 
@@ -211,5 +215,17 @@ final class EnginePair {
         bio.outbox.removeAll()
         let other: SimulatedWire.Side = side == .client ? .server : .client
         for datagram in datagrams { wire.send(datagram, to: other, at: virtual_clock_now()) }
+    }
+}
+
+extension Engine {
+    /// The OCSP response that has come with the server's certificate.
+    var stapledResponse: [UInt8]? {
+        var bytes: UnsafeMutablePointer<UInt8>?
+        let count = withUnsafeMutablePointer(to: &bytes) {
+            SSL_ctrl(ssl, SSL_CTRL_GET_TLSEXT_STATUS_REQ_OCSP_RESP, 0, $0)
+        }
+        guard let bytes, count > 0 else { return nil }
+        return Array(UnsafeBufferPointer(start: bytes, count: count))
     }
 }

@@ -91,6 +91,30 @@ import Testing
         }
     }
 
+    /// From 3.6 on OpenSSL announces it to the client, sends none, and waits for ever.
+    @Test func `a response about a certificate that signs itself is refused, and none is sent`() throws {
+        let root = try MadeCertificate("localhost", names: [.dns("localhost")], isAuthority: true)
+        let identity = try root.identity()
+        let twice = TestCertificates.Identity(
+            certificate: identity.certificate + identity.certificate, privateKey: identity.privateKey)
+        let bytes = try response(about: twice)
+        let leaf = try OwnCertificate(pem: identity.certificate)
+        #expect(leaf.isSelfSigned && !certificate.isSelfSigned)
+        #expect(throws: OCSPStapleError.selfSigned) { try OCSPStaple(bytes, for: leaf) }
+
+        for (name, isAsked) in [(identity, true), (certificates.ecdsaServer, true), (identity, false)] {
+            var key = CertifiedKey(certificate: name.certificate, privateKey: name.privateKey)
+            key.staple = OCSPStaple(checked: bytes, expiry: nil)
+            let pair = try EnginePair(
+                client: ClientSettings(certificateAuthorities: identity.certificate + certificates.authority),
+                server: ServerSettings(certifiedKeys: [key]), asksForStaple: isAsked)
+            pair.handshake()
+            #expect(pair.client.isEstablished && pair.server.isEstablished)
+            let stapled = pair.client.engine?.stapledResponse
+            #expect(stapled == (name.certificate == identity.certificate ? nil : bytes))
+        }
+    }
+
     @Test(arguments: [(V_OCSP_CERTSTATUS_REVOKED, "revoked"), (V_OCSP_CERTSTATUS_UNKNOWN, "unknown")])
     func `a response that does not say good is refused`(_ status: Int32, _ name: String) throws {
         let bytes = try response(about: certificates.ecdsaServer, status: status)

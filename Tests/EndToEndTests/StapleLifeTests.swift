@@ -8,13 +8,15 @@ extension EndToEnd {
     @Suite struct StapleLifeTests {
         let folder: TestFolder
         let certificates: CertificateMaker
+        let authority: Identity
         let identity: Identity
         let address: SocketAddress
 
         init() async throws {
             folder = try TestFolder()
             certificates = CertificateMaker(folder: folder)
-            identity = try await certificates.selfSigned("server")
+            authority = try await certificates.selfSigned("authority")
+            identity = try await certificates.issued("server", by: authority, names: "DNS:localhost")
             address = try .freeOnOwnLoopback()
         }
 
@@ -24,8 +26,8 @@ extension EndToEnd {
 
         /// As when a volume is mounted anew, or a deployment takes the old folder away before it makes the new one.
         @Test func `a folder that goes away and comes back is still watched`() async throws {
-            let old = try await certificates.response("old.ocsp", about: identity, .revoked)
-            let new = try await certificates.response("new.ocsp", about: identity)
+            let old = try await certificates.response("old.ocsp", about: identity, by: authority, .revoked)
+            let new = try await certificates.response("new.ocsp", about: identity, by: authority)
             let (upper, lower) = (folder.file("upper"), folder.file("upper/lower"))
             try FileManager.default.createDirectory(atPath: lower, withIntermediateDirectories: true)
             #expect(rename(old, lower + "/response") == 0)
@@ -67,7 +69,7 @@ extension EndToEnd {
         }
 
         @Test func `an OCSP response that expires is logged`() async throws {
-            let file = try await certificates.response("served.ocsp", about: identity)
+            let file = try await certificates.response("served.ocsp", about: identity, by: authority)
             let response = try Data(contentsOf: URL(fileURLWithPath: file))
             // A slow machine may need longer to start.
             for seconds in [3, 10, 40] where try await runsOut(response, after: seconds) { return }

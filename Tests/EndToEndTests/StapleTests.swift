@@ -8,6 +8,7 @@ extension EndToEndHandshakes {
     @Suite struct StapleTests {
         let folder: TestFolder
         let certificates: CertificateMaker
+        let authority: Identity
         let ecdsa: Identity
         let rsa: Identity
         let address: SocketAddress
@@ -15,8 +16,9 @@ extension EndToEndHandshakes {
         init() async throws {
             folder = try TestFolder()
             certificates = CertificateMaker(folder: folder)
-            ecdsa = try await certificates.selfSigned("ecdsa")
-            rsa = try await certificates.selfSigned("rsa", kind: .rsa)
+            authority = try await certificates.selfSigned("authority")
+            ecdsa = try await certificates.issued("ecdsa", by: authority, names: "DNS:localhost")
+            rsa = try await certificates.issued("rsa", by: authority, kind: .rsa, names: "DNS:localhost")
             address = try .freeOnOwnLoopback()
         }
 
@@ -34,10 +36,9 @@ extension EndToEndHandshakes {
 
         /// What s_client says of the response that it has got; it checks the signature, and ends if it is bad.
         private func stapled(_ kind: String) async throws -> String {
-            let trust = kind == "RSA" ? rsa : ecdsa
             let client = try Program(
                 ["openssl", "s_client", "-dtls1_2", "-connect", "\(address)", "-status", "-servername", "localhost"]
-                    + ["-CAfile", trust.certificate, "-cipher", "ECDHE-\(kind)-AES128-GCM-SHA256"], in: folder)
+                    + ["-CAfile", authority.certificate, "-cipher", "ECDHE-\(kind)-AES128-GCM-SHA256"], in: folder)
             try await eventually("the handshake is done", details: client.output + client.errors) {
                 client.output.contains("Verify return code")
             }
@@ -55,8 +56,8 @@ extension EndToEndHandshakes {
 
         @Test func `each certificate has its own OCSP response`() async throws {
             let good = [
-                try await certificates.response("rsa.ocsp", about: rsa),
-                try await certificates.response("ecdsa.ocsp", about: ecdsa),
+                try await certificates.response("rsa.ocsp", about: rsa, by: authority),
+                try await certificates.response("ecdsa.ocsp", about: ecdsa, by: authority),
             ]
             let daemon = try await Daemon.start(service("[\"\(good[0])\", \"\(good[1])\"]"), in: folder)
             for (kind, identity) in [("ECDSA", ecdsa), ("RSA", rsa)] {
@@ -66,20 +67,20 @@ extension EndToEndHandshakes {
                 #expect(output.contains("Serial Number: \(try await serial(of: identity))"))
             }
             // Who does not ask is served as ever.
-            try await SecureClient(to: address, trust: ecdsa.certificate, in: folder).exchange("hello")
+            try await SecureClient(to: address, trust: authority.certificate, in: folder).exchange("hello")
             try await daemon.stop()
         }
 
         /// A response of no use is no reason not to serve; and when the file has changed, SIGHUP is not needed.
         @Test func `a changed file is loaded without a reload`() async throws {
-            let file = try await certificates.response("served.ocsp", about: ecdsa, .revoked)
+            let file = try await certificates.response("served.ocsp", about: ecdsa, by: authority, .revoked)
             let daemon = try await Daemon.start(service("\"\(file)\""), in: folder)
             try await daemon.logged("warning", "service.echo.ocsp_staple", "revoked")
             #expect(try await stapled("ECDSA").contains("OCSP response: no response sent"))
 
             // What is half-way edited is nobody's concern.
             try folder.write("[service.echo", to: "dtlsd.toml")
-            let good = try await certificates.response("good.ocsp", about: ecdsa)
+            let good = try await certificates.response("good.ocsp", about: ecdsa, by: authority)
             #expect(rename(good, file) == 0)
             try await daemon.logged("OCSP responses have changed")
             #expect(try await stapled("ECDSA").contains("Cert Status: good"))
@@ -90,7 +91,7 @@ extension EndToEndHandshakes {
             #expect(try await stapled("ECDSA").contains("Cert Status: good"))
 
             // And the watch goes on.
-            let other = try await certificates.response("other.ocsp", about: rsa)
+            let other = try await certificates.response("other.ocsp", about: rsa, by: authority)
             #expect(rename(other, file) == 0)
             try await daemon.logged("OCSP responses have changed", count: 2)
             #expect(try await stapled("RSA").contains("Cert Status: good"))
@@ -100,8 +101,8 @@ extension EndToEndHandshakes {
 
         /// Certificates are often handed out as links to the newest of their kind.
         @Test func `a symbolic link that is changed is followed without a reload`() async throws {
-            let old = try await certificates.response("old.ocsp", about: ecdsa, .revoked)
-            let new = try await certificates.response("new.ocsp", about: ecdsa)
+            let old = try await certificates.response("old.ocsp", about: ecdsa, by: authority, .revoked)
+            let new = try await certificates.response("new.ocsp", about: ecdsa, by: authority)
             try FileManager.default.createDirectory(atPath: folder.file("live"), withIntermediateDirectories: true)
             let link = folder.file("live/current")
             #expect(symlink(old, link) == 0)
@@ -119,12 +120,12 @@ extension EndToEndHandshakes {
         /// Workers take responses up while SIGHUP has its own configuration read: they are not what the reload waits
         /// for.
         @Test func `a reload in between waits for its own configuration`() async throws {
-            let file = try await certificates.response("served.ocsp", about: ecdsa, .revoked)
+            let file = try await certificates.response("served.ocsp", about: ecdsa, by: authority, .revoked)
             let daemon = try await Daemon.start("workers = 1\n" + service("\"\(file)\""), in: folder)
             let worker = try #require(daemon.workers.first)
             kill(worker, SIGSTOP)
             defer { kill(worker, SIGCONT) }
-            let good = try await certificates.response("good.ocsp", about: ecdsa)
+            let good = try await certificates.response("good.ocsp", about: ecdsa, by: authority)
             #expect(rename(good, file) == 0)
             try await daemon.logged("OCSP responses have changed")
             try folder.write("nonsense = 1", to: "dtlsd.toml")
@@ -137,6 +138,23 @@ extension EndToEndHandshakes {
             kill(loader, SIGCONT)
             try await daemon.logged("reload failed", count: failures + 1)
             #expect(try await stapled("ECDSA").contains("Cert Status: good"))
+            try await daemon.stop()
+        }
+
+        /// From 3.6 on OpenSSL announces such a response, sends none, and the handshake never ends.
+        @Test func `a client that asks for a response is served by a certificate that signs itself`() async throws {
+            let alone = try await certificates.selfSigned("alone")
+            let file = try await certificates.response("alone.ocsp", about: alone, by: alone)
+            let service = Service(listen: [address], identity: alone, more: "ocsp_staple = \"\(file)\"")
+            let daemon = try await Daemon.start(service.text, in: folder)
+            try await daemon.logged("warning", "service.echo.ocsp_staple", "the certificate has signed itself")
+            let client = try Program(
+                ["openssl", "s_client", "-dtls1_2", "-connect", "\(address)", "-status"]
+                    + ["-CAfile", alone.certificate], in: folder)
+            try await eventually("the handshake is done", details: client.output + client.errors) {
+                client.output.contains("Verify return code: 0 (ok)")
+            }
+            #expect(client.output.contains("OCSP response: no response sent"))
             try await daemon.stop()
         }
 
@@ -153,10 +171,10 @@ extension EndToEndHandshakes {
         @Test func `a reload watches new files`() async throws {
             let daemon = try await Daemon.start(
                 service("[]").replacing("ocsp_staple = []\n", with: ""), in: folder)
-            let file = try await certificates.response("late.ocsp", about: ecdsa, .revoked)
+            let file = try await certificates.response("late.ocsp", about: ecdsa, by: authority, .revoked)
             try daemon.reload(service("\"\(file)\""))
             try await daemon.logged("reloaded")
-            let good = try await certificates.response("good.ocsp", about: ecdsa)
+            let good = try await certificates.response("good.ocsp", about: ecdsa, by: authority)
             #expect(rename(good, file) == 0)
             try await daemon.logged("OCSP responses have changed")
             #expect(try await stapled("ECDSA").contains("Cert Status: good"))

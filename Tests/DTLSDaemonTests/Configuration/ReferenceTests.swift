@@ -18,7 +18,7 @@ import Testing
     private func preparedFolder() throws -> ConfigurationFolder {
         let folder = try ConfigurationFolder()
         let material = try TestMaterial.shared.get()
-        try folder.write(".run/localhost.pem", material.certificate)
+        try folder.write(".run/localhost.pem", material.issuedCertificate)
         try folder.write(".run/localhost.key", material.privateKey)
         try folder.write("config/cookie.secret", String(repeating: "s", count: 32))
         try folder.write("config/localhost.passphrase", "sesame")
@@ -28,7 +28,7 @@ import Testing
         try folder.write("config/clients-ca.pem", material.certificate)
         try folder.write("config/clients.crl", material.revocationList)
         try folder.write("config/fullchain.pem", material.certificate)
-        try folder.write("config/wildcard.pem", material.certificate)
+        try folder.write("config/wildcard.pem", material.issuedCertificate)
         try folder.write("config/wildcard.key", material.privateKey)
         try folder.write("config/wildcard.passphrase", "sesame")
         for name in ["localhost", "wildcard"] { try folder.write("config/\(name).ocsp", material.goodResponse) }

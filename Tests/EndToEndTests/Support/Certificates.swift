@@ -33,16 +33,23 @@ struct CertificateMaker {
     }
 
     /// A certificate that `authority` has signed.
-    func issued(_ name: String, by authority: Identity) async throws -> Identity {
+    /// - Parameter names: subject alternative names as OpenSSL writes them.
+    func issued(
+        _ name: String, by authority: Identity, kind: KeyKind = .ecdsa, names: String? = nil
+    ) async throws -> Identity {
         let identity = Identity(certificate: folder.file("\(name).pem"), privateKey: folder.file("\(name).key"))
         let request = folder.file("\(name).request")
         try await Program.run(
-            ["openssl", "req", "-new", "-noenc"] + KeyKind.ecdsa.arguments
-                + ["-keyout", identity.privateKey, "-out", request, "-subj", "/CN=\(name)"],
+            ["openssl", "req", "-new", "-noenc"] + kind.arguments
+                + ["-keyout", identity.privateKey, "-out", request, "-subj", "/CN=\(name)"]
+                + (names.map { ["-addext", "subjectAltName=\($0)"] } ?? []),
             in: folder)
         try await Program.run(
             ["openssl", "x509", "-req", "-in", request, "-days", "30", "-out", identity.certificate]
-                + ["-CA", authority.certificate, "-CAkey", authority.privateKey, "-CAcreateserial"],
+                + [
+                    "-copy_extensions", "copy", "-CA", authority.certificate, "-CAkey", authority.privateKey,
+                    "-CAcreateserial",
+                ],
             in: folder)
         return identity
     }

@@ -18,8 +18,10 @@ extension CertificateMaker {
         case revoked = "R\t400101000000Z\t260101000000Z"
     }
 
-    /// An OCSP response about a certificate that is its own authority, in a file.
-    func response(_ file: String, about identity: Identity, _ standing: Standing = .good) async throws -> String {
+    /// An OCSP response of the certificate's authority, in a file.
+    func response(
+        _ file: String, about identity: Identity, by authority: Identity, _ standing: Standing = .good
+    ) async throws -> String {
         let (serial, request, index) = (
             folder.file("\(file).serial"), folder.file("\(file).request"), folder.file("\(file).index")
         )
@@ -28,11 +30,11 @@ extension CertificateMaker {
         let number = folder.read("\(file).serial").dropFirst("serial=".count).filter(\.isHexDigit)
         try folder.write("\(standing.rawValue)\t\(number)\tunknown\t/CN=whatever\n", to: "\(file).index")
         try await Program.run(
-            ["openssl", "ocsp", "-issuer", identity.certificate, "-cert", identity.certificate, "-reqout", request],
+            ["openssl", "ocsp", "-issuer", authority.certificate, "-cert", identity.certificate, "-reqout", request],
             in: folder)
         try await Program.run(
-            ["openssl", "ocsp", "-index", index, "-CA", identity.certificate, "-rsigner", identity.certificate]
-                + ["-rkey", identity.privateKey, "-reqin", request, "-ndays", "7", "-respout", folder.file(file)],
+            ["openssl", "ocsp", "-index", index, "-CA", authority.certificate, "-rsigner", authority.certificate]
+                + ["-rkey", authority.privateKey, "-reqin", request, "-ndays", "7", "-respout", folder.file(file)],
             in: folder)
         return folder.file(file)
     }

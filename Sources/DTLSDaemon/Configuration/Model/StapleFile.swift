@@ -43,7 +43,7 @@ enum StapleOutcome {
                 switch error {
                 case .otherCertificate: continue
                 case .malformed, .unsuccessful: return .unusable(error.description)
-                case .notGood, .outOfDate: return .unused(error.description)
+                case .notGood, .outOfDate, .selfSigned: return .unused(error.description)
                 }
             }
         }

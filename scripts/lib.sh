@@ -3,8 +3,8 @@
 
 swift_at_least="6.2"
 
-# Where Debian has daemons, and a user's PATH has not.
-export PATH="$PATH:/usr/sbin:/sbin"
+# Where Debian has daemons, and docc of its package swiftlang, and a user's PATH has not.
+export PATH="$PATH:/usr/sbin:/sbin:/usr/libexec/swift/bin"
 
 say() {
     printf '==> %s\n' "$*"
@@ -30,6 +30,15 @@ require_swift() {
         fail "Swift $version is too old; version $swift_at_least or later is needed." \
             "See https://www.swift.org/install/linux/ ('swiftly install latest')."
     fi
+}
+
+# Ends with instructions where the toolchain can build no tests: Debian's swiftlang lacks a part of the Testing library.
+require_testing() {
+    local libraries
+    libraries=$(swift -print-target-info | sed -nE 's/^ *"runtimeResourcePath": "([^"]+)".*/\1/p')/linux
+    [ -e "$libraries/lib_Testing_Foundation.so" ] ||
+        fail "the Swift toolchain can build dtlsd, but not its tests, since $libraries has no lib_Testing_Foundation.so" \
+            "(Debian's package swiftlang leaves it out). Use a toolchain of https://www.swift.org/install/linux/."
 }
 
 # One requirement a line: how to see that it is there, and the package that has it on Debian, Fedora and Arch Linux.

@@ -1,5 +1,6 @@
 import CLinux
 import Glibc
+import Primitives
 
 /// Reports when files are changed or replaced (inotify), including files that do not exist yet.
 ///
@@ -81,7 +82,7 @@ public final class FileWatcher {
     public func takeChanges() throws(SystemError) -> Bool {
         var isChanged = false
         let raw = descriptor.rawValue
-        try withUnsafeTemporaryAllocation(byteCount: 16_384, alignment: 8) { buffer throws(SystemError) in
+        try withTemporaryBytes(16_384, alignment: 8) { buffer throws(SystemError) in
             while true {
                 let count = try systemUnlessBlocked("read", "inotify") { read(raw, buffer.baseAddress, buffer.count) }
                 guard let count, count > 0 else { return }

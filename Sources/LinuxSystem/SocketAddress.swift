@@ -1,5 +1,6 @@
 import CLinux
 import Glibc
+import Primitives
 
 /// An IPv4 or IPv6 address with a port, as a value of fixed size: comparing and hashing it costs a few integers.
 public struct SocketAddress: Codable, Hashable, Sendable {
@@ -156,7 +157,7 @@ public struct SocketAddress: Codable, Hashable, Sendable {
         _ body: (UnsafeRawBufferPointer) throws(Failure) -> Result
     ) throws(Failure) -> Result {
         let length = family == .ipv4 ? 4 : 16
-        return try withUnsafeTemporaryAllocation(byteCount: Self.maximumByteCount, alignment: 8) {
+        return try withTemporaryBytes(Self.maximumByteCount, alignment: 8) {
             buffer throws(Failure) in
             buffer.storeBytes(of: first, toByteOffset: 0, as: UInt64.self)
             buffer.storeBytes(of: second, toByteOffset: 8, as: UInt64.self)

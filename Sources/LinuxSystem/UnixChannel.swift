@@ -1,5 +1,6 @@
 import CLinux
 import Glibc
+import Primitives
 
 /// A SOCK_SEQPACKET pair between two processes. It carries whole messages in order, each with at most one descriptor.
 public enum UnixChannel {
@@ -28,7 +29,7 @@ public enum UnixChannel {
     ) throws(SystemError) -> Bool {
         var vector = iovec(iov_base: UnsafeMutableRawPointer(mutating: message.baseAddress), iov_len: message.count)
         let raw = channel.rawValue
-        return try withUnsafeTemporaryAllocation(byteCount: 32, alignment: 8) { control throws(SystemError) in
+        return try withTemporaryBytes(32, alignment: 8) { control throws(SystemError) in
             var header = msghdr()
             header.msg_iovlen = 1
             if descriptor >= 0 { attach(descriptor, control, to: &header) }
@@ -75,7 +76,7 @@ public enum UnixChannel {
     ) throws(SystemError) -> Received {
         var vector = iovec(iov_base: buffer.baseAddress, iov_len: buffer.count)
         let raw = channel.rawValue
-        return try withUnsafeTemporaryAllocation(byteCount: 32, alignment: 8) { control throws(SystemError) in
+        return try withTemporaryBytes(32, alignment: 8) { control throws(SystemError) in
             var header = msghdr()
             header.msg_iovlen = 1
             header.msg_control = control.baseAddress

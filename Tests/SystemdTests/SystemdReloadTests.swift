@@ -35,10 +35,12 @@ struct SystemdReloadTests {
         try await lab.succeed("systemctl start dtlsd")
         let process = try await lab.property("MainPID")
         try await lab.succeed("kill -STOP \(process) && systemctl reload --no-block dtlsd")
-        // SIGHUP, the lowest bit, is pending, and the process that sent it has ended.
+        // SIGHUP, the lowest bit, is pending.
         try await lab.wait(for: "sed -n 's/^ShdPnd:.*\\(.\\)$/\\1/p' /proc/\(process)/status") { $0 == "1" }
-        try await lab.wait(for: "systemctl show -P ControlPID dtlsd") { $0 == "0" }
+        // What else the daemon may have to say is not taken for the end of the reload.
+        try await lab.succeed("sleep 1")
         #expect(try await lab.property("ActiveState") == "reloading")
+        #expect(try await lab.succeed("systemctl list-jobs --no-legend").contains("dtlsd.service"))
         try await lab.succeed("kill -CONT \(process)")
         try await lab.wait(for: "systemctl is-active dtlsd") { $0 == "active" }
         try await lab.logged { $0["MESSAGE_ID"] == MessageID.reloaded }
@@ -61,6 +63,14 @@ struct SystemdReloadTests {
         try await lab.prepare("rm etc/letsencrypt/live/echo/privkey.pem")
         #expect(try await lab.run("systemctl reload dtlsd").status != 0)
         #expect(try await lab.servedName() == "first")
+        // What only the daemon can find out: RFC 5737's addresses belong to no machine.
+        try await lab.renew("echo", commonName: "first-again")
+        try await lab.succeed("cp /etc/dtlsd/dtlsd.toml /root/; sed -i 's/\\[::1\\]/192.0.2.1/' /etc/dtlsd/dtlsd.toml")
+        #expect(try await lab.run("systemctl reload dtlsd").status != 0)
+        #expect(try await lab.property("ActiveState") == "active")
+        #expect(try await lab.property("StatusText").contains("the last reload failed"))
+        #expect(try await lab.servedName() == "first")
+        try await lab.succeed("cp /root/dtlsd.toml /etc/dtlsd/")
         // A signal by hand is refused by the daemon itself.
         try await lab.succeed("echo nonsense >>/etc/dtlsd/dtlsd.toml; systemctl kill --kill-whom=main -s HUP dtlsd")
         try await lab.wait(for: "journalctl --no-pager -o cat MESSAGE_ID=\(MessageID.reloadFailed)") { !$0.isEmpty }
@@ -70,6 +80,80 @@ struct SystemdReloadTests {
         try await lab.succeed("sed -i '/nonsense/d' /etc/dtlsd/dtlsd.toml; systemctl reload dtlsd")
         #expect(try await lab.servedName() == "third")
         #expect(try await lab.property("MainPID") == process)
+        try await lab.stop()
+    }
+
+    /// Each kind of credential that systemd.exec(5) has.
+    @Test func `credentials of every kind are there after a reload`() async throws {
+        let lab = try await Lab.withEcho()
+        for (name, port) in [("set", 5_001), ("encrypted", 5_002), ("imported", 5_003)] {
+            try await lab.renew(name, commonName: name)
+            try lab.write(
+                Lab.service(name, listen: "\"127.0.0.1:\(port)\""), to: "/root/services/\(name).toml")
+        }
+        try await lab.boot()
+        let version = try #require(
+            Int(try await lab.succeed("systemctl --version | sed -n '1s/systemd \\([0-9]*\\).*/\\1/p'")))
+        let kinds = version < 254 ? ["set", "encrypted"] : ["set", "encrypted", "imported"]
+        try await lab.succeed(
+            """
+            cd /etc/letsencrypt/live
+            {
+                echo '[Service]'
+                for file in crt:fullchain key:privkey; do
+                    printf 'SetCredential=set.%s:%s\\n' "${file%:*}" "$(sed 's/$/\\\\n/' "set/${file#*:}.pem" | tr -d '\\n')"
+                    echo "LoadCredentialEncrypted=encrypted.${file%:*}:/root/encrypted.${file%:*}"
+                    install -D -m 600 imported/${file#*:}.pem /etc/credstore/imported.${file%:*}
+                done
+                \(kinds.contains("imported") ? "echo 'ImportCredential=imported.*'" : ":")
+            } >/etc/systemd/system/dtlsd.service.d/kinds.conf
+            cat \(kinds.map { "/root/services/\($0).toml" }.joined(separator: " ")) >>/etc/dtlsd/dtlsd.toml
+            \(Self.encrypt)
+            systemctl daemon-reload
+            systemctl start dtlsd
+            """)
+        let ports = ["set": 5_001, "encrypted": 5_002, "imported": 5_003]
+        for kind in kinds { #expect(try await lab.servedName(at: "127.0.0.1:\(ports[kind] ?? 0)") == kind) }
+
+        try await lab.renew("echo", commonName: "second")
+        try await lab.renew("encrypted", commonName: "renewed")
+        try await lab.succeed("\(Self.encrypt); systemctl reload dtlsd")
+        #expect(try await lab.servedName() == "second")
+        for kind in kinds {
+            let expected = kind == "encrypted" ? "renewed" : kind
+            #expect(try await lab.servedName(at: "127.0.0.1:\(ports[kind] ?? 0)") == expected)
+        }
+        try await lab.stop()
+    }
+
+    /// Encrypts what LoadCredentialEncrypted= loads.
+    private static let encrypt = """
+        for file in crt:fullchain key:privkey; do
+            systemd-creds --with-key=host --name=encrypted.${file%:*} encrypt \
+                /etc/letsencrypt/live/encrypted/${file#*:}.pem /root/encrypted.${file%:*} 2>/dev/null
+        done
+        """
+
+    @Test func `a unit without credentials reloads, too`() async throws {
+        let lab = try await Lab.withEcho()
+        try lab.write("", to: "/etc/systemd/system/dtlsd.service.d/credentials.conf")
+        func client(_ port: Int) throws {
+            try lab.write(
+                """
+                [client.out]
+                listen = "127.0.0.1:\(port)"
+                connect = "127.0.0.1:4433"
+                verify = false
+
+                """, to: "/etc/dtlsd/dtlsd.toml")
+        }
+        try client(4_500)
+        try await lab.boot()
+        try await lab.succeed("systemctl start dtlsd")
+        try client(4_501)
+        try await lab.succeed("systemctl reload dtlsd")
+        #expect(try await lab.succeed("ss -Hlun").contains("127.0.0.1:4501"))
+        #expect(try await lab.run("ls /run/dtlsd/credentials").status != 0)
         try await lab.stop()
     }
 

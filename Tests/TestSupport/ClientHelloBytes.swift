@@ -15,12 +15,16 @@ package struct ClientHelloBytes {
             [0x00, 0x0a, 0x00, 0x06, 0x00, 0x04, 0x00, 0x1d, 0x00, 0x17]
             + [0x00, 0x0b, 0x00, 0x02, 0x01, 0x00]
             + [0x00, 0x0d, 0x00, 0x06, 0x00, 0x04, 0x04, 0x03, 0x08, 0x04]
-        let body =
-            [0xfe, 0xfd] + random + [0] + bigEndian(cookie.count, 1) + cookie + bigEndian(suites.count, 2) + suites
-            + [1, 0] + bigEndian(extensions.count, 2) + extensions
-        let message =
-            [1] + bigEndian(body.count, 3) + bigEndian(number, 2) + bigEndian(0, 3) + bigEndian(body.count, 3) + body
-        return [22, 0xfe, 0xff] + bigEndian(0, 2) + bigEndian(number, 6) + bigEndian(message.count, 2) + message
+        // One list of parts: for a chain of + the compiler of Swift 6.2 takes too long.
+        let body: [[UInt8]] = [
+            [0xfe, 0xfd], random, [0], bigEndian(cookie.count, 1), cookie, bigEndian(suites.count, 2), suites, [1, 0],
+            bigEndian(extensions.count, 2), extensions,
+        ]
+        let length = body.reduce(0) { $0 + $1.count }
+        let message: [[UInt8]] =
+            [[1], bigEndian(length, 3), bigEndian(number, 2), bigEndian(0, 3), bigEndian(length, 3)] + body
+        let record: [[UInt8]] = [[22, 0xfe, 0xff], bigEndian(0, 2), bigEndian(number, 6), bigEndian(length + 12, 2)]
+        return Array((record + message).joined())
     }
 
     private func bigEndian(_ value: Int, _ count: Int) -> [UInt8] {

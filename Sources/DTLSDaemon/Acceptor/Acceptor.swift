@@ -326,7 +326,8 @@ final class Acceptor: TimerTarget, EventHandler {
 
     private func notifyReady() {
         lastStatus = status
-        isReadyPending = !manager.notify(.ready, .status(lastStatus))
+        let result: Int32 = lifecycle.reloadFailure == nil ? 0 : EINVAL
+        isReadyPending = !manager.notify(.ready, .result(errno: result), .status(lastStatus))
     }
 
     private func updateStatus(now: Instant) {
@@ -350,7 +351,7 @@ final class Acceptor: TimerTarget, EventHandler {
         var refused = counters.refused
         refused.add(totals.refused)
         var parts: [String] = []
-        // `systemctl reload` only waits for the end of the reload, so this is where its failure is shown.
+        // `systemctl reload` knows that a reload has failed, and this is where the reason is shown.
         if let reason = lifecycle.reloadFailure { parts.append("the last reload failed: \(reason)") }
         parts.append("\(workers.pool.connectionsInUse) connections, \(dispatcher.handshakes) of them in handshake")
         parts.append("\(totals.handshakes) handshakes, \(totals.resumed) of them resumed, \(totals.failed) failed")

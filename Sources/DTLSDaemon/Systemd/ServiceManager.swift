@@ -17,6 +17,8 @@ struct ServiceManager: ~Copyable {
         /// A reload has begun; ``ready`` ends it, whether it has succeeded or failed.
         case reloading
         case stopping
+        /// How the last reload has ended: an error number, or 0. The unit's ExecReload= waits for it.
+        case result(errno: Int32)
         /// One line for `systemctl status`.
         case status(String)
         /// The event loop is alive.
@@ -86,6 +88,7 @@ struct ServiceManager: ~Copyable {
             clock_gettime(CLOCK_MONOTONIC, &now)
             return "RELOADING=1\nMONOTONIC_USEC=\(now.tv_sec * 1_000_000 + now.tv_nsec / 1_000)"
         case .stopping: return "STOPPING=1"
+        case .result(let errno): return "ERRNO=\(errno)"
         // A newline would begin another assignment.
         case .status(let line): return "STATUS=" + String(line.map { $0.isNewline ? " " : $0 })
         case .watchdog: return "WATCHDOG=1"

@@ -25,12 +25,12 @@ import Testing
             setenv("NOTIFY_SOCKET", receiver.path, 1)
             let manager = try ServiceManager()
             #expect(manager.isPresent == true)
-            #expect(manager.notify(.ready, .status("2 workers,\nREADY=1 of 3 clients")) == true)
+            #expect(manager.notify(.ready, .result(errno: 22), .status("2 workers,\nREADY=1 of 3 clients")) == true)
             #expect(manager.notify(.watchdog) == true)
             #expect(manager.notify(.stopping) == true)
             #expect(manager.notify(.reloading) == true)
             let texts = (0..<4).map { _ in receiver.receive().map { String(decoding: $0, as: UTF8.self) } }
-            #expect(texts[0] == "READY=1\nSTATUS=2 workers, READY=1 of 3 clients")
+            #expect(texts[0] == "READY=1\nERRNO=22\nSTATUS=2 workers, READY=1 of 3 clients")
             #expect(texts[1] == "WATCHDOG=1")
             #expect(texts[2] == "STOPPING=1")
             let prefix = "RELOADING=1\nMONOTONIC_USEC="

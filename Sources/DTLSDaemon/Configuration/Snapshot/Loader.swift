@@ -102,7 +102,7 @@ enum Loader {
 
     /// Receives the configuration, which was sent before this process was started.
     private static func receive(from channel: borrowing FileDescriptor) throws -> Configuration {
-        let received = try withUnsafeTemporaryAllocation(byteCount: 16, alignment: 8) { bytes throws(SystemError) in
+        let received = try withTemporaryBytes(16, alignment: 8) { bytes throws(SystemError) in
             try UnixChannel.receive(into: bytes, from: channel)
         }
         guard case .message(_, let memory?, _) = consume received else { throw MalformedBytes() }

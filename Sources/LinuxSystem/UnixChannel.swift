@@ -70,7 +70,8 @@ public enum UnixChannel {
         case message(count: Int, FileDescriptor?, descriptorWasLost: Bool)
     }
 
-    /// Reads one message into `buffer`, without waiting. A message that does not fit is an error (EMSGSIZE).
+    /// Reads one message into `buffer`, without waiting. A message that does not fit is an error (EMSGSIZE). Of several
+    /// descriptors, which no end sends, the first is taken.
     public static func receive(
         into buffer: UnsafeMutableRawBufferPointer, from channel: borrowing FileDescriptor
     ) throws(SystemError) -> Received {
@@ -80,7 +81,9 @@ public enum UnixChannel {
             var header = msghdr()
             header.msg_iovlen = 1
             header.msg_control = control.baseAddress
-            header.msg_controllen = cl_cmsg_space(4)
+            // Without the padding of CMSG_SPACE, in which a second descriptor would fit: the kernel closes what does not
+            // fit (scm_detach_fds).
+            header.msg_controllen = cl_cmsg_len(4)
             let count = try withUnsafeMutablePointer(to: &vector) { vector throws(SystemError) in
                 header.msg_iov = vector
                 return try systemUnlessBlocked("recvmsg", "a channel") {

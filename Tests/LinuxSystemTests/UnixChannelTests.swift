@@ -1,3 +1,4 @@
+import CLinux
 import Glibc
 import LinuxSystem
 import TestSupport
@@ -21,6 +22,35 @@ private final class Ends {
     func send(_ bytes: [UInt8], with descriptor: borrowing FileDescriptor) throws -> Bool {
         let raw = descriptor.rawValue
         return try bytes.withUnsafeBytes { try UnixChannel.send($0, descriptor: raw, over: one) }
+    }
+
+    /// Sends a message with several descriptors, which ``UnixChannel`` does not.
+    func send(_ bytes: [UInt8], with descriptors: [Int32]) throws {
+        var bytes = bytes
+        let size = descriptors.count * MemoryLayout<Int32>.size
+        let sent = bytes.withUnsafeMutableBytes { bytes in
+            var vector = iovec(iov_base: bytes.baseAddress, iov_len: bytes.count)
+            return withUnsafeMutablePointer(to: &vector) { vector in
+                withUnsafeTemporaryAllocation(byteCount: cl_cmsg_space(size), alignment: 8) { control in
+                    var header = msghdr()
+                    header.msg_iov = vector
+                    header.msg_iovlen = 1
+                    header.msg_control = control.baseAddress
+                    header.msg_controllen = control.count
+                    let first = cl_cmsg_first(&header)
+                    first?.pointee.cmsg_level = SOL_SOCKET
+                    first?.pointee.cmsg_type = Int32(SCM_RIGHTS)
+                    first?.pointee.cmsg_len = cl_cmsg_len(size)
+                    descriptors.withUnsafeBytes { source in
+                        if let from = source.baseAddress {
+                            cl_cmsg_data(first)?.copyMemory(from: from, byteCount: size)
+                        }
+                    }
+                    return sendmsg(one.rawValue, &header, 0)
+                }
+            }
+        }
+        try #require(sent == bytes.count)
     }
 
     enum Received: Equatable {
@@ -88,6 +118,17 @@ private func inode(of descriptor: borrowing FileDescriptor) throws -> UInt {
         #expect(try ends.send([6]))
         #expect(throws: SystemError("recvmsg", "a channel", errno: EMSGSIZE)) { try ends.receive(room: 4) }
         #expect(try ends.receive(room: 4) == .message([6]))
+    }
+
+    @Test func `of several descriptors with a message the first is taken and the others are closed`() throws {
+        let ends = try Ends()
+        let first = try MemoryFile.make([1], name: "attached")
+        let second = try Ends()
+        try ends.send([1], with: [first.rawValue, second.one.rawValue])
+        _ = second.one.take()
+        #expect(try second.receive() == .nothing, "the message keeps the descriptor open")
+        #expect(try ends.receive() == .message([1], inode: try inode(of: first)))
+        #expect(try second.receive() == .end)
     }
 
     @Test func `the descriptor of a message that does not fit is closed`() throws {

@@ -226,6 +226,8 @@ final class ListenerSet {
         // IPV6_V6ONLY cannot change after bind(), so BindIPv6Only= of the socket unit has decided.
         var options = key.options
         options.ipv6Only = try UDPSocket.isIPv6Only(socket, inherited.address.family)
+        // The last configuration may have set options that this one leaves to the socket unit.
+        try inherited.initialOptions.restore(on: socket)
         try UDPSocket.apply(options, toBound: socket, inherited.address.family)
         try UDPSocket.shareAddress(of: socket)
         try UDPSocket.reportDestinations(of: socket, inherited.address.family)

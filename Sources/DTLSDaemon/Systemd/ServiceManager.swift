@@ -104,6 +104,8 @@ final class InheritedSocket {
     let address: SocketAddress
     /// Non-blocking, and closed on exec.
     let descriptor: FileDescriptor
+    /// What the socket unit has set, which holds where the configuration says nothing.
+    let initialOptions: InitialSocketOptions
 
     /// - Throws: when the descriptor is not a bound UDP socket. The descriptor is closed then.
     init(name: String, _ descriptor: consuming FileDescriptor) throws(InheritedSocketError) {
@@ -120,6 +122,9 @@ final class InheritedSocket {
         }
         do throws(SystemError) { try descriptor.makeNonBlocking() } catch {
             throw InheritedSocketError(name: name, reason: "cannot be made non-blocking (\(error.reason))")
+        }
+        do throws(SystemError) { initialOptions = try InitialSocketOptions(of: descriptor, address.family) } catch {
+            throw InheritedSocketError(name: name, reason: "does not tell its options (\(error))")
         }
         self.name = name
         self.address = address

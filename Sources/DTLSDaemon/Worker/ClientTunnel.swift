@@ -208,6 +208,8 @@ final class ClientTunnel: TimerTarget, EventHandler, ConnectionDelegate {
             self.connection = connection
             _ = try connection.start()
             if connection.lastError != 0 { handle(connection.lastError, of: connection) }
+        } catch let error as SystemError where LocalShortage(connecting: error, from: nil)?.refusal == .localPorts {
+            connectionEnded(because: "no local port is left for a socket to it (net.ipv4.ip_local_port_range)")
         } catch {
             connection = nil
             connectionEnded(because: "\(error)")

@@ -60,22 +60,35 @@ struct Key<Section>: Sendable {
     /// The sections below a key that is a table.
     fileprivate let subsections: (@Sendable (Section, [String]) -> [SectionDescription])?
 
+    private init(
+        _ name: String, _ property: any PartialKeyPath<Section> & Sendable, expected: String, doc: String,
+        isRequired: @escaping @Sendable (TableReader<Section>) -> Bool = { _ in false },
+        default text: @escaping @Sendable (Section) -> String? = { _ in nil },
+        subsections: (@Sendable (Section, [String]) -> [SectionDescription])? = nil,
+        read: @escaping @Sendable (inout Section, Field) -> Void
+    ) {
+        self.name = name
+        self.property = property
+        self.expected = expected
+        documentation = doc
+        self.isRequired = isRequired
+        self.read = read
+        defaultText = text
+        self.subsections = subsections
+    }
+
     /// Describes a key whose default is the value of its property in a new section.
     init<Value>(
         _ name: String, _ property: any WritableKeyPath<Section, Value> & Sendable, _ type: ValueType<Value>,
         isRequired: @escaping @Sendable (TableReader<Section>) -> Bool = { _ in false }, default text: String? = nil,
         doc: String
     ) {
-        self.name = name
-        self.property = property
-        expected = type.expected
-        documentation = doc
-        self.isRequired = isRequired
-        read = { section, field in
-            if let value = type.read(field) { section[keyPath: property] = value }
-        }
-        defaultText = { text ?? type.text($0[keyPath: property]) }
-        subsections = nil
+        self.init(
+            name, property, expected: type.expected, doc: doc, isRequired: isRequired,
+            default: { text ?? type.text($0[keyPath: property]) },
+            read: { section, field in
+                if let value = type.read(field) { section[keyPath: property] = value }
+            })
     }
 
     /// Describes a key without which its property is `nil`.
@@ -85,16 +98,9 @@ struct Key<Section>: Sendable {
         isRequired: @escaping @Sendable (TableReader<Section>) -> Bool = { _ in false }, default text: String = "none",
         doc: String
     ) {
-        self.name = name
-        self.property = property
-        expected = type.expected
-        documentation = doc
-        self.isRequired = isRequired
-        read = { section, field in
-            if let value = type.read(field) { section[keyPath: property] = value }
-        }
-        defaultText = { $0[keyPath: property].flatMap(type.text) ?? text }
-        subsections = nil
+        let optional = ValueType<Value?>(
+            type.expected, text: { $0.flatMap(type.text) ?? text }, read: { type.read($0).map(Optional.some) })
+        self.init(name, property, optional, isRequired: isRequired, doc: doc)
     }
 
     /// Describes a table inside the section's table.
@@ -102,17 +108,13 @@ struct Key<Section>: Sendable {
         table name: String, _ property: any WritableKeyPath<Section, Inner> & Sendable, _ schema: Schema<Inner>,
         doc: String
     ) {
-        self.name = name
-        self.property = property
-        expected = ValueType<Inner>.expectedTable
-        documentation = doc
-        isRequired = { _ in false }
-        read = { section, field in
-            guard let table = TableReader(field, schema) else { return }
-            schema.read(table, into: &section[keyPath: property])
-        }
-        defaultText = { _ in nil }
-        subsections = { section, path in schema.description(of: section[keyPath: property], at: path + [name]) }
+        self.init(
+            name, property, expected: ValueType<Inner>.expectedTable, doc: doc,
+            subsections: { section, path in schema.description(of: section[keyPath: property], at: path + [name]) },
+            read: { section, field in
+                guard let table = TableReader(field, schema) else { return }
+                schema.read(table, into: &section[keyPath: property])
+            })
     }
 
     /// Describes tables whose names the operator chooses, such as `[service.NAME]`. This key only finds them; the
@@ -124,14 +126,10 @@ struct Key<Section>: Sendable {
         tables name: String, _ property: any WritableKeyPath<Section, [NamedTable<Inner>]> & Sendable,
         _ placeholder: String, _ schema: Schema<Inner>, initial: @escaping @Sendable () -> Inner, doc: String
     ) {
-        self.name = name
-        self.property = property
-        expected = ValueType<Inner>.expectedTable
-        documentation = doc
-        isRequired = { _ in false }
-        read = { section, field in section[keyPath: property] = field.namedTables(schema) }
-        defaultText = { _ in nil }
-        subsections = { _, path in schema.description(of: initial(), at: path + [name, placeholder]) }
+        self.init(
+            name, property, expected: ValueType<Inner>.expectedTable, doc: doc,
+            subsections: { _, path in schema.description(of: initial(), at: path + [name, placeholder]) },
+            read: { section, field in section[keyPath: property] = field.namedTables(schema) })
     }
 }
 

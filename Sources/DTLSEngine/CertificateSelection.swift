@@ -1,4 +1,5 @@
 import COpenSSL
+import Primitives
 
 /// The certificates that a server shows to clients that ask for a name.
 public struct VirtualHost: Codable, Equatable, Sendable {
@@ -83,18 +84,11 @@ extension ServerContext {
     /// - Parameter address: 4 or 16 bytes.
     private func virtualHost(forAddress address: UnsafeRawBufferPointer) -> ServerContext? {
         guard choosesByAddress else { return nil }
-        let address = Self.unmapped(address)
+        // Certificates have four bytes for an IPv4 address (RFC 5280, section 4.2.1.6).
+        let address = IPv4Mapped.unmapped(address)
         if let added = addresses[Array(address)] { return added }
         if certifies(address) { return nil }
         return names.lazy.compactMap { self.virtualHosts[$0] }.first { $0.certifies(address) }
-    }
-
-    /// An IPv6 socket has ::ffff:a.b.c.d for its IPv4 clients; certificates have the four bytes (RFC 5280, section
-    /// 4.2.1.6).
-    private static func unmapped(_ address: UnsafeRawBufferPointer) -> UnsafeRawBufferPointer {
-        guard address.count == 16, address.prefix(10).allSatisfy({ $0 == 0 }), address[10] == 0xff, address[11] == 0xff
-        else { return address }
-        return UnsafeRawBufferPointer(rebasing: address[12...])
     }
 
     /// The 4 or 16 bytes of an IP address in text, or `nil` for another text.
@@ -105,7 +99,7 @@ extension ServerContext {
         defer { ASN1_OCTET_STRING_free(string) }
         let bytes = UnsafeRawBufferPointer(
             start: ASN1_STRING_get0_data(string), count: Int(ASN1_STRING_length(string)))
-        return Array(unmapped(bytes))
+        return Array(IPv4Mapped.unmapped(bytes))
     }
 
     private func covers(_ name: String) -> Bool {

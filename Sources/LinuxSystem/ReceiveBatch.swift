@@ -128,13 +128,11 @@ public final class ReceiveBatch {
             return address.map { Destination(address: $0, interface: UInt32(bitPattern: info.ipi_ifindex)) }
         case (ipProtocolIPv6, CL_IPV6_PKTINFO):
             var info = data.loadUnaligned(as: cl_in6_pktinfo.self)
-            let first = withUnsafeBytes(of: &info.ipi6_addr) { ($0[0], $0[1]) }
-            let isLinkLocal = first.0 == 0xfe && first.1 & 0xc0 == 0x80
-            let scope = isLinkLocal ? info.ipi6_ifindex : 0
+            let interface = info.ipi6_ifindex
             let address = withUnsafeBytes(of: &info.ipi6_addr) {
-                SocketAddress(family: .ipv6, addressBytes: $0, port: port, scope: scope)
+                SocketAddress(family: .ipv6, addressBytes: $0, port: port)
             }
-            return address.map { Destination(address: $0, interface: info.ipi6_ifindex) }
+            return address.map { Destination(address: $0.seen(on: interface), interface: interface) }
         default:
             return nil
         }

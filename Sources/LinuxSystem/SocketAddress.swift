@@ -123,17 +123,20 @@ public struct SocketAddress: Codable, Hashable, Sendable {
 
     /// Whether this is an IPv4-mapped IPv6 address (::ffff:0:0/96), by which a dual-stack socket reports IPv4 peers.
     public var isIPv4Mapped: Bool {
-        guard family == .ipv6 else { return false }
-        let low = withUnsafeBytes(of: second) { $0.loadUnaligned(as: UInt32.self) }
-        return first == 0 && low == UInt32(bigEndian: 0x0000_ffff)
+        family == .ipv6 && withUnsafeBytes(of: (first, second)) { IPv4Mapped.unmapped($0).count == 4 }
     }
 
     /// The IPv4 address of an IPv4-mapped IPv6 address; otherwise the address itself.
     public var unmapped: SocketAddress {
-        guard isIPv4Mapped else { return self }
-        return withBytes {
-            SocketAddress(family: .ipv4, addressBytes: UnsafeRawBufferPointer(rebasing: $0[12..<16]), port: port)
+        guard family == .ipv6 else { return self }
+        return withUnsafeBytes(of: (first, second)) {
+            SocketAddress(family: .ipv4, addressBytes: IPv4Mapped.unmapped($0), port: port)
         } ?? self
+    }
+
+    /// Whether this is a link-local IPv6 address (fe80::/10), which means something on one interface only.
+    public var isLinkLocal: Bool {
+        family == .ipv6 && withUnsafeBytes(of: first) { $0[0] == 0xfe && $0[1] & 0xc0 == 0x80 }
     }
 
     /// The address as a number, with its first byte as the most significant one. It has 32 bits for IPv4 and
@@ -145,6 +148,12 @@ public struct SocketAddress: Codable, Hashable, Sendable {
         let low = UInt64(bigEndian: second)
         if isIPv4Mapped { return (.ipv4, UInt128(low & 0xffff_ffff)) }
         return (.ipv6, UInt128(UInt64(bigEndian: first)) << 64 | UInt128(low))
+    }
+
+    /// The same address with the interface that it was seen on, which only a link-local address takes.
+    func seen(on interface: UInt32) -> SocketAddress {
+        guard isLinkLocal else { return self }
+        return SocketAddress(family: family, port: port, scope: interface, first: first, second: second)
     }
 
     /// The same address with another port.

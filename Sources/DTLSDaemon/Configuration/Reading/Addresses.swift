@@ -108,14 +108,13 @@ extension SocketAddress {
         if use != .listening, isWildcard {
             return "is not the address of a single machine; expected \(use.expected(""))"
         }
-        let (first, second) = withBytes { ($0[0], $0[1]) }
+        let first = withBytes { $0[0] }
         switch family {
         case .ipv4:
             // 224.0.0.0/4 is multicast. In 240.0.0.0/4, only 255.255.255.255 (broadcast) can be bound at all.
             return first >= 224 ? "is not the address of a single machine; expected \(use.expected("0.0.0.0"))" : nil
         case .ipv6:
             if first == 0xff { return "is not the address of a single machine; expected \(use.expected("[::]"))" }
-            let isLinkLocal = first == 0xfe && second & 0xc0 == 0x80
             switch (isLinkLocal, scope) {
             case (true, 0):
                 return "is a link-local address without its interface; expected \(use.text("\(host)%INTERFACE", port))"

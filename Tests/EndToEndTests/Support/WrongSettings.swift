@@ -129,6 +129,8 @@ struct WrongSetting: Sendable {
     private static let handlers = [
         WrongSetting("service.pass.forward", "backend", "\"tcp:127.0.0.1:7\"", "found the string \"tcp:127.0.0.1:7\""),
         WrongSetting("service.pass.forward", "backend", "[\"udp:127.0.0.1\"]", "expected a port, 1 to 65535"),
+        WrongSetting("service.pass.forward", "source", "\"127.0.0.1:7\"", "found the string \"127.0.0.1:7\""),
+        WrongSetting("service.pass.forward", "source", "\"192.0.2.1\"", "no interface of this machine has the address"),
         WrongSetting("service.pass.forward", "proxy_protocol", "2", "true or false, found 2"),
         WrongSetting("service.run.exec", "command", "[\"cat\"]", "the program's absolute path"),
         WrongSetting("service.run.exec", "command", "\"/bin/none\"", "cannot find the program \"/bin/none\""),

@@ -44,6 +44,8 @@ size_t cl_bytes_in_use(void) {
     return information.uordblks + information.hblkhd;
 }
 
+void cl_trim_heap(void) { malloc_trim(0); }
+
 int cl_open_self(void) {
     // The link leads to the program that runs, even when another file has taken its place meanwhile.
     int self = open("/proc/self/exe", O_PATH | O_CLOEXEC);

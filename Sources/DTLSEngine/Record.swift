@@ -13,6 +13,8 @@ public struct ContentType: RawRepresentable, Hashable, Sendable {
     public static let applicationData = ContentType(rawValue: 23)
     /// RFC 6520, section 3.
     public static let heartbeat = ContentType(rawValue: 24)
+    /// A record with a connection ID, which stands between number and length (tls12_cid; RFC 9146, section 4).
+    public static let connectionID = ContentType(rawValue: 25)
 
     /// Whether DTLS 1.2 or earlier defines the type: change_cipher_spec to heartbeat.
     var isKnown: Bool { (Self.changeCipherSpec.rawValue...Self.heartbeat.rawValue).contains(rawValue) }
@@ -127,6 +129,13 @@ public struct Record {
     /// The datagram's bytes before this record: a datagram without it and all that follows it.
     @inline(__always)
     public var precedingBytes: UnsafeRawBufferPointer { UnsafeRawBufferPointer(rebasing: datagram[..<offset]) }
+
+    /// Whether it looks like one that a peer sends over an established connection: a whole record of DTLS 1.0 or 1.2 that
+    /// is protected, with a connection ID (RFC 9146) or without. Anybody can send such a thing.
+    public var isOfConnection: Bool {
+        if contentType == .connectionID { return isDTLS && isProtected }
+        return contentType.isKnown && isDTLS && isProtected && isComplete
+    }
 
     /// Whether it may hold handshake messages in the clear.
     var isPlaintextHandshake: Bool { contentType == .handshake && isDTLS && !isProtected }

@@ -185,6 +185,9 @@ extension DtlsServer: DatagramListenerDelegate {
     /// The API has no lists of peers.
     package func listener(_ listener: DatagramListener, denied peer: SocketAddress) {}
 
+    /// Any server on the Internet gets some.
+    package func listener(_ listener: DatagramListener, droppedRecordOfNoConnectionFrom peer: SocketAddress) {}
+
     package func listener(_ listener: DatagramListener, admitted incoming: consuming IncomingConnection) -> UInt64? {
         let number = scheduler.makeNumber()
         let connection = DtlsConnection(accepted: incoming, number: number, by: self)

@@ -20,6 +20,8 @@ package protocol DatagramListenerDelegate: AnyObject {
     ) -> Bool
     /// A datagram has come of a peer that the listener's ``DatagramListener/access`` does not allow. It was dropped.
     func listener(_ listener: DatagramListener, denied peer: SocketAddress)
+    /// A record has come of a connection that is not here. It was dropped.
+    func listener(_ listener: DatagramListener, droppedRecordOfNoConnectionFrom peer: SocketAddress)
     /// The kernel gave no socket for a connection of this peer.
     func listener(_ listener: DatagramListener, failed error: SystemError, for peer: SocketAddress)
 }
@@ -217,6 +219,8 @@ package final class DatagramListener: EventHandler {
             handle(datagram, flow, minute)
         case .drop(.denied):
             delegate.listener(self, denied: flow.peer)
+        case .drop(.ofNoConnection):
+            delegate.listener(self, droppedRecordOfNoConnectionFrom: flow.peer)
         case .drop:
             break
         }
@@ -237,7 +241,7 @@ package final class DatagramListener: EventHandler {
                 flow, beside: socket, isOwnedByAnother: isOwnedByAnother, options: options)
             let incoming = IncomingConnection(
                 connected, flow, opening, through: buffers.firstBatch, misdelivered: reinject)
-            guard let connection = delegate.listener(self, admitted: incoming) else { return endpoint.refused(.full) }
+            guard let connection = delegate.listener(self, admitted: incoming) else { return endpoint.refused(.busy) }
             endpoint.admitted(random, flow, as: connection, now: loop.now)
             decoys?.countOpening(on: flow.local)
         } catch {

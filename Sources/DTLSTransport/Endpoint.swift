@@ -37,7 +37,10 @@ package struct Endpoint {
         case malformed
         /// It is a copy of the ClientHello that its client was just admitted with.
         case repeated
-        /// It is no ClientHello: most come from peers whose connections are closed.
+        /// It is a protected record of a connection that is not here: its client has got another port from a NAT, or does
+        /// not know that the connection is closed.
+        case ofNoConnection
+        /// It is nothing of the above.
         case unrelated
     }
 
@@ -65,7 +68,9 @@ package struct Endpoint {
         package var refused = Tally<Refusal>()
         /// ClientHellos that contradict themselves.
         package var malformed: UInt64 = 0
-        /// Datagrams that are no ClientHello and of no recent connection, or that cannot be answered.
+        /// Datagrams with protected records of connections that are not here.
+        package var ofNoConnection: UInt64 = 0
+        /// Other datagrams that are no ClientHello and of no recent connection, or that cannot be answered.
         package var unrelated: UInt64 = 0
         /// Answers that the kernel did not take.
         package var unsent: UInt64 = 0
@@ -109,7 +114,9 @@ package struct Endpoint {
             return .drop(.malformed)
         case .notClientHello:
             if let connection = recent.connection(of: flow, now: now) { return .forward(connection: connection) }
-            return dropUnrelated()
+            guard let record = Record(of: datagram), record.isOfConnection else { return dropUnrelated() }
+            counters.ofNoConnection &+= 1
+            return .drop(.ofNoConnection)
         }
     }
 

@@ -7,8 +7,15 @@ package enum Refusal: Int, CaseIterable, Sendable {
     case denied
     /// Nobody has room for another connection.
     case full
+    /// There is room, but whoever has it takes nothing at the moment.
+    case busy
+    /// Nobody is there who could serve it: processes are being started, for example.
+    case noWorker
     /// The kernel gave no socket for want of descriptors, or of memory for sockets.
     case descriptors
+    /// The kernel puts no more sockets on the listener's address and port: up to Linux 6.12 a reuseport group has 32,768
+    /// at most, and a group whose table cannot grow any more (reuseport_grow) makes bind(2) fail with EADDRINUSE.
+    case addressFull
     /// The kernel gave no socket for another reason: the address is gone from the machine, the peer cannot be reached.
     case socket
     /// No local port is left for another socket to the backend of its service.
@@ -23,6 +30,7 @@ package enum Refusal: Int, CaseIterable, Sendable {
     package init(_ error: SystemError) {
         switch error.errno {
         case EMFILE, ENFILE, ENOBUFS, ENOMEM: self = .descriptors
+        case EADDRINUSE: self = .addressFull
         default: self = .socket
         }
     }

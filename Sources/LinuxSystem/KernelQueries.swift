@@ -54,6 +54,12 @@ public enum RandomBytes {
     }
 }
 
+/// malloc's heap.
+public enum Heap {
+    /// Gives free memory back to the system (malloc_trim(3)). It walks over the whole heap.
+    public static func trim() { cl_trim_heap() }
+}
+
 /// The limit on open descriptors (RLIMIT_NOFILE).
 public enum OpenFileLimit {
     /// Raises the soft limit to the hard limit, and returns it; 1,048,576 if there is no hard limit.

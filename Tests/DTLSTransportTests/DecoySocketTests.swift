@@ -72,6 +72,7 @@ import Testing
         }
 
         func listener(_ listener: DatagramListener, denied peer: SocketAddress) {}
+        func listener(_ listener: DatagramListener, droppedRecordOfNoConnectionFrom peer: SocketAddress) {}
         func listener(_ listener: DatagramListener, failed error: SystemError, for peer: SocketAddress) {
             Issue.record("\(peer): \(error)")
         }

@@ -160,6 +160,31 @@ import Testing
         #expect(endpoint.counters.unrelated == 1)
     }
 
+    /// What a device sends to which a NAT has given another port: types, version, epoch, number, length.
+    @Test(arguments: [20, 21, 22, 23, 24, 25] as [UInt8])
+    func `a protected record without a connection is counted apart from garbage`(_ type: UInt8) {
+        var endpoint = Endpoint(.cookies(cookies))
+        let record: [UInt8] = [type, 0xfe, 0xfd, 0, 1, 0, 0, 0, 0, 0, 7, 0, 4, 1, 2, 3, 4]
+        #expect(decide(&endpoint, record) == .drop(.ofNoConnection))
+        #expect(endpoint.counters.ofNoConnection == 1 && endpoint.counters.unrelated == 0)
+        // In plain text, of another protocol, cut off.
+        let others: [[UInt8]] = [
+            [type, 0xfe, 0xfd, 0, 0, 0, 0, 0, 0, 0, 7, 0, 4, 9, 2, 3, 4],
+            [type, 0x03, 0x03, 0, 1, 0, 0, 0, 0, 0, 7, 0, 4, 1, 2, 3, 4],
+            [type, 0xfe, 0xfd, 0, 1, 0, 0, 0, 0, 0, 7, 0],
+        ]
+        for other in others { #expect(decide(&endpoint, other) == .drop(.unrelated)) }
+        #expect(endpoint.counters.ofNoConnection == 1 && endpoint.counters.unrelated == 3)
+    }
+
+    @Test func `a protected record of a connection that was just admitted is that one's`() throws {
+        var endpoint = Endpoint(.cookies(cookies))
+        _ = try admit(&endpoint, as: 7)
+        let record: [UInt8] = [23, 0xfe, 0xfd, 0, 1, 0, 0, 0, 0, 0, 7, 0, 1, 1]
+        #expect(decide(&endpoint, record) == .forward(7))
+        #expect(decide(&endpoint, record, now: start + .seconds(2)) == .drop(.ofNoConnection))
+    }
+
     @Test func `a peer that is not allowed gets no answer, whatever it sends`() throws {
         var endpoint = Endpoint(.cookies(cookies))
         let datagram = hello.bytes(cookie: try cookie(&endpoint), number: 1)

@@ -29,6 +29,10 @@ import Testing
             Issue.record("\(peer) was denied")
         }
 
+        func listener(_ listener: DatagramListener, droppedRecordOfNoConnectionFrom peer: SocketAddress) {
+            Issue.record("a record of \(peer) was dropped")
+        }
+
         func listener(_ listener: DatagramListener, failed error: SystemError, for peer: SocketAddress) {
             Issue.record(error)
         }

@@ -73,7 +73,7 @@ extension EndToEndClientMode {
             try await resident.exchange("meanwhile")
             let newcomer = try client()
             newcomer.say("let me in")
-            try await daemon.logged("REASON=full")
+            try await daemon.logged("REASON=no_worker")
             #expect(newcomer.output.isEmpty)
             #expect(!daemon.logs("reloaded"))
 

@@ -127,6 +127,39 @@ extension EndToEndCrowds {
             #expect(!workers.contains { ProcessTable.isRunning($0) })
         }
 
+        /// It has the fewest connections, and would get every new client until it is killed after 30 seconds.
+        @Test func `a worker that hangs gets at most the clients of a moment, and the other one all that follow`()
+            async throws
+        {
+            let daemon = try await start()
+            let residents = try await connect(6)
+            let before = daemon.workers
+            kill(before[0], SIGKILL)
+            let hung = try await eventualValue("there is a new worker", details: daemon.program.errors) {
+                daemon.workers.first { !before.contains($0) }
+            }
+            // Then it is ready.
+            daemon.program.signal(SIGHUP)
+            try await daemon.logged("reloaded")
+            kill(hung, SIGSTOP)
+            var waiting: [(client: SecureClient, line: String)] = []
+            for number in 1...6 {
+                let line = "newcomer \(number)"
+                let client = try SecureClient(to: address, trust: identity.certificate, in: folder)
+                client.say(line)
+                do {
+                    try await eventually("\(line) is served", within: 8) { client.hasHeard(line) }
+                } catch is NeverHappened {
+                    waiting.append((client, line))
+                }
+            }
+            #expect(waiting.count <= 2, "\(daemon.program.errors)")
+            kill(hung, SIGCONT)
+            for (client, line) in waiting { try await client.hears(line) }
+            withExtendedLifetime(residents) {}
+            try await daemon.stop()
+        }
+
         /// A worker reports and ends within a millisecond. What it has said last must not get lost by that, which it did
         /// in some of a hundred stops.
         @Test func `what the daemon has counted is complete when it has stopped`() async throws {

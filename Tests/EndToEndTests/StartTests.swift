@@ -113,6 +113,59 @@ extension EndToEndClientMode {
             #expect(program.errors.contains("stopping: a resource of the system is missing"), "\(program.errors)")
         }
 
+        /// The loader may be reading, or workers may be starting: there is always something that the end has to wait for.
+        @Test(arguments: [0, 5, 20, 50, 100])
+        func `a daemon that is told to stop while it starts ends well`(_ milliseconds: Int) async throws {
+            let file = try folder.write(
+                "workers = 2\n" + Service(listen: [try .freeOnOwnLoopback()], identity: identity).text,
+                to: "dtlsd.toml")
+            let program = try Program([Daemon.binary, "--config", file], in: folder)
+            // From here on signals are events of its loop.
+            try await eventually("dtlsd has begun to start", details: program.errors) {
+                program.errors.contains("dtlsd starts with")
+            }
+            try await Task.sleep(for: .milliseconds(milliseconds))
+            program.signal(SIGTERM)
+            #expect(try await program.ended() == .exited(0), "\(program.errors)")
+            #expect(program.errors.contains("stopped: "), "\(program.errors)")
+        }
+
+        /// 33 descriptors are enough for a worker and its first client.
+        @Test(arguments: [20, 24, 32])
+        func `a limit of open files with which nobody could be served ends the start`(_ limit: Int) async throws {
+            let file = try folder.write(
+                "workers = 1\n" + Service(listen: [try .freeOnOwnLoopback()], identity: identity).text,
+                to: "dtlsd.toml")
+            let program = try Program([Daemon.binary, "--config", file], in: folder, descriptorLimit: limit)
+            #expect(try await program.ended() == .exited(71))
+            #expect(
+                program.errors.contains("each process may open \(limit) files (RLIMIT_NOFILE)"), "\(program.errors)")
+            #expect(program.errors.contains("at least 33:"), "\(program.errors)")
+            #expect(program.errors.contains("LimitNOFILE="), "\(program.errors)")
+        }
+
+        @Test func `with the fewest open files that are enough a client is served, and no more is asked of a reload`()
+            async throws
+        {
+            let address = try SocketAddress.freeOnOwnLoopback()
+            let configuration = "workers = 1\n" + Service(listen: [address], identity: identity).text
+            let daemon = try await Daemon.start(configuration, in: folder, descriptorLimit: 33)
+            #expect(daemon.logs("up to 1 connections"), "\(daemon.program.errors)")
+            let client = try SecureClient(to: address, trust: identity.certificate, in: folder)
+            try await client.exchange("hello")
+            // Two descriptors for each connection.
+            try daemon.reload(
+                "workers = 1\n"
+                    + Service.forwarding(to: "udp:127.0.0.1:9", listen: address, identity: identity).text)
+            try await daemon.logged("each process may open 33 files (RLIMIT_NOFILE)", "at least 34:")
+            try await daemon.logged("reload failed")
+            try await client.exchange("still here")
+            try daemon.reload(configuration)
+            try await daemon.logged("configuration and certificates reloaded")
+            try await client.exchange("after")
+            try await daemon.stop()
+        }
+
         @Test func `a service without an address is reported`() async throws {
             let (ending, errors) = try await run(
                 Service(name: "one", listen: [], identity: identity).text.replacing("listen = []\n", with: "")

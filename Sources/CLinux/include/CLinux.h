@@ -80,6 +80,8 @@ char **cl_arguments(void);
 int cl_spawn_close_from(posix_spawn_file_actions_t *actions, int first);
 /// Returns the number of bytes that malloc has allocated and that are not freed.
 size_t cl_bytes_in_use(void);
+/// Gives free memory of malloc's heap back to the system.
+void cl_trim_heap(void);
 
 static inline struct cmsghdr *cl_cmsg_first(struct msghdr *m) { return CMSG_FIRSTHDR(m); }
 static inline struct cmsghdr *cl_cmsg_next(struct msghdr *m, struct cmsghdr *c) { return CMSG_NXTHDR(m, c); }

@@ -15,7 +15,7 @@ final class Acceptor: TimerTarget, EventHandler {
     private let loop: EventLoop
     private let signals: SignalSource
     private let environment = Acceptor.childEnvironment()
-    private let descriptorLimit: Int
+    private let descriptors: DescriptorBudget
     /// The cookie secret of configurations that have none.
     private let randomSecret: [UInt8]
     private var manager: ServiceManager
@@ -56,7 +56,7 @@ final class Acceptor: TimerTarget, EventHandler {
     private init(configurationFile: String, manager: consuming ServiceManager) throws {
         self.configurationFile = configurationFile
         self.manager = manager
-        descriptorLimit = OpenFileLimit.raise()
+        descriptors = DescriptorBudget(limit: OpenFileLimit.raise())
         loop = try EventLoop()
         signals = try SignalSource([SIGHUP, SIGTERM, SIGINT, SIGCHLD])
         randomSecret = try RandomBytes.make(32)
@@ -208,6 +208,8 @@ final class Acceptor: TimerTarget, EventHandler {
                 .refused(
                     problems: errors.problems.map { "\(configurationFile): \($0)" },
                     errors.cause == .configuration ? .configuration : .sockets))
+        } catch let error as TooFewDescriptors {
+            return handle(.refused(problems: ["\(error)"], .system))
         } catch {
             return refuse(error)
         }
@@ -226,6 +228,9 @@ final class Acceptor: TimerTarget, EventHandler {
     /// was.
     private func distribute(_ new: ActiveConfiguration) throws {
         let configuration = new.configuration
+        if let shortage = descriptors.shortage(for: configuration, listeners: listeners.count(for: configuration)) {
+            throw TooFewDescriptors(description: shortage)
+        }
         let secret = configuration.cookieSecret ?? randomSecret
         let cookies = try CookieAuthority(secret: secret)
         let plan = try listeners.prepare(configuration)
@@ -277,11 +282,13 @@ final class Acceptor: TimerTarget, EventHandler {
         }
         handle(.listenersOpened)
         let addresses = listeners.addresses.map(\.description).joined(separator: ", ")
+        let configuration = lifecycle.active?.configuration
+        let connections = configuration.map(descriptors.connections) ?? 0
         logger.log(
             .ready,
-            "ready: \(lifecycle.active?.configuration.workers ?? 0) workers listen on \(addresses); each process may open"
-                + " \(descriptorLimit) files, and a worker serves as many connections as that allows",
-            ["LISTENERS": "\(addresses)", "OPEN_FILES_LIMIT": "\(descriptorLimit)"])
+            "ready: \(configuration?.workers ?? 0) workers listen on \(addresses); each process may open"
+                + " \(descriptors.limit) files, with which a worker serves up to \(connections) connections",
+            ["LISTENERS": "\(addresses)", "OPEN_FILES_LIMIT": "\(descriptors.limit)"])
         updateStatus(now: loop.now)
         schedule()
     }
@@ -362,11 +369,18 @@ final class Acceptor: TimerTarget, EventHandler {
         if totals.dropped.total > 0 {
             parts.append("\(totals.dropped.total) datagrams dropped (\(totals.dropped.text { $0.key }))")
         }
-        parts.append("\(counters.unrelated &+ counters.malformed) datagrams of no connection")
+        let places = listeners.recordsOfNoConnection.map { "\($0.address): \($0.count)" }.joined(separator: ", ")
+        parts.append("\(counters.ofNoConnection) records of no connection" + (places.isEmpty ? "" : " (\(places))"))
+        parts.append("\(counters.unrelated &+ counters.malformed) other datagrams dropped")
         parts.append("\(listeners.count) listeners")
         if let file = lifecycle.active?.configuration.keyLogFile { parts.append("SECRETS ARE WRITTEN TO \(file)") }
         return parts.joined(separator: "; ")
     }
+}
+
+/// The limit of open files is too low for a configuration.
+private struct TooFewDescriptors: Error, CustomStringConvertible {
+    let description: String
 }
 
 /// A configuration with everything that was opened for it.

@@ -13,6 +13,17 @@ final class ConnectionDispatcher {
     private var refusals: RefusalLog
     /// The service or client that each listener belongs to.
     private var targets: [ObjectIdentifier: Target] = [:]
+    /// Records of no connection, by listener. Anybody can send any number of them, so one in ``strayInterval`` is logged
+    /// for each listener.
+    private var strays: [ObjectIdentifier: Strays] = [:]
+    private struct Strays {
+        let loggedAt: Instant
+        var unlogged: UInt64 = 0
+    }
+    /// The listeners whose address and port the kernel has put no more sockets on.
+    private var fullAddresses: Set<ObjectIdentifier> = []
+    private static let strayInterval = Duration.seconds(60)
+    private let logger = Logger(label: "dtlsd")
     /// The names of the services and clients of the active configuration.
     private var names: [Target: String] = [:]
 
@@ -26,6 +37,8 @@ final class ConnectionDispatcher {
     /// - Parameter targets: the service or client that each of its listeners belongs to.
     func activate(_ configuration: Configuration, targets: [ObjectIdentifier: Target]) {
         self.targets = targets
+        strays = strays.filter { targets[$0.key] != nil }
+        fullAddresses.formIntersection(targets.keys)
         names = Dictionary(uniqueKeysWithValues: configuration.targets.map { ($0, $1.name) })
         admission.apply(configuration, present: workers.pool.admitted)
     }
@@ -76,7 +89,7 @@ final class ConnectionDispatcher {
 
 extension ConnectionDispatcher: DatagramListenerDelegate {
     func refusal(of flow: FlowKey, on listener: DatagramListener) -> Refusal? {
-        guard let decision = refusal(of: flow.peer, target(of: listener), hasRoom: workers.hasRoom) else { return nil }
+        guard let decision = refusal(of: flow.peer, target(of: listener), by: workers.refusal) else { return nil }
         log(decision.refusal, "connection refused, the client will retry: \(decision.reason)", flow.peer, listener)
         return decision.refusal
     }
@@ -84,18 +97,32 @@ extension ConnectionDispatcher: DatagramListenerDelegate {
     /// A refusal with the limits that it comes from. Its text is made only when it is logged.
     struct Decision {
         let refusal: Refusal
-        /// `nil`: no worker has room.
+        /// `nil`: no worker takes it.
         let scope: AdmissionScope?
 
         var reason: String {
-            guard let scope else { return "all workers are full" }
+            guard let scope else { return ConnectionDispatcher.reason(refusal) }
             return "\(ReadContext.text(of: scope.table + [refusal.key]) ?? "") is reached"
         }
     }
 
+    /// Why no worker takes a connection.
+    private static func reason(_ refusal: Refusal) -> String {
+        switch refusal {
+        case .busy: "no worker with room reads its channel, or answers, at the moment"
+        case .noWorker: "no worker is ready: they are being started, or have not got the configuration"
+        default:
+            "all workers are full: each serves as many connections as it may open files for (LimitNOFILE= of the unit, or"
+                + " ulimit -n)"
+        }
+    }
+
     /// Why a peer whose address is proven is refused a connection; `nil` when it is not.
-    func refusal(of peer: SocketAddress, _ target: Target?, hasRoom: Bool) -> Decision? {
-        guard let target, hasRoom else { return Decision(refusal: .full, scope: nil) }
+    /// - Parameter workers: why no worker can take it; `nil` when one can.
+    func refusal(of peer: SocketAddress, _ target: Target?, by workers: Refusal?) -> Decision? {
+        if let workers { return Decision(refusal: workers, scope: nil) }
+        // A reload has closed the listener while its datagrams were read.
+        guard let target else { return Decision(refusal: .noWorker, scope: nil) }
         // The local senders of `[client.NAME]` are the operator's own programs, to which no limits apply.
         guard case .service(let service) = target,
             let (refusal, scope) = admission.refusal(of: peer, service: service, now: loop.now)
@@ -107,12 +134,37 @@ extension ConnectionDispatcher: DatagramListenerDelegate {
         log(.denied, "datagrams of a peer are dropped: its address is denied, or not allowed", peer, listener)
     }
 
+    func listener(_ listener: DatagramListener, droppedRecordOfNoConnectionFrom peer: SocketAddress) {
+        let before = strays[ObjectIdentifier(listener)]
+        if let before, loop.now - before.loggedAt < Self.strayInterval {
+            strays[ObjectIdentifier(listener)]?.unlogged += 1
+            return
+        }
+        strays[ObjectIdentifier(listener)] = Strays(loggedAt: loop.now)
+        let more = before.map(\.unlogged) ?? 0
+        logger.log(
+            .recordOfNoConnection,
+            "a record was dropped whose connection is not here: its sender has got another address or port from a NAT, or"
+                + " does not know that the connection is closed"
+                + (more > 0 ? " (\(more) more since the last line)" : ""),
+            fields(peer, listener))
+    }
+
     func listener(_ listener: DatagramListener, admitted incoming: consuming IncomingConnection) -> UInt64? {
-        guard let target = target(of: listener) else { return nil }
+        guard let target = target(of: listener), let connection = admit(incoming.flow.peer, to: target) else {
+            return nil
+        }
         // The worker has a descriptor of its own once this returns. Ours is closed with the incoming connection.
-        guard case .service(let service) = target else { return workers.handOver(incoming, to: target, .ofClient) }
-        guard let admitted = admission.admit(incoming.flow.peer, service: service, now: loop.now) else { return nil }
-        return workers.handOver(incoming, to: target, .ofService(admitted))
+        if let number = workers.handOver(incoming, to: target, connection) { return number }
+        // The worker had room when it was asked, so its channel has become full by this message.
+        log(
+            .busy, "connection refused, the client will retry: \(Self.reason(.busy))", incoming.flow.peer, listener)
+        return nil
+    }
+
+    private func admit(_ peer: SocketAddress, to target: Target) -> WorkerPool.Connection? {
+        guard case .service(let service) = target else { return .ofClient }
+        return admission.admit(peer, service: service, now: loop.now).map { .ofService($0) }
     }
 
     func listener(
@@ -122,7 +174,17 @@ extension ConnectionDispatcher: DatagramListenerDelegate {
     }
 
     func listener(_ listener: DatagramListener, failed error: SystemError, for peer: SocketAddress) {
-        log(Refusal(error), "connection refused, the client will retry: \(error)", peer, listener)
+        let refusal = Refusal(error)
+        guard refusal == .addressFull else {
+            return log(refusal, "connection refused, the client will retry: \(error)", peer, listener)
+        }
+        // It lasts until clients leave, and the status counts it.
+        guard fullAddresses.insert(ObjectIdentifier(listener)).inserted else { return }
+        log(
+            refusal,
+            "connection refused, the client will retry: the kernel takes no more sockets on this address and port"
+                + " (\(error)). Before Linux 6.13 it takes 32,768: let the service listen on more addresses or ports, or use"
+                + " a newer kernel. This is logged once", peer, listener)
     }
 }
 

@@ -47,6 +47,8 @@ final class ListenerSet {
     private var hasOpened = false
     /// The counters of listeners that are closed.
     private var closedCounters = Endpoint.Counters()
+    /// ``recordsOfNoConnection`` of listeners that are closed.
+    private var closedRecordsOfNoConnection: [SocketAddress: UInt64] = [:]
 
     /// - Parameter inherited: the sockets that the service manager has passed in.
     init(
@@ -60,6 +62,11 @@ final class ListenerSet {
     }
 
     var count: Int { open.count }
+
+    /// The sockets that a configuration needs, those that the service manager has passed in included.
+    func count(for configuration: Configuration) -> Int {
+        configuration.targets.reduce(inherited.count) { $0 + $1.1.listen.count }
+    }
 
     var addresses: [SocketAddress] { open.keys.map(\.address).sorted { "\($0)" < "\($1)" } }
 
@@ -75,6 +82,14 @@ final class ListenerSet {
     /// The counters of all listeners since the start, closed ones included.
     var counters: Endpoint.Counters {
         open.values.reduce(into: closedCounters) { $0.add($1.counters) }
+    }
+
+    /// The addresses to which most records of no connection have come, with their numbers: three at most.
+    var recordsOfNoConnection: [(address: SocketAddress, count: UInt64)] {
+        var counts = closedRecordsOfNoConnection
+        for (key, listener) in open { counts[key.address, default: 0] += listener.counters.ofNoConnection }
+        let all = counts.filter { $0.value > 0 }.map { (address: $0.key, count: $0.value) }
+        return Array(all.sorted { ($1.count, "\($0.address)") < ($0.count, "\($1.address)") }.prefix(3))
     }
 
     // MARK: Changes
@@ -162,6 +177,7 @@ final class ListenerSet {
 
     private func close(_ listener: DatagramListener) {
         closedCounters.add(listener.counters)
+        closedRecordsOfNoConnection[listener.address, default: 0] += listener.counters.ofNoConnection
         listener.close()
     }
 
@@ -261,6 +277,7 @@ extension Endpoint.Counters {
         admitted &+= other.admitted
         refused.add(other.refused)
         malformed &+= other.malformed
+        ofNoConnection &+= other.ofNoConnection
         unrelated &+= other.unrelated
         unsent &+= other.unsent
     }

@@ -70,15 +70,29 @@ struct WorkerPool {
         fileprivate var capacity = 0
         /// It gets no new clients, and ends when its last connection has ended.
         fileprivate(set) var isDraining = false
-        /// Pings in a row that no message has followed. Silence alone does not count: while this process is stopped (a
-        /// paused virtual machine, a debugger), no pings are sent.
+        /// Pings in a row, one each ``WorkerPool/pingInterval``, that no message has followed. Silence alone does not
+        /// count: while this process is stopped (a paused virtual machine, a debugger), no pings are sent.
         fileprivate var unansweredPings = 0
+        /// It was sent a ping together with a connection, and has sent no message since.
+        fileprivate var wasAsked = false
+        /// When it sent its last message.
+        fileprivate var lastHeard: Instant
 
         fileprivate enum Delivery { case given, lost, rejected }
 
-        fileprivate var hasRoom: Bool {
-            servedGeneration != nil && delivery == .given && !isDraining && connections.count < capacity
+        fileprivate init(number: Int, pid: pid_t, startedAt: Instant) {
+            self.number = number
+            self.pid = pid
+            self.startedAt = startedAt
+            lastHeard = startedAt
         }
+
+        fileprivate var owesAnswer: Bool { wasAsked || unansweredPings > 0 }
+        fileprivate var isHung: Bool { unansweredPings >= WorkerPool.unansweredPingsOfHung }
+
+        /// Whether it serves the configuration that it was given last, to new clients too.
+        fileprivate var isServing: Bool { servedGeneration != nil && delivery == .given && !isDraining }
+        fileprivate var isFull: Bool { connections.count >= capacity }
     }
 
     /// A worker that is to be started at a time.
@@ -109,6 +123,11 @@ struct WorkerPool {
     static let pingInterval = Duration.seconds(5)
     /// Pings in a row that a worker may leave unanswered before it is killed.
     static let maximumUnansweredPings = 6
+    /// A worker that has left so many pings unanswered gets no new clients. They would wait until it is killed, while
+    /// clients that are refused are served when they ask again.
+    static let unansweredPingsOfHung = 2
+    /// A worker that has been silent for so long is sent a ping together with a connection.
+    static let longestSilence = Duration.seconds(1)
 
     // MARK: Configuration
 
@@ -173,18 +192,24 @@ struct WorkerPool {
         let generation: UInt32
     }
 
-    /// Assigns a new connection to the worker with the fewest connections, of those that have room for one more.
+    /// Assigns a new connection to the worker with the fewest connections, of those that have room for one more. A worker
+    /// that owes an answer to a ping is passed over for one that does not: it may be hung, and would have the fewest
+    /// connections for ever.
     /// - Parameter canSend: whether the channel of a worker takes a message at this moment.
-    /// - Returns: `nil` when all workers are full.
+    /// - Returns: `nil` when no worker can take it; see ``refusal``.
     func assignment(canSend: (pid_t) -> Bool) -> Assignment? {
         guard !isStopping else { return nil }
         var chosen: Int?
-        var fewest = Int.max
-        for index in workers.indices where workers[index].hasRoom && canSend(workers[index].pid) {
-            if workers[index].connections.count < fewest {
-                chosen = index
-                fewest = workers[index].connections.count
+        for index in workers.indices {
+            let worker = workers[index]
+            guard worker.isServing, !worker.isFull, !worker.isHung, canSend(worker.pid) else { continue }
+            if let best = chosen.map({ workers[$0] }),
+                best.owesAnswer == worker.owesAnswer
+                    ? best.connections.count <= worker.connections.count : worker.owesAnswer
+            {
+                continue
             }
+            chosen = index
         }
         guard let chosen else { return nil }
         let number = UInt64(truncatingIfNeeded: workers[chosen].number)
@@ -193,11 +218,22 @@ struct WorkerPool {
             generation: workers[chosen].givenGeneration)
     }
 
+    /// Why no worker can take a connection, where ``assignment(canSend:)`` is `nil`.
+    var refusal: Refusal {
+        let serving = workers.filter(\.isServing)
+        if serving.isEmpty || isStopping { return .noWorker }
+        return serving.allSatisfy(\.isFull) ? .full : .busy
+    }
+
     /// Notes that a connection was handed over.
-    mutating func handedOver(_ connection: Connection, _ assignment: Assignment) {
-        guard let index = index(of: assignment.worker) else { return }
+    mutating func handedOver(_ connection: Connection, _ assignment: Assignment, now: Instant) -> [Action] {
+        guard let index = index(of: assignment.worker) else { return [] }
         connectionCount &+= 1
         workers[index].connections[assignment.connection] = connection
+        // Whether it still answers shows before it gets the next client. A busy worker reports all the time.
+        guard !workers[index].owesAnswer, now - workers[index].lastHeard >= Self.longestSilence else { return [] }
+        workers[index].wasAsked = true
+        return [.ping(assignment.worker)]
     }
 
     /// The worker that has a connection; `nil` when the connection is gone.
@@ -209,9 +245,11 @@ struct WorkerPool {
     // MARK: Messages of workers
 
     /// A datagram that was misdelivered is not the pool's business, but it is a sign of life.
-    mutating func receive(_ message: MessageFromWorker, from pid: pid_t) -> [Action] {
+    mutating func receive(_ message: MessageFromWorker, from pid: pid_t, now: Instant) -> [Action] {
         guard let index = index(of: pid) else { return [] }
         workers[index].unansweredPings = 0
+        workers[index].wasAsked = false
+        workers[index].lastHeard = now
         let number = workers[index].number
         switch message {
         case .ready(let generation, let capacity):
@@ -361,12 +399,20 @@ struct WorkerPool {
     }
 
     /// A worker that has lost its configuration is given it again. A worker that has left too many pings unanswered is
-    /// killed, and this is logged once.
+    /// killed. When it begins to count as hung, and when it is killed, this is logged once.
     private mutating func ping(_ index: Int) -> [Action] {
         let worker = workers[index]
         var actions = worker.delivery == .lost && !worker.isDraining ? configure(worker.pid) : []
         actions.append(.ping(worker.pid))
         workers[index].unansweredPings += 1
+        if workers[index].unansweredPings == Self.unansweredPingsOfHung {
+            actions.append(
+                .log(
+                    .workerStuck,
+                    "worker \(worker.number) has not answered for \(Self.pingInterval.seconds) s: it gets no new clients"
+                        + " until it does, and is killed if it does not",
+                    fields: ["WORKER": "\(worker.number)"]))
+        }
         if worker.unansweredPings == Self.maximumUnansweredPings {
             actions.append(
                 .log(

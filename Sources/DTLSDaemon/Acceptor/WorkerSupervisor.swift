@@ -83,15 +83,15 @@ final class WorkerSupervisor: TimerTarget, MessageChannelDelegate {
 
     // MARK: Connections
 
-    /// Whether a worker can take one more connection at this moment.
-    var hasRoom: Bool { pool.assignment(canSend: canSend) != nil }
+    /// Why no worker can take one more connection at this moment; `nil` when one can.
+    var refusal: Refusal? { pool.assignment(canSend: canSend) == nil ? pool.refusal : nil }
 
     private func canSend(_ pid: pid_t) -> Bool {
         guard let channel = channels[pid] else { return false }
         return channel.isOpen && !channel.isFull
     }
 
-    /// Hands a new client over to the worker with the fewest connections. A worker whose channel is full is passed over.
+    /// Hands a new client over to the worker that the pool chooses. A worker whose channel is full is passed over.
     /// - Parameter target: the table of the newest configuration that the connection belongs to.
     /// - Returns: the number of the connection, or `nil` when no worker could take it.
     func handOver(
@@ -102,7 +102,7 @@ final class WorkerSupervisor: TimerTarget, MessageChannelDelegate {
                 connection: assignment.connection, generation: assignment.generation, target: target,
                 flow: incoming.flow, hello: incoming.helloHandover, datagrams: incoming.datagrams)
             if channel.offer(message, descriptor: incoming.socket.rawValue) {
-                pool.handedOver(connection, assignment)
+                perform(pool.handedOver(connection, assignment, now: loop.now))
                 return assignment.connection
             }
             // A channel that refuses a message is full from now on, so the loop ends.
@@ -132,7 +132,7 @@ final class WorkerSupervisor: TimerTarget, MessageChannelDelegate {
             if pid != reaped { kill(pid, SIGABRT) }
             return
         }
-        perform(pool.receive(decoded, from: pid))
+        perform(pool.receive(decoded, from: pid, now: loop.now))
         if case .misdelivered(let flow, let datagram) = decoded { onMisdelivered(datagram, flow) }
     }
 

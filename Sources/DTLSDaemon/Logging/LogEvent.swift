@@ -35,6 +35,8 @@ enum LogEvent: Int, Sendable, CaseIterable {
     case handshakeFailed
     /// A client whose address is proven was refused a connection; it may try again.
     case connectionRefused
+    /// A record has come to a listener, and its connection is not there.
+    case recordOfNoConnection
     /// A client sends more than its connection may, and its datagrams are dropped.
     case trafficLimited
     /// A backend's datagram was dropped, because it is too long for a message to the client.
@@ -100,6 +102,7 @@ enum LogEvent: Int, Sendable, CaseIterable {
         case .connectionClosed: .init("1db8a567d8224492ac040ea2b0d1006f", .info, "connection closed")
         case .handshakeFailed: .init("59166cb1cb524572ab668855f8f933b6", .notice, "handshake failed")
         case .connectionRefused: .init("7047d81158f4499f894310cf41a07041", .warning, "connection refused")
+        case .recordOfNoConnection: .init("f41d21b5f01045f7b9cff2c1ac50bf5b", .info, "record of no connection")
         case .trafficLimited: .init("7efd470887394096914792531759a922", .warning, "client over its traffic limits")
         case .datagramRefused: .init("df4ef562fa634fd98b9bdf81d1a74fb6", .warning, "datagram too large")
         case .backendRefused: .init("0df4ae1ad4cc46b199e3e2d52528cc4c", .warning, "backend refused")

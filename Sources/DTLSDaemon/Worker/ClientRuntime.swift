@@ -43,7 +43,4 @@ final class ClientRuntime {
     }
 
     func dropSession() { session = nil }
-
-    /// How many descriptors one tunnel needs: the local sender's socket, and the one to the server.
-    var descriptorsPerTunnel: Int { 2 }
 }

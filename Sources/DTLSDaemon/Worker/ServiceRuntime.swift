@@ -39,15 +39,6 @@ final class ServiceRuntime {
             mtu: configuration.mtu)
     }
 
-    /// How many descriptors one connection needs.
-    var descriptorsPerConnection: Int {
-        switch configuration.handler {
-        case .echo, .log: 1
-        case .forward: 2
-        case .exec: 3
-        }
-    }
-
     /// The configuration is active from now on: connections from before it that go to a backend follow it.
     func activate(_ resources: HandlerResources) {
         guard case .forward(let backends, let forward) = handler else { return }

@@ -21,7 +21,7 @@ final class Worker: MessageChannelDelegate {
 
     private let number: Int
     private let loop: EventLoop
-    private let descriptorLimit: Int
+    private let descriptors: DescriptorBudget
     private var channel: MessageChannel?
     private var services: [ServiceRuntime] = []
     private var clients: [ClientRuntime] = []
@@ -46,16 +46,14 @@ final class Worker: MessageChannelDelegate {
     private var isStopping = false
     private var lastReportTimer: CallbackTimer?
 
-    /// Descriptors for everything but connections: the channel, epoll, standard streams, the journal, a snapshot.
-    private static let reservedDescriptors = 32
-    /// The part of the reserved descriptors that no incoming connection may take, so that a configuration always arrives.
-    /// The number of connections does not tell how many descriptors are free: connections of an earlier configuration
-    /// may have more each, programs outlive their connections, and logs have files. But a new descriptor has the lowest
-    /// number that is free (open(2)), so its own number tells.
-    private static let spareDescriptors = 16
-
     /// Reports go out at most this often, in milliseconds: hand-overs need no exact counts.
     private static let reportInterval = Duration.milliseconds(10)
+
+    private var trimming = HeapTrimming()
+    private lazy var trimmer = CallbackTimer { [weak self] _ in
+        guard let self else { return }
+        if trimming.isDue(connectionCount) { Heap.trim() }
+    }
 
     private final class Reporter: TimerTarget {
         weak var worker: Worker?
@@ -73,7 +71,7 @@ final class Worker: MessageChannelDelegate {
 
     private init(number: Int, channel: consuming FileDescriptor) throws {
         self.number = number
-        descriptorLimit = OpenFileLimit.raise()
+        descriptors = DescriptorBudget(limit: OpenFileLimit.raise())
         loop = try EventLoop()
         datapath = try Datapath(loop: loop)
         logs = WorkerLogs(worker: number, loop: loop)
@@ -153,25 +151,20 @@ final class Worker: MessageChannelDelegate {
             for tunnel in tunnels.values { tunnel.reconfigure() }
             handlerResources.reconfigure()
             LogBootstrap.setLevel(decoded.configuration.logLevel)
-            channel?.send(MessageFromWorker.encode(ready: generation, capacity: capacity))
+            let capacity = descriptors.connections(of: decoded.configuration)
+            channel?.send(MessageFromWorker.encode(ready: generation, capacity: UInt32(clamping: capacity)))
         } catch {
             channel?.send(MessageFromWorker.encode(rejected: generation, reason: "\(error)"))
         }
     }
 
-    /// Connections that this process has descriptors for, whatever service they belong to.
-    private var capacity: UInt32 {
-        let each = (services.map(\.descriptorsPerConnection) + clients.map(\.descriptorsPerTunnel)).max() ?? 1
-        return UInt32(clamping: max(1, (descriptorLimit - Self.reservedDescriptors) / each))
-    }
-
     private func accept(_ handover: MessageToWorker.Handover, _ socket: consuming FileDescriptor?) {
-        guard let socket, socket.rawValue < descriptorLimit - Self.spareDescriptors else {
+        guard let socket, descriptors.allows(connection: socket.rawValue) else {
             return reject(handover, .descriptors)
         }
         // The connection was handed over before the acceptor knew that this worker has lost or rejected the
         // configuration.
-        guard handover.generation == generation else { return reject(handover, .full) }
+        guard handover.generation == generation else { return reject(handover, .noWorker) }
         switch handover.target {
         case .service(let index) where services.indices.contains(index):
             if let refusal = services[index].refusal(of: handover.flow.peer, handlerResources) {
@@ -181,7 +174,7 @@ final class Worker: MessageChannelDelegate {
         case .client(let index) where clients.indices.contains(index):
             tunnel(handover, socket, clients[index])
         default:
-            reject(handover, .full)
+            reject(handover, .noWorker)
         }
     }
 
@@ -196,11 +189,12 @@ final class Worker: MessageChannelDelegate {
     ) {
         guard let bytes = handover.hello, let hello = VerifiedHello(handedOver: [UInt8](bytes)) else {
             logs.always(.internalError, "a client was handed over without its ClientHello and was rejected")
-            return reject(handover, .full)
+            return reject(handover, .noWorker)
         }
         do throws(OpenSSLError) {
             let served = try ServedConnection(handover, hello, socket: socket, service: service, worker: self)
             connections[handover.id] = served
+            trimming.connectionOpened(connectionCount)
             served.start(with: handover.datagrams)
         } catch {
             countFailure()
@@ -214,6 +208,7 @@ final class Worker: MessageChannelDelegate {
     ) {
         let tunnel = ClientTunnel(handover.id, handover.flow, client: client, worker: self)
         tunnels[handover.id] = tunnel
+        trimming.connectionOpened(connectionCount)
         tunnel.start(over: socket, with: handover.datagrams)
     }
 
@@ -251,8 +246,11 @@ final class Worker: MessageChannelDelegate {
         _ = channel?.offer(MessageFromWorker.encode(misdelivered: datagram, flow: flow))
     }
 
+    private var connectionCount: Int { connections.count + tunnels.count }
+
     private func countClosed(_ id: UInt64) {
         report.closed.append(id)
+        if let due = trimming.connectionClosed(connectionCount, now: loop.now) { loop.timers.arm(trimmer, at: due) }
         scheduleReport()
     }
 

@@ -24,35 +24,41 @@ import Testing
     @Test func `a client is admitted where workers have room and no limit is reached`() throws {
         let dispatcher = try dispatcher(.empty(services: "a", "b"))
         for service in 0..<2 {
-            #expect(dispatcher.refusal(of: try peer(), .service(service), hasRoom: true)?.refusal == nil)
+            #expect(dispatcher.refusal(of: try peer(), .service(service), by: nil)?.refusal == nil)
         }
     }
 
-    @Test func `a client is refused when all workers are full`() throws {
+    @Test func `a client that no worker takes is refused, and the reason says why`() throws {
         let dispatcher = try dispatcher(.empty(services: "a"))
-        let refusal = try #require(dispatcher.refusal(of: try peer(), .service(0), hasRoom: false))
+        let refusal = try #require(dispatcher.refusal(of: try peer(), .service(0), by: .full))
         #expect(refusal.refusal == .full)
-        #expect(refusal.reason == "all workers are full")
+        #expect(refusal.reason.hasPrefix("all workers are full: "))
+        let busy = try #require(dispatcher.refusal(of: try peer(), .service(0), by: .busy))
+        #expect(busy.refusal == .busy)
+        #expect(busy.reason == "no worker with room reads its channel, or answers, at the moment")
+        let noWorker = try #require(dispatcher.refusal(of: try peer(), .service(0), by: .noWorker))
+        #expect(noWorker.refusal == .noWorker)
+        #expect(noWorker.reason.hasPrefix("no worker is ready: "))
     }
 
     /// The listener may have been closed by a reload while its datagrams were read.
     @Test func `a client of a listener without a service is refused`() throws {
         let dispatcher = try dispatcher(.empty(services: "a"))
-        #expect(try #require(dispatcher.refusal(of: try peer(), nil, hasRoom: true)).refusal == .full)
+        #expect(try #require(dispatcher.refusal(of: try peer(), nil, by: nil)).refusal == .noWorker)
     }
 
     @Test func `a local sender is refused by no limit, but when all workers are full`() throws {
         var configuration = Configuration.empty(services: "a", limits: LimitsConfiguration(connections: 0))
         configuration.limits.connections = 0
         let dispatcher = try dispatcher(configuration)
-        #expect(dispatcher.refusal(of: try peer(), .client(0), hasRoom: true)?.refusal == nil)
-        #expect(try #require(dispatcher.refusal(of: try peer(), .client(0), hasRoom: false)).refusal == .full)
+        #expect(dispatcher.refusal(of: try peer(), .client(0), by: nil)?.refusal == nil)
+        #expect(try #require(dispatcher.refusal(of: try peer(), .client(0), by: .full)).refusal == .full)
     }
 
     @Test func `a client is refused by a limit of its service, which the reason names`() throws {
         let dispatcher = try dispatcher(
             .empty(services: "a", "b.c", limits: LimitsConfiguration(connections: 0)))
-        let refusal = try #require(dispatcher.refusal(of: try peer(), .service(1), hasRoom: true))
+        let refusal = try #require(dispatcher.refusal(of: try peer(), .service(1), by: nil))
         #expect(refusal.refusal == .connections)
         #expect(refusal.reason == "service.\"b.c\".limits.connections is reached")
     }
@@ -61,7 +67,7 @@ import Testing
         var configuration = Configuration.empty(services: "a")
         configuration.limits.handshakes = 0
         let refusal = try #require(
-            try dispatcher(configuration).refusal(of: try peer(), .service(0), hasRoom: true))
+            try dispatcher(configuration).refusal(of: try peer(), .service(0), by: nil))
         #expect(refusal.refusal == .handshakes)
         #expect(refusal.reason == "limits.handshakes is reached")
     }
@@ -69,7 +75,16 @@ import Testing
     @Test func `a reload changes the limits of new clients`() throws {
         let dispatcher = try dispatcher(.empty(services: "a", limits: LimitsConfiguration(connections: 0)))
         dispatcher.activate(.empty(services: "a", limits: LimitsConfiguration(connections: 1)), targets: [:])
-        #expect(dispatcher.refusal(of: try peer(), .service(0), hasRoom: true)?.refusal == nil)
+        #expect(dispatcher.refusal(of: try peer(), .service(0), by: nil)?.refusal == nil)
+    }
+
+    @Test func `the reasons for which the kernel gives no socket are told apart, and every reason has its own key`() {
+        #expect(Refusal(SystemError("bind", errno: EADDRINUSE)) == .addressFull)
+        for code in [EMFILE, ENFILE, ENOBUFS, ENOMEM] {
+            #expect(Refusal(SystemError("socket", errno: code)) == .descriptors)
+        }
+        #expect(Refusal(SystemError("bind", errno: EADDRNOTAVAIL)) == .socket)
+        #expect(Set(Refusal.allCases.map(\.key)).count == Refusal.allCases.count)
     }
 
     @Test func `without workers there is no room`() throws {
@@ -77,7 +92,7 @@ import Testing
         let workers = WorkerSupervisor(loop: loop, logger: Logger(label: "test")) { _, _ throws(SystemError) in
             throw SystemError("spawn", errno: EAGAIN)
         }
-        #expect(!workers.hasRoom)
+        #expect(workers.refusal == .noWorker)
         #expect(!workers.deliver(UnsafeRawBufferPointer(start: nil, count: 0), to: 1))
     }
 }
@@ -99,7 +114,7 @@ import Testing
         let channel = try MessageChannel(ends.one, loop: loop, delegate: reader)
         var pool = WorkerPool()
         _ = pool.configure(1, started: [(0, 100)], now: .distantPast)
-        _ = pool.receive(.ready(generation: 1, capacity: 100_000), from: 100)
+        _ = pool.receive(.ready(generation: 1, capacity: 100_000), from: 100, now: .distantPast)
         func canSend(_ pid: Int32) -> Bool { channel.isOpen && !channel.isFull }
 
         let message = [UInt8](repeating: 1, count: 1_000)

@@ -20,7 +20,7 @@ import Testing
         _ = pool.advance(to: Self.start)
         _ = pool.configure(count, started: (0..<count).map { ($0, pid_t(100 + $0)) }, now: Self.start)
         for number in 0..<count {
-            _ = pool.receive(.ready(generation: 1, capacity: capacity), from: pid_t(100 + number))
+            _ = pool.receive(.ready(generation: 1, capacity: capacity), from: pid_t(100 + number), now: Self.start)
         }
         return pool
     }
@@ -28,7 +28,7 @@ import Testing
     /// Hands a connection over, as the supervisor does when no channel is full.
     private func handOver(_ pool: inout WorkerPool) throws -> WorkerPool.Assignment {
         let assignment = try #require(pool.assignment { _ in true })
-        pool.handedOver(.ofClient, assignment)
+        _ = pool.handedOver(.ofClient, assignment, now: Self.start)
         return assignment
     }
 
@@ -60,10 +60,10 @@ import Testing
         #expect(effects(actions) == [.configure(100, generation: 1), .configure(101, generation: 1)])
         #expect(logged(actions) == [.workerStarted, .workerStarted])
         #expect(pool.missing(for: 2).isEmpty)
-        #expect(pool.receive(.ready(generation: 1, capacity: 5), from: 101).isEmpty)
-        #expect(pool.receive(.ready(generation: 1, capacity: 5), from: 100) == [.report(.ready)])
+        #expect(pool.receive(.ready(generation: 1, capacity: 5), from: 101, now: Self.start).isEmpty)
+        #expect(pool.receive(.ready(generation: 1, capacity: 5), from: 100, now: Self.start) == [.report(.ready)])
         // It is reported once.
-        #expect(pool.receive(.ready(generation: 1, capacity: 5), from: 100).isEmpty)
+        #expect(pool.receive(.ready(generation: 1, capacity: 5), from: 100, now: Self.start).isEmpty)
     }
 
     @Test func `a new configuration is complete when every worker serves it`() {
@@ -71,10 +71,10 @@ import Testing
         #expect(pool.kept(by: 2).map(\.pid) == [100, 101])
         let actions = pool.configure(2, started: [], now: Self.start)
         #expect(actions == [.configure(100, generation: 2), .configure(101, generation: 2)])
-        #expect(pool.receive(.ready(generation: 2, capacity: 5), from: 100).isEmpty)
+        #expect(pool.receive(.ready(generation: 2, capacity: 5), from: 100, now: Self.start).isEmpty)
         // The answer to the previous configuration comes late.
-        #expect(pool.receive(.ready(generation: 1, capacity: 5), from: 101).isEmpty)
-        #expect(pool.receive(.ready(generation: 2, capacity: 5), from: 101) == [.report(.ready)])
+        #expect(pool.receive(.ready(generation: 1, capacity: 5), from: 101, now: Self.start).isEmpty)
+        #expect(pool.receive(.ready(generation: 2, capacity: 5), from: 101, now: Self.start) == [.report(.ready)])
     }
 
     @Test func `more workers are started beside those that are there`() {
@@ -100,10 +100,10 @@ import Testing
                 .configure(101, generation: 2),
             ])
         // The reload does not wait for a worker that drains.
-        #expect(pool.receive(.ready(generation: 2, capacity: 5), from: 100) == [.report(.ready)])
-        #expect(pool.receive(.ready(generation: 2, capacity: 5), from: 101).isEmpty)
+        #expect(pool.receive(.ready(generation: 2, capacity: 5), from: 100, now: Self.start) == [.report(.ready)])
+        #expect(pool.receive(.ready(generation: 2, capacity: 5), from: 101, now: Self.start).isEmpty)
         for _ in 0..<3 { #expect(try handOver(&pool).worker == 100) }
-        #expect(pool.receive(report(closed: [second.connection]), from: 101) == [.stop(101)])
+        #expect(pool.receive(report(closed: [second.connection]), from: 101, now: Self.start) == [.stop(101)])
         #expect(pool.ended(102, .exited(status: 0), now: Self.start).isEmpty)
         #expect(pool.ended(101, .exited(status: 0), now: Self.start).isEmpty)
         #expect(pool.workers.map(\.pid) == [100])
@@ -117,8 +117,8 @@ import Testing
         #expect(pool.missing(for: 2) == [1])
         _ = pool.configure(2, started: [(1, 201)], now: Self.start)
         #expect(pool.worker(with: draining.connection) == 101)
-        #expect(pool.receive(.ready(generation: 3, capacity: 5), from: 100).isEmpty)
-        #expect(pool.receive(.ready(generation: 3, capacity: 5), from: 201) == [.report(.ready)])
+        #expect(pool.receive(.ready(generation: 3, capacity: 5), from: 100, now: Self.start).isEmpty)
+        #expect(pool.receive(.ready(generation: 3, capacity: 5), from: 201, now: Self.start) == [.report(.ready)])
     }
 
     @Test func `the death of a draining worker is logged and it is not replaced`() throws {
@@ -135,9 +135,9 @@ import Testing
     @Test func `a rejected configuration is reported if it is the newest`() {
         var pool = pool(workers: 2)
         _ = pool.configure(2, started: [], now: Self.start)
-        #expect(pool.receive(.rejected(generation: 1, reason: "old"), from: 100).isEmpty)
+        #expect(pool.receive(.rejected(generation: 1, reason: "old"), from: 100, now: Self.start).isEmpty)
         #expect(
-            pool.receive(.rejected(generation: 2, reason: "no memory"), from: 101) == [
+            pool.receive(.rejected(generation: 2, reason: "no memory"), from: 101, now: Self.start) == [
                 .report(.rejected(worker: 1, reason: "no memory"))
             ])
         // It gets no clients until it is given another configuration.
@@ -158,24 +158,24 @@ import Testing
     @Test func `a configuration that was lost is sent again with the next ping and logged once`() {
         var pool = pool(workers: 2)
         _ = pool.configure(2, started: [], now: Self.start)
-        let actions = pool.receive(.setupLost(generation: 2), from: 100)
+        let actions = pool.receive(.setupLost(generation: 2), from: 100, now: Self.start)
         #expect(effects(actions).isEmpty)
         #expect(logged(actions) == [.descriptorLimit])
         #expect(pool.assignment { _ in true }?.worker == 101)
         var now = Self.start + WorkerPool.pingInterval
-        #expect(pool.advance(to: now) == [.configure(100, generation: 2), .ping(100), .ping(101)])
-        #expect(pool.receive(.setupLost(generation: 2), from: 100).isEmpty)
+        #expect(effects(pool.advance(to: now)) == [.configure(100, generation: 2), .ping(100), .ping(101)])
+        #expect(pool.receive(.setupLost(generation: 2), from: 100, now: Self.start).isEmpty)
         now = now + WorkerPool.pingInterval
-        #expect(pool.advance(to: now) == [.configure(100, generation: 2), .ping(100), .ping(101)])
-        _ = pool.receive(.ready(generation: 2, capacity: 5), from: 101)
-        #expect(pool.receive(.ready(generation: 2, capacity: 5), from: 100) == [.report(.ready)])
+        #expect(effects(pool.advance(to: now)) == [.configure(100, generation: 2), .ping(100), .ping(101)])
+        _ = pool.receive(.ready(generation: 2, capacity: 5), from: 101, now: Self.start)
+        #expect(pool.receive(.ready(generation: 2, capacity: 5), from: 100, now: Self.start) == [.report(.ready)])
         now = now + WorkerPool.pingInterval
-        #expect(pool.advance(to: now) == [.ping(100), .ping(101)])
+        #expect(effects(pool.advance(to: now)) == [.ping(100), .ping(101)])
         // With another configuration, it is news again.
         _ = pool.configure(2, started: [], now: now)
-        #expect(logged(pool.receive(.setupLost(generation: 3), from: 100)) == [.descriptorLimit])
+        #expect(logged(pool.receive(.setupLost(generation: 3), from: 100, now: Self.start)) == [.descriptorLimit])
         // An answer to a configuration that was replaced meanwhile is of no interest.
-        #expect(pool.receive(.setupLost(generation: 2), from: 101).isEmpty)
+        #expect(pool.receive(.setupLost(generation: 2), from: 101, now: Self.start).isEmpty)
         #expect(pool.assignment { _ in true }?.worker == 101)
     }
 
@@ -206,7 +206,7 @@ import Testing
         var pool = pool(workers: 2, capacity: 2)
         let all = try (0..<4).map { _ in try handOver(&pool) }
         #expect(pool.assignment { _ in true } == nil)
-        _ = pool.receive(report(closed: [all[2].connection]), from: all[2].worker)
+        _ = pool.receive(report(closed: [all[2].connection]), from: all[2].worker, now: Self.start)
         #expect(try handOver(&pool).worker == all[2].worker)
     }
 
@@ -214,7 +214,7 @@ import Testing
         var pool = WorkerPool()
         _ = pool.configure(1, started: [(0, 100)], now: Self.start)
         #expect(pool.assignment { _ in true } == nil)
-        _ = pool.receive(.ready(generation: 1, capacity: 1), from: 100)
+        _ = pool.receive(.ready(generation: 1, capacity: 1), from: 100, now: Self.start)
         #expect(pool.assignment { _ in true } != nil)
     }
 
@@ -233,7 +233,7 @@ import Testing
         for assignment in all { #expect(pool.worker(with: assignment.connection) == assignment.worker) }
         // An assignment whose message the channel has refused uses no number up.
         #expect(pool.assignment { _ in true } == pool.assignment { _ in true })
-        _ = pool.receive(report(closed: [all[4].connection]), from: all[4].worker)
+        _ = pool.receive(report(closed: [all[4].connection]), from: all[4].worker, now: Self.start)
         #expect(pool.worker(with: all[4].connection) == nil)
         _ = pool.ended(100, .killed(signal: 11), now: Self.start)
         for assignment in all where assignment.worker == 100 {
@@ -250,13 +250,13 @@ import Testing
         for _ in 0..<3 {
             let assignment = try #require(pool.assignment { _ in true })
             let admitted = try #require(admission.admit(peer, service: 0, now: Self.start))
-            pool.handedOver(.ofService(admitted), assignment)
+            _ = pool.handedOver(.ofService(admitted), assignment, now: Self.start)
             assignments.append(assignment)
         }
         #expect(admission.connections == 3 && admission.handshakes == 3 && pool.admitted.count == 3)
-        _ = pool.receive(report(established: [assignments[0].connection, 12_345]), from: 100)
+        _ = pool.receive(report(established: [assignments[0].connection, 12_345]), from: 100, now: Self.start)
         #expect(admission.connections == 3 && admission.handshakes == 2)
-        _ = pool.receive(report(closed: [assignments[1].connection, 12_345]), from: 100)
+        _ = pool.receive(report(closed: [assignments[1].connection, 12_345]), from: 100, now: Self.start)
         #expect(admission.connections == 2 && admission.handshakes == 1)
         _ = pool.ended(100, .killed(signal: 9), now: Self.start)
         #expect(admission.connections == 0 && admission.handshakes == 0)
@@ -266,10 +266,12 @@ import Testing
         var pool = pool(workers: 2)
         var numbers = MessageFromWorker.Report(handshakes: 5, resumed: 2, failed: 1)
         numbers.dropped.count(.largestDatagram, 3)
-        #expect(pool.receive(.report(numbers), from: 100).isEmpty)
+        #expect(pool.receive(.report(numbers), from: 100, now: Self.start).isEmpty)
         numbers.refused.count(.descriptors, 4)
         #expect(
-            pool.receive(.report(numbers), from: 101) == [.report(.refused(worker: 1, numbers.refused))])
+            pool.receive(.report(numbers), from: 101, now: Self.start) == [
+                .report(.refused(worker: 1, numbers.refused))
+            ])
         // A worker's numbers stay counted after its end.
         _ = pool.ended(100, .exited(status: 1), now: Self.start)
         #expect(pool.totals.handshakes == 10 && pool.totals.resumed == 4 && pool.totals.failed == 2)
@@ -334,7 +336,7 @@ import Testing
     @Test func `a child that is no worker is ignored`() {
         var pool = pool(workers: 1)
         #expect(pool.ended(4_711, .exited(status: 0), now: Self.start).isEmpty)
-        #expect(pool.receive(.ready(generation: 1, capacity: 1), from: 4_711).isEmpty)
+        #expect(pool.receive(.ready(generation: 1, capacity: 1), from: 4_711, now: Self.start).isEmpty)
         #expect(pool.workers.count == 1)
     }
 
@@ -347,10 +349,96 @@ import Testing
             let actions = pool.advance(to: now)
             #expect(actions.contains(.ping(100)))
             #expect(actions.contains(.kill(100)) == (ping == 7))
-            #expect(logged(actions) == (ping == 7 ? [.workerStuck] : []))
+            // It begins to count as hung with the second ping that has no answer.
+            #expect(logged(actions) == (ping == 2 || ping == 7 ? [.workerStuck] : []))
             if actions.contains(.kill(100)) { kills += 1 }
         }
         #expect(kills == 1)
+    }
+
+    @Test func `a worker that owes an answer gets no client while another does not`() throws {
+        var pool = pool(workers: 2)
+        // Worker 0 has fewer connections.
+        _ = try handOver(&pool)
+        _ = pool.receive(report(closed: [try handOver(&pool).connection]), from: 101, now: Self.start)
+        #expect(pool.assignment { _ in true }?.worker == 101)
+        _ = pool.advance(to: Self.start + WorkerPool.pingInterval)
+        #expect(pool.assignment { _ in true }?.worker == 101, "both owe an answer")
+        _ = pool.receive(report(), from: 100, now: Self.start)
+        for _ in 0..<5 { #expect(try handOver(&pool).worker == 100) }
+        #expect(pool.assignment { $0 == 101 }?.worker == 101, "it may only be slow")
+        _ = pool.receive(report(), from: 101, now: Self.start)
+        #expect(pool.assignment { _ in true }?.worker == 101)
+    }
+
+    @Test func `a worker with two unanswered pings gets no client, and clients are told to wait if there is no other`()
+        throws
+    {
+        var pool = pool(workers: 2)
+        _ = pool.advance(to: Self.start + WorkerPool.pingInterval)
+        _ = pool.receive(report(), from: 101, now: Self.start)
+        let actions = pool.advance(to: Self.start + WorkerPool.pingInterval + WorkerPool.pingInterval)
+        #expect(logged(actions) == [.workerStuck])
+        #expect(
+            messages(actions) == [
+                "worker 0 has not answered for 5 s: it gets no new clients until it does, and is killed if it does not"
+            ])
+        for _ in 0..<5 { #expect(try handOver(&pool).worker == 101, "this one owes an answer too, but one alone") }
+        #expect(pool.assignment { $0 == 100 } == nil)
+        #expect(pool.refusal == .busy)
+        _ = pool.receive(report(), from: 100, now: Self.start)
+        #expect(pool.assignment { _ in true }?.worker == 100)
+    }
+
+    /// A worker that hangs between two pings is found out by the first client that it gets.
+    @Test func `a worker that has been silent is sent a ping with a connection, and gets the next one when it answers`()
+        throws
+    {
+        var pool = pool(workers: 2)
+        let soon = Self.start + WorkerPool.longestSilence - .nanoseconds(1)
+        var assignment = try #require(pool.assignment { _ in true })
+        #expect(assignment.worker == 100)
+        #expect(pool.handedOver(.ofClient, assignment, now: soon).isEmpty, "it has just reported")
+        _ = pool.receive(report(closed: [assignment.connection]), from: 100, now: Self.start)
+
+        let later = Self.start + WorkerPool.longestSilence
+        assignment = try #require(pool.assignment { _ in true })
+        #expect(assignment.worker == 100)
+        #expect(pool.handedOver(.ofClient, assignment, now: later) == [.ping(100)])
+        // Worker 1 has not been asked, and is: then both owe an answer, and the fewest connections decide.
+        assignment = try #require(pool.assignment { _ in true })
+        #expect(assignment.worker == 101)
+        #expect(pool.handedOver(.ofClient, assignment, now: later) == [.ping(101)])
+        _ = pool.receive(report(), from: 101, now: later)
+        for _ in 0..<5 {
+            assignment = try #require(pool.assignment { _ in true })
+            #expect(assignment.worker == 101)
+            #expect(pool.handedOver(.ofClient, assignment, now: later).isEmpty)
+        }
+        // The ping that came along is not one of those that are counted until a worker is killed.
+        _ = pool.advance(to: later)
+        _ = pool.receive(report(), from: 101, now: later)
+        #expect(pool.assignment { $0 == 100 }?.worker == 100)
+        _ = pool.receive(report(), from: 100, now: later)
+        #expect(pool.assignment { _ in true }?.worker == 100)
+    }
+
+    @Test func `a refusal says whether workers are full, busy, or not there`() throws {
+        var pool = WorkerPool()
+        #expect(pool.refusal == .noWorker)
+        _ = pool.configure(2, started: [(0, 100), (1, 101)], now: Self.start)
+        #expect(pool.refusal == .noWorker, "they have not taken up the configuration")
+        _ = pool.receive(.ready(generation: 1, capacity: 1), from: 100, now: Self.start)
+        _ = try handOver(&pool)
+        #expect(pool.assignment { _ in true } == nil)
+        #expect(pool.refusal == .full)
+        _ = pool.receive(.ready(generation: 1, capacity: 1), from: 101, now: Self.start)
+        #expect(pool.assignment { _ in false } == nil)
+        #expect(pool.refusal == .busy, "the channel of the one with room is full")
+        _ = pool.configure(2, started: [], now: Self.start)
+        pool.configurationNotSent(to: 100)
+        pool.configurationNotSent(to: 101)
+        #expect(pool.refusal == .noWorker)
     }
 
     @Test func `any message of a worker answers its pings`() throws {
@@ -362,12 +450,12 @@ import Testing
         for round in 0..<10 {
             for _ in 0..<6 {
                 now = now + WorkerPool.pingInterval
-                #expect(pool.advance(to: now) == [.ping(100)])
+                #expect(effects(pool.advance(to: now)) == [.ping(100)])
             }
             let empty = UnsafeRawBufferPointer(start: nil, count: 0)
             let message: MessageFromWorker =
                 round.isMultiple(of: 2) ? report() : .misdelivered(flow: flow, datagram: empty)
-            #expect(pool.receive(message, from: 100).isEmpty)
+            #expect(pool.receive(message, from: 100, now: Self.start).isEmpty)
         }
     }
 
@@ -388,7 +476,7 @@ import Testing
         #expect(pool.assignment { _ in true } == nil)
         #expect(pool.deadline == nil)
         #expect(pool.advance(to: Self.start + .seconds(100)).isEmpty)
-        #expect(pool.receive(.rejected(generation: 1, reason: "x"), from: 101).isEmpty)
+        #expect(pool.receive(.rejected(generation: 1, reason: "x"), from: 101, now: Self.start).isEmpty)
         #expect(pool.ended(100, .exited(status: 0), now: Self.start).isEmpty)
         #expect(pool.killAll() == [.kill(101)])
         #expect(pool.ended(101, .killed(signal: 9), now: Self.start) == [.report(.ended)])

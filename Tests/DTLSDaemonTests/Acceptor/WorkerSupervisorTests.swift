@@ -89,11 +89,11 @@ import Testing
         let pid = Workers.first
         try workers.send(MessageFromWorker.encode(ready: 1, capacity: 1_000), from: pid)
         try loop.poll(timeout: .zero)
-        #expect(supervisor.hasRoom)
+        #expect(supervisor.refusal == nil)
         try workers.send(MessageFromWorker.encode(MessageFromWorker.Report(handshakes: 5)), from: pid)
         workers.end(pid)
         try loop.poll(timeout: .zero)
-        #expect(!supervisor.hasRoom)
+        #expect(supervisor.refusal == .busy)
         #expect(supervisor.pool.totals.handshakes == 5)
         #expect(supervisor.pool.workers.map(\.pid) == [pid], "it has not ended")
         supervisor.childEnded(pid, .exited(status: 0))

@@ -99,7 +99,10 @@ extension Refusal {
         switch self {
         case .denied: "denied"
         case .full: "full"
+        case .busy: "busy"
+        case .noWorker: "no_worker"
         case .descriptors: "descriptors"
+        case .addressFull: "address_full"
         case .socket: "socket"
         case .localPorts: "local_ports"
         case .connections: LimitsSection.schema.name(of: \.limits.connections)

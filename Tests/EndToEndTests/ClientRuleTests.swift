@@ -93,7 +93,7 @@ extension EndToEndHandshakes {
         }
 
         @Test func `GnuTLS gets the alert that says why it was rejected`() async throws {
-            let expired = try await certificates.issued("expired", by: root, extensions: [], days: -1)
+            let expired = try await certificates.issued("expired", by: root, extensions: [], isExpired: true)
             let stranger = try await certificates.authority("stranger")
             let list = try await certificates.revocationList(of: root, revoking: [member])
             let daemon = try await Daemon.start(service(authority, clients: "deny = \"cn:member\""), in: folder)
@@ -113,7 +113,7 @@ extension EndToEndHandshakes {
         }
 
         @Test func `a service that requests certificates serves clients that have none`() async throws {
-            let expired = try await certificates.issued("expired", by: root, extensions: [], days: -1)
+            let expired = try await certificates.issued("expired", by: root, extensions: [], isExpired: true)
             let daemon = try await Daemon.start(
                 service(authority, "client_certificate = \"requested\"", clients: "allow = \"cn:member\""), in: folder)
             try await client(nil).exchange("I have none")

@@ -45,15 +45,14 @@ extension EndToEndHandshakes {
                 to: address, trust: nobody, in: folder, ["-psk_identity", identity, "-psk", key] + arguments)
         }
 
-        @Test(arguments: [
-            [], ["-cipher", "PSK-AES128-CCM8"], ["-cipher", "PSK-AES128-CCM"], ["-cipher", "PSK-AES128-GCM-SHA256"],
-        ])
-        func `OpenSSL clients are served`(_ arguments: [String]) async throws {
+        @Test(arguments: [nil, "PSK-AES128-CCM8", "PSK-AES128-CCM", "PSK-AES128-GCM-SHA256"])
+        func `OpenSSL clients are served`(_ suite: String?) async throws {
             let daemon = try await Daemon.start(try service(), in: folder)
-            let client = try client(arguments)
+            // From OpenSSL 3.2 on, a client counts the tag of CCM-8 as 64 bits, for which its security level has to be 0.
+            let client = try client(suite.map { ["-cipher", "\($0):@SECLEVEL=0"] } ?? [])
             try await client.exchange("hello")
-            let suite = arguments.last ?? "ECDHE-PSK-CHACHA20-POLY1305"
-            try await daemon.logged("connection opened", "CLIENT=sensor-7", "CIPHER=\(suite)")
+            try await daemon.logged(
+                "connection opened", "CLIENT=sensor-7", "CIPHER=\(suite ?? "ECDHE-PSK-CHACHA20-POLY1305")")
             try await daemon.stop()
         }
 

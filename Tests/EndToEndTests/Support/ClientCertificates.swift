@@ -16,8 +16,10 @@ extension CertificateMaker {
     /// A certificate that `authority` has signed.
     /// - Parameters:
     ///   - extensions: lines of an extension file (x509v3_config(5)).
-    ///   - days: how long it is valid from now; negative: it is no longer.
-    func issued(_ name: String, by authority: Identity, extensions: [String], days: Int = 30) async throws -> Identity {
+    ///   - isExpired: whether its time is over.
+    func issued(
+        _ name: String, by authority: Identity, extensions: [String], isExpired: Bool = false
+    ) async throws -> Identity {
         let identity = Identity(certificate: folder.file("\(name).pem"), privateKey: folder.file("\(name).key"))
         let request = folder.file("\(name).request")
         let file = try folder.write(extensions.joined(separator: "\n"), to: "\(name).extensions")
@@ -25,9 +27,26 @@ extension CertificateMaker {
             ["openssl", "req", "-new", "-noenc"] + KeyKind.ecdsa.arguments
                 + ["-keyout", identity.privateKey, "-out", request, "-subj", "/CN=\(name)"],
             in: folder)
+        // `openssl x509` takes no dates before version 3.4, and no days below 0 from then on; `ca` needs a database.
+        let dates = isExpired ? ["-startdate", "20240101000000Z", "-enddate", "20240131000000Z"] : ["-days", "30"]
+        try folder.write("", to: "\(name).database")
+        let configuration = try folder.write(
+            """
+            [ca]
+            default_ca = a
+            [a]
+            database = \(folder.file("\(name).database"))
+            new_certs_dir = \(folder.path)
+            serial = \(folder.file("\(name).number"))
+            policy = p
+            [p]
+            commonName = supplied
+
+            """, to: "\(name).conf")
         try await Program.run(
-            ["openssl", "x509", "-req", "-in", request, "-days", "\(days)", "-out", identity.certificate]
-                + ["-extfile", file, "-CA", authority.certificate, "-CAkey", authority.privateKey, "-CAcreateserial"],
+            ["openssl", "ca", "-batch", "-notext", "-config", configuration, "-md", "sha256", "-create_serial"]
+                + ["-cert", authority.certificate, "-keyfile", authority.privateKey, "-extfile", file]
+                + ["-in", request, "-out", identity.certificate] + dates,
             in: folder)
         return identity
     }

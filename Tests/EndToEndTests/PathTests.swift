@@ -25,7 +25,7 @@ extension EndToEnd {
                 "ip link set lo up && ip link add out type veth peer name far && ip link set far up"
                     + " && ip address add 192.0.2.1/24 dev out && ip link set out up"
                     + " && for n in 2 3; do ip neigh add 192.0.2.$n lladdr 02:00:00:00:00:0$n dev out; done"
-                    + " && tc qdisc add dev out root tbf rate 8bit burst 1600 limit 1600"
+                    + " && tc qdisc add dev out root tbf rate 80bit burst 1600 limit 1600"
                     + " && exec \"$@\"", "sh",
             ]
             let daemon = try await Daemon.start(

@@ -18,6 +18,7 @@ import Testing
             _ listener: DatagramListener, misdelivered datagram: UnsafeRawBufferPointer, of connection: UInt64
         ) -> Bool { false }
         func listener(_ listener: DatagramListener, denied peer: SocketAddress) {}
+        func listener(_ listener: DatagramListener, droppedRecordOfNoConnectionFrom peer: SocketAddress) {}
         func listener(_ listener: DatagramListener, failed error: SystemError, for peer: SocketAddress) {}
     }
 

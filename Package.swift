@@ -92,7 +92,8 @@ let program: [Target] = [
         swiftSettings: strict
     ),
     .testTarget(
-        name: "EndToEndTests", dependencies: ["dtlsd", "LinuxSystem", "CLinux", "TestSupport"], swiftSettings: strict),
+        name: "EndToEndTests", dependencies: ["dtlsd", "LinuxSystem", "CLinux", "TestSupport"], exclude: ["Programs"],
+        swiftSettings: strict),
     .testTarget(name: "SystemdTests", dependencies: ["TestSupport"], exclude: ["lab"], swiftSettings: strict),
 ]
 

@@ -68,12 +68,14 @@ command:dbus-daemon          dbus               dbus-daemon        dbus
 command:dnsdist              dnsdist            dnsdist            dnsdist
 command:ip                   iproute2           iproute            iproute2
 command:ps                   procps             procps-ng          procps-ng
+header:mbedtls/ssl.h         libmbedtls-dev     mbedtls-devel      mbedtls
 command:shellcheck           shellcheck         ShellCheck         shellcheck
 "
 
 is_there() {
     case "$1" in
         command:*) command -v "${1#command:}" >/dev/null ;;
+        header:*) [ -e "/usr/include/${1#header:}" ] ;;
         library:*) command -v pkg-config >/dev/null && pkg-config --exists "${1#library:}" ;;
         file:*) [ -e "${1#file:}" ] ;;
     esac

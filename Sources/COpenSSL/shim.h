@@ -9,6 +9,8 @@
 #include <openssl/core_names.h>
 #include <openssl/err.h>
 #include <openssl/evp.h>
+#include <openssl/hmac.h>
+#include <openssl/kdf.h>
 #include <openssl/ocsp.h>
 #include <openssl/params.h>
 #include <openssl/pem.h>
@@ -73,6 +75,22 @@ static inline const void *co_x509_revocation_date(const X509_REVOKED *r) { retur
 static inline int co_ocsp_single_status(OCSP_SINGLERESP *s, const void **start, const void **end) { return OCSP_single_get0_status(s, NULL, NULL, (ASN1_GENERALIZEDTIME **)start, (ASN1_GENERALIZEDTIME **)end); }
 static inline int co_ocsp_check_validity(const void *start, const void *end, long leeway) { return OCSP_check_validity((ASN1_GENERALIZEDTIME *)start, (ASN1_GENERALIZEDTIME *)end, leeway, -1); }
 static inline int co_ocsp_id_info(const OCSP_CERTID *i, const void **name_hash, ASN1_OBJECT **digest, const void **serial) { return OCSP_id_get0_info((ASN1_OCTET_STRING **)name_hash, digest, NULL, (ASN1_INTEGER **)serial, (OCSP_CERTID *)i); }
+
+// TLS' pseudorandom function (RFC 5246, section 5); the label stands at the beginning of the seed.
+static inline int co_tls1_prf(const char *digest, const unsigned char *secret, size_t secret_size, const unsigned char *seed, size_t seed_size, unsigned char *out, size_t size) {
+    EVP_KDF *kdf = EVP_KDF_fetch(NULL, "TLS1-PRF", NULL);
+    EVP_KDF_CTX *context = EVP_KDF_CTX_new(kdf);
+    OSSL_PARAM parameters[] = {
+        OSSL_PARAM_construct_utf8_string(OSSL_KDF_PARAM_DIGEST, (char *)digest, 0),
+        OSSL_PARAM_construct_octet_string(OSSL_KDF_PARAM_SECRET, (void *)secret, secret_size),
+        OSSL_PARAM_construct_octet_string(OSSL_KDF_PARAM_SEED, (void *)seed, seed_size),
+        OSSL_PARAM_construct_end(),
+    };
+    int result = context != NULL && EVP_KDF_derive(context, out, size, parameters);
+    EVP_KDF_CTX_free(context);
+    EVP_KDF_free(kdf);
+    return result;
+}
 
 static inline int co_err_get_lib(unsigned long e) { return ERR_GET_LIB(e); }
 static inline int co_err_get_reason(unsigned long e) { return ERR_GET_REASON(e); }

@@ -18,7 +18,8 @@ public final class Engine {
         case needsInput
         /// The handshake is done; messages may follow at once.
         case established
-        /// A decrypted message, valid until the next call of any engine of this thread.
+        /// A decrypted message, valid until the next call of any engine of this thread. It is empty for an empty record
+        /// (RFC 5246, section 6.2.1), as some stacks send them (mbedTLS, wolfSSL).
         case message(UnsafeRawBufferPointer)
         /// The peer has sent close_notify, and no event follows.
         case closed
@@ -36,12 +37,16 @@ public final class Engine {
     private var hasBuffers = true
     /// The UDP payload, in bytes, that handshake flights fit now.
     public private(set) var payloadSize: Int
+    /// The bytes of the largest message that a record may hold: less than ``maximumMessageSize`` where the client has
+    /// asked for less (max_fragment_length: RFC 6066, section 4). OpenSSL ends a connection over which more is sent
+    /// ("exceeds max fragment size").
+    public private(set) var recordLimit = Engine.maximumMessageSize
     private var retransmissions = 0
     private var alert: PlaintextAlert?
     private var filter = RecordFilter()
-    // Both are for a client that was asked for its cookie more than once, or never counted; see accept(_:).
+    /// For a client that was asked for its cookie more than once, or never counted; see accept(_:).
     var pendingHello: [UInt8]?
-    var recordOffset: UInt64 = 0
+    var numbering = RecordNumbering()
 
     private init(_ context: TLSContext, over bio: DatagramBIO, payloadSize: Int) throws(OpenSSLError) {
         OpenSSLError.clear()
@@ -95,15 +100,21 @@ public final class Engine {
     @inline(__always)
     public func deliver(_ datagram: UnsafeRawBufferPointer) {
         // A renegotiation may have agreed on another cipher.
-        if context.allowsRenegotiation { filter.measure(ssl, payloadSize: payloadSize) }
+        if context.allowsRenegotiation { measure() }
         bio.lend(state == .handshaking ? filtered(datagram) : filter.established(datagram))
         isDrained = false
     }
 
     private func filtered(_ datagram: UnsafeRawBufferPointer) -> UnsafeRawBufferPointer {
-        filter.measure(ssl, payloadSize: payloadSize)
+        measure()
         let filtered = filter.handshaking(datagram)
         return filtered.isEmpty ? filtered : holdAlertBack(filtered)
+    }
+
+    /// Adapts to what the handshake has agreed on so far.
+    private func measure() {
+        recordLimit = RecordFilter.maximumPlaintextLength(ssl)
+        filter.measure(ssl, payloadSize: payloadSize)
     }
 
     /// Records an alert of epoch 0 and returns the datagram's bytes before it: OpenSSL would end the handshake at once.
@@ -139,7 +150,7 @@ public final class Engine {
             state = .established
             alert = nil
             retransmissions = 0
-            filter.measure(ssl, payloadSize: payloadSize)
+            measure()
             // DTLSv1_listen has turned this on; a renegotiation would ask for a cookie that is never made.
             if context.allowsRenegotiation { SSL_clear_options(ssl, CO_SSL_OP_COOKIE_EXCHANGE) }
             return .established
@@ -179,7 +190,7 @@ public final class Engine {
 
     @inline(__always)
     private func renumber(since checkpoint: Outbox.Checkpoint) {
-        if recordOffset != 0 { bio.outbox.renumber(since: checkpoint, by: recordOffset) }
+        if numbering.changesNumbers { numbering.apply(to: bio.outbox, since: checkpoint) }
     }
 
     private func read() throws(EngineError) -> Event {
@@ -188,13 +199,15 @@ public final class Engine {
         OpenSSLError.clear()
         let checkpoint = bio.outbox.checkpoint
         let wasRenegotiating = isRenegotiating
-        let count = SSL_read(ssl, bio.plaintext.baseAddress, Int32(truncatingIfNeeded: bio.plaintext.count))
+        var count = 0
+        // SSL_read answers 0 for an empty record, as it does for an end, and SSL_get_error says SSL_ERROR_SYSCALL then.
+        let result = SSL_read_ex(ssl, bio.plaintext.baseAddress, bio.plaintext.count, &count)
         hasBuffers = true
-        if count > 0 {
+        if result == 1 {
             isDrained = true
-            return .message(UnsafeRawBufferPointer(rebasing: bio.plaintext[..<Int(count)]))
+            return .message(UnsafeRawBufferPointer(rebasing: bio.plaintext[..<count]))
         }
-        switch SSL_get_error(ssl, count) {
+        switch SSL_get_error(ssl, result) {
         case SSL_ERROR_WANT_READ:
             if bio.outbox.checkpoint != checkpoint {
                 renumber(since: checkpoint)
@@ -226,15 +239,21 @@ public final class Engine {
         return .needsInput
     }
 
-    /// Encrypts one message of 1 to ``maximumMessageSize`` bytes into one datagram of the outbox.
+    /// Encrypts one message of up to ``maximumMessageSize`` bytes into one datagram of the outbox. An empty one is an
+    /// empty record.
     @inline(__always)
     public func send(_ message: UnsafeRawBufferPointer) throws(EngineError) {
         guard state == .established else { throw .notEstablished }
-        guard message.count > 0, message.count <= Self.maximumMessageSize else { throw .size(message.count) }
+        guard message.count > 0 else { return try sendEmptyRecord() }
+        guard message.count <= recordLimit else { throw refusal(ofSize: message.count) }
         if !hasBuffers { allocateBuffers() }
         OpenSSLError.clear()
         let written = SSL_write(ssl, message.baseAddress, Int32(truncatingIfNeeded: message.count))
         if written <= 0 { throw .record(OpenSSLError.drain()) }
+    }
+
+    private func refusal(ofSize size: Int) -> EngineError {
+        size > Self.maximumMessageSize ? .size(size) : .fragment(size, limit: recordLimit)
     }
 
     /// Writes close_notify once, where the handshake is done (RFC 5246, section 7.2.1), and ends the connection.
@@ -331,13 +350,13 @@ extension Engine {
         _ = co_ssl_set_mtu(ssl, payloadSize)
     }
 
-    /// The bytes of the largest message whose record fits a UDP payload of `size` bytes; 0 before the handshake is
-    /// done.
+    /// The bytes of the largest message that the peer takes, and whose record fits a UDP payload of `size` bytes; 0
+    /// before the handshake is done.
     public func largestMessage(inPayload size: Int) -> Int {
         guard isEstablished else { return 0 }
         _ = co_ssl_set_mtu(ssl, size)
         defer { _ = co_ssl_set_mtu(ssl, payloadSize) }
-        return min(DTLS_get_data_mtu(ssl), Self.maximumMessageSize)
+        return min(DTLS_get_data_mtu(ssl), recordLimit)
     }
 }
 
@@ -385,6 +404,7 @@ extension Engine {
     /// and so has the answer. A client that was asked again because its first cookie had become too old counts on, and
     /// some clients never count.
     func accept(_ hello: consuming VerifiedHello) throws(OpenSSLError) {
+        numbering = RecordNumbering(from: hello.recordSequence)
         guard hello.messageSequence == 1 else { return try repeatExchange(upTo: hello) }
         guard let address = BIO_ADDR_new() else { throw OpenSSLError.drain() }
         defer { BIO_ADDR_free(address) }
@@ -417,9 +437,6 @@ extension Engine {
             }
             guard SSL_get_error(ssl, result) == SSL_ERROR_WANT_READ else { throw OpenSSLError.drain() }
         }
-        // The records of the answer go on from that of the hello (RFC 6347, section 4.2.1), where OpenSSL goes on from
-        // those that it has just written.
-        recordOffset = hello.recordSequence &- UInt64(hello.messageSequence)
         pendingHello = hello.datagram
     }
 
@@ -446,10 +463,12 @@ public enum EngineError: Error, Sendable, Equatable, CustomStringConvertible {
     case cancelled
     /// A fatal alert, or a record that breaks the protocol, after the handshake.
     case record(OpenSSLError)
-    /// A message must have 1 to ``Engine/maximumMessageSize`` bytes.
+    /// A message must have at most ``Engine/maximumMessageSize`` bytes.
     case size(Int)
     /// The path to the peer takes messages of at most `limit` bytes, and they must not be fragmented.
     case path(Int, limit: Int)
+    /// The peer has asked for records of at most `limit` bytes (max_fragment_length: RFC 6066, section 4).
+    case fragment(Int, limit: Int)
     case notEstablished
 
     public var description: String {
@@ -459,8 +478,10 @@ public enum EngineError: Error, Sendable, Equatable, CustomStringConvertible {
         case .unknownServerName(let name): "the client asks for the name \"\(name)\", which is not served here"
         case .cancelled: "the peer has cancelled the handshake (close_notify)"
         case .record(let error): "\(error)"
-        case .size(let count): "a message of \(count) bytes: it must have 1 to \(Engine.maximumMessageSize)"
+        case .size(let count): "a message of \(count) bytes: it may have at most \(Engine.maximumMessageSize)"
         case .path(let count, let limit): "a message of \(count) bytes: the path to the peer takes at most \(limit)"
+        case .fragment(let count, let limit):
+            "a message of \(count) bytes: the peer has asked for records of at most \(limit) (max_fragment_length)"
         case .notEstablished: "the handshake is not done, or the connection is closed"
         }
     }

@@ -74,6 +74,30 @@ public final class Outbox {
         byteCount = checkpoint.byteCount
     }
 
+    /// Changes the last datagram where it is.
+    /// - Parameter change: returns the size that the datagram has afterwards, which is not more than before; or `nil`,
+    ///   where it has failed.
+    /// - Returns: whether the datagram was changed.
+    func rewriteLast(_ change: (UnsafeMutableRawBufferPointer) -> Int?) -> Bool {
+        guard count > 0 else { return false }
+        let size = sizes[count - 1]
+        let start = byteCount - size
+        let datagram = UnsafeMutableRawBufferPointer(rebasing: bytes[start..<byteCount])
+        guard let newSize = change(datagram), newSize <= size else { return false }
+        sizes[count - 1] = newSize
+        byteCount = start + newSize
+        return true
+    }
+
+    /// The number of the first record that was appended since; `nil` where none was, or it is not of epoch 0.
+    func firstRecordNumber(since checkpoint: Checkpoint) -> UInt64? {
+        guard checkpoint.count < count else { return nil }
+        let end = checkpoint.byteCount + sizes[checkpoint.count]
+        let datagram = UnsafeRawBufferPointer(rebasing: bytes[checkpoint.byteCount..<end])
+        guard let record = Record(of: datagram), !record.isProtected else { return nil }
+        return record.sequenceNumber
+    }
+
     /// Adds `offset` to the record numbers of epoch 0 in what was appended since; nothing protects these.
     func renumber(since checkpoint: Checkpoint, by offset: UInt64) {
         guard checkpoint.count <= count else { return }
@@ -99,5 +123,38 @@ public final class Outbox {
     public func removeAll() {
         count = 0
         byteCount = 0
+    }
+}
+
+/// Which numbers the records of a server's handshake have.
+///
+/// They go on from the number of the ClientHello with the cookie (RFC 6347, section 4.2.1): a client that was answered
+/// more than once drops others as replays. OpenSSL begins at that number after `DTLSv1_listen` up to 3.1. From 3.2 on it
+/// begins at 1 whatever the hello's number is (increment_sequence_ctr; seen with 3.5 and 3.6), and after exchanges that
+/// the engine has had it repeat, behind those. So the first record that it writes tells what all have to be changed by.
+struct RecordNumbering {
+    /// The number of the first record, until that is written; then what the numbers of all are changed by, modulo 2^48.
+    private var number: UInt64 = 0
+    private var hasBegun = true
+
+    /// OpenSSL's own numbers.
+    init() {}
+
+    init(from first: UInt64) {
+        number = first
+        hasBegun = false
+    }
+
+    @inline(__always)
+    var changesNumbers: Bool { !hasBegun || number != 0 }
+
+    /// Renumbers what OpenSSL has written since.
+    mutating func apply(to outbox: Outbox, since checkpoint: Outbox.Checkpoint) {
+        if !hasBegun {
+            guard let first = outbox.firstRecordNumber(since: checkpoint) else { return }
+            number = (number &- first) & Record.sequenceNumberMask
+            hasBegun = true
+        }
+        if number != 0 { outbox.renumber(since: checkpoint, by: number) }
     }
 }

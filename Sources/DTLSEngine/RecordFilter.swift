@@ -12,7 +12,7 @@ struct RecordFilter {
     /// Debian's 3.0.22 drops it.)
     private var minimumLength = unknownCipherMinimumLength
     /// The most bytes that a record may have behind its header.
-    private var maximumLength = maximumRecordSize
+    private var maximumLength = Record.maximumPlaintextLength + overhead
     /// The connection's version as it is on the wire.
     private var version: UInt16 = 0
     /// Whether the peer's ChangeCipherSpec has come: from then on protected records are read at once.
@@ -25,7 +25,6 @@ struct RecordFilter {
     private static let unknownCipherMinimumLength = 24
     /// The most bytes that protection adds to a record (SSL3_RT_MAX_ENCRYPTED_OVERHEAD).
     private static let overhead = 320
-    private static let maximumRecordSize = Record.maximumPlaintextLength + overhead
     /// OpenSSL stores protected records that come before there are keys: 100 records before 3.0.22, and 17 KiB for each
     /// however short it is. A peer sends one in each flight, and its first messages right after its last flight.
     private static let earlyLimit = 16
@@ -38,11 +37,7 @@ struct RecordFilter {
         let state = SSL_get_state(ssl)
         hasKeys = state == TLS_ST_SR_CHANGE || state == TLS_ST_CR_CHANGE
         version = UInt16(truncatingIfNeeded: SSL_version(ssl))
-        if let session = SSL_get_session(ssl) {
-            // 1 to 4 stand for 512 to 4096 bytes (RFC 6066, section 4).
-            let limit = Int(SSL_SESSION_get_max_fragment_length(session))
-            maximumLength = (1...4).contains(limit) ? 256 << limit + Self.overhead : Self.maximumRecordSize
-        }
+        maximumLength = Self.maximumPlaintextLength(ssl) + Self.overhead
         guard let cipher = SSL_get_current_cipher(ssl) else {
             minimumLength = Self.unknownCipherMinimumLength
             return
@@ -50,6 +45,15 @@ struct RecordFilter {
         // OpenSSL tells this only as what is left of a datagram. Without AEAD it drops all lengths as it should.
         let isAEAD = SSL_CIPHER_is_aead(cipher) == 1
         minimumLength = isAEAD ? payloadSize - Record.headerSize - DTLS_get_data_mtu(ssl) : 0
+    }
+
+    /// The most bytes that a record may hold in either direction, as far as the handshake has got: the length that the
+    /// client has asked for, if the server has agreed to it (RFC 6066, section 4).
+    static func maximumPlaintextLength(_ ssl: OpaquePointer) -> Int {
+        guard let session = SSL_get_session(ssl) else { return Record.maximumPlaintextLength }
+        // 1 to 4 stand for 512 to 4096 bytes.
+        let code = Int(SSL_SESSION_get_max_fragment_length(session))
+        return (1...4).contains(code) ? 256 << code : Record.maximumPlaintextLength
     }
 
     /// The beginning of a datagram that an established connection accepts.

@@ -380,6 +380,8 @@ extension DtlsConnection: ConnectionDelegate {
     }
 
     package func connection(_ connection: Connection, received message: UnsafeRawBufferPointer) {
+        // An empty record is nothing for a program, which would take 0 bytes for the end.
+        if message.isEmpty { return }
         inbox.append(message)
         if inbox.isFull { connection.setReading(false) }
     }

@@ -80,7 +80,8 @@ extension DtlsConnection {
     }
 
     /// Bytes of the largest message that the path to the peer takes, as far as the kernel knows: an interface's MTU, or
-    /// what a router has said, less what the protocols add. 0 while there is no connection. (Not in the reference.)
+    /// what a router has said, less what the protocols add; or less, where the peer has asked for smaller records
+    /// (max_fragment_length). 0 while there is no connection. (Not in the reference.)
     public var largestMessage: Int {
         checkThread()
         guard case .established(let connection) = phase else { return 0 }

@@ -69,7 +69,7 @@ extension DtlsError {
             self = .handshake(reason: error.description, certificate: verification)
         case .unknownServerName, .cancelled: self = .handshake(reason: error.description, certificate: nil)
         case .record(let error): self = .broken(reason: error.description)
-        case .path: self = .system(call: "send", subject: error.description, errno: EMSGSIZE)
+        case .path, .fragment: self = .system(call: "send", subject: error.description, errno: EMSGSIZE)
         case .size, .notEstablished: self = .invalid(error.description)
         }
     }

@@ -14,7 +14,7 @@ package final class Association {
         case needsInput
         /// A handshake is done; messages may follow at once.
         case established
-        /// A decrypted message, valid until the next call of any association of this thread.
+        /// A decrypted message, valid until the next call of any association of this thread; empty for an empty record.
         case message(UnsafeRawBufferPointer)
         /// The peer has lost its state and has done a new handshake: the association that it had is over. Counters and
         /// session are still those of that one. `.established` follows.
@@ -266,8 +266,8 @@ package final class Association {
 
     // MARK: Sending
 
-    /// Encrypts a message of 1 to 16,384 bytes into one datagram. Throws, and counts, one that the path does not take
-    /// in one piece.
+    /// Encrypts a message of up to 16,384 bytes into one datagram. Throws, and counts, one that the peer has not
+    /// agreed to take, or the path does not take in one piece.
     /// - Parameter enforcedMTU: bytes of the largest IP packet that the path takes, as the kernel knows it; `nil` where
     ///   larger ones may be fragmented. It is asked for only where the message may not fit.
     @inline(__always)
@@ -312,11 +312,11 @@ package final class Association {
 
     // MARK: Path
 
-    /// Bytes of the largest message that the path takes in one piece; 0 before the handshake is done.
+    /// Bytes of the largest message that the peer takes, and the path in one piece; 0 before the handshake is done.
     /// - Parameter enforcedMTU: as in ``send(_:now:_:enforcedMTU:)``.
     func largestMessage(enforcedMTU: Int?) -> Int {
         guard engine.isEstablished else { return 0 }
-        guard let enforcedMTU else { return Engine.maximumMessageSize }
+        guard let enforcedMTU else { return engine.recordLimit }
         return engine.largestMessage(inPayload: payloadSize(inMTU: enforcedMTU))
     }
 
@@ -325,6 +325,7 @@ package final class Association {
         knownToFit = largestMessage(enforcedMTU: enforcedMTU)
         guard count > knownToFit, count <= Engine.maximumMessageSize else { return }
         counters.tooLarge &+= 1
+        if count > engine.recordLimit { throw .fragment(count, limit: engine.recordLimit) }
         throw .path(count, limit: knownToFit)
     }
 

@@ -7,7 +7,8 @@ import Primitives
 package protocol ConnectionDelegate: AnyObject {
     /// A handshake is done: the first one, or one that the peer has done in place of an association that it has lost.
     func connectionEstablished(_ connection: Connection)
-    /// `message` is valid during the call.
+    /// `message` is valid during the call. It is empty for an empty record, which says that the peer is there and
+    /// nothing else.
     func connection(_ connection: Connection, received message: UnsafeRawBufferPointer)
     /// All messages that one read of the socket has brought have been handed out. What was sent meanwhile leaves next.
     func connectionHasRead(_ connection: Connection)
@@ -189,7 +190,7 @@ package final class Connection: TimerTarget, EventHandler {
             case .needsInput:
                 return
             case .message(let message):
-                hasMessages = true
+                if !message.isEmpty { hasMessages = true }
                 delegate?.connection(self, received: message)
                 lease.sendIfFilling { send($0) }
             case .established:
@@ -230,8 +231,8 @@ package final class Connection: TimerTarget, EventHandler {
 
     // MARK: Sending
 
-    /// Sends a message of 1 to 16,384 bytes as one datagram. Throws, and counts, one that the path does not take in one
-    /// piece, where the socket must not fragment. Within ``batch(_:)``, and in the delegate's calls, it leaves at the
+    /// Sends a message of up to 16,384 bytes as one datagram; an empty one is an empty record. Throws, and counts, one
+    /// that is larger than ``largestMessage``. Within ``batch(_:)``, and in the delegate's calls, it leaves at the
     /// end of these.
     @inline(__always)
     package func send(_ message: UnsafeRawBufferPointer) throws(EngineError) {
@@ -246,7 +247,10 @@ package final class Connection: TimerTarget, EventHandler {
             }
         }
         guard let failure else { return }
-        if case .path = failure { lastError = EMSGSIZE }
+        switch failure {
+        case .path, .fragment: lastError = EMSGSIZE
+        default: break
+        }
         throw failure
     }
 
@@ -330,8 +334,8 @@ extension Connection {
         return lastError
     }
 
-    /// Bytes of the largest message that the path takes now in one piece, as far as the kernel knows; 0 before the
-    /// handshake is done.
+    /// Bytes of the largest message that the peer has agreed to take, and that the path takes now in one piece where the
+    /// socket must not fragment, as far as the kernel knows; 0 before the handshake is done.
     package var largestMessage: Int { association.largestMessage(enforcedMTU: enforcedMTU) }
 
     /// Bytes of the largest IP packet that the kernel knows the path to take: the interface's MTU, or less where a
@@ -403,7 +407,7 @@ extension Connection {
         package var messagesOut: UInt64 = 0
         package var bytesOut: UInt64 = 0
         package var unsent: UInt64 = 0
-        /// Messages that the path to the peer does not take in one piece; see ``Connection/send(_:)``.
+        /// Messages that were larger than the peer or the path takes; see ``Connection/send(_:)``.
         package var tooLarge: UInt64 = 0
     }
 }

@@ -1,4 +1,5 @@
 import Primitives
+import TestSupport
 import Testing
 
 @testable import DTLSEngine
@@ -307,5 +308,79 @@ private func fullHello() -> HelloBuilder {
             let isHello = VerifiedHello(handedOver: bytes) != nil
             if [0, 1, 3, 4, 13].contains(bit / 8) { #expect(!isHello, "bit \(bit)") }
         }
+    }
+}
+
+/// The numbers of a server's first records (RFC 6347, section 4.2.1).
+@Suite struct RecordNumberTests {
+    let certificates: TestCertificates
+
+    init() throws { certificates = try TestCertificates.make() }
+
+    private func makePair(_ client: ClientSettings) throws -> EnginePair {
+        try EnginePair(
+            client: client,
+            server: ServerSettings(
+                certificate: certificates.rsaServer.certificate, privateKey: certificates.rsaServer.privateKey))
+    }
+
+    /// Has the client's records arrive with numbers far ahead, as those of one that has sent many.
+    /// - Returns: the numbers of its hellos, when the handshake has been done.
+    private func handshakeWithNumbersAhead(_ pair: EnginePair) -> [UInt64] {
+        let hellos = Numbers()
+        pair.wire.interfere = { _, side, datagram in
+            guard side == .server else { return [.init(datagram)] }
+            var changed = datagram
+            changed.withUnsafeMutableBytes { MutableRecord.renumber($0, by: 1 << 24) }
+            changed.withUnsafeBytes { bytes in
+                guard ClientHello.couldBePart(of: bytes), let record = Record(of: bytes) else { return }
+                hellos.list.append(record.sequenceNumber)
+            }
+            return [.init(changed)]
+        }
+        pair.handshake()
+        return hellos.list
+    }
+
+    private final class Numbers { var list: [UInt64] = [] }
+
+    /// The records in plain text that the client was sent, the requests for cookies left out.
+    private func answers(_ pair: EnginePair) -> [(type: ContentType, number: UInt64)] {
+        pair.wire.sent.filter { $0.side == .client }.flatMap { _, datagram in
+            datagram.withUnsafeBytes { bytes in
+                Records(of: bytes).filter { !$0.isProtected && $0.fragment.first != 3 }
+                    .map { ($0.contentType, $0.sequenceNumber) }
+            }
+        }
+    }
+
+    @Test(arguments: [0, 1, 3])
+    func `a server's records go on from the number of the hello, however often it asked for a cookie`(
+        _ refused: Int
+    ) throws {
+        let pair = try makePair(ClientSettings(certificateAuthorities: certificates.authority))
+        pair.cookiesToRefuse = refused
+        let hellos = handshakeWithNumbersAhead(pair)
+        #expect(pair.client.isEstablished && pair.server.isEstablished)
+        try #require(hellos.count == refused + 2)
+        let number = hellos[refused + 1]
+        let numbers = answers(pair).map(\.number)
+        #expect(number >= 1 << 24)
+        #expect(numbers.count > 3)
+        #expect(numbers == (0..<UInt64(numbers.count)).map { number + $0 })
+    }
+
+    /// A client that is asked twice drops a record with a lower number as a replay, and would never learn the reason.
+    @Test func `a refusal has the number of the hello`() throws {
+        let pair = try makePair(
+            ClientSettings(
+                rejectUnauthorized: false, ciphers: "ALL:@SECLEVEL=0", minimumVersion: .dtls10,
+                maximumVersion: .dtls10))
+        pair.cookiesToRefuse = 1
+        let hellos = handshakeWithNumbersAhead(pair)
+        #expect(pair.server.error != nil)
+        let answers = answers(pair)
+        #expect(answers.map(\.type) == [.alert])
+        #expect(answers.map(\.number) == hellos.dropFirst(2).prefix(1).map(\.self))
     }
 }

@@ -42,7 +42,7 @@ final class EnginePair {
         client clientSettings: ClientSettings, server serverSettings: ServerSettings, payloadSize: Int = 1452,
         conditions: WireConditions = .perfect, seed: UInt64 = 1, serverName: String? = "localhost",
         ticketKeys: [UInt8]? = nil, session: ResumableSession? = nil, localAddress: [UInt8] = [],
-        asksForStaple: Bool = false
+        asksForStaple: Bool = false, prepareClient: (OpaquePointer) -> Void = { _ in }
     ) throws {
         clock = virtual_clock_start(Self.start)
         bio = try DatagramBIO()
@@ -57,6 +57,7 @@ final class EnginePair {
         if asksForStaple, let ssl = client.engine?.ssl {
             SSL_ctrl(ssl, SSL_CTRL_SET_TLSEXT_STATUS_REQ_TYPE, Int(TLSEXT_STATUSTYPE_ocsp), nil)
         }
+        client.engine?.withSSL(prepareClient)
         proceed(.client)
     }
 

@@ -1,7 +1,9 @@
-import DTLSEngine
+import COpenSSL
 import TestSupport
 import Testing
 import VirtualClock
+
+@testable import DTLSEngine
 
 /// Paths that take less than an engine was told, and do not say so.
 @Suite struct PathSizeTests {
@@ -105,5 +107,55 @@ import VirtualClock
         }
         #expect(engine.largestMessage(inPayload: 60_000) == Engine.maximumMessageSize)
         #expect(engine.payloadSize == 1_372)
+    }
+
+    // MARK: max_fragment_length
+
+    /// What clients of little memory ask for (RFC 6066, section 4): 1 to 4 stand for 512 to 4,096 bytes.
+    private func makePair(fragmentLength code: UInt8, session: ResumableSession? = nil) throws -> EnginePair {
+        let pair = try EnginePair(
+            client: ClientSettings(certificateAuthorities: certificates.authority),
+            server: ServerSettings(
+                certificate: certificates.rsaServer.certificate, privateKey: certificates.rsaServer.privateKey),
+            ticketKeys: Array(repeating: 7, count: 80), session: session,
+            prepareClient: { SSL_set_tlsext_max_fragment_length($0, code) })
+        pair.handshake()
+        try #require(pair.client.isEstablished && pair.server.isEstablished)
+        pair.run()
+        return pair
+    }
+
+    @Test(arguments: [(1, 512), (2, 1_024), (3, 2_048), (4, 4_096)] as [(UInt8, Int)])
+    func `a message that the client has asked not to get is refused, and the connection goes on`(
+        _ code: UInt8, _ limit: Int
+    ) throws {
+        let pair = try makePair(fragmentLength: code)
+        for side in [SimulatedWire.Side.client, .server] {
+            try pair.send(Array(repeating: 1, count: limit), from: side)
+            #expect(throws: EngineError.fragment(limit + 1, limit: limit)) {
+                try pair.send(Array(repeating: 2, count: limit + 1), from: side)
+            }
+            #expect(throws: EngineError.size(16_385)) { try pair.send(Array(repeating: 2, count: 16_385), from: side) }
+            try pair.send([3], from: side)
+        }
+        pair.run()
+        #expect(pair.client.messages.map(\.count) == [limit, 1])
+        #expect(pair.server.messages.map(\.count) == [limit, 1])
+        #expect(pair.server.engine?.largestMessage(inPayload: 60_000) == limit)
+        #expect(pair.server.engine?.largestMessage(inPayload: 300) ?? 0 < 300)
+    }
+
+    @Test func `a resumed session keeps the record size that its client has asked for`() throws {
+        let session = try #require(makePair(fragmentLength: 1).client.engine?.resumableSession)
+        let pair = try makePair(fragmentLength: 1, session: session)
+        #expect(pair.server.engine?.isResumed == true)
+        #expect(pair.server.engine?.recordLimit == 512)
+    }
+
+    @Test func `without the extension messages have the size of a record`() throws {
+        let pair = try makePair()
+        pair.handshake()
+        #expect(pair.server.engine?.recordLimit == Engine.maximumMessageSize)
+        #expect(pair.client.engine?.recordLimit == Engine.maximumMessageSize)
     }
 }

@@ -30,7 +30,7 @@ final class ClientTunnel: TimerTarget, EventHandler, ConnectionDelegate {
     private struct Counters {
         /// There was no connection, and no room to wait, or the tunnel ended before there was one.
         var unconnected: UInt64 = 0
-        /// They were too large for a record or for the path, or empty.
+        /// They were too large for a record or for the path.
         var unsuited: UInt64 = 0
         /// The sender's socket did not take them.
         var undelivered: UInt64 = 0
@@ -141,7 +141,7 @@ final class ClientTunnel: TimerTarget, EventHandler, ConnectionDelegate {
     private func deliver(_ datagram: UnsafeRawBufferPointer) {
         let now = resources.loop.now
         state.noteSenderActive(now: now)
-        guard !datagram.isEmpty, datagram.count <= Engine.maximumMessageSize else { return refuse(datagram.count) }
+        guard datagram.count <= Engine.maximumMessageSize else { return refuse(datagram.count) }
         switch state.deliver(now: now) {
         case .send:
             if let connection { send(datagram, over: connection) }
@@ -179,11 +179,11 @@ final class ClientTunnel: TimerTarget, EventHandler, ConnectionDelegate {
 
     private func refuse(_ size: Int) {
         counters.unsuited &+= 1
-        let told = size > 0 ? tellSender(of: size) : ""
+        let told = tellSender(of: size)
         worker.logs.limited(
             .datagramRefused,
-            "a datagram of \(size) bytes was dropped: a message over DTLS has 1 to \(Engine.maximumMessageSize)"
-                + "\(told)", fields: fields)
+            "a datagram of \(size) bytes was dropped: a message over DTLS has at most"
+                + " \(Engine.maximumMessageSize)\(told)", fields: fields)
     }
 
     /// Tells the sender by ICMP that a datagram was too large, where this process may.
@@ -317,6 +317,8 @@ final class ClientTunnel: TimerTarget, EventHandler, ConnectionDelegate {
 
     func connection(_ connection: Connection, received message: UnsafeRawBufferPointer) {
         state.noteServerActive()
+        // An empty record says that the server is there. The sender gets messages.
+        if message.isEmpty { return state.noteSenderActive(now: resources.loop.now) }
         if socket.isBatchFilling { sendToSender() }
         socket.append(message)
     }

@@ -64,7 +64,8 @@ final class ServedConnection: ConnectionDelegate {
         if let excess = traffic?.excess(message.count, now: worker.datapath.loop.now) {
             return drop(excess, on: connection)
         }
-        handler?.received(message, on: connection)
+        // An empty record has said that the client is there. Handlers and those behind them get messages.
+        if !message.isEmpty { handler?.received(message, on: connection) }
     }
 
     private func drop(_ excess: TrafficExcess, on connection: Connection) {

@@ -1,0 +1,245 @@
+import COpenSSL
+
+/// An empty application record (RFC 5246, section 6.2.1, allows it), for which OpenSSL has no call: `SSL_write` and
+/// `SSL_write_ex` with no bytes write nothing (do_dtls1_write: "len == 0 && !create_empty_fragment"; read in 3.0, 3.5
+/// and 4.0, and seen with 3.0.19, 3.5.9 and 3.6.5).
+///
+/// OpenSSL is asked for a record of one byte, which takes a record number and a nonce of the connection and is never
+/// sent. In its place goes an empty one with the same header and nonce, made with the connection's keys (RFC 5246,
+/// section 6.3). Those keys must first open the record of OpenSSL's, so that nothing else than what the peer expects
+/// can leave, whatever suite is agreed on, and also while a renegotiation has changed half of what they come from.
+private final class EmptyRecord {
+    /// The plaintext of the record that an empty one takes the place of.
+    static let placeholder: UInt8 = 0
+
+    /// What protects this side's records (RFC 5246, section 6.3).
+    private struct Keys {
+        /// Of the records' HMAC; empty for AEAD, which has none.
+        var mac: [UInt8]
+        var encryption: [UInt8]
+        /// The part of AEAD's nonces that is not in each record.
+        var nonce: [UInt8]
+    }
+
+    /// A reference that this object owns.
+    private let cipher: OpaquePointer
+    /// Bytes of the part of a nonce, or of an initialization vector, that is in each record.
+    private let explicitNonceSize: Int
+    /// The hash function of the records' HMAC; `nil` for AEAD.
+    private let digest: OpaquePointer?
+    private var keys: Keys
+
+    /// - Returns: `nil` where OpenSSL does not tell what is needed.
+    init?(of ssl: OpaquePointer) {
+        guard let suite = SSL_get_current_cipher(ssl),
+            let cipher = EVP_CIPHER_fetch(nil, OBJ_nid2sn(SSL_CIPHER_get_cipher_nid(suite)), nil)
+        else { return nil }
+        let isAEAD = SSL_CIPHER_is_aead(suite) == 1
+        let mode = EVP_CIPHER_get_mode(cipher)
+        // RFC 5288, section 3, and RFC 6655, section 3: 4 bytes, and 8 in the record. RFC 7905, section 2: 12 bytes.
+        let isChaCha = isAEAD && mode != EVP_CIPH_GCM_MODE && mode != EVP_CIPH_CCM_MODE
+        let digest = isAEAD ? nil : EVP_get_digestbyname(OBJ_nid2sn(SSL_CIPHER_get_digest_nid(suite)))
+        guard isAEAD || mode == EVP_CIPH_CBC_MODE && digest != nil,
+            let keys = Self.keys(
+                of: ssl, suite, macSize: digest.map { Int(EVP_MD_get_size($0)) } ?? 0,
+                keySize: Int(EVP_CIPHER_get_key_length(cipher)), nonceSize: isAEAD ? (isChaCha ? 12 : 4) : 0)
+        else {
+            EVP_CIPHER_free(cipher)
+            return nil
+        }
+        self.cipher = cipher
+        self.digest = digest
+        self.keys = keys
+        explicitNonceSize = isAEAD ? (isChaCha ? 0 : 8) : Int(EVP_CIPHER_get_iv_length(cipher))
+    }
+
+    deinit {
+        EVP_CIPHER_free(cipher)
+        OPENSSL_cleanse(&keys.mac, keys.mac.count)
+        OPENSSL_cleanse(&keys.encryption, keys.encryption.count)
+        OPENSSL_cleanse(&keys.nonce, keys.nonce.count)
+    }
+
+    /// This side's part of the key block.
+    private static func keys(
+        of ssl: OpaquePointer, _ suite: OpaquePointer, macSize: Int, keySize: Int, nonceSize: Int
+    ) -> Keys? {
+        var block = [UInt8](repeating: 0, count: 2 * (macSize + keySize + nonceSize))
+        defer { OPENSSL_cleanse(&block, block.count) }
+        guard deriveKeyBlock(of: ssl, suite, into: &block) else { return nil }
+        // Of each pair the client's stands before the server's.
+        let side = SSL_is_server(ssl)
+        func part(_ size: Int, after start: Int) -> [UInt8] {
+            let start = start + (side == 1 ? size : 0)
+            return [UInt8](block[start..<(start + size)])
+        }
+        return Keys(
+            mac: part(macSize, after: 0), encryption: part(keySize, after: 2 * macSize),
+            nonce: part(nonceSize, after: 2 * (macSize + keySize)))
+    }
+
+    private static func deriveKeyBlock(
+        of ssl: OpaquePointer, _ suite: OpaquePointer, into block: inout [UInt8]
+    ) -> Bool {
+        guard let session = SSL_get_session(ssl) else { return false }
+        var secret = [UInt8](repeating: 0, count: 48)
+        defer { OPENSSL_cleanse(&secret, secret.count) }
+        guard SSL_SESSION_get_master_key(session, &secret, secret.count) == secret.count else { return false }
+        var seed = Array("key expansion".utf8)
+        var random = [UInt8](repeating: 0, count: 32)
+        guard SSL_get_server_random(ssl, &random, random.count) == random.count else { return false }
+        seed += random
+        guard SSL_get_client_random(ssl, &random, random.count) == random.count else { return false }
+        seed += random
+        // DTLS 1.0 has the pseudorandom function of TLS 1.1.
+        guard let name = pseudorandomDigest(of: ssl, suite) else { return false }
+        return co_tls1_prf(name, secret, secret.count, seed, seed.count, &block, block.count) == 1
+    }
+
+    /// The hash function of the pseudorandom function. DTLS 1.0 has that of TLS 1.1; in DTLS 1.2 a suite that names none
+    /// has SHA-256 (RFC 5246, section 5).
+    private static func pseudorandomDigest(of ssl: OpaquePointer, _ suite: OpaquePointer) -> UnsafePointer<CChar>? {
+        guard let digest = SSL_CIPHER_get_handshake_digest(suite) else { return nil }
+        let isOld = SSL_version(ssl) == Int32(ProtocolVersion.dtls10.rawValue)
+        if isOld { return OBJ_nid2sn(NID_md5_sha1) }
+        return EVP_MD_get_type(digest) == NID_md5_sha1 ? OBJ_nid2sn(NID_sha256) : EVP_MD_get0_name(digest)
+    }
+
+    /// Writes an empty record over the one of ``placeholder`` that OpenSSL has written.
+    /// - Returns: its size, header included, or `nil` where the keys do not open that one.
+    func overwrite(_ datagram: UnsafeMutableRawBufferPointer) -> Int? {
+        guard let record = Record(of: UnsafeRawBufferPointer(datagram)), record.isComplete,
+            record.contentType == .applicationData, record.isProtected, record.end == datagram.count
+        else { return nil }
+        let empty = digest == nil ? aeadRecord(replacing: record) : cbcRecord(replacing: record)
+        guard let empty, empty.count <= record.length else { return nil }
+        datagram.storeBytes(of: UInt16(empty.count).bigEndian, toByteOffset: 11, as: UInt16.self)
+        UnsafeMutableRawBufferPointer(rebasing: datagram[Record.headerSize...]).copyBytes(from: empty)
+        return Record.headerSize + empty.count
+    }
+
+    /// What protection covers beside the content: number, type, version and length (RFC 5246, section 6.2.3.3).
+    private func additionalData(_ record: Record, length: Int) -> [UInt8] {
+        let header = record.bytes
+        return [UInt8](header[3..<11]) + [UInt8](header[0..<3])
+            + [UInt8(truncatingIfNeeded: length >> 8), UInt8(truncatingIfNeeded: length)]
+    }
+
+    // MARK: AEAD
+
+    private func aeadRecord(replacing record: Record) -> [UInt8]? {
+        let fragment = [UInt8](record.fragment)
+        let tagSize = fragment.count - explicitNonceSize - 1
+        guard (8...16).contains(tagSize) else { return nil }
+        let explicit = [UInt8](fragment[..<explicitNonceSize])
+        let nonce = nonce(explicit, additionalData(record, length: 0)[..<8])
+        var tag = [UInt8](fragment.suffix(tagSize))
+        let content = [UInt8](fragment[explicitNonceSize..<(fragment.count - tagSize)])
+        let covered = additionalData(record, length: content.count)
+        guard runAEAD(content, covered, nonce, &tag, encrypts: false) == [Self.placeholder],
+            runAEAD([], additionalData(record, length: 0), nonce, &tag, encrypts: true) != nil
+        else { return nil }
+        return explicit + tag
+    }
+
+    private func nonce(_ explicit: [UInt8], _ number: ArraySlice<UInt8>) -> [UInt8] {
+        if !explicit.isEmpty { return keys.nonce + explicit }
+        let padded = [UInt8](repeating: 0, count: keys.nonce.count - number.count) + number
+        return zip(keys.nonce, padded).map { $0 ^ $1 }
+    }
+
+    /// Encrypts or decrypts; the tag is checked, or written.
+    private func runAEAD(
+        _ input: [UInt8], _ covered: [UInt8], _ nonce: [UInt8], _ tag: inout [UInt8], encrypts: Bool
+    ) -> [UInt8]? {
+        guard let context = EVP_CIPHER_CTX_new() else { return nil }
+        defer { EVP_CIPHER_CTX_free(context) }
+        let direction: Int32 = encrypts ? 1 : 0
+        let tagSize = Int32(tag.count)
+        // CCM has to know the sizes, and the tag that it checks, before it gets the key (EVP_EncryptInit(3)).
+        let isCCM = EVP_CIPHER_get_mode(cipher) == EVP_CIPH_CCM_MODE
+        var count: Int32 = 0
+        var output = [UInt8](repeating: 0, count: input.count + 1)
+        guard EVP_CipherInit_ex2(context, cipher, nil, nil, direction, nil) == 1,
+            EVP_CIPHER_CTX_ctrl(context, EVP_CTRL_AEAD_SET_IVLEN, Int32(nonce.count), nil) == 1,
+            encrypts && !isCCM || Self.setTag(tag, of: context, encrypts: encrypts),
+            EVP_CipherInit_ex2(context, nil, keys.encryption, nonce, direction, nil) == 1,
+            !isCCM || EVP_CipherUpdate(context, nil, &count, nil, Int32(input.count)) == 1,
+            EVP_CipherUpdate(context, nil, &count, covered, Int32(covered.count)) == 1,
+            EVP_CipherUpdate(context, &output, &count, input + [0], Int32(input.count)) == 1
+        else { return nil }
+        var rest: Int32 = 0
+        var end = [UInt8](repeating: 0, count: 32)
+        // With CCM, the call before has checked the tag or made it.
+        guard isCCM || EVP_CipherFinal_ex(context, &end, &rest) == 1,
+            !encrypts || EVP_CIPHER_CTX_ctrl(context, EVP_CTRL_AEAD_GET_TAG, tagSize, &tag) == 1
+        else { return nil }
+        return [UInt8](output.prefix(input.count))
+    }
+
+    /// Gives a context the tag to check, or its size alone where it is to be made.
+    private static func setTag(_ tag: [UInt8], of context: OpaquePointer, encrypts: Bool) -> Bool {
+        var tag = tag
+        let size = Int32(tag.count)
+        return encrypts
+            ? EVP_CIPHER_CTX_ctrl(context, EVP_CTRL_AEAD_SET_TAG, size, nil) == 1
+            : EVP_CIPHER_CTX_ctrl(context, EVP_CTRL_AEAD_SET_TAG, size, &tag) == 1
+    }
+
+    // MARK: CBC
+
+    /// MAC, padding and encryption in this order, since Encrypt-then-MAC is never agreed on (RFC 5246, section
+    /// 6.2.3.2).
+    private func cbcRecord(replacing record: Record) -> [UInt8]? {
+        let fragment = [UInt8](record.fragment)
+        let block = Int(EVP_CIPHER_get_block_size(cipher))
+        guard fragment.count >= 2 * explicitNonceSize, fragment.count.isMultiple(of: block) else { return nil }
+        var vector = [UInt8](fragment[..<explicitNonceSize])
+        let expected = [Self.placeholder] + mac(record, [Self.placeholder])
+        guard let opened = runCBC([UInt8](fragment[explicitNonceSize...]), vector, encrypts: false),
+            [UInt8](opened.prefix(expected.count)) == expected,
+            RAND_bytes(&vector, Int32(vector.count)) == 1
+        else { return nil }
+        var content = mac(record, [])
+        let padding = block - content.count % block
+        content += [UInt8](repeating: UInt8(padding - 1), count: padding)
+        return runCBC(content, vector, encrypts: true).map { vector + $0 }
+    }
+
+    private func mac(_ record: Record, _ content: [UInt8]) -> [UInt8] {
+        let covered = additionalData(record, length: content.count) + content
+        var result = [UInt8](repeating: 0, count: Int(EVP_MAX_MD_SIZE))
+        var count: UInt32 = 0
+        guard HMAC(digest, keys.mac, Int32(keys.mac.count), covered, covered.count, &result, &count) != nil else {
+            return []
+        }
+        return [UInt8](result.prefix(Int(count)))
+    }
+
+    private func runCBC(_ input: [UInt8], _ vector: [UInt8], encrypts: Bool) -> [UInt8]? {
+        guard let context = EVP_CIPHER_CTX_new() else { return nil }
+        defer { EVP_CIPHER_CTX_free(context) }
+        var output = [UInt8](repeating: 0, count: input.count + 32)
+        var count: Int32 = 0
+        guard EVP_CipherInit_ex2(context, cipher, keys.encryption, vector, encrypts ? 1 : 0, nil) == 1,
+            EVP_CIPHER_CTX_set_padding(context, 0) == 1,
+            EVP_CipherUpdate(context, &output, &count, input, Int32(input.count)) == 1, count == input.count
+        else { return nil }
+        return [UInt8](output.prefix(input.count))
+    }
+}
+
+extension Engine {
+    /// Writes an empty record. Throws, and sends nothing, where the connection's keys do not make one.
+    func sendEmptyRecord() throws(EngineError) {
+        let checkpoint = bio.outbox.checkpoint
+        try withUnsafeBytes(of: EmptyRecord.placeholder) { bytes throws(EngineError) in try send(bytes) }
+        // Nothing was written where the outbox is full: then the record is lost, as on the wire.
+        guard bio.outbox.checkpoint != checkpoint else { return }
+        let record = withSSL { EmptyRecord(of: $0) }
+        guard bio.outbox.rewriteLast({ record?.overwrite($0) }) else {
+            bio.outbox.truncate(to: checkpoint)
+            throw .record(OpenSSLError.drain())
+        }
+    }
+}

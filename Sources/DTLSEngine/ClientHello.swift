@@ -56,6 +56,28 @@ public struct ClientHello {
     /// Cipher suites and compression methods, with their lengths: what stands after the cookie, extensions left out.
     var afterCookie: UnsafeRawBufferPointer { slice(cookieRange.upperBound..<compressionEnd) }
 
+    /// Whether the hello names the versions that it offers (supported_versions: RFC 8446, section 4.2.1), and none of them
+    /// is known here: DTLS 1.3 alone. OpenSSL does not look at the extension before 4.1; it would choose DTLS 1.2, and
+    /// then find that no cipher suite is in common. False where a first fragment does not reach the extension.
+    public var offersNoKnownVersion: Bool {
+        if RecordFilter.knowsDTLS13 { return false }
+        var reader = Reader(bytes: body, offset: compressionEnd)
+        guard reader.uint16() != nil else { return false }
+        while let type = reader.uint16(), let content = reader.vector16() {
+            guard type == Self.supportedVersions else { continue }
+            var versions = Reader(bytes: slice(content))
+            guard let length = versions.uint8(), length >= 2, length == versions.left else { return false }
+            while let version = versions.uint16() {
+                if ProtocolVersion(rawValue: version) != nil { return false }
+            }
+            return true
+        }
+        return false
+    }
+
+    /// The type of the extension.
+    private static let supportedVersions: UInt16 = 43
+
     private func slice(_ range: Range<Int>) -> UnsafeRawBufferPointer {
         UnsafeRawBufferPointer(rebasing: body[range])
     }
@@ -137,7 +159,10 @@ private struct Reader {
     let bytes: UnsafeRawBufferPointer
     private(set) var offset = 0
 
-    init(bytes: UnsafeRawBufferPointer) { self.bytes = bytes }
+    init(bytes: UnsafeRawBufferPointer, offset: Int = 0) {
+        self.bytes = bytes
+        self.offset = min(offset, bytes.count)
+    }
 
     var left: Int { bytes.count - offset }
 
@@ -156,6 +181,8 @@ private struct Reader {
     }
 
     mutating func uint16() -> UInt16? { number(2).map { UInt16(truncatingIfNeeded: $0) } }
+
+    mutating func uint8() -> Int? { number(1) }
 
     /// The content of a vector whose length is one byte.
     mutating func vector8() -> Range<Int>? { vector(number(1)) }

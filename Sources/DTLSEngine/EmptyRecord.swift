@@ -121,8 +121,11 @@ private final class EmptyRecord {
     /// What protection covers beside the content: number, type, version and length (RFC 5246, section 6.2.3.3).
     private func additionalData(_ record: Record, length: Int) -> [UInt8] {
         let header = record.bytes
-        return [UInt8](header[3..<11]) + [UInt8](header[0..<3])
-            + [UInt8(truncatingIfNeeded: length >> 8), UInt8(truncatingIfNeeded: length)]
+        var covered = [UInt8](header[3..<11])
+        covered.append(contentsOf: header[0..<3])
+        covered.append(UInt8(truncatingIfNeeded: length >> 8))
+        covered.append(UInt8(truncatingIfNeeded: length))
+        return covered
     }
 
     // MARK: AEAD

@@ -32,3 +32,34 @@ struct PlaintextAlert {
         return timeouts > 1
     }
 }
+
+/// The answer to a ClientHello that offers no version which is known here (RFC 5246, appendix E.1; RFC 8446, section
+/// 4.2.1). It is stateless, as a HelloVerifyRequest is, and valid as long as the hello's datagram.
+public struct ProtocolVersionAlert {
+    /// Bytes of the datagram. The smallest valid ClientHello has 67.
+    public static let size = Record.headerSize + 2
+
+    private let hello: ClientHello
+
+    public init(answering hello: ClientHello) { self.hello = hello }
+
+    /// Writes the datagram.
+    /// - Returns: its size, or 0 where `buffer` has fewer than ``size`` bytes.
+    public func write(into buffer: UnsafeMutableRawBufferPointer) -> Int {
+        guard buffer.count >= Self.size else { return 0 }
+        // DTLS 1.3 has the record version of DTLS 1.2 too (RFC 9147, section 4).
+        Record.writeHeader(
+            .alert, version: ProtocolVersion.dtls12.rawValue, sequenceNumber: hello.recordSequence, length: 2,
+            to: buffer)
+        buffer[Record.headerSize] = UInt8(SSL3_AL_FATAL)
+        buffer[Record.headerSize + 1] = UInt8(SSL_AD_PROTOCOL_VERSION)
+        return Self.size
+    }
+
+    /// Gives `body` the datagram.
+    public func withDatagram(_ body: (UnsafeRawBufferPointer) -> Void) {
+        withUnsafeTemporaryAllocation(byteCount: Self.size, alignment: 8) { buffer in
+            body(UnsafeRawBufferPointer(rebasing: buffer[..<write(into: buffer)]))
+        }
+    }
+}

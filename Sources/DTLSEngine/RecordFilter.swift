@@ -29,7 +29,7 @@ struct RecordFilter {
     /// however short it is. A peer sends one in each flight, and its first messages right after its last flight.
     private static let earlyLimit = 16
     /// OpenSSL 4.1 brings DTLS 1.3, with other headers and content types (RFC 9147, section 4): it judges them itself.
-    private static let knowsDTLS13 = OpenSSL_version_num() >= 0x4010_0000
+    static let knowsDTLS13 = OpenSSL_version_num() >= 0x4010_0000
 
     /// Adapts the limits to the present state of the handshake.
     /// - Parameter payloadSize: the bytes of a datagram's payload that OpenSSL has been told.

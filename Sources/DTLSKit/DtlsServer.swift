@@ -183,7 +183,7 @@ extension DtlsServer: DatagramListenerDelegate {
     }
 
     /// The API has no lists of peers.
-    package func listener(_ listener: DatagramListener, denied peer: SocketAddress) {}
+    package func listener(_ listener: DatagramListener, doesNotServe peer: SocketAddress, _ refusal: Refusal) {}
 
     /// Any server on the Internet gets some.
     package func listener(_ listener: DatagramListener, droppedRecordOfNoConnectionFrom peer: SocketAddress) {}

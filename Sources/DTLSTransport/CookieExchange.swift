@@ -70,6 +70,9 @@ package final class CookieExchange: EventHandler {
             // What the socket does not take is lost, as on the wire.
             request.withDatagram { _ = try? UDPSocket.send($0, over: socket) }
             return nil
+        case .refuse(let alert):
+            alert.withDatagram { _ = try? UDPSocket.send($0, over: socket) }
+            return nil
         default:
             return nil
         }

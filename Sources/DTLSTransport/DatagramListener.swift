@@ -18,10 +18,12 @@ package protocol DatagramListenerDelegate: AnyObject {
     func listener(
         _ listener: DatagramListener, misdelivered datagram: UnsafeRawBufferPointer, of connection: UInt64
     ) -> Bool
-    /// A datagram has come of a peer that the listener's ``DatagramListener/access`` does not allow. It was dropped.
-    func listener(_ listener: DatagramListener, denied peer: SocketAddress)
     /// A record has come of a connection that is not here. It was dropped.
     func listener(_ listener: DatagramListener, droppedRecordOfNoConnectionFrom peer: SocketAddress)
+    /// A peer that is not served has sent a datagram, its source unproven. It was dropped, since the listener's
+    /// ``DatagramListener/access`` does not allow the peer (`denied`); or it was a hello without a known version, and was
+    /// answered with an alert (`version`).
+    func listener(_ listener: DatagramListener, doesNotServe peer: SocketAddress, _ refusal: Refusal)
     /// The kernel gave no socket for a connection of this peer.
     func listener(_ listener: DatagramListener, failed error: SystemError, for peer: SocketAddress)
 }
@@ -211,6 +213,10 @@ package final class DatagramListener: EventHandler {
         case .reply(let request):
             if buffers.replies.count == buffers.replies.capacity { sendReplies() }
             buffers.replies.add(to: flow.peer, from: flow.local) { request.write(into: $0) }
+        case .refuse(let alert):
+            if buffers.replies.count == buffers.replies.capacity { sendReplies() }
+            buffers.replies.add(to: flow.peer, from: flow.local) { alert.write(into: $0) }
+            delegate.listener(self, doesNotServe: flow.peer, .version)
         case .admit(let opening):
             admit(opening, flow)
         case .forward(let connection):
@@ -218,7 +224,7 @@ package final class DatagramListener: EventHandler {
             endpoint.forget(flow)
             handle(datagram, flow, minute)
         case .drop(.denied):
-            delegate.listener(self, denied: flow.peer)
+            delegate.listener(self, doesNotServe: flow.peer, .denied)
         case .drop(.ofNoConnection):
             delegate.listener(self, droppedRecordOfNoConnectionFrom: flow.peer)
         case .drop:

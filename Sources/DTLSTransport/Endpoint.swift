@@ -20,6 +20,8 @@ package struct Endpoint {
     package enum Action: ~Copyable {
         /// Write the answer, which asks for a cookie, and send it to the datagram's source.
         case reply(HelloVerifyRequest)
+        /// Write the alert, and send it to the datagram's source: the hello offers no version that is known here.
+        case refuse(ProtocolVersionAlert)
         /// Its sender's address is proven. Make a connection for it if there is a place, and report the outcome by
         /// ``Endpoint/admitted(_:_:as:now:)`` or ``Endpoint/refused(_:)``.
         case admit(Opening)
@@ -103,6 +105,10 @@ package struct Endpoint {
         }
         switch ClientHello.parse(fragments.join(datagram)) {
         case .hello(let hello):
+            if hello.offersNoKnownVersion {
+                counters.refused.count(.version)
+                return .refuse(ProtocolVersionAlert(answering: hello))
+            }
             guard let verified = cookies.verify(hello, for: flow, minute: minute) else {
                 counters.hellosAnswered &+= 1
                 return .reply(HelloVerifyRequest(hello: hello, flow: flow, cookies: cookies, minute: minute))

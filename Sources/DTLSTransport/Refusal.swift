@@ -5,6 +5,8 @@ import LinuxSystem
 package enum Refusal: Int, CaseIterable, Sendable {
     /// Its address is not on the list of those that are served. Each of its datagrams is counted.
     case denied
+    /// It offers no version of DTLS that is known here. Each of its hellos is counted, and none is verified.
+    case version
     /// Nobody has room for another connection.
     case full
     /// There is room, but whoever has it takes nothing at the moment.

@@ -52,7 +52,7 @@ struct Rehandshake {
     ///   - current: the random that the association began with; a late copy of its own hello begins nothing.
     ///   - pending: the random of the new handshake that has begun, if one has.
     ///   - offer: asked only for a hello of a handshake that has not begun; `nil`: the peer cannot do one here.
-    ///   - answer: is given the HelloVerifyRequest to send.
+    ///   - answer: is given the HelloVerifyRequest, or the alert, to send.
     static func verdict(
         _ datagram: UnsafeRawBufferPointer, _ flow: FlowKey, current: ClientRandom?, pending: ClientRandom?,
         offer: () -> RehandshakeOffer?, answer: (UnsafeRawBufferPointer) -> Void
@@ -65,6 +65,10 @@ struct Rehandshake {
             if random == pending, !hello.cookie.isEmpty { return .continues }
             if random == current { return .forAssociation }
             guard let offer = offer() else { return .ignored }
+            if hello.offersNoKnownVersion {
+                ProtocolVersionAlert(answering: hello).withDatagram(answer)
+                return .ignored
+            }
             let cookies = offer.material.cookies
             if let verified = cookies.verify(hello, for: flow, minute: offer.minute) { return .begins(verified) }
             HelloVerifyRequest(hello: hello, flow: flow, cookies: cookies, minute: offer.minute).withDatagram(answer)

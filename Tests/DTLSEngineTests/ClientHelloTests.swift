@@ -204,4 +204,39 @@ struct NotAHello: Error {}
         #expect(verdict(HelloBuilder().bytes + [22, 0xfe, 0xff, 0, 0]) == .hello)
         #expect(verdict(HelloBuilder().bytes + CapturedHello.openSSL.bytes) == .hello)
     }
+
+    // MARK: Versions
+
+    /// supported_versions behind another extension, and how much of the hello is there.
+    @Test(
+        arguments: [
+            ([0x00, 0x2b, 0x00, 0x03, 0x02, 0xfe, 0xfc], true),
+            ([0x00, 0x2b, 0x00, 0x05, 0x04, 0xfe, 0xfc, 0x0a, 0x0a], true),
+            ([0x00, 0x2b, 0x00, 0x05, 0x04, 0xfe, 0xfc, 0xfe, 0xfd], false),
+            ([0x00, 0x2b, 0x00, 0x05, 0x04, 0xfe, 0xff, 0xfe, 0xfc], false),
+            // Lengths that contradict each other are OpenSSL's business.
+            ([0x00, 0x2b, 0x00, 0x03, 0x04, 0xfe, 0xfc], false), ([0x00, 0x2b, 0x00, 0x01, 0x00], false),
+            ([0x00, 0x2b, 0x00, 0x00], false), ([0x00, 0x2b, 0x00, 0x09, 0x02, 0xfe, 0xfc], false),
+        ] as [([UInt8], Bool)])
+    func `a hello without a known version is told by its extension`(_ versions: [UInt8], _ isUnknown: Bool) {
+        let extensions: [UInt8] = [0x00, 0x0b, 0x00, 0x02, 0x01, 0x00] + versions
+        var builder = HelloBuilder()
+        builder.rest = [0, UInt8(extensions.count)] + extensions
+        expect(builder.bytes, isUnknown)
+        // A first fragment that ends before the extension does says nothing.
+        for length in (builder.body.count - versions.count)..<builder.body.count {
+            builder.fragmentLength = length
+            expect(builder.bytes, false)
+        }
+    }
+
+    private func expect(_ bytes: [UInt8], _ isUnknown: Bool) {
+        bytes.withUnsafeBytes { datagram in
+            guard case .hello(let hello) = ClientHello.parse(datagram) else {
+                Issue.record("this is no hello")
+                return
+            }
+            #expect(hello.offersNoKnownVersion == isUnknown)
+        }
+    }
 }

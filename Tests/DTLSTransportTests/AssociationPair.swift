@@ -203,6 +203,8 @@ final class AssociationPair {
         switch endpoint.receive(datagram, flow, now: Self.now, minute: Self.minute, buffers.fragments) {
         case .reply(let request):
             request.withDatagram { wire.send([UInt8]($0), to: .client, at: virtual_clock_now()) }
+        case .refuse(let alert):
+            alert.withDatagram { wire.send([UInt8]($0), to: .client, at: virtual_clock_now()) }
         case .admit(let opening):
             if let refusal { return endpoint.refused(refusal) }
             guard case .hello(let hello) = consume opening else { return }

@@ -71,8 +71,8 @@ import Testing
             return true
         }
 
-        func listener(_ listener: DatagramListener, denied peer: SocketAddress) {}
         func listener(_ listener: DatagramListener, droppedRecordOfNoConnectionFrom peer: SocketAddress) {}
+        func listener(_ listener: DatagramListener, doesNotServe peer: SocketAddress, _ refusal: Refusal) {}
         func listener(_ listener: DatagramListener, failed error: SystemError, for peer: SocketAddress) {
             Issue.record("\(peer): \(error)")
         }

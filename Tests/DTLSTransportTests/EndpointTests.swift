@@ -24,6 +24,7 @@ import Testing
     /// An action without what it points to.
     private enum Decision: Equatable {
         case reply([UInt8])
+        case refuse([UInt8])
         case admit(datagram: [UInt8], isHello: Bool)
         case forward(UInt64)
         case drop(Endpoint.DropReason)
@@ -39,6 +40,10 @@ import Testing
                 var reply: [UInt8] = []
                 request.withDatagram { reply = [UInt8]($0) }
                 return .reply(reply)
+            case .refuse(let alert):
+                var reply: [UInt8] = []
+                alert.withDatagram { reply = [UInt8]($0) }
+                return .refuse(reply)
             case .admit(.hello(let hello)): return .admit(datagram: hello.handover, isHello: true)
             case .admit(.plain(let datagram)): return .admit(datagram: [UInt8](datagram), isHello: false)
             case .forward(let connection): return .forward(connection)
@@ -65,6 +70,31 @@ import Testing
         #expect(random != nil)
         endpoint.admitted(random, flow, as: connection, now: now ?? start)
         return datagram
+    }
+
+    // MARK: Versions
+
+    /// What a client with DTLS 1.3 alone says (RFC 9147, section 5.3): DTLS 1.2 in its hello, 1.3 in supported_versions.
+    @Test func `a hello with DTLS 1.3 alone gets an alert, with a cookie too, and nothing is kept of it`() throws {
+        var endpoint = Endpoint(.cookies(cookies))
+        let alert: [UInt8] = [21, 0xfe, 0xfd, 0, 0, 0, 0, 0, 0, 0, 5, 0, 2, 2, 70]
+        #expect(decide(&endpoint, hello.bytes(number: 5, versions: [0xfefc])) == .refuse(alert))
+        let cookie = try cookie(&endpoint)
+        #expect(decide(&endpoint, hello.bytes(cookie: cookie, number: 5, versions: [0xfefc])) == .refuse(alert))
+        #expect(alert.count < hello.bytes().count)
+        #expect(endpoint.counters.refused[.version] == 2)
+        #expect(endpoint.counters.hellosAnswered == 1)
+        #expect(endpoint.counters.admitted == 0)
+    }
+
+    @Test(arguments: [[0xfefc, 0xfefd], [0xfefd], [0xfeff, 0xfefc], []] as [[UInt16]])
+    func `a hello that offers a known version too is asked for its cookie`(_ versions: [UInt16]) {
+        var endpoint = Endpoint(.cookies(cookies))
+        guard case .reply = decide(&endpoint, hello.bytes(versions: versions)) else {
+            Issue.record("the hello was not answered")
+            return
+        }
+        #expect(endpoint.counters.refused[.version] == 0)
     }
 
     // MARK: Cookies

@@ -25,7 +25,7 @@ import Testing
             return isThere
         }
 
-        func listener(_ listener: DatagramListener, denied peer: SocketAddress) {
+        func listener(_ listener: DatagramListener, doesNotServe peer: SocketAddress, _ refusal: Refusal) {
             Issue.record("\(peer) was denied")
         }
 

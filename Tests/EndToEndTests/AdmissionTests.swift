@@ -328,5 +328,23 @@ extension EndToEnd {
             _ = resident
             try await daemon.stop()
         }
+
+        /// DTLS 1.3 alone, by supported_versions.
+        @Test func `a client that offers DTLS 1.3 alone is told so, and the log says it`() async throws {
+            let daemon = try await start("")
+            let socket = try DatagramSocket(at: try #require(SocketAddress(host: "127.0.0.11", port: 0)))
+            let hello = ClientHelloBytes()
+            let answer = try await eventualValue("the server answers") {
+                socket.send(hello.bytes(versions: [0xfefc]), to: address)
+                return socket.receive()?.bytes
+            }
+            // A fatal alert, protocol_version.
+            #expect(answer == [21, 0xfe, 0xfd, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2, 2, 70])
+            try await daemon.logged("offers DTLS 1.3 alone", "PEER=127.0.0.11:", "REASON=version ", "SERVICE=echo")
+            for _ in 0..<100 { socket.send(hello.bytes(versions: [0xfefc]), to: address) }
+            _ = try await served(from: "127.0.0.12")
+            #expect(daemon.lines(with: "offers DTLS 1.3 alone").count <= 20)
+            try await daemon.stop()
+        }
     }
 }

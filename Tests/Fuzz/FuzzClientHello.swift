@@ -43,6 +43,10 @@ func fuzzClientHello(_ bytes: UnsafePointer<UInt8>?, _ count: Int) -> Int32 {
     }
     guard case .hello(let hello) = ClientHello.parse(datagram) else { return 0 }
     guard ClientHello.couldBePart(of: datagram) else { fatalError("a hello that is no part of one") }
+    if hello.offersNoKnownVersion {
+        let size = ProtocolVersionAlert(answering: hello).write(into: fuzzed.reply)
+        guard size > 0, size < count else { fatalError("an alert of \(size) bytes to \(count)") }
+    }
     fuzzed.minute &+= 1
     // Any bytes are an address.
     let peer = hello.random

@@ -7,14 +7,15 @@ package struct ClientHelloBytes {
     /// - Parameters:
     ///   - cookie: what a HelloVerifyRequest has given; empty for the first hello.
     ///   - number: the record's and the message's sequence number: 0 for the first hello, 1 for the second.
-    package func bytes(cookie: [UInt8] = [], number: Int = 0) -> [UInt8] {
+    ///   - versions: what supported_versions offers; without the extension where there are none.
+    package func bytes(cookie: [UInt8] = [], number: Int = 0, versions: [UInt16] = []) -> [UInt8] {
         // ECDHE with AES-GCM, for either kind of key.
         let suites: [UInt8] = [0xc0, 0x2b, 0xc0, 0x2c, 0xc0, 0x2f, 0xc0, 0x30]
         // supported_groups: X25519 and P-256; ec_point_formats: uncompressed; signature_algorithms: ECDSA, RSA-PSS.
         let extensions: [UInt8] =
             [0x00, 0x0a, 0x00, 0x06, 0x00, 0x04, 0x00, 0x1d, 0x00, 0x17]
             + [0x00, 0x0b, 0x00, 0x02, 0x01, 0x00]
-            + [0x00, 0x0d, 0x00, 0x06, 0x00, 0x04, 0x04, 0x03, 0x08, 0x04]
+            + [0x00, 0x0d, 0x00, 0x06, 0x00, 0x04, 0x04, 0x03, 0x08, 0x04] + supportedVersions(versions)
         // One list of parts: for a chain of + the compiler of Swift 6.2 takes too long.
         let body: [[UInt8]] = [
             [0xfe, 0xfd], random, [0], bigEndian(cookie.count, 1), cookie, bigEndian(suites.count, 2), suites, [1, 0],
@@ -25,6 +26,13 @@ package struct ClientHelloBytes {
             [[1], bigEndian(length, 3), bigEndian(number, 2), bigEndian(0, 3), bigEndian(length, 3)] + body
         let record: [[UInt8]] = [[22, 0xfe, 0xff], bigEndian(0, 2), bigEndian(number, 6), bigEndian(length + 12, 2)]
         return Array((record + message).joined())
+    }
+
+    private func supportedVersions(_ versions: [UInt16]) -> [UInt8] {
+        guard !versions.isEmpty else { return [] }
+        let list = versions.flatMap { bigEndian(Int($0), 2) }
+        let parts: [[UInt8]] = [[0x00, 0x2b], bigEndian(list.count + 1, 2), bigEndian(list.count, 1), list]
+        return Array(parts.joined())
     }
 
     private func bigEndian(_ value: Int, _ count: Int) -> [UInt8] {

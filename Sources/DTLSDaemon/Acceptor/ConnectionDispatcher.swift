@@ -130,8 +130,16 @@ extension ConnectionDispatcher: DatagramListenerDelegate {
         return Decision(refusal: refusal, scope: scope)
     }
 
-    func listener(_ listener: DatagramListener, denied peer: SocketAddress) {
-        log(.denied, "datagrams of a peer are dropped: its address is denied, or not allowed", peer, listener)
+    func listener(_ listener: DatagramListener, doesNotServe peer: SocketAddress, _ refusal: Refusal) {
+        switch refusal {
+        case .version:
+            log(
+                .version,
+                "connection refused: the client offers DTLS 1.3 alone, or no version that is known here; it has to offer"
+                    + " DTLS 1.2 too", peer, listener)
+        default:
+            log(.denied, "datagrams of a peer are dropped: its address is denied, or not allowed", peer, listener)
+        }
     }
 
     func listener(_ listener: DatagramListener, droppedRecordOfNoConnectionFrom peer: SocketAddress) {

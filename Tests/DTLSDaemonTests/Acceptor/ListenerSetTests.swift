@@ -17,7 +17,7 @@ import Testing
         func listener(
             _ listener: DatagramListener, misdelivered datagram: UnsafeRawBufferPointer, of connection: UInt64
         ) -> Bool { false }
-        func listener(_ listener: DatagramListener, denied peer: SocketAddress) {}
+        func listener(_ listener: DatagramListener, doesNotServe peer: SocketAddress, _ refusal: Refusal) {}
         func listener(_ listener: DatagramListener, droppedRecordOfNoConnectionFrom peer: SocketAddress) {}
         func listener(_ listener: DatagramListener, failed error: SystemError, for peer: SocketAddress) {}
     }

@@ -98,6 +98,7 @@ extension Refusal {
     var key: String {
         switch self {
         case .denied: "denied"
+        case .version: "version"
         case .full: "full"
         case .busy: "busy"
         case .noWorker: "no_worker"

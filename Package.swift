@@ -17,7 +17,8 @@ let library: [Target] = [
     .target(name: "CLinux"),
     .target(name: "Primitives", swiftSettings: strict),
     .target(name: "LinuxSystem", dependencies: ["CLinux", "Primitives"], swiftSettings: strict),
-    .target(name: "DTLSEngine", dependencies: ["COpenSSL", "Primitives"], swiftSettings: strict),
+    .target(name: "COpenSSLClock"),
+    .target(name: "DTLSEngine", dependencies: ["COpenSSL", "COpenSSLClock", "Primitives"], swiftSettings: strict),
     .target(
         name: "DTLSTransport", dependencies: ["DTLSEngine", "LinuxSystem", "Primitives"], swiftSettings: strict),
     .target(

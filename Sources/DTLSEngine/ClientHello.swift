@@ -56,8 +56,8 @@ public struct ClientHello {
     /// Cipher suites and compression methods, with their lengths: what stands after the cookie, extensions left out.
     var afterCookie: UnsafeRawBufferPointer { slice(cookieRange.upperBound..<compressionEnd) }
 
-    /// Whether the hello names the versions that it offers (supported_versions: RFC 8446, section 4.2.1), and none of them
-    /// is known here: DTLS 1.3 alone. OpenSSL does not look at the extension before 4.1; it would choose DTLS 1.2, and
+    /// Whether the hello names the versions that it offers (supported_versions: RFC 8446, section 4.2.1), and none of
+    /// them is known here: DTLS 1.3 alone. OpenSSL does not look at the extension before 4.1; it would choose DTLS 1.2, and
     /// then find that no cipher suite is in common. False where a first fragment does not reach the extension.
     public var offersNoKnownVersion: Bool {
         if RecordFilter.knowsDTLS13 { return false }

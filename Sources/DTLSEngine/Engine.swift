@@ -1,11 +1,12 @@
 import COpenSSL
+import COpenSSLClock
 import Primitives
 
 /// One DTLS connection without I/O or clock: datagrams in; datagrams, messages and events out.
 ///
-/// `deliver` a datagram, then call `next()` until it says `.needsInput`; whatever is in the ``DatagramBIO``'s outbox
-/// after any call is to be sent to the peer. While ``timeout`` is not `nil`, call `handleTimeout()` when it has passed.
-/// An engine that has thrown is finished: send the outbox (it may hold an alert), and let it go.
+/// `deliver` a datagram, then call `next(now:)` until it says `.needsInput`; whatever is in the ``DatagramBIO``'s outbox
+/// after any call is to be sent to the peer. Call `handleTimeout(now:)` when ``deadline`` has passed. An engine that has
+/// thrown is finished: send the outbox (it may hold an alert), and let it go.
 public final class Engine {
     /// The largest message of one record, in bytes (RFC 6347, section 4.1: as in TLS, 2^14).
     public static let maximumMessageSize = 16_384
@@ -30,18 +31,25 @@ public final class Engine {
     let ssl: OpaquePointer
     let bio: DatagramBIO
     /// The engine keeps the context alive for the callbacks that OpenSSL has from it.
-    private let context: TLSContext
+    let context: TLSContext
     private var state = State.handshaking
     /// Whether SSL_read has said that it wants a new datagram.
     private var isDrained = false
     private var hasBuffers = true
-    /// The UDP payload, in bytes, that handshake flights fit now.
+    /// How often a flight has been sent again, in all, and how often the present one has.
+    private var retransmissions: UInt8 = 0
+    private var flightRetransmissions: UInt8 = 0
+    /// The UDP payload, in bytes, that the path is thought to take.
+    private var pathPayloadSize: UInt16
+    /// The UDP payload, in bytes, that handshake flights fit now: less than the path's after some got lost.
     public private(set) var payloadSize: Int
+    /// When the flight that waits for an answer must be sent again; `Instant.distantFuture` where none does.
+    public private(set) var deadline = Instant.distantFuture
     /// The bytes of the largest message that a record may hold: less than ``maximumMessageSize`` where the client has
     /// asked for less (max_fragment_length: RFC 6066, section 4). OpenSSL ends a connection over which more is sent
     /// ("exceeds max fragment size").
-    public private(set) var recordLimit = Engine.maximumMessageSize
-    private var retransmissions = 0
+    @inline(__always)
+    public var recordLimit: Int { filter.contentLimit }
     private var alert: PlaintextAlert?
     private var filter = RecordFilter()
     /// For a client that was asked for its cookie more than once, or never counted; see accept(_:).
@@ -58,11 +66,13 @@ public final class Engine {
         BIO_up_ref(bio.pointer)
         SSL_set_bio(ssl, bio.pointer, bio.pointer)
         self.payloadSize = min(max(payloadSize, Self.payloadSizes.lowerBound), Self.payloadSizes.upperBound)
+        pathPayloadSize = UInt16(truncatingIfNeeded: self.payloadSize)
         _ = co_ssl_set_mtu(ssl, self.payloadSize)
+        stopOpenSSLTimer()
     }
 
     /// A server's side, from a ClientHello whose cookie has been verified: OpenSSL is told to accept it whatever it is.
-    /// Continue with `next()`.
+    /// Continue with `next(now:)`.
     ///
     /// A first fragment of the hello will do (see ``ClientHello/parse(_:)``); the others are delivered as they come.
     /// - Parameter localAddress: the 4 or 16 bytes of the address that the client has sent to, for a context that
@@ -77,7 +87,7 @@ public final class Engine {
         try accept(hello)
     }
 
-    /// A client's side. Continue with `next()`, which writes the first flight.
+    /// A client's side. Continue with `next(now:)`, which writes the first flight.
     /// - Parameter serverName: sent as SNI when it is a host name, and checked against the server's certificate (a host
     ///   name or an IP address) where the context verifies it.
     public convenience init(
@@ -96,25 +106,20 @@ public final class Engine {
 
     deinit { SSL_free(ssl) }
 
-    /// Takes a datagram from the peer. It must stay valid until `next()` has said `.needsInput`, `.closed` or thrown.
+    /// Takes a datagram from the peer. It must stay valid until `next(now:)` has said `.needsInput` or `.closed`, or has
+    /// thrown.
     @inline(__always)
     public func deliver(_ datagram: UnsafeRawBufferPointer) {
         // A renegotiation may have agreed on another cipher.
-        if context.allowsRenegotiation { measure() }
+        if context.allowsRenegotiation { filter.measure(ssl, payloadSize: payloadSize) }
         bio.lend(state == .handshaking ? filtered(datagram) : filter.established(datagram))
         isDrained = false
     }
 
     private func filtered(_ datagram: UnsafeRawBufferPointer) -> UnsafeRawBufferPointer {
-        measure()
+        filter.measure(ssl, payloadSize: payloadSize)
         let filtered = filter.handshaking(datagram)
         return filtered.isEmpty ? filtered : holdAlertBack(filtered)
-    }
-
-    /// Adapts to what the handshake has agreed on so far.
-    private func measure() {
-        recordLimit = RecordFilter.maximumPlaintextLength(ssl)
-        filter.measure(ssl, payloadSize: payloadSize)
     }
 
     /// Records an alert of epoch 0 and returns the datagram's bytes before it: OpenSSL would end the handshake at once.
@@ -129,20 +134,18 @@ public final class Engine {
     }
 
     /// The next thing that happened.
-    public func next() throws(EngineError) -> Event {
+    public func next(now: Instant) throws(EngineError) -> Event {
         switch state {
-        case .handshaking: return try continueHandshake()
-        case .established: return try read()
+        case .handshaking: return try continueHandshake(now: now)
+        case .established: return try read(now: now)
         case .closed: return .closed
         }
     }
 
-    private func continueHandshake() throws(EngineError) -> Event {
-        // SSL_do_handshake itself would send a flight again that is due, and as large as before.
-        if timeout == .zero { try handleTimeout() }
-        guard let hello = pendingHello else { return try concludeStep(handshake()) }
+    private func continueHandshake(now: Instant) throws(EngineError) -> Event {
+        guard let hello = pendingHello else { return try concludeStep(handshake(now: now)) }
         pendingHello = nil
-        return try concludeStep(handshake(with: hello))
+        return try concludeStep(handshake(with: hello, now: now))
     }
 
     private func concludeStep(_ result: Int32) throws(EngineError) -> Event {
@@ -150,7 +153,7 @@ public final class Engine {
             state = .established
             alert = nil
             retransmissions = 0
-            measure()
+            filter.measure(ssl, payloadSize: payloadSize)
             // DTLSv1_listen has turned this on; a renegotiation would ask for a cookie that is never made.
             if context.allowsRenegotiation { SSL_clear_options(ssl, CO_SSL_OP_COOKIE_EXCHANGE) }
             return .established
@@ -172,19 +175,20 @@ public final class Engine {
         }
     }
 
-    private func handshake() -> Int32 {
+    private func handshake(now: Instant) -> Int32 {
         OpenSSLError.clear()
         let checkpoint = bio.outbox.checkpoint
         let result = SSL_do_handshake(ssl)
         renumber(since: checkpoint)
+        adjustDeadline(hasWritten: bio.outbox.checkpoint != checkpoint, now: now)
         return result
     }
 
-    private func handshake(with datagram: [UInt8]) -> Int32 {
+    private func handshake(with datagram: [UInt8], now: Instant) -> Int32 {
         datagram.withUnsafeBytes {
             bio.lend($0)
             defer { bio.lend(nil) }
-            return handshake()
+            return handshake(now: now)
         }
     }
 
@@ -193,7 +197,7 @@ public final class Engine {
         if numbering.changesNumbers { numbering.apply(to: bio.outbox, since: checkpoint) }
     }
 
-    private func read() throws(EngineError) -> Event {
+    private func read(now: Instant) throws(EngineError) -> Event {
         // After a record, ask OpenSSL again only where it holds another: it saves a call per datagram.
         if isDrained, bio.isTaken, SSL_has_pending(ssl) == 0 { return .needsInput }
         OpenSSLError.clear()
@@ -209,7 +213,9 @@ public final class Engine {
         }
         switch SSL_get_error(ssl, result) {
         case SSL_ERROR_WANT_READ:
-            if bio.outbox.checkpoint != checkpoint {
+            let hasWritten = bio.outbox.checkpoint != checkpoint
+            if context.allowsRenegotiation { adjustDeadline(hasWritten: hasWritten, now: now) }
+            if hasWritten {
                 renumber(since: checkpoint)
                 // The peer has sent its last flight again, and OpenSSL this side's: that was lost, perhaps for its
                 // size.
@@ -266,46 +272,20 @@ public final class Engine {
         OpenSSLError.clear()
     }
 
-    /// The time until the flight must be sent again, or `nil` when nothing waits for an answer.
-    public var timeout: Duration? {
-        guard state == .handshaking || state == .established && context.allowsRenegotiation else { return nil }
-        var left = timeval()
-        guard co_dtls_get_timeout(ssl, &left) == 1 else { return nil }
-        return .seconds(max(0, Int(left.tv_sec))) + .microseconds(max(0, Int(left.tv_usec)))
-    }
-
-    /// Sends the last flight again if its time has come (RFC 6347, section 4.2.4). Throws when the peer has not
-    /// answered for OpenSSL's 12 tries, or has said nothing but a fatal alert.
-    public func handleTimeout() throws(EngineError) {
-        guard timeout == .zero else { return }
-        if alert?.timeoutPassed() == true { try deliverHeldAlert() }
-        retransmissions += 1
-        // "2-3 seems appropriate" (RFC 6347, section 4.1.1.1).
-        if retransmissions > 1 { shrink() }
-        if !hasBuffers { allocateBuffers() }
-        OpenSSLError.clear()
-        let checkpoint = bio.outbox.checkpoint
-        guard co_dtls_handle_timeout(ssl) >= 0 else {
-            state = .closed
-            throw .handshake(OpenSSLError.drain(), verification: nil)
-        }
-        renumber(since: checkpoint)
-    }
-
     /// Whether an alert without protection has come, from the peer or forged in its name, and nothing since.
     public var holdsAlert: Bool { alert != nil }
 
     /// Gives OpenSSL the alert that is held back, if there is one, and throws what it makes of it.
-    public func deliverHeldAlert() throws(EngineError) {
+    public func deliverHeldAlert(now: Instant) throws(EngineError) {
         guard let alert else { return }
         self.alert = nil
-        _ = try concludeStep(handshake(with: alert.record))
+        _ = try concludeStep(handshake(with: alert.record, now: now))
     }
 
     /// Releases OpenSSL's record buffers, 28 KiB, until the next datagram needs them: for a connection that is idle.
     public func releaseBuffers() {
         // A flight that waits for its answer may have to be sent again at any time.
-        guard timeout == nil else { return }
+        guard deadline == .distantFuture else { return }
         if SSL_free_buffers(ssl) == 1 { hasBuffers = false }
     }
 
@@ -337,17 +317,34 @@ extension Engine {
     /// The UDP payloads that most paths take (IPv6's smallest MTU), that nearly all take (576 over IPv4), and that are
     /// the smallest which `mtu` can be set to, each less the headers of IP and UDP.
     private static let smallerPayloads = [1_232, 548, 228]
+    /// The UDP payload that a client's hello is not cut below. Servers need not put hellos together, and some do not
+    /// (Mbed TLS 2.28 and 3.6: MBEDTLS_ERR_SSL_FEATURE_UNAVAILABLE).
+    private static let smallestHelloPayload = 548
 
     /// Makes flights fit the next smaller size, from their next sending on: OpenSSL fragments messages again each time.
     private func shrink() {
-        if let size = Self.smallerPayloads.first(where: { $0 < payloadSize }) { limitPayload(to: size) }
+        let floor = isWaitingForServer ? Self.smallestHelloPayload : 0
+        if let size = Self.smallerPayloads.first(where: { $0 < payloadSize && $0 >= floor }) {
+            usePayload(of: size)
+        } else if isWaitingForServer {
+            // The smallest has had no answer: perhaps the pieces themselves are what the server does not take.
+            usePayload(of: Int(pathPayloadSize))
+        }
     }
 
-    /// Makes flights fit a UDP payload of this many bytes, if they do not yet.
+    /// Whether this is a client whose hello has had no answer but for a request for a cookie.
+    private var isWaitingForServer: Bool { SSL_get_state(ssl) == TLS_ST_CW_CLNT_HELLO }
+
+    private func usePayload(of size: Int) {
+        payloadSize = size
+        _ = co_ssl_set_mtu(ssl, size)
+    }
+
+    /// Makes flights fit a path that takes a UDP payload of this many bytes, if they do not yet.
     public func limitPayload(to size: Int) {
-        guard size < payloadSize else { return }
-        payloadSize = max(size, Self.payloadSizes.lowerBound)
-        _ = co_ssl_set_mtu(ssl, payloadSize)
+        let size = max(size, Self.payloadSizes.lowerBound)
+        if size < Int(pathPayloadSize) { pathPayloadSize = UInt16(truncatingIfNeeded: size) }
+        if size < payloadSize { usePayload(of: size) }
     }
 
     /// The bytes of the largest message that the peer takes, and whose record fits a UDP payload of `size` bytes; 0
@@ -357,6 +354,69 @@ extension Engine {
         _ = co_ssl_set_mtu(ssl, size)
         defer { _ = co_ssl_set_mtu(ssl, payloadSize) }
         return min(DTLS_get_data_mtu(ssl), recordLimit)
+    }
+}
+
+/// The timer of flights (RFC 6347, section 4.2.4): a second, doubled each time up to 60, and 12 tries, as OpenSSL's own.
+///
+/// OpenSSL's goes by the system's clock, which can be set back; then it would not be due for as long as that. So the
+/// deadlines are kept here, by the clock of the caller's instants, and OpenSSL's timer is made to be due when they are.
+extension Engine {
+    /// Whether OpenSSL's timers can be made to be due; if not, they are left as they are.
+    private static let controlsTimers = openssl_clock_is_in_place() == 1
+
+    /// Has OpenSSL's own timer not be due before ``handleTimeout(now:)`` wants it to.
+    private func stopOpenSSLTimer() {
+        guard Self.controlsTimers else { return }
+        // Microseconds: 71 minutes from when a flight is sent, and none from a time that lies ahead.
+        DTLS_set_timer_cb(ssl) { _, _ in openssl_clock_is_ahead() == 1 ? 1 : .max }
+    }
+
+    /// Whether OpenSSL has a flight that waits for an answer.
+    private var hasUnansweredFlight: Bool {
+        guard SSL_in_init(ssl) != 0 else { return false }
+        var left = timeval()
+        return co_dtls_get_timeout(ssl, &left) == 1
+    }
+
+    /// Begins to wait for the answer to a flight, or stops.
+    /// - Parameter hasWritten: whether OpenSSL has just written something: a new flight then, as long as it has one.
+    func adjustDeadline(hasWritten: Bool, now: Instant) {
+        guard hasUnansweredFlight else {
+            deadline = .distantFuture
+            return
+        }
+        guard hasWritten || deadline == .distantFuture else { return }
+        flightRetransmissions = 0
+        deadline = now + .seconds(1)
+    }
+
+    /// Sends the last flight again if its time has come. Throws when the peer has not answered for OpenSSL's 12 tries,
+    /// or has said nothing but a fatal alert.
+    public func handleTimeout(now: Instant) throws(EngineError) {
+        guard deadline <= now, state != .closed else { return }
+        if alert?.timeoutPassed() == true { try deliverHeldAlert(now: now) }
+        retransmissions &+= 1
+        // "2-3 seems appropriate" (RFC 6347, section 4.1.1.1).
+        if retransmissions > 1 { shrink() }
+        if !hasBuffers { allocateBuffers() }
+        OpenSSLError.clear()
+        let checkpoint = bio.outbox.checkpoint
+        guard retransmitByOpenSSL(now: now) else {
+            state = .closed
+            throw .handshake(OpenSSLError.drain(), verification: nil)
+        }
+        renumber(since: checkpoint)
+        flightRetransmissions = min(flightRetransmissions + 1, 6)
+        deadline = now + .seconds(min(60, 1 << Int(flightRetransmissions)))
+    }
+
+    /// - Returns: false where OpenSSL has given up.
+    private func retransmitByOpenSSL(now: Instant) -> Bool {
+        // In the year 2286, and later with each call: later than all timers that have been set, whatever the clock says.
+        openssl_clock_set_ahead(10_000_000_000 + Int64(clamping: now.nanoseconds / 500_000_000))
+        defer { openssl_clock_set_ahead(0) }
+        return co_dtls_handle_timeout(ssl) >= 0
     }
 }
 

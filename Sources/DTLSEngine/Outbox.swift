@@ -67,6 +67,8 @@ public final class Outbox {
     @inline(__always)
     var checkpoint: Checkpoint { Checkpoint(count: count, byteCount: byteCount) }
 
+    func byteCount(since checkpoint: Checkpoint) -> Int { byteCount - checkpoint.byteCount }
+
     /// Removes what was appended since the checkpoint.
     func truncate(to checkpoint: Checkpoint) {
         guard checkpoint.count <= count, checkpoint.byteCount <= byteCount else { return }

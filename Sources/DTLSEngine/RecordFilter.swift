@@ -10,15 +10,15 @@ struct RecordFilter {
     /// OpenSSL answers a record that is shorter than AEAD's nonce and tag with the alert internal_error, and the
     /// connection has ended. (tls1_enc: "pad <= 0"; seen with 3.0.19, with AES-GCM, AES-CCM and ChaCha20-Poly1305;
     /// Debian's 3.0.22 drops it.)
-    private var minimumLength = unknownCipherMinimumLength
+    private var minimumLength = UInt16(unknownCipherMinimumLength)
     /// The most bytes that a record may have behind its header.
-    private var maximumLength = Record.maximumPlaintextLength + overhead
+    private var maximumLength = UInt16(Record.maximumPlaintextLength + overhead)
     /// The connection's version as it is on the wire.
     private var version: UInt16 = 0
     /// Whether the peer's ChangeCipherSpec has come: from then on protected records are read at once.
     private var hasKeys = false
     /// The number of protected records that were accepted before that.
-    private var early = 0
+    private var early: UInt8 = 0
 
     /// The minimum as long as no cipher is chosen: the longest nonce and tag that there are. The first protected record
     /// is a Finished, which has at least 24 bytes more.
@@ -27,7 +27,7 @@ struct RecordFilter {
     private static let overhead = 320
     /// OpenSSL stores protected records that come before there are keys: 100 records before 3.0.22, and 17 KiB for each
     /// however short it is. A peer sends one in each flight, and its first messages right after its last flight.
-    private static let earlyLimit = 16
+    private static let earlyLimit: UInt8 = 16
     /// OpenSSL 4.1 brings DTLS 1.3, with other headers and content types (RFC 9147, section 4): it judges them itself.
     static let knowsDTLS13 = OpenSSL_version_num() >= 0x4010_0000
 
@@ -37,24 +37,28 @@ struct RecordFilter {
         let state = SSL_get_state(ssl)
         hasKeys = state == TLS_ST_SR_CHANGE || state == TLS_ST_CR_CHANGE
         version = UInt16(truncatingIfNeeded: SSL_version(ssl))
-        maximumLength = Self.maximumPlaintextLength(ssl) + Self.overhead
+        maximumLength = UInt16(Self.maximumPlaintextLength(ssl) + Self.overhead)
         guard let cipher = SSL_get_current_cipher(ssl) else {
-            minimumLength = Self.unknownCipherMinimumLength
+            minimumLength = UInt16(Self.unknownCipherMinimumLength)
             return
         }
         // OpenSSL tells this only as what is left of a datagram. Without AEAD it drops all lengths as it should.
         let isAEAD = SSL_CIPHER_is_aead(cipher) == 1
-        minimumLength = isAEAD ? payloadSize - Record.headerSize - DTLS_get_data_mtu(ssl) : 0
+        minimumLength = isAEAD ? UInt16(clamping: payloadSize - Record.headerSize - DTLS_get_data_mtu(ssl)) : 0
     }
 
     /// The most bytes that a record may hold in either direction, as far as the handshake has got: the length that the
     /// client has asked for, if the server has agreed to it (RFC 6066, section 4).
-    static func maximumPlaintextLength(_ ssl: OpaquePointer) -> Int {
+    private static func maximumPlaintextLength(_ ssl: OpaquePointer) -> Int {
         guard let session = SSL_get_session(ssl) else { return Record.maximumPlaintextLength }
         // 1 to 4 stand for 512 to 4096 bytes.
         let code = Int(SSL_SESSION_get_max_fragment_length(session))
         return (1...4).contains(code) ? 256 << code : Record.maximumPlaintextLength
     }
+
+    /// The most bytes that a record's content may have in either direction.
+    @inline(__always)
+    var contentLimit: Int { Int(maximumLength) - Self.overhead }
 
     /// The beginning of a datagram that an established connection accepts.
     @inline(__always)
@@ -70,8 +74,8 @@ struct RecordFilter {
     @inline(__always)
     private func isWellFormed(_ record: Record) -> Bool {
         let hasVersion = record.version == version || record.contentType == .alert && record.isDTLS
-        guard hasVersion, record.length <= maximumLength, record.isComplete else { return false }
-        return record.length >= minimumLength || !record.isProtected
+        guard hasVersion, record.length <= Int(maximumLength), record.isComplete else { return false }
+        return record.length >= Int(minimumLength) || !record.isProtected
     }
 
     /// The beginning of a datagram that a handshake accepts.
@@ -86,7 +90,7 @@ struct RecordFilter {
     private mutating func accepts(_ record: Record) -> Bool {
         guard record.contentType.isKnown else { return record.isProtected }
         if record.isProtected {
-            guard record.length >= minimumLength, hasKeys || early < Self.earlyLimit else { return false }
+            guard record.length >= Int(minimumLength), hasKeys || early < Self.earlyLimit else { return false }
             if !hasKeys { early += 1 }
             return true
         }

@@ -1,4 +1,5 @@
 import COpenSSL
+import Primitives
 
 /// A session that a server has given a client in an earlier handshake, for the client to resume (RFC 5077; RFC 5246,
 /// section 7.4.1.3). It holds secrets, and stands for the certificate that the server has shown then; so it must be
@@ -14,9 +15,39 @@ public final class ResumableSession {
 
 extension Engine {
     /// Offers a session to the server, which may take it up or do a full handshake. To be called before the first
-    /// `next()`.
+    /// `next(now:)`.
+    ///
+    /// One whose ticket makes the hello larger than a datagram is not offered: a server need not put hellos together
+    /// (Mbed TLS does not), and would refuse this one for ever. A ticket has the client's certificates in it, 1.5 KB
+    /// with two of RSA 4096.
     public func resume(_ session: ResumableSession) {
         OpenSSLError.clear()
+        guard let size = helloSize(offering: session), size + Self.cookieSize <= payloadSize else {
+            return OpenSSLError.clear()
+        }
+        offer(session)
+    }
+
+    /// Bytes that a cookie may add to a hello: one of HMAC with SHA-512. Those of OpenSSL's and Mbed TLS's servers have
+    /// 32, as this one's have.
+    private static let cookieSize = 64
+
+    /// Bytes of the datagrams of a hello with this session, which a client that is otherwise like this one writes.
+    private func helloSize(offering session: ResumableSession) -> Int? {
+        guard let context = context as? ClientContext else { return nil }
+        let name = withSSL { SSL_get_servername($0, TLSEXT_NAMETYPE_host_name).map { String(cString: $0) } }
+        let checkpoint = bio.outbox.checkpoint
+        defer { bio.outbox.truncate(to: checkpoint) }
+        let size = Self.payloadSizes.upperBound
+        guard let other = try? Engine(connecting: context, over: bio, payloadSize: size, serverName: name) else {
+            return nil
+        }
+        other.offer(session)
+        _ = try? other.next(now: .distantPast)
+        return bio.outbox.byteCount(since: checkpoint)
+    }
+
+    private func offer(_ session: ResumableSession) {
         // A copy, which this connection may spoil (see `resumableSession`).
         guard let copy = SSL_SESSION_dup(session.pointer) else { return OpenSSLError.clear() }
         defer { SSL_SESSION_free(copy) }

@@ -104,10 +104,15 @@ package final class Association {
     }
 
     /// A client's side.
+    /// - Parameters:
+    ///   - session: offered to the server, unless the hello would need more than one datagram for it.
+    ///   - pathMTU: bytes of the largest IP packet that the kernel knows the path to take; `nil` where it does not say.
     static func connect(
         _ flow: FlowKey, context: ClientContext, serverName: String?, resuming session: ResumableSession?,
-        limits: Connection.Limits, buffers: EngineBuffers, now: Instant
+        limits: Connection.Limits, pathMTU: Int?, buffers: EngineBuffers, now: Instant
     ) throws(OpenSSLError) -> Association {
+        var limits = limits
+        if let pathMTU { limits.mtu = min(limits.mtu, pathMTU) }
         let engine = try Engine(
             connecting: context, over: buffers.bio, payloadSize: limits.payloadSize(flow.local.family),
             serverName: serverName)
@@ -151,7 +156,7 @@ package final class Association {
         case .established where mayConcernRehandshake(datagram):
             return receiveBesideAssociation(buffers.fragments.join(datagram), now: now, lease, offer)
         case .handshaking where isHelloOfAnotherHandshake(datagram):
-            return receiveInsteadOfHandshake(buffers.fragments.join(datagram), lease, offer)
+            return receiveInsteadOfHandshake(buffers.fragments.join(datagram), now: now, lease, offer)
         case .handshaking, .established:
             engine.deliver(datagram)
             hasInput = true
@@ -179,12 +184,13 @@ package final class Association {
     /// the client has given that one up: it goes on as a new client, since there is no established association to be
     /// kept beside the new handshake.
     private func receiveInsteadOfHandshake(
-        _ datagram: UnsafeRawBufferPointer, _ lease: borrowing OutboxLease, _ offer: () -> RehandshakeOffer?
+        _ datagram: UnsafeRawBufferPointer, now: Instant, _ lease: borrowing OutboxLease,
+        _ offer: () -> RehandshakeOffer?
     ) -> Disposition {
         guard let offer = offer() else {
             // The listener is to ask for a cookie; an alert in plain text before the hello says as much as one would.
             guard engine.holdsAlert else { return .taken }
-            deliverHeldAlert(lease)
+            deliverHeldAlert(now: now, lease)
             return .misdelivered
         }
         let verdict = Rehandshake.verdict(
@@ -193,7 +199,7 @@ package final class Association {
         case .begins: break
         default: return .taken
         }
-        if engine.holdsAlert { deliverHeldAlert(lease) } else { end(.replaced) }
+        if engine.holdsAlert { deliverHeldAlert(now: now, lease) } else { end(.replaced) }
         return .misdelivered
     }
 
@@ -241,7 +247,7 @@ package final class Association {
         guard hasInput else { return .needsInput }
         if !holdsBuffers { takeBuffers() }
         do throws(EngineError) {
-            switch try engine.next() {
+            switch try engine.next(now: now) {
             case .needsInput:
                 hasInput = false
                 return .needsInput
@@ -377,7 +383,7 @@ package final class Association {
             guard let rehandshake else { return nil }
             do throws(EngineError) {
                 // Before it is established, an engine has nothing else to say.
-                guard case .established = try rehandshake.engine.next() else { return nil }
+                guard case .established = try rehandshake.engine.next(now: now) else { return nil }
                 announce(.done)
                 return .replaced
             } catch {
@@ -419,7 +425,7 @@ package final class Association {
         switch phase {
         case .handshaking: return true
         // A renegotiation may have begun.
-        case .established: return engine.timeout != nil
+        case .established: return engine.deadline != .distantFuture
         case .ended: return false
         }
     }
@@ -429,12 +435,12 @@ package final class Association {
         hasNewDeadline = false
         switch phase {
         case .handshaking:
-            return deadline(of: engine, started: started, now: now)
+            return deadline(of: engine, started: started)
         case .established:
-            var deadline = min(bufferDeadline, idleDeadline)
-            if let renegotiation = engine.timeout { deadline = min(deadline, now + renegotiation) }
+            // The engine's is that of a renegotiation.
+            let deadline = min(bufferDeadline, idleDeadline, engine.deadline)
             guard let rehandshake else { return deadline }
-            return min(deadline, self.deadline(of: rehandshake.engine, started: rehandshake.started, now: now))
+            return min(deadline, self.deadline(of: rehandshake.engine, started: rehandshake.started))
         case .ended:
             return .distantFuture
         }
@@ -449,10 +455,8 @@ package final class Association {
     }
 
     /// A handshake's next deadline: its retransmission, or its end.
-    private func deadline(of engine: Engine, started: Instant, now: Instant) -> Instant {
-        let end = started + limits.handshakeTimeout
-        guard let retransmission = engine.timeout else { return end }
-        return min(end, now + retransmission)
+    private func deadline(of engine: Engine, started: Instant) -> Instant {
+        min(started + limits.handshakeTimeout, engine.deadline)
     }
 
     /// Does what is due: retransmits flights, gives buffers back, or ends what has taken too long.
@@ -461,10 +465,10 @@ package final class Association {
         switch phase {
         case .handshaking:
             if now >= started + limits.handshakeTimeout {
-                deliverHeldAlert(lease)
+                deliverHeldAlert(now: now, lease)
                 return close(.handshakeTimedOut, lease)
             }
-            retransmit()
+            retransmit(now: now)
         case .established:
             if now >= idleDeadline { return close(.idle, lease) }
             if now >= bufferDeadline {
@@ -473,30 +477,30 @@ package final class Association {
             }
             handleTimeoutOfRehandshake(now: now)
             // A renegotiation's flight.
-            if engine.timeout != nil { retransmit() }
+            retransmit(now: now)
         case .ended:
             break
         }
     }
 
-    private func retransmit() {
-        do throws(EngineError) { try engine.handleTimeout() } catch { end(.failed(error)) }
+    private func retransmit(now: Instant) {
+        do throws(EngineError) { try engine.handleTimeout(now: now) } catch { end(.failed(error)) }
     }
 
     private func handleTimeoutOfRehandshake(now: Instant) {
         guard let rehandshake else { return }
         if now >= rehandshake.started + limits.handshakeTimeout { return announce(.failed(.handshakeTimedOut)) }
         do throws(EngineError) {
-            try rehandshake.engine.handleTimeout()
+            try rehandshake.engine.handleTimeout(now: now)
         } catch {
             announce(.failed(.failed(error)))
         }
     }
 
     /// Takes an alert that was held back, since it came without protection, for the peer's.
-    private func deliverHeldAlert(_ lease: borrowing OutboxLease) {
+    private func deliverHeldAlert(now: Instant, _ lease: borrowing OutboxLease) {
         guard engine.holdsAlert else { return }
-        do throws(EngineError) { try engine.deliverHeldAlert() } catch { end(.failed(error)) }
+        do throws(EngineError) { try engine.deliverHeldAlert(now: now) } catch { end(.failed(error)) }
     }
 
     // MARK: Shutdown

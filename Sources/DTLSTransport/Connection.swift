@@ -80,13 +80,15 @@ package final class Connection: TimerTarget, EventHandler {
     /// A client's connection over a connected socket. Call ``start(with:)`` next.
     /// - Parameters:
     ///   - serverName: see ``Engine/init(connecting:over:payloadSize:serverName:)``.
-    ///   - session: what an earlier connection to the same server has left to be resumed.
+    ///   - session: what an earlier connection to the same server has left to be resumed. It is not offered where the
+    ///     hello would need more than one datagram for it.
     package static func connect(
         over socket: consuming FileDescriptor, _ flow: FlowKey, context: ClientContext, serverName: String?,
         resuming session: ResumableSession? = nil, limits: Limits, datapath: Datapath, delegate: any ConnectionDelegate
     ) throws(OpenSSLError) -> Connection {
+        let pathMTU = try? UDPSocket.pathMTU(of: socket, flow.local.family)
         let association = try Association.connect(
-            flow, context: context, serverName: serverName, resuming: session, limits: limits,
+            flow, context: context, serverName: serverName, resuming: session, limits: limits, pathMTU: pathMTU,
             buffers: datapath.buffers, now: datapath.loop.now)
         return Connection(association, socket, datapath, delegate)
     }

@@ -21,8 +21,8 @@ package protocol DatagramListenerDelegate: AnyObject {
     /// A record has come of a connection that is not here. It was dropped.
     func listener(_ listener: DatagramListener, droppedRecordOfNoConnectionFrom peer: SocketAddress)
     /// A peer that is not served has sent a datagram, its source unproven. It was dropped, since the listener's
-    /// ``DatagramListener/access`` does not allow the peer (`denied`); or it was a hello without a known version, and was
-    /// answered with an alert (`version`).
+    /// ``DatagramListener/access`` does not allow the peer (`denied`); or it was a hello without a known version, and
+    /// was answered with an alert (`version`).
     func listener(_ listener: DatagramListener, doesNotServe peer: SocketAddress, _ refusal: Refusal)
     /// The kernel gave no socket for a connection of this peer.
     func listener(_ listener: DatagramListener, failed error: SystemError, for peer: SocketAddress)

@@ -63,6 +63,8 @@ final class EnginePair {
 
     deinit { virtual_clock_stop(clock) }
 
+    private static var now: Instant { Instant(nanoseconds: UInt64(virtual_clock_now()) * 1_000) }
+
     /// Microseconds of virtual time since the beginning.
     var elapsed: Int64 { virtual_clock_now() - Self.start }
 
@@ -77,13 +79,13 @@ final class EnginePair {
         for _ in 0..<100_000 {
             if condition(self) || elapsed > 3_600_000_000 { return }
             let now = virtual_clock_now()
-            let timeouts = [client, server].compactMap { $0.error == nil ? $0.engine?.timeout : nil }
-            let nextTimeout = timeouts.min().map { now + $0.nanoseconds / 1_000 }
+            let deadlines = [client, server].compactMap { $0.error == nil ? $0.engine?.deadline : nil }
+            let nextTimeout = deadlines.min().flatMap { $0 == .distantFuture ? nil : Int64($0.nanoseconds / 1_000) }
             if let arrival = wire.nextArrival, arrival <= nextTimeout ?? .max, let delivery = wire.takeNext() {
                 virtual_clock_advance(max(0, arrival - now))
                 receive(delivery)
             } else if let nextTimeout {
-                virtual_clock_advance(nextTimeout - now)
+                virtual_clock_advance(max(0, nextTimeout - now))
                 handleTimeout(.client)
                 handleTimeout(.server)
             } else {
@@ -117,6 +119,7 @@ final class EnginePair {
         guard let engine = client.engine else { return }
         SSL_renegotiate(engine.ssl)
         SSL_do_handshake(engine.ssl)
+        engine.adjustDeadline(hasWritten: true, now: Self.now)
         flush(.client)
     }
 
@@ -181,8 +184,10 @@ final class EnginePair {
     }
 
     private func handleTimeout(_ side: SimulatedWire.Side) {
-        guard endpoint(side).error == nil, let engine = endpoint(side).engine, engine.timeout == .zero else { return }
-        do throws(EngineError) { try engine.handleTimeout() } catch { change(side) { $0.error = error } }
+        guard endpoint(side).error == nil, let engine = endpoint(side).engine, engine.deadline <= Self.now else {
+            return
+        }
+        do throws(EngineError) { try engine.handleTimeout(now: Self.now) } catch { change(side) { $0.error = error } }
         flush(side)
     }
 
@@ -191,7 +196,7 @@ final class EnginePair {
         guard let engine = endpoint(side).engine else { return }
         do throws(EngineError) {
             events: while true {
-                switch try engine.next() {
+                switch try engine.next(now: Self.now) {
                 case .needsInput: break events
                 case .established: change(side) { $0.isEstablished = true }
                 case .message(let bytes): change(side) { $0.messages.append(Array(bytes)) }

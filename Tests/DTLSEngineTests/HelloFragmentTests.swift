@@ -1,4 +1,5 @@
 import DTLSEngine
+import Primitives
 import TestSupport
 import Testing
 import VirtualClock
@@ -154,7 +155,7 @@ import VirtualClock
         let bio = try DatagramBIO()
         guard let hello = VerifiedHello(handedOver: hello) else { throw NotAHello() }
         let engine = try Engine(accepting: ServerContext(server), over: bio, payloadSize: 1_372, hello: hello)
-        _ = try? engine.next()
+        _ = try? engine.next(now: .distantPast)
         return bio.outbox.withDatagrams { bytes, sizes in Array(bytes[..<(sizes.first ?? 0)]) }
     }
 

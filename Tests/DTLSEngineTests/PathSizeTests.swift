@@ -158,4 +158,64 @@ import VirtualClock
         #expect(pair.server.engine?.recordLimit == Engine.maximumMessageSize)
         #expect(pair.client.engine?.recordLimit == Engine.maximumMessageSize)
     }
+
+    // MARK: Hellos
+
+    /// A session whose ticket has the client's certificates in it.
+    private func makeSession() throws -> ResumableSession {
+        let pair = try makePair(with: nil)
+        pair.handshake()
+        pair.run()
+        return try #require(pair.client.engine?.resumableSession)
+    }
+
+    private func makePair(with session: ResumableSession?, payloadSize: Int = 1_372, loss: Int = 0) throws -> EnginePair
+    {
+        try EnginePair(
+            client: ClientSettings(
+                certificateAuthorities: certificates.authority, certificate: certificates.client.certificate,
+                privateKey: certificates.client.privateKey),
+            server: ServerSettings(
+                certificate: certificates.rsaServer.certificate, privateKey: certificates.rsaServer.privateKey,
+                certificateAuthorities: certificates.authority),
+            payloadSize: payloadSize, conditions: WireConditions(loss: loss),
+            ticketKeys: Array(repeating: 7, count: 80), session: session)
+    }
+
+    @Test func `a session is offered where the hello stays one datagram, and only there`() throws {
+        let session = try makeSession()
+        let small = try makePair(with: session, payloadSize: 600)
+        #expect(small.wire.sentCount == 1)
+        small.handshake()
+        #expect(small.client.isEstablished && small.client.engine?.isResumed == false)
+        let large = try makePair(with: session)
+        #expect(large.wire.sentCount == 1)
+        #expect(large.wire.largest > 600)
+        large.handshake()
+        #expect(large.client.isEstablished && large.client.engine?.isResumed == true)
+    }
+
+    /// A server need not put pieces together. So a hello is not cut below 548 bytes, and whole again after that.
+    @Test func `an unanswered hello is sent in pieces once and then whole again`() throws {
+        let pair = try makePair(with: try makeSession(), loss: 100)
+        let whole = pair.wire.largest
+        try #require(whole > 548 && whole < 1_232)
+        var flights: [[Int]] = [[whole]]
+        for _ in 0..<6 {
+            let count = pair.wire.sentCount
+            pair.run { $0.wire.sentCount > count }
+            flights.append(pair.wire.sent.dropFirst(count).map(\.datagram.count))
+        }
+        // After 1, 3, 7, 15, 31 and 63 seconds.
+        #expect(flights.map(\.count) == [1, 1, 1, 2, 1, 1, 2])
+        for flight in flights where flight.count == 1 { #expect(flight == [whole]) }
+        for flight in flights where flight.count == 2 { #expect(flight[0] > 500 && flight[0] <= 548) }
+    }
+
+    @Test func `a path's own limit holds for a hello that is whole again`() throws {
+        let pair = try makePair(with: nil, payloadSize: 1_372, loss: 100)
+        pair.client.engine?.limitPayload(to: 1_100)
+        pair.run { $0.elapsed > 20_000_000 }
+        #expect(pair.client.engine?.payloadSize == 1_100)
+    }
 }

@@ -109,7 +109,7 @@ final class AssociationPair {
 
     private func advance(to instant: Instant, unless isPointless: Bool) {
         guard !isPointless else { return }
-        // Rounded up: OpenSSL counts in microseconds.
+        // Rounded up: the clock counts in microseconds.
         virtual_clock_advance(max(0, Int64((instant.nanoseconds + 999) / 1_000) - virtual_clock_now()))
     }
 
@@ -159,7 +159,7 @@ final class AssociationPair {
     ) throws -> Association {
         try Association.connect(
             FlowKey(peer: flow.local, local: flow.peer), context: context, serverName: nil, resuming: nil,
-            limits: limits, buffers: buffers, now: now)
+            limits: limits, pathMTU: nil, buffers: buffers, now: now)
     }
 
     // MARK: What sockets do

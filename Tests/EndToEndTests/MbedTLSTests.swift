@@ -102,5 +102,29 @@ extension EndToEndClientMode {
             try await server.logged("closed by the peer", "DATAGRAMS_IN=4", "DATAGRAMS_OUT=2")
             try await server.stop()
         }
+
+        /// The ticket has the client's certificate in it, and Mbed TLS does not put hellos together that come in several
+        /// datagrams.
+        @Test func `a session whose ticket is too large for the hello's datagram is not offered`() async throws {
+            let folder = fixture.folder
+            let authority = try await fixture.certificates.authority("clients")
+            let names = (0..<40).map { "DNS:a-long-name-of-a-client-\($0).example.com" }.joined(separator: ",")
+            let certificate = try await fixture.certificates.issued(
+                "client", by: authority, extensions: ["subjectAltName=\(names)"])
+            let server = try await MbedTLSPeer.server(
+                at: fixture.back, as: fixture.identity, in: folder, clientAuthority: authority.certificate)
+            let daemon = try await Daemon.start(
+                fixture.client(
+                    more: "server_name = \"localhost\"\ncertificate = \"\(certificate.certificate)\"\n"
+                        + "private_key = \"\(certificate.privateKey)\""), in: folder)
+            let sender = try PlainSender(to: fixture.front)
+            for number in 1...3 {
+                try await sender.exchange("bye \(number)", details: daemon.program.errors)
+                try await daemon.logged("connection to the server closed", count: number)
+            }
+            #expect(server.output.filter { $0.hasPrefix("handshake") } == Array(repeating: "handshake done", count: 3))
+            try await daemon.logged("connection to the server opened", "RESUMED=no", count: 3)
+            try await daemon.stop()
+        }
     }
 }

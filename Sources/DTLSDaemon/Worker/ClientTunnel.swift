@@ -25,6 +25,8 @@ final class ClientTunnel: TimerTarget, EventHandler, ConnectionDelegate {
     private var counters = Counters()
     /// Why the connection is being closed, where the tunnel closes it.
     private var closeReason: String?
+    /// Whether the connection was given a session to be resumed.
+    private var hasSession = false
 
     /// Datagrams that were lost here.
     private struct Counters {
@@ -225,11 +227,12 @@ final class ClientTunnel: TimerTarget, EventHandler, ConnectionDelegate {
         try UDPSocket.connect(socket, to: configuration.server)
         // A connected UDP socket has an address.
         let local = try UDPSocket.localAddress(of: socket) ?? .anyAddress(configuration.server.family, port: 0)
+        let session = configuration.resumes ? client.session(now: resources.loop.now) : nil
+        hasSession = session != nil
         return try Connection.connect(
             over: socket, FlowKey(peer: configuration.server, local: local), context: client.context,
             serverName: configuration.serverName,
-            resuming: configuration.resumes ? client.session(now: resources.loop.now) : nil, limits: client.limits,
-            datapath: worker.datapath, delegate: self)
+            resuming: session, limits: client.limits, datapath: worker.datapath, delegate: self)
     }
 
     func connectionEstablished(_ connection: Connection) {
@@ -276,10 +279,16 @@ final class ClientTunnel: TimerTarget, EventHandler, ConnectionDelegate {
         let reason = closeReason ?? ending.description
         closeReason = nil
         var verification: String?
-        if case .failed(let error) = ending {
+        switch ending {
+        case .failed(let error):
             // A server that does not like the session must not be offered it again and again (RFC 5246, section 7.2.2).
             client.dropSession()
             verification = error.verification
+        case .handshakeTimedOut where hasSession:
+            // Perhaps it is the session that the server does not take: a smaller hello may get through, for example.
+            client.dropSession()
+        default:
+            break
         }
         connectionEnded(connection, because: reason, verification: verification)
     }

@@ -125,6 +125,11 @@ static void server(int count, char **words) {
         socklen_t size = sizeof peer;
         connect(net.fd, (void *)&nobody, sizeof nobody);
         if (recvfrom(net.fd, bytes, sizeof bytes, MSG_PEEK, (void *)&peer, &size) < 0) continue;
+        if (bytes[0] != 22) {
+            // No hello: what a connection that is over has been sent.
+            recv(net.fd, bytes, sizeof bytes, 0);
+            continue;
+        }
         connect(net.fd, (void *)&peer, size);
         mbedtls_ssl_free(&ssl);
         mbedtls_ssl_init(&ssl);

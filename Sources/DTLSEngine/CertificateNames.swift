@@ -10,9 +10,11 @@ struct CertificateNames {
     }
 
     private(set) var names: [(kind: Kind, value: [UInt8])] = []
-    /// Whether every name could be read. A name with a NUL in it counts as unreadable: software that takes it for a C
-    /// string sees another name.
+    /// Whether every name could be read.
     private(set) var isComplete = true
+    /// Whether a name has a NUL in it, which counts as unreadable: software that takes it for a C string sees another
+    /// name.
+    private(set) var hasNUL = false
 
     init(of certificate: OpaquePointer) {
         let subject = X509_get_subject_name(certificate)
@@ -28,6 +30,7 @@ struct CertificateNames {
     private mutating func add(_ kind: Kind, _ bytes: [UInt8]?) {
         guard let bytes, !bytes.contains(0) else {
             isComplete = false
+            if bytes != nil { hasNUL = true }
             return
         }
         names.append((kind, Self.normalized(kind, bytes)))

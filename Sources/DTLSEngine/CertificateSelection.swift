@@ -93,6 +93,7 @@ extension ServerContext {
 
     /// The 4 or 16 bytes of an IP address in text, or `nil` for another text.
     private static func addressBytes(of text: String) -> [UInt8]? {
+        guard !text.utf8.contains(0) else { return nil }
         ERR_set_mark()
         defer { ERR_pop_to_mark() }
         guard let string = a2i_IPADDRESS(text) else { return nil }
@@ -102,8 +103,12 @@ extension ServerContext {
         return Array(IPv4Mapped.unmapped(bytes))
     }
 
-    private func covers(_ name: String) -> Bool {
-        exData.certificates.contains { $0.certificate.covers(name: name) }
+    /// - Parameter address: that of a name that is an address in text.
+    private func covers(_ name: String, _ address: [UInt8]?) -> Bool {
+        exData.certificates.contains { entry in
+            address.map { $0.withUnsafeBytes { entry.certificate.covers(address: $0) } }
+                ?? entry.certificate.covers(name: name)
+        }
     }
 
     private func certifies(_ address: UnsafeRawBufferPointer) -> Bool {
@@ -119,8 +124,14 @@ extension ServerContext {
 
     private func choose(for ssl: OpaquePointer, _ alert: UnsafeMutablePointer<Int32>?) -> Int32 {
         if let name = ServerName.asked(of: ssl) {
-            let virtualHost = virtualHost(named: name)
-            if virtualHost == nil, refusesUnknownNames, !covers(name) {
+            // An address is no name (RFC 6066, section 3), but there are clients that ask for one: it stands for itself.
+            let address = Self.addressBytes(of: name)
+            let virtualHost =
+                virtualHost(named: name)
+                ?? address.flatMap { address in
+                    addresses[address] ?? address.withUnsafeBytes { self.virtualHost(forAddress: $0) }
+                }
+            if virtualHost == nil, refusesUnknownNames, !covers(name, address) {
                 HandshakeRefusal.record(.unknownServerName(name), for: ssl)
                 alert?.pointee = SSL_AD_UNRECOGNIZED_NAME
                 return SSL_CLIENT_HELLO_ERROR

@@ -64,6 +64,30 @@ public final class OwnCertificate {
         }
     }
 
+    /// The reason why next to no client takes a certificate with this key, as the rest of a sentence about the
+    /// certificate; `nil` for a key that all take.
+    public var rareKey: String? {
+        guard let key = X509_get0_pubkey(pointer) else { return nil }
+        switch EVP_PKEY_get_base_id(key) {
+        case EVP_PKEY_RSA:
+            let bits = EVP_PKEY_get_bits(key)
+            return bits < 2_048 ? "has an RSA key of \(bits) bits, and clients want 2048 at least" : nil
+        case EVP_PKEY_EC:
+            var name = [CChar](repeating: 0, count: 64)
+            var count = 0
+            guard EVP_PKEY_get_group_name(key, &name, name.count, &count) == 1 else {
+                return "has a key on a curve without a name, and clients know curves by their names"
+            }
+            let curve = String(decoding: name.prefix(count).map { UInt8(bitPattern: $0) }, as: UTF8.self)
+            return Self.commonCurves.contains(curve)
+                ? nil : "has a key on the curve \(curve), which next to no client knows; P-256 is known to all"
+        default: return nil
+        }
+    }
+
+    /// P-256, P-384 and P-521, by OpenSSL's names.
+    private static let commonCurves: Set<String> = ["prime256v1", "P-256", "secp384r1", "P-384", "secp521r1", "P-521"]
+
     /// Whether the certificate names an IP address.
     /// - Parameter address: 4 or 16 bytes.
     public func covers(address: UnsafeRawBufferPointer) -> Bool {
@@ -85,6 +109,8 @@ public final class CertificateList {
     }
 
     deinit { for certificate in pointers { X509_free(certificate) } }
+
+    public var count: Int { pointers.count }
 
     /// A part of a sentence about each certificate that is not valid now: its subject, and the date since or until
     /// which it is not.
@@ -159,6 +185,10 @@ public final class RevocationLists {
 public enum SystemAuthorities {
     /// The file that this OpenSSL takes them from where SSL_CERT_FILE names no other: a bundle in PEM.
     public static var file: String { X509_get_default_cert_file().map { String(cString: $0) } ?? "" }
+
+    /// The folder that this OpenSSL takes them from where SSL_CERT_DIR names no other: a file for each, named by the
+    /// hash of its subject.
+    public static var folder: String { X509_get_default_cert_dir().map { String(cString: $0) } ?? "" }
 }
 
 /// A PEM text as a read-only BIO; it owns the BIO and a copy of the text.
@@ -166,11 +196,31 @@ final class PEMSource {
     let bio: OpaquePointer
 
     init?(_ text: String) {
-        guard text.utf8.count <= Int(Int32.max), let memory = BIO_new(BIO_s_mem()) else { return nil }
+        let bytes = Self.withoutMarks(text)
+        guard bytes.count <= Int(Int32.max), let memory = BIO_new(BIO_s_mem()) else { return nil }
         bio = memory
-        var copy = text
-        let written = copy.withUTF8 { BIO_write(memory, $0.baseAddress, Int32(truncatingIfNeeded: $0.count)) }
-        guard written == Int32(truncatingIfNeeded: text.utf8.count) else { return nil }
+        let count = Int32(truncatingIfNeeded: bytes.count)
+        guard BIO_write(memory, bytes, count) == count else { return nil }
+    }
+
+    /// The text's bytes without byte order marks. Some editors write one at the start of a file, and files are put
+    /// together; OpenSSL does not see the "-----BEGIN" of a line that starts with one, and leaves that part out.
+    private static func withoutMarks(_ text: String) -> [UInt8] {
+        var bytes = Array(text.utf8)
+        let mark: [UInt8] = [0xef, 0xbb, 0xbf]
+        guard bytes.contains(mark[0]) else { return bytes }
+        var kept = 0
+        var position = 0
+        while position < bytes.count {
+            if bytes[position...].starts(with: mark) {
+                position += mark.count
+            } else {
+                bytes[kept] = bytes[position]
+                kept += 1
+                position += 1
+            }
+        }
+        return Array(bytes[..<kept])
     }
 
     deinit { BIO_free(bio) }

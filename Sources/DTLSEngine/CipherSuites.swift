@@ -80,7 +80,7 @@ enum Proof {
     case presharedKey
 
     fileprivate func fits(_ suite: OpaquePointer) -> Bool {
-        let isForKeys = Self.keyExchanges.contains(SSL_CIPHER_get_kx_nid(suite))
+        let isForKeys = Self.isForKeys(suite)
         return switch self {
         case .certificate(_, let authentication): !isForKeys && SSL_CIPHER_get_auth_nid(suite) == authentication
         case .anyCertificate: !isForKeys
@@ -98,6 +98,9 @@ enum Proof {
         case .presharedKey: false
         }
     }
+
+    /// Whether clients of the suite prove themselves by a pre-shared key.
+    static func isForKeys(_ suite: OpaquePointer) -> Bool { keyExchanges.contains(SSL_CIPHER_get_kx_nid(suite)) }
 
     private static let keyExchanges = [NID_kx_psk, NID_kx_ecdhe_psk, NID_kx_dhe_psk, NID_kx_rsa_psk]
 

@@ -170,7 +170,13 @@ public final class Engine {
             rejection.correctAlert(in: bio.outbox)
             throw .handshake(error, verification: rejection.description)
         case .unknownPresharedKeyIdentity(let identity):
-            throw .handshake(error, verification: "unknown PSK identity \(Printable.quoted(identity))")
+            let name = Printable.quoted(PresharedKeys.text(of: identity))
+            throw .handshake(error, verification: "unknown PSK identity \(name)")
+        case .presharedKeyIdentityWithNUL(let identity):
+            throw .handshake(
+                error,
+                verification: "the PSK identity \(Printable.quoted(identity)) has a NUL byte in it, which no"
+                    + " identity may have, since programs would take what stands before it for the whole")
         case nil: throw .handshake(error, verification: verificationError)
         }
     }

@@ -11,8 +11,10 @@ public struct PeerRejection: Sendable, Equatable, CustomStringConvertible {
     enum RuleFault: Sendable, Equatable {
         case denied(String)
         case notAllowed
-        /// A name that cannot be read, or that holds a NUL.
+        /// A name that cannot be read.
         case unreadable
+        /// A name with a NUL in it.
+        case nul
     }
 
     /// The names that the client claims. None of them is proven.
@@ -27,7 +29,9 @@ public struct PeerRejection: Sendable, Equatable, CustomStringConvertible {
             case .rule(.denied(let rule)): "matches \(Printable.quoted(rule, limit: 200)) of the deny list"
             case .rule(.notAllowed): "matches nothing of the allow list"
             case .rule(.unreadable):
-                "has names that cannot be compared with the rules: one is malformed or has a NUL in it"
+                "has names that cannot be compared with the rules: one is malformed"
+            case .rule(.nul):
+                "has a name with a NUL byte in it, of which programs would take what stands before it for the whole"
             }
         return "client certificate \(ChainFault.quoted(name: client.subject ?? "")) \(fault)"
     }

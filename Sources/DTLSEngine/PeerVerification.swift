@@ -164,13 +164,14 @@ final class PeerVerifier {
         }
     }
 
-    /// The reason why the rules refuse a certificate; `nil` where they do not.
+    /// The reason why the rules, or the names themselves, refuse a certificate; `nil` where they do not.
     private func fault(of leaf: OpaquePointer) -> PeerRejection.RuleFault? {
+        let names = CertificateNames(of: leaf)
+        if names.hasNUL { return .nul }
         if allow.isEmpty, deny.isEmpty { return nil }
         guard let fingerprint = PeerName.digest(leaf) else { return .unreadable }
-        let names = allow.concernNames || deny.concernNames ? CertificateNames(of: leaf) : nil
         // A name that cannot be read might be one that a deny rule means.
-        if let names, !names.isComplete { return .unreadable }
+        if allow.concernNames || deny.concernNames, !names.isComplete { return .unreadable }
         if let rule = deny.match(fingerprint: fingerprint, names) { return .denied(rule.text) }
         if !allow.isEmpty, allow.match(fingerprint: fingerprint, names) == nil { return .notAllowed }
         return nil

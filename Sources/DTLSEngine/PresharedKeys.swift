@@ -34,6 +34,16 @@ public struct PresharedKeys: Equatable, Sendable {
     }
 }
 
+extension PresharedKeys {
+    /// An identity as text, in the form in which key files have it (psktool, `PresharedKeyFile` of the daemon): as it is,
+    /// or `#` and hexadecimal digits where it is not UTF-8. One that begins with `#` has that form too, so that no two
+    /// identities have the same text.
+    public static func text(of identity: [UInt8]) -> String {
+        if identity.first != UInt8(ascii: "#"), let text = String(validating: identity, as: UTF8.self) { return text }
+        return "#\(Hexadecimal.text(identity))"
+    }
+}
+
 /// All keys are coded as one run of bytes, each part after its length in 4 bytes: a file may hold 300,000 of them, and
 /// to decode as many values one by one would hold a worker up for most of a second.
 extension PresharedKeys: Codable {
@@ -112,6 +122,8 @@ extension ServerContext {
         SSL_CTX_set_psk_server_callback(pointer) { ssl, identity, buffer, size in
             guard let ssl, let identity, let buffer, let table = ContextExData.of(ssl)?.presharedKeys else { return 0 }
             let bytes = PresharedKeyCallbacks.bytes(identity)
+            // One with a NUL: what OpenSSL has made of it is another client's, maybe.
+            if HandshakeRefusal.reason(for: ssl) != nil { return 0 }
             guard let key = table.key(of: bytes) else {
                 HandshakeRefusal.record(.unknownPresharedKeyIdentity(bytes), for: ssl)
                 return 0
@@ -120,6 +132,7 @@ extension ServerContext {
             buffer.update(from: key, count: key.count)
             return UInt32(truncatingIfNeeded: key.count)
         }
+        watchIdentities()
         SSL_CTX_set_session_ticket_cb(
             pointer,
             { ssl, _ in
@@ -127,6 +140,34 @@ extension ServerContext {
                 return PresharedKeyCallbacks.writeTicketData(of: ssl)
             },
             { ssl, session, _, _, status, _ in PresharedKeyCallbacks.decide(ssl, session, status) }, nil)
+    }
+}
+
+extension ServerContext {
+    /// Refuses identities with a NUL. OpenSSL gives its callback a C string, which ends at the NUL
+    /// (tls_process_cke_psk_preamble: PACKET_strndup), so that one client could pass for another with the key that both
+    /// have, in logs and for backends. RFC 4279, section 5.1, has UTF-8 texts, which hold no NUL as a rule.
+    ///
+    /// The whole identity stands only in the message. OpenSSL shows each message before it processes it, up to the
+    /// client's Finished: from then on it would show every record, which costs time.
+    private func watchIdentities() {
+        SSL_CTX_set_msg_callback(pointer) { isWritten, _, contentType, bytes, count, ssl, _ in
+            guard isWritten == 0, contentType == SSL3_RT_HANDSHAKE, let ssl, let bytes else { return }
+            let message = UnsafeRawBufferPointer(start: bytes, count: count)
+            switch Int32(message.first ?? 0) {
+            case SSL3_MT_CLIENT_KEY_EXCHANGE:
+                guard let identity = PresharedKeyCallbacks.identity(inClientKeyExchange: message, of: ssl),
+                    identity.contains(0)
+                else { return }
+                HandshakeRefusal.record(.presharedKeyIdentityWithNUL(identity), for: ssl)
+            case SSL3_MT_FINISHED:
+                // A renegotiation brings another identity.
+                if SSL_get_options(ssl) & CO_SSL_OP_ALLOW_CLIENT_RENEGOTIATION == 0 {
+                    SSL_set_msg_callback(ssl, nil)
+                }
+            default: break
+            }
+        }
     }
 }
 
@@ -156,6 +197,14 @@ extension ClientContext {
 private enum PresharedKeyCallbacks {
     static func bytes(_ text: UnsafePointer<CChar>) -> [UInt8] {
         Array(UnsafeRawBufferPointer(start: text, count: strlen(text)))
+    }
+
+    /// The identity that a client names; `nil` where no suite with pre-shared keys was chosen, or there is none.
+    /// - Parameter message: with its header of 12 bytes (RFC 6347, section 4.2.2), whole.
+    static func identity(inClientKeyExchange message: UnsafeRawBufferPointer, of ssl: OpaquePointer) -> [UInt8]? {
+        guard let suite = SSL_get_pending_cipher(ssl), Proof.isForKeys(suite), message.count >= 14 else { return nil }
+        let count = Int(message[12]) << 8 | Int(message[13])
+        return count <= message.count - 14 ? Array(message[14..<(14 + count)]) : nil
     }
 
     /// Writes data about the key into a ticket that is about to be made.
@@ -188,13 +237,11 @@ private enum PresharedKeyCallbacks {
 }
 
 extension Engine {
-    /// The identity that a client has named with a pre-shared key, proven or not, as text: what is not UTF-8 is
-    /// replaced. `nil` where no suite with pre-shared keys was chosen.
-    public var claimedPresharedKeyIdentity: String? {
-        withSSL { SSL_get_psk_identity($0).map { String(decoding: PresharedKeyCallbacks.bytes($0), as: UTF8.self) } }
-    }
+    /// The identity that a client has named with a pre-shared key, proven or not, as ``PresharedKeys/text(of:)``. `nil`
+    /// where no suite with pre-shared keys was chosen.
+    public var claimedPresharedKeyIdentity: String? { claimedPresharedKeyIdentityBytes.map(PresharedKeys.text) }
 
-    /// The same identity as the client's own bytes, to tell clients apart by: different bytes can give the same text.
+    /// The same identity as the client's own bytes.
     public var claimedPresharedKeyIdentityBytes: [UInt8]? {
         withSSL { SSL_get_psk_identity($0).map(PresharedKeyCallbacks.bytes) }
     }
@@ -208,7 +255,7 @@ extension Engine {
                 let table = ContextExData.of(ssl)?.presharedKeys,
                 table.key(of: PresharedKeyCallbacks.bytes(identity)) != nil
             else { return "" }
-            let name = Printable.quoted(PresharedKeyCallbacks.bytes(identity))
+            let name = Printable.quoted(PresharedKeys.text(of: PresharedKeyCallbacks.bytes(identity)), limit: 100)
             return "; the client has not proven that it has the key of PSK identity \(name)"
         }
     }

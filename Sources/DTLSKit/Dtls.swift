@@ -24,7 +24,8 @@ public enum Dtls {
         guard let text = String(validating: bytes, as: UTF8.self) else {
             throw .invalid("\(path) is not a text in UTF-8; certificates and keys are expected as PEM")
         }
-        return text
+        // Some editors write a byte order mark at the start, which is no part of a password.
+        return text.utf8.starts(with: "\u{FEFF}".utf8) ? String(text.unicodeScalars.dropFirst()) : text
     }
 
     /// 4 MiB: a list of all public CAs has about a quarter of a megabyte.

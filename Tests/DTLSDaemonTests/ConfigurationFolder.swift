@@ -64,6 +64,9 @@ struct TestMaterial {
     /// Of a kind that OpenSSL has no suites of DTLS for.
     let ed25519Certificate: String
     let ed25519Key: String
+    /// On a curve that next to no client knows.
+    let oddCertificate: String
+    let oddKey: String
     /// CN=expired, with the key of `certificate`.
     let expiredCertificate: String
     /// The certificate, not as PEM.
@@ -102,6 +105,8 @@ struct TestMaterial {
         try openssl("req -x509 -new -key weakkey -subj /CN=localhost -days 30 -out weak")
         try openssl("genpkey -algorithm ED25519 -out edkey")
         try openssl("req -x509 -new -key edkey -subj /CN=localhost -days 30 -out ed")
+        try openssl("genpkey -algorithm EC -pkeyopt ec_paramgen_curve:brainpoolP256r1 -out oddkey")
+        try openssl("req -x509 -new -key oddkey -subj /CN=localhost -days 30 -out odd")
         try openssl("req -new -key key -subj /CN=expired -out request.csr")
         try openssl("pkcs8 -topk8 -in key -passout pass:sesame -out encrypted")
         try openssl("x509 -in certificate -outform DER -out der")
@@ -129,6 +134,8 @@ struct TestMaterial {
         weakKey = try text("weakkey")
         ed25519Certificate = try text("ed")
         ed25519Key = try text("edkey")
+        oddCertificate = try text("odd")
+        oddKey = try text("oddkey")
         expiredCertificate = try text("expired")
         derCertificate = try Data(contentsOf: URL(fileURLWithPath: "\(folder)/der"))
         try openssl("req -x509 -new -key other -subj /CN=authority -days 30 -out authority")

@@ -33,6 +33,8 @@ final class EnginePair {
     private let fragments = HelloFragments()
     /// How many good cookies are refused, as if they had become too old.
     var cookiesToRefuse = 0
+    /// Somebody on the way, who changes the client's datagrams.
+    var tamper: ([UInt8]) -> [UInt8] = { $0 }
     private let clientAddress: [UInt8] = [192, 0, 2, 1, 0x30, 0x39]
     private let serverAddress: [UInt8] = [192, 0, 2, 2, 0x11, 0x51]
     /// The virtual time that the pair began at.
@@ -42,7 +44,8 @@ final class EnginePair {
         client clientSettings: ClientSettings, server serverSettings: ServerSettings, payloadSize: Int = 1452,
         conditions: WireConditions = .perfect, seed: UInt64 = 1, serverName: String? = "localhost",
         ticketKeys: [UInt8]? = nil, session: ResumableSession? = nil, localAddress: [UInt8] = [],
-        asksForStaple: Bool = false, prepareClient: (OpaquePointer) -> Void = { _ in }
+        asksForStaple: Bool = false, askingFor otherName: String? = nil,
+        prepareClient: (OpaquePointer) -> Void = { _ in }
     ) throws {
         clock = virtual_clock_start(Self.start)
         bio = try DatagramBIO()
@@ -54,6 +57,7 @@ final class EnginePair {
         client.engine = try Engine(
             connecting: ClientContext(clientSettings), over: bio, payloadSize: payloadSize, serverName: serverName)
         if let session { client.engine?.resume(session) }
+        if let otherName, let ssl = client.engine?.ssl { _ = co_ssl_set_tlsext_host_name(ssl, otherName) }
         if asksForStaple, let ssl = client.engine?.ssl {
             SSL_ctrl(ssl, SSL_CTRL_SET_TLSEXT_STATUS_REQ_TYPE, Int(TLSEXT_STATUSTYPE_ocsp), nil)
         }
@@ -220,7 +224,9 @@ final class EnginePair {
         }
         bio.outbox.removeAll()
         let other: SimulatedWire.Side = side == .client ? .server : .client
-        for datagram in datagrams { wire.send(datagram, to: other, at: virtual_clock_now()) }
+        for datagram in datagrams {
+            wire.send(side == .client ? tamper(datagram) : datagram, to: other, at: virtual_clock_now())
+        }
     }
 }
 

@@ -102,7 +102,10 @@ import Testing
         #expect(leaf.isSelfSigned && !certificate.isSelfSigned)
         #expect(throws: OCSPStapleError.selfSigned) { try OCSPStaple(bytes, for: leaf) }
 
-        for (name, isAsked) in [(identity, true), (certificates.ecdsaServer, true), (identity, false)] {
+        let issued = certificates.ecdsaServer
+        for (name, bytes, isAsked) in [
+            (identity, bytes, true), (issued, try response(about: issued), true), (identity, bytes, false),
+        ] {
             var key = CertifiedKey(certificate: name.certificate, privateKey: name.privateKey)
             key.staple = OCSPStaple(checked: bytes, expiry: nil)
             let pair = try EnginePair(

@@ -67,8 +67,38 @@ import Testing
             pair.handshake()
             #expect(pair.server.isEstablished)
             let text = try #require(pair.server.engine?.peerName?.presharedKeyIdentity)
-            #expect(text == String(decoding: key.identity, as: UTF8.self))
+            #expect(text == (key == odd ? "#ff0a8022" : "#" + String(repeating: "fe", count: 255)))
         }
+    }
+
+    /// As the file of keys writes it, so that an operator finds it there.
+    @Test func `an identity that is not UTF-8 is hexadecimal in texts`() throws {
+        #expect(PresharedKeys.text(of: Array("sensor-7".utf8)) == "sensor-7")
+        #expect(PresharedKeys.text(of: Array("ä:b".utf8)) == "ä:b")
+        #expect(PresharedKeys.text(of: [0xff, 0x0a]) == "#ff0a")
+        // Else it would be the text of another one, too.
+        #expect(PresharedKeys.text(of: Array("#ff0a".utf8)) == "#2366663061")
+        let pair = try EnginePair(
+            client: client(PresharedKey(identity: [0xff, 0x0a], key: Self.key.key)), server: server())
+        pair.handshake()
+        let reason = try #require(pair.server.error)
+        #expect("\(reason)".contains("unknown PSK identity \"#ff0a\""), "\(reason)")
+    }
+
+    /// OpenSSL takes what stands before the NUL for the whole, and that is another client here.
+    @Test func `an identity with a NUL is refused, and not taken for a shorter one`() throws {
+        let short = PresharedKey(identity: Array("sensor".utf8), key: Self.key.key)
+        let pair = try EnginePair(
+            client: client(ciphers: "PSK-AES128-GCM-SHA256"), server: server([short, Self.key]))
+        pair.tamper = { datagram in
+            var datagram = datagram
+            if let place = datagram.firstRange(of: Self.key.identity) { datagram[place.lowerBound + 6] = 0 }
+            return datagram
+        }
+        pair.handshake()
+        let reason = try #require(pair.server.error)
+        #expect("\(reason)".contains("the PSK identity \"sensor\\u{0}7\" has a NUL byte in it"), "\(reason)")
+        #expect("\(try #require(pair.client.error))".contains("unknown psk identity"))
     }
 
     @Test func `a service with both serves clients of either kind`() throws {

@@ -68,6 +68,48 @@ import Testing
     }
 
     /// The whole name goes before the asterisk, which stands for one label.
+    /// RFC 6066, section 3, has no addresses as names, but there are clients that ask for them.
+    @Test(arguments: ["192.0.2.7", "2001:DB8::7"])
+    func `an address as a name is one that a certificate with this address has`(_ name: String) throws {
+        let root = try MadeCertificate("Root", isAuthority: true)
+        let v6: [UInt8] = [0x20, 1, 0xd, 0xb8] + Array(repeating: 0, count: 11) + [7]
+        let certificate = try MadeCertificate("a", names: [.ip([192, 0, 2, 7]), .ip(v6)], issuer: root)
+        var settings = ServerSettings(certifiedKeys: [key(try certificate.identity())])
+        settings.refusesUnknownNames = true
+        let trusting = ClientSettings(certificateAuthorities: try root.pem())
+        for (asked, isServed) in [(name, true), ("192.0.2.8", false), ("192.0.2.70", false), ("2001:db8::8", false)] {
+            let pair = try EnginePair(client: trusting, server: settings, serverName: name, askingFor: asked)
+            pair.handshake()
+            #expect(pair.server.isEstablished == isServed, "\(asked): \(String(describing: pair.server.error))")
+        }
+        // Where the certificate with the address is another name's.
+        settings.names = [VirtualHost(name: "a.example", certifiedKeys: settings.certifiedKeys)]
+        settings.certifiedKeys = [key(certificates.ecdsaServer)]
+        settings.choosesByAddress = true
+        let pair = try EnginePair(client: trusting, server: settings, serverName: name, askingFor: name)
+        pair.handshake()
+        #expect(pair.client.isEstablished, "\(String(describing: pair.server.error))")
+    }
+
+    @Test func `a certificate with a key that next to no client takes says so`() throws {
+        func fault(_ key: Key) throws -> String? {
+            try OwnCertificate(pem: MadeCertificate("x", key: key).pem()).rareKey
+        }
+        for curve in [NID_X9_62_prime256v1, NID_secp384r1, NID_secp521r1] {
+            #expect(try fault(Key(.ecdsa, curve: curve)) == nil)
+        }
+        #expect(try fault(Key(.rsa)) == nil)
+        for (curve, name) in [
+            (NID_brainpoolP256r1, "brainpoolP256r1"), (NID_secp256k1, "secp256k1"), (NID_secp224r1, "secp224r1"),
+        ] {
+            #expect(
+                try fault(Key(.ecdsa, curve: curve))
+                    == "has a key on the curve \(name), which next to no client knows; P-256 is known to all")
+        }
+        #expect(
+            try fault(Key(.rsa, bits: 1024)) == "has an RSA key of 1024 bits, and clients want 2048 at least")
+    }
+
     @Test func `an asterisk stands for exactly one label`() throws {
         var settings = ServerSettings(certifiedKeys: [key(certificates.ecdsaServer)])
         settings.refusesUnknownNames = true

@@ -116,7 +116,38 @@ private let least = """
         #expect(
             found.first?.hasPrefix(
                 "dtlsd.toml:1: client.out.ca: missing, and the system's CA certificates are not there: cannot read"
-                    + " \"none.pem\": No such file or directory; expected ") == true)
+                    + " \"none.pem\": No such file or directory (SSL_CERT_FILE); expected ") == true)
+    }
+
+    /// Each distribution has its bundle somewhere else.
+    @Test func `the system's CA certificates are the first that are found`() throws {
+        let material = try TestMaterial.shared.get()
+        let (one, other) = (material.certificate, material.rsaCertificate)
+        try folder.write("empty.pem", "")
+        try folder.write("one.pem", one)
+        try folder.write("certs/5ed36f99.0", one)
+        try folder.write("certs/0a1b2c3d.12", other)
+        try folder.write("certs/README", "-----BEGIN nothing")
+        func file(_ name: String) -> String { "\(folder.path)/\(name)" }
+        func read(_ environment: [String: String], _ files: [String], _ directory: String = "none") throws -> String {
+            try SystemBundle(
+                environment: environment, usual: (files: files.map(file), folder: file(directory))
+            ).read()
+        }
+        #expect(try read([:], ["none", "empty.pem", "one.pem", "rsa.pem"]) == one)
+        #expect(try read([:], ["none", "empty.pem"], "certs") == other + one)
+        #expect(try read(["SSL_CERT_FILE": file("one.pem")], []) == one)
+        #expect(try read(["SSL_CERT_DIR": "\(file("none")):\(file("certs"))"], []) == other + one)
+        let missing = #expect(throws: SystemBundle.Missing.self) { try read([:], ["none", "empty.pem"], "nowhere") }
+        #expect(
+            missing?.tried == [
+                "cannot read \"\(file("none"))\": No such file or directory",
+                "\"\(file("empty.pem"))\" has no PEM certificate in it",
+                "\"\(file("nowhere"))\" is no folder with certificates that `openssl rehash` has named",
+            ])
+        // What the operator names is all that counts.
+        #expect(throws: SystemBundle.Missing.self) { try read(["SSL_CERT_FILE": file("none")], ["one.pem"]) }
+        #expect(SystemBundle.bundles.contains("/etc/ssl/certs/ca-certificates.crt"))
     }
 
     @Test func `a client without connect is refused`() throws {

@@ -1,4 +1,5 @@
 import DTLSEngine
+import Foundation
 import Testing
 
 @testable import DTLSDaemon
@@ -80,6 +81,20 @@ import Testing
                     "dtlsd.toml:3: service.a.passphrase_file: there is no private key that it could be for; expected "
                         + "private_key beside it"
                 ])
+    }
+
+    @Test func `a certificate whose key next to no client takes is accepted with a warning`() throws {
+        try folder.write("odd.pem", material.oddCertificate)
+        try folder.write("odd.key", material.oddKey)
+        let text = "[service.a]\nhandler = \"echo\"\ncertificate = \"odd.pem\"\nprivate_key = \"odd.key\"\n"
+        #expect(
+            try folder.read(text).warnings.map(\.description).map {
+                $0.replacingOccurrences(of: folder.path + "/", with: "")
+            } == [
+                "dtlsd.toml:3: service.a.certificate: \"odd.pem\": the certificate has a key on the curve "
+                    + "brainpoolP256r1, which next to no client knows; P-256 is known to all; most clients cannot "
+                    + "connect, or refuse it"
+            ])
     }
 
     @Test func `an expired certificate is accepted with a warning`() throws {

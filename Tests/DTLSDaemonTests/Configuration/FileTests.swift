@@ -1,3 +1,4 @@
+import DTLSEngine
 import Foundation
 import Testing
 
@@ -186,6 +187,30 @@ import Testing
         #expect(
             try folder.problems(service("passphrase_file = \"none\"", key: "encrypted")) == [
                 "dtlsd.toml:5: service.a.passphrase_file: cannot read \"none\": No such file or directory; "
+                    + Self.passphrase
+            ])
+    }
+
+    /// Some editors write it at the start of every text.
+    @Test func `a byte order mark is no part of a text`() throws {
+        let folder = try ConfigurationFolder()
+        let material = try TestMaterial.shared.get()
+        let mark = "\u{FEFF}"
+        try folder.write("encrypted", mark + material.encryptedKey)
+        try folder.write("phrase", mark + "sesame\r\n")
+        try folder.write("mark", mark)
+        try folder.write("chain.pem", mark + material.certificate + mark + material.rsaCertificate)
+        try folder.write("list.crl", mark + material.revocationList)
+        let text =
+            mark + service("passphrase_file = \"phrase\"\nca = \"chain.pem\"\ncrl = \"list.crl\"", key: "encrypted")
+        #expect(try folder.problems(text) == [])
+        // Both certificates of the chain are seen.
+        let warnings = try folder.read(text).warnings.map(\.message)
+        #expect(!warnings.contains { $0.contains("not valid PEM") })
+        #expect(try CertificateList(pem: mark + material.certificate + mark + material.rsaCertificate).count == 2)
+        #expect(
+            try folder.problems(service("passphrase_file = \"mark\"", key: "encrypted")) == [
+                "dtlsd.toml:5: service.a.passphrase_file: the first line of \"mark\" is empty or not text; "
                     + Self.passphrase
             ])
     }

@@ -91,6 +91,9 @@ struct CertificatesReader {
             fields.certificate.warnOfDates(
                 in: item.key.certificate, element: item.element, named: item.file,
                 "clients that check it will refuse it")
+            fields.certificate.warnOfKey(
+                in: item.key.certificate, element: item.element, named: item.file,
+                "most clients cannot connect, or refuse it")
         }
         return found
     }

@@ -10,7 +10,7 @@ enum ConfigurationReader {
     /// The environment variables that the reader uses, with their values in this process.
     static var processEnvironment: [String: String] {
         var found: [String: String] = [:]
-        for name in ["RUNTIME_DIRECTORY", "CREDENTIALS_DIRECTORY", "SSL_CERT_FILE"] {
+        for name in ["RUNTIME_DIRECTORY", "CREDENTIALS_DIRECTORY", "SSL_CERT_FILE", "SSL_CERT_DIR"] {
             if let value = getenv(name) { found[name] = String(cString: value) }
         }
         return found
@@ -18,7 +18,7 @@ enum ConfigurationReader {
 
     /// - Parameters:
     ///   - file: the path of the configuration file, as messages show it.
-    ///   - environment: the values of RUNTIME_DIRECTORY, CREDENTIALS_DIRECTORY and SSL_CERT_FILE.
+    ///   - environment: the values of RUNTIME_DIRECTORY, CREDENTIALS_DIRECTORY, SSL_CERT_FILE and SSL_CERT_DIR.
     ///   - watcher: gets the files that are read again when they change, before they are read.
     ///   - use: is called when there is no error, with a context that knows the place of each key. Its errors are
     ///     thrown.

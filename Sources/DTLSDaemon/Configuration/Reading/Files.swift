@@ -63,7 +63,9 @@ extension Field {
     /// The first line of a file that holds a secret.
     func secretLine(_ name: String, element: Int? = nil) -> String? {
         guard let bytes = contents(name, element: element, secrecy: .ownerAndGroup) else { return nil }
-        let line = bytes.prefix { $0 != UInt8(ascii: "\n") && $0 != UInt8(ascii: "\r") }
+        // The byte order mark that some editors write at the start of a text is no part of the passphrase.
+        let text = bytes.starts(with: [0xef, 0xbb, 0xbf]) ? bytes.dropFirst(3) : bytes[...]
+        let line = text.prefix { $0 != UInt8(ascii: "\n") && $0 != UInt8(ascii: "\r") }
         guard !line.isEmpty, !line.contains(0), let text = String(validating: line, as: UTF8.self) else {
             report(
                 element: element,
@@ -71,6 +73,13 @@ extension Field {
             return nil
         }
         return text
+    }
+
+    /// Warns about a certificate whose key next to no peer takes.
+    /// - Parameter text: PEM, the certificate first.
+    func warnOfKey(in text: String, element: Int? = nil, named name: String? = nil, _ consequence: String) {
+        guard let fault = (try? OwnCertificate(pem: text))?.rareKey else { return }
+        warn(element: element, "\(quotedName(name)): the certificate \(fault); \(consequence)")
     }
 
     /// Warns about certificates of a PEM text that have expired or are not valid yet.

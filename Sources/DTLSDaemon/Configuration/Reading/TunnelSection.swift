@@ -194,6 +194,7 @@ private struct TunnelCredentialsReader {
         }
         if let certificate = section.certificate {
             table.field(\.certificate).warnOfDates(in: certificate, "servers that check it will refuse it")
+            table.field(\.certificate).warnOfKey(in: certificate, "most servers refuse it")
         }
     }
 
@@ -223,14 +224,12 @@ private struct TunnelCredentialsReader {
             }
             return section.authorities
         }
-        let named = table.context.environment["SSL_CERT_FILE"] ?? ""
-        let file = named.isEmpty ? SystemAuthorities.file : named
-        do throws(UnreadableFile) {
-            return String(decoding: try FileContents(of: file).bytes, as: UTF8.self)
+        do throws(SystemBundle.Missing) {
+            return try SystemBundle(environment: table.context.environment).read()
         } catch {
             field.report(
-                "missing, and the system's CA certificates are not there: \(error.message); expected"
-                    + " \(field.expected), or the system's (Debian's package ca-certificates has them)")
+                "missing, and the system's CA certificates are not there: \(error.tried.joined(separator: "; "));"
+                    + " expected \(field.expected), or the system's (the package ca-certificates has them)")
             return nil
         }
     }

@@ -46,6 +46,19 @@ extension EndToEnd {
             try await daemon.stop()
         }
 
+        @Test func `a backend's empty datagram goes to the client as an empty record`() async throws {
+            let socket = try DatagramSocket(at: .freeOnOwnLoopback())
+            let backend = Backend(on: [socket]) { [[], $0.bytes] }
+            let daemon = try await Daemon.start(
+                Service.forwarding(to: "udp:\(socket.local)", listen: address, identity: identity).text, in: folder)
+            let client = try await MbedTLSPeer.client(
+                to: address, in: folder, steps: ["send:one", "receive", "send:two", "receive"])
+            #expect(try await client.finished() == ["handshake done", "received 3: one", "received 3: two"])
+            try await daemon.logged("closed by the peer", "DATAGRAMS_OUT=4", "BYTES_OUT=6")
+            try await daemon.stop()
+            try await backend.stop()
+        }
+
         /// The backend answers with as many bytes as it is asked for.
         @Test(arguments: [(1, 512), (2, 1_024)])
         func `an answer larger than the client's max_fragment_length is dropped, and the connection goes on`(

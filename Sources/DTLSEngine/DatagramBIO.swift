@@ -16,7 +16,10 @@ public final class DatagramBIO {
     /// The data that the C callbacks find behind the BIO. It lives as long as the DatagramBIO, which every engine
     /// retains.
     private struct Incoming {
+        /// The datagram that OpenSSL is to read next.
         var datagram: UnsafeRawBufferPointer?
+        /// The datagram that was lent last, which OpenSSL may have read.
+        var lastDatagram: UnsafeRawBufferPointer?
         let outbox: Unmanaged<Outbox>
     }
 
@@ -54,7 +57,13 @@ public final class DatagramBIO {
 
     /// Lends a datagram to OpenSSL until it reads it, or `nil` is lent.
     @inline(__always)
-    func lend(_ datagram: UnsafeRawBufferPointer?) { incoming.pointee.datagram = datagram }
+    func lend(_ datagram: UnsafeRawBufferPointer?) {
+        incoming.pointee.datagram = datagram
+        incoming.pointee.lastDatagram = datagram
+    }
+
+    /// The datagram that is lent, whether OpenSSL has taken it or not.
+    var lastDatagram: UnsafeRawBufferPointer? { incoming.pointee.lastDatagram }
 
     /// Whether OpenSSL has taken the datagram that was lent.
     @inline(__always)

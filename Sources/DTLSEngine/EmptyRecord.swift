@@ -1,18 +1,24 @@
 import COpenSSL
 
-/// An empty application record (RFC 5246, section 6.2.1, allows it), for which OpenSSL has no call: `SSL_write` and
-/// `SSL_write_ex` with no bytes write nothing (do_dtls1_write: "len == 0 && !create_empty_fragment"; read in 3.0, 3.5
-/// and 4.0, and seen with 3.0.19, 3.5.9 and 3.6.5).
+/// Empty application records (RFC 5246, section 6.2.1, allows them), which OpenSSL does not write, and from 3.2 on does
+/// not tell of.
 ///
-/// OpenSSL is asked for a record of one byte, which takes a record number and a nonce of the connection and is never
+/// **Writing.** `SSL_write` and `SSL_write_ex` with no bytes write nothing (do_dtls1_write: "len == 0 &&
+/// !create_empty_fragment"; read in 3.0, 3.5 and 4.0, and seen with 3.0.19, 3.5.9 and 3.6.5). So OpenSSL is asked for a record of one byte, which takes a record number and a nonce of the connection and is never
 /// sent. In its place goes an empty one with the same header and nonce, made with the connection's keys (RFC 5246,
 /// section 6.3). Those keys must first open the record of OpenSSL's, so that nothing else than what the peer expects
 /// can leave, whatever suite is agreed on, and also while a renegotiation has changed half of what they come from.
+///
+/// **Reading.** From 3.2 on OpenSSL checks an empty record, notes its number as received, and waits for the next
+/// datagram (dtls_get_more_records: "No payload data in this record. Dump it"). So its tag or MAC is checked here once
+/// more, with the peer's keys.
 private final class EmptyRecord {
+    enum Sender { case thisSide, peer }
+
     /// The plaintext of the record that an empty one takes the place of.
     static let placeholder: UInt8 = 0
 
-    /// What protects this side's records (RFC 5246, section 6.3).
+    /// What protects the sender's records (RFC 5246, section 6.3).
     private struct Keys {
         /// Of the records' HMAC; empty for AEAD, which has none.
         var mac: [UInt8]
@@ -30,7 +36,7 @@ private final class EmptyRecord {
     private var keys: Keys
 
     /// - Returns: `nil` where OpenSSL does not tell what is needed.
-    init?(of ssl: OpaquePointer) {
+    init?(of sender: Sender, over ssl: OpaquePointer) {
         guard let suite = SSL_get_current_cipher(ssl),
             let cipher = EVP_CIPHER_fetch(nil, OBJ_nid2sn(SSL_CIPHER_get_cipher_nid(suite)), nil)
         else { return nil }
@@ -41,7 +47,7 @@ private final class EmptyRecord {
         let digest = isAEAD ? nil : EVP_get_digestbyname(OBJ_nid2sn(SSL_CIPHER_get_digest_nid(suite)))
         guard isAEAD || mode == EVP_CIPH_CBC_MODE && digest != nil,
             let keys = Self.keys(
-                of: ssl, suite, macSize: digest.map { Int(EVP_MD_get_size($0)) } ?? 0,
+                of: sender, ssl, suite, macSize: digest.map { Int(EVP_MD_get_size($0)) } ?? 0,
                 keySize: Int(EVP_CIPHER_get_key_length(cipher)), nonceSize: isAEAD ? (isChaCha ? 12 : 4) : 0)
         else {
             EVP_CIPHER_free(cipher)
@@ -60,17 +66,17 @@ private final class EmptyRecord {
         OPENSSL_cleanse(&keys.nonce, keys.nonce.count)
     }
 
-    /// This side's part of the key block.
+    /// The sender's part of the key block.
     private static func keys(
-        of ssl: OpaquePointer, _ suite: OpaquePointer, macSize: Int, keySize: Int, nonceSize: Int
+        of sender: Sender, _ ssl: OpaquePointer, _ suite: OpaquePointer, macSize: Int, keySize: Int, nonceSize: Int
     ) -> Keys? {
         var block = [UInt8](repeating: 0, count: 2 * (macSize + keySize + nonceSize))
         defer { OPENSSL_cleanse(&block, block.count) }
         guard deriveKeyBlock(of: ssl, suite, into: &block) else { return nil }
         // Of each pair the client's stands before the server's.
-        let side = SSL_is_server(ssl)
+        let isOfServer = (SSL_is_server(ssl) == 1) == (sender == .thisSide)
         func part(_ size: Int, after start: Int) -> [UInt8] {
-            let start = start + (side == 1 ? size : 0)
+            let start = start + (isOfServer ? size : 0)
             return [UInt8](block[start..<(start + size)])
         }
         return Keys(
@@ -116,6 +122,31 @@ private final class EmptyRecord {
         datagram.storeBytes(of: UInt16(empty.count).bigEndian, toByteOffset: 11, as: UInt16.self)
         UnsafeMutableRawBufferPointer(rebasing: datagram[Record.headerSize...]).copyBytes(from: empty)
         return Record.headerSize + empty.count
+    }
+
+    /// Whether a whole record is an empty one of the sender's. With AEAD it has the size of an empty one.
+    func opens(_ record: Record) -> Bool {
+        let fragment = [UInt8](record.fragment)
+        guard digest == nil else { return opensCBC(record, fragment) }
+        let explicit = [UInt8](fragment.prefix(explicitNonceSize))
+        var tag = [UInt8](fragment.dropFirst(explicitNonceSize))
+        guard (8...16).contains(tag.count) else { return false }
+        let covered = additionalData(record, length: 0)
+        return runAEAD([], covered, nonce(explicit, covered[..<8]), &tag, encrypts: false) != nil
+    }
+
+    /// The padding is looked at only behind a MAC that is right, so that the time that this takes says nothing about it.
+    private func opensCBC(_ record: Record, _ fragment: [UInt8]) -> Bool {
+        let block = Int(EVP_CIPHER_get_block_size(cipher))
+        let expected = mac(record, [])
+        guard !expected.isEmpty, fragment.count > explicitNonceSize + expected.count,
+            fragment.count.isMultiple(of: block),
+            let opened = runCBC(
+                [UInt8](fragment[explicitNonceSize...]), [UInt8](fragment[..<explicitNonceSize]), encrypts: false)
+        else { return false }
+        guard CRYPTO_memcmp(opened, expected, expected.count) == 0 else { return false }
+        let padding = opened[expected.count...]
+        return padding.allSatisfy { Int($0) == padding.count - 1 }
     }
 
     /// What protection covers beside the content: number, type, version and length (RFC 5246, section 6.2.3.3).
@@ -239,10 +270,28 @@ extension Engine {
         try withUnsafeBytes(of: EmptyRecord.placeholder) { bytes throws(EngineError) in try send(bytes) }
         // Nothing was written where the outbox is full: then the record is lost, as on the wire.
         guard bio.outbox.checkpoint != checkpoint else { return }
-        let record = withSSL { EmptyRecord(of: $0) }
+        let record = withSSL { EmptyRecord(of: .thisSide, over: $0) }
         guard bio.outbox.rewriteLast({ record?.overwrite($0) }) else {
             bio.outbox.truncate(to: checkpoint)
             throw .record(OpenSSLError.drain())
         }
+    }
+
+    /// Whether `SSL_read` passes over empty records in silence.
+    static let readsPastEmptyRecords = OpenSSL_version_num() >= 0x3020_0000
+
+    /// Whether a datagram that OpenSSL has read past holds an empty record of the peer's that is newer than all such
+    /// records before: one that is sent again by somebody else is no sign of life. Several of a datagram count as one.
+    func holdsEmptyRecord(_ datagram: UnsafeRawBufferPointer) -> Bool {
+        var last: Record?
+        for record in Records(of: datagram) where filter.mayBeEmpty(record) { last = record }
+        guard let last, last.number > newestEmptyRecord,
+            let empty = withSSL({ EmptyRecord(of: .peer, over: $0) }), empty.opens(last)
+        else {
+            OpenSSLError.clear()
+            return false
+        }
+        newestEmptyRecord = last.number
+        return true
     }
 }

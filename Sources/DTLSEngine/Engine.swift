@@ -51,7 +51,9 @@ public final class Engine {
     @inline(__always)
     public var recordLimit: Int { filter.contentLimit }
     private var alert: PlaintextAlert?
-    private var filter = RecordFilter()
+    private(set) var filter = RecordFilter()
+    /// ``Record/number`` of the newest empty record, where OpenSSL does not tell of them.
+    var newestEmptyRecord: UInt64 = 0
     /// For a client that was asked for its cookie more than once, or never counted; see accept(_:).
     var pendingHello: [UInt8]?
     var numbering = RecordNumbering()
@@ -227,6 +229,10 @@ public final class Engine {
                 // size.
                 if !wasRenegotiating, !isRenegotiating { shrink() }
             }
+            if Self.readsPastEmptyRecords, let datagram = bio.lastDatagram, holdsEmptyRecord(datagram) {
+                bio.lend(nil)
+                return .message(UnsafeRawBufferPointer(rebasing: bio.plaintext[..<0]))
+            }
             return endOfDatagram()
         case SSL_ERROR_ZERO_RETURN:
             bio.lend(nil)
@@ -339,7 +345,7 @@ extension Engine {
     }
 
     /// Whether this is a client whose hello has had no answer but for a request for a cookie.
-    private var isWaitingForServer: Bool { SSL_get_state(ssl) == TLS_ST_CW_CLNT_HELLO }
+    private var isWaitingForServer: Bool { HandshakeState(ssl) == .clientHelloWritten }
 
     private func usePayload(of size: Int) {
         payloadSize = size

@@ -101,10 +101,11 @@ public struct Record {
 
     /// The record's number within its epoch: 48 bits.
     @inline(__always)
-    public var sequenceNumber: UInt64 {
-        let epochAndNumber = datagram.loadUnaligned(fromByteOffset: offset + 3, as: UInt64.self).bigEndian
-        return epochAndNumber & Self.sequenceNumberMask
-    }
+    public var sequenceNumber: UInt64 { number & Self.sequenceNumberMask }
+
+    /// ``epoch`` and ``sequenceNumber`` as one number, by which the records of one sender are in order.
+    @inline(__always)
+    public var number: UInt64 { datagram.loadUnaligned(fromByteOffset: offset + 3, as: UInt64.self).bigEndian }
 
     /// The number of bytes behind the header according to the header. The datagram may hold fewer.
     @inline(__always)

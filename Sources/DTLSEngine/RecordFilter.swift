@@ -28,14 +28,16 @@ struct RecordFilter {
     /// OpenSSL stores protected records that come before there are keys: 100 records before 3.0.22, and 17 KiB for each
     /// however short it is. A peer sends one in each flight, and its first messages right after its last flight.
     private static let earlyLimit: UInt8 = 16
+    /// The longest fragment of a record without content in a suite without AEAD: an initialization vector, a SHA-384 and
+    /// a block of padding, of 16 bytes each.
+    private static let longestEmptyCBC = 16 + 48 + 16
     /// OpenSSL 4.1 brings DTLS 1.3, with other headers and content types (RFC 9147, section 4): it judges them itself.
     static let knowsDTLS13 = OpenSSL_version_num() >= 0x4010_0000
 
     /// Adapts the limits to the present state of the handshake.
     /// - Parameter payloadSize: the bytes of a datagram's payload that OpenSSL has been told.
     mutating func measure(_ ssl: OpaquePointer, payloadSize: Int) {
-        let state = SSL_get_state(ssl)
-        hasKeys = state == TLS_ST_SR_CHANGE || state == TLS_ST_CR_CHANGE
+        hasKeys = HandshakeState(ssl) == .changeCipherSpecRead
         version = UInt16(truncatingIfNeeded: SSL_version(ssl))
         maximumLength = UInt16(Self.maximumPlaintextLength(ssl) + Self.overhead)
         guard let cipher = SSL_get_current_cipher(ssl) else {
@@ -59,6 +61,12 @@ struct RecordFilter {
     /// The most bytes that a record's content may have in either direction.
     @inline(__always)
     var contentLimit: Int { Int(maximumLength) - Self.overhead }
+
+    /// Whether a record may be application data without content, by its header.
+    func mayBeEmpty(_ record: Record) -> Bool {
+        guard record.contentType == .applicationData, record.isProtected, record.isComplete else { return false }
+        return minimumLength > 0 ? record.length == Int(minimumLength) : record.length <= Self.longestEmptyCBC
+    }
 
     /// The beginning of a datagram that an established connection accepts.
     @inline(__always)

@@ -41,7 +41,8 @@ public enum Daemon {
         do {
             var result: LoaderHandle.Result?
             let loop = try EventLoop()
-            // The loader is a process of its own, as in a reload: a file that crashes the parser is a problem to report.
+            // The loader is a process of its own, as in a reload: a file that crashes the parser is a problem to
+            // report.
             let loader = try LoaderHandle(
                 file: configurationFile, purpose: .checking, environment: ChildProcess.environment(), loop: loop
             ) {

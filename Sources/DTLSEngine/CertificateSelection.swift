@@ -103,11 +103,20 @@ extension ServerContext {
         return Array(IPv4Mapped.unmapped(bytes))
     }
 
-    /// - Parameter address: that of a name that is an address in text.
+    /// Whether a certificate has a name, or an address that is asked for as one. Devices have certificates with their
+    /// address for a DNS name or a common name.
     private func covers(_ name: String, _ address: [UInt8]?) -> Bool {
-        exData.certificates.contains { entry in
-            address.map { $0.withUnsafeBytes { entry.certificate.covers(address: $0) } }
-                ?? entry.certificate.covers(name: name)
+        if let address, address.withUnsafeBytes({ certifies($0) }) { return true }
+        return exData.certificates.contains { $0.certificate.covers(name: name) }
+    }
+
+    /// The virtual host that was added for an address, or the first whose certificate has it; `nil`: this server
+    /// itself.
+    private func virtualHost(askedFor address: [UInt8]) -> ServerContext? {
+        if let added = addresses[address] { return added }
+        return address.withUnsafeBytes { address in
+            if certifies(address) { return nil }
+            return names.lazy.compactMap { self.virtualHosts[$0] }.first { $0.certifies(address) }
         }
     }
 
@@ -124,13 +133,11 @@ extension ServerContext {
 
     private func choose(for ssl: OpaquePointer, _ alert: UnsafeMutablePointer<Int32>?) -> Int32 {
         if let name = ServerName.asked(of: ssl) {
-            // An address is no name (RFC 6066, section 3), but there are clients that ask for one: it stands for itself.
+            // An address is no name (RFC 6066, section 3), but there are clients that ask for one: it stands for
+            // itself.
             let address = Self.addressBytes(of: name)
             let virtualHost =
-                virtualHost(named: name)
-                ?? address.flatMap { address in
-                    addresses[address] ?? address.withUnsafeBytes { self.virtualHost(forAddress: $0) }
-                }
+                virtualHost(named: name) ?? address.flatMap { self.virtualHost(askedFor: $0) }
             if virtualHost == nil, refusesUnknownNames, !covers(name, address) {
                 HandshakeRefusal.record(.unknownServerName(name), for: ssl)
                 alert?.pointee = SSL_AD_UNRECOGNIZED_NAME

@@ -77,8 +77,8 @@ struct ChainFault: Sendable, Equatable {
 
     static func name(_ name: OpaquePointer?) -> String { quoted(name: PeerName.text(name) ?? "") }
 
-    /// A name that X509_NAME_print_ex has made printable, in quotation marks. It is shortened, since a certificate's names
-    /// can have any length.
+    /// A name that X509_NAME_print_ex has made printable, in quotation marks. It is shortened, since a certificate's
+    /// names can have any length.
     static func quoted(name text: String) -> String {
         text.utf8.count > 200 ? "\"\(text.prefix(200))…\"" : "\"\(text)\""
     }

@@ -57,8 +57,8 @@ public struct ClientHello {
     var afterCookie: UnsafeRawBufferPointer { slice(cookieRange.upperBound..<compressionEnd) }
 
     /// Whether the hello names the versions that it offers (supported_versions: RFC 8446, section 4.2.1), and none of
-    /// them is known here: DTLS 1.3 alone. OpenSSL does not look at the extension before 4.1; it would choose DTLS 1.2, and
-    /// then find that no cipher suite is in common. False where a first fragment does not reach the extension.
+    /// them is known here: DTLS 1.3 alone. OpenSSL does not look at the extension before 4.1; it would choose DTLS 1.2,
+    /// and then find that no cipher suite is in common. False where a first fragment does not reach the extension.
     public var offersNoKnownVersion: Bool {
         if RecordFilter.knowsDTLS13 { return false }
         var reader = Reader(bytes: body, offset: compressionEnd)
@@ -66,7 +66,9 @@ public struct ClientHello {
         while let type = reader.uint16(), let content = reader.vector16() {
             guard type == Self.supportedVersions else { continue }
             var versions = Reader(bytes: slice(content))
-            guard let length = versions.uint8(), length >= 2, length == versions.left else { return false }
+            guard let length = versions.uint8(), length >= 2, length.isMultiple(of: 2), length == versions.left else {
+                return false
+            }
             while let version = versions.uint16() {
                 if ProtocolVersion(rawValue: version) != nil { return false }
             }

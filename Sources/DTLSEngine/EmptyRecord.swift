@@ -4,15 +4,16 @@ import COpenSSL
 /// not tell of.
 ///
 /// **Writing.** `SSL_write` and `SSL_write_ex` with no bytes write nothing (do_dtls1_write: "len == 0 &&
-/// !create_empty_fragment"; read in 3.0, 3.5 and 4.0, and seen with 3.0.19, 3.5.9 and 3.6.5). So OpenSSL is asked for a record of one byte, which takes a record number and a nonce of the connection and is never
-/// sent. In its place goes an empty one with the same header and nonce, made with the connection's keys (RFC 5246,
-/// section 6.3). Those keys must first open the record of OpenSSL's, so that nothing else than what the peer expects
-/// can leave, whatever suite is agreed on, and also while a renegotiation has changed half of what they come from.
+/// !create_empty_fragment"; read in 3.0, 3.5 and 4.0, and seen with 3.0.19, 3.5.9 and 3.6.5). So OpenSSL is asked for a
+/// record of one byte, which takes a record number and a nonce of the connection and is never sent. In its place goes
+/// an empty one with the same header and nonce, made with the connection's keys (RFC 5246, section 6.3). Those keys
+/// must first open the record of OpenSSL's, so that nothing else than what the peer expects can leave, whatever suite
+/// is agreed on, and also while a renegotiation has changed half of what they come from.
 ///
 /// **Reading.** From 3.2 on OpenSSL checks an empty record, notes its number as received, and waits for the next
 /// datagram (dtls_get_more_records: "No payload data in this record. Dump it"). So its tag or MAC is checked here once
 /// more, with the peer's keys.
-private final class EmptyRecord {
+final class EmptyRecord {
     enum Sender { case thisSide, peer }
 
     /// The plaintext of the record that an empty one takes the place of.
@@ -102,8 +103,8 @@ private final class EmptyRecord {
         return co_tls1_prf(name, secret, secret.count, seed, seed.count, &block, block.count) == 1
     }
 
-    /// The hash function of the pseudorandom function. DTLS 1.0 has that of TLS 1.1; in DTLS 1.2 a suite that names none
-    /// has SHA-256 (RFC 5246, section 5).
+    /// The hash function of the pseudorandom function. DTLS 1.0 has that of TLS 1.1; in DTLS 1.2 a suite that names
+    /// none has SHA-256 (RFC 5246, section 5).
     private static func pseudorandomDigest(of ssl: OpaquePointer, _ suite: OpaquePointer) -> UnsafePointer<CChar>? {
         guard let digest = SSL_CIPHER_get_handshake_digest(suite) else { return nil }
         let isOld = SSL_version(ssl) == Int32(ProtocolVersion.dtls10.rawValue)
@@ -135,7 +136,8 @@ private final class EmptyRecord {
         return runAEAD([], covered, nonce(explicit, covered[..<8]), &tag, encrypts: false) != nil
     }
 
-    /// The padding is looked at only behind a MAC that is right, so that the time that this takes says nothing about it.
+    /// The padding is looked at only behind a MAC that is right, so that the time that this takes says nothing about
+    /// it.
     private func opensCBC(_ record: Record, _ fragment: [UInt8]) -> Bool {
         let block = Int(EVP_CIPHER_get_block_size(cipher))
         let expected = mac(record, [])
@@ -285,13 +287,19 @@ extension Engine {
     func holdsEmptyRecord(_ datagram: UnsafeRawBufferPointer) -> Bool {
         var last: Record?
         for record in Records(of: datagram) where filter.mayBeEmpty(record) { last = record }
-        guard let last, last.number > newestEmptyRecord,
-            let empty = withSSL({ EmptyRecord(of: .peer, over: $0) }), empty.opens(last)
-        else {
+        guard let last, last.number > newestEmptyRecord, peerOpens(last) else {
             OpenSSLError.clear()
             return false
         }
         newestEmptyRecord = last.number
         return true
+    }
+
+    /// Anybody can send a record of that size, and keys take longer to derive than to use: so they are kept, where no
+    /// renegotiation changes them.
+    private func peerOpens(_ record: Record) -> Bool {
+        let peer = peerEmptyRecord ?? withSSL { EmptyRecord(of: .peer, over: $0) }
+        if !isRenegotiable { peerEmptyRecord = peer }
+        return peer?.opens(record) == true
     }
 }

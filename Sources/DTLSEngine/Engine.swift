@@ -4,9 +4,9 @@ import Primitives
 
 /// One DTLS connection without I/O or clock: datagrams in; datagrams, messages and events out.
 ///
-/// `deliver` a datagram, then call `next(now:)` until it says `.needsInput`; whatever is in the ``DatagramBIO``'s outbox
-/// after any call is to be sent to the peer. Call `handleTimeout(now:)` when ``deadline`` has passed. An engine that has
-/// thrown is finished: send the outbox (it may hold an alert), and let it go.
+/// `deliver` a datagram, then call `next(now:)` until it says `.needsInput`; whatever is in the ``DatagramBIO``'s
+/// outbox after any call is to be sent to the peer. Call `handleTimeout(now:)` when ``deadline`` has passed. An engine
+/// that has thrown is finished: send the outbox (it may hold an alert), and let it go.
 public final class Engine {
     /// The largest message of one record, in bytes (RFC 6347, section 4.1: as in TLS, 2^14).
     public static let maximumMessageSize = 16_384
@@ -54,6 +54,8 @@ public final class Engine {
     private(set) var filter = RecordFilter()
     /// ``Record/number`` of the newest empty record, where OpenSSL does not tell of them.
     var newestEmptyRecord: UInt64 = 0
+    /// What checks such records, from the first one on.
+    var peerEmptyRecord: EmptyRecord?
     /// For a client that was asked for its cookie more than once, or never counted; see accept(_:).
     var pendingHello: [UInt8]?
     var numbering = RecordNumbering()
@@ -108,8 +110,8 @@ public final class Engine {
 
     deinit { SSL_free(ssl) }
 
-    /// Takes a datagram from the peer. It must stay valid until `next(now:)` has said `.needsInput` or `.closed`, or has
-    /// thrown.
+    /// Takes a datagram from the peer. It must stay valid until `next(now:)` has said `.needsInput` or `.closed`, or
+    /// has thrown.
     @inline(__always)
     public func deliver(_ datagram: UnsafeRawBufferPointer) {
         // A renegotiation may have agreed on another cipher.
@@ -207,7 +209,7 @@ public final class Engine {
 
     private func read(now: Instant) throws(EngineError) -> Event {
         // After a record, ask OpenSSL again only where it holds another: it saves a call per datagram.
-        if isDrained, bio.isTaken, SSL_has_pending(ssl) == 0 { return .needsInput }
+        if isDrained, bio.isTaken, SSL_has_pending(ssl) == 0 { return endOfDatagram() }
         OpenSSLError.clear()
         let checkpoint = bio.outbox.checkpoint
         let wasRenegotiating = isRenegotiating
@@ -249,7 +251,8 @@ public final class Engine {
         }
     }
 
-    private var isRenegotiating: Bool { context.allowsRenegotiation && SSL_in_init(ssl) != 0 }
+    private var isRenegotiating: Bool { isRenegotiable && SSL_in_init(ssl) != 0 }
+    var isRenegotiable: Bool { context.allowsRenegotiation }
 
     @inline(__always)
     private func endOfDatagram() -> Event {
@@ -369,13 +372,32 @@ extension Engine {
     }
 }
 
-/// The timer of flights (RFC 6347, section 4.2.4): a second, doubled each time up to 60, and 12 tries, as OpenSSL's own.
+/// The timer of flights (RFC 6347, section 4.2.4): a second, doubled each time up to 60, and 12 tries, as OpenSSL's
+/// own.
 ///
 /// OpenSSL's goes by the system's clock, which can be set back; then it would not be due for as long as that. So the
 /// deadlines are kept here, by the clock of the caller's instants, and OpenSSL's timer is made to be due when they are.
 extension Engine {
-    /// Whether OpenSSL's timers can be made to be due; if not, they are left as they are.
-    private static let controlsTimers = openssl_clock_is_in_place() == 1
+    /// Whether OpenSSL's timers can be made to be due; if not, they are left as they are. They cannot in a program that
+    /// has loaded OpenSSL before this code, and with a version of OpenSSL that asks another clock. So it is tried.
+    static let controlsTimers: Bool = {
+        defer { OpenSSLError.clear() }
+        guard let context = SSL_CTX_new(DTLS_client_method()) else { return false }
+        defer { SSL_CTX_free(context) }
+        guard let ssl = SSL_new(context) else { return false }
+        defer { SSL_free(ssl) }
+        guard let bio = BIO_new(BIO_s_mem()) else { return false }
+        SSL_set_bio(ssl, bio, bio)
+        SSL_set_options(ssl, CO_SSL_OP_NO_QUERY_MTU)
+        _ = co_ssl_set_mtu(ssl, payloadSizes.upperBound)
+        SSL_set_connect_state(ssl)
+        // It writes a hello, and waits for the answer.
+        SSL_do_handshake(ssl)
+        openssl_clock_set_ahead(10_000_000_000)
+        defer { openssl_clock_set_ahead(0) }
+        var left = timeval()
+        return co_dtls_get_timeout(ssl, &left) == 1 && left.tv_sec == 0 && left.tv_usec == 0
+    }()
 
     /// Has OpenSSL's own timer not be due before ``handleTimeout(now:)`` wants it to.
     private func stopOpenSSLTimer() {
@@ -425,7 +447,8 @@ extension Engine {
 
     /// - Returns: false where OpenSSL has given up.
     private func retransmitByOpenSSL(now: Instant) -> Bool {
-        // In the year 2286, and later with each call: later than all timers that have been set, whatever the clock says.
+        // In the year 2286, and later with each call: later than all timers that have been set, whatever the clock
+        // says.
         openssl_clock_set_ahead(10_000_000_000 + Int64(clamping: now.nanoseconds / 500_000_000))
         defer { openssl_clock_set_ahead(0) }
         return co_dtls_handle_timeout(ssl) >= 0

@@ -2,8 +2,8 @@ import COpenSSL
 
 /// The states of OpenSSL's handshake that matter here.
 ///
-/// They are known by their names (`SSL_state_string`, the same from 1.1.0 on). Their numbers (`SSL_get_state`) are those
-/// of the headers: OpenSSL 3.2 put new states between the others, so that a program built with 3.0 takes one for
+/// They are known by their names (`SSL_state_string`, the same from 1.1.0 on). Their numbers (`SSL_get_state`) are
+/// those of the headers: OpenSSL 3.2 put new states between the others, so that a program built with 3.0 takes one for
 /// another.
 enum HandshakeState: Equatable {
     /// A client has written its ClientHello (TLS_ST_CW_CLNT_HELLO).

@@ -131,9 +131,10 @@ public final class Outbox {
 /// Which numbers the records of a server's handshake have.
 ///
 /// They go on from the number of the ClientHello with the cookie (RFC 6347, section 4.2.1): a client that was answered
-/// more than once drops others as replays. OpenSSL begins at that number after `DTLSv1_listen` up to 3.1. From 3.2 on it
-/// begins at 1 whatever the hello's number is (increment_sequence_ctr; seen with 3.5 and 3.6), and after exchanges that
-/// the engine has had it repeat, behind those. So the first record that it writes tells what all have to be changed by.
+/// more than once drops others as replays. OpenSSL begins at that number after `DTLSv1_listen` up to 3.1. From 3.2 on
+/// it begins at 1 whatever the hello's number is (increment_sequence_ctr; seen with 3.5 and 3.6), and after exchanges
+/// that the engine has had it repeat, behind those. So the first record that it writes tells what all have to be
+/// changed by.
 struct RecordNumbering {
     /// The number of the first record, until that is written; then what the numbers of all are changed by, modulo 2^48.
     private var number: UInt64 = 0

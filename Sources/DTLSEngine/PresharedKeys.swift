@@ -35,9 +35,9 @@ public struct PresharedKeys: Equatable, Sendable {
 }
 
 extension PresharedKeys {
-    /// An identity as text, in the form in which key files have it (psktool, `PresharedKeyFile` of the daemon): as it is,
-    /// or `#` and hexadecimal digits where it is not UTF-8. One that begins with `#` has that form too, so that no two
-    /// identities have the same text.
+    /// An identity as text, in the form in which key files have it (psktool, `PresharedKeyFile` of the daemon): as it
+    /// is, or `#` and hexadecimal digits where it is not UTF-8. One that begins with `#` has that form too, so that no
+    /// two identities have the same text.
     public static func text(of identity: [UInt8]) -> String {
         if identity.first != UInt8(ascii: "#"), let text = String(validating: identity, as: UTF8.self) { return text }
         return "#\(Hexadecimal.text(identity))"

@@ -131,8 +131,8 @@ public struct Record {
     @inline(__always)
     public var precedingBytes: UnsafeRawBufferPointer { UnsafeRawBufferPointer(rebasing: datagram[..<offset]) }
 
-    /// Whether it looks like one that a peer sends over an established connection: a whole record of DTLS 1.0 or 1.2 that
-    /// is protected, with a connection ID (RFC 9146) or without. Anybody can send such a thing.
+    /// Whether it looks like one that a peer sends over an established connection: a whole record of DTLS 1.0 or 1.2
+    /// that is protected, with a connection ID (RFC 9146) or without. Anybody can send such a thing.
     public var isOfConnection: Bool {
         if contentType == .connectionID { return isDTLS && isProtected }
         return contentType.isKnown && isDTLS && isProtected && isComplete

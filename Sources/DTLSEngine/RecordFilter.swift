@@ -28,8 +28,8 @@ struct RecordFilter {
     /// OpenSSL stores protected records that come before there are keys: 100 records before 3.0.22, and 17 KiB for each
     /// however short it is. A peer sends one in each flight, and its first messages right after its last flight.
     private static let earlyLimit: UInt8 = 16
-    /// The longest fragment of a record without content in a suite without AEAD: an initialization vector, a SHA-384 and
-    /// a block of padding, of 16 bytes each.
+    /// The longest fragment of a record without content in a suite without AEAD: an initialization vector, a SHA-384
+    /// and a block of padding, of 16 bytes each.
     private static let longestEmptyCBC = 16 + 48 + 16
     /// OpenSSL 4.1 brings DTLS 1.3, with other headers and content types (RFC 9147, section 4): it judges them itself.
     static let knowsDTLS13 = OpenSSL_version_num() >= 0x4010_0000

@@ -10,8 +10,8 @@ import Primitives
 public final class DtlsConnection: DtlsSocket {
     /// Where it is in its life.
     enum Phase {
-        /// A client's, whose cookie is valid and whose handshake has not begun; with the datagrams that it has sent after
-        /// its hello.
+        /// A client's, whose cookie is valid and whose handshake has not begun; with the datagrams that it has sent
+        /// after its hello.
         case verified(ServerIdentity, [[UInt8]])
         /// From a bare descriptor: it waits for the client's hello.
         case exchanging(CookieExchange)

@@ -13,8 +13,8 @@ public enum DtlsError: Error, Sendable, Equatable, CustomStringConvertible {
     case credentials(String)
     /// The handshake failed: OpenSSL's reason, and what is wrong with the peer's certificate where that was it.
     case handshake(reason: String, certificate: String?)
-    /// The event that was waited for did not happen within the timeout. `errno` is the last error that the network reported
-    /// meanwhile (ECONNREFUSED: nothing listens there), or 0.
+    /// The event that was waited for did not happen within the timeout. `errno` is the last error that the network
+    /// reported meanwhile (ECONNREFUSED: nothing listens there), or 0.
     case timedOut(waitingFor: String, errno: Int32)
     /// The peer has closed the connection (close_notify).
     case closed

@@ -153,7 +153,8 @@ public struct DtlsClientOption: Sendable, Equatable {
     }
 }
 
-/// Checks how long a call may wait: the reference's `timeout` argument, in milliseconds. `nil`: for ever, 0: do not wait.
+/// Checks how long a call may wait: the reference's `timeout` argument, in milliseconds. `nil`: for ever, 0: do not
+/// wait.
 func checkTimeout(_ timeout: Int?) throws(DtlsError) {
     if let timeout, timeout < 0 || timeout > Int(Int32.max) {
         throw .invalid(

@@ -50,8 +50,8 @@ public final class Iosched {
 
     // MARK: The loop of a thread
 
-    /// The thread-specific value in which a thread keeps its loop. The loop ends with the thread, and closes all that is
-    /// still open on it.
+    /// The thread-specific value in which a thread keeps its loop. The loop ends with the thread, and closes all that
+    /// is still open on it.
     private static let threadKey: pthread_key_t = {
         var key = pthread_key_t()
         pthread_key_create(&key) { pointer in

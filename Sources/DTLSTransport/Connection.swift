@@ -336,8 +336,8 @@ extension Connection {
         return lastError
     }
 
-    /// Bytes of the largest message that the peer has agreed to take, and that the path takes now in one piece where the
-    /// socket must not fragment, as far as the kernel knows; 0 before the handshake is done.
+    /// Bytes of the largest message that the peer has agreed to take, and that the path takes now in one piece where
+    /// the socket must not fragment, as far as the kernel knows; 0 before the handshake is done.
     package var largestMessage: Int { association.largestMessage(enforcedMTU: enforcedMTU) }
 
     /// Bytes of the largest IP packet that the kernel knows the path to take: the interface's MTU, or less where a

@@ -39,8 +39,8 @@ package struct Endpoint {
         case malformed
         /// It is a copy of the ClientHello that its client was just admitted with.
         case repeated
-        /// It is a protected record of a connection that is not here: its client has got another port from a NAT, or does
-        /// not know that the connection is closed.
+        /// It is a protected record of a connection that is not here: its client has got another port from a NAT, or
+        /// does not know that the connection is closed.
         case ofNoConnection
         /// It is nothing of the above.
         case unrelated
@@ -150,8 +150,8 @@ package struct Endpoint {
     package mutating func countUnsent(_ count: Int) { counters.unsent &+= UInt64(truncatingIfNeeded: count) }
 }
 
-/// The answer to a ClientHello without a valid cookie: it asks the client to come back with the one that is in it. It is
-/// valid as long as the hello's datagram.
+/// The answer to a ClientHello without a valid cookie: it asks the client to come back with the one that is in it. It
+/// is valid as long as the hello's datagram.
 package struct HelloVerifyRequest {
     let hello: ClientHello
     let flow: FlowKey
@@ -181,8 +181,8 @@ package struct HelloVerifyRequest {
     }
 }
 
-/// The flows that a listener has admitted in the last two seconds, with a bound: what tells a repeated ClientHello, or a
-/// late fragment of one, from a new client's (rule 4).
+/// The flows that a listener has admitted in the last two seconds, with a bound: what tells a repeated ClientHello, or
+/// a late fragment of one, from a new client's (rule 4).
 struct RecentFlows {
     private struct Entry {
         /// `nil` for a sender of plain datagrams.

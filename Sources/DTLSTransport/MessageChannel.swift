@@ -135,8 +135,8 @@ package final class MessageChannel: EventHandler {
         whenSent = nil
     }
 
-    /// Calls `work` once every message of ``send(_:descriptor:)`` has been sent, or the channel is closed: at once where
-    /// none waits.
+    /// Calls `work` once every message of ``send(_:descriptor:)`` has been sent, or the channel is closed: at once
+    /// where none waits.
     package func whenAllIsSent(_ work: @escaping () -> Void) {
         if isOpen, !waiting.isEmpty { whenSent = work } else { work() }
     }

@@ -15,8 +15,9 @@ package enum Refusal: Int, CaseIterable, Sendable {
     case noWorker
     /// The kernel gave no socket for want of descriptors, or of memory for sockets.
     case descriptors
-    /// The kernel puts no more sockets on the listener's address and port: up to Linux 6.12 a reuseport group has 32,768
-    /// at most, and a group whose table cannot grow any more (reuseport_grow) makes bind(2) fail with EADDRINUSE.
+    /// The kernel puts no more sockets on the listener's address and port: up to Linux 6.12 a reuseport group has
+    /// 32,768 at most, and a group whose table cannot grow any more (reuseport_grow) makes bind(2) fail with
+    /// EADDRINUSE.
     case addressFull
     /// The kernel gave no socket for another reason: the address is gone from the machine, the peer cannot be reached.
     case socket

@@ -24,8 +24,8 @@ struct RehandshakeOffer {
 }
 
 /// The handshake of a client that has lost its state and comes back on its old port, beside the association that it
-/// lost: that one is replaced only when this handshake is done (RFC 6347, section 4.2.8). So a forged ClientHello, which
-/// cannot bring a valid cookie, costs one small answer and changes nothing.
+/// lost: that one is replaced only when this handshake is done (RFC 6347, section 4.2.8). So a forged ClientHello,
+/// which cannot bring a valid cookie, costs one small answer and changes nothing.
 struct Rehandshake {
     /// What a datagram means that has reached an established association and is no application data.
     enum Verdict: ~Copyable {

@@ -1,5 +1,6 @@
 import CLinux
 import Glibc
+import Synchronization
 
 /// A child process that runs this program again in another role. It is started by fork and exec together, so that it
 /// gets its own address-space layout and no Swift runtime crosses a fork.
@@ -20,18 +21,8 @@ public enum ChildProcess {
         }
     }
 
-    /// The file of this program, opened when the first child is started.
-    private struct OwnProgram: ~Copyable, Sendable {
-        let descriptor: FileDescriptor
-        let error: Int32
-
-        init() {
-            descriptor = FileDescriptor(owning: cl_open_self())
-            error = errno
-        }
-    }
-
-    private static let ownProgram = OwnProgram()
+    /// The file of this program, opened when the first child is started, and kept.
+    private static let ownProgram = Mutex<FileDescriptor?>(nil)
 
     /// Starts this program with these arguments. The child has `channel` as descriptor 3, and none above it.
     ///
@@ -41,19 +32,30 @@ public enum ChildProcess {
     public static func spawn(
         arguments: [String], environment: [String: String], channel: consuming FileDescriptor
     ) throws(SystemError) -> pid_t {
-        guard ownProgram.descriptor.isOpen else {
-            throw SystemError(
-                "open", "/proc/self/exe, and the path that this program was started by", errno: ownProgram.error)
-        }
+        let program = try openOwnProgram()
         var pid: pid_t = 0
         let raw = channel.rawValue
         let code = withCStrings(arguments) { argv in
             withCStrings(environment.map { "\($0.key)=\($0.value)" }) { envp in
-                cl_spawn_self(&pid, ownProgram.descriptor.rawValue, argv, envp, raw)
+                cl_spawn_self(&pid, program, argv, envp, raw)
             }
         }
         guard code == 0 else { throw SystemError("vfork and execveat", "this program", errno: code) }
         return pid
+    }
+
+    /// The number of the descriptor of this program's file, which stays open.
+    private static func openOwnProgram() throws(SystemError) -> Int32 {
+        try ownProgram.withLock { kept throws(SystemError) in
+            if let raw = kept?.rawValue { return raw }
+            let opened = try FileDescriptor(
+                owning: system("open", "/proc/self/exe, and the path that this program was started by") {
+                    cl_open_self()
+                })
+            let raw = opened.rawValue
+            kept = consume opened
+            return raw
+        }
     }
 
     /// What an operator can do about a child that cannot be started, to be put after the error; or nothing.

@@ -60,8 +60,8 @@ public enum UDPSocket {
         _ = try system("bind", address.description) { address.withSockaddr { Glibc.bind(raw, $0, $1) } }
     }
 
-    /// Binds a socket to an address of this machine, and leaves the port to connect(2) (IP_BIND_ADDRESS_NO_PORT). So the
-    /// socket has no port before it has a peer, and a datagram of anybody else cannot reach it in between.
+    /// Binds a socket to an address of this machine, and leaves the port to connect(2) (IP_BIND_ADDRESS_NO_PORT). So
+    /// the socket has no port before it has a peer, and a datagram of anybody else cannot reach it in between.
     ///
     /// For TCP this option also lets connections to different peers share a port. For UDP it does not: connect(2) then
     /// asks for a port that no other socket of the address has (inet_autobind). On Linux 6.18 an address with 100 ports

@@ -81,8 +81,8 @@ public enum UnixChannel {
             var header = msghdr()
             header.msg_iovlen = 1
             header.msg_control = control.baseAddress
-            // Without the padding of CMSG_SPACE, in which a second descriptor would fit: the kernel closes what does not
-            // fit (scm_detach_fds).
+            // Without the padding of CMSG_SPACE, in which a second descriptor would fit: the kernel closes what does
+            // not fit (scm_detach_fds).
             header.msg_controllen = cl_cmsg_len(4)
             let count = try withUnsafeMutablePointer(to: &vector) { vector throws(SystemError) in
                 header.msg_iov = vector

@@ -159,6 +159,11 @@ import VirtualClock
         #expect(pair.client.engine?.recordLimit == Engine.maximumMessageSize)
     }
 
+    /// If not, a clock that is set back stops the sending of lost flights.
+    @Test func `the timers of the OpenSSL that is linked can be made to be due`() {
+        #expect(Engine.controlsTimers)
+    }
+
     // MARK: Hellos
 
     /// A session whose ticket has the client's certificates in it.

@@ -67,7 +67,6 @@ import Testing
         }
     }
 
-    /// The whole name goes before the asterisk, which stands for one label.
     /// RFC 6066, section 3, has no addresses as names, but there are clients that ask for them.
     @Test(arguments: ["192.0.2.7", "2001:DB8::7"])
     func `an address as a name is one that a certificate with this address has`(_ name: String) throws {
@@ -85,10 +84,26 @@ import Testing
         // Where the certificate with the address is another name's.
         settings.names = [VirtualHost(name: "a.example", certifiedKeys: settings.certifiedKeys)]
         settings.certifiedKeys = [key(certificates.ecdsaServer)]
-        settings.choosesByAddress = true
-        let pair = try EnginePair(client: trusting, server: settings, serverName: name, askingFor: name)
-        pair.handshake()
-        #expect(pair.client.isEstablished, "\(String(describing: pair.server.error))")
+        for choosesByAddress in [false, true] {
+            settings.choosesByAddress = choosesByAddress
+            let pair = try EnginePair(client: trusting, server: settings, serverName: name, askingFor: name)
+            pair.handshake()
+            #expect(pair.client.isEstablished, "\(String(describing: pair.server.error))")
+        }
+    }
+
+    /// As many devices have it.
+    @Test func `a certificate may have an address for a DNS name`() throws {
+        let root = try MadeCertificate("Root", isAuthority: true)
+        let certificate = try MadeCertificate("a", names: [.dns("localhost"), .dns("192.0.2.7")], issuer: root)
+        var settings = ServerSettings(certifiedKeys: [key(try certificate.identity())])
+        settings.refusesUnknownNames = true
+        for (asked, isServed) in [("192.0.2.7", true), ("192.0.2.8", false)] {
+            let pair = try EnginePair(
+                client: ClientSettings(certificateAuthorities: try root.pem()), server: settings, askingFor: asked)
+            pair.handshake()
+            #expect(pair.server.isEstablished == isServed, "\(asked): \(String(describing: pair.server.error))")
+        }
     }
 
     @Test func `a certificate with a key that next to no client takes says so`() throws {
@@ -110,6 +125,7 @@ import Testing
             try fault(Key(.rsa, bits: 1024)) == "has an RSA key of 1024 bits, and clients want 2048 at least")
     }
 
+    /// The whole name goes before the asterisk, which stands for one label.
     @Test func `an asterisk stands for exactly one label`() throws {
         var settings = ServerSettings(certifiedKeys: [key(certificates.ecdsaServer)])
         settings.refusesUnknownNames = true

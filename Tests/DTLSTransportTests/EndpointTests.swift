@@ -74,7 +74,8 @@ import Testing
 
     // MARK: Versions
 
-    /// What a client with DTLS 1.3 alone says (RFC 9147, section 5.3): DTLS 1.2 in its hello, 1.3 in supported_versions.
+    /// What a client with DTLS 1.3 alone says (RFC 9147, section 5.3): DTLS 1.2 in its hello, 1.3 in
+    /// supported_versions.
     @Test func `a hello with DTLS 1.3 alone gets an alert, with a cookie too, and nothing is kept of it`() throws {
         var endpoint = Endpoint(.cookies(cookies))
         let alert: [UInt8] = [21, 0xfe, 0xfd, 0, 0, 0, 0, 0, 0, 0, 5, 0, 2, 2, 70]

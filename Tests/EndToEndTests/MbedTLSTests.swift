@@ -116,8 +116,8 @@ extension EndToEndClientMode {
             try await server.stop()
         }
 
-        /// The ticket has the client's certificate in it, and Mbed TLS does not put hellos together that come in several
-        /// datagrams.
+        /// The ticket has the client's certificate in it, and Mbed TLS does not put hellos together that come in
+        /// several datagrams.
         @Test func `a session whose ticket is too large for the hello's datagram is not offered`() async throws {
             let folder = fixture.folder
             let authority = try await fixture.certificates.authority("clients")

@@ -48,7 +48,8 @@ extension EndToEndHandshakes {
         @Test(arguments: [nil, "PSK-AES128-CCM8", "PSK-AES128-CCM", "PSK-AES128-GCM-SHA256"])
         func `OpenSSL clients are served`(_ suite: String?) async throws {
             let daemon = try await Daemon.start(try service(), in: folder)
-            // From OpenSSL 3.2 on, a client counts the tag of CCM-8 as 64 bits, for which its security level has to be 0.
+            // From OpenSSL 3.2 on, a client counts the tag of CCM-8 as 64 bits, for which its security level has to be
+            // 0.
             let client = try client(suite.map { ["-cipher", "\($0):@SECLEVEL=0"] } ?? [])
             try await client.exchange("hello")
             try await daemon.logged(

@@ -160,8 +160,8 @@ extension EndToEndCrowds {
             try await daemon.stop()
         }
 
-        /// A worker reports and ends within a millisecond. What it has said last must not get lost by that, which it did
-        /// in some of a hundred stops.
+        /// A worker reports and ends within a millisecond. What it has said last must not get lost by that, which it
+        /// did in some of a hundred stops.
         @Test func `what the daemon has counted is complete when it has stopped`() async throws {
             for _ in 0..<5 {
                 let daemon = try await start(in: try TestFolder())

@@ -113,7 +113,8 @@ extension EndToEndClientMode {
             #expect(program.errors.contains("stopping: a resource of the system is missing"), "\(program.errors)")
         }
 
-        /// The loader may be reading, or workers may be starting: there is always something that the end has to wait for.
+        /// The loader may be reading, or workers may be starting: there is always something that the end has to wait
+        /// for.
         @Test(arguments: [0, 5, 20, 50, 100])
         func `a daemon that is told to stop while it starts ends well`(_ milliseconds: Int) async throws {
             let file = try folder.write(

@@ -14,7 +14,5 @@
 void openssl_clock_set_ahead(int64_t seconds);
 /// Whether this thread has set it ahead.
 int openssl_clock_is_ahead(void);
-/// Whether OpenSSL's calls come here. They do not in a program that has loaded OpenSSL before this code.
-int openssl_clock_is_in_place(void);
 
 #endif

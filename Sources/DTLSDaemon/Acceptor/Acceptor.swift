@@ -5,8 +5,8 @@ import LinuxSystem
 import Logging
 import Primitives
 
-/// The role of the main process: it owns the configuration, the listeners and the workers, talks to the service manager,
-/// and does the cookie exchange. It never does a handshake, and never blocks.
+/// The role of the main process: it owns the configuration, the listeners and the workers, talks to the service
+/// manager, and does the cookie exchange. It never does a handshake, and never blocks.
 ///
 /// ``Lifecycle`` decides what is done when. This class performs its actions and tells it the outcomes.
 final class Acceptor: TimerTarget, EventHandler {

@@ -13,8 +13,8 @@ final class ConnectionDispatcher {
     private var refusals: RefusalLog
     /// The service or client that each listener belongs to.
     private var targets: [ObjectIdentifier: Target] = [:]
-    /// Records of no connection, by listener. Anybody can send any number of them, so one in ``strayInterval`` is logged
-    /// for each listener.
+    /// Records of no connection, by listener. Anybody can send any number of them, so one in ``strayInterval`` is
+    /// logged for each listener.
     private var strays: [ObjectIdentifier: Strays] = [:]
     private struct Strays {
         let loggedAt: Instant
@@ -163,6 +163,8 @@ extension ConnectionDispatcher: DatagramListenerDelegate {
             return nil
         }
         // The worker has a descriptor of its own once this returns. Ours is closed with the incoming connection.
+        // The kernel has given a socket.
+        if !fullAddresses.isEmpty { fullAddresses.remove(ObjectIdentifier(listener)) }
         if let number = workers.handOver(incoming, to: target, connection) { return number }
         // The worker had room when it was asked, so its channel has become full by this message.
         log(
@@ -186,13 +188,13 @@ extension ConnectionDispatcher: DatagramListenerDelegate {
         guard refusal == .addressFull else {
             return log(refusal, "connection refused, the client will retry: \(error)", peer, listener)
         }
-        // It lasts until clients leave, and the status counts it.
+        // It lasts until clients leave. The status counts it.
         guard fullAddresses.insert(ObjectIdentifier(listener)).inserted else { return }
         log(
             refusal,
             "connection refused, the client will retry: the kernel takes no more sockets on this address and port"
                 + " (\(error)). Before Linux 6.13 it takes 32,768: let the service listen on more addresses or ports, or use"
-                + " a newer kernel. This is logged once", peer, listener)
+                + " a newer kernel. This is logged again once a connection was possible", peer, listener)
     }
 }
 

@@ -26,8 +26,8 @@ struct Lifecycle<Active> {
     /// A loader process that has not told its result yet.
     enum LoaderRun {
         case once
-        /// SIGHUP came while the loader was reading, perhaps before the change that it is about. So another loader reads
-        /// everything again.
+        /// SIGHUP came while the loader was reading, perhaps before the change that it is about. So another loader
+        /// reads everything again.
         case again
     }
 
@@ -84,6 +84,9 @@ struct Lifecycle<Active> {
     private(set) var phase: Phase
     /// Why the last reload has failed; `nil` once a reload has succeeded.
     private(set) var reloadFailure: String?
+    /// Whether ``reloadFailure`` is of a reload that was requested after the one whose configuration the workers are
+    /// being given.
+    private var hasLaterReloadFailed = false
     /// The exit status of the process, once ``Action/end`` is returned.
     private(set) var exitStatus: Int32 = 0
     private let configurationFile: String
@@ -167,6 +170,7 @@ struct Lifecycle<Active> {
 
     private mutating func activate(_ new: Active) -> [Action] {
         guard let run = loaderRun else { return [] }
+        hasLaterReloadFailed = false
         switch phase {
         case .loading, .starting: phase = .starting(active: new, nil)
         // What was active before changed OCSP responses is what all workers are known to use.
@@ -187,11 +191,16 @@ struct Lifecycle<Active> {
         actions.append(.log(.reloadFailed, "reload failed: the previous configuration and certificates stay active"))
         switch phase {
         case .starting(let active, _): phase = .starting(active: active, nil)
-        case .reading(let active, let previous, _):
+        case .reading(let active, let previous, .once):
             phase = .serving(active: active, previous: previous)
             actions.append(.notifyReady)
+        case .reading(let active, let previous, .again):
+            // Whoever has requested the next reload waits for the result of that one.
+            phase = .reading(active: active, previous: previous, .once)
+            return actions + [.startLoader]
         case .distributing(let active, let previous, _):
             phase = .distributing(active: active, previous: previous, nil)
+            hasLaterReloadFailed = true
         case .loading, .serving, .stopping: break
         }
         return run == .again ? actions + requestReload() : actions
@@ -210,7 +219,7 @@ struct Lifecycle<Active> {
             phase = .reading(active: active, previous: nil, run)
             return []
         case .distributing(let active, _, let run):
-            reloadFailure = nil
+            if !hasLaterReloadFailed { reloadFailure = nil }
             return [.log(.reloaded, "configuration and certificates reloaded from \(configurationFile)")]
                 + endDistribution(active, run)
         }

@@ -65,7 +65,9 @@ final class ListenerSet {
 
     /// The sockets that a configuration needs, those that the service manager has passed in included.
     func count(for configuration: Configuration) -> Int {
-        configuration.targets.reduce(inherited.count) { $0 + $1.1.listen.count }
+        configuration.targets.reduce(inherited.count) { count, target in
+            count + target.1.listen.count { inheritedSocket(at: $0) == nil }
+        }
     }
 
     var addresses: [SocketAddress] { open.keys.map(\.address).sorted { "\($0)" < "\($1)" } }
@@ -102,8 +104,8 @@ final class ListenerSet {
         fileprivate let access: [[AccessList]]
     }
 
-    /// Binds the listeners that a configuration asks for and that are not open. Nothing is active before ``commit(_:)``.
-    /// When this throws, everything is as it was.
+    /// Binds the listeners that a configuration asks for and that are not open. Nothing is active before
+    /// ``commit(_:)``. When this throws, everything is as it was.
     func prepare(_ configuration: Configuration) throws(ListenerErrors) -> Plan {
         let all = try wanted(by: configuration)
         let missing = all.filter { open[$0.key] == nil }
@@ -140,8 +142,8 @@ final class ListenerSet {
         }
     }
 
-    /// Activates a plan: closes the listeners that are not in it, and reads from the new ones, once ``openAll()`` has been
-    /// called.
+    /// Activates a plan: closes the listeners that are not in it, and reads from the new ones, once ``openAll()`` has
+    /// been called.
     func commit(_ plan: Plan) throws(SystemError) {
         let kept = Set(plan.kept.map { $0.0 })
         for (key, listener) in open where !kept.contains(key) { close(listener) }
@@ -171,6 +173,9 @@ final class ListenerSet {
 
     func closeAll() {
         for listener in open.values { close(listener) }
+        // The service manager keeps these sockets, and hands them to the next process as they are. A process that was
+        // killed leaves its options on them.
+        for socket in inherited { try? socket.initialOptions.restore(on: socket.descriptor) }
         open = [:]
         targets = [:]
     }
@@ -221,8 +226,8 @@ final class ListenerSet {
         inherited.first { $0.address == address }
     }
 
-    /// Finds out, before anything is bound for good, whether other processes hold the port: with SO_REUSEPORT alone, two
-    /// instances of one user would share it without an error. It cannot be found out later, since the daemon's own
+    /// Finds out, before anything is bound for good, whether other processes hold the port: with SO_REUSEPORT alone,
+    /// two instances of one user would share it without an error. It cannot be found out later, since the daemon's own
     /// connections hold the port then, too.
     private func probe(_ wanted: Wanted) throws(SystemError) {
         guard inheritedSocket(at: wanted.key.address) == nil else { return }

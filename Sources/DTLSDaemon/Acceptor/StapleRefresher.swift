@@ -30,8 +30,8 @@ final class StapleRefresher: TimerTarget, EventHandler {
     private static let settlingTime = Duration.milliseconds(500)
     /// The pause before a failed attempt is repeated.
     private static let retryInterval = StapleFile.interval
-    /// Responses expire by the wall clock, which can be set, and which goes on while the machine sleeps. The clock of the
-    /// loop does neither, so the wall clock is looked at this often.
+    /// Responses expire by the wall clock, which can be set, and which goes on while the machine sleeps. The clock of
+    /// the loop does neither, so the wall clock is looked at this often.
     private static let longestWait = Duration.seconds(3_600)
 
     /// - Parameter file: the path of the configuration file, for messages.

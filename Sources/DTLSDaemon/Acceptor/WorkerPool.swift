@@ -140,8 +140,9 @@ struct WorkerPool {
         return (0..<count).filter { !present.contains($0) }
     }
 
-    /// Distributes a new configuration: to the workers that it keeps, and to those that were started for it. The workers
-    /// above `count` begin to drain. They get it too, for the connections that they have: their backends may have moved.
+    /// Distributes a new configuration: to the workers that it keeps, and to those that were started for it. The
+    /// workers above `count` begin to drain. They get it too, for the connections that they have: their backends may
+    /// have moved.
     mutating func configure(_ count: Int, started: [(number: Int, pid: pid_t)], now: Instant) -> [Action] {
         self.count = count
         generation &+= 1
@@ -165,8 +166,8 @@ struct WorkerPool {
         return [.configure(pid, generation: generation)]
     }
 
-    /// The action ``Action/configure(_:generation:)`` has failed, for want of descriptors in this process. It is tried again with
-    /// the next ping.
+    /// The action ``Action/configure(_:generation:)`` has failed, for want of descriptors in this process. It is tried
+    /// again with the next ping.
     mutating func configurationNotSent(to pid: pid_t) {
         if let index = index(of: pid) { workers[index].delivery = .lost }
     }
@@ -192,9 +193,9 @@ struct WorkerPool {
         let generation: UInt32
     }
 
-    /// Assigns a new connection to the worker with the fewest connections, of those that have room for one more. A worker
-    /// that owes an answer to a ping is passed over for one that does not: it may be hung, and would have the fewest
-    /// connections for ever.
+    /// Assigns a new connection to the worker with the fewest connections, of those that have room for one more. A
+    /// worker that owes an answer to a ping is passed over for one that does not: it may be hung, and would have the
+    /// fewest connections for ever.
     /// - Parameter canSend: whether the channel of a worker takes a message at this moment.
     /// - Returns: `nil` when no worker can take it; see ``refusal``.
     func assignment(canSend: (pid_t) -> Bool) -> Assignment? {

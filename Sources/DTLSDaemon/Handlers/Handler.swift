@@ -95,8 +95,8 @@ extension HandlerSharedState {
 }
 
 extension Connection {
-    /// Sends a message; an empty one is an empty record. One that cannot be sent (too long for a record or for the path)
-    /// is dropped, as UDP would drop it, and counted.
+    /// Sends a message; an empty one is an empty record. One that cannot be sent (too long for a record or for the
+    /// path) is dropped, as UDP would drop it, and counted.
     @inline(__always)
     func sendOrDrop(_ message: UnsafeRawBufferPointer) {
         do throws(EngineError) { try send(message) } catch {}

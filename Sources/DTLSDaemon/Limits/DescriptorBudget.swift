@@ -6,13 +6,14 @@ struct DescriptorBudget {
     /// Descriptors of a worker for everything but connections: the channel, epoll, standard streams, the journal, log
     /// files, a snapshot.
     private static let reservedOfWorker = 32
-    /// The part of the reserved descriptors that no incoming connection may take, so that a configuration always arrives.
-    /// The number of connections does not tell how many descriptors are free: connections of an earlier configuration
-    /// may have more each, programs outlive their connections, and logs have files. But a new descriptor has the lowest
-    /// number that is free (open(2)), so its own number tells.
+    /// The part of the reserved descriptors that no incoming connection may take, so that a configuration always
+    /// arrives. The number of connections does not tell how many descriptors are free: connections of an earlier
+    /// configuration may have more each, programs outlive their connections, and logs have files. But a new descriptor
+    /// has the lowest number that is free (open(2)), so its own number tells.
     private static let spareOfWorker = 16
     /// Descriptors of the main process for everything but listeners and workers: standard streams, epoll, signals,
-    /// snapshots and ticket keys, the loader's channel, the journal, and the socket of a connection that is handed over.
+    /// snapshots and ticket keys, the loader's channel, the journal, and the socket of a connection that is handed
+    /// over.
     private static let reservedOfMain = 16
     /// A worker's channel, and what it is sent in a reload.
     private static let eachWorker = 2

@@ -64,14 +64,15 @@ struct ServiceManager: ~Copyable {
         return Array(text.utf8).withUnsafeBytes { sender.send($0) } == nil
     }
 
-    /// The descriptor that an earlier run of the daemon has stored with ``store(_:name:)``; not open when there is none.
+    /// The descriptor that an earlier run of the daemon has stored with ``store(_:name:)``; not open when there is
+    /// none.
     mutating func takeStored() -> FileDescriptor {
         guard !stored.isEmpty else { return FileDescriptor(owning: -1) }
         return stored.removeFirst().descriptor.take()
     }
 
-    /// Gives the manager a copy of a descriptor to keep until the daemon is started again. The unit has to allow it with
-    /// FileDescriptorStoreMax=.
+    /// Gives the manager a copy of a descriptor to keep until the daemon is started again. The unit has to allow it
+    /// with FileDescriptorStoreMax=.
     /// - Returns: false when the manager's queue is full, so that the descriptor was not sent.
     func store(_ descriptor: borrowing FileDescriptor, name: String) -> Bool {
         guard let sender else { return true }
@@ -201,8 +202,8 @@ private final class InheritedDescriptor {
         descriptor = FileDescriptor(owning: raw)
     }
 
-    /// Whether it is a file that ``ServiceManager/store(_:name:)`` has stored. A socket unit may have the same name, but
-    /// it passes sockets.
+    /// Whether it is a file that ``ServiceManager/store(_:name:)`` has stored. A socket unit may have the same name,
+    /// but it passes sockets.
     var isStoredFile: Bool {
         var status = stat()
         return name == TicketKeyRotator.storedName && fstat(descriptor.rawValue, &status) == 0

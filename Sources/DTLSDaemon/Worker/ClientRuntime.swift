@@ -3,8 +3,8 @@ import DTLSTransport
 import LinuxSystem
 import Primitives
 
-/// A client of the active configuration, made ready in a worker. A connection keeps the one that it began with; the next
-/// connection of the same sender takes the one that is active then.
+/// A client of the active configuration, made ready in a worker. A connection keeps the one that it began with; the
+/// next connection of the same sender takes the one that is active then.
 final class ClientRuntime {
     let configuration: ClientConfiguration
     let context: ClientContext

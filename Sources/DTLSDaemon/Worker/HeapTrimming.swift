@@ -2,10 +2,10 @@ import Primitives
 
 /// Decides when a worker gives freed memory back to the system (malloc_trim(3)).
 ///
-/// malloc keeps what a burst of handshakes has needed: 50 MB after 1,000 of them that were half-open and timed out, since
-/// what is still in use lies above it in the heap. Giving it back costs milliseconds, and the page faults of the next
-/// burst, so it is done when a burst is over: not more than once in ``pause``, and only after the number of connections
-/// has halved.
+/// malloc keeps what a burst of handshakes has needed: 50 MB after 1,000 of them that were half-open and timed out,
+/// since what is still in use lies above it in the heap. Giving it back costs milliseconds, and the page faults of the
+/// next burst, so it is done when a burst is over: not more than once in ``pause``, and only after the number of
+/// connections has halved.
 struct HeapTrimming {
     /// The most connections since memory was last given back.
     private var peak = 0

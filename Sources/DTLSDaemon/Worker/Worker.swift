@@ -4,7 +4,8 @@ import Glibc
 import LinuxSystem
 import Primitives
 
-/// The worker's role: one thread and one loop, which serve the connections that the acceptor hands over on descriptor 3.
+/// The worker's role: one thread and one loop, which serve the connections that the acceptor hands over on descriptor
+/// 3.
 ///
 /// Signals do not concern it. It ends when the acceptor says so, or when the end of the channel shows that the acceptor
 /// is gone. Either way its clients get close_notify.

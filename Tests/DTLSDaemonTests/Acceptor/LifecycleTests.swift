@@ -137,7 +137,7 @@ import Testing
                 ),
                 (
                     .reading(active: "a", previous: nil, .again), .reading(active: "a", previous: nil, .once),
-                    problems + [failed, .notifyReady, .notifyReloading, .startLoader]
+                    problems + [failed, .startLoader]
                 ),
                 (
                     .reading(active: "a", previous: "p", .once), .serving(active: "a", previous: "p"),
@@ -145,7 +145,7 @@ import Testing
                 ),
                 (
                     .reading(active: "a", previous: "p", .again), .reading(active: "a", previous: "p", .once),
-                    problems + [failed, .notifyReady, .notifyReloading, .startLoader]
+                    problems + [failed, .startLoader]
                 ),
                 (
                     .distributing(active: "a", previous: "p", .once), .distributing(active: "a", previous: "p", nil),
@@ -369,6 +369,20 @@ import Testing
         _ = life.handle(.workersReady)
         #expect(life.reloadFailure == nil)
         #expect(life.active == "c")
+    }
+
+    @Test func `a reload that is refused while an earlier one is distributed stays failed`() {
+        var life = life(in: .serving(active: "a", previous: nil))
+        _ = life.handle(.reloadRequested)
+        _ = life.handle(.activated("b"))
+        _ = life.handle(.reloadRequested)
+        _ = life.handle(.refused(problems: ["x"], .configuration))
+        #expect(life.handle(.workersReady) == [reloaded, .notifyReady])
+        #expect(life.reloadFailure == "x" && life.active == "b")
+        _ = life.handle(.reloadRequested)
+        _ = life.handle(.activated("c"))
+        _ = life.handle(.workersReady)
+        #expect(life.reloadFailure == nil)
     }
 
     /// Thousands of lives with the outcomes in random order, as the main process brings them about.

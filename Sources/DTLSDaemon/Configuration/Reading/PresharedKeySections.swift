@@ -31,11 +31,13 @@ struct TunnelPresharedKeySection {
             if keys.count > 1, !table.has(\.identity) { table.report(\.identity, "missing; expected \(expected)") }
             return keys.first
         }
+        if let key = keys.first(where: { $0.identity == Array(identity.utf8) }) { return key }
         // One that is not UTF-8 is written as the file has it.
-        let key =
-            keys.first { $0.identity == Array(identity.utf8) }
-            ?? keys.first { PresharedKeys.text(of: $0.identity) == identity.lowercased() }
-        if let key { return key }
+        let hexadecimal = identity.lowercased()
+        if identity.hasPrefix("#"), let key = keys.first(where: { PresharedKeys.text(of: $0.identity) == hexadecimal })
+        {
+            return key
+        }
         table.report(\.identity, "expected \(expected), found the string \(ReadContext.quoted(identity))")
         return nil
     }

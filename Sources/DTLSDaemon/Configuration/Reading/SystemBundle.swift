@@ -73,7 +73,8 @@ struct SystemBundle {
         return nil
     }
 
-    /// The certificates of a folder that `openssl rehash` has prepared: OpenSSL looks at names such as 5ed36f99.0 alone.
+    /// The certificates of a folder that `openssl rehash` has prepared: OpenSSL looks at names such as 5ed36f99.0
+    /// alone.
     private func read(folder: String, _ remark: String, _ tried: inout [String]) -> String? {
         var text = ""
         for name in Self.hashedNames(in: folder) {

@@ -129,7 +129,8 @@ final class ExecHandler: Handler, EventHandler {
     /// Passes on what the program wrote just before it ended, and closes the connection.
     private func programEnded() {
         guard let connection else { return }
-        // As many reads as empty a full buffer, and some more. Bounded, since what the program has started may write on.
+        // As many reads as empty a full buffer, and some more. Bounded, since what the program has started may write
+        // on.
         for _ in 0..<64 {
             if passOn() == 0 { break }
         }

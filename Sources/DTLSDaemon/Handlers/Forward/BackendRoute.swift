@@ -9,8 +9,8 @@ import Primitives
 /// again whenever messages are to be sent, so a client goes back to its own backend once that is up again.
 ///
 /// A reload may change the backends. A connection stays with its own as long as that stands in the configuration, also
-/// where a new one comes before it in the client's order, since the backend may keep a state of its client. When its own
-/// is gone, the connection moves with its next message.
+/// where a new one comes before it in the client's order, since the backend may keep a state of its client. When its
+/// own is gone, the connection moves with its next message.
 struct BackendRoute {
     /// What is to be done next for the messages that are to be sent.
     enum Step: Equatable {
@@ -194,8 +194,8 @@ struct BackendRoute {
         backend.noteAnswer().flatMap { backend.isConfigured ? .recovery(backend: backend, refusals: $0) : nil }
     }
 
-    /// The socket has given an error that says that ``backend`` takes no datagrams. An operator is told of backends that
-    /// stand in the configuration.
+    /// The socket has given an error that says that ``backend`` takes no datagrams. An operator is told of backends
+    /// that stand in the configuration.
     func noteRefusal(_ error: Int32, now: Instant) -> Notice? {
         backend.noteRefusal(now: now) && backend.isConfigured ? .outage(backend: backend, errno: error) : nil
     }

@@ -59,11 +59,11 @@ extension ForwardBackends {
         }
     }
 
-    /// Why a new client would get no socket to its backend; `nil` where it would get one. Asked before the handshake, it
-    /// spares the client one that ends in silence.
+    /// Why a new client would get no socket to its backend; `nil` where it would get one. Asked before the handshake,
+    /// it spares the client one that ends in silence.
     ///
-    /// During a shortage a socket is opened as a trial, once in every ``SourceAddresses/pause``, and once for each socket
-    /// of the service that is closed.
+    /// During a shortage a socket is opened as a trial, once in every ``SourceAddresses/pause``, and once for each
+    /// socket of the service that is closed.
     func shortage(for peer: SocketAddress, now: Instant) -> (backend: Backend, reason: LocalShortage, isNews: Bool)? {
         guard sources.isShort else { return nil }
         let client = RendezvousHash.client(peer)

@@ -103,8 +103,9 @@ final class ForwardBackends {
     }
 }
 
-/// The backends of all services in one worker. Those of a service are the same object in all configurations, so a reload
-/// reaches the connections from before it. They are kept for as long as a configuration or a connection uses them.
+/// The backends of all services in one worker. Those of a service are the same object in all configurations, so a
+/// reload reaches the connections from before it. They are kept for as long as a configuration or a connection uses
+/// them.
 final class ForwardServices: HandlerSharedState {
     private struct Reference { weak var backends: ForwardBackends? }
 

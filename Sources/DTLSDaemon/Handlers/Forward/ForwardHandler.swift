@@ -172,8 +172,8 @@ final class ForwardHandler: Handler, EventHandler {
         if case .udp(let address) = backend.address { try? socket.reportAllErrors(address.family) }
     }
 
-    /// Takes over whether the next backend expects a header of the PROXY protocol, which a reload may have changed. What
-    /// was gathered for the last one, or waits, begins as that one expected, and is dropped.
+    /// Takes over whether the next backend expects a header of the PROXY protocol, which a reload may have changed.
+    /// What was gathered for the last one, or waits, begins as that one expected, and is dropped.
     private func adoptProxyProtocol() {
         guard backends.proxyProtocol == header.isEmpty, let connection else { return }
         header = backends.proxyProtocol ? ProxyHeader(connection).bytes : []

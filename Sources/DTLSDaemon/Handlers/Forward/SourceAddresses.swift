@@ -36,8 +36,8 @@ struct LocalShortage: Error, Equatable {
 ///
 /// A UDP socket takes a port of its address for itself alone, so an address has as many sockets as
 /// net.ipv4.ip_local_port_range has ports, for all backends and processes together. Connections are spread over the
-/// addresses in turn. To find out that an address has no port left costs the kernel a millisecond, so such an address is
-/// left alone for a while.
+/// addresses in turn. To find out that an address has no port left costs the kernel a millisecond, so such an address
+/// is left alone for a while.
 struct SourceAddresses {
     /// How long an address that gave no socket is left alone. It ends when a socket of the service is closed.
     static let pause = Duration.seconds(1)

@@ -74,14 +74,11 @@ extension TLSContext {
     private func use(
         privateKey text: String, passphrase: String?, of certificate: OwnCertificate
     ) throws(CredentialsError) {
-        guard let source = PEMSource(text) else { throw .privateKey("too large") }
-        ERR_clear_error()
-        // With a null callback, PEM_def_callback takes its last argument as the passphrase; an empty one keeps it from
-        // asking on the terminal.
-        let key = (passphrase ?? "").withCString {
-            PEM_read_bio_PrivateKey(source.bio, nil, nil, UnsafeMutableRawPointer(mutating: $0))
-        }
-        guard let key else {
+        var found = try Self.readPrivateKey(text, passphrase ?? "")
+        // OpenSSL's tools take a byte order mark at the beginning of a passphrase file for a part of the passphrase;
+        // those who read it as a text do not.
+        if found == nil, let passphrase { found = try Self.readPrivateKey(text, "\u{feff}" + passphrase) }
+        guard let key = found else {
             let error = OpenSSLError.drain()
             if text.contains("ENCRYPTED") {
                 throw .passphrase(
@@ -98,6 +95,19 @@ extension TLSContext {
             throw .mismatch("the private key does not belong to the certificate")
         }
         guard SSL_CTX_use_PrivateKey(pointer, key) == 1 else { throw .privateKey("\(OpenSSLError.drain())") }
+    }
+
+    /// - Returns: a reference that the caller owns, or `nil` with OpenSSL's errors in its queue.
+    private static func readPrivateKey(
+        _ text: String, _ passphrase: String
+    ) throws(CredentialsError) -> OpaquePointer? {
+        guard let source = PEMSource(text) else { throw .privateKey("too large") }
+        ERR_clear_error()
+        // With a null callback, PEM_def_callback takes its last argument as the passphrase; an empty one keeps it from
+        // asking on the terminal.
+        return passphrase.withCString {
+            PEM_read_bio_PrivateKey(source.bio, nil, nil, UnsafeMutableRawPointer(mutating: $0))
+        }
     }
 
     /// Trusts the certificates of a PEM text, each on its own: a CA below another one without that one, and a peer's

@@ -51,6 +51,8 @@ struct TestMaterial {
     let privateKey: String
     /// `privateKey`, encrypted with the passphrase "sesame".
     let encryptedKey: String
+    /// `privateKey`, encrypted with a byte order mark and "sesame", as OpenSSL reads a file with both.
+    let keyEncryptedWithMark: String
     /// A key that belongs to no certificate.
     let otherKey: String
     /// An empty list of what the certificate's key has revoked.
@@ -109,6 +111,7 @@ struct TestMaterial {
         try openssl("req -x509 -new -key oddkey -subj /CN=localhost -days 30 -out odd")
         try openssl("req -new -key key -subj /CN=expired -out request.csr")
         try openssl("pkcs8 -topk8 -in key -passout pass:sesame -out encrypted")
+        try openssl("pkcs8 -topk8 -in key -passout pass:\u{FEFF}sesame -out marked")
         try openssl("x509 -in certificate -outform DER -out der")
         // `openssl ca` needs a database, and a section that names it.
         let authority =
@@ -127,6 +130,7 @@ struct TestMaterial {
         certificate = try text("certificate")
         privateKey = try text("key")
         encryptedKey = try text("encrypted")
+        keyEncryptedWithMark = try text("marked")
         otherKey = try text("other")
         rsaCertificate = try text("rsa")
         rsaKey = try text("rsakey")

@@ -9,13 +9,8 @@ final class ClientRuntime {
     let configuration: ClientConfiguration
     let context: ClientContext
     let limits: Connection.Limits
-    /// The newest session that the server has given to any of this worker's connections.
-    private var session: ResumableSession?
-    /// When the certificate, or the key, that the session stands for was last shown.
-    private var sessionProvenAt = Instant.distantPast
-
-    /// A day, as RFC 5246, appendix F.1.4, recommends: after it the server has to authenticate again.
-    private static let longestSession = Duration.seconds(86_400)
+    /// The session that any of this worker's connections has been given, and the next one offers.
+    private var session = OfferedSession<ResumableSession>()
 
     /// What tunnels of this client go by.
     var timeouts: TunnelState.Timeouts {
@@ -32,15 +27,16 @@ final class ClientRuntime {
 
     /// The session that the next connection resumes; `nil` for a full handshake.
     func session(now: Instant) -> ResumableSession? {
-        now - sessionProvenAt < Self.longestSession ? session : nil
+        session.session(now: now)
     }
 
     /// Keeps the session of a connection that has just been established.
     func keepSession(of established: Session, now: Instant) {
-        guard let session = established.resumableSession else { return }
-        self.session = session
-        if !established.isResumed { sessionProvenAt = now }
+        guard let given = established.resumableSession else { return }
+        session.keep(given, isResumed: established.isResumed, now: now)
     }
 
-    func dropSession() { session = nil }
+    func dropSession() { session.drop() }
+
+    func dropTimedOutSession(now: Instant) { session.dropTimedOut(now: now) }
 }

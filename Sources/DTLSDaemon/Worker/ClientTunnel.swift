@@ -286,7 +286,7 @@ final class ClientTunnel: TimerTarget, EventHandler, ConnectionDelegate {
             verification = error.verification
         case .handshakeTimedOut where hasSession:
             // Perhaps it is the session that the server does not take: a smaller hello may get through, for example.
-            client.dropSession()
+            client.dropTimedOutSession(now: resources.loop.now)
         default:
             break
         }

@@ -204,6 +204,8 @@ import Testing
         let text =
             mark + service("passphrase_file = \"phrase\"\nca = \"chain.pem\"\ncrl = \"list.crl\"", key: "encrypted")
         #expect(try folder.problems(text) == [])
+        try folder.write("marked", material.keyEncryptedWithMark)
+        #expect(try folder.problems(service("passphrase_file = \"phrase\"", key: "marked")) == [])
         // Both certificates of the chain are seen.
         let warnings = try folder.read(text).warnings.map(\.message)
         #expect(!warnings.contains { $0.contains("not valid PEM") })

@@ -105,7 +105,8 @@ public final class Iosched {
         let deed =
             "\(call)" == "deinit"
             ? "the last reference to an open \(type) was dropped" : "\(type).\(call) was called"
-        // precondition says nothing in a release build.
+        // This is an error of the program, and memory would be corrupted if it went on. fatalError prints its message in
+        // release builds too, where precondition prints none.
         fatalError(
             "\(deed) on thread \(here), but it belongs to thread \(thread.number), which has made it. Do it on that"
                 + " thread, in a callback of its iosched for instance, or use AsyncDtlsServer and AsyncDtlsConnection,"

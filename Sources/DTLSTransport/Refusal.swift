@@ -9,7 +9,7 @@ package enum Refusal: Int, CaseIterable, Sendable {
     case version
     /// Nobody has room for another connection.
     case full
-    /// There is room, but whoever has it takes nothing at the moment.
+    /// There is room for another connection, but the worker that has it does not read its channel or does not answer.
     case busy
     /// Nobody is there who could serve it: processes are being started, for example.
     case noWorker

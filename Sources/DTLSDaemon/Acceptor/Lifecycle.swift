@@ -195,7 +195,7 @@ struct Lifecycle<Active> {
             phase = .serving(active: active, previous: previous)
             actions.append(.notifyReady)
         case .reading(let active, let previous, .again):
-            // Whoever has requested the next reload waits for the result of that one.
+            // The next reload has been requested already: READY=1 and the result are sent when that one ends.
             phase = .reading(active: active, previous: previous, .once)
             return actions + [.startLoader]
         case .distributing(let active, let previous, _):

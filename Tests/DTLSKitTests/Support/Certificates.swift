@@ -49,26 +49,9 @@ final class TestAuthority: Sendable {
             ["openssl", "req", "-new", "-noenc"] + algorithm + ["-keyout", key, "-out", request]
                 + ["-subj", "/CN=\(name)"], in: folder)
         let extensions = try folder.write("subjectAltName=\(names)\n", to: "\(name).extensions")
-        // `openssl x509` takes no dates before version 3.4, and no days below 0 from then on; `ca` needs a database.
-        let dates = isExpired ? ["-startdate", "20240101000000Z", "-enddate", "20240131000000Z"] : ["-days", "30"]
-        try folder.write("", to: "\(name).database")
-        let configuration = try folder.write(
-            """
-            [ca]
-            default_ca = a
-            [a]
-            database = \(folder.file("\(name).database"))
-            new_certs_dir = \(folder.path)
-            serial = \(folder.file("\(name).number"))
-            policy = p
-            [p]
-            commonName = supplied
-
-            """, to: "\(name).conf")
-        try await Program.run(
-            ["openssl", "ca", "-batch", "-config", configuration, "-in", request, "-out", certificate, "-notext"]
-                + ["-cert", file, "-keyfile", folder.file("ca.key"), "-md", "sha256", "-create_serial"]
-                + ["-extfile", extensions] + dates, in: folder)
+        try await folder.signCertificate(
+            name, request: request, authority: (file, folder.file("ca.key")), extensions: extensions,
+            isExpired: isExpired, to: certificate)
         return TestIdentity(
             certificateFile: certificate, keyFile: key, certificate: try Dtls.readString(certificate),
             key: try Dtls.readString(key))

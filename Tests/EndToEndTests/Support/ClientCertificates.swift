@@ -27,27 +27,9 @@ extension CertificateMaker {
             ["openssl", "req", "-new", "-noenc"] + KeyKind.ecdsa.arguments
                 + ["-keyout", identity.privateKey, "-out", request, "-subj", "/CN=\(name)"],
             in: folder)
-        // `openssl x509` takes no dates before version 3.4, and no days below 0 from then on; `ca` needs a database.
-        let dates = isExpired ? ["-startdate", "20240101000000Z", "-enddate", "20240131000000Z"] : ["-days", "30"]
-        try folder.write("", to: "\(name).database")
-        let configuration = try folder.write(
-            """
-            [ca]
-            default_ca = a
-            [a]
-            database = \(folder.file("\(name).database"))
-            new_certs_dir = \(folder.path)
-            serial = \(folder.file("\(name).number"))
-            policy = p
-            [p]
-            commonName = supplied
-
-            """, to: "\(name).conf")
-        try await Program.run(
-            ["openssl", "ca", "-batch", "-notext", "-config", configuration, "-md", "sha256", "-create_serial"]
-                + ["-cert", authority.certificate, "-keyfile", authority.privateKey, "-extfile", file]
-                + ["-in", request, "-out", identity.certificate] + dates,
-            in: folder)
+        try await folder.signCertificate(
+            name, request: request, authority: (authority.certificate, authority.privateKey), extensions: file,
+            isExpired: isExpired, to: identity.certificate)
         return identity
     }
 

@@ -1,0 +1,364 @@
+import DTLSEngine
+import Glibc
+import LinuxSystem
+import Primitives
+
+/// What is kept of one connection in a worker's ``SlotFile``: all that another process needs to go on with it.
+///
+/// A value is a view of memory that the main process and one worker share. The main process takes and frees slots, and
+/// writes the flow and the target before it hands a connection over; from then on the worker alone writes, until the
+/// connection has ended or the worker has. Whoever reads, at any instant, finds a whole state: the word with the
+/// ``phase`` is stored last of all that a change consists of.
+package struct ConnectionSlot {
+    /// Bytes of a slot.
+    package static let byteCount = 512
+    /// Bytes of the overflow cell that belongs to a slot. It is touched only for what the slot cannot hold.
+    package static let overflowByteCount = 2_048
+    /// Bytes of the longest ``details``.
+    package static let maximumDetails = overflowByteCount / 2 - AssociationOffset.details
+
+    package enum Phase: UInt8 {
+        /// Nobody's. All bytes but the generation are zero.
+        case free = 0
+        /// The worker does the handshake. There is nothing that another process could go on with.
+        case handshaking = 1
+        /// Records are protected by the keys in the slot.
+        case established = 2
+        /// The handshake is done, and the records are OpenSSL's: the connection ends with its worker.
+        case bound = 3
+        /// The connection has ended, its secrets are wiped, and the main process has not freed the slot yet.
+        case ended = 4
+    }
+
+    private enum Offset {
+        static let status = 0
+        static let target = 8
+        static let local = 16
+        static let peer = 40
+        static let far = 64
+        static let farLocal = 88
+        static let started = 112
+        static let lastReceived = 120
+        static let counters = 128
+        static let deaths = 176
+        static let lastDeath = 184
+        /// The first of the places for an association.
+        static let association = 192
+    }
+
+    /// Where things are within a place for an association.
+    private enum AssociationOffset {
+        static let records = 0
+        static let random = 160
+        static let detailsCount = 192
+        static let handshakeMicroseconds = 196
+        static let details = 200
+    }
+
+    private let memory: UnsafeMutableRawPointer
+    private let overflow: UnsafeMutableRawPointer
+
+    /// - Parameters:
+    ///   - memory: ``byteCount`` bytes, 8-byte aligned.
+    ///   - overflow: ``overflowByteCount`` bytes, 8-byte aligned.
+    package init(_ memory: UnsafeMutableRawPointer, overflow: UnsafeMutableRawPointer) {
+        self.memory = memory
+        self.overflow = overflow
+    }
+
+    // MARK: Phase
+
+    /// The phase, where the association is, and in the upper half how often the slot has been taken: one word, so that
+    /// a reader finds all of them as they were before a change, or as they are after it.
+    private struct Status {
+        var word: UInt64
+
+        var phase: Phase {
+            // What no process of this version has written is nothing to go on with.
+            get { Phase(rawValue: UInt8(truncatingIfNeeded: word)) ?? .ended }
+            set { word = word & ~0xff | UInt64(newValue.rawValue) }
+        }
+        var place: Place {
+            get { Place(rawValue: UInt8(truncatingIfNeeded: word >> 8 & 3)) ?? .slot }
+            set { word = word & ~0x300 | UInt64(newValue.rawValue) << 8 }
+        }
+        /// Whether the overflow cell has held anything, so that it is to be wiped too.
+        var hasOverflown: Bool {
+            get { word & 0x400 != 0 }
+            set { word = newValue ? word | 0x400 : word & ~0x400 }
+        }
+        var generation: UInt32 {
+            get { UInt32(truncatingIfNeeded: word >> 32) }
+            set { word = word & 0xffff_ffff | UInt64(newValue) << 32 }
+        }
+    }
+
+    /// Where an association can be. There are three, so that one that replaces another (RFC 6347, section 4.2.8) can be
+    /// written beside it, however long its details are.
+    private enum Place: UInt8, CaseIterable {
+        case slot = 0
+        case overflow = 1
+        case secondOverflow = 2
+
+        var detailsRoom: Int {
+            self == .slot
+                ? ConnectionSlot.byteCount - Offset.association - AssociationOffset.details
+                : ConnectionSlot.maximumDetails
+        }
+    }
+
+    private var status: Status {
+        get { Status(word: SharedWord.load(memory + Offset.status)) }
+        nonmutating set { SharedWord.store(newValue.word, memory + Offset.status) }
+    }
+
+    package var phase: Phase { status.phase }
+    /// How often the slot has been taken, in 24 bits.
+    package var generation: UInt32 { status.generation }
+
+    /// Takes a free slot for a connection that is to be handed over.
+    /// - Parameter target: ``hash(of:)`` of the service or client.
+    package func take(_ flow: FlowKey, target: UInt64, now: Instant) {
+        store(flow.peer, Offset.peer)
+        store(flow.local, Offset.local)
+        memory.storeBytes(of: target, toByteOffset: Offset.target, as: UInt64.self)
+        started = now
+        lastReceived = now
+        var new = Status(word: 0)
+        new.generation = (generation &+ 1) & 0xff_ffff
+        new.phase = .handshaking
+        status = new
+    }
+
+    /// Notes that the connection has ended, and wipes its secrets.
+    package func end() {
+        var new = status
+        new.phase = .ended
+        status = new
+        wipe(memory + Offset.association, Self.byteCount - Offset.association)
+        if new.hasOverflown { wipe(overflow, Self.overflowByteCount) }
+    }
+
+    /// Frees the slot, which wipes it.
+    package func free() {
+        end()
+        wipe(memory + Offset.target, Self.byteCount - Offset.target)
+        var new = Status(word: 0)
+        new.generation = generation
+        status = new
+    }
+
+    private func wipe(_ start: UnsafeMutableRawPointer, _ count: Int) { explicit_bzero(start, count) }
+
+    // MARK: Association
+
+    /// A place that an association has been written to, but for its record state; see ``prepare(random:details:_:)``.
+    package struct PreparedAssociation {
+        /// 160 bytes for its record state.
+        package let records: UnsafeMutableRawPointer
+        fileprivate let place: UInt8
+    }
+
+    /// Writes what a handshake has agreed on beside the association that may be there. Readers do not see it before
+    /// ``establish(_:isMovable:)``.
+    /// - Parameters:
+    ///   - random: the 32 bytes of the ClientHello's random; empty for a client's side.
+    ///   - details: what was agreed on, encoded; at most ``maximumDetails`` bytes.
+    ///   - handshakeDuration: from the start of the handshake to its end.
+    package func prepare(
+        random: UnsafeRawBufferPointer, details: [UInt8], handshakeDuration: Duration
+    ) -> PreparedAssociation {
+        let status = status
+        let isReplaced = status.phase == .established || status.phase == .bound
+        let place =
+            Place.allCases.first { !(isReplaced && $0 == status.place) && details.count <= $0.detailsRoom }
+            ?? (status.place == .overflow && isReplaced ? .secondOverflow : .overflow)
+        if place != .slot {
+            var new = status
+            new.hasOverflown = true
+            self.status = new
+        }
+        let start = start(of: place)
+        let details = details.prefix(place.detailsRoom)
+        UnsafeMutableRawBufferPointer(start: start + AssociationOffset.random, count: 32)
+            .copyBytes(from: random.prefix(32))
+        UnsafeMutableRawBufferPointer(start: start + AssociationOffset.details, count: place.detailsRoom)
+            .copyBytes(from: details)
+        start.storeBytes(of: UInt32(details.count), toByteOffset: AssociationOffset.detailsCount, as: UInt32.self)
+        start.storeBytes(
+            of: UInt32(clamping: handshakeDuration.nanoseconds / 1_000),
+            toByteOffset: AssociationOffset.handshakeMicroseconds, as: UInt32.self)
+        return PreparedAssociation(records: start + AssociationOffset.records, place: place.rawValue)
+    }
+
+    /// The association that was prepared is the connection's from now on.
+    /// - Parameter isMovable: false where the records are OpenSSL's, and the record state is empty.
+    package func establish(_ prepared: PreparedAssociation, isMovable: Bool) {
+        let former = status
+        var new = former
+        new.place = Place(rawValue: prepared.place) ?? .slot
+        new.phase = isMovable ? .established : .bound
+        status = new
+        if former.phase == .established { wipe(start(of: former.place), AssociationOffset.random) }
+    }
+
+    private func start(of place: Place) -> UnsafeMutableRawPointer {
+        switch place {
+        case .slot: memory + Offset.association
+        case .overflow: overflow
+        case .secondOverflow: overflow + Self.overflowByteCount / 2
+        }
+    }
+
+    private var association: UnsafeMutableRawPointer { start(of: status.place) }
+
+    /// The record state of an established connection.
+    package var records: UnsafeMutableRawPointer { association + AssociationOffset.records }
+
+    /// The 32 bytes of the random of the ClientHello that the association began with; zero for a client's side.
+    package var random: UnsafeRawBufferPointer {
+        UnsafeRawBufferPointer(start: association + AssociationOffset.random, count: 32)
+    }
+
+    /// What was agreed on, as it was given to ``prepare(random:details:handshakeDuration:)``.
+    package var details: UnsafeRawBufferPointer {
+        let place = status.place
+        let start = start(of: place)
+        let count = start.load(fromByteOffset: AssociationOffset.detailsCount, as: UInt32.self)
+        return UnsafeRawBufferPointer(
+            start: start + AssociationOffset.details, count: min(Int(count), place.detailsRoom))
+    }
+
+    package var handshakeDuration: Duration {
+        .microseconds(
+            Int64(association.load(fromByteOffset: AssociationOffset.handshakeMicroseconds, as: UInt32.self)))
+    }
+
+    // MARK: What it is about
+
+    /// Names a service, a client or a path in a slot. It is the same in all processes and versions.
+    package static func hash(of name: String) -> UInt64 { FNV1a.hash(name.utf8) }
+
+    /// ``hash(of:)`` of the service or client, as ``Target`` names it in words.
+    package var target: UInt64 { memory.load(fromByteOffset: Offset.target, as: UInt64.self) }
+
+    /// The client's flow; for a tunnel, the local sender's. `nil` for memory that holds no addresses.
+    package var flow: FlowKey? {
+        guard let peer = address(Offset.peer), let local = address(Offset.local) else { return nil }
+        return FlowKey(peer: peer, local: local)
+    }
+
+    /// The other socket of a connection: to the backend of a service, or from a tunnel to its server.
+    package enum FarSide: Equatable {
+        case none
+        /// - Parameter local: what this side's socket is bound to.
+        case udp(SocketAddress, local: SocketAddress)
+        /// A Unix socket, by ``ConnectionSlot/hash(of:)`` of its path.
+        case unix(UInt64)
+    }
+
+    /// It is stored in more than one step: a reader may find the address of one socket with the port of another one
+    /// where the process has died just then.
+    package var farSide: FarSide {
+        get {
+            if let far = address(Offset.far), let local = address(Offset.farLocal) { return .udp(far, local: local) }
+            guard memory.load(fromByteOffset: Offset.far, as: UInt8.self) == Self.unixMark else { return .none }
+            return .unix(memory.load(fromByteOffset: Offset.far + 8, as: UInt64.self))
+        }
+        nonmutating set {
+            switch newValue {
+            case .none:
+                memory.storeBytes(of: 0, toByteOffset: Offset.far, as: UInt8.self)
+            case .udp(let far, let local):
+                store(far, Offset.far)
+                store(local, Offset.farLocal)
+            case .unix(let path):
+                memory.storeBytes(of: path, toByteOffset: Offset.far + 8, as: UInt64.self)
+                memory.storeBytes(of: Self.unixMark, toByteOffset: Offset.far, as: UInt8.self)
+            }
+        }
+    }
+
+    /// The family AF_UNIX.
+    private static let unixMark: UInt8 = 1
+
+    /// When the handshake began that the association came from, by this machine's monotonic clock.
+    package var started: Instant {
+        get { Instant(nanoseconds: memory.load(fromByteOffset: Offset.started, as: UInt64.self)) }
+        nonmutating set {
+            memory.storeBytes(of: newValue.nanoseconds, toByteOffset: Offset.started, as: UInt64.self)
+        }
+    }
+
+    /// When the last record of the peer came, by this machine's monotonic clock.
+    package var lastReceived: Instant {
+        get { Instant(nanoseconds: memory.load(fromByteOffset: Offset.lastReceived, as: UInt64.self)) }
+        nonmutating set {
+            memory.storeBytes(of: newValue.nanoseconds, toByteOffset: Offset.lastReceived, as: UInt64.self)
+        }
+    }
+
+    package var counters: Connection.Counters {
+        get {
+            func counter(_ index: Int) -> UInt64 {
+                memory.load(fromByteOffset: Offset.counters + 8 * index, as: UInt64.self)
+            }
+            var counters = Connection.Counters()
+            counters.messagesIn = counter(0)
+            counters.bytesIn = counter(1)
+            counters.messagesOut = counter(2)
+            counters.bytesOut = counter(3)
+            counters.unsent = counter(4)
+            counters.tooLarge = counter(5)
+            return counters
+        }
+        nonmutating set {
+            func store(_ value: UInt64, _ index: Int) {
+                memory.storeBytes(of: value, toByteOffset: Offset.counters + 8 * index, as: UInt64.self)
+            }
+            store(newValue.messagesIn, 0)
+            store(newValue.bytesIn, 1)
+            store(newValue.messagesOut, 2)
+            store(newValue.bytesOut, 3)
+            store(newValue.unsent, 4)
+            store(newValue.tooLarge, 5)
+        }
+    }
+
+    /// Workers that have died while they worked on this connection.
+    package var deaths: UInt32 {
+        get { memory.load(fromByteOffset: Offset.deaths, as: UInt32.self) }
+        nonmutating set { memory.storeBytes(of: newValue, toByteOffset: Offset.deaths, as: UInt32.self) }
+    }
+
+    /// When the last of ``deaths`` was.
+    package var lastDeath: Instant {
+        get { Instant(nanoseconds: memory.load(fromByteOffset: Offset.lastDeath, as: UInt64.self)) }
+        nonmutating set {
+            memory.storeBytes(of: newValue.nanoseconds, toByteOffset: Offset.lastDeath, as: UInt64.self)
+        }
+    }
+
+    // MARK: Addresses
+
+    /// Family, port, scope and address, in 24 bytes. The family is stored last.
+    private func store(_ address: SocketAddress, _ offset: Int) {
+        memory.storeBytes(of: address.port, toByteOffset: offset + 2, as: UInt16.self)
+        memory.storeBytes(of: address.scope, toByteOffset: offset + 4, as: UInt32.self)
+        address.withBytes {
+            UnsafeMutableRawBufferPointer(start: memory + offset + 8, count: 16).copyBytes(from: $0.dropLast(2))
+        }
+        memory.storeBytes(of: address.family.rawValue, toByteOffset: offset, as: UInt8.self)
+    }
+
+    private func address(_ offset: Int) -> SocketAddress? {
+        guard let family = SocketAddress.Family(rawValue: memory.load(fromByteOffset: offset, as: UInt8.self)) else {
+            return nil
+        }
+        return SocketAddress(
+            family: family,
+            addressBytes: UnsafeRawBufferPointer(start: memory + offset + 8, count: family == .ipv4 ? 4 : 16),
+            port: memory.load(fromByteOffset: offset + 2, as: UInt16.self),
+            scope: memory.load(fromByteOffset: offset + 4, as: UInt32.self))
+    }
+}

@@ -1,0 +1,19 @@
+import Synchronization
+
+/// A 64-bit word in memory that several processes share, or that another process reads once this one has died.
+///
+/// Stores take effect in the order in which they are written: what was stored before, also by ordinary stores, is in
+/// memory once a later ``store(_:_:)`` is.
+public enum SharedWord {
+    /// - Parameter pointer: 8-byte aligned.
+    @inline(__always)
+    public static func load(_ pointer: UnsafeRawPointer) -> UInt64 {
+        pointer.assumingMemoryBound(to: Atomic<UInt64>.self).pointee.load(ordering: .acquiring)
+    }
+
+    /// - Parameter pointer: 8-byte aligned.
+    @inline(__always)
+    public static func store(_ value: UInt64, _ pointer: UnsafeMutableRawPointer) {
+        pointer.assumingMemoryBound(to: Atomic<UInt64>.self).pointee.store(value, ordering: .releasing)
+    }
+}

@@ -165,7 +165,7 @@ extension ConnectionDispatcher: DatagramListenerDelegate {
         // The worker has a descriptor of its own once this returns. Ours is closed with the incoming connection.
         // The kernel has given a socket.
         if !fullAddresses.isEmpty { fullAddresses.remove(ObjectIdentifier(listener)) }
-        if let number = workers.handOver(incoming, to: target, connection) { return number }
+        if let number = workers.handOver(incoming, to: target, connection) { return number.rawValue }
         // The worker had room when it was asked, so its channel has become full by this message.
         log(
             .busy, "connection refused, the client will retry: \(Self.reason(.busy))", incoming.flow.peer, listener)
@@ -180,7 +180,7 @@ extension ConnectionDispatcher: DatagramListenerDelegate {
     func listener(
         _ listener: DatagramListener, misdelivered datagram: UnsafeRawBufferPointer, of connection: UInt64
     ) -> Bool {
-        workers.deliver(datagram, to: connection)
+        workers.deliver(datagram, to: ConnectionNumber(rawValue: connection))
     }
 
     func listener(_ listener: DatagramListener, failed error: SystemError, for peer: SocketAddress) {

@@ -58,7 +58,7 @@ struct WorkerPool {
         let number: Int
         let pid: pid_t
         fileprivate let startedAt: Instant
-        fileprivate(set) var connections: [UInt64: Connection] = [:]
+        fileprivate(set) var connections: [ConnectionNumber: Connection] = [:]
         /// The configuration that it was given last. Connections that are handed over to it count in this one.
         fileprivate var givenGeneration: UInt32 = 0
         /// What has become of the configuration that it was given last.
@@ -114,8 +114,6 @@ struct WorkerPool {
     private var connectionCount: UInt64 = 1
     private(set) var isStopping = false
 
-    /// The bits of a connection's number that are the number of its worker.
-    private static let workerBits: UInt64 = 16
     private static let shortestPause = Duration.milliseconds(100)
     private static let longestPause = Duration.seconds(30)
     /// A worker that has lived this long is replaced at once, whatever was before.
@@ -188,7 +186,7 @@ struct WorkerPool {
     struct Assignment: Equatable {
         let worker: pid_t
         /// The number of the connection, unique among all connections of the daemon.
-        let connection: UInt64
+        let connection: ConnectionNumber
         /// The configuration that the worker serves the connection with.
         let generation: UInt32
     }
@@ -213,9 +211,11 @@ struct WorkerPool {
             chosen = index
         }
         guard let chosen else { return nil }
-        let number = UInt64(truncatingIfNeeded: workers[chosen].number)
         return Assignment(
-            worker: workers[chosen].pid, connection: connectionCount << Self.workerBits | number,
+            worker: workers[chosen].pid,
+            connection: ConnectionNumber(
+                worker: workers[chosen].number, slot: Int(connectionCount & 0xff_ffff),
+                generation: UInt32(truncatingIfNeeded: connectionCount >> 24)),
             generation: workers[chosen].givenGeneration)
     }
 
@@ -238,9 +238,8 @@ struct WorkerPool {
     }
 
     /// The worker that has a connection; `nil` when the connection is gone.
-    func worker(with connection: UInt64) -> pid_t? {
-        let number = Int(connection & (1 << Self.workerBits - 1))
-        return workers.first { $0.number == number && $0.connections.keys.contains(connection) }?.pid
+    func worker(with connection: ConnectionNumber) -> pid_t? {
+        workers.first { $0.number == connection.worker && $0.connections.keys.contains(connection) }?.pid
     }
 
     // MARK: Messages of workers
@@ -269,7 +268,7 @@ struct WorkerPool {
             defer { workers[index].hasLostSetupBefore = true }
             return workers[index].hasLostSetupBefore ? [] : [lostSetup(number)]
         case .report(let report): return count(report, of: index)
-        case .misdelivered: return []
+        case .misdelivered, .wake, .parked, .farSocket, .released, .releaseDone: return []
         }
     }
 

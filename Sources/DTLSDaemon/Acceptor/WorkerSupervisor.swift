@@ -60,7 +60,7 @@ final class WorkerSupervisor: TimerTarget, MessageChannelDelegate {
             }
         } catch {
             for (_, pid) in started {
-                channels[pid]?.send(MessageToWorker.stopBytes)
+                channels[pid]?.send(MessageToWorker.encode(stopKeepingConnections: false))
                 channels.removeValue(forKey: pid)?.close()
             }
             throw error
@@ -96,7 +96,7 @@ final class WorkerSupervisor: TimerTarget, MessageChannelDelegate {
     /// - Returns: the number of the connection, or `nil` when no worker could take it.
     func handOver(
         _ incoming: borrowing IncomingConnection, to target: Target, _ connection: WorkerPool.Connection
-    ) -> UInt64? {
+    ) -> ConnectionNumber? {
         while let assignment = pool.assignment(canSend: canSend), let channel = channels[assignment.worker] {
             let message = MessageToWorker.encode(
                 connection: assignment.connection, generation: assignment.generation, target: target,
@@ -114,7 +114,7 @@ final class WorkerSupervisor: TimerTarget, MessageChannelDelegate {
     /// Passes a datagram on to the connection that it belongs to.
     /// - Returns: false when no worker has that connection any more.
     @discardableResult
-    func deliver(_ datagram: UnsafeRawBufferPointer, to connection: UInt64) -> Bool {
+    func deliver(_ datagram: UnsafeRawBufferPointer, to connection: ConnectionNumber) -> Bool {
         guard let pid = pool.worker(with: connection) else { return false }
         _ = channels[pid]?.offer(MessageToWorker.encode(misdelivered: datagram, id: connection))
         return true
@@ -176,7 +176,7 @@ final class WorkerSupervisor: TimerTarget, MessageChannelDelegate {
             switch action {
             case .start(let number): restart(number)
             case .configure(let pid, let generation): configure(pid, generation, copies[pid])
-            case .stop(let pid): channels[pid]?.send(MessageToWorker.stopBytes)
+            case .stop(let pid): channels[pid]?.send(MessageToWorker.encode(stopKeepingConnections: false))
             // A worker whose channel is full does not read, so its ping counts as unanswered, too.
             case .ping(let pid): _ = channels[pid]?.offer(MessageToWorker.pingBytes)
             case .kill(let pid): kill(pid, SIGKILL)

@@ -18,20 +18,54 @@ enum MessageToWorker {
     /// A client whose address is proven. Its connected socket comes along.
     case connection(Handover)
     /// A datagram that reached the listener, of a client that was handed over moments ago.
-    case misdelivered(id: UInt64, datagram: UnsafeRawBufferPointer)
-    /// Close all connections and end.
-    case stop
+    case misdelivered(id: ConnectionNumber, datagram: UnsafeRawBufferPointer)
+    /// Close all connections with close_notify, and end. With `keepingConnections`: finish handshakes that are under
+    /// way, for two seconds at most, leave all connections in their slots as they are, and end without a word to peers
+    /// and backends.
+    case stop(keepingConnections: Bool)
     /// Answer with a report.
     case ping
     /// The keys of session tickets from now on: the first one seals, all of them open.
     case ticketKeys([TicketKey])
     /// The file that connections' secrets are appended to comes along. It belongs to the next ``configure(generation:)``.
     case keyLog
+    /// The memory file of the worker's connections (``SlotFile``) comes along. It is sent once, before the first
+    /// ``configure(generation:)``, and may hold connections that a worker before this one has served.
+    case slots
+    /// Serve the connections that are in the slots. It is sent once, to a worker whose number has had a worker before,
+    /// after this one has activated its first configuration and before any other message about a connection.
+    ///
+    /// Established connections whose service or client is in the configuration are parked from now on: sockets of
+    /// their peers come by ``resume(id:datagrams:)``. The worker makes their far sockets again itself. It ends all
+    /// others, and reports them closed.
+    case takeOver
+    /// A datagram that came to a listener from the peer's address of a connection that has no socket, and that looks
+    /// like a record of it. Nobody has authenticated it. Where the connection is there and one of its records is good,
+    /// the worker keeps it and answers with ``MessageFromWorker/wake(_:)``.
+    case recordOfParked(id: ConnectionNumber, datagram: UnsafeRawBufferPointer)
+    /// The far socket of a connection (to its backend, or from a tunnel to its server) comes along. It belongs to the
+    /// ``resume(id:datagrams:)`` or ``adopt(_:)`` of this connection that follows.
+    case farSocket(id: ConnectionNumber)
+    /// A socket for a connection that is in a slot without one comes along, connected to its peer; none where this
+    /// process had no descriptor left, and then the worker answers with ``MessageFromWorker/parked(_:)``. The datagrams
+    /// come after those that the worker has kept. They are the peer's, but nobody has authenticated them: what the new
+    /// socket held, a ClientHello whose cookie is valid for this flow (a re-handshake, RFC 6347, section 4.2.8), or the
+    /// plain ones of a tunnel's local sender.
+    case resume(id: ConnectionNumber, datagrams: [UnsafeRawBufferPointer])
+    /// There is no socket at the moment for a connection that the worker has sent ``MessageFromWorker/wake(_:)`` for.
+    /// What the worker has kept for it is lost, and the next datagram may wake it.
+    case resumeFailed(id: ConnectionNumber)
+    /// Connections that another worker has released, or that were stored, are in slots of this worker now, without
+    /// sockets of their peers.
+    case adopt([ConnectionNumber])
+    /// Give up to `count` connections up, for other workers; `UInt32.max`: all that can move. Each is answered with
+    /// ``MessageFromWorker/released(id:)``, those with sockets first, and all with ``MessageFromWorker/releaseDone``.
+    /// With `UInt32.max`, connections whose handshake ends later are released then, after that answer.
+    case release(count: UInt32)
 
     /// A connection that a worker takes over.
     struct Handover {
-        /// Unique among all connections of this daemon.
-        let id: UInt64
+        let id: ConnectionNumber
         /// The configuration that `target` is an index into. A worker that could not activate this configuration must
         /// not look the index up in another one.
         let generation: UInt32
@@ -51,6 +85,14 @@ enum MessageToWorker {
         case ping = 5
         case ticketKeys = 6
         case keyLog = 7
+        case slots = 8
+        case takeOver = 9
+        case recordOfParked = 10
+        case farSocket = 11
+        case resume = 12
+        case resumeFailed = 13
+        case adopt = 14
+        case release = 15
     }
 
     static func encode(configure generation: UInt32) -> [UInt8] {
@@ -58,11 +100,11 @@ enum MessageToWorker {
     }
 
     static func encode(
-        connection id: UInt64, generation: UInt32, target: Target, flow: FlowKey, hello: [UInt8]?,
+        connection id: ConnectionNumber, generation: UInt32, target: Target, flow: FlowKey, hello: [UInt8]?,
         datagrams: [[UInt8]]
     ) -> [UInt8] {
         encodeMessage(Kind.connection) {
-            $0.integer(id)
+            $0.number(id)
             $0.integer(generation)
             $0.target(target)
             $0.flow(flow)
@@ -71,11 +113,46 @@ enum MessageToWorker {
         }
     }
 
-    static func encode(misdelivered datagram: UnsafeRawBufferPointer, id: UInt64) -> [UInt8] {
+    static func encode(misdelivered datagram: UnsafeRawBufferPointer, id: ConnectionNumber) -> [UInt8] {
         encodeMessage(Kind.misdelivered) {
-            $0.integer(id)
+            $0.number(id)
             $0.data(datagram)
         }
+    }
+
+    static func encode(stopKeepingConnections keeping: Bool) -> [UInt8] {
+        encodeMessage(Kind.stop) { $0.bool(keeping) }
+    }
+
+    static func encode(recordOfParked datagram: UnsafeRawBufferPointer, id: ConnectionNumber) -> [UInt8] {
+        encodeMessage(Kind.recordOfParked) {
+            $0.number(id)
+            $0.data(datagram)
+        }
+    }
+
+    static func encode(farSocketOf id: ConnectionNumber) -> [UInt8] {
+        encodeMessage(Kind.farSocket) { $0.number(id) }
+    }
+
+    static func encode(resume id: ConnectionNumber, datagrams: [[UInt8]]) -> [UInt8] {
+        encodeMessage(Kind.resume) {
+            $0.number(id)
+            $0.list(datagrams) { $0.data($1) }
+        }
+    }
+
+    static func encode(resumeFailed id: ConnectionNumber) -> [UInt8] {
+        encodeMessage(Kind.resumeFailed) { $0.number(id) }
+    }
+
+    /// - Parameter ids: at most ``ConnectionNumber/maximumOfMessage``.
+    static func encode(adopt ids: [ConnectionNumber]) -> [UInt8] {
+        encodeMessage(Kind.adopt) { $0.list(ids) { $0.number($1) } }
+    }
+
+    static func encode(release count: UInt32) -> [UInt8] {
+        encodeMessage(Kind.release) { $0.integer(count) }
     }
 
     static func encode(ticketKeys: [TicketKey]) -> [UInt8] {
@@ -83,7 +160,8 @@ enum MessageToWorker {
     }
 
     static var keyLogBytes: [UInt8] { encodeMessage(Kind.keyLog) { _ in } }
-    static var stopBytes: [UInt8] { encodeMessage(Kind.stop) { _ in } }
+    static var slotsBytes: [UInt8] { encodeMessage(Kind.slots) { _ in } }
+    static var takeOverBytes: [UInt8] { encodeMessage(Kind.takeOver) { _ in } }
     static var pingBytes: [UInt8] { encodeMessage(Kind.ping) { _ in } }
 
     init(decoding bytes: UnsafeRawBufferPointer) throws(MalformedBytes) {
@@ -94,16 +172,27 @@ enum MessageToWorker {
         case .connection:
             self = .connection(
                 Handover(
-                    id: try reader.integer(), generation: try reader.integer(), target: try reader.target(),
+                    id: try reader.number(), generation: try reader.integer(), target: try reader.target(),
                     flow: try reader.flow(),
                     hello: try reader.optional { reader throws(MalformedBytes) in try reader.data() },
                     datagrams: try reader.list { reader throws(MalformedBytes) in try reader.data() }))
-        case .misdelivered: self = .misdelivered(id: try reader.integer(), datagram: try reader.data())
-        case .stop: self = .stop
+        case .misdelivered: self = .misdelivered(id: try reader.number(), datagram: try reader.data())
+        case .stop: self = .stop(keepingConnections: try reader.bool())
         case .ping: self = .ping
         case .ticketKeys:
             self = .ticketKeys(try reader.list { reader throws(MalformedBytes) in try reader.ticketKey() })
         case .keyLog: self = .keyLog
+        case .slots: self = .slots
+        case .takeOver: self = .takeOver
+        case .recordOfParked: self = .recordOfParked(id: try reader.number(), datagram: try reader.data())
+        case .farSocket: self = .farSocket(id: try reader.number())
+        case .resume:
+            self = .resume(
+                id: try reader.number(),
+                datagrams: try reader.list { reader throws(MalformedBytes) in try reader.data() })
+        case .resumeFailed: self = .resumeFailed(id: try reader.number())
+        case .adopt: self = .adopt(try reader.numbers())
+        case .release: self = .release(count: try reader.integer())
         }
     }
 }
@@ -120,17 +209,34 @@ enum MessageFromWorker {
     case report(Report)
     /// A datagram that reached a connection's socket, and belongs to a listener.
     case misdelivered(flow: FlowKey, datagram: UnsafeRawBufferPointer)
+    /// Connections without sockets need some: a good record of the peer waits, or a message for it. Each is answered
+    /// with ``MessageToWorker/resume(id:datagrams:)`` or ``MessageToWorker/resumeFailed(id:)``.
+    case wake([ConnectionNumber])
+    /// Connections have no sockets of their peers from now on. Sent at once, and before the socket is closed, so that
+    /// no datagram finds neither.
+    case parked([ConnectionNumber])
+    /// The far socket of a connection comes along. It belongs to the ``released(id:)`` that follows.
+    case farSocket(id: ConnectionNumber)
+    /// The worker has given a connection up, as it was asked to: it touches neither its slot nor its sockets any more,
+    /// and says nothing more about it. The peer's socket comes along, read as far as the state in the slot says; none
+    /// where the connection is parked.
+    case released(id: ConnectionNumber)
+    /// All connections are released that ``MessageToWorker/release(count:)`` has asked for and that can move now.
+    case releaseDone
 
     /// What has happened since the last report.
     struct Report: Equatable {
         /// The connections whose first handshake has succeeded.
-        var established: [UInt64] = []
-        /// The connections that were handed over and are gone.
-        var closed: [UInt64] = []
+        var established: [ConnectionNumber] = []
+        /// The connections that have ended, or were refused by the worker. Their slots are wiped, and the worker has no
+        /// more use for them.
+        var closed: [ConnectionNumber] = []
         /// Handshakes that have succeeded, re-handshakes (RFC 6347, section 4.2.8) included.
         var handshakes: UInt32 = 0
         var resumed: UInt32 = 0
         var failed: UInt32 = 0
+        /// Datagrams of ``MessageToWorker/recordOfParked(id:datagram:)`` in which no record was good.
+        var forged: UInt32 = 0
         /// Datagrams of clients that were dropped because they exceeded the limits of their connection.
         var dropped = Tally<TrafficExcess>()
         /// Connections that were handed over and that the worker has refused. They are in `closed`, too.
@@ -138,16 +244,15 @@ enum MessageFromWorker {
 
         var isEmpty: Bool { self == Report() }
 
-        /// The most connections of each list in one message, which then stays well below
-        /// ``UnixChannel/maximumMessageSize``.
-        private static let maximumConnections = 4_096
-
         /// Removes and returns what fits one message; the rest stays for the next.
         mutating func takePart() -> Report {
             var part = self
-            part.established = Array(established.prefix(Self.maximumConnections))
-            part.closed = Array(closed.prefix(Self.maximumConnections))
-            let rest = (established.dropFirst(Self.maximumConnections), closed.dropFirst(Self.maximumConnections))
+            part.established = Array(established.prefix(ConnectionNumber.maximumOfMessage))
+            part.closed = Array(closed.prefix(ConnectionNumber.maximumOfMessage))
+            let rest = (
+                established.dropFirst(ConnectionNumber.maximumOfMessage),
+                closed.dropFirst(ConnectionNumber.maximumOfMessage)
+            )
             self = Report()
             established = Array(rest.0)
             closed = Array(rest.1)
@@ -161,6 +266,11 @@ enum MessageFromWorker {
         case report = 3
         case misdelivered = 4
         case setupLost = 5
+        case wake = 6
+        case parked = 7
+        case farSocket = 8
+        case released = 9
+        case releaseDone = 10
     }
 
     static func encode(ready generation: UInt32, capacity: UInt32) -> [UInt8] {
@@ -183,9 +293,9 @@ enum MessageFromWorker {
 
     static func encode(_ report: Report) -> [UInt8] {
         encodeMessage(Kind.report) {
-            $0.list(report.established) { $0.integer($1) }
-            $0.list(report.closed) { $0.integer($1) }
-            for number in [report.handshakes, report.resumed, report.failed] { $0.integer(number) }
+            $0.list(report.established) { $0.number($1) }
+            $0.list(report.closed) { $0.number($1) }
+            for number in [report.handshakes, report.resumed, report.failed, report.forged] { $0.integer(number) }
             for kind in TrafficExcess.allCases { $0.integer(report.dropped[kind]) }
             for kind in Refusal.allCases { $0.integer(report.refused[kind]) }
         }
@@ -198,6 +308,26 @@ enum MessageFromWorker {
         }
     }
 
+    /// - Parameter ids: at most ``ConnectionNumber/maximumOfMessage``.
+    static func encode(wake ids: [ConnectionNumber]) -> [UInt8] {
+        encodeMessage(Kind.wake) { $0.list(ids) { $0.number($1) } }
+    }
+
+    /// - Parameter ids: at most ``ConnectionNumber/maximumOfMessage``.
+    static func encode(parked ids: [ConnectionNumber]) -> [UInt8] {
+        encodeMessage(Kind.parked) { $0.list(ids) { $0.number($1) } }
+    }
+
+    static func encode(farSocketOf id: ConnectionNumber) -> [UInt8] {
+        encodeMessage(Kind.farSocket) { $0.number(id) }
+    }
+
+    static func encode(released id: ConnectionNumber) -> [UInt8] {
+        encodeMessage(Kind.released) { $0.number(id) }
+    }
+
+    static var releaseDoneBytes: [UInt8] { encodeMessage(Kind.releaseDone) { _ in } }
+
     init(decoding bytes: UnsafeRawBufferPointer) throws(MalformedBytes) {
         var reader = ByteReader(bytes)
         guard let kind = Kind(rawValue: try reader.integer()) else { throw MalformedBytes() }
@@ -207,15 +337,24 @@ enum MessageFromWorker {
         case .setupLost: self = .setupLost(generation: try reader.integer())
         case .report:
             var report = Report(
-                established: try reader.list { (reader) throws(MalformedBytes) in try reader.integer() },
-                closed: try reader.list { (reader) throws(MalformedBytes) in try reader.integer() },
-                handshakes: try reader.integer(), resumed: try reader.integer(), failed: try reader.integer())
+                established: try reader.numbers(), closed: try reader.numbers(), handshakes: try reader.integer(),
+                resumed: try reader.integer(), failed: try reader.integer(), forged: try reader.integer())
             for kind in TrafficExcess.allCases { report.dropped.count(kind, try reader.integer()) }
             for kind in Refusal.allCases { report.refused.count(kind, try reader.integer()) }
             self = .report(report)
         case .misdelivered: self = .misdelivered(flow: try reader.flow(), datagram: try reader.data())
+        case .wake: self = .wake(try reader.numbers())
+        case .parked: self = .parked(try reader.numbers())
+        case .farSocket: self = .farSocket(id: try reader.number())
+        case .released: self = .released(id: try reader.number())
+        case .releaseDone: self = .releaseDone
         }
     }
+}
+
+extension ConnectionNumber {
+    /// The most numbers of each list in one message, which then stays well below ``UnixChannel/maximumMessageSize``.
+    static let maximumOfMessage = 4_096
 }
 
 extension ByteWriter {
@@ -229,6 +368,8 @@ extension ByteWriter {
             integer(UInt32(truncatingIfNeeded: index))
         }
     }
+
+    fileprivate mutating func number(_ number: ConnectionNumber) { integer(number.rawValue) }
 
     fileprivate mutating func flow(_ flow: FlowKey) {
         address(flow.peer)
@@ -245,6 +386,14 @@ extension ByteReader {
         case 1: return .client(Int(index))
         default: throw MalformedBytes()
         }
+    }
+
+    fileprivate mutating func number() throws(MalformedBytes) -> ConnectionNumber {
+        ConnectionNumber(rawValue: try integer())
+    }
+
+    fileprivate mutating func numbers() throws(MalformedBytes) -> [ConnectionNumber] {
+        try list { reader throws(MalformedBytes) in try reader.number() }
     }
 
     fileprivate mutating func flow() throws(MalformedBytes) -> FlowKey {

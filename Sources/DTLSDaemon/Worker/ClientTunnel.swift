@@ -11,7 +11,7 @@ import Primitives
 /// The connection may come and go (``TunnelState``). Datagrams that come while there is none wait, up to a bound; those
 /// above it are dropped, as by a socket whose buffer is full.
 final class ClientTunnel: TimerTarget, EventHandler, ConnectionDelegate {
-    let id: UInt64
+    let id: ConnectionNumber
     private let flow: FlowKey
     private var client: ClientRuntime
     private unowned let worker: Worker
@@ -39,7 +39,7 @@ final class ClientTunnel: TimerTarget, EventHandler, ConnectionDelegate {
     }
 
     /// Call ``start(over:with:)`` next.
-    init(_ id: UInt64, _ flow: FlowKey, client: ClientRuntime, worker: Worker) {
+    init(_ id: ConnectionNumber, _ flow: FlowKey, client: ClientRuntime, worker: Worker) {
         self.id = id
         self.flow = flow
         self.client = client

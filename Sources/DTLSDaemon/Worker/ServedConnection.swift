@@ -4,7 +4,7 @@ import LinuxSystem
 
 /// A client's connection together with the handler that serves it, in a worker.
 final class ServedConnection: ConnectionDelegate {
-    let id: UInt64
+    let id: ConnectionNumber
     private let service: ServiceRuntime
     private unowned let worker: Worker
     private var connection: Connection?

@@ -34,8 +34,8 @@ final class Worker: MessageChannelDelegate {
     private var stopTimeout = Duration.zero
     /// Has the acceptor's secret. It asks clients for a cookie that begin a re-handshake on a connection's socket.
     private var cookies: CookieAuthority?
-    private var connections: [UInt64: ServedConnection] = [:]
-    private var tunnels: [UInt64: ClientTunnel] = [:]
+    private var connections: [ConnectionNumber: ServedConnection] = [:]
+    private var tunnels: [ConnectionNumber: ClientTunnel] = [:]
     private let reporter = Reporter()
     /// Ticket keys of every service, including services that a later reload adds.
     private let ticketKeys = TicketKeyRing()
@@ -114,6 +114,10 @@ final class Worker: MessageChannelDelegate {
             ticketKeys.keys = keys
         case .keyLog:
             if let file = descriptor { nextKeyLog = file } else { hasMissedKeyLog = true }
+        case .resume(let id, _), .resumeFailed(let id), .farSocket(let id), .recordOfParked(let id, _):
+            _ = id
+        case .slots, .takeOver, .adopt, .release:
+            break
         }
     }
 
@@ -249,14 +253,14 @@ final class Worker: MessageChannelDelegate {
 
     private var connectionCount: Int { connections.count + tunnels.count }
 
-    private func countClosed(_ id: UInt64) {
+    private func countClosed(_ id: ConnectionNumber) {
         report.closed.append(id)
         if let due = trimming.connectionClosed(connectionCount, now: loop.now) { loop.timers.arm(trimmer, at: due) }
         scheduleReport()
     }
 
     /// A connection that was handed over has done its first handshake.
-    func reportEstablished(_ id: UInt64) { report.established.append(id) }
+    func reportEstablished(_ id: ConnectionNumber) { report.established.append(id) }
 
     func countHandshake(resumed: Bool) {
         report.handshakes &+= 1

@@ -93,7 +93,7 @@ import Testing
             throw SystemError("spawn", errno: EAGAIN)
         }
         #expect(workers.refusal == .noWorker)
-        #expect(!workers.deliver(UnsafeRawBufferPointer(start: nil, count: 0), to: 1))
+        #expect(!workers.deliver(UnsafeRawBufferPointer(start: nil, count: 0), to: ConnectionNumber(rawValue: 1)))
     }
 }
 

@@ -33,7 +33,7 @@ import Testing
     }
 
     private func report(
-        established: [UInt64] = [], closed: [UInt64] = [], handshakes: UInt32 = 0
+        established: [ConnectionNumber] = [], closed: [ConnectionNumber] = [], handshakes: UInt32 = 0
     ) -> MessageFromWorker {
         .report(MessageFromWorker.Report(established: established, closed: closed, handshakes: handshakes))
     }
@@ -254,9 +254,12 @@ import Testing
             assignments.append(assignment)
         }
         #expect(admission.connections == 3 && admission.handshakes == 3 && pool.admitted.count == 3)
-        _ = pool.receive(report(established: [assignments[0].connection, 12_345]), from: 100, now: Self.start)
+        _ = pool.receive(
+            report(established: [assignments[0].connection, ConnectionNumber(rawValue: 12_345)]), from: 100,
+            now: Self.start)
         #expect(admission.connections == 3 && admission.handshakes == 2)
-        _ = pool.receive(report(closed: [assignments[1].connection, 12_345]), from: 100, now: Self.start)
+        _ = pool.receive(
+            report(closed: [assignments[1].connection, ConnectionNumber(rawValue: 12_345)]), from: 100, now: Self.start)
         #expect(admission.connections == 2 && admission.handshakes == 1)
         _ = pool.ended(100, .killed(signal: 9), now: Self.start)
         #expect(admission.connections == 0 && admission.handshakes == 0)

@@ -20,7 +20,7 @@ import Testing
 
     private func handover(_ target: Target) throws -> [UInt8] {
         MessageToWorker.encode(
-            connection: 0x1234_5678_9abc, generation: 7, target: target, flow: try flow(),
+            connection: ConnectionNumber(rawValue: 0x1234_5678_9abc), generation: 7, target: target, flow: try flow(),
             hello: target == .client(3) ? nil : [22, 254], datagrams: [[22, 254, 255], [], [1]])
     }
 
@@ -32,7 +32,7 @@ import Testing
                 Issue.record("not a connection")
                 return
             }
-            #expect(handover.id == 0x1234_5678_9abc)
+            #expect(handover.id.rawValue == 0x1234_5678_9abc)
             #expect(handover.generation == 7)
             #expect(handover.target == target)
             #expect(handover.flow == flow)
@@ -60,12 +60,12 @@ import Testing
     }
 
     @Test func `an unknown kind of message is an error`() {
-        for kind: UInt8 in [0, 8, 255] {
+        for kind: UInt8 in [0, 16, 255] {
             #expect(throws: MalformedBytes.self) {
                 try [kind, 0, 0, 0, 0].withUnsafeBytes { _ = try MessageToWorker(decoding: $0) }
             }
         }
-        for kind: UInt8 in [0, 6, 255] {
+        for kind: UInt8 in [0, 11, 255] {
             #expect(throws: MalformedBytes.self) {
                 try [kind, 0, 0, 0, 0].withUnsafeBytes { _ = try MessageFromWorker(decoding: $0) }
             }
@@ -79,10 +79,12 @@ import Testing
                 return
             }
         }
-        try decoded(MessageToWorker.stopBytes) { message in
-            guard case .stop = message else {
-                Issue.record("\(message)")
-                return
+        for keeping in [false, true] {
+            try decoded(MessageToWorker.encode(stopKeepingConnections: keeping)) { message in
+                guard case .stop(keepingConnections: keeping) = message else {
+                    Issue.record("\(message)")
+                    return
+                }
             }
         }
         try decoded(MessageToWorker.pingBytes) { message in
@@ -104,13 +106,82 @@ import Testing
                 return
             }
         }
-        let misdelivered = [1, 2, 3].withUnsafeBytes { MessageToWorker.encode(misdelivered: $0, id: 5) }
+        let misdelivered = [1, 2, 3].withUnsafeBytes { MessageToWorker.encode(misdelivered: $0, id: number) }
         try decoded(misdelivered) { message in
-            guard case .misdelivered(id: 5, let datagram) = message else {
+            guard case .misdelivered(id: number, let datagram) = message else {
                 Issue.record("\(message)")
                 return
             }
             #expect(datagram.elementsEqual([1, 2, 3].withUnsafeBytes { [UInt8]($0) }))
+        }
+    }
+
+    private let number = ConnectionNumber(worker: 3, slot: 70_000, generation: 9)
+    private let others = (0..<5_000).map { ConnectionNumber(worker: 1, slot: $0, generation: 2) }
+
+    @Test func `what a worker is told of connections without sockets arrives as it was sent`() throws {
+        func check(_ bytes: [UInt8], _ isExpected: (MessageToWorker) -> Bool) throws {
+            try decoded(bytes) { message in #expect(isExpected(message), "\(message)") }
+            for count in bytes.indices {
+                #expect(throws: MalformedBytes.self, "\(count)") { try decoded([UInt8](bytes[..<count])) { _ in } }
+            }
+        }
+        try check(MessageToWorker.slotsBytes) { if case .slots = $0 { true } else { false } }
+        try check(MessageToWorker.takeOverBytes) { if case .takeOver = $0 { true } else { false } }
+        try check(([23, 254, 253] as [UInt8]).withUnsafeBytes { MessageToWorker.encode(recordOfParked: $0, id: number) }) {
+            guard case .recordOfParked(id: number, let datagram) = $0 else { return false }
+            return datagram.elementsEqual([23, 254, 253])
+        }
+        try check(MessageToWorker.encode(farSocketOf: number)) {
+            if case .farSocket(id: number) = $0 { true } else { false }
+        }
+        try check(MessageToWorker.encode(resume: number, datagrams: [[22], [], [23, 254]])) {
+            guard case .resume(id: number, let datagrams) = $0 else { return false }
+            return datagrams.map { [UInt8]($0) } == [[22], [], [23, 254]]
+        }
+        try check(MessageToWorker.encode(resumeFailed: number)) {
+            if case .resumeFailed(id: number) = $0 { true } else { false }
+        }
+        try check(MessageToWorker.encode(adopt: Array(others.prefix(20)))) {
+            if case .adopt(Array(others.prefix(20))) = $0 { true } else { false }
+        }
+        try check(MessageToWorker.encode(release: .max)) {
+            if case .release(count: .max) = $0 { true } else { false }
+        }
+    }
+
+    @Test func `what a worker says of connections without sockets arrives as it was sent`() throws {
+        func check(_ bytes: [UInt8], _ isExpected: (MessageFromWorker) -> Bool) throws {
+            func isAsExpected(_ bytes: ArraySlice<UInt8>) throws -> Bool {
+                try bytes.withUnsafeBytes { isExpected(try MessageFromWorker(decoding: $0)) }
+            }
+            #expect(try isAsExpected(bytes[...]))
+            for count in bytes.indices {
+                #expect(throws: MalformedBytes.self, "\(count)") { try isAsExpected(bytes[..<count]) }
+            }
+        }
+        try check(MessageFromWorker.encode(wake: Array(others.prefix(20)))) {
+            if case .wake(Array(others.prefix(20))) = $0 { true } else { false }
+        }
+        try check(MessageFromWorker.encode(parked: Array(others.prefix(20)))) {
+            if case .parked(Array(others.prefix(20))) = $0 { true } else { false }
+        }
+        try check(MessageFromWorker.encode(farSocketOf: number)) {
+            if case .farSocket(id: number) = $0 { true } else { false }
+        }
+        try check(MessageFromWorker.encode(released: number)) {
+            if case .released(id: number) = $0 { true } else { false }
+        }
+        try check(MessageFromWorker.releaseDoneBytes) { if case .releaseDone = $0 { true } else { false } }
+    }
+
+    @Test func `the longest lists of connections fit a message`() {
+        let most = Array(others.prefix(ConnectionNumber.maximumOfMessage))
+        for bytes in [
+            MessageToWorker.encode(adopt: most), MessageFromWorker.encode(wake: most),
+            MessageFromWorker.encode(parked: most),
+        ] {
+            #expect(bytes.count <= UnixChannel.maximumMessageSize)
         }
     }
 
@@ -138,7 +209,8 @@ import Testing
 
     @Test func `a long report is split into messages that a channel takes`() throws {
         var report = MessageFromWorker.Report(
-            established: Array(0..<5_000), closed: Array(10_000..<20_000), handshakes: 5_000, resumed: 1, failed: 2)
+            established: others, closed: others + others.map { ConnectionNumber(rawValue: ~$0.rawValue) },
+            handshakes: 5_000, resumed: 1, failed: 2, forged: 8)
         report.dropped.count(.bytesPerSecond, 7)
         report.refused.count(.descriptors, 3)
         let whole = report
@@ -155,6 +227,7 @@ import Testing
             sum.handshakes += part.handshakes
             sum.resumed += part.resumed
             sum.failed += part.failed
+            sum.forged += part.forged
             sum.dropped.add(part.dropped)
             sum.refused.add(part.refused)
         }

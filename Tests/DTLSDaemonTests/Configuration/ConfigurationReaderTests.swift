@@ -106,6 +106,11 @@ private let service = """
             "idle_timeout = \"soon\"",
             "5: service.a.idle_timeout: expected a number of seconds, 0 to 86400, found the string \"soon\""
         ),
+        (
+            "park_after = \"2w\"",
+            "5: service.a.park_after: expected a time, \"1s\" to \"1d\", or \"off\", found the string \"2w\""
+        ),
+        ("park_after = 0", "5: service.a.park_after: expected a time, \"1s\" to \"1d\", or \"off\", found 0"),
         ("idle_timeout = -1", "5: service.a.idle_timeout: expected a number of seconds, 0 to 86400, found -1"),
         ("idle_timeout = nan", "5: service.a.idle_timeout: expected a number of seconds, 0 to 86400, found nan"),
         ("idle_timeout = inf", "5: service.a.idle_timeout: expected a number of seconds, 0 to 86400, found inf"),

@@ -124,7 +124,8 @@ import Testing
     @Test func `the defaults that the reference shows are the defaults`() throws {
         let text = try Self.services()
         let defaults = [
-            "workers", "stop_timeout", "log_level", "handshake_timeout", "idle_timeout", "minimum_version", "mtu",
+            "workers", "stop_timeout", "log_level", "handshake_timeout", "idle_timeout", "park_after",
+            "minimum_version", "mtu",
             "unknown_name", "by_address", "policy", "renegotiation", "[service.echo.socket]", "ipv6_only", "rotation",
             "lifetime", "resumption",
             "[service.echo.limits]", "ipv4_prefix", "ipv6_prefix",

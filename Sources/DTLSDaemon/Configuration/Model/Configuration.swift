@@ -42,6 +42,9 @@ struct ServiceConfiguration: Codable, Equatable, Sendable {
     var handshakeTimeout = Duration.seconds(60)
     /// The time without a datagram from the client after which its connection is closed; zero: never.
     var idleTimeout = Duration.seconds(300)
+    /// The time without a datagram in either direction after which a connection gives its socket up: 1 s to a day; zero:
+    /// never.
+    var parkAfter = Duration.seconds(60)
     /// The largest IP packet of a handshake flight, 256 to 9,000 bytes.
     var mtu = 1_400
     var handler = HandlerConfiguration.echo

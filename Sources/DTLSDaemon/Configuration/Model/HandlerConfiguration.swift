@@ -21,6 +21,8 @@ struct ForwardConfiguration: Codable, Equatable, Sendable {
     var sources: [SocketAddress] = []
     /// Whether each datagram to a backend begins with a PROXY protocol header.
     var proxyProtocol = false
+    /// Whether a parked connection gives its socket to the backend up too.
+    var parks = false
 }
 
 struct Backend: Codable, Equatable, Sendable, CustomStringConvertible {

@@ -41,11 +41,13 @@ struct ForwardSection {
     fileprivate var backends: [Element<Backend>] = []
     fileprivate var sources: [Element<SocketAddress>] = []
     fileprivate var proxyProtocol = false
+    fileprivate var parks = false
 
     /// - Returns: `nil` without backends.
     var configuration: ForwardConfiguration? {
         NonEmpty(backends.map(\.value)).map {
-            ForwardConfiguration(backends: $0, sources: sources.map(\.value), proxyProtocol: proxyProtocol)
+            ForwardConfiguration(backends: $0, sources: sources.map(\.value), proxyProtocol: proxyProtocol,
+                parks: parks)
         }
     }
 
@@ -62,6 +64,9 @@ struct ForwardSection {
             Key(
                 "proxy_protocol", \.proxyProtocol, .flag,
                 doc: "Whether each datagram to a backend begins with a PROXY protocol version 2 header.")
+            Key(
+                "park", \.parks, .flag,
+                doc: "Whether a connection that gives its socket up (park_after) closes its backend socket too.")
         },
         check: { table, section in section.checkSources(table) })
 

@@ -72,6 +72,9 @@ struct ServiceSection {
             "idle_timeout", \.model.idleTimeout, .seconds(0...86_400),
             doc: "How long a client may send nothing before its connection is closed; 0 means no limit.")
         Key(
+            "park_after", \.model.parkAfter, .time(1...86_400, off: .zero),
+            doc: "How long nothing may pass in either direction before a connection gives its socket up.")
+        Key(
             "policy", \.model.tls.policy, .word,
             doc: "The default protocol versions and cipher suites.")
         Key(

@@ -1,4 +1,5 @@
 import DTLSEngine
+import Primitives
 import TOMLKit
 
 /// The type of a key's value: how it is read, and the message for any other value.
@@ -79,6 +80,36 @@ extension ValueType where Value == Duration {
     @Sendable private static func decimal(_ duration: Duration) -> String {
         let (seconds, attoseconds) = duration.components
         return attoseconds == 0 ? "\(seconds)" : "\(Double(seconds) + Double(attoseconds) / 1e18)"
+    }
+
+    /// A time with its unit, "90s", "1m", "12h" or "1d", or a number of seconds.
+    /// - Parameter off: what the word "off" stands for; `nil` where the word is not one.
+    static func time(_ range: ClosedRange<Int>, off: Duration? = nil) -> Self {
+        let bounds = "\(written(.seconds(range.lowerBound))) to \(written(.seconds(range.upperBound)))"
+        let alternative = off == nil ? "" : ", or \"off\""
+        return Self(
+            scalar: "a time, \(bounds)\(alternative)", text: { $0 == off ? "\"off\"" : written($0) },
+            { value in
+                if let off, value.string == "off" { return off }
+                let seconds = value.int ?? value.string.flatMap(seconds)
+                return seconds.flatMap { range.contains($0) ? .seconds($0) : nil }
+            })
+    }
+
+    private static var units: KeyValuePairs<Character, Int> { ["d": 86_400, "h": 3_600, "m": 60, "s": 1] }
+
+    /// - Returns: the seconds of a text such as "90s"; `nil` for any other text.
+    @Sendable private static func seconds(_ text: String) -> Int? {
+        guard let unit = units.first(where: { $0.key == text.last }), let count = Int(text.dropLast()), count >= 0
+        else { return nil }
+        let (seconds, overflow) = count.multipliedReportingOverflow(by: unit.value)
+        return overflow ? nil : seconds
+    }
+
+    @Sendable private static func written(_ duration: Duration) -> String {
+        let seconds = duration.seconds
+        let unit = units.first { seconds > 0 && seconds % $0.value == 0 } ?? ("s", 1)
+        return "\"\(seconds / unit.value)\(unit.key)\""
     }
 
     /// A number of seconds, or 0 for no limit.

@@ -1,8 +1,11 @@
-// The simplest DTLS echo server that OpenSSL allows. It has one process, one epoll loop, a connected UDP socket for
+// The simplest DTLS server that OpenSSL allows, which echoes or forwards. It has one process, one epoll loop, a connected UDP socket for
 // each client, and one recvfrom and one send for each datagram; it has no hand-over, no logs, no limits and no timers.
 // scripts/bench tells the costs of dtlsd as multiples of the costs of this server.
 //
-//   floor PORT CERTIFICATE KEY        listens on 127.0.0.1; prints "ready" on standard output
+//   floor PORT CERTIFICATE KEY [BACKEND_PORT]   listens on 127.0.0.1; prints "ready" on standard output
+//
+// With BACKEND_PORT it forwards what a client sends to this port of 127.0.0.1, through a connected socket for each client,
+// and sends the client what comes back.
 #define _GNU_SOURCE
 #include "datagram_bio.h"
 
@@ -11,6 +14,7 @@
 #include <linux/filter.h>
 #include <netinet/in.h>
 #include <openssl/err.h>
+#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -23,14 +27,16 @@
 #define MOST_MISDELIVERED 256
 #define LONGEST_DATAGRAM 65536
 
-typedef struct {
+typedef struct Connection {
     int socket;  // -1 until the cookie is verified; until then answers leave through the listener
+    int backend;  // a socket, or -1
     SSL *ssl;
     struct sockaddr_in peer;
     const char *first;  // a datagram that the listener has already read
     int first_length;
     int is_open;
     DatagramPort port;
+    struct Connection *next_closed;
 } Connection;
 
 typedef struct {
@@ -40,11 +46,12 @@ typedef struct {
 } MisdeliveredDatagram;
 
 static int listener, events;
-static struct sockaddr_in local;
+static struct sockaddr_in local, backend_address;  // the port of the latter is 0 in a server that echoes
 static SSL_CTX *context;
 static MisdeliveredDatagram misdelivered[MOST_MISDELIVERED];
 static int misdelivered_count;
 static char datagram[LONGEST_DATAGRAM];
+static Connection *closed;  // those whose other socket may still have an event in the batch
 
 static _Noreturn void fail(const char *what) {
     fprintf(stderr, "floor: %s: %s\n", what, strerror(errno));
@@ -104,15 +111,16 @@ static int bound_socket(void) {
     return made;
 }
 
-static void watch(int socket, Connection *connection) {
-    struct epoll_event event = {.events = EPOLLIN, .data.ptr = connection};
+// The lowest bit of the event's data tells a connection's two sockets apart.
+static void watch(int socket, Connection *connection, int is_backend) {
+    struct epoll_event event = {.events = EPOLLIN, .data.u64 = (uintptr_t)connection | is_backend};
     if (epoll_ctl(events, EPOLL_CTL_ADD, socket, &event) < 0) fail("epoll_ctl");
 }
 
 static Connection *new_connection(void) {
     Connection *connection = calloc(1, sizeof *connection);
     if (!connection || !(connection->ssl = SSL_new(context))) fail("SSL_new");
-    connection->socket = -1;
+    connection->socket = connection->backend = -1;
     connection->port = (DatagramPort){connection_receive, connection_transmit, connection};
     use_port(connection->ssl, &connection->port);
     SSL_set_accept_state(connection->ssl);
@@ -129,7 +137,31 @@ static void close_connection(Connection *connection) {
         if (length > 13 && datagram[0] == 22 && !datagram[3] && !datagram[4])
             keep_for_listener(datagram, length, &from);
     close(connection->socket);
-    free(connection);
+    if (connection->backend >= 0) close(connection->backend);
+    connection->ssl = NULL;
+    connection->next_closed = closed;
+    closed = connection;
+}
+
+static void free_closed(void) {
+    while (closed) {
+        Connection *next = closed->next_closed;
+        free(closed);
+        closed = next;
+    }
+}
+
+static void open_backend(Connection *connection) {
+    connection->backend = socket(AF_INET, SOCK_DGRAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+    if (connection->backend < 0 ||
+        connect(connection->backend, (struct sockaddr *)&backend_address, sizeof backend_address) < 0)
+        fail("backend");
+    watch(connection->backend, connection, 1);
+}
+
+static void read_backend(Connection *connection) {
+    for (int length; (length = recv(connection->backend, datagram, sizeof datagram, 0)) >= 0;)
+        SSL_write(connection->ssl, datagram, length);
 }
 
 static void serve(Connection *connection) {
@@ -139,11 +171,14 @@ static void serve(Connection *connection) {
         if (result == 1) {
             connection->is_open = 1;
             SSL_free_buffers(connection->ssl);
+            if (backend_address.sin_port) open_backend(connection);
         }
     }
     if (connection->is_open)
-        while ((result = SSL_read(connection->ssl, datagram, sizeof datagram)) > 0)
-            SSL_write(connection->ssl, datagram, result);
+        while ((result = SSL_read(connection->ssl, datagram, sizeof datagram)) > 0) {
+            if (connection->backend >= 0) send(connection->backend, datagram, result, 0);
+            else SSL_write(connection->ssl, datagram, result);
+        }
     if (SSL_get_error(connection->ssl, result) != SSL_ERROR_WANT_READ) close_connection(connection);
 }
 
@@ -152,7 +187,7 @@ static void open_connection(Connection *connection) {
     connection->socket = bound_socket();
     if (connect(connection->socket, (struct sockaddr *)&connection->peer, sizeof connection->peer) < 0)
         fail("connect");
-    watch(connection->socket, connection);
+    watch(connection->socket, connection, 0);
     serve(connection);
 }
 
@@ -225,12 +260,12 @@ static void open_listener(int port) {
     struct sock_filter code[] = {{BPF_RET | BPF_K, 0, 0, 0}};
     struct sock_fprog program = {1, code};
     setsockopt(listener, SOL_SOCKET, SO_ATTACH_REUSEPORT_CBPF, &program, sizeof program);
-    watch(listener, NULL);
+    watch(listener, NULL, 0);
 }
 
 int main(int count, char **arguments) {
-    if (count != 4) {
-        fprintf(stderr, "usage: floor PORT CERTIFICATE KEY\n");
+    if (count != 4 && count != 5) {
+        fprintf(stderr, "usage: floor PORT CERTIFICATE KEY [BACKEND_PORT]\n");
         return 2;
     }
     struct rlimit limit;
@@ -238,6 +273,8 @@ int main(int count, char **arguments) {
     limit.rlim_cur = limit.rlim_max;
     setrlimit(RLIMIT_NOFILE, &limit);
     make_context(arguments[2], arguments[3]);
+    backend_address = (struct sockaddr_in){.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    if (count == 5) backend_address.sin_port = htons(atoi(arguments[4]));
     events = epoll_create1(EPOLL_CLOEXEC);
     open_listener(atoi(arguments[1]));
     puts("ready");
@@ -246,9 +283,13 @@ int main(int count, char **arguments) {
         struct epoll_event ready[256];
         int ready_count = epoll_wait(events, ready, 256, -1);
         for (int i = 0; i < ready_count; i++) {
-            if (ready[i].data.ptr) serve(ready[i].data.ptr);
-            else read_listener();
+            Connection *connection = (Connection *)(uintptr_t)(ready[i].data.u64 & ~1ull);
+            if (!connection) read_listener();
+            else if (!connection->ssl) continue;
+            else if (ready[i].data.u64 & 1) read_backend(connection);
+            else serve(connection);
         }
+        free_closed();
         if (misdelivered_count > 0) read_listener();
     }
 }

@@ -59,16 +59,41 @@ static double cpu_seconds(int pid) {
     return seconds;
 }
 
-static long pss_kib(int pid) {
-    char path[64], line[256];
-    snprintf(path, sizeof path, "/proc/%d/smaps_rollup", pid);
+// Returns the number after `name` in the first line of a file that begins so, or 0.
+static long named_number(const char *path, const char *name) {
+    char line[1024];
     FILE *file = fopen(path, "r");
     if (!file) return 0;
-    long kib = 0;
+    long number = 0;
+    size_t length = strlen(name);
     while (fgets(line, sizeof line, file))
-        if (sscanf(line, "Pss: %ld", &kib) == 1) break;
+        if (!strncmp(line, name, length)) {
+            number = atol(line + length);
+            break;
+        }
     fclose(file);
-    return kib;
+    return number;
+}
+
+static long pss_kib(int pid) {
+    char path[64];
+    snprintf(path, sizeof path, "/proc/%d/smaps_rollup", pid);
+    return named_number(path, "Pss:");
+}
+
+long own_pss_kib(void) {
+    return named_number("/proc/self/smaps_rollup", "Pss:");
+}
+
+static long descriptor_count(int pid) {
+    char path[64];
+    snprintf(path, sizeof path, "/proc/%d/fd", pid);
+    DIR *folder = opendir(path);
+    if (!folder) return 0;
+    long count = 0;
+    for (struct dirent *entry; (entry = readdir(folder));) count += entry->d_name[0] != '.';
+    closedir(folder);
+    return count;
 }
 
 TreeUsage measure_tree(int root) {
@@ -81,8 +106,37 @@ TreeUsage measure_tree(int root) {
     for (int at = 0; at < size; at++) {
         usage.cpu_seconds += cpu_seconds(tree[at]);
         usage.pss_kib += pss_kib(tree[at]);
+        usage.descriptors += descriptor_count(tree[at]);
         for (int i = 0; i < count && size < MOST_PROCESSES; i++)
             if (processes[i].parent == tree[at]) tree[size++] = processes[i].pid;
     }
     return usage;
+}
+
+// The lines of /proc/net/snmp come in pairs: "Udp: NAME NAME …", and "Udp: NUMBER NUMBER …".
+static long receive_buffer_errors(void) {
+    char names[1024], numbers[1024];
+    FILE *file = fopen("/proc/net/snmp", "r");
+    if (!file) return 0;
+    long errors = 0;
+    while (fgets(names, sizeof names, file) && fgets(numbers, sizeof numbers, file)) {
+        if (strncmp(names, "Udp:", 4)) continue;
+        char *name_rest, *number_rest;
+        char *name = strtok_r(names, " \n", &name_rest), *number = strtok_r(numbers, " \n", &number_rest);
+        for (; name && number; name = strtok_r(NULL, " \n", &name_rest), number = strtok_r(NULL, " \n", &number_rest))
+            if (!strcmp(name, "RcvbufErrors")) errors = atol(number);
+    }
+    fclose(file);
+    return errors;
+}
+
+KernelUsage measure_kernel(void) {
+    return (KernelUsage){
+        .slab_kib = named_number("/proc/meminfo", "Slab:"),
+        .page_tables_kib = named_number("/proc/meminfo", "PageTables:"),
+        .available_kib = named_number("/proc/meminfo", "MemAvailable:"),
+        .udp_sockets =
+            named_number("/proc/net/sockstat", "UDP: inuse") + named_number("/proc/net/sockstat6", "UDP6: inuse"),
+        .udp_dropped = receive_buffer_errors() + named_number("/proc/net/snmp6", "Udp6RcvbufErrors"),
+    };
 }

@@ -4,9 +4,9 @@
 //
 //   supervisor COMMAND ARGUMENT…
 //
-// SIGUSR1 restarts the service (SIGTERM, and the next process when the old one has ended), SIGUSR2 kills it, and a
-// service that ends by itself is started again. SIGTERM ends both. A line "ready PID" on standard output follows each
-// READY=1.
+// SIGUSR1 restarts the service: it gets SIGUSR1, as from the ExecStop= of dtlsd's unit when systemd restarts it, and the
+// next process is started when it has ended. SIGUSR2 kills it, and a service that ends by itself is started again. SIGTERM
+// ends both. A line "ready PID" on standard output follows each READY=1.
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
@@ -163,7 +163,7 @@ int main(int count, char **arguments) {
         if (!ready[0].revents) continue;
         struct signalfd_siginfo signal;
         if (read(signal_events, &signal, sizeof signal) != sizeof signal) continue;
-        if (signal.ssi_signo == SIGUSR1) kill(service, SIGTERM);
+        if (signal.ssi_signo == SIGUSR1) kill(service, SIGUSR1);
         else if (signal.ssi_signo == SIGUSR2) kill(service, SIGKILL);
         else if (signal.ssi_signo != SIGCHLD) {
             is_ending = 1;

@@ -136,16 +136,8 @@ private enum SecurityLevel {
         guard bits < 128, let other else { return bits }
         switch operation {
         case SSL_SECOP_CIPHER_SUPPORTED, SSL_SECOP_CIPHER_SHARED, SSL_SECOP_CIPHER_CHECK:
-            return hasShortTag(SSL_CIPHER_get_protocol_id(OpaquePointer(other))) ? 128 : bits
+            return RecordAlgorithm.hasShortTag(SSL_CIPHER_get_protocol_id(OpaquePointer(other))) ? 128 : bits
         default: return bits
-        }
-    }
-
-    /// The suites of RFC 6655 and RFC 7251 whose names end with CCM_8.
-    private static func hasShortTag(_ suite: UInt16) -> Bool {
-        switch suite {
-        case 0xC0A0...0xC0A3, 0xC0A8...0xC0AB, 0xC0AE...0xC0AF: true
-        default: false
         }
     }
 }

@@ -20,6 +20,8 @@ public final class DatagramBIO {
         var datagram: UnsafeRawBufferPointer?
         /// The datagram that was lent last, which OpenSSL may have read.
         var lastDatagram: UnsafeRawBufferPointer?
+        /// What was written with keys since this was asked for last.
+        var protectedWrites = ProtectedWrites()
         let outbox: Unmanaged<Outbox>
     }
 
@@ -38,11 +40,17 @@ public final class DatagramBIO {
         return method
     }()
 
-    public init() throws(OpenSSLError) {
+    /// The key schedules of the connections whose records are not OpenSSL's.
+    public let contexts: CipherContexts
+
+    /// - Parameter scheduleCapacity: how many connections have key schedules at a time.
+    public init(scheduleCapacity: Int = CipherContexts.defaultCapacity) throws(OpenSSLError) {
         guard let method = Self.method, let bio = BIO_new(method) else { throw OpenSSLError.drain() }
         pointer = bio
         outbox = Outbox()
-        plaintext = .allocate(byteCount: Engine.maximumMessageSize, alignment: 16)
+        // A record is decrypted where its ciphertext was.
+        plaintext = .allocate(byteCount: Record.maximumPlaintextLength + RecordFilter.overhead, alignment: 16)
+        contexts = CipherContexts(capacity: scheduleCapacity)
         incoming = .allocate(capacity: 1)
         incoming.initialize(to: Incoming(datagram: nil, outbox: .passUnretained(outbox)))
         BIO_set_data(bio, incoming)
@@ -64,6 +72,12 @@ public final class DatagramBIO {
 
     /// The datagram that is lent, whether OpenSSL has taken it or not.
     var lastDatagram: UnsafeRawBufferPointer? { incoming.pointee.lastDatagram }
+
+    /// Takes what OpenSSL has written with keys since the last call, whether there was room for it in the outbox or not.
+    func takeProtectedWrites() -> ProtectedWrites {
+        defer { incoming.pointee.protectedWrites = ProtectedWrites() }
+        return incoming.pointee.protectedWrites
+    }
 
     /// Whether OpenSSL has taken the datagram that was lent.
     @inline(__always)
@@ -97,9 +111,9 @@ public final class DatagramBIO {
         guard let state = BIO_get_data(bio)?.assumingMemoryBound(to: Incoming.self), let bytes, count > 0 else {
             return 0
         }
-        _ = state.pointee.outbox._withUnsafeGuaranteedRef {
-            $0.append(UnsafeRawBufferPointer(start: bytes, count: Int(count)))
-        }
+        let datagram = UnsafeRawBufferPointer(start: bytes, count: Int(count))
+        state.pointee.protectedWrites.note(datagram)
+        _ = state.pointee.outbox._withUnsafeGuaranteedRef { $0.append(datagram) }
         return count
     }
 

@@ -1,7 +1,7 @@
 import COpenSSL
 
-/// Empty application records (RFC 5246, section 6.2.1, allows them), which OpenSSL does not write, and from 3.2 on does
-/// not tell of.
+/// Empty application records (RFC 5246, section 6.2.1, allows them) of connections whose records are OpenSSL's, which
+/// does not write them, and from 3.2 on does not tell of them.
 ///
 /// **Writing.** `SSL_write` and `SSL_write_ex` with no bytes write nothing (do_dtls1_write: "len == 0 &&
 /// !create_empty_fragment"; read in 3.0, 3.5 and 4.0, and seen with 3.0.19, 3.5.9 and 3.6.5). So OpenSSL is asked for a
@@ -73,7 +73,7 @@ final class EmptyRecord {
     ) -> Keys? {
         var block = [UInt8](repeating: 0, count: 2 * (macSize + keySize + nonceSize))
         defer { OPENSSL_cleanse(&block, block.count) }
-        guard deriveKeyBlock(of: ssl, suite, into: &block) else { return nil }
+        guard KeyBlock.derive(of: ssl, suite, into: &block) else { return nil }
         // Of each pair the client's stands before the server's.
         let isOfServer = (SSL_is_server(ssl) == 1) == (sender == .thisSide)
         func part(_ size: Int, after start: Int) -> [UInt8] {
@@ -83,33 +83,6 @@ final class EmptyRecord {
         return Keys(
             mac: part(macSize, after: 0), encryption: part(keySize, after: 2 * macSize),
             nonce: part(nonceSize, after: 2 * (macSize + keySize)))
-    }
-
-    private static func deriveKeyBlock(
-        of ssl: OpaquePointer, _ suite: OpaquePointer, into block: inout [UInt8]
-    ) -> Bool {
-        guard let session = SSL_get_session(ssl) else { return false }
-        var secret = [UInt8](repeating: 0, count: 48)
-        defer { OPENSSL_cleanse(&secret, secret.count) }
-        guard SSL_SESSION_get_master_key(session, &secret, secret.count) == secret.count else { return false }
-        var seed = Array("key expansion".utf8)
-        var random = [UInt8](repeating: 0, count: 32)
-        guard SSL_get_server_random(ssl, &random, random.count) == random.count else { return false }
-        seed += random
-        guard SSL_get_client_random(ssl, &random, random.count) == random.count else { return false }
-        seed += random
-        // DTLS 1.0 has the pseudorandom function of TLS 1.1.
-        guard let name = pseudorandomDigest(of: ssl, suite) else { return false }
-        return co_tls1_prf(name, secret, secret.count, seed, seed.count, &block, block.count) == 1
-    }
-
-    /// The hash function of the pseudorandom function. DTLS 1.0 has that of TLS 1.1; in DTLS 1.2 a suite that names
-    /// none has SHA-256 (RFC 5246, section 5).
-    private static func pseudorandomDigest(of ssl: OpaquePointer, _ suite: OpaquePointer) -> UnsafePointer<CChar>? {
-        guard let digest = SSL_CIPHER_get_handshake_digest(suite) else { return nil }
-        let isOld = SSL_version(ssl) == Int32(ProtocolVersion.dtls10.rawValue)
-        if isOld { return OBJ_nid2sn(NID_md5_sha1) }
-        return EVP_MD_get_type(digest) == NID_md5_sha1 ? OBJ_nid2sn(NID_sha256) : EVP_MD_get0_name(digest)
     }
 
     /// Writes an empty record over the one of ``placeholder`` that OpenSSL has written.
@@ -265,14 +238,14 @@ final class EmptyRecord {
     }
 }
 
-extension Engine {
+extension OpenSSLConnection {
     /// Writes an empty record. Throws, and sends nothing, where the connection's keys do not make one.
     func sendEmptyRecord() throws(EngineError) {
         let checkpoint = bio.outbox.checkpoint
         try withUnsafeBytes(of: EmptyRecord.placeholder) { bytes throws(EngineError) in try send(bytes) }
         // Nothing was written where the outbox is full: then the record is lost, as on the wire.
         guard bio.outbox.checkpoint != checkpoint else { return }
-        let record = withSSL { EmptyRecord(of: .thisSide, over: $0) }
+        let record = EmptyRecord(of: .thisSide, over: ssl)
         guard bio.outbox.rewriteLast({ record?.overwrite($0) }) else {
             bio.outbox.truncate(to: checkpoint)
             throw .record(OpenSSLError.drain())
@@ -298,7 +271,7 @@ extension Engine {
     /// Anybody can send a record of that size, and keys take longer to derive than to use: so they are kept, where no
     /// renegotiation changes them.
     private func peerOpens(_ record: Record) -> Bool {
-        let peer = peerEmptyRecord ?? withSSL { EmptyRecord(of: .peer, over: $0) }
+        let peer = peerEmptyRecord ?? EmptyRecord(of: .peer, over: ssl)
         if !isRenegotiable { peerEmptyRecord = peer }
         return peer?.opens(record) == true
     }

@@ -1,5 +1,3 @@
-import COpenSSL
-import COpenSSLClock
 import Primitives
 
 /// One DTLS connection without I/O or clock: datagrams in; datagrams, messages and events out.
@@ -7,6 +5,11 @@ import Primitives
 /// `deliver` a datagram, then call `next(now:)` until it says `.needsInput`; whatever is in the ``DatagramBIO``'s
 /// outbox after any call is to be sent to the peer. Call `handleTimeout(now:)` when ``deadline`` has passed. An engine
 /// that has thrown is finished: send the outbox (it may hold an alert), and let it go.
+///
+/// OpenSSL does the handshake. After it the keys leave OpenSSL, which is freed: the engine seals and opens records
+/// itself, and what is left of the connection is its ``RecordState``, which can be moved to other memory and taken up by
+/// another engine, in another process too. The records of AES-CBC, of DTLS 1.0, and of contexts that allow renegotiation
+/// stay with OpenSSL; see ``isMovable``.
 public final class Engine {
     /// The largest message of one record, in bytes (RFC 6347, section 4.1: as in TLS, 2^14).
     public static let maximumMessageSize = 16_384
@@ -26,54 +29,23 @@ public final class Engine {
         case closed
     }
 
-    private enum State { case handshaking, established, closed }
+    private let bio: DatagramBIO
+    /// The side that works: OpenSSL's during the handshake, and the one that has the records after it.
+    private var openSSL: OpenSSLConnection?
+    private var records: ProtectedRecords?
+    /// OpenSSL's side when the keys have just left it, for what may be asked right after `.established`.
+    private var left: OpenSSLConnection?
+    private var agreement: Agreement?
+    /// The UDP payload, in bytes, that the handshake's flights have fitted at last.
+    private var finalPayloadSize: UInt16 = 0
 
-    let ssl: OpaquePointer
-    let bio: DatagramBIO
-    /// The engine keeps the context alive for the callbacks that OpenSSL has from it.
-    let context: TLSContext
-    private var state = State.handshaking
-    /// Whether SSL_read has said that it wants a new datagram.
-    private var isDrained = false
-    private var hasBuffers = true
-    /// How often a flight has been sent again, in all, and how often the present one has.
-    private var retransmissions: UInt8 = 0
-    private var flightRetransmissions: UInt8 = 0
-    /// The UDP payload, in bytes, that the path is thought to take.
-    private var pathPayloadSize: UInt16
-    /// The UDP payload, in bytes, that handshake flights fit now: less than the path's after some got lost.
-    public private(set) var payloadSize: Int
-    /// When the flight that waits for an answer must be sent again; `Instant.distantFuture` where none does.
-    public private(set) var deadline = Instant.distantFuture
-    /// The bytes of the largest message that a record may hold: less than ``maximumMessageSize`` where the client has
-    /// asked for less (max_fragment_length: RFC 6066, section 4). OpenSSL ends a connection over which more is sent
-    /// ("exceeds max fragment size").
-    @inline(__always)
-    public var recordLimit: Int { filter.contentLimit }
-    private var alert: PlaintextAlert?
-    private(set) var filter = RecordFilter()
-    /// ``Record/number`` of the newest empty record, where OpenSSL does not tell of them.
-    var newestEmptyRecord: UInt64 = 0
-    /// What checks such records, from the first one on.
-    var peerEmptyRecord: EmptyRecord?
-    /// For a client that was asked for its cookie more than once, or never counted; see accept(_:).
-    var pendingHello: [UInt8]?
-    var numbering = RecordNumbering()
-
-    private init(_ context: TLSContext, over bio: DatagramBIO, payloadSize: Int) throws(OpenSSLError) {
-        OpenSSLError.clear()
-        guard let ssl = SSL_new(context.pointer) else { throw OpenSSLError.drain() }
-        self.ssl = ssl
-        self.bio = bio
-        self.context = context
-        // SSL_set_bio takes one reference where both are the same.
-        BIO_up_ref(bio.pointer)
-        SSL_set_bio(ssl, bio.pointer, bio.pointer)
-        self.payloadSize = min(max(payloadSize, Self.payloadSizes.lowerBound), Self.payloadSizes.upperBound)
-        pathPayloadSize = UInt16(truncatingIfNeeded: self.payloadSize)
-        _ = co_ssl_set_mtu(ssl, self.payloadSize)
-        stopOpenSSLTimer()
+    /// The details of a session, in memory of their own, which an engine can give up.
+    private final class Agreement {
+        let details: SessionDetails
+        init(_ details: SessionDetails) { self.details = details }
     }
+
+    // MARK: Making
 
     /// A server's side, from a ClientHello whose cookie has been verified: OpenSSL is told to accept it whatever it is.
     /// Continue with `next(now:)`.
@@ -81,511 +53,189 @@ public final class Engine {
     /// A first fragment of the hello will do (see ``ClientHello/parse(_:)``); the others are delivered as they come.
     /// - Parameter localAddress: the 4 or 16 bytes of the address that the client has sent to, for a context that
     ///   chooses a certificate by it; none where that is not known.
-    public convenience init(
+    public init(
         accepting context: ServerContext, over bio: DatagramBIO, payloadSize: Int, hello: consuming VerifiedHello,
         localAddress: [UInt8] = []
     ) throws(OpenSSLError) {
-        try self.init(context, over: bio, payloadSize: payloadSize)
-        SSL_set_accept_state(ssl)
-        if context.choosesByAddress { context.chooseVirtualHost(forAddress: localAddress, of: ssl) }
-        try accept(hello)
+        self.bio = bio
+        openSSL = try OpenSSLConnection(
+            accepting: context, over: bio, payloadSize: payloadSize, hello: hello, localAddress: localAddress)
     }
 
     /// A client's side. Continue with `next(now:)`, which writes the first flight.
     /// - Parameter serverName: sent as SNI when it is a host name, and checked against the server's certificate (a host
     ///   name or an IP address) where the context verifies it.
-    public convenience init(
+    public init(
         connecting context: ClientContext, over bio: DatagramBIO, payloadSize: Int, serverName: String? = nil
     ) throws(OpenSSLError) {
-        try self.init(context, over: bio, payloadSize: payloadSize)
-        SSL_set_connect_state(ssl)
-        guard let serverName else { return }
-        let parameters = SSL_get0_param(ssl)
-        if X509_VERIFY_PARAM_set1_ip_asc(parameters, serverName) == 1 { return }
-        OpenSSLError.clear()
-        guard X509_VERIFY_PARAM_set1_host(parameters, serverName, 0) == 1,
-            co_ssl_set_tlsext_host_name(ssl, serverName) == 1
-        else { throw OpenSSLError.drain() }
+        self.bio = bio
+        openSSL = try OpenSSLConnection(
+            connecting: context, over: bio, payloadSize: payloadSize, serverName: serverName)
     }
 
-    deinit { SSL_free(ssl) }
+    /// An established connection from the state of its records, which goes on in that memory. See ``RecordState``.
+    /// - Parameter memory: ``RecordState/byteCount`` bytes, 8-byte aligned, that nobody else writes as long as the engine
+    ///   is used. They are not wiped when the engine goes.
+    public init(resuming memory: UnsafeMutableRawPointer, over bio: DatagramBIO) throws(InvalidRecordState) {
+        if let fault = RecordState.fault(of: memory) { throw fault }
+        self.bio = bio
+        records = ProtectedRecords(RecordState(memory), ownsMemory: false)
+    }
+
+    /// An established connection from a copy of the state of its records, with which nobody else may go on: numbers of
+    /// records would be used twice.
+    public init(resuming bytes: [UInt8], over bio: DatagramBIO) throws(InvalidRecordState) {
+        let records = try ProtectedRecords(copying: bytes)
+        self.bio = bio
+        self.records = records
+    }
+
+    deinit { records?.end(bio) }
+
+    /// Offers a session to the server, which may take it up or do a full handshake. To be called before the first
+    /// `next(now:)`.
+    ///
+    /// One whose ticket makes the hello larger than a datagram is not offered: a server need not put hellos together
+    /// (Mbed TLS does not), and would refuse this one for ever. A ticket has the client's certificates in it, 1.5 KB
+    /// with two of RSA 4096.
+    public func resume(_ session: ResumableSession) { openSSL?.resume(session) }
+
+    // MARK: Working
 
     /// Takes a datagram from the peer. It must stay valid until `next(now:)` has said `.needsInput` or `.closed`, or
     /// has thrown.
     @inline(__always)
     public func deliver(_ datagram: UnsafeRawBufferPointer) {
-        // A renegotiation may have agreed on another cipher.
-        if context.allowsRenegotiation { filter.measure(ssl, payloadSize: payloadSize) }
-        bio.lend(state == .handshaking ? filtered(datagram) : filter.established(datagram))
-        isDrained = false
-    }
-
-    private func filtered(_ datagram: UnsafeRawBufferPointer) -> UnsafeRawBufferPointer {
-        filter.measure(ssl, payloadSize: payloadSize)
-        let filtered = filter.handshaking(datagram)
-        return filtered.isEmpty ? filtered : holdAlertBack(filtered)
-    }
-
-    /// Records an alert of epoch 0 and returns the datagram's bytes before it: OpenSSL would end the handshake at once.
-    private func holdAlertBack(_ datagram: UnsafeRawBufferPointer) -> UnsafeRawBufferPointer {
-        guard let record = PlaintextAlert.firstRecord(in: datagram) else {
-            // The peer goes on.
-            alert = nil
-            return datagram
-        }
-        if alert == nil, let found = PlaintextAlert(record), found.endsHandshake { alert = found }
-        return record.precedingBytes
+        if let openSSL { openSSL.deliver(datagram) } else { records?.deliver(datagram) }
     }
 
     /// The next thing that happened.
+    @inline(__always)
     public func next(now: Instant) throws(EngineError) -> Event {
-        switch state {
-        case .handshaking: return try continueHandshake(now: now)
-        case .established: return try read(now: now)
-        case .closed: return .closed
-        }
+        guard let openSSL else { return try nextOfRecords(now: now) }
+        let event = try openSSL.next(now: now)
+        if case .established = event { concludeHandshake(of: openSSL, now: now) }
+        return event
     }
 
-    private func continueHandshake(now: Instant) throws(EngineError) -> Event {
-        guard let hello = pendingHello else { return try concludeStep(handshake(now: now)) }
-        pendingHello = nil
-        return try concludeStep(handshake(with: hello, now: now))
+    private func nextOfRecords(now: Instant) throws(EngineError) -> Event {
+        left = nil
+        return try records?.next(over: bio, now: now) ?? .closed
     }
 
-    private func concludeStep(_ result: Int32) throws(EngineError) -> Event {
-        if result == 1 {
-            state = .established
-            alert = nil
-            retransmissions = 0
-            filter.measure(ssl, payloadSize: payloadSize)
-            // DTLSv1_listen has turned this on; a renegotiation would ask for a cookie that is never made.
-            if context.allowsRenegotiation { SSL_clear_options(ssl, CO_SSL_OP_COOKIE_EXCHANGE) }
-            return .established
-        }
-        let outcome = SSL_get_error(ssl, result)
-        if outcome == SSL_ERROR_WANT_READ { return endOfDatagram() }
-        state = .closed
-        bio.lend(nil)
-        if outcome == SSL_ERROR_ZERO_RETURN { throw .cancelled }
-        let error = OpenSSLError.drain()
-        switch HandshakeRefusal.reason(for: ssl) {
-        case .unknownServerName(let name): throw .unknownServerName(name)
-        case .certificate(let rejection):
-            rejection.correctAlert(in: bio.outbox)
-            throw .handshake(error, verification: rejection.description)
-        case .unknownPresharedKeyIdentity(let identity):
-            let name = Printable.quoted(PresharedKeys.text(of: identity))
-            throw .handshake(error, verification: "unknown PSK identity \(name)")
-        case .presharedKeyIdentityWithNUL(let identity):
-            throw .handshake(
-                error,
-                verification: "the PSK identity \(Printable.quoted(identity)) has a NUL byte in it, which no"
-                    + " identity may have, since programs would take what stands before it for the whole")
-        case nil: throw .handshake(error, verification: verificationError)
-        }
-    }
-
-    private func handshake(now: Instant) -> Int32 {
-        OpenSSLError.clear()
-        let checkpoint = bio.outbox.checkpoint
-        let result = SSL_do_handshake(ssl)
-        renumber(since: checkpoint)
-        adjustDeadline(hasWritten: bio.outbox.checkpoint != checkpoint, now: now)
-        return result
-    }
-
-    private func handshake(with datagram: [UInt8], now: Instant) -> Int32 {
-        datagram.withUnsafeBytes {
-            bio.lend($0)
-            defer { bio.lend(nil) }
-            return handshake(now: now)
-        }
-    }
-
-    @inline(__always)
-    private func renumber(since checkpoint: Outbox.Checkpoint) {
-        if numbering.changesNumbers { numbering.apply(to: bio.outbox, since: checkpoint) }
-    }
-
-    private func read(now: Instant) throws(EngineError) -> Event {
-        // After a record, ask OpenSSL again only where it holds another: it saves a call per datagram.
-        if isDrained, bio.isTaken, SSL_has_pending(ssl) == 0 { return endOfDatagram() }
-        OpenSSLError.clear()
-        let checkpoint = bio.outbox.checkpoint
-        let wasRenegotiating = isRenegotiating
-        var count = 0
-        // SSL_read answers 0 for an empty record, as it does for an end, and SSL_get_error says SSL_ERROR_SYSCALL then.
-        let result = SSL_read_ex(ssl, bio.plaintext.baseAddress, bio.plaintext.count, &count)
-        hasBuffers = true
-        if result == 1 {
-            isDrained = true
-            return .message(UnsafeRawBufferPointer(rebasing: bio.plaintext[..<count]))
-        }
-        switch SSL_get_error(ssl, result) {
-        case SSL_ERROR_WANT_READ:
-            let hasWritten = bio.outbox.checkpoint != checkpoint
-            if context.allowsRenegotiation { adjustDeadline(hasWritten: hasWritten, now: now) }
-            if hasWritten {
-                renumber(since: checkpoint)
-                // The peer has sent its last flight again, and OpenSSL this side's: that was lost, perhaps for its
-                // size.
-                if !wasRenegotiating, !isRenegotiating { shrink() }
-            }
-            if Self.readsPastEmptyRecords, let datagram = bio.lastDatagram, holdsEmptyRecord(datagram) {
-                bio.lend(nil)
-                return .message(UnsafeRawBufferPointer(rebasing: bio.plaintext[..<0]))
-            }
-            return endOfDatagram()
-        case SSL_ERROR_ZERO_RETURN:
-            bio.lend(nil)
-            // The peer's close_notify is to be answered (RFC 5246, section 7.2.1).
-            close()
-            return .closed
-        default:
-            state = .closed
-            bio.lend(nil)
-            let error = OpenSSLError.drain()
-            // In a renegotiation, a client can ask for a name that is not served.
-            if case .unknownServerName(let name) = HandshakeRefusal.reason(for: ssl) { throw .unknownServerName(name) }
-            throw .record(error)
-        }
-    }
-
-    private var isRenegotiating: Bool { isRenegotiable && SSL_in_init(ssl) != 0 }
-    var isRenegotiable: Bool { context.allowsRenegotiation }
-
-    @inline(__always)
-    private func endOfDatagram() -> Event {
-        bio.lend(nil)
-        return .needsInput
+    private func concludeHandshake(of openSSL: OpenSSLConnection, now: Instant) {
+        agreement = Agreement(SessionDetails(openSSL.ssl))
+        guard let records = ProtectedRecords(leaving: openSSL, now: now) else { return }
+        finalPayloadSize = UInt16(clamping: openSSL.payloadSize)
+        self.records = records
+        self.openSSL = nil
+        left = openSSL
     }
 
     /// Encrypts one message of up to ``maximumMessageSize`` bytes into one datagram of the outbox. An empty one is an
     /// empty record.
     @inline(__always)
     public func send(_ message: UnsafeRawBufferPointer) throws(EngineError) {
-        guard state == .established else { throw .notEstablished }
-        guard message.count > 0 else { return try sendEmptyRecord() }
-        guard message.count <= recordLimit else { throw refusal(ofSize: message.count) }
-        if !hasBuffers { allocateBuffers() }
-        OpenSSLError.clear()
-        let written = SSL_write(ssl, message.baseAddress, Int32(truncatingIfNeeded: message.count))
-        if written <= 0 { throw .record(OpenSSLError.drain()) }
-    }
-
-    private func refusal(ofSize size: Int) -> EngineError {
-        size > Self.maximumMessageSize ? .size(size) : .fragment(size, limit: recordLimit)
+        guard let openSSL else {
+            guard records != nil else { throw .notEstablished }
+            try records?.send(message, over: bio)
+            return
+        }
+        try openSSL.send(message)
     }
 
     /// Writes close_notify once, where the handshake is done (RFC 5246, section 7.2.1), and ends the connection.
     public func close() {
-        defer { state = .closed }
-        guard state == .established else { return }
-        if !hasBuffers { allocateBuffers() }
-        OpenSSLError.clear()
-        SSL_shutdown(ssl)
-        OpenSSLError.clear()
+        if let openSSL { openSSL.close() } else { records?.close(over: bio) }
+    }
+
+    /// When ``handleTimeout(now:)`` is to be called; `Instant.distantFuture` where it need not be.
+    public var deadline: Instant { openSSL?.deadline ?? records?.deadline ?? .distantFuture }
+
+    /// Does what is due: sends the last flight again, or gives up what is kept for the end of a handshake. Throws when
+    /// the peer has not answered for OpenSSL's 12 tries, or has said nothing but a fatal alert.
+    public func handleTimeout(now: Instant) throws(EngineError) {
+        if let openSSL { try openSSL.handleTimeout(now: now) } else { records?.handleTimeout(now: now) }
     }
 
     /// Whether an alert without protection has come, from the peer or forged in its name, and nothing since.
-    public var holdsAlert: Bool { alert != nil }
+    public var holdsAlert: Bool { openSSL?.holdsAlert ?? false }
 
     /// Gives OpenSSL the alert that is held back, if there is one, and throws what it makes of it.
-    public func deliverHeldAlert(now: Instant) throws(EngineError) {
-        guard let alert else { return }
-        self.alert = nil
-        _ = try concludeStep(handshake(with: alert.record, now: now))
-    }
+    public func deliverHeldAlert(now: Instant) throws(EngineError) { try openSSL?.deliverHeldAlert(now: now) }
 
-    /// Releases OpenSSL's record buffers, 28 KiB, until the next datagram needs them: for a connection that is idle.
-    public func releaseBuffers() {
-        // A flight that waits for its answer may have to be sent again at any time.
-        guard deadline == .distantFuture else { return }
-        if SSL_free_buffers(ssl) == 1 { hasBuffers = false }
-    }
+    /// Releases OpenSSL's record buffers, 28 KiB, until the next datagram needs them: for a connection that is idle. An
+    /// engine that is movable has none.
+    public func releaseBuffers() { openSSL?.releaseBuffers() }
 
-    /// OpenSSL allocates buffers again when it reads, but not when it writes: SSL_write, SSL_shutdown and
-    /// DTLSv1_handle_timeout after SSL_free_buffers follow a null pointer (seen with 3.0).
-    private func allocateBuffers() {
-        SSL_alloc_buffers(ssl)
-        hasBuffers = true
-    }
+    // MARK: Moving
 
-    public var isEstablished: Bool { state == .established }
+    /// Whether the keys have left OpenSSL, so that the connection's ``RecordState`` is all that there is of it. It is
+    /// known from `.established` on.
+    @inline(__always)
+    public var isMovable: Bool { records != nil }
 
-    func withSSL<Result>(_ body: (OpaquePointer) -> Result) -> Result { body(ssl) }
+    /// Goes on with the state of the connection's records in other memory, where it can be found when this engine is
+    /// gone. Where the engine is not movable, nothing happens.
+    ///
+    /// To be called after `.established` and before anything else.
+    /// - Parameter memory: ``RecordState/byteCount`` bytes, 8-byte aligned, which outlive the engine.
+    public func moveRecordState(to memory: UnsafeMutableRawPointer) { records?.move(to: memory) }
 
-    /// Why the client's certificate was refused, where that is what the handshake has failed for.
-    public var peerRejection: PeerRejection? {
-        if case .certificate(let rejection) = HandshakeRefusal.reason(for: ssl) { rejection } else { nil }
-    }
-
-    private var verificationError: String? {
-        let result = SSL_get_verify_result(ssl)
-        guard result != Int(X509_V_OK), SSL_get_verify_mode(ssl) & SSL_VERIFY_PEER != 0 else { return nil }
-        return X509_verify_cert_error_string(result).map { String(cString: $0) }
-    }
-}
-
-/// The sizes of flights and messages.
-extension Engine {
-    /// The UDP payloads that most paths take (IPv6's smallest MTU), that nearly all take (576 over IPv4), and that are
-    /// the smallest which `mtu` can be set to, each less the headers of IP and UDP.
-    private static let smallerPayloads = [1_232, 548, 228]
-    /// The UDP payload that a client's hello is not cut below. Servers need not put hellos together, and some do not
-    /// (Mbed TLS 2.28 and 3.6: MBEDTLS_ERR_SSL_FEATURE_UNAVAILABLE).
-    private static let smallestHelloPayload = 548
-
-    /// Makes flights fit the next smaller size, from their next sending on: OpenSSL fragments messages again each time.
-    private func shrink() {
-        let floor = isWaitingForServer ? Self.smallestHelloPayload : 0
-        if let size = Self.smallerPayloads.first(where: { $0 < payloadSize && $0 >= floor }) {
-            usePayload(of: size)
-        } else if isWaitingForServer {
-            // The smallest has had no answer: perhaps the pieces themselves are what the server does not take.
-            usePayload(of: Int(pathPayloadSize))
+    /// Ends the engine without a word to the peer, and gives the state of its records, for one engine to go on with.
+    /// - Returns: ``RecordState/byteCount`` bytes, which hold keys; `nil` where the engine is not movable.
+    public func takeRecordState() -> [UInt8]? {
+        guard isEstablished else { return nil }
+        defer {
+            records?.end(bio)
+            records = nil
         }
+        return records?.bytes
     }
 
-    /// Whether this is a client whose hello has had no answer but for a request for a cookie.
-    private var isWaitingForServer: Bool { HandshakeState(ssl) == .clientHelloWritten }
+    // MARK: Queries
 
-    private func usePayload(of size: Int) {
-        payloadSize = size
-        _ = co_ssl_set_mtu(ssl, size)
-    }
+    @inline(__always)
+    public var isEstablished: Bool { openSSL?.isEstablished ?? records?.isOpen ?? false }
+
+    /// What the handshake has agreed on; `nil` before it is done, and after ``releaseDetails()``, and for an engine that
+    /// was resumed.
+    public var details: SessionDetails? { agreement?.details }
+
+    /// Gives up the details, some hundred bytes, where somebody else keeps them.
+    public func releaseDetails() { agreement = nil }
+
+    /// The session of a client's connection, for the next one; `nil` where the server gave none. It is there right after
+    /// `.established`, until the next call of `next(now:)`, where the engine is movable.
+    public var resumableSession: ResumableSession? { (openSSL ?? left)?.resumableSession }
+
+    /// The bytes of the largest message that a record may hold: less than ``maximumMessageSize`` where the client has
+    /// asked for less (max_fragment_length: RFC 6066, section 4). A peer ends a connection over which more is sent.
+    @inline(__always)
+    public var recordLimit: Int { openSSL?.recordLimit ?? records?.contentLimit ?? Self.maximumMessageSize }
+
+    /// The UDP payload, in bytes, that handshake flights fit now: less than the path's after some got lost.
+    public var payloadSize: Int { openSSL?.payloadSize ?? Int(finalPayloadSize) }
 
     /// Makes flights fit a path that takes a UDP payload of this many bytes, if they do not yet.
-    public func limitPayload(to size: Int) {
-        let size = max(size, Self.payloadSizes.lowerBound)
-        if size < Int(pathPayloadSize) { pathPayloadSize = UInt16(truncatingIfNeeded: size) }
-        if size < payloadSize { usePayload(of: size) }
-    }
+    public func limitPayload(to size: Int) { openSSL?.limitPayload(to: size) }
 
     /// The bytes of the largest message that the peer takes, and whose record fits a UDP payload of `size` bytes; 0
     /// before the handshake is done.
     public func largestMessage(inPayload size: Int) -> Int {
-        guard isEstablished else { return 0 }
-        _ = co_ssl_set_mtu(ssl, size)
-        defer { _ = co_ssl_set_mtu(ssl, payloadSize) }
-        return min(DTLS_get_data_mtu(ssl), recordLimit)
-    }
-}
-
-/// The timer of flights (RFC 6347, section 4.2.4): a second, doubled each time up to 60, and 12 tries, as OpenSSL's
-/// own.
-///
-/// OpenSSL's goes by the system's clock, which can be set back; then it would not be due for as long as that. So the
-/// deadlines are kept here, by the clock of the caller's instants, and OpenSSL's timer is made to be due when they are.
-extension Engine {
-    /// Whether OpenSSL's timers can be made to be due; if not, they are left as they are. They cannot in a program that
-    /// has loaded OpenSSL before this code, and with a version of OpenSSL that asks another clock. So it is tried.
-    static let controlsTimers: Bool = {
-        defer { OpenSSLError.clear() }
-        guard let context = SSL_CTX_new(DTLS_client_method()) else { return false }
-        defer { SSL_CTX_free(context) }
-        guard let ssl = SSL_new(context) else { return false }
-        defer { SSL_free(ssl) }
-        guard let bio = BIO_new(BIO_s_mem()) else { return false }
-        SSL_set_bio(ssl, bio, bio)
-        SSL_set_options(ssl, CO_SSL_OP_NO_QUERY_MTU)
-        _ = co_ssl_set_mtu(ssl, payloadSizes.upperBound)
-        SSL_set_connect_state(ssl)
-        // It writes a hello, and waits for the answer.
-        SSL_do_handshake(ssl)
-        openssl_clock_set_ahead(10_000_000_000)
-        defer { openssl_clock_set_ahead(0) }
-        var left = timeval()
-        return co_dtls_get_timeout(ssl, &left) == 1 && left.tv_sec == 0 && left.tv_usec == 0
-    }()
-
-    /// Has OpenSSL's own timer not be due before ``handleTimeout(now:)`` wants it to.
-    private func stopOpenSSLTimer() {
-        guard Self.controlsTimers else { return }
-        // Microseconds: 71 minutes from when a flight is sent, and none from a time that lies ahead.
-        DTLS_set_timer_cb(ssl) { _, _ in openssl_clock_is_ahead() == 1 ? 1 : .max }
+        openSSL?.largestMessage(inPayload: size) ?? records?.largestMessage(inPayload: size) ?? 0
     }
 
-    /// Whether OpenSSL has a flight that waits for an answer.
-    private var hasUnansweredFlight: Bool {
-        guard SSL_in_init(ssl) != 0 else { return false }
-        var left = timeval()
-        return co_dtls_get_timeout(ssl, &left) == 1
-    }
+    /// Why the client's certificate was refused, where that is what the handshake has failed for.
+    public var peerRejection: PeerRejection? { openSSL?.peerRejection }
 
-    /// Begins to wait for the answer to a flight, or stops.
-    /// - Parameter hasWritten: whether OpenSSL has just written something: a new flight then, as long as it has one.
-    func adjustDeadline(hasWritten: Bool, now: Instant) {
-        guard hasUnansweredFlight else {
-            deadline = .distantFuture
-            return
-        }
-        guard hasWritten || deadline == .distantFuture else { return }
-        flightRetransmissions = 0
-        deadline = now + .seconds(1)
-    }
+    /// What a log adds to the reason of a handshake with a pre-shared key that has failed.
+    public var presharedKeyRemark: String { openSSL?.presharedKeyRemark ?? "" }
 
-    /// Sends the last flight again if its time has come. Throws when the peer has not answered for OpenSSL's 12 tries,
-    /// or has said nothing but a fatal alert.
-    public func handleTimeout(now: Instant) throws(EngineError) {
-        guard deadline <= now, state != .closed else { return }
-        if alert?.timeoutPassed() == true { try deliverHeldAlert(now: now) }
-        retransmissions &+= 1
-        // "2-3 seems appropriate" (RFC 6347, section 4.1.1.1).
-        if retransmissions > 1 { shrink() }
-        if !hasBuffers { allocateBuffers() }
-        OpenSSLError.clear()
-        let checkpoint = bio.outbox.checkpoint
-        guard retransmitByOpenSSL(now: now) else {
-            state = .closed
-            throw .handshake(OpenSSLError.drain(), verification: nil)
-        }
-        renumber(since: checkpoint)
-        flightRetransmissions = min(flightRetransmissions + 1, 6)
-        deadline = now + .seconds(min(60, 1 << Int(flightRetransmissions)))
-    }
-
-    /// - Returns: false where OpenSSL has given up.
-    private func retransmitByOpenSSL(now: Instant) -> Bool {
-        // In the year 2286, and later with each call: later than all timers that have been set, whatever the clock
-        // says.
-        openssl_clock_set_ahead(10_000_000_000 + Int64(clamping: now.nanoseconds / 500_000_000))
-        defer { openssl_clock_set_ahead(0) }
-        return co_dtls_handle_timeout(ssl) >= 0
-    }
-}
-
-/// The properties of an established connection, for logs and handlers.
-extension Engine {
-    /// `"DTLSv1.2"`
-    public var version: String { String(cString: SSL_get_version(ssl)) }
-    /// OpenSSL's name (`"ECDHE-ECDSA-AES128-GCM-SHA256"`).
-    public var cipher: String { co_ssl_cipher_name(ssl).map { String(cString: $0) } ?? "none" }
-    /// Whether the handshake resumed an earlier session.
-    public var isResumed: Bool { SSL_session_reused(ssl) == 1 }
-    /// The server name (SNI) that the client has asked for, or `nil`.
-    public var serverName: String? {
-        SSL_get_servername(ssl, TLSEXT_NAMETYPE_host_name).map { String(cString: $0) }
-    }
-    /// The application protocol that was agreed on (ALPN, RFC 7301), or `nil`.
-    public var applicationProtocol: String? {
-        var start: UnsafePointer<UInt8>?
-        var count: UInt32 = 0
-        SSL_get0_alpn_selected(ssl, &start, &count)
-        guard let start, count > 0 else { return nil }
-        return String(decoding: UnsafeBufferPointer(start: start, count: Int(count)), as: UTF8.self)
-    }
-    /// The result of the check of the peer's certificate, X509_V_OK (0) or another number of
-    /// openssl-verification-options(1). It is 0 for a peer without a certificate, too.
-    public var verificationResult: Int { SSL_get_verify_result(ssl) }
-    /// Calls `body` with the peer's certificate, which is valid for the call only; `nil` where the peer has shown none.
-    func withPeerCertificate<Result>(_ body: (OpaquePointer) -> Result) -> Result? {
-        SSL_get0_peer_certificate(ssl).map(body)
-    }
-
-    /// The bytes of decrypted data that `next()` can return without another datagram.
-    public var pending: Int { Int(SSL_pending(ssl)) }
-}
-
-/// How OpenSSL is put past a cookie exchange that the listener has done.
-extension Engine {
-    /// The most times that a client may have been asked for a cookie. For each of them OpenSSL has to parse one hello
-    /// more.
-    static let maximumHelloSequence: UInt16 = 16
-
-    /// Gives OpenSSL a ClientHello whose cookie has been verified.
-    ///
-    /// `DTLSv1_listen` is made for this, and knows one case: the client was asked once, so its hello has message_seq 1,
-    /// and so has the answer. A client that was asked again because its first cookie had become too old counts on, and
-    /// some clients never count.
-    func accept(_ hello: consuming VerifiedHello) throws(OpenSSLError) {
-        numbering = RecordNumbering(from: hello.recordSequence)
-        guard hello.messageSequence == 1 else { return try repeatExchange(upTo: hello) }
-        guard let address = BIO_ADDR_new() else { throw OpenSSLError.drain() }
-        defer { BIO_ADDR_free(address) }
-        let result = hello.datagram.withUnsafeBytes { datagram in
-            bio.lend(datagram)
-            defer { bio.lend(nil) }
-            OpenSSLError.clear()
-            return DTLSv1_listen(ssl, address)
-        }
-        guard result == 1 else { throw OpenSSLError.drain() }
-    }
-
-    /// Has OpenSSL ask for a cookie as often as the client was asked, so that both count messages alike, and keeps the
-    /// hello for ``next()``. The requests that OpenSSL writes are dropped: the listener has sent them already.
-    private func repeatExchange(upTo hello: borrowing VerifiedHello) throws(OpenSSLError) {
-        guard hello.messageSequence <= Self.maximumHelloSequence else {
-            throw OpenSSLError(
-                reasons: ["the client has been asked for a cookie \(hello.messageSequence) times"], library: 0,
-                reason: 0)
-        }
-        let checkpoint = bio.outbox.checkpoint
-        defer { bio.outbox.truncate(to: checkpoint) }
-        if hello.messageSequence > 0 { SSL_set_options(ssl, CO_SSL_OP_COOKIE_EXCHANGE) }
-        for sequence in 0..<hello.messageSequence {
-            let result = Self.helloWithoutCookie(sequence).withUnsafeBytes { datagram in
-                bio.lend(datagram)
-                defer { bio.lend(nil) }
-                OpenSSLError.clear()
-                return SSL_do_handshake(ssl)
-            }
-            guard SSL_get_error(ssl, result) == SSL_ERROR_WANT_READ else { throw OpenSSLError.drain() }
-        }
-        pendingHello = hello.datagram
-    }
-
-    /// The smallest ClientHello, to be answered with a HelloVerifyRequest.
-    private static func helloWithoutCookie(_ sequence: UInt16) -> [UInt8] {
-        let sequence = [UInt8(truncatingIfNeeded: sequence >> 8), UInt8(truncatingIfNeeded: sequence)]
-        let random = [UInt8](repeating: 0, count: 32)
-        // version, random, no session id, no cookie, one cipher suite, no compression
-        let body = [0xfe, 0xfd] + random + [0, 0, 0, 2, 0xc0, 0x2b, 1, 0]
-        let size = UInt8(body.count)
-        let message = [1, 0, 0, size] + sequence + [0, 0, 0, 0, 0, size] + body
-        return [22, 0xfe, 0xff, 0, 0, 0, 0, 0, 0] + sequence + [0, UInt8(message.count)] + message
-    }
-}
-
-/// The reason why an engine has ended, or has refused a message.
-public enum EngineError: Error, Sendable, Equatable, CustomStringConvertible {
-    /// The handshake has failed, with OpenSSL's reason. `verification` is the reason of the check of the peer's
-    /// certificate or key, where that has failed.
-    case handshake(OpenSSLError, verification: String?)
-    /// The client asks for a server name (SNI) that is not served here, and this side has refused the handshake.
-    case unknownServerName(String)
-    /// The peer has ended the handshake with close_notify.
-    case cancelled
-    /// A fatal alert, or a record that breaks the protocol, after the handshake.
-    case record(OpenSSLError)
-    /// A message must have at most ``Engine/maximumMessageSize`` bytes.
-    case size(Int)
-    /// The path to the peer takes messages of at most `limit` bytes, and they must not be fragmented.
-    case path(Int, limit: Int)
-    /// The peer has asked for records of at most `limit` bytes (max_fragment_length: RFC 6066, section 4).
-    case fragment(Int, limit: Int)
-    case notEstablished
-
-    public var description: String {
-        switch self {
-        case .handshake(let error, nil): "\(error)"
-        case .handshake(let error, let verification?): "\(error): \(verification)"
-        case .unknownServerName(let name): "the client asks for the name \"\(name)\", which is not served here"
-        case .cancelled: "the peer has cancelled the handshake (close_notify)"
-        case .record(let error): "\(error)"
-        case .size(let count): "a message of \(count) bytes: it may have at most \(Engine.maximumMessageSize)"
-        case .path(let count, let limit): "a message of \(count) bytes: the path to the peer takes at most \(limit)"
-        case .fragment(let count, let limit):
-            "a message of \(count) bytes: the peer has asked for records of at most \(limit) (max_fragment_length)"
-        case .notEstablished: "the handshake is not done, or the connection is closed"
-        }
-    }
-}
-
-extension EngineError {
-    /// The reason why the peer's certificate or key was refused; `nil` where the handshake failed for another reason.
-    public var verification: String? {
-        if case .handshake(_, let verification) = self { return verification }
-        return nil
-    }
+    /// The SSL, as long as there is one.
+    var ssl: OpaquePointer? { (openSSL ?? left)?.ssl }
+    /// OpenSSL's side, where that works.
+    var openSSLConnection: OpenSSLConnection? { openSSL }
+    /// The state of the records, where they are not OpenSSL's.
+    var recordState: RecordState? { records?.state }
 }

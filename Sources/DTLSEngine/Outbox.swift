@@ -58,6 +58,31 @@ public final class Outbox {
         return true
     }
 
+    /// Appends one datagram that `write` makes where it is to be.
+    /// - Parameter write: is given the datagram's bytes, which it fills; false where it has failed. It is not called where
+    ///   there is no room.
+    /// - Returns: false where `write` has failed.
+    @inline(__always)
+    func append(byteCount size: Int, _ write: (UnsafeMutableRawBufferPointer) -> Bool) -> Bool {
+        guard count < Self.datagramCapacity, size <= Self.byteCapacity - byteCount else {
+            dropped &+= 1
+            return true
+        }
+        guard write(UnsafeMutableRawBufferPointer(rebasing: bytes[byteCount..<(byteCount + size)])) else {
+            return false
+        }
+        sizes[count] = size
+        count &+= 1
+        byteCount &+= size
+        return true
+    }
+
+    /// The datagrams that were appended since, or `nil` where there are none.
+    func datagrams(since checkpoint: Checkpoint) -> (bytes: [UInt8], sizes: [Int])? {
+        guard checkpoint.count < count else { return nil }
+        return ([UInt8](bytes[checkpoint.byteCount..<byteCount]), (checkpoint.count..<count).map { sizes[$0] })
+    }
+
     /// The amount that the outbox holds at one moment, to be compared with later.
     struct Checkpoint: Equatable {
         fileprivate let count: Int

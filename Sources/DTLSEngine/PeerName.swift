@@ -69,16 +69,3 @@ extension PeerName {
         return Array(digest.prefix(Int(count)))
     }
 }
-
-extension Engine {
-    /// The names that the peer has proven; `nil` for a peer that has shown neither certificate nor key. They are read
-    /// from OpenSSL at each call.
-    public var peerName: PeerName? {
-        withPeerCertificate { PeerName(certificate: $0) }
-            ?? claimedPresharedKeyIdentity.map { PeerName(presharedKeyIdentity: $0) }
-    }
-
-    /// The peer's subject alternative names; `nil` for a peer that has shown no certificate. They are read from the
-    /// certificate at each call.
-    public var peerAlternativeNames: AlternativeNames? { withPeerCertificate { AlternativeNames(of: $0) } }
-}

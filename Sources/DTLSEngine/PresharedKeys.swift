@@ -194,7 +194,7 @@ extension ClientContext {
     }
 }
 
-private enum PresharedKeyCallbacks {
+enum PresharedKeyCallbacks {
     static func bytes(_ text: UnsafePointer<CChar>) -> [UInt8] {
         Array(UnsafeRawBufferPointer(start: text, count: strlen(text)))
     }
@@ -236,27 +236,16 @@ private enum PresharedKeyCallbacks {
     }
 }
 
-extension Engine {
-    /// The identity that a client has named with a pre-shared key, proven or not, as ``PresharedKeys/text(of:)``. `nil`
-    /// where no suite with pre-shared keys was chosen.
-    public var claimedPresharedKeyIdentity: String? { claimedPresharedKeyIdentityBytes.map(PresharedKeys.text) }
-
-    /// The same identity as the client's own bytes.
-    public var claimedPresharedKeyIdentityBytes: [UInt8]? {
-        withSSL { SSL_get_psk_identity($0).map(PresharedKeyCallbacks.bytes) }
-    }
-
+extension OpenSSLConnection {
     /// An addition to the log line about a handshake that has timed out: the records of a client whose key is wrong
     /// cannot be read, so they are dropped without an alert (RFC 6347, section 4.1.2.7). It is empty for other
     /// handshakes.
-    public var presharedKeyRemark: String {
-        withSSL { ssl in
-            guard SSL_is_init_finished(ssl) == 0, let identity = SSL_get_psk_identity(ssl),
-                let table = ContextExData.of(ssl)?.presharedKeys,
-                table.key(of: PresharedKeyCallbacks.bytes(identity)) != nil
-            else { return "" }
-            let name = Printable.quoted(PresharedKeys.text(of: PresharedKeyCallbacks.bytes(identity)), limit: 100)
-            return "; the client has not proven that it has the key of PSK identity \(name)"
-        }
+    var presharedKeyRemark: String {
+        guard SSL_is_init_finished(ssl) == 0, let identity = SSL_get_psk_identity(ssl),
+            let table = ContextExData.of(ssl)?.presharedKeys,
+            table.key(of: PresharedKeyCallbacks.bytes(identity)) != nil
+        else { return "" }
+        let name = Printable.quoted(PresharedKeys.text(of: PresharedKeyCallbacks.bytes(identity)), limit: 100)
+        return "; the client has not proven that it has the key of PSK identity \(name)"
     }
 }

@@ -27,9 +27,12 @@ public struct HandshakeType: RawRepresentable, Hashable, Sendable {
     @inline(__always)
     public init(rawValue: UInt8) { self.rawValue = rawValue }
 
+    /// RFC 5246, section 7.4.1.1.
+    static let helloRequest = HandshakeType(rawValue: 0)
     public static let clientHello = HandshakeType(rawValue: 1)
     public static let serverHello = HandshakeType(rawValue: 2)
     public static let helloVerifyRequest = HandshakeType(rawValue: 3)
+    static let finished = HandshakeType(rawValue: 20)
 }
 
 /// A DTLS version, with its number on the wire (RFC 6347, section 4.1).
@@ -290,17 +293,17 @@ struct HandshakeFragment {
         UnsafeRawBufferPointer(rebasing: bytes.dropFirst(Self.headerSize + length))
     }
 
-    /// Writes the header of a message, or of its first fragment, into the first ``headerSize`` bytes of a buffer that
+    /// Writes the header of a message, or of a fragment of it, into the first ``headerSize`` bytes of a buffer that
     /// has them.
     static func writeHeader(
-        _ type: HandshakeType, messageSequence: UInt16, messageLength: Int, fragmentLength: Int,
-        to buffer: UnsafeMutableRawBufferPointer
+        _ type: HandshakeType, messageSequence: UInt16, messageLength: Int, fragmentOffset: Int = 0,
+        fragmentLength: Int, to buffer: UnsafeMutableRawBufferPointer
     ) {
         guard buffer.count >= headerSize else { return }
         buffer[0] = type.rawValue
         write24(messageLength, to: buffer, at: 1)
         buffer.storeBytes(of: messageSequence.bigEndian, toByteOffset: 4, as: UInt16.self)
-        write24(0, to: buffer, at: 6)
+        write24(fragmentOffset, to: buffer, at: 6)
         write24(fragmentLength, to: buffer, at: 9)
     }
 

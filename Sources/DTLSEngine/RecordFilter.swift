@@ -24,7 +24,7 @@ struct RecordFilter {
     /// is a Finished, which has at least 24 bytes more.
     private static let unknownCipherMinimumLength = 24
     /// The most bytes that protection adds to a record (SSL3_RT_MAX_ENCRYPTED_OVERHEAD).
-    private static let overhead = 320
+    static let overhead = 320
     /// OpenSSL stores protected records that come before there are keys: 100 records before 3.0.22, and 17 KiB for each
     /// however short it is. A peer sends one in each flight, and its first messages right after its last flight.
     private static let earlyLimit: UInt8 = 16

@@ -13,14 +13,14 @@ public final class ResumableSession {
     deinit { SSL_SESSION_free(pointer) }
 }
 
-extension Engine {
+extension OpenSSLConnection {
     /// Offers a session to the server, which may take it up or do a full handshake. To be called before the first
     /// `next(now:)`.
     ///
     /// One whose ticket makes the hello larger than a datagram is not offered: a server need not put hellos together
     /// (Mbed TLS does not), and would refuse this one for ever. A ticket has the client's certificates in it, 1.5 KB
     /// with two of RSA 4096.
-    public func resume(_ session: ResumableSession) {
+    func resume(_ session: ResumableSession) {
         OpenSSLError.clear()
         guard let size = helloSize(offering: session), size + Self.cookieSize <= payloadSize else {
             return OpenSSLError.clear()
@@ -35,11 +35,12 @@ extension Engine {
     /// Bytes of the datagrams of a hello with this session, which a client that is otherwise like this one writes.
     private func helloSize(offering session: ResumableSession) -> Int? {
         guard let context = context as? ClientContext else { return nil }
-        let name = withSSL { SSL_get_servername($0, TLSEXT_NAMETYPE_host_name).map { String(cString: $0) } }
+        let name = SSL_get_servername(ssl, TLSEXT_NAMETYPE_host_name).map { String(cString: $0) }
         let checkpoint = bio.outbox.checkpoint
         defer { bio.outbox.truncate(to: checkpoint) }
-        let size = Self.payloadSizes.upperBound
-        guard let other = try? Engine(connecting: context, over: bio, payloadSize: size, serverName: name) else {
+        let size = Engine.payloadSizes.upperBound
+        guard let other = try? OpenSSLConnection(connecting: context, over: bio, payloadSize: size, serverName: name)
+        else {
             return nil
         }
         other.offer(session)
@@ -52,15 +53,15 @@ extension Engine {
         guard let copy = SSL_SESSION_dup(session.pointer) else { return OpenSSLError.clear() }
         defer { SSL_SESSION_free(copy) }
         // Without it, the handshake is a full one.
-        if withSSL({ SSL_set_session($0, copy) }) != 1 { OpenSSLError.clear() }
+        if SSL_set_session(ssl, copy) != 1 { OpenSSLError.clear() }
     }
 
     /// The session of an established client's connection, for the next one; `nil` where the server gave none.
     ///
     /// It is a copy: OpenSSL spoils the connection's own when that ends without close_notify, which says nothing about
     /// a server's sessions over UDP.
-    public var resumableSession: ResumableSession? {
-        guard let session = withSSL({ SSL_get_session($0) }), SSL_SESSION_is_resumable(session) == 1,
+    var resumableSession: ResumableSession? {
+        guard let session = SSL_get_session(ssl), SSL_SESSION_is_resumable(session) == 1,
             let copy = SSL_SESSION_dup(session)
         else { return nil }
         return ResumableSession(owning: copy)

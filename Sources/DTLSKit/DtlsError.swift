@@ -68,7 +68,7 @@ extension DtlsError {
         case .handshake(let error, let verification):
             self = .handshake(reason: error.description, certificate: verification)
         case .unknownServerName, .cancelled: self = .handshake(reason: error.description, certificate: nil)
-        case .record(let error): self = .broken(reason: error.description)
+        case .record, .alert, .overflow, .exhausted: self = .broken(reason: error.description)
         case .path, .fragment: self = .system(call: "send", subject: error.description, errno: EMSGSIZE)
         case .size, .notEstablished: self = .invalid(error.description)
         }

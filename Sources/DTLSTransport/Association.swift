@@ -447,7 +447,9 @@ package final class Association {
     }
 
     private var bufferDeadline: Instant {
-        holdsBuffers ? max(lastReceived, lastSentWithoutBuffers) + Self.bufferIdleTimeout : .distantFuture
+        // A movable engine has none.
+        holdsBuffers && !engine.isMovable
+            ? max(lastReceived, lastSentWithoutBuffers) + Self.bufferIdleTimeout : .distantFuture
     }
 
     private var idleDeadline: Instant {
@@ -520,8 +522,15 @@ package final class Association {
     /// Ends the association without a word to the peer: another process goes on with it.
     func abandon() { end(.closedHere) }
 
-    /// What the handshake has agreed on.
-    var session: Session { Session(engine) }
+    /// What the handshake has agreed on; nothing before it is done.
+    var session: SessionDetails { engine.details ?? SessionDetails() }
+    /// Why the client's certificate was refused, where the handshake has failed for that.
+    var peerRejection: PeerRejection? { engine.peerRejection }
+    /// What a log adds to the reason of a failed handshake with a pre-shared key.
+    var presharedKeyRemark: String { engine.presharedKeyRemark }
+    /// What the next connection to the same server can resume; `nil` where the server has given nothing for it. It is
+    /// there when the association has just been established.
+    var resumableSession: ResumableSession? { engine.resumableSession }
 }
 
 /// What the engines of one thread share. A connection has no buffers of its own.
@@ -535,35 +544,4 @@ package final class EngineBuffers {
         bio = try DatagramBIO()
         outbox = OutboxLender(bio.outbox)
     }
-}
-
-/// What a handshake has agreed on, and whom with: for logs, handlers and programs.
-package struct Session {
-    private let engine: Engine
-
-    init(_ engine: Engine) { self.engine = engine }
-
-    /// `"DTLSv1.2"`
-    package var version: String { engine.version }
-    /// OpenSSL's name of the cipher suite (`"ECDHE-ECDSA-AES128-GCM-SHA256"`).
-    package var cipher: String { engine.cipher }
-    /// Whether the handshake resumed an earlier session.
-    package var isResumed: Bool { engine.isResumed }
-    /// The name that the client has asked for (SNI), or `nil`.
-    package var serverName: String? { engine.serverName }
-    /// The application protocol that was agreed on (ALPN, RFC 7301), or `nil`.
-    package var applicationProtocol: String? { engine.applicationProtocol }
-    /// Who the peer has shown to be, by its certificate or key; `nil` where it was not asked.
-    package var peerName: PeerName? { engine.peerName }
-    /// The identity of a pre-shared key as the client has sent it, or `nil` without such a key.
-    package var claimedPresharedKeyIdentityBytes: [UInt8]? { engine.claimedPresharedKeyIdentityBytes }
-    /// What the check of the peer's certificate has found: a number of `openssl verify` (X509_V_OK is 0). It is 0 for a
-    /// peer without a certificate too.
-    package var verificationResult: Int { engine.verificationResult }
-    /// Why the client's certificate was refused, where the handshake has failed for that.
-    package var peerRejection: PeerRejection? { engine.peerRejection }
-    /// What a log adds to the reason of a failed handshake with a pre-shared key.
-    package var presharedKeyRemark: String { engine.presharedKeyRemark }
-    /// What the next connection to the same server can resume; `nil` where the server has given nothing for it.
-    package var resumableSession: ResumableSession? { engine.resumableSession }
 }

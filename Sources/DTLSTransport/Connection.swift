@@ -324,7 +324,14 @@ extension Connection {
     package var local: SocketAddress { association.flow.local }
     package var peer: SocketAddress { association.flow.peer }
     package var counters: Counters { association.counters }
-    package var session: Session { association.session }
+    /// What the handshake has agreed on; nothing before it is done.
+    package var session: SessionDetails { association.session }
+    /// Why the client's certificate was refused, where the handshake has failed for that.
+    package var peerRejection: PeerRejection? { association.peerRejection }
+    /// What a log adds to the reason of a failed handshake with a pre-shared key.
+    package var presharedKeyRemark: String { association.presharedKeyRemark }
+    /// What the next connection to the same server can resume. It is to be asked for in `connectionEstablished`.
+    package var resumableSession: ResumableSession? { association.resumableSession }
 
     /// The socket's number, or -1 once it is closed.
     package var descriptor: Int32 { socket.rawValue }

@@ -30,7 +30,7 @@ import Testing
     }
 
     private func session(of pair: EnginePair) throws -> ResumableSession {
-        try #require(pair.client.engine?.resumableSession)
+        try #require(pair.client.session)
     }
 
     @Test func `a session is resumed again and again`() throws {
@@ -64,7 +64,7 @@ import Testing
 
     @Test func `there is no session before the handshake`() throws {
         let pair = try EnginePair(client: client, server: server)
-        #expect(pair.client.engine?.resumableSession == nil)
+        #expect(pair.client.session == nil)
     }
 
     @Test(arguments: 1...20 as ClosedRange<UInt64>)

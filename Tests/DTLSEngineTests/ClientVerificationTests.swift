@@ -93,8 +93,8 @@ import Testing
         let served = try handshake(required(), member.identity())
         #expect(served.server.engine?.peerRejection == nil)
         #expect(served.server.engine?.peerName?.fingerprint == client.fingerprint)
-        #expect(served.server.engine?.peerAlternativeNames?.dns == ["member.example"])
-        #expect(served.client.engine?.peerAlternativeNames?.dns == ["localhost"])
+        #expect(served.server.alternativeNames?.dns == ["member.example"])
+        #expect(served.client.alternativeNames?.dns == ["localhost"])
     }
 
     /// Programs that take it for a C string would log, or trust, another client.
@@ -130,7 +130,7 @@ import Testing
         clients.mode = .requested
         let nobody = try handshake(clients, nil)
         #expect(isServed(nobody))
-        #expect(nobody.server.engine?.peerName == nil && nobody.server.engine?.peerAlternativeNames == nil)
+        #expect(nobody.server.engine?.peerName == nil && nobody.server.alternativeNames == nil)
         #expect(try isServed(handshake(clients, member.identity())))
         try expectRefusal(
             handshake(clients, device.identity(chain: [intermediate])), "matches nothing of the allow list", alert: 49)

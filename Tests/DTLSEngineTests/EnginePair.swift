@@ -16,6 +16,11 @@ final class EnginePair {
         var isClosed = false
         var messages: [[UInt8]] = []
         var error: EngineError?
+        /// What OpenSSL has said when the handshake was done: after that it may be gone.
+        var session: ResumableSession?
+        var alternativeNames: AlternativeNames?
+        var stapledResponse: [UInt8]?
+        var shownCertificates: Int32?
 
         var isAtEnd: Bool { isEstablished || error != nil }
     }
@@ -61,7 +66,7 @@ final class EnginePair {
         if asksForStaple, let ssl = client.engine?.ssl {
             SSL_ctrl(ssl, SSL_CTRL_SET_TLSEXT_STATUS_REQ_TYPE, Int(TLSEXT_STATUSTYPE_ocsp), nil)
         }
-        client.engine?.withSSL(prepareClient)
+        if let ssl = client.engine?.ssl { prepareClient(ssl) }
         proceed(.client)
     }
 
@@ -123,7 +128,7 @@ final class EnginePair {
         guard let engine = client.engine else { return }
         SSL_renegotiate(engine.ssl)
         SSL_do_handshake(engine.ssl)
-        engine.adjustDeadline(hasWritten: true, now: Self.now)
+        engine.openSSLConnection?.adjustDeadline(hasWritten: true, now: Self.now)
         flush(.client)
     }
 
@@ -202,7 +207,7 @@ final class EnginePair {
             events: while true {
                 switch try engine.next(now: Self.now) {
                 case .needsInput: break events
-                case .established: change(side) { $0.isEstablished = true }
+                case .established: change(side) { $0.noteHandshake(of: engine) }
                 case .message(let bytes): change(side) { $0.messages.append(Array(bytes)) }
                 case .closed:
                     change(side) { $0.isClosed = true }
@@ -231,8 +236,26 @@ final class EnginePair {
 }
 
 extension Engine {
+    var version: String { details?.version ?? "none" }
+    var cipher: String { details?.cipher ?? "none" }
+    var isResumed: Bool { details?.isResumed ?? false }
+    var serverName: String? { details?.serverName }
+    var applicationProtocol: String? { details?.applicationProtocol }
+    var peerName: PeerName? { details?.peerName }
+}
+
+extension EnginePair.Endpoint {
+    fileprivate mutating func noteHandshake(of engine: Engine) {
+        isEstablished = true
+        session = engine.resumableSession
+        guard let ssl = engine.ssl else { return }
+        alternativeNames = SSL_get0_peer_certificate(ssl).map { AlternativeNames(of: $0) }
+        shownCertificates = SSL_get_peer_cert_chain(ssl).map { OPENSSL_sk_num($0) }
+        stapledResponse = Self.stapledResponse(ssl)
+    }
+
     /// The OCSP response that has come with the server's certificate.
-    var stapledResponse: [UInt8]? {
+    private static func stapledResponse(_ ssl: OpaquePointer) -> [UInt8]? {
         var bytes: UnsafeMutablePointer<UInt8>?
         let count = withUnsafeMutablePointer(to: &bytes) {
             SSL_ctrl(ssl, SSL_CTRL_GET_TLSEXT_STATUS_REQ_OCSP_RESP, 0, $0)

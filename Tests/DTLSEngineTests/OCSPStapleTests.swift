@@ -113,7 +113,7 @@ import Testing
                 server: ServerSettings(certifiedKeys: [key]), asksForStaple: isAsked)
             pair.handshake()
             #expect(pair.client.isEstablished && pair.server.isEstablished)
-            let stapled = pair.client.engine?.stapledResponse
+            let stapled = pair.client.stapledResponse
             #expect(stapled == (name.certificate == identity.certificate ? nil : bytes))
         }
     }

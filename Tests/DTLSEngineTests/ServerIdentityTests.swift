@@ -157,7 +157,7 @@ import Testing
                 pair.handshake()
                 return pair
             }
-            let sessions = try ["a.example", nil].map { try #require(pair($0).client.engine?.resumableSession) }
+            let sessions = try ["a.example", nil].map { try #require(pair($0).client.session) }
             for (name, expected) in [
                 ("a.example", [true, false]), ("A.example", [true, false]), ("b.example", [false, false]),
                 (nil, [false, true]),
@@ -225,7 +225,7 @@ import Testing
             if let mode { settings.clients = PeerVerification(mode: mode, authorities: try root.pem()) }
             let pair = try handshake(asking, settings, name: "localhost")
             #expect(pair.client.isEstablished)
-            let shown = pair.client.engine?.withSSL { OPENSSL_sk_num(SSL_get_peer_cert_chain($0)) }
+            let shown = pair.client.shownCertificates
             #expect(shown == Int32(count))
         }
     }

@@ -62,7 +62,8 @@ final class AssociationPair {
     private static let key = PresharedKey(identity: Array("sensor".utf8), key: Array(repeating: 0xa5, count: 16))
 
     init(
-        conditions: WireConditions = .perfect, seed: UInt64 = 1, limits: Connection.Limits = Connection.Limits()
+        conditions: WireConditions = .perfect, seed: UInt64 = 1, limits: Connection.Limits = Connection.Limits(),
+        keepsOpenSSL: Bool = false
     ) throws {
         clock = virtual_clock_start(Self.start)
         wire = SimulatedWire(conditions, seed: seed)
@@ -72,8 +73,9 @@ final class AssociationPair {
         endpoint = Endpoint(.cookies(cookies))
         var settings = ServerSettings(certifiedKeys: [])
         settings.presharedKeys = PresharedKeys(keys: [Self.key], hint: nil)
+        settings.allowsRenegotiation = keepsOpenSSL
         serverContext = try ServerContext(settings)
-        clientContext = try ClientContext(ClientSettings(presharedKey: Self.key))
+        clientContext = try ClientContext(ClientSettings(presharedKey: Self.key, allowsRenegotiation: keepsOpenSSL))
         flow = FlowKey(
             peer: .anyAddress(.ipv4, port: 40_000), local: .anyAddress(.ipv4, port: 4_433))
         client = Side(try Self.connect(flow, clientContext, limits, buffers))

@@ -28,8 +28,10 @@ import VirtualClock
         ]
     }
 
-    private func established(_ limits: Connection.Limits? = nil) throws -> (AssociationPair, AssociationPair.Side) {
-        let pair = try AssociationPair(limits: limits ?? self.limits)
+    private func established(
+        _ limits: Connection.Limits? = nil, keepsOpenSSL: Bool = false
+    ) throws -> (AssociationPair, AssociationPair.Side) {
+        let pair = try AssociationPair(limits: limits ?? self.limits, keepsOpenSSL: keepsOpenSSL)
         pair.handshake()
         let server = try #require(pair.server)
         #expect(pair.client.isEstablished && server.isEstablished)
@@ -132,7 +134,7 @@ import VirtualClock
     }
 
     @Test func `record buffers are given back after a second, and taken again for messages`() throws {
-        let (pair, server) = try established(Connection.Limits())
+        let (pair, server) = try established(Connection.Limits(), keepsOpenSSL: true)
         let now = AssociationPair.now
         #expect(server.association.deadline(now: now) <= now + .seconds(1))
         pair.run(for: .seconds(2))
@@ -146,6 +148,17 @@ import VirtualClock
         #expect(server.alarm <= AssociationPair.now + .seconds(1))
         pair.run(for: .seconds(2))
         #expect(server.alarm == .distantFuture)
+    }
+
+    @Test func `nothing is due once a peer has spoken whose records are not OpenSSL's`() throws {
+        let (pair, server) = try established(Connection.Limits())
+        // The last flight is kept.
+        #expect(server.association.deadline(now: AssociationPair.now) <= AssociationPair.now + .seconds(60))
+        #expect(pair.client.association.deadline(now: AssociationPair.now) == .distantFuture)
+        try pair.send([1], from: pair.client)
+        pair.run(for: .milliseconds(100))
+        #expect(server.messages == [[1]])
+        #expect(server.association.deadline(now: AssociationPair.now) == .distantFuture)
     }
 
     // MARK: Shutdown

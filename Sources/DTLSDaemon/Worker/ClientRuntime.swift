@@ -31,9 +31,9 @@ final class ClientRuntime {
     }
 
     /// Keeps the session of a connection that has just been established.
-    func keepSession(of established: Session, now: Instant) {
+    func keepSession(of established: Connection, now: Instant) {
         guard let given = established.resumableSession else { return }
-        session.keep(given, isResumed: established.isResumed, now: now)
+        session.keep(given, isResumed: established.session.isResumed, now: now)
     }
 
     func dropSession() { session.drop() }

@@ -239,7 +239,7 @@ final class ClientTunnel: TimerTarget, EventHandler, ConnectionDelegate {
         state.connectionEstablished(now: resources.loop.now)
         worker.countHandshake(resumed: connection.session.isResumed)
         logOpened(connection)
-        if client.configuration.resumes { client.keepSession(of: connection.session, now: resources.loop.now) }
+        if client.configuration.resumes { client.keepSession(of: connection, now: resources.loop.now) }
         pending.readAll { send($0, over: connection) }
         pending.removeAll()
     }

@@ -106,8 +106,8 @@ final class ServedConnection: ConnectionDelegate {
         } else {
             worker.countFailure()
             worker.logs.handshakeFailed(
-                peer: connection.peer, service, ending.description + connection.session.presharedKeyRemark,
-                client: connection.session.peerRejection?.client)
+                peer: connection.peer, service, ending.description + connection.presharedKeyRemark,
+                client: connection.peerRejection?.client)
         }
         worker.remove(self)
     }

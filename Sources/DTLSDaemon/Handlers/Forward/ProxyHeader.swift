@@ -116,7 +116,7 @@ extension ProxyHeader {
             source: connection.peer, destination: connection.local,
             applicationProtocol: session.applicationProtocol.map { Array($0.utf8) },
             serverName: session.serverName, version: session.version, cipher: session.cipher)
-        if let identity = session.claimedPresharedKeyIdentityBytes {
+        if let identity = session.presharedKeyIdentity {
             client = .presharedKey(identity: identity)
         } else if let identity = session.peerName {
             client = .certificate(

@@ -1,0 +1,257 @@
+import COpenSSL
+
+/// The key schedules of the connections of one thread that were used last.
+///
+/// A schedule takes about a kilobyte, twice for each connection, and 0.3 µs to make again from the keys (AES-128-GCM,
+/// OpenSSL 3.0). So there is a bounded number of them, and the one that makes room for another was not used for a while
+/// (the clock algorithm).
+///
+/// Records go through OpenSSL's interface for its own record layer, EVP_CTRL_AEAD_TLS1_AAD and EVP_Cipher, which works
+/// where the record is. With 64 bytes, sealing takes 363 ns in place of 456 with the calls for any AEAD, and 488 in place
+/// of 1,188 for ChaCha20-Poly1305 (OpenSSL 3.0.19; it takes less with 3.5 and 4.0, too).
+public final class CipherContexts {
+    /// How many connections have key schedules where nothing else is said.
+    public static let defaultCapacity = 512
+
+    private struct Entry {
+        /// ``RecordState/identity``, or 0 for nobody.
+        var identity: UInt64 = 0
+        /// An EVP_CIPHER_CTX that this entry owns, with what it was made for: the keys are another's where the
+        /// identities differ.
+        var send = Schedule()
+        var receive = Schedule()
+        /// Whether it was used since the hand of the clock passed.
+        var wasUsed = false
+    }
+
+    private struct Schedule {
+        var context: OpaquePointer?
+        var identity: UInt64 = 0
+        var algorithm: RecordAlgorithm?
+        /// The explicit nonce that AES-GCM will write next; 0 where that is not known.
+        var nextNonce: UInt64 = 0
+    }
+
+    private let capacity: Int
+    private let entries: UnsafeMutablePointer<Entry>
+    private var count = 0
+    private var hand = 0
+    private var places: [UInt64: Int] = [:]
+    /// For records that are only checked, which must not push anybody out.
+    private var spare = Schedule()
+    /// 16 bytes for what protection covers beside the content, and 16 for a nonce.
+    private let scratch = UnsafeMutableRawPointer.allocate(byteCount: 32, alignment: 8)
+
+    init(capacity: Int) {
+        self.capacity = max(capacity, 1)
+        entries = .allocate(capacity: self.capacity)
+    }
+
+    deinit {
+        for index in 0..<count {
+            EVP_CIPHER_CTX_free(entries[index].send.context)
+            EVP_CIPHER_CTX_free(entries[index].receive.context)
+        }
+        EVP_CIPHER_CTX_free(spare.context)
+        entries.deinitialize(count: count)
+        entries.deallocate()
+        scratch.deallocate()
+    }
+
+    /// How many connections have an entry.
+    var connectionCount: Int { places.count }
+
+    // MARK: Entries
+
+    /// The place of a connection's entry, which is made where there is none.
+    /// - Parameter hint: the place that it had last.
+    @inline(__always)
+    private func place(of identity: UInt64, hint: inout Int32) -> Int {
+        let last = Int(hint)
+        if last < count, entries[last].identity == identity {
+            entries[last].wasUsed = true
+            return last
+        }
+        let place = findPlace(of: identity)
+        hint = Int32(truncatingIfNeeded: place)
+        return place
+    }
+
+    private func findPlace(of identity: UInt64) -> Int {
+        let place = places[identity] ?? takePlace()
+        if entries[place].identity != identity {
+            places[identity] = place
+            entries[place].identity = identity
+        }
+        entries[place].wasUsed = true
+        return place
+    }
+
+    private func takePlace() -> Int {
+        if count < capacity {
+            (entries + count).initialize(to: Entry())
+            count += 1
+            return count - 1
+        }
+        while entries[hand].wasUsed {
+            entries[hand].wasUsed = false
+            hand = (hand + 1) % capacity
+        }
+        let place = hand
+        hand = (hand + 1) % capacity
+        if entries[place].identity != 0 { places[entries[place].identity] = nil }
+        entries[place].identity = 0
+        return place
+    }
+
+    /// Wipes the key schedules of a connection that has ended.
+    func forget(_ identity: UInt64) {
+        guard let place = places.removeValue(forKey: identity) else { return }
+        EVP_CIPHER_CTX_free(entries[place].send.context)
+        EVP_CIPHER_CTX_free(entries[place].receive.context)
+        // Not used: it is the next one to be taken when the hand comes by.
+        entries[place] = Entry()
+    }
+
+    // MARK: Schedules
+
+    private enum Direction: Int32 {
+        case open = 0
+        case seal = 1
+    }
+
+    /// Makes a schedule the connection's own, if it is not.
+    @inline(__always)
+    private static func prepare(_ schedule: inout Schedule, _ direction: Direction, _ state: RecordState) -> Bool {
+        schedule.identity == state.identity && schedule.context != nil || key(&schedule, direction, state)
+    }
+
+    private static func key(_ schedule: inout Schedule, _ direction: Direction, _ state: RecordState) -> Bool {
+        schedule.identity = 0
+        schedule.nextNonce = 0
+        guard let algorithm = state.algorithm, let cipher = algorithm.cipher else { return false }
+        if schedule.context == nil { schedule.context = EVP_CIPHER_CTX_new() }
+        guard let context = schedule.context else { return false }
+        if schedule.algorithm != algorithm {
+            schedule.algorithm = nil
+            guard EVP_CipherInit_ex(context, cipher, nil, nil, nil, direction.rawValue) == 1 else { return false }
+            // CCM has to know these sizes before it gets the key (EVP_EncryptInit(3)).
+            if algorithm.mode == .ccm {
+                guard EVP_CIPHER_CTX_ctrl(context, EVP_CTRL_AEAD_SET_IVLEN, 12, nil) > 0,
+                    EVP_CIPHER_CTX_ctrl(context, EVP_CTRL_AEAD_SET_TAG, Int32(algorithm.tagSize), nil) > 0
+                else { return false }
+            }
+            schedule.algorithm = algorithm
+        }
+        let key = direction == .seal ? state.sendKey : state.receiveKey
+        let nonce = UnsafeMutableRawPointer(mutating: direction == .seal ? state.sendNonce : state.receiveNonce)
+        let bytes = key.assumingMemoryBound(to: UInt8.self)
+        guard EVP_CipherInit_ex(context, nil, nil, bytes, nil, direction.rawValue) == 1,
+            EVP_CIPHER_CTX_ctrl(context, EVP_CTRL_AEAD_SET_IV_FIXED, Int32(algorithm.fixedNonceSize), nonce) > 0
+        else { return false }
+        schedule.identity = state.identity
+        return true
+    }
+
+    /// Tells a schedule what protection covers beside the content: number, type, version and length (RFC 5246, section
+    /// 6.2.3.3). The version is that of DTLS 1.2 whatever an alert's header says, as OpenSSL has it (tls1_enc).
+    @inline(__always)
+    private func cover(_ number: UInt64, _ type: ContentType, length: Int, _ context: OpaquePointer) -> Bool {
+        scratch.storeBytes(of: number.bigEndian, as: UInt64.self)
+        scratch.storeBytes(of: type.rawValue, toByteOffset: 8, as: UInt8.self)
+        scratch.storeBytes(of: ProtocolVersion.dtls12.rawValue.bigEndian, toByteOffset: 9, as: UInt16.self)
+        scratch.storeBytes(of: UInt16(truncatingIfNeeded: length).bigEndian, toByteOffset: 11, as: UInt16.self)
+        return EVP_CIPHER_CTX_ctrl(context, EVP_CTRL_AEAD_TLS1_AAD, 13, scratch) > 0
+    }
+
+    // MARK: Records
+
+    /// Writes a protected record.
+    /// - Parameters:
+    ///   - number: taken from the state, for this record alone.
+    ///   - record: header, overhead and content have room in it, and nothing else has.
+    ///   - hint: what the last call for this connection has left in it; 0 at first.
+    /// - Returns: false when OpenSSL has failed, for lack of memory.
+    @inline(__always)
+    func seal(
+        _ content: UnsafeRawBufferPointer, _ type: ContentType, _ number: UInt64, _ state: RecordState,
+        hint: inout Int32, into record: UnsafeMutableRawBufferPointer
+    ) -> Bool {
+        guard let algorithm = state.algorithm, let start = record.baseAddress else { return false }
+        let length = algorithm.overhead + content.count
+        guard record.count == Record.headerSize + length else { return false }
+        let place = place(of: state.identity, hint: &hint)
+        guard Self.prepare(&entries[place].send, .seal, state), let context = entries[place].send.context else {
+            return false
+        }
+        start.storeBytes(of: type.rawValue, as: UInt8.self)
+        start.storeBytes(of: ProtocolVersion.dtls12.rawValue.bigEndian, toByteOffset: 1, as: UInt16.self)
+        start.storeBytes(of: number.bigEndian, toByteOffset: 3, as: UInt64.self)
+        start.storeBytes(of: UInt16(truncatingIfNeeded: length).bigEndian, toByteOffset: 11, as: UInt16.self)
+        let fragment = start + Record.headerSize
+        if let source = content.baseAddress {
+            (fragment + algorithm.explicitNonceSize).copyMemory(from: source, byteCount: content.count)
+        }
+        let nonce = state.nonce(number)
+        // OpenSSL counts its explicit nonces itself, as these are counted: it is told one only where it has another.
+        if algorithm.mode == .gcm, entries[place].send.nextNonce != nonce {
+            guard setNonce(nonce, state, context) else { return false }
+        }
+        guard cover(number, type, length: algorithm.explicitNonceSize + content.count, context),
+            EVP_Cipher(context, fragment, fragment, UInt32(truncatingIfNeeded: length))
+                == Int32(truncatingIfNeeded: length)
+        else {
+            entries[place].send.nextNonce = 0
+            return false
+        }
+        guard algorithm.mode == .gcm else { return true }
+        entries[place].send.nextNonce = nonce + 1
+        return fragment.loadUnaligned(as: UInt64.self).bigEndian == nonce
+    }
+
+    /// Sets the whole nonce of AES-GCM for the next record (EVP_CTRL_GCM_SET_IV_FIXED with the size -1).
+    private func setNonce(_ nonce: UInt64, _ state: RecordState, _ context: OpaquePointer) -> Bool {
+        let bytes = scratch + 16
+        bytes.copyMemory(from: state.sendNonce, byteCount: 4)
+        bytes.storeBytes(of: nonce.bigEndian, toByteOffset: 4, as: UInt64.self)
+        return EVP_CIPHER_CTX_ctrl(context, EVP_CTRL_AEAD_SET_IV_FIXED, -1, bytes) > 0
+    }
+
+    /// Decrypts a whole record, if its tag is right.
+    /// - Parameter buffer: as large as the record's fragment, at least.
+    /// - Returns: the content, in the buffer; `nil` for a record that is not authentic.
+    @inline(__always)
+    func open(
+        _ record: Record, _ state: RecordState, hint: inout Int32, in buffer: UnsafeMutableRawBufferPointer
+    ) -> UnsafeRawBufferPointer? {
+        let place = place(of: state.identity, hint: &hint)
+        return open(record, state, &entries[place].receive, in: buffer)
+    }
+
+    /// Decrypts a record of a connection that has no engine, and takes no entry for it: a flood of forgeries for many
+    /// connections would push out those that are in use.
+    func openOnce(
+        _ record: Record, _ state: RecordState, in buffer: UnsafeMutableRawBufferPointer
+    ) -> UnsafeRawBufferPointer? { open(record, state, &spare, in: buffer) }
+
+    @inline(__always)
+    private func open(
+        _ record: Record, _ state: RecordState, _ schedule: inout Schedule, in buffer: UnsafeMutableRawBufferPointer
+    ) -> UnsafeRawBufferPointer? {
+        guard let algorithm = state.algorithm, Self.prepare(&schedule, .open, state), let context = schedule.context,
+            let start = buffer.baseAddress, let source = record.fragment.baseAddress
+        else { return nil }
+        let length = record.length
+        guard record.isComplete, length >= algorithm.overhead, length <= buffer.count else { return nil }
+        start.copyMemory(from: source, byteCount: length)
+        let size = length - algorithm.overhead
+        // It answers -1 for a wrong tag; else the bytes of the content, or of the whole fragment, by the algorithm.
+        guard cover(record.number, record.contentType, length: length, context),
+            EVP_Cipher(context, start, start, UInt32(truncatingIfNeeded: length)) >= 0
+        else {
+            OpenSSLError.clear()
+            return nil
+        }
+        return UnsafeRawBufferPointer(start: start + algorithm.explicitNonceSize, count: size)
+    }
+}

@@ -1,0 +1,122 @@
+/// The flight that ends a handshake, on the side that sends last: nobody answers it. So it is kept for as long as the
+/// peer may still ask for it, by sending its own Finished once more (RFC 6347, section 4.2.4).
+///
+/// It is sent again as it was, but that its records of epoch 0 have new numbers each time. With the old ones OpenSSL as a
+/// client never finishes where the ticket was lost and the ChangeCipherSpec behind it was not: it drops that one, since it
+/// came too early, and drops it again as a replay (seen with 3.0.19). The Finished is the record that it was.
+final class LastFlight {
+    /// How long it is kept after the handshake, and after the last time that the peer has asked for it. OpenSSL and
+    /// Mbed TLS wait for a minute at most before they ask again.
+    static let lifetime = Duration.seconds(60)
+
+    private var bytes: [UInt8]
+    private var sizes: [Int]
+    private var payloadSize: Int
+    private var isRepeated = false
+    /// The first number of epoch 0 that was not used.
+    private var nextNumber: UInt64 = 0
+
+    /// - Parameters:
+    ///   - datagrams: as they were sent.
+    ///   - payloadSize: bytes of the UDP payload that they were made to fit.
+    init(_ datagrams: (bytes: [UInt8], sizes: [Int]), payloadSize: Int) {
+        (bytes, sizes) = datagrams
+        self.payloadSize = payloadSize
+        forEachRecord { datagram, record in
+            if !record.isProtected { nextNumber = max(nextNumber, record.sequenceNumber + 1) }
+        }
+    }
+
+    /// Writes it once more: the first time as it was, and then in smaller datagrams each time, since it may be their size
+    /// that it is lost for.
+    func send(to outbox: Outbox) {
+        if isRepeated, let smaller = FlightSize.next(below: payloadSize) { cut(to: smaller) }
+        isRepeated = true
+        forEachRecord { datagram, record in
+            guard let record = MutableRecord(of: datagram, at: record.offset) else { return }
+            record.sequenceNumber = nextNumber
+            nextNumber += 1
+        }
+        bytes.withUnsafeBytes { bytes in
+            var start = 0
+            for size in sizes {
+                outbox.append(UnsafeRawBufferPointer(rebasing: bytes[start..<(start + size)]))
+                start += size
+            }
+        }
+    }
+
+    private func forEachRecord(_ body: (UnsafeMutableRawBufferPointer, Record) -> Void) {
+        let sizes = sizes
+        var bytes = bytes
+        bytes.withUnsafeMutableBytes { bytes in
+            var start = 0
+            for size in sizes {
+                let datagram = UnsafeMutableRawBufferPointer(rebasing: bytes[start..<(start + size)])
+                for record in Records(of: UnsafeRawBufferPointer(datagram)) { body(datagram, record) }
+                start += size
+            }
+        }
+        self.bytes = bytes
+    }
+
+    /// Puts the records into datagrams of at most so many bytes, and handshake messages in the clear, a session ticket
+    /// mostly, into more records where they are too long (RFC 6347, section 4.2.3).
+    private func cut(to size: Int) {
+        payloadSize = size
+        var packer = Packer(limit: size)
+        forEachRecord { _, record in packer.add(record) }
+        bytes = packer.bytes
+        sizes = packer.sizes
+    }
+
+    private struct Packer {
+        let limit: Int
+        var bytes: [UInt8] = []
+        var sizes: [Int] = []
+
+        init(limit: Int) { self.limit = limit }
+
+        mutating func add(_ record: Record) {
+            guard record.bytes.count > limit, record.isPlaintextHandshake,
+                let message = HandshakeFragment(record.fragment),
+                let body = message.body
+            else { return add([UInt8](record.bytes)) }
+            let room = limit - Record.headerSize - HandshakeFragment.headerSize
+            var offset = 0
+            while offset < body.count {
+                let part = body[offset..<min(offset + room, body.count)]
+                var header = [UInt8](repeating: 0, count: Record.headerSize + HandshakeFragment.headerSize)
+                header.withUnsafeMutableBytes { header in
+                    Record.writeHeader(
+                        .handshake, version: record.version, sequenceNumber: 0,
+                        length: HandshakeFragment.headerSize + part.count, to: header)
+                    HandshakeFragment.writeHeader(
+                        message.type, messageSequence: message.messageSequence, messageLength: message.messageLength,
+                        fragmentOffset: message.offset + offset, fragmentLength: part.count,
+                        to: UnsafeMutableRawBufferPointer(rebasing: header[Record.headerSize...]))
+                }
+                add(header + part)
+                offset += part.count
+            }
+        }
+
+        private mutating func add(_ record: [UInt8]) {
+            if let last = sizes.last, last + record.count <= limit {
+                sizes[sizes.count - 1] = last + record.count
+            } else {
+                sizes.append(record.count)
+            }
+            bytes += record
+        }
+    }
+}
+
+/// The sizes that flights are made smaller to, when they get lost (RFC 6347, section 4.1.1.1).
+enum FlightSize {
+    /// The UDP payloads that most paths take (IPv6's smallest MTU), that nearly all take (576 over IPv4), and that are
+    /// the smallest which `mtu` can be set to, each less the headers of IP and UDP.
+    private static let sizes = [1_232, 548, 228]
+
+    static func next(below size: Int) -> Int? { sizes.first { $0 < size } }
+}

@@ -1,0 +1,528 @@
+import COpenSSL
+import COpenSSLClock
+import Primitives
+
+/// One DTLS connection in OpenSSL: every handshake, and after it the records that are OpenSSL's, where the keys do not
+/// leave it (see ``Engine``).
+final class OpenSSLConnection {
+    private enum State { case handshaking, established, closed }
+
+    let ssl: OpaquePointer
+    let bio: DatagramBIO
+    /// The engine keeps the context alive for the callbacks that OpenSSL has from it.
+    let context: TLSContext
+    private var state = State.handshaking
+    /// Whether SSL_read has said that it wants a new datagram.
+    private var isDrained = false
+    private var hasBuffers = true
+    /// How often a flight has been sent again, in all, and how often the present one has.
+    private var retransmissions: UInt8 = 0
+    private var flightRetransmissions: UInt8 = 0
+    /// The UDP payload, in bytes, that the path is thought to take.
+    private var pathPayloadSize: UInt16
+    /// The UDP payload, in bytes, that handshake flights fit now: less than the path's after some got lost.
+    private(set) var payloadSize: Int
+    /// When the flight that waits for an answer must be sent again; `Instant.distantFuture` where none does.
+    private(set) var deadline = Instant.distantFuture
+    /// The bytes of the largest message that a record may hold: less than ``Engine/maximumMessageSize`` where the client has
+    /// asked for less (max_fragment_length: RFC 6066, section 4). OpenSSL ends a connection over which more is sent
+    /// ("exceeds max fragment size").
+    @inline(__always)
+    var recordLimit: Int { filter.contentLimit }
+    private var alert: PlaintextAlert?
+    private(set) var filter = RecordFilter()
+    /// ``Record/number`` of the newest empty record, where OpenSSL does not tell of them.
+    var newestEmptyRecord: UInt64 = 0
+    /// What checks such records, from the first one on.
+    var peerEmptyRecord: EmptyRecord?
+    /// For a client that was asked for its cookie more than once, or never counted; see accept(_:).
+    var pendingHello: [UInt8]?
+    var numbering = RecordNumbering()
+    /// Protected records that came during the handshake, for whoever reads them after it.
+    private(set) var held = HeldRecords()
+    /// What has been sent with keys during the handshake.
+    private(set) var protectedWrites = ProtectedWrites()
+    /// What was written by the step that the handshake ended with; `nil` where the peer sends last.
+    private(set) var lastFlight: LastFlight?
+
+    private init(_ context: TLSContext, over bio: DatagramBIO, payloadSize: Int) throws(OpenSSLError) {
+        OpenSSLError.clear()
+        guard let ssl = SSL_new(context.pointer) else { throw OpenSSLError.drain() }
+        self.ssl = ssl
+        self.bio = bio
+        self.context = context
+        // SSL_set_bio takes one reference where both are the same.
+        BIO_up_ref(bio.pointer)
+        SSL_set_bio(ssl, bio.pointer, bio.pointer)
+        self.payloadSize = min(max(payloadSize, Engine.payloadSizes.lowerBound), Engine.payloadSizes.upperBound)
+        pathPayloadSize = UInt16(truncatingIfNeeded: self.payloadSize)
+        _ = co_ssl_set_mtu(ssl, self.payloadSize)
+        stopOpenSSLTimer()
+    }
+
+    /// A server's side, from a ClientHello whose cookie has been verified: OpenSSL is told to accept it whatever it is.
+    /// Continue with `next(now:)`.
+    ///
+    /// A first fragment of the hello will do (see ``ClientHello/parse(_:)``); the others are delivered as they come.
+    /// - Parameter localAddress: the 4 or 16 bytes of the address that the client has sent to, for a context that
+    ///   chooses a certificate by it; none where that is not known.
+    convenience init(
+        accepting context: ServerContext, over bio: DatagramBIO, payloadSize: Int, hello: consuming VerifiedHello,
+        localAddress: [UInt8] = []
+    ) throws(OpenSSLError) {
+        try self.init(context, over: bio, payloadSize: payloadSize)
+        SSL_set_accept_state(ssl)
+        if context.choosesByAddress { context.chooseVirtualHost(forAddress: localAddress, of: ssl) }
+        try accept(hello)
+    }
+
+    /// A client's side. Continue with `next(now:)`, which writes the first flight.
+    /// - Parameter serverName: sent as SNI when it is a host name, and checked against the server's certificate (a host
+    ///   name or an IP address) where the context verifies it.
+    convenience init(
+        connecting context: ClientContext, over bio: DatagramBIO, payloadSize: Int, serverName: String? = nil
+    ) throws(OpenSSLError) {
+        try self.init(context, over: bio, payloadSize: payloadSize)
+        SSL_set_connect_state(ssl)
+        guard let serverName else { return }
+        let parameters = SSL_get0_param(ssl)
+        if X509_VERIFY_PARAM_set1_ip_asc(parameters, serverName) == 1 { return }
+        OpenSSLError.clear()
+        guard X509_VERIFY_PARAM_set1_host(parameters, serverName, 0) == 1,
+            co_ssl_set_tlsext_host_name(ssl, serverName) == 1
+        else { throw OpenSSLError.drain() }
+    }
+
+    deinit { SSL_free(ssl) }
+
+    /// Takes a datagram from the peer. It must stay valid until `next(now:)` has said `.needsInput` or `.closed`, or
+    /// has thrown.
+    @inline(__always)
+    func deliver(_ datagram: UnsafeRawBufferPointer) {
+        // A renegotiation may have agreed on another cipher.
+        if context.allowsRenegotiation { filter.measure(ssl, payloadSize: payloadSize) }
+        bio.lend(state == .handshaking ? filtered(datagram) : filter.established(datagram))
+        isDrained = false
+    }
+
+    private func filtered(_ datagram: UnsafeRawBufferPointer) -> UnsafeRawBufferPointer {
+        filter.measure(ssl, payloadSize: payloadSize)
+        let filtered = held.split(filter.handshaking(datagram))
+        return filtered.isEmpty ? filtered : holdAlertBack(filtered)
+    }
+
+    /// Records an alert of epoch 0 and returns the datagram's bytes before it: OpenSSL would end the handshake at once.
+    private func holdAlertBack(_ datagram: UnsafeRawBufferPointer) -> UnsafeRawBufferPointer {
+        guard let record = PlaintextAlert.firstRecord(in: datagram) else {
+            // The peer goes on.
+            alert = nil
+            return datagram
+        }
+        if alert == nil, let found = PlaintextAlert(record), found.endsHandshake { alert = found }
+        return record.precedingBytes
+    }
+
+    /// The next thing that happened.
+    func next(now: Instant) throws(EngineError) -> Engine.Event {
+        switch state {
+        case .handshaking: return try continueHandshake(now: now)
+        case .established: return try held.isEmpty ? read(now: now) : readHeld(now: now)
+        case .closed: return .closed
+        }
+    }
+
+    /// Reads what was held during the handshake, and then what the datagram has left.
+    private func readHeld(now: Instant) throws(EngineError) -> Engine.Event {
+        while let record = held.removeFirst() {
+            // OpenSSL has had it.
+            if record.wasRead { continue }
+            let result = record.bytes.withUnsafeBytes { bytes -> Result<Engine.Event, EngineError> in
+                bio.lend(bytes)
+                isDrained = false
+                defer { bio.lend(nil) }
+                do throws(EngineError) { return .success(try read(now: now)) } catch { return .failure(error) }
+            }
+            let event = try result.get()
+            if case .needsInput = event { continue }
+            return event
+        }
+        return try read(now: now)
+    }
+
+    /// Takes the records that were held: the connection's keys have left OpenSSL, and it reads none of them.
+    func takeHeld() -> HeldRecords {
+        defer { held = HeldRecords() }
+        return held
+    }
+
+    private func continueHandshake(now: Instant) throws(EngineError) -> Engine.Event {
+        guard let hello = pendingHello else { return try concludeStep(handshake(now: now)) }
+        pendingHello = nil
+        return try concludeStep(handshake(with: hello, now: now))
+    }
+
+    private func concludeStep(_ result: Int32) throws(EngineError) -> Engine.Event {
+        if result == 1 {
+            state = .established
+            alert = nil
+            retransmissions = 0
+            filter.measure(ssl, payloadSize: payloadSize)
+            // DTLSv1_listen has turned this on; a renegotiation would ask for a cookie that is never made.
+            if context.allowsRenegotiation { SSL_clear_options(ssl, CO_SSL_OP_COOKIE_EXCHANGE) }
+            return .established
+        }
+        let outcome = SSL_get_error(ssl, result)
+        if outcome == SSL_ERROR_WANT_READ { return endOfDatagram() }
+        state = .closed
+        bio.lend(nil)
+        if outcome == SSL_ERROR_ZERO_RETURN { throw .cancelled }
+        let error = OpenSSLError.drain()
+        switch HandshakeRefusal.reason(for: ssl) {
+        case .unknownServerName(let name): throw .unknownServerName(name)
+        case .certificate(let rejection):
+            rejection.correctAlert(in: bio.outbox)
+            throw .handshake(error, verification: rejection.description)
+        case .unknownPresharedKeyIdentity(let identity):
+            let name = Printable.quoted(PresharedKeys.text(of: identity))
+            throw .handshake(error, verification: "unknown PSK identity \(name)")
+        case .presharedKeyIdentityWithNUL(let identity):
+            throw .handshake(
+                error,
+                verification: "the PSK identity \(Printable.quoted(identity)) has a NUL byte in it, which no"
+                    + " identity may have, since programs would take what stands before it for the whole")
+        case nil: throw .handshake(error, verification: verificationError)
+        }
+    }
+
+    private func handshake(now: Instant) -> Int32 {
+        OpenSSLError.clear()
+        let checkpoint = bio.outbox.checkpoint
+        _ = bio.takeProtectedWrites()
+        let result = SSL_do_handshake(ssl)
+        protectedWrites.add(bio.takeProtectedWrites())
+        renumber(since: checkpoint)
+        if result == 1 {
+            lastFlight = bio.outbox.datagrams(since: checkpoint).map { LastFlight($0, payloadSize: payloadSize) }
+        }
+        adjustDeadline(hasWritten: bio.outbox.checkpoint != checkpoint, now: now)
+        return result
+    }
+
+    private func handshake(with datagram: [UInt8], now: Instant) -> Int32 {
+        datagram.withUnsafeBytes {
+            bio.lend($0)
+            defer { bio.lend(nil) }
+            return handshake(now: now)
+        }
+    }
+
+    @inline(__always)
+    private func renumber(since checkpoint: Outbox.Checkpoint) {
+        if numbering.changesNumbers { numbering.apply(to: bio.outbox, since: checkpoint) }
+    }
+
+    private func read(now: Instant) throws(EngineError) -> Engine.Event {
+        // After a record, ask OpenSSL again only where it holds another: it saves a call per datagram.
+        if isDrained, bio.isTaken, SSL_has_pending(ssl) == 0 { return endOfDatagram() }
+        OpenSSLError.clear()
+        let checkpoint = bio.outbox.checkpoint
+        let wasRenegotiating = isRenegotiating
+        var count = 0
+        // SSL_read answers 0 for an empty record, as it does for an end, and SSL_get_error says SSL_ERROR_SYSCALL then.
+        let result = SSL_read_ex(ssl, bio.plaintext.baseAddress, bio.plaintext.count, &count)
+        hasBuffers = true
+        if result == 1 {
+            isDrained = true
+            return .message(UnsafeRawBufferPointer(rebasing: bio.plaintext[..<count]))
+        }
+        switch SSL_get_error(ssl, result) {
+        case SSL_ERROR_WANT_READ:
+            let hasWritten = bio.outbox.checkpoint != checkpoint
+            if context.allowsRenegotiation { adjustDeadline(hasWritten: hasWritten, now: now) }
+            if hasWritten {
+                renumber(since: checkpoint)
+                // The peer has sent its last flight again, and OpenSSL this side's: that was lost, perhaps for its
+                // size.
+                if !wasRenegotiating, !isRenegotiating { shrink() }
+            }
+            if Self.readsPastEmptyRecords, let datagram = bio.lastDatagram, holdsEmptyRecord(datagram) {
+                bio.lend(nil)
+                return .message(UnsafeRawBufferPointer(rebasing: bio.plaintext[..<0]))
+            }
+            return endOfDatagram()
+        case SSL_ERROR_ZERO_RETURN:
+            bio.lend(nil)
+            // The peer's close_notify is to be answered (RFC 5246, section 7.2.1).
+            close()
+            return .closed
+        default:
+            state = .closed
+            bio.lend(nil)
+            let error = OpenSSLError.drain()
+            // In a renegotiation, a client can ask for a name that is not served.
+            if case .unknownServerName(let name) = HandshakeRefusal.reason(for: ssl) { throw .unknownServerName(name) }
+            throw .record(error)
+        }
+    }
+
+    private var isRenegotiating: Bool { isRenegotiable && SSL_in_init(ssl) != 0 }
+    var isRenegotiable: Bool { context.allowsRenegotiation }
+
+    @inline(__always)
+    private func endOfDatagram() -> Engine.Event {
+        bio.lend(nil)
+        return .needsInput
+    }
+
+    /// Encrypts one message of up to ``maximumMessageSize`` bytes into one datagram of the outbox. An empty one is an
+    /// empty record.
+    @inline(__always)
+    func send(_ message: UnsafeRawBufferPointer) throws(EngineError) {
+        guard state == .established else { throw .notEstablished }
+        guard message.count > 0 else { return try sendEmptyRecord() }
+        guard message.count <= recordLimit else { throw refusal(ofSize: message.count) }
+        if !hasBuffers { allocateBuffers() }
+        OpenSSLError.clear()
+        let written = SSL_write(ssl, message.baseAddress, Int32(truncatingIfNeeded: message.count))
+        if written <= 0 { throw .record(OpenSSLError.drain()) }
+    }
+
+    private func refusal(ofSize size: Int) -> EngineError {
+        size > Engine.maximumMessageSize ? .size(size) : .fragment(size, limit: recordLimit)
+    }
+
+    /// Writes close_notify once, where the handshake is done (RFC 5246, section 7.2.1), and ends the connection.
+    func close() {
+        defer { state = .closed }
+        guard state == .established else { return }
+        if !hasBuffers { allocateBuffers() }
+        OpenSSLError.clear()
+        SSL_shutdown(ssl)
+        OpenSSLError.clear()
+    }
+
+    /// Whether an alert without protection has come, from the peer or forged in its name, and nothing since.
+    var holdsAlert: Bool { alert != nil }
+
+    /// Gives OpenSSL the alert that is held back, if there is one, and throws what it makes of it.
+    func deliverHeldAlert(now: Instant) throws(EngineError) {
+        guard let alert else { return }
+        self.alert = nil
+        _ = try concludeStep(handshake(with: alert.record, now: now))
+    }
+
+    /// Releases OpenSSL's record buffers, 28 KiB, until the next datagram needs them: for a connection that is idle.
+    func releaseBuffers() {
+        // A flight that waits for its answer may have to be sent again at any time.
+        guard deadline == .distantFuture else { return }
+        if SSL_free_buffers(ssl) == 1 { hasBuffers = false }
+    }
+
+    /// OpenSSL allocates buffers again when it reads, but not when it writes: SSL_write, SSL_shutdown and
+    /// DTLSv1_handle_timeout after SSL_free_buffers follow a null pointer (seen with 3.0).
+    private func allocateBuffers() {
+        SSL_alloc_buffers(ssl)
+        hasBuffers = true
+    }
+
+    var isEstablished: Bool { state == .established }
+
+    /// Why the client's certificate was refused, where that is what the handshake has failed for.
+    var peerRejection: PeerRejection? {
+        if case .certificate(let rejection) = HandshakeRefusal.reason(for: ssl) { rejection } else { nil }
+    }
+
+    private var verificationError: String? {
+        let result = SSL_get_verify_result(ssl)
+        guard result != Int(X509_V_OK), SSL_get_verify_mode(ssl) & SSL_VERIFY_PEER != 0 else { return nil }
+        return X509_verify_cert_error_string(result).map { String(cString: $0) }
+    }
+}
+
+/// The sizes of flights and messages.
+extension OpenSSLConnection {
+    /// The UDP payload that a client's hello is not cut below. Servers need not put hellos together, and some do not
+    /// (Mbed TLS 2.28 and 3.6: MBEDTLS_ERR_SSL_FEATURE_UNAVAILABLE).
+    private static let smallestHelloPayload = 548
+
+    /// Makes flights fit the next smaller size, from their next sending on: OpenSSL fragments messages again each time.
+    private func shrink() {
+        let floor = isWaitingForServer ? Self.smallestHelloPayload : 0
+        if let size = FlightSize.next(below: payloadSize), size >= floor {
+            usePayload(of: size)
+        } else if isWaitingForServer {
+            // The smallest has had no answer: perhaps the pieces themselves are what the server does not take.
+            usePayload(of: Int(pathPayloadSize))
+        }
+    }
+
+    /// Whether this is a client whose hello has had no answer but for a request for a cookie.
+    private var isWaitingForServer: Bool { HandshakeState(ssl) == .clientHelloWritten }
+
+    private func usePayload(of size: Int) {
+        payloadSize = size
+        _ = co_ssl_set_mtu(ssl, size)
+    }
+
+    /// Makes flights fit a path that takes a UDP payload of this many bytes, if they do not yet.
+    func limitPayload(to size: Int) {
+        let size = max(size, Engine.payloadSizes.lowerBound)
+        if size < Int(pathPayloadSize) { pathPayloadSize = UInt16(truncatingIfNeeded: size) }
+        if size < payloadSize { usePayload(of: size) }
+    }
+
+    /// The bytes of the largest message that the peer takes, and whose record fits a UDP payload of `size` bytes; 0
+    /// before the handshake is done.
+    func largestMessage(inPayload size: Int) -> Int {
+        guard isEstablished else { return 0 }
+        _ = co_ssl_set_mtu(ssl, size)
+        defer { _ = co_ssl_set_mtu(ssl, payloadSize) }
+        return min(DTLS_get_data_mtu(ssl), recordLimit)
+    }
+}
+
+/// The timer of flights (RFC 6347, section 4.2.4): a second, doubled each time up to 60, and 12 tries, as OpenSSL's
+/// own.
+///
+/// OpenSSL's goes by the system's clock, which can be set back; then it would not be due for as long as that. So the
+/// deadlines are kept here, by the clock of the caller's instants, and OpenSSL's timer is made to be due when they are.
+extension OpenSSLConnection {
+    /// Whether OpenSSL's timers can be made to be due; if not, they are left as they are. They cannot in a program that
+    /// has loaded OpenSSL before this code, and with a version of OpenSSL that asks another clock. So it is tried.
+    static let controlsTimers: Bool = {
+        defer { OpenSSLError.clear() }
+        guard let context = SSL_CTX_new(DTLS_client_method()) else { return false }
+        defer { SSL_CTX_free(context) }
+        guard let ssl = SSL_new(context) else { return false }
+        defer { SSL_free(ssl) }
+        guard let bio = BIO_new(BIO_s_mem()) else { return false }
+        SSL_set_bio(ssl, bio, bio)
+        SSL_set_options(ssl, CO_SSL_OP_NO_QUERY_MTU)
+        _ = co_ssl_set_mtu(ssl, Engine.payloadSizes.upperBound)
+        SSL_set_connect_state(ssl)
+        // It writes a hello, and waits for the answer.
+        SSL_do_handshake(ssl)
+        openssl_clock_set_ahead(10_000_000_000)
+        defer { openssl_clock_set_ahead(0) }
+        var left = timeval()
+        return co_dtls_get_timeout(ssl, &left) == 1 && left.tv_sec == 0 && left.tv_usec == 0
+    }()
+
+    /// Has OpenSSL's own timer not be due before ``handleTimeout(now:)`` wants it to.
+    private func stopOpenSSLTimer() {
+        guard Self.controlsTimers else { return }
+        // Microseconds: 71 minutes from when a flight is sent, and none from a time that lies ahead.
+        DTLS_set_timer_cb(ssl) { _, _ in openssl_clock_is_ahead() == 1 ? 1 : .max }
+    }
+
+    /// Whether OpenSSL has a flight that waits for an answer.
+    private var hasUnansweredFlight: Bool {
+        guard SSL_in_init(ssl) != 0 else { return false }
+        var left = timeval()
+        return co_dtls_get_timeout(ssl, &left) == 1
+    }
+
+    /// Begins to wait for the answer to a flight, or stops.
+    /// - Parameter hasWritten: whether OpenSSL has just written something: a new flight then, as long as it has one.
+    func adjustDeadline(hasWritten: Bool, now: Instant) {
+        guard hasUnansweredFlight else {
+            deadline = .distantFuture
+            return
+        }
+        guard hasWritten || deadline == .distantFuture else { return }
+        flightRetransmissions = 0
+        deadline = now + .seconds(1)
+    }
+
+    /// Sends the last flight again if its time has come. Throws when the peer has not answered for OpenSSL's 12 tries,
+    /// or has said nothing but a fatal alert.
+    func handleTimeout(now: Instant) throws(EngineError) {
+        guard deadline <= now, state != .closed else { return }
+        if alert?.timeoutPassed() == true { try deliverHeldAlert(now: now) }
+        retransmissions &+= 1
+        // "2-3 seems appropriate" (RFC 6347, section 4.1.1.1).
+        if retransmissions > 1 { shrink() }
+        if !hasBuffers { allocateBuffers() }
+        OpenSSLError.clear()
+        let checkpoint = bio.outbox.checkpoint
+        _ = bio.takeProtectedWrites()
+        let hasRetransmitted = retransmitByOpenSSL(now: now)
+        protectedWrites.add(bio.takeProtectedWrites())
+        guard hasRetransmitted else {
+            state = .closed
+            throw .handshake(OpenSSLError.drain(), verification: nil)
+        }
+        renumber(since: checkpoint)
+        flightRetransmissions = min(flightRetransmissions + 1, 6)
+        deadline = now + .seconds(min(60, 1 << Int(flightRetransmissions)))
+    }
+
+    /// - Returns: false where OpenSSL has given up.
+    private func retransmitByOpenSSL(now: Instant) -> Bool {
+        // In the year 2286, and later with each call: later than all timers that have been set, whatever the clock
+        // says.
+        openssl_clock_set_ahead(10_000_000_000 + Int64(clamping: now.nanoseconds / 500_000_000))
+        defer { openssl_clock_set_ahead(0) }
+        return co_dtls_handle_timeout(ssl) >= 0
+    }
+}
+
+/// How OpenSSL is put past a cookie exchange that the listener has done.
+extension OpenSSLConnection {
+    /// The most times that a client may have been asked for a cookie. For each of them OpenSSL has to parse one hello
+    /// more.
+    static let maximumHelloSequence: UInt16 = 16
+
+    /// Gives OpenSSL a ClientHello whose cookie has been verified.
+    ///
+    /// `DTLSv1_listen` is made for this, and knows one case: the client was asked once, so its hello has message_seq 1,
+    /// and so has the answer. A client that was asked again because its first cookie had become too old counts on, and
+    /// some clients never count.
+    func accept(_ hello: consuming VerifiedHello) throws(OpenSSLError) {
+        numbering = RecordNumbering(from: hello.recordSequence)
+        guard hello.messageSequence == 1 else { return try repeatExchange(upTo: hello) }
+        guard let address = BIO_ADDR_new() else { throw OpenSSLError.drain() }
+        defer { BIO_ADDR_free(address) }
+        let result = hello.datagram.withUnsafeBytes { datagram in
+            bio.lend(datagram)
+            defer { bio.lend(nil) }
+            OpenSSLError.clear()
+            return DTLSv1_listen(ssl, address)
+        }
+        guard result == 1 else { throw OpenSSLError.drain() }
+    }
+
+    /// Has OpenSSL ask for a cookie as often as the client was asked, so that both count messages alike, and keeps the
+    /// hello for ``next(now:)``. The requests that OpenSSL writes are dropped: the listener has sent them already.
+    private func repeatExchange(upTo hello: borrowing VerifiedHello) throws(OpenSSLError) {
+        guard hello.messageSequence <= Self.maximumHelloSequence else {
+            throw OpenSSLError(
+                reasons: ["the client has been asked for a cookie \(hello.messageSequence) times"], library: 0,
+                reason: 0)
+        }
+        let checkpoint = bio.outbox.checkpoint
+        defer { bio.outbox.truncate(to: checkpoint) }
+        if hello.messageSequence > 0 { SSL_set_options(ssl, CO_SSL_OP_COOKIE_EXCHANGE) }
+        for sequence in 0..<hello.messageSequence {
+            let result = Self.helloWithoutCookie(sequence).withUnsafeBytes { datagram in
+                bio.lend(datagram)
+                defer { bio.lend(nil) }
+                OpenSSLError.clear()
+                return SSL_do_handshake(ssl)
+            }
+            guard SSL_get_error(ssl, result) == SSL_ERROR_WANT_READ else { throw OpenSSLError.drain() }
+        }
+        pendingHello = hello.datagram
+    }
+
+    /// The smallest ClientHello, to be answered with a HelloVerifyRequest.
+    private static func helloWithoutCookie(_ sequence: UInt16) -> [UInt8] {
+        let sequence = [UInt8(truncatingIfNeeded: sequence >> 8), UInt8(truncatingIfNeeded: sequence)]
+        let random = [UInt8](repeating: 0, count: 32)
+        // version, random, no session id, no cookie, one cipher suite, no compression
+        let body = [0xfe, 0xfd] + random + [0, 0, 0, 2, 0xc0, 0x2b, 1, 0]
+        let size = UInt8(body.count)
+        let message = [1, 0, 0, size] + sequence + [0, 0, 0, 0, 0, size] + body
+        return [22, 0xfe, 0xff, 0, 0, 0, 0, 0, 0] + sequence + [0, UInt8(message.count)] + message
+    }
+}

@@ -1,0 +1,333 @@
+import COpenSSL
+import Primitives
+
+/// The records of an established connection whose keys have left OpenSSL: they are sealed and opened here (RFC 6347,
+/// section 4.1), by the state of which nothing else has to be known.
+///
+/// Records that are not authentic, and authentic ones that mean nothing, are dropped (RFC 6347, section 4.1.2.7).
+struct ProtectedRecords {
+    private(set) var state: RecordState
+    private var ownsMemory: Bool
+    /// ``RecordState/identity``, which is still known when somebody else has wiped the state.
+    private let identity: UInt64
+    private(set) var isOpen = true
+    /// For ``CipherContexts``.
+    private var hint: Int32 = 0
+    /// The position of the next record in the datagram that was delivered.
+    private var offset = 0
+    private var datagram: UnsafeRawBufferPointer?
+    private var remains: Remains?
+
+    /// What is left of the handshake: nothing, most of the time.
+    private final class Remains {
+        var held: HeldRecords
+        let lastFlight: LastFlight?
+        /// When the last flight is given up: a while after it was asked for last.
+        var expiry: Instant
+
+        init(_ held: HeldRecords, _ lastFlight: LastFlight?, expiry: Instant) {
+            self.held = held
+            self.lastFlight = lastFlight
+            self.expiry = expiry
+        }
+    }
+
+    /// Goes on with a state in memory that outlives this, or that this owns.
+    init(_ state: RecordState, ownsMemory: Bool) {
+        self.state = state
+        self.ownsMemory = ownsMemory
+        identity = state.identity
+    }
+
+    init(copying bytes: [UInt8]) throws(InvalidRecordState) {
+        guard bytes.count == RecordState.byteCount else {
+            throw InvalidRecordState(
+                "the state of its records has \(bytes.count) bytes, and should have \(RecordState.byteCount)")
+        }
+        let memory = Self.allocate()
+        UnsafeMutableRawBufferPointer(start: memory, count: RecordState.byteCount).copyBytes(from: bytes)
+        if let fault = RecordState.fault(of: memory) {
+            Self.deallocate(memory)
+            throw fault
+        }
+        self.init(RecordState(memory), ownsMemory: true)
+    }
+
+    /// Takes over from OpenSSL when a handshake is done.
+    /// - Returns: `nil` where the records have to stay with OpenSSL.
+    init?(leaving openSSL: OpenSSLConnection, now: Instant) {
+        guard !openSSL.context.allowsRenegotiation else { return nil }
+        let memory = Self.allocate()
+        let limit = openSSL.recordLimit
+        guard RecordState.export(from: openSSL.ssl, openSSL.protectedWrites, contentLimit: limit, to: memory) else {
+            Self.deallocate(memory)
+            return nil
+        }
+        self.init(RecordState(memory), ownsMemory: true)
+        let held = openSSL.takeHeld()
+        if openSSL.lastFlight != nil || !held.isEmpty {
+            remains = Remains(held, openSSL.lastFlight, expiry: now + LastFlight.lifetime)
+        }
+    }
+
+    private static func allocate() -> UnsafeMutableRawPointer {
+        .allocate(byteCount: RecordState.byteCount, alignment: 8)
+    }
+
+    private static func deallocate(_ memory: UnsafeMutableRawPointer) {
+        RecordState.wipe(memory)
+        memory.deallocate()
+    }
+
+    /// Gives up what this owns. To be called once, at last.
+    mutating func end(_ bio: DatagramBIO) {
+        bio.contexts.forget(identity)
+        isOpen = false
+        if ownsMemory { Self.deallocate(state.memory) }
+        ownsMemory = false
+    }
+
+    mutating func move(to memory: UnsafeMutableRawPointer) {
+        memory.copyMemory(from: state.memory, byteCount: RecordState.byteCount)
+        if ownsMemory { Self.deallocate(state.memory) }
+        state = RecordState(memory)
+        ownsMemory = false
+    }
+
+    /// A copy of the state.
+    var bytes: [UInt8] { [UInt8](UnsafeRawBufferPointer(start: state.memory, count: RecordState.byteCount)) }
+
+    var contentLimit: Int { state.contentLimit }
+
+    func largestMessage(inPayload size: Int) -> Int {
+        guard isOpen, let algorithm = state.algorithm else { return 0 }
+        return min(max(0, size - Record.headerSize - algorithm.overhead), state.contentLimit)
+    }
+
+    // MARK: Receiving
+
+    @inline(__always)
+    mutating func deliver(_ datagram: UnsafeRawBufferPointer) {
+        self.datagram = datagram
+        offset = 0
+    }
+
+    /// The next thing that happened.
+    @inline(__always)
+    mutating func next(over bio: DatagramBIO, now: Instant) throws(EngineError) -> Engine.Event {
+        if remains != nil, let event = try nextOfRemains(over: bio, now: now) { return event }
+        while isOpen, let record = nextRecord() {
+            if let event = try receive(record, over: bio, now: now) { return event }
+        }
+        datagram = nil
+        return isOpen ? .needsInput : .closed
+    }
+
+    private mutating func nextOfRemains(
+        over bio: DatagramBIO, now: Instant
+    ) throws(EngineError) -> Engine.Event? {
+        handleTimeout(now: now)
+        while isOpen, let held = remains?.held.removeFirst() {
+            let result = held.bytes.withUnsafeBytes { bytes -> Result<Engine.Event?, EngineError> in
+                guard let record = Record(of: bytes), isWellFormed(record) else { return .success(nil) }
+                do throws(EngineError) {
+                    // The peer's Finished, which OpenSSL has read, asks for nothing; its number has come.
+                    return .success(
+                        held.wasRead ? try mark(record, over: bio) : try receive(record, over: bio, now: now))
+                } catch {
+                    return .failure(error)
+                }
+            }
+            if let event = try result.get() { return event }
+        }
+        if remains?.lastFlight == nil { remains = nil }
+        return nil
+    }
+
+    /// The next record of the datagram. It ends at one that is not well formed: who has made that has made what comes
+    /// after it, too.
+    @inline(__always)
+    private mutating func nextRecord() -> Record? {
+        guard let datagram, let record = Record(of: datagram, at: offset), isWellFormed(record) else { return nil }
+        offset = record.end
+        return record
+    }
+
+    /// As OpenSSL and ``RecordFilter`` have it.
+    @inline(__always)
+    func isWellFormed(_ record: Record) -> Bool {
+        let hasVersion =
+            record.version == ProtocolVersion.dtls12.rawValue || record.contentType == .alert && record.isDTLS
+        guard hasVersion, record.isComplete, record.length <= state.contentLimit + RecordFilter.overhead else {
+            return false
+        }
+        return !record.isProtected || record.length >= state.algorithm?.overhead ?? .max
+    }
+
+    private mutating func mark(_ record: Record, over bio: DatagramBIO) throws(EngineError) -> Engine.Event? {
+        _ = try open(record, over: bio)
+        return nil
+    }
+
+    /// The content of a record that is authentic and has not come before; `nil` for any other. From now on it has come.
+    @inline(__always)
+    private mutating func open(_ record: Record, over bio: DatagramBIO) throws(EngineError) -> UnsafeRawBufferPointer? {
+        let number = record.number
+        guard state.mayBeNew(number),
+            let content = bio.contexts.open(record, state, hint: &hint, in: bio.plaintext)
+        else { return nil }
+        state.markReceived(number)
+        guard content.count <= state.contentLimit else { throw overflow(over: bio) }
+        return content
+    }
+
+    @inline(__always)
+    private mutating func receive(
+        _ record: Record, over bio: DatagramBIO, now: Instant
+    ) throws(EngineError) -> Engine.Event? {
+        guard let content = try open(record, over: bio) else { return nil }
+        guard record.contentType == .applicationData else {
+            return try receive(content, of: record.contentType, over: bio, now: now)
+        }
+        // The peer has finished the handshake too: it does not ask for the last flight any more.
+        if remains?.lastFlight != nil { forgetLastFlight() }
+        return .message(content)
+    }
+
+    private mutating func forgetLastFlight() {
+        guard let held = remains?.held else { return }
+        remains = held.isEmpty ? nil : Remains(held, nil, expiry: .distantFuture)
+    }
+
+    private mutating func receive(
+        _ content: UnsafeRawBufferPointer, of type: ContentType, over bio: DatagramBIO, now: Instant
+    ) throws(EngineError) -> Engine.Event? {
+        switch type {
+        case .alert: return try receiveAlert(content, over: bio)
+        case .handshake: receiveHandshakeMessage(content, over: bio, now: now)
+        default: break
+        }
+        return nil
+    }
+
+    /// RFC 5246, section 7.2. A warning asks for nothing.
+    private mutating func receiveAlert(
+        _ content: UnsafeRawBufferPointer, over bio: DatagramBIO
+    ) throws(EngineError) -> Engine.Event? {
+        guard content.count == 2 else { return nil }
+        let (level, description) = (content[0], content[1])
+        if level == UInt8(SSL3_AL_FATAL) {
+            isOpen = false
+            throw .alert(description)
+        }
+        guard description == UInt8(SSL_AD_CLOSE_NOTIFY) else { return nil }
+        // It is to be answered (RFC 5246, section 7.2.1).
+        close(over: bio)
+        return .closed
+    }
+
+    /// The peer's Finished once more, or another handshake that it wants to begin.
+    private mutating func receiveHandshakeMessage(
+        _ content: UnsafeRawBufferPointer, over bio: DatagramBIO, now: Instant
+    ) {
+        guard let message = HandshakeFragment(content) else { return }
+        switch message.type {
+        case .finished:
+            remains?.lastFlight?.send(to: bio.outbox)
+            remains?.expiry = now + LastFlight.lifetime
+        case .clientHello where state.isServer, .helloRequest where !state.isServer:
+            // RFC 5246, sections 7.2.2 and 7.4.1.1: a warning, and the connection goes on.
+            send(.warning, UInt8(SSL_AD_NO_RENEGOTIATION), over: bio)
+        default: break
+        }
+    }
+
+    /// A record that is authentic and holds more than was agreed on is fatal (RFC 5246, section 6.2.1; RFC 6066, section
+    /// 4).
+    private mutating func overflow(over bio: DatagramBIO) -> EngineError {
+        send(.fatal, UInt8(SSL_AD_RECORD_OVERFLOW), over: bio)
+        isOpen = false
+        return .overflow(limit: state.contentLimit)
+    }
+
+    // MARK: Sending
+
+    /// Seals one message into one datagram of the outbox.
+    @inline(__always)
+    mutating func send(_ message: UnsafeRawBufferPointer, over bio: DatagramBIO) throws(EngineError) {
+        guard isOpen else { throw .notEstablished }
+        guard message.count <= state.contentLimit else {
+            throw message.count > Engine.maximumMessageSize
+                ? .size(message.count) : .fragment(message.count, limit: state.contentLimit)
+        }
+        guard let number = state.takeNumber() else {
+            close(over: bio)
+            throw .exhausted
+        }
+        guard seal(message, .applicationData, number, over: bio) else { throw .record(OpenSSLError.drain()) }
+    }
+
+    @inline(__always)
+    private mutating func seal(
+        _ content: UnsafeRawBufferPointer, _ type: ContentType, _ number: UInt64, over bio: DatagramBIO
+    ) -> Bool {
+        guard let algorithm = state.algorithm else { return false }
+        let (contexts, state) = (bio.contexts, state)
+        var hint = hint
+        defer { self.hint = hint }
+        return bio.outbox.append(byteCount: Record.headerSize + algorithm.overhead + content.count) { record in
+            contexts.seal(content, type, number, state, hint: &hint, into: record)
+        }
+    }
+
+    private enum AlertLevel: UInt8 {
+        case warning = 1
+        case fatal = 2
+    }
+
+    private mutating func send(
+        _ level: AlertLevel, _ description: UInt8, isLast: Bool = false, over bio: DatagramBIO
+    ) {
+        guard let number = state.takeNumber(isLast: isLast) else { return }
+        withUnsafeBytes(of: (level.rawValue, description)) { content in
+            if !seal(content, .alert, number, over: bio) { OpenSSLError.clear() }
+        }
+    }
+
+    /// Writes close_notify, and ends the connection.
+    mutating func close(over bio: DatagramBIO) {
+        guard isOpen else { return }
+        send(.warning, UInt8(SSL_AD_CLOSE_NOTIFY), isLast: true, over: bio)
+        isOpen = false
+    }
+
+    // MARK: Time
+
+    var deadline: Instant { remains?.expiry ?? .distantFuture }
+
+    /// Gives the last flight up when the peer has had its time.
+    mutating func handleTimeout(now: Instant) {
+        if let remains, remains.expiry <= now { forgetLastFlight() }
+    }
+}
+
+extension RecordState {
+    /// Whether a datagram holds an authentic record of a connection that has no engine, which has not come before.
+    /// Nothing is noted as received.
+    ///
+    /// A forged record costs at most one decryption: what comes behind it is not looked at.
+    /// - Parameter memory: the connection's state, ``byteCount`` bytes, 8-byte aligned.
+    public static func authenticates(
+        _ datagram: UnsafeRawBufferPointer, at memory: UnsafeMutableRawPointer, over bio: DatagramBIO
+    ) -> Bool {
+        guard fault(of: memory) == nil else { return false }
+        let state = RecordState(memory)
+        let records = ProtectedRecords(state, ownsMemory: false)
+        for record in Records(of: datagram) {
+            guard records.isWellFormed(record) else { return false }
+            guard state.mayBeNew(record.number) else { continue }
+            return bio.contexts.openOnce(record, state, in: bio.plaintext) != nil
+        }
+        return false
+    }
+}

@@ -1,0 +1,129 @@
+import COpenSSL
+import Primitives
+
+/// What a handshake has agreed on, and whom with: for logs, handlers and programs. It is a value of its own, which does
+/// not need the connection.
+public struct SessionDetails: Sendable, Equatable {
+    /// `"DTLSv1.2"`
+    public var version = "none"
+    /// OpenSSL's name of the cipher suite (`"ECDHE-ECDSA-AES128-GCM-SHA256"`).
+    public var cipher = "none"
+    /// Whether the handshake resumed an earlier session.
+    public var isResumed = false
+    /// The name that the client has asked for (SNI), or `nil`.
+    public var serverName: String?
+    /// The application protocol that was agreed on (ALPN, RFC 7301), or `nil`.
+    public var applicationProtocol: String?
+    /// Who the peer has shown to be, by its certificate or key; `nil` where it was not asked.
+    public var peerName: PeerName?
+    /// The identity of a pre-shared key as the client has sent it, or `nil` without such a key.
+    public var presharedKeyIdentity: [UInt8]?
+    /// The result of the check of the peer's certificate, X509_V_OK (0) or another number of
+    /// openssl-verification-options(1). It is 0 for a peer without a certificate, too.
+    public var verificationResult = 0
+
+    /// What is known where no handshake is done.
+    public init() {}
+
+    /// What an SSL has agreed on, as far as it has got.
+    init(_ ssl: OpaquePointer) {
+        version = String(cString: SSL_get_version(ssl))
+        cipher = CipherNames.name(of: SSL_get_current_cipher(ssl))
+        isResumed = SSL_session_reused(ssl) == 1
+        serverName = SSL_get_servername(ssl, TLSEXT_NAMETYPE_host_name).map { String(cString: $0) }
+        applicationProtocol = Self.applicationProtocol(ssl)
+        presharedKeyIdentity = SSL_get_psk_identity(ssl).map(PresharedKeyCallbacks.bytes)
+        peerName =
+            SSL_get0_peer_certificate(ssl).map { PeerName(certificate: $0) }
+            ?? presharedKeyIdentity.map { PeerName(presharedKeyIdentity: PresharedKeys.text(of: $0)) }
+        verificationResult = SSL_get_verify_result(ssl)
+    }
+
+    private static func applicationProtocol(_ ssl: OpaquePointer) -> String? {
+        var start: UnsafePointer<UInt8>?
+        var count: UInt32 = 0
+        SSL_get0_alpn_selected(ssl, &start, &count)
+        guard let start, count > 0 else { return nil }
+        return String(decoding: UnsafeBufferPointer(start: start, count: Int(count)), as: UTF8.self)
+    }
+}
+
+/// The names of cipher suites as strings that all connections of a process share: most are longer than what a string
+/// holds without memory of its own.
+private enum CipherNames {
+    private static let names: [UInt16: String] = {
+        guard let context = SSL_CTX_new(DTLS_method()) else { return [:] }
+        defer { SSL_CTX_free(context) }
+        SSL_CTX_set_cipher_list(context, "ALL:@SECLEVEL=0")
+        OpenSSLError.clear()
+        guard let suites = SSL_CTX_get_ciphers(context) else { return [:] }
+        var names: [UInt16: String] = [:]
+        for index in 0..<co_sk_ssl_cipher_num(suites) {
+            guard let suite = co_sk_ssl_cipher_value(suites, index), let name = SSL_CIPHER_get_name(suite) else {
+                continue
+            }
+            names[SSL_CIPHER_get_protocol_id(suite)] = String(cString: name)
+        }
+        return names
+    }()
+
+    static func name(of suite: OpaquePointer?) -> String {
+        guard let suite else { return "none" }
+        return names[SSL_CIPHER_get_protocol_id(suite)] ?? SSL_CIPHER_get_name(suite).map { String(cString: $0) }
+            ?? "none"
+    }
+}
+
+/// How it is kept beside a connection's state, for another process.
+extension SessionDetails {
+    package func encode(into writer: inout ByteWriter) {
+        writer.string(version)
+        writer.string(cipher)
+        writer.bool(isResumed)
+        writer.optional(serverName) { $0.string($1) }
+        writer.optional(applicationProtocol) { $0.string($1) }
+        writer.optional(presharedKeyIdentity) { $0.data($1) }
+        writer.optional(peerName) { writer, name in
+            for text in [name.commonName, name.subject, name.fingerprint, name.presharedKeyIdentity] {
+                writer.optional(text) { $0.string($1) }
+            }
+        }
+        writer.integer(Int32(truncatingIfNeeded: verificationResult))
+    }
+
+    package init(decoding reader: inout ByteReader) throws(MalformedBytes) {
+        version = try reader.string()
+        cipher = try reader.string()
+        isResumed = try reader.bool()
+        serverName = try reader.optionalString()
+        applicationProtocol = try reader.optionalString()
+        presharedKeyIdentity = try reader.optional { (reader) throws(MalformedBytes) in try reader.array() }
+        peerName = try reader.optional { (reader) throws(MalformedBytes) in
+            PeerName(
+                commonName: try reader.optionalString(), subject: try reader.optionalString(),
+                fingerprint: try reader.optionalString(), presharedKeyIdentity: try reader.optionalString())
+        }
+        verificationResult = Int(try reader.integer(Int32.self))
+    }
+
+    /// The encoding in at most `limit` bytes, for a place that has no more: names that peers have chosen are left out as
+    /// a whole where they are too long, since a part of a name can be somebody else's. The certificate's whole subject
+    /// is the first to go.
+    package func encoded(inAtMost limit: Int) -> [UInt8] {
+        var details = self
+        let omissions: [(inout SessionDetails) -> Void] = [
+            { _ in },
+            { $0.peerName?.subject = nil },
+            { $0.peerName?.commonName = nil },
+            { $0.serverName = nil },
+            { $0.applicationProtocol = nil },
+        ]
+        for omit in omissions {
+            omit(&details)
+            var writer = ByteWriter()
+            details.encode(into: &writer)
+            if writer.bytes.count <= limit { return writer.bytes }
+        }
+        return []
+    }
+}

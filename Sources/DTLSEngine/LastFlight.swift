@@ -6,8 +6,8 @@
 /// came too early, and drops it again as a replay (seen with 3.0.19). The Finished is the record that it was.
 final class LastFlight {
     /// How long it is kept after the handshake, and after the last time that the peer has asked for it. OpenSSL and
-    /// Mbed TLS wait for a minute at most before they ask again.
-    static let lifetime = Duration.seconds(60)
+    /// Mbed TLS ask after a minute at last, so it is a little more.
+    static let lifetime = Duration.seconds(65)
 
     private var bytes: [UInt8]
     private var sizes: [Int]

@@ -1,6 +1,7 @@
 import COpenSSL
 import Primitives
 import TestSupport
+import Testing
 import VirtualClock
 
 @testable import DTLSEngine
@@ -29,7 +30,7 @@ final class EnginePair {
     private(set) var server = Endpoint()
     var wire: SimulatedWire
     private let clock: Int64
-    private let bio: DatagramBIO
+    private(set) var bio: DatagramBIO
     private let serverContext: ServerContext
     private let payloadSize: Int
     /// What the server's engine is told that the client has come to.
@@ -50,10 +51,11 @@ final class EnginePair {
         conditions: WireConditions = .perfect, seed: UInt64 = 1, serverName: String? = "localhost",
         ticketKeys: [UInt8]? = nil, session: ResumableSession? = nil, localAddress: [UInt8] = [],
         asksForStaple: Bool = false, askingFor otherName: String? = nil,
+        scheduleCapacity: Int = CipherContexts.defaultCapacity,
         prepareClient: (OpaquePointer) -> Void = { _ in }
     ) throws {
         clock = virtual_clock_start(Self.start)
-        bio = try DatagramBIO()
+        bio = try DatagramBIO(scheduleCapacity: scheduleCapacity)
         wire = SimulatedWire(conditions, seed: seed)
         serverContext = try ServerContext(serverSettings, ticketKeys: ticketKeys)
         self.payloadSize = payloadSize
@@ -137,6 +139,29 @@ final class EnginePair {
         guard let engine = endpoint(side).engine else { return [] }
         return [UInt8](unsafeUninitializedCapacity: 64) { $1 = SSL_get_finished(engine.ssl, $0.baseAddress, 64) }
     }
+
+    /// An authentic record of a side whose records are not OpenSSL's, which is not sent.
+    func record(_ type: ContentType, _ content: [UInt8], from side: SimulatedWire.Side) throws -> [UInt8] {
+        let state = try #require(endpoint(side).engine?.recordState)
+        let (number, algorithm) = (try #require(state.takeNumber()), try #require(state.algorithm))
+        var record = [UInt8](repeating: 0, count: Record.headerSize + algorithm.overhead + content.count)
+        var hint: Int32 = 0
+        let contexts = CipherContexts(capacity: 1)
+        let isSealed = record.withUnsafeMutableBytes { record in
+            content.withUnsafeBytes { contexts.seal($0, type, number, state, hint: &hint, into: record) }
+        }
+        try #require(isSealed)
+        return record
+    }
+
+    /// Has another engine go on with the connection of a side, from its state alone.
+    func move(_ side: SimulatedWire.Side) throws {
+        let state = try #require(endpoint(side).engine?.takeRecordState())
+        let engine = try Engine(resuming: state, over: bio)
+        change(side) { $0.engine = engine }
+    }
+
+    func replaceEngine(of side: SimulatedWire.Side, by engine: Engine?) { change(side) { $0.engine = engine } }
 
     /// Lets both engines go.
     func letGo() {

@@ -18,6 +18,12 @@ package protocol DatagramListenerDelegate: AnyObject {
     func listener(
         _ listener: DatagramListener, misdelivered datagram: UnsafeRawBufferPointer, of connection: UInt64
     ) -> Bool
+    /// A datagram has come that may be of a connection which is not served by a socket of its own: a protected record
+    /// (`isProven` is false), or what would begin a connection once the peer's address is proven.
+    /// - Returns: whether the delegate has such a connection, and has taken the datagram.
+    func listener(
+        _ listener: DatagramListener, received datagram: UnsafeRawBufferPointer, of flow: FlowKey, isProven: Bool
+    ) -> Bool
     /// A record has come of a connection that is not here. It was dropped.
     func listener(_ listener: DatagramListener, droppedRecordOfNoConnectionFrom peer: SocketAddress)
     /// A peer that is not served has sent a datagram, its source unproven. It was dropped, since the listener's
@@ -26,6 +32,13 @@ package protocol DatagramListenerDelegate: AnyObject {
     func listener(_ listener: DatagramListener, doesNotServe peer: SocketAddress, _ refusal: Refusal)
     /// The kernel gave no socket for a connection of this peer.
     func listener(_ listener: DatagramListener, failed error: SystemError, for peer: SocketAddress)
+}
+
+extension DatagramListenerDelegate {
+    /// All connections of a delegate that does not say otherwise have sockets.
+    package func listener(
+        _ listener: DatagramListener, received datagram: UnsafeRawBufferPointer, of flow: FlowKey, isProven: Bool
+    ) -> Bool { false }
 }
 
 /// A listening UDP socket in a loop: the I/O around an ``Endpoint``. It makes a connected socket for each peer that the
@@ -218,6 +231,7 @@ package final class DatagramListener: EventHandler {
             buffers.replies.add(to: flow.peer, from: flow.local) { alert.write(into: $0) }
             delegate.listener(self, doesNotServe: flow.peer, .version)
         case .admit(let opening):
+            if delegate.listener(self, received: datagram, of: flow, isProven: true) { return }
             admit(opening, flow)
         case .forward(let connection):
             if delegate.listener(self, misdelivered: datagram, of: connection) { return }
@@ -225,7 +239,9 @@ package final class DatagramListener: EventHandler {
             handle(datagram, flow, minute)
         case .drop(.denied):
             delegate.listener(self, doesNotServe: flow.peer, .denied)
-        case .drop(.ofNoConnection):
+        case .recordOfConnection:
+            if delegate.listener(self, received: datagram, of: flow, isProven: false) { return }
+            endpoint.dropOfNoConnection()
             delegate.listener(self, droppedRecordOfNoConnectionFrom: flow.peer)
         case .drop:
             break
@@ -237,7 +253,25 @@ package final class DatagramListener: EventHandler {
         endpoint.countUnsent(buffers.replies.send(over: socket))
     }
 
-    // MARK: Admission
+    // MARK: Sockets of connections
+
+    /// Makes a socket for a connection that has none, as for a new one.
+    /// - Parameter datagrams: what of the peer goes before that which the socket yields.
+    package func makeSocket(
+        for flow: FlowKey, with datagrams: [[UInt8]]
+    ) throws(SystemError) -> IncomingConnection {
+        let connected = try UDPSocket.openConnected(
+            flow, beside: socket, isOwnedByAnother: isOwnedByAnother, options: options)
+        decoys?.countOpening(on: flow.local)
+        return IncomingConnection(
+            connected, flow, after: datagrams, through: buffers.firstBatch, misdelivered: reinject)
+    }
+
+    /// A connection has got the socket of ``makeSocket(for:with:)``. Datagrams that come to the listener although that
+    /// is connected are the connection's: ``DatagramListenerDelegate/listener(_:misdelivered:of:)``.
+    package func expectLateDatagrams(of flow: FlowKey, for connection: UInt64) {
+        endpoint.expectLateDatagrams(of: flow, for: connection, now: loop.now)
+    }
 
     private func admit(_ opening: consuming Endpoint.Opening, _ flow: FlowKey) {
         if let refusal = delegate.refusal(of: flow, on: self) { return endpoint.refused(refusal) }

@@ -29,6 +29,9 @@ package struct Endpoint {
         /// own socket was connected (rule 4). Where the connection is gone, call ``Endpoint/forget(_:)`` and pass the
         /// datagram in again.
         case forward(connection: UInt64)
+        /// It is a protected record of a connection that was not admitted lately. Where nobody has that connection, call
+        /// ``Endpoint/dropOfNoConnection()``.
+        case recordOfConnection
         case drop(DropReason)
     }
 
@@ -39,9 +42,6 @@ package struct Endpoint {
         case malformed
         /// It is a copy of the ClientHello that its client was just admitted with.
         case repeated
-        /// It is a protected record of a connection that is not here: its client has got another port from a NAT, or
-        /// does not know that the connection is closed.
-        case ofNoConnection
         /// It is nothing of the above.
         case unrelated
     }
@@ -114,6 +114,10 @@ package struct Endpoint {
                 return .reply(HelloVerifyRequest(hello: hello, flow: flow, cookies: cookies, minute: minute))
             }
             if recent.contains(flow, verified.random, now: now) { return .drop(.repeated) }
+            // A re-handshake (RFC 6347, section 4.2.8) of a connection that has just got its socket is that one's.
+            if let connection = recent.resumedConnection(of: flow, now: now) {
+                return .forward(connection: connection)
+            }
             return .admit(.hello(verified))
         case .malformed:
             counters.malformed &+= 1
@@ -121,8 +125,7 @@ package struct Endpoint {
         case .notClientHello:
             if let connection = recent.connection(of: flow, now: now) { return .forward(connection: connection) }
             guard let record = Record(of: datagram), record.isOfConnection else { return dropUnrelated() }
-            counters.ofNoConnection &+= 1
-            return .drop(.ofNoConnection)
+            return .recordOfConnection
         }
     }
 
@@ -131,6 +134,18 @@ package struct Endpoint {
     package mutating func dropUnrelated() -> Action {
         counters.unrelated &+= 1
         return .drop(.unrelated)
+    }
+
+    /// A protected record has come of a connection that is not here: its client has got another port from a NAT, or does
+    /// not know that the connection is closed.
+    package mutating func dropOfNoConnection() { counters.ofNoConnection &+= 1 }
+
+    /// A connection that was without a socket has one now. What its peer has sent before that was connected, and what is
+    /// still on its way to the listener, is to be forwarded to it (rule 4).
+    /// - Parameters:
+    ///   - connection: the number by which ``Action/forward(connection:)`` will name it.
+    package mutating func expectLateDatagrams(of flow: FlowKey, for connection: UInt64, now: Instant) {
+        recent.insert(flow, nil, connection, now: now)
     }
 
     /// There is a connection now for what ``Action/admit(_:)`` was about.
@@ -185,7 +200,7 @@ package struct HelloVerifyRequest {
 /// a late fragment of one, from a new client's (rule 4).
 struct RecentFlows {
     private struct Entry {
-        /// `nil` for a sender of plain datagrams.
+        /// `nil` for a sender of plain datagrams, and for a connection that had been without a socket.
         let random: ClientRandom?
         let connection: UInt64
         var expiry: Instant
@@ -210,6 +225,12 @@ struct RecentFlows {
     /// The connection of a client that was admitted lately.
     func connection(of flow: FlowKey, now: Instant) -> UInt64? {
         guard let entry = entries[flow], entry.expiry > now else { return nil }
+        return entry.connection
+    }
+
+    /// The connection of a client that was not admitted lately, but has got a socket again.
+    func resumedConnection(of flow: FlowKey, now: Instant) -> UInt64? {
+        guard let entry = entries[flow], entry.expiry > now, entry.random == nil else { return nil }
         return entry.connection
     }
 

@@ -55,13 +55,23 @@ package struct IncomingConnection: ~Copyable {
         _ connected: consuming FileDescriptor, _ flow: FlowKey, _ opening: consuming Endpoint.Opening,
         through batch: ReceiveBatch, misdelivered: (UnsafeRawBufferPointer, FlowKey) -> Void
     ) {
-        var datagrams: [[UInt8]] = []
         switch consume opening {
-        case .hello(let verified): hello = .some(verified)
+        case .hello(let verified):
+            self.init(connected, flow, after: [], through: batch, misdelivered: misdelivered)
+            hello = .some(verified)
         case .plain(let datagram):
-            hello = nil
-            datagrams = [[UInt8](datagram)]
+            self.init(connected, flow, after: [[UInt8](datagram)], through: batch, misdelivered: misdelivered)
         }
+    }
+
+    /// Reads the socket of a connection that has done its handshake empty.
+    /// - Parameter former: datagrams of the peer that go before what the socket yields.
+    init(
+        _ connected: consuming FileDescriptor, _ flow: FlowKey, after former: [[UInt8]], through batch: ReceiveBatch,
+        misdelivered: (UnsafeRawBufferPointer, FlowKey) -> Void
+    ) {
+        hello = nil
+        var datagrams = former
         var room = Self.maximumForwardedBytes
         batch.receiveAll(from: connected) { index in
             guard let source = batch.source(index) else { return }

@@ -39,6 +39,7 @@ final class AssociationPair {
     private(set) var server: Side?
     private(set) var endpoint: Endpoint
     private(set) var drops: [Endpoint.DropReason] = []
+    private(set) var recordsOfNoConnection = 0
     /// How many datagrams were taken to the server's association though they had come to the endpoint.
     private(set) var forwarded = 0
     var wire: SimulatedWire
@@ -218,6 +219,8 @@ final class AssociationPair {
             }
             forwarded += 1
             receive(datagram, server)
+        case .recordOfConnection:
+            recordsOfNoConnection += 1
         case .drop(let reason):
             drops.append(reason)
         }

@@ -27,6 +27,7 @@ import Testing
         case refuse([UInt8])
         case admit(datagram: [UInt8], isHello: Bool)
         case forward(UInt64)
+        case recordOfConnection
         case drop(Endpoint.DropReason)
     }
 
@@ -47,6 +48,7 @@ import Testing
             case .admit(.hello(let hello)): return .admit(datagram: hello.handover, isHello: true)
             case .admit(.plain(let datagram)): return .admit(datagram: [UInt8](datagram), isHello: false)
             case .forward(let connection): return .forward(connection)
+            case .recordOfConnection: return .recordOfConnection
             case .drop(let reason): return .drop(reason)
             }
         }
@@ -196,7 +198,9 @@ import Testing
     func `a protected record without a connection is counted apart from garbage`(_ type: UInt8) {
         var endpoint = Endpoint(.cookies(cookies))
         let record: [UInt8] = [type, 0xfe, 0xfd, 0, 1, 0, 0, 0, 0, 0, 7, 0, 4, 1, 2, 3, 4]
-        #expect(decide(&endpoint, record) == .drop(.ofNoConnection))
+        #expect(decide(&endpoint, record) == .recordOfConnection)
+        #expect(endpoint.counters.ofNoConnection == 0, "another process may have its connection")
+        endpoint.dropOfNoConnection()
         #expect(endpoint.counters.ofNoConnection == 1 && endpoint.counters.unrelated == 0)
         // In plain text, of another protocol, cut off.
         let others: [[UInt8]] = [
@@ -213,7 +217,27 @@ import Testing
         _ = try admit(&endpoint, as: 7)
         let record: [UInt8] = [23, 0xfe, 0xfd, 0, 1, 0, 0, 0, 0, 0, 7, 0, 1, 1]
         #expect(decide(&endpoint, record) == .forward(7))
-        #expect(decide(&endpoint, record, now: start + .seconds(2)) == .drop(.ofNoConnection))
+        #expect(decide(&endpoint, record, now: start + .seconds(2)) == .recordOfConnection)
+    }
+
+    /// Its hello and its records may lie in the listener's queue when the new socket is connected.
+    @Test func `what comes late for a connection that has got a socket again is forwarded to it`() throws {
+        var endpoint = Endpoint(.cookies(cookies))
+        let datagram = hello.bytes(cookie: try cookie(&endpoint), number: 1)
+        endpoint.expectLateDatagrams(of: flow, for: 9, now: start)
+        #expect(endpoint.counters.admitted == 0)
+        let record: [UInt8] = [23, 0xfe, 0xfd, 0, 1, 0, 0, 0, 0, 0, 7, 0, 1, 1]
+        #expect(decide(&endpoint, record) == .forward(9))
+        #expect(decide(&endpoint, datagram) == .forward(9))
+        guard case .reply = decide(&endpoint, hello.bytes()) else {
+            Issue.record("a hello without a cookie proves nothing")
+            return
+        }
+        // The connection is gone.
+        endpoint.forget(flow)
+        #expect(decide(&endpoint, datagram) == .admit(datagram: datagram, isHello: true))
+        endpoint.expectLateDatagrams(of: flow, for: 10, now: start)
+        #expect(decide(&endpoint, datagram, now: start + .seconds(2)) == .admit(datagram: datagram, isHello: true))
     }
 
     @Test func `a peer that is not allowed gets no answer, whatever it sends`() throws {

@@ -77,6 +77,7 @@ final class Acceptor: TimerTarget, EventHandler {
         super.init()
         workers.onEvent = { [unowned self] in handle($0) }
         workers.onMisdelivered = { [listeners] in listeners.reinject($0, $1) }
+        dispatcher.findListeners { [listeners] in listeners.listener(of: $0) }
         staples.currentConfiguration = { [unowned self] in
             lifecycle.isServing ? lifecycle.active?.configuration : nil
         }
@@ -132,6 +133,8 @@ final class Acceptor: TimerTarget, EventHandler {
         case .ready: handle(.workersReady)
         case .rejected(let worker, let reason): handle(.workerRejected(worker: worker, reason: reason))
         case .refused(let worker, let refusals): dispatcher.log(refusals, by: worker)
+        case .tookOver(let table): dispatcher.workerTookOver(table: table)
+        case .orphaned: break
         case .ended: handle(.workersEnded)
         }
     }
@@ -360,7 +363,10 @@ final class Acceptor: TimerTarget, EventHandler {
         var parts: [String] = []
         // `systemctl reload` knows that a reload has failed, and this is where the reason is shown.
         if let reason = lifecycle.reloadFailure { parts.append("the last reload failed: \(reason)") }
-        parts.append("\(workers.pool.connectionsInUse) connections, \(dispatcher.handshakes) of them in handshake")
+        let parked = workers.connections.countWithoutSockets
+        parts.append(
+            "\(workers.connections.count) connections, \(dispatcher.handshakes) of them in handshake"
+                + (parked > 0 ? ", \(parked) without a socket" : ""))
         parts.append("\(totals.handshakes) handshakes, \(totals.resumed) of them resumed, \(totals.failed) failed")
         parts.append(
             "\(counters.hellosAnswered &- counters.unsent) cookies sent"
@@ -369,6 +375,7 @@ final class Acceptor: TimerTarget, EventHandler {
         if totals.dropped.total > 0 {
             parts.append("\(totals.dropped.total) datagrams dropped (\(totals.dropped.text { $0.key }))")
         }
+        if totals.forged > 0 { parts.append("\(totals.forged) forged records") }
         let places = listeners.recordsOfNoConnection.map { "\($0.address): \($0.count)" }.joined(separator: ", ")
         parts.append("\(counters.ofNoConnection) records of no connection" + (places.isEmpty ? "" : " (\(places))"))
         parts.append("\(counters.unrelated &+ counters.malformed) other datagrams dropped")

@@ -5,10 +5,10 @@ import Logging
 import Primitives
 
 /// Receives the new clients of all listeners: decides whether there is room for each, hands it over to a worker, and
-/// logs why it was refused.
+/// logs why it was refused. What comes to a listener for a connection without a socket goes to the ``SocketRestorer``.
 final class ConnectionDispatcher {
-    private let admission = Admission()
     private let workers: WorkerSupervisor
+    private let sockets: SocketRestorer
     private let loop: EventLoop
     private var refusals: RefusalLog
     /// The service or client that each listener belongs to.
@@ -26,12 +26,32 @@ final class ConnectionDispatcher {
     private let logger = Logger(label: "dtlsd")
     /// The names of the services and clients of the active configuration.
     private var names: [Target: String] = [:]
+    /// The ``SlotTarget`` of each service and client of the active configuration.
+    private var slotTargets: [Target: UInt64] = [:]
 
     init(workers: WorkerSupervisor, loop: EventLoop) {
         self.workers = workers
         self.loop = loop
+        sockets = SocketRestorer(workers: workers, loop: loop)
         refusals = RefusalLog()
+        sockets.onFailure = { [unowned self] failure, peer, listener in
+            switch failure {
+            case .kernel(let error): self.listener(listener, failed: error, for: peer)
+            case .worker(let refusal):
+                log(
+                    refusal, "a connection without a socket gets none, its client will retry: \(Self.reason(refusal))",
+                    peer, listener)
+            }
+        }
     }
+
+    private var admission: Admission { workers.connections.admission }
+
+    /// Says which listener gets the datagrams of a local address.
+    func findListeners(by find: @escaping (SocketAddress) -> DatagramListener?) { sockets.listener = find }
+
+    /// The worker of a table serves its connections from now on.
+    func workerTookOver(table: Int) { sockets.tookOver(table: table) }
 
     /// Applies the limits of a configuration to new clients.
     /// - Parameter targets: the service or client that each of its listeners belongs to.
@@ -40,7 +60,8 @@ final class ConnectionDispatcher {
         strays = strays.filter { targets[$0.key] != nil }
         fullAddresses.formIntersection(targets.keys)
         names = Dictionary(uniqueKeysWithValues: configuration.targets.map { ($0, $1.name) })
-        admission.apply(configuration, present: workers.pool.admitted)
+        slotTargets = Dictionary(uniqueKeysWithValues: configuration.targets.map { ($0, $1.slotTarget) })
+        admission.apply(configuration, present: workers.connections.forEach)
     }
 
     /// Handshakes in progress, of all services.
@@ -159,22 +180,21 @@ extension ConnectionDispatcher: DatagramListenerDelegate {
     }
 
     func listener(_ listener: DatagramListener, admitted incoming: consuming IncomingConnection) -> UInt64? {
-        guard let target = target(of: listener), let connection = admit(incoming.flow.peer, to: target) else {
-            return nil
-        }
+        guard let target = target(of: listener), let slotTarget = slotTargets[target] else { return nil }
         // The worker has a descriptor of its own once this returns. Ours is closed with the incoming connection.
         // The kernel has given a socket.
         if !fullAddresses.isEmpty { fullAddresses.remove(ObjectIdentifier(listener)) }
-        if let number = workers.handOver(incoming, to: target, connection) { return number.rawValue }
+        if let number = workers.handOver(incoming, to: target, slotTarget) { return number.rawValue }
         // The worker had room when it was asked, so its channel has become full by this message.
         log(
             .busy, "connection refused, the client will retry: \(Self.reason(.busy))", incoming.flow.peer, listener)
         return nil
     }
 
-    private func admit(_ peer: SocketAddress, to target: Target) -> WorkerPool.Connection? {
-        guard case .service(let service) = target else { return .ofClient }
-        return admission.admit(peer, service: service, now: loop.now).map { .ofService($0) }
+    func listener(
+        _ listener: DatagramListener, received datagram: UnsafeRawBufferPointer, of flow: FlowKey, isProven: Bool
+    ) -> Bool {
+        sockets.receive(datagram, flow, isProven: isProven, on: listener)
     }
 
     func listener(

@@ -75,10 +75,14 @@ final class ListenerSet {
     /// Hands a datagram that reached the socket of another connection to the listener that it was sent to, if there is
     /// one: the listener of its very destination, or the one of the wildcard address.
     func reinject(_ datagram: UnsafeRawBufferPointer, _ flow: FlowKey) {
-        let wildcard = SocketAddress.anyAddress(flow.local.family, port: flow.local.port)
-        let listener =
-            open.first { $0.key.address == flow.local } ?? open.first { $0.key.address == wildcard }
-        listener?.value.reinject(datagram, flow)
+        listener(of: flow.local)?.reinject(datagram, flow)
+    }
+
+    /// The listener that gets the datagrams of a local address.
+    func listener(of local: SocketAddress) -> DatagramListener? {
+        let wildcard = SocketAddress.anyAddress(local.family, port: local.port)
+        let listener = open.first { $0.key.address == local } ?? open.first { $0.key.address == wildcard }
+        return listener?.value
     }
 
     /// The counters of all listeners since the start, closed ones included.

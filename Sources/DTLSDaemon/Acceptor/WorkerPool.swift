@@ -9,14 +9,21 @@ import Primitives
 /// It is a value without I/O. Its methods take what has happened, and return the actions to perform, in this order. A
 /// worker is known by its process ID, and has a number: 0 to the number of workers - 1. The worker that replaces a dead
 /// one takes over its number.
+///
+/// A worker serves the connections of one ``SlotTable``. The next worker of its number takes that table over, where it
+/// has died; where it has been told to give its connections up, they move to the tables of others.
 struct WorkerPool {
     enum Action: Equatable {
         /// Start a worker. The outcome comes by ``started(_:pid:now:)`` or ``startFailed(_:_:now:)``.
         case start(number: Int)
         /// Send a worker the newest configuration.
         case configure(pid_t, generation: UInt32)
-        /// Tell a worker to send close_notify to its clients, and to end.
-        case stop(pid_t)
+        /// Tell a worker to end: with close_notify to its clients, or leaving its connections in their slots.
+        case stop(pid_t, keepingConnections: Bool)
+        /// Tell a worker to serve the connections that it has found in its slots.
+        case takeOver(pid_t)
+        /// Tell a worker to give up to so many connections up; `UInt32.max`: all that can move.
+        case release(pid_t, count: UInt32)
         case ping(pid_t)
         case kill(pid_t)
         case log(LogEvent, String, fields: [String: String])
@@ -31,6 +38,10 @@ struct WorkerPool {
         case rejected(worker: Int, reason: String)
         /// A worker has refused connections that were handed over to it.
         case refused(worker: Int, Tally<Refusal>)
+        /// The worker of this table serves its connections from now on.
+        case tookOver(table: Int)
+        /// There are connections in tables that no worker serves: ``WorkerPool/orphans``.
+        case orphaned
         /// The last process has ended, after ``WorkerPool/stop()``.
         case ended
     }
@@ -44,21 +55,16 @@ struct WorkerPool {
         var dropped = Tally<TrafficExcess>()
         /// Connections that workers have refused.
         var refused = Tally<Refusal>()
-    }
-
-    /// A connection that was handed over to a worker and that the worker has not reported closed.
-    enum Connection {
-        /// It counts in the limits for as long as it is here.
-        case ofService(AdmittedConnection)
-        /// No limits apply to local senders.
-        case ofClient
+        /// Datagrams for connections without sockets in which no record was good.
+        var forged: UInt64 = 0
     }
 
     struct Worker {
         let number: Int
         let pid: pid_t
         fileprivate let startedAt: Instant
-        fileprivate(set) var connections: [ConnectionNumber: Connection] = [:]
+        /// The number of the ``SlotTable`` with its connections.
+        let table: Int
         /// The configuration that it was given last. Connections that are handed over to it count in this one.
         fileprivate var givenGeneration: UInt32 = 0
         /// What has become of the configuration that it was given last.
@@ -66,10 +72,16 @@ struct WorkerPool {
         fileprivate var hasLostSetupBefore = false
         /// The configuration that it serves; `nil` before its first one.
         fileprivate(set) var servedGeneration: UInt32?
-        /// The number of connections that its descriptors allow.
+        /// The number of connections with sockets that its descriptors allow.
         fileprivate var capacity = 0
-        /// It gets no new clients, and ends when its last connection has ended.
+        /// It gets no new clients, gives its connections up, and ends when it has none.
         fileprivate(set) var isDraining = false
+        /// It was started to replace a worker of the same number that is old, and gets no clients before that one
+        /// drains.
+        fileprivate(set) var isReserve = false
+        /// It was told to give connections up, and has not said that it has.
+        fileprivate var isReleasing = false
+        fileprivate var wasStopped = false
         /// Pings in a row, one each ``WorkerPool/pingInterval``, that no message has followed. Silence alone does not
         /// count: while this process is stopped (a paused virtual machine, a debugger), no pings are sent.
         fileprivate var unansweredPings = 0
@@ -80,19 +92,23 @@ struct WorkerPool {
 
         fileprivate enum Delivery { case given, lost, rejected }
 
-        fileprivate init(number: Int, pid: pid_t, startedAt: Instant) {
+        fileprivate init(number: Int, pid: pid_t, table: Int, startedAt: Instant) {
             self.number = number
             self.pid = pid
+            self.table = table
             self.startedAt = startedAt
             lastHeard = startedAt
         }
 
         fileprivate var owesAnswer: Bool { wasAsked || unansweredPings > 0 }
+        /// A ping has just been sent to all, so one that is not answered is nothing unusual.
+        fileprivate var owesAnswerToEarlierPing: Bool { unansweredPings > 1 }
         fileprivate var isHung: Bool { unansweredPings >= WorkerPool.unansweredPingsOfHung }
 
         /// Whether it serves the configuration that it was given last, to new clients too.
-        fileprivate var isServing: Bool { servedGeneration != nil && delivery == .given && !isDraining }
-        fileprivate var isFull: Bool { connections.count >= capacity }
+        fileprivate var isServing: Bool {
+            servedGeneration != nil && delivery == .given && !isDraining && !isReserve
+        }
     }
 
     /// A worker that is to be started at a time.
@@ -101,6 +117,7 @@ struct WorkerPool {
         let startAt: Instant
     }
 
+    let connections: ConnectionTable
     private(set) var workers: [Worker] = []
     private(set) var totals = Totals()
     /// The number of workers that the configuration asks for.
@@ -110,9 +127,15 @@ struct WorkerPool {
     private var vacancies: [Vacancy] = []
     /// The pauses before the replacement of a worker, by its number; none for a worker that was stable.
     private var backoffs: [Int: Backoff] = [:]
+    /// The tables of workers that have died, for their successors, by the number of both.
+    private var inheritances: [Int: Int] = [:]
+    /// The age at which a worker is replaced; `nil`: never.
+    var recycling: Duration?
+    private var nextRecycling = Instant.distantPast
     private var nextPing = Instant.distantPast
-    private var connectionCount: UInt64 = 1
     private(set) var isStopping = false
+
+    init(_ connections: ConnectionTable = ConnectionTable()) { self.connections = connections }
 
     private static let shortestPause = Duration.milliseconds(100)
     private static let longestPause = Duration.seconds(30)
@@ -124,6 +147,12 @@ struct WorkerPool {
     /// A worker that has left so many pings unanswered gets no new clients. They would wait until it is killed, while
     /// clients that are refused are served when they ask again.
     static let unansweredPingsOfHung = 2
+    /// Workers are uneven when one has so many more connections with sockets than another, and a quarter more.
+    static let unevenFrom = 64
+    /// The most connections that are moved to even them out every ``pingInterval``.
+    static let movedTogether = 1_024
+    /// At most one worker is replaced for its age in this time, so that one that cannot be is not tried all the time.
+    static let recyclingPause = Duration.seconds(60)
     /// A worker that has been silent for so long is sent a ping together with a connection.
     static let longestSilence = Duration.seconds(1)
 
@@ -138,23 +167,68 @@ struct WorkerPool {
         return (0..<count).filter { !present.contains($0) }
     }
 
+    /// The table for a worker that is to be started: that of its predecessor, or one that nobody serves. `nil`: a new
+    /// one.
+    /// - Parameter taken: tables that other workers were just started with.
+    func inheritance(of number: Int, except taken: [Int] = []) -> Int? {
+        if let table = inheritances[number] { return table }
+        let free = orphans.filter { !taken.contains($0) }
+        // Those that a predecessor of the main process has kept have the numbers of the workers of that time.
+        return free.first { $0 == number } ?? free.max { sizeOfTable($0) < sizeOfTable($1) }
+    }
+
+    private func sizeOfTable(_ number: Int) -> Int { connections[number]?.count ?? 0 }
+
+    /// The tables that no worker serves, and none is going to take over.
+    var orphans: [Int] {
+        let claimed = Set(workers.map(\.table)).union(inheritances.values)
+        return connections.numbers.filter { !claimed.contains($0) }
+    }
+
     /// Distributes a new configuration: to the workers that it keeps, and to those that were started for it. The
     /// workers above `count` begin to drain. They get it too, for the connections that they have: their backends may
     /// have moved.
-    mutating func configure(_ count: Int, started: [(number: Int, pid: pid_t)], now: Instant) -> [Action] {
+    mutating func configure(
+        _ count: Int, started: [(number: Int, pid: pid_t, table: Int)], now: Instant
+    ) -> [Action] {
         self.count = count
         generation &+= 1
         var actions = kept(by: count).flatMap { configure($0.pid) }
-        for index in workers.indices where !workers[index].isDraining && workers[index].number >= count {
-            workers[index].isDraining = true
-            if workers[index].connections.isEmpty { actions.append(.stop(workers[index].pid)) }
-        }
-        let draining = workers.filter { $0.isDraining && !$0.connections.isEmpty }
-        actions += draining.flatMap { configure($0.pid) }
+        // Those that go on draining first, so that what they cannot give away is served by the new configuration.
+        for worker in workers where worker.isDraining { actions += configure(worker.pid) }
         vacancies.removeAll { $0.number >= count }
-        for (number, pid) in started { actions += self.started(number, pid: pid, now: now) }
-        return actions
+        inheritances = inheritances.filter { $0.key < count }
+        for (number, pid, table) in started { actions += self.started(number, pid: pid, table: table, now: now) }
+        for index in workers.indices where !workers[index].isDraining && workers[index].number >= count {
+            if sizeOfTable(workers[index].table) > 0 { actions += configure(workers[index].pid) }
+            actions += drain(index)
+        }
+        return actions + reportOrphans()
     }
+
+    /// From now on, a worker gives its connections up.
+    private mutating func drain(_ index: Int) -> [Action] {
+        workers[index].isDraining = true
+        workers[index].isReserve = false
+        return advanceDraining(index)
+    }
+
+    /// Tells a worker that drains to give its connections up, or to end once it has none.
+    private mutating func advanceDraining(_ index: Int) -> [Action] {
+        let worker = workers[index]
+        if sizeOfTable(worker.table) == 0 {
+            guard !worker.wasStopped else { return [] }
+            workers[index].wasStopped = true
+            return [.stop(worker.pid, keepingConnections: false)]
+        }
+        guard !worker.isReleasing, worker.servedGeneration != nil, workers.contains(where: \.isServing) else {
+            return []
+        }
+        workers[index].isReleasing = true
+        return [.release(worker.pid, count: .max)]
+    }
+
+    private func reportOrphans() -> [Action] { orphans.isEmpty ? [] : [.report(.orphaned)] }
 
     private mutating func configure(_ pid: pid_t) -> [Action] {
         guard let index = index(of: pid) else { return [] }
@@ -172,74 +246,66 @@ struct WorkerPool {
 
     // MARK: Connections
 
-    /// The connections of all workers.
-    var connectionsInUse: Int { workers.reduce(0) { $0 + $1.connections.count } }
-
-    /// The connections of all workers that count in limits.
-    var admitted: [AdmittedConnection] {
-        workers.flatMap { worker in
-            worker.connections.values.compactMap { if case .ofService(let admitted) = $0 { admitted } else { nil } }
-        }
-    }
-
-    /// The place of a new connection.
+    /// Where a new connection goes.
     struct Assignment: Equatable {
         let worker: pid_t
-        /// The number of the connection, unique among all connections of the daemon.
-        let connection: ConnectionNumber
+        /// The table that the connection takes a slot of.
+        let table: Int
         /// The configuration that the worker serves the connection with.
         let generation: UInt32
     }
 
-    /// Assigns a new connection to the worker with the fewest connections, of those that have room for one more. A
-    /// worker that owes an answer to a ping is passed over for one that does not: it may be hung, and would have the
-    /// fewest connections for ever.
+    /// Assigns a new connection to the worker with the fewest connections that have sockets, of those that have room for
+    /// one more. A worker that owes an answer to a ping is passed over for one that does not: it may be hung, and would
+    /// have the fewest connections for ever.
     /// - Parameter canSend: whether the channel of a worker takes a message at this moment.
     /// - Returns: `nil` when no worker can take it; see ``refusal``.
     func assignment(canSend: (pid_t) -> Bool) -> Assignment? {
         guard !isStopping else { return nil }
-        var chosen: Int?
-        for index in workers.indices {
-            let worker = workers[index]
-            guard worker.isServing, !worker.isFull, !worker.isHung, canSend(worker.pid) else { continue }
-            if let best = chosen.map({ workers[$0] }),
-                best.owesAnswer == worker.owesAnswer
-                    ? best.connections.count <= worker.connections.count : worker.owesAnswer
+        var chosen: Worker?
+        for worker in workers where worker.isServing && !isFull(worker) && !worker.isHung && canSend(worker.pid) {
+            if let best = chosen,
+                best.owesAnswer == worker.owesAnswer ? load(best) <= load(worker) : worker.owesAnswer
             {
                 continue
             }
-            chosen = index
+            chosen = worker
         }
-        guard let chosen else { return nil }
-        return Assignment(
-            worker: workers[chosen].pid,
-            connection: ConnectionNumber(
-                worker: workers[chosen].number, slot: Int(connectionCount & 0xff_ffff),
-                generation: UInt32(truncatingIfNeeded: connectionCount >> 24)),
-            generation: workers[chosen].givenGeneration)
+        return chosen.map { Assignment(worker: $0.pid, table: $0.table, generation: $0.givenGeneration) }
+    }
+
+    private func load(_ worker: Worker) -> Int { connections[worker.table]?.countWithSockets ?? 0 }
+
+    private func isFull(_ worker: Worker) -> Bool {
+        load(worker) >= worker.capacity || connections[worker.table]?.hasRoom != true
     }
 
     /// Why no worker can take a connection, where ``assignment(canSend:)`` is `nil`.
     var refusal: Refusal {
         let serving = workers.filter(\.isServing)
         if serving.isEmpty || isStopping { return .noWorker }
-        return serving.allSatisfy(\.isFull) ? .full : .busy
+        return serving.allSatisfy(isFull) ? .full : .busy
     }
 
     /// Notes that a connection was handed over.
-    mutating func handedOver(_ connection: Connection, _ assignment: Assignment, now: Instant) -> [Action] {
+    mutating func handedOver(_ assignment: Assignment, now: Instant) -> [Action] {
         guard let index = index(of: assignment.worker) else { return [] }
-        connectionCount &+= 1
-        workers[index].connections[assignment.connection] = connection
         // Whether it still answers shows before it gets the next client. A busy worker reports all the time.
         guard !workers[index].owesAnswer, now - workers[index].lastHeard >= Self.longestSilence else { return [] }
         workers[index].wasAsked = true
         return [.ping(assignment.worker)]
     }
 
-    /// The worker that has a connection; `nil` when the connection is gone.
+    /// The worker that serves a connection; `nil` when the connection is gone, or no worker serves it at the moment.
     func worker(with connection: ConnectionNumber) -> pid_t? {
-        workers.first { $0.number == connection.worker && $0.connections.keys.contains(connection) }?.pid
+        guard connections.contains(connection) else { return nil }
+        return workers.first { $0.table == connection.worker && $0.servedGeneration != nil }?.pid
+    }
+
+    /// Whether the worker of a table has a descriptor for one more socket.
+    func hasDescriptor(table: Int) -> Bool {
+        guard let worker = workers.first(where: { $0.table == table }) else { return false }
+        return load(worker) < worker.capacity
     }
 
     // MARK: Messages of workers
@@ -253,14 +319,17 @@ struct WorkerPool {
         let number = workers[index].number
         switch message {
         case .ready(let generation, let capacity):
+            let isFirst = workers[index].servedGeneration == nil
             workers[index].servedGeneration = generation
             workers[index].capacity = Int(capacity)
-            return confirm()
+            return (isFirst ? begin(index) : []) + confirm()
         case .rejected(let generation, let reason):
             guard generation == workers[index].givenGeneration else { return [] }
             workers[index].delivery = .rejected
             // It may have been given another one meanwhile.
             guard generation == self.generation, !isStopping, !workers[index].isDraining else { return [] }
+            // The worker that it was to replace serves this configuration, and goes on.
+            if workers[index].isReserve { return [.stop(pid, keepingConnections: true)] }
             return [.report(.rejected(worker: number, reason: reason))]
         case .setupLost(let generation):
             guard generation == workers[index].givenGeneration else { return [] }
@@ -268,8 +337,38 @@ struct WorkerPool {
             defer { workers[index].hasLostSetupBefore = true }
             return workers[index].hasLostSetupBefore ? [] : [lostSetup(number)]
         case .report(let report): return count(report, of: index)
-        case .misdelivered, .wake, .parked, .farSocket, .released, .releaseDone: return []
+        case .parked(let parked):
+            for connection in parked where connection.worker == workers[index].table {
+                connections.noteWithoutSocket(connection)
+            }
+            return []
+        case .releaseDone:
+            workers[index].isReleasing = false
+            return []
+        case .misdelivered, .wake, .farSocket, .released: return []
         }
+    }
+
+    /// A worker serves its first configuration, and with it the connections that are in its slots already.
+    private mutating func begin(_ index: Int) -> [Action] {
+        let worker = workers[index]
+        var actions: [Action] = []
+        if sizeOfTable(worker.table) > 0 { actions = [.takeOver(worker.pid), .report(.tookOver(table: worker.table))] }
+        if worker.isReserve { actions += relieve(index) }
+        for index in workers.indices where workers[index].isDraining { actions += advanceDraining(index) }
+        return actions + reportOrphans()
+    }
+
+    /// A worker that was started to replace an old one of its number can serve.
+    private mutating func relieve(_ index: Int) -> [Action] {
+        workers[index].isReserve = false
+        let number = workers[index].number
+        let pid = workers[index].pid
+        guard let old = workers.firstIndex(where: { $0.number == number && !$0.isDraining && $0.pid != pid }) else {
+            return []
+        }
+        workers[old].isDraining = true
+        return []
     }
 
     private func lostSetup(_ number: Int) -> Action {
@@ -281,7 +380,7 @@ struct WorkerPool {
     }
 
     private mutating func confirm() -> [Action] {
-        let serving = workers.filter { !$0.isDraining }
+        let serving = workers.filter { !$0.isDraining && !$0.isReserve }
         guard readyGeneration != generation, serving.count == count,
             serving.allSatisfy({ $0.servedGeneration == generation })
         else { return [] }
@@ -290,28 +389,54 @@ struct WorkerPool {
     }
 
     private mutating func count(_ report: MessageFromWorker.Report, of index: Int) -> [Action] {
-        for id in report.established {
-            if case .ofService(let admitted) = workers[index].connections[id] { admitted.establish() }
-        }
-        for id in report.closed { workers[index].connections.removeValue(forKey: id) }
+        let table = workers[index].table
+        for connection in report.established where connection.worker == table { connections.establish(connection) }
+        for connection in report.closed where connection.worker == table { connections.end(connection) }
         totals.handshakes &+= UInt64(report.handshakes)
         totals.resumed &+= UInt64(report.resumed)
         totals.failed &+= UInt64(report.failed)
+        totals.forged &+= UInt64(report.forged)
         totals.dropped.add(report.dropped)
         totals.refused.add(report.refused)
         var actions: [Action] = []
         if report.refused.total > 0 {
             actions.append(.report(.refused(worker: workers[index].number, report.refused)))
         }
-        if workers[index].isDraining, workers[index].connections.isEmpty { actions.append(.stop(workers[index].pid)) }
+        if workers[index].isDraining, sizeOfTable(table) == 0 { actions += advanceDraining(index) }
         return actions
+    }
+
+    /// The worker that takes a connection which another one has released: the one with the fewest connections.
+    /// - Parameters:
+    ///   - hasSocket: whether its socket comes along.
+    ///   - source: the worker that has released it.
+    func destination(hasSocket: Bool, from source: pid_t?) -> Worker? {
+        let candidates = workers.filter {
+            $0.isServing && !$0.isHung && $0.pid != source && connections[$0.table]?.hasRoom == true
+                && (!hasSocket || load($0) < $0.capacity)
+        }
+        return hasSocket
+            ? candidates.min { load($0) < load($1) }
+            : candidates.min { sizeOfTable($0.table) < sizeOfTable($1.table) }
+    }
+
+    /// Notes that connections of a worker have moved to others.
+    mutating func moved(from pid: pid_t) -> [Action] {
+        guard let index = index(of: pid), workers[index].isDraining, sizeOfTable(workers[index].table) == 0 else {
+            return []
+        }
+        return advanceDraining(index)
     }
 
     // MARK: Processes
 
     /// Notes that a worker was started. It is given the newest configuration.
-    mutating func started(_ number: Int, pid: pid_t, now: Instant) -> [Action] {
-        workers.append(Worker(number: number, pid: pid, startedAt: now))
+    /// - Parameter table: the one of ``inheritance(of:except:)``, or a new one.
+    mutating func started(_ number: Int, pid: pid_t, table: Int, now: Instant) -> [Action] {
+        var worker = Worker(number: number, pid: pid, table: table, startedAt: now)
+        worker.isReserve = workers.contains { $0.number == number && !$0.isDraining }
+        if inheritances[number] == table { inheritances[number] = nil }
+        workers.append(worker)
         return [
             .log(
                 .workerStarted, "worker \(number) started",
@@ -322,6 +447,14 @@ struct WorkerPool {
     /// Notes that a worker could not be started: there are too few processes, descriptors or memory. The pauses between
     /// the tries grow, so that the log does not fill.
     mutating func startFailed(_ number: Int, _ reason: String, now: Instant) -> [Action] {
+        if workers.contains(where: { $0.number == number && !$0.isDraining }) {
+            return [
+                .log(
+                    .internalError,
+                    "worker \(number), which is old enough to be replaced, goes on: a new one cannot be started: \(reason)",
+                    fields: ["WORKER": "\(number)"])
+            ]
+        }
         let pause = max(nextPause(number), Self.shortestPause)
         vacancies.append(Vacancy(number: number, startAt: now + pause))
         return [
@@ -336,28 +469,64 @@ struct WorkerPool {
     mutating func ended(_ pid: pid_t, _ ending: ChildProcess.Ending, now: Instant) -> [Action] {
         guard let index = index(of: pid) else { return [] }
         let worker = workers.remove(at: index)
-        if isStopping { return workers.isEmpty ? [.report(.ended)] : [] }
-        if worker.isDraining {
-            let isExpected = ending == .exited(status: 0) && worker.connections.isEmpty
-            return isExpected ? [] : [death(of: worker, ending, "it was draining, and is not replaced")]
+        let survival = connections.workerDied(worker.table, now: now)
+        var actions = survival.poison.map { [poisoned($0, worker)] } ?? []
+        if isStopping { return workers.isEmpty ? actions + [.report(.ended)] : actions }
+        if worker.isDraining || worker.isReserve {
+            if ending != .exited(status: 0) || survival.kept + survival.lost > 0 || worker.isReserve {
+                let consequence =
+                    worker.isReserve
+                    ? "the old worker that it was to replace goes on" : "it was draining, and is not replaced"
+                actions.append(death(of: worker, ending, survival, consequence))
+            }
+            return actions + reportOrphans()
         }
+        // One that was to replace it is there.
+        if let successor = workers.firstIndex(where: { $0.number == worker.number && $0.isReserve }) {
+            workers[successor].isReserve = false
+            actions.append(death(of: worker, ending, survival, "its successor has been started already"))
+            return actions + reportOrphans()
+        }
+        inheritances[worker.number] = worker.table
         if now - worker.startedAt >= Self.stableAfter { backoffs[worker.number] = nil }
         let pause = nextPause(worker.number)
         if pause == .zero {
-            return [death(of: worker, ending, "it is replaced at once"), .start(number: worker.number)]
+            actions.append(death(of: worker, ending, survival, "it is replaced at once"))
+            return actions + [.start(number: worker.number)]
         }
         vacancies.append(Vacancy(number: worker.number, startAt: now + pause))
-        return [death(of: worker, ending, "it is replaced in \(pause.milliseconds) ms")]
+        return actions + [death(of: worker, ending, survival, "it is replaced in \(pause.milliseconds) ms")]
     }
 
-    private func death(of worker: Worker, _ ending: ChildProcess.Ending, _ consequence: String) -> Action {
-        let lost = worker.connections.count
+    private func death(
+        of worker: Worker, _ ending: ChildProcess.Ending, _ survival: ConnectionTable.Survival, _ consequence: String
+    ) -> Action {
+        var lost = "\(survival.lost) are lost"
+        var reasons: [String] = []
+        if survival.handshaking > 0 { reasons.append("\(survival.handshaking) were in their handshake") }
+        if survival.bound > 0 {
+            reasons.append(
+                "\(survival.bound) use AES-CBC or allow renegotiation, so that their state was in the process")
+        }
+        if survival.poison != nil { reasons.append("1 is ended, since a worker has died on it twice") }
+        if !reasons.isEmpty { lost += " (\(reasons.joined(separator: ", ")))" }
         return .log(
-            .workerDied, "worker \(worker.number) \(ending), with \(lost) connections lost; \(consequence)",
+            .workerDied,
+            "worker \(worker.number) \(ending): \(survival.kept) connections are kept, \(lost); \(consequence)",
             fields: [
-                "WORKER": "\(worker.number)", "WORKER_PID": "\(worker.pid)", "CONNECTIONS_LOST": "\(lost)",
-                "ENDING": "\(ending)",
+                "WORKER": "\(worker.number)", "WORKER_PID": "\(worker.pid)", "CONNECTIONS_LOST": "\(survival.lost)",
+                "CONNECTIONS_KEPT": "\(survival.kept)", "ENDING": "\(ending)",
             ])
+    }
+
+    private func poisoned(_ poison: (flow: FlowKey, target: UInt64), _ worker: Worker) -> Action {
+        let name = connections.admission.name(of: poison.target)
+        return .log(
+            .workerDied,
+            "the connection of \(poison.flow.peer)\(name.map { " with service \($0)" } ?? "") is ended: worker"
+                + " \(worker.number) has died twice within \(ConnectionTable.deathInterval.seconds) s while it worked on it",
+            fields: ["WORKER": "\(worker.number)", "PEER": "\(poison.flow.peer)"].merging(
+                name.map { ["SERVICE": $0] } ?? [:], uniquingKeysWith: { first, _ in first }))
     }
 
     /// There is no pause before the first replacement. Each one after it is twice as long as the one before.
@@ -372,12 +541,14 @@ struct WorkerPool {
     /// Tells a worker to end, so that it is replaced. The other workers can use the configuration that it has rejected,
     /// so it is short of memory, or worse.
     func replace(_ number: Int, reason: String) -> [Action] {
-        guard let worker = workers.first(where: { $0.number == number && !$0.isDraining }) else { return [] }
+        guard let worker = workers.first(where: { $0.number == number && !$0.isDraining && !$0.isReserve }) else {
+            return []
+        }
         return [
             .log(
                 .internalError, "worker \(number) cannot use the configuration, and is replaced: \(reason)",
                 fields: ["WORKER": "\(number)"]),
-            .stop(worker.pid),
+            .stop(worker.pid, keepingConnections: true),
         ]
     }
 
@@ -395,7 +566,33 @@ struct WorkerPool {
         guard now >= nextPing else { return actions }
         nextPing = now + Self.pingInterval
         for index in workers.indices { actions += ping(index) }
+        for index in workers.indices where workers[index].isDraining { actions += advanceDraining(index) }
+        actions += evenOut() + recycle(now: now)
         return actions
+    }
+
+    /// Where one worker has many more connections with sockets than another, it gives some of them up. They are at most
+    /// half of the difference, so no worker ever has more afterwards than the one that gave them.
+    private mutating func evenOut() -> [Action] {
+        guard !workers.contains(where: \.isReleasing) else { return [] }
+        let serving = workers.indices.filter { workers[$0].isServing && !workers[$0].owesAnswerToEarlierPing }
+        guard let most = serving.max(by: { load(workers[$0]) < load(workers[$1]) }),
+            let fewest = serving.min(by: { load(workers[$0]) < load(workers[$1]) })
+        else { return [] }
+        let difference = load(workers[most]) - load(workers[fewest])
+        guard difference >= Self.unevenFrom, difference * 4 >= load(workers[fewest]) else { return [] }
+        workers[most].isReleasing = true
+        return [.release(workers[most].pid, count: UInt32(min(difference / 2, Self.movedTogether)))]
+    }
+
+    /// Starts a successor for a worker that has become too old, one at a time. The old one drains once that is ready.
+    private mutating func recycle(now: Instant) -> [Action] {
+        guard let recycling, now >= nextRecycling, vacancies.isEmpty, workers.count == count,
+            workers.allSatisfy(\.isServing),
+            let oldest = workers.min(by: { $0.startedAt < $1.startedAt }), now - oldest.startedAt >= recycling
+        else { return [] }
+        nextRecycling = now + Self.recyclingPause
+        return [.start(number: oldest.number)]
     }
 
     /// A worker that has lost its configuration is given it again. A worker that has left too many pings unanswered is
@@ -423,14 +620,18 @@ struct WorkerPool {
         return actions
     }
 
+    /// The number of the table that a worker serves; `nil` when it has ended.
+    func table(of pid: pid_t) -> Int? { index(of: pid).map { workers[$0].table } }
+
     private func index(of pid: pid_t) -> Int? { workers.firstIndex { $0.pid == pid } }
 
     // MARK: Shutdown
 
-    /// Tells all workers to close their connections and to end.
-    mutating func stop() -> [Action] {
+    /// Tells all workers to end: with close_notify to their clients, or leaving all connections in their slots.
+    mutating func stop(keepingConnections: Bool = false) -> [Action] {
         isStopping = true
-        return workers.isEmpty ? [.report(.ended)] : workers.map { .stop($0.pid) }
+        return workers.isEmpty
+            ? [.report(.ended)] : workers.map { .stop($0.pid, keepingConnections: keepingConnections) }
     }
 
     /// Kills the workers that have not ended.

@@ -8,10 +8,25 @@ import Primitives
 /// Starts, feeds and watches the worker processes, as the ``WorkerPool`` decides.
 final class WorkerSupervisor: TimerTarget, MessageChannelDelegate {
     private(set) var pool = WorkerPool()
+    /// The connections of all workers, and those that no worker serves at the moment.
+    var connections: ConnectionTable { pool.connections }
     /// The channels of the workers, by their process IDs.
     private var channels: [pid_t: MessageChannel] = [:]
     /// The worker whose last messages are being read. Another process may have its ID by now.
     private var reaped: pid_t?
+    /// The far socket of the connection that a worker is about to release.
+    private var farSockets: [pid_t: ReleasedSocket] = [:]
+    private final class ReleasedSocket {
+        let connection: ConnectionNumber
+        var descriptor: FileDescriptor
+        init(_ connection: ConnectionNumber, _ descriptor: consuming FileDescriptor) {
+            self.connection = connection
+            self.descriptor = descriptor
+        }
+    }
+    private var isMovingOrphans = false
+    /// Connections of dead workers that move in a turn of the loop: some milliseconds.
+    private static let orphansPerTurn = 2_048
     /// What every worker is given with the newest configuration; `nil` before the first one.
     private var setup: WorkerSetup?
     /// Starts the process of a worker with this number and this end of its channel.
@@ -21,6 +36,10 @@ final class WorkerSupervisor: TimerTarget, MessageChannelDelegate {
     private let logger: Logger
     /// Is called from the loop.
     var onEvent: (WorkerPool.Event) -> Void = { _ in }
+    /// Is called with connections that lack a socket, whose workers wait for one.
+    var onWake: ([ConnectionNumber]) -> Void = { _ in }
+    /// Is called with connections without sockets that no worker has served, and one does now.
+    var onAdopted: ([ConnectionNumber]) -> Void = { _ in }
     /// Is called with each datagram that reached the socket of a connection and belongs to a listener. The datagram is
     /// valid during the call.
     var onMisdelivered: (UnsafeRawBufferPointer, FlowKey) -> Void = { _, _ in }
@@ -46,20 +65,23 @@ final class WorkerSupervisor: TimerTarget, MessageChannelDelegate {
         perform(pool.configure(count, started: started, now: loop.now), copies)
     }
 
+    /// The age at which workers are replaced; `nil`: they are not.
+    func recycleWorkers(after age: Duration?) { pool.recycling = age }
+
     /// Starts several workers: all of them, or none.
     private func startAll(
         _ numbers: [Int], _ setup: WorkerSetup, _ copies: inout [pid_t: WorkerSetup]
-    ) throws(SystemError) -> [(number: Int, pid: pid_t)] {
-        var started: [(number: Int, pid: pid_t)] = []
+    ) throws(SystemError) -> [(number: Int, pid: pid_t, table: Int)] {
+        var started: [(number: Int, pid: pid_t, table: Int)] = []
         do throws(SystemError) {
             for number in numbers {
                 let copy = try setup.copy()
-                let pid = try start(number)
-                started.append((number, pid))
+                let (pid, table) = try start(number, except: started.map(\.table))
+                started.append((number, pid, table))
                 copies[pid] = copy
             }
         } catch {
-            for (_, pid) in started {
+            for (_, pid, _) in started {
                 channels[pid]?.send(MessageToWorker.encode(stopKeepingConnections: false))
                 channels.removeValue(forKey: pid)?.close()
             }
@@ -68,11 +90,25 @@ final class WorkerSupervisor: TimerTarget, MessageChannelDelegate {
         return started
     }
 
-    private func start(_ number: Int) throws(SystemError) -> pid_t {
-        let ends = try UnixChannel.pair()
-        let pid = try starter(number, ends.other)
-        channels[pid] = try MessageChannel(ends.one, loop: loop, delegate: self)
-        return pid
+    /// Starts a worker with the table that it inherits, or a new one.
+    private func start(
+        _ number: Int, except taken: [Int] = []
+    ) throws(SystemError) -> (pid: pid_t, table: Int) {
+        let inherited = pool.inheritance(of: number, except: taken).flatMap { connections[$0] }
+        let table: SlotTable
+        if let inherited { table = inherited } else { table = try connections.makeTable(preferring: number) }
+        do throws(SystemError) {
+            let file = try table.file.descriptor.duplicate()
+            let ends = try UnixChannel.pair()
+            let pid = try starter(number, ends.other)
+            let channel = try MessageChannel(ends.one, loop: loop, delegate: self)
+            channels[pid] = channel
+            channel.send(MessageToWorker.slotsBytes, descriptor: file)
+            return (pid, table.number)
+        } catch {
+            connections.removeTable(table.number)
+            throw error
+        }
     }
 
     /// Sends all workers other keys for session tickets.
@@ -92,19 +128,26 @@ final class WorkerSupervisor: TimerTarget, MessageChannelDelegate {
     }
 
     /// Hands a new client over to the worker that the pool chooses. A worker whose channel is full is passed over.
-    /// - Parameter target: the table of the newest configuration that the connection belongs to.
+    /// - Parameters:
+    ///   - target: the table of the newest configuration that the connection belongs to.
+    ///   - slotTarget: the ``SlotTarget`` of that table.
     /// - Returns: the number of the connection, or `nil` when no worker could take it.
     func handOver(
-        _ incoming: borrowing IncomingConnection, to target: Target, _ connection: WorkerPool.Connection
+        _ incoming: borrowing IncomingConnection, to target: Target, _ slotTarget: UInt64
     ) -> ConnectionNumber? {
         while let assignment = pool.assignment(canSend: canSend), let channel = channels[assignment.worker] {
+            guard
+                let connection = connections.begin(
+                    incoming.flow, target: slotTarget, in: assignment.table, now: loop.now)
+            else { return nil }
             let message = MessageToWorker.encode(
-                connection: assignment.connection, generation: assignment.generation, target: target,
-                flow: incoming.flow, hello: incoming.helloHandover, datagrams: incoming.datagrams)
+                connection: connection, generation: assignment.generation, target: target, flow: incoming.flow,
+                hello: incoming.helloHandover, datagrams: incoming.datagrams)
             if channel.offer(message, descriptor: incoming.socket.rawValue) {
-                perform(pool.handedOver(connection, assignment, now: loop.now))
-                return assignment.connection
+                perform(pool.handedOver(assignment, now: loop.now))
+                return connection
             }
+            connections.end(connection)
             // A channel that refuses a message is full from now on, so the loop ends.
             if canSend(assignment.worker) { return nil }
         }
@@ -112,12 +155,130 @@ final class WorkerSupervisor: TimerTarget, MessageChannelDelegate {
     }
 
     /// Passes a datagram on to the connection that it belongs to.
-    /// - Returns: false when no worker has that connection any more.
+    /// - Returns: false when no worker has a socket of that connection any more.
     @discardableResult
     func deliver(_ datagram: UnsafeRawBufferPointer, to connection: ConnectionNumber) -> Bool {
-        guard let pid = pool.worker(with: connection) else { return false }
+        guard connections.hasSocket(connection), let pid = pool.worker(with: connection) else { return false }
         _ = channels[pid]?.offer(MessageToWorker.encode(misdelivered: datagram, id: connection))
         return true
+    }
+
+    // MARK: Connections without sockets
+
+    /// Whether a worker serves the connection at the moment.
+    func isServed(_ connection: ConnectionNumber) -> Bool { pool.worker(with: connection) != nil }
+
+    /// Passes a datagram on that may be a record of a connection without a socket. It may be lost.
+    func deliverRecord(_ datagram: UnsafeRawBufferPointer, to connection: ConnectionNumber) {
+        guard let pid = pool.worker(with: connection) else { return }
+        _ = channels[pid]?.offer(MessageToWorker.encode(recordOfParked: datagram, id: connection))
+    }
+
+    /// Why the worker of a connection can take no socket for it at the moment; `nil` when it can.
+    func refusalOfSocket(for connection: ConnectionNumber) -> Refusal? {
+        guard let pid = pool.worker(with: connection) else { return .noWorker }
+        guard canSend(pid) else { return .busy }
+        return pool.hasDescriptor(table: connection.worker) ? nil : .full
+    }
+
+    /// Gives a connection the socket that was made for it.
+    /// - Returns: false where the channel of its worker is full.
+    func resume(_ connection: ConnectionNumber, with incoming: borrowing IncomingConnection) -> Bool {
+        guard let pid = pool.worker(with: connection), let channel = channels[pid] else { return false }
+        let message = MessageToWorker.encode(resume: connection, datagrams: incoming.datagrams)
+        guard channel.offer(message, descriptor: incoming.socket.rawValue) else { return false }
+        connections.noteSocket(connection)
+        return true
+    }
+
+    /// Tells the worker of a connection that there is no socket for it.
+    func resumeFailed(_ connection: ConnectionNumber) {
+        guard let pid = pool.worker(with: connection) else { return }
+        channels[pid]?.send(MessageToWorker.encode(resumeFailed: connection))
+    }
+
+    /// Reads what workers have said and no turn of the loop has brought yet: which connections have no socket any more,
+    /// for example, when something has come for one of them.
+    func readWorkers() {
+        for channel in channels.values where channel.isOpen { channel.ready(.readable) }
+    }
+
+    // MARK: Moving
+
+    /// Moves connections that a worker has given up to others. Where no other can take one, it gets it back.
+    private func move(
+        _ released: [ConnectionNumber], from pid: pid_t, _ socket: consuming FileDescriptor, table: Int
+    ) {
+        var far = farSockets.removeValue(forKey: pid)
+        var adopted: [pid_t: [ConnectionNumber]] = [:]
+        let hasSocket = socket.isOpen && released.count == 1
+        for connection in released where connection.worker == table && connections.contains(connection) {
+            // Whatever happens below, it waits for its peer where it gets no socket.
+            connections.noteWithoutSocket(connection)
+            let destination = pool.destination(hasSocket: hasSocket, from: pid)
+            let moved = destination.flatMap { connections.move(connection, to: $0.table) }
+            let worker = moved == nil ? pid : destination?.pid ?? pid
+            let number = moved ?? connection
+            guard let channel = channels[worker] else { continue }
+            if let descriptor = far, descriptor.connection == connection {
+                far = nil
+                channel.send(MessageToWorker.encode(farSocketOf: number), descriptor: descriptor.descriptor.take())
+            }
+            if hasSocket {
+                channel.send(MessageToWorker.encode(resume: number, datagrams: []), descriptor: socket)
+                connections.noteSocket(number)
+                return perform(pool.moved(from: pid))
+            }
+            adopted[worker, default: []].append(number)
+        }
+        send(adopted)
+        perform(pool.moved(from: pid))
+    }
+
+    private func send(_ adopted: [pid_t: [ConnectionNumber]]) {
+        for (pid, all) in adopted {
+            var rest = all[...]
+            while !rest.isEmpty {
+                channels[pid]?.send(
+                    MessageToWorker.encode(adopt: Array(rest.prefix(ConnectionNumber.maximumOfMessage))))
+                rest = rest.dropFirst(ConnectionNumber.maximumOfMessage)
+            }
+        }
+    }
+
+    /// Moves connections that no worker serves to the tables of those that there are, some in each turn of the loop.
+    private func moveOrphans() {
+        guard !isMovingOrphans, !pool.isStopping else { return }
+        isMovingOrphans = true
+        loop.atEndOfTurn { [weak self] in
+            guard let self else { return }
+            isMovingOrphans = false
+            if moveSomeOrphans() { moveOrphans() }
+        }
+    }
+
+    /// - Returns: whether there are more that can move.
+    private func moveSomeOrphans() -> Bool {
+        var adopted: [pid_t: [ConnectionNumber]] = [:]
+        defer {
+            send(adopted)
+            if !adopted.isEmpty { onAdopted(adopted.values.flatMap(\.self)) }
+        }
+        var left = Self.orphansPerTurn
+        for number in pool.orphans {
+            guard let table = connections[number] else { continue }
+            for index in table.indices {
+                guard let connection = table.number(at: index) else { continue }
+                guard left > 0 else { return true }
+                guard let destination = pool.destination(hasSocket: false, from: nil),
+                    let moved = connections.move(connection, to: destination.table)
+                else { return false }
+                left -= 1
+                adopted[destination.pid, default: []].append(moved)
+            }
+            connections.removeTable(number)
+        }
+        return false
     }
 
     // MARK: Receiving
@@ -132,8 +293,17 @@ final class WorkerSupervisor: TimerTarget, MessageChannelDelegate {
             if pid != reaped { kill(pid, SIGABRT) }
             return
         }
+        let table = pool.table(of: pid)
         perform(pool.receive(decoded, from: pid, now: loop.now))
-        if case .misdelivered(let flow, let datagram) = decoded { onMisdelivered(datagram, flow) }
+        switch decoded {
+        case .misdelivered(let flow, let datagram): onMisdelivered(datagram, flow)
+        case .wake(let waiting): onWake(waiting.filter { $0.worker == table })
+        case .farSocket(let connection):
+            if let descriptor { farSockets[pid] = ReleasedSocket(connection, descriptor) }
+        case .released(let released):
+            if let table { move(released, from: pid, descriptor ?? FileDescriptor(owning: -1), table: table) }
+        default: break
+        }
     }
 
     /// The process has ended, or is about to. It gets no new clients, and SIGCHLD brings the rest. One that goes on
@@ -151,6 +321,7 @@ final class WorkerSupervisor: TimerTarget, MessageChannelDelegate {
         reaped = pid
         channel.readToEnd()
         reaped = nil
+        farSockets[pid] = nil
         channels[pid] = nil
         channel.close()
         perform(pool.ended(pid, ending, now: loop.now))
@@ -161,9 +332,9 @@ final class WorkerSupervisor: TimerTarget, MessageChannelDelegate {
 
     override func timerFired(now: Instant) { perform(pool.advance(to: now)) }
 
-    /// Tells all workers to close their connections and to end.
-    func stop() {
-        perform(pool.stop())
+    /// Tells all workers to end: with close_notify to their clients, or leaving all connections in their slots.
+    func stop(keepingConnections: Bool = false) {
+        perform(pool.stop(keepingConnections: keepingConnections))
         loop.timers.disarm(self)
     }
 
@@ -176,12 +347,16 @@ final class WorkerSupervisor: TimerTarget, MessageChannelDelegate {
             switch action {
             case .start(let number): restart(number)
             case .configure(let pid, let generation): configure(pid, generation, copies[pid])
-            case .stop(let pid): channels[pid]?.send(MessageToWorker.encode(stopKeepingConnections: false))
+            case .stop(let pid, let keeping):
+                channels[pid]?.send(MessageToWorker.encode(stopKeepingConnections: keeping))
+            case .takeOver(let pid): channels[pid]?.send(MessageToWorker.takeOverBytes)
+            case .release(let pid, let count): channels[pid]?.send(MessageToWorker.encode(release: count))
             // A worker whose channel is full does not read, so its ping counts as unanswered, too.
             case .ping(let pid): _ = channels[pid]?.offer(MessageToWorker.pingBytes)
             case .kill(let pid): kill(pid, SIGKILL)
             case .log(let event, let message, let fields):
                 logger.log(event, message, fields.mapValues { .string($0) })
+            case .report(.orphaned): moveOrphans()
             case .report(let event): onEvent(event)
             }
         }
@@ -192,8 +367,8 @@ final class WorkerSupervisor: TimerTarget, MessageChannelDelegate {
         guard let setup else { return }
         do throws(SystemError) {
             let copy = try setup.copy()
-            let pid = try start(number)
-            perform(pool.started(number, pid: pid, now: loop.now), [pid: copy])
+            let (pid, table) = try start(number)
+            perform(pool.started(number, pid: pid, table: table, now: loop.now), [pid: copy])
         } catch {
             perform(pool.startFailed(number, "\(error)\(ChildProcess.hint(error))", now: loop.now))
         }

@@ -59,8 +59,9 @@ enum MessageToWorker {
     /// sockets of their peers.
     case adopt([ConnectionNumber])
     /// Give up to `count` connections up, for other workers; `UInt32.max`: all that can move. Each is answered with
-    /// ``MessageFromWorker/released(id:)``, those with sockets first, and all with ``MessageFromWorker/releaseDone``.
-    /// With `UInt32.max`, connections whose handshake ends later are released then, after that answer.
+    /// ``MessageFromWorker/released(_:)``, those with sockets first, and all with ``MessageFromWorker/releaseDone``.
+    /// With `UInt32.max`, connections whose handshake ends later are released then, after that answer. Connections of
+    /// programs (`exec`), which lose their program by it, are released with `UInt32.max` alone.
     case release(count: UInt32)
 
     /// A connection that a worker takes over.
@@ -215,12 +216,13 @@ enum MessageFromWorker {
     /// Connections have no sockets of their peers from now on. Sent at once, and before the socket is closed, so that
     /// no datagram finds neither.
     case parked([ConnectionNumber])
-    /// The far socket of a connection comes along. It belongs to the ``released(id:)`` that follows.
+    /// The far socket of a connection comes along. It belongs to the ``released(_:)`` of this connection that follows.
     case farSocket(id: ConnectionNumber)
-    /// The worker has given a connection up, as it was asked to: it touches neither its slot nor its sockets any more,
-    /// and says nothing more about it. The peer's socket comes along, read as far as the state in the slot says; none
-    /// where the connection is parked.
-    case released(id: ConnectionNumber)
+    /// The worker has given connections up, as it was asked to: it touches neither their slots nor their sockets any
+    /// more, says nothing more about them, and ignores what it is still told of them. One that has a socket comes alone,
+    /// with the peer's socket, from which nothing has been read that the state in the slot does not know of. Several are
+    /// parked ones, which have none.
+    case released([ConnectionNumber])
     /// All connections are released that ``MessageToWorker/release(count:)`` has asked for and that can move now.
     case releaseDone
 
@@ -322,8 +324,9 @@ enum MessageFromWorker {
         encodeMessage(Kind.farSocket) { $0.number(id) }
     }
 
-    static func encode(released id: ConnectionNumber) -> [UInt8] {
-        encodeMessage(Kind.released) { $0.number(id) }
+    /// - Parameter ids: at most ``ConnectionNumber/maximumOfMessage``.
+    static func encode(released ids: [ConnectionNumber]) -> [UInt8] {
+        encodeMessage(Kind.released) { $0.list(ids) { $0.number($1) } }
     }
 
     static var releaseDoneBytes: [UInt8] { encodeMessage(Kind.releaseDone) { _ in } }
@@ -346,7 +349,7 @@ enum MessageFromWorker {
         case .wake: self = .wake(try reader.numbers())
         case .parked: self = .parked(try reader.numbers())
         case .farSocket: self = .farSocket(id: try reader.number())
-        case .released: self = .released(id: try reader.number())
+        case .released: self = .released(try reader.numbers())
         case .releaseDone: self = .releaseDone
         }
     }

@@ -4,8 +4,9 @@ import Primitives
 
 /// One table of limits, of a service or of all services, with the connections that count in it.
 final class AdmissionScope {
-    /// The name of the service; `nil` for the table of all services.
-    let service: String?
+    /// The name of the service; `nil` for the table of all services, and for a service that has never been in a
+    /// configuration of this process.
+    var service: String?
     private var limits = LimitsConfiguration()
     private(set) var connections = 0
     private(set) var handshakes = 0
@@ -20,8 +21,8 @@ final class AdmissionScope {
     var table: [String] { service.map { ["service", $0, "limits"] } ?? ["limits"] }
 
     /// Applies the limits of a new configuration to new clients. Present connections stay counted.
-    /// - Parameter peers: the peers of all connections of this scope.
-    func apply(_ new: LimitsConfiguration, peers: some Sequence<SocketAddress>) {
+    /// - Returns: whether their prefixes do not, so that ``countPrefix(of:)`` is to be called for each of them.
+    func apply(_ new: LimitsConfiguration) -> Bool {
         let old = limits
         limits = new
         if new.handshakesPerSecond != old.handshakesPerSecond { rate = TokenBucket() }
@@ -30,8 +31,9 @@ final class AdmissionScope {
         }
         if (new.connectionsPerPrefix == nil) != (old.connectionsPerPrefix == nil) || new.prefixes != old.prefixes {
             connectionsByPrefix = [:]
-            for peer in peers { countPrefix(of: peer) }
+            return new.connectionsPerPrefix != nil && connections > 0
         }
+        return false
     }
 
     /// The limit that one more connection of this peer would exceed.
@@ -63,6 +65,12 @@ final class AdmissionScope {
         }
     }
 
+    /// Counts an established connection, which no rate is charged for.
+    func adopt(_ peer: SocketAddress) {
+        connections += 1
+        countPrefix(of: peer)
+    }
+
     func endHandshake() { handshakes -= 1 }
 
     /// Ends the counting of a connection that is gone.
@@ -74,7 +82,7 @@ final class AdmissionScope {
         connectionsByPrefix[network] = left > 0 ? left : nil
     }
 
-    private func countPrefix(of peer: SocketAddress) {
+    func countPrefix(of peer: SocketAddress) {
         guard limits.connectionsPerPrefix != nil else { return }
         connectionsByPrefix[NetworkPrefix(of: peer, lengths: limits.prefixes), default: 0] += 1
     }

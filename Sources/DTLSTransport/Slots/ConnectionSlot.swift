@@ -130,6 +130,23 @@ package struct ConnectionSlot {
         status = new
     }
 
+    /// Takes the established connection of another slot over into this one, which is free, and ends it there.
+    ///
+    /// Wherever the process dies in this, no two slots hold the connection: its nonces would be used twice.
+    package func takeOver(from other: ConnectionSlot) {
+        let former = other.status
+        var new = former
+        new.generation = (generation &+ 1) & 0xff_ffff
+        var incomplete = new
+        incomplete.phase = .handshaking
+        status = incomplete
+        (memory + Offset.target).copyMemory(
+            from: other.memory + Offset.target, byteCount: Self.byteCount - Offset.target)
+        if former.hasOverflown { overflow.copyMemory(from: other.overflow, byteCount: Self.overflowByteCount) }
+        other.end()
+        status = new
+    }
+
     /// Notes that the connection has ended, and wipes its secrets.
     package func end() {
         var new = status

@@ -83,9 +83,11 @@ package final class SlotFile {
         set { SharedWord.store(newValue.map { UInt64($0) + 1 } ?? 0, base + Offset.current) }
     }
 
-    /// Keeps the slots that are used out of swap devices, as far as RLIMIT_MEMLOCK allows.
+    /// Keeps the first `count` slots out of swap devices, as far as RLIMIT_MEMLOCK allows. It gives them memory. Their
+    /// overflow cells are not locked, since nearly all of them are never written.
+    /// - Parameter count: at most ``capacity``.
     /// - Returns: false where the limit is reached.
-    package func lockUsed() -> Bool { memory.lock(Self.headerByteCount + used * ConnectionSlot.byteCount) }
+    package func lock(_ count: Int) -> Bool { memory.lock(Self.headerByteCount + count * ConnectionSlot.byteCount) }
 }
 
 /// A memory file does not hold connections that this program can go on with.

@@ -113,7 +113,8 @@ import Testing
         let reader = Reader()
         let channel = try MessageChannel(ends.one, loop: loop, delegate: reader)
         var pool = WorkerPool()
-        _ = pool.configure(1, started: [(0, 100)], now: .distantPast)
+        let table = try pool.connections.makeTable(preferring: 0).number
+        _ = pool.configure(1, started: [(0, 100, table)], now: .distantPast)
         _ = pool.receive(.ready(generation: 1, capacity: 100_000), from: 100, now: .distantPast)
         func canSend(_ pid: Int32) -> Bool { channel.isOpen && !channel.isFull }
 

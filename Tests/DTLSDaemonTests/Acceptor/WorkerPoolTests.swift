@@ -15,21 +15,48 @@ import Testing
     private static let start = Instant(nanoseconds: 1_000_000_000_000)
 
     /// A pool of workers that serve its first configuration. Their process IDs are 100, 101, 102 …
-    private func pool(workers count: Int, capacity: UInt32 = 1_000) -> WorkerPool {
+    private func pool(workers count: Int, capacity: UInt32 = 1_000) throws -> WorkerPool {
         var pool = WorkerPool()
         _ = pool.advance(to: Self.start)
-        _ = pool.configure(count, started: (0..<count).map { ($0, pid_t(100 + $0)) }, now: Self.start)
+        _ = pool.configure(
+            count, started: try (0..<count).map { ($0, pid_t(100 + $0), try newTable($0, pool)) }, now: Self.start)
         for number in 0..<count {
             _ = pool.receive(.ready(generation: 1, capacity: capacity), from: pid_t(100 + number), now: Self.start)
         }
         return pool
     }
 
+    /// The table for a worker that a test starts.
+    private func table(_ number: Int, _ pool: WorkerPool, except taken: [Int] = []) throws -> Int {
+        try pool.inheritance(of: number, except: taken) ?? pool.connections.makeTable(preferring: number).number
+    }
+
+    private func newTable(_ number: Int, _ pool: WorkerPool) throws -> Int {
+        try pool.connections.makeTable(preferring: number).number
+    }
+
+    /// A hand-over that a test has done.
+    private struct Handover {
+        let worker: pid_t
+        let connection: ConnectionNumber
+    }
+
     /// Hands a connection over, as the supervisor does when no channel is full.
-    private func handOver(_ pool: inout WorkerPool) throws -> WorkerPool.Assignment {
+    private func handOver(_ pool: inout WorkerPool, _ target: UInt64 = SlotTarget.client("c")) throws -> Handover {
         let assignment = try #require(pool.assignment { _ in true })
-        _ = pool.handedOver(.ofClient, assignment, now: Self.start)
-        return assignment
+        defer { _ = pool.handedOver(assignment, now: Self.start) }
+        return try handOver(&pool, to: assignment, target)
+    }
+
+    private func handOver(
+        _ pool: inout WorkerPool, to assignment: WorkerPool.Assignment, _ target: UInt64 = SlotTarget.client("c")
+    ) throws -> Handover {
+        let flow = FlowKey(
+            peer: try #require(SocketAddress(host: "192.0.2.1", port: UInt16(pool.connections.count + 1))),
+            local: try #require(SocketAddress(host: "192.0.2.100", port: 4_433)))
+        let connection = try #require(
+            pool.connections.begin(flow, target: target, in: assignment.table, now: Self.start))
+        return Handover(worker: assignment.worker, connection: connection)
     }
 
     private func report(
@@ -53,10 +80,11 @@ import Testing
 
     // MARK: Configuration
 
-    @Test func `the first configuration starts all workers and is complete when all are ready`() {
+    @Test func `the first configuration starts all workers and is complete when all are ready`() throws {
         var pool = WorkerPool()
         #expect(pool.missing(for: 2) == [0, 1])
-        let actions = pool.configure(2, started: [(0, 100), (1, 101)], now: Self.start)
+        let actions = pool.configure(
+            2, started: [(0, 100, try newTable(0, pool)), (1, 101, try newTable(1, pool))], now: Self.start)
         #expect(effects(actions) == [.configure(100, generation: 1), .configure(101, generation: 1)])
         #expect(logged(actions) == [.workerStarted, .workerStarted])
         #expect(pool.missing(for: 2).isEmpty)
@@ -66,8 +94,8 @@ import Testing
         #expect(pool.receive(.ready(generation: 1, capacity: 5), from: 100, now: Self.start).isEmpty)
     }
 
-    @Test func `a new configuration is complete when every worker serves it`() {
-        var pool = pool(workers: 2)
+    @Test func `a new configuration is complete when every worker serves it`() throws {
+        var pool = try pool(workers: 2)
         #expect(pool.kept(by: 2).map(\.pid) == [100, 101])
         let actions = pool.configure(2, started: [], now: Self.start)
         #expect(actions == [.configure(100, generation: 2), .configure(101, generation: 2)])
@@ -77,10 +105,11 @@ import Testing
         #expect(pool.receive(.ready(generation: 2, capacity: 5), from: 101, now: Self.start) == [.report(.ready)])
     }
 
-    @Test func `more workers are started beside those that are there`() {
-        var pool = pool(workers: 1)
+    @Test func `more workers are started beside those that are there`() throws {
+        var pool = try pool(workers: 1)
         #expect(pool.missing(for: 3) == [1, 2])
-        let actions = pool.configure(3, started: [(1, 201), (2, 202)], now: Self.start)
+        let actions = pool.configure(
+            3, started: [(1, 201, try newTable(1, pool)), (2, 202, try newTable(2, pool))], now: Self.start)
         #expect(
             effects(actions) == [
                 .configure(100, generation: 2), .configure(201, generation: 2), .configure(202, generation: 2),
@@ -88,52 +117,63 @@ import Testing
     }
 
     @Test func `workers above the configured number drain and end with their last connection`() throws {
-        var pool = pool(workers: 3)
+        var pool = try pool(workers: 3)
         let first = try handOver(&pool)
         let second = try handOver(&pool)
         #expect([first.worker, second.worker] == [100, 101])
         #expect(
             pool.configure(1, started: [], now: Self.start) == [
                 .configure(100, generation: 2),
+                .configure(101, generation: 2), .release(101, count: .max),
                 // Worker 2 has no connections.
-                .stop(102),
-                .configure(101, generation: 2),
+                .stop(102, keepingConnections: false),
             ])
         // The reload does not wait for a worker that drains.
         #expect(pool.receive(.ready(generation: 2, capacity: 5), from: 100, now: Self.start) == [.report(.ready)])
         #expect(pool.receive(.ready(generation: 2, capacity: 5), from: 101, now: Self.start).isEmpty)
         for _ in 0..<3 { #expect(try handOver(&pool).worker == 100) }
-        #expect(pool.receive(report(closed: [second.connection]), from: 101, now: Self.start) == [.stop(101)])
-        #expect(pool.ended(102, .exited(status: 0), now: Self.start).isEmpty)
-        #expect(pool.ended(101, .exited(status: 0), now: Self.start).isEmpty)
+        #expect(
+            pool.receive(report(closed: [second.connection]), from: 101, now: Self.start) == [
+                .stop(101, keepingConnections: false)
+            ])
+        for pid: pid_t in [102, 101] {
+            // Its table is nobody's.
+            #expect(pool.ended(pid, .exited(status: 0), now: Self.start) == [.report(.orphaned)])
+            for table in pool.orphans { pool.connections.removeTable(table) }
+        }
+        #expect(pool.connections.numbers == [0])
         #expect(pool.workers.map(\.pid) == [100])
     }
 
     @Test func `a worker that drains is not taken back when more workers are configured`() throws {
-        var pool = pool(workers: 2)
+        var pool = try pool(workers: 2)
         _ = try handOver(&pool)
         let draining = try handOver(&pool)
         _ = pool.configure(1, started: [], now: Self.start)
         #expect(pool.missing(for: 2) == [1])
-        _ = pool.configure(2, started: [(1, 201)], now: Self.start)
+        _ = pool.configure(2, started: [(1, 201, try newTable(1, pool))], now: Self.start)
         #expect(pool.worker(with: draining.connection) == 101)
         #expect(pool.receive(.ready(generation: 3, capacity: 5), from: 100, now: Self.start).isEmpty)
         #expect(pool.receive(.ready(generation: 3, capacity: 5), from: 201, now: Self.start) == [.report(.ready)])
     }
 
     @Test func `the death of a draining worker is logged and it is not replaced`() throws {
-        var pool = pool(workers: 2)
+        var pool = try pool(workers: 2)
         _ = try handOver(&pool)
         _ = try handOver(&pool)
         _ = pool.configure(1, started: [], now: Self.start)
         let actions = pool.ended(101, .killed(signal: 9), now: Self.start)
-        #expect(effects(actions).isEmpty)
+        #expect(effects(actions) == [.report(.orphaned)])
         #expect(logged(actions) == [.workerDied])
-        #expect(messages(actions).first?.contains("1 connections lost") == true)
+        #expect(
+            messages(actions) == [
+                "worker 1 was killed by signal 9 (Killed): 0 connections are kept, 1 are lost (1 were in their handshake);"
+                    + " it was draining, and is not replaced"
+            ])
     }
 
-    @Test func `a rejected configuration is reported if it is the newest`() {
-        var pool = pool(workers: 2)
+    @Test func `a rejected configuration is reported if it is the newest`() throws {
+        var pool = try pool(workers: 2)
         _ = pool.configure(2, started: [], now: Self.start)
         #expect(pool.receive(.rejected(generation: 1, reason: "old"), from: 100, now: Self.start).isEmpty)
         #expect(
@@ -148,15 +188,15 @@ import Testing
             ])
     }
 
-    @Test func `a worker that alone rejects the configuration is replaced`() {
-        var pool = pool(workers: 2)
-        #expect(effects(pool.replace(1, reason: "no memory")) == [.stop(101)])
+    @Test func `a worker that alone rejects the configuration is replaced`() throws {
+        var pool = try pool(workers: 2)
+        #expect(effects(pool.replace(1, reason: "no memory")) == [.stop(101, keepingConnections: true)])
         #expect(effects(pool.ended(101, .exited(status: 0), now: Self.start)) == [.start(number: 1)])
         #expect(pool.replace(7, reason: "there is no such worker").isEmpty)
     }
 
-    @Test func `a configuration that was lost is sent again with the next ping and logged once`() {
-        var pool = pool(workers: 2)
+    @Test func `a configuration that was lost is sent again with the next ping and logged once`() throws {
+        var pool = try pool(workers: 2)
         _ = pool.configure(2, started: [], now: Self.start)
         let actions = pool.receive(.setupLost(generation: 2), from: 100, now: Self.start)
         #expect(effects(actions).isEmpty)
@@ -179,8 +219,8 @@ import Testing
         #expect(pool.assignment { _ in true }?.worker == 101)
     }
 
-    @Test func `a configuration that could not be sent is sent again with the next ping`() {
-        var pool = pool(workers: 1)
+    @Test func `a configuration that could not be sent is sent again with the next ping`() throws {
+        var pool = try pool(workers: 1)
         _ = pool.configure(1, started: [], now: Self.start)
         pool.configurationNotSent(to: 100)
         #expect(pool.assignment { _ in true } == nil)
@@ -191,43 +231,43 @@ import Testing
     // MARK: Connections
 
     @Test func `a client goes to the worker with the fewest connections`() throws {
-        var pool = pool(workers: 3)
+        var pool = try pool(workers: 3)
         #expect(try (0..<6).map { _ in try handOver(&pool).worker } == [100, 101, 102, 100, 101, 102])
-        #expect(pool.connectionsInUse == 6)
+        #expect(pool.connections.count == 6)
     }
 
-    @Test func `a worker whose channel is full is passed over`() {
-        let pool = pool(workers: 2)
+    @Test func `a worker whose channel is full is passed over`() throws {
+        let pool = try pool(workers: 2)
         #expect(pool.assignment { $0 != 100 }?.worker == 101)
         #expect(pool.assignment { _ in false } == nil)
     }
 
     @Test func `a worker has no more connections than its capacity`() throws {
-        var pool = pool(workers: 2, capacity: 2)
+        var pool = try pool(workers: 2, capacity: 2)
         let all = try (0..<4).map { _ in try handOver(&pool) }
         #expect(pool.assignment { _ in true } == nil)
         _ = pool.receive(report(closed: [all[2].connection]), from: all[2].worker, now: Self.start)
         #expect(try handOver(&pool).worker == all[2].worker)
     }
 
-    @Test func `a worker gets no clients before it serves a configuration`() {
+    @Test func `a worker gets no clients before it serves a configuration`() throws {
         var pool = WorkerPool()
-        _ = pool.configure(1, started: [(0, 100)], now: Self.start)
+        _ = pool.configure(1, started: [(0, 100, try newTable(0, pool))], now: Self.start)
         #expect(pool.assignment { _ in true } == nil)
         _ = pool.receive(.ready(generation: 1, capacity: 1), from: 100, now: Self.start)
         #expect(pool.assignment { _ in true } != nil)
     }
 
     /// The channel keeps its order, so what is handed over after the configuration is served by it.
-    @Test func `a connection counts in the configuration that its worker was given last`() {
-        var pool = pool(workers: 1)
+    @Test func `a connection counts in the configuration that its worker was given last`() throws {
+        var pool = try pool(workers: 1)
         #expect(pool.assignment { _ in true }?.generation == 1)
         _ = pool.configure(1, started: [], now: Self.start)
         #expect(pool.assignment { _ in true }?.generation == 2)
     }
 
     @Test func `connections have unique numbers by which their worker is found`() throws {
-        var pool = pool(workers: 3)
+        var pool = try pool(workers: 3)
         let all = try (0..<30).map { _ in try handOver(&pool) }
         #expect(Set(all.map(\.connection)).count == all.count)
         for assignment in all { #expect(pool.worker(with: assignment.connection) == assignment.worker) }
@@ -242,31 +282,27 @@ import Testing
     }
 
     @Test func `a connection counts in the limits until its worker reports its end or dies`() throws {
-        let admission = Admission()
-        admission.apply(.empty(services: "a"), present: [])
-        let peer = try #require(SocketAddress(host: "192.0.2.1", port: 1))
-        var pool = pool(workers: 1)
-        var assignments: [WorkerPool.Assignment] = []
-        for _ in 0..<3 {
-            let assignment = try #require(pool.assignment { _ in true })
-            let admitted = try #require(admission.admit(peer, service: 0, now: Self.start))
-            _ = pool.handedOver(.ofService(admitted), assignment, now: Self.start)
-            assignments.append(assignment)
+        var pool = try pool(workers: 1)
+        let admission = pool.connections.admission
+        admission.apply(.empty(services: "a"), present: pool.connections.forEach)
+        let all = try (0..<3).map { _ in try handOver(&pool, SlotTarget.service("a")).connection }
+        #expect(admission.connections == 3 && admission.handshakes == 3)
+        let unknown = ConnectionNumber(worker: 0, slot: 1, generation: 77)
+        let ofAnother = ConnectionNumber(worker: 1, slot: 0, generation: 1)
+        for _ in 0..<2 {
+            _ = pool.receive(report(established: [all[0], unknown, ofAnother]), from: 100, now: Self.start)
+            #expect(admission.connections == 3 && admission.handshakes == 2)
         }
-        #expect(admission.connections == 3 && admission.handshakes == 3 && pool.admitted.count == 3)
-        _ = pool.receive(
-            report(established: [assignments[0].connection, ConnectionNumber(rawValue: 12_345)]), from: 100,
-            now: Self.start)
-        #expect(admission.connections == 3 && admission.handshakes == 2)
-        _ = pool.receive(
-            report(closed: [assignments[1].connection, ConnectionNumber(rawValue: 12_345)]), from: 100, now: Self.start)
-        #expect(admission.connections == 2 && admission.handshakes == 1)
+        for _ in 0..<2 {
+            _ = pool.receive(report(closed: [all[1], unknown, ofAnother]), from: 100, now: Self.start)
+            #expect(admission.connections == 2 && admission.handshakes == 1)
+        }
         _ = pool.ended(100, .killed(signal: 9), now: Self.start)
         #expect(admission.connections == 0 && admission.handshakes == 0)
     }
 
-    @Test func `reports are summed up and refused connections reported`() {
-        var pool = pool(workers: 2)
+    @Test func `reports are summed up and refused connections reported`() throws {
+        var pool = try pool(workers: 2)
         var numbers = MessageFromWorker.Report(handshakes: 5, resumed: 2, failed: 1)
         numbers.dropped.count(.largestDatagram, 3)
         #expect(pool.receive(.report(numbers), from: 100, now: Self.start).isEmpty)
@@ -281,10 +317,159 @@ import Testing
         #expect(pool.totals.dropped[.largestDatagram] == 6 && pool.totals.refused[.descriptors] == 4)
     }
 
+    // MARK: Connections that outlive their worker
+
+    /// What a worker writes when a handshake is done.
+    private func establish(_ connection: ConnectionNumber, _ pool: WorkerPool) throws {
+        let slot = try #require(pool.connections.slot(of: connection))
+        slot.establish(
+            slot.prepare(random: UnsafeRawBufferPointer(start: nil, count: 0), details: [], handshakeDuration: .zero),
+            isMovable: true)
+    }
+
+    @Test func `the successor of a worker that has died takes its connections over before it gets others`() throws {
+        var pool = try pool(workers: 2)
+        let kept = try handOver(&pool)
+        try establish(kept.connection, pool)
+        let actions = pool.ended(100, .killed(signal: 9), now: Self.start)
+        #expect(effects(actions) == [.start(number: 0)])
+        #expect(
+            messages(actions) == [
+                "worker 0 was killed by signal 9 (Killed): 1 connections are kept, 0 are lost; it is replaced at once"
+            ])
+        #expect(pool.inheritance(of: 0) == 0 && pool.orphans.isEmpty)
+        #expect(pool.worker(with: kept.connection) == nil)
+        #expect(effects(pool.started(0, pid: 200, table: 0, now: Self.start)) == [.configure(200, generation: 1)])
+        #expect(pool.worker(with: kept.connection) == nil, "it serves nobody yet")
+        // It dies in the midst of it.
+        _ = pool.ended(200, .killed(signal: 9), now: Self.start)
+        _ = pool.started(0, pid: 201, table: try #require(pool.inheritance(of: 0)), now: Self.start)
+        #expect(
+            pool.receive(.ready(generation: 1, capacity: 10), from: 201, now: Self.start) == [
+                .takeOver(201), .report(.tookOver(table: 0)),
+            ])
+        #expect(pool.worker(with: kept.connection) == 201)
+        #expect(pool.receive(.ready(generation: 1, capacity: 10), from: 201, now: Self.start).isEmpty)
+    }
+
+    @Test func `a worker that has given its connections up ends, and others have them`() throws {
+        var pool = try pool(workers: 2)
+        let all = try (0..<2).map { _ in try handOver(&pool).connection }
+        for connection in all { try establish(connection, pool) }
+        let actions = pool.configure(1, started: [], now: Self.start)
+        #expect(actions.contains(.release(101, count: .max)))
+        // The supervisor moves what comes.
+        pool.connections.noteWithoutSocket(all[1])
+        let destination = try #require(pool.destination(hasSocket: true, from: 101))
+        #expect(destination.pid == 100)
+        let moved = try #require(pool.connections.move(all[1], to: destination.table))
+        pool.connections.noteSocket(moved)
+        #expect(pool.moved(from: 101) == [.stop(101, keepingConnections: false)])
+        #expect(pool.moved(from: 101).isEmpty)
+        #expect(pool.worker(with: moved) == 100)
+        #expect(pool.destination(hasSocket: true, from: 100) == nil, "there is no other")
+    }
+
+    @Test func `a worker that keeps connections which cannot move is asked again with each ping`() throws {
+        var pool = try pool(workers: 2)
+        let all = try (0..<2).map { _ in try handOver(&pool).connection }
+        _ = pool.configure(1, started: [], now: Self.start)
+        _ = pool.receive(.ready(generation: 2, capacity: 5), from: 100, now: Self.start)
+        var now = Self.start + WorkerPool.pingInterval
+        #expect(pool.advance(to: now) == [.ping(100), .ping(101)], "it has not answered")
+        _ = pool.receive(.releaseDone, from: 101, now: now)
+        now = now + WorkerPool.pingInterval
+        #expect(effects(pool.advance(to: now)) == [.ping(100), .ping(101), .release(101, count: .max)])
+        #expect(
+            pool.receive(report(closed: [all[1]]), from: 101, now: now) == [.stop(101, keepingConnections: false)])
+    }
+
+    @Test func `the connections of a draining worker that has died are nobody's until they move`() throws {
+        var pool = try pool(workers: 2)
+        let all = try (0..<2).map { _ in try handOver(&pool).connection }
+        for connection in all { try establish(connection, pool) }
+        _ = pool.configure(1, started: [], now: Self.start)
+        let actions = pool.ended(101, .killed(signal: 9), now: Self.start)
+        #expect(effects(actions) == [.report(.orphaned)] && pool.orphans == [1])
+        #expect(pool.destination(hasSocket: false, from: nil)?.pid == 100)
+        // A worker that is started meanwhile goes on with them, whatever its number is.
+        #expect(pool.inheritance(of: 7) == 1)
+    }
+
+    @Test func `uneven load is evened out and then left alone`() throws {
+        var pool = try pool(workers: 2)
+        var held = try (0..<400).map { _ in try handOver(&pool) }
+        for connection in held { try establish(connection.connection, pool) }
+        // Nearly all clients of worker 1 leave.
+        let leaving = held.filter { $0.worker == 101 }.dropLast(10).map(\.connection)
+        _ = pool.receive(report(closed: leaving), from: 101, now: Self.start)
+        held.removeAll { leaving.contains($0.connection) }
+        var now = Self.start
+        func ping() -> [Action] {
+            now = now + WorkerPool.pingInterval
+            let actions = pool.advance(to: now)
+            for pid: pid_t in [100, 101] { _ = pool.receive(report(), from: pid, now: now) }
+            return actions.filter { if case .release = $0 { true } else { false } }
+        }
+        #expect(ping() == [.release(100, count: 95)])
+        #expect(ping().isEmpty, "it has not done that yet")
+        for connection in held.filter({ $0.worker == 100 }).prefix(95).map(\.connection) {
+            pool.connections.noteWithoutSocket(connection)
+            let moved = try #require(pool.connections.move(connection, to: 1))
+            pool.connections.noteSocket(moved)
+        }
+        _ = pool.receive(.releaseDone, from: 100, now: now)
+        for _ in 0..<5 { #expect(ping().isEmpty) }
+        #expect(pool.connections[0]?.countWithSockets == 105 && pool.connections[1]?.countWithSockets == 105)
+    }
+
+    @Test func `a worker that is old is replaced by one that is ready, one at a time`() throws {
+        var pool = try pool(workers: 2)
+        let connection = try handOver(&pool).connection
+        try establish(connection, pool)
+        var now = Self.start + .seconds(86_400)
+        #expect(effects(pool.advance(to: now)) == [.ping(100), .ping(101)])
+        pool.recycling = .seconds(86_400)
+        now = now + WorkerPool.pingInterval
+        #expect(effects(pool.advance(to: now)) == [.ping(100), .ping(101), .start(number: 0)])
+        #expect(effects(pool.startFailed(0, "EAGAIN", now: now)).isEmpty)
+        now = now + WorkerPool.recyclingPause
+        for pid: pid_t in [100, 101] { _ = pool.receive(report(), from: pid, now: now) }
+        #expect(pool.advance(to: now).contains(.start(number: 0)))
+        let table = try newTable(0, pool)
+        #expect(pool.inheritance(of: 5) == table, "it is nobody's yet")
+        _ = pool.started(0, pid: 200, table: table, now: now)
+        for _ in 0..<3 { #expect(pool.assignment { _ in true }?.worker != 200) }
+        #expect(!pool.advance(to: now + WorkerPool.recyclingPause).contains(.start(number: 1)))
+        #expect(
+            pool.receive(.ready(generation: 1, capacity: 10), from: 200, now: now) == [.release(100, count: .max)])
+        #expect(pool.assignment { _ in true }?.worker != 100)
+        #expect(pool.kept(by: 2).map(\.pid) == [101, 200])
+        #expect(pool.missing(for: 2).isEmpty)
+    }
+
+    @Test func `a worker that is old goes on when its successor dies or cannot use the configuration`() throws {
+        var pool = try pool(workers: 1)
+        pool.recycling = .seconds(10)
+        _ = pool.advance(to: Self.start + .seconds(10))
+        _ = pool.started(0, pid: 200, table: try newTable(0, pool), now: Self.start)
+        #expect(
+            pool.receive(.rejected(generation: 1, reason: "no memory"), from: 200, now: Self.start) == [
+                .stop(200, keepingConnections: true)
+            ])
+        #expect(effects(pool.ended(200, .exited(status: 0), now: Self.start)) == [.report(.orphaned)])
+        #expect(pool.workers.map(\.pid) == [100] && pool.assignment { _ in true }?.worker == 100)
+        // The old one dies while its successor starts.
+        _ = pool.started(0, pid: 201, table: try newTable(0, pool), now: Self.start)
+        #expect(!pool.ended(100, .killed(signal: 9), now: Self.start).contains(.start(number: 0)))
+        _ = pool.receive(.ready(generation: 1, capacity: 5), from: 201, now: Self.start)
+        #expect(pool.assignment { _ in true }?.worker == 201)
+    }
+
     // MARK: Processes
 
-    @Test func `a worker is replaced at once and then after pauses that double up to 30 seconds`() {
-        var pool = pool(workers: 1)
+    @Test func `a worker is replaced at once and then after pauses that double up to 30 seconds`() throws {
+        var pool = try pool(workers: 1)
         var now = Self.start
         var pid: pid_t = 100
         var actions = pool.ended(pid, .killed(signal: 6), now: now)
@@ -292,7 +477,7 @@ import Testing
         #expect(logged(actions) == [.workerDied])
         for pause in [100, 200, 400, 800, 1_600, 3_200, 6_400, 12_800, 25_600, 30_000, 30_000] {
             pid += 1
-            actions = pool.started(0, pid: pid, now: now)
+            actions = pool.started(0, pid: pid, table: try table(0, pool), now: now)
             #expect(effects(actions) == [.configure(pid, generation: 1)])
             #expect(effects(pool.ended(pid, .killed(signal: 6), now: now)).isEmpty)
             let due = now + .milliseconds(pause)
@@ -303,10 +488,10 @@ import Testing
         }
     }
 
-    @Test func `a worker that was stable for ten seconds is replaced at once`() {
-        var pool = pool(workers: 1)
+    @Test func `a worker that was stable for ten seconds is replaced at once`() throws {
+        var pool = try pool(workers: 1)
         _ = pool.ended(100, .killed(signal: 6), now: Self.start)
-        _ = pool.started(0, pid: 101, now: Self.start)
+        _ = pool.started(0, pid: 101, table: try table(0, pool), now: Self.start)
         let soon = Self.start + .seconds(10) - .nanoseconds(1)
         var early = pool
         #expect(effects(early.ended(101, .killed(signal: 6), now: soon)).isEmpty)
@@ -314,8 +499,8 @@ import Testing
             effects(pool.ended(101, .killed(signal: 6), now: Self.start + .seconds(10))) == [.start(number: 0)])
     }
 
-    @Test func `a worker that cannot be started is tried again after growing pauses`() {
-        var pool = pool(workers: 1)
+    @Test func `a worker that cannot be started is tried again after growing pauses`() throws {
+        var pool = try pool(workers: 1)
         _ = pool.ended(100, .killed(signal: 6), now: Self.start)
         var now = Self.start
         for pause in [100, 200, 400] {
@@ -328,23 +513,23 @@ import Testing
         }
     }
 
-    @Test func `a worker that waits for its replacement is not started above the configured number`() {
-        var pool = pool(workers: 2)
+    @Test func `a worker that waits for its replacement is not started above the configured number`() throws {
+        var pool = try pool(workers: 2)
         _ = pool.ended(101, .killed(signal: 6), now: Self.start)
         _ = pool.startFailed(1, "EAGAIN", now: Self.start)
         _ = pool.configure(1, started: [], now: Self.start)
         #expect(!pool.advance(to: Self.start + .seconds(60)).contains(.start(number: 1)))
     }
 
-    @Test func `a child that is no worker is ignored`() {
-        var pool = pool(workers: 1)
+    @Test func `a child that is no worker is ignored`() throws {
+        var pool = try pool(workers: 1)
         #expect(pool.ended(4_711, .exited(status: 0), now: Self.start).isEmpty)
         #expect(pool.receive(.ready(generation: 1, capacity: 1), from: 4_711, now: Self.start).isEmpty)
         #expect(pool.workers.count == 1)
     }
 
-    @Test func `a worker is killed after six unanswered pings in a row, and reported once`() {
-        var pool = pool(workers: 1)
+    @Test func `a worker is killed after six unanswered pings in a row, and reported once`() throws {
+        var pool = try pool(workers: 1)
         var now = Self.start
         var kills = 0
         for ping in 1...20 {
@@ -360,7 +545,7 @@ import Testing
     }
 
     @Test func `a worker that owes an answer gets no client while another does not`() throws {
-        var pool = pool(workers: 2)
+        var pool = try pool(workers: 2)
         // Worker 0 has fewer connections.
         _ = try handOver(&pool)
         _ = pool.receive(report(closed: [try handOver(&pool).connection]), from: 101, now: Self.start)
@@ -377,7 +562,7 @@ import Testing
     @Test func `a worker with two unanswered pings gets no client, and clients are told to wait if there is no other`()
         throws
     {
-        var pool = pool(workers: 2)
+        var pool = try pool(workers: 2)
         _ = pool.advance(to: Self.start + WorkerPool.pingInterval)
         _ = pool.receive(report(), from: 101, now: Self.start)
         let actions = pool.advance(to: Self.start + WorkerPool.pingInterval + WorkerPool.pingInterval)
@@ -397,26 +582,28 @@ import Testing
     @Test func `a worker that has been silent is sent a ping with a connection, and gets the next one when it answers`()
         throws
     {
-        var pool = pool(workers: 2)
+        var pool = try pool(workers: 2)
         let soon = Self.start + WorkerPool.longestSilence - .nanoseconds(1)
         var assignment = try #require(pool.assignment { _ in true })
         #expect(assignment.worker == 100)
-        #expect(pool.handedOver(.ofClient, assignment, now: soon).isEmpty, "it has just reported")
-        _ = pool.receive(report(closed: [assignment.connection]), from: 100, now: Self.start)
+        #expect(pool.handedOver(assignment, now: soon).isEmpty, "it has just reported")
 
         let later = Self.start + WorkerPool.longestSilence
         assignment = try #require(pool.assignment { _ in true })
         #expect(assignment.worker == 100)
-        #expect(pool.handedOver(.ofClient, assignment, now: later) == [.ping(100)])
+        #expect(pool.handedOver(assignment, now: later) == [.ping(100)])
+        _ = try handOver(&pool, to: assignment)
         // Worker 1 has not been asked, and is: then both owe an answer, and the fewest connections decide.
         assignment = try #require(pool.assignment { _ in true })
         #expect(assignment.worker == 101)
-        #expect(pool.handedOver(.ofClient, assignment, now: later) == [.ping(101)])
+        #expect(pool.handedOver(assignment, now: later) == [.ping(101)])
+        _ = try handOver(&pool, to: assignment)
         _ = pool.receive(report(), from: 101, now: later)
         for _ in 0..<5 {
             assignment = try #require(pool.assignment { _ in true })
             #expect(assignment.worker == 101)
-            #expect(pool.handedOver(.ofClient, assignment, now: later).isEmpty)
+            #expect(pool.handedOver(assignment, now: later).isEmpty)
+            _ = try handOver(&pool, to: assignment)
         }
         // The ping that came along is not one of those that are counted until a worker is killed.
         _ = pool.advance(to: later)
@@ -429,7 +616,8 @@ import Testing
     @Test func `a refusal says whether workers are full, busy, or not there`() throws {
         var pool = WorkerPool()
         #expect(pool.refusal == .noWorker)
-        _ = pool.configure(2, started: [(0, 100), (1, 101)], now: Self.start)
+        _ = pool.configure(
+            2, started: [(0, 100, try newTable(0, pool)), (1, 101, try newTable(1, pool))], now: Self.start)
         #expect(pool.refusal == .noWorker, "they have not taken up the configuration")
         _ = pool.receive(.ready(generation: 1, capacity: 1), from: 100, now: Self.start)
         _ = try handOver(&pool)
@@ -445,7 +633,7 @@ import Testing
     }
 
     @Test func `any message of a worker answers its pings`() throws {
-        var pool = pool(workers: 1)
+        var pool = try pool(workers: 1)
         let flow = FlowKey(
             peer: try #require(SocketAddress(host: "::1", port: 1)),
             local: try #require(SocketAddress(host: "::1", port: 2)))
@@ -462,8 +650,8 @@ import Testing
         }
     }
 
-    @Test func `pings go out every five seconds whatever wakes the pool up`() {
-        var pool = pool(workers: 1)
+    @Test func `pings go out every five seconds whatever wakes the pool up`() throws {
+        var pool = try pool(workers: 1)
         #expect(pool.deadline == Self.start + WorkerPool.pingInterval)
         #expect(pool.advance(to: Self.start + .seconds(1)).isEmpty)
         // After a long pause there is one ping, not many.
@@ -473,9 +661,9 @@ import Testing
 
     // MARK: Shutdown
 
-    @Test func `a pool that stops ends with its last worker`() {
-        var pool = pool(workers: 2)
-        #expect(pool.stop() == [.stop(100), .stop(101)])
+    @Test func `a pool that stops ends with its last worker`() throws {
+        var pool = try pool(workers: 2)
+        #expect(pool.stop() == [.stop(100, keepingConnections: false), .stop(101, keepingConnections: false)])
         #expect(pool.assignment { _ in true } == nil)
         #expect(pool.deadline == nil)
         #expect(pool.advance(to: Self.start + .seconds(100)).isEmpty)
@@ -485,7 +673,7 @@ import Testing
         #expect(pool.ended(101, .killed(signal: 9), now: Self.start) == [.report(.ended)])
     }
 
-    @Test func `a pool without workers ends at once`() {
+    @Test func `a pool without workers ends at once`() throws {
         var pool = WorkerPool()
         #expect(pool.stop() == [.report(.ended)])
     }
@@ -494,19 +682,19 @@ import Testing
 
     /// Random configurations, deaths and failures: there is always one worker, or one that is to be started, for each
     /// number.
-    @Test func `every number has exactly one worker that does not drain, or a time at which it is started`() {
+    @Test func `every number has exactly one worker that does not drain, or a time at which it is started`() throws {
         var random = SeededGenerator(seed: 5)
         for _ in 0..<200 {
             var pool = WorkerPool()
             var now = Self.start
             var count = 0
             var nextPID: pid_t = 1
-            func perform(_ actions: [WorkerPool.Action]) {
+            func perform(_ actions: [WorkerPool.Action]) throws {
                 for case .start(let number) in actions {
                     nextPID += 1
-                    perform(
+                    try perform(
                         Bool.random(using: &random)
-                            ? pool.started(number, pid: nextPID, now: now)
+                            ? pool.started(number, pid: nextPID, table: try table(number, pool), now: now)
                             : pool.startFailed(number, "EAGAIN", now: now))
                 }
             }
@@ -515,21 +703,25 @@ import Testing
                 switch Int.random(in: 0..<4, using: &random) {
                 case 0:
                     count = Int.random(in: 1...4, using: &random)
-                    let started = pool.missing(for: count).map { number in
+                    var started: [(number: Int, pid: pid_t, table: Int)] = []
+                    for number in pool.missing(for: count) {
                         nextPID += 1
-                        return (number: number, pid: nextPID)
+                        let table = try table(number, pool, except: started.map(\.table))
+                        started.append((number: number, pid: nextPID, table: table))
                     }
-                    perform(pool.configure(count, started: started, now: now))
+                    try perform(pool.configure(count, started: started, now: now))
                 case 1:
                     if let worker = pool.workers.randomElement(using: &random) {
-                        perform(pool.ended(worker.pid, .killed(signal: 9), now: now))
+                        try perform(pool.ended(worker.pid, .killed(signal: 9), now: now))
                     }
-                default: perform(pool.advance(to: now))
+                default: try perform(pool.advance(to: now))
                 }
                 let serving = pool.workers.filter { !$0.isDraining }.map(\.number)
                 #expect(Set(serving).count == serving.count)
                 #expect(serving.allSatisfy { $0 < count })
                 #expect(pool.missing(for: count).isEmpty)
+                let tables = pool.workers.map(\.table)
+                #expect(Set(tables).count == tables.count, "no table has two workers")
             }
         }
     }

@@ -128,7 +128,9 @@ import Testing
         }
         try check(MessageToWorker.slotsBytes) { if case .slots = $0 { true } else { false } }
         try check(MessageToWorker.takeOverBytes) { if case .takeOver = $0 { true } else { false } }
-        try check(([23, 254, 253] as [UInt8]).withUnsafeBytes { MessageToWorker.encode(recordOfParked: $0, id: number) }) {
+        try check(
+            ([23, 254, 253] as [UInt8]).withUnsafeBytes { MessageToWorker.encode(recordOfParked: $0, id: number) }
+        ) {
             guard case .recordOfParked(id: number, let datagram) = $0 else { return false }
             return datagram.elementsEqual([23, 254, 253])
         }
@@ -169,8 +171,8 @@ import Testing
         try check(MessageFromWorker.encode(farSocketOf: number)) {
             if case .farSocket(id: number) = $0 { true } else { false }
         }
-        try check(MessageFromWorker.encode(released: number)) {
-            if case .released(id: number) = $0 { true } else { false }
+        try check(MessageFromWorker.encode(released: [number])) {
+            if case .released([number]) = $0 { true } else { false }
         }
         try check(MessageFromWorker.releaseDoneBytes) { if case .releaseDone = $0 { true } else { false } }
     }
@@ -179,7 +181,7 @@ import Testing
         let most = Array(others.prefix(ConnectionNumber.maximumOfMessage))
         for bytes in [
             MessageToWorker.encode(adopt: most), MessageFromWorker.encode(wake: most),
-            MessageFromWorker.encode(parked: most),
+            MessageFromWorker.encode(parked: most), MessageFromWorker.encode(released: most),
         ] {
             #expect(bytes.count <= UnixChannel.maximumMessageSize)
         }

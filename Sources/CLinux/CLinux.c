@@ -57,6 +57,8 @@ int cl_open_self(void) {
     return -1;
 }
 
+const char *cl_program_path(void) { return (const char *)getauxval(AT_EXECFN); }
+
 void cl_set_process_name(const char *name) { prctl(PR_SET_NAME, name); }
 
 // What follows runs in a child that shares the parent's memory (vfork(2)), and that writes only its own stack and errno.
@@ -73,20 +75,34 @@ static void unblock_signals(void) {
     sigprocmask(SIG_SETMASK, &none, NULL);
 }
 
+static int keep_channel(int channel) {
+    if (channel == 3) return fcntl(3, F_SETFD, 0) ? errno : 0;
+    return dup2(channel, 3) < 0 ? errno : 0;
+}
+
 static int become_self(int self, char *const argv[], char *const envp[], int channel) {
     reset_signals();
     // Descriptor 3 is the channel's, and the program's own is closed by the exec.
     if (self == 3) self = fcntl(self, F_DUPFD_CLOEXEC, 4);
     if (self < 0) return errno;
-    if (channel == 3) {
-        if (fcntl(3, F_SETFD, 0)) return errno;
-    } else if (dup2(channel, 3) < 0) {
-        return errno;
-    }
+    int error = keep_channel(channel);
+    if (error) return error;
     if (self > 4 && syscall(SYS_close_range, 4u, (unsigned)self - 1, 0)) return errno;
     if (syscall(SYS_close_range, (unsigned)self + 1, ~0u, 0)) return errno;
     unblock_signals();
     syscall(SYS_execveat, self, "", argv, envp, AT_EMPTY_PATH);
+    return errno;
+}
+
+static int become_successor(const char *path, char *const argv[], char *const envp[], int channel) {
+    reset_signals();
+    // So that it can be killed together with all that it starts.
+    if (setpgid(0, 0)) return errno;
+    int error = keep_channel(channel);
+    if (error) return error;
+    if (syscall(SYS_close_range, 4u, ~0u, 0)) return errno;
+    unblock_signals();
+    execve(path, argv, envp);
     return errno;
 }
 
@@ -128,6 +144,20 @@ int cl_spawn_self(pid_t *pid, int self, char *const argv[], char *const envp[], 
     pid_t child = vfork();
     if (child == 0) {
         error = become_self(self, argv, envp, channel);
+        _exit(127);
+    }
+    if (child < 0) error = errno;
+    return finish_spawn(pid, child, error, &before);
+}
+
+int cl_spawn_path(pid_t *pid, const char *path, char *const argv[], char *const envp[], int channel) {
+    sigset_t all, before;
+    volatile int error = 0;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    pid_t child = vfork();
+    if (child == 0) {
+        error = become_successor(path, argv, envp, channel);
         _exit(127);
     }
     if (child < 0) error = errno;

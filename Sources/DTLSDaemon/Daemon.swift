@@ -14,6 +14,7 @@ public enum Daemon {
         do {
             switch role {
             case .worker(let number): try Worker.run(number: number)
+            case .successor(let file): return try Acceptor.succeed(configurationFile: file)
             case .loader(let file, let purpose): try Loader.run(file: file, purpose)
             case .stapleLoader(let file): try Loader.runForStaples(file: file)
             }

@@ -5,6 +5,8 @@ import LinuxSystem
 enum Role: Equatable {
     /// Serves connections.
     case worker(number: Int)
+    /// Takes the place of the main process that has started it, with this configuration file.
+    case successor(file: String)
     /// Reads the configuration and everything that it names, and ends.
     case loader(file: String, purpose: Purpose)
     /// Reads the OCSP responses of the active configuration, and ends. The configuration came from `file`.
@@ -18,6 +20,7 @@ enum Role: Equatable {
     }
 
     private static let workerName = "dtlsd: worker"
+    private static let successorName = "dtlsd: main process"
     private static let loaderName = "dtlsd: loader"
     private static let stapleLoaderName = "dtlsd: loader of OCSP responses"
 
@@ -25,16 +28,19 @@ enum Role: Equatable {
     var arguments: [String] {
         switch self {
         case .worker(let number): ["\(Self.workerName) \(number)"]
+        case .successor(let file): [Self.successorName, file]
         case .loader(let file, let purpose): [Self.loaderName, file, purpose.rawValue]
         case .stapleLoader(let file): [Self.stapleLoaderName, file]
         }
     }
 
-    /// `nil` for the main process.
+    /// `nil` for a main process that the daemon has not started itself.
     init?(arguments: [String]) {
         guard let name = arguments.first else { return nil }
         if name.hasPrefix(Self.workerName + " "), let number = Int(name.dropFirst(Self.workerName.count + 1)) {
             self = .worker(number: number)
+        } else if name == Self.successorName, arguments.count == 2 {
+            self = .successor(file: arguments[1])
         } else if name == Self.loaderName, arguments.count == 3, let purpose = Purpose(rawValue: arguments[2]) {
             self = .loader(file: arguments[1], purpose: purpose)
         } else if name == Self.stapleLoaderName, arguments.count == 2 {

@@ -112,13 +112,23 @@ package final class DatagramListener: EventHandler {
         if mayHaveDecoys { decoys = DecoySockets(of: self, loop: loop) }
     }
 
+    /// Stops to read. Datagrams wait in the socket, for ``open()`` or for another process that has the socket, too.
+    package func pause() {
+        decoys?.close(afterReading: true)
+        stopReading()
+    }
+
     /// Stops, and closes the socket. Connections go on.
     package func close() {
         decoys?.close(afterReading: false)
+        stopReading()
+        _ = socket.take()
+    }
+
+    private func stopReading() {
         decoys = nil
         if let registration { loop.remove(socket, registration) }
         registration = nil
-        _ = socket.take()
     }
 
     package var isOpen: Bool { registration != nil }

@@ -44,6 +44,38 @@ public enum ChildProcess {
         return pid
     }
 
+    /// Starts the program file at `path` in the same way. It may be of another version than this program. It gets a
+    /// process group of its own, with all that it starts.
+    /// - Returns: its process ID, which is also that of its process group.
+    public static func spawn(
+        path: String, arguments: [String], environment: [String: String], channel: consuming FileDescriptor
+    ) throws(SystemError) -> pid_t {
+        var pid: pid_t = 0
+        let raw = channel.rawValue
+        let code = withCStrings(arguments) { argv in
+            withCStrings(environment.map { "\($0.key)=\($0.value)" }) { envp in
+                cl_spawn_path(&pid, path, argv, envp, raw)
+            }
+        }
+        guard code == 0 else { throw SystemError("vfork and execve", path, errno: code) }
+        return pid
+    }
+
+    /// The absolute path that this program was started by, in which symbolic links are left as they are: another file
+    /// may be there by now. Call it before the working directory changes.
+    ///
+    /// It is `nil` for a program that was started by a descriptor alone, as ``spawn(arguments:environment:channel:)``
+    /// does.
+    public static func programPath() -> String? {
+        guard let text = cl_program_path() else { return nil }
+        let path = String(cString: text)
+        if path.hasPrefix("/dev/fd/") { return nil }
+        if path.hasPrefix("/") { return path }
+        guard let folder = getcwd(nil, 0) else { return nil }
+        defer { free(folder) }
+        return String(cString: folder) + "/" + path
+    }
+
     /// The number of the descriptor of this program's file, which stays open.
     private static func openOwnProgram() throws(SystemError) -> Int32 {
         try ownProgram.withLock { kept throws(SystemError) in

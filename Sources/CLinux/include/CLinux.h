@@ -57,6 +57,10 @@ void cl_set_process_name(const char *name);
 /// closed. Its signal mask and dispositions are the default ones. Blocks until the program runs; returns 0 and sets the
 /// pid, or returns an errno.
 int cl_spawn_self(pid_t *pid, int self, char *const argv[], char *const envp[], int channel);
+/// Does the same with the program file at `path`, in a process group of its own.
+int cl_spawn_path(pid_t *pid, const char *path, char *const argv[], char *const envp[], int channel);
+/// The path that the kernel was given by execve(2) for this process; NULL where it does not tell.
+const char *cl_program_path(void);
 
 struct cl_limit { int resource; struct rlimit limit; };
 struct cl_program {

@@ -15,13 +15,19 @@ final class Acceptor: TimerTarget, EventHandler {
     private let loop: EventLoop
     private let signals: SignalSource
     private let environment = Acceptor.childEnvironment()
+    /// Where the program is that a successor runs; `nil` where this process does not know.
+    private let programPath = ChildProcess.programPath()
     private let descriptors: DescriptorBudget
     /// The cookie secret of configurations that have none.
-    private let randomSecret: [UInt8]
+    private let randomSecret: CookieSecret
     private var manager: ServiceManager
     private var lifecycle: Lifecycle<ActiveConfiguration>
     /// The process that reads a configuration, while there is one.
     private var loader: LoaderHandle?
+    /// The main process whose place this one is to take, until it has.
+    private var predecessor: Predecessor?
+    /// The process that is to take this one's place, while there is one.
+    private var successor: Successor?
 
     private let workers: WorkerSupervisor
     private let dispatcher: ConnectionDispatcher
@@ -35,6 +41,8 @@ final class Acceptor: TimerTarget, EventHandler {
     private var nextWatchdogNotification = Instant.distantFuture
     /// When the workers are killed that have not ended.
     private var stopDeadline = Instant.distantFuture
+    /// When the step of an upgrade has taken too long.
+    private var upgradeDeadline = Instant.distantFuture
     private var lastStatus = ""
     /// READY=1 was not sent, because the queue of the service manager was full. The manager waits for it, so it is sent
     /// again later.
@@ -42,25 +50,53 @@ final class Acceptor: TimerTarget, EventHandler {
 
     private static let statusInterval = Duration.seconds(2)
 
+    /// How long workers may take to leave their connections in the slots, which includes handshakes under way.
+    private static let keepingTime = Duration.seconds(3)
+
     /// Runs the role until the daemon ends.
     /// - Returns: the exit status.
     static func run(configurationFile: String) throws -> Int32 {
         let manager = try ServiceManager()
         LogBootstrap.start(role: "main", level: .info)
-        let acceptor = try Acceptor(configurationFile: configurationFile, manager: manager)
-        try acceptor.start()
-        try acceptor.loop.run()
-        return acceptor.lifecycle.exitStatus
+        return try Acceptor(configurationFile: configurationFile, manager: manager).run()
     }
 
-    private init(configurationFile: String, manager: consuming ServiceManager) throws {
+    /// Runs the role in a process that a main process has started to take its place.
+    /// - Returns: the exit status.
+    static func succeed(configurationFile: String) throws -> Int32 {
+        var offer = try Predecessor.receiveOffer()
+        let channel = try offer.channel.duplicate()
+        let acceptor: Acceptor
+        do {
+            let manager = try ServiceManager(passed: offer.passed)
+            LogBootstrap.start(role: "main", level: .info)
+            acceptor = try Acceptor(
+                configurationFile: configurationFile, manager: manager, channel: offer.channel.take())
+        } catch {
+            Predecessor.refuse("\(error)", over: channel)
+            throw error
+        }
+        _ = consume channel
+        return try acceptor.run()
+    }
+
+    private func run() throws -> Int32 {
+        try start()
+        try loop.run()
+        return lifecycle.exitStatus
+    }
+
+    /// - Parameter channel: to the main process that this one succeeds; `nil` when there is none.
+    private init(
+        configurationFile: String, manager: consuming ServiceManager, channel: consuming FileDescriptor? = nil
+    ) throws {
         self.configurationFile = configurationFile
         self.manager = manager
         descriptors = DescriptorBudget(limit: OpenFileLimit.raise())
         loop = try EventLoop()
-        signals = try SignalSource([SIGHUP, SIGTERM, SIGINT, SIGCHLD])
-        randomSecret = try RandomBytes.make(32)
-        cookieSecret = randomSecret
+        signals = try SignalSource([SIGHUP, SIGTERM, SIGINT, SIGUSR1, SIGUSR2, SIGCHLD])
+        randomSecret = try CookieSecret(stored: self.manager.takeStored(.cookieSecret))
+        cookieSecret = randomSecret.bytes
         lifecycle = Lifecycle(configurationFile: configurationFile)
         let workers = WorkerSupervisor(loop: loop, logger: logger) {
             [environment] number, channel throws(SystemError) in
@@ -70,10 +106,13 @@ final class Acceptor: TimerTarget, EventHandler {
         self.workers = workers
         dispatcher = ConnectionDispatcher(workers: workers, loop: loop)
         listeners = ListenerSet(
-            inherited: try self.manager.takeSockets(), cookies: try CookieAuthority(secret: randomSecret), loop: loop,
-            delegate: dispatcher)
-        ticketKeys = TicketKeyRotator(memory: self.manager.takeStored(), loop: loop) { workers.replaceTicketKeys($0) }
+            inherited: try self.manager.takeSockets(), stored: self.manager.takeStoredListeners(),
+            cookies: try CookieAuthority(secret: cookieSecret), loop: loop, delegate: dispatcher)
+        ticketKeys = TicketKeyRotator(memory: self.manager.takeStored(.ticketKeys), loop: loop) {
+            workers.replaceTicketKeys($0)
+        }
         staples = StapleRefresher(file: configurationFile, environment: environment, loop: loop, logger: logger)
+        if let channel { predecessor = try Predecessor(channel, loop: loop) }
         super.init()
         workers.onEvent = { [unowned self] in handle($0) }
         workers.onMisdelivered = { [listeners] in listeners.reinject($0, $1) }
@@ -82,6 +121,9 @@ final class Acceptor: TimerTarget, EventHandler {
             lifecycle.isServing ? lifecycle.active?.configuration : nil
         }
         staples.onRefreshed = { [unowned self] in try activateStaples(of: $0) }
+        predecessor?.onTakeOver = { [unowned self] in takeOver($0) }
+        predecessor?.onBecomeMain = { [unowned self] in becomeMain(isReloadRequested: $0) }
+        predecessor?.onLost = { [unowned self] in predecessorLost() }
     }
 
     private func start() throws {
@@ -114,10 +156,23 @@ final class Acceptor: TimerTarget, EventHandler {
         while let signal = try? signals.next() {
             switch signal {
             case SIGHUP: handle(.reloadRequested)
+            case SIGUSR2: handle(.upgradeRequested)
             case SIGCHLD: reapChildren()
-            default: handle(.stopRequested(reason: "signal \(signal) (\(String(cString: strsignal(signal))))"))
+            default: requestStop(signal)
             }
         }
+    }
+
+    private func requestStop(_ signal: Int32) {
+        var reason = "signal \(signal) (\(String(cString: strsignal(signal))))"
+        let isToKeep = signal == SIGUSR1
+        if isToKeep {
+            reason +=
+                manager.isPresent
+                ? "; connections are kept for the next start"
+                : "; connections are closed, since only systemd can keep them (NOTIFY_SOCKET is not set)"
+        }
+        handle(.stopRequested(StopRequest(reason: reason, keepingConnections: isToKeep && manager.isPresent)))
     }
 
     private func reapChildren() {
@@ -125,6 +180,7 @@ final class Acceptor: TimerTarget, EventHandler {
             workers.childEnded(pid, ending)
             loader?.childEnded(pid, ending)
             staples.childEnded(pid, ending)
+            successor?.childEnded(pid, ending)
         }
     }
 
@@ -141,6 +197,7 @@ final class Acceptor: TimerTarget, EventHandler {
 
     private func handle(_ event: Lifecycle<ActiveConfiguration>.Event) {
         for action in lifecycle.handle(event) { perform(action) }
+        if !lifecycle.isUpgrading { upgradeDeadline = .distantFuture }
     }
 
     private func perform(_ action: Lifecycle<ActiveConfiguration>.Action) {
@@ -152,8 +209,9 @@ final class Acceptor: TimerTarget, EventHandler {
         case .replaceWorker(let worker, let reason): workers.replace(worker, reason: reason)
         case .notifyReloading: manager.notify(.reloading, .status("reloading \(configurationFile)"))
         case .notifyReady: notifyReady()
-        case .log(let event, let message): logger.log(event, message)
-        case .shutDown: shutDown()
+        case .log(let event, let message): log(event, message)
+        case .shutDown(let keepingConnections): shutDown(keepingConnections: keepingConnections)
+        case .upgrade(let action): perform(action)
         case .killWorkers: workers.killAll()
         case .end: end()
         }
@@ -198,7 +256,7 @@ final class Acceptor: TimerTarget, EventHandler {
 
     private func makeSnapshot(_ configuration: Configuration) throws(SystemError) -> FileDescriptor {
         let snapshot = Snapshot(
-            configuration: configuration, cookieSecret: configuration.cookieSecret ?? randomSecret)
+            configuration: configuration, cookieSecret: configuration.cookieSecret ?? randomSecret.bytes)
         return try MemoryFile.make(BinaryCoding.encode(snapshot), name: "dtlsd-snapshot")
     }
 
@@ -234,7 +292,7 @@ final class Acceptor: TimerTarget, EventHandler {
         if let shortage = descriptors.shortage(for: configuration, listeners: listeners.count(for: configuration)) {
             throw TooFewDescriptors(description: shortage)
         }
-        let secret = configuration.cookieSecret ?? randomSecret
+        let secret = configuration.cookieSecret ?? randomSecret.bytes
         let cookies = try CookieAuthority(secret: secret)
         let plan = try listeners.prepare(configuration)
         // Nothing above has changed anything, and only the next call can fail.
@@ -246,6 +304,7 @@ final class Acceptor: TimerTarget, EventHandler {
         dispatcher.activate(configuration, targets: listeners.targets)
         staples.watch(configuration, with: new.watcher)
         LogBootstrap.setLevel(configuration.logLevel)
+        storeDescriptors()
     }
 
     /// The workers have the new configuration already, so a listener that epoll does not take (out of memory) is lost,
@@ -278,12 +337,14 @@ final class Acceptor: TimerTarget, EventHandler {
     }
 
     private func openListeners() {
+        if let predecessor, !predecessor.hasHandedOver { return predecessor.send(.prepared) }
         do throws(SystemError) {
             try listeners.openAll()
         } catch {
             return handle(.listenersFailed(reason: "\(error)"))
         }
         handle(.listenersOpened)
+        predecessor?.send(.serving)
         let addresses = listeners.addresses.map(\.description).joined(separator: ", ")
         let configuration = lifecycle.active?.configuration
         let connections = configuration.map(descriptors.connections) ?? 0
@@ -296,20 +357,158 @@ final class Acceptor: TimerTarget, EventHandler {
         schedule()
     }
 
+    // MARK: Upgrade
+
+    private func perform(_ action: Upgrade.Action) {
+        switch action {
+        case .startSuccessor: startSuccessor()
+        case .killSuccessor:
+            successor?.kill()
+            successor?.close()
+            successor = nil
+        case .setDeadline(let time):
+            upgradeDeadline = loop.now + time
+            schedule()
+        case .empty:
+            listeners.pauseAll()
+            ticketKeys.pause()
+            workers.stop(keepingConnections: true)
+        case .killWorkers: workers.killAll()
+        case .handOver: handOver()
+        case .takeBack: takeBack()
+        case .retire(let isReloadRequested, let stop): retire(isReloadRequested: isReloadRequested, stop)
+        }
+    }
+
+    /// The successor gets what the service manager would pass to it, and what it would have kept of this process.
+    private func startSuccessor() {
+        do {
+            guard let programPath else { throw NoUpgrade(description: "the path of the program is not known") }
+            // The end of process 1 is that of its container, or of its machine.
+            guard getpid() != 1 else { throw NoUpgrade(description: "this process is process 1, which may not end") }
+            let environment = ChildProcess.environment().merging(manager.variables) { $1 }
+            let successor = try Successor(
+                path: programPath, configurationFile: configurationFile, environment: environment, loop: loop
+            ) { [unowned self] in handle(.upgrade($0)) }
+            self.successor = successor
+            for socket in listeners.inherited { try successor.send(socket.descriptor.rawValue, name: socket.name) }
+            for (item, descriptor) in ownDescriptors { try successor.send(descriptor, name: item.name) }
+            successor.send(.prepare)
+        } catch {
+            perform(.killSuccessor)
+            let hint = (error as? SystemError).map(ChildProcess.hint) ?? ""
+            handle(.upgrade(.startFailed(reason: "\(error)\(hint)")))
+        }
+    }
+
+    private func handOver() {
+        do throws(SystemError) {
+            for (worker, descriptor) in workers.slotFiles {
+                try successor?.send(descriptor, name: StoredItem.connections(worker: worker).name)
+            }
+        } catch {
+            return handle(.upgrade(.refused(reason: "\(error)")))
+        }
+        successor?.send(.takeOver)
+    }
+
+    private func takeBack() {
+        if let tickets = lifecycle.active?.configuration.tickets { ticketKeys.activate(tickets) }
+        workers.startAgain()
+        do throws(SystemError) { try listeners.openAll() } catch {
+            logger.log(.listenerFailed, "the listeners cannot be opened: \(error)")
+        }
+    }
+
+    private func retire(isReloadRequested: Bool, _ stop: StopRequest?) {
+        guard let successor else { return }
+        manager.notify(.mainProcess(successor.processID))
+        successor.send(.becomeMain(isReloadRequested: isReloadRequested))
+        if let stop { kill(successor.processID, stop.keepingConnections ? SIGUSR1 : SIGTERM) }
+    }
+
+    /// Goes on with the connections of the main process, which serves no more.
+    private func takeOver(_ files: [PassedDescriptor]) {
+        adopt(files)
+        if ticketKeys.readAgain(), let active = lifecycle.active?.configuration,
+            let keys = try? ticketKeys.keys(for: active.tickets)
+        {
+            workers.replaceTicketKeys(keys)
+        }
+        openListeners()
+    }
+
+    private func becomeMain(isReloadRequested: Bool) {
+        predecessor = nil
+        manager.becomeMain()
+        notifyReady()
+        storeDescriptors()
+        if isReloadRequested { handle(.reloadRequested) }
+    }
+
+    private func predecessorLost() {
+        handle(
+            .stopRequested(
+                StopRequest(reason: "the main process has ended during an upgrade", keepingConnections: true)))
+    }
+
+    /// What the successor of this process logs before it serves is for its main process to say.
+    private func log(_ event: LogEvent, _ message: String) {
+        guard let predecessor, !predecessor.hasHandedOver else { return logger.log(event, message) }
+        if event.level >= .error { predecessor.note(message) }
+    }
+
+    // MARK: What outlives this process
+
+    /// Everything that the next main process is to have, whether it is started by the service manager or by this one.
+    private var ownDescriptors: [StoredItem: Int32] {
+        var descriptors = listeners.ownSockets
+        if ticketKeys.memory.isOpen { descriptors[.ticketKeys] = ticketKeys.memory.rawValue }
+        descriptors[.cookieSecret] = randomSecret.memory.rawValue
+        return descriptors
+    }
+
+    private func storeDescriptors() {
+        guard manager.isPresent else { return }
+        var descriptors = ownDescriptors
+        for (worker, file) in workers.slotFiles { descriptors[.connections(worker: worker)] = file }
+        manager.keep(descriptors)
+    }
+
+    /// Takes up the connections in these files, which no process serves.
+    private func adopt(_ files: [PassedDescriptor]) {
+        for file in files {
+            guard case .connections(let worker)? = file.storedItem else { continue }
+            do {
+                try workers.adopt(file.descriptor.take(), worker: worker)
+            } catch {
+                manager.discard(.connections(worker: worker))
+                logger.log(
+                    .connectionsLost,
+                    "connections of an earlier run cannot be taken up, and are lost: \(file.name): \(error)")
+            }
+        }
+    }
+
     // MARK: Shutdown
 
-    private func shutDown() {
+    private func shutDown(keepingConnections: Bool) {
         manager.notify(.stopping, .status("stopping"))
+        predecessor?.refuse("it was told to end")
+        if keepingConnections { storeDescriptors() }
         listeners.closeAll()
-        stopDeadline = loop.now + (lifecycle.active?.configuration.stopTimeout ?? .seconds(5))
+        stopDeadline =
+            loop.now
+            + (keepingConnections ? Self.keepingTime : lifecycle.active?.configuration.stopTimeout ?? .seconds(5))
         schedule()
-        workers.stop()
+        workers.stop(keepingConnections: keepingConnections)
     }
 
     private func end() {
         dispatcher.finishLog()
-        logger.log(.stopped, "stopped: \(status)")
-        loop.stop()
+        log(.stopped, "stopped: \(status)")
+        guard let successor else { return loop.stop() }
+        successor.whenAllIsSent { [loop] in loop.stop() }
     }
 
     // MARK: Timers
@@ -324,12 +523,16 @@ final class Acceptor: TimerTarget, EventHandler {
             stopDeadline = .distantFuture
             handle(.stopTimedOut)
         }
+        if now >= upgradeDeadline {
+            upgradeDeadline = .distantFuture
+            handle(.upgrade(.timedOut))
+        }
         schedule()
     }
 
     private func schedule() {
         let watchdog = manager.watchdogInterval == nil ? Instant.distantFuture : nextWatchdogNotification
-        loop.timers.arm(self, at: min(nextStatus, watchdog, stopDeadline))
+        loop.timers.arm(self, at: min(nextStatus, watchdog, stopDeadline, upgradeDeadline))
     }
 
     // MARK: Status
@@ -341,7 +544,7 @@ final class Acceptor: TimerTarget, EventHandler {
     }
 
     private func updateStatus(now: Instant) {
-        ticketKeys.store(with: manager)
+        storeDescriptors()
         dispatcher.flushLog(now: now)
         if lifecycle.isServing {
             if isReadyPending {
@@ -383,6 +586,11 @@ final class Acceptor: TimerTarget, EventHandler {
         if let file = lifecycle.active?.configuration.keyLogFile { parts.append("SECRETS ARE WRITTEN TO \(file)") }
         return parts.joined(separator: "; ")
     }
+}
+
+/// Why this process cannot have a successor.
+private struct NoUpgrade: Error, CustomStringConvertible {
+    let description: String
 }
 
 /// The limit of open files is too low for a configuration.

@@ -18,6 +18,8 @@ struct Lifecycle<Active> {
         /// A reload: the workers were given `active`, and not all of them serve it. A loader runs if SIGHUP has come
         /// meanwhile.
         case distributing(active: Active, previous: Active, LoaderRun?)
+        /// The daemon serves, and another process is about to take its place.
+        case upgrading(active: Active, previous: Active?, Upgrade)
         /// The listeners are closed, and the workers were told to end. There is no `active` configuration if the daemon
         /// has stopped before the first one was read.
         case stopping(active: Active?)
@@ -51,8 +53,12 @@ struct Lifecycle<Active> {
         case rollBackFailed(active: Active, reason: String)
         /// The workers were given the active configuration with other OCSP responses.
         case staplesActivated(Active)
-        /// SIGTERM or SIGINT.
-        case stopRequested(reason: String)
+        /// SIGTERM, SIGINT or SIGUSR1.
+        case stopRequested(StopRequest)
+        /// SIGUSR2.
+        case upgradeRequested
+        /// What concerns the upgrade that is under way.
+        case upgrade(Upgrade.Event)
         /// The workers had `stop_timeout` to end.
         case stopTimedOut
         case workersEnded
@@ -75,7 +81,8 @@ struct Lifecycle<Active> {
         case notifyReady
         case log(LogEvent, String)
         /// Notify the service manager, close the listeners, tell the workers to end, and begin to count `stop_timeout`.
-        case shutDown
+        case shutDown(keepingConnections: Bool)
+        case upgrade(Upgrade.Action)
         case killWorkers
         /// Leave the event loop.
         case end
@@ -84,6 +91,8 @@ struct Lifecycle<Active> {
     private(set) var phase: Phase
     /// Why the last reload has failed; `nil` once a reload has succeeded.
     private(set) var reloadFailure: String?
+    /// SIGUSR2 came during the start or a reload. The upgrade begins when that is done.
+    private(set) var isUpgradeRequested = false
     /// Whether ``reloadFailure`` is of a reload that was requested after the one whose configuration the workers are
     /// being given.
     private var hasLaterReloadFailed = false
@@ -102,14 +111,16 @@ struct Lifecycle<Active> {
         switch phase {
         case .loading: nil
         case .starting(let active, _), .serving(let active, _), .reading(let active, _, _),
-            .distributing(let active, _, _):
+            .distributing(let active, _, _), .upgrading(let active, _, _):
             active
         case .stopping(let active): active
         }
     }
 
-    /// Whether the daemon serves and no reload is under way.
+    /// Whether the daemon serves and neither a reload nor an upgrade is under way.
     var isServing: Bool { if case .serving = phase { true } else { false } }
+
+    var isUpgrading: Bool { if case .upgrading = phase { true } else { false } }
 
     mutating func handle(_ event: Event) -> [Action] {
         switch event {
@@ -133,9 +144,11 @@ struct Lifecycle<Active> {
                 replaceActive(new)
             }
             return []
-        case .stopRequested(let reason): return stop(reason)
+        case .stopRequested(let request): return stop(request)
+        case .upgradeRequested: return requestUpgrade()
+        case .upgrade(let event): return upgrade(event)
         case .stopTimedOut: return isStopping ? [.killWorkers] : []
-        case .workersEnded: return isStopping ? [.end] : []
+        case .workersEnded: return isStopping ? [.end] : upgrade(.workersEnded)
         }
     }
 
@@ -145,7 +158,7 @@ struct Lifecycle<Active> {
         switch phase {
         case .loading(let run), .reading(_, _, let run): run
         case .starting(_, let run), .distributing(_, _, let run): run
-        case .serving, .stopping: nil
+        case .serving, .upgrading, .stopping: nil
         }
     }
 
@@ -163,6 +176,7 @@ struct Lifecycle<Active> {
             // The new configuration may be the one that helps the workers, so it is read at once.
             phase = .distributing(active: active, previous: previous, run == nil ? .once : .again)
             return run == nil ? [.startLoader] : []
+        case .upgrading: return upgrade(.reloadRequested)
         case .stopping: break
         }
         return []
@@ -177,7 +191,7 @@ struct Lifecycle<Active> {
         case .reading(let active, let previous, _):
             phase = .distributing(active: new, previous: previous ?? active, nil)
         case .distributing(_, let previous, _): phase = .distributing(active: new, previous: previous, nil)
-        case .serving, .stopping: return []
+        case .serving, .upgrading, .stopping: return []
         }
         return run == .again ? requestReload() : []
     }
@@ -193,7 +207,7 @@ struct Lifecycle<Active> {
         case .starting(let active, _): phase = .starting(active: active, nil)
         case .reading(let active, let previous, .once):
             phase = .serving(active: active, previous: previous)
-            actions.append(.notifyReady)
+            return actions + [.notifyReady] + beginUpgradeIfRequested()
         case .reading(let active, let previous, .again):
             // The next reload has been requested already: READY=1 and the result are sent when that one ends.
             phase = .reading(active: active, previous: previous, .once)
@@ -201,7 +215,7 @@ struct Lifecycle<Active> {
         case .distributing(let active, let previous, _):
             phase = .distributing(active: active, previous: previous, nil)
             hasLaterReloadFailed = true
-        case .loading, .serving, .stopping: break
+        case .loading, .serving, .upgrading, .stopping: break
         }
         return run == .again ? actions + requestReload() : actions
     }
@@ -218,6 +232,9 @@ struct Lifecycle<Active> {
         case .reading(let active, _, let run):
             phase = .reading(active: active, previous: nil, run)
             return []
+        case .upgrading(let active, _, let upgrade):
+            phase = .upgrading(active: active, previous: nil, upgrade)
+            return []
         case .distributing(let active, _, let run):
             if !hasLaterReloadFailed { reloadFailure = nil }
             return [.log(.reloaded, "configuration and certificates reloaded from \(configurationFile)")]
@@ -230,7 +247,7 @@ struct Lifecycle<Active> {
         guard case .starting(let active, let run) = phase else { return [] }
         // A reload that was requested meanwhile goes on.
         phase = run.map { .reading(active: active, previous: nil, $0) } ?? .serving(active: active, previous: nil)
-        return [.notifyReady]
+        return [.notifyReady] + beginUpgradeIfRequested()
     }
 
     private mutating func reject(_ worker: Int, _ reason: String) -> [Action] {
@@ -246,6 +263,11 @@ struct Lifecycle<Active> {
         case .reading(let active, let previous?, let run):
             phase = .reading(active: previous, previous: nil, run)
             return rollBackStaples(rejection, from: active, to: previous)
+        // The workers are ending, or have ended.
+        case .upgrading(_, _, let upgrade) where upgrade.step != .preparing: return []
+        case .upgrading(let active, let previous?, let upgrade):
+            phase = .upgrading(active: previous, previous: nil, upgrade)
+            return rollBackStaples(rejection, from: active, to: previous)
         case .distributing(let active, let previous, let run):
             reloadFailure = rejection
             return [
@@ -253,7 +275,8 @@ struct Lifecycle<Active> {
                 .rollBack(from: active, to: previous),
             ] + endDistribution(previous, run)
         // All workers have used this configuration before, so this one is short of memory, or worse.
-        case .serving(_, nil), .reading(_, nil, _): return [.replaceWorker(worker, reason: reason)]
+        case .serving(_, nil), .reading(_, nil, _), .upgrading(_, nil, _):
+            return [.replaceWorker(worker, reason: reason)]
         }
     }
 
@@ -273,7 +296,7 @@ struct Lifecycle<Active> {
             return []
         }
         phase = .serving(active: active, previous: nil)
-        return [.notifyReady]
+        return [.notifyReady] + beginUpgradeIfRequested()
     }
 
     private mutating func replaceActive(_ new: Active) {
@@ -284,7 +307,51 @@ struct Lifecycle<Active> {
         case .reading(_, let previous, let run): phase = .reading(active: new, previous: previous, run)
         case .distributing(_, let previous, let run):
             phase = .distributing(active: new, previous: previous, run)
+        case .upgrading(_, let previous, let upgrade):
+            phase = .upgrading(active: new, previous: previous, upgrade)
         case .stopping: phase = .stopping(active: new)
+        }
+    }
+
+    // MARK: Upgrade
+
+    private mutating func requestUpgrade() -> [Action] {
+        switch phase {
+        case .serving(let active, let previous):
+            phase = .upgrading(active: active, previous: previous, Upgrade())
+            return [.notifyReloading, .log(.upgradeStarted, "an upgrade begins: the program is started from its path")]
+                + Upgrade.begin.map { .upgrade($0) }
+        case .loading, .starting, .reading, .distributing: isUpgradeRequested = true
+        case .upgrading, .stopping: break
+        }
+        return []
+    }
+
+    private mutating func beginUpgradeIfRequested() -> [Action] {
+        guard isUpgradeRequested, isServing else { return [] }
+        isUpgradeRequested = false
+        return requestUpgrade()
+    }
+
+    private mutating func upgrade(_ event: Upgrade.Event) -> [Action] {
+        guard case .upgrading(let active, let previous, var upgrade) = phase else { return [] }
+        let outcome = upgrade.handle(event)
+        phase = .upgrading(active: active, previous: previous, upgrade)
+        switch outcome {
+        case .goesOn(let actions): return actions.map { .upgrade($0) }
+        case .succeeded(let actions):
+            phase = .stopping(active: active)
+            return [.log(.upgraded, "the upgrade is done: another process serves, and this one ends")]
+                + actions.map { .upgrade($0) } + [.end]
+        case .failed(let actions, let reason):
+            phase = .serving(active: active, previous: previous)
+            if let request = upgrade.stopRequest { return actions.map { .upgrade($0) } + stop(request) }
+            reloadFailure = "the upgrade failed: \(reason)"
+            let log = Action.log(.upgradeFailed, "the upgrade failed, and this process goes on: \(reason)")
+            guard upgrade.isReloadRequested else { return actions.map { .upgrade($0) } + [log, .notifyReady] }
+            // The service manager has been told already that something is under way.
+            phase = .reading(active: active, previous: previous, .once)
+            return actions.map { .upgrade($0) } + [log, .startLoader]
         }
     }
 
@@ -294,14 +361,20 @@ struct Lifecycle<Active> {
 
     private mutating func stop(_ failure: StartupFailure) -> [Action] {
         exitStatus = failure.exitStatus
-        return stop(failure.rawValue)
+        return stop(failure.rawValue, keepingConnections: false)
     }
 
-    /// The first request lets the workers close their connections. The second one ends them at once.
-    private mutating func stop(_ reason: String) -> [Action] {
+    private mutating func stop(_ request: StopRequest) -> [Action] {
+        if case .upgrading = phase { return upgrade(.stopRequested(request)) }
+        return stop(request.reason, keepingConnections: request.keepingConnections)
+    }
+
+    /// The first request lets the workers close their connections, or leave them for the next start. The second one
+    /// ends them at once.
+    private mutating func stop(_ reason: String, keepingConnections: Bool) -> [Action] {
         if isStopping { return [.killWorkers] }
         phase = .stopping(active: active)
-        return [.log(.stopping, "stopping: \(reason)"), .shutDown]
+        return [.log(.stopping, "stopping: \(reason)"), .shutDown(keepingConnections: keepingConnections)]
     }
 }
 

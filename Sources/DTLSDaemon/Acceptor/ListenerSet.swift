@@ -22,6 +22,8 @@ final class ListenerSet {
         let kind: ListeningTable.Kind
         let address: SocketAddress
         let options: SocketOptions
+
+        var storedItem: StoredItem { .listener(on: address, options) }
     }
 
     /// A listener that a configuration asks for.
@@ -35,7 +37,11 @@ final class ListenerSet {
     private var open: [ListenerKey: DatagramListener] = [:]
     /// The service or client that each open listener belongs to.
     private(set) var targets: [ObjectIdentifier: Target] = [:]
-    private let inherited: [InheritedSocket]
+    /// The sockets that the service manager has passed in.
+    let inherited: [InheritedSocket]
+    /// The sockets that an earlier main process has opened itself and passed on, until the first configuration is
+    /// active. Datagrams may wait in them.
+    private var stored: [StoredItem: InheritedSocket] = [:]
     private let buffers = ListenerBuffers()
     /// Makes and verifies the cookies of all listeners.
     var cookies: CookieAuthority {
@@ -50,12 +56,22 @@ final class ListenerSet {
     /// ``recordsOfNoConnection`` of listeners that are closed.
     private var closedRecordsOfNoConnection: [SocketAddress: UInt64] = [:]
 
-    /// - Parameter inherited: the sockets that the service manager has passed in.
+    /// - Parameters:
+    ///   - inherited: the sockets that the service manager has passed in.
+    ///   - stored: the sockets that an earlier main process has opened itself and passed on.
     init(
-        inherited: [InheritedSocket], cookies: CookieAuthority, loop: EventLoop,
+        inherited: [InheritedSocket], stored: [PassedDescriptor] = [], cookies: CookieAuthority, loop: EventLoop,
         delegate: any DatagramListenerDelegate
     ) {
         self.inherited = inherited
+        for passed in stored {
+            // One that cannot be used is opened anew.
+            if let item = passed.storedItem,
+                let socket = try? InheritedSocket(name: passed.name, passed.descriptor.take())
+            {
+                self.stored[item] = socket
+            }
+        }
         self.cookies = cookies
         self.loop = loop
         self.delegate = delegate
@@ -68,6 +84,15 @@ final class ListenerSet {
         configuration.targets.reduce(inherited.count) { count, target in
             count + target.1.listen.count { inheritedSocket(at: $0) == nil }
         }
+    }
+
+    /// The sockets of open listeners that this process or an earlier one has opened, with what they are to be stored as.
+    var ownSockets: [StoredItem: Int32] {
+        var sockets: [StoredItem: Int32] = [:]
+        for (key, listener) in open where inheritedSocket(at: key.address) == nil {
+            sockets[key.storedItem] = listener.descriptor
+        }
+        return sockets
     }
 
     var addresses: [SocketAddress] { open.keys.map(\.address).sorted { "\($0)" < "\($1)" } }
@@ -157,6 +182,7 @@ final class ListenerSet {
         }
         open = [:]
         targets = [:]
+        stored = [:]
         for (key, listener, target) in plan.kept + plan.opened {
             open[key] = listener
             targets[ObjectIdentifier(listener)] = target
@@ -172,7 +198,12 @@ final class ListenerSet {
     /// Begins to read from the listeners. To be called when the workers are ready for the first client.
     func openAll() throws(SystemError) {
         hasOpened = true
-        for listener in open.values { try listener.open() }
+        for listener in open.values where !listener.isOpen { try listener.open() }
+    }
+
+    /// Stops to read from the listeners, until ``openAll()``. Datagrams wait in their sockets.
+    func pauseAll() {
+        for listener in open.values { listener.pause() }
     }
 
     func closeAll() {
@@ -234,12 +265,20 @@ final class ListenerSet {
     /// two instances of one user would share it without an error. It cannot be found out later, since the daemon's own
     /// connections hold the port then, too.
     private func probe(_ wanted: Wanted) throws(SystemError) {
-        guard inheritedSocket(at: wanted.key.address) == nil else { return }
+        let address = wanted.key.address
+        guard inheritedSocket(at: address) == nil, !stored.values.contains(where: { $0.address == address }) else {
+            return
+        }
         try UDPSocket.probe(wanted.key.address, wanted.key.options)
     }
 
     private func makeListener(_ key: ListenerKey) throws(SystemError) -> DatagramListener {
         if let socket = inheritedSocket(at: key.address) { return try makeListener(from: socket, key) }
+        if let kept = stored[key.storedItem], kept.address == key.address {
+            let isOwn = try UDPSocket.isOwn(kept.descriptor)
+            return makeListener(
+                key.kind, try kept.descriptor.duplicate(), key.address, key.options, isOwnedByAnother: !isOwn)
+        }
         let socket = try UDPSocket.listen(on: key.address, options: key.options)
         return makeListener(key.kind, socket, key.address, key.options, isOwnedByAnother: false)
     }

@@ -6,14 +6,10 @@ import Primitives
 /// Provides the keys of session tickets: those of the configuration's files, or keys that the daemon generates. It
 /// changes generated keys from time to time, and keeps them across restarts if the service manager stores a descriptor.
 final class TicketKeyRotator: TimerTarget {
-    /// FDNAME= of the memory file. It cannot be mistaken for a listener, since it is not a socket.
-    static let storedName = "dtlsd-ticket-keys"
-
     private var generated = GeneratedTicketKeys()
     /// Holds the generated keys. The service manager has a descriptor of it, too, so it keeps what is written here. The
     /// keys are never in a file, since who has them can decrypt the sessions that clients resume.
-    private var memory: FileDescriptor
-    private var isStored: Bool
+    private(set) var memory: FileDescriptor
     private var configuration: TicketConfiguration?
     private let loop: EventLoop
     private let onChange: ([TicketKey]) -> Void
@@ -22,7 +18,6 @@ final class TicketKeyRotator: TimerTarget {
     ///   - memory: the memory file that the service manager has kept; not open when there is none.
     ///   - onChange: is called with all keys whenever they are rotated.
     init(memory: consuming FileDescriptor, loop: EventLoop, onChange: @escaping ([TicketKey]) -> Void) {
-        isStored = memory.isOpen
         if memory.isOpen, let bytes = try? MemoryFile.read(memory),
             let kept = try? bytes.withUnsafeBytes({ try GeneratedTicketKeys(decoding: $0) })
         {
@@ -51,7 +46,7 @@ final class TicketKeyRotator: TimerTarget {
     }
 
     private func save() throws(SystemError) {
-        if !memory.isOpen { memory = try MemoryFile.makeOpen(name: Self.storedName) }
+        if !memory.isOpen { memory = try MemoryFile.makeOpen(name: StoredItem.ticketKeys.name) }
         try MemoryFile.replace(memory, with: generated.encode())
     }
 
@@ -75,10 +70,19 @@ final class TicketKeyRotator: TimerTarget {
         schedule()
     }
 
-    /// Gives the memory file to the service manager, unless it has it. To be called again and again, since the manager's
-    /// queue may be full.
-    func store(with manager: borrowing ServiceManager) {
-        guard !isStored, memory.isOpen else { return }
-        isStored = manager.store(memory, name: Self.storedName)
+    /// Leaves the keys as they are from now on, since another main process is about to read them from the memory file.
+    func pause() {
+        configuration = nil
+        loop.timers.disarm(self)
+    }
+
+    /// Reads the memory file again, which the main process before this one may have written to since.
+    /// - Returns: whether the keys have changed.
+    func readAgain() -> Bool {
+        guard memory.isOpen, let bytes = try? MemoryFile.read(memory),
+            let kept = try? bytes.withUnsafeBytes({ try GeneratedTicketKeys(decoding: $0) }), kept != generated
+        else { return false }
+        generated = kept
+        return true
     }
 }

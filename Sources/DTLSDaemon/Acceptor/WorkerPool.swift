@@ -634,6 +634,13 @@ struct WorkerPool {
             ? [.report(.ended)] : workers.map { .stop($0.pid, keepingConnections: keepingConnections) }
     }
 
+    /// Starts workers again, after all have ended by ``stop(keepingConnections:)``.
+    mutating func startAgain() -> [Action] {
+        isStopping = false
+        vacancies = []
+        return (0..<count).map { .start(number: $0) }
+    }
+
     /// Kills the workers that have not ended.
     func killAll() -> [Action] { workers.map { .kill($0.pid) } }
 }

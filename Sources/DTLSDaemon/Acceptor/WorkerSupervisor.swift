@@ -338,6 +338,9 @@ final class WorkerSupervisor: TimerTarget, MessageChannelDelegate {
         loop.timers.disarm(self)
     }
 
+    /// Starts workers again, after all have ended by ``stop(keepingConnections:)``.
+    func startAgain() { perform(pool.startAgain()) }
+
     /// Kills the workers that have not ended.
     func killAll() { perform(pool.killAll()) }
 
@@ -382,4 +385,12 @@ final class WorkerSupervisor: TimerTarget, MessageChannelDelegate {
         if copy.keyLog.isOpen { channel.send(MessageToWorker.keyLogBytes, descriptor: copy.keyLog.take()) }
         channel.send(MessageToWorker.encode(configure: generation), descriptor: copy.snapshot.take())
     }
+}
+
+extension WorkerSupervisor {
+    /// The slot files with the connections of all workers, by the workers' numbers.
+    var slotFiles: [(worker: Int, descriptor: Int32)] { [] }
+
+    /// Takes up the connections in a slot file, which no process serves.
+    func adopt(_ file: consuming FileDescriptor, worker: Int) throws {}
 }

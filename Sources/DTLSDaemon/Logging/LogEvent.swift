@@ -13,6 +13,14 @@ enum LogEvent: Int, Sendable, CaseIterable {
     case reloaded
     /// A new configuration was refused, and the previous one stays active.
     case reloadFailed
+    /// SIGUSR2 has come, and another process of the daemon is started to take this one's place.
+    case upgradeStarted
+    /// Another process of the daemon serves in this one's place.
+    case upgraded
+    /// This process goes on, since the one that was to take its place cannot.
+    case upgradeFailed
+    /// Connections that were stored cannot be gone on with.
+    case connectionsLost
     /// No new clients are accepted, and connections are being closed.
     case stopping
     /// Every worker has ended.
@@ -91,6 +99,10 @@ enum LogEvent: Int, Sendable, CaseIterable {
         case .ready: .init("1e2929ec3e84490e82e031073b4fadb3", .notice, "ready")
         case .reloaded: .init("8db8f4a81c264caeaffe85f720c889c9", .notice, "configuration reloaded")
         case .reloadFailed: .init("35e1481a3fe34d4d85b4a2b71adb0756", .error, "reload failed")
+        case .upgradeStarted: .init("29000e9548be4767b3f8054c4f16a342", .notice, "upgrade begun")
+        case .upgraded: .init("49663b2e55484ff194046866bc17d613", .notice, "upgraded")
+        case .upgradeFailed: .init("bcbb0d70dfdb49c8985d176fd16eec59", .error, "upgrade failed")
+        case .connectionsLost: .init("2fd452176cb34132aee640bceaf7a77f", .error, "connections lost")
         case .stopping: .init("13f825680ba54e4f96e3d60c4eec8c3a", .notice, "stopping")
         case .stopped: .init("ba5cf3c661664f4c81054f413df576b3", .notice, "stopped")
         case .configurationInvalid: .init("f4a5d56e85de4957979c559d9609b40a", .error, "configuration invalid")

@@ -23,62 +23,112 @@ struct ServiceManager: ~Copyable {
         case status(String)
         /// The event loop is alive.
         case watchdog
+        /// Another process of the unit is the main process from now on.
+        case mainProcess(pid_t)
     }
 
     /// How often ``Notification/watchdog`` is due; half of what the unit's WatchdogSec= allows. `nil`
     /// when there is no watchdog.
     let watchdogInterval: Duration?
     private let sender: UnixDatagramSender?
-    private var inherited: [InheritedDescriptor]
-    /// The descriptors that the manager has kept for the daemon (FDSTORE=1). Their name tells them from sockets.
-    private var stored: [InheritedDescriptor]
+    /// NOTIFY_SOCKET and WATCHDOG_USEC, for a process that is to be the main process after this one.
+    let variables: [String: String]
+    /// The sockets of socket units.
+    private var inherited: [PassedDescriptor]
+    /// What an earlier run of the daemon has stored.
+    private var stored: [StoredItem: PassedDescriptor]
+    private var store: DescriptorStore
+    /// Whether notifications come from the unit's main process: the manager ignores those of others.
+    private var isMain: Bool
 
     /// Reads NOTIFY_SOCKET, LISTEN_* and WATCHDOG_* from the environment, and removes them, since they are meant for
     /// this process alone. It is to be called once, at the start of the main process, before another thread exists.
+    /// - Parameter passed: what the main process has passed that this one succeeds; `nil`: the manager has started this
+    ///   process, and passes sockets and what it has stored.
     /// - Throws: when the value of a variable is not as documented in sd_notify(3), sd_listen_fds(3) or
     ///   sd_watchdog_enabled(3).
-    init() throws(SystemError) {
-        let address = getenv("NOTIFY_SOCKET").map { String(cString: $0) }
+    init(passed: [PassedDescriptor]? = nil) throws(SystemError) {
+        var variables: [String: String] = [:]
+        for name in ["NOTIFY_SOCKET", "WATCHDOG_USEC"] {
+            if let value = getenv(name) { variables[name] = String(cString: value) }
+        }
         unsetenv("NOTIFY_SOCKET")
         var microseconds: UInt64 = 0
         let watchdog = sd_watchdog_enabled(1, &microseconds)
         guard watchdog >= 0 else { throw SystemError("WATCHDOG_USEC", errno: -watchdog) }
+        if watchdog == 0 { variables["WATCHDOG_USEC"] = nil }
         var sender: UnixDatagramSender?
-        if let address, !address.isEmpty { sender = try UnixDatagramSender(to: address) }
-        let descriptors = try Self.inheritedDescriptors()
+        if let address = variables["NOTIFY_SOCKET"], !address.isEmpty { sender = try UnixDatagramSender(to: address) }
+        let descriptors = if let passed { passed } else { try Self.passedDescriptors() }
         self.watchdogInterval = watchdog > 0 ? .microseconds(max(1, microseconds / 2)) : nil
         self.sender = sender
-        stored = descriptors.filter(\.isStoredFile)
-        inherited = descriptors.filter { !$0.isStoredFile }
+        self.variables = variables
+        inherited = []
+        stored = [:]
+        for passed in descriptors {
+            if let item = passed.storedItem { stored[item] = passed } else { inherited.append(passed) }
+        }
+        store = DescriptorStore(passed: Set(stored.keys), isCertain: passed == nil)
+        isMain = passed == nil
     }
 
     /// Whether a manager listens to notifications.
     var isPresent: Bool { sender != nil }
 
+    /// This process, which has succeeded another one, is the unit's main process from now on. Before, nothing is sent.
+    mutating func becomeMain() { isMain = true }
+
     /// Notifies the manager, without blocking.
     /// - Returns: false when the manager's queue is full, so that the notification was not sent.
     @discardableResult
     func notify(_ notifications: Notification...) -> Bool {
-        guard let sender else { return true }
+        guard isMain, let sender else { return true }
         let text = notifications.map { Self.text($0) }.joined(separator: "\n")
         return Array(text.utf8).withUnsafeBytes { sender.send($0) } == nil
     }
 
-    /// The descriptor that an earlier run of the daemon has stored with ``store(_:name:)``; not open when there is
-    /// none.
-    mutating func takeStored() -> FileDescriptor {
-        guard !stored.isEmpty else { return FileDescriptor(owning: -1) }
-        return stored.removeFirst().descriptor.take()
+    /// Takes a descriptor that an earlier run of the daemon has stored; not open when there is none.
+    mutating func takeStored(_ item: StoredItem) -> FileDescriptor {
+        stored.removeValue(forKey: item)?.descriptor.take() ?? FileDescriptor(owning: -1)
     }
 
-    /// Gives the manager a copy of a descriptor to keep until the daemon is started again. The unit has to allow it
-    /// with FileDescriptorStoreMax=.
-    /// - Returns: false when the manager's queue is full, so that the descriptor was not sent.
-    func store(_ descriptor: borrowing FileDescriptor, name: String) -> Bool {
-        guard let sender else { return true }
-        // With FDPOLL=0 the manager does not drop the descriptor when poll(2) reports an error or a hang-up for it.
-        let text = Array("FDSTORE=1\nFDNAME=\(name)\nFDPOLL=0".utf8)
-        return text.withUnsafeBytes { sender.send($0, descriptor: descriptor.rawValue) } == nil
+    /// The workers whose connections an earlier run of the daemon has stored and that were not taken, in the order of
+    /// their numbers.
+    var workersWithStoredConnections: [Int] {
+        stored.keys.compactMap { if case .connections(let worker) = $0 { worker } else { nil } }.sorted()
+    }
+
+    /// Takes the listening sockets that an earlier run of the daemon has stored.
+    mutating func takeStoredListeners() -> [PassedDescriptor] {
+        let listeners = stored.filter { if case .listener = $0.key { true } else { false } }
+        for item in listeners.keys { stored[item] = nil }
+        return Array(listeners.values)
+    }
+
+    /// What was stored by this name is of no use: the manager is to close it, before anything else is stored by it.
+    mutating func discard(_ item: StoredItem) { store.discard(item) }
+
+    /// Gives the manager copies of these descriptors to keep until the daemon is started again, and has it close all
+    /// else that it keeps for the daemon. The unit has to allow so many with FileDescriptorStoreMax=.
+    ///
+    /// It is to be called again and again, since the manager's queue may be full.
+    mutating func keep(_ wanted: [StoredItem: Int32]) {
+        guard isMain, let sender else { return }
+        for step in store.steps(toKeep: wanted) {
+            let error =
+                switch step {
+                case .store(let item, let descriptor):
+                    // With FDPOLL=0 the manager does not drop the descriptor when poll(2) reports an error or a hang-up
+                    // for it.
+                    Array("FDSTORE=1\nFDNAME=\(item.name)\nFDPOLL=0".utf8).withUnsafeBytes {
+                        sender.send($0, descriptor: descriptor)
+                    }
+                case .remove(let item):
+                    Array("FDSTOREREMOVE=1\nFDNAME=\(item.name)".utf8).withUnsafeBytes { sender.send($0) }
+                }
+            guard error == nil else { return }
+            store.sent(step)
+        }
     }
 
     private static func text(_ notification: Notification) -> String {
@@ -93,6 +143,7 @@ struct ServiceManager: ~Copyable {
         // A newline would begin another assignment.
         case .status(let line): return "STATUS=" + String(line.map { $0.isNewline ? " " : $0 })
         case .watchdog: return "WATCHDOG=1"
+        case .mainProcess(let pid): return "MAINPID=\(pid)"
         }
     }
 }
@@ -178,35 +229,17 @@ extension ServiceManager {
     }
 
     /// Reads LISTEN_PID, LISTEN_FDS and LISTEN_FDNAMES. sd_listen_fds sets FD_CLOEXEC.
-    private static func inheritedDescriptors() throws(SystemError) -> [InheritedDescriptor] {
+    private static func passedDescriptors() throws(SystemError) -> [PassedDescriptor] {
         var names: UnsafeMutablePointer<UnsafeMutablePointer<CChar>?>?
         let count = sd_listen_fds_with_names(1, &names)
         guard count >= 0 else { throw SystemError("LISTEN_FDS", errno: -count) }
         defer { free(names) }
         // SD_LISTEN_FDS_START
         return (0..<count).map { index in
-            guard let name = names?[Int(index)] else { return InheritedDescriptor("unknown", 3 + index) }
+            let descriptor = FileDescriptor(owning: 3 + index)
+            guard let name = names?[Int(index)] else { return PassedDescriptor("unknown", descriptor) }
             defer { free(name) }
-            return InheritedDescriptor(String(cString: name), 3 + index)
+            return PassedDescriptor(String(cString: name), descriptor)
         }
-    }
-}
-
-/// A descriptor that the service manager has passed to the daemon. It is closed with this object, unless it was taken.
-private final class InheritedDescriptor {
-    let name: String
-    var descriptor: FileDescriptor
-
-    init(_ name: String, _ raw: Int32) {
-        self.name = name
-        descriptor = FileDescriptor(owning: raw)
-    }
-
-    /// Whether it is a file that ``ServiceManager/store(_:name:)`` has stored. A socket unit may have the same name,
-    /// but it passes sockets.
-    var isStoredFile: Bool {
-        var status = stat()
-        return name == TicketKeyRotator.storedName && fstat(descriptor.rawValue, &status) == 0
-            && status.st_mode & S_IFMT == S_IFREG
     }
 }

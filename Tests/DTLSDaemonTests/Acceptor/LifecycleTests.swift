@@ -18,6 +18,7 @@ import Testing
         .reading(active: "a", previous: "p", .once), .reading(active: "a", previous: "p", .again),
         .distributing(active: "a", previous: "p", nil), .distributing(active: "a", previous: "p", .once),
         .distributing(active: "a", previous: "p", .again),
+        .upgrading(active: "a", previous: nil, Upgrade()), .upgrading(active: "a", previous: "p", Upgrade()),
         .stopping(active: nil), .stopping(active: "a"),
     ]
 
@@ -70,6 +71,14 @@ import Testing
                     .distributing(active: "a", previous: "p", .once),
                     .distributing(active: "a", previous: "p", .again), []
                 ),
+                (
+                    .upgrading(active: "a", previous: nil, Upgrade()),
+                    .upgrading(active: "a", previous: nil, Upgrade(isReloadRequested: true)), []
+                ),
+                (
+                    .upgrading(active: "a", previous: "p", Upgrade()),
+                    .upgrading(active: "a", previous: "p", Upgrade(isReloadRequested: true)), []
+                ),
             ])
     }
 
@@ -77,7 +86,7 @@ import Testing
         let reading = phases.filter { phase in
             switch phase {
             case .loading, .reading, .starting(_, .some), .distributing(_, _, .some): true
-            case .starting, .serving, .distributing, .stopping: false
+            case .starting, .serving, .distributing, .upgrading, .stopping: false
             }
         }
         check(.loaded("n"), reading.map { ($0, $0, [.activate("n")]) })
@@ -120,7 +129,9 @@ import Testing
 
     @Test func `a refused configuration ends the start and leaves later ones as they are`() {
         let problems = [Action.log(.configurationInvalid, "x"), .log(.configurationInvalid, "y")]
-        let end: [Action] = [.log(.stopping, "stopping: the configuration cannot be used"), .shutDown]
+        let end: [Action] = [
+            .log(.stopping, "stopping: the configuration cannot be used"), .shutDown(keepingConnections: false),
+        ]
         check(
             .refused(problems: ["x", "y"], .configuration),
             [
@@ -169,6 +180,10 @@ import Testing
                 (.reading(active: "a", previous: "p", .once), .reading(active: "a", previous: nil, .once), []),
                 (.reading(active: "a", previous: "p", .again), .reading(active: "a", previous: nil, .again), []),
                 (
+                    .upgrading(active: "a", previous: "p", Upgrade()),
+                    .upgrading(active: "a", previous: nil, Upgrade()), []
+                ),
+                (
                     .distributing(active: "a", previous: "p", nil), .serving(active: "a", previous: nil),
                     [reloaded, .notifyReady]
                 ),
@@ -196,7 +211,7 @@ import Testing
     @Test func `listeners that cannot be opened end the daemon at its start`() {
         let actions: [Action] = [
             .log(.listenerFailed, "the listeners cannot be opened: EMFILE"),
-            .log(.stopping, "stopping: the sockets cannot be opened"), .shutDown,
+            .log(.stopping, "stopping: the sockets cannot be opened"), .shutDown(keepingConnections: false),
         ]
         check(
             .listenersFailed(reason: "EMFILE"),
@@ -210,7 +225,7 @@ import Testing
     @Test func `a worker that rejects its setup ends the start, rolls back, or is replaced`() {
         let end: [Action] = [
             .log(.configurationInvalid, "worker 3 cannot use the configuration: out of memory"),
-            .log(.stopping, "stopping: the configuration cannot be used"), .shutDown,
+            .log(.stopping, "stopping: the configuration cannot be used"), .shutDown(keepingConnections: false),
         ]
         let replaced = [Action.replaceWorker(3, reason: "out of memory")]
         let staples: [Action] = [
@@ -243,6 +258,14 @@ import Testing
                 (.reading(active: "a", previous: "p", .once), .reading(active: "p", previous: nil, .once), staples),
                 (.reading(active: "a", previous: "p", .again), .reading(active: "p", previous: nil, .again), staples),
                 (
+                    .upgrading(active: "a", previous: nil, Upgrade()),
+                    .upgrading(active: "a", previous: nil, Upgrade()), replaced
+                ),
+                (
+                    .upgrading(active: "a", previous: "p", Upgrade()),
+                    .upgrading(active: "p", previous: nil, Upgrade()), staples
+                ),
+                (
                     .distributing(active: "a", previous: "p", nil), .serving(active: "p", previous: nil),
                     reload + [.notifyReady]
                 ),
@@ -269,6 +292,8 @@ import Testing
                     case .serving(_, let previous): .serving(active: "n", previous: previous)
                     case .reading(_, let previous, let run): .reading(active: "n", previous: previous, run)
                     case .distributing(_, let previous, let run): .distributing(active: "n", previous: previous, run)
+                    case .upgrading(_, let previous, let upgrade):
+                        .upgrading(active: "n", previous: previous, upgrade)
                     case .stopping: .stopping(active: "n")
                     }
                 return (phase, changed, [log])
@@ -299,19 +324,114 @@ import Testing
                     .distributing(active: "a", previous: "p", .again),
                     .distributing(active: "n", previous: "p", .again), []
                 ),
+                (
+                    .upgrading(active: "a", previous: nil, Upgrade()),
+                    .upgrading(active: "n", previous: nil, Upgrade()), []
+                ),
+                (
+                    .upgrading(active: "a", previous: "p", Upgrade()),
+                    .upgrading(active: "n", previous: "p", Upgrade()), []
+                ),
                 (.stopping(active: nil), .stopping(active: "n"), []),
                 (.stopping(active: "a"), .stopping(active: "n"), []),
             ])
     }
 
-    @Test func `the first request to stop ends the workers' connections and the second one the workers`() {
+    @Test(arguments: [false, true])
+    func `the first request to stop ends the connections or keeps them, and the second one ends the workers`(
+        isToKeep: Bool
+    ) {
         check(
-            .stopRequested(reason: "signal 15"),
+            .stopRequested(StopRequest(reason: "signal 15", keepingConnections: isToKeep)),
             phases.map { phase in
                 if case .stopping = phase { return (phase, phase, [.killWorkers]) }
                 let active: String? = if case .loading = phase { nil } else { "a" }
-                return (phase, .stopping(active: active), [.log(.stopping, "stopping: signal 15"), .shutDown])
+                let kill: [Action] = if case .upgrading = phase { [.upgrade(.killSuccessor)] } else { [] }
+                return (
+                    phase, .stopping(active: active),
+                    kill + [.log(.stopping, "stopping: signal 15"), .shutDown(keepingConnections: isToKeep)]
+                )
             })
+    }
+
+    private let begun: [Action] = [
+        .notifyReloading, .log(.upgradeStarted, "an upgrade begins: the program is started from its path"),
+        .upgrade(.setDeadline(Upgrade.preparationTime)), .upgrade(.startSuccessor),
+    ]
+
+    @Test func `SIGUSR2 begins an upgrade, at once or after the start or the reload`() {
+        check(
+            .upgradeRequested,
+            [
+                (
+                    .serving(active: "a", previous: nil), .upgrading(active: "a", previous: nil, Upgrade()), begun
+                ),
+                (
+                    .serving(active: "a", previous: "p"), .upgrading(active: "a", previous: "p", Upgrade()), begun
+                ),
+            ])
+        var life = life(in: .loading(.once))
+        #expect(life.handle(.upgradeRequested) == [] && life.isUpgradeRequested)
+        _ = life.handle(.activated("a"))
+        #expect(life.handle(.listenersOpened) == [.notifyReady] + begun)
+        #expect(life.phase == .upgrading(active: "a", previous: nil, Upgrade()) && !life.isUpgradeRequested)
+
+        life = self.life(in: .reading(active: "a", previous: nil, .once))
+        _ = life.handle(.upgradeRequested)
+        #expect(life.handle(.refused(problems: ["x"], .configuration)).suffix(5) == [.notifyReady] + begun)
+
+        life = self.life(in: .distributing(active: "b", previous: "a", nil))
+        _ = life.handle(.upgradeRequested)
+        #expect(life.handle(.workersReady) == [reloaded, .notifyReady] + begun)
+    }
+
+    @Test func `a failed upgrade leaves the daemon serving, and says why`() {
+        var life = life(in: .upgrading(active: "a", previous: "p", Upgrade()))
+        #expect(
+            life.handle(.upgrade(.refused(reason: "d.toml:1: x"))) == [
+                .upgrade(.killSuccessor),
+                .log(.upgradeFailed, "the upgrade failed, and this process goes on: d.toml:1: x"), .notifyReady,
+            ])
+        #expect(life.phase == .serving(active: "a", previous: "p"))
+        #expect(life.reloadFailure == "the upgrade failed: d.toml:1: x")
+    }
+
+    @Test func `a reload that was requested during a failed upgrade follows it`() {
+        var life = life(in: .upgrading(active: "a", previous: nil, Upgrade()))
+        #expect(life.handle(.reloadRequested) == [])
+        #expect(
+            life.handle(.upgrade(.startFailed(reason: "ENOENT"))) == [
+                .log(
+                    .upgradeFailed,
+                    "the upgrade failed, and this process goes on: the program cannot be started: ENOENT"),
+                .startLoader,
+            ])
+        #expect(life.phase == .reading(active: "a", previous: nil, .once))
+    }
+
+    @Test func `an upgrade ends this process when the other one serves`() {
+        var life = life(in: .upgrading(active: "a", previous: nil, Upgrade()))
+        #expect(
+            life.handle(.upgrade(.prepared)) == [
+                .upgrade(.setDeadline(Upgrade.emptyingTime)), .upgrade(.empty),
+            ])
+        #expect(
+            life.handle(.workersEnded) == [
+                .upgrade(.setDeadline(Upgrade.takeOverTime)), .upgrade(.handOver),
+            ])
+        #expect(
+            life.handle(.upgrade(.successorServes)).suffix(2) == [
+                .upgrade(.retire(reload: false, nil)), .end,
+            ])
+        #expect(life.exitStatus == 0)
+    }
+
+    /// The workers are ending: another configuration would start new ones.
+    @Test func `a worker that rejects OCSP responses at the end of an upgrade changes nothing`() {
+        let phase = Phase.upgrading(active: "a", previous: "p", Upgrade(step: .emptying))
+        var life = life(in: phase)
+        #expect(life.handle(.workerRejected(worker: 0, reason: "x")) == [])
+        #expect(life.phase == phase)
     }
 
     @Test func `workers that have not ended in time are killed`() {
@@ -341,7 +461,7 @@ import Testing
         _ = life.handle(.refused(problems: ["x"], failure))
         #expect(life.exitStatus == status)
         // SIGTERM on top of it changes nothing.
-        _ = life.handle(.stopRequested(reason: "signal 15"))
+        _ = life.handle(.stopRequested(StopRequest(reason: "signal 15", keepingConnections: false)))
         #expect(life.exitStatus == status)
     }
 
@@ -413,12 +533,12 @@ import Testing
                         if Int.random(in: 0..<4, using: &random) == 0 {
                             perform(life.handle(.rollBackFailed(active: active, reason: "x")))
                         }
-                    case .replaceWorker, .log, .shutDown, .killWorkers, .end: break
+                    case .replaceWorker, .log, .shutDown, .killWorkers, .upgrade, .end: break
                     }
                 }
             }
             for step in 0..<30 {
-                switch Int.random(in: 0..<6, using: &random) {
+                switch Int.random(in: 0..<9, using: &random) {
                 case 0: perform(life.handle(.reloadRequested))
                 case 1 where loaders == 1: perform(life.handle(.loaded("\(step)")))
                 case 2 where loaders == 1:
@@ -427,6 +547,12 @@ import Testing
                 case 3: perform(life.handle(.workersReady))
                 case 4 where life.isServing: perform(life.handle(.staplesActivated("s\(step)")))
                 case 5: perform(life.handle(.workerRejected(worker: 0, reason: "x")))
+                case 6: perform(life.handle(.upgradeRequested))
+                case 7: perform(life.handle(.upgrade(.refused(reason: "x"))))
+                case 8:
+                    perform(life.handle(.upgrade(.prepared)))
+                    perform(life.handle(.upgrade(.successorEnded(how: "x"))))
+                    perform(life.handle(.workersEnded))
                 default: break
                 }
                 if case .stopping = life.phase { break }

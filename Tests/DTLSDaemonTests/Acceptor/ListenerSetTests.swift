@@ -68,4 +68,92 @@ import Testing
         #expect(values() == before)
         listeners.closeAll()
     }
+
+    private func makeListeners(_ stored: [PassedDescriptor], _ loop: EventLoop, _ delegate: Delegate) throws
+        -> ListenerSet
+    {
+        ListenerSet(
+            inherited: [], stored: stored, cookies: try CookieAuthority(secret: [UInt8](repeating: 1, count: 32)),
+            loop: loop, delegate: delegate)
+    }
+
+    private func configuration(_ address: SocketAddress, _ options: SocketOptions) -> Configuration {
+        let service = ServiceConfiguration(
+            name: "echo", listen: [address], tls: ServerSettings(certifiedKeys: []), socket: options)
+        return Configuration(workers: 1, stopTimeout: .zero, logLevel: .debug, services: [service])
+    }
+
+    /// What the service manager, or the main process before this one, has kept of the listeners' sockets.
+    private func passed(_ sockets: [StoredItem: Int32]) throws -> [PassedDescriptor] {
+        try sockets.map { item, raw in
+            try FileDescriptor.withBorrowed(raw) { PassedDescriptor(item.name, try $0.duplicate()) }
+        }
+    }
+
+    @Test func `a stored socket is listened on again as it is, with the datagrams that wait in it`() throws {
+        let loop = try EventLoop()
+        let delegate = Delegate()
+        let probe = try UDPSocket.listen(
+            on: try #require(SocketAddress(host: "127.0.0.1", port: 0)), options: SocketOptions())
+        let address = try #require(try UDPSocket.localAddress(of: probe))
+        _ = consume probe
+        let first = try makeListeners([], loop, delegate)
+        try first.commit(try first.prepare(configuration(address, SocketOptions(dscp: 8))))
+        let stored = try passed(first.ownSockets)
+        #expect(stored.count == 1)
+        first.closeAll()
+        let client = try UDPSocket.open(.ipv4)
+        try UDPSocket.connect(client, to: address)
+        #expect(try [1, 2, 3].withUnsafeBytes { bytes throws(SystemError) in try UDPSocket.send(bytes, over: client) })
+
+        let second = try makeListeners(stored, loop, delegate)
+        // A probe of the address would find that the stored socket has it.
+        try second.commit(try second.prepare(configuration(address, SocketOptions(dscp: 8))))
+        #expect(second.ownSockets.keys.map(\.name) == stored.map(\.name))
+        try second.openAll()
+        try loop.poll(timeout: .seconds(5))
+        #expect(second.counters.unrelated == 1)
+        second.closeAll()
+    }
+
+    @Test func `a stored socket with other options is not used`() throws {
+        let loop = try EventLoop()
+        let delegate = Delegate()
+        let probe = try UDPSocket.listen(
+            on: try #require(SocketAddress(host: "127.0.0.1", port: 0)), options: SocketOptions())
+        let address = try #require(try UDPSocket.localAddress(of: probe))
+        _ = consume probe
+        let first = try makeListeners([], loop, delegate)
+        try first.commit(try first.prepare(configuration(address, SocketOptions(dscp: 8))))
+        let before = first.ownSockets
+        let second = try makeListeners(try passed(before), loop, delegate)
+        try second.commit(try second.prepare(configuration(address, SocketOptions(dscp: 9))))
+        let after = try #require(second.ownSockets.first)
+        #expect(before[after.key] == nil)
+        #expect(option(Int32(IPPROTO_IP), IP_TOS, of: after.value) == 9 << 2)
+        second.closeAll()
+        first.closeAll()
+    }
+
+    @Test func `listeners that pause leave datagrams in their sockets`() throws {
+        let loop = try EventLoop()
+        let delegate = Delegate()
+        let probe = try UDPSocket.listen(
+            on: try #require(SocketAddress(host: "127.0.0.1", port: 0)), options: SocketOptions())
+        let address = try #require(try UDPSocket.localAddress(of: probe))
+        _ = consume probe
+        let listeners = try makeListeners([], loop, delegate)
+        try listeners.commit(try listeners.prepare(configuration(address, SocketOptions())))
+        try listeners.openAll()
+        listeners.pauseAll()
+        let client = try UDPSocket.open(.ipv4)
+        try UDPSocket.connect(client, to: address)
+        #expect(try [1, 2, 3].withUnsafeBytes { bytes throws(SystemError) in try UDPSocket.send(bytes, over: client) })
+        try loop.poll(timeout: .zero)
+        #expect(listeners.counters.unrelated == 0)
+        try listeners.openAll()
+        try loop.poll(timeout: .seconds(5))
+        #expect(listeners.counters.unrelated == 1)
+        listeners.closeAll()
+    }
 }

@@ -114,3 +114,22 @@ import Testing
         #expect(try fifth.keys(for: configuration) == others)
     }
 }
+
+@Suite struct CookieSecretTests {
+    @Test func `the cookie secret goes on with the memory file that was stored`() throws {
+        let first = try CookieSecret(stored: FileDescriptor(owning: -1))
+        #expect(first.bytes.count == CookieSecret.length)
+        let second = try CookieSecret(stored: try first.memory.duplicate())
+        #expect(second.bytes == first.bytes)
+        let third = try CookieSecret(stored: FileDescriptor(owning: -1))
+        #expect(third.bytes != first.bytes)
+    }
+
+    @Test(arguments: [0, 31, 33])
+    func `a memory file that holds something else is not used`(_ count: Int) throws {
+        let file = try MemoryFile.make([UInt8](repeating: 7, count: count), name: "test")
+        let secret = try CookieSecret(stored: file)
+        #expect(secret.bytes.count == 32 && secret.bytes != [UInt8](repeating: 7, count: 32))
+        #expect(try MemoryFile.read(secret.memory) == secret.bytes)
+    }
+}

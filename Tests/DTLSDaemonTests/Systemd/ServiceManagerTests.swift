@@ -44,17 +44,54 @@ import Testing
         }
     }
 
-    @Test func `a descriptor is stored with the service manager`() async {
+    @Test func `the service manager keeps what it is to keep, and nothing else`() async {
         await #expect(processExitsWith: .success) {
             let receiver = try FakeJournal()
             setenv("NOTIFY_SOCKET", receiver.path, 1)
             var manager = try ServiceManager()
-            #expect(manager.takeStored().isOpen == false)
+            #expect(manager.takeStored(.ticketKeys).isOpen == false)
             let memory = try MemoryFile.makeOpen(name: "test")
-            #expect(manager.store(memory, name: "keys") == true)
-            #expect(receiver.receive() == Array("FDSTORE=1\nFDNAME=keys\nFDPOLL=0".utf8))
+            func received() -> String? { receiver.receive().map { String(decoding: $0, as: UTF8.self) } }
+            manager.keep([.ticketKeys: memory.rawValue])
+            #expect(received() == "FDSTORE=1\nFDNAME=dtlsd-ticket-keys\nFDPOLL=0")
+            manager.keep([.ticketKeys: memory.rawValue])
+            #expect(received() == nil)
+            manager.keep([.connections(worker: 3): memory.rawValue])
+            #expect(received() == "FDSTOREREMOVE=1\nFDNAME=dtlsd-ticket-keys")
+            #expect(received() == "FDSTORE=1\nFDNAME=dtlsd-connections-3\nFDPOLL=0")
+            // What could not be sent is sent later.
             while manager.notify(.watchdog) {}
-            #expect(manager.store(memory, name: "keys") == false)
+            manager.keep([.connections(worker: 3): memory.rawValue, .cookieSecret: memory.rawValue])
+            while let text = received() { #expect(text == "WATCHDOG=1") }
+            manager.keep([.connections(worker: 3): memory.rawValue, .cookieSecret: memory.rawValue])
+            #expect(received() == "FDSTORE=1\nFDNAME=dtlsd-cookie-secret\nFDPOLL=0")
+        }
+    }
+
+    @Test func `a process says nothing to the service manager before it has succeeded the main process`() async {
+        await #expect(processExitsWith: .success) {
+            let receiver = try FakeJournal()
+            setenv("NOTIFY_SOCKET", receiver.path, 1)
+            setenv("WATCHDOG_USEC", "3000000", 1)
+            unsetenv("WATCHDOG_PID")
+            let memory = try MemoryFile.makeOpen(name: "test")
+            let raw = memory.rawValue
+            var manager = try ServiceManager(passed: [
+                PassedDescriptor("dtlsd-cookie-secret", try memory.duplicate()),
+                PassedDescriptor("dtlsd-connections-0", try memory.duplicate()),
+            ])
+            #expect(manager.variables == ["NOTIFY_SOCKET": receiver.path, "WATCHDOG_USEC": "3000000"])
+            #expect(manager.watchdogInterval == .milliseconds(1_500))
+            #expect(manager.workersWithStoredConnections == [0])
+            #expect(manager.notify(.stopping) == true)
+            manager.keep([.cookieSecret: raw])
+            #expect(receiver.receive() == nil)
+            manager.becomeMain()
+            #expect(manager.notify(.mainProcess(7)) == true)
+            #expect(receiver.receive() == Array("MAINPID=7".utf8))
+            manager.keep([.cookieSecret: raw])
+            #expect(receiver.receive() == Array("FDSTOREREMOVE=1\nFDNAME=dtlsd-connections-0".utf8))
+            #expect(receiver.receive() == Array("FDSTORE=1\nFDNAME=dtlsd-cookie-secret\nFDPOLL=0".utf8))
         }
     }
 
@@ -143,6 +180,55 @@ import Testing
             }
             #expect(error?.description.contains("'coap'") == true)
             #expect(error?.description.contains(words) == true, "\(String(describing: error))")
+        }
+    }
+}
+
+@Suite struct DescriptorStoreTests {
+    @Test func `a name that holds something useless is freed before it is used again`() {
+        var store = DescriptorStore(passed: [.connections(worker: 0), .ticketKeys], isCertain: true)
+        #expect(store.steps(toKeep: [.connections(worker: 0): 5, .ticketKeys: 6]) == [])
+        store.discard(.connections(worker: 0))
+        store.discard(.cookieSecret)
+        let wanted: [StoredItem: Int32] = [.connections(worker: 0): 5, .ticketKeys: 6]
+        #expect(
+            store.steps(toKeep: wanted) == [
+                .remove(.connections(worker: 0)), .store(.connections(worker: 0), descriptor: 5),
+            ])
+        for step in store.steps(toKeep: wanted) { store.sent(step) }
+        #expect(store.steps(toKeep: wanted) == [])
+        #expect(store.steps(toKeep: [.ticketKeys: 6]) == [.remove(.connections(worker: 0))])
+    }
+
+    @Test func `what another process may have stored is stored again or removed`() {
+        var store = DescriptorStore(passed: [.ticketKeys, .listener("[;;1];1/a")], isCertain: false)
+        let steps = store.steps(toKeep: [.ticketKeys: 6])
+        #expect(steps == [.remove(.listener("[;;1];1/a")), .store(.ticketKeys, descriptor: 6)])
+        for step in steps { store.sent(step) }
+        #expect(store.steps(toKeep: [.ticketKeys: 6]) == [])
+    }
+
+    @Test func `names are as systemd takes them, and name the same item when they come back`() throws {
+        let items: [StoredItem] = [
+            .ticketKeys, .cookieSecret, .connections(worker: 0), .connections(worker: 17), .listener("[;;1];4433/0f"),
+        ]
+        for item in items {
+            #expect(item.name.utf8.allSatisfy { $0 > 32 && $0 < 127 && $0 != UInt8(ascii: ":") })
+            let isSocket = if case .listener = item { true } else { false }
+            #expect(StoredItem(name: item.name, isSocket: isSocket) == item)
+            #expect(StoredItem(name: item.name, isSocket: !isSocket) == nil)
+        }
+        let address = try #require(SocketAddress(host: "::1", port: 4433))
+        let listener = StoredItem.listener(on: address, SocketOptions(interface: "eth0"))
+        #expect(listener.name.hasPrefix("dtlsd-listener-[;;1];4433/"))
+        #expect(StoredItem(name: listener.name, isSocket: true) == listener)
+        #expect(listener != .listener(on: address, SocketOptions()))
+        // The names of sockets that socket units pass.
+        for name in ["dtlsd.socket", "dtlsd-listener-2.socket", "dtlsd-connections-0", "unknown", "echo"] {
+            #expect(StoredItem(name: name, isSocket: true) == nil, "\(name)")
+        }
+        for name in ["dtlsd-connections-", "dtlsd-connections--1", "dtlsd-connections-x", "other"] {
+            #expect(StoredItem(name: name, isSocket: false) == nil, "\(name)")
         }
     }
 }

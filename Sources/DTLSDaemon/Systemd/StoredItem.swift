@@ -1,0 +1,135 @@
+import CLinux
+import Glibc
+import LinuxSystem
+import Primitives
+
+/// Something that the service manager keeps for the daemon's next start, by the name that it has there (FDNAME= of
+/// sd_notify(3)).
+enum StoredItem: Hashable {
+    /// The memory file with the generated keys of session tickets.
+    case ticketKeys
+    /// The memory file with the cookie secret of configurations that have none.
+    case cookieSecret
+    /// The slot file with the connections of the worker of this number.
+    case connections(worker: Int)
+    /// A listening socket, by what tells it from others of this daemon: printable ASCII without a colon. See
+    /// ``listener(on:_:)``.
+    case listener(String)
+
+    private static let ticketKeysName = "dtlsd-ticket-keys"
+    private static let cookieSecretName = "dtlsd-cookie-secret"
+    private static let connectionsPrefix = "dtlsd-connections-"
+    private static let listenerPrefix = "dtlsd-listener-"
+
+    /// Consists of printable ASCII without a colon, 255 bytes at most, as systemd requires (fdname_is_valid).
+    var name: String {
+        switch self {
+        case .ticketKeys: Self.ticketKeysName
+        case .cookieSecret: Self.cookieSecretName
+        case .connections(let worker): Self.connectionsPrefix + "\(worker)"
+        case .listener(let text): Self.listenerPrefix + text
+        }
+    }
+
+    /// The socket of a listener on this address. One that is stored with the same options can be gone on with as it is.
+    static func listener(on address: SocketAddress, _ options: SocketOptions) -> StoredItem {
+        let hash = FNV1a.hash("\(options)".utf8)
+        return .listener(String("\(address)/\(String(hash, radix: 16))".map { $0 == ":" ? ";" : $0 }))
+    }
+
+    /// - Parameter isSocket: whether the descriptor is one of a socket. A socket unit chooses names freely, but it
+    ///   passes sockets, so all but a listener are told from those by their kind.
+    /// - Returns: `nil` for what the daemon has not stored.
+    init?(name: String, isSocket: Bool) {
+        if isSocket {
+            // The name of a socket unit is the default for FileDescriptorName=.
+            guard name.hasPrefix(Self.listenerPrefix), !name.hasSuffix(".socket") else { return nil }
+            self = .listener(String(name.dropFirst(Self.listenerPrefix.count)))
+        } else if name == Self.ticketKeysName {
+            self = .ticketKeys
+        } else if name == Self.cookieSecretName {
+            self = .cookieSecret
+        } else if name.hasPrefix(Self.connectionsPrefix),
+            let worker = Int(name.dropFirst(Self.connectionsPrefix.count)),
+            worker >= 0
+        {
+            self = .connections(worker: worker)
+        } else {
+            return nil
+        }
+    }
+}
+
+/// A descriptor that another process has passed to this one when it started: the service manager, or the main process
+/// that this one succeeds. It is closed with this object, unless it was taken.
+final class PassedDescriptor {
+    let name: String
+    var descriptor: FileDescriptor
+
+    init(_ name: String, _ descriptor: consuming FileDescriptor) {
+        self.name = name
+        self.descriptor = descriptor
+    }
+
+    /// What it is, if the daemon has stored it.
+    var storedItem: StoredItem? {
+        var status = stat()
+        guard fstat(descriptor.rawValue, &status) == 0 else { return nil }
+        switch status.st_mode & S_IFMT {
+        case S_IFREG: return StoredItem(name: name, isSocket: false)
+        case S_IFSOCK: return StoredItem(name: name, isSocket: true)
+        default: return nil
+        }
+    }
+}
+
+/// What the service manager keeps for the daemon, brought in line with what it is to keep. A value without I/O.
+struct DescriptorStore {
+    enum Step: Equatable {
+        /// Send the manager this descriptor (FDSTORE=1).
+        case store(StoredItem, descriptor: Int32)
+        /// Have the manager close what it has by this name (FDSTOREREMOVE=1).
+        case remove(StoredItem)
+    }
+
+    /// What the manager keeps for this process.
+    private var kept: Set<StoredItem> = []
+    /// What the manager keeps unless the process before this one could not send it. Storing it again changes nothing,
+    /// since the manager knows the same open file again (service_add_fd_store).
+    private var doubtful: Set<StoredItem> = []
+    /// What the manager keeps by names that are to become free.
+    private var discarded: Set<StoredItem> = []
+
+    /// - Parameters:
+    ///   - passed: what was passed on to this process.
+    ///   - isCertain: whether it was the manager that has passed it, so that it has it.
+    init(passed: Set<StoredItem>, isCertain: Bool) {
+        if isCertain { kept = passed } else { doubtful = passed }
+    }
+
+    /// The manager keeps something useless by this name, which is to go.
+    mutating func discard(_ item: StoredItem) {
+        if kept.remove(item) != nil || doubtful.remove(item) != nil { discarded.insert(item) }
+    }
+
+    /// What is to be sent, in this order, so that the manager keeps exactly these descriptors.
+    func steps(toKeep wanted: [StoredItem: Int32]) -> [Step] {
+        let removed = kept.union(doubtful).filter { wanted[$0] == nil }.union(discarded)
+        let stored = wanted.filter { !kept.contains($0.key) }
+        return removed.sorted { $0.name < $1.name }.map { .remove($0) }
+            + stored.sorted { $0.key.name < $1.key.name }.map { .store($0.key, descriptor: $0.value) }
+    }
+
+    /// Notes that a step was sent.
+    mutating func sent(_ step: Step) {
+        switch step {
+        case .store(let item, _):
+            kept.insert(item)
+            doubtful.remove(item)
+        case .remove(let item):
+            kept.remove(item)
+            doubtful.remove(item)
+            discarded.remove(item)
+        }
+    }
+}

@@ -244,6 +244,7 @@ enum MessageID {
     static let ready = "1e2929ec3e84490e82e031073b4fadb3"
     static let reloaded = "8db8f4a81c264caeaffe85f720c889c9"
     static let reloadFailed = "35e1481a3fe34d4d85b4a2b71adb0756"
+    static let upgradeFailed = "bcbb0d70dfdb49c8985d176fd16eec59"
     static let stopping = "13f825680ba54e4f96e3d60c4eec8c3a"
     static let connectionOpened = "cde74a02b67b470ea9b7613559d68da5"
     static let connectionClosed = "1db8a567d8224492ac040ea2b0d1006f"

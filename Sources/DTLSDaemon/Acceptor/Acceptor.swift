@@ -112,7 +112,10 @@ final class Acceptor: TimerTarget, EventHandler {
             workers.replaceTicketKeys($0)
         }
         staples = StapleRefresher(file: configurationFile, environment: environment, loop: loop, logger: logger)
-        if let channel { predecessor = try Predecessor(channel, loop: loop) }
+        if let channel {
+            predecessor = try Predecessor(channel, loop: loop)
+            workers.isAwaitingTables = true
+        }
         super.init()
         workers.onEvent = { [unowned self] in handle($0) }
         workers.onMisdelivered = { [listeners] in listeners.reinject($0, $1) }
@@ -127,6 +130,7 @@ final class Acceptor: TimerTarget, EventHandler {
     }
 
     private func start() throws {
+        adopt(manager.takeStoredConnections())
         _ = try loop.add(signals.descriptor, .readable, self)
         logger.log(.started, "dtlsd starts with \(configurationFile)", ["PID": "\(getpid())"])
         nextWatchdogNotification = loop.now
@@ -403,13 +407,14 @@ final class Acceptor: TimerTarget, EventHandler {
 
     private func handOver() {
         do throws(SystemError) {
-            for (worker, descriptor) in workers.slotFiles {
-                try successor?.send(descriptor, name: StoredItem.connections(worker: worker).name)
+            for (table, descriptor) in workers.slotFiles {
+                try successor?.send(descriptor, name: StoredItem.connections(table: table).name)
             }
         } catch {
             return handle(.upgrade(.refused(reason: "\(error)")))
         }
         successor?.send(.takeOver)
+        workers.letGo()
     }
 
     private func takeBack() {
@@ -434,6 +439,9 @@ final class Acceptor: TimerTarget, EventHandler {
             let keys = try? ticketKeys.keys(for: active.tickets)
         {
             workers.replaceTicketKeys(keys)
+        }
+        do throws(SystemError) { try workers.giveTables() } catch {
+            return handle(.listenersFailed(reason: "the workers cannot be given the connections: \(error)"))
         }
         openListeners()
     }
@@ -468,26 +476,33 @@ final class Acceptor: TimerTarget, EventHandler {
         return descriptors
     }
 
+    /// Has the service manager keep what is to outlive this process, and nothing else.
     private func storeDescriptors() {
         guard manager.isPresent else { return }
         var descriptors = ownDescriptors
-        for (worker, file) in workers.slotFiles { descriptors[.connections(worker: worker)] = file }
+        for (table, file) in workers.slotFiles { descriptors[.connections(table: table)] = file }
         manager.keep(descriptors)
     }
 
     /// Takes up the connections in these files, which no process serves.
     private func adopt(_ files: [PassedDescriptor]) {
+        var count = 0
         for file in files {
-            guard case .connections(let worker)? = file.storedItem else { continue }
+            guard let item = file.storedItem, case .connections(let table) = item else { continue }
+            manager.doubt(item)
             do {
-                try workers.adopt(file.descriptor.take(), worker: worker)
+                count += try workers.adopt(file.descriptor.take(), table: table)
             } catch {
-                manager.discard(.connections(worker: worker))
+                manager.discard(item)
                 logger.log(
                     .connectionsLost,
-                    "connections of an earlier run cannot be taken up, and are lost: \(file.name): \(error)")
+                    "connections of an earlier process cannot be taken up, and are lost: \(file.name): \(error)")
             }
         }
+        guard count > 0 else { return }
+        logger.log(
+            .connectionsKept, "\(count) connections that an earlier process has left are kept",
+            ["CONNECTIONS_KEPT": "\(count)"])
     }
 
     // MARK: Shutdown
@@ -544,7 +559,9 @@ final class Acceptor: TimerTarget, EventHandler {
     }
 
     private func updateStatus(now: Instant) {
-        storeDescriptors()
+        // Before the first configuration is active, while it hands over and once its listeners are closed, this process
+        // has less than what is to be kept.
+        if lifecycle.active != nil, !lifecycle.isUpgrading, !lifecycle.isStopping { storeDescriptors() }
         dispatcher.flushLog(now: now)
         if lifecycle.isServing {
             if isReadyPending {

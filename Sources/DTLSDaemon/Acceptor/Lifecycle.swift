@@ -357,7 +357,7 @@ struct Lifecycle<Active> {
 
     // MARK: Shutdown
 
-    private var isStopping: Bool { if case .stopping = phase { true } else { false } }
+    var isStopping: Bool { if case .stopping = phase { true } else { false } }
 
     private mutating func stop(_ failure: StartupFailure) -> [Action] {
         exitStatus = failure.exitStatus

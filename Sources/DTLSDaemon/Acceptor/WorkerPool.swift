@@ -63,8 +63,8 @@ struct WorkerPool {
         let number: Int
         let pid: pid_t
         fileprivate let startedAt: Instant
-        /// The number of the ``SlotTable`` with its connections.
-        let table: Int
+        /// The number of the ``SlotTable`` with its connections, or ``WorkerPool/noTable``.
+        fileprivate(set) var table: Int
         /// The configuration that it was given last. Connections that are handed over to it count in this one.
         fileprivate var givenGeneration: UInt32 = 0
         /// What has become of the configuration that it was given last.
@@ -444,6 +444,18 @@ struct WorkerPool {
         ] + configure(pid)
     }
 
+    /// The table of a worker that was started without one, and gets it by ``give(_:to:)``.
+    static let noTable = -1
+
+    /// Gives a worker its table, which may have connections.
+    mutating func give(_ table: Int, to pid: pid_t) -> [Action] {
+        guard let index = index(of: pid) else { return [] }
+        workers[index].table = table
+        if inheritances[workers[index].number] == table { inheritances[workers[index].number] = nil }
+        guard workers[index].servedGeneration != nil, sizeOfTable(table) > 0 else { return [] }
+        return [.takeOver(pid), .report(.tookOver(table: table))]
+    }
+
     /// Notes that a worker could not be started: there are too few processes, descriptors or memory. The pauses between
     /// the tries grow, so that the log does not fill.
     mutating func startFailed(_ number: Int, _ reason: String, now: Instant) -> [Action] {
@@ -487,7 +499,7 @@ struct WorkerPool {
             actions.append(death(of: worker, ending, survival, "its successor has been started already"))
             return actions + reportOrphans()
         }
-        inheritances[worker.number] = worker.table
+        if worker.table != Self.noTable { inheritances[worker.number] = worker.table }
         if now - worker.startedAt >= Self.stableAfter { backoffs[worker.number] = nil }
         let pause = nextPause(worker.number)
         if pause == .zero {
@@ -634,10 +646,11 @@ struct WorkerPool {
             ? [.report(.ended)] : workers.map { .stop($0.pid, keepingConnections: keepingConnections) }
     }
 
-    /// Starts workers again, after all have ended by ``stop(keepingConnections:)``.
+    /// Starts workers again, after all have ended by ``stop(keepingConnections:)``. They serve what is in the tables.
     mutating func startAgain() -> [Action] {
         isStopping = false
         vacancies = []
+        inheritances = [:]
         return (0..<count).map { .start(number: $0) }
     }
 

@@ -24,6 +24,11 @@ final class WorkerSupervisor: TimerTarget, MessageChannelDelegate {
             self.descriptor = descriptor
         }
     }
+    /// Workers are started without tables, and get them by ``giveTables()``: another main process still has the
+    /// connections that they are to serve.
+    var isAwaitingTables = false
+    /// The files of connections that another main process has been given.
+    private var filesGiven: [Int: SlotFile] = [:]
     private var isMovingOrphans = false
     /// Connections of dead workers that move in a turn of the loop: some milliseconds.
     private static let orphansPerTurn = 2_048
@@ -94,21 +99,31 @@ final class WorkerSupervisor: TimerTarget, MessageChannelDelegate {
     private func start(
         _ number: Int, except taken: [Int] = []
     ) throws(SystemError) -> (pid: pid_t, table: Int) {
-        let inherited = pool.inheritance(of: number, except: taken).flatMap { connections[$0] }
-        let table: SlotTable
-        if let inherited { table = inherited } else { table = try connections.makeTable(preferring: number) }
+        if isAwaitingTables { return (try startProcess(number).pid, WorkerPool.noTable) }
+        let table = try table(for: number, except: taken)
         do throws(SystemError) {
             let file = try table.file.descriptor.duplicate()
-            let ends = try UnixChannel.pair()
-            let pid = try starter(number, ends.other)
-            let channel = try MessageChannel(ends.one, loop: loop, delegate: self)
-            channels[pid] = channel
+            let (pid, channel) = try startProcess(number)
             channel.send(MessageToWorker.slotsBytes, descriptor: file)
             return (pid, table.number)
         } catch {
             connections.removeTable(table.number)
             throw error
         }
+    }
+
+    private func startProcess(_ number: Int) throws(SystemError) -> (pid: pid_t, channel: MessageChannel) {
+        let ends = try UnixChannel.pair()
+        let pid = try starter(number, ends.other)
+        let channel = try MessageChannel(ends.one, loop: loop, delegate: self)
+        channels[pid] = channel
+        return (pid, channel)
+    }
+
+    /// The table that a worker inherits, or a new one.
+    private func table(for number: Int, except taken: [Int] = []) throws(SystemError) -> SlotTable {
+        if let inherited = pool.inheritance(of: number, except: taken).flatMap({ connections[$0] }) { return inherited }
+        return try connections.makeTable(preferring: number)
     }
 
     /// Sends all workers other keys for session tickets.
@@ -338,9 +353,6 @@ final class WorkerSupervisor: TimerTarget, MessageChannelDelegate {
         loop.timers.disarm(self)
     }
 
-    /// Starts workers again, after all have ended by ``stop(keepingConnections:)``.
-    func startAgain() { perform(pool.startAgain()) }
-
     /// Kills the workers that have not ended.
     func killAll() { perform(pool.killAll()) }
 
@@ -387,10 +399,44 @@ final class WorkerSupervisor: TimerTarget, MessageChannelDelegate {
     }
 }
 
+/// Connections that outlive a main process.
 extension WorkerSupervisor {
-    /// The slot files with the connections of all workers, by the workers' numbers.
-    var slotFiles: [(worker: Int, descriptor: Int32)] { [] }
+    /// The slot files with all connections, by the numbers of their tables.
+    var slotFiles: [(table: Int, descriptor: Int32)] {
+        connections.numbers.compactMap { number in
+            connections[number].map { (number, $0.file.descriptor.rawValue) }
+        }
+    }
 
-    /// Takes up the connections in a slot file, which no process serves.
-    func adopt(_ file: consuming FileDescriptor, worker: Int) throws {}
+    /// Takes up the connections in the slot file of a table, which no process serves. Workers that are started from now
+    /// on serve them.
+    /// - Returns: the number of connections.
+    /// - Throws: ``UnusableSlotFile``, or an error of the system.
+    func adopt(_ file: consuming FileDescriptor, table number: Int) throws -> Int {
+        guard number < FlowTable.maximumTables, connections[number] == nil else { throw UnusableSlotFile.foreign }
+        connections.adopt(try SlotFile(file), number: number)
+        return connections[number]?.count ?? 0
+    }
+
+    /// Gives each worker its table, after ``isAwaitingTables``.
+    func giveTables() throws(SystemError) {
+        isAwaitingTables = false
+        for worker in pool.workers where worker.table == WorkerPool.noTable {
+            let table = try table(for: worker.number)
+            channels[worker.pid]?.send(MessageToWorker.slotsBytes, descriptor: try table.file.descriptor.duplicate())
+            perform(pool.give(table.number, to: worker.pid))
+        }
+        moveOrphans()
+    }
+
+    /// Forgets all connections, which another main process has been given. There are no workers.
+    func letGo() { filesGiven = connections.forgetAll() }
+
+    /// Starts workers again, after all have ended by ``stop(keepingConnections:)``. They serve what is in the slots,
+    /// whatever another main process has done with them meanwhile.
+    func startAgain() {
+        for (number, file) in filesGiven { connections.adopt(file, number: number) }
+        filesGiven = [:]
+        perform(pool.startAgain())
+    }
 }

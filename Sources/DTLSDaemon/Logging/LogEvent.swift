@@ -19,6 +19,8 @@ enum LogEvent: Int, Sendable, CaseIterable {
     case upgraded
     /// This process goes on, since the one that was to take its place cannot.
     case upgradeFailed
+    /// Connections that an earlier main process has left are gone on with.
+    case connectionsKept
     /// Connections that were stored cannot be gone on with.
     case connectionsLost
     /// No new clients are accepted, and connections are being closed.
@@ -102,6 +104,7 @@ enum LogEvent: Int, Sendable, CaseIterable {
         case .upgradeStarted: .init("29000e9548be4767b3f8054c4f16a342", .notice, "upgrade begun")
         case .upgraded: .init("49663b2e55484ff194046866bc17d613", .notice, "upgraded")
         case .upgradeFailed: .init("bcbb0d70dfdb49c8985d176fd16eec59", .error, "upgrade failed")
+        case .connectionsKept: .init("7f33d26cd478439aa2eaaef48474b55c", .notice, "connections kept")
         case .connectionsLost: .init("2fd452176cb34132aee640bceaf7a77f", .error, "connections lost")
         case .stopping: .init("13f825680ba54e4f96e3d60c4eec8c3a", .notice, "stopping")
         case .stopped: .init("ba5cf3c661664f4c81054f413df576b3", .notice, "stopped")

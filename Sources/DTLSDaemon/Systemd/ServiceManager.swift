@@ -92,10 +92,10 @@ struct ServiceManager: ~Copyable {
         stored.removeValue(forKey: item)?.descriptor.take() ?? FileDescriptor(owning: -1)
     }
 
-    /// The workers whose connections an earlier run of the daemon has stored and that were not taken, in the order of
-    /// their numbers.
-    var workersWithStoredConnections: [Int] {
-        stored.keys.compactMap { if case .connections(let worker) = $0 { worker } else { nil } }.sorted()
+    /// Takes the slot files that an earlier run of the daemon has stored, in the order of their tables.
+    mutating func takeStoredConnections() -> [PassedDescriptor] {
+        let tables = stored.keys.compactMap { if case .connections(let table) = $0 { table } else { nil } }
+        return tables.sorted().compactMap { stored.removeValue(forKey: .connections(table: $0)) }
     }
 
     /// Takes the listening sockets that an earlier run of the daemon has stored.
@@ -107,6 +107,9 @@ struct ServiceManager: ~Copyable {
 
     /// What was stored by this name is of no use: the manager is to close it, before anything else is stored by it.
     mutating func discard(_ item: StoredItem) { store.discard(item) }
+
+    /// The process before this one may have stored something by this name.
+    mutating func doubt(_ item: StoredItem) { store.doubt(item) }
 
     /// Gives the manager copies of these descriptors to keep until the daemon is started again, and has it close all
     /// else that it keeps for the daemon. The unit has to allow so many with FileDescriptorStoreMax=.

@@ -10,8 +10,8 @@ enum StoredItem: Hashable {
     case ticketKeys
     /// The memory file with the cookie secret of configurations that have none.
     case cookieSecret
-    /// The slot file with the connections of the worker of this number.
-    case connections(worker: Int)
+    /// The slot file with the connections of the table of this number, which is mostly that of a worker.
+    case connections(table: Int)
     /// A listening socket, by what tells it from others of this daemon: printable ASCII without a colon. See
     /// ``listener(on:_:)``.
     case listener(String)
@@ -26,7 +26,7 @@ enum StoredItem: Hashable {
         switch self {
         case .ticketKeys: Self.ticketKeysName
         case .cookieSecret: Self.cookieSecretName
-        case .connections(let worker): Self.connectionsPrefix + "\(worker)"
+        case .connections(let table): Self.connectionsPrefix + "\(table)"
         case .listener(let text): Self.listenerPrefix + text
         }
     }
@@ -50,10 +50,10 @@ enum StoredItem: Hashable {
         } else if name == Self.cookieSecretName {
             self = .cookieSecret
         } else if name.hasPrefix(Self.connectionsPrefix),
-            let worker = Int(name.dropFirst(Self.connectionsPrefix.count)),
-            worker >= 0
+            let table = Int(name.dropFirst(Self.connectionsPrefix.count)),
+            table >= 0
         {
-            self = .connections(worker: worker)
+            self = .connections(table: table)
         } else {
             return nil
         }
@@ -110,6 +110,11 @@ struct DescriptorStore {
     /// The manager keeps something useless by this name, which is to go.
     mutating func discard(_ item: StoredItem) {
         if kept.remove(item) != nil || doubtful.remove(item) != nil { discarded.insert(item) }
+    }
+
+    /// The manager may keep something by this name.
+    mutating func doubt(_ item: StoredItem) {
+        if !kept.contains(item) { doubtful.insert(item) }
     }
 
     /// What is to be sent, in this order, so that the manager keeps exactly these descriptors.

@@ -56,14 +56,14 @@ import Testing
             #expect(received() == "FDSTORE=1\nFDNAME=dtlsd-ticket-keys\nFDPOLL=0")
             manager.keep([.ticketKeys: memory.rawValue])
             #expect(received() == nil)
-            manager.keep([.connections(worker: 3): memory.rawValue])
+            manager.keep([.connections(table: 3): memory.rawValue])
             #expect(received() == "FDSTOREREMOVE=1\nFDNAME=dtlsd-ticket-keys")
             #expect(received() == "FDSTORE=1\nFDNAME=dtlsd-connections-3\nFDPOLL=0")
             // What could not be sent is sent later.
             while manager.notify(.watchdog) {}
-            manager.keep([.connections(worker: 3): memory.rawValue, .cookieSecret: memory.rawValue])
+            manager.keep([.connections(table: 3): memory.rawValue, .cookieSecret: memory.rawValue])
             while let text = received() { #expect(text == "WATCHDOG=1") }
-            manager.keep([.connections(worker: 3): memory.rawValue, .cookieSecret: memory.rawValue])
+            manager.keep([.connections(table: 3): memory.rawValue, .cookieSecret: memory.rawValue])
             #expect(received() == "FDSTORE=1\nFDNAME=dtlsd-cookie-secret\nFDPOLL=0")
         }
     }
@@ -82,7 +82,8 @@ import Testing
             ])
             #expect(manager.variables == ["NOTIFY_SOCKET": receiver.path, "WATCHDOG_USEC": "3000000"])
             #expect(manager.watchdogInterval == .milliseconds(1_500))
-            #expect(manager.workersWithStoredConnections == [0])
+            let files = manager.takeStoredConnections()
+            #expect(files.map(\.name) == ["dtlsd-connections-0"])
             #expect(manager.notify(.stopping) == true)
             manager.keep([.cookieSecret: raw])
             #expect(receiver.receive() == nil)
@@ -186,18 +187,18 @@ import Testing
 
 @Suite struct DescriptorStoreTests {
     @Test func `a name that holds something useless is freed before it is used again`() {
-        var store = DescriptorStore(passed: [.connections(worker: 0), .ticketKeys], isCertain: true)
-        #expect(store.steps(toKeep: [.connections(worker: 0): 5, .ticketKeys: 6]) == [])
-        store.discard(.connections(worker: 0))
+        var store = DescriptorStore(passed: [.connections(table: 0), .ticketKeys], isCertain: true)
+        #expect(store.steps(toKeep: [.connections(table: 0): 5, .ticketKeys: 6]) == [])
+        store.discard(.connections(table: 0))
         store.discard(.cookieSecret)
-        let wanted: [StoredItem: Int32] = [.connections(worker: 0): 5, .ticketKeys: 6]
+        let wanted: [StoredItem: Int32] = [.connections(table: 0): 5, .ticketKeys: 6]
         #expect(
             store.steps(toKeep: wanted) == [
-                .remove(.connections(worker: 0)), .store(.connections(worker: 0), descriptor: 5),
+                .remove(.connections(table: 0)), .store(.connections(table: 0), descriptor: 5),
             ])
         for step in store.steps(toKeep: wanted) { store.sent(step) }
         #expect(store.steps(toKeep: wanted) == [])
-        #expect(store.steps(toKeep: [.ticketKeys: 6]) == [.remove(.connections(worker: 0))])
+        #expect(store.steps(toKeep: [.ticketKeys: 6]) == [.remove(.connections(table: 0))])
     }
 
     @Test func `what another process may have stored is stored again or removed`() {
@@ -210,7 +211,7 @@ import Testing
 
     @Test func `names are as systemd takes them, and name the same item when they come back`() throws {
         let items: [StoredItem] = [
-            .ticketKeys, .cookieSecret, .connections(worker: 0), .connections(worker: 17), .listener("[;;1];4433/0f"),
+            .ticketKeys, .cookieSecret, .connections(table: 0), .connections(table: 17), .listener("[;;1];4433/0f"),
         ]
         for item in items {
             #expect(item.name.utf8.allSatisfy { $0 > 32 && $0 < 127 && $0 != UInt8(ascii: ":") })

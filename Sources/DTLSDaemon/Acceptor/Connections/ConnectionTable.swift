@@ -65,6 +65,17 @@ final class ConnectionTable {
         if self[number]?.count == 0 { tables[number] = nil }
     }
 
+    /// Forgets all tables and their connections, which another main process goes on with. None has a socket.
+    /// - Returns: the files, by the numbers of the tables.
+    func forgetAll() -> [Int: SlotFile] {
+        forEach { admission.end($0, $1) }
+        var files: [Int: SlotFile] = [:]
+        for number in numbers { files[number] = self[number]?.file }
+        tables = []
+        flows = FlowTable()
+        return files
+    }
+
     // MARK: Connections
 
     /// The table that a connection is in; `nil` where it is gone.

@@ -153,15 +153,28 @@ int cl_spawn_self(pid_t *pid, int self, char *const argv[], char *const envp[], 
 int cl_spawn_path(pid_t *pid, const char *path, char *const argv[], char *const envp[], int channel) {
     sigset_t all, before;
     volatile int error = 0;
+    volatile pid_t started = -1;
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, &before);
     pid_t child = vfork();
     if (child == 0) {
-        error = become_successor(path, argv, envp, channel);
-        _exit(127);
+        // The parent of the program ends at once, so that the program becomes a child of the service manager.
+        pid_t grandchild = vfork();
+        if (grandchild == 0) {
+            error = become_successor(path, argv, envp, channel);
+            _exit(127);
+        }
+        if (grandchild < 0) error = errno;
+        started = grandchild;
+        _exit(0);
     }
     if (child < 0) error = errno;
-    return finish_spawn(pid, child, error, &before);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    if (child > 0) {
+        while (waitpid(child, NULL, 0) < 0 && errno == EINTR) {}
+    }
+    *pid = started;
+    return error;
 }
 
 int cl_spawn_program(pid_t *pid, const struct cl_program *program) {

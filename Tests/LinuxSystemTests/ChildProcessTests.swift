@@ -4,29 +4,44 @@ import Testing
 
 /// Programs that are started by their path. That the program itself is started again is for EndToEndTests to show.
 @Suite struct ChildProcessTests {
-    private func run(_ script: String) throws -> (ending: ChildProcess.Ending?, pid: pid_t, answer: String) {
+    /// Runs a script with the channel as descriptor 3 and returns what it writes there.
+    private func run(_ script: String) throws -> (pid: pid_t, answer: String) {
         let ends = try UnixChannel.pair()
         let pid = try ChildProcess.spawn(
             path: "/bin/sh", arguments: ["a name", "-c", script],
-            environment: ["PATH": "/usr/bin:/bin", "WORD": "hello"],
-            channel: ends.other)
-        let ending = ChildProcess.wait(for: pid)
+            environment: ["PATH": "/usr/bin:/bin", "WORD": "hello"], channel: ends.other)
+        var entry = pollfd(fd: ends.one.rawValue, events: Int16(POLLIN), revents: 0)
+        #expect(poll(&entry, 1, 60_000) == 1)
         var bytes = [UInt8](repeating: 0, count: 1_000)
         let count = read(ends.one.rawValue, &bytes, bytes.count)
-        return (ending, pid, String(decoding: bytes.prefix(max(0, count)), as: UTF8.self))
+        return (pid, String(decoding: bytes.prefix(max(0, count)), as: UTF8.self))
     }
 
     @Test func `a program that is started by its path has the channel, its environment and a process group of its own`()
         throws
     {
-        let (ending, pid, answer) = try run("echo $0 $WORD $(ps -o pgid= -p $$ || echo $$) >&3; exit 7")
-        #expect(ending == .exited(status: 7))
-        #expect(answer.split(separator: " ").map(String.init).prefix(3) == ["a", "name", "hello"])
-        #expect(answer.contains("\(pid)"))
+        let (pid, answer) = try run("read -r _ _ _ parent group _ </proc/$$/stat; echo $0 $WORD $$ $group $parent >&3")
+        let words = answer.split(whereSeparator: \.isWhitespace).map(String.init)
+        try #require(words.count == 6)
+        #expect(words[..<5] == ["a", "name", "hello", "\(pid)", "\(pid)"])
+        // It is no child of this process: systemd waits for the end of its own children alone.
+        #expect(words[5] != "\(getpid())")
+        #expect(ChildProcess.wait(for: pid) == nil)
+    }
+
+    @Test func `its end is told`() throws {
+        let ends = try UnixChannel.pair()
+        let pid = try ChildProcess.spawn(
+            path: "/bin/sh", arguments: ["sh", "-c", "read -r _ <&3"], environment: [:], channel: ends.other)
+        let end = try ChildProcess.watch(pid)
+        var entry = pollfd(fd: end.rawValue, events: Int16(POLLIN), revents: 0)
+        #expect(poll(&entry, 1, 0) == 0)
+        kill(-pid, SIGKILL)
+        #expect(poll(&entry, 1, 60_000) == 1)
     }
 
     @Test func `it has no other descriptors`() throws {
-        let (_, _, answer) = try run(
+        let (_, answer) = try run(
             "for n in 4 5 6 7 8 9; do test -e /proc/$$/fd/$n && echo $n >&3; done; echo end >&3")
         #expect(answer == "end\n")
     }

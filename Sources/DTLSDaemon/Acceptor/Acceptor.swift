@@ -50,6 +50,8 @@ final class Acceptor: TimerTarget, EventHandler {
 
     private static let statusInterval = Duration.seconds(2)
 
+    /// How often a notification that must arrive is sent while the manager's queue is full: for 5 s.
+    private static let maximumTries = 500
     /// How long workers may take to leave their connections in the slots, which includes handshakes under way.
     private static let keepingTime = Duration.seconds(3)
 
@@ -184,7 +186,6 @@ final class Acceptor: TimerTarget, EventHandler {
             workers.childEnded(pid, ending)
             loader?.childEnded(pid, ending)
             staples.childEnded(pid, ending)
-            successor?.childEnded(pid, ending)
         }
     }
 
@@ -427,7 +428,13 @@ final class Acceptor: TimerTarget, EventHandler {
 
     private func retire(isReloadRequested: Bool, _ stop: StopRequest?) {
         guard let successor else { return }
-        manager.notify(.mainProcess(successor.processID))
+        // This process serves no more, so it can wait. Without this notification the manager would take its end for that
+        // of the service.
+        var tries = 0
+        while !manager.notify(.mainProcess(successor.processID)), tries < Self.maximumTries {
+            usleep(10_000)
+            tries += 1
+        }
         successor.send(.becomeMain(isReloadRequested: isReloadRequested))
         if let stop { kill(successor.processID, stop.keepingConnections ? SIGUSR1 : SIGTERM) }
     }
@@ -449,6 +456,7 @@ final class Acceptor: TimerTarget, EventHandler {
     private func becomeMain(isReloadRequested: Bool) {
         predecessor = nil
         manager.becomeMain()
+        manager.notify(.watchdog)
         notifyReady()
         storeDescriptors()
         if isReloadRequested { handle(.reloadRequested) }

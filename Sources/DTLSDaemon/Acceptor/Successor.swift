@@ -3,9 +3,13 @@ import Glibc
 import LinuxSystem
 
 /// The main process' side of an upgrade: the process that is to take its place, and the channel to it.
-final class Successor: MessageChannelDelegate {
+final class Successor: MessageChannelDelegate, EventHandler {
     private let pid: pid_t
     private var channel: MessageChannel?
+    /// Readable once the process has ended.
+    private let end: FileDescriptor
+    private var registration: EventLoop.Registration?
+    private let loop: EventLoop
     private let onEvent: (Upgrade.Event) -> Void
 
     /// Starts the program at `path`, and offers it the daemon.
@@ -18,9 +22,12 @@ final class Successor: MessageChannelDelegate {
     ) throws(SystemError) {
         let ends = try UnixChannel.pair()
         self.onEvent = onEvent
+        self.loop = loop
         pid = try ChildProcess.spawn(
             path: path, arguments: Role.successor(file: configurationFile).arguments, environment: environment,
             channel: ends.other)
+        end = try ChildProcess.watch(pid)
+        registration = try loop.add(end, .readable, self)
         channel = try MessageChannel(ends.one, loop: loop, delegate: self)
         send(
             .offer(
@@ -41,6 +48,8 @@ final class Successor: MessageChannelDelegate {
 
     /// Hears and says nothing more.
     func close() {
+        if let registration { loop.remove(end, registration) }
+        registration = nil
         channel?.close()
         channel = nil
     }
@@ -54,13 +63,12 @@ final class Successor: MessageChannelDelegate {
     /// connection any more.
     func kill() { Glibc.kill(-pid, SIGKILL) }
 
-    /// Notes that a child process has ended. What it has said last is read first.
-    func childEnded(_ pid: pid_t, _ ending: ChildProcess.Ending) {
-        guard pid == self.pid, let channel else { return }
-        channel.readToEnd()
-        self.channel = nil
-        channel.close()
-        onEvent(.successorEnded(how: "\(ending)"))
+    /// The process has ended. What it has said last is read first.
+    func ready(_ events: EventLoop.Events) {
+        channel?.readToEnd()
+        guard registration != nil else { return }
+        close()
+        onEvent(.successorEnded)
     }
 
     func channel(
@@ -77,6 +85,6 @@ final class Successor: MessageChannelDelegate {
         }
     }
 
-    /// The process ends, which SIGCHLD will tell. One that goes on without its channel is given up after its time.
+    /// The process ends, which ``ready(_:)`` will tell. One that goes on without its channel is given up after its time.
     func channelEnded(_ channel: MessageChannel) {}
 }

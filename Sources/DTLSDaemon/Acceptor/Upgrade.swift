@@ -24,8 +24,8 @@ struct Upgrade: Equatable {
         case prepared
         /// The successor cannot take over, for a reason that it has told, and ends.
         case refused(reason: String)
-        /// The successor has ended, or closed its channel.
-        case successorEnded(how: String)
+        /// The successor has ended.
+        case successorEnded
         /// All workers have ended.
         case workersEnded
         /// The successor has taken the connections over, and reads the listeners.
@@ -94,7 +94,7 @@ struct Upgrade: Equatable {
         switch event {
         case .startFailed(let reason): return fail("the program cannot be started: \(reason)", [])
         case .refused(let reason): return fail(reason, [.killSuccessor])
-        case .successorEnded(let how): return fail("the new process \(how) before it served", [.killSuccessor])
+        case .successorEnded: return fail("the new process has ended before it served", [.killSuccessor])
         case .prepared:
             guard step == .preparing else { return .goesOn([]) }
             step = .emptying

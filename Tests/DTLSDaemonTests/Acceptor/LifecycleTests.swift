@@ -551,7 +551,7 @@ import Testing
                 case 7: perform(life.handle(.upgrade(.refused(reason: "x"))))
                 case 8:
                     perform(life.handle(.upgrade(.prepared)))
-                    perform(life.handle(.upgrade(.successorEnded(how: "x"))))
+                    perform(life.handle(.upgrade(.successorEnded)))
                     perform(life.handle(.workersEnded))
                 default: break
                 }

@@ -45,8 +45,10 @@ public enum ChildProcess {
     }
 
     /// Starts the program file at `path` in the same way. It may be of another version than this program. It gets a
-    /// process group of its own, with all that it starts.
-    /// - Returns: its process ID, which is also that of its process group.
+    /// process group of its own, with all that it starts, and is a child of the service manager: systemd does not wait
+    /// for the end of a main process that was not its child when it became the main process (unit_kill_context,
+    /// systemd 252).
+    /// - Returns: its process ID, which is also that of its process group. Only ``watch(_:)`` tells its end.
     public static func spawn(
         path: String, arguments: [String], environment: [String: String], channel: consuming FileDescriptor
     ) throws(SystemError) -> pid_t {
@@ -117,7 +119,7 @@ public enum ChildProcess {
         }
     }
 
-    /// A descriptor that becomes readable when the child has ended (pidfd_open(2)).
+    /// A descriptor that becomes readable when the process has ended (pidfd_open(2)).
     public static func watch(_ child: pid_t) throws(SystemError) -> FileDescriptor {
         FileDescriptor(owning: try system("pidfd_open") { cl_pidfd_open(child) })
     }

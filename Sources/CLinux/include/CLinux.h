@@ -57,7 +57,8 @@ void cl_set_process_name(const char *name);
 /// closed. Its signal mask and dispositions are the default ones. Blocks until the program runs; returns 0 and sets the
 /// pid, or returns an errno.
 int cl_spawn_self(pid_t *pid, int self, char *const argv[], char *const envp[], int channel);
-/// Does the same with the program file at `path`, in a process group of its own.
+/// Does the same with the program file at `path`, in a process group of its own. The process is no child of this one,
+/// but of the nearest subreaper above it (prctl(2)), or of process 1.
 int cl_spawn_path(pid_t *pid, const char *path, char *const argv[], char *const envp[], int channel);
 /// The path that the kernel was given by execve(2) for this process; NULL where it does not tell.
 const char *cl_program_path(void);

@@ -41,6 +41,8 @@ final class Acceptor: TimerTarget, EventHandler {
     private var nextWatchdogNotification = Instant.distantFuture
     /// When the workers are killed that have not ended.
     private var stopDeadline = Instant.distantFuture
+    /// What ends when no handshake is under way any more; `nil` while nobody waits for that.
+    private var handshakeWait: CallbackTimer?
     /// When the step of an upgrade has taken too long.
     private var upgradeDeadline = Instant.distantFuture
     private var lastStatus = ""
@@ -52,9 +54,6 @@ final class Acceptor: TimerTarget, EventHandler {
 
     /// How often a notification that must arrive is sent while the manager's queue is full: for 5 s.
     private static let maximumTries = 500
-    /// How long workers may take to leave their connections in the slots, which includes handshakes under way.
-    private static let keepingTime = Duration.seconds(3)
-
     /// Runs the role until the daemon ends.
     /// - Returns: the exit status.
     static func run(configurationFile: String) throws -> Int32 {
@@ -217,7 +216,10 @@ final class Acceptor: TimerTarget, EventHandler {
         case .log(let event, let message): log(event, message)
         case .shutDown(let keepingConnections): shutDown(keepingConnections: keepingConnections)
         case .upgrade(let action): perform(action)
-        case .killWorkers: workers.killAll()
+        case .killWorkers:
+            // They are not replaced.
+            if handshakeWait != nil { leaveConnections(within: .zero) }
+            workers.killAll()
         case .end: end()
         }
     }
@@ -374,9 +376,13 @@ final class Acceptor: TimerTarget, EventHandler {
         case .setDeadline(let time):
             upgradeDeadline = loop.now + time
             schedule()
-        case .empty:
+        case .pauseListeners:
             listeners.pauseAll()
             ticketKeys.pause()
+            waitForHandshakes { [unowned self] in handle(.upgrade(.handshakesEnded)) }
+        case .resumeListeners: resumeListeners()
+        case .empty:
+            handshakeWait = nil
             workers.stop(keepingConnections: true)
         case .killWorkers: workers.killAll()
         case .handOver: handOver()
@@ -419,8 +425,13 @@ final class Acceptor: TimerTarget, EventHandler {
     }
 
     private func takeBack() {
-        if let tickets = lifecycle.active?.configuration.tickets { ticketKeys.activate(tickets) }
         workers.startAgain()
+        resumeListeners()
+    }
+
+    private func resumeListeners() {
+        handshakeWait = nil
+        if let tickets = lifecycle.active?.configuration.tickets { ticketKeys.activate(tickets) }
         do throws(SystemError) { try listeners.openAll() } catch {
             logger.log(.listenerFailed, "the listeners cannot be opened: \(error)")
         }
@@ -520,11 +531,37 @@ final class Acceptor: TimerTarget, EventHandler {
         predecessor?.refuse("it was told to end")
         if keepingConnections { storeDescriptors() }
         listeners.closeAll()
-        stopDeadline =
-            loop.now
-            + (keepingConnections ? Self.keepingTime : lifecycle.active?.configuration.stopTimeout ?? .seconds(5))
+        guard keepingConnections else {
+            stopDeadline = loop.now + (lifecycle.active?.configuration.stopTimeout ?? .seconds(5))
+            schedule()
+            return workers.stop()
+        }
+        // Connections are served until no handshake is under way, and are all silent from then on.
+        stopDeadline = loop.now + Upgrade.settlingTime
         schedule()
-        workers.stop(keepingConnections: keepingConnections)
+        waitForHandshakes { [unowned self] in leaveConnections(within: Upgrade.emptyingTime) }
+    }
+
+    /// Tells the workers to leave their connections in the slots and to end, and kills those that have not within this
+    /// time.
+    private func leaveConnections(within time: Duration) {
+        handshakeWait = nil
+        stopDeadline = loop.now + time
+        schedule()
+        workers.stop(keepingConnections: true)
+    }
+
+    /// Calls `work` once no handshake is under way, at the end of this turn at the earliest, unless ``handshakeWait`` is
+    /// set anew before. Workers report handshakes at most 10 ms late.
+    private func waitForHandshakes(_ work: @escaping () -> Void) {
+        let timer = CallbackTimer { [unowned self] _ in
+            guard handshakeWait != nil else { return }
+            guard dispatcher.handshakes > 0 else { return work() }
+            waitForHandshakes(work)
+        }
+        let isFirst = handshakeWait == nil
+        handshakeWait = timer
+        loop.timers.arm(timer, at: isFirst ? loop.now : loop.now + .milliseconds(5))
     }
 
     private func end() {
@@ -544,7 +581,11 @@ final class Acceptor: TimerTarget, EventHandler {
         if now >= nextStatus { updateStatus(now: now) }
         if now >= stopDeadline {
             stopDeadline = .distantFuture
-            handle(.stopTimedOut)
+            if handshakeWait != nil {
+                leaveConnections(within: Upgrade.emptyingTimeWithHandshakes)
+            } else {
+                handle(.stopTimedOut)
+            }
         }
         if now >= upgradeDeadline {
             upgradeDeadline = .distantFuture

@@ -6,9 +6,10 @@ import LinuxSystem
 final class Successor: MessageChannelDelegate, EventHandler {
     private let pid: pid_t
     private var channel: MessageChannel?
-    /// Readable once the process has ended.
+    /// Readable once the process has ended; not open where it had ended before it could be watched.
     private let end: FileDescriptor
     private var registration: EventLoop.Registration?
+    private var isClosed = false
     private let loop: EventLoop
     private let onEvent: (Upgrade.Event) -> Void
 
@@ -26,12 +27,25 @@ final class Successor: MessageChannelDelegate, EventHandler {
         pid = try ChildProcess.spawn(
             path: path, arguments: Role.successor(file: configurationFile).arguments, environment: environment,
             channel: ends.other)
-        end = try ChildProcess.watch(pid)
-        registration = try loop.add(end, .readable, self)
+        end = try Self.watch(pid)
+        if end.isOpen {
+            registration = try loop.add(end, .readable, self)
+        } else {
+            loop.atEndOfTurn { [weak self] in self?.ready(.readable) }
+        }
         channel = try MessageChannel(ends.one, loop: loop, delegate: self)
         send(
             .offer(
                 protocolVersion: MessageToSuccessor.protocolVersion, layoutVersion: SlotFile.layoutVersion))
+    }
+
+    private static func watch(_ pid: pid_t) throws(SystemError) -> FileDescriptor {
+        do throws(SystemError) {
+            return try ChildProcess.watch(pid)
+        } catch {
+            guard error.errno == ESRCH else { throw error }
+            return FileDescriptor(owning: -1)
+        }
     }
 
     var processID: pid_t { pid }
@@ -48,6 +62,7 @@ final class Successor: MessageChannelDelegate, EventHandler {
 
     /// Hears and says nothing more.
     func close() {
+        isClosed = true
         if let registration { loop.remove(end, registration) }
         registration = nil
         channel?.close()
@@ -65,8 +80,8 @@ final class Successor: MessageChannelDelegate, EventHandler {
 
     /// The process has ended. What it has said last is read first.
     func ready(_ events: EventLoop.Events) {
-        channel?.readToEnd()
-        guard registration != nil else { return }
+        if !isClosed { channel?.readToEnd() }
+        guard !isClosed else { return }
         close()
         onEvent(.successorEnded)
     }

@@ -9,7 +9,9 @@ struct Upgrade: Equatable {
     enum Step: Equatable {
         /// The successor reads the configuration and starts its workers. This process serves.
         case preparing
-        /// The listeners are not read, and the workers leave their connections in the slots and end.
+        /// The listeners are not read, and the workers finish the handshakes that are under way.
+        case settling
+        /// The workers leave their connections in the slots and end.
         case emptying
         /// The successor has failed while the workers were ending. Once they have, others take their places.
         case recovering
@@ -26,6 +28,8 @@ struct Upgrade: Equatable {
         case refused(reason: String)
         /// The successor has ended.
         case successorEnded
+        /// No handshake is under way.
+        case handshakesEnded
         /// All workers have ended.
         case workersEnded
         /// The successor has taken the connections over, and reads the listeners.
@@ -45,7 +49,11 @@ struct Upgrade: Equatable {
         case killSuccessor
         /// Report ``Event/timedOut`` after this time, unless another deadline is set before.
         case setDeadline(Duration)
-        /// Read the listeners no more, and tell the workers to leave their connections in the slots and to end.
+        /// Read the listeners no more, and report ``Event/handshakesEnded``.
+        case pauseListeners
+        /// Read the listeners again.
+        case resumeListeners
+        /// Tell the workers to leave their connections in the slots and to end.
         case empty
         case killWorkers
         /// Send the successor the slot files, and tell it to serve.
@@ -76,8 +84,12 @@ struct Upgrade: Equatable {
 
     /// The loader of the successor may take a minute; the rest is left for its workers.
     static let preparationTime = Duration.seconds(90)
-    /// Workers wait up to two seconds for handshakes, and then end.
+    /// How long new clients wait, and handshakes may take to end. Meanwhile connections are served.
+    static let settlingTime = Duration.seconds(1)
     static let emptyingTime = Duration.seconds(5)
+    /// A worker waits for handshakes of its own accord when it is told to end. All connections are silent by then, and
+    /// whoever stalls a handshake shall not prolong that.
+    static let emptyingTimeWithHandshakes = Duration.milliseconds(300)
     static let takeOverTime = Duration.seconds(10)
 
     /// The actions that an upgrade begins with.
@@ -97,6 +109,10 @@ struct Upgrade: Equatable {
         case .successorEnded: return fail("the new process has ended before it served", [.killSuccessor])
         case .prepared:
             guard step == .preparing else { return .goesOn([]) }
+            step = .settling
+            return .goesOn([.setDeadline(Self.settlingTime), .pauseListeners])
+        case .handshakesEnded:
+            guard step == .settling else { return .goesOn([]) }
             step = .emptying
             return .goesOn([.setDeadline(Self.emptyingTime), .empty])
         case .workersEnded: return workersEnded()
@@ -110,7 +126,9 @@ struct Upgrade: Equatable {
             isReloadRequested = true
             return .goesOn([])
         case .stopRequested(let request):
-            if step == .preparing { return fail("the daemon stops", [.killSuccessor], stop: request) }
+            if step == .preparing || step == .settling {
+                return fail("the daemon stops", [.killSuccessor], stop: request)
+            }
             // A second request ends everything at once; the connections are in the slots.
             let actions: [Action] = stopRequest == nil ? [] : [.killWorkers]
             stopRequest = request
@@ -122,6 +140,7 @@ struct Upgrade: Equatable {
         if let stop { stopRequest = stop }
         switch step {
         case .preparing: return .failed(actions, reason: reason)
+        case .settling: return .failed(actions + [.resumeListeners], reason: reason)
         case .emptying:
             step = .recovering
             failure = reason
@@ -137,7 +156,7 @@ struct Upgrade: Equatable {
             step = .handedOver
             return .goesOn([.setDeadline(Self.takeOverTime), .handOver])
         case .recovering: return .failed([.takeBack], reason: failure ?? "the new process has ended")
-        case .preparing, .handedOver: return .goesOn([])
+        case .preparing, .settling, .handedOver: return .goesOn([])
         }
     }
 
@@ -146,6 +165,9 @@ struct Upgrade: Equatable {
         case .preparing:
             return fail(
                 "the new process was not prepared after \(Self.preparationTime.seconds) s", [.killSuccessor])
+        case .settling:
+            step = .emptying
+            return .goesOn([.setDeadline(Self.emptyingTimeWithHandshakes), .empty])
         // The connections are in the slots, whatever the workers were doing.
         case .emptying, .recovering: return .goesOn([.killWorkers])
         case .handedOver:

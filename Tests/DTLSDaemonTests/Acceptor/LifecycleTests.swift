@@ -413,6 +413,10 @@ import Testing
         var life = life(in: .upgrading(active: "a", previous: nil, Upgrade()))
         #expect(
             life.handle(.upgrade(.prepared)) == [
+                .upgrade(.setDeadline(Upgrade.settlingTime)), .upgrade(.pauseListeners),
+            ])
+        #expect(
+            life.handle(.upgrade(.handshakesEnded)) == [
                 .upgrade(.setDeadline(Upgrade.emptyingTime)), .upgrade(.empty),
             ])
         #expect(
@@ -551,6 +555,7 @@ import Testing
                 case 7: perform(life.handle(.upgrade(.refused(reason: "x"))))
                 case 8:
                     perform(life.handle(.upgrade(.prepared)))
+                    perform(life.handle(.upgrade(.handshakesEnded)))
                     perform(life.handle(.upgrade(.successorEnded)))
                     perform(life.handle(.workersEnded))
                 default: break

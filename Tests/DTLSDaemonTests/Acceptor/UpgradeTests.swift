@@ -4,7 +4,7 @@ import Testing
 
 /// An upgrade in the main process that is replaced: each event in each step.
 @Suite struct UpgradeTests {
-    private let steps: [Upgrade.Step] = [.preparing, .emptying, .recovering, .handedOver]
+    private let steps: [Upgrade.Step] = [.preparing, .settling, .emptying, .recovering, .handedOver]
     private let stop = StopRequest(reason: "signal 15", keepingConnections: false)
 
     /// Handles an event in every step.
@@ -24,7 +24,17 @@ import Testing
         check(
             .prepared,
             [
-                (.preparing, .emptying, .goesOn([.setDeadline(Upgrade.emptyingTime), .empty])),
+                (.preparing, .settling, .goesOn([.setDeadline(Upgrade.settlingTime), .pauseListeners])),
+                (.settling, .settling, .goesOn([])),
+                (.emptying, .emptying, .goesOn([])),
+                (.recovering, .recovering, .goesOn([])),
+                (.handedOver, .handedOver, .goesOn([])),
+            ])
+        check(
+            .handshakesEnded,
+            [
+                (.preparing, .preparing, .goesOn([])),
+                (.settling, .emptying, .goesOn([.setDeadline(Upgrade.emptyingTime), .empty])),
                 (.emptying, .emptying, .goesOn([])),
                 (.recovering, .recovering, .goesOn([])),
                 (.handedOver, .handedOver, .goesOn([])),
@@ -33,6 +43,7 @@ import Testing
             .workersEnded,
             [
                 (.preparing, .preparing, .goesOn([])),
+                (.settling, .settling, .goesOn([])),
                 (.emptying, .handedOver, .goesOn([.setDeadline(Upgrade.takeOverTime), .handOver])),
                 (
                     .recovering, .recovering,
@@ -48,6 +59,7 @@ import Testing
             .successorServes,
             [
                 (.preparing, .preparing, .failed([.killSuccessor], reason: broken)),
+                (.settling, .settling, .failed([.killSuccessor, .resumeListeners], reason: broken)),
                 (.emptying, .recovering, .goesOn([.killSuccessor])),
                 (.recovering, .recovering, .goesOn([])),
                 (.handedOver, .handedOver, .succeeded([.retire(reload: false, nil)])),
@@ -60,6 +72,7 @@ import Testing
             .successorEnded,
             [
                 (.preparing, .preparing, .failed([.killSuccessor], reason: reason)),
+                (.settling, .settling, .failed([.killSuccessor, .resumeListeners], reason: reason)),
                 (.emptying, .recovering, .goesOn([.killSuccessor])),
                 (.recovering, .recovering, .goesOn([])),
                 // Its workers are dead before the connections are served here again.
@@ -82,6 +95,8 @@ import Testing
                     .preparing, .preparing,
                     .failed([.killSuccessor], reason: "the new process was not prepared after 90 s")
                 ),
+                // A handshake that stalls does not prolong the silence of connections.
+                (.settling, .emptying, .goesOn([.setDeadline(Upgrade.emptyingTimeWithHandshakes), .empty])),
                 (.emptying, .emptying, .goesOn([.killWorkers])),
                 (.recovering, .recovering, .goesOn([.killWorkers])),
                 (
@@ -103,6 +118,10 @@ import Testing
             .stopRequested(stop),
             [
                 (.preparing, .preparing, .failed([.killSuccessor], reason: "the daemon stops")),
+                (
+                    .settling, .settling,
+                    .failed([.killSuccessor, .resumeListeners], reason: "the daemon stops")
+                ),
                 (.emptying, .emptying, .goesOn([])),
                 (.recovering, .recovering, .goesOn([])),
                 (.handedOver, .handedOver, .goesOn([])),

@@ -145,6 +145,16 @@ public struct ClientRandom: Hashable, Sendable {
         )
     }
 
+    /// The random that was written down as bytes, 32 of them.
+    package init?(writtenDown bytes: UnsafeRawBufferPointer) {
+        guard bytes.count == 32 else { return nil }
+        self.init(bytes)
+    }
+
+    package func withBytes<Result>(_ body: (UnsafeRawBufferPointer) -> Result) -> Result {
+        withUnsafeBytes(of: words) { body($0) }
+    }
+
     public static func == (one: ClientRandom, other: ClientRandom) -> Bool { one.words == other.words }
 
     public func hash(into hasher: inout Hasher) {

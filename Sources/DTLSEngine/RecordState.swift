@@ -249,5 +249,5 @@ public struct RecordState {
 public struct InvalidRecordState: Error, Sendable, Equatable, CustomStringConvertible {
     public let description: String
 
-    init(_ description: String) { self.description = description }
+    package init(_ description: String) { self.description = description }
 }

@@ -37,6 +37,14 @@ package final class Association {
         case ended(Connection.Ending)
     }
 
+    /// OpenSSL's record buffers, where it has the records.
+    private enum RecordBuffers {
+        case held
+        case released
+        /// The records are the engine's own.
+        case none
+    }
+
     /// What ``next(now:_:)`` has to say of a handshake beside the one that the engine is in.
     private enum RehandshakeNews {
         case none
@@ -52,7 +60,9 @@ package final class Association {
 
     private var engine: Engine
     private var phase = Phase.handshaking
-    private let buffers: EngineBuffers
+    /// Where all of the association is kept that another process needs to go on with it; `nil` where none is to.
+    private let slot: ConnectionSlot?
+    private let shared: EngineBuffers
     private let limits: Connection.Limits
     /// Whether the engine may have something to say.
     private var hasInput = true
@@ -63,10 +73,8 @@ package final class Association {
     private var rehandshakeNews = RehandshakeNews.none
     private var hasRehandshakeNews = false
     private var lastReceived: Instant
-    /// When something was last sent while OpenSSL held no record buffers for this association.
-    private var lastSentWithoutBuffers = Instant.distantPast
-    /// Whether OpenSSL holds record buffers for this association.
-    private var holdsBuffers = true
+    private var lastSent = Instant.distantPast
+    private var buffers = RecordBuffers.held
     /// Whether the deadline may have become earlier than the one that was asked for last.
     private var hasNewDeadline = true
     /// Bytes of the largest message that the path is known to take.
@@ -81,26 +89,28 @@ package final class Association {
     private static let alwaysFits = 400
 
     private init(
-        _ engine: Engine, _ flow: FlowKey, _ random: ClientRandom?, _ limits: Connection.Limits,
-        _ buffers: EngineBuffers, now: Instant
+        _ engine: Engine, _ flow: FlowKey, _ random: ClientRandom?, _ slot: ConnectionSlot?,
+        _ limits: Connection.Limits, _ buffers: EngineBuffers, now: Instant
     ) {
         self.engine = engine
         self.flow = flow
         self.random = random
+        self.slot = slot
         self.limits = limits
-        self.buffers = buffers
+        shared = buffers
         started = now
         lastReceived = now
     }
 
     /// A server's side, from the hello of a client whose address is proven. It writes nothing before ``next(now:_:)``.
+    /// - Parameter slot: is written from the end of the handshake on.
     static func accept(
-        _ hello: consuming VerifiedHello, _ flow: FlowKey, context: ServerContext, limits: Connection.Limits,
-        buffers: EngineBuffers, now: Instant
+        _ hello: consuming VerifiedHello, _ flow: FlowKey, slot: ConnectionSlot? = nil, context: ServerContext,
+        limits: Connection.Limits, buffers: EngineBuffers, now: Instant
     ) throws(OpenSSLError) -> Association {
         let random = hello.random
         let engine = try makeEngine(hello, flow, context, limits, buffers)
-        return Association(engine, flow, random, limits, buffers, now: now)
+        return Association(engine, flow, random, slot, limits, buffers, now: now)
     }
 
     /// A client's side.
@@ -108,8 +118,9 @@ package final class Association {
     ///   - session: offered to the server, unless the hello would need more than one datagram for it.
     ///   - pathMTU: bytes of the largest IP packet that the kernel knows the path to take; `nil` where it does not say.
     static func connect(
-        _ flow: FlowKey, context: ClientContext, serverName: String?, resuming session: ResumableSession?,
-        limits: Connection.Limits, pathMTU: Int?, buffers: EngineBuffers, now: Instant
+        _ flow: FlowKey, slot: ConnectionSlot? = nil, context: ClientContext, serverName: String?,
+        resuming session: ResumableSession?, limits: Connection.Limits, pathMTU: Int?, buffers: EngineBuffers,
+        now: Instant
     ) throws(OpenSSLError) -> Association {
         var limits = limits
         if let pathMTU { limits.mtu = min(limits.mtu, pathMTU) }
@@ -117,7 +128,26 @@ package final class Association {
             connecting: context, over: buffers.bio, payloadSize: limits.payloadSize(flow.local.family),
             serverName: serverName)
         if let session { engine.resume(session) }
-        return Association(engine, flow, nil, limits, buffers, now: now)
+        return Association(engine, flow, nil, slot, limits, buffers, now: now)
+    }
+
+    /// An established association, of either side, from what a slot holds of it. No other one may go on with the slot.
+    static func resume(
+        _ slot: ConnectionSlot, _ flow: FlowKey, isServer: Bool, limits: Connection.Limits, buffers: EngineBuffers,
+        now: Instant
+    ) throws(InvalidRecordState) -> Association {
+        let engine = try Engine(resuming: slot.records, over: buffers.bio)
+        let random = isServer ? ClientRandom(writtenDown: slot.random) : nil
+        let association = Association(engine, flow, random, slot, limits, buffers, now: now)
+        association.phase = .established
+        association.buffers = .none
+        association.hasInput = false
+        association.started = slot.started
+        association.lastReceived = min(slot.lastReceived, now)
+        // The connection is used again: it is not to be given up for its silence at once.
+        association.lastSent = now
+        association.counters = slot.counters
+        return association
     }
 
     private static func makeEngine(
@@ -154,9 +184,9 @@ package final class Association {
     ) -> Disposition {
         switch phase {
         case .established where mayConcernRehandshake(datagram):
-            return receiveBesideAssociation(buffers.fragments.join(datagram), now: now, lease, offer)
+            return receiveBesideAssociation(shared.fragments.join(datagram), now: now, lease, offer)
         case .handshaking where isHelloOfAnotherHandshake(datagram):
-            return receiveInsteadOfHandshake(buffers.fragments.join(datagram), now: now, lease, offer)
+            return receiveInsteadOfHandshake(shared.fragments.join(datagram), now: now, lease, offer)
         case .handshaking, .established:
             engine.deliver(datagram)
             hasInput = true
@@ -174,7 +204,7 @@ package final class Association {
     }
 
     private func isHelloOfAnotherHandshake(_ datagram: UnsafeRawBufferPointer) -> Bool {
-        guard random != nil, case .hello(let hello) = ClientHello.parse(buffers.fragments.join(datagram)) else {
+        guard random != nil, case .hello(let hello) = ClientHello.parse(shared.fragments.join(datagram)) else {
             return false
         }
         return hello.randomValue != random
@@ -245,7 +275,7 @@ package final class Association {
         guard isOpen else { return .needsInput }
         if hasRehandshakeNews, let event = nextOfRehandshake(now: now) { return event }
         guard hasInput else { return .needsInput }
-        if !holdsBuffers { takeBuffers() }
+        if buffers == .released { takeBuffers() }
         do throws(EngineError) {
             switch try engine.next(now: now) {
             case .needsInput:
@@ -260,6 +290,7 @@ package final class Association {
                 phase = .established
                 lastReceived = now
                 hasNewDeadline = true
+                settle(engine, random, started: started, now: now)
                 return .established
             case .closed:
                 end(.closedByPeer)
@@ -287,17 +318,15 @@ package final class Association {
         }
         if message.count > knownToFit { try checkFits(message.count, enforcedMTU: enforcedMTU()) }
         try engine.send(message)
-        if !holdsBuffers {
-            takeBuffers()
-            lastSentWithoutBuffers = now
-        }
+        if buffers == .released { takeBuffers() }
+        lastSent = now
         counters.messagesOut &+= 1
         counters.bytesOut &+= UInt64(truncatingIfNeeded: message.count)
     }
 
     /// OpenSSL has taken its record buffers again, to read or to write with.
     private func takeBuffers() {
-        holdsBuffers = true
+        buffers = .held
         hasNewDeadline = true
     }
 
@@ -357,7 +386,7 @@ package final class Association {
     ) {
         let random = hello.random
         do throws(OpenSSLError) {
-            let engine = try Self.makeEngine(hello, flow, context, limits, buffers)
+            let engine = try Self.makeEngine(hello, flow, context, limits, shared)
             if let pathMTU { engine.limitPayload(to: payloadSize(inMTU: pathMTU)) }
             rehandshake = Rehandshake(engine: engine, random: random, started: now)
             hasNewDeadline = true
@@ -387,7 +416,7 @@ package final class Association {
                 announce(.done)
                 return .replaced
             } catch {
-                self.rehandshake = nil
+                endRehandshake()
                 return .rehandshakeFailed(.failed(error))
             }
         case .done:
@@ -395,14 +424,22 @@ package final class Association {
             replace(by: rehandshake, now: now)
             return .established
         case .failed(let ending):
-            rehandshake = nil
+            endRehandshake()
             return .rehandshakeFailed(ending)
         }
     }
 
+    private func endRehandshake() {
+        rehandshake = nil
+        // The connection may be given up for its silence again.
+        hasNewDeadline = true
+    }
+
     private func replace(by rehandshake: Rehandshake, now: Instant) {
         self.rehandshake = nil
-        engine = rehandshake.engine
+        let new = rehandshake.engine
+        settle(new, rehandshake.random, started: rehandshake.started, now: now)
+        engine = new
         random = rehandshake.random
         started = rehandshake.started
         lastReceived = now
@@ -411,9 +448,33 @@ package final class Association {
         knownToFit = Self.alwaysFits
         // The datagram that has completed the handshake may hold a message behind it.
         hasInput = true
-        holdsBuffers = true
         hasNewDeadline = true
     }
+
+    /// Notes what has become of a handshake that is done: in the slot, where there is one. What was there before stays
+    /// as it is until all that is new is there.
+    private func settle(_ engine: Engine, _ random: ClientRandom?, started: Instant, now: Instant) {
+        buffers = engine.isMovable ? .none : .held
+        guard let slot else { return }
+        let details = engine.details?.encoded(inAtMost: ConnectionSlot.maximumDetails) ?? []
+        let prepared: ConnectionSlot.PreparedAssociation
+        if let random {
+            prepared = random.withBytes { slot.prepare(random: $0, details: details, handshakeDuration: now - started) }
+        } else {
+            prepared = slot.prepare(
+                random: UnsafeRawBufferPointer(start: nil, count: 0), details: details, handshakeDuration: now - started
+            )
+        }
+        engine.moveRecordState(to: prepared.records)
+        slot.started = started
+        slot.establish(prepared, isMovable: engine.isMovable)
+    }
+
+    /// What has taken from the start of the handshake to its end, as it is to be kept.
+    func noteHandshakeDuration(_ duration: Duration) { slot?.handshakeDuration = duration }
+
+    /// Gives up what was agreed on where the slot has it. It is asked for again from there.
+    func releaseDetails() { if slot != nil { engine.releaseDetails() } }
 
     // MARK: Time
 
@@ -437,9 +498,13 @@ package final class Association {
         case .handshaking:
             return deadline(of: engine, started: started)
         case .established:
-            // The engine's is that of a renegotiation.
+            // The engine's is that of a renegotiation, or the end of what is kept of a handshake.
             let deadline = min(bufferDeadline, idleDeadline, engine.deadline)
-            guard let rehandshake else { return deadline }
+            guard let rehandshake else {
+                // Once it has passed, whoever has been told acts on it.
+                let silence = silenceDeadline
+                return silence > now ? min(deadline, silence) : deadline
+            }
             return min(deadline, self.deadline(of: rehandshake.engine, started: rehandshake.started))
         case .ended:
             return .distantFuture
@@ -447,9 +512,31 @@ package final class Association {
     }
 
     private var bufferDeadline: Instant {
-        // A movable engine has none.
-        holdsBuffers && !engine.isMovable
-            ? max(lastReceived, lastSentWithoutBuffers) + Self.bufferIdleTimeout : .distantFuture
+        buffers == .held ? max(lastReceived, lastSent) + Self.bufferIdleTimeout : .distantFuture
+    }
+
+    /// When the connection may be given up to its slot for its silence.
+    private var silenceDeadline: Instant {
+        guard limits.parkAfter > .zero, slot != nil, buffers == .none else { return .distantFuture }
+        return max(lastReceived, lastSent) + limits.parkAfter
+    }
+
+    /// Whether nothing has passed for so long that the connection is to give its socket up, and nothing is going on that
+    /// needs one.
+    func isSilent(now: Instant) -> Bool {
+        guard case .established = phase, rehandshake == nil else { return false }
+        return now >= silenceDeadline
+    }
+
+    /// Whether nothing has passed for `duration`, and all that there is of the association is in its slot.
+    func hasBeenSilent(for duration: Duration, now: Instant) -> Bool {
+        isMovable && rehandshake == nil && now >= max(lastReceived, lastSent) + duration
+    }
+
+    /// Whether another process can go on with what is in the slot.
+    var isMovable: Bool {
+        guard case .established = phase else { return false }
+        return slot != nil && buffers == .none
     }
 
     private var idleDeadline: Instant {
@@ -475,7 +562,7 @@ package final class Association {
             if now >= idleDeadline { return close(.idle, lease) }
             if now >= bufferDeadline {
                 engine.releaseBuffers()
-                holdsBuffers = false
+                buffers = .released
             }
             handleTimeoutOfRehandshake(now: now)
             // A renegotiation's flight.
@@ -519,11 +606,42 @@ package final class Association {
         end(ending)
     }
 
-    /// Ends the association without a word to the peer: another process goes on with it.
-    func abandon() { end(.closedHere) }
+    /// Ends the association without a word to the peer: another one goes on with it, in another process perhaps, by
+    /// what is in the slot.
+    func abandon() {
+        updateSlot()
+        end(.closedHere)
+    }
+
+    /// Writes what has changed since the last time, and what the engine does not write itself.
+    @inline(__always)
+    func updateSlot() {
+        guard let slot, case .established = phase else { return }
+        slot.counters = counters
+        slot.lastReceived = lastReceived
+    }
+
+    /// Wipes the slot of an association that has ended for good. A client's side may get another one.
+    func wipeSlot() {
+        if random == nil { slot?.leaveAssociation() } else { slot?.end() }
+    }
+
+    // MARK: Queries
 
     /// What the handshake has agreed on; nothing before it is done.
-    var session: SessionDetails { engine.details ?? SessionDetails() }
+    var session: SessionDetails { engine.details ?? detailsInSlot ?? SessionDetails() }
+
+    private var detailsInSlot: SessionDetails? {
+        guard case .established = phase else { return nil }
+        return slot?.session
+    }
+
+    /// From the start of the handshake to its end, as far as that is kept.
+    var handshakeDuration: Duration {
+        guard case .established = phase else { return .zero }
+        return slot?.handshakeDuration ?? .zero
+    }
+
     /// Why the client's certificate was refused, where the handshake has failed for that.
     var peerRejection: PeerRejection? { engine.peerRejection }
     /// What a log adds to the reason of a failed handshake with a pre-shared key.
@@ -531,6 +649,15 @@ package final class Association {
     /// What the next connection to the same server can resume; `nil` where the server has given nothing for it. It is
     /// there when the association has just been established.
     var resumableSession: ResumableSession? { engine.resumableSession }
+}
+
+extension ConnectionSlot {
+    /// What the handshake has agreed on, as far as there was room for it; `nil` where there is nothing that this program
+    /// can read.
+    package var session: SessionDetails? {
+        var reader = ByteReader(details)
+        return try? SessionDetails(decoding: &reader)
+    }
 }
 
 /// What the engines of one thread share. A connection has no buffers of its own.

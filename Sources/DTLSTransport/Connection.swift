@@ -26,23 +26,27 @@ package protocol ConnectionDelegate: AnyObject {
     /// Reading the socket gave an error, which the call has cleared: an ICMP message (ECONNREFUSED and the like), which
     /// anybody can forge.
     func connection(_ connection: Connection, socketFailed errno: Int32)
+    /// Nothing has passed for ``Connection/Limits/parkAfter``, and all that there is of the connection is in its slot:
+    /// it may be given up to that (``Connection/readAll()``, ``Connection/detach()``).
+    func connectionIsSilent(_ connection: Connection)
     /// The connection has ended, and its socket is closed. Called once.
     func connectionClosed(_ connection: Connection, _ ending: Connection.Ending)
 }
 
 extension ConnectionDelegate {
     package func connection(_ connection: Connection, socketFailed errno: Int32) {}
+    package func connectionIsSilent(_ connection: Connection) {}
 }
 
 /// A live connection: an ``Association`` and its connected UDP socket, in a loop.
 package final class Connection: TimerTarget, EventHandler {
-    /// From the start of the present association's handshake to its end.
-    package private(set) var handshakeDuration = Duration.zero
     /// The last errno that the socket gave, an ICMP error mostly; see ``takeError()``.
     package private(set) var lastError: Int32 = 0
 
     private let association: Association
     private let datapath: Datapath
+    /// The index of the association's slot in ``Datapath/slots``; -1 where it has none.
+    private let slotIndex: Int32
     private var socket: FileDescriptor
     private var registration: EventLoop.Registration?
     private weak var delegate: (any ConnectionDelegate)?
@@ -54,10 +58,11 @@ package final class Connection: TimerTarget, EventHandler {
     private var misdelivered: [(datagram: [UInt8], source: SocketAddress)] = []
 
     private init(
-        _ association: Association, _ socket: consuming FileDescriptor, _ datapath: Datapath,
+        _ association: Association, _ socket: consuming FileDescriptor, _ slotIndex: Int?, _ datapath: Datapath,
         _ delegate: any ConnectionDelegate
     ) {
         self.association = association
+        self.slotIndex = Int32(truncatingIfNeeded: slotIndex ?? -1)
         self.socket = socket
         self.datapath = datapath
         self.delegate = delegate
@@ -68,13 +73,16 @@ package final class Connection: TimerTarget, EventHandler {
 
     /// A server's connection over a connected socket, from the hello of a client whose address is proven. Call
     /// ``start(with:)`` next.
+    /// - Parameter slot: the index of the slot in ``Datapath/slots`` that keeps what another process needs to go on with
+    ///   the connection, from the end of its handshake on.
     package static func accept(
-        on socket: consuming FileDescriptor, _ flow: FlowKey, hello: consuming VerifiedHello, context: ServerContext,
-        limits: Limits, datapath: Datapath, delegate: any ConnectionDelegate
+        on socket: consuming FileDescriptor, _ flow: FlowKey, slot: Int? = nil, hello: consuming VerifiedHello,
+        context: ServerContext, limits: Limits, datapath: Datapath, delegate: any ConnectionDelegate
     ) throws(OpenSSLError) -> Connection {
         let association = try Association.accept(
-            hello, flow, context: context, limits: limits, buffers: datapath.buffers, now: datapath.loop.now)
-        return Connection(association, socket, datapath, delegate)
+            hello, flow, slot: datapath.slot(slot), context: context, limits: limits, buffers: datapath.buffers,
+            now: datapath.loop.now)
+        return Connection(association, socket, slot, datapath, delegate)
     }
 
     /// A client's connection over a connected socket. Call ``start(with:)`` next.
@@ -82,18 +90,34 @@ package final class Connection: TimerTarget, EventHandler {
     ///   - serverName: see ``Engine/init(connecting:over:payloadSize:serverName:)``.
     ///   - session: what an earlier connection to the same server has left to be resumed. It is not offered where the
     ///     hello would need more than one datagram for it.
+    ///   - slot: as for ``accept(on:_:slot:hello:context:limits:datapath:delegate:)``.
     package static func connect(
-        over socket: consuming FileDescriptor, _ flow: FlowKey, context: ClientContext, serverName: String?,
+        over socket: consuming FileDescriptor, _ flow: FlowKey, slot: Int? = nil, context: ClientContext,
+        serverName: String?,
         resuming session: ResumableSession? = nil, limits: Limits, datapath: Datapath, delegate: any ConnectionDelegate
     ) throws(OpenSSLError) -> Connection {
         let pathMTU = try? UDPSocket.pathMTU(of: socket, flow.local.family)
         let association = try Association.connect(
-            flow, context: context, serverName: serverName, resuming: session, limits: limits, pathMTU: pathMTU,
-            buffers: datapath.buffers, now: datapath.loop.now)
-        return Connection(association, socket, datapath, delegate)
+            flow, slot: datapath.slot(slot), context: context, serverName: serverName, resuming: session,
+            limits: limits, pathMTU: pathMTU, buffers: datapath.buffers, now: datapath.loop.now)
+        return Connection(association, socket, slot, datapath, delegate)
     }
 
-    /// Begins the handshake. The delegate may be called before this returns.
+    /// An established connection over a connected socket, from what a slot holds of it. Nobody else may go on with the
+    /// slot. Call ``start(with:)`` next.
+    package static func resume(
+        over socket: consuming FileDescriptor, _ flow: FlowKey, slot index: Int, isServer: Bool, limits: Limits,
+        datapath: Datapath, delegate: any ConnectionDelegate
+    ) throws(InvalidRecordState) -> Connection {
+        guard let slot = datapath.slot(index) else {
+            throw InvalidRecordState("there is no memory file with its state")
+        }
+        let association = try Association.resume(
+            slot, flow, isServer: isServer, limits: limits, buffers: datapath.buffers, now: datapath.loop.now)
+        return Connection(association, socket, index, datapath, delegate)
+    }
+
+    /// Begins the handshake, or goes on with an established connection. The delegate may be called before this returns.
     /// - Parameter datagrams: what the same peer has sent after the hello, if it was read already.
     /// - Returns: why the connection has ended already, which the delegate has been told; `nil` where it goes on.
     package func start(with datagrams: [UnsafeRawBufferPointer] = []) throws(SystemError) -> Ending? {
@@ -112,6 +136,7 @@ package final class Connection: TimerTarget, EventHandler {
     private func work(_ body: (borrowing OutboxLease) -> Void) {
         let isOutermost = !isWorking
         isWorking = true
+        if isOutermost { datapath.noteWork(on: slotIndex) }
         datapath.buffers.outbox.lend(
             to: self, sending: { send($0) },
             { lease in
@@ -124,6 +149,8 @@ package final class Connection: TimerTarget, EventHandler {
     @inline(__always)
     private func concludeWork() {
         isWorking = false
+        association.updateSlot()
+        datapath.noteWork(on: -1)
         if let ending = association.ending { return finish(ending) }
         if association.mayHaveEarlierDeadline { rearm() }
     }
@@ -142,6 +169,12 @@ package final class Connection: TimerTarget, EventHandler {
         } catch {
             return socketFailed(error.errno)
         }
+        receiveBatch(count)
+    }
+
+    @inline(__always)
+    private func receiveBatch(_ count: Int) {
+        let batch = datapath.batch
         work { lease in
             for index in 0..<count {
                 // Rule 2: a connected socket can hold what came for it before it was connected.
@@ -196,8 +229,9 @@ package final class Connection: TimerTarget, EventHandler {
                 delegate?.connection(self, received: message)
                 lease.sendIfFilling { send($0) }
             case .established:
-                handshakeDuration = Instant.now() - association.started
+                association.noteHandshakeDuration(Instant.now() - association.started)
                 delegate?.connectionEstablished(self)
+                association.releaseDetails()
             case .replaced:
                 // What the lost association has said is its own: it must not be taken for the new one's.
                 endBatch()
@@ -281,6 +315,15 @@ package final class Connection: TimerTarget, EventHandler {
             association.handleTimeout(now: now, lease)
             handOutEvents(lease)
         }
+        if association.isSilent(now: now) { delegate?.connectionIsSilent(self) }
+    }
+
+    /// Whether all that there is of the connection is in its slot, so that another process can go on with it.
+    package var isMovable: Bool { association.isMovable }
+
+    /// Whether nothing has passed for `duration`, and the connection can be given up to its slot.
+    package func hasBeenSilent(for duration: Duration) -> Bool {
+        association.hasBeenSilent(for: duration, now: datapath.loop.now)
     }
 
     // MARK: Shutdown
@@ -298,16 +341,39 @@ package final class Connection: TimerTarget, EventHandler {
         work { _ in association.abandon() }
     }
 
+    /// Reads the socket empty, and does what follows. The connection may end by it.
+    package func readAll() {
+        for _ in 0..<16 where association.isOpen {
+            guard let count = try? datapath.batch.receive(from: socket) else { continue }
+            if count == 0 { return }
+            receiveBatch(count)
+        }
+    }
+
+    /// Gives the connection up to its slot, without a word to the peer and to the delegate. Nothing is called after it.
+    /// - Returns: the socket, which is as it was: what has come over it meanwhile is in it.
+    package func detach() -> FileDescriptor {
+        association.abandon()
+        delegate = nil
+        stopWatching()
+        return socket.take()
+    }
+
+    private func stopWatching() {
+        if let registration { datapath.loop.remove(socket, registration) }
+        registration = nil
+        datapath.loop.timers.disarm(self)
+    }
+
     private func finish(_ ending: Ending) {
         // Rule 3: the peer may already be back on the same port.
         let batch = datapath.finalBatch
         batch.receiveAll(from: socket) { index in
             if let source = batch.source(index) { returnToListener(batch[index], from: source) }
         }
-        if let registration { datapath.loop.remove(socket, registration) }
-        registration = nil
-        datapath.loop.timers.disarm(self)
+        stopWatching()
         _ = socket.take()
+        association.wipeSlot()
         let delegate = delegate
         delegate?.connectionClosed(self, ending)
         // Only now: the place that a new client needs may be the one that this connection had.
@@ -326,6 +392,8 @@ extension Connection {
     package var counters: Counters { association.counters }
     /// What the handshake has agreed on; nothing before it is done.
     package var session: SessionDetails { association.session }
+    /// From the start of the present association's handshake to its end, as far as that is kept in a slot.
+    package var handshakeDuration: Duration { association.handshakeDuration }
     /// Why the client's certificate was refused, where the handshake has failed for that.
     package var peerRejection: PeerRejection? { association.peerRejection }
     /// What a log adds to the reason of a failed handshake with a pre-shared key.
@@ -391,14 +459,19 @@ extension Connection {
         package var handshakeTimeout: Duration
         /// Without a datagram from the peer; zero: no limit.
         package var idleTimeout: Duration
+        /// Without a datagram in either direction, after which the delegate hears that the connection is silent; zero:
+        /// never.
+        package var parkAfter: Duration
         /// Largest IP packet of a handshake flight, in bytes.
         package var mtu: Int
 
         package init(
-            handshakeTimeout: Duration = .seconds(60), idleTimeout: Duration = .zero, mtu: Int = 1_400
+            handshakeTimeout: Duration = .seconds(60), idleTimeout: Duration = .zero, parkAfter: Duration = .zero,
+            mtu: Int = 1_400
         ) {
             self.handshakeTimeout = handshakeTimeout
             self.idleTimeout = idleTimeout
+            self.parkAfter = parkAfter
             self.mtu = mtu
         }
 

@@ -1,5 +1,6 @@
 import DTLSEngine
 import LinuxSystem
+import Primitives
 
 /// The part that all connections of one thread share: the loop, and the memory that datagrams pass through.
 package final class Datapath {
@@ -11,10 +12,33 @@ package final class Datapath {
     /// worked through.
     let finalBatch = ReceiveBatch(capacity: 8)
     private let sender = DatagramSender()
+    /// Where connections are kept that outlive this process; `nil` where none do.
+    package var slots: SlotFile? { didSet { currentWork = slots?.currentWork } }
+    /// See ``noteWork(on:)``; `slots` keeps it valid.
+    private var currentWork: UnsafeMutableRawPointer?
 
     package init(loop: EventLoop) throws(OpenSSLError) {
         self.loop = loop
         buffers = try EngineBuffers()
+    }
+
+    func slot(_ index: Int?) -> ConnectionSlot? {
+        guard let index, let slots, (0..<slots.capacity).contains(index) else { return nil }
+        return slots[index]
+    }
+
+    /// Notes which connection is worked on, for the case that this process dies of it; -1: none.
+    @inline(__always)
+    func noteWork(on index: Int32) {
+        if let currentWork { SharedWord.store(UInt64(truncatingIfNeeded: Int64(index) + 1), currentWork) }
+    }
+
+    /// Whether a datagram holds a record that nobody but the peer of the established connection in a slot can have made,
+    /// and that has not come before. It stays so: nothing is marked as received.
+    package func authenticates(_ datagram: UnsafeRawBufferPointer, of slot: ConnectionSlot, at index: Int) -> Bool {
+        noteWork(on: Int32(truncatingIfNeeded: index))
+        defer { noteWork(on: -1) }
+        return RecordState.authenticates(datagram, at: slot.records, over: buffers.bio)
     }
 
     /// Sends what is in the outbox, without waiting.

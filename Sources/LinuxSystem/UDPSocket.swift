@@ -78,6 +78,16 @@ public enum UDPSocket {
         _ = try system("connect", address.description) { address.withSockaddr { Glibc.connect(raw, $0, $1) } }
     }
 
+    /// Opens a socket that is bound to a local address and port, and connects it.
+    public static func openConnected(
+        to peer: SocketAddress, from local: SocketAddress, options: SocketOptions = SocketOptions()
+    ) throws(SystemError) -> FileDescriptor {
+        let socket = try open(local.family, options: options)
+        try bind(socket, to: local)
+        try connect(socket, to: peer)
+        return socket
+    }
+
     public static func connect(_ socket: borrowing FileDescriptor, toPath path: String) throws(SystemError) {
         let raw = socket.rawValue
         _ = try system("connect", path) { withUnixAddress(path) { Glibc.connect(raw, $0, $1) } }

@@ -49,6 +49,12 @@ final class AssociationPair {
     var offersContext = true
     var offersAnything = true
     var refusal: Refusal?
+    /// Where the server's association is kept.
+    private(set) var slot = SlotMemory()
+    /// Called at every moment at which the server's process could die: before and after whatever it does.
+    var moment: () -> Void = {}
+    /// Whether the server's process has died: it sends nothing and hands nothing on.
+    var isServerDead = false
     let flow: FlowKey
     let buffers: EngineBuffers
 
@@ -141,6 +147,25 @@ final class AssociationPair {
         if let error { throw error }
     }
 
+    /// The server's process has died, and another one goes on with what was in the slot at some moment.
+    func reviveServer(from copy: SlotMemory) throws {
+        isServerDead = false
+        slot = copy
+        let association = try Association.resume(
+            copy.slot, flow, isServer: true, limits: limits, buffers: buffers, now: Self.now)
+        let side = Side(association)
+        side.happenings = server?.happenings ?? []
+        side.messages = server?.messages ?? []
+        server = side
+        work(side) { _ in }
+    }
+
+    /// The server gives its association up to its slot, and goes on with it in another one.
+    func suspendServer() throws {
+        server?.association.abandon()
+        try reviveServer(from: slot)
+    }
+
     func close(_ side: Side) { work(side) { lease in side.association.close(.closedHere, lease) } }
 
     /// The client's program is gone without a word, and another one begins at the same address.
@@ -231,8 +256,9 @@ final class AssociationPair {
         // On its way to a worker it is bytes.
         let handedOver = verified.handover
         guard let hello = VerifiedHello(handedOver: handedOver) else { return }
+        slot.slot.take(flow, target: 7, now: Self.now)
         let association = try? Association.accept(
-            hello, flow, context: serverContext, limits: limits, buffers: buffers, now: Self.now)
+            hello, flow, slot: slot.slot, context: serverContext, limits: limits, buffers: buffers, now: Self.now)
         guard let association else { return }
         number += 1
         endpoint.admitted(random, flow, as: number, now: Self.now)
@@ -253,9 +279,13 @@ final class AssociationPair {
         buffers.outbox.lend(
             to: side, sending: { outbox in transmit(outbox, to: other) },
             { lease in
+                note(side)
                 body(lease)
+                note(side)
                 takeEvents(of: side, lease)
             })
+        side.association.updateSlot()
+        note(side)
         if let ending = side.association.ending {
             if wasOpen { side.happenings.append(.ended(ending)) }
             side.alarm = .distantFuture
@@ -266,7 +296,11 @@ final class AssociationPair {
 
     private func takeEvents(of side: Side, _ lease: borrowing OutboxLease) {
         while true {
-            switch side.association.next(now: Self.now, lease) {
+            let event = side.association.next(now: Self.now, lease)
+            note(side)
+            if side === server, isServerDead, case .needsInput = event { return }
+            if side === server, isServerDead { continue }
+            switch event {
             case .needsInput: return
             case .established: side.happenings.append(.established)
             case .message(let message): side.messages.append([UInt8](message))
@@ -276,7 +310,12 @@ final class AssociationPair {
         }
     }
 
+    private func note(_ side: Side) {
+        if side === server, !isServerDead { moment() }
+    }
+
     private func transmit(_ outbox: Outbox, to side: SimulatedWire.Side) {
+        if side == .client, isServerDead { return }
         for datagram in outbox.datagrams { wire.send(datagram, to: side, at: virtual_clock_now()) }
     }
 }
@@ -291,5 +330,26 @@ extension Outbox {
                 return Array(bytes[offset..<(offset + size)])
             }
         }
+    }
+}
+
+/// Memory for one slot, which can be copied at any moment as it is.
+final class SlotMemory {
+    let slot: ConnectionSlot
+    private let bytes: UnsafeMutableRawBufferPointer
+
+    init() {
+        bytes = .allocate(byteCount: ConnectionSlot.byteCount + ConnectionSlot.overflowByteCount, alignment: 8)
+        bytes.initializeMemory(as: UInt8.self, repeating: 0)
+        guard let start = bytes.baseAddress else { preconditionFailure("memory that was allocated has an address") }
+        slot = ConnectionSlot(start, overflow: start + ConnectionSlot.byteCount)
+    }
+
+    deinit { bytes.deallocate() }
+
+    func copy() -> SlotMemory {
+        let other = SlotMemory()
+        other.bytes.copyMemory(from: UnsafeRawBufferPointer(bytes))
+        return other
     }
 }

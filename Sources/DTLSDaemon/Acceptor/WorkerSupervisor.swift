@@ -104,7 +104,7 @@ final class WorkerSupervisor: TimerTarget, MessageChannelDelegate {
         do throws(SystemError) {
             let file = try table.file.descriptor.duplicate()
             let (pid, channel) = try startProcess(number)
-            channel.send(MessageToWorker.slotsBytes, descriptor: file)
+            channel.send(MessageToWorker.encode(slotsOfTable: table.number), descriptor: file)
             return (pid, table.number)
         } catch {
             connections.removeTable(table.number)
@@ -423,7 +423,7 @@ extension WorkerSupervisor {
         isAwaitingTables = false
         for worker in pool.workers where worker.table == WorkerPool.noTable {
             let table = try table(for: worker.number)
-            channels[worker.pid]?.send(MessageToWorker.slotsBytes, descriptor: try table.file.descriptor.duplicate())
+            channels[worker.pid]?.send(MessageToWorker.encode(slotsOfTable: table.number), descriptor: try table.file.descriptor.duplicate())
             perform(pool.give(table.number, to: worker.pid))
         }
         moveOrphans()

@@ -30,8 +30,9 @@ enum MessageToWorker {
     /// The file that connections' secrets are appended to comes along. It belongs to the next ``configure(generation:)``.
     case keyLog
     /// The memory file of the worker's connections (``SlotFile``) comes along. It is sent once, before the first
-    /// ``configure(generation:)``, and may hold connections that a worker before this one has served.
-    case slots
+    /// ``configure(generation:)``, and may hold connections that a worker before this one has served. Its number is in
+    /// the numbers of all its connections.
+    case slots(table: UInt16)
     /// Serve the connections that are in the slots. It is sent once, to a worker whose number has had a worker before,
     /// after this one has activated its first configuration and before any other message about a connection.
     ///
@@ -161,7 +162,9 @@ enum MessageToWorker {
     }
 
     static var keyLogBytes: [UInt8] { encodeMessage(Kind.keyLog) { _ in } }
-    static var slotsBytes: [UInt8] { encodeMessage(Kind.slots) { _ in } }
+    static func encode(slotsOfTable number: Int) -> [UInt8] {
+        encodeMessage(Kind.slots) { $0.integer(UInt16(truncatingIfNeeded: number)) }
+    }
     static var takeOverBytes: [UInt8] { encodeMessage(Kind.takeOver) { _ in } }
     static var pingBytes: [UInt8] { encodeMessage(Kind.ping) { _ in } }
 
@@ -183,7 +186,7 @@ enum MessageToWorker {
         case .ticketKeys:
             self = .ticketKeys(try reader.list { reader throws(MalformedBytes) in try reader.ticketKey() })
         case .keyLog: self = .keyLog
-        case .slots: self = .slots
+        case .slots: self = .slots(table: try reader.integer())
         case .takeOver: self = .takeOver
         case .recordOfParked: self = .recordOfParked(id: try reader.number(), datagram: try reader.data())
         case .farSocket: self = .farSocket(id: try reader.number())

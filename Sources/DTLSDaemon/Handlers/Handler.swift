@@ -12,6 +12,11 @@ import Primitives
 /// batch's last one; `closed` once, after which there are no more calls, on every end of the connection. A client that
 /// does a re-handshake (RFC 6347, section 4.2.8) gets a new handler, and `closed` ends the old one.
 ///
+/// A connection may give its socket up and get another one, in this worker or in another, after this one's death too.
+/// ``ServiceRuntime/parking`` says what becomes of the handler meanwhile. Where it ends, `closed` is the last call, and
+/// another handler gets `opened` when there is a socket again: for a handler that keeps nothing. Where it stays, it hears
+/// `parked` and `resumed`. What a handler must still know in another process is in the slot (``ServedClient/slot``).
+///
 /// A handler may at any time, also later from the loop,
 /// - answer: `connection.sendOrDrop(_:)`. Inside these calls the answers leave together after the batch; outside them
 ///   each leaves at once, or with others inside `connection.batch(_:)`;
@@ -27,8 +32,28 @@ protocol Handler: AnyObject {
     func received(_ message: UnsafeRawBufferPointer, on connection: Connection)
     /// All messages of one batch have been passed to `received`.
     func batchEnded(on connection: Connection)
-    /// The connection has ended.
+    /// The connection has ended, or goes on without this handler. Its sockets are closed, if it has any.
     func closed()
+
+    /// The connection has no socket from now on, or, as the first call, has none yet. `wake()` of `parked` asks for one.
+    func parked(_ parked: ServedConnection)
+    /// The connection has a socket again.
+    func resumed(_ connection: Connection)
+    /// There is no socket for now. What waits for it is to be dropped.
+    func resumeFailed()
+    /// The socket to the other side that this connection's handler in another process has had: the first call.
+    func adopt(_ socket: consuming FileDescriptor)
+    /// Gives the socket to the other side to another process. Only `closed` follows.
+    /// - Returns: one that is not open, where there is none that can be passed on.
+    func takeSocket() -> FileDescriptor
+}
+
+extension Handler {
+    func parked(_ parked: ServedConnection) {}
+    func resumed(_ connection: Connection) {}
+    func resumeFailed() {}
+    func adopt(_ socket: consuming FileDescriptor) {}
+    func takeSocket() -> FileDescriptor { FileDescriptor(owning: -1) }
 }
 
 /// What the handlers and tunnels of one worker share.

@@ -59,6 +59,16 @@ final class MessageSocket {
         _ = socket.take()
     }
 
+    /// Gives the socket away, as it is. Messages stay.
+    func take() -> FileDescriptor {
+        if let registration { resources.loop.remove(socket, registration) }
+        registration = nil
+        return socket.take()
+    }
+
+    /// The address that the socket is bound to; `nil` for a Unix socket.
+    var localAddress: SocketAddress? { try? UDPSocket.localAddress(of: socket) }
+
     func connect(toPath path: String) throws(SystemError) { try UDPSocket.connect(socket, toPath: path) }
 
     // MARK: Sending

@@ -69,6 +69,64 @@ final class ClientTunnel: TimerTarget, EventHandler, ConnectionDelegate {
         rearm()
     }
 
+    /// Goes on with a tunnel that another process has had, whose connection to the server is in a slot.
+    /// - Parameters:
+    ///   - socket: as for ``start(over:with:)``.
+    ///   - far: the socket to the server, where that has come along; one with the same port is made otherwise.
+    func resume(
+        _ slot: ConnectionSlot, over socket: consuming FileDescriptor, _ far: consuming FileDescriptor,
+        with datagrams: [UnsafeRawBufferPointer]
+    ) {
+        do {
+            connection = try makeConnection(from: slot, far)
+            state.resumed()
+            _ = try connection?.start()
+        } catch {
+            connection = nil
+            state.resumeFailed()
+            worker.logs.limited(
+                .serverUnreachable,
+                "the connection to the server \(client.configuration.server) that another worker had cannot go on:"
+                    + " \(error)", fields: fields)
+        }
+        start(over: socket, with: datagrams)
+    }
+
+    private func makeConnection(from slot: ConnectionSlot, _ far: consuming FileDescriptor) throws -> Connection {
+        guard case .udp(let server, let local) = slot.farSide else { throw MalformedBytes() }
+        let socket =
+            far.isOpen
+            ? far : try UDPSocket.openConnected(to: server, from: local, options: socketOptions)
+        return try Connection.resume(
+            over: socket, FlowKey(peer: server, local: local), slot: id.slot, isServer: false, limits: client.limits,
+            datapath: worker.datapath, delegate: self)
+    }
+
+    /// The interface that is in the configuration is the one that senders come by.
+    private var socketOptions: SocketOptions {
+        var options = client.configuration.socket
+        options.interface = nil
+        return options
+    }
+
+    /// Whether another process can go on with the connection to the server.
+    var isMovable: Bool { connection?.isMovable ?? false }
+
+    /// Gives the tunnel up to its slot, for another process, without a word to the server. A tunnel without a connection
+    /// that can move ends; the sender's next datagram begins another one.
+    /// - Parameter body: is given the sender's socket and the one to the server.
+    func leave(_ body: (consuming FileDescriptor, consuming FileDescriptor) -> Void) {
+        guard let connection, connection.isMovable, state.close() else { return close(.closedHere) }
+        resources.loop.timers.disarm(self)
+        self.connection = nil
+        let far = connection.detach()
+        let own = socket.take()
+        socket.removeMessages()
+        pending.removeAll()
+        worker.tunnels[id] = nil
+        body(own, far)
+    }
+
     /// Another configuration is active. Without its table, a tunnel that has no connection never gets one again.
     func reconfigure() {
         if connection == nil, worker.client(named: client.configuration.name) == nil { close(.closedHere) }
@@ -220,23 +278,21 @@ final class ClientTunnel: TimerTarget, EventHandler, ConnectionDelegate {
 
     private func makeConnection() throws -> Connection {
         let configuration = client.configuration
-        var options = configuration.socket
-        // The interface is the one that senders come by.
-        options.interface = nil
-        let socket = try UDPSocket.open(configuration.server.family, options: options)
+        let socket = try UDPSocket.open(configuration.server.family, options: socketOptions)
         try UDPSocket.connect(socket, to: configuration.server)
         // A connected UDP socket has an address.
         let local = try UDPSocket.localAddress(of: socket) ?? .anyAddress(configuration.server.family, port: 0)
         let session = configuration.resumes ? client.session(now: resources.loop.now) : nil
         hasSession = session != nil
         return try Connection.connect(
-            over: socket, FlowKey(peer: configuration.server, local: local), context: client.context,
+            over: socket, FlowKey(peer: configuration.server, local: local), slot: id.slot, context: client.context,
             serverName: configuration.serverName,
             resuming: session, limits: client.limits, datapath: worker.datapath, delegate: self)
     }
 
     func connectionEstablished(_ connection: Connection) {
         state.connectionEstablished(now: resources.loop.now)
+        worker.slot(id)?.farSide = .udp(connection.peer, local: connection.local)
         worker.countHandshake(resumed: connection.session.isResumed)
         logOpened(connection)
         if client.configuration.resumes { client.keepSession(of: connection, now: resources.loop.now) }

@@ -3,15 +3,23 @@ import DTLSTransport
 import LinuxSystem
 
 /// A client's connection together with the handler that serves it, in a worker.
+///
+/// It may be without a socket: parked, with a handler that stays. A parked connection whose handler does not stay has no
+/// such object.
 final class ServedConnection: ConnectionDelegate {
     let id: ConnectionNumber
-    private let service: ServiceRuntime
+    let service: ServiceRuntime
     private unowned let worker: Worker
+    /// `nil` while the connection has no socket.
     private var connection: Connection?
     /// `nil` until the handshake is done.
     private var handler: (any Handler)?
     private var traffic: TrafficLimiter?
     private var hasBeenEstablished = false
+    /// Whether the connection gives its socket up at the end of this turn.
+    var isGoingToPark = false
+    /// Whether OpenSSL has neither the connection's handshake nor its records.
+    var hasLeftOpenSSL = false
 
     /// Takes over a connection that was handed over. Call ``start(with:)`` next.
     /// - Throws: where OpenSSL does not accept the ClientHello.
@@ -24,9 +32,26 @@ final class ServedConnection: ConnectionDelegate {
         self.worker = worker
         traffic = TrafficLimiter(service.configuration.limits.traffic)
         connection = try Connection.accept(
-            on: socket, handover.flow, hello: hello, context: service.context, limits: service.limits,
-            datapath: worker.datapath, delegate: self)
+            on: socket, handover.flow, slot: handover.id.slot, hello: hello, context: service.context,
+            limits: service.limits, datapath: worker.datapath, delegate: self)
     }
+
+    /// A connection that is in a slot, without a socket. Call ``resume(over:_:with:)`` or ``prepareHandler(_:_:)`` next.
+    init(parked id: ConnectionNumber, service: ServiceRuntime, worker: Worker) {
+        self.id = id
+        self.service = service
+        self.worker = worker
+        hasBeenEstablished = true
+        hasLeftOpenSSL = true
+        traffic = TrafficLimiter(service.configuration.limits.traffic)
+    }
+
+    var hasSocket: Bool { connection != nil }
+    var isEstablished: Bool { handler != nil }
+    /// Whether the connection could give its socket up.
+    var mayPark: Bool { service.parking != .never && connection?.isMovable ?? false }
+    /// Whether the connection can go on elsewhere by what is in its slot.
+    var isMovable: Bool { handler != nil && connection?.isMovable ?? true }
 
     /// Begins the handshake. The connection may be closed, and removed from the worker, before this returns.
     /// - Parameter datagrams: what the client has sent after the hello.
@@ -37,6 +62,7 @@ final class ServedConnection: ConnectionDelegate {
             _ = try connection.start(with: datagrams)
         } catch {
             self.connection = nil
+            closeParked()
             worker.countFailure()
             worker.logs.handshakeFailed(peer: connection.peer, service, "\(error)")
             worker.remove(self)
@@ -48,14 +74,97 @@ final class ServedConnection: ConnectionDelegate {
 
     func close() { connection?.close() }
 
+    // MARK: Without a socket
+
+    /// Makes the handler of a connection without a socket that needs one all the same.
+    /// - Parameter far: its socket to the other side, where another process has had one; not open otherwise.
+    func prepareHandler(_ client: ServedClient, _ far: consuming FileDescriptor) {
+        let handler = service.makeHandler(for: client, worker.handlerResources)
+        self.handler = handler
+        if far.isOpen { handler.adopt(far) }
+        handler.parked(self)
+    }
+
+    /// Gives the connection a socket again.
+    /// - Parameters:
+    ///   - far: as for ``prepareHandler(_:_:)``.
+    ///   - datagrams: what the peer has sent meanwhile.
+    /// - Throws: where what is in the slot is nothing to go on with.
+    func resume(
+        over socket: consuming FileDescriptor, _ client: ServedClient, _ far: consuming FileDescriptor,
+        with datagrams: [[UInt8]]
+    ) throws(InvalidRecordState) {
+        let connection = try Connection.resume(
+            over: socket, client.flow, slot: id.slot, isServer: true, limits: service.limits,
+            datapath: worker.datapath, delegate: self)
+        self.connection = connection
+        if let handler {
+            handler.resumed(connection)
+        } else {
+            let handler = service.makeHandler(for: client, worker.handlerResources)
+            self.handler = handler
+            if far.isOpen { handler.adopt(far) }
+            handler.opened(connection)
+        }
+        // The handler may have closed it.
+        guard self.connection != nil else { return }
+        start(with: [])
+        for datagram in datagrams { datagram.withUnsafeBytes { self.connection?.receive($0) } }
+    }
+
+    /// Gives the socket up, once the main process knows: what is in it is read first.
+    /// - Returns: whether the connection is one to be remembered without a socket, since its handler stays.
+    func park() -> Bool {
+        connection?.readAll()
+        // What was read may have been the end.
+        guard let connection, let handler else { return false }
+        _ = connection.detach()
+        self.connection = nil
+        handler.parked(self)
+        if service.parking == .handlerStays { return true }
+        handler.closed()
+        self.handler = nil
+        return false
+    }
+
+    /// The handler has something for the client.
+    func wake() { worker.parking.wake(id) }
+
+    /// There is no socket for what the handler has.
+    func resumeFailed() { if connection == nil { handler?.resumeFailed() } }
+
+    /// Gives the connection up to its slot, for another process, without a word to anybody.
+    /// - Parameter body: is given the sockets, which are not open where there are none. What comes over them from now on
+    ///   is not read here.
+    func leave(_ body: (consuming FileDescriptor, consuming FileDescriptor) -> Void) {
+        let far = handler?.takeSocket() ?? FileDescriptor(owning: -1)
+        let socket = connection?.detach() ?? FileDescriptor(owning: -1)
+        connection = nil
+        handler?.closed()
+        handler = nil
+        body(socket, far)
+    }
+
+    /// Reads what is in the socket, before the connection is left to another process.
+    func readAll() { connection?.readAll() }
+
+    /// A connection without a socket has ended.
+    func closeParked() {
+        handler?.closed()
+        handler = nil
+    }
+
+    func hasBeenSilent(for duration: Duration) -> Bool { connection?.hasBeenSilent(for: duration) ?? false }
+
     // MARK: What the connection reports
 
     func connectionEstablished(_ connection: Connection) {
-        if !hasBeenEstablished { worker.reportEstablished(id) }
+        if !hasBeenEstablished { worker.reportEstablished(self, isMovable: connection.isMovable) }
         hasBeenEstablished = true
         worker.countHandshake(resumed: connection.session.isResumed)
         worker.logs.opened(connection, service)
-        let handler = service.makeHandler(for: connection, worker.handlerResources)
+        let handler = service.makeHandler(
+            for: ServedClient(connection, worker.slot(id)), worker.handlerResources)
         self.handler = handler
         handler.opened(connection)
     }
@@ -91,16 +200,19 @@ final class ServedConnection: ConnectionDelegate {
     }
 
     func connectionReplaced(_ connection: Connection) {
-        worker.logs.closed(connection, service, .replaced, dropped: traffic?.dropped ?? 0)
+        worker.logs.closed(connection.peer, connection.counters, service, .replaced, dropped: traffic?.dropped ?? 0)
         traffic?.restart()
         handler?.closed()
         handler = nil
     }
 
+    func connectionIsSilent(_ connection: Connection) { worker.parking.park(self) }
+
     func connectionClosed(_ connection: Connection, _ ending: Connection.Ending) {
         self.connection = nil
         if let handler {
-            worker.logs.closed(connection, service, ending, dropped: traffic?.dropped ?? 0)
+            worker.logs.closed(
+                connection.peer, connection.counters, service, ending, dropped: traffic?.dropped ?? 0)
             handler.closed()
             self.handler = nil
         } else {

@@ -8,7 +8,28 @@ final class ServiceRuntime {
     let configuration: ServiceConfiguration
     let context: ServerContext
     let limits: Connection.Limits
+    /// What becomes of the handler of a connection that gives its socket up.
+    let parking: Parking
     private let handler: Handlers
+
+    /// See ``parking``.
+    enum Parking {
+        /// A new one is as good: it keeps nothing.
+        case handlerEnds
+        /// It has a way by which something for the client may come.
+        case handlerStays
+        /// No connection gives its socket up before it ends: its handler has a program, which would not outlive that in
+        /// another process.
+        case never
+
+        init(_ configuration: HandlerConfiguration) {
+            switch configuration {
+            case .echo, .log: self = .handlerEnds
+            case .forward(let forward): self = forward.parks ? .handlerEnds : .handlerStays
+            case .exec: self = .never
+            }
+        }
+    }
 
     /// What the handlers of the service's connections are made of.
     private enum Handlers {
@@ -23,6 +44,7 @@ final class ServiceRuntime {
         _ configuration: ServiceConfiguration, ticketKeys: TicketKeyRing, _ resources: HandlerResources
     ) throws(CredentialsError) {
         self.configuration = configuration
+        parking = Parking(configuration.handler)
         handler =
             switch configuration.handler {
             case .echo: .echo
@@ -36,7 +58,7 @@ final class ServiceRuntime {
         context = try ServerContext(configuration.tls, tickets: ticketKeys, sessionIDContext: configuration.name)
         limits = Connection.Limits(
             handshakeTimeout: configuration.handshakeTimeout, idleTimeout: configuration.idleTimeout,
-            mtu: configuration.mtu)
+            parkAfter: parking == .never ? .zero : configuration.parkAfter, mtu: configuration.mtu)
     }
 
     /// The configuration is active from now on: connections from before it that go to a backend follow it.
@@ -54,12 +76,13 @@ final class ServiceRuntime {
     }
 
     /// The handler of a connection whose handshake is done.
-    func makeHandler(for connection: Connection, _ resources: HandlerResources) -> any Handler {
+    func makeHandler(for client: ServedClient, _ resources: HandlerResources) -> any Handler {
         switch handler {
         case .echo: EchoHandler()
-        case .forward(let backends, _): ForwardHandler(backends, of: self, for: connection, resources)
-        case .exec(let exec): ExecHandler(exec, of: self, resources)
-        case .log(let log): DatagramLogHandler(log, of: self, for: connection, resources)
+        case .forward(let backends, let forward):
+            ForwardHandler(backends, parks: forward.parks, of: self, for: client, resources)
+        case .exec(let exec): ExecHandler(exec, of: self, for: client, resources)
+        case .log(let log): DatagramLogHandler(log, of: self, for: client, resources)
         }
     }
 }

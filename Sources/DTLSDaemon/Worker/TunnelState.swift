@@ -142,6 +142,19 @@ struct TunnelState {
         unansweredSince = nil
     }
 
+    /// The tunnel goes on with a connection that another process has had, and that has been of use.
+    mutating func resumed() {
+        guard phase == .idle else { return }
+        phase = .established
+        hasHeardServer = true
+        unansweredSince = nil
+    }
+
+    /// There is nothing to go on with: the next datagram makes a connection.
+    mutating func resumeFailed() {
+        if phase == .established { phase = .idle }
+    }
+
     /// The connection has ended, or could not be made.
     /// - Parameter chance: 0 to 1, evenly distributed. It makes the pause up to 20 % shorter or longer, so that tunnels
     ///   that fail together do not all come back together.

@@ -7,8 +7,9 @@ import Primitives
 /// The worker's role: one thread and one loop, which serve the connections that the acceptor hands over on descriptor
 /// 3.
 ///
-/// Signals do not concern it. It ends when the acceptor says so, or when the end of the channel shows that the acceptor
-/// is gone. Either way its clients get close_notify.
+/// Signals do not concern it. It ends when the acceptor says so: with close_notify to its clients, or leaving them to
+/// the process that goes on with its slots. It leaves them too when the end of the channel shows that the acceptor is
+/// gone.
 final class Worker: MessageChannelDelegate {
     let datapath: Datapath
     let logs: WorkerLogs
@@ -20,22 +21,35 @@ final class Worker: MessageChannelDelegate {
     /// What has happened since the acceptor was last told.
     private var report = MessageFromWorker.Report()
 
-    private let number: Int
-    private let loop: EventLoop
-    private let descriptors: DescriptorBudget
+    /// The number of the file with the slots, which is in the numbers of the connections.
+    private var tableNumber = 0
+    let loop: EventLoop
+    let descriptors: DescriptorBudget
     private var channel: MessageChannel?
+    private(set) lazy var parking = Parking(self)
+    private(set) lazy var departure = Departure(self)
     private var services: [ServiceRuntime] = []
     private var clients: [ClientRuntime] = []
+    /// The services that are not in the active configuration any more, by ``SlotTarget``: connections that are parked go
+    /// on with them, as those that are not do.
+    private var departed: [UInt64: ServiceRuntime] = [:]
+    /// The services of the active configuration, by ``SlotTarget``.
+    private var targets: [UInt64: ServiceRuntime] = [:]
     /// The clients that all services may serve; `nil`: any.
     private var access: AccessList?
     /// The generation of the active configuration, which `services`, `clients` and `access` come from.
     private var generation: UInt32 = 0
     /// How long a worker that is to stop may take before the acceptor kills it.
-    private var stopTimeout = Duration.zero
+    private(set) var stopTimeout = Duration.zero
     /// Has the acceptor's secret. It asks clients for a cookie that begin a re-handshake on a connection's socket.
     private var cookies: CookieAuthority?
-    private var connections: [ConnectionNumber: ServedConnection] = [:]
-    private var tunnels: [ConnectionNumber: ClientTunnel] = [:]
+    /// The connections that have a socket, or a handler that stays while they have none.
+    var connections: [ConnectionNumber: ServedConnection] = [:]
+    var tunnels: [ConnectionNumber: ClientTunnel] = [:]
+    /// Connections whose handshake, or whose records, OpenSSL has. They take most of the memory.
+    private var openSSLCount = 0
+    /// The socket that has come last, whose number tells how many there are (open(2)).
+    private var lastDescriptor: Int32 = 0
     private let reporter = Reporter()
     /// Ticket keys of every service, including services that a later reload adds.
     private let ticketKeys = TicketKeyRing()
@@ -53,7 +67,7 @@ final class Worker: MessageChannelDelegate {
     private var trimming = HeapTrimming()
     private lazy var trimmer = CallbackTimer { [weak self] _ in
         guard let self else { return }
-        if trimming.isDue(connectionCount) { Heap.trim() }
+        if trimming.isDue(openSSLCount) { Heap.trim() }
     }
 
     private final class Reporter: TimerTarget {
@@ -71,7 +85,6 @@ final class Worker: MessageChannelDelegate {
     }
 
     private init(number: Int, channel: consuming FileDescriptor) throws {
-        self.number = number
         descriptors = DescriptorBudget(limit: OpenFileLimit.raise())
         loop = try EventLoop()
         datapath = try Datapath(loop: loop)
@@ -106,26 +119,44 @@ final class Worker: MessageChannelDelegate {
         case .misdelivered(let id, let datagram):
             connections[id]?.receive(datagram)
             tunnels[id]?.receive(datagram)
-        case .stop:
-            stop()
+        case .stop(let keepingConnections):
+            if !keepingConnections { stop() } else if !isStopping { departure.leave(by: loop.now + leaveTimeout) }
         case .ping:
             sendReport(always: true)
         case .ticketKeys(let keys):
             ticketKeys.keys = keys
         case .keyLog:
             if let file = descriptor { nextKeyLog = file } else { hasMissedKeyLog = true }
-        case .resume(let id, _), .resumeFailed(let id), .farSocket(let id), .recordOfParked(let id, _):
-            _ = id
-        case .slots, .takeOver, .adopt, .release:
-            break
+        case .slots(let table):
+            tableNumber = Int(table)
+            guard let file = descriptor else {
+                return logs.always(.internalError, "the memory of the connections is lost")
+            }
+            map(file)
+        case .takeOver: parking.takeOver()
+        case .adopt(let ids): parking.adopt(ids)
+        case .recordOfParked(let id, let datagram): parking.receive(datagram, of: id)
+        case .farSocket(let id): if let socket = descriptor { parking.hold(far: socket, of: id) }
+        case .resume(let id, let datagrams): if !isStopping { parking.resume(id, over: descriptor, with: datagrams) }
+        case .resumeFailed(let id): parking.resumeFailed(id)
+        case .release(let count): departure.release(count)
         }
     }
 
     func channelEnded(_ channel: MessageChannel) {
         guard !isStopping else { return }
         logs.always(
-            .stopping, "the main process has ended: closing \(connections.count + tunnels.count) connections")
-        stop()
+            .stopping,
+            "the main process has ended: leaving \(connections.count + tunnels.count) connections to its successor")
+        departure.leave(by: loop.now)
+    }
+
+    private func map(_ file: consuming FileDescriptor) {
+        do {
+            datapath.slots = try SlotFile(file)
+        } catch {
+            logs.always(.internalError, "the memory of the connections cannot be used: \(error)")
+        }
     }
 
     /// Activates a whole configuration, or keeps the active one.
@@ -147,7 +178,11 @@ final class Worker: MessageChannelDelegate {
             }
             keyLog.replace(with: keyLogFile)
             self.cookies = cookies
+            for (target, service) in targets { departed[target] = service }
             self.services = services
+            targets = Dictionary(
+                services.map { (SlotTarget.service($0.configuration.name), $0) }, uniquingKeysWith: { $1 })
+            for target in targets.keys { departed[target] = nil }
             for service in services { service.activate(handlerResources) }
             self.clients = clients
             access = decoded.configuration.limits.access
@@ -164,9 +199,11 @@ final class Worker: MessageChannelDelegate {
     }
 
     private func accept(_ handover: MessageToWorker.Handover, _ socket: consuming FileDescriptor?) {
-        guard let socket, descriptors.allows(connection: socket.rawValue) else {
+        guard let socket, allows(socket.rawValue) else {
+            parking.relieveSoon()
             return reject(handover, .descriptors)
         }
+        parking.relieveSoon()
         // The connection was handed over before the acceptor knew that this worker has lost or rejected the
         // configuration.
         guard handover.generation == generation else { return reject(handover, .noWorker) }
@@ -199,7 +236,8 @@ final class Worker: MessageChannelDelegate {
         do throws(OpenSSLError) {
             let served = try ServedConnection(handover, hello, socket: socket, service: service, worker: self)
             connections[handover.id] = served
-            trimming.connectionOpened(connectionCount)
+            openSSLCount += 1
+            trimming.connectionOpened(openSSLCount)
             served.start(with: handover.datagrams)
         } catch {
             countFailure()
@@ -213,9 +251,68 @@ final class Worker: MessageChannelDelegate {
     ) {
         let tunnel = ClientTunnel(handover.id, handover.flow, client: client, worker: self)
         tunnels[handover.id] = tunnel
-        trimming.connectionOpened(connectionCount)
         tunnel.start(over: socket, with: handover.datagrams)
     }
+
+    /// Goes on with a tunnel whose connection is in a slot.
+    func resumeTunnel(
+        _ id: ConnectionNumber, _ slot: ConnectionSlot, over socket: consuming FileDescriptor,
+        _ far: consuming FileDescriptor, with datagrams: [UnsafeRawBufferPointer]
+    ) {
+        if let tunnel = tunnels[id] {
+            for datagram in datagrams { tunnel.receive(datagram) }
+            return
+        }
+        guard let flow = slot.flow, let client = client(slot.target) else { return countClosed(id) }
+        let tunnel = ClientTunnel(id, flow, client: client, worker: self)
+        tunnels[id] = tunnel
+        tunnel.resume(slot, over: socket, far, with: datagrams)
+    }
+
+    // MARK: Slots
+
+    /// The slot of a connection, whatever its phase; `nil` where it is another connection's by now.
+    func slot(_ id: ConnectionNumber) -> ConnectionSlot? {
+        guard id.worker == tableNumber, let slots = datapath.slots, id.slot < slots.capacity else { return nil }
+        let slot = slots[id.slot]
+        return slot.generation == id.generation ? slot : nil
+    }
+
+    /// The slot of a connection that can go on by what is in it.
+    func establishedSlot(_ id: ConnectionNumber) -> ConnectionSlot? {
+        guard let slot = slot(id), slot.phase == .established else { return nil }
+        return slot
+    }
+
+    func number(ofSlot index: Int, _ slot: ConnectionSlot) -> ConnectionNumber {
+        ConnectionNumber(worker: tableNumber, slot: index, generation: slot.generation)
+    }
+
+    func hasObject(_ id: ConnectionNumber) -> Bool { connections[id] != nil || tunnels[id] != nil }
+
+    /// The service that a connection in a slot belongs to: that of the active configuration, or the last one that was in
+    /// any.
+    func service(_ target: UInt64) -> ServiceRuntime? { targets[target] ?? departed[target] }
+
+    func client(_ target: UInt64) -> ClientRuntime? {
+        clients.first { SlotTarget.client($0.configuration.name) == target }
+    }
+
+    /// How long all slots may take to be looked at; `nil` where no connection ends for being idle.
+    var sweepCycle: Duration? {
+        let limits = (targets.values.map { $0.limits.idleTimeout } + departed.values.map { $0.limits.idleTimeout })
+            .filter { $0 > .zero }
+        return limits.min().map { min($0 / 8, .seconds(60)) }
+    }
+
+    /// Whether a socket with this number may be a connection's.
+    func allows(_ descriptor: Int32) -> Bool {
+        lastDescriptor = descriptor
+        return descriptors.allows(connection: descriptor)
+    }
+
+    /// Whether more than three quarters of the descriptors are taken, as far as is known.
+    var isShortOfDescriptors: Bool { Int(lastDescriptor) > descriptors.limit / 4 * 3 }
 
     /// A client of the active configuration, by its name.
     func client(named name: String) -> ClientRuntime? { clients.first { $0.configuration.name == name } }
@@ -234,7 +331,20 @@ final class Worker: MessageChannelDelegate {
 
     /// The connection has ended.
     func remove(_ served: ServedConnection) {
-        if connections.removeValue(forKey: served.id) != nil { countClosed(served.id) }
+        if connections.removeValue(forKey: served.id) != nil {
+            if !served.hasLeftOpenSSL { leftOpenSSL() }
+            countClosed(served.id)
+        }
+    }
+
+    /// What is left of the connection is in its slot.
+    func forget(_ served: ServedConnection) {
+        if connections[served.id] === served { connections[served.id] = nil }
+    }
+
+    private func leftOpenSSL() {
+        openSSLCount -= 1
+        if let due = trimming.connectionClosed(openSSLCount, now: loop.now) { loop.timers.arm(trimmer, at: due) }
     }
 
     /// The tunnel is closed.
@@ -251,16 +361,34 @@ final class Worker: MessageChannelDelegate {
         _ = channel?.offer(MessageFromWorker.encode(misdelivered: datagram, flow: flow))
     }
 
-    private var connectionCount: Int { connections.count + tunnels.count }
-
-    private func countClosed(_ id: ConnectionNumber) {
+    /// The connection has ended for good.
+    func countClosed(_ id: ConnectionNumber) {
+        if let slot = slot(id), slot.phase != .ended { slot.end() }
         report.closed.append(id)
-        if let due = trimming.connectionClosed(connectionCount, now: loop.now) { loop.timers.arm(trimmer, at: due) }
         scheduleReport()
+        departure.handshakeEnded()
     }
 
     /// A connection that was handed over has done its first handshake.
-    func reportEstablished(_ id: ConnectionNumber) { report.established.append(id) }
+    func reportEstablished(_ served: ServedConnection, isMovable: Bool) {
+        report.established.append(served.id)
+        if isMovable {
+            served.hasLeftOpenSSL = true
+            leftOpenSSL()
+        }
+        departure.handshakeEnded()
+    }
+
+    /// Nobody can have sealed the datagram.
+    func countForged() {
+        report.forged &+= 1
+        scheduleReport()
+    }
+
+    /// Sends a message that must arrive.
+    func send(_ message: [UInt8], _ descriptor: consuming FileDescriptor = FileDescriptor(owning: -1)) {
+        channel?.send(message, descriptor: descriptor)
+    }
 
     func countHandshake(resumed: Bool) {
         report.handshakes &+= 1
@@ -291,15 +419,24 @@ final class Worker: MessageChannelDelegate {
         } while !report.isEmpty
     }
 
+    /// How long handshakes may go on when the connections are left to another process.
+    private var leaveTimeout: Duration { min(stopTimeout, .seconds(2)) }
+
     /// Closes all connections with close_notify, and ends the process once the acceptor has been sent the last report.
     private func stop() {
         guard !isStopping else { return }
         isStopping = true
         for served in connections.values { served.close() }
         for tunnel in tunnels.values { tunnel.close(.closedHere) }
-        sendLastReport()
         // Some of the time is left for the last steps, and for a busy machine.
-        let deadline = loop.now + stopTimeout / 5 * 3
+        end(by: loop.now + stopTimeout / 5 * 3)
+    }
+
+    /// Ends the process once what outlives its connections is done, `deadline` at the latest, and the acceptor has been
+    /// sent the last report.
+    func end(by deadline: Instant) {
+        isStopping = true
+        sendLastReport()
         handlerResources.finish(by: deadline) { [self] in
             logs.finish()
             sendLastReport()

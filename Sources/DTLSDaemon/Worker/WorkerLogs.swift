@@ -53,20 +53,21 @@ final class WorkerLogs: TimerTarget {
 
     /// - Parameter dropped: how many datagrams of the client exceeded its limits.
     func closed(
-        _ connection: Connection, _ service: ServiceRuntime, _ ending: Connection.Ending, dropped: UInt64
+        _ peer: SocketAddress, _ counters: Connection.Counters, _ service: ServiceRuntime,
+        _ ending: Connection.Ending, dropped: UInt64
     ) {
         connections.log(
             .connectionClosed, to: logger, now: loop.now, "connection closed: \(ending)",
-            closedFields(connection, service, ending, dropped))
+            closedFields(peer, counters, service, ending, dropped))
         scheduleFlush()
     }
 
     private func closedFields(
-        _ connection: Connection, _ service: ServiceRuntime, _ ending: Connection.Ending, _ dropped: UInt64
+        _ peer: SocketAddress, _ counters: Connection.Counters, _ service: ServiceRuntime,
+        _ ending: Connection.Ending, _ dropped: UInt64
     ) -> Logger.Metadata {
-        let counters = connection.counters
         var fields: Logger.Metadata = [
-            "PEER": "\(connection.peer)", "SERVICE": "\(service.configuration.name)", "REASON": "\(ending)",
+            "PEER": "\(peer)", "SERVICE": "\(service.configuration.name)", "REASON": "\(ending)",
             "BYTES_IN": "\(counters.bytesIn)", "BYTES_OUT": "\(counters.bytesOut)",
             "DATAGRAMS_IN": "\(counters.messagesIn)", "DATAGRAMS_OUT": "\(counters.messagesOut)",
         ]

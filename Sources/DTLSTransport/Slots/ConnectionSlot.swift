@@ -156,6 +156,17 @@ package struct ConnectionSlot {
         if new.hasOverflown { wipe(overflow, Self.overflowByteCount) }
     }
 
+    /// Notes that the connection has no association until it gets another one, as a tunnel may, and wipes the secrets of
+    /// the last one.
+    package func leaveAssociation() {
+        var new = status
+        new.phase = .handshaking
+        new.place = .slot
+        status = new
+        wipe(memory + Offset.association, Self.byteCount - Offset.association)
+        if new.hasOverflown { wipe(overflow, Self.overflowByteCount) }
+    }
+
     /// Frees the slot, which wipes it.
     package func free() {
         end()
@@ -247,8 +258,15 @@ package struct ConnectionSlot {
     }
 
     package var handshakeDuration: Duration {
-        .microseconds(
-            Int64(association.load(fromByteOffset: AssociationOffset.handshakeMicroseconds, as: UInt32.self)))
+        get {
+            .microseconds(
+                Int64(association.load(fromByteOffset: AssociationOffset.handshakeMicroseconds, as: UInt32.self)))
+        }
+        nonmutating set {
+            association.storeBytes(
+                of: UInt32(clamping: newValue.nanoseconds / 1_000),
+                toByteOffset: AssociationOffset.handshakeMicroseconds, as: UInt32.self)
+        }
     }
 
     // MARK: What it is about

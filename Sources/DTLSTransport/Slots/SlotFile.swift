@@ -83,6 +83,9 @@ package final class SlotFile {
         set { SharedWord.store(newValue.map { UInt64($0) + 1 } ?? 0, base + Offset.current) }
     }
 
+    /// The word that ``current`` is in: the index plus one, or 0.
+    var currentWork: UnsafeMutableRawPointer { base + Offset.current }
+
     /// Keeps the first `count` slots out of swap devices, as far as RLIMIT_MEMLOCK allows. It gives them memory. Their
     /// overflow cells are not locked, since nearly all of them are never written.
     /// - Parameter count: at most ``capacity``.

@@ -126,7 +126,9 @@ import Testing
                 #expect(throws: MalformedBytes.self, "\(count)") { try decoded([UInt8](bytes[..<count])) { _ in } }
             }
         }
-        try check(MessageToWorker.slotsBytes) { if case .slots = $0 { true } else { false } }
+        try check(MessageToWorker.encode(slotsOfTable: 65_535)) {
+            if case .slots(table: 65_535) = $0 { true } else { false }
+        }
         try check(MessageToWorker.takeOverBytes) { if case .takeOver = $0 { true } else { false } }
         try check(
             ([23, 254, 253] as [UInt8]).withUnsafeBytes { MessageToWorker.encode(recordOfParked: $0, id: number) }

@@ -41,7 +41,7 @@ import Testing
             .forward(
                 ForwardConfiguration(
                     backends: try .of(.unix("/run/ä.sock"), .udp("[::1]:1")),
-                    sources: [try #require(SocketAddress(host: "::1", port: 0))], proxyProtocol: true)),
+                    sources: [try #require(SocketAddress(host: "::1", port: 0))], proxyProtocol: true, parks: true)),
             .exec(
                 ExecConfiguration(
                     command: try .of("/bin/ä", ""), programsPerWorker: 3,
@@ -62,7 +62,8 @@ import Testing
             services: handlers.enumerated().map { index, handler in
                 ServiceConfiguration(
                     name: "service \(index)", listen: addresses, tls: tls, handshakeTimeout: .milliseconds(120_000),
-                    idleTimeout: .milliseconds(86_400_000), mtu: 9_000, handler: handler, socket: socket, limits: limits
+                    idleTimeout: .milliseconds(86_400_000), parkAfter: .seconds(1), mtu: 9_000, handler: handler,
+                    socket: socket, limits: limits
                 )
             },
             clients: [
@@ -84,7 +85,7 @@ import Testing
             services: [
                 ServiceConfiguration(
                     name: "", listen: [], tls: ServerSettings(certifiedKeys: []), handshakeTimeout: .zero,
-                    idleTimeout: .zero, mtu: 0, handler: .echo, socket: SocketOptions())
+                    idleTimeout: .zero, parkAfter: .zero, mtu: 0, handler: .echo, socket: SocketOptions())
             ]), cookieSecret: [])
 
     private let problems = ConfigurationProblems(problems: [
@@ -151,6 +152,7 @@ import Testing
         var backends: [Backend]
         var sources: [SocketAddress] = []
         var proxyProtocol = false
+        var parks = false
     }
 
     private struct LooseExec: Codable {

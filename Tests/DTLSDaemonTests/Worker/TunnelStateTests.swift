@@ -225,4 +225,20 @@ import Testing
         #expect(state.connectionEnded(now: time(1), chance: 0.5) == .connectionLost(pause: nil))
         #expect(state.connectionEnded(now: time(1), chance: 0.5) == .nothing)
     }
+
+    @Test func `a tunnel that goes on from another process sends at once, and has been of use`() {
+        var state = idle()
+        state.resumed()
+        let delivery = state.deliver(now: time(0))
+        #expect(delivery == .send && state.phase == .established)
+        // The next connection is made without a pause.
+        let ended = state.connectionEnded(now: time(1), chance: 0.5)
+        #expect(ended == .connectionLost(pause: nil) && state.phase == .idle)
+
+        var failed = idle()
+        failed.resumed()
+        failed.resumeFailed()
+        let next = failed.deliver(now: time(0))
+        #expect(next == .keepAndConnect)
+    }
 }

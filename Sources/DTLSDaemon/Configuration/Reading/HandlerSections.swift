@@ -46,7 +46,8 @@ struct ForwardSection {
     /// - Returns: `nil` without backends.
     var configuration: ForwardConfiguration? {
         NonEmpty(backends.map(\.value)).map {
-            ForwardConfiguration(backends: $0, sources: sources.map(\.value), proxyProtocol: proxyProtocol,
+            ForwardConfiguration(
+                backends: $0, sources: sources.map(\.value), proxyProtocol: proxyProtocol,
                 parks: parks)
         }
     }

@@ -8,14 +8,14 @@ enum ExecEnvironment {
     /// Bytes of the longest value.
     static let maximumValueBytes = 4_096
 
-    static func variables(of connection: Connection, _ service: ServiceRuntime) -> [String: String] {
-        let session = connection.session
+    static func variables(of client: ServedClient, _ service: ServiceRuntime) -> [String: String] {
+        let session = client.session
         var variables = variables(peerIdentity: session.peerName, serverName: session.serverName)
         variables["DTLSD_SERVICE"] = service.configuration.name
-        variables["REMOTE_ADDR"] = connection.peer.host
-        variables["REMOTE_PORT"] = "\(connection.peer.port)"
-        variables["SERVER_ADDR"] = connection.local.host
-        variables["SERVER_PORT"] = "\(connection.local.port)"
+        variables["REMOTE_ADDR"] = client.flow.peer.host
+        variables["REMOTE_PORT"] = "\(client.flow.peer.port)"
+        variables["SERVER_ADDR"] = client.flow.local.host
+        variables["SERVER_PORT"] = "\(client.flow.local.port)"
         variables["SSL_PROTOCOL"] = session.version
         variables["SSL_CIPHER"] = session.cipher
         variables["SSL_SESSION_RESUMED"] = session.isResumed ? "Resumed" : "Initial"

@@ -13,9 +13,15 @@ final class ExecHandler: Handler, EventHandler {
     private weak var connection: Connection?
     private let socket: MessageSocket
     private var program: RunningProgram?
+    /// What the program is told of its client, until it has been started.
+    private var client: ServedClient?
 
-    init(_ configuration: ExecConfiguration, of service: ServiceRuntime, _ resources: HandlerResources) {
+    init(
+        _ configuration: ExecConfiguration, of service: ServiceRuntime, for client: ServedClient,
+        _ resources: HandlerResources
+    ) {
         self.configuration = configuration
+        self.client = client
         self.service = service
         self.resources = resources
         socket = MessageSocket(resources)
@@ -40,9 +46,11 @@ final class ExecHandler: Handler, EventHandler {
     }
 
     private func start(_ connection: Connection, _ programs: Programs) throws(SystemError) {
+        guard let client else { return }
+        self.client = nil
         let ends = try ForeignProgram.socketPair()
         program = try programs.start(
-            configuration.command.elements, environment: ExecEnvironment.variables(of: connection, service),
+            configuration.command.elements, environment: ExecEnvironment.variables(of: client, service),
             stream: ends.other, limits: configuration.limits, of: service, peer: connection.peer
         ) { [weak self] in self?.programEnded() }
         try socket.open(ends.own, .unix, watching: [.readable, .peerClosed], for: self)

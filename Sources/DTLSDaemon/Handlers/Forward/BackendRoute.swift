@@ -56,11 +56,15 @@ struct BackendRoute {
     /// socket's.
     private var hasRetried = false
 
-    init(_ backends: ForwardBackends, client address: SocketAddress, connection: ObjectIdentifier) {
+    /// - Parameter last: the backend that the connection has been with in another process; `nil` for a new connection.
+    init(
+        _ backends: ForwardBackends, client address: SocketAddress, connection: ObjectIdentifier,
+        last: ForwardBackend? = nil
+    ) {
         self.backends = backends
         self.connection = connection
         client = RendezvousHash.client(address)
-        home = backends.home(of: client)
+        home = last ?? backends.home(of: client)
         backend = home
     }
 

@@ -1,3 +1,4 @@
+import DTLSTransport
 import LinuxSystem
 import Primitives
 
@@ -79,6 +80,17 @@ final class ForwardBackends {
     /// The backend that has taken the place of one with the same address, which a reload had left out meanwhile.
     func successor(of backend: ForwardBackend) -> ForwardBackend? {
         list.elements.first { $0.configuration.address == backend.configuration.address }
+    }
+
+    /// The backend that a slot names as the far side of its connection; `nil` where none of the configuration is it.
+    func backend(_ far: ConnectionSlot.FarSide) -> ForwardBackend? {
+        list.elements.first { backend in
+            switch (far, backend.configuration.address) {
+            case (.udp(let address, _), .udp(let own)): address == own
+            case (.unix(let hash), .unix(let path)): hash == ConnectionSlot.hash(of: path)
+            default: false
+            }
+        }
     }
 
     /// The first backend in the client's order: the client's own as long as it takes datagrams.

@@ -8,41 +8,137 @@ import Logging
 /// alone. So the backend can tell the clients apart, and answer each. One message is one datagram, both ways.
 ///
 /// Which backend that is, and what happens where it refuses or a reload leaves it out, is decided by ``BackendRoute``.
+///
+/// While the connection has no socket, the backend's datagrams wait here for one. In another process the connection goes
+/// on with the same backend and, where that is free, from the same local port: both are in its slot.
 final class ForwardHandler: Handler, EventHandler {
     private let backends: ForwardBackends
     private let service: ServiceRuntime
     private let resources: HandlerResources
     /// Precedes every message; empty for a backend that wants none.
     private var header: [UInt8]
-    private weak var connection: Connection?
+    private let slot: ConnectionSlot?
+    private let client: FlowKey
+    /// `nil` while the connection has no socket.
+    private var connection: Connection?
+    /// The connection while it has no socket, which retains this handler.
+    private unowned var parked: ServedConnection?
+    /// What the backend has sent meanwhile.
+    private var waiting: WaitingAnswers?
     private var route: BackendRoute
     private let socket: MessageSocket
+    /// Whether a parked connection closes its socket to the backend too.
+    private let parks: Bool
+    /// The address that the connection's socket had in another process, until the first one is made here.
+    private var formerLocal: SocketAddress?
     /// Whether the socket tells of all ICMP errors.
     private var reportsAllErrors = false
 
+    /// The backend's datagrams for a connection that has no socket.
+    private final class WaitingAnswers {
+        static let maximumCount = 8
+        var queue: PendingQueue
+        init(_ budget: PendingBudget) { queue = PendingQueue(budget, maximumCount: Self.maximumCount) }
+    }
+
     init(
-        _ backends: ForwardBackends, of service: ServiceRuntime, for connection: Connection,
+        _ backends: ForwardBackends, parks: Bool, of service: ServiceRuntime, for client: ServedClient,
         _ resources: HandlerResources
     ) {
         self.service = service
         self.resources = resources
-        self.connection = connection
         self.backends = backends
-        header = backends.proxyProtocol ? ProxyHeader(connection).bytes : []
-        route = BackendRoute(backends, client: connection.peer, connection: ObjectIdentifier(connection))
+        self.parks = parks
+        slot = client.slot
+        self.client = client.flow
+        header = backends.proxyProtocol ? ProxyHeader(client.flow, client.session).bytes : []
         socket = MessageSocket(resources)
+        let far = client.slot?.farSide ?? .none
+        route = BackendRoute(
+            backends, client: client.flow.peer, connection: ObjectIdentifier(socket), last: backends.backend(far))
+        if case .udp(_, let local) = far, local.port != 0 { formerLocal = local }
     }
 
     func opened(_ connection: Connection) {
+        self.connection = connection
+        // A backend that is down now may be up for the first message; a worker without a socket has no use for one.
+        if !makeSocket() { connection.close() }
+    }
+
+    /// - Returns: false where there is none.
+    @discardableResult
+    private func makeSocket() -> Bool {
+        if socket.isOpen { return true }
         var step = route.begin(now: resources.loop.now)
         while step == .connect || step == .switchBackend { step = connect(step) }
-        // A backend that is down now may be up for the first message; a worker without a socket has no use for one.
-        if step != .send, !socket.isOpen { connection.close() }
+        return step == .send || socket.isOpen
     }
 
     func closed() {
         closeSocket()
         socket.removeMessages()
+        connection = nil
+        parked = nil
+        waiting = nil
+    }
+
+    // MARK: Without a socket to the client
+
+    func parked(_ parked: ServedConnection) {
+        connection = nil
+        self.parked = parked
+        guard parks else {
+            makeSocket()
+            return
+        }
+        // The connection goes on with the same backend, from another port.
+        if let slot, case .udp(let far, var local) = slot.farSide {
+            local.port = 0
+            slot.farSide = .udp(far, local: local)
+        }
+    }
+
+    func resumed(_ connection: Connection) {
+        parked = nil
+        self.connection = connection
+        guard let waiting else { return }
+        self.waiting = nil
+        connection.batch { waiting.queue.readAll { answer($0, connection) } }
+    }
+
+    func resumeFailed() { waiting = nil }
+
+    private func keepAnswers(_ count: Int) {
+        guard let parked else { return }
+        let waiting = waiting ?? WaitingAnswers(resources.pendingBudget)
+        self.waiting = waiting
+        for index in 0..<count where waiting.queue.count < WaitingAnswers.maximumCount {
+            _ = waiting.queue.append(resources.received[index])
+        }
+        parked.wake()
+    }
+
+    func adopt(_ far: consuming FileDescriptor) {
+        formerLocal = nil
+        do throws(SystemError) {
+            try socket.open(far, route.transport, for: self)
+        } catch {
+            return
+        }
+        _ = route.connected()
+        noteFarSide()
+    }
+
+    func takeSocket() -> FileDescriptor { socket.take() }
+
+    /// What another process needs to go on with the same backend.
+    private func noteFarSide() {
+        guard let slot else { return }
+        switch backend.address {
+        case .udp(let address):
+            if let local = socket.localAddress { slot.farSide = .udp(address, local: local) }
+        case .unix(let path): slot.farSide = .unix(ConnectionSlot.hash(of: path))
+        }
     }
 
     /// Why a new client would get no socket to its backend; `nil` where it would get one.
@@ -133,6 +229,7 @@ final class ForwardHandler: Handler, EventHandler {
             case .udp(let address): try connectUDP(to: address)
             case .unix(let path): try connectUnix(toPath: path)
             }
+            noteFarSide()
             return route.connected()
         } catch {
             switch error {
@@ -148,12 +245,27 @@ final class ForwardHandler: Handler, EventHandler {
 
     private func connectUDP(to address: SocketAddress) throws(BackendSocketFailure) {
         closeSocket()
-        let connected = try backends.openSocket(to: address, now: resources.loop.now)
+        let connected = try openSocket(to: address)
         do throws(SystemError) {
             try socket.open(connected, .udp, for: self)
         } catch {
             throw .machine(LocalShortage(error), isNews: true)
         }
+    }
+
+    private func openSocket(to address: SocketAddress) throws(BackendSocketFailure) -> FileDescriptor {
+        if let local = formerLocal {
+            formerLocal = nil
+            do throws(SystemError) {
+                return try UDPSocket.openConnected(to: address, from: local)
+            } catch {
+                resources.logs.limited(
+                    .backendUnreachable,
+                    "a connection that has lost its worker goes to the backend \(backend) from another port than before:"
+                        + " \(local) cannot be taken again: \(error)", service)
+            }
+        }
+        return try backends.openSocket(to: address, now: resources.loop.now)
     }
 
     private func connectUnix(toPath path: String) throws(BackendSocketFailure) {
@@ -175,8 +287,8 @@ final class ForwardHandler: Handler, EventHandler {
     /// Takes over whether the next backend expects a header of the PROXY protocol, which a reload may have changed.
     /// What was gathered for the last one, or waits, begins as that one expected, and is dropped.
     private func adoptProxyProtocol() {
-        guard backends.proxyProtocol == header.isEmpty, let connection else { return }
-        header = backends.proxyProtocol ? ProxyHeader(connection).bytes : []
+        guard backends.proxyProtocol == header.isEmpty else { return }
+        header = backends.proxyProtocol ? ProxyHeader(client, slot?.session ?? SessionDetails()).bytes : []
         let dropped = socket.removeMessages()
         if dropped > 0 {
             resources.logs.limited(
@@ -216,8 +328,8 @@ final class ForwardHandler: Handler, EventHandler {
 
     func ready(_ events: EventLoop.Events) {
         if events.contains(.writable), socket.hasPending { sendPending() }
-        guard !events.isDisjoint(with: [.readable, .hangUp]), let connection else { return }
-        if events.contains(.hangUp), reportsAllErrors, route.transport == .udp { return takeErrors(connection) }
+        guard !events.isDisjoint(with: [.readable, .hangUp]) else { return }
+        if events.contains(.hangUp), reportsAllErrors, route.transport == .udp { return takeErrors() }
         let count: Int
         do throws(SystemError) {
             count = try socket.receive()
@@ -228,6 +340,7 @@ final class ForwardHandler: Handler, EventHandler {
         }
         guard count > 0 else { return }
         if let notice = route.markBackendAlive() { log(notice) }
+        guard let connection else { return keepAnswers(count) }
         connection.batch {
             for index in 0..<count { answer(resources.received[index], connection) }
         }
@@ -235,9 +348,13 @@ final class ForwardHandler: Handler, EventHandler {
 
     /// ICMP has said that the backend cannot be reached. What it has answered before that is still read; the next
     /// message goes to another backend.
-    private func takeErrors(_ connection: Connection) {
+    private func takeErrors() {
         let error = socket.takeErrors()
-        connection.batch { socket.receiveAll { answer(resources.received[$0], connection) } }
+        if let connection {
+            connection.batch { socket.receiveAll { answer(resources.received[$0], connection) } }
+        } else if let count = try? socket.receive(), count > 0 {
+            keepAnswers(count)
+        }
         if error != 0 { noteRefusal(error) }
     }
 

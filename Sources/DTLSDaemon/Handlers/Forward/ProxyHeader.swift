@@ -109,17 +109,16 @@ struct ProxyHeader {
 }
 
 extension ProxyHeader {
-    /// The header for an established connection.
-    init(_ connection: Connection) {
-        let session = connection.session
+    /// The header for the client of an established connection.
+    init(_ flow: FlowKey, _ session: SessionDetails) {
         self.init(
-            source: connection.peer, destination: connection.local,
+            source: flow.peer, destination: flow.local,
             applicationProtocol: session.applicationProtocol.map { Array($0.utf8) },
             serverName: session.serverName, version: session.version, cipher: session.cipher)
         if let identity = session.presharedKeyIdentity {
-            client = .presharedKey(identity: identity)
+            self.client = .presharedKey(identity: identity)
         } else if let identity = session.peerName {
-            client = .certificate(
+            self.client = .certificate(
                 commonName: identity.commonName, isShownNow: !session.isResumed,
                 verification: session.verificationResult)
         }

@@ -7,12 +7,12 @@ final class DatagramLogHandler: Handler {
     private let origin: LogOrigin
 
     convenience init(
-        _ configuration: LogConfiguration, of service: ServiceRuntime, for connection: Connection,
+        _ configuration: LogConfiguration, of service: ServiceRuntime, for client: ServedClient,
         _ resources: HandlerResources
     ) {
         self.init(
             configuration.format, to: resources.sharedState(LogOutputs.self).output(for: configuration.target),
-            from: LogOrigin(connection, service))
+            from: LogOrigin(client, service))
     }
 
     init(_ format: LogFormat, to output: any LogOutput, from origin: LogOrigin) {

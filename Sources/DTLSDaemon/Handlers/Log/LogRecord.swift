@@ -35,10 +35,9 @@ final class LogOrigin: Sendable {
     /// The MESSAGE_ID by which the journal finds all messages that were logged for clients. Never change it.
     private static let journalMessageID = "69d7b53a4a534ffba63f2a0fd8ee7c6f"
 
-    convenience init(_ connection: Connection, _ service: ServiceRuntime) {
+    convenience init(_ client: ServedClient, _ service: ServiceRuntime) {
         self.init(
-            service: service.configuration.name, peer: "\(connection.peer)",
-            client: connection.session.peerName?.name)
+            service: service.configuration.name, peer: "\(client.flow.peer)", client: client.session.peerName?.name)
     }
 
     init(service: String, peer: String, client: String?) {

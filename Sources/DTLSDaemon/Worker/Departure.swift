@@ -1,0 +1,139 @@
+import DTLSTransport
+import LinuxSystem
+import Primitives
+
+/// How a worker gives connections up to others: to the process that goes on with its slots when it has ended, or to
+/// other workers, with their sockets.
+final class Departure {
+    private unowned let worker: Worker
+    private let loop: EventLoop
+    private var state = State.serving
+    private lazy var timer = CallbackTimer { [unowned self] _ in step() }
+
+    private enum State {
+        case serving
+        /// The connections are left as soon as the last handshake has ended, or at this time.
+        case finishingHandshakes(until: Instant)
+        /// So many connections are still to be released.
+        case releasing(UInt32)
+        /// All are released, and those whose handshake ends from now on are, too.
+        case released
+        case left
+    }
+
+    /// Connections that are released in one turn.
+    private static let connectionsPerTurn = 128
+    /// How long programs get to end by themselves when their connections are left.
+    private static let programGrace = Duration.milliseconds(500)
+
+    init(_ worker: Worker) {
+        self.worker = worker
+        loop = worker.datapath.loop
+    }
+
+    private func step() {
+        switch state {
+        case .finishingHandshakes: leaveNow()
+        case .releasing(let count): release(some: count)
+        case .released: releaseLate()
+        case .serving, .left: break
+        }
+    }
+
+    /// A handshake has succeeded or failed.
+    func handshakeEnded() {
+        switch state {
+        case .finishingHandshakes where !hasHandshakes, .released: loop.timers.arm(timer, at: loop.now)
+        default: break
+        }
+    }
+
+    private var hasHandshakes: Bool { worker.connections.values.contains { !$0.isEstablished } }
+
+    // MARK: Leaving
+
+    /// Leaves all connections in their slots as they are, and ends the process. Handshakes may end until `deadline`.
+    func leave(by deadline: Instant) {
+        if case .left = state { return }
+        state = .finishingHandshakes(until: deadline)
+        guard hasHandshakes, deadline > loop.now else { return leaveNow() }
+        loop.timers.arm(timer, at: deadline)
+    }
+
+    private func leaveNow() {
+        state = .left
+        for served in Array(worker.connections.values) {
+            served.readAll()
+            guard served.isMovable else {
+                served.close()
+                continue
+            }
+            worker.forget(served)
+            served.leave { _, _ in }
+        }
+        for tunnel in Array(worker.tunnels.values) { tunnel.leave { _, _ in } }
+        worker.end(by: loop.now + Self.programGrace)
+    }
+
+    // MARK: Releasing
+
+    /// Gives up to `count` connections to other workers; `UInt32.max`: all, also those whose handshake still goes on.
+    func release(_ count: UInt32) {
+        if case .left = state { return }
+        state = .releasing(count)
+        step()
+    }
+
+    private func release(some count: UInt32) {
+        let isAll = count == .max
+        var left = Int(count)
+        var done = 0
+        for served in Array(worker.connections.values) where left > 0 && done < Self.connectionsPerTurn {
+            // Its program would be lost.
+            guard served.isMovable, isAll || served.service.parking != .never else { continue }
+            release(served)
+            left -= 1
+            done += 1
+        }
+        for tunnel in Array(worker.tunnels.values) where left > 0 && done < Self.connectionsPerTurn && tunnel.isMovable
+        {
+            release(tunnel)
+            left -= 1
+            done += 1
+        }
+        if left > 0, done == Self.connectionsPerTurn {
+            state = .releasing(isAll ? .max : UInt32(clamping: left))
+            return loop.timers.arm(timer, at: loop.now)
+        }
+        releaseParked(left)
+        worker.send(MessageFromWorker.releaseDoneBytes)
+        state = isAll ? .released : .serving
+    }
+
+    private func releaseParked(_ count: Int) {
+        let ids = worker.parking.release(upTo: count)
+        for start in stride(from: 0, to: ids.count, by: ConnectionNumber.maximumOfMessage) {
+            let end = min(ids.count, start + ConnectionNumber.maximumOfMessage)
+            worker.send(MessageFromWorker.encode(released: Array(ids[start..<end])))
+        }
+    }
+
+    private func releaseLate() {
+        for served in Array(worker.connections.values) where served.isMovable { release(served) }
+    }
+
+    private func release(_ served: ServedConnection) {
+        worker.forget(served)
+        served.leave { send($0, $1, of: served.id) }
+    }
+
+    private func release(_ tunnel: ClientTunnel) { tunnel.leave { send($0, $1, of: tunnel.id) } }
+
+    private func send(
+        _ socket: consuming FileDescriptor, _ far: consuming FileDescriptor, of id: ConnectionNumber
+    ) {
+        worker.parking.forget(id)
+        if far.isOpen { worker.send(MessageFromWorker.encode(farSocketOf: id), far) }
+        worker.send(MessageFromWorker.encode(released: [id]), socket)
+    }
+}

@@ -1,0 +1,305 @@
+import DTLSEngine
+import DTLSTransport
+import LinuxSystem
+import Logging
+import Primitives
+
+/// The worker's connections without a socket: how they lose it, how they get one again, and what is done for them
+/// meanwhile.
+///
+/// What is left of a connection without a socket is its slot. Only one whose handler stays has an object in
+/// ``Worker/connections`` besides.
+final class Parking {
+    private unowned let worker: Worker
+    private let loop: EventLoop
+    private var wakes = WakeQueue()
+    private var hasScheduledWakes = false
+    /// Connections that are to give their sockets up at the end of this turn.
+    private var silent: [ServedConnection] = []
+    /// Sockets to the other side that have come along before the connections that they belong to.
+    private var farSockets: [ConnectionNumber: Held] = [:]
+
+    private var sweep = SlotWalk()
+    private lazy var sweepStart = CallbackTimer { [unowned self] _ in scheduleSweep() }
+    private lazy var sweeper = CallbackTimer { [unowned self] _ in sweepStep() }
+    /// Slots of connections that were released are not touched before the main process has moved these.
+    private var sweepPauseEnd = Instant.distantPast
+    private var takeover: SlotWalk?
+    private lazy var takeoverTimer = CallbackTimer { [unowned self] _ in takeOverStep() }
+    /// Connections whose sockets to the other side are still to be made.
+    private var toPrepare: [ConnectionNumber] = []
+    private lazy var relief = CallbackTimer { [unowned self] _ in relieve() }
+
+    private final class Held {
+        private var descriptor: FileDescriptor
+        init(_ descriptor: consuming FileDescriptor) { self.descriptor = descriptor }
+        func take() -> FileDescriptor { descriptor.take() }
+    }
+
+    /// Slots that are looked at in one turn: a word of each, which takes a millisecond where none is in a cache.
+    private static let slotsPerTurn = 8_192
+    /// Connections whose other side is made in one turn, which takes up to 50 µs each.
+    private static let connectionsPerTurn = 64
+
+    init(_ worker: Worker) {
+        self.worker = worker
+        loop = worker.datapath.loop
+    }
+
+    // MARK: Giving sockets up
+
+    /// The connection gives its socket up at the end of this turn, together with others.
+    func park(_ served: ServedConnection) {
+        if served.isGoingToPark { return }
+        served.isGoingToPark = true
+        if silent.isEmpty { loop.atEndOfTurn { [unowned self] in parkSilent() } }
+        silent.append(served)
+    }
+
+    private func parkSilent() {
+        let all = silent
+        silent = []
+        for served in all { served.isGoingToPark = false }
+        // It may have ended, or begun a re-handshake, in this turn.
+        let served = all.filter { worker.connections[$0.id] === $0 && $0.mayPark }
+        for start in stride(from: 0, to: served.count, by: ConnectionNumber.maximumOfMessage) {
+            let part = served[start..<min(served.count, start + ConnectionNumber.maximumOfMessage)]
+            // First of all: from now on the main process looks for the connections' records at its listeners.
+            worker.send(MessageFromWorker.encode(parked: part.map(\.id)))
+            for served in part where !served.park() { worker.forget(served) }
+        }
+        scheduleSweep()
+    }
+
+    /// The worker may be short of descriptors: those connections give their sockets up that have been silent longest.
+    func relieveSoon() {
+        if worker.isShortOfDescriptors { loop.timers.arm(relief, at: loop.now + .milliseconds(200)) }
+    }
+
+    private func relieve() {
+        guard worker.isShortOfDescriptors else { return }
+        var wanted = worker.descriptors.limit / 4
+        for silence in [30, 10, 3, 1] where wanted > 0 {
+            for served in worker.connections.values where wanted > 0 && served.mayPark {
+                guard served.hasBeenSilent(for: .seconds(silence)) else { continue }
+                park(served)
+                wanted -= 1
+            }
+            if !silent.isEmpty { break }
+        }
+        loop.timers.arm(relief, at: loop.now + .milliseconds(silent.isEmpty ? 1_000 : 200))
+    }
+
+    // MARK: Getting sockets again
+
+    /// Takes a datagram that nobody has authenticated, of the peer of a connection without a socket.
+    func receive(_ datagram: UnsafeRawBufferPointer, of id: ConnectionNumber) {
+        // The socket has come meanwhile.
+        if let served = worker.connections[id], served.hasSocket { return served.receive(datagram) }
+        guard let slot = worker.establishedSlot(id), !wakes.isFull(id) else { return }
+        guard worker.datapath.authenticates(datagram, of: slot, at: id.slot) else { return worker.countForged() }
+        if wakes.wake(id, with: datagram) { scheduleWakes() }
+    }
+
+    /// The connection needs a socket, since there is something for its peer.
+    func wake(_ id: ConnectionNumber) {
+        if wakes.wake(id) { scheduleWakes() }
+    }
+
+    /// All that wake up in one turn are asked for in one message.
+    private func scheduleWakes() {
+        if hasScheduledWakes { return }
+        hasScheduledWakes = true
+        loop.atEndOfTurn { [unowned self] in
+            hasScheduledWakes = false
+            while true {
+                let ids = wakes.takeUnasked(ConnectionNumber.maximumOfMessage)
+                if ids.isEmpty { return }
+                worker.send(MessageFromWorker.encode(wake: ids))
+            }
+        }
+    }
+
+    /// The socket to the other side of a connection that comes with the next messages.
+    func hold(far socket: consuming FileDescriptor, of id: ConnectionNumber) { farSockets[id] = Held(socket) }
+
+    private func takeFarSocket(_ id: ConnectionNumber) -> FileDescriptor {
+        farSockets.removeValue(forKey: id)?.take() ?? FileDescriptor(owning: -1)
+    }
+
+    /// A socket has come for a connection, or none for want of a descriptor here.
+    func resume(
+        _ id: ConnectionNumber, over socket: consuming FileDescriptor?, with datagrams: [UnsafeRawBufferPointer]
+    ) {
+        let far = takeFarSocket(id)
+        let kept = wakes.remove(id)
+        // It may have ended meanwhile, and this was under way.
+        guard let slot = worker.establishedSlot(id) else { return }
+        guard let socket, worker.allows(socket.rawValue) else {
+            relieveSoon()
+            return worker.send(MessageFromWorker.encode(parked: [id]))
+        }
+        if !SlotTarget.isService(slot.target) {
+            return worker.resumeTunnel(id, slot, over: socket, far, with: datagrams)
+        }
+        guard let client = ServedClient(slot), let service = worker.service(slot.target) else {
+            return end(id, slot, "its service is not in the configuration")
+        }
+        if let served = worker.connections[id], served.hasSocket {
+            for datagram in datagrams { served.receive(datagram) }
+            return
+        }
+        let served =
+            worker.connections[id] ?? ServedConnection(parked: id, service: service, worker: worker)
+        worker.connections[id] = served
+        do throws(InvalidRecordState) {
+            try served.resume(over: socket, client, far, with: kept + datagrams.map { [UInt8]($0) })
+        } catch {
+            served.closeParked()
+            worker.connections[id] = nil
+            return end(id, slot, "\(error)")
+        }
+        relieveSoon()
+    }
+
+    func resumeFailed(_ id: ConnectionNumber) {
+        wakes.remove(id)
+        worker.connections[id]?.resumeFailed()
+    }
+
+    /// Another worker goes on with the connection.
+    func forget(_ id: ConnectionNumber) { wakes.remove(id) }
+
+    // MARK: What other workers have left
+
+    /// Serves what is in the slots, where a worker before this one has put it.
+    func takeOver() {
+        takeover = SlotWalk()
+        takeOverStep()
+        scheduleSweep()
+    }
+
+    /// Serves connections that have been put into slots of this worker.
+    func adopt(_ ids: [ConnectionNumber]) {
+        for id in ids {
+            if let slot = worker.establishedSlot(id) { adopt(id, slot) }
+        }
+        prepareSome()
+        scheduleSweep()
+    }
+
+    private func takeOverStep() {
+        if let slots = worker.datapath.slots, let range = takeover?.step(Self.slotsPerTurn, of: slots.used) {
+            for index in range { takeOver(index, slots[index]) }
+        } else {
+            takeover = nil
+        }
+        prepareSome()
+    }
+
+    private func takeOver(_ index: Int, _ slot: ConnectionSlot) {
+        let id = worker.number(ofSlot: index, slot)
+        if worker.hasObject(id) { return }
+        switch slot.phase {
+        // Where a handshake was going on, the main process has freed the slot, and may have given it to a new connection,
+        // which is on its way here.
+        case .free, .handshaking: break
+        case .bound, .ended: worker.countClosed(id)
+        case .established: adopt(id, slot)
+        }
+    }
+
+    private func adopt(_ id: ConnectionNumber, _ slot: ConnectionSlot) {
+        // A tunnel goes on when the socket of its sender comes, which the main process sends by itself.
+        guard SlotTarget.isService(slot.target) else {
+            if worker.client(slot.target) == nil { end(id, slot, "its client is not in the configuration") }
+            return
+        }
+        guard let service = worker.service(slot.target) else {
+            return end(id, slot, "its service is not in the configuration")
+        }
+        switch service.parking {
+        case .handlerEnds: break
+        case .handlerStays: toPrepare.append(id)
+        // A program may have something to say first.
+        case .never: wake(id)
+        }
+    }
+
+    /// Makes the other sides of some connections, so that what these send finds them.
+    private func prepareSome() {
+        let ids = toPrepare.prefix(Self.connectionsPerTurn)
+        toPrepare.removeFirst(ids.count)
+        for id in ids where worker.connections[id] == nil {
+            guard let slot = worker.establishedSlot(id), let client = ServedClient(slot),
+                let service = worker.service(slot.target)
+            else { continue }
+            let served = ServedConnection(parked: id, service: service, worker: worker)
+            worker.connections[id] = served
+            served.prepareHandler(client, takeFarSocket(id))
+        }
+        if takeover != nil || !toPrepare.isEmpty { loop.timers.arm(takeoverTimer, at: loop.now) }
+    }
+
+    // MARK: Time
+
+    /// Looks at all slots within an eighth of the shortest idle timeout, or a minute.
+    private func scheduleSweep() {
+        guard let cycle = worker.sweepCycle, loop.now >= sweepPauseEnd, let used = worker.datapath.slots?.used, used > 0
+        else { return }
+        let steps = (used + Self.slotsPerTurn - 1) / Self.slotsPerTurn
+        loop.timers.arm(sweeper, at: loop.now + max(cycle / steps, .milliseconds(10)))
+    }
+
+    private func sweepStep() {
+        if let slots = worker.datapath.slots, let range = sweep.step(Self.slotsPerTurn, of: slots.used) {
+            for index in range { endIfIdle(index, slots[index]) }
+        }
+        scheduleSweep()
+    }
+
+    /// A connection without a socket has none for close_notify either, and its peer has said nothing for so long that it
+    /// may be gone: it ends without a word.
+    private func endIfIdle(_ index: Int, _ slot: ConnectionSlot) {
+        guard slot.phase == .established, SlotTarget.isService(slot.target), let service = worker.service(slot.target)
+        else { return }
+        let limit = service.limits.idleTimeout
+        guard limit > .zero, loop.now >= slot.lastReceived + limit else { return }
+        let id = worker.number(ofSlot: index, slot)
+        let served = worker.connections[id]
+        // One with a socket has a timer of its own.
+        if served?.hasSocket == true { return }
+        if let flow = slot.flow {
+            worker.logs.closed(flow.peer, slot.counters, service, .idle, dropped: 0)
+        }
+        served?.closeParked()
+        worker.connections[id] = nil
+        wakes.remove(id)
+        worker.countClosed(id)
+    }
+
+    /// Ends a connection without a socket that nobody can go on with.
+    private func end(_ id: ConnectionNumber, _ slot: ConnectionSlot, _ reason: String) {
+        worker.logs.connectionEvent(
+            .connectionClosed, "connection closed: \(reason)",
+            ["PEER": "\(slot.flow.map { "\($0.peer)" } ?? "unknown")", "REASON": "\(reason)"])
+        worker.countClosed(id)
+    }
+
+    /// All connections without a socket, for another worker. They are forgotten here.
+    func release(upTo count: Int) -> [ConnectionNumber] {
+        guard let slots = worker.datapath.slots else { return [] }
+        sweepPauseEnd = loop.now + .seconds(30)
+        loop.timers.disarm(sweeper)
+        loop.timers.arm(sweepStart, at: sweepPauseEnd)
+        var ids: [ConnectionNumber] = []
+        for index in 0..<slots.used where ids.count < count {
+            let slot = slots[index]
+            let id = worker.number(ofSlot: index, slot)
+            guard slot.phase == .established, !worker.hasObject(id) else { continue }
+            wakes.remove(id)
+            ids.append(id)
+        }
+        return ids
+    }
+}

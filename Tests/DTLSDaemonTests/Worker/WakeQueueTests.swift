@@ -1,0 +1,66 @@
+import DTLSTransport
+import Testing
+
+@testable import DTLSDaemon
+
+@Suite struct WakeQueueTests {
+    private func id(_ slot: Int) -> ConnectionNumber { ConnectionNumber(worker: 1, slot: slot, generation: 1) }
+
+    private func wake(_ queue: inout WakeQueue, _ id: ConnectionNumber, _ datagram: [UInt8]) -> Bool {
+        datagram.withUnsafeBytes { queue.wake(id, with: $0) }
+    }
+
+    @Test func `a connection is asked for once, and gets its datagrams in order`() {
+        var queue = WakeQueue()
+        let news = [wake(&queue, id(1), [1]), wake(&queue, id(1), [2]), queue.wake(id(1))]
+        #expect(news == [true, false, false])
+        let unasked = [queue.takeUnasked(10), queue.takeUnasked(10)]
+        #expect(unasked == [[id(1)], []])
+        let kept = queue.remove(id(1))
+        #expect(kept == [[1], [2]] && queue.isEmpty)
+        let isNews = wake(&queue, id(1), [3])
+        #expect(isNews)
+    }
+
+    @Test func `all that wake in one turn are asked for in parts that fit a message`() {
+        var queue = WakeQueue()
+        for slot in 0..<5 { queue.wake(id(slot)) }
+        // One has ended meanwhile.
+        queue.remove(id(2))
+        let parts = [queue.takeUnasked(3), queue.takeUnasked(3)]
+        #expect(parts == [[id(0), id(1), id(3)], [id(4)]])
+    }
+
+    @Test func `what is kept has a bound for each connection and for all`() {
+        var queue = WakeQueue()
+        for value in UInt8(0)..<20 { _ = wake(&queue, id(1), [value]) }
+        #expect(queue.isFull(id(1)) && !queue.isFull(id(2)))
+        _ = queue.takeUnasked(10)
+        let own = queue.remove(id(1)).count
+        #expect(own == WakeQueue.datagramsPerConnection)
+
+        for slot in 0..<1_000 { for value in UInt8(0)..<8 { _ = wake(&queue, id(slot), [value]) } }
+        // Those without room wake up all the same.
+        let woken = queue.takeUnasked(2_000).count
+        #expect(woken == 1_000)
+        var kept = 0
+        for slot in 0..<1_000 { kept += queue.remove(id(slot)).count }
+        #expect(kept == WakeQueue.maximumDatagrams && queue.isEmpty)
+
+        let large = [UInt8](repeating: 0, count: 1 << 20)
+        for slot in 0..<20 { _ = wake(&queue, id(slot), large) }
+        var largeOnes = 0
+        for slot in 0..<20 { largeOnes += queue.remove(id(slot)).count }
+        #expect(largeOnes == WakeQueue.maximumBytes >> 20)
+    }
+
+    @Test func `a walk visits every slot once, in steps, and begins again`() {
+        var walk = SlotWalk()
+        // Slots may be taken meanwhile.
+        let steps = [10, 10, 11, 11, 11].map { walk.step(4, of: $0) }
+        #expect(steps == [0..<4, 4..<8, 8..<11, nil, 0..<4])
+        var empty = SlotWalk()
+        let none = empty.step(4, of: 0)
+        #expect(none == nil)
+    }
+}

@@ -304,6 +304,7 @@ final class Acceptor: TimerTarget, EventHandler {
         let plan = try listeners.prepare(configuration)
         // Nothing above has changed anything, and only the next call can fail.
         try workers.configure(workers: configuration.workers, new.setup)
+        workers.recycleWorkers(after: configuration.recycle == .zero ? nil : configuration.recycle)
         ticketKeys.activate(configuration.tickets)
         if secret != cookieSecret { listeners.cookies = cookies }
         cookieSecret = secret

@@ -183,10 +183,12 @@ final class WorkerSupervisor: TimerTarget, MessageChannelDelegate {
     /// Whether a worker serves the connection at the moment.
     func isServed(_ connection: ConnectionNumber) -> Bool { pool.worker(with: connection) != nil }
 
-    /// Passes a datagram on that may be a record of a connection without a socket. It may be lost.
-    func deliverRecord(_ datagram: UnsafeRawBufferPointer, to connection: ConnectionNumber) {
-        guard let pid = pool.worker(with: connection) else { return }
-        _ = channels[pid]?.offer(MessageToWorker.encode(recordOfParked: datagram, id: connection))
+    /// Passes a datagram on that may be a record of a connection without a socket.
+    /// - Parameter waits: whether it waits for room where the channel of the worker is full; otherwise it is lost.
+    func deliverRecord(_ datagram: UnsafeRawBufferPointer, to connection: ConnectionNumber, waits: Bool) {
+        guard let pid = pool.worker(with: connection), let channel = channels[pid] else { return }
+        let message = MessageToWorker.encode(recordOfParked: datagram, id: connection)
+        if waits { channel.send(message) } else { _ = channel.offer(message) }
     }
 
     /// Why the worker of a connection can take no socket for it at the moment; `nil` when it can.

@@ -69,7 +69,7 @@ package final class SlotFile {
 
     /// The slots from the first on that have ever been taken, which the main process notes: the others are free.
     package var used: Int {
-        get { min(Int(SharedWord.load(base + Offset.used)), capacity) }
+        get { Int(min(SharedWord.load(base + Offset.used), UInt64(capacity))) }
         set { SharedWord.store(UInt64(newValue), base + Offset.used) }
     }
 

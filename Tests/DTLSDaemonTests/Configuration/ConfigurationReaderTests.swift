@@ -44,6 +44,7 @@ private let service = """
             """
             workers = 3
             stop_timeout = 0.25
+            recycle = "1d"
             log_level = "debug"
             cookie_secret_file = "\(folder.path)/cookie"
             [service."b.c"]
@@ -71,6 +72,7 @@ private let service = """
             """)
         #expect(configuration.workers == 3)
         #expect(configuration.stopTimeout == .milliseconds(250))
+        #expect(configuration.recycle == .seconds(86_400))
         #expect(configuration.logLevel == .debug)
         #expect(configuration.cookieSecret == [UInt8](repeating: UInt8(ascii: "s"), count: 33))
         let address = try #require(SocketAddress("[::1]:4434"))

@@ -73,6 +73,8 @@ import Testing
                     answerTimeout: .milliseconds(2), mtu: 256, resumes: false,
                     socket: socket)
             ], limits: limits)
+        configuration.recycle = .seconds(60)
+        for index in configuration.services.indices { configuration.services[index].parkAfter = .milliseconds(1) }
         configuration.staples = [StapleFile(service: "a", host: "b", path: "c", key: "d", isWatched: false)]
         configuration.warnings = problems.problems
         return Snapshot(configuration: configuration, cookieSecret: [9, 8])

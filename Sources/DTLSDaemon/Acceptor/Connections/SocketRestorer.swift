@@ -57,6 +57,13 @@ final class SocketRestorer {
     func receive(
         _ datagram: UnsafeRawBufferPointer, _ flow: FlowKey, isProven: Bool, on listener: DatagramListener
     ) -> Bool {
+        receive(datagram, flow, isProven: isProven, wasKept: false, on: listener)
+    }
+
+    private func receive(
+        _ datagram: UnsafeRawBufferPointer, _ flow: FlowKey, isProven: Bool, wasKept: Bool,
+        on listener: DatagramListener
+    ) -> Bool {
         guard let connection = connection(of: flow) else { return false }
         guard workers.isServed(connection) else {
             keep(datagram, flow, isProven: isProven)
@@ -65,7 +72,8 @@ final class SocketRestorer {
         if isProven {
             _ = makeSocket(for: connection, flow, on: listener, with: [[UInt8](datagram)])
         } else {
-            workers.deliverRecord(datagram, to: connection)
+            // What was kept is bounded, and may be more than a channel takes at once.
+            workers.deliverRecord(datagram, to: connection, waits: wasKept)
         }
         return true
     }
@@ -103,7 +111,9 @@ final class SocketRestorer {
         keptBytes = 0
         for item in waiting {
             guard let listener = listener(item.flow.local) else { continue }
-            _ = item.datagram.withUnsafeBytes { receive($0, item.flow, isProven: item.isProven, on: listener) }
+            _ = item.datagram.withUnsafeBytes {
+                receive($0, item.flow, isProven: item.isProven, wasKept: true, on: listener)
+            }
         }
         wake(
             connections.filter { connection in

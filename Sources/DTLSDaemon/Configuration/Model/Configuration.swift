@@ -9,6 +9,8 @@ struct Configuration: Codable, Equatable, Sendable {
     var workers: Int
     /// The time after SIGTERM at which the processes end, even if connections are still open.
     var stopTimeout: Duration
+    /// The age at which a worker is replaced by a new one; zero: never.
+    var recycle = Duration.zero
     var logLevel: LogLevel
     /// The cookie secret, 32 to 4,096 bytes, which machines that serve one address share; `nil`: random at each start.
     var cookieSecret: [UInt8]?

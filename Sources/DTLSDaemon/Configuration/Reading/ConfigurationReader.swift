@@ -92,6 +92,7 @@ struct MainSection {
     /// The number of workers; 0 means one for each core.
     fileprivate var workers = 0
     fileprivate var stopTimeout = Duration.seconds(5)
+    fileprivate var recycle = Duration.zero
     fileprivate var logLevel = LogLevel.info
     fileprivate var cookieSecret: [UInt8]?
     var keyLogFile: String?
@@ -109,6 +110,9 @@ struct MainSection {
         Key(
             "stop_timeout", \.stopTimeout, .seconds(0...600),
             doc: "How long dtlsd may take to close its connections when it is stopped.")
+        Key(
+            "recycle", \.recycle, .time(60...2_592_000, off: .zero),
+            doc: "The age at which a worker process is replaced by a new one, which takes its connections.")
         Key("log_level", \.logLevel, .word, doc: "The lowest level of the messages that are logged.")
         Key(
             // The whole file is the secret, since the HMAC of the cookies takes a key of any length.
@@ -153,7 +157,8 @@ struct MainSection {
         reportCollidingNames(context)
         ListenAddress.reportCollisions(listening, context)
         return Configuration(
-            workers: workers == 0 ? Self.processorCount : workers, stopTimeout: stopTimeout, logLevel: logLevel,
+            workers: workers == 0 ? Self.processorCount : workers, stopTimeout: stopTimeout, recycle: recycle,
+            logLevel: logLevel,
             cookieSecret: cookieSecret, tickets: tickets, keyLogFile: keyLogFile, services: services,
             clients: clients, limits: limits.limits)
     }

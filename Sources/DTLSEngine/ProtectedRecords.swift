@@ -40,16 +40,9 @@ struct ProtectedRecords {
     }
 
     init(copying bytes: [UInt8]) throws(InvalidRecordState) {
-        guard bytes.count == RecordState.byteCount else {
-            throw InvalidRecordState(
-                "the state of its records has \(bytes.count) bytes, and should have \(RecordState.byteCount)")
-        }
+        if let fault = RecordState.fault(of: bytes) { throw fault }
         let memory = Self.allocate()
         UnsafeMutableRawBufferPointer(start: memory, count: RecordState.byteCount).copyBytes(from: bytes)
-        if let fault = RecordState.fault(of: memory) {
-            Self.deallocate(memory)
-            throw fault
-        }
         self.init(RecordState(memory), ownsMemory: true)
     }
 

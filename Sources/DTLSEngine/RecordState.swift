@@ -98,6 +98,20 @@ public struct RecordState {
         return nil
     }
 
+    /// Why bytes are no state that this program can go on with; `nil` where they are one.
+    package static func fault(of bytes: [UInt8]) -> InvalidRecordState? {
+        guard bytes.count == byteCount else {
+            return InvalidRecordState(
+                "the state of its records has \(bytes.count) bytes, and should have \(byteCount)")
+        }
+        return withUnsafeTemporaryAllocation(byteCount: byteCount, alignment: 8) { copy in
+            copy.copyBytes(from: bytes)
+            guard let memory = copy.baseAddress else { return nil }
+            defer { wipe(memory) }
+            return fault(of: memory)
+        }
+    }
+
     /// Wipes a state, so that its keys are gone.
     static func wipe(_ memory: UnsafeMutableRawPointer) { OPENSSL_cleanse(memory, byteCount) }
 

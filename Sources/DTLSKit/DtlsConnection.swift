@@ -139,6 +139,34 @@ public final class DtlsConnection: DtlsSocket {
         register()
     }
 
+    /// From a state that was suspended.
+    init(
+        resuming suspended: SuspensionState, _ descriptor: consuming FileDescriptor, _ identity: ServerIdentity?,
+        number: UInt64,
+        _ scheduler: Iosched
+    ) throws(DtlsError) {
+        local = suspended.association.flow.local
+        peer = suspended.association.flow.peer
+        self.number = number
+        self.identity = identity
+        serverName = identity?.option.name
+        handshakeTimeout = identity?.option.handshakeTimeout ?? 0
+        phase = .ended(.notOpen)
+        super.init(scheduler)
+        let connection: Connection
+        do throws(InvalidRecordState) {
+            connection = try Connection.resume(
+                suspended.association, over: descriptor, limits: Connection.Limits(), datapath: scheduler.datapath,
+                delegate: self)
+        } catch {
+            throw .invalid("the suspended connection cannot go on: \(error)")
+        }
+        try DtlsError.system { () throws(SystemError) in _ = try connection.start() }
+        phase = .established(connection)
+        for message in suspended.messages { message.withUnsafeBytes { inbox.append($0) } }
+        register()
+    }
+
     deinit {
         if case .ended = phase {} else { checkThread() }
         unregister()
@@ -164,6 +192,7 @@ public final class DtlsConnection: DtlsSocket {
 
     /// Begins the handshake, and has `callback` called when it is done or has failed.
     func handshake(_ callback: @escaping (Result<DtlsConnection, DtlsError>) -> Void) {
+        if case .established = phase { return scheduler.call { callback(.success(self)) } }
         // The connection must live until its callback was called, even if the program keeps no reference.
         scheduler.keep(self)
         handshakeEnded = { connection, error in
@@ -272,6 +301,9 @@ public final class DtlsConnection: DtlsSocket {
 
     /// Gives the descriptor up without a word to the peer: somebody else, a task, has got a copy and goes on with it
     /// (reference: flyAway). This object cannot be used any more.
+    ///
+    /// It works before the handshake, as in the reference, and after it: the task goes on with the connection as it is.
+    /// While the handshake lasts, nobody can go on with it.
     public func flyAway() {
         checkThread()
         switch phase {
@@ -280,6 +312,14 @@ public final class DtlsConnection: DtlsSocket {
         case .ended: break
         }
         leave()
+    }
+
+    /// Another object goes on with the connection.
+    func leaveSuspended() {
+        phase = .ended(.notOpen)
+        unregister()
+        leave()
+        messageWaiter?()
     }
 
     private func end(_ error: DtlsError) {
@@ -322,10 +362,20 @@ public final class DtlsConnection: DtlsSocket {
         return !inbox.isEmpty
     }
 
-    /// What a task needs beside the descriptor to go on without the client's help; `nil` once the handshake has begun.
+    /// What a task needs beside the descriptor to begin the handshake without the client's help; `nil` once that has
+    /// begun.
     var handover: TaskMessage.Handover? {
         guard case .verified(let identity, let datagrams) = phase, let name = identity.option.name else { return nil }
         return TaskMessage.Handover(server: name, number: number, hello: helloHandover, datagrams: datagrams)
+    }
+
+    /// The name of the server that it was accepted by.
+    var identityName: String? { identity?.option.name }
+
+    /// Whether the handshake is done, and the connection's keys are not OpenSSL's.
+    var isMovable: Bool {
+        if case .established(let connection) = phase { return connection.canSuspend }
+        return false
     }
 
     private var helloHandover: [UInt8]? {

@@ -46,7 +46,8 @@ extension Dtls {
     /// Makes a connection from a socket that a server has accepted, and waits for its handshake (reference:
     /// createByFd).
     ///
-    /// Where the descriptor came with ``DtlsTask/send(_:)`` the client's hello came along; where it came alone, the
+    /// Where the descriptor came with ``DtlsTask/send(_:)`` the client's hello came along, or the state of the connection
+    /// where its handshake is done; where it came alone, the
     /// client sends its hello again, which it does after a second (RFC 6347, section 4.2.4.1).
     /// - Parameters:
     ///   - name: the server's, in this process or in the parent of this task.
@@ -85,6 +86,11 @@ extension Dtls {
             try DtlsConnection.names(of: descriptor)
         }
         let arrived = iosched.parent?.takeArrived(sockFd, of: name)
+        if let arrived, let state = arrived.state {
+            let connection = try goOn(name, sockFd, state, number: arrived.number)
+            for datagram in arrived.datagrams { datagram.withUnsafeBytes { connection.receive(misdelivered: $0) } }
+            return connection
+        }
         var hello: VerifiedHello?
         if let bytes = arrived?.hello { hello = VerifiedHello(handedOver: bytes) }
         let connection = try DtlsConnection(

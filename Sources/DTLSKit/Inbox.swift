@@ -14,6 +14,14 @@ struct Inbox {
 
     var isFull: Bool { byteCount >= Self.byteLimit || messages.count - next >= Self.messageLimit }
 
+    /// All messages, the first one as far as it has not been read.
+    var all: [[UInt8]] {
+        var inbox = self
+        var messages: [[UInt8]] = []
+        while let message = inbox.removeFirst() { messages.append(message) }
+        return messages
+    }
+
     mutating func append(_ message: UnsafeRawBufferPointer) {
         messages.append([UInt8](message))
         byteCount += message.count

@@ -64,6 +64,8 @@ package final class Association {
     private let slot: ConnectionSlot?
     private let shared: EngineBuffers
     private let limits: Connection.Limits
+    /// What was agreed on, for an association that was suspended before.
+    private var resumedDetails: SessionDetails?
     /// Whether the engine may have something to say.
     private var hasInput = true
     /// The random of the hello that the present association began with; `nil` for a client's side.
@@ -317,7 +319,12 @@ package final class Association {
             return
         }
         if message.count > knownToFit { try checkFits(message.count, enforcedMTU: enforcedMTU()) }
-        try engine.send(message)
+        do throws(EngineError) {
+            try engine.send(message)
+        } catch {
+            if error == .exhausted { end(.failed(error)) }
+            throw error
+        }
         if buffers == .released { takeBuffers() }
         lastSent = now
         counters.messagesOut &+= 1
@@ -629,7 +636,7 @@ package final class Association {
     // MARK: Queries
 
     /// What the handshake has agreed on; nothing before it is done.
-    var session: SessionDetails { engine.details ?? detailsInSlot ?? SessionDetails() }
+    var session: SessionDetails { engine.details ?? resumedDetails ?? detailsInSlot ?? SessionDetails() }
 
     private var detailsInSlot: SessionDetails? {
         guard case .established = phase else { return nil }
@@ -670,5 +677,39 @@ package final class EngineBuffers {
     package init() throws(OpenSSLError) {
         bio = try DatagramBIO()
         outbox = OutboxLender(bio.outbox)
+    }
+}
+
+// MARK: - Suspension
+
+extension Association {
+    /// Ends the association without a word to the peer, and gives what another one goes on with. A new handshake that the
+    /// peer may have begun is given up: the peer begins another one.
+    /// - Returns: `nil` where it is not established, or its records are OpenSSL's.
+    func suspend() -> SuspendedAssociation? {
+        guard case .established = phase, let records = engine.takeRecordState() else { return nil }
+        let details = session
+        phase = .ended(.closedHere)
+        rehandshake = nil
+        return SuspendedAssociation(flow, records, random, details)
+    }
+
+    var canSuspend: Bool {
+        if case .established = phase { return engine.isMovable }
+        return false
+    }
+
+    /// An established association, from what ``suspend()`` has given. Nobody else may go on with that.
+    static func resume(
+        _ suspended: SuspendedAssociation, limits: Connection.Limits, buffers: EngineBuffers, now: Instant
+    ) throws(InvalidRecordState) -> Association {
+        let engine = try Engine(resuming: suspended.records, over: buffers.bio)
+        let association = Association(
+            engine, suspended.flow, suspended.random, nil, limits, buffers, now: now)
+        association.phase = .established
+        association.hasInput = false
+        association.buffers = .none
+        association.resumedDetails = suspended.details
+        return association
     }
 }

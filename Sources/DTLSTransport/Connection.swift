@@ -384,6 +384,41 @@ package final class Connection: TimerTarget, EventHandler {
     }
 }
 
+// MARK: - Suspension
+
+extension Connection {
+    /// Gives the connection up without a word to the peer and to the delegate, so that another one goes on with it, in
+    /// another process perhaps. What is in the socket stays there.
+    /// - Returns: `nil` where the connection is not established, or its records are OpenSSL's; then it goes on.
+    package func suspend() -> SuspendedConnection? {
+        guard let association = association.suspend() else { return nil }
+        delegate = nil
+        if let registration { datapath.loop.remove(socket, registration) }
+        registration = nil
+        datapath.loop.timers.disarm(self)
+        return SuspendedConnection(association: association, socket: socket.take())
+    }
+
+    /// Whether ``suspend()`` can give it up.
+    package var canSuspend: Bool { association.canSuspend }
+
+    /// A connection that was suspended, over its socket or one like it. Call ``start(with:)`` next.
+    package static func resume(
+        _ suspended: SuspendedAssociation, over socket: consuming FileDescriptor, limits: Limits, datapath: Datapath,
+        delegate: any ConnectionDelegate
+    ) throws(InvalidRecordState) -> Connection {
+        let association = try Association.resume(
+            suspended, limits: limits, buffers: datapath.buffers, now: datapath.loop.now)
+        return Connection(association, socket, nil, datapath, delegate)
+    }
+}
+
+/// A connection that was given up, and its socket.
+package struct SuspendedConnection: ~Copyable {
+    package let association: SuspendedAssociation
+    package var socket: FileDescriptor
+}
+
 // MARK: - Queries
 
 extension Connection {

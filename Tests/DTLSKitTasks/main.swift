@@ -1,6 +1,7 @@
 // A named server and its task, for the tests: it does what is said on its standard input.
-// Usage: DTLSKitTasks whole|bare|window, in a folder with cert.pem and cert.key.
+// Usage: DTLSKitTasks whole|bare|window|established, in a folder with cert.pem and cert.key.
 //   whole: the task gets each connection with its hello; bare: the number of the descriptor and nothing else;
+//   established: the program does the handshake and echoes one message, and then the task gets the connection;
 //   window: as bare, but the socket takes anybody's datagrams until "go" is said, as one between bind() and connect().
 // Commands: "addcert NAME" (takes NAME.pem and NAME.key), "go".
 import DTLSKit
@@ -36,7 +37,19 @@ func connect(_ descriptor: Int32, _ address: sockaddr_in) {
 
 server.accept { client, remote in
     do {
-        if mode == "whole" {
+        if mode == "established" {
+            var buffer = [UInt8](repeating: 0, count: 4_096)
+            let count = try client.recv(&buffer, timeout: 20_000)
+            try client.send(buffer, length: count)
+            let descriptor = client.sockFd
+            try task.send(["sockFd": .sockFd(descriptor)])
+            do {
+                try client.send("again")
+            } catch DtlsError.notOpen {
+                print("It is the task's")
+            }
+            client.flyAway()
+        } else if mode == "whole" {
             try task.send(["sockFd": .sockFd(client.sockFd)])
             client.flyAway()
         } else {

@@ -22,7 +22,8 @@ import Testing
     }
 
     @Test func `values arrive as they were sent`() throws {
-        let handover = TaskMessage.Handover(server: "S", number: 9, hello: [3, 4], datagrams: [[1, 2], []])
+        let handover = TaskMessage.Handover(
+            server: "S", number: 9, hello: [3, 4], datagrams: [[1, 2], []], state: [5, 6])
         let (bytes, descriptor) = try TaskMessage.encode(value, handover: handover)
         #expect(descriptor == 7)
         guard case .value(let arrived, let along?) = try decode(bytes, descriptor: 12) else {

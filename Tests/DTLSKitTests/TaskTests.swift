@@ -103,6 +103,26 @@ import Testing
         #expect(server.count("Task: handshake done: main.example") == 2, "\(server.program.output)")
     }
 
+    @Test func `a task goes on with a connection whose handshake the program has done`() async throws {
+        let server = try await TaskServer("established")
+        let option = DtlsClientOption(
+            rejectUnauthorized: true, ca: server.authority.certificate, server: "main.example")
+        let port = server.port
+        try await onThread {
+            let client = try Dtls.createClient(option, Dtls.sockaddr("127.0.0.1", port))
+            var buffer = [UInt8](repeating: 0, count: 10)
+            for message in ["one", "three", "seven"] {
+                try client.send(message)
+                #expect(try client.recv(&buffer, timeout: 60_000) == message.utf8.count)
+                #expect(Array(buffer.prefix(message.utf8.count)) == Array(message.utf8))
+            }
+            client.close()
+        }
+        try await server.printed("It is the task's")
+        try await server.printed("Task: handshake done: main.example")
+        try await server.printed("Task: client ended: the peer has closed the connection")
+    }
+
     // MARK: The rules of UDP, by their numbers in docs/udp-rules.md
 
     /// A fatal alert before any keys are agreed on: handshake_failure.

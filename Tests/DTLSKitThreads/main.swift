@@ -77,6 +77,7 @@ func calls(_ it: Smuggled, _ certificate: DtlsCertificateOption) -> [String: () 
     calls["DtlsConnection.largestMessage"] = { _ = connection.largestMessage }
     calls["DtlsConnection.session"] = { _ = connection.session }
     calls["DtlsConnection.flyAway"] = { connection.flyAway() }
+    calls["DtlsConnection.suspend"] = { _ = try connection.suspend() }
     for (name, socket) in [("DtlsServer", it.server as DtlsSocket), ("DtlsConnection", connection)] {
         calls["\(name).sockFd"] = { _ = socket.sockFd }
         calls["\(name).close"] = { socket.close() }

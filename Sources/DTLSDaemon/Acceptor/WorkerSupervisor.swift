@@ -425,7 +425,8 @@ extension WorkerSupervisor {
         isAwaitingTables = false
         for worker in pool.workers where worker.table == WorkerPool.noTable {
             let table = try table(for: worker.number)
-            channels[worker.pid]?.send(MessageToWorker.encode(slotsOfTable: table.number), descriptor: try table.file.descriptor.duplicate())
+            channels[worker.pid]?.send(
+                MessageToWorker.encode(slotsOfTable: table.number), descriptor: try table.file.descriptor.duplicate())
             perform(pool.give(table.number, to: worker.pid))
         }
         moveOrphans()

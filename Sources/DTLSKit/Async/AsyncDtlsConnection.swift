@@ -6,7 +6,7 @@ import LinuxSystem
 /// It does its work on ``DtlsLoop``, whatever thread calls it. It comes from ``AsyncDtlsServer/connections`` or from
 /// ``connect(_:to:)``. It is closed with its last reference.
 @DtlsLoop public final class AsyncDtlsConnection {
-    private let connection: DtlsConnection
+    let connection: DtlsConnection
     private let waiters = Waiters()
     /// The peer's address.
     public nonisolated let remote: DtlsAddress
@@ -105,6 +105,8 @@ import LinuxSystem
         defer { iosched.remove(event) }
         try await room.wait()
     }
+
+    func wakeAll() { waiters.wakeAll() }
 
     /// Closes the connection, with close_notify.
     public func close() {

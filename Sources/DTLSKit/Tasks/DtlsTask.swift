@@ -127,12 +127,14 @@ public final class DtlsTask {
 
     /// Sends a value, with at most one descriptor (reference: task.send). It arrives unless the task dies.
     ///
-    /// With the descriptor of a connection that a named server has accepted go the datagrams that its client has sent;
-    /// call ``DtlsConnection/flyAway()`` next.
+    /// With the descriptor of a connection that a named server has accepted go the datagrams that its client has sent.
+    /// Where the handshake is done, the connection's state goes along, and this process cannot use the connection any
+    /// more, since its keys are the task's. Call ``DtlsConnection/flyAway()`` next.
     public func send(_ message: TaskValue) throws(DtlsError) {
         checkThread()
         guard let channel, channel.isOpen else { throw .noTask("the task \"\(entry)\" has ended") }
         let connection = message.descriptors.first.flatMap { scheduler.socket($0) as? DtlsConnection }
+        if let connection, connection.isMovable { return try send(message, with: connection, over: channel) }
         let handover = connection?.handover
         let (bytes, descriptor) = try TaskMessage.encode(message, handover: handover)
         guard descriptor >= 0 else { return channel.send(bytes) }
@@ -142,6 +144,27 @@ public final class DtlsTask {
         channel.send(bytes, descriptor: copy.take())
         if handover != nil { connection?.handedOver(to: self) }
     }
+
+    /// Sends the descriptor of a connection whose handshake is done. All that can fail does so before the connection is
+    /// given up, but for a state that is too long, with messages that nobody has asked for.
+    private func send(
+        _ message: TaskValue, with connection: DtlsConnection, over channel: MessageChannel
+    ) throws(DtlsError) {
+        var handover = TaskMessage.Handover(
+            server: connection.identityName ?? "", number: connection.number, hello: nil, datagrams: [])
+        _ = try TaskMessage.encode(message, handover: handover)
+        guard connection.inbox.byteCount < Self.longestState else {
+            throw .invalid("messages of \(connection.inbox.byteCount) bytes wait in the connection: receive them first")
+        }
+        let suspension = try connection.suspendNow()
+        var descriptor = FileDescriptor(owning: suspension.sockFd)
+        handover.state = suspension.state
+        channel.send(try TaskMessage.encode(message, handover: handover).bytes, descriptor: descriptor.take())
+        connection.handedOver(to: self)
+    }
+
+    /// Bytes of messages that can go along with a connection.
+    private static let longestState = 32 * 1_024
 
     /// Calls `callback` for each message of the task.
     public func onMessage(_ callback: ((TaskValue) -> Void)?) {

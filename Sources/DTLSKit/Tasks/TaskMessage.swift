@@ -14,7 +14,7 @@ enum TaskMessage {
     /// A misdelivered datagram: a connection's socket has yielded it, and it belongs to the listener.
     case forListener(server: String, flow: FlowKey, datagram: UnsafeRawBufferPointer)
 
-    /// The datagrams that a new client has sent so far.
+    /// The datagrams that a new client has sent so far, or the state of a connection.
     struct Handover {
         let server: String
         let number: UInt64
@@ -22,6 +22,8 @@ enum TaskMessage {
         let hello: [UInt8]?
         /// What came after the hello.
         var datagrams: [[UInt8]]
+        /// The state of a connection whose handshake is done; see ``DtlsConnection/suspend()``.
+        var state: [UInt8]?
     }
 
     private enum Kind: UInt8 {
@@ -41,6 +43,7 @@ enum TaskMessage {
                 $0.integer($1.number)
                 $0.optional($1.hello) { $0.data($1) }
                 $0.list($1.datagrams) { $0.data($1) }
+                $0.optional($1.state) { $0.data($1) }
             }
         case .forConnection(let number, let datagram):
             writer.integer(Kind.forConnection.rawValue)
@@ -68,7 +71,8 @@ enum TaskMessage {
                 Handover(
                     server: try reader.string(), number: try reader.integer(),
                     hello: try reader.optional { reader throws(MalformedBytes) in try reader.array() },
-                    datagrams: try reader.list { reader throws(MalformedBytes) in try reader.array() })
+                    datagrams: try reader.list { reader throws(MalformedBytes) in try reader.array() },
+                    state: try reader.optional { reader throws(MalformedBytes) in try reader.array() })
             }
             self = .value(value, handover)
         case .forConnection:

@@ -106,7 +106,8 @@ extension EndToEndCrowds {
             daemon.program.signal(SIGHUP)
             try await daemon.logged("reloaded", count: 2)
             #expect(daemon.openSockets == sockets)
-            #expect(daemon.lines(with: "connection").count == 1, "\(daemon.program.errors)")
+            #expect(daemon.lines(with: "connection opened").count == 1)
+            #expect(!daemon.logs("connection closed"))
             try await client.exchange("after")
             #expect(client.output == "before\nafter\n", "what was replayed is not heard twice")
             try await client.leave()
@@ -135,7 +136,8 @@ extension EndToEndCrowds {
             try await daemon.stop()
         }
 
-        @Test func `a parked connection that is idle for too long is closed, and its client is told`() async throws {
+        /// Without a word: it has no socket for one.
+        @Test func `a parked connection that is idle for too long is closed`() async throws {
             let daemon = try await start("idle_timeout = 4")
             let sockets = daemon.openSockets
             let client = try client()
@@ -143,9 +145,7 @@ extension EndToEndCrowds {
             try await daemon.parked(sockets: sockets)
             #expect(!daemon.logs("connection closed"))
             try await daemon.logged("connection closed", "idle")
-            #expect(try await client.program.ended() == .exited(0))
-            #expect(client.gotCloseNotify)
-            try await daemon.parked(sockets: sockets)
+            #expect(daemon.openSockets == sockets)
             try await daemon.stop()
         }
 

@@ -36,6 +36,8 @@ import Testing
         let end = try ChildProcess.watch(pid)
         var entry = pollfd(fd: end.rawValue, events: Int16(POLLIN), revents: 0)
         #expect(poll(&entry, 1, 0) == 0)
+        // It reads as long as this end of its channel is open.
+        #expect(ends.one.isOpen)
         kill(-pid, SIGKILL)
         #expect(poll(&entry, 1, 60_000) == 1)
     }

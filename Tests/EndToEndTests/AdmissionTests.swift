@@ -218,18 +218,19 @@ extension EndToEnd {
             try await daemon.stop()
         }
 
-        /// The connections of a worker that dies do not count any more.
-        @Test func `a worker's death makes room`() async throws {
+        /// The connections of a worker that dies are taken over, and go on to count.
+        @Test func `a worker's death makes no room`() async throws {
             let daemon = try await start("connections = 2\nconnections_per_prefix = 2")
-            let lost = [try await served(from: "127.0.0.11"), try await served(from: "127.0.0.11")]
+            let kept = [try await served(from: "127.0.0.11"), try await served(from: "127.0.0.11")]
             let third = try client(from: "127.0.0.11")
             third.say("let me in")
             try await refused("127.0.0.11", "connections", by: daemon)
             kill(try #require(daemon.workers.first), SIGKILL)
-            try await daemon.logged("worker", "signal 9", "CONNECTIONS_LOST=2")
+            try await daemon.logged("worker", "signal 9", "CONNECTIONS_KEPT=2")
+            for client in kept { try await client.exchange("still here") }
+            #expect(!third.hasHeard("let me in"))
+            try await kept[0].leave()
             try await third.hears("let me in")
-            _ = try await served(from: "127.0.0.11")
-            _ = lost
             try await daemon.stop()
         }
 

@@ -248,18 +248,5 @@ extension EndToEndCrowds {
             #expect(daemon.lines(with: "connection opened").count == 4)
             try await daemon.stop()
         }
-
-        @Test func `stopping sends close_notify to parked clients`() async throws {
-            let daemon = try await start()
-            let sockets = daemon.openSockets
-            let clients = try (0..<3).map { _ in try client() }
-            for client in clients { try await client.exchange("before") }
-            try await daemon.parked(sockets: sockets)
-            try await daemon.stop()
-            for client in clients {
-                #expect(try await client.program.ended() == .exited(0))
-                #expect(client.gotCloseNotify)
-            }
-        }
     }
 }

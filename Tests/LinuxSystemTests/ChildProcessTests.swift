@@ -37,7 +37,8 @@ import Testing
         var entry = pollfd(fd: end.rawValue, events: Int16(POLLIN), revents: 0)
         #expect(poll(&entry, 1, 0) == 0)
         // It reads as long as this end of its channel is open.
-        #expect(ends.one.isOpen)
+        let isOpen = ends.one.isOpen
+        #expect(isOpen)
         kill(-pid, SIGKILL)
         #expect(poll(&entry, 1, 60_000) == 1)
     }

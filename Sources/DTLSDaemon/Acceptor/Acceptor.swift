@@ -104,6 +104,7 @@ final class Acceptor: TimerTarget, EventHandler {
             try ChildProcess.spawn(
                 arguments: Role.worker(number: number).arguments, environment: environment, channel: channel)
         }
+        workers.tablesOutliveDaemon = self.manager.isPresent
         self.workers = workers
         dispatcher = ConnectionDispatcher(workers: workers, loop: loop)
         listeners = ListenerSet(

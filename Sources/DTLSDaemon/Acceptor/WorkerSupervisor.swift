@@ -39,6 +39,8 @@ final class WorkerSupervisor: TimerTarget, MessageChannelDelegate {
     private let starter: Starter
     private let loop: EventLoop
     private let logger: Logger
+    /// Whether the service manager keeps the tables of connections for the next main process.
+    var tablesOutliveDaemon = false
     /// Is called from the loop.
     var onEvent: (WorkerPool.Event) -> Void = { _ in }
     /// Is called with connections that lack a socket, whose workers wait for one.
@@ -104,7 +106,9 @@ final class WorkerSupervisor: TimerTarget, MessageChannelDelegate {
         do throws(SystemError) {
             let file = try table.file.descriptor.duplicate()
             let (pid, channel) = try startProcess(number)
-            channel.send(MessageToWorker.encode(slotsOfTable: table.number), descriptor: file)
+            channel.send(
+                MessageToWorker.encode(slotsOfTable: table.number, outliveDaemon: tablesOutliveDaemon), descriptor: file
+            )
             return (pid, table.number)
         } catch {
             connections.removeTable(table.number)
@@ -426,7 +430,8 @@ extension WorkerSupervisor {
         for worker in pool.workers where worker.table == WorkerPool.noTable {
             let table = try table(for: worker.number)
             channels[worker.pid]?.send(
-                MessageToWorker.encode(slotsOfTable: table.number), descriptor: try table.file.descriptor.duplicate())
+                MessageToWorker.encode(slotsOfTable: table.number, outliveDaemon: tablesOutliveDaemon),
+                descriptor: try table.file.descriptor.duplicate())
             perform(pool.give(table.number, to: worker.pid))
         }
         moveOrphans()

@@ -32,7 +32,9 @@ enum MessageToWorker {
     /// The memory file of the worker's connections (``SlotFile``) comes along. It is sent once, before the first
     /// ``configure(generation:)``, and may hold connections that a worker before this one has served. Its number is in
     /// the numbers of all its connections.
-    case slots(table: UInt16)
+    ///
+    /// `outliveDaemon`: the service manager keeps the file too, so that the next main process goes on with it.
+    case slots(table: UInt16, outliveDaemon: Bool)
     /// Serve the connections that are in the slots. It is sent once, to a worker whose number has had a worker before,
     /// after this one has activated its first configuration and before any other message about a connection.
     ///
@@ -162,8 +164,11 @@ enum MessageToWorker {
     }
 
     static var keyLogBytes: [UInt8] { encodeMessage(Kind.keyLog) { _ in } }
-    static func encode(slotsOfTable number: Int) -> [UInt8] {
-        encodeMessage(Kind.slots) { $0.integer(UInt16(truncatingIfNeeded: number)) }
+    static func encode(slotsOfTable number: Int, outliveDaemon: Bool) -> [UInt8] {
+        encodeMessage(Kind.slots) {
+            $0.integer(UInt16(truncatingIfNeeded: number))
+            $0.bool(outliveDaemon)
+        }
     }
     static var takeOverBytes: [UInt8] { encodeMessage(Kind.takeOver) { _ in } }
     static var pingBytes: [UInt8] { encodeMessage(Kind.ping) { _ in } }
@@ -186,7 +191,7 @@ enum MessageToWorker {
         case .ticketKeys:
             self = .ticketKeys(try reader.list { reader throws(MalformedBytes) in try reader.ticketKey() })
         case .keyLog: self = .keyLog
-        case .slots: self = .slots(table: try reader.integer())
+        case .slots: self = .slots(table: try reader.integer(), outliveDaemon: try reader.bool())
         case .takeOver: self = .takeOver
         case .recordOfParked: self = .recordOfParked(id: try reader.number(), datagram: try reader.data())
         case .farSocket: self = .farSocket(id: try reader.number())

@@ -204,6 +204,8 @@ final class ServedConnection: ConnectionDelegate {
         traffic?.restart()
         handler?.closed()
         handler = nil
+        // To its backend, the client that comes is another one: it gets a socket, and so a port, of its own.
+        worker.slot(id)?.farSide = .none
     }
 
     func connectionIsSilent(_ connection: Connection) { worker.parking.park(self) }

@@ -23,6 +23,8 @@ final class Worker: MessageChannelDelegate {
 
     /// The number of the file with the slots, which is in the numbers of the connections.
     private var tableNumber = 0
+    /// Whether there is a next main process that goes on with the connections when this one has died.
+    private var slotsOutliveDaemon = false
     let loop: EventLoop
     let descriptors: DescriptorBudget
     private var channel: MessageChannel?
@@ -127,8 +129,9 @@ final class Worker: MessageChannelDelegate {
             ticketKeys.keys = keys
         case .keyLog:
             if let file = descriptor { nextKeyLog = file } else { hasMissedKeyLog = true }
-        case .slots(let table):
+        case .slots(let table, let outliveDaemon):
             tableNumber = Int(table)
+            slotsOutliveDaemon = outliveDaemon
             guard let file = descriptor else {
                 return logs.always(.internalError, "the memory of the connections is lost")
             }
@@ -145,6 +148,11 @@ final class Worker: MessageChannelDelegate {
 
     func channelEnded(_ channel: MessageChannel) {
         guard !isStopping else { return }
+        guard slotsOutliveDaemon else {
+            logs.always(
+                .stopping, "the main process has ended: closing \(connections.count + tunnels.count) connections")
+            return stop()
+        }
         logs.always(
             .stopping,
             "the main process has ended: leaving \(connections.count + tunnels.count) connections to its successor")

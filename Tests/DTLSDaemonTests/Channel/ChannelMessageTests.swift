@@ -126,8 +126,8 @@ import Testing
                 #expect(throws: MalformedBytes.self, "\(count)") { try decoded([UInt8](bytes[..<count])) { _ in } }
             }
         }
-        try check(MessageToWorker.encode(slotsOfTable: 65_535)) {
-            if case .slots(table: 65_535) = $0 { true } else { false }
+        try check(MessageToWorker.encode(slotsOfTable: 65_535, outliveDaemon: true)) {
+            if case .slots(table: 65_535, outliveDaemon: true) = $0 { true } else { false }
         }
         try check(MessageToWorker.takeOverBytes) { if case .takeOver = $0 { true } else { false } }
         try check(

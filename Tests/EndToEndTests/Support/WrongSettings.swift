@@ -30,6 +30,7 @@ struct WrongSetting: Sendable {
     private static let main = [
         WrongSetting("", "workers", "-1", "an integer (0 is one per core), 0 to 1024, found -1"),
         WrongSetting("", "workers", "\"two\"", "0 to 1024, found the string \"two\""),
+        WrongSetting("", "recycle", "\"59s\"", "a time, \"1m\" to \"30d\", or \"off\""),
         WrongSetting("", "stop_timeout", "601", "a number of seconds, 0 to 600, found 601"),
         WrongSetting("", "log_level", "\"loud\"", "one of \"debug\", \"info\""),
         WrongSetting("", "cookie_secret_file", "\"short\"", "32 to 4096 random bytes, found 3 bytes"),
@@ -75,6 +76,7 @@ struct WrongSetting: Sendable {
         WrongSetting("service.echo", "by_address", "1", "true or false, found 1"),
         WrongSetting("service.echo", "handshake_timeout", "1", "a number of seconds, 2 to 120, found 1"),
         WrongSetting("service.echo", "idle_timeout", "-1", "a number of seconds, 0 to 86400, found -1"),
+        WrongSetting("service.echo", "park_after", "\"2d\"", "a time, \"1s\" to \"1d\", or \"off\""),
         WrongSetting("service.echo", "policy", "\"ancient\"", "\"modern\" or \"legacy\", found the string \"ancient\""),
         WrongSetting("service.echo", "ciphers", "\"nonesuch\"", "expected an OpenSSL cipher list"),
         WrongSetting("service.echo", "resumption", "\"yes\"", "true or false, found the string \"yes\""),
@@ -131,6 +133,7 @@ struct WrongSetting: Sendable {
         WrongSetting("service.pass.forward", "backend", "[\"udp:127.0.0.1\"]", "expected a port, 1 to 65535"),
         WrongSetting("service.pass.forward", "source", "\"127.0.0.1:7\"", "found the string \"127.0.0.1:7\""),
         WrongSetting("service.pass.forward", "source", "\"192.0.2.1\"", "no interface of this machine has the address"),
+        WrongSetting("service.pass.forward", "park", "\"yes\"", "true or false, found the string \"yes\""),
         WrongSetting("service.pass.forward", "proxy_protocol", "2", "true or false, found 2"),
         WrongSetting("service.run.exec", "command", "[\"cat\"]", "the program's absolute path"),
         WrongSetting("service.run.exec", "command", "\"/bin/none\"", "cannot find the program \"/bin/none\""),

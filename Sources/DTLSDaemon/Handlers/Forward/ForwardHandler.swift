@@ -120,6 +120,8 @@ final class ForwardHandler: Handler, EventHandler {
 
     func adopt(_ far: consuming FileDescriptor) {
         formerLocal = nil
+        // It is connected to the backend in the slot, which may be none of the configuration any more.
+        guard let slot, backends.backend(slot.farSide) == route.backend else { return }
         do throws(SystemError) {
             try socket.open(far, route.transport, for: self)
         } catch {

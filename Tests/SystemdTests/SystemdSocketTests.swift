@@ -105,7 +105,8 @@ struct SystemdSocketTests {
             ).text
         }
         #expect(try await visit("-sess_out").contains("New, "))
-        try await lab.wait(for: "systemctl show -P NFileDescriptorStore dtlsd") { $0 == "1" }
+        // The keys, the cookie secret, and the connections of one worker, at least.
+        try await lab.wait(for: "systemctl show -P NFileDescriptorStore dtlsd") { Int($0) ?? 0 >= 3 }
         try await lab.succeed("systemctl restart dtlsd")
         #expect(try await visit("-sess_in").contains("Reused, "))
 
@@ -115,7 +116,7 @@ struct SystemdSocketTests {
             $0.contains("ActiveState=active") && $0.contains("NRestarts=1")
         }
         #expect(try await visit("-sess_in").contains("Reused, "))
-        #expect(try await lab.property("NFileDescriptorStore") == "1")
+        #expect(Int(try await lab.property("NFileDescriptorStore")) ?? 0 >= 3)
 
         try await lab.succeed("systemctl stop dtlsd")
         #expect(try await lab.property("NFileDescriptorStore") == "0")

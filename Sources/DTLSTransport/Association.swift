@@ -535,9 +535,11 @@ package final class Association {
         return now >= silenceDeadline
     }
 
-    /// Whether nothing has passed for `duration`, and all that there is of the association is in its slot.
+    /// Whether nothing has passed for `duration`, and all that there is of the association is in its slot: the flight that
+    /// has ended its handshake is not, and the peer may ask for it.
     func hasBeenSilent(for duration: Duration, now: Instant) -> Bool {
-        isMovable && rehandshake == nil && now >= max(lastReceived, lastSent) + duration
+        isMovable && rehandshake == nil && engine.deadline == .distantFuture
+            && now >= max(lastReceived, lastSent) + duration
     }
 
     /// Whether another process can go on with what is in the slot.

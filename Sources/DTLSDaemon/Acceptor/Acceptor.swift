@@ -120,6 +120,7 @@ final class Acceptor: TimerTarget, EventHandler {
         }
         super.init()
         workers.onEvent = { [unowned self] in handle($0) }
+        workers.connections.onTableRemoved = { [unowned self] in self.manager.discard(.connections(table: $0)) }
         workers.onMisdelivered = { [listeners] in listeners.reinject($0, $1) }
         dispatcher.findListeners { [listeners] in listeners.listener(of: $0) }
         staples.currentConfiguration = { [unowned self] in

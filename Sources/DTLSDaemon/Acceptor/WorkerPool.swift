@@ -221,7 +221,8 @@ struct WorkerPool {
             workers[index].wasStopped = true
             return [.stop(worker.pid, keepingConnections: false)]
         }
-        guard !worker.isReleasing, worker.servedGeneration != nil, workers.contains(where: \.isServing) else {
+        guard !worker.isReleasing, worker.servedGeneration != nil, destination(hasSocket: true, from: worker.pid) != nil
+        else {
             return []
         }
         workers[index].isReleasing = true
@@ -579,7 +580,7 @@ struct WorkerPool {
         nextPing = now + Self.pingInterval
         for index in workers.indices { actions += ping(index) }
         for index in workers.indices where workers[index].isDraining { actions += advanceDraining(index) }
-        actions += evenOut() + recycle(now: now)
+        actions += evenOut() + recycle(now: now) + reportOrphans()
         return actions
     }
 

@@ -290,6 +290,10 @@ final class WorkerSupervisor: TimerTarget, MessageChannelDelegate {
             guard let table = connections[number] else { continue }
             for index in table.indices {
                 guard let connection = table.number(at: index) else { continue }
+                guard table[connection].phase == .established, table[connection].flow != nil else {
+                    connections.end(connection)
+                    continue
+                }
                 guard left > 0 else { return true }
                 guard let destination = pool.destination(hasSocket: false, from: nil),
                     let moved = connections.move(connection, to: destination.table)
@@ -318,7 +322,12 @@ final class WorkerSupervisor: TimerTarget, MessageChannelDelegate {
         perform(pool.receive(decoded, from: pid, now: loop.now))
         switch decoded {
         case .misdelivered(let flow, let datagram): onMisdelivered(datagram, flow)
-        case .wake(let waiting): onWake(waiting.filter { $0.worker == table })
+        case .wake(let waiting):
+            // What has moved meanwhile is not the worker's any more, which may keep something for it.
+            for connection in waiting where !connections.contains(connection) {
+                channel.send(MessageToWorker.encode(resumeFailed: connection))
+            }
+            onWake(waiting.filter { $0.worker == table })
         case .farSocket(let connection):
             if let descriptor { farSockets[pid] = ReleasedSocket(connection, descriptor) }
         case .released(let released):

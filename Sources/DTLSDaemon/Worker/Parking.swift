@@ -244,7 +244,7 @@ final class Parking {
     // MARK: Time
 
     /// Looks at all slots within an eighth of the shortest idle timeout, or a minute.
-    private func scheduleSweep() {
+    func scheduleSweep() {
         guard let cycle = worker.sweepCycle, loop.now >= sweepPauseEnd, let used = worker.datapath.slots?.used, used > 0
         else { return }
         let steps = (used + Self.slotsPerTurn - 1) / Self.slotsPerTurn
@@ -289,6 +289,8 @@ final class Parking {
     /// All connections without a socket, for another worker. They are forgotten here.
     func release(upTo count: Int) -> [ConnectionNumber] {
         guard let slots = worker.datapath.slots else { return [] }
+        // What is released is not to be taken over here any more: the far socket's port is the next worker's.
+        guard takeover == nil, toPrepare.isEmpty else { return [] }
         sweepPauseEnd = loop.now + .seconds(30)
         loop.timers.disarm(sweeper)
         loop.timers.arm(sweepStart, at: sweepPauseEnd)

@@ -49,7 +49,9 @@ final class ServedConnection: ConnectionDelegate {
     var hasSocket: Bool { connection != nil }
     var isEstablished: Bool { handler != nil }
     /// Whether the connection could give its socket up.
-    var mayPark: Bool { service.parking != .never && connection?.isMovable ?? false }
+    var mayPark: Bool {
+        service.parking != .never && service.limits.parkAfter > .zero && connection?.isMovable ?? false
+    }
     /// Whether the connection can go on elsewhere by what is in its slot.
     var isMovable: Bool { handler != nil && connection?.isMovable ?? true }
 

@@ -199,6 +199,7 @@ final class Worker: MessageChannelDelegate {
             for tunnel in tunnels.values { tunnel.reconfigure() }
             handlerResources.reconfigure()
             LogBootstrap.setLevel(decoded.configuration.logLevel)
+            parking.scheduleSweep()
             let capacity = descriptors.connections(of: decoded.configuration)
             channel?.send(MessageFromWorker.encode(ready: generation, capacity: UInt32(clamping: capacity)))
         } catch {

@@ -60,9 +60,14 @@ final class ConnectionTable {
         }
     }
 
+    /// Is told of a table that was dropped: another one may get its number.
+    var onTableRemoved: (Int) -> Void = { _ in }
+
     /// Drops a table that has no connections, with its file.
     func removeTable(_ number: Int) {
-        if self[number]?.count == 0 { tables[number] = nil }
+        guard self[number]?.count == 0 else { return }
+        tables[number] = nil
+        onTableRemoved(number)
     }
 
     /// Forgets all tables and their connections, which another main process goes on with. None has a socket.
@@ -218,14 +223,14 @@ final class ConnectionTable {
         }
         table.file.current = nil
         for index in table.indices {
-            guard let connection = table.number(at: index), table.hasSocket(connection) else { continue }
+            guard let connection = table.number(at: index) else { continue }
             switch table[connection].phase {
-            case .established:
-                noteWithoutSocket(connection)
+            case .established where table[connection].flow != nil:
+                if table.hasSocket(connection) { noteWithoutSocket(connection) }
                 continue
             case .bound: survival.bound += 1
             case .handshaking, .free: survival.handshaking += 1
-            case .ended: break
+            case .established, .ended: break
             }
             end(connection)
         }

@@ -25,6 +25,8 @@ final class SocketRestorer {
     private var waking: [ConnectionNumber] = []
     private var served = 0
     private var isScheduled = false
+    private lazy var retry = CallbackTimer { [weak self] _ in self?.schedule() }
+    private static let retryPause = Duration.milliseconds(5)
     private var kept: [Kept] = []
     private var keptBytes = 0
     /// What workers have said was read for want of a connection, in this turn of the loop.
@@ -136,15 +138,22 @@ final class SocketRestorer {
     }
 
     private func makeSockets() {
+        // Where a worker's channel is full at the moment, its connections wait: they would lose what it keeps for them.
+        var later: [ConnectionNumber] = []
         for connection in waking[served...].prefix(Self.socketsPerTurn) {
             served += 1
-            wake(connection)
+            if workers.connections.lacksSocket(connection), workers.refusalOfSocket(for: connection) == .busy {
+                later.append(connection)
+            } else {
+                wake(connection)
+            }
         }
         if served == waking.count {
             waking = []
             served = 0
         }
-        schedule()
+        waking += later
+        if later.isEmpty { schedule() } else { loop.timers.arm(retry, at: loop.now + Self.retryPause) }
     }
 
     private func wake(_ connection: ConnectionNumber) {

@@ -207,7 +207,7 @@ public final class CipherContexts {
             return false
         }
         guard algorithm.mode == .gcm else { return true }
-        entries[place].send.nextNonce = nonce + 1
+        entries[place].send.nextNonce = nonce &+ 1
         return fragment.loadUnaligned(as: UInt64.self).bigEndian == nonce
     }
 

@@ -1,4 +1,4 @@
-/// Records of epoch 1 that came while a handshake lasted, for whoever reads records after it.
+/// Records of epoch 1 that came while a handshake lasted, for the record layer that reads records after it.
 ///
 /// OpenSSL gets none of them but handshake messages: so when the keys leave it, none is left in it. Of those messages a
 /// copy is kept, so that their numbers count as received. Anybody can send such records, so their number and bytes are

@@ -38,7 +38,7 @@ final class OpenSSLConnection {
     /// For a client that was asked for its cookie more than once, or never counted; see accept(_:).
     var pendingHello: [UInt8]?
     var numbering = RecordNumbering()
-    /// Protected records that came during the handshake, for whoever reads them after it.
+    /// Protected records that came during the handshake, for the record layer that reads them after it.
     private(set) var held = HeldRecords()
     /// What has been sent with keys during the handshake.
     private(set) var protectedWrites = ProtectedWrites()

@@ -4,7 +4,7 @@ import Primitives
 /// The state of one connection's records, in memory that can be kept, moved and taken up again by another process.
 ///
 /// A value is a view of ``byteCount`` bytes that somebody else owns. The bytes hold **keys**: who has read them can read
-/// and forge what the connection carries. Whoever reads them, at any instant, finds a state that is safe to go on with:
+/// and forge what the connection carries. A reader finds a state that is safe to go on with at any instant:
 /// a number is taken before a record is sealed with it, and a record is marked as received before its message is handed
 /// on. So no nonce is used twice, and no record is taken twice, whenever the writer dies.
 public struct RecordState {

@@ -69,7 +69,7 @@ extension DtlsConnection {
     ///
     /// A connection whose handshake is not done does it first. Messages that have come meanwhile wait in the socket.
     ///
-    /// Whoever goes on with the state must be the only one, and the state must be used once: a second use would protect
+    /// The program that goes on with the state must be the only one, and the state must be used once: a second use would protect
     /// two messages with one nonce, which gives the keys away.
     /// - Throws: `.invalid` where the connection cannot move, with the reason; it goes on then.
     @available(*, noasync, message: "it blocks; use AsyncDtlsConnection.suspend()")

@@ -508,7 +508,7 @@ package final class Association {
             // The engine's is that of a renegotiation, or the end of what is kept of a handshake.
             let deadline = min(bufferDeadline, idleDeadline, engine.deadline)
             guard let rehandshake else {
-                // Once it has passed, whoever has been told acts on it.
+                // Once it has passed, the delegate has been told, and acts on it.
                 let silence = silenceDeadline
                 return silence > now ? min(deadline, silence) : deadline
             }
@@ -666,19 +666,6 @@ extension ConnectionSlot {
     package var session: SessionDetails? {
         var reader = ByteReader(details)
         return try? SessionDetails(decoding: &reader)
-    }
-}
-
-/// What the engines of one thread share. A connection has no buffers of its own.
-package final class EngineBuffers {
-    let bio: DatagramBIO
-    /// Puts together the hellos of clients that come back without their state.
-    let fragments = HelloFragments()
-    let outbox: OutboxLender
-
-    package init() throws(OpenSSLError) {
-        bio = try DatagramBIO()
-        outbox = OutboxLender(bio.outbox)
     }
 }
 

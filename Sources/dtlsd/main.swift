@@ -8,7 +8,7 @@ struct DTLSDaemonCommand: ParsableCommand {
         commandName: "dtlsd",
         abstract: "A DTLS server that terminates DTLS, and answers or forwards the datagrams inside.",
         discussion: """
-            SIGHUP reloads the configuration and the certificates. SIGUSR2 starts the program at its path anew, which takes \
+            SIGHUP reloads the configuration and the certificates. SIGUSR2 starts the program at its path again, which takes \
             over all connections. SIGTERM and SIGINT stop the server, and so does SIGUSR1, which leaves the connections to \
             systemd for the next start; the second one stops it at once. The exit status is 78 if the configuration is invalid, and 75 if it may be valid later, for \
             example because no name server answers.

@@ -79,7 +79,7 @@ struct SuiteCase: Sendable, CustomTestStringConvertible {
     // MARK: Suites
 
     @Test(arguments: SuiteCase.all)
-    func `messages and ends go both ways whoever has the records`(_ suite: SuiteCase) throws {
+    func `messages and ends go both ways, on whichever side OpenSSL has the records`(_ suite: SuiteCase) throws {
         for side in [SimulatedWire.Side.client, .server] {
             let pair = try suite.establishedPair()
             #expect(pair.client.engine?.isMovable == (suite.openSSL != .client))
@@ -337,6 +337,21 @@ struct SuiteCase: Sendable, CustomTestStringConvertible {
         #expect(pair.server.error == .overflow(limit: 512))
         pair.run { $0.client.error != nil }
         #expect(pair.client.error == .alert(UInt8(SSL_AD_RECORD_OVERFLOW)))
+    }
+
+    /// A state that a program has kept can have any bytes: with these the explicit nonce of AES-GCM is the greatest.
+    @Test func `the last number has a nonce, whatever its prefix is`() throws {
+        let pair = try Self.common.establishedPair()
+        let state = try #require(pair.client.engine?.recordState)
+        #expect(state.algorithm?.mode == .gcm)
+        let prefixOffset = 40
+        state.memory.storeBytes(of: UInt16.max, toByteOffset: prefixOffset, as: UInt16.self)
+        #expect(state.nonce(Record.sequenceNumberMask) == .max)
+        state.nextNumber = (RecordState.firstNumber | Record.sequenceNumberMask) - 1
+        try pair.send([7], from: .client)
+        #expect(throws: EngineError.exhausted) { try pair.send([8], from: .client) }
+        pair.run()
+        #expect(pair.server.messages.last == [7] && pair.server.isClosed)
     }
 
     @Test func `a connection ends before a number repeats`() throws {

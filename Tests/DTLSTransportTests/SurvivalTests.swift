@@ -136,7 +136,7 @@ import VirtualClock
         while let (pair, slot) = try death(at: deaths, { try exchange($0, 0..<4) }) {
             deaths += 1
             try pair.reviveServer(from: slot)
-            // Whoever has recorded them sends all again.
+            // An attacker who has recorded them sends all again.
             for datagram in pair.sent(to: .server) { pair.inject(datagram) }
             try exchange(pair, 100..<104)
             pair.run(for: .seconds(1))

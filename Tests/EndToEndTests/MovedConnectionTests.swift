@@ -61,6 +61,7 @@ extension EndToEndCrowds {
                 let word = "word \(said.count)"
                 said.append(word)
                 for client in clients { client.say(word) }
+                // This paces the clients, which else would say all of it before the first connection moves.
                 try await Task.sleep(for: .milliseconds(10))
                 guard said.count < 2_000 else {
                     Issue.record("there are still two workers\n\(daemon.program.errors)")

@@ -55,25 +55,18 @@ extension EndToEndCrowds {
         @Test func `clients of GnuTLS and Mbed TLS are parked and served`() async throws {
             let daemon = try await start()
             let sockets = daemon.openSockets
-            let gnutls = try Program(
-                ["gnutls-cli", "--udp", "--insecure", "--port", "\(address.port)", address.host], in: folder)
-            func gnutlsHears(_ line: String) async throws {
-                gnutls.send("\(line)\n")
-                try await eventually("gnutls-cli hears '\(line)'", details: gnutls.output + daemon.program.errors) {
-                    gnutls.output.contains("\n\(line)\n")
-                }
-            }
-            try await gnutlsHears("before")
+            let gnutls = try GnuTLSClient(to: address, in: folder)
+            try await gnutls.exchange("before")
             let mbedTLS = try await MbedTLSPeer.client(
                 to: address, in: folder, steps: ["send:one", "receive", "sleep:8000", "send:two", "receive"])
             try await eventually("the client of Mbed TLS is served", details: daemon.program.errors) {
                 mbedTLS.output.contains("received 3: one")
             }
             try await daemon.parked(sockets: sockets)
-            try await gnutlsHears("after")
+            try await gnutls.exchange("after")
             #expect(try await mbedTLS.finished() == ["handshake done", "received 3: one", "received 3: two"])
             #expect(daemon.lines(with: "connection opened").count == 2)
-            gnutls.closeInput()
+            gnutls.program.closeInput()
             try await daemon.stop()
         }
 
@@ -97,7 +90,7 @@ extension EndToEndCrowds {
                 relay.inject(header + (0..<40).map { _ in UInt8.random(in: 0...255, using: &random) })
                 for bytes in replayed { relay.inject(bytes) }
             }
-            // Whoever answers this has read what came before it.
+            // The process that answers this has read what came before it.
             let stranger = try DatagramSocket(at: .freeOnOwnLoopback())
             guard case .helloVerifyRequest = try await stranger.ask(ClientHelloBytes().bytes(), of: address) else {
                 Issue.record("a hello is not answered with a HelloVerifyRequest")

@@ -62,25 +62,18 @@ extension EndToEndCrowds {
 
         @Test func `clients of GnuTLS and Mbed TLS go on`() async throws {
             let daemon = try await start(Service(listen: [address], identity: identity).text)
-            let gnutls = try Program(
-                ["gnutls-cli", "--udp", "--insecure", "--port", "\(address.port)", address.host], in: folder)
-            func gnutlsHears(_ line: String) async throws {
-                gnutls.send("\(line)\n")
-                try await eventually("gnutls-cli hears '\(line)'", details: gnutls.output + daemon.program.errors) {
-                    gnutls.output.contains("\n\(line)\n")
-                }
-            }
-            try await gnutlsHears("before")
+            let gnutls = try GnuTLSClient(to: address, in: folder)
+            try await gnutls.exchange("before")
             let mbedTLS = try await MbedTLSPeer.client(
                 to: address, in: folder, steps: ["send:one", "receive", "sleep:5000", "send:two", "receive"])
             try await eventually("the client of Mbed TLS is served", details: daemon.program.errors) {
                 mbedTLS.output.contains("received 3: one")
             }
             try await daemon.replaceWorker()
-            try await gnutlsHears("after")
+            try await gnutls.exchange("after")
             #expect(try await mbedTLS.finished() == ["handshake done", "received 3: one", "received 3: two"])
             #expect(daemon.lines(with: "connection opened").count == 2)
-            gnutls.closeInput()
+            gnutls.program.closeInput()
             try await daemon.stop()
         }
 
@@ -196,7 +189,7 @@ extension EndToEndCrowds {
             try await eventually("the client returns its cookie", details: client.transcript) {
                 relay.passed.count { $0.direction == .toServer } >= 2
             }
-            // Whoever answers this has handed the client over.
+            // The process that answers this has handed the client over.
             let stranger = try DatagramSocket(at: .freeOnOwnLoopback())
             _ = try await stranger.ask(ClientHelloBytes().bytes(), of: address)
             try await daemon.replaceWorker()

@@ -15,8 +15,8 @@ private final class Receivers {
     /// The first number of the next input: far enough behind all that came before.
     var base = RecordState.firstNumber + 1_000
     var hint: Int32 = 0
-    /// Of the connection: OpenSSL ends it for the fifth.
-    var warnings = 0
+    /// Why one of both has failed.
+    private var failure = ""
 
     init(_ cipher: String) throws {
         bio = try DatagramBIO()
@@ -125,7 +125,12 @@ private final class Receivers {
 
     private func verdicts(of engine: Engine, _ datagram: [UInt8]) -> [Verdict] {
         defer { bio.outbox.removeAll() }
-        do { return try Self.events(of: engine, datagram) } catch { return [.failed] }
+        do {
+            return try Self.events(of: engine, datagram)
+        } catch {
+            failure = "\(error)"
+            return [.failed]
+        }
     }
 
     /// Gives both a datagram.
@@ -133,7 +138,7 @@ private final class Receivers {
     func deliver(_ datagram: [UInt8]) -> Bool {
         let (expected, found) = (verdicts(of: openSSL, datagram), verdicts(of: ours, datagram))
         guard expected == found else {
-            fatalError("OpenSSL says \(expected.map(\.summary)), and this code \(found.map(\.summary))")
+            fatalError("OpenSSL says \(expected.map(\.summary)), and this code \(found.map(\.summary)): \(failure)")
         }
         return !expected.contains(.closed) && !expected.contains(.failed)
     }
@@ -161,8 +166,9 @@ private let ciphers = [
 /// The input is a list of things to do with records and datagrams. Both receivers must say the same to each datagram.
 ///
 /// What they are known to say otherwise to is left out: empty messages, of which OpenSSL tells from 3.2 on in another
-/// order, malformed alerts and five warnings, for which it ends the connection, and authentic records of other
-/// types.
+/// order, malformed alerts, for which it ends the connection, and authentic records of other types. So are warnings:
+/// OpenSSL 3.0.19 counts the last one once more for each record that it drops after it, and ends the connection at five
+/// ("too many warn alerts").
 @_cdecl("LLVMFuzzerTestOneInput")
 func fuzzRecordVerdicts(_ bytes: UnsafePointer<UInt8>?, _ count: Int) -> Int32 {
     var input = Input(bytes: UnsafeBufferPointer(start: bytes, count: count))
@@ -207,9 +213,6 @@ private func run(_ input: inout Input, _ base: UInt64, _ both: Receivers) -> Boo
         case 6:
             let far = base + UInt64(input.next()) << 8
             record = both.record(.applicationData, far, [operation])
-        case 7 where both.warnings < 1:
-            both.warnings += 1
-            record = both.record(.alert, number, [1, 90])
         case 8:
             // close_notify, or a fatal alert.
             let isFatal = input.next() % 2 == 1

@@ -455,7 +455,10 @@ final class Acceptor: TimerTarget, EventHandler {
 
     /// Goes on with the connections of the main process, which serves no more.
     private func takeOver(_ files: [PassedDescriptor]) {
-        adopt(files)
+        guard adopt(files) else {
+            // The process before this one takes them back.
+            return handle(.listenersFailed(reason: "the connections cannot be taken up"))
+        }
         if ticketKeys.readAgain(), let active = lifecycle.active?.configuration,
             let keys = try? ticketKeys.keys(for: active.tickets)
         {
@@ -507,24 +510,29 @@ final class Acceptor: TimerTarget, EventHandler {
     }
 
     /// Takes up the connections in these files, which no process serves.
-    private func adopt(_ files: [PassedDescriptor]) {
+    /// - Returns: false where a file could not be used.
+    @discardableResult
+    private func adopt(_ files: [PassedDescriptor]) -> Bool {
         var count = 0
+        var areAllUsable = true
         for file in files {
             guard let item = file.storedItem, case .connections(let table) = item else { continue }
             manager.doubt(item)
             do {
                 count += try workers.adopt(file.descriptor.take(), table: table)
             } catch {
+                areAllUsable = false
                 manager.discard(item)
                 logger.log(
                     .connectionsLost,
                     "connections of an earlier process cannot be taken up, and are lost: \(file.name): \(error)")
             }
         }
-        guard count > 0 else { return }
+        guard count > 0 else { return areAllUsable }
         logger.log(
             .connectionsKept, "\(count) connections that an earlier process has left are kept",
             ["CONNECTIONS_KEPT": "\(count)"])
+        return areAllUsable
     }
 
     // MARK: Shutdown
@@ -555,7 +563,7 @@ final class Acceptor: TimerTarget, EventHandler {
     }
 
     /// Calls `work` once no handshake is under way, at the end of this turn at the earliest, unless ``handshakeWait`` is
-    /// set anew before. Workers report handshakes at most 10 ms late.
+    /// set again before. Workers report handshakes at most 10 ms late.
     private func waitForHandshakes(_ work: @escaping () -> Void) {
         let timer = CallbackTimer { [unowned self] _ in
             guard handshakeWait != nil else { return }

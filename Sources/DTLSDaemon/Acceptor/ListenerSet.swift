@@ -65,7 +65,7 @@ final class ListenerSet {
     ) {
         self.inherited = inherited
         for passed in stored {
-            // One that cannot be used is opened anew.
+            // Where it cannot be used, another one is opened.
             if let item = passed.storedItem,
                 let socket = try? InheritedSocket(name: passed.name, passed.descriptor.take())
             {

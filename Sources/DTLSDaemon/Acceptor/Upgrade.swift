@@ -75,7 +75,7 @@ struct Upgrade: Equatable {
     }
 
     private(set) var step = Step.preparing
-    /// SIGHUP has come, perhaps after the successor has read the configuration. Whoever serves in the end reads it again.
+    /// SIGHUP has come, perhaps after the successor has read the configuration. The process that serves in the end reads it again.
     private(set) var isReloadRequested = false
     /// The daemon is to stop once it is clear which process serves.
     private(set) var stopRequest: StopRequest?
@@ -88,7 +88,7 @@ struct Upgrade: Equatable {
     static let settlingTime = Duration.seconds(1)
     static let emptyingTime = Duration.seconds(5)
     /// A worker waits for handshakes of its own accord when it is told to end. All connections are silent by then, and
-    /// whoever stalls a handshake shall not prolong that.
+    /// a client that stalls its handshake shall not prolong that.
     static let emptyingTimeWithHandshakes = Duration.milliseconds(300)
     static let takeOverTime = Duration.seconds(10)
 

@@ -3,7 +3,7 @@ import LinuxSystem
 import Primitives
 
 /// Decides which new clients get a connection, by the limits of their service and of all services together, and counts
-/// the connections that there are. It keeps nothing of a single connection: whoever begins one tells its end.
+/// the connections that there are. It keeps nothing of a single connection: the caller that begins one tells its end.
 ///
 /// It is asked once the client's cookie has been verified. A client that is refused costs no limit anything and gets no
 /// answer, so it sends its hello again after its retransmission timeout (RFC 6347, section 4.2.4).

@@ -50,6 +50,14 @@ final class Departure {
 
     private var hasHandshakes: Bool { worker.connections.values.contains { !$0.isEstablished } }
 
+    /// Whether the worker gives up what it has: a connection that it gets now was released, and no other took it.
+    var isReleasing: Bool {
+        switch state {
+        case .releasing, .released: true
+        case .serving, .finishingHandshakes, .left: false
+        }
+    }
+
     // MARK: Leaving
 
     /// Leaves all connections in their slots as they are, and ends the process. Handshakes may end until `deadline`.
@@ -80,6 +88,7 @@ final class Departure {
     /// Gives up to `count` connections to other workers; `UInt32.max`: all, also those whose handshake still goes on.
     func release(_ count: UInt32) {
         if case .left = state { return }
+        for served in worker.connections.values { served.hasComeBack = false }
         state = .releasing(count)
         step()
     }
@@ -90,7 +99,7 @@ final class Departure {
         var done = 0
         for served in Array(worker.connections.values) where left > 0 && done < Self.connectionsPerTurn {
             // Its program would be lost.
-            guard served.isMovable, isAll || served.service.parking != .never else { continue }
+            guard served.isMovable, !served.hasComeBack, isAll || served.service.parking != .never else { continue }
             release(served)
             left -= 1
             done += 1
@@ -119,7 +128,7 @@ final class Departure {
     }
 
     private func releaseLate() {
-        for served in Array(worker.connections.values) where served.isMovable { release(served) }
+        for served in Array(worker.connections.values) where served.isMovable && !served.hasComeBack { release(served) }
     }
 
     private func release(_ served: ServedConnection) {

@@ -151,6 +151,7 @@ final class Parking {
         }
         let served =
             worker.connections[id] ?? ServedConnection(parked: id, service: service, worker: worker)
+        served.hasComeBack = worker.departure.isReleasing
         worker.connections[id] = served
         do throws(InvalidRecordState) {
             try served.resume(over: socket, client, far, with: kept + datagrams.map { [UInt8]($0) })
@@ -233,7 +234,10 @@ final class Parking {
         for id in ids where worker.connections[id] == nil {
             guard let slot = worker.establishedSlot(id), let client = ServedClient(slot),
                 let service = worker.service(slot.target)
-            else { continue }
+            else {
+                _ = takeFarSocket(id)
+                continue
+            }
             let served = ServedConnection(parked: id, service: service, worker: worker)
             worker.connections[id] = served
             served.prepareHandler(client, takeFarSocket(id))
@@ -283,6 +287,7 @@ final class Parking {
         worker.logs.connectionEvent(
             .connectionClosed, "connection closed: \(reason)",
             ["PEER": "\(slot.flow.map { "\($0.peer)" } ?? "unknown")", "REASON": "\(reason)"])
+        _ = takeFarSocket(id)
         worker.countClosed(id)
     }
 

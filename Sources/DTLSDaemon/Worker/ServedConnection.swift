@@ -48,6 +48,8 @@ final class ServedConnection: ConnectionDelegate {
 
     var hasSocket: Bool { connection != nil }
     var isEstablished: Bool { handler != nil }
+    /// Whether no other worker has taken the connection when it was released, so that it goes on here for now.
+    var hasComeBack = false
     /// Whether the connection could give its socket up.
     var mayPark: Bool {
         service.parking != .never && service.limits.parkAfter > .zero && connection?.isMovable ?? false

@@ -7,7 +7,7 @@ import Primitives
 ///
 /// A value is a view of memory that the main process and one worker share. The main process takes and frees slots, and
 /// writes the flow and the target before it hands a connection over; from then on the worker alone writes, until the
-/// connection has ended or the worker has. Whoever reads, at any instant, finds a whole state: the word with the
+/// connection has ended or the worker has. A reader finds a whole state at any instant: the word with the
 /// ``phase`` is stored last of all that a change consists of.
 package struct ConnectionSlot {
     /// Bytes of a slot.

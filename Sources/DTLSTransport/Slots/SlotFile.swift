@@ -60,7 +60,7 @@ package final class SlotFile {
 
     /// `index` is in `0..<capacity`.
     package subscript(index: Int) -> ConnectionSlot {
-        precondition((0..<capacity).contains(index), "the index of a slot is checked by whoever has it from outside")
+        precondition((0..<capacity).contains(index), "an index from outside is checked by the code that reads it")
         return ConnectionSlot(
             base + Self.headerByteCount + index * ConnectionSlot.byteCount,
             overflow: base + Self.headerByteCount + capacity * ConnectionSlot.byteCount

@@ -93,10 +93,7 @@ import Testing
     @Test func `a stored socket is listened on again as it is, with the datagrams that wait in it`() throws {
         let loop = try EventLoop()
         let delegate = Delegate()
-        let probe = try UDPSocket.listen(
-            on: try #require(SocketAddress(host: "127.0.0.1", port: 0)), options: SocketOptions())
-        let address = try #require(try UDPSocket.localAddress(of: probe))
-        _ = consume probe
+        let address = try SocketAddress.freeOnOwnLoopback()
         let first = try makeListeners([], loop, delegate)
         try first.commit(try first.prepare(configuration(address, SocketOptions(dscp: 8))))
         let stored = try passed(first.ownSockets)
@@ -119,10 +116,7 @@ import Testing
     @Test func `a stored socket with other options is not used`() throws {
         let loop = try EventLoop()
         let delegate = Delegate()
-        let probe = try UDPSocket.listen(
-            on: try #require(SocketAddress(host: "127.0.0.1", port: 0)), options: SocketOptions())
-        let address = try #require(try UDPSocket.localAddress(of: probe))
-        _ = consume probe
+        let address = try SocketAddress.freeOnOwnLoopback()
         let first = try makeListeners([], loop, delegate)
         try first.commit(try first.prepare(configuration(address, SocketOptions(dscp: 8))))
         let before = first.ownSockets
@@ -138,10 +132,7 @@ import Testing
     @Test func `listeners that pause leave datagrams in their sockets`() throws {
         let loop = try EventLoop()
         let delegate = Delegate()
-        let probe = try UDPSocket.listen(
-            on: try #require(SocketAddress(host: "127.0.0.1", port: 0)), options: SocketOptions())
-        let address = try #require(try UDPSocket.localAddress(of: probe))
-        _ = consume probe
+        let address = try SocketAddress.freeOnOwnLoopback()
         let listeners = try makeListeners([], loop, delegate)
         try listeners.commit(try listeners.prepare(configuration(address, SocketOptions())))
         try listeners.openAll()

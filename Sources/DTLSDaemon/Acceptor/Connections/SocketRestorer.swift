@@ -66,7 +66,7 @@ final class SocketRestorer {
         _ datagram: UnsafeRawBufferPointer, _ flow: FlowKey, isProven: Bool, wasKept: Bool,
         on listener: DatagramListener
     ) -> Bool {
-        guard let connection = connection(of: flow) else { return false }
+        guard let connection = connection(of: flow, wasKept: wasKept) else { return false }
         guard workers.isServed(connection) else {
             keep(datagram, flow, isProven: isProven)
             return true
@@ -82,9 +82,11 @@ final class SocketRestorer {
 
     /// A worker says that it gives a socket up before it does, but this process may read the listener first. So what
     /// workers have said is read before a datagram counts as one of no connection.
-    private func connection(of flow: FlowKey) -> ConnectionNumber? {
+    ///
+    /// What was kept is handed out while a worker's message is handled, and then no other may be read.
+    private func connection(of flow: FlowKey, wasKept: Bool) -> ConnectionNumber? {
         if let connection = workers.connections.connectionWithoutSocket(of: flow) { return connection }
-        guard !hasReadWorkers else { return nil }
+        guard !hasReadWorkers, !wasKept else { return nil }
         hasReadWorkers = true
         loop.atEndOfTurn { [weak self] in self?.hasReadWorkers = false }
         workers.readWorkers()

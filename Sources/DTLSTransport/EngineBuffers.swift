@@ -1,0 +1,14 @@
+import DTLSEngine
+
+/// What the engines of one thread share. A connection has no buffers of its own.
+package final class EngineBuffers {
+    let bio: DatagramBIO
+    /// Puts together the hellos of clients that come back without their state.
+    let fragments = HelloFragments()
+    let outbox: OutboxLender
+
+    package init() throws(OpenSSLError) {
+        bio = try DatagramBIO()
+        outbox = OutboxLender(bio.outbox)
+    }
+}

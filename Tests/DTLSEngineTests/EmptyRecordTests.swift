@@ -61,14 +61,16 @@ import Testing
         #expect(pair.client.error == nil && pair.server.error == nil)
     }
 
-    @Test func `the record behind an empty one in its datagram is not lost`() throws {
-        let pair = try makePair("ECDHE-RSA-AES128-GCM-SHA256")
+    @Test(arguments: ["ECDHE-RSA-AES128-GCM-SHA256", "ECDHE-RSA-AES128-SHA256"])
+    func `the record behind an empty one in its datagram is not lost`(_ cipher: String) throws {
+        let pair = try makePair(cipher)
         pair.wire.interfere = { _, _, _ in [] }
         for message in [[], [1], [], []] as [[UInt8]] { try pair.send(message, from: .client) }
         let datagram = pair.wire.sent.suffix(4).flatMap(\.datagram)
         pair.inject(datagram, into: .server)
-        // Where OpenSSL does not tell of empty records, those of a datagram count as one.
-        let expected: [[UInt8]] = OpenSSLConnection.readsPastEmptyRecords ? [[1], []] : [[], [1], [], []]
+        // Where OpenSSL has the records and does not tell of empty ones, those of a datagram count as one.
+        let countAsOne = OpenSSLConnection.readsPastEmptyRecords && pair.server.engine?.isMovable == false
+        let expected: [[UInt8]] = countAsOne ? [[1], []] : [[], [1], [], []]
         #expect(pair.server.messages == expected)
         pair.inject(datagram, into: .server)
         #expect(pair.server.messages == expected)

@@ -1,7 +1,9 @@
-// Built by scripts/fuzz together with the engine's own source files, in one module.
+// Built by scripts/fuzz, which lets it use the engine's internal names.
 
 import COpenSSL
 import Primitives
+
+@testable import DTLSEngine
 
 /// The receiving side of one connection twice, with the same keys: in OpenSSL, and here. What the peer seals, and what
 /// somebody makes of it, comes to both.

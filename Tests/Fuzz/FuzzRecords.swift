@@ -1,6 +1,8 @@
-// Built by scripts/fuzz together with the engine's own source files, in one module.
+// Built by scripts/fuzz, which lets it use the engine's internal names.
 
 import Primitives
+
+@testable import DTLSEngine
 
 /// What every run needs, made once.
 private final class Fuzzed {

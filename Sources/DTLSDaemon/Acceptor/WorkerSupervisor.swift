@@ -29,6 +29,10 @@ final class WorkerSupervisor: TimerTarget, MessageChannelDelegate {
     var isAwaitingTables = false
     /// The files of connections that another main process has been given.
     private var filesGiven: [Int: SlotFile] = [:]
+    /// Records that go to the workers at the end of the turn.
+    private var gathered: [pid_t: RecordGathering] = [:]
+    private var hasScheduledGathered = false
+    private lazy var gatheredRetry = CallbackTimer { [weak self] _ in self?.sendGathered() }
     private var isMovingOrphans = false
     /// Connections of dead workers that move in a turn of the loop: some milliseconds.
     private static let orphansPerTurn = 2_048
@@ -187,12 +191,47 @@ final class WorkerSupervisor: TimerTarget, MessageChannelDelegate {
     /// Whether a worker serves the connection at the moment.
     func isServed(_ connection: ConnectionNumber) -> Bool { pool.worker(with: connection) != nil }
 
-    /// Passes a datagram on that may be a record of a connection without a socket.
-    /// - Parameter waits: whether it waits for room where the channel of the worker is full; otherwise it is lost.
-    func deliverRecord(_ datagram: UnsafeRawBufferPointer, to connection: ConnectionNumber, waits: Bool) {
-        guard let pid = pool.worker(with: connection), let channel = channels[pid] else { return }
-        let message = MessageToWorker.encode(recordOfParked: datagram, id: connection)
-        if waits { channel.send(message) } else { _ = channel.offer(message) }
+    /// Passes a datagram on that may be a record of a connection, at the end of this turn of the loop: together with
+    /// others, since a message that wakes the worker up costs several times what its records do.
+    /// - Parameter waits: whether it waits for room where the channel of the worker is full, and is passed on at once.
+    ///   Otherwise it is lost where more has come than one message holds.
+    func deliverRecord(
+        _ datagram: UnsafeRawBufferPointer, _ flow: FlowKey, to connection: ConnectionNumber, waits: Bool
+    ) {
+        guard let pid = pool.worker(with: connection) else { return }
+        if waits {
+            var one = RecordGathering()
+            one.add(datagram, flow, of: connection)
+            channels[pid]?.send(one.bytes)
+            return
+        }
+        if gathered[pid]?.isFull(for: datagram) == true { sendGathered(to: pid) }
+        if gathered[pid]?.isFull(for: datagram) == true { return }
+        gathered[pid, default: RecordGathering()].add(datagram, flow, of: connection)
+        guard !hasScheduledGathered else { return }
+        hasScheduledGathered = true
+        loop.atEndOfTurn { [weak self] in self?.sendGathered() }
+    }
+
+    private func sendGathered() {
+        hasScheduledGathered = false
+        for pid in gathered.keys where !sendGathered(to: pid) {
+            loop.timers.arm(gatheredRetry, at: loop.now + .milliseconds(1))
+        }
+    }
+
+    /// - Returns: false where the channel is full, and the records wait.
+    @discardableResult
+    private func sendGathered(to pid: pid_t) -> Bool {
+        guard let message = gathered[pid], message.count > 0 else { return true }
+        // What is for a worker that has ended is lost with it.
+        guard let channel = channels[pid], channel.isOpen else {
+            gathered[pid] = nil
+            return true
+        }
+        guard channel.offer(message.bytes) else { return false }
+        gathered[pid]?.removeAll()
+        return true
     }
 
     /// Why the worker of a connection can take no socket for it at the moment; `nil` when it can.
@@ -206,7 +245,8 @@ final class WorkerSupervisor: TimerTarget, MessageChannelDelegate {
     /// - Returns: false where the channel of its worker is full.
     func resume(_ connection: ConnectionNumber, with incoming: borrowing IncomingConnection) -> Bool {
         guard let pid = pool.worker(with: connection), let channel = channels[pid] else { return false }
-        let message = MessageToWorker.encode(resume: connection, datagrams: incoming.datagrams)
+        let message = MessageToWorker.encode(
+            resume: connection, flow: incoming.flow, datagrams: incoming.datagrams)
         guard channel.offer(message, descriptor: incoming.socket.rawValue) else { return false }
         connections.noteSocket(connection)
         return true
@@ -245,8 +285,8 @@ final class WorkerSupervisor: TimerTarget, MessageChannelDelegate {
                 far = nil
                 channel.send(MessageToWorker.encode(farSocketOf: number), descriptor: descriptor.descriptor.take())
             }
-            if hasSocket {
-                channel.send(MessageToWorker.encode(resume: number, datagrams: []), descriptor: socket)
+            if hasSocket, let flow = connections.slot(of: number)?.flow {
+                channel.send(MessageToWorker.encode(resume: number, flow: flow, datagrams: []), descriptor: socket)
                 connections.noteSocket(number)
                 return perform(pool.moved(from: pid))
             }
@@ -328,6 +368,7 @@ final class WorkerSupervisor: TimerTarget, MessageChannelDelegate {
                 channel.send(MessageToWorker.encode(resumeFailed: connection))
             }
             onWake(waiting.filter { $0.worker == table })
+        case .rebind(let connection, _): channel.send(MessageToWorker.encode(resumeFailed: connection))
         case .farSocket(let connection):
             if let descriptor { farSockets[pid] = ReleasedSocket(connection, descriptor) }
         case .released(let released):
@@ -352,6 +393,7 @@ final class WorkerSupervisor: TimerTarget, MessageChannelDelegate {
         channel.readToEnd()
         reaped = nil
         farSockets[pid] = nil
+        gathered[pid] = nil
         channels[pid] = nil
         channel.close()
         perform(pool.ended(pid, ending, now: loop.now))

@@ -39,25 +39,33 @@ enum MessageToWorker {
     /// after this one has activated its first configuration and before any other message about a connection.
     ///
     /// Established connections whose service or client is in the configuration are parked from now on: sockets of
-    /// their peers come by ``resume(id:datagrams:)``. The worker makes their far sockets again itself. It ends all
+    /// their peers come by ``resume(id:flow:datagrams:)``. The worker makes their far sockets again itself. It ends all
     /// others, and reports them closed.
     case takeOver
-    /// A datagram that came to a listener from the peer's address of a connection that has no socket, and that looks
-    /// like a record of it. Nobody has authenticated it. Where the connection is there and one of its records is good,
-    /// the worker keeps it and answers with ``MessageFromWorker/wake(_:)``.
-    case recordOfParked(id: ConnectionNumber, datagram: UnsafeRawBufferPointer)
+    /// Datagrams that came to listeners, and that each look like a record of the connection: it has this flow, or its
+    /// connection ID is in the record (RFC 9146). Nobody has authenticated them, and the flow may be anybody's.
+    ///
+    /// Of a connection without a socket, a good record is kept, and answered with ``MessageFromWorker/wake(_:)``. Where
+    /// one from another flow shows that the peer is there now, the answer is ``MessageFromWorker/rebind(id:flow:)``.
+    case records([ReceivedRecord])
     /// The far socket of a connection (to its backend, or from a tunnel to its server) comes along. It belongs to the
-    /// ``resume(id:datagrams:)`` or ``adopt(_:)`` of this connection that follows.
+    /// ``resume(id:flow:datagrams:)`` or ``adopt(_:)`` of this connection that follows.
     case farSocket(id: ConnectionNumber)
-    /// A socket for a connection that is in a slot without one comes along, connected to its peer; none where this
-    /// process had no descriptor left, and then the worker answers with ``MessageFromWorker/parked(_:)``. The datagrams
+    /// A socket for a connection comes along, connected to its peer; none where this process had no descriptor left, and
+    /// then the worker answers with ``MessageFromWorker/parked(_:)``. The connection had no socket, or one of the flow
+    /// that it has left (``MessageFromWorker/rebind(id:flow:)``). Its slot has the flow of this socket. The datagrams
     /// come after those that the worker has kept. They are the peer's, but nobody has authenticated them: what the new
     /// socket held, a ClientHello whose cookie is valid for this flow (a re-handshake, RFC 6347, section 4.2.8), or the
     /// plain ones of a tunnel's local sender.
-    case resume(id: ConnectionNumber, datagrams: [UnsafeRawBufferPointer])
-    /// There is no socket at the moment for a connection that the worker has sent ``MessageFromWorker/wake(_:)`` for.
-    /// What the worker has kept for it is lost, and the next datagram may wake it.
+    case resume(id: ConnectionNumber, flow: FlowKey, datagrams: [UnsafeRawBufferPointer])
+    /// There is no socket at the moment for a connection that the worker has sent ``MessageFromWorker/wake(_:)`` or
+    /// ``MessageFromWorker/rebind(id:flow:)`` for. What the worker has kept for it is lost, and the next datagram may
+    /// wake it. Where it has a socket, it keeps it.
     case resumeFailed(id: ConnectionNumber)
+    /// The peer of another connection has been proven to be at the address that this one's socket is connected to (a
+    /// NAT has given a port to somebody else): give the socket up, which the other connection gets one in place of. The
+    /// worker parks the connection, and answers with ``MessageFromWorker/parked(_:)``, or ends it where it cannot.
+    case giveUpSocket(id: ConnectionNumber)
     /// Connections that another worker has released, or that were stored, are in slots of this worker now, without
     /// sockets of their peers.
     case adopt([ConnectionNumber])
@@ -81,7 +89,14 @@ enum MessageToWorker {
         let datagrams: [UnsafeRawBufferPointer]
     }
 
-    private enum Kind: UInt8 {
+    /// A datagram that a listener got, for a connection.
+    struct ReceivedRecord {
+        let id: ConnectionNumber
+        let flow: FlowKey
+        let datagram: UnsafeRawBufferPointer
+    }
+
+    fileprivate enum Kind: UInt8 {
         case configure = 1
         case connection = 2
         case misdelivered = 3
@@ -91,12 +106,13 @@ enum MessageToWorker {
         case keyLog = 7
         case slots = 8
         case takeOver = 9
-        case recordOfParked = 10
+        case records = 10
         case farSocket = 11
         case resume = 12
         case resumeFailed = 13
         case adopt = 14
         case release = 15
+        case giveUpSocket = 16
     }
 
     static func encode(configure generation: UInt32) -> [UInt8] {
@@ -128,26 +144,24 @@ enum MessageToWorker {
         encodeMessage(Kind.stop) { $0.bool(keeping) }
     }
 
-    static func encode(recordOfParked datagram: UnsafeRawBufferPointer, id: ConnectionNumber) -> [UInt8] {
-        encodeMessage(Kind.recordOfParked) {
-            $0.number(id)
-            $0.data(datagram)
-        }
-    }
-
     static func encode(farSocketOf id: ConnectionNumber) -> [UInt8] {
         encodeMessage(Kind.farSocket) { $0.number(id) }
     }
 
-    static func encode(resume id: ConnectionNumber, datagrams: [[UInt8]]) -> [UInt8] {
+    static func encode(resume id: ConnectionNumber, flow: FlowKey, datagrams: [[UInt8]]) -> [UInt8] {
         encodeMessage(Kind.resume) {
             $0.number(id)
+            $0.flow(flow)
             $0.list(datagrams) { $0.data($1) }
         }
     }
 
     static func encode(resumeFailed id: ConnectionNumber) -> [UInt8] {
         encodeMessage(Kind.resumeFailed) { $0.number(id) }
+    }
+
+    static func encode(giveUpSocketOf id: ConnectionNumber) -> [UInt8] {
+        encodeMessage(Kind.giveUpSocket) { $0.number(id) }
     }
 
     /// - Parameter ids: at most ``ConnectionNumber/maximumOfMessage``.
@@ -193,16 +207,57 @@ enum MessageToWorker {
         case .keyLog: self = .keyLog
         case .slots: self = .slots(table: try reader.integer(), outliveDaemon: try reader.bool())
         case .takeOver: self = .takeOver
-        case .recordOfParked: self = .recordOfParked(id: try reader.number(), datagram: try reader.data())
+        case .records:
+            var records: [ReceivedRecord] = []
+            while !reader.isAtEnd {
+                records.append(
+                    ReceivedRecord(id: try reader.number(), flow: try reader.flow(), datagram: try reader.data()))
+            }
+            self = .records(records)
         case .farSocket: self = .farSocket(id: try reader.number())
         case .resume:
             self = .resume(
-                id: try reader.number(),
+                id: try reader.number(), flow: try reader.flow(),
                 datagrams: try reader.list { reader throws(MalformedBytes) in try reader.data() })
         case .resumeFailed: self = .resumeFailed(id: try reader.number())
+        case .giveUpSocket: self = .giveUpSocket(id: try reader.number())
         case .adopt: self = .adopt(try reader.numbers())
         case .release: self = .release(count: try reader.integer())
         }
+    }
+}
+
+/// Gathers the records of one ``MessageToWorker/records(_:)``, in memory that is used again for the next.
+struct RecordGathering {
+    private var writer = ByteWriter()
+    /// The records that are in the message.
+    private(set) var count = 0
+
+    /// Bytes of a message, well below ``UnixChannel/maximumMessageSize``: a socket's buffer takes several of them.
+    static let maximumBytes = 32_768
+
+    /// The message.
+    var bytes: [UInt8] { writer.bytes }
+
+    /// Whether the message is to be sent before the datagram is added. One of any size has room in an empty message.
+    func isFull(for datagram: UnsafeRawBufferPointer) -> Bool {
+        count > 0 && writer.bytes.count + datagram.count + Self.overhead > Self.maximumBytes
+    }
+
+    /// Bytes of the number, the flow and the lengths, at most.
+    private static let overhead = 128
+
+    mutating func add(_ datagram: UnsafeRawBufferPointer, _ flow: FlowKey, of id: ConnectionNumber) {
+        if count == 0 { writer.integer(MessageToWorker.Kind.records.rawValue) }
+        writer.number(id)
+        writer.flow(flow)
+        writer.data(datagram)
+        count += 1
+    }
+
+    mutating func removeAll() {
+        writer.removeAll()
+        count = 0
     }
 }
 
@@ -219,8 +274,16 @@ enum MessageFromWorker {
     /// A datagram that reached a connection's socket, and belongs to a listener.
     case misdelivered(flow: FlowKey, datagram: UnsafeRawBufferPointer)
     /// Connections without sockets need some: a good record of the peer waits, or a message for it. Each is answered
-    /// with ``MessageToWorker/resume(id:datagrams:)`` or ``MessageToWorker/resumeFailed(id:)``.
+    /// with ``MessageToWorker/resume(id:flow:datagrams:)`` or ``MessageToWorker/resumeFailed(id:)``.
     case wake([ConnectionNumber])
+    /// The peer of a connection is at this flow now, which an authentic record that is newer than all before, or a path
+    /// response (RFC 9853), has shown: the connection wants a socket that is connected there. It may have one at its
+    /// former flow, which it keeps until then. It is answered with ``MessageToWorker/resume(id:flow:datagrams:)`` or
+    /// ``MessageToWorker/resumeFailed(id:)``.
+    case rebind(id: ConnectionNumber, flow: FlowKey)
+    /// A datagram to be sent to a flow's peer from the listener of its local address: no socket is connected to the
+    /// peer, whose address is not proven yet (a path challenge, RFC 9853).
+    case sendFromListener(flow: FlowKey, datagram: UnsafeRawBufferPointer)
     /// Connections have no sockets of their peers from now on. Sent at once, and before the socket is closed, so that
     /// no datagram finds neither.
     case parked([ConnectionNumber])
@@ -245,12 +308,33 @@ enum MessageFromWorker {
         var handshakes: UInt32 = 0
         var resumed: UInt32 = 0
         var failed: UInt32 = 0
-        /// Datagrams of ``MessageToWorker/recordOfParked(id:datagram:)`` in which no record was good.
+        /// Datagrams of ``MessageToWorker/records(_:)`` in which no record was good, or that were copies.
         var forged: UInt32 = 0
+        /// Where the `forged` ones have come from, as far as there is room: their sources may be forged, too.
+        var forgedFrom: [NetworkPrefix: ForgedSource] = [:]
         /// Datagrams of clients that were dropped because they exceeded the limits of their connection.
         var dropped = Tally<TrafficExcess>()
         /// Connections that were handed over and that the worker has refused. They are in `closed`, too.
         var refused = Tally<Refusal>()
+
+        /// How many datagrams that nobody has sealed came from one network.
+        struct ForgedSource: Equatable {
+            /// One of the network's addresses.
+            let address: SocketAddress
+            var count: UInt32
+        }
+
+        /// The most networks of ``forgedFrom``.
+        static let maximumSources = 1_024
+
+        /// Counts a datagram that the peer of a connection has not sealed, or a copy of one that it has.
+        /// - Parameter source: where it has come from.
+        mutating func countForged(from source: SocketAddress) {
+            forged &+= 1
+            let network = NetworkPrefix(of: source, lengths: NetworkPrefix.Lengths())
+            if forgedFrom[network] == nil, forgedFrom.count >= Self.maximumSources { return }
+            forgedFrom[network, default: ForgedSource(address: source, count: 0)].count &+= 1
+        }
 
         var isEmpty: Bool { self == Report() }
 
@@ -281,6 +365,8 @@ enum MessageFromWorker {
         case farSocket = 8
         case released = 9
         case releaseDone = 10
+        case rebind = 11
+        case sendFromListener = 12
     }
 
     static func encode(ready generation: UInt32, capacity: UInt32) -> [UInt8] {
@@ -306,6 +392,10 @@ enum MessageFromWorker {
             $0.list(report.established) { $0.number($1) }
             $0.list(report.closed) { $0.number($1) }
             for number in [report.handshakes, report.resumed, report.failed, report.forged] { $0.integer(number) }
+            $0.list(Array(report.forgedFrom.values)) {
+                $0.address($1.address)
+                $0.integer($1.count)
+            }
             for kind in TrafficExcess.allCases { $0.integer(report.dropped[kind]) }
             for kind in Refusal.allCases { $0.integer(report.refused[kind]) }
         }
@@ -326,6 +416,20 @@ enum MessageFromWorker {
     /// - Parameter ids: at most ``ConnectionNumber/maximumOfMessage``.
     static func encode(parked ids: [ConnectionNumber]) -> [UInt8] {
         encodeMessage(Kind.parked) { $0.list(ids) { $0.number($1) } }
+    }
+
+    static func encode(rebind id: ConnectionNumber, flow: FlowKey) -> [UInt8] {
+        encodeMessage(Kind.rebind) {
+            $0.number(id)
+            $0.flow(flow)
+        }
+    }
+
+    static func encode(sendFromListener datagram: UnsafeRawBufferPointer, flow: FlowKey) -> [UInt8] {
+        encodeMessage(Kind.sendFromListener) {
+            $0.flow(flow)
+            $0.data(datagram)
+        }
     }
 
     static func encode(farSocketOf id: ConnectionNumber) -> [UInt8] {
@@ -350,11 +454,17 @@ enum MessageFromWorker {
             var report = Report(
                 established: try reader.numbers(), closed: try reader.numbers(), handshakes: try reader.integer(),
                 resumed: try reader.integer(), failed: try reader.integer(), forged: try reader.integer())
+            for _ in 0..<(try reader.integer(UInt32.self)) {
+                let source = Report.ForgedSource(address: try reader.address(), count: try reader.integer())
+                report.forgedFrom[NetworkPrefix(of: source.address, lengths: NetworkPrefix.Lengths())] = source
+            }
             for kind in TrafficExcess.allCases { report.dropped.count(kind, try reader.integer()) }
             for kind in Refusal.allCases { report.refused.count(kind, try reader.integer()) }
             self = .report(report)
         case .misdelivered: self = .misdelivered(flow: try reader.flow(), datagram: try reader.data())
         case .wake: self = .wake(try reader.numbers())
+        case .rebind: self = .rebind(id: try reader.number(), flow: try reader.flow())
+        case .sendFromListener: self = .sendFromListener(flow: try reader.flow(), datagram: try reader.data())
         case .parked: self = .parked(try reader.numbers())
         case .farSocket: self = .farSocket(id: try reader.number())
         case .released: self = .released(try reader.numbers())

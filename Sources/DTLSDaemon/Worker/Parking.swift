@@ -71,6 +71,12 @@ final class Parking {
         scheduleSweep()
     }
 
+    /// The address of a connection's peer is another connection's peer's now.
+    func giveUpSocket(_ id: ConnectionNumber) {
+        guard let served = worker.connections[id], served.hasSocket else { return }
+        if served.mayPark { park(served) } else { served.close() }
+    }
+
     /// The worker may be short of descriptors: those connections give their sockets up that have been silent longest.
     func relieveSoon() {
         if worker.isShortOfDescriptors { loop.timers.arm(relief, at: loop.now + .milliseconds(200)) }
@@ -92,12 +98,15 @@ final class Parking {
 
     // MARK: Getting sockets again
 
-    /// Takes a datagram that nobody has authenticated, of the peer of a connection without a socket.
-    func receive(_ datagram: UnsafeRawBufferPointer, of id: ConnectionNumber) {
+    /// Takes a datagram that nobody has authenticated, and that came to a listener.
+    func receive(_ datagram: UnsafeRawBufferPointer, _ flow: FlowKey, of id: ConnectionNumber) {
+        guard worker.slot(id)?.flow == flow else { return worker.countForged(from: flow.peer) }
         // The socket has come meanwhile.
         if let served = worker.connections[id], served.hasSocket { return served.receive(datagram) }
         guard let slot = worker.establishedSlot(id), !wakes.isFull(id) else { return }
-        guard worker.datapath.authenticates(datagram, of: slot, at: id.slot) else { return worker.countForged() }
+        guard worker.datapath.authenticates(datagram, of: slot, at: id.slot) else {
+            return worker.countForged(from: flow.peer)
+        }
         if wakes.wake(id, with: datagram) { scheduleWakes() }
     }
 

@@ -138,10 +138,12 @@ final class Worker: MessageChannelDelegate {
             map(file)
         case .takeOver: parking.takeOver()
         case .adopt(let ids): parking.adopt(ids)
-        case .recordOfParked(let id, let datagram): parking.receive(datagram, of: id)
+        case .records(let records):
+            for record in records { parking.receive(record.datagram, record.flow, of: record.id) }
         case .farSocket(let id): if let socket = descriptor { parking.hold(far: socket, of: id) }
-        case .resume(let id, let datagrams): if !isStopping { parking.resume(id, over: descriptor, with: datagrams) }
+        case .resume(let id, _, let datagrams): if !isStopping { parking.resume(id, over: descriptor, with: datagrams) }
         case .resumeFailed(let id): parking.resumeFailed(id)
+        case .giveUpSocket(let id): parking.giveUpSocket(id)
         case .release(let count): departure.release(count)
         }
     }
@@ -388,9 +390,10 @@ final class Worker: MessageChannelDelegate {
         departure.handshakeEnded()
     }
 
-    /// Nobody can have sealed the datagram.
-    func countForged() {
-        report.forged &+= 1
+    /// Nobody can have sealed the datagram, or it is a copy.
+    /// - Parameter source: where it has come from.
+    func countForged(from source: SocketAddress) {
+        report.countForged(from: source)
         scheduleReport()
     }
 

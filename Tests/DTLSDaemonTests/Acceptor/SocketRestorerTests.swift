@@ -19,6 +19,8 @@ import Testing
         case record(ConnectionNumber, [UInt8])
         case resume(ConnectionNumber, [[UInt8]], peer: SocketAddress?)
         case resumeFailed(ConnectionNumber)
+        case giveUpSocket(ConnectionNumber)
+        case records([ConnectionNumber])
         case farSocket(ConnectionNumber, hasDescriptor: Bool)
         case adopt([ConnectionNumber])
         case release(UInt32)
@@ -78,14 +80,19 @@ import Testing
                 return .slots(capacity: try SlotFile(file).capacity)
             case .configure: return .configure
             case .takeOver: return .takeOver
-            case .recordOfParked(let id, let datagram): return .record(id, [UInt8](datagram))
-            case .resume(let id, let datagrams):
+            case .records(let records):
+                guard let record = records.first, records.count == 1 else {
+                    return .records(records.map { ($0.id) })
+                }
+                return .record(record.id, [UInt8](record.datagram))
+            case .resume(let id, _, let datagrams):
                 let datagrams = datagrams.map { [UInt8]($0) }
                 guard let socket = descriptor else { return .resume(id, datagrams, peer: nil) }
                 let peer = try UDPSocket.peerAddress(of: socket)
                 sockets.append(Channel(socket))
                 return .resume(id, datagrams, peer: peer)
             case .resumeFailed(let id): return .resumeFailed(id)
+            case .giveUpSocket(let id): return .giveUpSocket(id)
             case .farSocket(let id): return .farSocket(id, hasDescriptor: descriptor != nil)
             case .adopt(let ids): return .adopt(ids)
             case .release(let count): return .release(count)

@@ -60,12 +60,12 @@ import Testing
     }
 
     @Test func `an unknown kind of message is an error`() {
-        for kind: UInt8 in [0, 16, 255] {
+        for kind: UInt8 in [0, 17, 255] {
             #expect(throws: MalformedBytes.self) {
                 try [kind, 0, 0, 0, 0].withUnsafeBytes { _ = try MessageToWorker(decoding: $0) }
             }
         }
-        for kind: UInt8 in [0, 11, 255] {
+        for kind: UInt8 in [0, 13, 255] {
             #expect(throws: MalformedBytes.self) {
                 try [kind, 0, 0, 0, 0].withUnsafeBytes { _ = try MessageFromWorker(decoding: $0) }
             }
@@ -130,27 +130,96 @@ import Testing
             if case .slots(table: 65_535, outliveDaemon: true) = $0 { true } else { false }
         }
         try check(MessageToWorker.takeOverBytes) { if case .takeOver = $0 { true } else { false } }
-        try check(
-            ([23, 254, 253] as [UInt8]).withUnsafeBytes { MessageToWorker.encode(recordOfParked: $0, id: number) }
-        ) {
-            guard case .recordOfParked(id: number, let datagram) = $0 else { return false }
-            return datagram.elementsEqual([23, 254, 253])
-        }
         try check(MessageToWorker.encode(farSocketOf: number)) {
             if case .farSocket(id: number) = $0 { true } else { false }
         }
-        try check(MessageToWorker.encode(resume: number, datagrams: [[22], [], [23, 254]])) {
-            guard case .resume(id: number, let datagrams) = $0 else { return false }
+        let flow = try flow()
+        try check(MessageToWorker.encode(resume: number, flow: flow, datagrams: [[22], [], [23, 254]])) {
+            guard case .resume(id: number, flow: flow, let datagrams) = $0 else { return false }
             return datagrams.map { [UInt8]($0) } == [[22], [], [23, 254]]
         }
         try check(MessageToWorker.encode(resumeFailed: number)) {
             if case .resumeFailed(id: number) = $0 { true } else { false }
+        }
+        try check(MessageToWorker.encode(giveUpSocketOf: number)) {
+            if case .giveUpSocket(id: number) = $0 { true } else { false }
         }
         try check(MessageToWorker.encode(adopt: Array(others.prefix(20)))) {
             if case .adopt(Array(others.prefix(20))) = $0 { true } else { false }
         }
         try check(MessageToWorker.encode(release: .max)) {
             if case .release(count: .max) = $0 { true } else { false }
+        }
+    }
+
+    @Test func `records for a worker arrive as they were gathered, and one that is cut off is an error`() throws {
+        let flows = [
+            try flow(),
+            FlowKey(
+                peer: try #require(SocketAddress(host: "192.0.2.9", port: 5)),
+                local: try #require(SocketAddress(host: "192.0.2.1", port: 4_433))),
+        ]
+        let datagrams: [[UInt8]] = [[23, 254, 253], [], [25, 254, 253, 0, 1]]
+        var gathering = RecordGathering()
+        // The memory of one message is that of the next.
+        for _ in 0..<2 {
+            gathering.removeAll()
+            var ends: Set<Int> = []
+            for (index, datagram) in datagrams.enumerated() {
+                datagram.withUnsafeBytes { gathering.add($0, flows[index % 2], of: others[index]) }
+                ends.insert(gathering.bytes.count)
+            }
+            #expect(gathering.count == 3)
+            try decoded(gathering.bytes) { message in
+                guard case .records(let records) = message else {
+                    Issue.record("\(message)")
+                    return
+                }
+                #expect(records.map(\.id) == Array(others.prefix(3)))
+                #expect(records.map(\.flow) == [flows[0], flows[1], flows[0]])
+                #expect(records.map { [UInt8]($0.datagram) } == datagrams)
+            }
+            for count in 2..<gathering.bytes.count where !ends.contains(count) {
+                #expect(throws: MalformedBytes.self, "\(count)") {
+                    try decoded([UInt8](gathering.bytes[..<count])) { _ in }
+                }
+            }
+        }
+    }
+
+    @Test func `gathered records fit a message, whatever their sizes`() throws {
+        var gathering = RecordGathering()
+        for size in [1, 65_535, 300, 16_640, 16_640, 1] {
+            try [UInt8](repeating: 7, count: size).withUnsafeBytes {
+                if gathering.isFull(for: $0) { gathering.removeAll() }
+                #expect(!gathering.isFull(for: $0))
+                gathering.add($0, try flow(), of: number)
+            }
+            #expect(gathering.bytes.count <= UnixChannel.maximumMessageSize)
+        }
+    }
+
+    @Test func `a report bounds the networks that forged records came from, and counts each network once`() throws {
+        var report = MessageFromWorker.Report()
+        for host in 0..<2_000 {
+            report.countForged(from: try #require(SocketAddress(host: "10.0.\(host / 250).\(host % 250)", port: 9)))
+        }
+        for interface in 1...5 {
+            report.countForged(from: try #require(SocketAddress(host: "2001:db8::\(interface)", port: 9)))
+        }
+        #expect(report.forged == 2_005)
+        #expect(report.forgedFrom.count == MessageFromWorker.Report.maximumSources)
+        #expect(MessageFromWorker.encode(report).count <= UnixChannel.maximumMessageSize / 2)
+        report = MessageFromWorker.Report()
+        for interface in 1...5 {
+            report.countForged(from: try #require(SocketAddress(host: "2001:db8::\(interface)", port: 9)))
+        }
+        let part = report.takePart()
+        #expect(part.forgedFrom.values.map(\.count) == [5] && report.isEmpty)
+        let arrived = try MessageFromWorker.encode(part).withUnsafeBytes { try MessageFromWorker(decoding: $0) }
+        guard case .report(part) = arrived else {
+            Issue.record("\(arrived)")
+            return
         }
     }
 
@@ -169,6 +238,17 @@ import Testing
         }
         try check(MessageFromWorker.encode(parked: Array(others.prefix(20)))) {
             if case .parked(Array(others.prefix(20))) = $0 { true } else { false }
+        }
+        let flow = try flow()
+        try check(MessageFromWorker.encode(rebind: number, flow: flow)) {
+            if case .rebind(id: number, flow: flow) = $0 { true } else { false }
+        }
+        let challenge = ([25, 254, 253, 0, 1] as [UInt8]).withUnsafeBytes {
+            MessageFromWorker.encode(sendFromListener: $0, flow: flow)
+        }
+        try check(challenge) {
+            guard case .sendFromListener(flow: flow, let datagram) = $0 else { return false }
+            return datagram.elementsEqual([25, 254, 253, 0, 1])
         }
         try check(MessageFromWorker.encode(farSocketOf: number)) {
             if case .farSocket(id: number) = $0 { true } else { false }

@@ -75,7 +75,7 @@ final class SocketRestorer {
             _ = makeSocket(for: connection, flow, on: listener, with: [[UInt8](datagram)])
         } else {
             // What was kept is bounded, and may be more than a channel takes at once.
-            workers.deliverRecord(datagram, to: connection, waits: wasKept)
+            workers.deliverRecord(datagram, flow, to: connection, waits: wasKept)
         }
         return true
     }

@@ -1,4 +1,5 @@
 import COpenSSL
+import Glibc
 
 /// The key schedules of the connections of one thread that were used last.
 ///
@@ -6,7 +7,7 @@ import COpenSSL
 /// OpenSSL 3.0). So there is a bounded number of them, and the one that makes room for another was not used for a while
 /// (the clock algorithm).
 ///
-/// Records go through OpenSSL's interface for its own record layer, EVP_CTRL_AEAD_TLS1_AAD and EVP_Cipher, which works
+/// Records go through OpenSSL's interface for its own record layer, OSSL_CIPHER_PARAM_AEAD_TLS1_AAD and EVP_Cipher, which works
 /// where the record is. With 64 bytes and OpenSSL 3.0.19, sealing takes 363 ns in place of 456 with the calls for any
 /// AEAD (AES-128-GCM), and 488 in place of 1,188 (ChaCha20-Poly1305). It is not the cheaper one everywhere: AES-CCM
 /// takes 296 ns in place of 226 with the OpenSSL of Debian 13, and AES-256-GCM 154 in place of 147 with that of Debian
@@ -43,9 +44,11 @@ public final class CipherContexts {
     private var spare = Schedule()
     /// 16 bytes for what protection covers beside the content, and 16 for a nonce.
     private let scratch = UnsafeMutableRawPointer.allocate(byteCount: 32, alignment: 8)
+    private let coverage: CoverageParameters
 
     init(capacity: Int) {
         self.capacity = max(capacity, 1)
+        coverage = CoverageParameters(scratch)
         entries = .allocate(capacity: self.capacity)
     }
 
@@ -62,6 +65,11 @@ public final class CipherContexts {
 
     /// How many connections have an entry.
     var connectionCount: Int { places.count }
+
+    /// Wipes all key schedules, a megabyte where each connection has one: those in use are made again.
+    public func releaseAll() {
+        for identity in places.keys { forget(identity) }
+    }
 
     // MARK: Entries
 
@@ -163,7 +171,7 @@ public final class CipherContexts {
         scratch.storeBytes(of: type.rawValue, toByteOffset: 8, as: UInt8.self)
         scratch.storeBytes(of: ProtocolVersion.dtls12.rawValue.bigEndian, toByteOffset: 9, as: UInt16.self)
         scratch.storeBytes(of: UInt16(truncatingIfNeeded: length).bigEndian, toByteOffset: 11, as: UInt16.self)
-        return EVP_CIPHER_CTX_ctrl(context, EVP_CTRL_AEAD_TLS1_AAD, 13, scratch) > 0
+        return EVP_CIPHER_CTX_set_params(context, coverage.list) == 1
     }
 
     // MARK: Records
@@ -255,5 +263,26 @@ public final class CipherContexts {
             return nil
         }
         return UnsafeRawBufferPointer(start: start + algorithm.explicitNonceSize, count: size)
+    }
+}
+
+/// The list of parameters by which a schedule is told what protection covers beside the content: 13 bytes that are
+/// always at the same place (OSSL_CIPHER_PARAM_AEAD_TLS1_AAD; provider-cipher(7)).
+///
+/// EVP_CTRL_AEAD_TLS1_AAD makes such a list each time, and then asks for the size of the tag by another one: 130 ns with
+/// OpenSSL 3.0, mostly comparisons of names.
+private final class CoverageParameters {
+    let list = UnsafeMutablePointer<OSSL_PARAM>.allocate(capacity: 2)
+    private let name = strdup(OSSL_CIPHER_PARAM_AEAD_TLS1_AAD)
+
+    /// - Parameter bytes: must live as long as this.
+    init(_ bytes: UnsafeMutableRawPointer) {
+        list.initialize(to: OSSL_PARAM_construct_octet_string(name, bytes, 13))
+        (list + 1).initialize(to: OSSL_PARAM_construct_end())
+    }
+
+    deinit {
+        list.deallocate()
+        free(name)
     }
 }

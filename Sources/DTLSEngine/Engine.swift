@@ -35,15 +35,9 @@ public final class Engine {
     private var records: ProtectedRecords?
     /// OpenSSL's side when the keys have just left it, for what may be asked right after `.established`.
     private var left: OpenSSLConnection?
-    private var agreement: Agreement?
+    private var agreement: Boxed<SessionDetails>?
     /// The UDP payload, in bytes, that the handshake's flights have fitted at last.
     private var finalPayloadSize: UInt16 = 0
-
-    /// The details of a session, in memory of their own, which an engine can give up.
-    private final class Agreement {
-        let details: SessionDetails
-        init(_ details: SessionDetails) { self.details = details }
-    }
 
     // MARK: Making
 
@@ -124,7 +118,7 @@ public final class Engine {
     }
 
     private func concludeHandshake(of openSSL: OpenSSLConnection, now: Instant) {
-        agreement = Agreement(SessionDetails(openSSL.ssl))
+        agreement = Boxed(SessionDetails(openSSL.ssl))
         guard let records = ProtectedRecords(leaving: openSSL, now: now) else { return }
         finalPayloadSize = UInt16(clamping: openSSL.payloadSize)
         self.records = records
@@ -200,7 +194,7 @@ public final class Engine {
 
     /// What the handshake has agreed on; `nil` before it is done, and after ``releaseDetails()``, and for an engine that
     /// was resumed.
-    public var details: SessionDetails? { agreement?.details }
+    public var details: SessionDetails? { agreement?.value }
 
     /// Gives up the details, some hundred bytes, where somebody else keeps them.
     public func releaseDetails() { agreement = nil }

@@ -50,6 +50,8 @@ struct HeldRecords {
         guard !records.isEmpty else { return nil }
         let first = records.removeFirst()
         byteCount -= first.bytes.count
+        // An array keeps its memory when it is empty.
+        if records.isEmpty { records = [] }
         return first
     }
 }

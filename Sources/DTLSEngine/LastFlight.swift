@@ -4,12 +4,13 @@
 /// It is sent again as it was, but that its records of epoch 0 have new numbers each time. With the old ones OpenSSL as a
 /// client never finishes where the ticket was lost and the ChangeCipherSpec behind it was not: it drops that one, since it
 /// came too early, and drops it again as a replay (seen with 3.0.19). The Finished is the record that it was.
-final class LastFlight {
+struct LastFlight {
     /// How long it is kept after the handshake, and after the last time that the peer has asked for it. OpenSSL and
     /// Mbed TLS ask after a minute at last, so it is a little more.
     static let lifetime = Duration.seconds(65)
 
     private var bytes: [UInt8]
+    /// The sizes of the datagrams; empty where there is one, as there mostly is.
     private var sizes: [Int]
     private var payloadSize: Int
     private var isRepeated = false
@@ -20,35 +21,39 @@ final class LastFlight {
     ///   - datagrams: as they were sent.
     ///   - payloadSize: bytes of the UDP payload that they were made to fit.
     init(_ datagrams: (bytes: [UInt8], sizes: [Int]), payloadSize: Int) {
-        (bytes, sizes) = datagrams
+        bytes = datagrams.bytes
+        sizes = datagrams.sizes.count > 1 ? datagrams.sizes : []
         self.payloadSize = payloadSize
-        forEachRecord { datagram, record in
-            if !record.isProtected { nextNumber = max(nextNumber, record.sequenceNumber + 1) }
+        var number: UInt64 = 0
+        forEachRecord { _, record in
+            if !record.isProtected { number = max(number, record.sequenceNumber + 1) }
         }
+        nextNumber = number
     }
 
     /// Writes it once more: the first time as it was, and then in smaller datagrams each time, since it may be their size
     /// that it is lost for.
-    func send(to outbox: Outbox) {
+    mutating func send(to outbox: Outbox) {
         if isRepeated, let smaller = FlightSize.next(below: payloadSize) { cut(to: smaller) }
         isRepeated = true
+        var number = nextNumber
         forEachRecord { datagram, record in
             guard let record = MutableRecord(of: datagram, at: record.offset) else { return }
-            record.sequenceNumber = nextNumber
-            nextNumber += 1
+            record.sequenceNumber = number
+            number += 1
         }
+        nextNumber = number
         bytes.withUnsafeBytes { bytes in
             var start = 0
-            for size in sizes {
+            for size in sizes.isEmpty ? [bytes.count] : sizes {
                 outbox.append(UnsafeRawBufferPointer(rebasing: bytes[start..<(start + size)]))
                 start += size
             }
         }
     }
 
-    private func forEachRecord(_ body: (UnsafeMutableRawBufferPointer, Record) -> Void) {
-        let sizes = sizes
-        var bytes = bytes
+    private mutating func forEachRecord(_ body: (UnsafeMutableRawBufferPointer, Record) -> Void) {
+        let sizes = sizes.isEmpty ? [bytes.count] : sizes
         bytes.withUnsafeMutableBytes { bytes in
             var start = 0
             for size in sizes {
@@ -57,12 +62,11 @@ final class LastFlight {
                 start += size
             }
         }
-        self.bytes = bytes
     }
 
     /// Puts the records into datagrams of at most so many bytes, and handshake messages in the clear, a session ticket
     /// mostly, into more records where they are too long (RFC 6347, section 4.2.3).
-    private func cut(to size: Int) {
+    private mutating func cut(to size: Int) {
         payloadSize = size
         var packer = Packer(limit: size)
         forEachRecord { _, record in packer.add(record) }

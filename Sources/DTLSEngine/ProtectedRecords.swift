@@ -7,9 +7,9 @@ import Primitives
 /// Records that are not authentic, and authentic ones that mean nothing, are dropped (RFC 6347, section 4.1.2.7).
 struct ProtectedRecords {
     private(set) var state: RecordState
-    private var ownsMemory: Bool
     /// ``RecordState/identity``, which is still known when somebody else has wiped the state.
     private let identity: UInt64
+    private var ownsMemory: Bool
     private(set) var isOpen = true
     /// For ``CipherContexts``.
     private var hint: Int32 = 0
@@ -21,7 +21,7 @@ struct ProtectedRecords {
     /// What is left of the handshake: nothing, most of the time.
     private final class Remains {
         var held: HeldRecords
-        let lastFlight: LastFlight?
+        var lastFlight: LastFlight?
         /// When the last flight is given up: a while after it was asked for last.
         var expiry: Instant
 

@@ -172,7 +172,8 @@ public final class DtlsConnection: DtlsSocket {
         unregister()
         disarm()
         switch phase {
-        case .handshaking(let connection, _), .established(let connection): connection.close()
+        case .handshaking(let connection, _), .established(let connection):
+            connection.closeForDepartingDelegate()
         case .exchanging(let exchange): _ = exchange.take()
         case .verified, .ended: break
         }

@@ -65,7 +65,7 @@ package final class Association {
     private let shared: EngineBuffers
     private let limits: Connection.Limits
     /// What was agreed on, for an association that was suspended before.
-    private var resumedDetails: SessionDetails?
+    private var resumedDetails: Boxed<SessionDetails>?
     /// Whether the engine may have something to say.
     private var hasInput = true
     /// The random of the hello that the present association began with; `nil` for a client's side.
@@ -638,7 +638,7 @@ package final class Association {
     // MARK: Queries
 
     /// What the handshake has agreed on; nothing before it is done.
-    var session: SessionDetails { engine.details ?? resumedDetails ?? detailsInSlot ?? SessionDetails() }
+    var session: SessionDetails { engine.details ?? resumedDetails?.value ?? detailsInSlot ?? SessionDetails() }
 
     private var detailsInSlot: SessionDetails? {
         guard case .established = phase else { return nil }
@@ -698,7 +698,7 @@ extension Association {
         association.phase = .established
         association.hasInput = false
         association.buffers = .none
-        association.resumedDetails = suspended.details
+        association.resumedDetails = Boxed(suspended.details)
         return association
     }
 }

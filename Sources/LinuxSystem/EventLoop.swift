@@ -24,8 +24,15 @@ public final class EventLoop {
 
     /// A handler's slot in the loop, and which of the successive handlers of that slot is meant.
     public struct Registration: Equatable, Sendable {
-        fileprivate let index: Int
+        fileprivate let smallIndex: UInt32
         fileprivate let generation: UInt32
+
+        fileprivate init(index: Int, generation: UInt32) {
+            smallIndex = UInt32(truncatingIfNeeded: index)
+            self.generation = generation
+        }
+
+        fileprivate var index: Int { Int(smallIndex) }
     }
 
     private struct Place {

@@ -2,8 +2,12 @@ import Primitives
 
 /// An object that can be armed in a loop's ``Timers``. It has one deadline at a time.
 open class TimerTarget {
-    /// The index of this target in the heap; -1 while it is not armed.
-    fileprivate var heapIndex = -1
+    /// The index of this target in the heap; -1 while it is not armed. Every connection has one, so it is small.
+    private var smallHeapIndex: Int32 = -1
+    fileprivate var heapIndex: Int {
+        get { Int(smallHeapIndex) }
+        set { smallHeapIndex = Int32(truncatingIfNeeded: newValue) }
+    }
 
     public init() {}
 

@@ -1,7 +1,12 @@
 import DTLSTransport
 
 /// Every message goes back to its sender.
-final class EchoHandler: Handler {
+final class EchoHandler: Handler, Sendable {
+    /// It knows nothing of a connection, so one serves them all.
+    static let shared = EchoHandler()
+
+    private init() {}
+
     func opened(_ connection: Connection) {}
 
     func received(_ message: UnsafeRawBufferPointer, on connection: Connection) { connection.sendOrDrop(message) }

@@ -12,7 +12,7 @@ enum TrafficExcess: Int, CaseIterable, Sendable {
 /// Datagrams are counted after they have been authenticated, as application data. An attacker who forges the client's
 /// address can therefore not use up its allowance. What the service sends is not limited, since the operator controls
 /// it.
-struct TrafficLimiter {
+final class TrafficLimiter {
     private let limits: TrafficLimits
     private var datagrams = TokenBucket()
     private var bytes = TokenBucket()
@@ -27,7 +27,7 @@ struct TrafficLimiter {
 
     /// Charges a datagram of `count` bytes.
     /// - Returns: the limit that it exceeds, so that it has to be dropped; `nil` if it exceeds none.
-    mutating func excess(_ count: Int, now: Instant) -> TrafficExcess? {
+    func excess(_ count: Int, now: Instant) -> TrafficExcess? {
         let excess = excessIfAny(count, now: now)
         if excess != nil {
             dropped &+= 1
@@ -46,5 +46,5 @@ struct TrafficLimiter {
     }
 
     /// Resets the number of dropped datagrams when the peer does a re-handshake; what it may send stays the same.
-    mutating func restart() { dropped = 0 }
+    func restart() { dropped = 0 }
 }

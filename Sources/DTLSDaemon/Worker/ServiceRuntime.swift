@@ -78,7 +78,7 @@ final class ServiceRuntime {
     /// The handler of a connection whose handshake is done.
     func makeHandler(for client: ServedClient, _ resources: HandlerResources) -> any Handler {
         switch handler {
-        case .echo: EchoHandler()
+        case .echo: EchoHandler.shared
         case .forward(let backends, let forward):
             ForwardHandler(backends, parks: forward.parks, of: self, for: client, resources)
         case .exec(let exec): ExecHandler(exec, of: self, for: client, resources)

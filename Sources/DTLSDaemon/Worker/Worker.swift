@@ -69,7 +69,9 @@ final class Worker: MessageChannelDelegate {
     private var trimming = HeapTrimming()
     private lazy var trimmer = CallbackTimer { [weak self] _ in
         guard let self else { return }
-        if trimming.isDue(openSSLCount) { Heap.trim() }
+        guard trimming.isDue(openSSLCount) else { return }
+        datapath.releaseKeySchedules()
+        Heap.trim()
     }
 
     private final class Reporter: TimerTarget {

@@ -126,7 +126,7 @@ import Testing
     }
 
     @Test func `traffic over a limit is dropped with the name of the limit`() throws {
-        var limiter = try #require(
+        let limiter = try #require(
             TrafficLimiter(
                 TrafficLimits(
                     largestDatagram: 1_000, datagramsPerSecond: Rate(perSecond: 3),

@@ -22,6 +22,9 @@ public struct ClientSettings: Codable, Equatable, Sendable {
     public var allowsRenegotiation: Bool
     /// The application protocols that are offered (ALPN, RFC 7301), best first, each of 1 to 255 bytes.
     public var applicationProtocols: [String] = []
+    /// Whether engines that have a connection ID (RFC 9146) offer it, and return routability checks with it (RFC 9853).
+    /// It has no effect where renegotiation is allowed.
+    public var connectionIDs = false
 
     public init(
         rejectUnauthorized: Bool = true, loadDefaultCertificates: Bool = false, certificateAuthorities: String? = nil,

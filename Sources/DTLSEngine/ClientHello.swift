@@ -134,21 +134,29 @@ public struct ClientHello {
 
 /// A ClientHello's random as a value of fixed size.
 public struct ClientRandom: Hashable, Sendable {
-    private let words: (UInt64, UInt64, UInt64, UInt64)
+    /// The bytes of what is kept of a random.
+    package static let byteCount = 16
+
+    /// The two halves of the 32 bytes, one XORed with the other: room is scarce where randoms are kept. Two honest
+    /// randoms still differ, and who makes one that does not could as well copy the other.
+    private let words: (UInt64, UInt64)
 
     fileprivate init(_ bytes: UnsafeRawBufferPointer) {
         words = (
-            bytes.loadUnaligned(fromByteOffset: 0, as: UInt64.self),
-            bytes.loadUnaligned(fromByteOffset: 8, as: UInt64.self),
-            bytes.loadUnaligned(fromByteOffset: 16, as: UInt64.self),
-            bytes.loadUnaligned(fromByteOffset: 24, as: UInt64.self)
+            bytes.loadUnaligned(fromByteOffset: 0, as: UInt64.self)
+                ^ bytes.loadUnaligned(fromByteOffset: 16, as: UInt64.self),
+            bytes.loadUnaligned(fromByteOffset: 8, as: UInt64.self)
+                ^ bytes.loadUnaligned(fromByteOffset: 24, as: UInt64.self)
         )
     }
 
-    /// The random that was written down as bytes, 32 of them.
+    /// The random that was written down as ``byteCount`` bytes.
     package init?(writtenDown bytes: UnsafeRawBufferPointer) {
-        guard bytes.count == 32 else { return nil }
-        self.init(bytes)
+        guard bytes.count == Self.byteCount else { return nil }
+        words = (
+            bytes.loadUnaligned(fromByteOffset: 0, as: UInt64.self),
+            bytes.loadUnaligned(fromByteOffset: 8, as: UInt64.self)
+        )
     }
 
     package func withBytes<Result>(_ body: (UnsafeRawBufferPointer) -> Result) -> Result {
@@ -160,8 +168,6 @@ public struct ClientRandom: Hashable, Sendable {
     public func hash(into hasher: inout Hasher) {
         hasher.combine(words.0)
         hasher.combine(words.1)
-        hasher.combine(words.2)
-        hasher.combine(words.3)
     }
 }
 

@@ -25,6 +25,9 @@ public final class Engine {
         /// A decrypted message, valid until the next call of any engine of this thread. It is empty for an empty record
         /// (RFC 5246, section 6.2.1), as some stacks send them (mbedTLS, wolfSSL).
         case message(UnsafeRawBufferPointer)
+        /// The peer has answered a path_challenge with this cookie (RFC 9853). The datagram that held the answer tells
+        /// which path it came over.
+        case pathResponse(UInt64)
         /// The peer has sent close_notify, and no event follows.
         case closed
     }
@@ -47,24 +50,32 @@ public final class Engine {
     /// A first fragment of the hello will do (see ``ClientHello/parse(_:)``); the others are delivered as they come.
     /// - Parameter localAddress: the 4 or 16 bytes of the address that the client has sent to, for a context that
     ///   chooses a certificate by it; none where that is not known.
+    /// - Parameter connectionID: what the client is to put into its protected records (RFC 9146), where it has offered
+    ///   to, and the context's settings have ``ServerSettings/connectionIDs``; `nil`: the client's offer is ignored.
     public init(
         accepting context: ServerContext, over bio: DatagramBIO, payloadSize: Int, hello: consuming VerifiedHello,
-        localAddress: [UInt8] = []
+        localAddress: [UInt8] = [], connectionID: ConnectionID? = nil
     ) throws(OpenSSLError) {
         self.bio = bio
         openSSL = try OpenSSLConnection(
-            accepting: context, over: bio, payloadSize: payloadSize, hello: hello, localAddress: localAddress)
+            accepting: context, over: bio, payloadSize: payloadSize, hello: hello, localAddress: localAddress,
+            connectionID: connectionID)
     }
 
     /// A client's side. Continue with `next(now:)`, which writes the first flight.
     /// - Parameter serverName: sent as SNI when it is a host name, and checked against the server's certificate (a host
     ///   name or an IP address) where the context verifies it.
+    /// - Parameter connectionID: what the server is to put into its protected records (RFC 9146), if the context's
+    ///   settings have ``ClientSettings/connectionIDs``; an empty one only lets the server have its own; `nil`: nothing
+    ///   is offered.
     public init(
-        connecting context: ClientContext, over bio: DatagramBIO, payloadSize: Int, serverName: String? = nil
+        connecting context: ClientContext, over bio: DatagramBIO, payloadSize: Int, serverName: String? = nil,
+        connectionID: ConnectionID? = nil
     ) throws(OpenSSLError) {
         self.bio = bio
         openSSL = try OpenSSLConnection(
-            connecting: context, over: bio, payloadSize: payloadSize, serverName: serverName)
+            connecting: context, over: bio, payloadSize: payloadSize, serverName: serverName,
+            connectionID: connectionID)
     }
 
     /// An established connection from the state of its records, which goes on in that memory. See ``RecordState``.
@@ -143,6 +154,11 @@ public final class Engine {
         if let openSSL { openSSL.close() } else { records?.close(over: bio) }
     }
 
+    /// Asks the peer to answer with the same cookie over the path that the datagram is sent on: a path_challenge (RFC
+    /// 9853), one datagram of the outbox. Nothing happens where ``checksReturnRoutability`` does not hold.
+    /// - Parameter cookie: 64 random bits.
+    public func sendPathChallenge(_ cookie: UInt64) { records?.sendPathChallenge(cookie, over: bio) }
+
     /// When ``handleTimeout(now:)`` is to be called; `Instant.distantFuture` where it need not be.
     public var deadline: Instant { openSSL?.deadline ?? records?.deadline ?? .distantFuture }
 
@@ -219,6 +235,18 @@ public final class Engine {
     public func largestMessage(inPayload size: Int) -> Int {
         openSSL?.largestMessage(inPayload: size) ?? records?.largestMessage(inPayload: size) ?? 0
     }
+
+    /// What was agreed on by RFC 9146, from `.established` on; `nil` where nothing was.
+    public var connectionIDs: ConnectionIDs? { records?.connectionIDs }
+
+    /// Whether return routability checks were agreed on (RFC 9853), from `.established` on.
+    public var checksReturnRoutability: Bool { records?.checksReturnRoutability ?? false }
+
+    /// Epoch and number, in one, of the newest record of the peer's that was authentic; it grows with each newer one.
+    /// So who compares it before and after a datagram knows whether that held such a record. It is 0 where the engine is
+    /// not movable.
+    @inline(__always)
+    public var newestReceived: UInt64 { records?.newestReceived ?? 0 }
 
     /// Why the client's certificate was refused, where that is what the handshake has failed for.
     public var peerRejection: PeerRejection? { openSSL?.peerRejection }

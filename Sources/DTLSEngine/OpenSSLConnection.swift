@@ -68,7 +68,7 @@ final class OpenSSLConnection {
     ///   chooses a certificate by it; none where that is not known.
     convenience init(
         accepting context: ServerContext, over bio: DatagramBIO, payloadSize: Int, hello: consuming VerifiedHello,
-        localAddress: [UInt8] = []
+        localAddress: [UInt8] = [], connectionID: ConnectionID? = nil
     ) throws(OpenSSLError) {
         try self.init(context, over: bio, payloadSize: payloadSize)
         SSL_set_accept_state(ssl)
@@ -80,7 +80,8 @@ final class OpenSSLConnection {
     /// - Parameter serverName: sent as SNI when it is a host name, and checked against the server's certificate (a host
     ///   name or an IP address) where the context verifies it.
     convenience init(
-        connecting context: ClientContext, over bio: DatagramBIO, payloadSize: Int, serverName: String? = nil
+        connecting context: ClientContext, over bio: DatagramBIO, payloadSize: Int, serverName: String? = nil,
+        connectionID: ConnectionID? = nil
     ) throws(OpenSSLError) {
         try self.init(context, over: bio, payloadSize: payloadSize)
         SSL_set_connect_state(ssl)

@@ -91,6 +91,10 @@ struct ProtectedRecords {
     var bytes: [UInt8] { [UInt8](UnsafeRawBufferPointer(start: state.memory, count: RecordState.byteCount)) }
 
     var contentLimit: Int { state.contentLimit }
+    var connectionIDs: ConnectionIDs? { isOpen ? state.connectionIDs : nil }
+    var checksReturnRoutability: Bool { isOpen && state.checksReturnRoutability }
+    @inline(__always)
+    var newestReceived: UInt64 { state.newestNumber }
 
     func largestMessage(inPayload size: Int) -> Int {
         guard isOpen, let algorithm = state.algorithm else { return 0 }
@@ -198,6 +202,13 @@ struct ProtectedRecords {
         switch type {
         case .alert: return try receiveAlert(content, over: bio)
         case .handshake: receiveHandshakeMessage(content, over: bio, now: now)
+        case .returnRoutabilityCheck where state.checksReturnRoutability:
+            guard let message = ReturnRoutabilityMessage(content) else { return nil }
+            switch message.kind {
+            case .challenge: send(.response, message.cookie, over: bio)
+            case .response: return .pathResponse(message.cookie)
+            case .drop: break
+            }
         default: break
         }
         return nil
@@ -273,6 +284,19 @@ struct ProtectedRecords {
         }
     }
 
+    /// Asks the peer to answer over the path that the datagram takes (RFC 9853).
+    mutating func sendPathChallenge(_ cookie: UInt64, over bio: DatagramBIO) {
+        guard isOpen, state.checksReturnRoutability else { return }
+        send(.challenge, cookie, over: bio)
+    }
+
+    private mutating func send(_ type: ReturnRoutabilityMessage.Kind, _ cookie: UInt64, over bio: DatagramBIO) {
+        guard let number = state.takeNumber() else { return }
+        ReturnRoutabilityMessage(kind: type, cookie: cookie).withBytes { content in
+            if !seal(content, .returnRoutabilityCheck, number, over: bio) { OpenSSLError.clear() }
+        }
+    }
+
     private enum AlertLevel: UInt8 {
         case warning = 1
         case fatal = 2
@@ -305,6 +329,28 @@ struct ProtectedRecords {
 }
 
 extension RecordState {
+    /// What a check of a datagram against the state of a connection has found.
+    public enum Authenticity: Equatable, Sendable {
+        /// The datagram holds no record that is authentic and new.
+        case no
+        /// The peer of the connection has made the first new record of the datagram.
+        /// - Parameter isNewest: whether its number is greater than that of all records that were received.
+        case authentic(isNewest: Bool)
+    }
+
+    /// The connection IDs of the connection whose state is at `memory`; `nil` where none were agreed on, and for bytes
+    /// that are no state.
+    /// - Parameter memory: ``byteCount`` bytes, 8-byte aligned.
+    public static func connectionIDs(at memory: UnsafeMutableRawPointer) -> ConnectionIDs? {
+        fault(of: memory) == nil ? RecordState(memory).connectionIDs : nil
+    }
+
+    /// Whether the connection whose state is at `memory` has agreed on return routability checks (RFC 9853).
+    /// - Parameter memory: ``byteCount`` bytes, 8-byte aligned.
+    public static func checksReturnRoutability(at memory: UnsafeMutableRawPointer) -> Bool {
+        fault(of: memory) == nil && RecordState(memory).checksReturnRoutability
+    }
+
     /// Whether a datagram holds an authentic record of a connection that has no engine, which has not come before.
     /// Nothing is noted as received.
     ///
@@ -312,15 +358,16 @@ extension RecordState {
     /// - Parameter memory: the connection's state, ``byteCount`` bytes, 8-byte aligned.
     public static func authenticates(
         _ datagram: UnsafeRawBufferPointer, at memory: UnsafeMutableRawPointer, over bio: DatagramBIO
-    ) -> Bool {
-        guard fault(of: memory) == nil else { return false }
+    ) -> Authenticity {
+        guard fault(of: memory) == nil else { return .no }
         let state = RecordState(memory)
         let records = ProtectedRecords(state, ownsMemory: false)
         for record in Records(of: datagram) {
-            guard records.isWellFormed(record) else { return false }
+            guard records.isWellFormed(record) else { return .no }
             guard state.mayBeNew(record.number) else { continue }
-            return bio.contexts.openOnce(record, state, in: bio.plaintext) != nil
+            guard bio.contexts.openOnce(record, state, in: bio.plaintext) != nil else { return .no }
+            return .authentic(isNewest: record.number > state.newestNumber)
         }
-        return false
+        return .no
     }
 }

@@ -16,6 +16,9 @@ public struct ContentType: RawRepresentable, Hashable, Sendable {
     /// A record with a connection ID, which stands between number and length (tls12_cid; RFC 9146, section 4).
     public static let connectionID = ContentType(rawValue: 25)
 
+    /// RFC 9853.
+    public static let returnRoutabilityCheck = ContentType(rawValue: 27)
+
     /// Whether DTLS 1.2 or earlier defines the type: change_cipher_spec to heartbeat.
     var isKnown: Bool { (Self.changeCipherSpec.rawValue...Self.heartbeat.rawValue).contains(rawValue) }
 }

@@ -9,9 +9,9 @@ import Primitives
 /// on. So no nonce is used twice, and no record is taken twice, whenever the writer dies.
 public struct RecordState {
     /// The size of a state. Its memory must be 8-byte aligned.
-    public static let byteCount = 160
+    public static let byteCount = 200
     /// The version of the layout that this program writes, and the only one that it reads.
-    static let version: UInt8 = 1
+    static let version: UInt8 = 2
 
     /// Where things are. What is not named here is zero.
     private enum Offset {
@@ -23,13 +23,26 @@ public struct RecordState {
         static let version = 32
         static let role = 33
         static let algorithm = 34
+        /// ``Flags``.
+        static let flags = 35
         static let suite = 36
         static let contentLimit = 38
         static let noncePrefix = 40
+        static let ownConnectionIDCount = 42
+        static let peerConnectionIDCount = 43
         static let sendKey = 48
         static let receiveKey = 80
         static let sendNonce = 112
         static let receiveNonce = 124
+        static let ownConnectionID = 136
+        static let peerConnectionID = 168
+    }
+
+    private enum Flags {
+        /// Both sides have agreed on connection IDs, which may be empty ones.
+        static let connectionIDs: UInt8 = 1
+        /// Both sides have agreed on return routability checks (RFC 9853).
+        static let returnRoutability: UInt8 = 2
     }
 
     let memory: UnsafeMutableRawPointer
@@ -48,6 +61,10 @@ public struct RecordState {
         var contentLimit: Int
         /// What the explicit nonces of AES-GCM begin with; see ``nonce(_:)``.
         var noncePrefix: UInt16
+        /// What was agreed on by RFC 9146; `nil` where nothing was.
+        var connectionIDs: ConnectionIDs?
+        /// Whether return routability checks were agreed on (RFC 9853).
+        var checksReturnRoutability = false
     }
 
     /// One sender's part of the key block.
@@ -76,6 +93,19 @@ public struct RecordState {
         ] {
             UnsafeMutableRawBufferPointer(start: memory + offset, count: bytes.count).copyBytes(from: bytes)
         }
+        if let ids = terms.connectionIDs {
+            let flags = Flags.connectionIDs | (terms.checksReturnRoutability ? Flags.returnRoutability : 0)
+            memory.storeBytes(of: flags, toByteOffset: Offset.flags, as: UInt8.self)
+            for (id, count, offset) in [
+                (ids.own, Offset.ownConnectionIDCount, Offset.ownConnectionID),
+                (ids.peer, Offset.peerConnectionIDCount, Offset.peerConnectionID),
+            ] {
+                memory.storeBytes(of: UInt8(clamping: id.count), toByteOffset: count, as: UInt8.self)
+                id.withUnsafeBytes {
+                    UnsafeMutableRawBufferPointer(start: memory + offset, count: $0.count).copyBytes(from: $0)
+                }
+            }
+        }
         SharedWord.store(firstNumber - 1, memory + Offset.newest)
         SharedWord.store(nextNumber, memory + Offset.next)
     }
@@ -92,10 +122,20 @@ public struct RecordState {
         let limit = memory.load(fromByteOffset: Offset.contentLimit, as: UInt16.self)
         guard memory.load(fromByteOffset: Offset.role, as: UInt8.self) <= 1,
             RecordAlgorithm(rawValue: memory.load(fromByteOffset: Offset.algorithm, as: UInt8.self)) != nil,
-            (1...Engine.maximumMessageSize).contains(Int(limit)),
+            (1...Engine.maximumMessageSize).contains(Int(limit)), hasValidConnectionIDs(memory),
             SharedWord.load(memory + Offset.next) >> 48 >= 1, SharedWord.load(memory + Offset.newest) >> 48 <= 1
         else { return InvalidRecordState("the state of its records is damaged") }
         return nil
+    }
+
+    private static func hasValidConnectionIDs(_ memory: UnsafeRawPointer) -> Bool {
+        let flags = memory.load(fromByteOffset: Offset.flags, as: UInt8.self)
+        let counts = [Offset.ownConnectionIDCount, Offset.peerConnectionIDCount].map {
+            Int(memory.load(fromByteOffset: $0, as: UInt8.self))
+        }
+        if flags & Flags.connectionIDs == 0 { return flags == 0 && counts == [0, 0] }
+        return flags <= Flags.connectionIDs | Flags.returnRoutability
+            && counts.allSatisfy { $0 <= ConnectionID.maximumCount }
     }
 
     /// Why bytes are no state that this program can go on with; `nil` where they are one.
@@ -123,6 +163,37 @@ public struct RecordState {
     @inline(__always)
     var algorithm: RecordAlgorithm? {
         RecordAlgorithm(rawValue: memory.load(fromByteOffset: Offset.algorithm, as: UInt8.self))
+    }
+
+    /// What was agreed on by RFC 9146; `nil` where nothing was.
+    var connectionIDs: ConnectionIDs? {
+        guard flags & Flags.connectionIDs != 0, let own = ConnectionID(ownConnectionID),
+            let peer = ConnectionID(peerConnectionID)
+        else { return nil }
+        return ConnectionIDs(own: own, peer: peer)
+    }
+
+    /// Whether return routability checks were agreed on (RFC 9853).
+    @inline(__always)
+    var checksReturnRoutability: Bool { flags & Flags.returnRoutability != 0 }
+
+    @inline(__always)
+    private var flags: UInt8 { memory.load(fromByteOffset: Offset.flags, as: UInt8.self) }
+
+    /// The bytes of the connection ID in the records that are received.
+    @inline(__always)
+    var ownConnectionID: UnsafeRawBufferPointer {
+        UnsafeRawBufferPointer(
+            start: memory + Offset.ownConnectionID,
+            count: Int(memory.load(fromByteOffset: Offset.ownConnectionIDCount, as: UInt8.self)))
+    }
+
+    /// The bytes of the connection ID in the records that are sent.
+    @inline(__always)
+    var peerConnectionID: UnsafeRawBufferPointer {
+        UnsafeRawBufferPointer(
+            start: memory + Offset.peerConnectionID,
+            count: Int(memory.load(fromByteOffset: Offset.peerConnectionIDCount, as: UInt8.self)))
     }
 
     @inline(__always)

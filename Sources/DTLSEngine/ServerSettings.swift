@@ -27,6 +27,9 @@ public struct ServerSettings: Codable, Equatable, Sendable {
     /// Whether clients may renegotiate.
     public var allowsRenegotiation: Bool
     public var sessions = SessionSettings()
+    /// Whether clients' offers of connection IDs (RFC 9146), and of return routability checks with them (RFC 9853), are
+    /// answered where an engine has a connection ID. It has no effect where renegotiation is allowed.
+    public var connectionIDs = false
 
     public init(
         certifiedKeys: [CertifiedKey], clients: PeerVerification = PeerVerification(), ciphers: String? = nil,

@@ -21,6 +21,11 @@ public struct SessionDetails: Sendable, Equatable {
     /// The result of the check of the peer's certificate, X509_V_OK (0) or another number of
     /// openssl-verification-options(1). It is 0 for a peer without a certificate, too.
     public var verificationResult = 0
+    /// The connection IDs that were agreed on (RFC 9146); `nil` where none were. They are not among what is encoded: the
+    /// ``RecordState`` has them.
+    public var connectionIDs: ConnectionIDs?
+    /// Whether return routability checks were agreed on (RFC 9853). It is not among what is encoded either.
+    public var checksReturnRoutability = false
 
     /// What is known where no handshake is done.
     public init() {}

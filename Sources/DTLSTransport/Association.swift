@@ -288,6 +288,9 @@ package final class Association {
                 counters.messagesIn &+= 1
                 counters.bytesIn &+= UInt64(truncatingIfNeeded: message.count)
                 return .message(message)
+            case .pathResponse:
+                lastReceived = now
+                return next(now: now, lease)
             case .established:
                 phase = .established
                 lastReceived = now

@@ -35,7 +35,9 @@ package final class Datapath {
 
     /// Whether a datagram holds a record that nobody but the peer of the established connection in a slot can have made,
     /// and that has not come before. It stays so: nothing is marked as received.
-    package func authenticates(_ datagram: UnsafeRawBufferPointer, of slot: ConnectionSlot, at index: Int) -> Bool {
+    package func authenticates(_ datagram: UnsafeRawBufferPointer, of slot: ConnectionSlot, at index: Int)
+        -> RecordState.Authenticity
+    {
         noteWork(on: Int32(truncatingIfNeeded: index))
         defer { noteWork(on: -1) }
         return RecordState.authenticates(datagram, at: slot.records, over: buffers.bio)

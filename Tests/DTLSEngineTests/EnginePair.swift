@@ -16,6 +16,8 @@ final class EnginePair {
         var isEstablished = false
         var isClosed = false
         var messages: [[UInt8]] = []
+        /// The cookies of the path_responses that have come.
+        var pathResponses: [UInt64] = []
         var error: EngineError?
         /// What OpenSSL has said when the handshake was done: after that it may be gone.
         var session: ResumableSession?
@@ -234,6 +236,7 @@ final class EnginePair {
                 case .needsInput: break events
                 case .established: change(side) { $0.noteHandshake(of: engine) }
                 case .message(let bytes): change(side) { $0.messages.append(Array(bytes)) }
+                case .pathResponse(let cookie): change(side) { $0.pathResponses.append(cookie) }
                 case .closed:
                     change(side) { $0.isClosed = true }
                     break events

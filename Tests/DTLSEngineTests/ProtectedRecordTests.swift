@@ -246,7 +246,7 @@ struct SuiteCase: Sendable, CustomTestStringConvertible {
         try pair.send([1, 2, 3], from: .client)
         let new = try #require(pair.wire.sent.last).datagram
         func authenticates(_ datagram: [UInt8]) -> Bool {
-            datagram.withUnsafeBytes { RecordState.authenticates($0, at: memory, over: pair.bio) }
+            datagram.withUnsafeBytes { RecordState.authenticates($0, at: memory, over: pair.bio) != .no }
         }
         let before = pair.server.engine?.recordState.map { ($0.newestNumber, $0.nextNumber) }
         let schedules = pair.bio.contexts.connectionCount

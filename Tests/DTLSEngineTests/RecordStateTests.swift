@@ -158,7 +158,7 @@ import Testing
         #expect(throws: Never.self) { try Engine(resuming: bytes, over: bio) }
         bytes[32] = 9
         let error = #expect(throws: InvalidRecordState.self) { try Engine(resuming: bytes, over: bio) }
-        #expect(error?.description == "the state of its records has version 9, and this program knows version 1")
+        #expect(error?.description == "the state of its records has version 9, and this program knows version 2")
         #expect(throws: InvalidRecordState.self) { try Engine(resuming: [UInt8](bytes.dropLast()), over: bio) }
         #expect(throws: InvalidRecordState.self) {
             try Engine(resuming: [UInt8](repeating: 0, count: RecordState.byteCount), over: bio)

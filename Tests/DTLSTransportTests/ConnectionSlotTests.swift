@@ -19,7 +19,7 @@ import Testing
     }
 
     private func establish(_ slot: ConnectionSlot, details count: Int, key: UInt64, isMovable: Bool = true) {
-        let random = [UInt8](repeating: UInt8(truncatingIfNeeded: key), count: 32)
+        let random = [UInt8](repeating: UInt8(truncatingIfNeeded: key), count: 16)
         let details = [UInt8](repeating: UInt8(truncatingIfNeeded: key), count: count)
         let prepared = random.withUnsafeBytes {
             slot.prepare(random: $0, details: details, handshakeDuration: .milliseconds(3))
@@ -32,7 +32,7 @@ import Testing
         #expect(slot.records.load(as: UInt64.self) == key)
         let byte = UInt8(truncatingIfNeeded: key)
         #expect([UInt8](slot.details) == [UInt8](repeating: byte, count: count))
-        #expect([UInt8](slot.random) == [UInt8](repeating: byte, count: 32))
+        #expect([UInt8](slot.random) == [UInt8](repeating: byte, count: 16))
         #expect(slot.handshakeDuration == .milliseconds(3))
     }
 
@@ -54,9 +54,9 @@ import Testing
         let other = reader[2]
         #expect(other.phase == .handshaking && other.flow == flow && other.target == 77 && other.generation == 1)
         #expect(other.started == start && other.lastReceived == start)
-        establish(slot, details: 100, key: 5)
+        establish(slot, details: 90, key: 5)
         #expect(other.phase == .established)
-        expect(other, details: 100, key: 5)
+        expect(other, details: 90, key: 5)
         slot.lastReceived = start + .seconds(3)
         var counters = Connection.Counters()
         counters.messagesIn = 1
@@ -87,7 +87,7 @@ import Testing
     }
 
     /// Details of each length that fits the slot, and that does not; the former association has one of the places.
-    @Test(arguments: [0, 119, 120, 121, ConnectionSlot.maximumDetails], [0, 120, 121, ConnectionSlot.maximumDetails])
+    @Test(arguments: [0, 95, 96, 97, ConnectionSlot.maximumDetails], [0, 96, 97, ConnectionSlot.maximumDetails])
     func `an association is written beside the one that it replaces, which is whole until then`(
         _ first: Int, _ second: Int
     ) throws {

@@ -215,7 +215,7 @@ import VirtualClock
         let records = pair.slot.slot.records
         let bio = pair.buffers.bio
         func isGood(_ datagram: [UInt8]) -> Bool {
-            datagram.withUnsafeBytes { RecordState.authenticates($0, at: records, over: bio) }
+            datagram.withUnsafeBytes { RecordState.authenticates($0, at: records, over: bio) != .no }
         }
         let old = pair.wire.sentCount
         pair.wire.conditions = WireConditions(loss: 100)

@@ -55,7 +55,7 @@ func fuzzRecords(_ bytes: UnsafePointer<UInt8>?, _ count: Int) -> Int32 {
 private func receive(_ datagram: UnsafeRawBufferPointer) {
     let state = RecordState(fuzzed.memory)
     let (newest, next) = (state.newestNumber, state.nextNumber)
-    guard !RecordState.authenticates(datagram, at: fuzzed.memory, over: fuzzed.bio) else {
+    guard RecordState.authenticates(datagram, at: fuzzed.memory, over: fuzzed.bio) == .no else {
         fatalError("it is authentic")
     }
     guard let engine = try? Engine(resuming: fuzzed.memory, over: fuzzed.bio) else { fatalError("no engine") }

@@ -104,7 +104,7 @@ final class Parking {
         // The socket has come meanwhile.
         if let served = worker.connections[id], served.hasSocket { return served.receive(datagram) }
         guard let slot = worker.establishedSlot(id), !wakes.isFull(id) else { return }
-        guard worker.datapath.authenticates(datagram, of: slot, at: id.slot) else {
+        guard worker.datapath.authenticates(datagram, of: slot, at: id.slot) != .no else {
             return worker.countForged(from: flow.peer)
         }
         if wakes.wake(id, with: datagram) { scheduleWakes() }

@@ -49,10 +49,10 @@ package struct ConnectionSlot {
     /// Where things are within a place for an association.
     private enum AssociationOffset {
         static let records = 0
-        static let random = 160
-        static let detailsCount = 192
-        static let handshakeMicroseconds = 196
-        static let details = 200
+        static let random = 200
+        static let detailsCount = 216
+        static let handshakeMicroseconds = 220
+        static let details = 224
     }
 
     private let memory: UnsafeMutableRawPointer
@@ -182,7 +182,7 @@ package struct ConnectionSlot {
 
     /// A place that an association has been written to, but for its record state; see ``prepare(random:details:_:)``.
     package struct PreparedAssociation {
-        /// 160 bytes for its record state.
+        /// ``RecordState/byteCount`` bytes for its record state.
         package let records: UnsafeMutableRawPointer
         fileprivate let place: UInt8
     }
@@ -190,7 +190,7 @@ package struct ConnectionSlot {
     /// Writes what a handshake has agreed on beside the association that may be there. Readers do not see it before
     /// ``establish(_:isMovable:)``.
     /// - Parameters:
-    ///   - random: the 32 bytes of the ClientHello's random; empty for a client's side.
+    ///   - random: the ``ClientRandom`` of the ClientHello, in bytes; empty for a client's side.
     ///   - details: what was agreed on, encoded; at most ``maximumDetails`` bytes.
     ///   - handshakeDuration: from the start of the handshake to its end.
     package func prepare(
@@ -208,8 +208,8 @@ package struct ConnectionSlot {
         }
         let start = start(of: place)
         let details = details.prefix(place.detailsRoom)
-        UnsafeMutableRawBufferPointer(start: start + AssociationOffset.random, count: 32)
-            .copyBytes(from: random.prefix(32))
+        UnsafeMutableRawBufferPointer(start: start + AssociationOffset.random, count: ClientRandom.byteCount)
+            .copyBytes(from: random.prefix(ClientRandom.byteCount))
         UnsafeMutableRawBufferPointer(start: start + AssociationOffset.details, count: place.detailsRoom)
             .copyBytes(from: details)
         start.storeBytes(of: UInt32(details.count), toByteOffset: AssociationOffset.detailsCount, as: UInt32.self)
@@ -243,9 +243,9 @@ package struct ConnectionSlot {
     /// The record state of an established connection.
     package var records: UnsafeMutableRawPointer { association + AssociationOffset.records }
 
-    /// The 32 bytes of the random of the ClientHello that the association began with; zero for a client's side.
+    /// The bytes of the ``ClientRandom`` that the association began with; zero for a client's side.
     package var random: UnsafeRawBufferPointer {
-        UnsafeRawBufferPointer(start: association + AssociationOffset.random, count: 32)
+        UnsafeRawBufferPointer(start: association + AssociationOffset.random, count: ClientRandom.byteCount)
     }
 
     /// What was agreed on, as it was given to ``prepare(random:details:handshakeDuration:)``.

@@ -1,0 +1,168 @@
+import COpenSSL
+
+/// Makes connection IDs that tell who knows the key which server and which connection a record is for, and tell everybody
+/// else nothing: as QUIC-LB does (draft-ietf-quic-load-balancers-21, section 5), so that a balancer in front can route by
+/// them.
+///
+/// The first byte holds the number of the key in three bits and the number of the bytes behind it in five; these are the
+/// server ID and a nonce, encrypted. There is no check value: every bytes decrypt to something.
+///
+/// An object belongs to one thread.
+public final class ConnectionIDCipher {
+    /// Bytes of a key, which is one of AES-128.
+    public static let keyLength = 16
+    /// The numbers of keys. 7 stands for a connection ID that nobody can route by.
+    public static let configurations: ClosedRange<UInt8> = 0...6
+    /// The bytes that a server ID and a nonce can have together: half of them in one block of AES, with two bytes beside.
+    public static let plaintextLengths = 5...19
+    /// The fewest bytes that a nonce may have.
+    public static let shortestNonce = 4
+
+    private struct Key {
+        let configuration: UInt8
+        /// Two EVP_CIPHER_CTX that the cipher owns.
+        let encryption: OpaquePointer
+        let decryption: OpaquePointer
+    }
+
+    public let serverIDLength: Int
+    /// The first one makes new connection IDs.
+    private var keys: [Key] = []
+
+    /// - Parameters:
+    ///   - keys: each with its number, which is one of ``configurations`` and in the list once, and ``keyLength`` bytes.
+    ///     New connection IDs are made with the first one.
+    ///   - serverIDLength: 1 to 15 bytes.
+    /// - Returns: `nil` for a list that is empty or not as said, and where OpenSSL has no memory.
+    public init?(keys: [(configuration: UInt8, key: [UInt8])], serverIDLength: Int) {
+        guard (1...(Self.plaintextLengths.upperBound - Self.shortestNonce)).contains(serverIDLength), !keys.isEmpty,
+            Set(keys.map(\.configuration)).count == keys.count
+        else { return nil }
+        self.serverIDLength = serverIDLength
+        for (configuration, key) in keys {
+            guard Self.configurations.contains(configuration), key.count == Self.keyLength,
+                let encryption = Self.makeContext(key, direction: 1)
+            else { return nil }
+            guard let decryption = Self.makeContext(key, direction: 0) else {
+                EVP_CIPHER_CTX_free(encryption)
+                return nil
+            }
+            self.keys.append(Key(configuration: configuration, encryption: encryption, decryption: decryption))
+        }
+    }
+
+    deinit {
+        for key in keys {
+            EVP_CIPHER_CTX_free(key.encryption)
+            EVP_CIPHER_CTX_free(key.decryption)
+        }
+    }
+
+    private static func makeContext(_ key: [UInt8], direction: Int32) -> OpaquePointer? {
+        guard let context = EVP_CIPHER_CTX_new() else { return nil }
+        guard EVP_CipherInit_ex(context, EVP_aes_128_ecb(), nil, key, nil, direction) == 1,
+            EVP_CIPHER_CTX_set_padding(context, 0) == 1
+        else {
+            OpenSSLError.clear()
+            EVP_CIPHER_CTX_free(context)
+            return nil
+        }
+        return context
+    }
+
+    /// A connection ID for a connection, made with the first key.
+    /// - Parameters:
+    ///   - serverID: ``serverIDLength`` bytes.
+    ///   - nonce: at least ``shortestNonce`` bytes, and with the server ID as many as ``plaintextLengths`` has. It is not
+    ///     to be used twice with the same key.
+    /// - Returns: `nil` for other numbers of bytes.
+    public func encrypt(serverID: [UInt8], nonce: [UInt8]) -> ConnectionID? {
+        let count = serverID.count + nonce.count
+        guard serverID.count == serverIDLength, nonce.count >= Self.shortestNonce,
+            Self.plaintextLengths.contains(count), let key = keys.first
+        else { return nil }
+        return withUnsafeTemporaryAllocation(byteCount: 1 + count, alignment: 1) { bytes -> ConnectionID? in
+            bytes[0] = key.configuration << 5 | UInt8(truncatingIfNeeded: count)
+            let text = UnsafeMutableRawBufferPointer(rebasing: bytes[1...])
+            text.copyBytes(from: serverID)
+            UnsafeMutableRawBufferPointer(rebasing: text[serverID.count...]).copyBytes(from: nonce)
+            let isDone =
+                if count == Self.blockSize { Self.run(text, key.encryption) } else {
+                    Self.runRounds(1...4, over: text, key.encryption)
+                }
+            return isDone ? ConnectionID(UnsafeRawBufferPointer(bytes)) : nil
+        }
+    }
+
+    /// What a connection ID says, if its first byte names one of the keys and tells its length. Bytes that somebody has
+    /// made up say something too.
+    public func decrypt(_ id: ConnectionID) -> (serverID: [UInt8], nonce: [UInt8])? {
+        id.withUnsafeBytes { bytes in
+            guard let first = bytes.first, Int(first & 0x1f) == bytes.count - 1,
+                let key = keys.first(where: { $0.configuration == first >> 5 }),
+                Self.plaintextLengths.contains(bytes.count - 1), bytes.count - 1 - serverIDLength >= Self.shortestNonce
+            else { return nil }
+            return withUnsafeTemporaryAllocation(byteCount: bytes.count - 1, alignment: 1) {
+                text -> (serverID: [UInt8], nonce: [UInt8])? in
+                text.copyBytes(from: bytes.dropFirst())
+                let isDone =
+                    if text.count == Self.blockSize { Self.run(text, key.decryption) } else {
+                        Self.runRounds((1...4).reversed(), over: text, key.encryption)
+                    }
+                guard isDone else { return nil }
+                return ([UInt8](text[..<serverIDLength]), [UInt8](text[serverIDLength...]))
+            }
+        }
+    }
+
+    // MARK: Encryption
+
+    private static let blockSize = 16
+
+    /// Encrypts or decrypts one block where it is.
+    private static func run(_ block: UnsafeMutableRawBufferPointer, _ context: OpaquePointer) -> Bool {
+        guard block.count == blockSize, let bytes = block.baseAddress?.assumingMemoryBound(to: UInt8.self) else {
+            return false
+        }
+        var count: Int32 = 0
+        guard EVP_CipherUpdate(context, bytes, &count, bytes, Int32(blockSize)) == 1, count == blockSize else {
+            OpenSSLError.clear()
+            return false
+        }
+        return true
+    }
+
+    /// Runs rounds of a Feistel network, where the text is not one block (section 5.4.2). An odd number of bytes is
+    /// split in the middle of a byte.
+    ///
+    /// Each round changes one half by the other one: the rounds 1 and 3 change the right one. So the same rounds in the
+    /// opposite order undo it.
+    private static func runRounds(
+        _ rounds: some Sequence<Int>, over text: UnsafeMutableRawBufferPointer, _ context: OpaquePointer
+    ) -> Bool {
+        let half = (text.count + 1) / 2
+        let right = text.count - half
+        let isOdd = !text.count.isMultiple(of: 2)
+        return withUnsafeTemporaryAllocation(byteCount: blockSize, alignment: 1) { block in
+            for round in rounds {
+                let changesRight = !round.isMultiple(of: 2)
+                // Both halves have `half` bytes: in an odd number, both have their part of the byte in the middle.
+                for index in 0..<blockSize {
+                    block[index] = index < half ? text[changesRight ? index : right + index] : 0
+                }
+                if isOdd {
+                    if changesRight { block[half - 1] &= 0xf0 } else { block[0] &= 0x0f }
+                }
+                block[blockSize - 2] = UInt8(truncatingIfNeeded: text.count)
+                block[blockSize - 1] = UInt8(truncatingIfNeeded: round)
+                guard run(block, context) else { return false }
+                if isOdd {
+                    if changesRight { block[0] &= 0x0f } else { block[half - 1] &= 0xf0 }
+                }
+                let start = changesRight ? right : 0
+                for index in 0..<half { text[start + index] ^= block[index] }
+            }
+            return true
+        }
+    }
+}

@@ -53,7 +53,7 @@ static int read_key(const char *psk) {
     return 1;
 }
 
-SSL_CTX *make_client_context(const char *psk) {
+SSL_CTX *make_client_context(const char *psk, int offers_ids) {
     SSL_CTX *context = SSL_CTX_new(DTLS_client_method());
     const char *ciphers =
         psk ? "PSK-AES128-GCM-SHA256" : "ECDHE-ECDSA-AES128-GCM-SHA256:ECDHE-RSA-AES128-GCM-SHA256";
@@ -66,6 +66,7 @@ SSL_CTX *make_client_context(const char *psk) {
         SSL_CTX_set_psk_client_callback(context, give_key);
         SSL_CTX_set_options(context, SSL_OP_NO_TICKET);
     }
+    if (offers_ids) offer_connection_ids(context);
     return context;
 }
 
@@ -74,11 +75,27 @@ static int receive(void *owner, char *buffer, int capacity) {
     int length;
     // An ICMP error is reported once, and the datagrams before and after it are still in the queue.
     while ((length = recv(client->socket, buffer, capacity, 0)) < 0 && errno == ECONNREFUSED) continue;
+    if (length >= 0) {
+        client->datagrams++;
+        client->bytes += length;
+    }
     return length;
 }
 
 static void transmit(void *owner, const char *bytes, int length) {
-    send(((Client *)owner)->socket, bytes, length, 0);
+    // A flight's datagram has a few records, and one of application data has one.
+    static unsigned char copy[65536];
+    Client *client = owner;
+    length = add_connection_id(&client->cid, client->ssl, (const unsigned char *)bytes, length, copy);
+    client->datagrams++;
+    client->bytes += length;
+    if (client->keeps_last) {
+        client->last_datagram = realloc(client->last_datagram, length);
+        if (!client->last_datagram) give_up("memory");
+        memcpy(client->last_datagram, copy, length);
+        client->last_length = length;
+    }
+    send(client->socket, copy, length, 0);
 }
 
 static int open_socket(const Address *from, const Address *to) {
@@ -107,6 +124,11 @@ static double next_retransmission(SSL *ssl) {
     return DTLSv1_get_timeout(ssl, &wait) ? now() + wait.tv_sec + wait.tv_usec * 1e-6 : 1e18;
 }
 
+static void watch(Client *client, int events) {
+    struct epoll_event event = {.events = EPOLLIN, .data.ptr = client};
+    if (epoll_ctl(events, EPOLL_CTL_ADD, client->socket, &event) < 0) give_up("epoll_ctl");
+}
+
 ClientState begin_client(Client *client, SSL_CTX *context, SSL_SESSION *session, const Address *from,
                          const Address *to, int events) {
     *client = (Client){.state = SHAKING_HANDS, .started = now(), .socket = open_socket(from, to)};
@@ -114,11 +136,18 @@ ClientState begin_client(Client *client, SSL_CTX *context, SSL_SESSION *session,
     if (!client->ssl) give_up("SSL_new");
     client->port = (DatagramPort){receive, transmit, client};
     use_port(client->ssl, &client->port);
+    SSL_set_app_data(client->ssl, &client->cid);
     SSL_set_connect_state(client->ssl);
     if (session) SSL_set_session(client->ssl, session);
-    struct epoll_event event = {.events = EPOLLIN, .data.ptr = client};
-    if (epoll_ctl(events, EPOLL_CTL_ADD, client->socket, &event) < 0) give_up("epoll_ctl");
+    watch(client, events);
     return continue_handshake(client);
+}
+
+void move_client(Client *client, const Address *from, const Address *to, int events) {
+    int old = client->socket;
+    client->socket = open_socket(from, to);
+    close(old);
+    watch(client, events);
 }
 
 ClientState continue_handshake(Client *client) {
@@ -144,6 +173,9 @@ void free_client(Client *client, int says_goodbye) {
     ERR_clear_error();
     SSL_free(client->ssl);
     close(client->socket);
+    free_connection_id(&client->cid);
+    free(client->last_datagram);
+    client->last_datagram = NULL;
     client->ssl = NULL;
     client->state = ENDED;
 }

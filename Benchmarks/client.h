@@ -1,6 +1,7 @@
 // One DTLS client: a connected socket, and OpenSSL over it.
 #pragma once
 #include "address.h"
+#include "connection_id.h"
 #include "datagram_bio.h"
 
 typedef enum { UNUSED, SHAKING_HANDS, OPEN, ENDED } ClientState;
@@ -11,11 +12,16 @@ typedef struct {
     SSL *ssl;
     DatagramPort port;
     double started, retransmission;  // of the handshake; by now()
+    ServerCID cid;
+    long datagrams, bytes;           // that have passed, both ways; their payload
+    unsigned char *last_datagram;    // that it has sent, if `keeps_last` is set
+    int last_length, keeps_last;
 } Client;
 
 // Makes the context of all clients: with ECDHE and certificates, which are not verified, or with the pre-shared key
-// "IDENTITY:HEXADECIMAL" and the cheapest cipher suite for it, if `psk` is not NULL.
-SSL_CTX *make_client_context(const char *psk);
+// "IDENTITY:HEXADECIMAL" and the cheapest cipher suite for it, if `psk` is not NULL. With `offers_ids` they put the server's
+// CID into their records (see connection_id.h).
+SSL_CTX *make_client_context(const char *psk, int offers_ids);
 
 // Sends the ClientHello, from `from`, or from wherever the kernel likes if it is NULL, and registers the socket with
 // the epoll instance `events` (data.ptr is the client). `session` may be NULL. Ends the program if the socket cannot be
@@ -30,6 +36,9 @@ ClientState continue_handshake(Client *client);
 // Sends the flight again if it is time to. Returns ENDED if there has been no answer for 10 seconds, as
 // continue_handshake() does.
 ClientState run_handshake_timer(Client *client, double time);
+
+// Closes the socket, and goes on with another, from `from` or from wherever the kernel likes if it is NULL.
+void move_client(Client *client, const Address *from, const Address *to, int events);
 
 // Closes the socket, after close_notify if `says_goodbye` and the handshake is done. The session stays resumable.
 void free_client(Client *client, int says_goodbye);

@@ -12,9 +12,10 @@ typedef struct {
     int server;          // process ID; 0 for none
     const char *psk;     // "IDENTITY:HEXADECIMAL"; NULL for certificates
     int sample;          // how many clients of `million` stay alive
-    double interval;     // seconds between the messages of a connection of `outage`
-    double rate;         // handshakes a second of `outage`
+    double interval;     // seconds between the messages of a connection of `outage` and `flood`
+    double rate;         // handshakes a second of `outage`, datagrams of `flood`
     const char *command; // what `outage` runs
+    int offers_ids;      // connection IDs
 } Options;
 
 extern Options options;
@@ -25,6 +26,9 @@ int run_echo(void);
 int run_idle(void);
 int run_million(void);
 int run_outage(void);
+int run_move(void);
+int run_flood(void);
+int run_reading(void);
 
 // Microseconds for each of `count`.
 static inline double each(double seconds, double count) {

@@ -173,6 +173,12 @@ public struct RecordState {
         return ConnectionIDs(own: own, peer: peer)
     }
 
+    /// The connection ID in the records that are received, of a state in memory; `nil` where there is none.
+    package static func ownConnectionID(of memory: UnsafeMutableRawPointer) -> ConnectionID? {
+        let bytes = RecordState(memory).ownConnectionID
+        return bytes.isEmpty ? nil : ConnectionID(bytes)
+    }
+
     /// Whether return routability checks were agreed on (RFC 9853).
     @inline(__always)
     var checksReturnRoutability: Bool { flags & Flags.returnRoutability != 0 }

@@ -24,6 +24,12 @@ package protocol DatagramListenerDelegate: AnyObject {
     func listener(
         _ listener: DatagramListener, received datagram: UnsafeRawBufferPointer, of flow: FlowKey, isProven: Bool
     ) -> Bool
+    /// A datagram has come with a protected record that has a connection ID (RFC 9146). Its sender is not proven, and may
+    /// be at another address than before.
+    /// - Returns: whether the delegate has the connection of this ID, and has taken the datagram.
+    func listener(
+        _ listener: DatagramListener, received datagram: UnsafeRawBufferPointer, of flow: FlowKey, with id: ConnectionID
+    ) -> Bool
     /// A record has come of a connection that is not here. It was dropped.
     func listener(_ listener: DatagramListener, droppedRecordOfNoConnectionFrom peer: SocketAddress)
     /// A peer that is not served has sent a datagram, its source unproven. It was dropped, since the listener's
@@ -38,6 +44,11 @@ extension DatagramListenerDelegate {
     /// All connections of a delegate that does not say otherwise have sockets.
     package func listener(
         _ listener: DatagramListener, received datagram: UnsafeRawBufferPointer, of flow: FlowKey, isProven: Bool
+    ) -> Bool { false }
+
+    /// No connection of a delegate that does not say otherwise has a connection ID.
+    package func listener(
+        _ listener: DatagramListener, received datagram: UnsafeRawBufferPointer, of flow: FlowKey, with id: ConnectionID
     ) -> Bool { false }
 }
 
@@ -247,20 +258,42 @@ package final class DatagramListener: EventHandler {
             if delegate.listener(self, misdelivered: datagram, of: connection) { return }
             endpoint.forget(flow)
             handle(datagram, flow, minute)
+        case .recordWithConnectionID(let id):
+            if delegate.listener(self, received: datagram, of: flow, with: id) { return }
+            if let connection = endpoint.recentConnection(of: flow, now: loop.now),
+                delegate.listener(self, misdelivered: datagram, of: connection)
+            {
+                return
+            }
+            dropOfNoConnection(flow)
         case .drop(.denied):
             delegate.listener(self, doesNotServe: flow.peer, .denied)
         case .recordOfConnection:
             if delegate.listener(self, received: datagram, of: flow, isProven: false) { return }
-            endpoint.dropOfNoConnection()
-            delegate.listener(self, droppedRecordOfNoConnectionFrom: flow.peer)
+            dropOfNoConnection(flow)
         case .drop:
             break
         }
     }
 
+    private func dropOfNoConnection(_ flow: FlowKey) {
+        endpoint.dropOfNoConnection()
+        delegate.listener(self, droppedRecordOfNoConnectionFrom: flow.peer)
+    }
+
     private func sendReplies() {
         guard buffers.replies.count > 0 else { return }
         endpoint.countUnsent(buffers.replies.send(over: socket))
+    }
+
+    /// Sends a datagram to a flow's peer, which no socket is connected to.
+    package func send(_ datagram: UnsafeRawBufferPointer, to flow: FlowKey) {
+        buffers.passed.add(to: flow.peer, from: flow.local) { buffer in
+            guard datagram.count <= buffer.count else { return 0 }
+            buffer.copyMemory(from: datagram)
+            return datagram.count
+        }
+        _ = buffers.passed.send(over: socket)
     }
 
     // MARK: Sockets of connections
@@ -307,6 +340,8 @@ package final class ListenerBuffers {
     /// What a new connection's socket yields before it is handed on.
     let firstBatch = ReceiveBatch(capacity: 16, slotSize: 16_640)
     let replies = ReplyBatch(capacity: 64, slotSize: 128)
+    /// A datagram for a peer that no socket is connected to.
+    let passed = ReplyBatch(capacity: 1, slotSize: 16_640)
     let fragments = HelloFragments()
 
     package init() {}

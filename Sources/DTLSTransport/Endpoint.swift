@@ -29,6 +29,10 @@ package struct Endpoint {
         /// own socket was connected (rule 4). Where the connection is gone, call ``Endpoint/forget(_:)`` and pass the
         /// datagram in again.
         case forward(connection: UInt64)
+        /// It has a protected record with this connection ID (RFC 9146): it is of that connection, whatever its flow is.
+        /// Where nobody has the connection, it may be of ``Endpoint/recentConnection(of:now:)``; otherwise call
+        /// ``Endpoint/dropOfNoConnection()``.
+        case recordWithConnectionID(ConnectionID)
         /// It is a protected record of a connection that was not admitted lately. Where nobody has that connection, call
         /// ``Endpoint/dropOfNoConnection()``.
         case recordOfConnection
@@ -123,10 +127,16 @@ package struct Endpoint {
             counters.malformed &+= 1
             return .drop(.malformed)
         case .notClientHello:
+            if let id = ConnectionID(ofRecordIn: datagram) { return .recordWithConnectionID(id) }
             if let connection = recent.connection(of: flow, now: now) { return .forward(connection: connection) }
             guard let record = Record(of: datagram), record.isOfConnection else { return dropUnrelated() }
             return .recordOfConnection
         }
+    }
+
+    /// The connection of a client that was admitted moments ago with this flow.
+    package func recentConnection(of flow: FlowKey, now: Instant) -> UInt64? {
+        recent.connection(of: flow, now: now)
     }
 
     /// A datagram has come that nobody can be answered for, or that is longer than any record.
@@ -163,6 +173,18 @@ package struct Endpoint {
 
     /// The kernel has not taken so many of the answers.
     package mutating func countUnsent(_ count: Int) { counters.unsent &+= UInt64(truncatingIfNeeded: count) }
+}
+
+extension ConnectionID {
+    /// The connection ID of the first record in a datagram that has one. The last flight of a handshake begins with
+    /// records that have none.
+    fileprivate init?(ofRecordIn datagram: UnsafeRawBufferPointer) {
+        for record in Records(of: datagram) where record.contentType == .connectionID {
+            self.init(selfDescribedIn: UnsafeRawBufferPointer(rebasing: datagram[record.precedingBytes.count...]))
+            return
+        }
+        return nil
+    }
 }
 
 /// The answer to a ClientHello without a valid cookie: it asks the client to come back with the one that is in it. It

@@ -16,4 +16,8 @@ public enum SharedWord {
     public static func store(_ value: UInt64, _ pointer: UnsafeMutableRawPointer) {
         pointer.assumingMemoryBound(to: Atomic<UInt64>.self).pointee.store(value, ordering: .releasing)
     }
+
+    /// Keeps the accesses to memory on both sides of it in their order.
+    @inline(__always)
+    public static func fence() { atomicMemoryFence(ordering: .acquiringAndReleasing) }
 }

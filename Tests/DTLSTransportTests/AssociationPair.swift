@@ -246,6 +246,8 @@ final class AssociationPair {
             receive(datagram, server)
         case .recordOfConnection:
             recordsOfNoConnection += 1
+        case .recordWithConnectionID:
+            recordsOfNoConnection += 1
         case .drop(let reason):
             drops.append(reason)
         }

@@ -45,6 +45,61 @@ import Testing
             + Array(memory.bytes[overflow..<(overflow + ConnectionSlot.overflowByteCount)])
     }
 
+    @Test func `a connection that its client has left has no flow until it has another one`() throws {
+        let slot = file[3]
+        slot.take(flow, target: 77, now: start)
+        slot.leaveFlow()
+        #expect(reader[3].flow == nil && reader[3].lastFlow == flow)
+        slot.leaveFlow()
+        #expect(reader[3].flow == nil && reader[3].lastFlow == flow)
+        let others = [
+            FlowKey(
+                peer: try #require(SocketAddress("192.0.2.9:40000")),
+                local: try #require(SocketAddress("192.0.2.1:684"))),
+            FlowKey(peer: try #require(SocketAddress("[fe80::1%7]:1")), local: flow.local), flow,
+        ]
+        for other in others {
+            slot.move(to: other)
+            #expect(reader[3].flow == other && reader[3].lastFlow == other)
+        }
+        file[4].takeOver(from: slot)
+        #expect(reader[4].flow == flow)
+        file[4].free()
+        #expect(reader[4].lastFlow == nil)
+        file[4].take(flow, target: 1, now: start)
+        #expect(reader[4].flow == flow)
+    }
+
+    @Test func `a flow is read whole while it is written`() async throws {
+        let slot = file[5]
+        let flows = try (0..<2).map { number in
+            FlowKey(
+                peer: try #require(SocketAddress("[\(number)::\(number)]:\(number + 1)")),
+                local: try #require(SocketAddress("[\(number)::\(number)]:\(number + 1)")))
+        }
+        slot.take(flows[0], target: 1, now: start)
+        let reading = reader
+        let seen = await withTaskGroup(of: Set<FlowKey>.self) { group in
+            nonisolated(unsafe) let there = reading[5]
+            nonisolated(unsafe) let here = slot
+            group.addTask {
+                for round in 0..<200_000 { here.move(to: flows[round % 2]) }
+                return []
+            }
+            group.addTask {
+                var seen: Set<FlowKey> = []
+                // There is none while the writer is stopped in the midst of a change.
+                for _ in 0..<200_000 {
+                    if let flow = there.flow { seen.insert(flow) }
+                }
+                return seen
+            }
+            return await group.reduce(into: Set<FlowKey>()) { $0.formUnion($1) }
+        }
+        #expect(!seen.isEmpty && seen.isSubset(of: flows), "\(seen)")
+        #expect(reading[5].flow == flows[1])
+    }
+
     @Test func `a connection is read by another process as it was written`() throws {
         file.used = 3
         file.current = 2

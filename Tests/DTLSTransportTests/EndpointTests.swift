@@ -28,6 +28,7 @@ import Testing
         case admit(datagram: [UInt8], isHello: Bool)
         case forward(UInt64)
         case recordOfConnection
+        case recordWithConnectionID([UInt8])
         case drop(Endpoint.DropReason)
     }
 
@@ -49,6 +50,7 @@ import Testing
             case .admit(.plain(let datagram)): return .admit(datagram: [UInt8](datagram), isHello: false)
             case .forward(let connection): return .forward(connection)
             case .recordOfConnection: return .recordOfConnection
+            case .recordWithConnectionID(let id): return .recordWithConnectionID(id.bytes)
             case .drop(let reason): return .drop(reason)
             }
         }
@@ -72,6 +74,55 @@ import Testing
         #expect(random != nil)
         endpoint.admitted(random, flow, as: connection, now: now ?? start)
         return datagram
+    }
+
+    // MARK: Connection IDs
+
+    /// A record as RFC 9146, section 4, describes it, whose connection ID tells its own length.
+    private func record(_ id: [UInt8], epoch: UInt8 = 1, type: UInt8 = 25, version: UInt8 = 0xfd) -> [UInt8] {
+        [type, 0xfe, version, 0, epoch, 0, 0, 0, 0, 0, 7] + id + [0, 2, 1, 2]
+    }
+
+    @Test func `a record with a connection ID is of its connection, whatever flow was admitted lately`() throws {
+        var endpoint = Endpoint(.cookies(cookies))
+        let id: [UInt8] = [0xc9] + Array(1...9)
+        #expect(decide(&endpoint, record(id)) == .recordWithConnectionID(id))
+        _ = try admit(&endpoint, as: 5)
+        #expect(decide(&endpoint, record(id)) == .recordWithConnectionID(id))
+        let longest: [UInt8] = [0xff] + Array(1...31)
+        #expect(decide(&endpoint, record(longest)) == .recordWithConnectionID(longest))
+        // Where nobody has it, it is asked who was admitted from there.
+        #expect(endpoint.recentConnection(of: flow, now: start) == 5)
+        #expect(endpoint.recentConnection(of: flow, now: start + .seconds(3)) == nil)
+        #expect(endpoint.counters.unrelated == 0)
+    }
+
+    /// The last flight of a client: ClientKeyExchange and ChangeCipherSpec in the clear, then Finished.
+    @Test func `a connection ID is found behind the records of a flight that have none`() throws {
+        var endpoint = Endpoint(.cookies(cookies))
+        let plain: [UInt8] =
+            [22, 0xfe, 0xfd, 0, 0, 0, 0, 0, 0, 0, 2, 0, 3, 16, 0, 0] + [
+                20, 0xfe, 0xfd, 0, 0, 0, 0, 0, 0, 0, 3, 0, 1, 1,
+            ]
+        let id: [UInt8] = [0xc9] + Array(1...9)
+        #expect(decide(&endpoint, plain + record(id)) == .recordWithConnectionID(id))
+        #expect(decide(&endpoint, plain) == .drop(.unrelated))
+        // The record before says that it goes on where the datagram ends.
+        var broken = plain
+        broken[12] = 200
+        #expect(decide(&endpoint, broken + record(id)) == .drop(.unrelated))
+    }
+
+    @Test func `what only looks like a record with a connection ID is none`() throws {
+        var endpoint = Endpoint(.cookies(cookies))
+        let id: [UInt8] = [0xc9] + Array(1...9)
+        #expect(decide(&endpoint, record(id, epoch: 0)) == .drop(.unrelated))
+        #expect(decide(&endpoint, record(id, type: 23)) != .recordWithConnectionID(id))
+        let whole = record(id)
+        // Up to where the connection ID and the length end.
+        for count in 0..<23 {
+            #expect(decide(&endpoint, Array(whole[..<count])) != .recordWithConnectionID(id), "\(count)")
+        }
     }
 
     // MARK: Versions
@@ -194,7 +245,7 @@ import Testing
     }
 
     /// What a device sends to which a NAT has given another port: types, version, epoch, number, length.
-    @Test(arguments: [20, 21, 22, 23, 24, 25] as [UInt8])
+    @Test(arguments: [20, 21, 22, 23, 24] as [UInt8])
     func `a protected record without a connection is counted apart from garbage`(_ type: UInt8) {
         var endpoint = Endpoint(.cookies(cookies))
         let record: [UInt8] = [type, 0xfe, 0xfd, 0, 1, 0, 0, 0, 0, 0, 7, 0, 4, 1, 2, 3, 4]

@@ -19,7 +19,9 @@ final class Acceptor: TimerTarget, EventHandler {
     private let programPath = ChildProcess.programPath()
     private let descriptors: DescriptorBudget
     /// The cookie secret of configurations that have none.
-    private let randomSecret: CookieSecret
+    private let randomSecret: StoredSecret
+    /// What connection IDs are made with by configurations that have no keys.
+    private let connectionIDKey: StoredSecret
     private var manager: ServiceManager
     private var lifecycle: Lifecycle<ActiveConfiguration>
     /// The process that reads a configuration, while there is one.
@@ -96,7 +98,11 @@ final class Acceptor: TimerTarget, EventHandler {
         descriptors = DescriptorBudget(limit: OpenFileLimit.raise())
         loop = try EventLoop()
         signals = try SignalSource([SIGHUP, SIGTERM, SIGINT, SIGUSR1, SIGUSR2, SIGCHLD])
-        randomSecret = try CookieSecret(stored: self.manager.takeStored(.cookieSecret))
+        randomSecret = try StoredSecret(
+            length: 32, stored: self.manager.takeStored(.cookieSecret), name: StoredItem.cookieSecret.name)
+        connectionIDKey = try StoredSecret(
+            length: ConnectionIDConfiguration.keyLength, stored: self.manager.takeStored(.connectionIDKey),
+            name: StoredItem.connectionIDKey.name)
         cookieSecret = randomSecret.bytes
         lifecycle = Lifecycle(configurationFile: configurationFile)
         let workers = WorkerSupervisor(loop: loop, logger: logger) {
@@ -122,6 +128,7 @@ final class Acceptor: TimerTarget, EventHandler {
         workers.onEvent = { [unowned self] in handle($0) }
         workers.connections.onTableRemoved = { [unowned self] in self.manager.discard(.connections(table: $0)) }
         workers.onMisdelivered = { [listeners] in listeners.reinject($0, $1) }
+        workers.onDatagram = { [listeners] in listeners.listener(of: $1.local)?.send($0, to: $1) }
         dispatcher.findListeners { [listeners] in listeners.listener(of: $0) }
         staples.currentConfiguration = { [unowned self] in
             lifecycle.isServing ? lifecycle.active?.configuration : nil
@@ -303,6 +310,9 @@ final class Acceptor: TimerTarget, EventHandler {
         }
         let secret = configuration.cookieSecret ?? randomSecret.bytes
         let cookies = try CookieAuthority(secret: secret)
+        guard
+            let connectionIDs = ConnectionIDAuthority(configuration.connectionIDs, ownKey: connectionIDKey.bytes)
+        else { throw SystemError("the keys of connection IDs", errno: ENOMEM) }
         let plan = try listeners.prepare(configuration)
         // Nothing above has changed anything, and only the next call can fail.
         try workers.configure(workers: configuration.workers, new.setup)
@@ -310,6 +320,7 @@ final class Acceptor: TimerTarget, EventHandler {
         ticketKeys.activate(configuration.tickets)
         if secret != cookieSecret { listeners.cookies = cookies }
         cookieSecret = secret
+        workers.connections.connectionIDs = connectionIDs
         commit(plan)
         dispatcher.activate(configuration, targets: listeners.targets)
         staples.watch(configuration, with: new.watcher)
@@ -498,6 +509,7 @@ final class Acceptor: TimerTarget, EventHandler {
         var descriptors = listeners.ownSockets
         if ticketKeys.memory.isOpen { descriptors[.ticketKeys] = ticketKeys.memory.rawValue }
         descriptors[.cookieSecret] = randomSecret.memory.rawValue
+        descriptors[.connectionIDKey] = connectionIDKey.memory.rawValue
         return descriptors
     }
 
@@ -656,6 +668,7 @@ final class Acceptor: TimerTarget, EventHandler {
             parts.append("\(totals.dropped.total) datagrams dropped (\(totals.dropped.text { $0.key }))")
         }
         if totals.forged > 0 { parts.append("\(totals.forged) forged records") }
+        parts += dispatcher.addressChanges
         let places = listeners.recordsOfNoConnection.map { "\($0.address): \($0.count)" }.joined(separator: ", ")
         parts.append("\(counters.ofNoConnection) records of no connection" + (places.isEmpty ? "" : " (\(places))"))
         parts.append("\(counters.unrelated &+ counters.malformed) other datagrams dropped")
@@ -673,20 +686,6 @@ private struct NoUpgrade: Error, CustomStringConvertible {
 /// The limit of open files is too low for a configuration.
 private struct TooFewDescriptors: Error, CustomStringConvertible {
     let description: String
-}
-
-/// A configuration with everything that was opened for it.
-final class ActiveConfiguration {
-    let configuration: Configuration
-    let setup: WorkerSetup
-    /// The watch for the files of OCSP responses; `nil` when there are none, or when they cannot be watched.
-    var watcher: FileWatcher?
-
-    init(_ configuration: Configuration, _ setup: WorkerSetup, watcher: FileWatcher?) {
-        self.configuration = configuration
-        self.setup = setup
-        self.watcher = watcher
-    }
 }
 
 extension Tally {

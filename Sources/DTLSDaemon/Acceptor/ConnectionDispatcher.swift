@@ -28,6 +28,8 @@ final class ConnectionDispatcher {
     private var names: [Target: String] = [:]
     /// The ``SlotTarget`` of each service and client of the active configuration.
     private var slotTargets: [Target: UInt64] = [:]
+    /// How long the connection IDs of each service of the active configuration are that has any.
+    private var connectionIDLengths: [Target: Int] = [:]
 
     init(workers: WorkerSupervisor, loop: EventLoop) {
         self.workers = workers
@@ -61,11 +63,18 @@ final class ConnectionDispatcher {
         fullAddresses.formIntersection(targets.keys)
         names = Dictionary(uniqueKeysWithValues: configuration.targets.map { ($0, $1.name) })
         slotTargets = Dictionary(uniqueKeysWithValues: configuration.targets.map { ($0, $1.slotTarget) })
+        connectionIDLengths = [:]
+        for (index, service) in configuration.services.enumerated() {
+            connectionIDLengths[.service(index)] = service.connectionIDLength
+        }
         admission.apply(configuration, present: workers.connections.forEach)
     }
 
     /// Handshakes in progress, of all services.
     var handshakes: Int { admission.handshakes }
+
+    /// What the status says of clients that have come from new addresses; empty while none has.
+    var addressChanges: [String] { sockets.counters.text }
 
     // MARK: Log of refused connections
 
@@ -173,8 +182,8 @@ extension ConnectionDispatcher: DatagramListenerDelegate {
         let more = before.map(\.unlogged) ?? 0
         logger.log(
             .recordOfNoConnection,
-            "a record was dropped whose connection is not here: its sender has got another address or port from a NAT, or"
-                + " does not know that the connection is closed"
+            "a record was dropped whose connection is not here: its sender has got another address or port from a NAT"
+                + " (connection_id lets clients keep their connections then), or does not know that the connection is closed"
                 + (more > 0 ? " (\(more) more since the last line)" : ""),
             fields(peer, listener))
     }
@@ -184,7 +193,11 @@ extension ConnectionDispatcher: DatagramListenerDelegate {
         // The worker has a descriptor of its own once this returns. Ours is closed with the incoming connection.
         // The kernel has given a socket.
         if !fullAddresses.isEmpty { fullAddresses.remove(ObjectIdentifier(listener)) }
-        if let number = workers.handOver(incoming, to: target, slotTarget) { return number.rawValue }
+        if let number = workers.handOver(
+            incoming, to: target, slotTarget, connectionIDLength: connectionIDLengths[target])
+        {
+            return number.rawValue
+        }
         // The worker had room when it was asked, so its channel has become full by this message.
         log(
             .busy, "connection refused, the client will retry: \(Self.reason(.busy))", incoming.flow.peer, listener)
@@ -195,6 +208,14 @@ extension ConnectionDispatcher: DatagramListenerDelegate {
         _ listener: DatagramListener, received datagram: UnsafeRawBufferPointer, of flow: FlowKey, isProven: Bool
     ) -> Bool {
         sockets.receive(datagram, flow, isProven: isProven, on: listener)
+    }
+
+    func listener(
+        _ listener: DatagramListener, received datagram: UnsafeRawBufferPointer, of flow: FlowKey, with id: ConnectionID
+    ) -> Bool {
+        // A connection goes on with its own service alone, whose limits the peer is under.
+        guard let target = target(of: listener).flatMap({ slotTargets[$0] }) else { return false }
+        return sockets.receive(datagram, flow, with: id, target: target, on: listener)
     }
 
     func listener(

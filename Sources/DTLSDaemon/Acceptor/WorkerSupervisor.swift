@@ -49,6 +49,12 @@ final class WorkerSupervisor: TimerTarget, MessageChannelDelegate {
     var onEvent: (WorkerPool.Event) -> Void = { _ in }
     /// Is called with connections that lack a socket, whose workers wait for one.
     var onWake: ([ConnectionNumber]) -> Void = { _ in }
+    /// Is called with a connection that wants a socket, and the flow that its peer is at.
+    var onRebind: (ConnectionNumber, FlowKey) -> Void = { _, _ in }
+    /// Is called with a datagram that is to be sent to a flow's peer, valid during the call.
+    var onDatagram: (UnsafeRawBufferPointer, FlowKey) -> Void = { _, _ in }
+    /// Is called with how many records were forged that have come from an address, and from some that are not known.
+    var onForged: (SocketAddress?, Int) -> Void = { _, _ in }
     /// Is called with connections without sockets that no worker has served, and one does now.
     var onAdopted: ([ConnectionNumber]) -> Void = { _ in }
     /// Is called with each datagram that reached the socket of a connection and belongs to a listener. The datagram is
@@ -154,9 +160,10 @@ final class WorkerSupervisor: TimerTarget, MessageChannelDelegate {
     /// - Parameters:
     ///   - target: the table of the newest configuration that the connection belongs to.
     ///   - slotTarget: the ``SlotTarget`` of that table.
+    ///   - connectionIDLength: of its connection ID; `nil`: it gets none.
     /// - Returns: the number of the connection, or `nil` when no worker could take it.
     func handOver(
-        _ incoming: borrowing IncomingConnection, to target: Target, _ slotTarget: UInt64
+        _ incoming: borrowing IncomingConnection, to target: Target, _ slotTarget: UInt64, connectionIDLength: Int?
     ) -> ConnectionNumber? {
         while let assignment = pool.assignment(canSend: canSend), let channel = channels[assignment.worker] {
             guard
@@ -165,7 +172,9 @@ final class WorkerSupervisor: TimerTarget, MessageChannelDelegate {
             else { return nil }
             let message = MessageToWorker.encode(
                 connection: connection, generation: assignment.generation, target: target, flow: incoming.flow,
-                hello: incoming.helloHandover, datagrams: incoming.datagrams)
+                connectionID: connectionIDLength.flatMap {
+                    connections.connectionIDs?.makeConnectionID(for: connection, length: $0)
+                }, hello: incoming.helloHandover, datagrams: incoming.datagrams)
             if channel.offer(message, descriptor: incoming.socket.rawValue) {
                 perform(pool.handedOver(assignment, now: loop.now))
                 return connection
@@ -252,6 +261,19 @@ final class WorkerSupervisor: TimerTarget, MessageChannelDelegate {
         return true
     }
 
+    /// Gives a connection the socket that was made for the flow that its peer is at now. Call it only where
+    /// ``refusalOfSocket(for:)`` does not object, so that the message is sent at once. A connection that has a socket of
+    /// that flow is told to give it up.
+    func rebind(_ connection: ConnectionNumber, with incoming: consuming IncomingConnection) {
+        guard let pid = pool.worker(with: connection), let channel = channels[pid] else { return }
+        let message = MessageToWorker.encode(
+            resume: connection, flow: incoming.flow, datagrams: incoming.datagrams)
+        let other = connections.rebind(connection, to: incoming.flow)
+        channel.send(message, descriptor: incoming.socket.take())
+        guard let other, connections.hasSocket(other), let pid = pool.worker(with: other) else { return }
+        channels[pid]?.send(MessageToWorker.encode(giveUpSocketOf: other))
+    }
+
     /// Tells the worker of a connection that there is no socket for it.
     func resumeFailed(_ connection: ConnectionNumber) {
         guard let pid = pool.worker(with: connection) else { return }
@@ -285,7 +307,7 @@ final class WorkerSupervisor: TimerTarget, MessageChannelDelegate {
                 far = nil
                 channel.send(MessageToWorker.encode(farSocketOf: number), descriptor: descriptor.descriptor.take())
             }
-            if hasSocket, let flow = connections.slot(of: number)?.flow {
+            if hasSocket, let flow = connections.slot(of: number)?.lastFlow {
                 channel.send(MessageToWorker.encode(resume: number, flow: flow, datagrams: []), descriptor: socket)
                 connections.noteSocket(number)
                 return perform(pool.moved(from: pid))
@@ -368,13 +390,29 @@ final class WorkerSupervisor: TimerTarget, MessageChannelDelegate {
                 channel.send(MessageToWorker.encode(resumeFailed: connection))
             }
             onWake(waiting.filter { $0.worker == table })
-        case .rebind(let connection, _): channel.send(MessageToWorker.encode(resumeFailed: connection))
+        case .rebind(let connection, let flow):
+            if connection.worker == table, connections.contains(connection) {
+                onRebind(connection, flow)
+            } else {
+                channel.send(MessageToWorker.encode(resumeFailed: connection))
+            }
+        case .sendFromListener(let flow, let datagram): onDatagram(datagram, flow)
+        case .report(let report) where report.forged > 0: reportForged(report)
         case .farSocket(let connection):
             if let descriptor { farSockets[pid] = ReleasedSocket(connection, descriptor) }
         case .released(let released):
             if let table { move(released, from: pid, descriptor ?? FileDescriptor(owning: -1), table: table) }
         default: break
         }
+    }
+
+    private func reportForged(_ report: MessageFromWorker.Report) {
+        var known = 0
+        for source in report.forgedFrom.values {
+            known += Int(source.count)
+            onForged(source.address, Int(source.count))
+        }
+        if known < Int(report.forged) { onForged(nil, Int(report.forged) - known) }
     }
 
     /// The process has ended, or is about to. It gets no new clients, and SIGCHLD brings the rest. One that goes on

@@ -83,6 +83,8 @@ enum MessageToWorker {
         let generation: UInt32
         let target: Target
         let flow: FlowKey
+        /// What the client is to put into its records (RFC 9146); `nil`: its offer of connection IDs is not answered.
+        let connectionID: ConnectionID?
         /// A service's ``VerifiedHello`` as it is handed over; `nil` for a client's sender.
         let hello: UnsafeRawBufferPointer?
         /// What was read after the hello, or from the sender.
@@ -120,14 +122,15 @@ enum MessageToWorker {
     }
 
     static func encode(
-        connection id: ConnectionNumber, generation: UInt32, target: Target, flow: FlowKey, hello: [UInt8]?,
-        datagrams: [[UInt8]]
+        connection id: ConnectionNumber, generation: UInt32, target: Target, flow: FlowKey,
+        connectionID: ConnectionID?, hello: [UInt8]?, datagrams: [[UInt8]]
     ) -> [UInt8] {
         encodeMessage(Kind.connection) {
             $0.number(id)
             $0.integer(generation)
             $0.target(target)
             $0.flow(flow)
+            $0.optional(connectionID) { writer, id in id.withUnsafeBytes { writer.data($0) } }
             $0.optional(hello) { $0.data($1) }
             $0.list(datagrams) { $0.data($1) }
         }
@@ -197,6 +200,7 @@ enum MessageToWorker {
                 Handover(
                     id: try reader.number(), generation: try reader.integer(), target: try reader.target(),
                     flow: try reader.flow(),
+                    connectionID: try reader.optional { reader throws(MalformedBytes) in try reader.connectionID() },
                     hello: try reader.optional { reader throws(MalformedBytes) in try reader.data() },
                     datagrams: try reader.list { reader throws(MalformedBytes) in try reader.data() }))
         case .misdelivered: self = .misdelivered(id: try reader.number(), datagram: try reader.data())
@@ -515,6 +519,11 @@ extension ByteReader {
 
     fileprivate mutating func numbers() throws(MalformedBytes) -> [ConnectionNumber] {
         try list { reader throws(MalformedBytes) in try reader.number() }
+    }
+
+    fileprivate mutating func connectionID() throws(MalformedBytes) -> ConnectionID {
+        guard let id = ConnectionID(try data()) else { throw MalformedBytes() }
+        return id
     }
 
     fileprivate mutating func flow() throws(MalformedBytes) -> FlowKey {

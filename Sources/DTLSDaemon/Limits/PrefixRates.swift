@@ -41,7 +41,7 @@ struct PrefixRates {
         return true
     }
 
-    mutating func take(_ network: NetworkPrefix, _ rate: Rate, now: Instant) {
+    mutating func take(_ network: NetworkPrefix, _ rate: Rate, count: Int = 1, now: Instant) {
         let (tag, set) = place(of: network)
         var chosen = set.lowerBound
         for index in set {
@@ -52,7 +52,7 @@ struct PrefixRates {
             if entries[index].bucket.fullAt < entries[chosen].bucket.fullAt { chosen = index }
         }
         if entries[chosen].tag != tag { entries[chosen] = Entry(tag: tag) }
-        entries[chosen].bucket.take(of: rate, now: now)
+        entries[chosen].bucket.take(count, of: rate, now: now)
     }
 
     private func place(of network: NetworkPrefix) -> (tag: UInt64, set: Range<Int>) {

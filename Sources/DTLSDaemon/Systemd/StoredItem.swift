@@ -10,6 +10,8 @@ enum StoredItem: Hashable {
     case ticketKeys
     /// The memory file with the cookie secret of configurations that have none.
     case cookieSecret
+    /// The memory file with the key that connection IDs are made with by configurations that have none.
+    case connectionIDKey
     /// The slot file with the connections of the table of this number, which is mostly that of a worker.
     case connections(table: Int)
     /// A listening socket, by what tells it from others of this daemon: printable ASCII without a colon. See
@@ -18,6 +20,7 @@ enum StoredItem: Hashable {
 
     private static let ticketKeysName = "dtlsd-ticket-keys"
     private static let cookieSecretName = "dtlsd-cookie-secret"
+    private static let connectionIDKeyName = "dtlsd-connection-id-key"
     private static let connectionsPrefix = "dtlsd-connections-"
     private static let listenerPrefix = "dtlsd-listener-"
 
@@ -26,6 +29,7 @@ enum StoredItem: Hashable {
         switch self {
         case .ticketKeys: Self.ticketKeysName
         case .cookieSecret: Self.cookieSecretName
+        case .connectionIDKey: Self.connectionIDKeyName
         case .connections(let table): Self.connectionsPrefix + "\(table)"
         case .listener(let text): Self.listenerPrefix + text
         }
@@ -49,6 +53,8 @@ enum StoredItem: Hashable {
             self = .ticketKeys
         } else if name == Self.cookieSecretName {
             self = .cookieSecret
+        } else if name == Self.connectionIDKeyName {
+            self = .connectionIDKey
         } else if name.hasPrefix(Self.connectionsPrefix),
             let table = Int(name.dropFirst(Self.connectionsPrefix.count)),
             table >= 0

@@ -248,6 +248,12 @@ package struct ConnectionSlot {
         UnsafeRawBufferPointer(start: association + AssociationOffset.random, count: ClientRandom.byteCount)
     }
 
+    /// The connection ID that the peer puts into its records (RFC 9146); `nil` where there is none, and where there is no
+    /// association.
+    package var ownConnectionID: ConnectionID? {
+        phase == .established ? RecordState.ownConnectionID(of: records) : nil
+    }
+
     /// What was agreed on, as it was given to ``prepare(random:details:handshakeDuration:)``.
     package var details: UnsafeRawBufferPointer {
         let place = status.place
@@ -277,10 +283,57 @@ package struct ConnectionSlot {
     /// ``hash(of:)`` of the service or client, as ``Target`` names it in words.
     package var target: UInt64 { memory.load(fromByteOffset: Offset.target, as: UInt64.self) }
 
-    /// The client's flow; for a tunnel, the local sender's. `nil` for memory that holds no addresses.
-    package var flow: FlowKey? {
-        guard let peer = address(Offset.peer), let local = address(Offset.local) else { return nil }
-        return FlowKey(peer: peer, local: local)
+    /// The client's flow; for a tunnel, the local sender's. `nil` where the client is not there any more
+    /// (``leaveFlow()``), and for memory that holds no addresses.
+    package var flow: FlowKey? { hasLeftFlow ? nil : lastFlow }
+
+    /// The flow that the client was last known to have. `nil` for memory that holds no addresses, and where the main
+    /// process stands still in the midst of ``move(to:)``.
+    package var lastFlow: FlowKey? {
+        // The main process may write another one meanwhile, which takes some nanoseconds and changes the word.
+        for _ in 0..<1_000 {
+            let before = SharedWord.load(memory + Offset.peer)
+            let peer = address(Offset.peer)
+            let local = address(Offset.local)
+            SharedWord.fence()
+            guard SharedWord.load(memory + Offset.peer) == before else { continue }
+            if let peer, let local { return FlowKey(peer: peer, local: local) }
+        }
+        return nil
+    }
+
+    /// In the byte after the family of the peer's address: the client has left the flow. The other bits change with each
+    /// flow, so that a reader notices.
+    private static let leftMark: UInt64 = 0x80
+    private static let markShift = 8
+
+    private var hasLeftFlow: Bool {
+        UInt64(littleEndian: SharedWord.load(memory + Offset.peer)) >> Self.markShift & Self.leftMark != 0
+    }
+
+    /// The main process notes that the client's address is another client's now, so that the next authentic record of
+    /// this one says where it is, whatever address that comes from.
+    package func leaveFlow() {
+        let word = UInt64(littleEndian: SharedWord.load(memory + Offset.peer)) | Self.leftMark << Self.markShift
+        SharedWord.store(word.littleEndian, memory + Offset.peer)
+    }
+
+    /// The main process notes that the client is at another flow. A reader in the worker finds the former flow or this
+    /// one, never a part of each.
+    package func move(to flow: FlowKey) {
+        let mark = (UInt64(littleEndian: SharedWord.load(memory + Offset.peer)) >> Self.markShift &+ 1) & 0x7f
+        // Of no family: there is no address until the last store.
+        SharedWord.store((mark << Self.markShift).littleEndian, memory + Offset.peer)
+        SharedWord.fence()
+        store(flow.local, Offset.local)
+        storeBytes(of: flow.peer, Offset.peer)
+        var word: UInt64 = 0
+        withUnsafeMutableBytes(of: &word) { bytes in
+            bytes.storeBytes(of: flow.peer.family.rawValue, toByteOffset: 0, as: UInt8.self)
+            bytes.storeBytes(of: flow.peer.port, toByteOffset: 2, as: UInt16.self)
+            bytes.storeBytes(of: flow.peer.scope, toByteOffset: 4, as: UInt32.self)
+        }
+        SharedWord.store(word | (mark << Self.markShift).littleEndian, memory + Offset.peer)
     }
 
     /// The other socket of a connection: to the backend of a service, or from a tunnel to its server.
@@ -380,10 +433,14 @@ package struct ConnectionSlot {
     private func store(_ address: SocketAddress, _ offset: Int) {
         memory.storeBytes(of: address.port, toByteOffset: offset + 2, as: UInt16.self)
         memory.storeBytes(of: address.scope, toByteOffset: offset + 4, as: UInt32.self)
+        storeBytes(of: address, offset)
+        memory.storeBytes(of: address.family.rawValue, toByteOffset: offset, as: UInt8.self)
+    }
+
+    private func storeBytes(of address: SocketAddress, _ offset: Int) {
         address.withBytes {
             UnsafeMutableRawBufferPointer(start: memory + offset + 8, count: 16).copyBytes(from: $0.dropLast(2))
         }
-        memory.storeBytes(of: address.family.rawValue, toByteOffset: offset, as: UInt8.self)
     }
 
     private func address(_ offset: Int) -> SocketAddress? {

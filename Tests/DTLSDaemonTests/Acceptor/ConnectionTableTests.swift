@@ -1,3 +1,4 @@
+import DTLSEngine
 import DTLSTransport
 import LinuxSystem
 import Primitives
@@ -161,6 +162,159 @@ import Testing
         #expect(connections.connectionWithoutSocket(of: try flow(1)) == new)
     }
 
+    // MARK: New addresses
+
+    @Test func `a connection that was rebound is found by its new flow alone, and counts for its new peer`() throws {
+        _ = try connections.makeTable(preferring: 0)
+        let connection = try begin(1)
+        #expect(connections.connection(of: try flow(1)) == connection)
+        try establish(connection)
+        connections.establish(connection)
+        let far = try flow(9 << 16 | 5)
+        #expect(connections.rebind(connection, to: far) == nil)
+        #expect(connections.hasSocket(connection) && connections.slot(of: connection)?.flow == far)
+        #expect(connections.connection(of: try flow(1)) == nil)
+        #expect(connections.connection(of: far) == connection)
+        connections.noteWithoutSocket(connection)
+        #expect(connections.connectionWithoutSocket(of: far) == connection && connections.lacksSocket(connection))
+        var peers: [SocketAddress] = []
+        let collect: (SocketAddress, UInt64) -> Void = { peer, _ in peers.append(peer) }
+        connections.forEach(collect)
+        #expect(peers == [far.peer] && connections.admission.connections == 1)
+        connections.end(connection)
+        #expect(connections.connection(of: far) == nil && connections.admission.connections == 0)
+    }
+
+    @Test(arguments: [false, true])
+    func `a flow is taken from the connection whose client has left it, which comes back elsewhere`(
+        _ hasSocket: Bool
+    ) throws {
+        _ = try connections.makeTable(preferring: 0)
+        let (left, mover) = (try begin(1), try begin(2))
+        for connection in [left, mover] {
+            try establish(connection)
+            connections.establish(connection)
+        }
+        if !hasSocket { connections.noteWithoutSocket(left) }
+        #expect(connections.rebind(mover, to: try flow(1)) == left)
+        #expect(connections.connection(of: try flow(1)) == mover)
+        #expect(connections.slot(of: left)?.flow == nil)
+        connections.noteWithoutSocket(left)
+        #expect(!connections.lacksSocket(left), "its address is another client's")
+        #expect(connections.connection(of: try flow(1)) == mover)
+        // The two have changed places.
+        #expect(connections.rebind(left, to: try flow(2)) == nil)
+        #expect(connections.connection(of: try flow(2)) == left)
+        #expect(connections.hasSocket(left))
+        for connection in [left, mover] { connections.end(connection) }
+        #expect(connections.count == 0 && connections.admission.connections == 0)
+        for place in 1...2 { #expect(connections.connection(of: try flow(place)) == nil) }
+    }
+
+    /// A connection whose client puts a connection ID into its records.
+    private func beginNamed(
+        _ number: Int, in table: Int, _ authority: ConnectionIDAuthority
+    ) throws -> (number: ConnectionNumber, id: ConnectionID) {
+        let connection = try begin(number, in: table)
+        let id = try #require(authority.makeConnectionID(for: connection, length: 17))
+        #expect(find(id, in: connections) == connection, "while it is in its handshake")
+        try #require(connections.slot(of: connection)).establish(with: id)
+        connections.establish(connection)
+        return (connection, id)
+    }
+
+    private func find(_ id: ConnectionID, in connections: ConnectionTable) -> ConnectionNumber? {
+        guard case .connection(let name) = connections.connectionIDs?.read(id) else { return nil }
+        return connections.connection(with: id, named: name)
+    }
+
+    @Test func `a connection ID finds its connection wherever that has moved`() throws {
+        let authority = try ConnectionIDAuthority.ofTests()
+        connections.connectionIDs = authority
+        for table in 0..<3 { _ = try connections.makeTable(preferring: table) }
+        let (first, id) = try beginNamed(1, in: 0, authority)
+        #expect(find(id, in: connections) == first)
+        connections.noteWithoutSocket(first)
+        var present = first
+        for table in [1, 2, 1] {
+            present = try #require(connections.move(present, to: table))
+            #expect(find(id, in: connections) == present && connections.countOfMoved == 1)
+        }
+        // Back in the first table, it has another slot, or is another connection of that slot.
+        present = try #require(connections.move(present, to: 0))
+        #expect(present != first && find(id, in: connections) == present)
+        connections.end(present)
+        #expect(find(id, in: connections) == nil && connections.countOfMoved == 0)
+    }
+
+    @Test func `a connection without a connection ID is not remembered when it moves`() throws {
+        for table in 0..<2 { _ = try connections.makeTable(preferring: table) }
+        let connection = try begin(1)
+        try #require(connections.slot(of: connection)).establish(with: nil)
+        connections.noteWithoutSocket(connection)
+        #expect(connections.move(connection, to: 1) != nil && connections.countOfMoved == 0)
+    }
+
+    @Test func `a connection has only the connection ID that is in its slot`() throws {
+        let authority = try ConnectionIDAuthority.ofTests()
+        connections.connectionIDs = authority
+        _ = try connections.makeTable(preferring: 0)
+        let (connection, id) = try beginNamed(1, in: 0, authority)
+        // Another one with the same number: made by the same key, and by nobody for this connection.
+        let other = try #require(authority.makeConnectionID(for: connection, length: 17))
+        #expect(other != id && find(other, in: connections) == nil && find(id, in: connections) == connection)
+        // It was not agreed on.
+        let plain = try begin(2)
+        let unused = try #require(authority.makeConnectionID(for: plain, length: 17))
+        try #require(connections.slot(of: plain)).establish(with: nil)
+        #expect(find(unused, in: connections) == nil)
+        try #require(connections.slot(of: connection)).end()
+        #expect(find(id, in: connections) == nil)
+    }
+
+    @Test(arguments: [false, true])
+    func `the next process knows connections that have moved by their connection IDs`(
+        _ isConfiguredBefore: Bool
+    ) throws {
+        let authority = try ConnectionIDAuthority.ofTests()
+        connections.connectionIDs = authority
+        for table in 0..<2 { _ = try connections.makeTable(preferring: table) }
+        var ids: [ConnectionID: ConnectionNumber] = [:]
+        for number in 0..<6 {
+            let (connection, id) = try beginNamed(number, in: 0, authority)
+            connections.noteWithoutSocket(connection)
+            ids[id] = number.isMultiple(of: 2) ? try #require(connections.move(connection, to: 1)) : connection
+        }
+        let later = ConnectionTable()
+        if isConfiguredBefore { later.connectionIDs = authority }
+        for number in connections.numbers {
+            let table = try #require(connections[number])
+            later.adopt(try SlotFile(table.file.descriptor.duplicate()), number: number)
+        }
+        // The configuration with the keys comes after the connections when the daemon starts.
+        if !isConfiguredBefore {
+            #expect(later.countOfMoved == 0)
+            later.connectionIDs = authority
+        }
+        #expect(later.countOfMoved == 3)
+        for (id, connection) in ids { #expect(find(id, in: later) == connection) }
+        for connection in ids.values { later.end(connection) }
+        #expect(later.countOfMoved == 0)
+    }
+
+    @Test func `of two connections that a dead process has left with one flow, the one heard last has it`() throws {
+        let table = try connections.makeTable(preferring: 0)
+        let (one, other) = (try begin(1), try begin(2))
+        for connection in [one, other] { try establish(connection) }
+        try #require(connections.slot(of: one)).lastReceived = start + .seconds(9)
+        try #require(connections.slot(of: other)).move(to: try flow(1))
+        let later = ConnectionTable()
+        later.adopt(try SlotFile(table.file.descriptor.duplicate()), number: 0)
+        #expect(later.connection(of: try flow(1)) == one)
+        #expect(later.lacksSocket(one) && !later.lacksSocket(other))
+        #expect(later.count == 2)
+    }
+
     @Test func `the connections of a file that another process has left are found and counted`() throws {
         let table = try connections.makeTable(preferring: 3)
         let all = try (0..<4).map { try begin($0, in: 3) }
@@ -187,18 +341,19 @@ import Testing
             var connections = ConnectionTable()
             for number in 0..<3 { _ = try connections.makeTable(preferring: number) }
             // By the number of its flow.
-            var alive: [Int: (number: ConnectionNumber, isEstablished: Bool, hasSocket: Bool)] = [:]
+            // The place is the number of the flow that it has now; `nil` where another one has that.
+            var alive: [Int: (number: ConnectionNumber, isEstablished: Bool, hasSocket: Bool, place: Int?)] = [:]
             var next = 0
             var now = start
             for _ in 0..<600 {
                 now = now + .milliseconds(10)
                 let chosen = alive.randomElement(using: &random)
-                switch Int.random(in: 0..<20, using: &random) {
+                switch Int.random(in: 0..<22, using: &random) {
                 case 0..<7:
                     next += 1
                     let table = Int.random(in: 0..<3, using: &random)
                     let number = try #require(connections.begin(try flow(next), target: service, in: table, now: now))
-                    alive[next] = (number, false, true)
+                    alive[next] = (number, false, true, next)
                 case 7..<11:
                     guard let chosen, !chosen.value.isEstablished, let slot = connections.slot(of: chosen.value.number)
                     else { continue }
@@ -227,6 +382,16 @@ import Testing
                     let moved = connections.move(number, to: destination)
                     #expect((moved != nil) == (chosen.value.isEstablished && !chosen.value.hasSocket))
                     if let moved { alive[chosen.key]?.number = moved }
+                case 20..<22:
+                    // The client comes from elsewhere, or from where another one was.
+                    guard let chosen, chosen.value.isEstablished else { continue }
+                    next += 1
+                    let other = alive.randomElement(using: &random)?.value.place
+                    let place = Bool.random(using: &random) ? next : other ?? next
+                    connections.rebind(chosen.value.number, to: try flow(place))
+                    for key in alive.keys where alive[key]?.place == place { alive[key]?.place = nil }
+                    alive[chosen.key]?.place = place
+                    alive[chosen.key]?.hasSocket = true
                 case 18:
                     let table = Int.random(in: 0..<3, using: &random)
                     _ = connections.workerDied(table, now: now)
@@ -251,12 +416,17 @@ import Testing
             for (number, connection) in alive {
                 #expect(connections.contains(connection.number))
                 #expect(connections.hasSocket(connection.number) == connection.hasSocket)
-                #expect(
-                    connections.connectionWithoutSocket(of: try flow(number))
-                        == (connection.hasSocket ? nil : connection.number))
-                guard connection.isEstablished else { continue }
                 let slot = try #require(connections.slot(of: connection.number))
-                let flow = try flow(number)
+                #expect(connection.hasSocket || connections.lacksSocket(connection.number) == (connection.place != nil))
+                guard let place = connection.place else {
+                    #expect(slot.flow == nil)
+                    continue
+                }
+                let flow = try flow(place)
+                #expect(connections.connection(of: flow) == connection.number)
+                #expect(
+                    connections.connectionWithoutSocket(of: flow) == (connection.hasSocket ? nil : connection.number))
+                guard connection.isEstablished else { continue }
                 #expect(slot.flow == flow && [UInt8](slot.details) == [UInt8(number & 0xff)])
             }
             for connection in alive.values { connections.end(connection.number) }

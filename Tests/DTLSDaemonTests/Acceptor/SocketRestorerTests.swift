@@ -365,4 +365,172 @@ import Testing
         #expect(try (messages + workers.received(by: 0)).contains(.record(moved, record)))
         #expect(supervisor.connections.numbers == [0])
     }
+
+    // MARK: Connection IDs
+
+    /// An established connection of another client, which puts a connection ID into its records.
+    private func named(
+        _ peer: SocketAddress, target: UInt64 = SlotTarget.service("a")
+    ) throws -> (number: ConnectionNumber, record: [UInt8]) {
+        if supervisor.connections.connectionIDs == nil {
+            supervisor.connections.connectionIDs = try ConnectionIDAuthority.ofTests()
+        }
+        let connections = supervisor.connections
+        let flow = FlowKey(peer: peer, local: listener.address)
+        let number = try #require(connections.begin(flow, target: target, in: 0, now: loop.now))
+        let id = try #require(connections.connectionIDs?.makeConnectionID(for: number, length: 17))
+        try #require(connections.slot(of: number)).establish(with: id)
+        return (number, record(id))
+    }
+
+    private func record(_ id: ConnectionID) -> [UInt8] {
+        [25, 0xfe, 0xfd, 0, 1, 0, 0, 0, 0, 0, 7] + id.bytes + [0, 2, 1, 2]
+    }
+
+    private var elsewhere: SocketAddress { get throws { try #require(SocketAddress("127.0.0.77:40000")) } }
+
+    @Test func `a record from a new address goes to the worker, and a socket is made when that has found it good`()
+        throws
+    {
+        try ready(0)
+        let (connection, record) = try named(try elsewhere)
+        _ = try workers.received(by: 0)
+        try send(record)
+        #expect(try workers.received(by: 0) == [.record(connection, record)])
+        #expect(
+            supervisor.connections.slot(of: connection)?.flow?.peer == (try elsewhere), "nobody has authenticated it")
+        try workers.send(MessageFromWorker.encode(rebind: connection, flow: flow), from: 0)
+        try turn()
+        #expect(try workers.received(by: 0) == [.resume(connection, [], peer: client.local)])
+        #expect(
+            supervisor.connections.slot(of: connection)?.flow == flow && supervisor.connections.hasSocket(connection))
+        #expect(dispatcher.addressChanges == ["1 changes of a client's address"])
+        // It is there already.
+        try workers.send(MessageFromWorker.encode(rebind: connection, flow: flow), from: 0)
+        try turn()
+        #expect(try workers.received(by: 0) == [.resumeFailed(connection)])
+        #expect(listener.counters.ofNoConnection == 0)
+    }
+
+    @Test func `records that come together go to their worker together`() throws {
+        try ready(0)
+        let (connection, record) = try named(try elsewhere)
+        _ = try workers.received(by: 0)
+        for _ in 0..<20 { client.send(record, to: listener.address) }
+        try turn()
+        #expect(try workers.received(by: 0) == [.records([ConnectionNumber](repeating: connection, count: 20))])
+    }
+
+    @Test func `a client at the port of another one takes it, and the other one gives its socket up`() throws {
+        try ready(0)
+        let former = try connection()
+        let (mover, _) = try named(try elsewhere)
+        _ = try workers.received(by: 0)
+        try workers.send(MessageFromWorker.encode(rebind: mover, flow: flow), from: 0)
+        try turn()
+        #expect(try workers.received(by: 0) == [.resume(mover, [], peer: client.local), .giveUpSocket(former)])
+        #expect(supervisor.connections.slot(of: former)?.flow == nil)
+        try report(parked: former)
+        try workers.send(MessageFromWorker.encode(wake: [former]), from: 0)
+        try turn()
+        #expect(try workers.received(by: 0) == [.resumeFailed(former)], "nobody knows where its client is")
+        #expect(supervisor.connections.count == 2)
+    }
+
+    @Test func `a record whose connection ID is nobody's, or another service's, is one of no connection`() throws {
+        try ready(0)
+        let (gone, record) = try named(try elsewhere)
+        supervisor.connections.end(gone)
+        let (_, ofOther) = try named(try elsewhere, target: SlotTarget.service("b"))
+        _ = try workers.received(by: 0)
+        try send(record)
+        try send(ofOther)
+        let there = ConnectionIDAuthority(
+            ConnectionIDConfiguration(serverID: [9]), ownKey: [UInt8](repeating: 3, count: 16))
+        try send(self.record(try #require(there?.makeConnectionID(for: gone, length: 17))))
+        #expect(try workers.received(by: 0).isEmpty)
+        #expect(listener.counters.ofNoConnection == 3)
+        #expect(dispatcher.addressChanges == ["1 records with connection IDs of other machines"])
+    }
+
+    @Test func `a connection whose connection ID no key reads any more is found at its own address`() throws {
+        try ready(0)
+        let (connection, record) = try named(client.local)
+        let key = ConnectionIDKey(rotation: 6, bytes: [UInt8](repeating: 1, count: 16))
+        supervisor.connections.connectionIDs = ConnectionIDAuthority(
+            ConnectionIDConfiguration(keys: [key]), ownKey: [UInt8](repeating: 3, count: 16))
+        try report(parked: connection)
+        try turn()
+        _ = try workers.received(by: 0)
+        try send(record)
+        #expect(try workers.received(by: 0) == [.record(connection, record)])
+        let (_, other) = try named(try elsewhere)
+        supervisor.connections.connectionIDs = try ConnectionIDAuthority.ofTests()
+        try send(other)
+        #expect(try workers.received(by: 0).isEmpty)
+    }
+
+    @Test func `forged records from new addresses are dropped once there are many, and those from the old one are not`()
+        throws
+    {
+        try ready(0)
+        let (moved, record) = try named(try elsewhere)
+        var report = MessageFromWorker.Report()
+        for _ in 0..<2_000 { report.countForged(from: client.local) }
+        try workers.send(MessageFromWorker.encode(report), from: 0)
+        try turn()
+        _ = try workers.received(by: 0)
+        try send(record)
+        #expect(try workers.received(by: 0).isEmpty)
+        #expect(
+            dispatcher.addressChanges == ["1 records with connection IDs dropped for many forged ones"])
+        #expect(listener.counters.ofNoConnection == 0)
+        let (home, own) = try named(client.local)
+        try self.report(parked: home)
+        try send(own)
+        #expect(try workers.received(by: 0) == [.record(home, own)])
+        #expect(supervisor.connections.contains(moved) && supervisor.pool.totals.forged == 2_000)
+    }
+
+    @Test func `records with connection IDs that come while a dead worker has no successor reach that one`() throws {
+        try ready(0)
+        let (connection, record) = try named(try elsewhere)
+        workers.end(0)
+        supervisor.childEnded(Workers.first, .killed(signal: 9))
+        try send(record)
+        try ready(1)
+        #expect(
+            try workers.received(by: 1) == [
+                .slots(capacity: 1 << 20), .configure, .takeOver, .record(connection, record),
+            ])
+    }
+
+    @Test func `a worker's datagram for an unproven address leaves from the listener`() throws {
+        try ready(0)
+        supervisor.onDatagram = { [listener] in listener.send($0, to: $1) }
+        let challenge: [UInt8] = [25, 0xfe, 0xfd] + [UInt8](repeating: 7, count: 1_300)
+        try challenge.withUnsafeBytes {
+            try workers.send(MessageFromWorker.encode(sendFromListener: $0, flow: flow), from: 0)
+        }
+        try turn()
+        let received = try #require(client.receive(from: listener.address))
+        #expect(received == challenge)
+    }
+
+    @Test func `a rebind of a connection that is gone, in its handshake or of another worker fails`() throws {
+        try ready(0)
+        let connections = supervisor.connections
+        let handshaking = try #require(
+            connections.begin(flow, target: SlotTarget.service("a"), in: 0, now: loop.now))
+        _ = try workers.received(by: 0)
+        let gone = ConnectionNumber(worker: 0, slot: 77, generation: 1)
+        let foreign = ConnectionNumber(worker: 5, slot: 0, generation: 1)
+        for connection in [handshaking, gone, foreign] {
+            try workers.send(MessageFromWorker.encode(rebind: connection, flow: flow), from: 0)
+        }
+        try turn()
+        let answers = try workers.received(by: 0)
+        #expect(answers.count == 3)
+        for connection in [handshaking, gone, foreign] { #expect(answers.contains(.resumeFailed(connection))) }
+    }
 }

@@ -115,20 +115,25 @@ import Testing
     }
 }
 
-@Suite struct CookieSecretTests {
-    @Test func `the cookie secret goes on with the memory file that was stored`() throws {
-        let first = try CookieSecret(stored: FileDescriptor(owning: -1))
-        #expect(first.bytes.count == CookieSecret.length)
-        let second = try CookieSecret(stored: try first.memory.duplicate())
+@Suite struct StoredSecretTests {
+    private func secret(_ stored: consuming FileDescriptor, length: Int = 32) throws -> StoredSecret {
+        try StoredSecret(length: length, stored: stored, name: "test")
+    }
+
+    @Test func `a secret goes on with the memory file that was stored`() throws {
+        let first = try secret(FileDescriptor(owning: -1))
+        #expect(first.bytes.count == 32)
+        let second = try secret(try first.memory.duplicate())
         #expect(second.bytes == first.bytes)
-        let third = try CookieSecret(stored: FileDescriptor(owning: -1))
+        let third = try secret(FileDescriptor(owning: -1))
         #expect(third.bytes != first.bytes)
+        #expect(try secret(try first.memory.duplicate(), length: 16).bytes.count == 16)
     }
 
     @Test(arguments: [0, 31, 33])
     func `a memory file that holds something else is not used`(_ count: Int) throws {
         let file = try MemoryFile.make([UInt8](repeating: 7, count: count), name: "test")
-        let secret = try CookieSecret(stored: file)
+        let secret = try secret(file)
         #expect(secret.bytes.count == 32 && secret.bytes != [UInt8](repeating: 7, count: 32))
         #expect(try MemoryFile.read(secret.memory) == secret.bytes)
     }

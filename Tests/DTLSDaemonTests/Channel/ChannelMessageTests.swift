@@ -21,6 +21,7 @@ import Testing
     private func handover(_ target: Target) throws -> [UInt8] {
         MessageToWorker.encode(
             connection: ConnectionNumber(rawValue: 0x1234_5678_9abc), generation: 7, target: target, flow: try flow(),
+            connectionID: target == .client(3) ? nil : ConnectionID([7, 8, 9]),
             hello: target == .client(3) ? nil : [22, 254], datagrams: [[22, 254, 255], [], [1]])
     }
 
@@ -36,6 +37,7 @@ import Testing
             #expect(handover.generation == 7)
             #expect(handover.target == target)
             #expect(handover.flow == flow)
+            #expect(handover.connectionID == (target == .client(3) ? nil : ConnectionID([7, 8, 9])))
             #expect(handover.hello.map { [UInt8]($0) } == (target == .client(3) ? nil : [22, 254]))
             #expect(handover.datagrams.map { [UInt8]($0) } == [[22, 254, 255], [], [1]])
         }

@@ -24,6 +24,7 @@ import Testing
         try folder.write("config/localhost.passphrase", "sesame")
         try folder.write("config/tickets.key", String(repeating: "1", count: 80))
         try folder.write("config/tickets.old.key", String(repeating: "2", count: 80))
+        try folder.write("config/connection-ids.keys", "0 00112233445566778899aabbccddeeff")
         try folder.write("config/sensors.psk", "sensor-7:00112233445566778899aabbccddeeff")
         try folder.write("config/clients-ca.pem", material.certificate)
         try folder.write("config/clients.crl", material.revocationList)
@@ -78,6 +79,8 @@ import Testing
         #expect(client.serverName == "coap.example.org" && client.socket.sendBuffer == 262_144)
         #expect(client.tls.certificate != nil && client.tls.rejectUnauthorized)
         #expect(configuration.cookieSecret != nil)
+        #expect(configuration.connectionIDs.keys.map(\.rotation) == [0])
+        #expect(client.connectionIDLength == 0)
         let echo = try #require(configuration.services.first)
         #expect(echo.tls.certifiedKeys.first?.passphrase != nil && echo.tls.clients.authorities != nil)
         #expect(echo.tls.ciphers != nil && echo.tls.certifiedKeys.first?.staple != nil)
@@ -85,6 +88,7 @@ import Testing
         #expect(echo.tls.clients.mode == .required && echo.tls.clients.revocationLists.count == 1)
         #expect(echo.tls.clients.allow.count == 3 && echo.tls.clients.deny.count == 1)
         #expect(echo.socket.interface == "lo" && echo.socket.timeToLive == 64)
+        #expect(echo.connectionIDLength == 17)
         #expect(echo.limits.connections == 1_000 && echo.limits.traffic.largestDatagram == 1_200)
         #expect(configuration.limits.connections == 100_000 && configuration.limits.handshakes == 10_000)
         #expect(
@@ -222,7 +226,7 @@ import Testing
 
     /// The manual is derived from the sections too.
     @Test func `every key has a type and a description for the manual`() {
-        #expect(Self.sections.map(\.title).contains("[service.NAME.socket]") && Self.sections.count == 15)
+        #expect(Self.sections.map(\.title).contains("[service.NAME.socket]") && Self.sections.count == 16)
         for section in Self.sections {
             #expect(Set(section.keys.map(\.name)).count == section.keys.count, "a key twice in \(section.title)")
             for key in section.keys {

@@ -26,6 +26,7 @@ import Testing
         (tls.refusesUnknownNames, tls.choosesByAddress, tls.policy) = (true, true, .legacy)
         tls.applicationProtocols = ["coap", "ä"]
         tls.presharedKeys = PresharedKeys(keys: [presharedKey, PresharedKey(identity: [2], key: [3])], hint: [0xfe])
+        tls.connectionIDs = true
         tls.sessions = SessionSettings(resumption: false, lifetime: .seconds(3))
         let socket = SocketOptions(
             receiveBuffer: 1_024, sendBuffer: 16_777_216, timeToLive: 0, dscp: 0, interface: "lo", ipv6Only: false,
@@ -54,6 +55,7 @@ import Testing
             certificate: "certificate", privateKey: "key", passphrase: "p", presharedKey: presharedKey,
             ciphers: "ALL", minimumVersion: .dtls10, maximumVersion: .dtls12, allowsRenegotiation: true)
         client.applicationProtocols = ["coap"]
+        client.connectionIDs = true
         var configuration = Configuration(
             workers: 7, stopTimeout: .milliseconds(1), logLevel: .warning, cookieSecret: Array(0...255),
             tickets: TicketConfiguration(
@@ -74,7 +76,11 @@ import Testing
                     socket: socket)
             ], limits: limits)
         configuration.recycle = .seconds(60)
+        configuration.connectionIDs = ConnectionIDConfiguration(
+            keys: [ConnectionIDKey(rotation: 3, bytes: Array(1...16))], serverID: [7, 8])
         for index in configuration.services.indices { configuration.services[index].parkAfter = .milliseconds(1) }
+        for index in configuration.services.indices { configuration.services[index].connectionIDLength = 17 }
+        configuration.clients[0].connectionIDLength = 5
         configuration.staples = [StapleFile(service: "a", host: "b", path: "c", key: "d", isWatched: false)]
         configuration.warnings = problems.problems
         return Snapshot(configuration: configuration, cookieSecret: [9, 8])

@@ -211,7 +211,8 @@ import Testing
 
     @Test func `names are as systemd takes them, and name the same item when they come back`() throws {
         let items: [StoredItem] = [
-            .ticketKeys, .cookieSecret, .connections(table: 0), .connections(table: 17), .listener("[;;1];4433/0f"),
+            .ticketKeys, .cookieSecret, .connectionIDKey, .connections(table: 0), .connections(table: 17),
+            .listener("[;;1];4433/0f"),
         ]
         for item in items {
             #expect(item.name.utf8.allSatisfy { $0 > 32 && $0 < 127 && $0 != UInt8(ascii: ":") })

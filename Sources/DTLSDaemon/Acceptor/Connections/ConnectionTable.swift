@@ -1,18 +1,31 @@
+import DTLSEngine
 import DTLSTransport
 import Glibc
 import LinuxSystem
 import Primitives
 
 /// All connections of the daemon, as the main process keeps them: in the ``SlotTable`` of the worker that serves them,
-/// those without sockets also in the ``FlowTable``, and counted in the limits.
+/// in the ``FlowTable``, and counted in the limits. Those that have moved since they got their connection IDs are also
+/// known by the numbers in these.
 ///
-/// It does no I/O but for making memory files, and takes under 48 bytes for a connection without a socket, beside its
+/// It does no I/O but for making memory files, and takes under 48 bytes for a connection that has not moved, beside its
 /// slot.
 final class ConnectionTable {
     let admission = Admission()
     /// By their numbers.
     private var tables: [SlotTable?] = []
     private var flows = FlowTable()
+    /// The connections that have other numbers than those in their connection IDs, by these.
+    private var moved: [ConnectionNumber: ConnectionNumber] = [:]
+    /// The numbers in the connection IDs of ``moved``, by those that the connections have.
+    private var named: [ConnectionNumber: ConnectionNumber] = [:]
+    /// Tables that were adopted while no configuration was active, so that nobody could read their connection IDs.
+    private var unread: [Int] = []
+    /// Makes the connection IDs of new connections, and reads those of all; `nil` before the first configuration is
+    /// active.
+    var connectionIDs: ConnectionIDAuthority? {
+        didSet { readConnectionIDs() }
+    }
 
     /// Slots of a file. They take memory once they are used.
     private static let capacity = 1 << 20
@@ -54,10 +67,34 @@ final class ConnectionTable {
         let table = SlotTable(number: number, adopting: file)
         insert(table)
         for index in table.indices {
-            guard let connection = table.number(at: index), let flow = table[connection].flow else { continue }
+            guard let connection = table.number(at: index), let flow = table[connection].lastFlow else { continue }
             admission.adopt(flow.peer, table[connection].target)
-            insert(connection, flow, table)
+            guard table[connection].flow != nil else { continue }
+            if let other = self.connection(of: flow), let otherSlot = slot(of: other) {
+                // The process before this one has died while it moved one of them.
+                guard otherSlot.lastReceived <= table[connection].lastReceived else {
+                    table[connection].leaveFlow()
+                    continue
+                }
+            }
+            take(flow, for: connection)
         }
+        unread.append(number)
+        readConnectionIDs()
+    }
+
+    /// Finds out which connections in adopted tables are known by other numbers than those that they have.
+    private func readConnectionIDs() {
+        guard let connectionIDs else { return }
+        for table in unread.compactMap({ self[$0] }) {
+            for index in table.indices {
+                guard let connection = table.number(at: index), let id = table[connection].ownConnectionID,
+                    case .connection(let name) = connectionIDs.read(id)
+                else { continue }
+                note(connection, isNamed: name)
+            }
+        }
+        unread = []
     }
 
     /// Is told of a table that was dropped: another one may get its number.
@@ -78,6 +115,9 @@ final class ConnectionTable {
         for number in numbers { files[number] = self[number]?.file }
         tables = []
         flows = FlowTable()
+        moved = [:]
+        named = [:]
+        unread = []
         return files
     }
 
@@ -100,13 +140,31 @@ final class ConnectionTable {
     /// Whether a socket may be made for a connection: it is there, has none, and no other connection has its flow.
     func lacksSocket(_ connection: ConnectionNumber) -> Bool {
         guard let table = table(of: connection) else { return false }
-        return !table.hasSocket(connection) && !table.isSuperseded(connection)
+        return !table.hasSocket(connection) && table[connection].flow != nil
+    }
+
+    /// The connection of a flow.
+    func connection(of flow: FlowKey) -> ConnectionNumber? {
+        let place = flows.place(of: flow) { self[$0.table]?.file[$0.slot].flow == flow }
+        return place.flatMap { self[$0.table]?.number(at: $0.slot) }
     }
 
     /// The connection of a flow that has no socket.
     func connectionWithoutSocket(of flow: FlowKey) -> ConnectionNumber? {
-        let place = flows.place(of: flow) { self[$0.table]?.file[$0.slot].flow == flow }
-        return place.flatMap { self[$0.table]?.number(at: $0.slot) }
+        connection(of: flow).flatMap { hasSocket($0) ? nil : $0 }
+    }
+
+    /// The connection whose records have a connection ID. Where its handshake is done, it is known that it has just this
+    /// one.
+    /// - Parameter name: the number in the connection ID.
+    func connection(with id: ConnectionID, named name: ConnectionNumber) -> ConnectionNumber? {
+        let connection = moved[name] ?? name
+        guard let table = table(of: connection) else { return nil }
+        switch table[connection].phase {
+        case .handshaking: return connection
+        case .established: return table[connection].ownConnectionID == id ? connection : nil
+        case .free, .bound, .ended: return nil
+        }
     }
 
     /// Takes a slot for a new connection, which has a socket and is in its handshake.
@@ -115,6 +173,7 @@ final class ConnectionTable {
     func begin(_ flow: FlowKey, target: UInt64, in number: Int, now: Instant) -> ConnectionNumber? {
         guard let connection = self[number]?.take(flow, target: target, now: now) else { return nil }
         admission.begin(flow.peer, target, now: now)
+        take(flow, for: connection)
         return connection
     }
 
@@ -129,42 +188,55 @@ final class ConnectionTable {
     func end(_ connection: ConnectionNumber) {
         guard let table = table(of: connection) else { return }
         if table.isHandshaking(connection) { admission.endHandshake(table[connection].target) }
-        if let flow = table[connection].flow {
-            if !table.hasSocket(connection) { flows.remove(place(connection), flow) }
+        if let flow = table[connection].lastFlow {
+            flows.remove(place(connection), flow)
             admission.end(flow.peer, table[connection].target)
         }
+        if let name = named.removeValue(forKey: connection) { moved[name] = nil }
         table.free(connection)
     }
 
     /// A connection has no socket from now on.
     func noteWithoutSocket(_ connection: ConnectionNumber) {
-        guard let table = table(of: connection), table.hasSocket(connection), let flow = table[connection].flow else {
-            return
-        }
+        guard let table = table(of: connection), table.hasSocket(connection) else { return }
         // Whatever the worker has not reported yet: nothing without a socket is in its handshake.
         establish(connection)
         table.setHasSocket(false, connection)
-        insert(connection, flow, table)
     }
 
     /// A socket was made for a connection.
     func noteSocket(_ connection: ConnectionNumber) {
-        guard let table = table(of: connection), !table.hasSocket(connection), let flow = table[connection].flow else {
-            return
-        }
-        flows.remove(place(connection), flow)
-        table.setHasSocket(true, connection)
+        table(of: connection)?.setHasSocket(true, connection)
     }
 
-    /// A flow has one connection: the peer has begun another one where it could not know that the first was kept, or
-    /// where it has given that one up.
-    private func insert(_ connection: ConnectionNumber, _ flow: FlowKey, _ table: SlotTable) {
-        if let other = connectionWithoutSocket(of: flow), let otherTable = self.table(of: other) {
-            guard otherTable[other].started <= table[connection].started else { return table.supersede(connection) }
+    /// The peer of an established connection is at another flow, for which a socket was made.
+    /// - Returns: the connection that had this flow, whose peer is not there any more. It may have a socket.
+    @discardableResult
+    func rebind(_ connection: ConnectionNumber, to flow: FlowKey) -> ConnectionNumber? {
+        guard let table = table(of: connection), let former = table[connection].lastFlow else { return nil }
+        establish(connection)
+        flows.remove(place(connection), former)
+        admission.end(former.peer, table[connection].target)
+        admission.adopt(flow.peer, table[connection].target)
+        table[connection].move(to: flow)
+        table.setHasSocket(true, connection)
+        return take(flow, for: connection)
+    }
+
+    /// Notes that a flow is that of a connection. A flow has one: the peer of another one has left it, or the same peer
+    /// has begun another connection, since it could not know that the first was kept.
+    /// - Returns: the other connection.
+    @discardableResult
+    private func take(_ flow: FlowKey, for connection: ConnectionNumber) -> ConnectionNumber? {
+        // The slot of this one has the flow already.
+        let other = flows.place(of: flow) { $0 != place(connection) && self[$0.table]?.file[$0.slot].flow == flow }
+            .flatMap { self[$0.table]?.number(at: $0.slot) }
+        if let other {
             flows.remove(place(other), flow)
-            otherTable.supersede(other)
+            slot(of: other)?.leaveFlow()
         }
         flows.insert(place(connection), flow)
+        return other
     }
 
     private func place(_ connection: ConnectionNumber) -> FlowTable.Place {
@@ -177,7 +249,8 @@ final class ConnectionTable {
     /// - Returns: its number from now on; `nil` where it is gone, or the other table is full.
     func move(_ connection: ConnectionNumber, to number: Int) -> ConnectionNumber? {
         guard let table = table(of: connection), let other = self[number], other !== table, other.hasRoom,
-            !table.hasSocket(connection), table[connection].phase == .established, let flow = table[connection].flow
+            !table.hasSocket(connection), table[connection].phase == .established,
+            let flow = table[connection].lastFlow
         else { return nil }
         let isFound = flows.remove(place(connection), flow)
         guard let new = other.take(connection, from: table) else {
@@ -185,8 +258,23 @@ final class ConnectionTable {
             return nil
         }
         if isFound { flows.insert(place(new), flow) }
+        let name = named.removeValue(forKey: connection) ?? connection
+        if let slot = slot(of: new), slot.ownConnectionID != nil { note(new, isNamed: name) } else { moved[name] = nil }
         return new
     }
+
+    /// Notes which number is in the connection ID of a connection.
+    private func note(_ connection: ConnectionNumber, isNamed name: ConnectionNumber) {
+        guard name != connection else {
+            moved[name] = nil
+            return
+        }
+        moved[name] = connection
+        named[connection] = name
+    }
+
+    /// The connections that are known by other numbers than their own.
+    var countOfMoved: Int { moved.count }
 
     /// What has become of the connections of a worker that has died.
     struct Survival: Equatable {
@@ -225,7 +313,7 @@ final class ConnectionTable {
         for index in table.indices {
             guard let connection = table.number(at: index) else { continue }
             switch table[connection].phase {
-            case .established where table[connection].flow != nil:
+            case .established where table[connection].lastFlow != nil:
                 if table.hasSocket(connection) { noteWithoutSocket(connection) }
                 continue
             case .bound: survival.bound += 1
@@ -243,7 +331,7 @@ final class ConnectionTable {
         let isSecond = slot.deaths > 0 && now - slot.lastDeath < Self.deathInterval
         slot.deaths &+= 1
         slot.lastDeath = now
-        guard isSecond, let flow = slot.flow else { return nil }
+        guard isSecond, let flow = slot.lastFlow else { return nil }
         return (flow, slot.target)
     }
 
@@ -251,7 +339,7 @@ final class ConnectionTable {
     func forEach(_ body: (SocketAddress, UInt64) -> Void) {
         for case let table? in tables {
             for index in table.indices {
-                guard let connection = table.number(at: index), let flow = table[connection].flow else { continue }
+                guard let connection = table.number(at: index), let flow = table[connection].lastFlow else { continue }
                 body(flow.peer, table[connection].target)
             }
         }

@@ -1,6 +1,6 @@
 import DTLSTransport
 
-/// The connections that have no socket, by their flow. What comes from such a flow to a listener is of its connection.
+/// The connections by their flow. What comes from the flow of one without a socket to a listener is of it.
 ///
 /// It is an open-addressing hash table with linear probing, of 8 bytes an entry: where the connection's slot is, and
 /// 27 bits of its flow's hash. The flow itself is in the slot, which a look-up reads only where those bits agree. The

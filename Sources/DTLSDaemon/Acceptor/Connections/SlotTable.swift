@@ -28,8 +28,6 @@ final class SlotTable {
         static let hasSocket = Marks(rawValue: 2)
         /// The connection counts as one in its handshake.
         static let handshaking = Marks(rawValue: 4)
-        /// Another connection of the same flow is newer: this one gets no socket any more, and ends by its timeout.
-        static let superseded = Marks(rawValue: 8)
     }
 
     init(number: Int, capacity: Int) throws(SystemError) {
@@ -43,7 +41,7 @@ final class SlotTable {
         self.file = file
         marks = [Marks](repeating: [], count: file.used)
         for index in marks.indices {
-            if file[index].phase == .established, file[index].flow != nil {
+            if file[index].phase == .established, file[index].lastFlow != nil {
                 marks[index] = .taken
                 count += 1
             } else {
@@ -76,7 +74,6 @@ final class SlotTable {
 
     func hasSocket(_ connection: ConnectionNumber) -> Bool { marks[connection.slot].contains(.hasSocket) }
     func isHandshaking(_ connection: ConnectionNumber) -> Bool { marks[connection.slot].contains(.handshaking) }
-    func isSuperseded(_ connection: ConnectionNumber) -> Bool { marks[connection.slot].contains(.superseded) }
 
     // MARK: Changes
 
@@ -129,7 +126,6 @@ final class SlotTable {
     }
 
     func establish(_ connection: ConnectionNumber) { marks[connection.slot].remove(.handshaking) }
-    func supersede(_ connection: ConnectionNumber) { marks[connection.slot].insert(.superseded) }
 
     /// Notes whether the connection has a socket of its peer.
     func setHasSocket(_ hasSocket: Bool, _ connection: ConnectionNumber) {

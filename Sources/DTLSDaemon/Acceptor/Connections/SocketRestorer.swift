@@ -1,9 +1,11 @@
+import DTLSEngine
 import DTLSTransport
 import LinuxSystem
 import Primitives
 
-/// Brings connections without sockets and what comes for them to a listener together: records go to the worker, which
-/// authenticates them; a socket is made when the worker wants one, or when the peer's address is proven.
+/// Brings connections and what comes for them to a listener together: records go to the worker, which authenticates
+/// them; a socket is made when the worker wants one, for the flow that the connection has or for another one that its
+/// peer is at now, or when the peer's address is proven.
 ///
 /// While no worker serves a connection (its worker has died), what comes is kept, within ``maximumKept`` bytes: the
 /// peer notices nothing but the time that a new worker takes to start.
@@ -20,9 +22,14 @@ final class SocketRestorer {
         case worker(Refusal)
     }
 
-    /// Connections whose workers wait for a socket, in the order in which they have asked; the first ones have been
-    /// served.
-    private var waking: [ConnectionNumber] = []
+    /// What workers wait for, in the order in which they have asked; the first ones have been served.
+    private var waking: [Wish] = []
+    /// A socket for a connection.
+    private struct Wish {
+        let connection: ConnectionNumber
+        /// Where its peer is now; `nil`: where it was before.
+        let newFlow: FlowKey?
+    }
     private var served = 0
     private var isScheduled = false
     private lazy var retry = CallbackTimer { [weak self] _ in self?.schedule() }
@@ -35,11 +42,44 @@ final class SocketRestorer {
     private struct Kept {
         let datagram: [UInt8]
         let flow: FlowKey
-        let isProven: Bool
+        let claim: Claim
+    }
+
+    /// Why a datagram may be a connection's.
+    private enum Claim {
+        /// Its flow is, and it looks like a record.
+        case flow
+        /// Its flow is, and the peer's address is proven, or needs no proof.
+        case provenFlow
+        /// It has a record with a connection ID, and came to a listener of the service of this ``SlotTarget``.
+        case connectionID(ConnectionID, target: UInt64)
+    }
+
+    private var limits = ForgedRecordLimits()
+    private(set) var counters = Counters()
+
+    /// What has become of records with connection IDs.
+    struct Counters {
+        /// Connections that have got sockets for other flows than before.
+        var rebound: UInt64 = 0
+        /// Records for machines with another `server_id`, or that nobody has made.
+        var ofOtherMachines: UInt64 = 0
+        /// Records that ``ForgedRecordLimits`` has not admitted.
+        var limited: UInt64 = 0
+
+        /// For the status.
+        var text: [String] {
+            var parts: [String] = []
+            if rebound > 0 { parts.append("\(rebound) changes of a client's address") }
+            if limited > 0 { parts.append("\(limited) records with connection IDs dropped for many forged ones") }
+            if ofOtherMachines > 0 { parts.append("\(ofOtherMachines) records with connection IDs of other machines") }
+            return parts
+        }
     }
 
     /// Sockets that are made in a turn of the loop, each by several system calls: 70 µs, and more beside many IPv6 ones.
-    private static let socketsPerTurn = 64
+    /// Between them the listeners are read, whose queues have room for some milliseconds of what a crowd sends.
+    private static let socketsPerTurn = 8
     /// Bytes of datagrams that are kept while no worker serves their connections, with 64 for each.
     static let maximumKept = 256 * 1024
     private static let overhead = 64
@@ -48,6 +88,14 @@ final class SocketRestorer {
         self.workers = workers
         self.loop = loop
         workers.onWake = { [unowned self] in wake($0) }
+        workers.onRebind = { [unowned self] in rebind($0, to: $1) }
+        workers.onForged = { [unowned self] source, count in
+            if let source {
+                limits.charge(source, count: count, now: loop.now)
+            } else {
+                limits.charge(count: count, now: loop.now)
+            }
+        }
         workers.onAdopted = { [unowned self] in adopted($0) }
     }
 
@@ -59,25 +107,79 @@ final class SocketRestorer {
     func receive(
         _ datagram: UnsafeRawBufferPointer, _ flow: FlowKey, isProven: Bool, on listener: DatagramListener
     ) -> Bool {
-        receive(datagram, flow, isProven: isProven, wasKept: false, on: listener)
+        receive(datagram, flow, isProven ? .provenFlow : .flow, wasKept: false, on: listener)
+    }
+
+    /// Takes a datagram with a record that has a connection ID, whatever its flow is.
+    /// - Parameter target: the ``SlotTarget`` of the listener.
+    /// - Returns: whether there is a connection with this ID.
+    func receive(
+        _ datagram: UnsafeRawBufferPointer, _ flow: FlowKey, with id: ConnectionID, target: UInt64,
+        on listener: DatagramListener
+    ) -> Bool {
+        receive(datagram, flow, .connectionID(id, target: target), wasKept: false, on: listener)
     }
 
     private func receive(
-        _ datagram: UnsafeRawBufferPointer, _ flow: FlowKey, isProven: Bool, wasKept: Bool,
+        _ datagram: UnsafeRawBufferPointer, _ flow: FlowKey, _ claim: Claim, wasKept: Bool,
         on listener: DatagramListener
     ) -> Bool {
-        guard let connection = connection(of: flow, wasKept: wasKept) else { return false }
+        let connection: ConnectionNumber
+        switch claim {
+        case .connectionID(let id, let target):
+            switch find(id, flow, target: target) {
+            case .found(let found): connection = found
+            case .notHere: return false
+            case .dropped: return true
+            }
+        case .flow, .provenFlow:
+            guard let found = self.connection(of: flow, wasKept: wasKept) else { return false }
+            connection = found
+        }
         guard workers.isServed(connection) else {
-            keep(datagram, flow, isProven: isProven)
+            keep(datagram, flow, claim)
             return true
         }
-        if isProven {
+        if case .provenFlow = claim {
             _ = makeSocket(for: connection, flow, on: listener, with: [[UInt8](datagram)])
         } else {
             // What was kept is bounded, and may be more than a channel takes at once.
             workers.deliverRecord(datagram, flow, to: connection, waits: wasKept)
         }
         return true
+    }
+
+    private enum Search {
+        case found(ConnectionNumber)
+        /// It may have a connection by its flow.
+        case notHere
+        /// Nobody is to look at the record, which is counted.
+        case dropped
+    }
+
+    /// The connection of a connection ID.
+    private func find(_ id: ConnectionID, _ flow: FlowKey, target: UInt64) -> Search {
+        let reading = workers.connections.connectionIDs?.read(id) ?? .unknownKey
+        if case .connection(let name) = reading,
+            let connection = workers.connections.connection(with: id, named: name),
+            let slot = workers.connections.slot(of: connection), slot.target == target
+        {
+            // The peer is where it was: that nobody else gets its records dropped.
+            if slot.flow == flow { return .found(connection) }
+            guard limits.admit(flow.peer, now: loop.now) else {
+                counters.limited &+= 1
+                return .dropped
+            }
+            return .found(connection)
+        }
+        // A key may have been removed since the connection began.
+        if let connection = workers.connections.connection(of: flow),
+            workers.connections.slot(of: connection)?.ownConnectionID == id
+        {
+            return .found(connection)
+        }
+        if case .ofAnotherMachine = reading { counters.ofOtherMachines &+= 1 }
+        return .notHere
     }
 
     /// A worker says that it gives a socket up before it does, but this process may read the listener first. So what
@@ -93,10 +195,10 @@ final class SocketRestorer {
         return workers.connections.connectionWithoutSocket(of: flow)
     }
 
-    private func keep(_ datagram: UnsafeRawBufferPointer, _ flow: FlowKey, isProven: Bool) {
+    private func keep(_ datagram: UnsafeRawBufferPointer, _ flow: FlowKey, _ claim: Claim) {
         guard keptBytes + datagram.count + Self.overhead <= Self.maximumKept else { return }
         keptBytes += datagram.count + Self.overhead
-        kept.append(Kept(datagram: [UInt8](datagram), flow: flow, isProven: isProven))
+        kept.append(Kept(datagram: [UInt8](datagram), flow: flow, claim: claim))
     }
 
     // MARK: Workers
@@ -116,7 +218,7 @@ final class SocketRestorer {
         for item in waiting {
             guard let listener = listener(item.flow.local) else { continue }
             _ = item.datagram.withUnsafeBytes {
-                receive($0, item.flow, isProven: item.isProven, wasKept: true, on: listener)
+                receive($0, item.flow, item.claim, wasKept: true, on: listener)
             }
         }
         wake(
@@ -126,7 +228,12 @@ final class SocketRestorer {
     }
 
     private func wake(_ connections: [ConnectionNumber]) {
-        waking += connections
+        waking += connections.map { Wish(connection: $0, newFlow: nil) }
+        schedule()
+    }
+
+    private func rebind(_ connection: ConnectionNumber, to flow: FlowKey) {
+        waking.append(Wish(connection: connection, newFlow: flow))
         schedule()
     }
 
@@ -141,13 +248,13 @@ final class SocketRestorer {
 
     private func makeSockets() {
         // Where a worker's channel is full at the moment, its connections wait: they would lose what it keeps for them.
-        var later: [ConnectionNumber] = []
-        for connection in waking[served...].prefix(Self.socketsPerTurn) {
+        var later: [Wish] = []
+        for wish in waking[served...].prefix(Self.socketsPerTurn) {
             served += 1
-            if workers.connections.lacksSocket(connection), workers.refusalOfSocket(for: connection) == .busy {
-                later.append(connection)
+            if needsSocket(wish), workers.refusalOfSocket(for: wish.connection) == .busy {
+                later.append(wish)
             } else {
-                wake(connection)
+                fulfil(wish)
             }
         }
         if served == waking.count {
@@ -158,12 +265,28 @@ final class SocketRestorer {
         if later.isEmpty { schedule() } else { loop.timers.arm(retry, at: loop.now + Self.retryPause) }
     }
 
-    private func wake(_ connection: ConnectionNumber) {
-        // It has got one meanwhile, or is gone: then its worker knows.
-        guard !workers.connections.hasSocket(connection), workers.connections.contains(connection) else { return }
-        guard workers.connections.lacksSocket(connection), let flow = workers.connections.slot(of: connection)?.flow,
-            let listener = listener(flow.local), makeSocket(for: connection, flow, on: listener, with: [])
+    private func needsSocket(_ wish: Wish) -> Bool {
+        guard let flow = wish.newFlow else { return workers.connections.lacksSocket(wish.connection) }
+        let connections = workers.connections
+        guard connections.slot(of: wish.connection)?.phase == .established else { return false }
+        return !(connections.hasSocket(wish.connection) && connections.connection(of: flow) == wish.connection)
+    }
+
+    private func fulfil(_ wish: Wish) {
+        let connection = wish.connection
+        guard workers.connections.contains(connection) else { return }
+        guard let flow = wish.newFlow else {
+            // It has got one meanwhile, and its worker knows.
+            if workers.connections.hasSocket(connection) { return }
+            guard needsSocket(wish), let flow = workers.connections.slot(of: connection)?.flow,
+                let listener = listener(flow.local), makeSocket(for: connection, flow, on: listener, with: [])
+            else { return workers.resumeFailed(connection) }
+            return
+        }
+        guard needsSocket(wish), let listener = listener(flow.local),
+            makeSocketElsewhere(for: connection, flow, on: listener)
         else { return workers.resumeFailed(connection) }
+        counters.rebound &+= 1
     }
 
     // MARK: Sockets
@@ -178,6 +301,24 @@ final class SocketRestorer {
         do throws(SystemError) {
             let incoming = try listener.makeSocket(for: flow, with: datagrams)
             guard workers.resume(connection, with: incoming) else { return false }
+            listener.expectLateDatagrams(of: flow, for: connection.rawValue)
+            return true
+        } catch {
+            onFailure(.kernel(error), flow.peer, listener)
+            return false
+        }
+    }
+
+    /// Makes a socket for a flow that the connection has not had before.
+    private func makeSocketElsewhere(
+        for connection: ConnectionNumber, _ flow: FlowKey, on listener: DatagramListener
+    ) -> Bool {
+        if let refusal = workers.refusalOfSocket(for: connection) {
+            onFailure(.worker(refusal), flow.peer, listener)
+            return false
+        }
+        do throws(SystemError) {
+            workers.rebind(connection, with: try listener.makeSocket(for: flow, with: []))
             listener.expectLateDatagrams(of: flow, for: connection.rawValue)
             return true
         } catch {

@@ -22,6 +22,9 @@ struct ClientConfiguration: Codable, Equatable, Sendable {
     var answerTimeout = Duration.seconds(60)
     /// The largest IP packet of a handshake flight, 256 to 9,000 bytes.
     var mtu = 1_400
+    /// The length of the connection ID (RFC 9146) that the server is asked to put into its records, 0 to 20 bytes; 0:
+    /// none, while this side sends the server's. `nil`: connection IDs are not offered.
+    var connectionIDLength: Int?
     /// Whether a new connection resumes the session of an earlier one.
     var resumes = true
     var socket: SocketOptions

@@ -15,6 +15,7 @@ struct Configuration: Codable, Equatable, Sendable {
     /// The cookie secret, 32 to 4,096 bytes, which machines that serve one address share; `nil`: random at each start.
     var cookieSecret: [UInt8]?
     var tickets = TicketConfiguration()
+    var connectionIDs = ConnectionIDConfiguration()
     /// The file to which the secrets of all connections are written; `nil`: none.
     var keyLogFile: String?
     /// At least one service or client; names are unique over both.
@@ -49,6 +50,10 @@ struct ServiceConfiguration: Codable, Equatable, Sendable {
     var parkAfter = Duration.seconds(60)
     /// The largest IP packet of a handshake flight, 256 to 9,000 bytes.
     var mtu = 1_400
+    /// The length of the connection IDs (RFC 9146) that clients put into their records: from
+    /// ``ConnectionIDConfiguration/minimumLength(serverIDLength:)`` to ``ConnectionIDConfiguration/maximumLength``;
+    /// `nil`: connection IDs are not agreed on.
+    var connectionIDLength: Int?
     var handler = HandlerConfiguration.echo
     var socket: SocketOptions
     var limits = LimitsConfiguration()

@@ -97,6 +97,7 @@ struct MainSection {
     fileprivate var cookieSecret: [UInt8]?
     var keyLogFile: String?
     fileprivate var tickets = TicketConfiguration()
+    fileprivate var connectionIDs = ConnectionIDConfiguration()
     fileprivate var limits = LimitsSection.ofAllServices
     fileprivate var services: [NamedTable<ServiceSection>] = []
     fileprivate var clients: [NamedTable<TunnelSection>] = []
@@ -124,6 +125,9 @@ struct MainSection {
             "key_log_file", \.keyLogFile, .keyLogFile, default: "none; no secret is ever written",
             doc: "The file to which the secrets of all connections are appended, for debugging.")
         Key(table: "tickets", \.tickets, TicketConfiguration.schema, doc: "Session tickets (RFC 5077).")
+        Key(
+            table: "connection_ids", \.connectionIDs, ConnectionIDConfiguration.schema,
+            doc: "What the connection IDs (RFC 9146) of all services are made with.")
         Key(table: "limits", \.limits, LimitsSection.schema, doc: "The limits of all services together.")
         Key(
             tables: "service", \.services, "NAME", ServiceSection.schema, initial: { ServiceSection() },
@@ -146,7 +150,8 @@ struct MainSection {
             ServiceSection.schema.read(service.table, into: &section)
             listening += ListenAddress.of(section.listen, service.table.field(\.listen), section.model.socket)
             return section.configuration(
-                service.table, name: service.name, limits: limits.limits, tickets: tickets)
+                service.table, name: service.name, limits: limits.limits, tickets: tickets,
+                connectionIDs: connectionIDs)
         }
         let clients = clients.map { client in
             var section = TunnelSection()
@@ -159,7 +164,8 @@ struct MainSection {
         return Configuration(
             workers: workers == 0 ? Self.processorCount : workers, stopTimeout: stopTimeout, recycle: recycle,
             logLevel: logLevel,
-            cookieSecret: cookieSecret, tickets: tickets, keyLogFile: keyLogFile, services: services,
+            cookieSecret: cookieSecret, tickets: tickets, connectionIDs: connectionIDs, keyLogFile: keyLogFile,
+            services: services,
             clients: clients, limits: limits.limits)
     }
 

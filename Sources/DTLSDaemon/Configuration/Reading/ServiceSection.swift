@@ -95,6 +95,12 @@ struct ServiceSection {
             "mtu", \.model.mtu, .integer(256...9_000, "an integer of bytes"),
             doc: "The largest IP packet that is sent during a handshake.")
         Key(
+            "connection_id", \.model.connectionIDLength,
+            .connectionIDLength(
+                ConnectionIDConfiguration.minimumLength(serverIDLength: 1)...ConnectionIDConfiguration.maximumLength),
+            doc: "The length of the connection IDs (RFC 9146) by which clients keep their connections at new addresses."
+        )
+        Key(
             "handler", \.handler, .word, isRequired: { _ in true },
             doc: "What the service does with a client's datagrams.")
         Key(table: "forward", \.forward, ForwardSection.schema, doc: "The settings of handler \"forward\".")
@@ -115,7 +121,8 @@ struct ServiceSection {
     /// Makes the configuration of the service. Each error is reported, and a placeholder takes the place of the wrong
     /// value, so that the rest is checked too.
     func configuration(
-        _ table: TableReader<Self>, name: String, limits outer: LimitsConfiguration, tickets: TicketConfiguration
+        _ table: TableReader<Self>, name: String, limits outer: LimitsConfiguration, tickets: TicketConfiguration,
+        connectionIDs: ConnectionIDConfiguration
     ) -> ServiceConfiguration {
         ReadContext.check(name: name, at: table.path, of: "service", table.context)
         model.socket.check(
@@ -123,12 +130,35 @@ struct ServiceSection {
         var service = model
         service.name = name
         service.listen = listen.map(\.value)
+        service.tls.connectionIDs = service.connectionIDLength != nil
         service.tls.minimumVersion = minimumVersion ?? service.tls.policy.minimumVersion
         ServerCredentialsReader(section: self, table: table, service: name).read(into: &service.tls)
         service.tls.sessions.lifetime = tickets.lifetime
         service.handler = handler(table)
+        checkConnectionID(table, connectionIDs)
         service.limits = limits.within(outer, table.table(\.limits, LimitsSection.schema))
         return service
+    }
+
+    private func checkConnectionID(_ table: TableReader<Self>, _ connectionIDs: ConnectionIDConfiguration) {
+        guard let length = model.connectionIDLength else { return }
+        let serverID = connectionIDs.serverID.count
+        let minimum = ConnectionIDConfiguration.minimumLength(serverIDLength: serverID)
+        if length < minimum {
+            table.report(
+                \.model.connectionIDLength,
+                "\(length) bytes have no room for a server_id of \(serverID); expected \(minimum) or more")
+        }
+        if model.tls.allowsRenegotiation {
+            table.report(
+                \.model.connectionIDLength,
+                "it has no effect with renegotiation = true, whose records are OpenSSL's; expected only one of the two")
+        }
+        if let newest = model.tls.maximumVersion, newest < .dtls12 {
+            table.report(
+                \.model.connectionIDLength,
+                "connection IDs need DTLS 1.2; expected a maximum_version that is not below it, or \"off\"")
+        }
     }
 }
 

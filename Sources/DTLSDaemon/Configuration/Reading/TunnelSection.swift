@@ -66,6 +66,10 @@ struct TunnelSection {
             "mtu", \.model.mtu, .integer(256...9_000, "an integer of bytes"),
             doc: "The largest IP packet that is sent during a handshake.")
         Key(
+            "connection_id", \.model.connectionIDLength,
+            .connectionIDLength(0...ConnectionIDConfiguration.maximumLength),
+            doc: "The length of the connection ID (RFC 9146) that the server is to send; 0 is for its own alone.")
+        Key(
             "handshake_timeout", \.model.handshakeTimeout, .seconds(2...120),
             doc: "How long the server may take for the handshake.")
         Key(
@@ -99,6 +103,7 @@ struct TunnelSection {
         client.listen = listen.map(\.value)
         if let server { client.server = server.address }
         client.serverName = serverName ?? server?.name ?? client.serverName
+        client.tls.connectionIDs = client.connectionIDLength != nil
         TunnelCredentialsReader(section: self, table: table).read(into: &client.tls)
         return client
     }

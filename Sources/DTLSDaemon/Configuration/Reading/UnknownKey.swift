@@ -4,16 +4,19 @@ enum UnknownKey {
     ///   - known: the known keys of the table that contains `key`.
     ///   - path: the path of the table.
     static func message(_ key: String, known: [String], in path: [String]) -> String {
-        if let name = nearest(key, of: known) { return "unknown key; did you mean \"\(name)\"?" }
+        // A key of another table is mistaken for a mistyped one of this table only where a letter is wrong.
+        if let name = nearest(key, of: known, within: 1) { return "unknown key; did you mean \"\(name)\"?" }
         if let place = otherPlace(of: key.lowercased(), than: path) { return "unknown key here; it \(place)" }
+        if let name = nearest(key, of: known) { return "unknown key; did you mean \"\(name)\"?" }
         return "unknown key; expected one of \(known.joined(separator: ", "))"
     }
 
     /// The known key that is closest to a mistyped one.
-    static func nearest(_ key: String, of known: [String]) -> String? {
+    /// - Parameter most: the most letters that may be wrong; `nil`: a third of them.
+    static func nearest(_ key: String, of known: [String], within most: Int? = nil) -> String? {
         let key = key.lowercased()
         let near = known.map { (name: $0, distance: editDistance(key, $0)) }.min { $0.distance < $1.distance }
-        return near.flatMap { $0.distance <= max(1, $0.name.utf8.count / 3) ? $0.name : nil }
+        return near.flatMap { $0.distance <= most ?? max(1, $0.name.utf8.count / 3) ? $0.name : nil }
     }
 
     /// The tables in which the key is known. A key of a service is looked up in the tables of services first, and one

@@ -9,8 +9,8 @@
 //
 // A client does a handshake and takes commands from standard input: send TEXT, receive, echo COUNT (messages, each
 // answered before the next one), move [PORT] (to another local port), resume (close, and resume the session in a new
-// handshake). It closes at the end of the input. A server serves one client after the other: it echoes, and goes on with
-// the address from which the newest authentic message has come.
+// handshake). It closes at the end of the input. A server serves one client after the other: it echoes, goes on with the
+// address from which the newest authentic message has come, and closes after a message that begins with "bye".
 //
 // Each line of output is one thing that happened.
 #include "peer.h"
@@ -172,8 +172,9 @@ static void run_server(void) {
             }
             printf("received %s\n", text);
             stack_send(text, got);
+            if (!strncmp(text, "bye", 3)) break;
         }
-        if (hello_size <= 0) printf("closed by the peer\n");
+        if (hello_size <= 0) printf("closed\n");
         stack_close();
     }
 }

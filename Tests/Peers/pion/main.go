@@ -207,7 +207,7 @@ func serve(address *net.UDPAddr, config *dtls.Config, store *sessions) {
 			for {
 				count, err := connection.Read(memory)
 				if err != nil {
-					fmt.Println("closed by the peer")
+					fmt.Println("closed")
 					return
 				}
 				if now := connection.RemoteAddr().(*net.UDPAddr); now.String() != peer {
@@ -216,6 +216,10 @@ func serve(address *net.UDPAddr, config *dtls.Config, store *sessions) {
 				}
 				fmt.Printf("received %s\n", memory[:count])
 				connection.Write(memory[:count])
+				if bytes.HasPrefix(memory[:count], []byte("bye")) {
+					fmt.Println("closed")
+					return
+				}
 			}
 		}()
 	}

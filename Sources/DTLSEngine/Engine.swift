@@ -239,6 +239,14 @@ public final class Engine {
     /// What was agreed on by RFC 9146, from `.established` on; `nil` where nothing was.
     public var connectionIDs: ConnectionIDs? { records?.connectionIDs }
 
+    /// Whether a datagram begins with a record that has a connection ID other than this side's own, so that it is of
+    /// another connection, whose peer has got the address of this one's. It is known from `.established` on.
+    @inline(__always)
+    public func isOfAnotherConnection(_ datagram: UnsafeRawBufferPointer) -> Bool {
+        guard !datagram.isEmpty, datagram[0] == ContentType.connectionID.rawValue else { return false }
+        return records?.isOfAnotherConnection(datagram) ?? false
+    }
+
     /// Whether return routability checks were agreed on (RFC 9853), from `.established` on.
     public var checksReturnRoutability: Bool { records?.checksReturnRoutability ?? false }
 

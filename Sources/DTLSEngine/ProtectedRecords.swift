@@ -92,6 +92,15 @@ struct ProtectedRecords {
 
     var contentLimit: Int { state.contentLimit }
     var connectionIDs: ConnectionIDs? { isOpen ? state.connectionIDs : nil }
+    /// Whether a record with a connection ID, which a datagram begins with, has another one than this side's.
+    func isOfAnotherConnection(_ datagram: UnsafeRawBufferPointer) -> Bool {
+        let own = state.ownConnectionID
+        let end = ConnectionID.offsetInRecord + own.count
+        guard datagram.count >= end else { return false }
+        guard let expected = own.baseAddress, let found = datagram.baseAddress, !own.isEmpty else { return true }
+        return memcmp(expected, found + ConnectionID.offsetInRecord, own.count) != 0
+    }
+
     var checksReturnRoutability: Bool { isOpen && state.checksReturnRoutability }
     @inline(__always)
     var newestReceived: UInt64 { state.newestNumber }

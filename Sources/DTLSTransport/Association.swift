@@ -10,6 +10,8 @@ import Primitives
 /// `next(now:_:)` after it. What it writes goes into the outbox of the lease that each of these calls asks for.
 package final class Association {
     enum Event {
+        /// The peer has answered a path_challenge with this cookie (RFC 9853).
+        case pathResponse(UInt64)
         /// There is nothing more to say until a datagram comes or a deadline passes, or ever, once ``ending`` is set.
         case needsInput
         /// A handshake is done; messages may follow at once.
@@ -53,7 +55,8 @@ package final class Association {
         case failed(Connection.Ending)
     }
 
-    let flow: FlowKey
+    /// The flow of the association's socket; see ``move(to:)``.
+    private(set) var flow: FlowKey
     private(set) var counters = Connection.Counters()
     /// When the handshake began that the present association came from.
     private(set) var started: Instant
@@ -105,30 +108,34 @@ package final class Association {
     }
 
     /// A server's side, from the hello of a client whose address is proven. It writes nothing before ``next(now:_:)``.
-    /// - Parameter slot: is written from the end of the handshake on.
+    /// - Parameters:
+    ///   - slot: is written from the end of the handshake on.
+    ///   - connectionID: what the client is to put into its records, where it has offered to (RFC 9146).
     static func accept(
         _ hello: consuming VerifiedHello, _ flow: FlowKey, slot: ConnectionSlot? = nil, context: ServerContext,
-        limits: Connection.Limits, buffers: EngineBuffers, now: Instant
+        connectionID: ConnectionID? = nil, limits: Connection.Limits, buffers: EngineBuffers, now: Instant
     ) throws(OpenSSLError) -> Association {
         let random = hello.random
-        let engine = try makeEngine(hello, flow, context, limits, buffers)
+        let engine = try makeEngine(hello, flow, context, connectionID, limits, buffers)
         return Association(engine, flow, random, slot, limits, buffers, now: now)
     }
 
     /// A client's side.
     /// - Parameters:
     ///   - session: offered to the server, unless the hello would need more than one datagram for it.
+    ///   - connectionID: what the server is to put into its records (RFC 9146); `nil`: nothing is offered.
     ///   - pathMTU: bytes of the largest IP packet that the kernel knows the path to take; `nil` where it does not say.
     static func connect(
         _ flow: FlowKey, slot: ConnectionSlot? = nil, context: ClientContext, serverName: String?,
-        resuming session: ResumableSession?, limits: Connection.Limits, pathMTU: Int?, buffers: EngineBuffers,
+        resuming session: ResumableSession?, connectionID: ConnectionID? = nil, limits: Connection.Limits,
+        pathMTU: Int?, buffers: EngineBuffers,
         now: Instant
     ) throws(OpenSSLError) -> Association {
         var limits = limits
         if let pathMTU { limits.mtu = min(limits.mtu, pathMTU) }
         let engine = try Engine(
             connecting: context, over: buffers.bio, payloadSize: limits.payloadSize(flow.local.family),
-            serverName: serverName)
+            serverName: serverName, connectionID: connectionID)
         if let session { engine.resume(session) }
         return Association(engine, flow, nil, slot, limits, buffers, now: now)
     }
@@ -153,13 +160,13 @@ package final class Association {
     }
 
     private static func makeEngine(
-        _ hello: consuming VerifiedHello, _ flow: FlowKey, _ context: ServerContext, _ limits: Connection.Limits,
-        _ buffers: EngineBuffers
+        _ hello: consuming VerifiedHello, _ flow: FlowKey, _ context: ServerContext, _ connectionID: ConnectionID?,
+        _ limits: Connection.Limits, _ buffers: EngineBuffers
     ) throws(OpenSSLError) -> Engine {
         // The address without its port.
         try Engine(
             accepting: context, over: buffers.bio, payloadSize: limits.payloadSize(flow.local.family), hello: hello,
-            localAddress: flow.local.withBytes { [UInt8]($0.dropLast(2)) })
+            localAddress: flow.local.withBytes { [UInt8]($0.dropLast(2)) }, connectionID: connectionID)
     }
 
     @inline(__always)
@@ -189,6 +196,8 @@ package final class Association {
             return receiveBesideAssociation(shared.fragments.join(datagram), now: now, lease, offer)
         case .handshaking where isHelloOfAnotherHandshake(datagram):
             return receiveInsteadOfHandshake(shared.fragments.join(datagram), now: now, lease, offer)
+        case .established where engine.isOfAnotherConnection(datagram):
+            return .misdelivered
         case .handshaking, .established:
             engine.deliver(datagram)
             hasInput = true
@@ -288,9 +297,9 @@ package final class Association {
                 counters.messagesIn &+= 1
                 counters.bytesIn &+= UInt64(truncatingIfNeeded: message.count)
                 return .message(message)
-            case .pathResponse:
+            case .pathResponse(let cookie):
                 lastReceived = now
-                return next(now: now, lease)
+                return .pathResponse(cookie)
             case .established:
                 phase = .established
                 lastReceived = now
@@ -357,6 +366,23 @@ package final class Association {
 
     // MARK: Path
 
+    /// What was agreed on by RFC 9146; `nil` where nothing was, and before the handshake is done.
+    var connectionIDs: ConnectionIDs? { engine.connectionIDs }
+    /// Whether return routability checks were agreed on (RFC 9853).
+    var checksReturnRoutability: Bool { engine.checksReturnRoutability }
+    /// It grows with each authentic record that is newer than all before.
+    @inline(__always)
+    var newestReceived: UInt64 { engine.newestReceived }
+
+    /// Asks the peer for an answer over the path that the datagram takes (RFC 9853).
+    func sendPathChallenge(_ cookie: UInt64) { engine.sendPathChallenge(cookie) }
+
+    /// The association has a socket of another flow from now on: its peer, or this side, is at another address.
+    func move(to flow: FlowKey) {
+        self.flow = flow
+        knownToFit = Self.alwaysFits
+    }
+
     /// Bytes of the largest message that the peer takes, and the path in one piece; 0 before the handshake is done.
     /// - Parameter enforcedMTU: as in ``send(_:now:_:enforcedMTU:)``.
     func largestMessage(enforcedMTU: Int?) -> Int {
@@ -396,7 +422,7 @@ package final class Association {
     ) {
         let random = hello.random
         do throws(OpenSSLError) {
-            let engine = try Self.makeEngine(hello, flow, context, limits, shared)
+            let engine = try Self.makeEngine(hello, flow, context, connectionIDs?.own, limits, shared)
             if let pathMTU { engine.limitPayload(to: payloadSize(inMTU: pathMTU)) }
             rehandshake = Rehandshake(engine: engine, random: random, started: now)
             hasNewDeadline = true
@@ -641,7 +667,12 @@ package final class Association {
     // MARK: Queries
 
     /// What the handshake has agreed on; nothing before it is done.
-    var session: SessionDetails { engine.details ?? resumedDetails?.value ?? detailsInSlot ?? SessionDetails() }
+    var session: SessionDetails {
+        var session = engine.details ?? resumedDetails?.value ?? detailsInSlot ?? SessionDetails()
+        session.connectionIDs = connectionIDs
+        session.checksReturnRoutability = checksReturnRoutability
+        return session
+    }
 
     private var detailsInSlot: SessionDetails? {
         guard case .established = phase else { return nil }

@@ -29,6 +29,15 @@ package protocol ConnectionDelegate: AnyObject {
     /// Nothing has passed for ``Connection/Limits/parkAfter``, and all that there is of the connection is in its slot:
     /// it may be given up to that (``Connection/readAll()``, ``Connection/detach()``).
     func connectionIsSilent(_ connection: Connection)
+    /// The peer is at another flow now (RFC 9146): the connection wants a socket that is connected there. It is given by
+    /// ``Connection/move(to:over:)``, or the answer is ``Connection/moveFailed()``, after this call.
+    func connection(_ connection: Connection, wantsSocketAt flow: FlowKey)
+    /// A datagram is to be sent to the peer of a flow that no socket is connected to yet. It is valid during the call.
+    func connection(_ connection: Connection, send datagram: UnsafeRawBufferPointer, to flow: FlowKey)
+    /// The connection has a socket that is connected to another flow than before.
+    func connectionMoved(_ connection: Connection, from flow: FlowKey)
+    /// Records of the peer have come from the flow, and nobody has answered the challenges there (RFC 9853).
+    func connection(_ connection: Connection, checkFailedAt flow: FlowKey)
     /// The connection has ended, and its socket is closed. Called once.
     func connectionClosed(_ connection: Connection, _ ending: Connection.Ending)
 }
@@ -36,6 +45,10 @@ package protocol ConnectionDelegate: AnyObject {
 extension ConnectionDelegate {
     package func connection(_ connection: Connection, socketFailed errno: Int32) {}
     package func connectionIsSilent(_ connection: Connection) {}
+    package func connection(_ connection: Connection, wantsSocketAt flow: FlowKey) {}
+    package func connection(_ connection: Connection, send datagram: UnsafeRawBufferPointer, to flow: FlowKey) {}
+    package func connectionMoved(_ connection: Connection, from flow: FlowKey) {}
+    package func connection(_ connection: Connection, checkFailedAt flow: FlowKey) {}
 }
 
 /// A live connection: an ``Association`` and its connected UDP socket, in a loop.
@@ -57,6 +70,8 @@ package final class Connection: TimerTarget, EventHandler {
     private var isWorking = false
     /// Whether the delegate has had messages since it was last told that a batch is complete.
     private var hasMessages = false
+    /// Where the peer is, if it may change its address.
+    private var paths = PathCheck()
     /// Misdelivered datagrams that came when the association had ended. The delegate gets them after the end.
     private var misdelivered: [(datagram: [UInt8], source: SocketAddress)] = []
 
@@ -76,15 +91,18 @@ package final class Connection: TimerTarget, EventHandler {
 
     /// A server's connection over a connected socket, from the hello of a client whose address is proven. Call
     /// ``start(with:)`` next.
-    /// - Parameter slot: the index of the slot in ``Datapath/slots`` that keeps what another process needs to go on with
-    ///   the connection, from the end of its handshake on.
+    /// - Parameters:
+    ///   - slot: the index of the slot in ``Datapath/slots`` that keeps what another process needs to go on with the
+    ///     connection, from the end of its handshake on.
+    ///   - connectionID: what the client is to put into its records, where it has offered to (RFC 9146).
     package static func accept(
         on socket: consuming FileDescriptor, _ flow: FlowKey, slot: Int? = nil, hello: consuming VerifiedHello,
-        context: ServerContext, limits: Limits, datapath: Datapath, delegate: any ConnectionDelegate
+        context: ServerContext, connectionID: ConnectionID? = nil, limits: Limits, datapath: Datapath,
+        delegate: any ConnectionDelegate
     ) throws(OpenSSLError) -> Connection {
         let association = try Association.accept(
-            hello, flow, slot: datapath.slot(slot), context: context, limits: limits, buffers: datapath.buffers,
-            now: datapath.loop.now)
+            hello, flow, slot: datapath.slot(slot), context: context, connectionID: connectionID, limits: limits,
+            buffers: datapath.buffers, now: datapath.loop.now)
         return Connection(association, socket, slot, datapath, delegate)
     }
 
@@ -93,31 +111,38 @@ package final class Connection: TimerTarget, EventHandler {
     ///   - serverName: see ``Engine/init(connecting:over:payloadSize:serverName:)``.
     ///   - session: what an earlier connection to the same server has left to be resumed. It is not offered where the
     ///     hello would need more than one datagram for it.
-    ///   - slot: as for ``accept(on:_:slot:hello:context:limits:datapath:delegate:)``.
+    ///   - connectionID: what the server is to put into its records (RFC 9146), an empty one only to send the server's;
+    ///     `nil`: nothing is offered.
+    ///   - slot: as for ``accept(on:_:slot:hello:context:connectionID:limits:datapath:delegate:)``.
     package static func connect(
         over socket: consuming FileDescriptor, _ flow: FlowKey, slot: Int? = nil, context: ClientContext,
         serverName: String?,
-        resuming session: ResumableSession? = nil, limits: Limits, datapath: Datapath, delegate: any ConnectionDelegate
+        resuming session: ResumableSession? = nil, connectionID: ConnectionID? = nil, limits: Limits,
+        datapath: Datapath, delegate: any ConnectionDelegate
     ) throws(OpenSSLError) -> Connection {
         let pathMTU = try? UDPSocket.pathMTU(of: socket, flow.local.family)
         let association = try Association.connect(
             flow, slot: datapath.slot(slot), context: context, serverName: serverName, resuming: session,
-            limits: limits, pathMTU: pathMTU, buffers: datapath.buffers, now: datapath.loop.now)
+            connectionID: connectionID, limits: limits, pathMTU: pathMTU, buffers: datapath.buffers,
+            now: datapath.loop.now)
         return Connection(association, socket, slot, datapath, delegate)
     }
 
     /// An established connection over a connected socket, from what a slot holds of it. Nobody else may go on with the
     /// slot. Call ``start(with:)`` next.
+    /// - Parameter isProven: whether the peer has shown that it is at the address that the socket is connected to.
     package static func resume(
-        over socket: consuming FileDescriptor, _ flow: FlowKey, slot index: Int, isServer: Bool, limits: Limits,
-        datapath: Datapath, delegate: any ConnectionDelegate
+        over socket: consuming FileDescriptor, _ flow: FlowKey, isProven: Bool = true, slot index: Int, isServer: Bool,
+        limits: Limits, datapath: Datapath, delegate: any ConnectionDelegate
     ) throws(InvalidRecordState) -> Connection {
         guard let slot = datapath.slot(index) else {
             throw InvalidRecordState("there is no memory file with its state")
         }
         let association = try Association.resume(
             slot, flow, isServer: isServer, limits: limits, buffers: datapath.buffers, now: datapath.loop.now)
-        return Connection(association, socket, index, datapath, delegate)
+        let connection = Connection(association, socket, index, datapath, delegate)
+        if !isProven { connection.paths = .unproven() }
+        return connection
     }
 
     /// Begins the handshake, or goes on with an established connection. The delegate may be called before this returns.
@@ -155,11 +180,11 @@ package final class Connection: TimerTarget, EventHandler {
         association.updateSlot()
         datapath.noteWork(on: -1)
         if let ending = association.ending { return finish(ending) }
-        if association.mayHaveEarlierDeadline { rearm() }
+        if association.mayHaveEarlierDeadline || !paths.isSettled { rearm() }
     }
 
     private func rearm() {
-        datapath.loop.timers.arm(self, at: association.deadline(now: datapath.loop.now))
+        datapath.loop.timers.arm(self, at: min(association.deadline(now: datapath.loop.now), paths.deadline))
     }
 
     // MARK: Receiving
@@ -187,9 +212,15 @@ package final class Connection: TimerTarget, EventHandler {
                     }
                     continue
                 }
-                receive(batch[index], lease)
+                receiveFromSocket(batch[index], lease)
             }
         }
+    }
+
+    @inline(__always)
+    private func receiveFromSocket(_ datagram: UnsafeRawBufferPointer, _ lease: borrowing OutboxLease) {
+        if paths.isSettled { return receive(datagram, lease) }
+        receive(datagram, from: association.flow, wasRead: true, lease)
     }
 
     /// An ICMP error (ECONNREFUSED and the like), which anybody can forge. Reading has cleared it.
@@ -202,10 +233,12 @@ package final class Connection: TimerTarget, EventHandler {
         delegate?.connection(self, socketFailed: errno)
     }
 
-    /// Takes a datagram of this connection's peer that was read elsewhere.
-    package func receive(_ datagram: UnsafeRawBufferPointer) {
+    /// Takes a datagram that was read elsewhere.
+    /// - Parameter flow: the flow that it has come by: the connection's own, or another one that the peer may have moved
+    ///   to (RFC 9146). A datagram of another flow must hold a record of the connection, unless its handshake goes on.
+    package func receive(_ datagram: UnsafeRawBufferPointer, from flow: FlowKey? = nil) {
         guard !isWorking, association.isOpen else { return }
-        work { lease in receive(datagram, lease) }
+        work { lease in receive(datagram, from: flow ?? association.flow, wasRead: false, lease) }
     }
 
     @inline(__always)
@@ -216,13 +249,69 @@ package final class Connection: TimerTarget, EventHandler {
         }
     }
 
+    /// Takes a datagram whose way is to be looked at.
+    /// - Parameter wasRead: whether it was read from the connection's socket.
+    @inline(never)
+    private func receive(
+        _ datagram: UnsafeRawBufferPointer, from source: FlowKey, wasRead: Bool, _ lease: borrowing OutboxLease
+    ) {
+        let newest = association.newestReceived
+        switch association.receive(datagram, now: datapath.loop.now, lease, offer: { rehandshakeOffer }) {
+        case .taken: handOutEvents(lease, from: source)
+        case .misdelivered:
+            // A record that has come by its connection ID, and is of another connection all the same, is nobody's.
+            if wasRead || ClientHello.couldBePart(of: datagram) { returnToListener(datagram, from: source.peer) }
+            return
+        }
+        // Without a connection ID of this side's, nobody but who is at the address can be the peer.
+        guard association.isOpen, association.connectionIDs?.own.isEmpty == false else { return }
+        let isNewest = association.newestReceived > newest
+        // Of what has come by the connection's own flow, only a newer record is known to be the peer's.
+        guard isNewest || source != association.flow else { return }
+        perform(
+            paths.received(
+                datagram.count, from: source, present: association.flow, isNewest: isNewest,
+                checks: association.checksReturnRoutability, now: datapath.loop.now, cookie: { Self.cookie() }))
+    }
+
+    private static func cookie() -> UInt64 { .random(in: .min ... .max) }
+
+    private func perform(_ actions: [PathCheck.Action]) {
+        for action in actions {
+            switch action {
+            case .challenge(let cookie, let flow): sendChallenge(cookie, to: flow)
+            case .wantSocket(let flow): delegate?.connection(self, wantsSocketAt: flow)
+            case .giveUp(let flow): delegate?.connection(self, checkFailedAt: flow)
+            }
+        }
+    }
+
+    /// Sends a challenge before what has been written already, and nowhere but to the flow.
+    private func sendChallenge(_ cookie: UInt64, to flow: FlowKey) {
+        datapath.buffers.outbox.lend(
+            to: association, sending: { sendChallenges($0, to: flow) },
+            { _ in association.sendPathChallenge(cookie) })
+    }
+
+    private func sendChallenges(_ outbox: Outbox, to flow: FlowKey) {
+        forEachDatagram(of: outbox) { datagram in
+            guard paths.take(datagram.count, to: flow) else { return }
+            if flow == association.flow {
+                sendOverSocket(datagram)
+            } else {
+                delegate?.connection(self, send: UnsafeRawBufferPointer(datagram), to: flow)
+            }
+        }
+    }
+
     private var rehandshakeOffer: RehandshakeOffer? {
         guard let material = delegate?.rehandshakeMaterial(for: self) else { return nil }
         return RehandshakeOffer(material: material, minute: .now(), pathMTU: pathMTU)
     }
 
+    /// - Parameter source: the flow that the datagram has come by, where that may matter.
     @inline(__always)
-    private func handOutEvents(_ lease: borrowing OutboxLease) {
+    private func handOutEvents(_ lease: borrowing OutboxLease, from source: FlowKey? = nil) {
         while true {
             switch association.next(now: datapath.loop.now, lease) {
             case .needsInput:
@@ -241,6 +330,9 @@ package final class Connection: TimerTarget, EventHandler {
                 delegate?.connectionReplaced(self)
             case .rehandshakeFailed(let ending):
                 delegate?.connection(self, rehandshakeFailed: ending)
+            case .pathResponse(let cookie):
+                let flow = association.flow
+                perform(paths.receivedResponse(cookie, from: source ?? flow, present: flow))
             }
         }
     }
@@ -254,7 +346,9 @@ package final class Connection: TimerTarget, EventHandler {
     }
 
     private func returnToListener(_ datagram: UnsafeRawBufferPointer, from source: SocketAddress) {
-        guard ClientHello.couldBePart(of: datagram) else { return }
+        guard ClientHello.couldBePart(of: datagram) || Record(of: datagram)?.contentType == .connectionID else {
+            return
+        }
         if association.isOpen {
             delegate?.connection(self, misdelivered: datagram, from: source)
         } else {
@@ -302,12 +396,72 @@ package final class Connection: TimerTarget, EventHandler {
 
     /// Sends what is in the outbox. What the socket does not take is lost, as on the wire, and counted.
     private func send(_ outbox: Outbox) {
+        guard paths.isSettled else { return sendByPath(outbox) }
         let count = outbox.count
         let outcome = datapath.send(outbox, over: socket)
         guard outcome.sent < count else { return }
         association.countUnsent(count - outcome.sent - outcome.tooLarge, tooLarge: outcome.tooLarge)
         lastError = outcome.error
         if outcome.tooLarge > 0 { association.pathHasShrunk(toMTU: pathMTU) }
+    }
+
+    /// Sends each datagram to where the peer is, within the bounds for addresses that are not proven.
+    private func sendByPath(_ outbox: Outbox) {
+        forEachDatagram(of: outbox) { datagram in
+            switch paths.route(datagram.count) {
+            case .socket: sendOverSocket(datagram)
+            case .candidate(let flow): delegate?.connection(self, send: UnsafeRawBufferPointer(datagram), to: flow)
+            case .nowhere: association.countUnsent(1, tooLarge: 0)
+            }
+        }
+    }
+
+    private func forEachDatagram(of outbox: Outbox, _ body: (UnsafeMutableRawBufferPointer) -> Void) {
+        outbox.withDatagrams { bytes, sizes in
+            var offset = 0
+            for size in sizes {
+                body(UnsafeMutableRawBufferPointer(rebasing: bytes[offset..<(offset + size)]))
+                offset += size
+            }
+        }
+    }
+
+    private func sendOverSocket(_ datagram: UnsafeMutableRawBufferPointer) {
+        let outcome = datapath.send(datagram, over: socket)
+        if outcome.sent == 1 { return }
+        association.countUnsent(1 - outcome.tooLarge, tooLarge: outcome.tooLarge)
+        lastError = outcome.error
+        if outcome.tooLarge > 0 { association.pathHasShrunk(toMTU: pathMTU) }
+    }
+
+    // MARK: Paths
+
+    /// Whether the peer seems to be at another address, and the connection waits for a socket, or for the answer to a
+    /// challenge.
+    package var isMoving: Bool { paths.hasCandidate }
+
+    /// Gives the connection a socket that is connected to another flow, in place of the one that it has, which is read
+    /// empty first. The connection may end by that.
+    package func move(to flow: FlowKey, over socket: consuming FileDescriptor) throws(SystemError) {
+        readAll()
+        guard association.isOpen else { return }
+        let registration = try datapath.loop.add(socket, .readable, self)
+        if let former = self.registration { datapath.loop.remove(self.socket, former) }
+        self.registration = registration
+        self.socket = socket
+        lastError = 0
+        let former = association.flow
+        association.move(to: flow)
+        let actions = paths.moved(to: flow, from: former)
+        delegate?.connectionMoved(self, from: former)
+        work { _ in perform(actions) }
+    }
+
+    /// There is no socket that the connection has wanted. It stays with the one that it has.
+    package func moveFailed() {
+        guard association.isOpen else { return }
+        let actions = paths.moveFailed()
+        work { _ in perform(actions) }
     }
 
     // MARK: Timers
@@ -317,8 +471,11 @@ package final class Connection: TimerTarget, EventHandler {
         work { lease in
             association.handleTimeout(now: now, lease)
             handOutEvents(lease)
+            if !paths.isSettled, association.isOpen {
+                perform(paths.handleTimeout(present: association.flow, now: now, cookie: { Self.cookie() }))
+            }
         }
-        if association.isSilent(now: now) { delegate?.connectionIsSilent(self) }
+        if association.isSilent(now: now), !paths.hasCandidate { delegate?.connectionIsSilent(self) }
     }
 
     /// Whether all that there is of the connection is in its slot, so that another process can go on with it.
@@ -433,6 +590,11 @@ package struct SuspendedConnection: ~Copyable {
 extension Connection {
     package var local: SocketAddress { association.flow.local }
     package var peer: SocketAddress { association.flow.peer }
+    package var flow: FlowKey { association.flow }
+    /// What was agreed on by RFC 9146; `nil` where nothing was, and before the handshake is done.
+    package var connectionIDs: ConnectionIDs? { association.connectionIDs }
+    /// Whether return routability checks were agreed on (RFC 9853).
+    package var checksReturnRoutability: Bool { association.checksReturnRoutability }
     package var counters: Counters { association.counters }
     /// What the handshake has agreed on; nothing before it is done.
     package var session: SessionDetails { association.session }
@@ -480,6 +642,8 @@ extension Connection {
         /// The peer has come back without its state, and has done a new handshake, or is to do one as a new client.
         case replaced
         case closedHere
+        /// Another peer is at the peer's address now, and this one cannot be told where it is.
+        case addressTaken
         case idle
         case handshakeTimedOut
         /// OpenSSL's reason.
@@ -490,6 +654,7 @@ extension Connection {
             case .closedByPeer: "closed by the peer"
             case .replaced: "the peer has begun a new handshake"
             case .closedHere: "closed here"
+            case .addressTaken: "the client's address is another client's now"
             case .idle: "idle"
             case .handshakeTimedOut: "the handshake took too long"
             case .failed(let error): error.description

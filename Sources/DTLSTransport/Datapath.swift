@@ -46,6 +46,15 @@ package final class Datapath {
     /// Wipes the key schedules of all connections. Those that are in use are made again, in 0.3 µs each.
     package func releaseKeySchedules() { buffers.bio.contexts.releaseAll() }
 
+    /// Sends one datagram, without waiting.
+    func send(_ datagram: UnsafeMutableRawBufferPointer, over socket: borrowing FileDescriptor)
+        -> DatagramSender.Outcome
+    {
+        withUnsafePointer(to: datagram.count) {
+            sender.send(datagram, sizes: UnsafeBufferPointer(start: $0, count: 1), over: socket)
+        }
+    }
+
     /// Sends what is in the outbox, without waiting.
     func send(_ outbox: Outbox, over socket: borrowing FileDescriptor) -> DatagramSender.Outcome {
         outbox.withDatagrams { sender.send($0, sizes: $1, over: socket) }

@@ -28,6 +28,8 @@ final class AssociationPair {
         fileprivate(set) var happenings: [Happening] = []
         /// What a loop's timer would be armed for.
         fileprivate(set) var alarm = Instant.distantFuture
+        /// Where the peer is, as a ``Connection`` keeps it.
+        fileprivate(set) var paths = PathCheck()
 
         init(_ association: Association) { self.association = association }
 
@@ -56,6 +58,20 @@ final class AssociationPair {
     /// Whether the server's process has died: it sends nothing and hands nothing on.
     var isServerDead = false
     let flow: FlowKey
+    /// Where the client is: what it sends comes from there, and what is sent elsewhere is lost.
+    var clientFlow: FlowKey
+    /// The flows that the server's association has wanted a socket for, and that have been given up after challenges.
+    private(set) var wantedFlows: [FlowKey] = []
+    private(set) var failedFlows: [FlowKey] = []
+    /// How many bytes the server has sent to each flow.
+    private(set) var bytesSent: [FlowKey: Int] = [:]
+    /// How many records have come whose connection ID is of another connection.
+    private(set) var recordsOfOthers = 0
+    /// The datagram that the server's association works on: its flow, its size, and the newest record before it.
+    private var arrival: (flow: FlowKey, count: Int, newest: UInt64)?
+    private var nextCookie: UInt64 = 0
+    private let serverID: ConnectionID?
+    private let clientID: ConnectionID?
     let buffers: EngineBuffers
 
     private let clock: Int64
@@ -70,8 +86,10 @@ final class AssociationPair {
 
     init(
         conditions: WireConditions = .perfect, seed: UInt64 = 1, limits: Connection.Limits = Connection.Limits(),
-        keepsOpenSSL: Bool = false
+        keepsOpenSSL: Bool = false, serverID: ConnectionID? = nil, clientID: ConnectionID? = nil
     ) throws {
+        self.serverID = serverID
+        self.clientID = clientID
         clock = virtual_clock_start(Self.start)
         wire = SimulatedWire(conditions, seed: seed)
         self.limits = limits
@@ -81,11 +99,15 @@ final class AssociationPair {
         var settings = ServerSettings(certifiedKeys: [])
         settings.presharedKeys = PresharedKeys(keys: [Self.key], hint: nil)
         settings.allowsRenegotiation = keepsOpenSSL
+        settings.connectionIDs = serverID != nil
         serverContext = try ServerContext(settings)
-        clientContext = try ClientContext(ClientSettings(presharedKey: Self.key, allowsRenegotiation: keepsOpenSSL))
+        var clientSettings = ClientSettings(presharedKey: Self.key, allowsRenegotiation: keepsOpenSSL)
+        clientSettings.connectionIDs = clientID != nil
+        clientContext = try ClientContext(clientSettings)
         flow = FlowKey(
             peer: .anyAddress(.ipv4, port: 40_000), local: .anyAddress(.ipv4, port: 4_433))
-        client = Side(try Self.connect(flow, clientContext, limits, buffers))
+        clientFlow = flow
+        client = Side(try Self.connect(flow, clientContext, clientID, limits, buffers))
         work(client) { _ in }
     }
 
@@ -170,12 +192,27 @@ final class AssociationPair {
 
     /// The client's program is gone without a word, and another one begins at the same address.
     func restartClient() throws {
-        client = Side(try Self.connect(flow, clientContext, limits, buffers))
+        client = Side(try Self.connect(flow, clientContext, clientID, limits, buffers))
         work(client) { _ in }
     }
 
     /// Hands a datagram to the server at once, past the wire.
-    func inject(_ datagram: [UInt8]) { deliver(datagram, to: .server) }
+    /// - Parameter flow: the flow that it comes by; the client's where none is given.
+    func inject(_ datagram: [UInt8], from flow: FlowKey? = nil) {
+        let present = clientFlow
+        clientFlow = flow ?? present
+        deliver(datagram, to: .server)
+        clientFlow = present
+    }
+
+    /// The server's association gets the socket that it has wanted last.
+    func connectWantedSocket() {
+        guard let server, let wanted = wantedFlows.last else { return }
+        let former = server.association.flow
+        server.association.move(to: wanted)
+        let actions = server.paths.moved(to: wanted, from: former)
+        work(server) { _ in self.perform(actions, server) }
+    }
 
     /// The datagrams that were sent to a side after the first `count`.
     func sent(to side: SimulatedWire.Side, after count: Int = 0) -> [[UInt8]] {
@@ -183,11 +220,12 @@ final class AssociationPair {
     }
 
     private static func connect(
-        _ flow: FlowKey, _ context: ClientContext, _ limits: Connection.Limits, _ buffers: EngineBuffers
+        _ flow: FlowKey, _ context: ClientContext, _ id: ConnectionID?, _ limits: Connection.Limits,
+        _ buffers: EngineBuffers
     ) throws -> Association {
         try Association.connect(
             FlowKey(peer: flow.local, local: flow.peer), context: context, serverName: nil, resuming: nil,
-            limits: limits, pathMTU: nil, buffers: buffers, now: now)
+            connectionID: id, limits: limits, pathMTU: nil, buffers: buffers, now: now)
     }
 
     // MARK: What sockets do
@@ -210,12 +248,19 @@ final class AssociationPair {
 
     private func receive(_ datagram: UnsafeRawBufferPointer, _ side: Side) {
         var isMisdelivered = false
+        if side === server { arrival = (clientFlow, datagram.count, side.association.newestReceived) }
+        defer { arrival = nil }
         work(side) { lease in
             if case .misdelivered = side.association.receive(datagram, now: Self.now, lease, offer: offer) {
                 isMisdelivered = true
             }
         }
-        if isMisdelivered, side === server { receiveAtEndpoint(datagram) }
+        guard isMisdelivered, side === server else { return }
+        if datagram.first == ContentType.connectionID.rawValue {
+            recordsOfOthers += 1
+        } else {
+            receiveAtEndpoint(datagram)
+        }
     }
 
     private func offer() -> RehandshakeOffer? {
@@ -260,7 +305,8 @@ final class AssociationPair {
         guard let hello = VerifiedHello(handedOver: handedOver) else { return }
         slot.slot.take(flow, target: 7, now: Self.now)
         let association = try? Association.accept(
-            hello, flow, slot: slot.slot, context: serverContext, limits: limits, buffers: buffers, now: Self.now)
+            hello, flow, slot: slot.slot, context: serverContext, connectionID: serverID, limits: limits,
+            buffers: buffers, now: Self.now)
         guard let association else { return }
         number += 1
         endpoint.admitted(random, flow, as: number, now: Self.now)
@@ -271,7 +317,53 @@ final class AssociationPair {
 
     private func fire(_ side: Side) {
         side.alarm = .distantFuture
-        work(side) { lease in side.association.handleTimeout(now: Self.now, lease) }
+        work(side) { lease in
+            side.association.handleTimeout(now: Self.now, lease)
+            perform(
+                side.paths.handleTimeout(present: side.association.flow, now: Self.now, cookie: { self.cookie() }), side
+            )
+        }
+    }
+
+    // MARK: Paths, as a connection has them
+
+    private func cookie() -> UInt64 {
+        nextCookie += 1
+        return nextCookie
+    }
+
+    private func noteArrival(_ side: Side) {
+        guard let arrival, side === server, side.association.connectionIDs?.own.isEmpty == false else { return }
+        let isNewest = side.association.newestReceived > arrival.newest
+        guard isNewest || arrival.flow != side.association.flow else { return }
+        perform(
+            side.paths.received(
+                arrival.count, from: arrival.flow, present: side.association.flow, isNewest: isNewest,
+                checks: side.association.checksReturnRoutability, now: Self.now, cookie: { self.cookie() }), side)
+    }
+
+    private func perform(_ actions: [PathCheck.Action], _ side: Side) {
+        for action in actions {
+            switch action {
+            case .challenge(let cookie, let flow):
+                buffers.outbox.lend(
+                    to: side.association,
+                    sending: { outbox in
+                        for datagram in outbox.datagrams where side.paths.take(datagram.count, to: flow) {
+                            transmit(datagram, to: flow)
+                        }
+                    },
+                    { _ in side.association.sendPathChallenge(cookie) })
+            case .wantSocket(let flow): wantedFlows.append(flow)
+            case .giveUp(let flow): failedFlows.append(flow)
+            }
+        }
+    }
+
+    /// Sends a datagram of the server's to a flow, where the client is or not.
+    private func transmit(_ datagram: [UInt8], to flow: FlowKey) {
+        bytesSent[flow, default: 0] += datagram.count
+        if flow == clientFlow { wire.send(datagram, to: .client, at: virtual_clock_now()) }
     }
 
     /// Works on an association as a ``Connection`` does.
@@ -285,14 +377,15 @@ final class AssociationPair {
                 body(lease)
                 note(side)
                 takeEvents(of: side, lease)
+                noteArrival(side)
             })
         side.association.updateSlot()
         note(side)
         if let ending = side.association.ending {
             if wasOpen { side.happenings.append(.ended(ending)) }
             side.alarm = .distantFuture
-        } else if side.association.mayHaveEarlierDeadline {
-            side.alarm = min(side.alarm, side.association.deadline(now: Self.now))
+        } else if side.association.mayHaveEarlierDeadline || !side.paths.isSettled {
+            side.alarm = min(side.alarm, side.association.deadline(now: Self.now), side.paths.deadline)
         }
     }
 
@@ -308,6 +401,9 @@ final class AssociationPair {
             case .message(let message): side.messages.append([UInt8](message))
             case .replaced: side.happenings.append(.replaced)
             case .rehandshakeFailed(let ending): side.happenings.append(.rehandshakeFailed(ending))
+            case .pathResponse(let cookie):
+                let present = side.association.flow
+                perform(side.paths.receivedResponse(cookie, from: arrival?.flow ?? present, present: present), side)
             }
         }
     }
@@ -318,7 +414,17 @@ final class AssociationPair {
 
     private func transmit(_ outbox: Outbox, to side: SimulatedWire.Side) {
         if side == .client, isServerDead { return }
-        for datagram in outbox.datagrams { wire.send(datagram, to: side, at: virtual_clock_now()) }
+        for datagram in outbox.datagrams {
+            guard side == .client, let server else {
+                wire.send(datagram, to: side, at: virtual_clock_now())
+                continue
+            }
+            switch server.paths.route(datagram.count) {
+            case .socket: transmit(datagram, to: server.association.flow)
+            case .candidate(let flow): transmit(datagram, to: flow)
+            case .nowhere: break
+            }
+        }
     }
 }
 

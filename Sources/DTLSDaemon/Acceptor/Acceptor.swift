@@ -667,6 +667,7 @@ final class Acceptor: TimerTarget, EventHandler {
         if totals.dropped.total > 0 {
             parts.append("\(totals.dropped.total) datagrams dropped (\(totals.dropped.text { $0.key }))")
         }
+        if totals.checksFailed > 0 { parts.append("\(totals.checksFailed) addresses that clients did not confirm") }
         if totals.forged > 0 { parts.append("\(totals.forged) forged records") }
         parts += dispatcher.addressChanges
         let places = listeners.recordsOfNoConnection.map { "\($0.address): \($0.count)" }.joined(separator: ", ")

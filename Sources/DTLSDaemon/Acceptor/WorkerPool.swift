@@ -57,6 +57,8 @@ struct WorkerPool {
         var refused = Tally<Refusal>()
         /// Datagrams for connections without sockets in which no record was good.
         var forged: UInt64 = 0
+        /// Addresses that clients seemed to be at, and at which nobody has answered a challenge.
+        var checksFailed: UInt64 = 0
     }
 
     struct Worker {
@@ -397,6 +399,7 @@ struct WorkerPool {
         totals.resumed &+= UInt64(report.resumed)
         totals.failed &+= UInt64(report.failed)
         totals.forged &+= UInt64(report.forged)
+        totals.checksFailed &+= UInt64(report.checksFailed)
         totals.dropped.add(report.dropped)
         totals.refused.add(report.refused)
         var actions: [Action] = []

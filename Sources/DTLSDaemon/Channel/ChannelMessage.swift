@@ -314,6 +314,8 @@ enum MessageFromWorker {
         var failed: UInt32 = 0
         /// Datagrams of ``MessageToWorker/records(_:)`` in which no record was good, or that were copies.
         var forged: UInt32 = 0
+        /// Addresses that clients seemed to be at, and at which nobody has answered a challenge (RFC 9853).
+        var checksFailed: UInt32 = 0
         /// Where the `forged` ones have come from, as far as there is room: their sources may be forged, too.
         var forgedFrom: [NetworkPrefix: ForgedSource] = [:]
         /// Datagrams of clients that were dropped because they exceeded the limits of their connection.
@@ -395,7 +397,9 @@ enum MessageFromWorker {
         encodeMessage(Kind.report) {
             $0.list(report.established) { $0.number($1) }
             $0.list(report.closed) { $0.number($1) }
-            for number in [report.handshakes, report.resumed, report.failed, report.forged] { $0.integer(number) }
+            for number in [
+                report.handshakes, report.resumed, report.failed, report.forged, report.checksFailed,
+            ] { $0.integer(number) }
             $0.list(Array(report.forgedFrom.values)) {
                 $0.address($1.address)
                 $0.integer($1.count)
@@ -457,7 +461,8 @@ enum MessageFromWorker {
         case .report:
             var report = Report(
                 established: try reader.numbers(), closed: try reader.numbers(), handshakes: try reader.integer(),
-                resumed: try reader.integer(), failed: try reader.integer(), forged: try reader.integer())
+                resumed: try reader.integer(), failed: try reader.integer(), forged: try reader.integer(),
+                checksFailed: try reader.integer())
             for _ in 0..<(try reader.integer(UInt32.self)) {
                 let source = Report.ForgedSource(address: try reader.address(), count: try reader.integer())
                 report.forgedFrom[NetworkPrefix(of: source.address, lengths: NetworkPrefix.Lengths())] = source

@@ -39,6 +39,9 @@ protocol Handler: AnyObject {
     func parked(_ parked: ServedConnection)
     /// The connection has a socket again.
     func resumed(_ connection: Connection)
+    /// The client is at another address than before, and what follows comes from there. It is the same client, and the
+    /// other side should see it as such.
+    func moved(_ connection: Connection)
     /// There is no socket for now. What waits for it is to be dropped.
     func resumeFailed()
     /// The socket to the other side that this connection's handler in another process has had: the first call.
@@ -51,6 +54,7 @@ protocol Handler: AnyObject {
 extension Handler {
     func parked(_ parked: ServedConnection) {}
     func resumed(_ connection: Connection) {}
+    func moved(_ connection: Connection) {}
     func resumeFailed() {}
     func adopt(_ socket: consuming FileDescriptor) {}
     func takeSocket() -> FileDescriptor { FileDescriptor(owning: -1) }

@@ -41,6 +41,10 @@ enum LogEvent: Int, Sendable, CaseIterable {
     case connectionOpened
     /// A connection has ended, for whatever reason.
     case connectionClosed
+    /// The peer of a connection with a connection ID, or this side, is at another address than before.
+    case connectionMoved
+    /// Nobody answers at an address that records of a connection have come from.
+    case pathCheckFailed
     /// A handshake has failed or taken too long.
     case handshakeFailed
     /// A client whose address is proven was refused a connection; it may try again.
@@ -115,6 +119,8 @@ enum LogEvent: Int, Sendable, CaseIterable {
         case .workerDied: .init("0b8849ba95b04cefb70e722363bba718", .error, "worker died")
         case .connectionOpened: .init("cde74a02b67b470ea9b7613559d68da5", .info, "connection opened")
         case .connectionClosed: .init("1db8a567d8224492ac040ea2b0d1006f", .info, "connection closed")
+        case .connectionMoved: .init("0eadf9689ac84e2097722b4a94df7ba1", .info, "connection moved")
+        case .pathCheckFailed: .init("b34578971f2c45f08676ff16a990a3ce", .notice, "address not confirmed")
         case .handshakeFailed: .init("59166cb1cb524572ab668855f8f933b6", .notice, "handshake failed")
         case .connectionRefused: .init("7047d81158f4499f894310cf41a07041", .warning, "connection refused")
         case .recordOfNoConnection: .init("f41d21b5f01045f7b9cff2c1ac50bf5b", .info, "record of no connection")

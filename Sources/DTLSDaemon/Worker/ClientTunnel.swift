@@ -78,8 +78,9 @@ final class ClientTunnel: TimerTarget, EventHandler, ConnectionDelegate {
         with datagrams: [UnsafeRawBufferPointer]
     ) {
         do {
-            connection = try makeConnection(from: slot, far)
-            state.resumed()
+            let resumed = try makeConnection(from: slot, far)
+            connection = resumed
+            state.resumed(survivesMoves: Self.survivesMoves(resumed.connectionIDs))
             _ = try connection?.start()
         } catch {
             connection = nil
@@ -94,12 +95,42 @@ final class ClientTunnel: TimerTarget, EventHandler, ConnectionDelegate {
 
     private func makeConnection(from slot: ConnectionSlot, _ far: consuming FileDescriptor) throws -> Connection {
         guard case .udp(let server, let local) = slot.farSide else { throw MalformedBytes() }
-        let socket =
-            far.isOpen
-            ? far : try UDPSocket.openConnected(to: server, from: local, options: socketOptions)
+        let isKnownByID = Self.survivesMoves(RecordState.connectionIDs(at: slot.records))
+        var flow = FlowKey(peer: server, local: local)
+        let socket: FileDescriptor
+        if far.isOpen {
+            socket = far
+        } else {
+            do throws(SystemError) {
+                socket = try UDPSocket.openConnected(to: server, from: local, options: socketOptions)
+            } catch {
+                // The address is gone, or the port is another socket's.
+                guard isKnownByID else { throw error }
+                socket = try openSocket(to: server)
+                flow = try FlowKey(peer: server, local: Self.localAddress(of: socket, to: server))
+                slot.farSide = .udp(server, local: flow.local)
+            }
+        }
         return try Connection.resume(
-            over: socket, FlowKey(peer: server, local: local), slot: id.slot, isServer: false, limits: client.limits,
+            over: socket, flow, slot: id.slot, isServer: false, limits: client.limits,
             datapath: worker.datapath, delegate: self)
+    }
+
+    /// Whether a server knows a connection with these IDs at whatever address this side is.
+    private static func survivesMoves(_ ids: ConnectionIDs?) -> Bool { ids?.peer.isEmpty == false }
+
+    /// A socket that is connected to a server, from the address and the port that the kernel chooses.
+    private func openSocket(to server: SocketAddress) throws(SystemError) -> FileDescriptor {
+        let socket = try UDPSocket.open(server.family, options: socketOptions)
+        try UDPSocket.connect(socket, to: server)
+        return socket
+    }
+
+    private static func localAddress(
+        of socket: borrowing FileDescriptor, to server: SocketAddress
+    ) throws(SystemError) -> SocketAddress {
+        // A connected UDP socket has an address.
+        try UDPSocket.localAddress(of: socket) ?? .anyAddress(server.family, port: 0)
     }
 
     /// The interface that is in the configuration is the one that senders come by.
@@ -188,6 +219,7 @@ final class ClientTunnel: TimerTarget, EventHandler, ConnectionDelegate {
 
     /// Has what `work` delivers leave together.
     private func deliverBatch(_ work: () -> Void) {
+        if state.shallCheckRoute(now: resources.loop.now) { replaceSocket(evenIfAddressStays: false) }
         // This comes first, since a connection is closed only after its batch: the datagrams wait for the next one.
         if state.isServerSilent(now: resources.loop.now) {
             close(connection, because: "the server has sent nothing for \(state.timeouts.answer.seconds) s")
@@ -278,20 +310,21 @@ final class ClientTunnel: TimerTarget, EventHandler, ConnectionDelegate {
 
     private func makeConnection() throws -> Connection {
         let configuration = client.configuration
-        let socket = try UDPSocket.open(configuration.server.family, options: socketOptions)
-        try UDPSocket.connect(socket, to: configuration.server)
-        // A connected UDP socket has an address.
-        let local = try UDPSocket.localAddress(of: socket) ?? .anyAddress(configuration.server.family, port: 0)
+        let socket = try openSocket(to: configuration.server)
+        let local = try Self.localAddress(of: socket, to: configuration.server)
         let session = configuration.resumes ? client.session(now: resources.loop.now) : nil
         hasSession = session != nil
         return try Connection.connect(
             over: socket, FlowKey(peer: configuration.server, local: local), slot: id.slot, context: client.context,
-            serverName: configuration.serverName,
-            resuming: session, limits: client.limits, datapath: worker.datapath, delegate: self)
+            serverName: configuration.serverName, resuming: session,
+            connectionID: configuration.connectionIDLength.map { length throws(OpenSSLError) in
+                try ConnectionID.random(count: length)
+            }, limits: client.limits, datapath: worker.datapath, delegate: self)
     }
 
     func connectionEstablished(_ connection: Connection) {
-        state.connectionEstablished(now: resources.loop.now)
+        state.connectionEstablished(
+            survivesMoves: Self.survivesMoves(connection.connectionIDs), now: resources.loop.now)
         worker.slot(id)?.farSide = .udp(connection.peer, local: connection.local)
         worker.countHandshake(resumed: connection.session.isResumed)
         logOpened(connection)
@@ -320,7 +353,47 @@ final class ClientTunnel: TimerTarget, EventHandler, ConnectionDelegate {
             close(connection, because: "nothing listens there (\(String(cString: strerror(error))))")
         case .giveUpHandshake:
             close(connection, because: String(cString: strerror(error)))
+        case .replaceSocket:
+            replaceSocket(evenIfAddressStays: true)
+        case .checkRoute:
+            replaceSocket(evenIfAddressStays: false)
         }
+    }
+
+    /// Goes on over another socket to the same server, since the address of this machine has changed by which it is
+    /// reached. The kernel says which one that is when another socket is connected.
+    /// - Parameter evenIfAddressStays: whether the socket is of no use any more, whatever its address is.
+    private func replaceSocket(evenIfAddressStays isLost: Bool) {
+        guard let connection else { return }
+        let server = connection.peer
+        do throws(SystemError) {
+            let socket = try openSocket(to: server)
+            let local = try Self.localAddress(of: socket, to: server)
+            let isSame = local.withAddressBytes { new in
+                connection.local.withAddressBytes { $0.elementsEqual(new) }
+            }
+            guard isLost || !isSame else { return }
+            try connection.move(to: FlowKey(peer: server, local: local), over: socket)
+        } catch {
+            worker.logs.limited(
+                .serverUnreachable,
+                "the server \(server) cannot be reached from any address of this machine: \(error);"
+                    + " the connection goes on when it can", fields: fields)
+        }
+    }
+
+    func connectionMoved(_ connection: Connection, from flow: FlowKey) {
+        worker.slot(id)?.farSide = .udp(connection.peer, local: connection.local)
+        worker.logs.connectionEvent(
+            .connectionMoved, "the address of this side has changed, and the connection to the server goes on",
+            movedFields(connection, from: flow.local))
+    }
+
+    private func movedFields(_ connection: Connection, from local: SocketAddress) -> Logger.Metadata {
+        var fields = fields
+        fields["LOCAL"] = "\(connection.local)"
+        fields["FORMER_LOCAL"] = "\(local)"
+        return fields.merging(WorkerLogs.connectionIDFields(connection.connectionIDs)) { $1 }
     }
 
     private func close(_ connection: Connection?, because reason: String) {
@@ -381,7 +454,7 @@ final class ClientTunnel: TimerTarget, EventHandler, ConnectionDelegate {
     // MARK: From the server to the sender
 
     func connection(_ connection: Connection, received message: UnsafeRawBufferPointer) {
-        state.noteServerActive()
+        state.noteServerActive(now: resources.loop.now)
         // An empty record says that the server is there. The sender gets messages.
         if message.isEmpty { return state.noteSenderActive(now: resources.loop.now) }
         if socket.isBatchFilling { sendToSender() }
@@ -423,6 +496,7 @@ final class ClientTunnel: TimerTarget, EventHandler, ConnectionDelegate {
         fields["RESUMED"] = session.isResumed ? "yes" : "no"
         fields["HANDSHAKE_USEC"] = "\(connection.handshakeDuration.nanoseconds / 1_000)"
         if let name = session.applicationProtocol { fields["ALPN"] = "\(name)" }
+        fields.merge(WorkerLogs.connectionIDFields(session.connectionIDs)) { $1 }
         // The identity of a pre-shared key is the client's own.
         if let server = session.peerName?.commonName { fields["SERVER"] = "\(server)" }
         return fields

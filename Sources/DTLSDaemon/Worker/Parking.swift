@@ -61,7 +61,9 @@ final class Parking {
         silent = []
         for served in all { served.isGoingToPark = false }
         // It may have ended, or begun a re-handshake, in this turn.
-        let served = all.filter { worker.connections[$0.id] === $0 && $0.mayPark }
+        let served = all.filter {
+            worker.connections[$0.id] === $0 && ($0.mayPark || $0.mustGiveUpSocket && $0.canPark)
+        }
         for start in stride(from: 0, to: served.count, by: ConnectionNumber.maximumOfMessage) {
             let part = served[start..<min(served.count, start + ConnectionNumber.maximumOfMessage)]
             // First of all: from now on the main process looks for the connections' records at its listeners.
@@ -71,10 +73,13 @@ final class Parking {
         scheduleSweep()
     }
 
-    /// The address of a connection's peer is another connection's peer's now.
+    /// The address of a connection's peer is another connection's peer's now. The peer can come back from elsewhere where
+    /// it has a connection ID.
     func giveUpSocket(_ id: ConnectionNumber) {
         guard let served = worker.connections[id], served.hasSocket else { return }
-        if served.mayPark { park(served) } else { served.close() }
+        guard served.canPark, served.hasConnectionID else { return served.close(.addressTaken) }
+        served.mustGiveUpSocket = true
+        park(served)
     }
 
     /// The worker may be short of descriptors: those connections give their sockets up that have been silent longest.
@@ -100,14 +105,64 @@ final class Parking {
 
     /// Takes a datagram that nobody has authenticated, and that came to a listener.
     func receive(_ datagram: UnsafeRawBufferPointer, _ flow: FlowKey, of id: ConnectionNumber) {
-        guard worker.slot(id)?.flow == flow else { return worker.countForged(from: flow.peer) }
-        // The socket has come meanwhile.
-        if let served = worker.connections[id], served.hasSocket { return served.receive(datagram) }
+        if let served = worker.connections[id], served.hasSocket {
+            return receive(datagram, flow, of: id, served)
+        }
         guard let slot = worker.establishedSlot(id), !wakes.isFull(id) else { return }
-        guard worker.datapath.authenticates(datagram, of: slot, at: id.slot) != .no else {
+        let present = slot.flow
+        if flow != present, !mayMove(to: flow, slot) { return }
+        guard case .authentic(let isNewest) = worker.datapath.authenticates(datagram, of: slot, at: id.slot) else {
             return worker.countForged(from: flow.peer)
         }
-        if wakes.wake(id, with: datagram) { scheduleWakes() }
+        guard flow != present, isNewest, let number = Self.number(of: datagram) else {
+            // Without an address that it is known to be at, only a newer record shows where the peer is.
+            guard present != nil else { return }
+            if wakes.wake(id, with: datagram, from: flow) { scheduleWakes() }
+            return
+        }
+        let sighting = WakeQueue.Sighting(flow: flow, number: number)
+        if present != nil, RecordState.checksReturnRoutability(at: slot.records) {
+            // The new address is challenged once there is a connection to challenge it from.
+            if wakes.wake(id, with: datagram, from: flow, sighting: sighting) { scheduleWakes() }
+        } else if wakes.move(id, with: datagram, to: sighting) {
+            worker.send(MessageFromWorker.encode(rebind: id, flow: flow))
+        }
+    }
+
+    /// Takes a datagram for a connection with a socket, which the datagram has not come over.
+    private func receive(
+        _ datagram: UnsafeRawBufferPointer, _ flow: FlowKey, of id: ConnectionNumber, _ served: ServedConnection
+    ) {
+        // The socket has come meanwhile.
+        if served.flow == flow { return served.receive(datagram, from: flow) }
+        guard let slot = worker.slot(id), mayMove(to: flow, slot) else { return }
+        switch slot.phase {
+        case .established:
+            guard worker.datapath.authenticates(datagram, of: slot, at: id.slot) != .no else {
+                return worker.countForged(from: flow.peer)
+            }
+        // The client's last flight has come from another address. Nothing can be said of it before the handshake has it.
+        case .handshaking: break
+        case .free, .bound, .ended: return worker.countForged(from: flow.peer)
+        }
+        served.receive(datagram, from: flow)
+    }
+
+    /// The number of the record that a check of the datagram has looked at.
+    private static func number(of datagram: UnsafeRawBufferPointer) -> UInt64? {
+        Records(of: datagram).first { $0.isProtected }?.number
+    }
+
+    /// Whether the client of a connection may be at an address by the access lists of its service and of all services.
+    private func mayMove(to flow: FlowKey, _ slot: ConnectionSlot) -> Bool {
+        guard let service = worker.service(slot.target) else { return false }
+        if worker.allows(flow.peer, service) { return true }
+        worker.logs.limited(
+            .connectionRefused,
+            "records of a connection from another address are dropped: its service does not allow that address",
+            service,
+            ["PEER": "\(flow.peer)"])
+        return false
     }
 
     /// The connection needs a socket, since there is something for its peer.
@@ -138,24 +193,26 @@ final class Parking {
 
     /// A socket has come for a connection, or none for want of a descriptor here.
     func resume(
-        _ id: ConnectionNumber, over socket: consuming FileDescriptor?, with datagrams: [UnsafeRawBufferPointer]
+        _ id: ConnectionNumber, _ flow: FlowKey, over socket: consuming FileDescriptor?,
+        with datagrams: [UnsafeRawBufferPointer]
     ) {
         let far = takeFarSocket(id)
-        let kept = wakes.remove(id)
+        let waiting = wakes.remove(id)
         // It may have ended meanwhile, and this was under way.
         guard let slot = worker.establishedSlot(id) else { return }
         guard let socket, worker.allows(socket.rawValue) else {
             relieveSoon()
-            return worker.send(MessageFromWorker.encode(parked: [id]))
+            return resumeWithoutSocket(id)
         }
         if !SlotTarget.isService(slot.target) {
             return worker.resumeTunnel(id, slot, over: socket, far, with: datagrams)
         }
-        guard let client = ServedClient(slot), let service = worker.service(slot.target) else {
+        guard let client = ServedClient(slot, flow), let service = worker.service(slot.target) else {
             return end(id, slot, "its service is not in the configuration")
         }
         if let served = worker.connections[id], served.hasSocket {
-            for datagram in datagrams { served.receive(datagram) }
+            if served.flow != flow { served.move(to: flow, over: socket) }
+            for datagram in datagrams { served.receive(datagram, from: flow) }
             return
         }
         let served =
@@ -163,7 +220,10 @@ final class Parking {
         served.hasComeBack = worker.departure.isReleasing
         worker.connections[id] = served
         do throws(InvalidRecordState) {
-            try served.resume(over: socket, client, far, with: kept + datagrams.map { [UInt8]($0) })
+            let isProven = !(waiting.isMove && waiting.sighting?.flow == flow)
+            try served.resume(
+                over: socket, client, isProven: isProven, far,
+                with: waiting.datagrams + datagrams.map { WakeQueue.Kept(flow: flow, bytes: [UInt8]($0)) })
         } catch {
             served.closeParked()
             worker.connections[id] = nil
@@ -173,8 +233,22 @@ final class Parking {
     }
 
     func resumeFailed(_ id: ConnectionNumber) {
+        if let served = worker.connections[id], served.hasSocket { return served.moveFailed() }
+        // The address in the slot may be another client's by now.
+        if let flow = wakes.moveInstead(id) { return worker.send(MessageFromWorker.encode(rebind: id, flow: flow)) }
         wakes.remove(id)
         worker.connections[id]?.resumeFailed()
+    }
+
+    /// The socket of a connection was lost on its way here, and there is no room for one. Where it has another one, of the
+    /// flow that its peer has left, nothing comes over that any more.
+    private func resumeWithoutSocket(_ id: ConnectionNumber) {
+        guard let served = worker.connections[id], served.hasSocket else {
+            return worker.send(MessageFromWorker.encode(parked: [id]))
+        }
+        guard served.canPark else { return served.close(.addressTaken) }
+        worker.send(MessageFromWorker.encode(parked: [id]))
+        if !served.park() { worker.forget(served) }
     }
 
     /// Another worker goes on with the connection.
@@ -282,7 +356,7 @@ final class Parking {
         let served = worker.connections[id]
         // One with a socket has a timer of its own.
         if served?.hasSocket == true { return }
-        if let flow = slot.flow {
+        if let flow = slot.lastFlow {
             worker.logs.closed(flow.peer, slot.counters, service, .idle, dropped: 0)
         }
         served?.closeParked()
@@ -295,7 +369,7 @@ final class Parking {
     private func end(_ id: ConnectionNumber, _ slot: ConnectionSlot, _ reason: String) {
         worker.logs.connectionEvent(
             .connectionClosed, "connection closed: \(reason)",
-            ["PEER": "\(slot.flow.map { "\($0.peer)" } ?? "unknown")", "REASON": "\(reason)"])
+            ["PEER": "\(slot.lastFlow.map { "\($0.peer)" } ?? "unknown")", "REASON": "\(reason)"])
         _ = takeFarSocket(id)
         worker.countClosed(id)
     }

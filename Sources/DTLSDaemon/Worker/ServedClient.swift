@@ -19,8 +19,9 @@ struct ServedClient {
     }
 
     /// The client of a connection that is in a slot; `nil` for memory that holds no addresses.
-    init?(_ slot: ConnectionSlot) {
-        guard let flow = slot.flow else { return nil }
+    /// - Parameter flow: where the client is, if that is known; otherwise it is where the client was last.
+    init?(_ slot: ConnectionSlot, _ flow: FlowKey? = nil) {
+        guard let flow = flow ?? slot.lastFlow else { return nil }
         self.flow = flow
         session = slot.session ?? SessionDetails()
         self.slot = slot

@@ -18,6 +18,8 @@ final class ServedConnection: ConnectionDelegate {
     private var hasBeenEstablished = false
     /// Whether the connection gives its socket up at the end of this turn.
     var isGoingToPark = false
+    /// Whether its address is another client's now, so that it gives its socket up even where it is never silent.
+    var mustGiveUpSocket = false
     /// Whether OpenSSL has neither the connection's handshake nor its records.
     var hasLeftOpenSSL = false
 
@@ -33,7 +35,7 @@ final class ServedConnection: ConnectionDelegate {
         traffic = TrafficLimiter(service.configuration.limits.traffic)
         connection = try Connection.accept(
             on: socket, handover.flow, slot: handover.id.slot, hello: hello, context: service.context,
-            limits: service.limits, datapath: worker.datapath, delegate: self)
+            connectionID: handover.connectionID, limits: service.limits, datapath: worker.datapath, delegate: self)
     }
 
     /// A connection that is in a slot, without a socket. Call ``resume(over:_:with:)`` or ``prepareHandler(_:_:)`` next.
@@ -50,10 +52,14 @@ final class ServedConnection: ConnectionDelegate {
     var isEstablished: Bool { handler != nil }
     /// Whether no other worker has taken the connection when it was released, so that it goes on here for now.
     var hasComeBack = false
-    /// Whether the connection could give its socket up.
-    var mayPark: Bool {
-        service.parking != .never && service.limits.parkAfter > .zero && connection?.isMovable ?? false
-    }
+    /// Whether the connection could give its socket up for its silence.
+    var mayPark: Bool { canPark && service.limits.parkAfter > .zero && connection?.isMoving == false }
+    /// Whether the connection can go on without a socket.
+    var canPark: Bool { service.parking != .never && connection?.isMovable ?? false }
+    /// The flow of the socket; `nil` without one.
+    var flow: FlowKey? { connection?.flow }
+    /// Whether its client's records say whose they are, whatever address they come from.
+    var hasConnectionID: Bool { connection?.connectionIDs?.own.isEmpty == false }
     /// Whether the connection can go on elsewhere by what is in its slot.
     var isMovable: Bool { handler != nil && connection?.isMovable ?? true }
 
@@ -76,7 +82,48 @@ final class ServedConnection: ConnectionDelegate {
     /// Takes a datagram of this connection's peer that was read from another socket.
     func receive(_ datagram: UnsafeRawBufferPointer) { connection?.receive(datagram) }
 
-    func close() { connection?.close() }
+    /// Takes a datagram that came to a listener by a flow, of this connection's client or in its name.
+    func receive(_ datagram: UnsafeRawBufferPointer, from flow: FlowKey) { connection?.receive(datagram, from: flow) }
+
+    func close(_ ending: Connection.Ending = .closedHere) { connection?.close(ending) }
+
+    // MARK: Another address
+
+    /// Gives the connection a socket at the flow that its client is at now.
+    func move(to flow: FlowKey, over socket: consuming FileDescriptor) {
+        guard let connection else { return }
+        do throws(SystemError) {
+            try connection.move(to: flow, over: socket)
+        } catch {
+            worker.logs.limited(
+                .internalError, "the socket of a client's new address \(flow.peer) cannot be watched: \(error)", service
+            )
+            connection.close()
+        }
+    }
+
+    func moveFailed() { connection?.moveFailed() }
+
+    func connection(_ connection: Connection, wantsSocketAt flow: FlowKey) {
+        worker.send(MessageFromWorker.encode(rebind: id, flow: flow))
+    }
+
+    func connection(_ connection: Connection, send datagram: UnsafeRawBufferPointer, to flow: FlowKey) {
+        worker.sendFromListener(datagram, to: flow)
+    }
+
+    func connectionMoved(_ connection: Connection, from flow: FlowKey) { noteMove(of: connection, from: flow.peer) }
+
+    /// - Parameter former: where the client was before, as far as that is known.
+    private func noteMove(of connection: Connection, from former: SocketAddress?) {
+        worker.logs.moved(connection, from: former, service)
+        handler?.moved(connection)
+    }
+
+    func connection(_ connection: Connection, checkFailedAt flow: FlowKey) {
+        worker.countFailedCheck()
+        worker.logs.checkFailed(connection, at: flow.peer, service)
+    }
 
     // MARK: Without a socket
 
@@ -91,17 +138,20 @@ final class ServedConnection: ConnectionDelegate {
 
     /// Gives the connection a socket again.
     /// - Parameters:
+    ///   - isProven: whether the client has shown that it is at the address that the socket is connected to.
     ///   - far: as for ``prepareHandler(_:_:)``.
     ///   - datagrams: what the peer has sent meanwhile.
     /// - Throws: where what is in the slot is nothing to go on with.
     func resume(
-        over socket: consuming FileDescriptor, _ client: ServedClient, _ far: consuming FileDescriptor,
-        with datagrams: [[UInt8]]
+        over socket: consuming FileDescriptor, _ client: ServedClient, isProven: Bool,
+        _ far: consuming FileDescriptor, with datagrams: [WakeQueue.Kept]
     ) throws(InvalidRecordState) {
         let connection = try Connection.resume(
-            over: socket, client.flow, slot: id.slot, isServer: true, limits: service.limits,
+            over: socket, client.flow, isProven: isProven, slot: id.slot, isServer: true, limits: service.limits,
             datapath: worker.datapath, delegate: self)
         self.connection = connection
+        mustGiveUpSocket = false
+        if !isProven { noteMove(of: connection, from: nil) }
         if let handler {
             handler.resumed(connection)
         } else {
@@ -113,7 +163,9 @@ final class ServedConnection: ConnectionDelegate {
         // The handler may have closed it.
         guard self.connection != nil else { return }
         start(with: [])
-        for datagram in datagrams { datagram.withUnsafeBytes { self.connection?.receive($0) } }
+        for datagram in datagrams {
+            datagram.bytes.withUnsafeBytes { self.connection?.receive($0, from: datagram.flow) }
+        }
     }
 
     /// Gives the socket up, once the main process knows: what is in it is read first.

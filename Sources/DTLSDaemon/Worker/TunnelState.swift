@@ -74,6 +74,10 @@ struct TunnelState {
         case serverIsGone
         /// The handshake is to be given up, since another try later is better than to wait for its end.
         case giveUpHandshake
+        /// The socket's own address is gone. The connection goes on over another socket.
+        case replaceSocket
+        /// Perhaps the server is to be reached from another address of this machine by now.
+        case checkRoute
     }
 
     private(set) var phase = Phase.idle
@@ -85,6 +89,11 @@ struct TunnelState {
     private var establishedAt: Instant?
     /// Whether the server has sent anything over the present connection.
     private var hasHeardServer = false
+    /// Whether the server knows the connection by its connection ID (RFC 9146), whatever address it is used from.
+    private var survivesMoves = false
+    /// When the server was heard last, or the route to it was looked at.
+    private var lastRouteCheck = Instant.distantPast
+    private var routePause = TunnelState.routePauses.lowerBound
     /// When the first datagram was sent that the server has sent nothing since; `nil` where there is none.
     private var unansweredSince: Instant?
 
@@ -100,9 +109,24 @@ struct TunnelState {
 
     /// The server has sent something.
     @inline(__always)
-    mutating func noteServerActive() {
+    mutating func noteServerActive(now: Instant) {
         hasHeardServer = true
         unansweredSince = nil
+        lastRouteCheck = now
+        routePause = Self.routePauses.lowerBound
+    }
+
+    /// How long the server is not heard before the route to it is looked at: the pause doubles from the lower to the
+    /// upper bound.
+    private static let routePauses = Duration.seconds(2)...Duration.seconds(30)
+
+    /// Whether it is to be found out, before more is delivered, from which address of this machine the server is reached:
+    /// it has not been heard for a while, and answers to an address that is gone would be lost.
+    mutating func shallCheckRoute(now: Instant) -> Bool {
+        guard survivesMoves, phase == .established, now >= lastRouteCheck + routePause else { return false }
+        lastRouteCheck = now
+        routePause = min(routePause * 2, Self.routePauses.upperBound)
+        return true
     }
 
     /// Whether the server has sent nothing for so long that it may have lost its state. Then the connection is to be
@@ -110,10 +134,13 @@ struct TunnelState {
     ///
     /// A server that has lost its state drops all that is sent to it. There is no other way to see this than its
     /// silence: OpenSSL 3 no longer has heartbeats (RFC 6520), and a peer that does not know a connection says nothing
-    /// about its records.
+    /// about its records. Where the server knows the connection by its ID, a new binding of a NAT is no reason for its
+    /// silence, and the time is not looked at.
     func isServerSilent(now: Instant) -> Bool {
         let limit = timeouts.answerNanoseconds
-        guard limit > 0, phase == .established, let since = unansweredSince, now > since else { return false }
+        guard limit > 0, !survivesMoves, phase == .established, let since = unansweredSince, now > since else {
+            return false
+        }
         return now.nanoseconds - since.nanoseconds >= limit
     }
 
@@ -134,18 +161,25 @@ struct TunnelState {
     // MARK: The connection
 
     /// The handshake is done.
-    mutating func connectionEstablished(now: Instant) {
+    /// - Parameter survivesMoves: whether the server has given a connection ID (RFC 9146), so that the connection can go on
+    ///   from another address.
+    mutating func connectionEstablished(survivesMoves: Bool = false, now: Instant) {
         guard phase == .connecting else { return }
         phase = .established
+        self.survivesMoves = survivesMoves
+        lastRouteCheck = now
+        routePause = Self.routePauses.lowerBound
         establishedAt = now
         hasHeardServer = false
         unansweredSince = nil
     }
 
     /// The tunnel goes on with a connection that another process has had, and that has been of use.
-    mutating func resumed() {
+    /// - Parameter survivesMoves: as in ``connectionEstablished(survivesMoves:now:)``.
+    mutating func resumed(survivesMoves: Bool = false) {
         guard phase == .idle else { return }
         phase = .established
+        self.survivesMoves = survivesMoves
         hasHeardServer = true
         unansweredSince = nil
     }
@@ -190,8 +224,17 @@ struct TunnelState {
         // The datagrams are lost, as on any wire.
         case EAGAIN, ENOBUFS: .nothing
         case ECONNREFUSED: .serverIsGone
+        // The kernel finds no route from the address that the socket is bound to (ip_route_output_key_hash_rcu in
+        // Linux 6.12 answers EINVAL).
+        case EINVAL, EADDRNOTAVAIL: maySurvive(by: .replaceSocket)
+        case ENETUNREACH, EHOSTUNREACH, ENETDOWN, ENODEV: maySurvive(by: .checkRoute)
         default: phase == .connecting ? .giveUpHandshake : .nothing
         }
+    }
+
+    private func maySurvive(by failure: SocketFailure) -> SocketFailure {
+        if survivesMoves, phase == .established { return failure }
+        return phase == .connecting ? .giveUpHandshake : .nothing
     }
 
     // MARK: Time

@@ -143,7 +143,8 @@ final class Worker: MessageChannelDelegate {
         case .records(let records):
             for record in records { parking.receive(record.datagram, record.flow, of: record.id) }
         case .farSocket(let id): if let socket = descriptor { parking.hold(far: socket, of: id) }
-        case .resume(let id, _, let datagrams): if !isStopping { parking.resume(id, over: descriptor, with: datagrams) }
+        case .resume(let id, let flow, let datagrams):
+            if !isStopping { parking.resume(id, flow, over: descriptor, with: datagrams) }
         case .resumeFailed(let id): parking.resumeFailed(id)
         case .giveUpSocket(let id): parking.giveUpSocket(id)
         case .release(let count): departure.release(count)
@@ -335,9 +336,17 @@ final class Worker: MessageChannelDelegate {
     /// is no context: the peer may not go on for ever on its old port, and the listener is to refuse it.
     func rehandshakeMaterial(for service: ServiceRuntime, _ peer: SocketAddress) -> RehandshakeMaterial? {
         guard let cookies else { return nil }
-        let active = services.first { $0.configuration.name == service.configuration.name }
-        let isAllowed = [access, active?.configuration.limits.access].allSatisfy { $0?.allows(peer) ?? true }
-        return RehandshakeMaterial(context: isAllowed ? active?.context : nil, cookies: cookies)
+        let active = active(service)
+        return RehandshakeMaterial(context: allows(peer, service) ? active?.context : nil, cookies: cookies)
+    }
+
+    private func active(_ service: ServiceRuntime) -> ServiceRuntime? {
+        services.first { $0.configuration.name == service.configuration.name }
+    }
+
+    /// Whether the access lists allow clients of a service to be at an address.
+    func allows(_ peer: SocketAddress, _ service: ServiceRuntime) -> Bool {
+        [access, active(service)?.configuration.limits.access].allSatisfy { $0?.allows(peer) ?? true }
     }
 
     // MARK: What connections report
@@ -397,6 +406,17 @@ final class Worker: MessageChannelDelegate {
     func countForged(from source: SocketAddress) {
         report.countForged(from: source)
         scheduleReport()
+    }
+
+    /// Nobody has answered at an address that a client seemed to be at.
+    func countFailedCheck() {
+        report.checksFailed &+= 1
+        scheduleReport()
+    }
+
+    /// Has the main process send a datagram to a peer that no socket is connected to. It may be lost, as on the wire.
+    func sendFromListener(_ datagram: UnsafeRawBufferPointer, to flow: FlowKey) {
+        _ = channel?.offer(MessageFromWorker.encode(sendFromListener: datagram, flow: flow))
     }
 
     /// Sends a message that must arrive.

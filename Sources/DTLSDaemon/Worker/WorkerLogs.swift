@@ -37,10 +37,53 @@ final class WorkerLogs: TimerTarget {
             "VERSION": "\(session.version)", "CIPHER": "\(session.cipher)", "RESUMED": session.isResumed ? "yes" : "no",
             "HANDSHAKE_USEC": "\(connection.handshakeDuration.nanoseconds / 1_000)",
         ]
+        fields.merge(Self.connectionIDFields(session.connectionIDs)) { $1 }
         if let name = session.serverName { fields["SNI"] = "\(name)" }
         if let name = session.applicationProtocol { fields["ALPN"] = "\(name)" }
         fields.merge(Self.clientFields(session.peerName)) { $1 }
         return fields
+    }
+
+    /// The connection IDs, in hexadecimal digits, by which a capture of the traffic can be searched. An empty one is in no
+    /// record.
+    static func connectionIDFields(_ ids: ConnectionIDs?) -> Logger.Metadata {
+        guard let ids else { return [:] }
+        var fields: Logger.Metadata = [:]
+        if !ids.own.isEmpty { fields["CONNECTION_ID"] = "\(ids.own)" }
+        if !ids.peer.isEmpty { fields["PEER_CONNECTION_ID"] = "\(ids.peer)" }
+        return fields
+    }
+
+    /// A client is at another address than before, and its connection goes on.
+    /// - Parameter former: where the client was before, as far as that is known.
+    func moved(_ connection: Connection, from former: SocketAddress?, _ service: ServiceRuntime) {
+        connections.log(
+            .connectionMoved, to: logger, now: loop.now, "the client's address has changed, and the connection goes on",
+            movedFields(connection, former, service))
+        scheduleFlush()
+    }
+
+    private func movedFields(
+        _ connection: Connection, _ former: SocketAddress?, _ service: ServiceRuntime
+    ) -> Logger.Metadata {
+        var fields: Logger.Metadata = [
+            "PEER": "\(connection.peer)", "LOCAL": "\(connection.local)", "SERVICE": "\(service.configuration.name)",
+        ]
+        if let former { fields["FORMER_PEER"] = "\(former)" }
+        return fields.merging(Self.connectionIDFields(connection.connectionIDs)) { $1 }
+    }
+
+    /// Records of a client have come from an address, and nobody has answered there.
+    func checkFailed(_ connection: Connection, at address: SocketAddress, _ service: ServiceRuntime) {
+        failures.log(
+            .pathCheckFailed, to: logger, now: loop.now,
+            "the client does not answer at the address \(address) that its records have come from:"
+                + " the connection stays at \(connection.peer)",
+            [
+                "PEER": "\(connection.peer)", "OTHER_PEER": "\(address)",
+                "SERVICE": "\(service.configuration.name)",
+            ].merging(Self.connectionIDFields(connection.connectionIDs)) { $1 })
+        scheduleFlush()
     }
 
     /// Clients choose the length of their names, which are cut at 256 bytes.

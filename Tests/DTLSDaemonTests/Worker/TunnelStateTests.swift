@@ -86,7 +86,7 @@ import Testing
         _ = state.connectionEnded(now: time(0), chance: 0.5)
         _ = state.timePassed(now: time(1), hasPending: true)
         state.connectionEstablished(now: time(1))
-        state.noteServerActive()
+        state.noteServerActive(now: time(1))
         #expect(state.connectionEnded(now: time(1), chance: 0.5) == .connectionLost(pause: nil))
         #expect(state.phase == .idle)
         // The pauses begin small again.
@@ -113,7 +113,7 @@ import Testing
 
     @Test func `what the server said over an earlier connection does not count for the next one`() {
         var state = established()
-        state.noteServerActive()
+        state.noteServerActive(now: time(1))
         _ = state.connectionEnded(now: time(1), chance: 0.5)
         _ = state.deliver(now: time(1))
         state.connectionEstablished(now: time(1))
@@ -139,7 +139,7 @@ import Testing
     @Test func `an answer ends the silence`() {
         var state = established(answer: .seconds(5))
         #expect(state.deliver(now: time(1)) == .send)
-        state.noteServerActive()
+        state.noteServerActive(now: time(1))
         #expect(!state.isServerSilent(now: time(100)))
         #expect(state.deliver(now: time(100)) == .send)
         #expect(state.deliver(now: time(104)) == .send)
@@ -240,5 +240,59 @@ import Testing
         failed.resumeFailed()
         let next = failed.deliver(now: time(0))
         #expect(next == .keepAndConnect)
+    }
+
+    // MARK: Connection IDs
+
+    private func establishedWithID(answer: Duration = .zero) -> TunnelState {
+        var state = connecting(answer: answer)
+        state.connectionEstablished(survivesMoves: true, now: time(0))
+        return state
+    }
+
+    @Test func `a server that knows the connection by its ID is not taken for gone when it is silent`() {
+        var silent = established(answer: .seconds(5))
+        var known = establishedWithID(answer: .seconds(5))
+        for second in 0..<100 {
+            _ = silent.deliver(now: time(Double(second)))
+            _ = known.deliver(now: time(Double(second)))
+        }
+        #expect(silent.isServerSilent(now: time(100)) && !known.isServerSilent(now: time(100)))
+        // The next connection may be to a server that gives none.
+        _ = known.connectionEnded(now: time(100), chance: 0.5)
+        _ = known.deliver(now: time(200))
+        known.connectionEstablished(now: time(200))
+        _ = known.deliver(now: time(200))
+        #expect(known.isServerSilent(now: time(206)))
+    }
+
+    @Test func `the route is looked at when the server has been silent, in pauses that double up to half a minute`() {
+        var state = establishedWithID()
+        var checks: [Int] = []
+        for second in 0..<150 where state.shallCheckRoute(now: time(Double(second))) { checks.append(second) }
+        #expect(checks == [2, 6, 14, 30, 60, 90, 120])
+        state.noteServerActive(now: time(150))
+        let then = [151.9, 152, 153].map { state.shallCheckRoute(now: time($0)) }
+        #expect(then == [false, true, false])
+
+        var others = [established(), connecting()]
+        for index in others.indices {
+            let isToCheck = others[index].shallCheckRoute(now: time(1_000))
+            #expect(!isToCheck)
+        }
+    }
+
+    @Test func `an address that is gone asks for another socket only where the server knows the connection by its ID`()
+    {
+        let errors = [EINVAL, EADDRNOTAVAIL, ENETUNREACH, EHOSTUNREACH, ENETDOWN]
+        let known = establishedWithID()
+        #expect(
+            errors.map { known.socketFailed($0) }
+                == [.replaceSocket, .replaceSocket, .checkRoute, .checkRoute, .checkRoute])
+        let unknown = established()
+        #expect(errors.allSatisfy { unknown.socketFailed($0) == .nothing })
+        let connecting = connecting()
+        #expect(errors.allSatisfy { connecting.socketFailed($0) == .giveUpHandshake })
+        #expect(known.socketFailed(ECONNREFUSED) == .serverIsGone && known.socketFailed(ENOBUFS) == .nothing)
     }
 }

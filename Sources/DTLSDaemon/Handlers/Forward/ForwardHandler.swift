@@ -18,7 +18,7 @@ final class ForwardHandler: Handler, EventHandler {
     /// Precedes every message; empty for a backend that wants none.
     private var header: [UInt8]
     private let slot: ConnectionSlot?
-    private let client: FlowKey
+    private var client: FlowKey
     /// `nil` while the connection has no socket.
     private var connection: Connection?
     /// The connection while it has no socket, which retains this handler.
@@ -104,6 +104,12 @@ final class ForwardHandler: Handler, EventHandler {
         guard let waiting else { return }
         self.waiting = nil
         connection.batch { waiting.queue.readAll { answer($0, connection) } }
+    }
+
+    /// The backend sees the same socket, and the new address in the header.
+    func moved(_ connection: Connection) {
+        client = connection.flow
+        if !header.isEmpty { header = ProxyHeader(client, connection.session).bytes }
     }
 
     func resumeFailed() { waiting = nil }

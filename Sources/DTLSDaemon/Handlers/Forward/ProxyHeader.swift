@@ -3,8 +3,8 @@ import DTLSTransport
 import LinuxSystem
 
 /// A header of the PROXY protocol, version 2, which tells a backend whose datagram follows it (haproxy's
-/// doc/proxy-protocol.txt, whose sections are cited below). A connection's header never changes. It precedes every
-/// datagram, as receivers of UDP expect, since any datagram can be lost.
+/// doc/proxy-protocol.txt, whose sections are cited below). A connection's header changes only with the client's address
+/// (RFC 9146). It precedes every datagram, as receivers of UDP expect, since any datagram can be lost.
 struct ProxyHeader {
     /// The client's address.
     var source: SocketAddress

@@ -1,10 +1,11 @@
+import DTLSEngine
 import DTLSTransport
 
 /// Every message is logged: in the journal, in a file, or by a syslog daemon (handler "log"). Clients get no answer.
 final class DatagramLogHandler: Handler {
     private let format: LogFormat
     private let output: any LogOutput
-    private let origin: LogOrigin
+    private var origin: LogOrigin
 
     convenience init(
         _ configuration: LogConfiguration, of service: ServiceRuntime, for client: ServedClient,
@@ -13,6 +14,11 @@ final class DatagramLogHandler: Handler {
         self.init(
             configuration.format, to: resources.sharedState(LogOutputs.self).output(for: configuration.target),
             from: LogOrigin(client, service))
+    }
+
+    func moved(_ connection: Connection) {
+        origin = LogOrigin(
+            service: origin.service, peer: "\(connection.peer)", client: connection.session.peerName?.name)
     }
 
     init(_ format: LogFormat, to output: any LogOutput, from origin: LogOrigin) {

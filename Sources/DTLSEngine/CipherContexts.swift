@@ -31,6 +31,8 @@ public final class CipherContexts {
         var context: OpaquePointer?
         var identity: UInt64 = 0
         var algorithm: RecordAlgorithm?
+        /// Whether it is for records with a connection ID; see ``CipherContexts/seal(_:_:_:_:hint:into:)``.
+        var coversConnectionID = false
         /// The explicit nonce that AES-GCM will write next; 0 where that is not known.
         var nextNonce: UInt64 = 0
     }
@@ -42,9 +44,13 @@ public final class CipherContexts {
     private var places: [UInt64: Int] = [:]
     /// For records that are only checked, which must not push anybody out.
     private var spare = Schedule()
-    /// 16 bytes for what protection covers beside the content, and 16 for a nonce.
-    private let scratch = UnsafeMutableRawPointer.allocate(byteCount: 32, alignment: 8)
+    /// For such records that have a connection ID.
+    private var connectionIDSpare = Schedule()
+    /// 16 bytes for what protection covers beside the content, 16 for a nonce, and 64 for what protection covers where
+    /// there is a connection ID.
+    private let scratch = UnsafeMutableRawPointer.allocate(byteCount: 96, alignment: 8)
     private let coverage: CoverageParameters
+    private let tagParameters = TagParameters()
 
     init(capacity: Int) {
         self.capacity = max(capacity, 1)
@@ -58,6 +64,7 @@ public final class CipherContexts {
             EVP_CIPHER_CTX_free(entries[index].receive.context)
         }
         EVP_CIPHER_CTX_free(spare.context)
+        EVP_CIPHER_CTX_free(connectionIDSpare.context)
         entries.deinitialize(count: count)
         entries.deallocate()
         scratch.deallocate()
@@ -142,6 +149,13 @@ public final class CipherContexts {
         guard let algorithm = state.algorithm, let cipher = algorithm.cipher else { return false }
         if schedule.context == nil { schedule.context = EVP_CIPHER_CTX_new() }
         guard let context = schedule.context else { return false }
+        let coversConnectionID = !(direction == .seal ? state.peerConnectionID : state.ownConnectionID).isEmpty
+        if schedule.coversConnectionID != coversConnectionID {
+            // The two ways to cover records are not to be mixed in one context.
+            EVP_CIPHER_CTX_reset(context)
+            schedule.algorithm = nil
+            schedule.coversConnectionID = coversConnectionID
+        }
         if schedule.algorithm != algorithm {
             schedule.algorithm = nil
             guard EVP_CipherInit_ex(context, cipher, nil, nil, nil, direction.rawValue) == 1 else { return false }
@@ -157,7 +171,8 @@ public final class CipherContexts {
         let nonce = UnsafeMutableRawPointer(mutating: direction == .seal ? state.sendNonce : state.receiveNonce)
         let bytes = key.assumingMemoryBound(to: UInt8.self)
         guard EVP_CipherInit_ex(context, nil, nil, bytes, nil, direction.rawValue) == 1,
-            EVP_CIPHER_CTX_ctrl(context, EVP_CTRL_AEAD_SET_IV_FIXED, Int32(algorithm.fixedNonceSize), nonce) > 0
+            coversConnectionID
+                || EVP_CIPHER_CTX_ctrl(context, EVP_CTRL_AEAD_SET_IV_FIXED, Int32(algorithm.fixedNonceSize), nonce) > 0
         else { return false }
         schedule.identity = state.identity
         return true
@@ -174,12 +189,140 @@ public final class CipherContexts {
         return EVP_CIPHER_CTX_set_params(context, coverage.list) == 1
     }
 
+    // MARK: Records with a connection ID
+
+    /// Bytes that a record with a connection ID has more than one without: the ID, and the type behind the content (RFC
+    /// 9146, section 4).
+    @inline(__always)
+    static func connectionIDOverhead(_ id: UnsafeRawBufferPointer) -> Int { id.isEmpty ? 0 : id.count + 1 }
+
+    /// Writes to the scratch what protection covers beside the content where there is a connection ID (RFC 9146, section
+    /// 5.3).
+    /// - Returns: the number of bytes.
+    @inline(__always)
+    private func coverConnectionID(_ id: UnsafeRawBufferPointer, _ number: UInt64, length: Int) -> Int {
+        let bytes = scratch + 32
+        let type = ContentType.connectionID.rawValue
+        bytes.storeBytes(of: UInt64.max, as: UInt64.self)
+        bytes.storeBytes(of: type, toByteOffset: 8, as: UInt8.self)
+        bytes.storeBytes(of: UInt8(truncatingIfNeeded: id.count), toByteOffset: 9, as: UInt8.self)
+        bytes.storeBytes(of: type, toByteOffset: 10, as: UInt8.self)
+        bytes.storeBytes(of: ProtocolVersion.dtls12.rawValue.bigEndian, toByteOffset: 11, as: UInt16.self)
+        bytes.storeBytes(of: number.bigEndian, toByteOffset: 13, as: UInt64.self)
+        if let source = id.baseAddress { (bytes + 21).copyMemory(from: source, byteCount: id.count) }
+        bytes.storeBytes(
+            of: UInt16(truncatingIfNeeded: length).bigEndian, toByteOffset: 21 + id.count, as: UInt16.self)
+        return 23 + id.count
+    }
+
+    /// Gives a context the nonce of a record, and what protection covers beside the content, which is `length` bytes and
+    /// the coverage in the scratch.
+    @inline(__always)
+    private func begin(
+        _ context: OpaquePointer, _ algorithm: RecordAlgorithm, fixed: UnsafeRawPointer, explicit: UInt64, length: Int,
+        coverage: Int
+    ) -> Bool {
+        let nonce = scratch + 16
+        if algorithm.mode == .chacha20Poly1305 {
+            // RFC 7905, section 2: the number, padded on the left, is XORed with what comes from the key block.
+            nonce.copyMemory(from: fixed, byteCount: 12)
+            let word = nonce.loadUnaligned(fromByteOffset: 4, as: UInt64.self) ^ explicit.bigEndian
+            nonce.storeBytes(of: word, toByteOffset: 4, as: UInt64.self)
+        } else {
+            nonce.copyMemory(from: fixed, byteCount: 4)
+            nonce.storeBytes(of: explicit.bigEndian, toByteOffset: 4, as: UInt64.self)
+        }
+        var count: Int32 = 0
+        let covered = (scratch + 32).assumingMemoryBound(to: UInt8.self)
+        guard EVP_CipherInit_ex(context, nil, nil, nil, nonce.assumingMemoryBound(to: UInt8.self), -1) == 1,
+            algorithm.mode != .ccm
+                || EVP_CipherUpdate(context, nil, &count, nil, Int32(truncatingIfNeeded: length)) == 1
+        else { return false }
+        return EVP_CipherUpdate(context, nil, &count, covered, Int32(truncatingIfNeeded: coverage)) == 1
+    }
+
+    private func sealWithConnectionID(
+        _ content: UnsafeRawBufferPointer, _ type: ContentType, _ number: UInt64, _ state: RecordState,
+        _ context: OpaquePointer, _ algorithm: RecordAlgorithm, into record: UnsafeMutableRawBufferPointer
+    ) -> Bool {
+        let id = state.peerConnectionID
+        let size = content.count + 1
+        let length = algorithm.overhead + size
+        guard let start = record.baseAddress, record.count == Record.headerSize + id.count + length else {
+            return false
+        }
+        Self.writeHeader(.connectionID, number, to: start)
+        if let source = id.baseAddress {
+            (start + ConnectionID.offsetInRecord).copyMemory(from: source, byteCount: id.count)
+        }
+        start.storeBytes(
+            of: UInt16(truncatingIfNeeded: length).bigEndian, toByteOffset: ConnectionID.offsetInRecord + id.count,
+            as: UInt16.self)
+        let fragment = start + Record.headerSize + id.count
+        // AES-CCM's explicit nonce is the number (RFC 6655, section 3); ChaCha20-Poly1305 has none in the record.
+        let explicit = algorithm.mode == .gcm ? state.nonce(number) : number
+        if algorithm.explicitNonceSize > 0 { fragment.storeBytes(of: explicit.bigEndian, as: UInt64.self) }
+        let text = fragment + algorithm.explicitNonceSize
+        if let source = content.baseAddress { text.copyMemory(from: source, byteCount: content.count) }
+        text.storeBytes(of: type.rawValue, toByteOffset: content.count, as: UInt8.self)
+        let bytes = text.assumingMemoryBound(to: UInt8.self)
+        var count: Int32 = 0
+        guard
+            begin(
+                context, algorithm, fixed: state.sendNonce, explicit: explicit, length: size,
+                coverage: coverConnectionID(id, number, length: size)),
+            EVP_CipherUpdate(context, bytes, &count, bytes, Int32(truncatingIfNeeded: size)) == 1, count == size,
+            algorithm.mode == .ccm || EVP_CipherFinal_ex(context, bytes + size, &count) == 1
+        else { return false }
+        return EVP_CIPHER_CTX_get_params(context, tagParameters.list(text + size, algorithm.tagSize)) == 1
+    }
+
+    private func openWithConnectionID(
+        _ record: Record, _ state: RecordState, _ context: OpaquePointer, _ algorithm: RecordAlgorithm,
+        in buffer: UnsafeMutableRawBufferPointer
+    ) -> UnsafeRawBufferPointer? {
+        let id = state.ownConnectionID
+        let fragment = record.fragment
+        let size = fragment.count - algorithm.overhead
+        guard size > 0, size <= buffer.count, let source = fragment.baseAddress,
+            let target = buffer.baseAddress?.assumingMemoryBound(to: UInt8.self)
+        else { return nil }
+        let explicit =
+            algorithm.explicitNonceSize > 0
+            ? fragment.loadUnaligned(as: UInt64.self).bigEndian : record.number
+        let text = (source + algorithm.explicitNonceSize).assumingMemoryBound(to: UInt8.self)
+        // CCM takes the tag before the ciphertext only.
+        let tag = UnsafeMutableRawPointer(mutating: text + size)
+        var count: Int32 = 0
+        guard
+            EVP_CIPHER_CTX_set_params(context, tagParameters.list(tag, algorithm.tagSize)) == 1,
+            begin(
+                context, algorithm, fixed: state.receiveNonce, explicit: explicit, length: size,
+                coverage: coverConnectionID(id, record.number, length: size)),
+            EVP_CipherUpdate(context, target, &count, text, Int32(truncatingIfNeeded: size)) == 1, count == size,
+            algorithm.mode == .ccm || EVP_CipherFinal_ex(context, target + size, &count) == 1
+        else {
+            OpenSSLError.clear()
+            return nil
+        }
+        return UnsafeRawBufferPointer(start: target, count: size)
+    }
+
+    @inline(__always)
+    private static func writeHeader(_ type: ContentType, _ number: UInt64, to start: UnsafeMutableRawPointer) {
+        start.storeBytes(of: type.rawValue, as: UInt8.self)
+        start.storeBytes(of: ProtocolVersion.dtls12.rawValue.bigEndian, toByteOffset: 1, as: UInt16.self)
+        start.storeBytes(of: number.bigEndian, toByteOffset: 3, as: UInt64.self)
+    }
+
     // MARK: Records
 
-    /// Writes a protected record.
+    /// Writes a protected record. Where the peer has a connection ID that is not empty, the record is one with it, and
+    /// protected by the calls for any AEAD: what OpenSSL's interface for its own record layer covers is another thing.
     /// - Parameters:
     ///   - number: taken from the state, for this record alone.
-    ///   - record: header, overhead and content have room in it, and nothing else has.
+    ///   - record: header, overhead and content have room in it, with the ``connectionIDOverhead(_:)`` of the peer's
+    ///     connection ID, and nothing else has.
     ///   - hint: what the last call for this connection has left in it; 0 at first.
     /// - Returns: false when OpenSSL has failed, for lack of memory.
     @inline(__always)
@@ -189,14 +332,15 @@ public final class CipherContexts {
     ) -> Bool {
         guard let algorithm = state.algorithm, let start = record.baseAddress else { return false }
         let length = algorithm.overhead + content.count
-        guard record.count == Record.headerSize + length else { return false }
         let place = place(of: state.identity, hint: &hint)
         guard Self.prepare(&entries[place].send, .seal, state), let context = entries[place].send.context else {
             return false
         }
-        start.storeBytes(of: type.rawValue, as: UInt8.self)
-        start.storeBytes(of: ProtocolVersion.dtls12.rawValue.bigEndian, toByteOffset: 1, as: UInt16.self)
-        start.storeBytes(of: number.bigEndian, toByteOffset: 3, as: UInt64.self)
+        if !state.peerConnectionID.isEmpty {
+            return sealWithConnectionID(content, type, number, state, context, algorithm, into: record)
+        }
+        guard record.count == Record.headerSize + length else { return false }
+        Self.writeHeader(type, number, to: start)
         start.storeBytes(of: UInt16(truncatingIfNeeded: length).bigEndian, toByteOffset: 11, as: UInt16.self)
         let fragment = start + Record.headerSize
         if let source = content.baseAddress {
@@ -228,8 +372,11 @@ public final class CipherContexts {
     }
 
     /// Decrypts a whole record, if its tag is right.
-    /// - Parameter buffer: as large as the record's fragment, at least.
-    /// - Returns: the content, in the buffer; `nil` for a record that is not authentic.
+    /// - Parameters:
+    ///   - record: where this side has a connection ID that is not empty, one with that ID.
+    ///   - buffer: as large as the record's fragment, at least.
+    /// - Returns: the content, in the buffer, and behind it type and padding where there is a connection ID (RFC 9146,
+    ///   section 4); `nil` for a record that is not authentic.
     @inline(__always)
     func open(
         _ record: Record, _ state: RecordState, hint: inout Int32, in buffer: UnsafeMutableRawBufferPointer
@@ -242,7 +389,10 @@ public final class CipherContexts {
     /// connections would push out those that are in use.
     func openOnce(
         _ record: Record, _ state: RecordState, in buffer: UnsafeMutableRawBufferPointer
-    ) -> UnsafeRawBufferPointer? { open(record, state, &spare, in: buffer) }
+    ) -> UnsafeRawBufferPointer? {
+        state.ownConnectionID.isEmpty
+            ? open(record, state, &spare, in: buffer) : open(record, state, &connectionIDSpare, in: buffer)
+    }
 
     @inline(__always)
     private func open(
@@ -253,6 +403,9 @@ public final class CipherContexts {
         else { return nil }
         let length = record.length
         guard record.isComplete, length >= algorithm.overhead, length <= buffer.count else { return nil }
+        if !state.ownConnectionID.isEmpty {
+            return openWithConnectionID(record, state, context, algorithm, in: buffer)
+        }
         start.copyMemory(from: source, byteCount: length)
         let size = length - algorithm.overhead
         // It answers -1 for a wrong tag; else the bytes of the content, or of the whole fragment, by the algorithm.
@@ -263,6 +416,30 @@ public final class CipherContexts {
             return nil
         }
         return UnsafeRawBufferPointer(start: start + algorithm.explicitNonceSize, count: size)
+    }
+}
+
+/// The list of parameters by which a tag is asked for or told (OSSL_CIPHER_PARAM_AEAD_TAG; provider-cipher(7)).
+private final class TagParameters {
+    private let parameters = UnsafeMutablePointer<OSSL_PARAM>.allocate(capacity: 2)
+    private let name = strdup(OSSL_CIPHER_PARAM_AEAD_TAG)
+
+    init() {
+        parameters.initialize(to: OSSL_PARAM_construct_octet_string(name, nil, 0))
+        (parameters + 1).initialize(to: OSSL_PARAM_construct_end())
+    }
+
+    deinit {
+        parameters.deallocate()
+        free(name)
+    }
+
+    /// The list for a tag that is at `bytes`, or is to be written there, until the next call.
+    @inline(__always)
+    func list(_ bytes: UnsafeMutableRawPointer, _ count: Int) -> UnsafeMutablePointer<OSSL_PARAM> {
+        parameters.pointee.data = bytes
+        parameters.pointee.data_size = count
+        return parameters
     }
 }
 

@@ -72,6 +72,7 @@ public final class ClientContext: TLSContext {
             throw .ciphers(fault)
         }
         try offer(applicationProtocols: settings.applicationProtocols)
+        if settings.connectionIDs { try negotiateConnectionIDs() }
         SSL_CTX_set_verify(pointer, settings.rejectUnauthorized ? SSL_VERIFY_PEER : SSL_VERIFY_NONE) { isValid, store in
             guard isValid == 0, let store, TLSContext.toleratesSHA1(store) else { return isValid }
             X509_STORE_CTX_set_error(store, X509_V_OK)

@@ -119,7 +119,7 @@ public final class Engine {
     public func next(now: Instant) throws(EngineError) -> Event {
         guard let openSSL else { return try nextOfRecords(now: now) }
         let event = try openSSL.next(now: now)
-        if case .established = event { concludeHandshake(of: openSSL, now: now) }
+        if case .established = event { try concludeHandshake(of: openSSL, now: now) }
         return event
     }
 
@@ -128,9 +128,19 @@ public final class Engine {
         return try records?.next(over: bio, now: now) ?? .closed
     }
 
-    private func concludeHandshake(of openSSL: OpenSSLConnection, now: Instant) {
-        agreement = Boxed(SessionDetails(openSSL.ssl))
-        guard let records = ProtectedRecords(leaving: openSSL, now: now) else { return }
+    private func concludeHandshake(of openSSL: OpenSSLConnection, now: Instant) throws(EngineError) {
+        var details = SessionDetails(openSSL.ssl)
+        let negotiation = openSSL.connectionIDs
+        details.connectionIDs = negotiation?.agreed
+        details.checksReturnRoutability = negotiation?.checksReturnRoutability ?? false
+        agreement = Boxed(details)
+        guard let records = ProtectedRecords(leaving: openSSL, now: now) else {
+            guard details.connectionIDs == nil else {
+                throw .handshake(
+                    OpenSSLError("the keys of the records cannot be had, which connection IDs need"), verification: nil)
+            }
+            return
+        }
         finalPayloadSize = UInt16(clamping: openSSL.payloadSize)
         self.records = records
         self.openSSL = nil

@@ -13,6 +13,10 @@ final class HandshakeRefusal {
         case unknownPresharedKeyIdentity([UInt8])
         /// The client has named an identity with a NUL in it, which is no client's.
         case presharedKeyIdentityWithNUL([UInt8])
+        /// The server has a connection ID of so many bytes.
+        case longConnectionID(Int)
+        /// The server has agreed to connection IDs with a cipher suite whose records they cannot be in here.
+        case connectionIDWithoutAEAD(suite: String)
     }
 
     let reason: Reason

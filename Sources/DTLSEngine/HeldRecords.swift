@@ -14,7 +14,7 @@ struct HeldRecords {
     private static let maximumBytes = 64 * 1_024
     /// Bytes of the longest Finished whose copy is kept: with an explicit nonce, a header of 12 bytes, verify_data of 12,
     /// and a tag, it has 48.
-    private static let longestCopy = 256
+    static let longestCopy = 256
 
     private var records: [Held] = []
     private var byteCount = 0
@@ -38,8 +38,10 @@ struct HeldRecords {
         return rest
     }
 
-    private mutating func hold(_ record: Record, wasRead: Bool) {
-        let bytes = record.bytes
+    private mutating func hold(_ record: Record, wasRead: Bool) { hold(record.bytes, wasRead: wasRead) }
+
+    /// Takes a whole record, which may have a connection ID.
+    mutating func hold(_ bytes: UnsafeRawBufferPointer, wasRead: Bool) {
         guard records.count < Self.maximumCount, byteCount + bytes.count <= Self.maximumBytes else { return }
         records.append(Held(bytes: [UInt8](bytes), wasRead: wasRead))
         byteCount += bytes.count

@@ -35,41 +35,75 @@ extension RecordState {
     /// - Parameters:
     ///   - written: what OpenSSL has sent with these keys.
     ///   - contentLimit: the bytes of the largest message that both sides have agreed on.
+    ///   - negotiation: where connection IDs were offered.
     /// - Returns: false where the records have to stay with OpenSSL: AES-CBC, DTLS 1.0, and what later versions bring.
     static func export(
-        from ssl: OpaquePointer, _ written: ProtectedWrites, contentLimit: Int, to memory: UnsafeMutableRawPointer
+        from ssl: OpaquePointer, _ written: ProtectedWrites, contentLimit: Int,
+        _ negotiation: ConnectionIDNegotiation?, to memory: UnsafeMutableRawPointer
     ) -> Bool {
-        guard SSL_version(ssl) == Int32(ProtocolVersion.dtls12.rawValue), let suite = SSL_get_current_cipher(ssl),
-            let algorithm = RecordAlgorithm(suite: suite), algorithm.cipher != nil, written.hasFinished
-        else { return false }
-        let (keySize, nonceSize) = (algorithm.keySize, algorithm.fixedNonceSize)
-        var block = [UInt8](repeating: 0, count: 2 * (keySize + nonceSize))
-        defer { OPENSSL_cleanse(&block, block.count) }
+        guard written.hasFinished, let keys = RecordKeys(of: ssl) else { return false }
+        let terms = Terms(
+            isServer: keys.isServer, algorithm: keys.algorithm, suite: keys.suite, contentLimit: contentLimit,
+            noncePrefix: written.unusedNoncePrefix, connectionIDs: negotiation?.agreed,
+            checksReturnRoutability: negotiation?.checksReturnRoutability ?? false)
+        keys.withKeys { send, receive in
+            write(terms, send: send, receive: receive, nextNumber: written.lastNumber + 1, to: memory)
+        }
+        return true
+    }
+}
+
+/// The keys of the records of an AEAD suite, from when the master secret is known.
+final class RecordKeys {
+    let isServer: Bool
+    let algorithm: RecordAlgorithm
+    /// The number of the cipher suite on the wire.
+    let suite: UInt16
+    private var block: [UInt8]
+
+    /// - Returns: `nil` for AES-CBC, DTLS 1.0, and what later versions bring, and before the secret is known.
+    init?(of ssl: OpaquePointer) {
+        guard let suite = Self.suite(of: ssl), let algorithm = RecordAlgorithm(suite: suite) else { return nil }
+        isServer = SSL_is_server(ssl) == 1
+        self.algorithm = algorithm
+        self.suite = SSL_CIPHER_get_protocol_id(suite)
+        block = [UInt8](repeating: 0, count: 2 * (algorithm.keySize + algorithm.fixedNonceSize))
         guard KeyBlock.derive(of: ssl, suite, into: &block) else {
             OpenSSLError.clear()
-            return false
+            return nil
         }
-        let isServer = SSL_is_server(ssl) == 1
-        let terms = Terms(
-            isServer: isServer, algorithm: algorithm, suite: SSL_CIPHER_get_protocol_id(suite),
-            contentLimit: contentLimit, noncePrefix: written.unusedNoncePrefix)
+    }
+
+    deinit { OPENSSL_cleanse(&block, block.count) }
+
+    /// The suite that a connection has agreed on, or is about to, if its records can be protected outside OpenSSL.
+    ///
+    /// A server's session has none before the client's ChangeCipherSpec in a full handshake
+    /// (ssl3_do_change_cipher_spec), so the pending one is asked for.
+    static func suite(of ssl: OpaquePointer) -> OpaquePointer? {
+        guard SSL_version(ssl) == Int32(ProtocolVersion.dtls12.rawValue),
+            let suite = SSL_get_pending_cipher(ssl) ?? SSL_get_current_cipher(ssl),
+            let algorithm = RecordAlgorithm(suite: suite), algorithm.cipher != nil
+        else { return nil }
+        return suite
+    }
+
+    /// This side's keys for sending, and for receiving.
+    func withKeys(_ body: (_ send: RecordState.Keys, _ receive: RecordState.Keys) -> Void) {
+        let (keySize, nonceSize) = (algorithm.keySize, algorithm.fixedNonceSize)
         block.withUnsafeBytes { block in
             // AEAD has no MAC keys. Of each pair the client's stands before the server's (RFC 5246, section 6.3).
             func part(_ size: Int, after start: Int, ofServer: Bool) -> UnsafeRawBufferPointer {
                 let start = start + (ofServer ? size : 0)
                 return UnsafeRawBufferPointer(rebasing: block[start..<(start + size)])
             }
-            write(
-                terms,
-                send: Keys(
-                    key: part(keySize, after: 0, ofServer: isServer),
-                    nonce: part(nonceSize, after: 2 * keySize, ofServer: isServer)),
-                receive: Keys(
-                    key: part(keySize, after: 0, ofServer: !isServer),
-                    nonce: part(nonceSize, after: 2 * keySize, ofServer: !isServer)),
-                nextNumber: written.lastNumber + 1, to: memory)
+            func keys(ofServer: Bool) -> RecordState.Keys {
+                RecordState.Keys(
+                    key: part(keySize, after: 0, ofServer: ofServer),
+                    nonce: part(nonceSize, after: 2 * keySize, ofServer: ofServer))
+            }
+            body(keys(ofServer: isServer), keys(ofServer: !isServer))
         }
-        return true
     }
 }
 

@@ -13,6 +13,8 @@ struct LastFlight {
     /// The sizes of the datagrams; empty where there is one, as there mostly is.
     private var sizes: [Int]
     private var payloadSize: Int
+    /// Bytes of the connection ID in its protected records.
+    private let connectionIDLength: Int
     private var isRepeated = false
     /// The first number of epoch 0 that was not used.
     private var nextNumber: UInt64 = 0
@@ -20,7 +22,9 @@ struct LastFlight {
     /// - Parameters:
     ///   - datagrams: as they were sent.
     ///   - payloadSize: bytes of the UDP payload that they were made to fit.
-    init(_ datagrams: (bytes: [UInt8], sizes: [Int]), payloadSize: Int) {
+    ///   - connectionIDLength: bytes of the connection ID in their protected records.
+    init(_ datagrams: (bytes: [UInt8], sizes: [Int]), payloadSize: Int, connectionIDLength: Int = 0) {
+        self.connectionIDLength = connectionIDLength
         bytes = datagrams.bytes
         sizes = datagrams.sizes.count > 1 ? datagrams.sizes : []
         self.payloadSize = payloadSize
@@ -58,7 +62,9 @@ struct LastFlight {
             var start = 0
             for size in sizes {
                 let datagram = UnsafeMutableRawBufferPointer(rebasing: bytes[start..<(start + size)])
-                for record in Records(of: UnsafeRawBufferPointer(datagram)) { body(datagram, record) }
+                let records = Records(
+                    of: UnsafeRawBufferPointer(datagram), connectionIDLength: connectionIDLength)
+                for record in records { body(datagram, record) }
                 start += size
             }
         }

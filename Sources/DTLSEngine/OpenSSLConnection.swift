@@ -44,6 +44,10 @@ final class OpenSSLConnection {
     private(set) var protectedWrites = ProtectedWrites()
     /// What was written by the step that the handshake ended with; `nil` where the peer sends last.
     private(set) var lastFlight: LastFlight?
+    /// Where a connection ID is offered or can be answered with: until it is known that none is agreed on.
+    private var adapter: ConnectionIDAdapter?
+    /// What the hellos have said of connection IDs, where this side has one.
+    var connectionIDs: ConnectionIDNegotiation? { adapter?.negotiation }
 
     private init(_ context: TLSContext, over bio: DatagramBIO, payloadSize: Int) throws(OpenSSLError) {
         OpenSSLError.clear()
@@ -72,6 +76,7 @@ final class OpenSSLConnection {
     ) throws(OpenSSLError) {
         try self.init(context, over: bio, payloadSize: payloadSize)
         SSL_set_accept_state(ssl)
+        try negotiate(connectionID)
         if context.choosesByAddress { context.chooseVirtualHost(forAddress: localAddress, of: ssl) }
         try accept(hello)
     }
@@ -85,6 +90,7 @@ final class OpenSSLConnection {
     ) throws(OpenSSLError) {
         try self.init(context, over: bio, payloadSize: payloadSize)
         SSL_set_connect_state(ssl)
+        try negotiate(connectionID)
         guard let serverName else { return }
         let parameters = SSL_get0_param(ssl)
         if X509_VERIFY_PARAM_set1_ip_asc(parameters, serverName) == 1 { return }
@@ -92,6 +98,14 @@ final class OpenSSLConnection {
         guard X509_VERIFY_PARAM_set1_host(parameters, serverName, 0) == 1,
             co_ssl_set_tlsext_host_name(ssl, serverName) == 1
         else { throw OpenSSLError.drain() }
+    }
+
+    private func negotiate(_ connectionID: ConnectionID?) throws(OpenSSLError) {
+        guard let connectionID, context.negotiatesConnectionIDs else { return }
+        guard let negotiation = ConnectionIDNegotiation.attach(connectionID, to: ssl) else {
+            throw OpenSSLError.drain()
+        }
+        adapter = ConnectionIDAdapter(negotiation, over: ssl)
     }
 
     deinit { SSL_free(ssl) }
@@ -102,6 +116,11 @@ final class OpenSSLConnection {
     func deliver(_ datagram: UnsafeRawBufferPointer) {
         // A renegotiation may have agreed on another cipher.
         if context.allowsRenegotiation { filter.measure(ssl, payloadSize: payloadSize) }
+        if let adapter {
+            adapter.deliver(datagram)
+            lendNextRecord(of: adapter)
+            return
+        }
         bio.lend(state == .handshaking ? filtered(datagram) : filter.established(datagram))
         isDrained = false
     }
@@ -110,6 +129,33 @@ final class OpenSSLConnection {
         filter.measure(ssl, payloadSize: payloadSize)
         let filtered = held.split(filter.handshaking(datagram))
         return filtered.isEmpty ? filtered : holdAlertBack(filtered)
+    }
+
+    /// Lends OpenSSL the next record that is for it.
+    /// - Returns: false where there is none.
+    @discardableResult
+    private func lendNextRecord(of adapter: ConnectionIDAdapter) -> Bool {
+        isDrained = false
+        while let input = adapter.next() {
+            switch input {
+            case .held(let record): held.hold(record, wasRead: false)
+            case .plain(let record):
+                let allowed = filtered(record)
+                if allowed.count < record.count { adapter.dropRest() }
+                guard allowed.isEmpty else {
+                    bio.lend(allowed)
+                    return true
+                }
+            case .translated(let record, let original):
+                filter.measure(ssl, payloadSize: payloadSize)
+                guard filter.handshaking(record).count == record.count else { continue }
+                held.hold(original, wasRead: true)
+                bio.lend(record)
+                return true
+            }
+        }
+        bio.lend(nil)
+        return false
     }
 
     /// Records an alert of epoch 0 and returns the datagram's bytes before it: OpenSSL would end the handshake at once.
@@ -157,9 +203,29 @@ final class OpenSSLConnection {
     }
 
     private func continueHandshake(now: Instant) throws(EngineError) -> Engine.Event {
-        guard let hello = pendingHello else { return try concludeStep(handshake(now: now)) }
+        guard let hello = pendingHello else {
+            guard let adapter else { return try concludeStep(handshake(now: now)) }
+            return try continueHandshake(by: adapter, now: now)
+        }
         pendingHello = nil
-        return try concludeStep(handshake(with: hello, now: now))
+        let event = try concludeStep(handshake(with: hello, now: now))
+        if adapter?.isDone == true { adapter = nil }
+        return event
+    }
+
+    /// Has OpenSSL read record by record.
+    private func continueHandshake(by adapter: ConnectionIDAdapter, now: Instant) throws(EngineError) -> Engine.Event {
+        while true {
+            let event = try concludeStep(handshake(now: now))
+            if case .established = event {
+                adapter.holdRest(in: &held)
+                return event
+            }
+            guard lendNextRecord(of: adapter) else {
+                if adapter.isDone { self.adapter = nil }
+                return event
+            }
+        }
     }
 
     private func concludeStep(_ result: Int32) throws(EngineError) -> Engine.Event {
@@ -191,6 +257,18 @@ final class OpenSSLConnection {
                 error,
                 verification: "the PSK identity \(Printable.quoted(identity)) has a NUL byte in it, which no"
                     + " identity may have, since programs would take what stands before it for the whole")
+        case .longConnectionID(let count):
+            throw .handshake(
+                OpenSSLError(
+                    "the server's connection ID has \(count) bytes, and \(ConnectionID.maximumCount) are the most that"
+                        + " this side takes"),
+                verification: nil)
+        case .connectionIDWithoutAEAD(let suite):
+            throw .handshake(
+                OpenSSLError(
+                    "the server has agreed to connection IDs and chosen \(suite), and this side has them only with"
+                        + " suites of AEAD in DTLS 1.2"),
+                verification: nil)
         case nil: throw .handshake(error, verification: verificationError)
         }
     }
@@ -200,13 +278,27 @@ final class OpenSSLConnection {
         let checkpoint = bio.outbox.checkpoint
         _ = bio.takeProtectedWrites()
         let result = SSL_do_handshake(ssl)
-        protectedWrites.add(bio.takeProtectedWrites())
+        noteProtectedWrites(since: checkpoint)
         renumber(since: checkpoint)
         if result == 1 {
-            lastFlight = bio.outbox.datagrams(since: checkpoint).map { LastFlight($0, payloadSize: payloadSize) }
+            lastFlight = bio.outbox.datagrams(since: checkpoint).map {
+                LastFlight(
+                    $0, payloadSize: payloadSize, connectionIDLength: adapter?.peerConnectionIDLength ?? 0)
+            }
         }
         adjustDeadline(hasWritten: bio.outbox.checkpoint != checkpoint, now: now)
         return result
+    }
+
+    /// Notes what OpenSSL has written with keys, and has the peer's connection ID put into it.
+    private func noteProtectedWrites(since checkpoint: Outbox.Checkpoint) {
+        let written = bio.takeProtectedWrites()
+        guard written.lastNumber > 0 else { return }
+        protectedWrites.add(written)
+        // Where memory is short, it is as if the wire had lost them, and they are sent again later.
+        if adapter?.translateWritten(to: bio.outbox, since: checkpoint, payloadSize: payloadSize) == false {
+            OpenSSLError.clear()
+        }
     }
 
     private func handshake(with datagram: [UInt8], now: Instant) -> Int32 {
@@ -448,7 +540,7 @@ extension OpenSSLConnection {
         let checkpoint = bio.outbox.checkpoint
         _ = bio.takeProtectedWrites()
         let hasRetransmitted = retransmitByOpenSSL(now: now)
-        protectedWrites.add(bio.takeProtectedWrites())
+        noteProtectedWrites(since: checkpoint)
         guard hasRetransmitted else {
             state = .closed
             throw .handshake(OpenSSLError.drain(), verification: nil)

@@ -8,6 +8,15 @@ public struct OpenSSLError: Error, Sendable, Equatable, CustomStringConvertible 
     public let library: Int32
     public let reason: Int32
 
+    /// A reason of the engine's own.
+    init(_ reason: String) { self.init(reasons: [reason], library: 0, reason: 0) }
+
+    init(reasons: [String], library: Int32, reason: Int32) {
+        self.reasons = reasons
+        self.library = library
+        self.reason = reason
+    }
+
     /// Removes all errors from the queue and returns them.
     static func drain() -> OpenSSLError {
         var reasons: [String] = []

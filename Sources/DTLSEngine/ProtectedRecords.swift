@@ -1,4 +1,5 @@
 import COpenSSL
+import Glibc
 import Primitives
 
 /// The records of an established connection whose keys have left OpenSSL: they are sealed and opened here (RFC 6347,
@@ -52,7 +53,10 @@ struct ProtectedRecords {
         guard !openSSL.context.allowsRenegotiation else { return nil }
         let memory = Self.allocate()
         let limit = openSSL.recordLimit
-        guard RecordState.export(from: openSSL.ssl, openSSL.protectedWrites, contentLimit: limit, to: memory) else {
+        guard
+            RecordState.export(
+                from: openSSL.ssl, openSSL.protectedWrites, contentLimit: limit, openSSL.connectionIDs, to: memory)
+        else {
             Self.deallocate(memory)
             return nil
         }
@@ -107,7 +111,8 @@ struct ProtectedRecords {
 
     func largestMessage(inPayload size: Int) -> Int {
         guard isOpen, let algorithm = state.algorithm else { return 0 }
-        return min(max(0, size - Record.headerSize - algorithm.overhead), state.contentLimit)
+        let overhead = algorithm.overhead + CipherContexts.connectionIDOverhead(state.peerConnectionID)
+        return min(max(0, size - Record.headerSize - overhead), state.contentLimit)
     }
 
     // MARK: Receiving
@@ -135,7 +140,9 @@ struct ProtectedRecords {
         handleTimeout(now: now)
         while isOpen, let held = remains?.held.removeFirst() {
             let result = held.bytes.withUnsafeBytes { bytes -> Result<Engine.Event?, EngineError> in
-                guard let record = Record(of: bytes), isWellFormed(record) else { return .success(nil) }
+                guard let record = Record(of: bytes, connectionIDLength: state.ownConnectionID.count),
+                    isWellFormed(record)
+                else { return .success(nil) }
                 do throws(EngineError) {
                     // The peer's Finished, which OpenSSL has read, asks for nothing; its number has come.
                     return .success(
@@ -154,12 +161,16 @@ struct ProtectedRecords {
     /// after it, too.
     @inline(__always)
     private mutating func nextRecord() -> Record? {
-        guard let datagram, let record = Record(of: datagram, at: offset), isWellFormed(record) else { return nil }
+        guard let datagram,
+            let record = Record(of: datagram, at: offset, connectionIDLength: state.ownConnectionID.count),
+            isWellFormed(record)
+        else { return nil }
         offset = record.end
         return record
     }
 
-    /// As OpenSSL and ``RecordFilter`` have it.
+    /// As OpenSSL and ``RecordFilter`` have it. Where this side has a connection ID that is not empty, all protected
+    /// records have to have it (RFC 9146, section 3).
     @inline(__always)
     func isWellFormed(_ record: Record) -> Bool {
         let hasVersion =
@@ -167,7 +178,15 @@ struct ProtectedRecords {
         guard hasVersion, record.isComplete, record.length <= state.contentLimit + RecordFilter.overhead else {
             return false
         }
-        return !record.isProtected || record.length >= state.algorithm?.overhead ?? .max
+        if !record.isProtected { return true }
+        let id = state.ownConnectionID
+        if !id.isEmpty {
+            let found = record.connectionID
+            guard found.count == id.count, let one = found.baseAddress, let other = id.baseAddress,
+                memcmp(one, other, id.count) == 0
+            else { return false }
+        }
+        return record.length >= state.algorithm?.overhead ?? .max
     }
 
     private mutating func mark(_ record: Record, over bio: DatagramBIO) throws(EngineError) -> Engine.Event? {
@@ -175,26 +194,29 @@ struct ProtectedRecords {
         return nil
     }
 
-    /// The content of a record that is authentic and has not come before; `nil` for any other. From now on it has come.
+    /// Type and content of a record that is authentic and has not come before; `nil` for any other. From now on it has
+    /// come.
     @inline(__always)
-    private mutating func open(_ record: Record, over bio: DatagramBIO) throws(EngineError) -> UnsafeRawBufferPointer? {
+    private mutating func open(
+        _ record: Record, over bio: DatagramBIO
+    ) throws(EngineError) -> (type: ContentType, content: UnsafeRawBufferPointer)? {
         let number = record.number
         guard state.mayBeNew(number),
-            let content = bio.contexts.open(record, state, hint: &hint, in: bio.plaintext)
+            let text = bio.contexts.open(record, state, hint: &hint, in: bio.plaintext)
         else { return nil }
         state.markReceived(number)
-        guard content.count <= state.contentLimit else { throw overflow(over: bio) }
-        return content
+        let inner = state.ownConnectionID.isEmpty ? (record.contentType, text) : InnerPlaintext.split(text)
+        guard let inner else { return nil }
+        guard inner.1.count <= state.contentLimit else { throw overflow(over: bio) }
+        return inner
     }
 
     @inline(__always)
     private mutating func receive(
         _ record: Record, over bio: DatagramBIO, now: Instant
     ) throws(EngineError) -> Engine.Event? {
-        guard let content = try open(record, over: bio) else { return nil }
-        guard record.contentType == .applicationData else {
-            return try receive(content, of: record.contentType, over: bio, now: now)
-        }
+        guard let (type, content) = try open(record, over: bio) else { return nil }
+        guard type == .applicationData else { return try receive(content, of: type, over: bio, now: now) }
         // The peer has finished the handshake too: it does not ask for the last flight any more.
         if remains?.lastFlight != nil { forgetLastFlight() }
         return .message(content)
@@ -288,7 +310,8 @@ struct ProtectedRecords {
         let (contexts, state) = (bio.contexts, state)
         var hint = hint
         defer { self.hint = hint }
-        return bio.outbox.append(byteCount: Record.headerSize + algorithm.overhead + content.count) { record in
+        let overhead = algorithm.overhead + CipherContexts.connectionIDOverhead(state.peerConnectionID)
+        return bio.outbox.append(byteCount: Record.headerSize + overhead + content.count) { record in
             contexts.seal(content, type, number, state, hint: &hint, into: record)
         }
     }
@@ -337,6 +360,18 @@ struct ProtectedRecords {
     }
 }
 
+/// What the protected part of a record with a connection ID holds (RFC 9146, section 4): the content, its type, and any
+/// number of zeros.
+enum InnerPlaintext {
+    /// - Returns: `nil` where there are only zeros.
+    static func split(_ text: UnsafeRawBufferPointer) -> (ContentType, UnsafeRawBufferPointer)? {
+        var end = text.count
+        while end > 0, text[end - 1] == 0 { end -= 1 }
+        guard end > 0 else { return nil }
+        return (ContentType(rawValue: text[end - 1]), UnsafeRawBufferPointer(rebasing: text[..<(end - 1)]))
+    }
+}
+
 extension RecordState {
     /// What a check of a datagram against the state of a connection has found.
     public enum Authenticity: Equatable, Sendable {
@@ -371,7 +406,7 @@ extension RecordState {
         guard fault(of: memory) == nil else { return .no }
         let state = RecordState(memory)
         let records = ProtectedRecords(state, ownsMemory: false)
-        for record in Records(of: datagram) {
+        for record in Records(of: datagram, connectionIDLength: state.ownConnectionID.count) {
             guard records.isWellFormed(record) else { return .no }
             guard state.mayBeNew(record.number) else { continue }
             guard bio.contexts.openOnce(record, state, in: bio.plaintext) != nil else { return .no }

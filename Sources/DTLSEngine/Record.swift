@@ -77,13 +77,23 @@ public struct Record {
     public let datagram: UnsafeRawBufferPointer
     /// The position in ``datagram`` at which the record's header begins.
     public let offset: Int
+    /// The bytes of the connection ID in the header.
+    private let connectionIDLength: Int
 
     /// The record whose header begins at `offset`, or `nil` where no header fits between there and the datagram's end.
+    /// - Parameter connectionIDLength: the bytes of the connection ID of records that have one (RFC 9146), which the
+    ///   header does not tell; 0 where none was agreed on.
     @inline(__always)
-    public init?(of datagram: UnsafeRawBufferPointer, at offset: Int = 0) {
+    public init?(of datagram: UnsafeRawBufferPointer, at offset: Int = 0, connectionIDLength: Int = 0) {
         guard offset >= 0, offset <= datagram.count - Self.headerSize else { return nil }
         self.datagram = datagram
         self.offset = offset
+        guard connectionIDLength > 0, datagram[offset] == ContentType.connectionID.rawValue else {
+            self.connectionIDLength = 0
+            return
+        }
+        guard offset <= datagram.count - Self.headerSize - connectionIDLength else { return nil }
+        self.connectionIDLength = connectionIDLength
     }
 
     @inline(__always)
@@ -115,16 +125,27 @@ public struct Record {
 
     /// The number of bytes behind the header according to the header. The datagram may hold fewer.
     @inline(__always)
-    public var length: Int { Int(uint16(at: 11)) }
+    public var length: Int { Int(uint16(at: ConnectionID.offsetInRecord + connectionIDLength)) }
+
+    /// The connection ID in the header; empty where there is none.
+    @inline(__always)
+    public var connectionID: UnsafeRawBufferPointer {
+        let start = offset + ConnectionID.offsetInRecord
+        return UnsafeRawBufferPointer(rebasing: datagram[start..<(start + connectionIDLength)])
+    }
+
+    /// The position behind the header.
+    @inline(__always)
+    private var fragmentOffset: Int { offset + Self.headerSize + connectionIDLength }
 
     /// Whether the datagram holds all of the record.
     @inline(__always)
-    public var isComplete: Bool { length <= datagram.count - offset - Self.headerSize }
+    public var isComplete: Bool { length <= datagram.count - fragmentOffset }
 
     /// The ``length`` bytes behind the header, or those of them that the datagram holds.
     @inline(__always)
     public var fragment: UnsafeRawBufferPointer {
-        let start = offset + Self.headerSize
+        let start = fragmentOffset
         return UnsafeRawBufferPointer(rebasing: datagram[start..<min(start + length, datagram.count)])
     }
 
@@ -156,7 +177,7 @@ public struct Record {
 
     /// The position at which the next record would begin. It is beyond the datagram's end for an incomplete record.
     @inline(__always)
-    public var end: Int { offset + Self.headerSize + length }
+    public var end: Int { fragmentOffset + length }
 
     /// Writes the header of a record of epoch 0 into the first ``headerSize`` bytes of a buffer that has them.
     static func writeHeader(
@@ -184,27 +205,38 @@ public struct Record {
 /// Only the last record can be incomplete: there is nothing behind it.
 public struct Records: Sequence {
     private let datagram: UnsafeRawBufferPointer
+    private let connectionIDLength: Int
 
+    /// - Parameter connectionIDLength: see ``Record/init(of:at:connectionIDLength:)``.
     @inline(__always)
-    public init(of datagram: UnsafeRawBufferPointer) { self.datagram = datagram }
+    public init(of datagram: UnsafeRawBufferPointer, connectionIDLength: Int = 0) {
+        self.datagram = datagram
+        self.connectionIDLength = connectionIDLength
+    }
 
     /// The first record, or `nil` for a datagram that is too short for a header.
     @inline(__always)
-    public var first: Record? { Record(of: datagram) }
+    public var first: Record? { Record(of: datagram, connectionIDLength: connectionIDLength) }
 
     @inline(__always)
-    public func makeIterator() -> Iterator { Iterator(datagram: datagram) }
+    public func makeIterator() -> Iterator { Iterator(datagram: datagram, connectionIDLength: connectionIDLength) }
 
     public struct Iterator: IteratorProtocol {
         fileprivate let datagram: UnsafeRawBufferPointer
+        private let connectionIDLength: Int
         private var offset = 0
 
         @inline(__always)
-        fileprivate init(datagram: UnsafeRawBufferPointer) { self.datagram = datagram }
+        fileprivate init(datagram: UnsafeRawBufferPointer, connectionIDLength: Int) {
+            self.datagram = datagram
+            self.connectionIDLength = connectionIDLength
+        }
 
         @inline(__always)
         public mutating func next() -> Record? {
-            guard let record = Record(of: datagram, at: offset) else { return nil }
+            guard let record = Record(of: datagram, at: offset, connectionIDLength: connectionIDLength) else {
+                return nil
+            }
             offset = record.end
             return record
         }

@@ -39,7 +39,10 @@ extension OpenSSLConnection {
         let checkpoint = bio.outbox.checkpoint
         defer { bio.outbox.truncate(to: checkpoint) }
         let size = Engine.payloadSizes.upperBound
-        guard let other = try? OpenSSLConnection(connecting: context, over: bio, payloadSize: size, serverName: name)
+        guard
+            let other = try? OpenSSLConnection(
+                connecting: context, over: bio, payloadSize: size, serverName: name,
+                connectionID: connectionIDs?.own)
         else {
             return nil
         }

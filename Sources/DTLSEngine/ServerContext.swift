@@ -63,6 +63,7 @@ public final class ServerContext: TLSContext {
         _ = co_ssl_ctx_set_servername_callback(pointer) { _, _, _ in SSL_TLSEXT_ERR_OK }
         choose(ofApplicationProtocols: settings.applicationProtocols)
         stapleWhenAsked()
+        if settings.connectionIDs { try negotiateConnectionIDs() }
         enableChoice()
         try addNames(of: settings, tickets: tickets, sessionIDContext: sessionIDContext)
     }

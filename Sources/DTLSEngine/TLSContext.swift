@@ -6,6 +6,8 @@ public class TLSContext {
     let pointer: OpaquePointer
     /// Whether the peer may begin another handshake on an established connection.
     let allowsRenegotiation: Bool
+    /// Whether its connections can agree on connection IDs.
+    private(set) var negotiatesConnectionIDs = false
     /// `nil`: the newest that OpenSSL knows.
     let maximumVersion: ProtocolVersion?
     /// The data of this context for OpenSSL's callbacks.
@@ -52,6 +54,16 @@ public class TLSContext {
     }
 
     deinit { SSL_CTX_free(pointer) }
+
+    /// Has connections that have a connection ID negotiate it. A renegotiation would agree anew in the middle of a
+    /// connection, so contexts that allow it do not.
+    func negotiateConnectionIDs() throws(CredentialsError) {
+        guard !allowsRenegotiation else { return }
+        guard ConnectionIDNegotiation.enable(in: pointer) else {
+            throw .context("connection IDs cannot be negotiated with this OpenSSL: \(OpenSSLError.drain())")
+        }
+        negotiatesConnectionIDs = true
+    }
 
     private func limit(minimumVersion: ProtocolVersion, maximumVersion: ProtocolVersion?) throws(CredentialsError) {
         if let maximumVersion, maximumVersion < minimumVersion {

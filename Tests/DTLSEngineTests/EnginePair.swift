@@ -37,6 +37,8 @@ final class EnginePair {
     private let payloadSize: Int
     /// What the server's engine is told that the client has come to.
     private let localAddress: [UInt8]
+    /// What the server's engine has clients put into their records.
+    private let serverID: ConnectionID?
     private let cookies: CookieAuthority
     private let fragments = HelloFragments()
     /// How many good cookies are refused, as if they had become too old.
@@ -54,17 +56,23 @@ final class EnginePair {
         ticketKeys: [UInt8]? = nil, session: ResumableSession? = nil, localAddress: [UInt8] = [],
         asksForStaple: Bool = false, askingFor otherName: String? = nil,
         scheduleCapacity: Int = CipherContexts.defaultCapacity,
+        clientID: ConnectionID? = nil, serverID: ConnectionID? = nil,
         prepareClient: (OpaquePointer) -> Void = { _ in }
     ) throws {
         clock = virtual_clock_start(Self.start)
         bio = try DatagramBIO(scheduleCapacity: scheduleCapacity)
         wire = SimulatedWire(conditions, seed: seed)
+        var (clientSettings, serverSettings) = (clientSettings, serverSettings)
+        clientSettings.connectionIDs = clientID != nil
+        serverSettings.connectionIDs = serverID != nil
+        self.serverID = serverID
         serverContext = try ServerContext(serverSettings, ticketKeys: ticketKeys)
         self.payloadSize = payloadSize
         self.localAddress = localAddress
         cookies = try CookieAuthority(secret: Array(repeating: 9, count: 32))
         client.engine = try Engine(
-            connecting: ClientContext(clientSettings), over: bio, payloadSize: payloadSize, serverName: serverName)
+            connecting: ClientContext(clientSettings), over: bio, payloadSize: payloadSize, serverName: serverName,
+            connectionID: clientID)
         if let session { client.engine?.resume(session) }
         if let otherName, let ssl = client.engine?.ssl { _ = co_ssl_set_tlsext_host_name(ssl, otherName) }
         if asksForStaple, let ssl = client.engine?.ssl {
@@ -146,7 +154,8 @@ final class EnginePair {
     func record(_ type: ContentType, _ content: [UInt8], from side: SimulatedWire.Side) throws -> [UInt8] {
         let state = try #require(endpoint(side).engine?.recordState)
         let (number, algorithm) = (try #require(state.takeNumber()), try #require(state.algorithm))
-        var record = [UInt8](repeating: 0, count: Record.headerSize + algorithm.overhead + content.count)
+        let overhead = algorithm.overhead + CipherContexts.connectionIDOverhead(state.peerConnectionID)
+        var record = [UInt8](repeating: 0, count: Record.headerSize + overhead + content.count)
         var hint: Int32 = 0
         let contexts = CipherContexts(capacity: 1)
         let isSealed = record.withUnsafeMutableBytes { record in
@@ -214,7 +223,7 @@ final class EnginePair {
         do throws(OpenSSLError) {
             server.engine = try Engine(
                 accepting: serverContext, over: bio, payloadSize: payloadSize, hello: hello,
-                localAddress: localAddress)
+                localAddress: localAddress, connectionID: serverID)
             proceed(.server)
         } catch { server.error = .handshake(error, verification: nil) }
     }
@@ -246,7 +255,7 @@ final class EnginePair {
         flush(side)
     }
 
-    private func flush(_ side: SimulatedWire.Side) {
+    func flush(_ side: SimulatedWire.Side) {
         var datagrams: [[UInt8]] = []
         bio.outbox.withDatagrams { bytes, sizes in
             var offset = 0

@@ -29,7 +29,8 @@ struct SuiteCase: Sendable, CustomTestStringConvertible {
 
     func makePair(
         conditions: WireConditions = .perfect, seed: UInt64 = 1, scheduleCapacity: Int = 512,
-        prepareClient: (OpaquePointer) -> Void = { _ in }
+        payloadSize: Int = 1_452, session: ResumableSession? = nil, clientID: ConnectionID? = nil,
+        serverID: ConnectionID? = nil, prepareClient: (OpaquePointer) -> Void = { _ in }
     ) throws -> EnginePair {
         let certificates = try TestCertificates.make()
         let isPSK = cipher.hasPrefix("PSK")
@@ -43,8 +44,9 @@ struct SuiteCase: Sendable, CustomTestStringConvertible {
             client: ClientSettings(
                 certificateAuthorities: certificates.authority, presharedKey: isPSK ? Self.key : nil, ciphers: cipher,
                 allowsRenegotiation: openSSL == .client),
-            server: server, conditions: conditions, seed: seed, scheduleCapacity: scheduleCapacity,
-            prepareClient: prepareClient)
+            server: server, payloadSize: payloadSize, conditions: conditions, seed: seed,
+            ticketKeys: [UInt8](repeating: 7, count: ServerContext.ticketKeyLength), session: session,
+            scheduleCapacity: scheduleCapacity, clientID: clientID, serverID: serverID, prepareClient: prepareClient)
     }
 
     func establishedPair(

@@ -69,6 +69,8 @@ final class AssociationPair {
     private(set) var recordsOfOthers = 0
     /// The datagram that the server's association works on: its flow, its size, and the newest record before it.
     private var arrival: (flow: FlowKey, count: Int, newest: UInt64)?
+    /// The flow that a datagram past the wire comes by.
+    private var injectedFlow: FlowKey?
     private var nextCookie: UInt64 = 0
     private let serverID: ConnectionID?
     private let clientID: ConnectionID?
@@ -199,10 +201,9 @@ final class AssociationPair {
     /// Hands a datagram to the server at once, past the wire.
     /// - Parameter flow: the flow that it comes by; the client's where none is given.
     func inject(_ datagram: [UInt8], from flow: FlowKey? = nil) {
-        let present = clientFlow
-        clientFlow = flow ?? present
+        injectedFlow = flow
         deliver(datagram, to: .server)
-        clientFlow = present
+        injectedFlow = nil
     }
 
     /// The server's association gets the socket that it has wanted last.
@@ -248,7 +249,7 @@ final class AssociationPair {
 
     private func receive(_ datagram: UnsafeRawBufferPointer, _ side: Side) {
         var isMisdelivered = false
-        if side === server { arrival = (clientFlow, datagram.count, side.association.newestReceived) }
+        if side === server { arrival = (injectedFlow ?? clientFlow, datagram.count, side.association.newestReceived) }
         defer { arrival = nil }
         work(side) { lease in
             if case .misdelivered = side.association.receive(datagram, now: Self.now, lease, offer: offer) {

@@ -110,10 +110,10 @@ final class Parking {
         }
         guard let slot = worker.establishedSlot(id), !wakes.isFull(id) else { return }
         let present = slot.flow
-        if flow != present, !mayMove(to: flow, slot) { return }
         guard case .authentic(let isNewest) = worker.datapath.authenticates(datagram, of: slot, at: id.slot) else {
             return worker.countForged(from: flow.peer)
         }
+        if flow != present, !mayMove(to: flow, slot) { return }
         guard flow != present, isNewest, let number = Self.number(of: datagram) else {
             // Without an address that it is known to be at, only a newer record shows where the peer is.
             guard present != nil else { return }
@@ -135,7 +135,7 @@ final class Parking {
     ) {
         // The socket has come meanwhile.
         if served.flow == flow { return served.receive(datagram, from: flow) }
-        guard let slot = worker.slot(id), mayMove(to: flow, slot) else { return }
+        guard let slot = worker.slot(id) else { return }
         switch slot.phase {
         case .established:
             guard worker.datapath.authenticates(datagram, of: slot, at: id.slot) != .no else {
@@ -145,7 +145,7 @@ final class Parking {
         case .handshaking: break
         case .free, .bound, .ended: return worker.countForged(from: flow.peer)
         }
-        served.receive(datagram, from: flow)
+        if mayMove(to: flow, slot) { served.receive(datagram, from: flow) }
     }
 
     /// The number of the record that a check of the datagram has looked at.

@@ -57,15 +57,16 @@ extension EndToEndHandshakes {
         func `a client gets a connection ID in full and resumed handshakes, and each handshake gives another one`(
             _ stack: PeerProgram.Stack, _ credentials: PeerProgram.Credentials
         ) async throws {
-            let daemon = try await start("16", credentials)
-            // None is offered; one of length 0; one of the least and of the greatest length that all three know.
-            for offered in [nil, "", "c1", "c0ffee00c0ffee01c0ffee02c0ffee03"] {
+            let daemon = try await start("10", credentials)
+            // None is offered; one of length 0; one of the least and of the greatest length that all three know: wolfSSL
+            // knows 10 bytes at most, as Debian builds it.
+            for offered in [nil, "", "c1", "c0ffee00c0ffee01c0ff"] {
                 let client = try PeerProgram(stack, to: address, connectionID: offered, by: credentials, in: folder)
                 let first = try await client.prints("handshake", details: daemon.program.errors)
-                try check(first, resumed: false, offered: offered, length: 16)
+                try check(first, resumed: false, offered: offered, length: 10)
                 #expect(try await client.echo(3, details: daemon.program.errors))
                 let second = try await client.perform("resume", until: "handshake", details: daemon.program.errors)
-                try check(second, resumed: stack.resumesWithTickets, offered: offered, length: 16)
+                try check(second, resumed: stack.resumesWithTickets, offered: offered, length: 10)
                 #expect(try await client.echo(3, details: daemon.program.errors))
                 if offered != nil { #expect(try PeerHandshake(first).peer != PeerHandshake(second).peer) }
                 try await client.leave()
@@ -90,10 +91,11 @@ extension EndToEndHandshakes {
             try await daemon.stop()
         }
 
-        @Test(arguments: ["10", "20"])
+        @Test(arguments: ["11", "20"])
         func `a connection ID has the length that the service wants`(_ length: String) async throws {
             let daemon = try await start(length, .certificate)
-            for stack in PeerProgram.Stack.allCases {
+            // wolfSSL knows no longer ones than 10 bytes, as Debian builds it.
+            for stack in PeerProgram.Stack.allCases where stack != .wolfSSL {
                 let client = try PeerProgram(stack, to: address, connectionID: "", by: .certificate, in: folder)
                 let line = try await client.prints("handshake", details: daemon.program.errors)
                 try check(line, resumed: false, offered: "", length: Int(length))
@@ -108,11 +110,11 @@ extension EndToEndHandshakes {
         func `a port may change in the last flight of a handshake`(_ stack: PeerProgram.Stack, _ moment: NAT.Moment)
             async throws
         {
-            let daemon = try await start("16", .certificate)
-            let nat = try NAT(to: address, moves: moment, connectionIDLength: 16)
+            let daemon = try await start("10", .certificate)
+            let nat = try NAT(to: address, moves: moment, connectionIDLength: 10)
             let client = try PeerProgram(stack, to: nat.address, connectionID: "c0ffee", by: .certificate, in: folder)
             let line = try await client.prints("handshake", details: daemon.program.errors)
-            try check(line, resumed: false, offered: "c0ffee", length: 16)
+            try check(line, resumed: false, offered: "c0ffee", length: 10)
             #expect(try await client.echo(3, details: daemon.program.errors))
             try await daemon.logged("\(nat.outside)")
             try await daemon.stop()
@@ -120,13 +122,13 @@ extension EndToEndHandshakes {
 
         @Test(arguments: PeerProgram.Stack.allCases.filter(\.resumesWithTickets))
         func `a port may change in the last flight of a resumed handshake`(_ stack: PeerProgram.Stack) async throws {
-            let daemon = try await start("16", .certificate)
-            let nat = try NAT(to: address, connectionIDLength: 16)
+            let daemon = try await start("10", .certificate)
+            let nat = try NAT(to: address, connectionIDLength: 10)
             let client = try PeerProgram(stack, to: nat.address, connectionID: "c0ffee", by: .certificate, in: folder)
             try await client.prints("handshake done", details: daemon.program.errors)
             nat.move(.beforeChangeCipherSpec)
             let line = try await client.perform("resume", until: "handshake", details: daemon.program.errors)
-            try check(line, resumed: true, offered: "c0ffee", length: 16)
+            try check(line, resumed: true, offered: "c0ffee", length: 10)
             #expect(try await client.echo(3, details: daemon.program.errors))
             try await daemon.logged("\(nat.outside)")
             try await daemon.stop()

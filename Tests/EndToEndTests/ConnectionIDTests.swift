@@ -18,7 +18,7 @@ extension EndToEnd {
         }
 
         private func start(_ more: String = "", workers: Int = 2) async throws -> Daemon {
-            let service = Service(listen: [address], identity: identity, more: "connection_id = 16\n\(more)")
+            let service = Service(listen: [address], identity: identity, more: "connection_id = 10\n\(more)")
             return try await Daemon.start("workers = \(workers)\n\(service.text)", in: folder)
         }
 
@@ -70,7 +70,7 @@ extension EndToEnd {
             let socket = try DatagramSocket(at: .freeOnOwnLoopback())
             let backend = Backend.numbering(on: socket)
             let service = Service.forwarding(
-                to: "udp:\(socket.local)", listen: address, identity: identity, more: "connection_id = 16")
+                to: "udp:\(socket.local)", listen: address, identity: identity, more: "connection_id = 10")
             let daemon = try await Daemon.start("workers = 2\n\(service.text)", in: folder)
             let nat = try NAT(to: address)
             let client = try await client(stack, to: nat.address)

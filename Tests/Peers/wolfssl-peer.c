@@ -1,4 +1,5 @@
-// The part of a peer (see peer.c) that is of wolfSSL 5.9.
+// The part of a peer (see peer.c) that is of wolfSSL 5.9. As Debian builds it, it knows CIDs of 10 bytes at most, its own
+// and others' (wolfSSL_dtls_cid_max_size): a handshake in which the other side wants a longer one fails (BUILD_MSG_ERROR).
 #include "peer.h"
 
 #include <wolfssl/options.h>
@@ -97,6 +98,8 @@ int stack_handshake(bool resumes, struct agreed *agreed) {
     agreed->is_resumed = wolfSSL_session_reused(ssl);
     agreed->own_cid_size = cid_of(wolfSSL_dtls_cid_get_rx_size, wolfSSL_dtls_cid_get_rx, agreed->own_cid);
     agreed->peer_cid_size = cid_of(wolfSSL_dtls_cid_get_tx_size, wolfSSL_dtls_cid_get_tx, agreed->peer_cid);
+    // wolfSSL calls the extension enabled when the other side has not answered it; then both CIDs are empty.
+    if (agreed->own_cid_size <= 0 && agreed->peer_cid_size <= 0) agreed->own_cid_size = agreed->peer_cid_size = -1;
     if (!options.is_server) {
         if (session) wolfSSL_SESSION_free(session);
         session = wolfSSL_get1_session(ssl);

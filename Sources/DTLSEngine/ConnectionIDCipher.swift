@@ -97,20 +97,36 @@ public final class ConnectionIDCipher {
     /// What a connection ID says, if its first byte names one of the keys and tells its length. Bytes that somebody has
     /// made up say something too.
     public func decrypt(_ id: ConnectionID) -> (serverID: [UInt8], nonce: [UInt8])? {
+        withPlaintext(of: id) { text in ([UInt8](text[..<serverIDLength]), [UInt8](text[serverIDLength...])) }
+    }
+
+    /// What a connection ID says whose nonce begins with a number of eight bytes, most significant first, as
+    /// ``decrypt(_:)`` returns it, without memory of its own: a flood of records asks this of each.
+    /// - Returns: whether the server ID is this one, and the number; `nil` as for ``decrypt(_:)``, and for a shorter nonce.
+    public func decryptNumber(_ id: ConnectionID, of serverID: [UInt8]) -> (isOfServer: Bool, number: UInt64)? {
+        withPlaintext(of: id) { text -> (isOfServer: Bool, number: UInt64)? in
+            guard text.count - serverIDLength >= MemoryLayout<UInt64>.size else { return nil }
+            let number = UInt64(
+                bigEndian: UnsafeRawBufferPointer(text).loadUnaligned(fromByteOffset: serverIDLength, as: UInt64.self))
+            return (text[..<serverIDLength].elementsEqual(serverID), number)
+        }
+    }
+
+    private func withPlaintext<Result>(
+        of id: ConnectionID, _ body: (UnsafeMutableRawBufferPointer) -> Result?
+    ) -> Result? {
         id.withUnsafeBytes { bytes in
             guard let first = bytes.first, Int(first & 0x1f) == bytes.count - 1,
                 let key = keys.first(where: { $0.configuration == first >> 5 }),
                 Self.plaintextLengths.contains(bytes.count - 1), bytes.count - 1 - serverIDLength >= Self.shortestNonce
             else { return nil }
-            return withUnsafeTemporaryAllocation(byteCount: bytes.count - 1, alignment: 1) {
-                text -> (serverID: [UInt8], nonce: [UInt8])? in
+            return withUnsafeTemporaryAllocation(byteCount: bytes.count - 1, alignment: 1) { text -> Result? in
                 text.copyBytes(from: bytes.dropFirst())
                 let isDone =
                     if text.count == Self.blockSize { Self.run(text, key.decryption) } else {
                         Self.runRounds((1...4).reversed(), over: text, key.encryption)
                     }
-                guard isDone else { return nil }
-                return ([UInt8](text[..<serverIDLength]), [UInt8](text[serverIDLength...]))
+                return isDone ? body(text) : nil
             }
         }
     }

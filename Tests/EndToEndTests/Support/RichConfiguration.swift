@@ -38,6 +38,8 @@ struct RichConfiguration {
         cookie_secret_file = "cookie.secret"
         [tickets]
         lifetime = 7200
+        [connection_ids]
+        server_id = "01"
         [limits]
         connections = 1000
         [service.echo]

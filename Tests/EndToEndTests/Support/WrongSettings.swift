@@ -41,6 +41,10 @@ struct WrongSetting: Sendable {
         WrongSetting("tickets", "rotation", "0", "an integer of seconds, 1 to 2592000, found 0"),
         WrongSetting("tickets", "rotation", "1", "expected 62 times the rotation at most"),
         WrongSetting("tickets", "lifetime", "604801", "an integer of seconds, 1 to 604800, found 604801"),
+        WrongSetting(
+            "connection_ids", "key_file", "\"short\"", "\"short\", line 1: 1 words; expected a number, 0 to 6"),
+        WrongSetting("connection_ids", "key_file", "\"open.secret\"", "(mode 644); expected mode 600: chmod 600"),
+        WrongSetting("connection_ids", "server_id", "\"0x1\"", "2 to 20 hexadecimal digits, two for each byte"),
     ]
 
     private static func limits(_ table: String) -> [WrongSetting] {
@@ -87,6 +91,8 @@ struct WrongSetting: Sendable {
         WrongSetting("service.echo", "alpn", "[\"coap\", \"coap\"]", "\"coap\" is listed twice"),
         WrongSetting("service.echo", "renegotiation", "0", "true or false, found 0"),
         WrongSetting("service.echo", "mtu", "255", "an integer of bytes, 256 to 9000, found 255"),
+        WrongSetting("service.echo", "connection_id", "9", "\"off\", or a number of bytes, 10 to 20, found 9"),
+        WrongSetting("service.echo", "connection_id", "true", "a number of bytes, 10 to 20, found true"),
         WrongSetting("service.echo", "handler", "\"sing\"", "one of \"echo\", \"forward\", \"exec\", \"log\""),
         WrongSetting("service.echo", "handler", "\"forward\"", "\"forward\" needs its table"),
         WrongSetting("service.pass", "listen", "[\"127.0.0.1:0\"]", "the port 1 to 65535, found"),
@@ -153,6 +159,7 @@ struct WrongSetting: Sendable {
         WrongSetting("client.out", "server_name", "\"*.example.org\"", "a host name or an IP address"),
         WrongSetting("client.out", "verify", "0", "true or false, found 0"),
         WrongSetting("client.out", "ca", "\"short\"", "expected the path of a PEM file with the CA certificates"),
+        WrongSetting("client.out", "connection_id", "21", "\"off\", or a number of bytes, 0 to 20, found 21"),
         WrongSetting("client.out", "certificate", "\"missing.pem\"", "No such file or directory"),
         WrongSetting("client.out", "private_key", "\"open.key\"", "every user may use \"open.key\" (mode 644)"),
         WrongSetting("client.out", "private_key", "\"other.key\"", "\"other.key\": "),

@@ -55,11 +55,7 @@ final class ConnectionIDAuthority {
     }
 
     func read(_ id: ConnectionID) -> Reading {
-        guard let (machine, nonce) = cipher.decrypt(id), nonce.count >= MemoryLayout<UInt64>.size else {
-            return .unknownKey
-        }
-        guard machine == serverID else { return .ofAnotherMachine }
-        let number = nonce.withUnsafeBytes { UInt64(bigEndian: $0.loadUnaligned(as: UInt64.self)) }
-        return .connection(ConnectionNumber(rawValue: number))
+        guard let (isOfServer, number) = cipher.decryptNumber(id, of: serverID) else { return .unknownKey }
+        return isOfServer ? .connection(ConnectionNumber(rawValue: number)) : .ofAnotherMachine
     }
 }

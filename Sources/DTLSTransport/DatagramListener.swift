@@ -120,7 +120,18 @@ package final class DatagramListener: EventHandler {
     /// Starts to listen.
     package func open() throws(SystemError) {
         registration = try loop.add(socket, .readable, self)
+        Self.raiseReceiveBuffer(of: socket, options)
         if mayHaveDecoys { decoys = DecoySockets(of: self, loop: loop) }
+    }
+
+    /// Bytes of a receive buffer that holds what some thousand clients send at once. The system's default holds 277 small
+    /// datagrams; beside this process' work for each, 450 of 1,000 that came within 3 ms were lost.
+    private static let receiveBuffer = 4 << 20
+
+    /// Makes the buffer of a socket larger that gets what clients without sockets of their own send, unless the
+    /// configuration says how large it is.
+    static func raiseReceiveBuffer(of socket: borrowing FileDescriptor, _ options: SocketOptions) {
+        if options.receiveBuffer == nil { UDPSocket.raiseReceiveBuffer(to: receiveBuffer, of: socket) }
     }
 
     /// Stops to read. Datagrams wait in the socket, for ``open()`` or for another process that has the socket, too.
@@ -179,8 +190,10 @@ package final class DatagramListener: EventHandler {
 
     /// A socket like its own, for what comes to one address over one interface.
     func openDecoy(on local: SocketAddress, interface: UInt32) throws(SystemError) -> FileDescriptor {
-        try UDPSocket.open(
+        let decoy = try UDPSocket.open(
             on: local, beside: socket, isOwnedByAnother: isOwnedByAnother, options: options, interface: interface)
+        Self.raiseReceiveBuffer(of: decoy, options)
+        return decoy
     }
 
     // MARK: Receiving
@@ -225,9 +238,9 @@ package final class DatagramListener: EventHandler {
         switch misdelivered.add(datagram, flow) {
         case .full, .waits: return
         case .needsTurn:
-            loop.atEndOfTurn { [weak self] in
-                self?.misdelivered.turnHasCome()
-                self?.handleMisdelivered()
+            loop.atEndOfTurn { [self] in
+                misdelivered.turnHasCome()
+                handleMisdelivered()
             }
         }
     }

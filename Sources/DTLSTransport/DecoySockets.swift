@@ -81,7 +81,7 @@ final class DecoySockets {
     }
 
     private func schedule(_ local: SocketAddress, _ interface: UInt32) {
-        if due.isEmpty { loop.atEndOfTurn { [weak self] in self?.handleDue() } }
+        if due.isEmpty { loop.atEndOfTurn { [self] in handleDue() } }
         due.insert(Place(local: local, interface: interface))
     }
 

@@ -18,8 +18,8 @@ public struct SocketAddress: Codable, Hashable, Sendable {
     /// The interface index of a link-local IPv6 address; 0 for other addresses.
     public let scope: UInt32
     // The bytes of the address in network order; IPv4 uses the first four.
-    private let first: UInt64
-    private let second: UInt64
+    @usableFromInline let first: UInt64
+    @usableFromInline let second: UInt64
 
     private init(family: Family, port: UInt16, scope: UInt32, first: UInt64, second: UInt64) {
         self.family = family
@@ -162,6 +162,7 @@ public struct SocketAddress: Codable, Hashable, Sendable {
     }
 
     /// The address (4 or 16 bytes) and the port (2 bytes) in network order, which a cookie is bound to.
+    @inlinable
     public func withBytes<Result: ~Copyable, Failure>(
         _ body: (UnsafeRawBufferPointer) throws(Failure) -> Result
     ) throws(Failure) -> Result {

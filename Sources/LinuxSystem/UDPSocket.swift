@@ -222,6 +222,18 @@ extension UDPSocket {
         try set(socket, SOL_SOCKET, SO_RCVBUF, Int32(clamping: size), "SO_RCVBUF")
     }
 
+    /// Makes the receive buffer larger where it is smaller than this, as far as the system lets this process: up to
+    /// net.core.rmem_max, and beyond it with CAP_NET_ADMIN (socket(7)).
+    public static func raiseReceiveBuffer(to size: Int, of socket: borrowing FileDescriptor) {
+        // The kernel has doubled what was set.
+        guard let present = try? receiveBuffer(of: socket), present / 2 < size else { return }
+        do throws(SystemError) {
+            try set(socket, SOL_SOCKET, SO_RCVBUFFORCE, Int32(clamping: size), "SO_RCVBUFFORCE")
+        } catch {
+            try? setReceiveBuffer(size, on: socket)
+        }
+    }
+
     public static func setSendBuffer(_ size: Int, on socket: borrowing FileDescriptor) throws(SystemError) {
         try set(socket, SOL_SOCKET, SO_SNDBUF, Int32(clamping: size), "SO_SNDBUF")
     }

@@ -32,7 +32,7 @@ final class WorkerSupervisor: TimerTarget, MessageChannelDelegate {
     /// Records that go to the workers at the end of the turn.
     private var gathered: [pid_t: RecordGathering] = [:]
     private var hasScheduledGathered = false
-    private lazy var gatheredRetry = CallbackTimer { [weak self] _ in self?.sendGathered() }
+    private lazy var gatheredRetry = CallbackTimer { [unowned self] _ in sendGathered() }
     private var isMovingOrphans = false
     /// Connections of dead workers that move in a turn of the loop: some milliseconds.
     private static let orphansPerTurn = 2_048
@@ -219,7 +219,7 @@ final class WorkerSupervisor: TimerTarget, MessageChannelDelegate {
         gathered[pid, default: RecordGathering()].add(datagram, flow, of: connection)
         guard !hasScheduledGathered else { return }
         hasScheduledGathered = true
-        loop.atEndOfTurn { [weak self] in self?.sendGathered() }
+        loop.atEndOfTurn { [self] in sendGathered() }
     }
 
     private func sendGathered() {
@@ -333,8 +333,7 @@ final class WorkerSupervisor: TimerTarget, MessageChannelDelegate {
     private func moveOrphans() {
         guard !isMovingOrphans, !pool.isStopping else { return }
         isMovingOrphans = true
-        loop.atEndOfTurn { [weak self] in
-            guard let self else { return }
+        loop.atEndOfTurn { [self] in
             isMovingOrphans = false
             if moveSomeOrphans() { moveOrphans() }
         }

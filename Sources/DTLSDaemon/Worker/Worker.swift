@@ -52,7 +52,7 @@ final class Worker: MessageChannelDelegate {
     private var openSSLCount = 0
     /// The socket that has come last, whose number tells how many there are (open(2)).
     private var lastDescriptor: Int32 = 0
-    private let reporter = Reporter()
+    private lazy var reporter = Reporter(self)
     /// Ticket keys of every service, including services that a later reload adds.
     private let ticketKeys = TicketKeyRing()
     private let keyLog: KeyLogWriter
@@ -67,16 +67,17 @@ final class Worker: MessageChannelDelegate {
     private static let reportInterval = Duration.milliseconds(10)
 
     private var trimming = HeapTrimming()
-    private lazy var trimmer = CallbackTimer { [weak self] _ in
-        guard let self else { return }
+    private lazy var trimmer = CallbackTimer { [unowned self] _ in
         guard trimming.isDue(openSSLCount) else { return }
         datapath.releaseKeySchedules()
         Heap.trim()
     }
 
     private final class Reporter: TimerTarget {
-        weak var worker: Worker?
-        override func timerFired(now: Instant) { worker?.sendReport() }
+        /// Unowned, since a weak reference makes each use of the worker slower.
+        unowned let worker: Worker
+        init(_ worker: Worker) { self.worker = worker }
+        override func timerFired(now: Instant) { worker.sendReport() }
     }
 
     /// Runs the role until it ends.
@@ -97,7 +98,6 @@ final class Worker: MessageChannelDelegate {
         keyLog = KeyLogWriter(logs)
         try channel.makeNonBlocking()
         self.channel = try MessageChannel(channel, loop: loop, delegate: self)
-        reporter.worker = self
     }
 
     // MARK: The acceptor's messages

@@ -32,7 +32,7 @@ final class SocketRestorer {
     }
     private var served = 0
     private var isScheduled = false
-    private lazy var retry = CallbackTimer { [weak self] _ in self?.schedule() }
+    private lazy var retry = CallbackTimer { [unowned self] _ in schedule() }
     private static let retryPause = Duration.milliseconds(5)
     private var kept: [Kept] = []
     private var keptBytes = 0
@@ -190,7 +190,7 @@ final class SocketRestorer {
         if let connection = workers.connections.connectionWithoutSocket(of: flow) { return connection }
         guard !hasReadWorkers, !wasKept else { return nil }
         hasReadWorkers = true
-        loop.atEndOfTurn { [weak self] in self?.hasReadWorkers = false }
+        loop.atEndOfTurn { [self] in hasReadWorkers = false }
         workers.readWorkers()
         return workers.connections.connectionWithoutSocket(of: flow)
     }
@@ -240,9 +240,9 @@ final class SocketRestorer {
     private func schedule() {
         guard !isScheduled, served < waking.count else { return }
         isScheduled = true
-        loop.atEndOfTurn { [weak self] in
-            self?.isScheduled = false
-            self?.makeSockets()
+        loop.atEndOfTurn { [self] in
+            isScheduled = false
+            makeSockets()
         }
     }
 

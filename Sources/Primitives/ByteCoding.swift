@@ -1,6 +1,6 @@
 /// Writes the values of a channel message or a snapshot, little endian, one after the other.
 ///
-/// Other modules can specialize what is generic in it and in ``ByteReader``: unspecialized, an integer takes 100 ns.
+/// Other modules can specialize what is generic in it: unspecialized, an integer takes 100 ns.
 package struct ByteWriter {
     @usableFromInline package internal(set) var bytes: [UInt8] = []
 
@@ -49,30 +49,40 @@ package struct MalformedBytes: Error, CustomStringConvertible {
 
 /// Reads what ``ByteWriter`` wrote. Total: every read checks its length.
 package struct ByteReader {
-    @usableFromInline let bytes: UnsafeRawBufferPointer
-    @usableFromInline var position = 0
+    private let bytes: UnsafeRawBufferPointer
+    private var position = 0
 
     package init(_ bytes: UnsafeRawBufferPointer) { self.bytes = bytes }
 
     package var isAtEnd: Bool { position == bytes.count }
 
     /// The next `count` bytes, valid as long as the reader's own.
-    @inlinable @inline(__always) package mutating func take(_ count: Int) throws(MalformedBytes) -> UnsafeRawBufferPointer {
+    package mutating func take(_ count: Int) throws(MalformedBytes) -> UnsafeRawBufferPointer {
         guard count >= 0, count <= bytes.count - position else { throw MalformedBytes() }
         defer { position += count }
         return UnsafeRawBufferPointer(rebasing: bytes[position..<(position + count)])
     }
 
-    @inlinable @inline(__always) package mutating func integer<Value: FixedWidthInteger>(_: Value.Type = Value.self) throws(MalformedBytes) -> Value
-    {
+    // One function for each type, since Swift 6.3 does not specialize a generic one with a typed error in other modules.
+    package mutating func integer(_: UInt8.Type = UInt8.self) throws(MalformedBytes) -> UInt8 { try any() }
+    package mutating func integer(_: UInt16.Type = UInt16.self) throws(MalformedBytes) -> UInt16 { try any() }
+    package mutating func integer(_: UInt32.Type = UInt32.self) throws(MalformedBytes) -> UInt32 { try any() }
+    package mutating func integer(_: UInt64.Type = UInt64.self) throws(MalformedBytes) -> UInt64 { try any() }
+    package mutating func integer(_: Int32.Type = Int32.self) throws(MalformedBytes) -> Int32 { try any() }
+    package mutating func integer(_: Int64.Type = Int64.self) throws(MalformedBytes) -> Int64 { try any() }
+
+    package mutating func integer<Value: FixedWidthInteger>(_: Value.Type) throws(MalformedBytes) -> Value { try any() }
+
+    @inline(__always)
+    private mutating func any<Value: FixedWidthInteger>() throws(MalformedBytes) -> Value {
         Value(littleEndian: try take(MemoryLayout<Value>.size).loadUnaligned(as: Value.self))
     }
 
     package mutating func duration() throws(MalformedBytes) -> Duration { .nanoseconds(try integer(Int64.self)) }
 
-    @inlinable package mutating func bool() throws(MalformedBytes) -> Bool { try integer(UInt8.self) != 0 }
+    package mutating func bool() throws(MalformedBytes) -> Bool { try integer(UInt8.self) != 0 }
 
-    @inlinable @inline(__always) package mutating func data() throws(MalformedBytes) -> UnsafeRawBufferPointer {
+    package mutating func data() throws(MalformedBytes) -> UnsafeRawBufferPointer {
         try take(Int(try integer(UInt32.self)))
     }
 
@@ -80,7 +90,7 @@ package struct ByteReader {
 
     package mutating func string() throws(MalformedBytes) -> String { String(decoding: try data(), as: UTF8.self) }
 
-    @inlinable package mutating func optional<Value>(
+    package mutating func optional<Value>(
         _ read: (inout ByteReader) throws(MalformedBytes) -> Value
     ) throws(MalformedBytes) -> Value? {
         try bool() ? try read(&self) : nil
@@ -90,7 +100,7 @@ package struct ByteReader {
         try bool() ? try string() : nil
     }
 
-    @inlinable package mutating func list<Value>(
+    package mutating func list<Value>(
         _ read: (inout ByteReader) throws(MalformedBytes) -> Value
     ) throws(MalformedBytes) -> [Value] {
         var values: [Value] = []

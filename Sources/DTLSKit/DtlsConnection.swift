@@ -33,8 +33,8 @@ public final class DtlsConnection: DtlsSocket {
     private var hello: VerifiedHello?
     private var deadlineTimer: CallbackTimer?
     private var lastError: Int32 = 0
-    private let local: SocketAddress
-    let peer: SocketAddress
+    private var local: SocketAddress
+    private(set) var peer: SocketAddress
     /// What it is known by to the server that has accepted it, in this process or in the parent of this task; or 0.
     let number: UInt64
     /// The server that has accepted it here.
@@ -42,7 +42,10 @@ public final class DtlsConnection: DtlsSocket {
     /// The name of its server, where that is in the parent of this task.
     private var serverName: String?
 
-    /// The peer's address, also once the connection is closed.
+    /// Called with the addresses that the peer has now and had before; see ``onAddressChange(_:)``.
+    private var addressCallback: ((DtlsAddress, DtlsAddress) -> Void)?
+
+    /// The peer's address, also once the connection is closed. It changes where ``connectionIDs`` were agreed on.
     public var remote: DtlsAddress { DtlsAddress(peer) }
 
     private var flow: FlowKey { FlowKey(peer: peer, local: local) }
@@ -129,6 +132,9 @@ public final class DtlsConnection: DtlsSocket {
         do throws(OpenSSLError) {
             let connection = try Connection.connect(
                 over: descriptor.take(), flow, context: context, serverName: option.server,
+                connectionID: option.connectionID.map { length throws(OpenSSLError) in
+                    try ConnectionID.random(count: length)
+                },
                 limits: Connection.Limits(handshakeTimeout: .milliseconds(handshakeTimeout)),
                 datapath: scheduler.datapath,
                 delegate: self)
@@ -235,6 +241,7 @@ public final class DtlsConnection: DtlsSocket {
         do throws(OpenSSLError) {
             let connection = try Connection.accept(
                 on: socket.take(), flow, hello: hello, context: identity.context,
+                connectionID: server?.makeConnectionID(for: self),
                 limits: Connection.Limits(handshakeTimeout: .milliseconds(handshakeTimeout)),
                 datapath: scheduler.datapath, delegate: self)
             start(connection, datagrams)
@@ -418,6 +425,69 @@ public final class DtlsConnection: DtlsSocket {
             defer { lastError = 0 }
             return lastError
         }
+    }
+}
+
+/// Connection IDs (RFC 9146). (Not in the reference.)
+extension DtlsConnection {
+    private var connection: Connection? {
+        switch phase {
+        case .handshaking(let connection, _), .established(let connection): connection
+        case .verified, .exchanging, .ended: nil
+        }
+    }
+
+    /// The connection IDs that were agreed on: the one in the records that this side receives, and the one in those that
+    /// it sends; each may be empty. `nil` where none were, before the handshake is done, and once it is closed.
+    public var connectionIDs: (own: [UInt8], peer: [UInt8])? {
+        checkThread()
+        return connection?.connectionIDs.map { ($0.own.bytes, $0.peer.bytes) }
+    }
+
+    /// Whether both sides check that a new address is the peer's before they use it (return routability check, RFC
+    /// 9853).
+    public var checksReturnRoutability: Bool {
+        checkThread()
+        return connection?.checksReturnRoutability ?? false
+    }
+
+    /// Calls `callback` each time the peer has another address, with that and the former one. The connection goes on,
+    /// over another descriptor (``sockFd``).
+    public func onAddressChange(_ callback: ((_ remote: DtlsAddress, _ former: DtlsAddress) -> Void)?) {
+        checkThread()
+        addressCallback = callback
+    }
+
+    /// Takes a datagram that came to the server's listener, perhaps from another address of the client.
+    func receive(_ datagram: UnsafeRawBufferPointer, from flow: FlowKey) {
+        connection?.receive(datagram, from: flow)
+    }
+
+    package func connection(_ connection: Connection, wantsSocketAt flow: FlowKey) {
+        scheduler.call { [weak self] in self?.move(connection, to: flow) }
+    }
+
+    private func move(_ connection: Connection, to flow: FlowKey) {
+        guard self.connection === connection else { return }
+        do throws(SystemError) {
+            guard var incoming = try server?.makeSocket(for: flow) else { return connection.moveFailed() }
+            let datagrams = incoming.datagrams
+            try connection.move(to: flow, over: incoming.socket.take())
+            for datagram in datagrams { datagram.withUnsafeBytes { connection.receive($0) } }
+        } catch {
+            connection.moveFailed()
+        }
+    }
+
+    package func connection(_ connection: Connection, send datagram: UnsafeRawBufferPointer, to flow: FlowKey) {
+        server?.send(datagram, to: flow)
+    }
+
+    package func connectionMoved(_ connection: Connection, from flow: FlowKey) {
+        (local, peer) = (connection.flow.local, connection.flow.peer)
+        register()
+        let (now, former) = (remote, DtlsAddress(flow.peer))
+        scheduler.call { [weak self] in self?.addressCallback?(now, former) }
     }
 }
 

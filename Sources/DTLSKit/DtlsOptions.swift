@@ -14,6 +14,23 @@ enum HandshakeTimeout {
     }
 }
 
+/// Bytes of a connection ID (RFC 9146) that the program asks the other side for. (Not in the reference.)
+enum ConnectionIDLength {
+    /// Long enough that nobody guesses one, and that no two of a server's connections have the same.
+    static let ofServers = 9...20
+    /// 0: the client needs none itself, and sends the server's.
+    static let ofClients = 0...20
+
+    static func check(_ value: Int?, _ range: ClosedRange<Int>, renegotiate: Bool) throws(DtlsError) {
+        guard let value else { return }
+        guard range.contains(value) else {
+            throw .invalid(
+                "connectionID \(value) is out of range: it must be \(range.lowerBound) to \(range.upperBound) bytes")
+        }
+        if renegotiate { throw .invalid("there are no connection IDs where renegotiate is set") }
+    }
+}
+
 /// The options of a server (reference: Dtls.createServer).
 public struct DtlsServerOption: Sendable, Equatable {
     /// Server name for multitasking, under which tasks find certificate, key and cookie secret. `nil`: a single task's
@@ -33,11 +50,16 @@ public struct DtlsServerOption: Sendable, Equatable {
     public var renegotiate: Bool
     /// Milliseconds, 2,000 to 120,000.
     public var handshakeTimeout: Int
+    /// Bytes of the connection ID that clients which offer it are asked for (RFC 9146), 9 to 20, so that a connection
+    /// goes on when the client's address changes; `nil`: none. A connection that goes to a task before its handshake has
+    /// none, and the task of one that goes there later does not learn of another address. (Not in the reference.)
+    public var connectionID: Int?
 
     public init(
         name: String? = nil, ca: String? = nil, cert: String, key: String? = nil, passwd: String? = nil,
-        ipcert: Bool = false, renegotiate: Bool = false, handshakeTimeout: Int = 60_000
+        ipcert: Bool = false, renegotiate: Bool = false, handshakeTimeout: Int = 60_000, connectionID: Int? = nil
     ) {
+        self.connectionID = connectionID
         self.name = name
         self.ca = ca
         self.cert = cert
@@ -50,13 +72,16 @@ public struct DtlsServerOption: Sendable, Equatable {
 
     func check() throws(DtlsError) {
         try HandshakeTimeout.check(handshakeTimeout)
+        try ConnectionIDLength.check(connectionID, ConnectionIDLength.ofServers, renegotiate: renegotiate)
         if name == "" { throw .invalid("a server's name must not be empty; without one, leave it out") }
     }
 
     var settings: ServerSettings {
-        ServerSettings(
+        var settings = ServerSettings(
             certificate: cert, privateKey: key ?? cert, passphrase: passwd, certificateAuthorities: ca,
             allowsRenegotiation: renegotiate)
+        settings.connectionIDs = connectionID != nil
+        return settings
     }
 
     var limits: Connection.Limits { Connection.Limits(handshakeTimeout: .milliseconds(handshakeTimeout)) }
@@ -120,12 +145,16 @@ public struct DtlsClientOption: Sendable, Equatable {
     public var key: String?
     /// The private key's password.
     public var passwd: String?
+    /// Bytes of the connection ID that the server is asked for (RFC 9146), 0 to 20. With 0 the client sends the server's
+    /// and needs none itself; `nil`: nothing is offered. (Not in the reference.)
+    public var connectionID: Int?
 
     public init(
         rejectUnauthorized: Bool = false, loadDefaultCerts: Bool = false, ca: String? = nil, server: String? = nil,
         renegotiate: Bool = false, handshakeTimeout: Int = 60_000, cert: String? = nil, key: String? = nil,
-        passwd: String? = nil
+        passwd: String? = nil, connectionID: Int? = nil
     ) {
+        self.connectionID = connectionID
         self.rejectUnauthorized = rejectUnauthorized
         self.loadDefaultCerts = loadDefaultCerts
         self.ca = ca
@@ -139,6 +168,7 @@ public struct DtlsClientOption: Sendable, Equatable {
 
     func check() throws(DtlsError) {
         try HandshakeTimeout.check(handshakeTimeout)
+        try ConnectionIDLength.check(connectionID, ConnectionIDLength.ofClients, renegotiate: renegotiate)
         if cert == nil, key != nil { throw .invalid("there is a key but no cert") }
         if let server, server.isEmpty || server.utf8.count > 255 {
             throw .invalid("server must be a host name or IP address of 1 to 255 bytes")
@@ -146,10 +176,12 @@ public struct DtlsClientOption: Sendable, Equatable {
     }
 
     var settings: ClientSettings {
-        ClientSettings(
+        var settings = ClientSettings(
             rejectUnauthorized: rejectUnauthorized, loadDefaultCertificates: loadDefaultCerts,
             certificateAuthorities: ca, certificate: cert, privateKey: key ?? cert, passphrase: passwd,
             allowsRenegotiation: renegotiate)
+        settings.connectionIDs = connectionID != nil
+        return settings
     }
 }
 

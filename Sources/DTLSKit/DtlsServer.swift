@@ -15,6 +15,11 @@ public final class DtlsServer: DtlsSocket {
     private var failureCallback: ((DtlsError, DtlsAddress) -> Void)?
     /// The connections whose datagrams may still come to the listener (rule 4), by their numbers.
     private var recent = RecentConnections()
+    /// The connections that clients have a connection ID of, by that. Those that are gone are removed now and then.
+    private var connectionsByID: [ConnectionID: WeakConnection] = [:]
+    private var idsToSweepAt = 64
+
+    private struct WeakConnection { weak var connection: DtlsConnection? }
 
     /// Clients in their handshake or waiting for `accept`, at most; further ones have to try again.
     public static let backlog = 1_024
@@ -173,6 +178,34 @@ public final class DtlsServer: DtlsSocket {
     /// Takes a misdelivered datagram that the socket of one of this server's connections has yielded.
     func reinject(_ datagram: UnsafeRawBufferPointer, _ flow: FlowKey) { listener?.reinject(datagram, flow) }
 
+    // MARK: Connection IDs
+
+    /// A connection ID for the client of a new connection; `nil` where the server has none.
+    ///
+    /// It tells its own length, as those of QUIC-LB do, which a record does not; its first three bits say that no
+    /// balancer can route by it.
+    func makeConnectionID(for connection: DtlsConnection) -> ConnectionID? {
+        guard let length = identity.option.connectionID, var bytes = try? ConnectionID.random(count: length).bytes,
+            !bytes.isEmpty
+        else { return nil }
+        bytes[0] = 0xe0 | UInt8(truncatingIfNeeded: length - 1)
+        guard let id = ConnectionID(bytes), connectionsByID[id]?.connection == nil else { return nil }
+        if connectionsByID.count >= idsToSweepAt {
+            connectionsByID = connectionsByID.filter { $0.value.connection.map { $0.sockFd >= 0 } ?? false }
+            idsToSweepAt = max(64, 2 * connectionsByID.count)
+        }
+        connectionsByID[id] = WeakConnection(connection: connection)
+        return id
+    }
+
+    /// A socket for a connection whose client is at another address now; `nil` where the server is closed.
+    func makeSocket(for flow: FlowKey) throws(SystemError) -> IncomingConnection? {
+        try listener?.makeSocket(for: flow, with: [])
+    }
+
+    /// Sends a datagram to a client that no socket is connected to.
+    func send(_ datagram: UnsafeRawBufferPointer, to flow: FlowKey) { listener?.send(datagram, to: flow) }
+
     /// A connection of this server has gone to a task: its misdelivered datagrams follow it there.
     func handedOver(_ number: UInt64, to task: DtlsTask) { recent.insert(number, .task(task)) }
 }
@@ -210,6 +243,14 @@ extension DtlsServer: DatagramListenerDelegate {
         case .task(let task): task.send(misdelivered: datagram, of: connection)
         case nil: return false
         }
+        return true
+    }
+
+    package func listener(
+        _ listener: DatagramListener, received datagram: UnsafeRawBufferPointer, of flow: FlowKey, with id: ConnectionID
+    ) -> Bool {
+        guard let connection = connectionsByID[id]?.connection else { return false }
+        connection.receive(datagram, from: flow)
         return true
     }
 

@@ -71,6 +71,7 @@ final class ServerIdentity {
         writer.bool(option.ipcert)
         writer.bool(option.renegotiate)
         writer.integer(Int64(option.handshakeTimeout))
+        // No connection ID: the listener that could tell connections by it is not in the task.
         writer.list(added) { writer, certificate in
             writer.string(certificate.name)
             writer.optional(certificate.ca) { $0.string($1) }

@@ -8,8 +8,18 @@ import LinuxSystem
 @DtlsLoop public final class AsyncDtlsConnection {
     let connection: DtlsConnection
     private let waiters = Waiters()
-    /// The peer's address.
+    /// The peer's address when the connection was made.
     public nonisolated let remote: DtlsAddress
+    /// The peer's present address: another one than ``remote`` where the peer has moved (RFC 9146).
+    public var presentRemote: DtlsAddress { connection.remote }
+    /// See ``DtlsConnection/connectionIDs``.
+    public var connectionIDs: (own: [UInt8], peer: [UInt8])? { connection.connectionIDs }
+    /// See ``DtlsConnection/checksReturnRoutability``.
+    public var checksReturnRoutability: Bool { connection.checksReturnRoutability }
+    /// See ``DtlsConnection/onAddressChange(_:)``.
+    public func onAddressChange(
+        _ callback: (@Sendable (_ remote: DtlsAddress, _ former: DtlsAddress) -> Void)?
+    ) { connection.onAddressChange(callback) }
 
     init(_ connection: DtlsConnection) {
         self.connection = connection

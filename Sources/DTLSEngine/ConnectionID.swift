@@ -5,8 +5,7 @@ import Primitives
 /// owner knows the connection whatever address the record comes from. It has 0 to ``maximumCount`` bytes, which are
 /// held in the value itself.
 public struct ConnectionID: Hashable, Sendable, CustomStringConvertible {
-    /// The most bytes that this program makes and takes. RFC 9146, section 3, allows 255; the implementations in use
-    /// make 32 at most (Mbed TLS' MBEDTLS_SSL_CID_OUT_LEN_MAX and wolfSSL's DTLS_CID_MAX_SIZE are configurable).
+    /// The most bytes that this program makes and takes, of the 255 that RFC 9146, section 3, allows.
     public static let maximumCount = 32
 
     /// The number of bytes.

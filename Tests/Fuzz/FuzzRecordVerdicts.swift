@@ -33,8 +33,8 @@ private final class Receivers {
         defer { memory.deallocate() }
         guard let receiver = openSSL.openSSLConnection, let peer = client.openSSLConnection,
             RecordState.export(
-                from: receiver.ssl, receiver.protectedWrites, contentLimit: receiver.recordLimit, to: memory),
-            RecordState.export(from: peer.ssl, peer.protectedWrites, contentLimit: peer.recordLimit, to: sender)
+                from: receiver.ssl, receiver.protectedWrites, contentLimit: receiver.recordLimit, nil, to: memory),
+            RecordState.export(from: peer.ssl, peer.protectedWrites, contentLimit: peer.recordLimit, nil, to: sender)
         else { fatalError("the keys do not leave") }
         ours = try Engine(
             resuming: [UInt8](UnsafeRawBufferPointer(start: memory, count: RecordState.byteCount)), over: bio)
@@ -116,7 +116,7 @@ private final class Receivers {
             while true {
                 switch try engine.next(now: .distantPast) {
                 case .needsInput: return
-                case .established: continue
+                case .established, .pathResponse: continue
                 case .message(let message): verdicts.append(.message([UInt8](message)))
                 case .closed: return verdicts.append(.closed)
                 }

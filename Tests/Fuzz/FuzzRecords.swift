@@ -15,8 +15,13 @@ private final class Fuzzed {
         do { bio = try DatagramBIO(scheduleCapacity: 4) } catch { fatalError("\(error)") }
     }
 
+    let cipher = ConnectionIDCipher(keys: [(0, [UInt8](1...16)), (5, [UInt8](2...17))], serverIDLength: 2)
+
+    /// What records have to have in them, where there are connection IDs.
+    static let ids = ConnectionID([1, 2]).map { ConnectionIDs(own: $0, peer: $0) }
+
     /// A state of any algorithm, with the same keys each time.
-    func reset(_ algorithm: RecordAlgorithm, limit: Int) {
+    func reset(_ algorithm: RecordAlgorithm, limit: Int, _ ids: ConnectionIDs?) {
         [UInt8](1...64).withUnsafeBytes { bytes in
             func keys(_ start: Int) -> RecordState.Keys {
                 RecordState.Keys(
@@ -25,7 +30,8 @@ private final class Fuzzed {
             }
             RecordState.write(
                 RecordState.Terms(
-                    isServer: limit % 2 == 0, algorithm: algorithm, suite: 0, contentLimit: limit, noncePrefix: 1),
+                    isServer: limit % 2 == 0, algorithm: algorithm, suite: 0, contentLimit: limit, noncePrefix: 1,
+                    connectionIDs: ids, checksReturnRoutability: ids != nil),
                 send: keys(0), receive: keys(32), nextNumber: RecordState.firstNumber + 1, to: memory)
         }
     }
@@ -43,8 +49,10 @@ func fuzzRecords(_ bytes: UnsafePointer<UInt8>?, _ count: Int) -> Int32 {
     let algorithms = RecordAlgorithm.allCases
     let algorithm = algorithms[Int(bytes[0] & 0x7f) % algorithms.count]
     if bytes[0] & 0x80 == 0 {
-        fuzzed.reset(algorithm, limit: 16_384 >> (Int(bytes[0]) % 6))
+        let ids = Int(bytes[0]) / algorithms.count % 2 == 1 ? Fuzzed.ids : nil
+        fuzzed.reset(algorithm, limit: 16_384 >> (Int(bytes[0]) % 6), ids)
         receive(input)
+        readConnectionID(input)
     } else {
         resume(input)
     }
@@ -67,6 +75,19 @@ private func receive(_ datagram: UnsafeRawBufferPointer) {
     }
     guard state.newestNumber == newest, state.nextNumber == next, fuzzed.bio.outbox.isEmpty else {
         fatalError("something was answered or noted")
+    }
+}
+
+/// Somebody makes up an extension, a record's connection ID, and one that would be decrypted.
+private func readConnectionID(_ bytes: UnsafeRawBufferPointer) {
+    if let content = ConnectionIDNegotiation.connectionID(in: bytes) {
+        guard content.count == bytes.count - 1 else { fatalError("another length") }
+    }
+    let found = ConnectionID(selfDescribedIn: bytes)
+    for id in [found, ConnectionID(bytes)].compactMap({ $0 }) {
+        guard let read = fuzzed.cipher?.decrypt(id) else { continue }
+        guard read.serverID.count == 2, read.nonce.count == id.count - 3 else { fatalError("other lengths") }
+        fuzzed.sum &+= UInt64(read.nonce[0])
     }
 }
 

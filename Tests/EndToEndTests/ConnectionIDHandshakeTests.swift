@@ -78,7 +78,9 @@ extension EndToEndHandshakes {
         @Test(arguments: PeerProgram.Stack.allCases)
         func `a service without connection IDs answers no offer`(_ stack: PeerProgram.Stack) async throws {
             let daemon = try await start("\"off\"", .certificate)
-            for offered in ["", "c0ffee"] {
+            // A client of wolfSSL 5.9 that offers one for itself ends no handshake with a server that does not answer,
+            // Mbed TLS's neither.
+            for offered in stack == .wolfSSL ? [""] : ["", "c0ffee"] {
                 let client = try PeerProgram(stack, to: address, connectionID: offered, by: .certificate, in: folder)
                 let line = try await client.prints("handshake", details: daemon.program.errors)
                 try check(line, resumed: false, offered: offered, length: nil)

@@ -266,6 +266,7 @@ package final class Association {
             // The peer has left the new handshake that it had begun before: that one's flight must not be sent again.
             rehandshake = nil
             guard isOpen, let offer else { break }
+            if offer.material.context != nil, offer.material.staysBeside { return .misdelivered }
             guard let context = offer.material.context else {
                 end(.replaced)
                 return .misdelivered

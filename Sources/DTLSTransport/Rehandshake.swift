@@ -7,10 +7,15 @@ package struct RehandshakeMaterial {
     /// which RFC 6347, section 4.2.8, allows too, and the client goes on as a new one.
     package let context: ServerContext?
     package let cookies: CookieAuthority
+    /// Whether a hello with a valid cookie begins a connection of its own at the listener, and the association stays: its
+    /// peer is known by a connection ID (RFC 9146), and may be at another address by now, while a NAT has given its port
+    /// to the peer that says hello.
+    package let staysBeside: Bool
 
-    package init(context: ServerContext?, cookies: CookieAuthority) {
+    package init(context: ServerContext?, cookies: CookieAuthority, staysBeside: Bool = false) {
         self.context = context
         self.cookies = cookies
+        self.staysBeside = staysBeside
     }
 }
 

@@ -221,7 +221,10 @@ extension ConnectionDispatcher: DatagramListenerDelegate {
     func listener(
         _ listener: DatagramListener, misdelivered datagram: UnsafeRawBufferPointer, of connection: UInt64
     ) -> Bool {
-        workers.deliver(datagram, to: ConnectionNumber(rawValue: connection))
+        let connection = ConnectionNumber(rawValue: connection)
+        // It begins a connection of its own.
+        if ClientHello.couldBePart(of: datagram), sockets.staysBesideHellos(connection) { return false }
+        return workers.deliver(datagram, to: connection)
     }
 
     func listener(_ listener: DatagramListener, failed error: SystemError, for peer: SocketAddress) {

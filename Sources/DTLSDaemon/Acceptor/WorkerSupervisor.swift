@@ -66,6 +66,7 @@ final class WorkerSupervisor: TimerTarget, MessageChannelDelegate {
         self.loop = loop
         self.logger = logger
         super.init()
+        connections.onFlowLeft = { [unowned self] in leftFlow($0) }
     }
 
     // MARK: Configuration
@@ -268,10 +269,14 @@ final class WorkerSupervisor: TimerTarget, MessageChannelDelegate {
         guard let pid = pool.worker(with: connection), let channel = channels[pid] else { return }
         let message = MessageToWorker.encode(
             resume: connection, flow: incoming.flow, datagrams: incoming.datagrams)
-        let other = connections.rebind(connection, to: incoming.flow)
+        connections.rebind(connection, to: incoming.flow)
         channel.send(message, descriptor: incoming.socket.take())
-        guard let other, connections.hasSocket(other), let pid = pool.worker(with: other) else { return }
-        channels[pid]?.send(MessageToWorker.encode(giveUpSocketOf: other))
+    }
+
+    /// The flow of a connection is another one's from now on.
+    private func leftFlow(_ connection: ConnectionNumber) {
+        guard connections.hasSocket(connection), let pid = pool.worker(with: connection) else { return }
+        channels[pid]?.send(MessageToWorker.encode(giveUpSocketOf: connection))
     }
 
     /// Tells the worker of a connection that there is no socket for it.

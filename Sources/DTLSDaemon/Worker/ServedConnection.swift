@@ -246,7 +246,8 @@ final class ServedConnection: ConnectionDelegate {
     }
 
     func rehandshakeMaterial(for connection: Connection) -> RehandshakeMaterial? {
-        worker.rehandshakeMaterial(for: service, connection.peer)
+        worker.rehandshakeMaterial(
+            for: service, connection.peer, staysBeside: worker.slot(id)?.ownConnectionID != nil)
     }
 
     func connection(_ connection: Connection, rehandshakeFailed ending: Connection.Ending) {

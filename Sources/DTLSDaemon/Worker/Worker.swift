@@ -334,10 +334,14 @@ final class Worker: MessageChannelDelegate {
     /// What a re-handshake on a connection of `service` is done with. The service's certificate may have been renewed
     /// since the connection began. Where the service, or the peer's access to it, is gone from the configuration, there
     /// is no context: the peer may not go on for ever on its old port, and the listener is to refuse it.
-    func rehandshakeMaterial(for service: ServiceRuntime, _ peer: SocketAddress) -> RehandshakeMaterial? {
+    /// - Parameter staysBeside: see ``RehandshakeMaterial/staysBeside``.
+    func rehandshakeMaterial(
+        for service: ServiceRuntime, _ peer: SocketAddress, staysBeside: Bool
+    ) -> RehandshakeMaterial? {
         guard let cookies else { return nil }
         let active = active(service)
-        return RehandshakeMaterial(context: allows(peer, service) ? active?.context : nil, cookies: cookies)
+        return RehandshakeMaterial(
+            context: allows(peer, service) ? active?.context : nil, cookies: cookies, staysBeside: staysBeside)
     }
 
     private func active(_ service: ServiceRuntime) -> ServiceRuntime? {

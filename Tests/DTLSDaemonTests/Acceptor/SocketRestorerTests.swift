@@ -428,13 +428,44 @@ import Testing
         _ = try workers.received(by: 0)
         try workers.send(MessageFromWorker.encode(rebind: mover, flow: flow), from: 0)
         try turn()
-        #expect(try workers.received(by: 0) == [.resume(mover, [], peer: client.local), .giveUpSocket(former)])
+        #expect(try workers.received(by: 0) == [.giveUpSocket(former), .resume(mover, [], peer: client.local)])
         #expect(supervisor.connections.slot(of: former)?.flow == nil)
         try report(parked: former)
         try workers.send(MessageFromWorker.encode(wake: [former]), from: 0)
         try turn()
         #expect(try workers.received(by: 0) == [.resumeFailed(former)], "nobody knows where its client is")
         #expect(supervisor.connections.count == 2)
+    }
+
+    @Test(arguments: [false, true])
+    func `a new client at the port of one with a connection ID begins a connection, and the other one stays`(
+        _ hasSocket: Bool
+    ) throws {
+        try ready(0)
+        let (former, record) = try named(client.local)
+        if !hasSocket { try report(parked: former) }
+        try turn()
+        _ = try workers.received(by: 0)
+        let hello = ClientHelloBytes()
+        try send(hello.bytes())
+        guard case .helloVerifyRequest(let cookie) = HelloAnswer(try #require(client.receive()).bytes) else {
+            Issue.record("the listener has asked for no cookie")
+            return
+        }
+        // It comes from the worker where the connection has a socket.
+        let verified = hello.bytes(cookie: cookie, number: 1)
+        listener.expectLateDatagrams(of: flow, for: former.rawValue)
+        try verified.withUnsafeBytes { listener.reinject($0, flow) }
+        try turn()
+        let messages = try workers.received(by: 0)
+        let new = try #require(supervisor.connections.connection(of: flow))
+        #expect(new != former && messages == (hasSocket ? [.giveUpSocket(former)] : []) + [.handover(new)])
+        #expect(supervisor.connections.slot(of: former)?.flow == nil && supervisor.connections.count == 2)
+        // The former client comes from elsewhere.
+        let other = try DatagramSocket(at: try #require(SocketAddress("127.0.0.1:0")))
+        other.send(record, to: listener.address)
+        try turn()
+        #expect(try workers.received(by: 0) == [.record(former, record)])
     }
 
     @Test func `a record whose connection ID is nobody's, or another service's, is one of no connection`() throws {

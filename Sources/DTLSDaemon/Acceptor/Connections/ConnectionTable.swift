@@ -97,6 +97,9 @@ final class ConnectionTable {
         unread = []
     }
 
+    /// Is told of a connection whose flow is another one's from now on. It may have a socket.
+    var onFlowLeft: (ConnectionNumber) -> Void = { _ in }
+
     /// Is told of a table that was dropped: another one may get its number.
     var onTableRemoved: (Int) -> Void = { _ in }
 
@@ -236,6 +239,7 @@ final class ConnectionTable {
             slot(of: other)?.leaveFlow()
         }
         flows.insert(place(connection), flow)
+        if let other { onFlowLeft(other) }
         return other
     }
 

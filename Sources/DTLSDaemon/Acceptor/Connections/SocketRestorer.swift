@@ -134,6 +134,7 @@ final class SocketRestorer {
             }
         case .flow, .provenFlow:
             guard let found = self.connection(of: flow, wasKept: wasKept) else { return false }
+            if case .provenFlow = claim, staysBesideHellos(found) { return false }
             connection = found
         }
         guard workers.isServed(connection) else {
@@ -147,6 +148,13 @@ final class SocketRestorer {
             workers.deliverRecord(datagram, flow, to: connection, waits: wasKept)
         }
         return true
+    }
+
+    /// Whether a hello of a connection's flow begins another connection, and this one stays: its client is known by a
+    /// connection ID, and may be at another address by now, while a NAT has given its port to the client that says hello.
+    /// (Where it is the same client, which has lost its state, this one ends by its timeout.)
+    func staysBesideHellos(_ connection: ConnectionNumber) -> Bool {
+        workers.connections.slot(of: connection)?.ownConnectionID != nil
     }
 
     private enum Search {

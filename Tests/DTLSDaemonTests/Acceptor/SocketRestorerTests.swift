@@ -455,7 +455,7 @@ import Testing
         // It comes from the worker where the connection has a socket.
         let verified = hello.bytes(cookie: cookie, number: 1)
         listener.expectLateDatagrams(of: flow, for: former.rawValue)
-        try verified.withUnsafeBytes { listener.reinject($0, flow) }
+        verified.withUnsafeBytes { listener.reinject($0, flow) }
         try turn()
         let messages = try workers.received(by: 0)
         let new = try #require(supervisor.connections.connection(of: flow))

@@ -23,11 +23,11 @@ extension EndToEndClientMode {
                     more: "server_name = \"localhost\"\n\(more)"
                 ).text
             case .presharedKey:
-                try fixture.folder.write(
+                let keys = try fixture.folder.write(
                     "\(PeerProgram.Credentials.identity):\(PeerProgram.Credentials.key)\n", to: "keys.psk")
                 return Client(
                     listen: fixture.front, connect: server ?? fixture.back,
-                    more: "\(more)\n[client.out.psk]\nfile = \"keys.psk\""
+                    more: "\(more)\n[client.out.psk]\nfile = \"\(keys)\""
                 ).text
             }
         }
@@ -49,7 +49,8 @@ extension EndToEndClientMode {
             let serverID = "0011223344556677"
             for (own, others) in [("\"off\"", serverID), ("0", serverID), ("8", serverID), ("8", ""), ("8", nil)] {
                 let server = try await server(stack, connectionID: others, by: credentials)
-                let daemon = try await Daemon.start(client(own, by: credentials), in: fixture.folder)
+                // In a folder of its own, with a log of its own.
+                let daemon = try await Daemon.start(client(own, by: credentials), in: TestFolder())
                 let sender = try PlainSender(to: fixture.front)
                 // pion's server resumes no session with connection IDs (Tests/Peers/pion/main.go).
                 let rounds = stack == .pion && own == "8" && others != nil ? 1 : 2
@@ -71,6 +72,7 @@ extension EndToEndClientMode {
                     try await daemon.logged("connection to the server closed", count: round)
                 }
                 try await daemon.stop()
+                try await server.kill()
             }
         }
 
@@ -92,7 +94,8 @@ extension EndToEndClientMode {
             try await daemon.stop()
         }
 
-        @Test(arguments: PeerProgram.Stack.allCases, NAT.Moment.allCases)
+        /// pion's server answers a handshake at the address that it has begun from, and takes none of it from another.
+        @Test(arguments: PeerProgram.Stack.allCases.filter { $0 != .pion }, NAT.Moment.allCases)
         func `a tunnel's port may change in the last flight of a handshake`(
             _ stack: PeerProgram.Stack, _ moment: NAT.Moment
         ) async throws {

@@ -29,6 +29,7 @@ static int descriptor = -1;
 static struct sockaddr_in address;           // a server's own, or the server that a client has
 static struct sockaddr_in peer, latest;      // of a server: whom it answers, and who has sent last
 static bool is_established;
+static bool has_message;                     // of a server: since the handshake, so that its last flight has come
 static unsigned char hello[2048];            // that has come too early
 static ssize_t hello_size;
 
@@ -78,6 +79,7 @@ int transport_receive(void *bytes, size_t size, int milliseconds) {
         }
         peer = latest;
     }
+    if (!has_message) peer = latest;
     return got;
 }
 
@@ -154,7 +156,7 @@ static void run_server(void) {
     open_socket(0);
     printf("listening\n");
     for (;;) {
-        is_established = false;
+        is_established = has_message = false;
         if (hello_size <= 0) {
             int got;
             do got = transport_receive(hello, sizeof hello, -1);
@@ -166,6 +168,7 @@ static void run_server(void) {
             int got = receive(text, sizeof text);
             if (got == -1) continue;
             if (got <= 0) break;
+            has_message = true;
             if (peer.sin_port != latest.sin_port || peer.sin_addr.s_addr != latest.sin_addr.s_addr) {
                 peer = latest;
                 printf("the peer has moved to port %d\n", ntohs(peer.sin_port));

@@ -120,6 +120,12 @@ final class PeerProgram: Sendable {
         return try await perform("receive", until: "received ", "closed", details: details())
     }
 
+    /// Ends a server, so that another one can have its port.
+    func kill() async throws {
+        program.signal(SIGKILL)
+        _ = try await program.ended()
+    }
+
     /// Ends the client with close_notify.
     func leave() async throws {
         program.closeInput()

@@ -3,7 +3,7 @@ import COpenSSL
 /// The extensions connection_id (RFC 9146, section 3) and rrc (RFC 9853) of one connection's hellos. OpenSSL knows
 /// neither, and calls back for both.
 ///
-/// Every handshake agrees anew, one that resumes a session too. Connection IDs are agreed on only for records that are
+/// Every handshake agrees for itself, one that resumes a session too. Connection IDs are agreed on only for records that are
 /// not to be OpenSSL's when the handshake is done: those of ``RecordAlgorithm``.
 final class ConnectionIDNegotiation {
     /// The connection ID that this side offers or answers with.

@@ -55,7 +55,7 @@ public class TLSContext {
 
     deinit { SSL_CTX_free(pointer) }
 
-    /// Has connections that have a connection ID negotiate it. A renegotiation would agree anew in the middle of a
+    /// Has connections that have a connection ID negotiate it. A renegotiation would agree once more in the middle of a
     /// connection, so contexts that allow it do not.
     func negotiateConnectionIDs() throws(CredentialsError) {
         guard !allowsRenegotiation else { return }

@@ -109,7 +109,7 @@ import Testing
     }
 
     @Test(arguments: suites, Lengths.agreeing)
-    func `a resumed handshake agrees anew`(_ suite: SuiteCase, _ lengths: Lengths) throws {
+    func `a resumed handshake agrees on connection IDs of its own`(_ suite: SuiteCase, _ lengths: Lengths) throws {
         let first = try Self.establishedPair(suite, .both)
         let session = try #require(first.client.session)
         first.letGo()
@@ -296,7 +296,7 @@ import Testing
 
     /// The same keys, number and content, but sealed for another connection ID, or for none.
     @Test(arguments: [0, 1, 16, 18, 32])
-    func `a record with another connection ID is dropped, whoever has sealed it`(_ length: Int) throws {
+    func `a record with another connection ID is dropped, also where its seal is right`(_ length: Int) throws {
         let pair = try Self.establishedPair(Self.certificates, .both)
         let state = try #require(pair.client.engine?.recordState)
         // The count of the peer's connection ID, which is known to be there.

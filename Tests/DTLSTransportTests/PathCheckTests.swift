@@ -232,8 +232,8 @@ import Testing
         for _ in 0..<3 { _ = driver.waitForDeadline(present: away) }
         let last = driver.waitForDeadline(present: away)
         #expect(last == [.giveUp(away)] && !driver.check.isSettled)
-        let anew = driver.received(100, from: away, present: away)
-        #expect(anew == [.challenge(5, away)])
+        let again = driver.received(100, from: away, present: away)
+        #expect(again == [.challenge(5, away)])
         _ = driver.check.receivedResponse(5, from: away, present: away)
         #expect(driver.check.isSettled)
     }

@@ -86,16 +86,17 @@ final class Daemon: Sendable {
         program.signal(SIGHUP)
     }
 
-    /// Has it read another configuration, and stops the process that does before that has answered.
+    /// Has the daemon read another configuration, and stops the loader before that has sent its result.
     func reloadAndStopLoader(_ configuration: String) async throws -> pid_t {
-        // Without this it lives for some milliseconds, fewer than a look through a busy machine's processes takes.
+        // Without this text the loader lives for some milliseconds, less than it takes to find it among a busy machine's
+        // processes.
         let padding = String(repeating: "# A comment takes some time to read.\n", count: 25_000)
         try folder.write(configuration + padding, to: "dtlsd.toml")
-        // Not one of OCSP responses, whose name goes on.
+        // The name must be the whole one: that of the loader of OCSP responses begins with the same words.
         func loader() -> pid_t? {
             ProcessTable.children(of: program.pid).first { ProcessTable.name(of: $0) == "dtlsd: loader" }
         }
-        return try await eventualValue("the loader is stopped before it has answered", details: program.errors) {
+        return try await eventualValue("the loader is stopped before it has sent its result", details: program.errors) {
             if let late = loader() {
                 kill(late, SIGCONT)
                 return nil
@@ -105,7 +106,8 @@ final class Daemon: Sendable {
             for _ in 0..<10_000 {
                 guard let loader = loader() else { continue }
                 kill(loader, SIGSTOP)
-                // An answer that it has sent before has woken the main process up, which sleeps again when it is read.
+                // A result that the loader has sent before it stopped has woken the main process up, which sleeps again
+                // only when it has read the result and logged the failure.
                 for _ in 0..<10_000
                 where ProcessTable.isStopped(loader) && ProcessTable.sleep(of: program.pid) != nil {
                     return lines(with: "reload failed").count == failures ? loader : nil

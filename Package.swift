@@ -89,11 +89,25 @@ let daemon: [Target] = [
 let program: [Target] = [
     .executableTarget(
         name: "dtlsd",
-        dependencies: ["DTLSDaemon", .product(name: "ArgumentParser", package: "swift-argument-parser")],
+        dependencies: [
+            "DTLSDaemon", "Primitives", .product(name: "ArgumentParser", package: "swift-argument-parser"),
+        ],
+        swiftSettings: strict
+    ),
+    .executableTarget(
+        name: "dtls",
+        dependencies: [
+            "DTLSKit", "LinuxSystem", "CLinux", "Primitives",
+            .product(name: "ArgumentParser", package: "swift-argument-parser"),
+        ],
         swiftSettings: strict
     ),
     .testTarget(
-        name: "EndToEndTests", dependencies: ["dtlsd", "LinuxSystem", "CLinux", "TestSupport"], exclude: ["Programs"],
+        name: "DTLSToolTests", dependencies: ["dtls", "LinuxSystem", "CLinux", "Primitives", "TestSupport"],
+        swiftSettings: strict),
+    .testTarget(
+        name: "EndToEndTests", dependencies: ["dtlsd", "dtls", "LinuxSystem", "CLinux", "TestSupport"],
+        exclude: ["Programs"],
         swiftSettings: strict),
     .testTarget(name: "SystemdTests", dependencies: ["TestSupport"], exclude: ["lab"], swiftSettings: strict),
 ]
@@ -106,7 +120,9 @@ let isProgramLeftOut = isLibraryAlone || Context.environment["DTLSD_WITHOUT_PROG
 let package = Package(
     name: "dtlsd",
     products: [.library(name: "DTLSKit", targets: ["DTLSKit"])]
-        + (isProgramLeftOut ? [] : [.executable(name: "dtlsd", targets: ["dtlsd"])]),
+        + (isProgramLeftOut
+            ? []
+            : [.executable(name: "dtlsd", targets: ["dtlsd"]), .executable(name: "dtls", targets: ["dtls"])]),
     dependencies: isLibraryAlone
         ? []
         : [

@@ -1,0 +1,6 @@
+import ArgumentParser
+
+/// The subcommands that talk to DTLS servers as clients do.
+enum TalkingCommands {
+    static let all: [any ParsableCommand.Type] = []
+}

@@ -66,6 +66,9 @@ let library: [Target] = [
 ]
 
 let daemon: [Target] = [
+    .target(name: "ControlProtocol", dependencies: ["Primitives"], swiftSettings: strict),
+    .testTarget(
+        name: "ControlProtocolTests", dependencies: ["ControlProtocol", "Primitives"], swiftSettings: strict),
     .systemLibrary(name: "CSystemd", pkgConfig: "libsystemd", providers: [.apt(["libsystemd-dev"])]),
     .target(
         name: "DTLSDaemon",

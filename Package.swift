@@ -100,13 +100,17 @@ let program: [Target] = [
     .executableTarget(
         name: "dtls",
         dependencies: [
-            "DTLSKit", "LinuxSystem", "CLinux", "Primitives",
+            "ControlProtocol", "DTLSKit", "LinuxSystem", "CLinux", "Primitives",
             .product(name: "ArgumentParser", package: "swift-argument-parser"),
         ],
         swiftSettings: strict
     ),
     .testTarget(
-        name: "DTLSToolTests", dependencies: ["dtls", "LinuxSystem", "CLinux", "Primitives", "TestSupport"],
+        name: "DTLSToolTests",
+        dependencies: [
+            "dtls", "ControlProtocol", "LinuxSystem", "CLinux", "Primitives", "TestSupport",
+            .product(name: "ArgumentParser", package: "swift-argument-parser"),
+        ],
         swiftSettings: strict),
     .testTarget(
         name: "EndToEndTests", dependencies: ["dtlsd", "dtls", "LinuxSystem", "CLinux", "TestSupport"],

@@ -144,6 +144,19 @@ import Testing
         #expect(model.targetRates.first?.rates.refusals == 0)
     }
 
+    @Test func `a connection that was not listed before has a rate if it is younger than the last list`() {
+        var model = TopModel()
+        model.add(active: [Samples.connection(1)], newest: [], at: at(0))
+        #expect(model.busiest.isEmpty)
+        model.add(
+            active: [
+                Samples.connection(1, received: 12_240), Samples.connection(2, age: 1, received: 4_000, sent: 0),
+                Samples.connection(3, age: 65),
+            ], newest: [], at: at(2))
+        #expect(model.busiest.map(\.connection.connection) == ["0000000000000002", "0000000000000001"])
+        #expect(model.busiest.map(\.rate) == [4_000, 1_000])
+    }
+
     @Test func `s goes through the orders of services`() {
         var model = model()
         #expect(model.targetRates.map(\.name) == ["syslog", "coap"])

@@ -79,7 +79,7 @@ struct ConnectionsCommand: OperatingCommand {
             if output.json { try console.write(reply.json + "\n") } else { found += page.connections }
             left -= page.connections.count
             query.cursor = page.nextCursor
-        } while left > 0 && page.nextCursor != nil
+        } while left > 0 && page.nextCursor != nil && !page.connections.isEmpty
         if output.json { return }
 
         if !found.isEmpty { try console.print(ConnectionReport.table(found).lines(width: console.width)) }

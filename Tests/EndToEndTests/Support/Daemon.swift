@@ -86,19 +86,29 @@ final class Daemon: Sendable {
         program.signal(SIGHUP)
     }
 
-    /// Has it read its configuration again, and stops the process that does as soon as it is there.
+    /// Has it read its configuration again, and stops the process that does before that has answered.
     func reloadAndStopLoader() async throws -> pid_t {
+        // Not one of OCSP responses, whose name goes on.
         func loader() -> pid_t? {
-            ProcessTable.children(of: program.pid).first { ProcessTable.name(of: $0).hasPrefix("dtlsd: loader") }
+            ProcessTable.children(of: program.pid).first { ProcessTable.name(of: $0) == "dtlsd: loader" }
         }
-        return try await eventualValue("the loader is stopped", details: program.errors) {
-            if let stopped = loader(), ProcessTable.isStopped(stopped) { return stopped }
+        return try await eventualValue("the loader is stopped before it has answered", details: program.errors) {
+            if let late = loader() {
+                kill(late, SIGCONT)
+                return nil
+            }
+            let failures = lines(with: "reload failed").count
             program.signal(SIGHUP)
             // It lives for some milliseconds.
-            for _ in 0..<1_000 {
+            for _ in 0..<10_000 {
                 guard let loader = loader() else { continue }
                 kill(loader, SIGSTOP)
-                break
+                // An answer that it has sent before has woken the main process up, which sleeps again when it is read.
+                for _ in 0..<10_000
+                where ProcessTable.isStopped(loader) && ProcessTable.sleep(of: program.pid) != nil {
+                    return lines(with: "reload failed").count == failures ? loader : nil
+                }
+                return nil
             }
             return nil
         }

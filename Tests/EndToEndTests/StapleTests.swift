@@ -134,8 +134,7 @@ extension EndToEndHandshakes {
             let good = try await certificates.response("good.ocsp", about: ecdsa, by: authority)
             #expect(rename(good, file) == 0)
             try await daemon.logged("OCSP responses have changed")
-            try folder.write("nonsense = 1", to: "dtlsd.toml")
-            let loader = try await daemon.reloadAndStopLoader()
+            let loader = try await daemon.reloadAndStopLoader("nonsense = 1\n")
             defer { kill(loader, SIGCONT) }
             let failures = daemon.lines(with: "reload failed").count
             kill(worker, SIGCONT)

@@ -86,8 +86,11 @@ final class Daemon: Sendable {
         program.signal(SIGHUP)
     }
 
-    /// Has it read its configuration again, and stops the process that does before that has answered.
-    func reloadAndStopLoader() async throws -> pid_t {
+    /// Has it read another configuration, and stops the process that does before that has answered.
+    func reloadAndStopLoader(_ configuration: String) async throws -> pid_t {
+        // Without this it lives for some milliseconds, fewer than a look through a busy machine's processes takes.
+        let padding = String(repeating: "# A comment takes some time to read.\n", count: 25_000)
+        try folder.write(configuration + padding, to: "dtlsd.toml")
         // Not one of OCSP responses, whose name goes on.
         func loader() -> pid_t? {
             ProcessTable.children(of: program.pid).first { ProcessTable.name(of: $0) == "dtlsd: loader" }
@@ -99,7 +102,6 @@ final class Daemon: Sendable {
             }
             let failures = lines(with: "reload failed").count
             program.signal(SIGHUP)
-            // It lives for some milliseconds.
             for _ in 0..<10_000 {
                 guard let loader = loader() else { continue }
                 kill(loader, SIGSTOP)

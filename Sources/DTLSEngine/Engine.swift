@@ -266,6 +266,10 @@ public final class Engine {
     @inline(__always)
     public var newestReceived: UInt64 { records?.newestReceived ?? 0 }
 
+    /// A client's flights, as long as the handshake goes on, after it has failed, and right after `.established`; none for
+    /// a server's side.
+    public var flights: [HandshakeFlight] { (openSSL ?? left)?.flights?.all ?? [] }
+
     /// Why the client's certificate was refused, where that is what the handshake has failed for.
     public var peerRejection: PeerRejection? { openSSL?.peerRejection }
 

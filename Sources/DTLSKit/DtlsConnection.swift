@@ -24,6 +24,8 @@ public final class DtlsConnection: DtlsSocket {
     /// The socket of a connection in `.verified`; later, others own it.
     private var socket = FileDescriptor(owning: -1)
     var inbox = Inbox()
+    /// What a client's handshake has shown; `nil` for a server's side.
+    var handshakeRecord: HandshakeRecord?
     /// Told once when the handshake is done or has failed; called inside the core, so it must not call the program.
     var handshakeEnded: ((DtlsConnection, DtlsError?) -> Void)?
     /// What it serves as; `nil` for a client's own.
@@ -128,16 +130,20 @@ public final class DtlsConnection: DtlsSocket {
         identity = nil
         handshakeTimeout = timeout ?? option.handshakeTimeout
         phase = .ended(.notOpen)
+        handshakeRecord = HandshakeRecord(option)
         super.init(scheduler)
+        // Files may have been read meanwhile, and names been looked up: the handshake begins now.
+        scheduler.loop.renewTime()
+        var limits = option.limits
+        if let timeout { limits = Connection.Limits(handshakeTimeout: .milliseconds(timeout), mtu: option.mtu) }
         do throws(OpenSSLError) {
             let connection = try Connection.connect(
                 over: descriptor.take(), flow, context: context, serverName: option.server,
+                resuming: option.session?.session,
                 connectionID: option.connectionID.map { length throws(OpenSSLError) in
                     try ConnectionID.random(count: length)
                 },
-                limits: Connection.Limits(handshakeTimeout: .milliseconds(handshakeTimeout)),
-                datapath: scheduler.datapath,
-                delegate: self)
+                limits: limits, datapath: scheduler.datapath, delegate: self)
             phase = .handshaking(connection, isStarted: false)
         } catch {
             throw DtlsError(error)
@@ -494,6 +500,7 @@ extension DtlsConnection {
 extension DtlsConnection: ConnectionDelegate {
     package func connectionEstablished(_ connection: Connection) {
         phase = .established(connection)
+        handshakeRecord?.note(connection, isEstablished: true)
         if let callback = handshakeEnded {
             handshakeEnded = nil
             callback(self, nil)
@@ -530,6 +537,7 @@ extension DtlsConnection: ConnectionDelegate {
     package func connectionClosed(_ connection: Connection, _ ending: Connection.Ending) {
         if case .ended = phase { return }
         lastError = connection.takeError()
+        if case .handshaking = phase { handshakeRecord?.note(connection, isEstablished: false) }
         ended(DtlsError(ending, lastError: lastError))
     }
 }

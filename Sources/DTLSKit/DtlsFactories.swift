@@ -32,13 +32,15 @@ extension Dtls {
 
     /// Connects to a server; `callback` gets the connection once the handshake is done, or why it failed (reference:
     /// createClient with callback).
+    /// - Parameter timeout: milliseconds for the handshake; `nil`: `opt.handshakeTimeout`.
     @available(*, noasync, message: "a connection belongs to one thread; use await AsyncDtlsConnection.connect(_:to:)")
     @discardableResult
     public static func createClient(
-        _ opt: DtlsClientOption, _ sockaddr: DtlsAddress,
+        _ opt: DtlsClientOption, _ sockaddr: DtlsAddress, timeout: Int? = nil,
         _ callback: @escaping (Result<DtlsConnection, DtlsError>, DtlsAddress) -> Void
     ) throws(DtlsError) -> DtlsConnection {
-        let connection = try DtlsConnection(opt, sockaddr, timeout: nil, Iosched.current())
+        try checkTimeout(timeout)
+        let connection = try DtlsConnection(opt, sockaddr, timeout: timeout, Iosched.current())
         connection.handshake { callback($0, sockaddr) }
         return connection
     }

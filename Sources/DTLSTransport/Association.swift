@@ -686,6 +686,10 @@ package final class Association {
         return slot?.handshakeDuration ?? .zero
     }
 
+    /// A client's flights, until right after the handshake; see ``Engine/flights``.
+    var flights: [HandshakeFlight] { engine.flights }
+    /// See ``Engine/peerCertificate``.
+    var peerCertificate: [UInt8]? { engine.peerCertificate }
     /// Why the client's certificate was refused, where the handshake has failed for that.
     var peerRejection: PeerRejection? { engine.peerRejection }
     /// What a log adds to the reason of a failed handshake with a pre-shared key.

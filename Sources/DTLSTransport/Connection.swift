@@ -600,6 +600,11 @@ extension Connection {
     package var session: SessionDetails { association.session }
     /// From the start of the present association's handshake to its end, as far as that is kept in a slot.
     package var handshakeDuration: Duration { association.handshakeDuration }
+    /// The flights of a client's handshake. They are to be asked for in `connectionEstablished`, or, where the handshake has
+    /// failed, in `connectionClosed`.
+    package var flights: [HandshakeFlight] { association.flights }
+    /// The certificate that the peer has shown, DER; as ``flights``.
+    package var peerCertificate: [UInt8]? { association.peerCertificate }
     /// Why the client's certificate was refused, where the handshake has failed for that.
     package var peerRejection: PeerRejection? { association.peerRejection }
     /// What a log adds to the reason of a failed handshake with a pre-shared key.

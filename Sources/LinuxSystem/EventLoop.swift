@@ -107,6 +107,9 @@ public final class EventLoop {
         _ = try system("epoll_ctl") { epoll_ctl(epoll.rawValue, operation, raw, &event) }
     }
 
+    /// Looks at the clock again, after work of this turn that has taken long, or before the first turn.
+    public func renewTime() { now = Instant.now() }
+
     /// Runs `work` at the end of this turn, after all events and timers, or of the next turn if called from there.
     public func atEndOfTurn(_ work: @escaping () -> Void) { deferred.append(work) }
 

@@ -100,15 +100,16 @@ let program: [Target] = [
     .executableTarget(
         name: "dtls",
         dependencies: [
-            "ControlProtocol", "DTLSKit", "LinuxSystem", "CLinux", "Primitives",
+            "ControlProtocol", "DTLSKit", "DTLSTransport", "DTLSEngine", "LinuxSystem", "CLinux", "Primitives",
             .product(name: "ArgumentParser", package: "swift-argument-parser"),
+            .product(name: "Histogram", package: "hdrhistogram-swift"),
         ],
         swiftSettings: strict
     ),
     .testTarget(
         name: "DTLSToolTests",
         dependencies: [
-            "dtls", "ControlProtocol", "LinuxSystem", "CLinux", "Primitives", "TestSupport",
+            "dtls", "ControlProtocol", "DTLSKit", "DTLSEngine", "LinuxSystem", "CLinux", "Primitives", "TestSupport",
             .product(name: "ArgumentParser", package: "swift-argument-parser"),
         ],
         swiftSettings: strict),
@@ -136,6 +137,7 @@ let package = Package(
             .package(url: "https://github.com/apple/swift-argument-parser", from: "1.5.0"),
             .package(url: "https://github.com/apple/swift-log", from: "1.16.0"),
             .package(url: "https://github.com/LebJe/TOMLKit", from: "0.6.0"),
+            .package(url: "https://github.com/HdrHistogram/hdrhistogram-swift", from: "0.2.0"),
         ],
     targets: library + (isLibraryAlone ? [] : daemon) + (isProgramLeftOut ? [] : program)
 )

@@ -27,6 +27,10 @@ enum EntryPoint {
                 try command.run()
             }
         } catch {
+            // A monitor takes the status for wrong arguments, 64, for something else than UNKNOWN.
+            if DTLSTool.exitCode(for: error) == .validationFailure {
+                ProbeCommand.endIfMisused(error, CommandLine.arguments)
+            }
             DTLSTool.exit(withError: error)
         }
     }

@@ -251,6 +251,7 @@ final class OpenSSLConnection {
         case .unknownServerName(let name): throw .unknownServerName(name)
         case .certificate(let rejection):
             rejection.correctAlert(in: bio.outbox)
+            bio.notes.correctSentAlert(to: rejection.alert)
             throw .handshake(error, verification: rejection.description)
         case .unknownPresharedKeyIdentity(let identity):
             let name = Printable.quoted(PresharedKeys.text(of: identity))
@@ -349,7 +350,10 @@ final class OpenSSLConnection {
                 renumber(since: checkpoint)
                 // The peer has sent its last flight again, and OpenSSL this side's: that was lost, perhaps for its
                 // size.
-                if !wasRenegotiating, !isRenegotiating { shrink() }
+                if !wasRenegotiating, !isRenegotiating {
+                    shrink()
+                    bio.notes.noteRetransmission()
+                }
             }
             if Self.readsPastEmptyRecords, let datagram = bio.lastDatagram, holdsEmptyRecord(datagram) {
                 bio.lend(nil)
@@ -559,6 +563,7 @@ extension OpenSSLConnection {
             state = .closed
             throw .handshake(OpenSSLError.drain(), verification: nil)
         }
+        bio.notes.noteRetransmission()
         renumber(since: checkpoint)
         flightRetransmissions = min(flightRetransmissions + 1, 6)
         deadline = now + .seconds(min(60, 1 << Int(flightRetransmissions)))

@@ -251,6 +251,7 @@ struct ProtectedRecords {
     ) throws(EngineError) -> Engine.Event? {
         guard content.count == 2 else { return nil }
         let (level, description) = (content[0], content[1])
+        bio.notes.noteReceivedAlert(description)
         if level == UInt8(SSL3_AL_FATAL) {
             isOpen = false
             throw .alert(description)
@@ -268,6 +269,7 @@ struct ProtectedRecords {
         guard let message = HandshakeFragment(content) else { return }
         switch message.type {
         case .finished:
+            if remains?.lastFlight != nil { bio.notes.noteRetransmission() }
             remains?.lastFlight?.send(to: bio.outbox)
             remains?.expiry = now + LastFlight.lifetime
         case .clientHello where state.isServer, .helloRequest where !state.isServer:
@@ -339,7 +341,11 @@ struct ProtectedRecords {
     ) {
         guard let number = state.takeNumber(isLast: isLast) else { return }
         withUnsafeBytes(of: (level.rawValue, description)) { content in
-            if !seal(content, .alert, number, over: bio) { OpenSSLError.clear() }
+            if seal(content, .alert, number, over: bio) {
+                bio.notes.noteSentAlert(description)
+            } else {
+                OpenSSLError.clear()
+            }
         }
     }
 

@@ -35,6 +35,7 @@ public class TLSContext {
         try limit(minimumVersion: minimumVersion, maximumVersion: maximumVersion)
         try use(ciphers: ciphers)
         acceptShortTags()
+        noteAlerts()
         setCertificateStrength()
         try use(groups: Self.groups)
         // The MTU is configured, and never asked of the BIO: one BIO serves all connections of a thread.

@@ -58,6 +58,8 @@ package final class Association {
     /// The flow of the association's socket; see ``move(to:)``.
     private(set) var flow: FlowKey
     private(set) var counters = Connection.Counters()
+    /// Where the same is counted for many connections together.
+    let traffic: TrafficCounters
     /// When the handshake began that the present association came from.
     private(set) var started: Instant
 
@@ -95,9 +97,10 @@ package final class Association {
 
     private init(
         _ engine: Engine, _ flow: FlowKey, _ random: ClientRandom?, _ slot: ConnectionSlot?,
-        _ limits: Connection.Limits, _ buffers: EngineBuffers, now: Instant
+        _ limits: Connection.Limits, _ traffic: TrafficCounters, _ buffers: EngineBuffers, now: Instant
     ) {
         self.engine = engine
+        self.traffic = traffic
         self.flow = flow
         self.random = random
         self.slot = slot
@@ -111,13 +114,15 @@ package final class Association {
     /// - Parameters:
     ///   - slot: is written from the end of the handshake on.
     ///   - connectionID: what the client is to put into its records, where it has offered to (RFC 9146).
+    ///   - traffic: where it counts what passes.
     static func accept(
         _ hello: consuming VerifiedHello, _ flow: FlowKey, slot: ConnectionSlot? = nil, context: ServerContext,
-        connectionID: ConnectionID? = nil, limits: Connection.Limits, buffers: EngineBuffers, now: Instant
+        connectionID: ConnectionID? = nil, limits: Connection.Limits, traffic: TrafficCounters = .ignored,
+        buffers: EngineBuffers, now: Instant
     ) throws(OpenSSLError) -> Association {
         let random = hello.random
         let engine = try makeEngine(hello, flow, context, connectionID, limits, buffers)
-        return Association(engine, flow, random, slot, limits, buffers, now: now)
+        return Association(engine, flow, random, slot, limits, traffic, buffers, now: now)
     }
 
     /// A client's side.
@@ -128,8 +133,7 @@ package final class Association {
     static func connect(
         _ flow: FlowKey, slot: ConnectionSlot? = nil, context: ClientContext, serverName: String?,
         resuming session: ResumableSession?, connectionID: ConnectionID? = nil, limits: Connection.Limits,
-        pathMTU: Int?, buffers: EngineBuffers,
-        now: Instant
+        traffic: TrafficCounters = .ignored, pathMTU: Int?, buffers: EngineBuffers, now: Instant
     ) throws(OpenSSLError) -> Association {
         var limits = limits
         if let pathMTU { limits.mtu = min(limits.mtu, pathMTU) }
@@ -137,17 +141,17 @@ package final class Association {
             connecting: context, over: buffers.bio, payloadSize: limits.payloadSize(flow.local.family),
             serverName: serverName, connectionID: connectionID)
         if let session { engine.resume(session) }
-        return Association(engine, flow, nil, slot, limits, buffers, now: now)
+        return Association(engine, flow, nil, slot, limits, traffic, buffers, now: now)
     }
 
     /// An established association, of either side, from what a slot holds of it. No other one may go on with the slot.
     static func resume(
-        _ slot: ConnectionSlot, _ flow: FlowKey, isServer: Bool, limits: Connection.Limits, buffers: EngineBuffers,
-        now: Instant
+        _ slot: ConnectionSlot, _ flow: FlowKey, isServer: Bool, limits: Connection.Limits,
+        traffic: TrafficCounters = .ignored, buffers: EngineBuffers, now: Instant
     ) throws(InvalidRecordState) -> Association {
         let engine = try Engine(resuming: slot.records, over: buffers.bio)
         let random = isServer ? ClientRandom(writtenDown: slot.random) : nil
-        let association = Association(engine, flow, random, slot, limits, buffers, now: now)
+        let association = Association(engine, flow, random, slot, limits, traffic, buffers, now: now)
         association.phase = .established
         association.buffers = .none
         association.hasInput = false
@@ -297,6 +301,8 @@ package final class Association {
                 lastReceived = now
                 counters.messagesIn &+= 1
                 counters.bytesIn &+= UInt64(truncatingIfNeeded: message.count)
+                traffic.add(1, .messagesReceived)
+                traffic.add(message.count, .messageBytesReceived)
                 return .message(message)
             case .pathResponse(let cookie):
                 lastReceived = now
@@ -328,7 +334,7 @@ package final class Association {
     ) throws(EngineError) {
         guard isOpen else { throw .notEstablished }
         if rehandshake != nil, dropsMessages(now: now) {
-            counters.unsent &+= 1
+            countUnsent(1, tooLarge: 0)
             return
         }
         if message.count > knownToFit { try checkFits(message.count, enforcedMTU: enforcedMTU()) }
@@ -342,6 +348,8 @@ package final class Association {
         lastSent = now
         counters.messagesOut &+= 1
         counters.bytesOut &+= UInt64(truncatingIfNeeded: message.count)
+        traffic.add(1, .messagesSent)
+        traffic.add(message.count, .messageBytesSent)
     }
 
     /// OpenSSL has taken its record buffers again, to read or to write with.
@@ -363,6 +371,8 @@ package final class Association {
     func countUnsent(_ unsent: Int, tooLarge: Int) {
         counters.unsent &+= UInt64(truncatingIfNeeded: unsent)
         counters.tooLarge &+= UInt64(truncatingIfNeeded: tooLarge)
+        traffic.add(unsent, .unsent)
+        traffic.add(tooLarge, .tooLarge)
     }
 
     // MARK: Path
@@ -396,7 +406,7 @@ package final class Association {
         guard engine.isEstablished else { return }
         knownToFit = largestMessage(enforcedMTU: enforcedMTU)
         guard count > knownToFit, count <= Engine.maximumMessageSize else { return }
-        counters.tooLarge &+= 1
+        countUnsent(0, tooLarge: 1)
         if count > engine.recordLimit { throw .fragment(count, limit: engine.recordLimit) }
         throw .path(count, limit: knownToFit)
     }
@@ -733,7 +743,7 @@ extension Association {
     ) throws(InvalidRecordState) -> Association {
         let engine = try Engine(resuming: suspended.records, over: buffers.bio)
         let association = Association(
-            engine, suspended.flow, suspended.random, nil, limits, buffers, now: now)
+            engine, suspended.flow, suspended.random, nil, limits, .ignored, buffers, now: now)
         association.phase = .established
         association.hasInput = false
         association.buffers = .none

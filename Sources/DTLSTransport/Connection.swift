@@ -38,6 +38,9 @@ package protocol ConnectionDelegate: AnyObject {
     func connectionMoved(_ connection: Connection, from flow: FlowKey)
     /// Records of the peer have come from the flow, and nobody has answered the challenges there (RFC 9853).
     func connection(_ connection: Connection, checkFailedAt flow: FlowKey)
+    /// The connection's engine has done what may be counted: sent a flight again, sent or received an alert. It is valid
+    /// during the call. After the end of a handshake or of the connection, this call comes first.
+    func connection(_ connection: Connection, noted notes: EngineNotes)
     /// The connection has ended, and its socket is closed. Called once.
     func connectionClosed(_ connection: Connection, _ ending: Connection.Ending)
 }
@@ -49,6 +52,7 @@ extension ConnectionDelegate {
     package func connection(_ connection: Connection, send datagram: UnsafeRawBufferPointer, to flow: FlowKey) {}
     package func connectionMoved(_ connection: Connection, from flow: FlowKey) {}
     package func connection(_ connection: Connection, checkFailedAt flow: FlowKey) {}
+    package func connection(_ connection: Connection, noted notes: EngineNotes) {}
 }
 
 /// A live connection: an ``Association`` and its connected UDP socket, in a loop.
@@ -95,14 +99,15 @@ package final class Connection: TimerTarget, EventHandler {
     ///   - slot: the index of the slot in ``Datapath/slots`` that keeps what another process needs to go on with the
     ///     connection, from the end of its handshake on.
     ///   - connectionID: what the client is to put into its records, where it has offered to (RFC 9146).
+    ///   - traffic: where it counts what passes.
     package static func accept(
         on socket: consuming FileDescriptor, _ flow: FlowKey, slot: Int? = nil, hello: consuming VerifiedHello,
-        context: ServerContext, connectionID: ConnectionID? = nil, limits: Limits, datapath: Datapath,
-        delegate: any ConnectionDelegate
+        context: ServerContext, connectionID: ConnectionID? = nil, limits: Limits, traffic: TrafficCounters = .ignored,
+        datapath: Datapath, delegate: any ConnectionDelegate
     ) throws(OpenSSLError) -> Connection {
         let association = try Association.accept(
             hello, flow, slot: datapath.slot(slot), context: context, connectionID: connectionID, limits: limits,
-            buffers: datapath.buffers, now: datapath.loop.now)
+            traffic: traffic, buffers: datapath.buffers, now: datapath.loop.now)
         return Connection(association, socket, slot, datapath, delegate)
     }
 
@@ -113,17 +118,17 @@ package final class Connection: TimerTarget, EventHandler {
     ///     hello would need more than one datagram for it.
     ///   - connectionID: what the server is to put into its records (RFC 9146), an empty one only to send the server's;
     ///     `nil`: nothing is offered.
-    ///   - slot: as for ``accept(on:_:slot:hello:context:connectionID:limits:datapath:delegate:)``.
+    ///   - slot: as for ``accept(on:_:slot:hello:context:connectionID:limits:traffic:datapath:delegate:)``.
     package static func connect(
         over socket: consuming FileDescriptor, _ flow: FlowKey, slot: Int? = nil, context: ClientContext,
         serverName: String?,
         resuming session: ResumableSession? = nil, connectionID: ConnectionID? = nil, limits: Limits,
-        datapath: Datapath, delegate: any ConnectionDelegate
+        traffic: TrafficCounters = .ignored, datapath: Datapath, delegate: any ConnectionDelegate
     ) throws(OpenSSLError) -> Connection {
         let pathMTU = try? UDPSocket.pathMTU(of: socket, flow.local.family)
         let association = try Association.connect(
             flow, slot: datapath.slot(slot), context: context, serverName: serverName, resuming: session,
-            connectionID: connectionID, limits: limits, pathMTU: pathMTU, buffers: datapath.buffers,
+            connectionID: connectionID, limits: limits, traffic: traffic, pathMTU: pathMTU, buffers: datapath.buffers,
             now: datapath.loop.now)
         return Connection(association, socket, slot, datapath, delegate)
     }
@@ -133,13 +138,14 @@ package final class Connection: TimerTarget, EventHandler {
     /// - Parameter isProven: whether the peer has shown that it is at the address that the socket is connected to.
     package static func resume(
         over socket: consuming FileDescriptor, _ flow: FlowKey, isProven: Bool = true, slot index: Int, isServer: Bool,
-        limits: Limits, datapath: Datapath, delegate: any ConnectionDelegate
+        limits: Limits, traffic: TrafficCounters = .ignored, datapath: Datapath, delegate: any ConnectionDelegate
     ) throws(InvalidRecordState) -> Connection {
         guard let slot = datapath.slot(index) else {
             throw InvalidRecordState("there is no memory file with its state")
         }
         let association = try Association.resume(
-            slot, flow, isServer: isServer, limits: limits, buffers: datapath.buffers, now: datapath.loop.now)
+            slot, flow, isServer: isServer, limits: limits, traffic: traffic, buffers: datapath.buffers,
+            now: datapath.loop.now)
         let connection = Connection(association, socket, index, datapath, delegate)
         if !isProven { connection.paths = .unproven() }
         return connection
@@ -153,7 +159,10 @@ package final class Connection: TimerTarget, EventHandler {
         if let pathMTU { association.fitFlights(toMTU: pathMTU) }
         work { lease in
             handOutEvents(lease)
-            for datagram in datagrams { receive(datagram, lease) }
+            for datagram in datagrams {
+                countReceived(1, byteCount: datagram.count)
+                receive(datagram, lease)
+            }
         }
         return association.ending
     }
@@ -179,8 +188,29 @@ package final class Connection: TimerTarget, EventHandler {
         isWorking = false
         association.updateSlot()
         datapath.noteWork(on: -1)
+        if !datapath.buffers.bio.notes.isEmpty { reportNotes() }
         if let ending = association.ending { return finish(ending) }
         if association.mayHaveEarlierDeadline || !paths.isSettled { rearm() }
+    }
+
+    @inline(never)
+    private func reportNotes() {
+        let notes = datapath.buffers.bio.notes
+        association.traffic.add(notes.retransmittedFlights, .flightsRetransmitted)
+        delegate?.connection(self, noted: notes)
+        notes.removeAll()
+    }
+
+    @inline(__always)
+    private func countReceived(_ count: Int, byteCount: Int) {
+        association.traffic.add(count, .datagramsReceived)
+        association.traffic.add(byteCount, .datagramBytesReceived)
+    }
+
+    @inline(__always)
+    private func countSent(_ count: Int, byteCount: Int) {
+        association.traffic.add(count, .datagramsSent)
+        association.traffic.add(byteCount, .datagramBytesSent)
     }
 
     private func rearm() {
@@ -204,6 +234,8 @@ package final class Connection: TimerTarget, EventHandler {
     private func receiveBatch(_ count: Int) {
         let batch = datapath.batch
         work { lease in
+            var received = 0
+            var byteCount = 0
             for index in 0..<count {
                 // Rule 2: a connected socket can hold what came for it before it was connected.
                 guard let source = batch.source(index), source == peer else {
@@ -212,8 +244,11 @@ package final class Connection: TimerTarget, EventHandler {
                     }
                     continue
                 }
+                received += 1
+                byteCount += batch[index].count
                 receiveFromSocket(batch[index], lease)
             }
+            countReceived(received, byteCount: byteCount)
         }
     }
 
@@ -238,6 +273,7 @@ package final class Connection: TimerTarget, EventHandler {
     ///   to (RFC 9146). A datagram of another flow must hold a record of the connection, unless its handshake goes on.
     package func receive(_ datagram: UnsafeRawBufferPointer, from flow: FlowKey? = nil) {
         guard !isWorking, association.isOpen else { return }
+        countReceived(1, byteCount: datagram.count)
         work { lease in receive(datagram, from: flow ?? association.flow, wasRead: false, lease) }
     }
 
@@ -299,6 +335,7 @@ package final class Connection: TimerTarget, EventHandler {
             if flow == association.flow {
                 sendOverSocket(datagram)
             } else {
+                countSent(1, byteCount: datagram.count)
                 delegate?.connection(self, send: UnsafeRawBufferPointer(datagram), to: flow)
             }
         }
@@ -399,6 +436,7 @@ package final class Connection: TimerTarget, EventHandler {
         guard paths.isSettled else { return sendByPath(outbox) }
         let count = outbox.count
         let outcome = datapath.send(outbox, over: socket)
+        countSent(outcome.sent, byteCount: outbox.byteCount)
         guard outcome.sent < count else { return }
         association.countUnsent(count - outcome.sent - outcome.tooLarge, tooLarge: outcome.tooLarge)
         lastError = outcome.error
@@ -410,7 +448,9 @@ package final class Connection: TimerTarget, EventHandler {
         forEachDatagram(of: outbox) { datagram in
             switch paths.route(datagram.count) {
             case .socket: sendOverSocket(datagram)
-            case .candidate(let flow): delegate?.connection(self, send: UnsafeRawBufferPointer(datagram), to: flow)
+            case .candidate(let flow):
+                countSent(1, byteCount: datagram.count)
+                delegate?.connection(self, send: UnsafeRawBufferPointer(datagram), to: flow)
             case .nowhere: association.countUnsent(1, tooLarge: 0)
             }
         }
@@ -428,6 +468,7 @@ package final class Connection: TimerTarget, EventHandler {
 
     private func sendOverSocket(_ datagram: UnsafeMutableRawBufferPointer) {
         let outcome = datapath.send(datagram, over: socket)
+        countSent(outcome.sent, byteCount: datagram.count)
         if outcome.sent == 1 { return }
         association.countUnsent(1 - outcome.tooLarge, tooLarge: outcome.tooLarge)
         lastError = outcome.error

@@ -68,6 +68,8 @@ package final class DatagramListener: EventHandler {
     private var decoys: DecoySockets?
     private var registration: EventLoop.Registration?
     private var misdelivered = MisdeliveredDatagrams()
+    private var drops: QueueDrops
+    private var closedDecoyDrops: UInt64 = 0
     /// Batches read before others get their turn.
     private static let batchesPerTurn = 8
 
@@ -83,6 +85,7 @@ package final class DatagramListener: EventHandler {
         buffers: ListenerBuffers, loop: EventLoop, delegate: any DatagramListenerDelegate,
         isOwnedByAnother: Bool = false, mayHaveDecoys: Bool = false
     ) {
+        drops = QueueDrops(of: socket)
         self.socket = socket
         self.address = address
         endpoint = Endpoint(policy)
@@ -96,6 +99,16 @@ package final class DatagramListener: EventHandler {
     }
 
     package var counters: Endpoint.Counters { endpoint.counters }
+
+    /// Returns what was counted, and begins again at 0: the listener is another service's from now on.
+    package func takeCounters() -> Endpoint.Counters { endpoint.takeCounters() }
+
+    /// Datagrams that the kernel has dropped since this process has the sockets: those for which there was no room in the
+    /// receive buffer, of the listener and of its decoys, and those with a wrong checksum.
+    package var queueDrops: UInt64 {
+        drops.update(from: socket)
+        return drops.total &+ (decoys?.queueDrops ?? 0) &+ closedDecoyDrops
+    }
 
     /// Which peers are served: those that all of these allow. Others get no answer at all.
     package var access: [AccessList] {
@@ -148,6 +161,7 @@ package final class DatagramListener: EventHandler {
     }
 
     private func stopReading() {
+        closedDecoyDrops &+= decoys?.queueDrops ?? 0
         decoys = nil
         if let registration { loop.remove(socket, registration) }
         registration = nil
@@ -176,6 +190,7 @@ package final class DatagramListener: EventHandler {
         let newRegistration = try loop.add(replacement, .readable, self)
         ready(.readable)
         if let registration { loop.remove(socket, registration) }
+        drops.continue(with: replacement, after: socket)
         _ = socket.take()
         socket = replacement.take()
         registration = newRegistration
@@ -207,6 +222,7 @@ package final class DatagramListener: EventHandler {
             let admittedBefore = counters.admitted
             let minute = Minute.now()
             for index in 0..<count {
+                endpoint.countDatagram(byteCount: buffers.received[index].count)
                 // A datagram with port 0 as its source cannot be answered.
                 guard let peer = buffers.received.source(index), peer.port != 0,
                     let destination = buffers.received.destination(index, port: address.port),
@@ -250,7 +266,10 @@ package final class DatagramListener: EventHandler {
             let items = misdelivered.takeAll()
             if items.isEmpty { return }
             let minute = Minute.now()
-            for (datagram, flow) in items { datagram.withUnsafeBytes { handle($0, flow, minute) } }
+            for (datagram, flow) in items {
+                endpoint.countDatagram(byteCount: datagram.count)
+                datagram.withUnsafeBytes { handle($0, flow, minute) }
+            }
             sendReplies()
         }
     }

@@ -43,6 +43,9 @@ package final class Datapath {
         return RecordState.authenticates(datagram, at: slot.records, over: buffers.bio)
     }
 
+    /// What a connection's engine has done before the connection could be made.
+    package var notes: EngineNotes { buffers.bio.notes }
+
     /// Wipes the key schedules of all connections. Those that are in use are made again, in 0.3 µs each.
     package func releaseKeySchedules() { buffers.bio.contexts.releaseAll() }
 

@@ -36,6 +36,7 @@ static const int CL_IPV6_RECVPKTINFO = 49;
 static const int CL_IPV6_PKTINFO = 50;
 static const int CL_IP_PKTINFO = 8;
 static const int CL_UDP_SEGMENT = 103;
+static const int CL_SO_MEMINFO = 55;
 static const int CL_SOL_UDP = 17;
 static const int CL_MSG_CMSG_CLOEXEC = 0x40000000;
 static const int CL_F_ADD_SEALS = 1033;

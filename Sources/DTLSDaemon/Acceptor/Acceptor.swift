@@ -23,7 +23,7 @@ final class Acceptor: TimerTarget, EventHandler {
     /// What connection IDs are made with by configurations that have no keys.
     private let connectionIDKey: StoredSecret
     private var manager: ServiceManager
-    private var lifecycle: Lifecycle<ActiveConfiguration>
+    private(set) var lifecycle: Lifecycle<ActiveConfiguration>
     /// The process that reads a configuration, while there is one.
     private var loader: LoaderHandle?
     /// The main process whose place this one is to take, until it has.
@@ -31,14 +31,19 @@ final class Acceptor: TimerTarget, EventHandler {
     /// The process that is to take this one's place, while there is one.
     private var successor: Successor?
 
-    private let workers: WorkerSupervisor
-    private let dispatcher: ConnectionDispatcher
-    private let listeners: ListenerSet
+    let counters: CounterRegistry
+    let workers: WorkerSupervisor
+    let dispatcher: ConnectionDispatcher
+    let listeners: ListenerSet
     private let ticketKeys: TicketKeyRotator
     private let staples: StapleRefresher
+    /// Warns of certificates that expire.
+    let expiries: ExpiryWatch
     /// The secret of the cookies that the listeners make.
     private var cookieSecret: [UInt8]
 
+    /// Counts what this process uses.
+    private var resources: ProcessMeter?
     private var nextStatus = Instant.distantFuture
     private var nextWatchdogNotification = Instant.distantFuture
     /// When the workers are killed that have not ended.
@@ -111,6 +116,8 @@ final class Acceptor: TimerTarget, EventHandler {
                 arguments: Role.worker(number: number).arguments, environment: environment, channel: channel)
         }
         workers.tablesOutliveDaemon = self.manager.isPresent
+        counters = try CounterRegistry()
+        workers.counters = counters
         self.workers = workers
         dispatcher = ConnectionDispatcher(workers: workers, loop: loop)
         listeners = ListenerSet(
@@ -120,6 +127,7 @@ final class Acceptor: TimerTarget, EventHandler {
             workers.replaceTicketKeys($0)
         }
         staples = StapleRefresher(file: configurationFile, environment: environment, loop: loop, logger: logger)
+        expiries = ExpiryWatch(loop: loop, logger: logger)
         if let channel {
             predecessor = try Predecessor(channel, loop: loop)
             workers.isAwaitingTables = true
@@ -142,6 +150,7 @@ final class Acceptor: TimerTarget, EventHandler {
     private func start() throws {
         adopt(manager.takeStoredConnections())
         _ = try loop.add(signals.descriptor, .readable, self)
+        resources = ProcessMeter(counters.main.process, limit: descriptors.limit, loop: loop, isMainProcess: true)
         logger.log(.started, "dtlsd starts with \(configurationFile)", ["PID": "\(getpid())"])
         nextWatchdogNotification = loop.now
         timerFired(now: loop.now)
@@ -222,7 +231,9 @@ final class Acceptor: TimerTarget, EventHandler {
         case .replaceWorker(let worker, let reason): workers.replace(worker, reason: reason)
         case .notifyReloading: manager.notify(.reloading, .status("reloading \(configurationFile)"))
         case .notifyReady: notifyReady()
-        case .log(let event, let message): log(event, message)
+        case .log(let event, let message):
+            counters.count(event)
+            log(event, message)
         case .shutDown(let keepingConnections): shutDown(keepingConnections: keepingConnections)
         case .upgrade(let action): perform(action)
         case .killWorkers:
@@ -323,7 +334,9 @@ final class Acceptor: TimerTarget, EventHandler {
         workers.connections.connectionIDs = connectionIDs
         commit(plan)
         dispatcher.activate(configuration, targets: listeners.targets)
+        counters.activate(configuration)
         staples.watch(configuration, with: new.watcher)
+        expiries.watch(configuration.certificates)
         LogBootstrap.setLevel(configuration.logLevel)
         storeDescriptors()
     }
@@ -502,6 +515,11 @@ final class Acceptor: TimerTarget, EventHandler {
         if event.level >= .error { predecessor.note(message) }
     }
 
+    /// All that was counted.
+    var counterSnapshot: CounterSnapshot {
+        counters.snapshot(CounterRegistry.Sources(listeners, workers, dispatcher))
+    }
+
     // MARK: What outlives this process
 
     /// Everything that the next main process is to have, whether it is started by the service manager or by this one.
@@ -645,38 +663,6 @@ final class Acceptor: TimerTarget, EventHandler {
         }
         nextStatus = now + Self.statusInterval
     }
-
-    /// The line that `systemctl status` shows, and that ends the log.
-    private var status: String {
-        let counters = listeners.counters
-        let totals = workers.pool.totals
-        var refused = counters.refused
-        refused.add(totals.refused)
-        var parts: [String] = []
-        // `systemctl reload` knows that a reload has failed, and this is where the reason is shown.
-        if let reason = lifecycle.reloadFailure { parts.append("the last reload failed: \(reason)") }
-        let parked = workers.connections.countWithoutSockets
-        parts.append(
-            "\(workers.connections.count) connections, \(dispatcher.handshakes) of them in handshake"
-                + (parked > 0 ? ", \(parked) without a socket" : ""))
-        parts.append("\(totals.handshakes) handshakes, \(totals.resumed) of them resumed, \(totals.failed) failed")
-        parts.append(
-            "\(counters.hellosAnswered &- counters.unsent) cookies sent"
-                + (counters.unsent > 0 ? ", \(counters.unsent) not sent by the kernel" : ""))
-        parts.append("\(refused.total) refused" + (refused.total > 0 ? " (\(refused.text { $0.key }))" : ""))
-        if totals.dropped.total > 0 {
-            parts.append("\(totals.dropped.total) datagrams dropped (\(totals.dropped.text { $0.key }))")
-        }
-        if totals.checksFailed > 0 { parts.append("\(totals.checksFailed) addresses that clients did not confirm") }
-        if totals.forged > 0 { parts.append("\(totals.forged) forged records") }
-        parts += dispatcher.addressChanges
-        let places = listeners.recordsOfNoConnection.map { "\($0.address): \($0.count)" }.joined(separator: ", ")
-        parts.append("\(counters.ofNoConnection) records of no connection" + (places.isEmpty ? "" : " (\(places))"))
-        parts.append("\(counters.unrelated &+ counters.malformed) other datagrams dropped")
-        parts.append("\(listeners.count) listeners")
-        if let file = lifecycle.active?.configuration.keyLogFile { parts.append("SECRETS ARE WRITTEN TO \(file)") }
-        return parts.joined(separator: "; ")
-    }
 }
 
 /// Why this process cannot have a successor.
@@ -687,11 +673,4 @@ private struct NoUpgrade: Error, CustomStringConvertible {
 /// The limit of open files is too low for a configuration.
 private struct TooFewDescriptors: Error, CustomStringConvertible {
     let description: String
-}
-
-extension Tally {
-    /// `3 denied, 2 connections_per_prefix`; empty when nothing was counted.
-    fileprivate func text(_ key: (Kind) -> String) -> String {
-        Kind.allCases.filter { self[$0] > 0 }.map { "\(self[$0]) \(key($0))" }.joined(separator: ", ")
-    }
 }

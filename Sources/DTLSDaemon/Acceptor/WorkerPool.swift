@@ -46,19 +46,14 @@ struct WorkerPool {
         case ended
     }
 
-    /// Sums over all workers since the start.
+    /// Sums since the start.
     struct Totals: Equatable {
-        var handshakes: UInt64 = 0
-        var resumed: UInt64 = 0
-        var failed: UInt64 = 0
-        /// Datagrams of clients that were dropped because they exceeded the limits of their connection.
-        var dropped = Tally<TrafficExcess>()
-        /// Connections that workers have refused.
-        var refused = Tally<Refusal>()
-        /// Datagrams for connections without sockets in which no record was good.
-        var forged: UInt64 = 0
-        /// Addresses that clients seemed to be at, and at which nobody has answered a challenge.
-        var checksFailed: UInt64 = 0
+        /// Workers that were started.
+        var started: UInt64 = 0
+        /// Workers that have ended without having been told to.
+        var died: UInt64 = 0
+        /// Connections that have ended with their workers, those in their handshake included.
+        var connectionsLost: UInt64 = 0
     }
 
     struct Worker {
@@ -395,13 +390,6 @@ struct WorkerPool {
         let table = workers[index].table
         for connection in report.established where connection.worker == table { connections.establish(connection) }
         for connection in report.closed where connection.worker == table { connections.end(connection) }
-        totals.handshakes &+= UInt64(report.handshakes)
-        totals.resumed &+= UInt64(report.resumed)
-        totals.failed &+= UInt64(report.failed)
-        totals.forged &+= UInt64(report.forged)
-        totals.checksFailed &+= UInt64(report.checksFailed)
-        totals.dropped.add(report.dropped)
-        totals.refused.add(report.refused)
         var actions: [Action] = []
         if report.refused.total > 0 {
             actions.append(.report(.refused(worker: workers[index].number, report.refused)))
@@ -441,6 +429,7 @@ struct WorkerPool {
         worker.isReserve = workers.contains { $0.number == number && !$0.isDraining }
         if inheritances[number] == table { inheritances[number] = nil }
         workers.append(worker)
+        totals.started &+= 1
         return [
             .log(
                 .workerStarted, "worker \(number) started",
@@ -490,6 +479,7 @@ struct WorkerPool {
         if isStopping { return workers.isEmpty ? actions + [.report(.ended)] : actions }
         if worker.isDraining || worker.isReserve {
             if ending != .exited(status: 0) || survival.kept + survival.lost > 0 || worker.isReserve {
+                countDeath(survival)
                 let consequence =
                     worker.isReserve
                     ? "the old worker that it was to replace goes on" : "it was draining, and is not replaced"
@@ -497,6 +487,7 @@ struct WorkerPool {
             }
             return actions + reportOrphans()
         }
+        countDeath(survival)
         // One that was to replace it is there.
         if let successor = workers.firstIndex(where: { $0.number == worker.number && $0.isReserve }) {
             workers[successor].isReserve = false
@@ -512,6 +503,11 @@ struct WorkerPool {
         }
         vacancies.append(Vacancy(number: worker.number, startAt: now + pause))
         return actions + [death(of: worker, ending, survival, "it is replaced in \(pause.milliseconds) ms")]
+    }
+
+    private mutating func countDeath(_ survival: ConnectionTable.Survival) {
+        totals.died &+= 1
+        totals.connectionsLost &+= UInt64(survival.lost)
     }
 
     private func death(

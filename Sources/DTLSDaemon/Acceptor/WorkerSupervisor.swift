@@ -41,6 +41,8 @@ final class WorkerSupervisor: TimerTarget, MessageChannelDelegate {
     /// Starts the process of a worker with this number and this end of its channel.
     typealias Starter = (Int, consuming FileDescriptor) throws(SystemError) -> pid_t
     private let starter: Starter
+    /// The memory that the workers count in; `nil` where nobody asks.
+    var counters: CounterRegistry? { didSet { connections.counters = counters } }
     private let loop: EventLoop
     private let logger: Logger
     /// Whether the service manager keeps the tables of connections for the next main process.
@@ -120,11 +122,18 @@ final class WorkerSupervisor: TimerTarget, MessageChannelDelegate {
             channel.send(
                 MessageToWorker.encode(slotsOfTable: table.number, outliveDaemon: tablesOutliveDaemon), descriptor: file
             )
+            try sendCounters(ofTable: table.number, over: channel)
             return (pid, table.number)
         } catch {
             connections.removeTable(table.number)
             throw error
         }
+    }
+
+    private func sendCounters(ofTable number: Int, over channel: MessageChannel?) throws(SystemError) {
+        guard let counters else { return }
+        let file = try counters.file(ofTable: number).descriptor.duplicate()
+        channel?.send(MessageToWorker.countersBytes, descriptor: file)
     }
 
     private func startProcess(_ number: Int) throws(SystemError) -> (pid: pid_t, channel: MessageChannel) {
@@ -525,6 +534,7 @@ extension WorkerSupervisor {
             channels[worker.pid]?.send(
                 MessageToWorker.encode(slotsOfTable: table.number, outliveDaemon: tablesOutliveDaemon),
                 descriptor: try table.file.descriptor.duplicate())
+            try sendCounters(ofTable: table.number, over: channels[worker.pid])
             perform(pool.give(table.number, to: worker.pid))
         }
         moveOrphans()

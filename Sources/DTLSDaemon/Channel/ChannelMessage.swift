@@ -35,6 +35,9 @@ enum MessageToWorker {
     ///
     /// `outliveDaemon`: the service manager keeps the file too, so that the next main process goes on with it.
     case slots(table: UInt16, outliveDaemon: Bool)
+    /// The memory file that the worker counts in comes along (``CounterFile``). It is sent once, after
+    /// ``slots(table:outliveDaemon:)``, and may hold what a worker before this one has counted.
+    case counters
     /// Serve the connections that are in the slots. It is sent once, to a worker whose number has had a worker before,
     /// after this one has activated its first configuration and before any other message about a connection.
     ///
@@ -115,6 +118,7 @@ enum MessageToWorker {
         case adopt = 14
         case release = 15
         case giveUpSocket = 16
+        case counters = 17
     }
 
     static func encode(configure generation: UInt32) -> [UInt8] {
@@ -187,6 +191,7 @@ enum MessageToWorker {
             $0.bool(outliveDaemon)
         }
     }
+    static var countersBytes: [UInt8] { encodeMessage(Kind.counters) { _ in } }
     static var takeOverBytes: [UInt8] { encodeMessage(Kind.takeOver) { _ in } }
     static var pingBytes: [UInt8] { encodeMessage(Kind.ping) { _ in } }
 
@@ -210,6 +215,7 @@ enum MessageToWorker {
             self = .ticketKeys(try reader.list { reader throws(MalformedBytes) in try reader.ticketKey() })
         case .keyLog: self = .keyLog
         case .slots: self = .slots(table: try reader.integer(), outliveDaemon: try reader.bool())
+        case .counters: self = .counters
         case .takeOver: self = .takeOver
         case .records:
             var records: [ReceivedRecord] = []
@@ -301,26 +307,19 @@ enum MessageFromWorker {
     /// All connections are released that ``MessageToWorker/release(count:)`` has asked for and that can move now.
     case releaseDone
 
-    /// What has happened since the last report.
+    /// What has happened since the last report, and the main process acts on. What is only counted is in the
+    /// ``CounterFile``.
     struct Report: Equatable {
         /// The connections whose first handshake has succeeded.
         var established: [ConnectionNumber] = []
         /// The connections that have ended, or were refused by the worker. Their slots are wiped, and the worker has no
         /// more use for them.
         var closed: [ConnectionNumber] = []
-        /// Handshakes that have succeeded, re-handshakes (RFC 6347, section 4.2.8) included.
-        var handshakes: UInt32 = 0
-        var resumed: UInt32 = 0
-        var failed: UInt32 = 0
         /// Datagrams of ``MessageToWorker/records(_:)`` in which no record was good, or that were copies.
         var forged: UInt32 = 0
-        /// Addresses that clients seemed to be at, and at which nobody has answered a challenge (RFC 9853).
-        var checksFailed: UInt32 = 0
         /// Where the `forged` ones have come from, as far as there is room: their sources may be forged, too.
         var forgedFrom: [NetworkPrefix: ForgedSource] = [:]
-        /// Datagrams of clients that were dropped because they exceeded the limits of their connection.
-        var dropped = Tally<TrafficExcess>()
-        /// Connections that were handed over and that the worker has refused. They are in `closed`, too.
+        /// Connections that were handed over and that the worker has refused, for the log. They are in `closed`, too.
         var refused = Tally<Refusal>()
 
         /// How many datagrams that nobody has sealed came from one network.
@@ -397,14 +396,11 @@ enum MessageFromWorker {
         encodeMessage(Kind.report) {
             $0.list(report.established) { $0.number($1) }
             $0.list(report.closed) { $0.number($1) }
-            for number in [
-                report.handshakes, report.resumed, report.failed, report.forged, report.checksFailed,
-            ] { $0.integer(number) }
+            $0.integer(report.forged)
             $0.list(Array(report.forgedFrom.values)) {
                 $0.address($1.address)
                 $0.integer($1.count)
             }
-            for kind in TrafficExcess.allCases { $0.integer(report.dropped[kind]) }
             for kind in Refusal.allCases { $0.integer(report.refused[kind]) }
         }
     }
@@ -460,14 +456,11 @@ enum MessageFromWorker {
         case .setupLost: self = .setupLost(generation: try reader.integer())
         case .report:
             var report = Report(
-                established: try reader.numbers(), closed: try reader.numbers(), handshakes: try reader.integer(),
-                resumed: try reader.integer(), failed: try reader.integer(), forged: try reader.integer(),
-                checksFailed: try reader.integer())
+                established: try reader.numbers(), closed: try reader.numbers(), forged: try reader.integer())
             for _ in 0..<(try reader.integer(UInt32.self)) {
                 let source = Report.ForgedSource(address: try reader.address(), count: try reader.integer())
                 report.forgedFrom[NetworkPrefix(of: source.address, lengths: NetworkPrefix.Lengths())] = source
             }
-            for kind in TrafficExcess.allCases { report.dropped.count(kind, try reader.integer()) }
             for kind in Refusal.allCases { report.refused.count(kind, try reader.integer()) }
             self = .report(report)
         case .misdelivered: self = .misdelivered(flow: try reader.flow(), datagram: try reader.data())

@@ -23,6 +23,8 @@ struct CounterFamily: Equatable, Sendable {
     let label: String?
     /// The values of the label, in the order of the counters; empty where there is one counter.
     let values: [String]
+    /// Whether its word has a bit for each member of a set, so that sets can be joined.
+    var isSet = false
 
     static func counter(_ name: String, unit: String? = nil, _ help: String) -> CounterFamily {
         CounterFamily(name: name, kind: .counter, help: help, unit: unit, label: nil, values: [])
@@ -38,6 +40,11 @@ struct CounterFamily: Equatable, Sendable {
 
     static func gauge(_ name: String, by label: String, _ values: [String], _ help: String) -> CounterFamily {
         CounterFamily(name: name, kind: .gauge, help: help, unit: nil, label: label, values: values)
+    }
+
+    /// A gauge of how many members a set has.
+    static func members(_ name: String, _ help: String) -> CounterFamily {
+        CounterFamily(name: name, kind: .gauge, help: help, unit: nil, label: nil, values: [], isSet: true)
     }
 
     static func histogram(_ name: String, _ help: String) -> CounterFamily {
@@ -102,6 +109,15 @@ struct CounterBlock<Schema: CounterSchema> {
         SharedWord.add(UInt64(truncatingIfNeeded: number), to: word(counter, index))
     }
 
+    /// Says whether something belongs to a set.
+    /// - Parameter member: 0 to 63; others are not noted.
+    func setMember(_ member: Int, of set: Schema, _ isMember: Bool) {
+        guard (0..<64).contains(member) else { return }
+        let former = SharedWord.loadRelaxed(word(set, 0))
+        let bit = UInt64(1) << UInt64(member)
+        SharedWord.storeRelaxed(isMember ? former | bit : former & ~bit, word(set, 0))
+    }
+
     /// Sets a gauge; what is negative counts as 0.
     func set(_ gauge: Schema, to value: Int, _ index: Int = 0) {
         SharedWord.storeRelaxed(UInt64(max(0, value)), word(gauge, index))
@@ -114,10 +130,17 @@ struct CounterBlock<Schema: CounterSchema> {
         CounterValues((0..<Schema.layout.wordCount).map { SharedWord.loadRelaxed(words + 8 * $0) })
     }
 
+    /// Adds the counters of one family to sums.
+    func add(_ counter: Schema, to sums: inout CounterValues<Schema>) {
+        for index in 0..<Schema.layout.families[counter.rawValue].wordCount {
+            sums[counter, index] &+= SharedWord.loadRelaxed(word(counter, index))
+        }
+    }
+
     /// Sets all gauges to 0: those of a process that has died say nothing.
     func resetGauges() {
         for counter in Schema.allCases where counter.family.kind == .gauge {
-            for index in 0..<counter.family.wordCount { set(counter, to: 0, index) }
+            for index in 0..<Schema.layout.families[counter.rawValue].wordCount { set(counter, to: 0, index) }
         }
     }
 }
@@ -138,11 +161,24 @@ struct CounterValues<Schema: CounterSchema>: Equatable, Sendable {
 
     /// The sum over all values of the label.
     func total(_ counter: Schema) -> UInt64 {
-        (0..<counter.family.wordCount).reduce(0) { $0 &+ self[counter, $1] }
+        (0..<Schema.layout.families[counter.rawValue].wordCount).reduce(0) { $0 &+ self[counter, $1] }
     }
 
-    /// Adds each counter of others to the same one here.
+    /// Adds each counter of others to the same one here, and joins sets.
     mutating func add(_ other: CounterValues) {
-        for index in words.indices { words[index] &+= other.words[index] }
+        for counter in Schema.allCases { add(counter, of: other) }
+    }
+
+    /// Does the same for one family.
+    mutating func add(_ counter: Schema, of other: CounterValues) {
+        let start = Schema.layout.offsets[counter.rawValue]
+        let family = Schema.layout.families[counter.rawValue]
+        for index in start..<(start + family.wordCount) {
+            if family.isSet {
+                words[index] |= other.words[index]
+            } else {
+                words[index] &+= other.words[index]
+            }
+        }
     }
 }

@@ -1,3 +1,4 @@
+import DTLSEngine
 import DTLSTransport
 import LinuxSystem
 import Primitives
@@ -103,6 +104,16 @@ final class CounterFile {
         return result
     }
 
+    /// The sums of some families over all services and clients.
+    func totals(_ counters: [TargetCounter]) -> CounterValues<TargetCounter> {
+        var result = CounterValues<TargetCounter>()
+        for index in 0..<used {
+            let block = CounterBlock<TargetCounter>(place(index) + 8)
+            for counter in counters { block.add(counter, to: &result) }
+        }
+        return result
+    }
+
     /// Sets all gauges to 0: a process begins to write the file, and those of the one before it say nothing.
     func resetGauges() {
         process.resetGauges()
@@ -134,8 +145,24 @@ struct TargetCounters {
     func count(_ result: HandshakeResult) { block.add(to: .handshakes, result.rawValue) }
     func count(_ reason: CloseReason) { block.add(to: .connectionsClosed, reason.rawValue) }
     func count(_ move: ConnectionMove) { block.add(to: .connectionsMoved, move.rawValue) }
-    func countDropped(_ number: Int = 1, _ reason: DropReason) {
+    func countDropped(_ reason: DropReason, _ number: Int = 1) {
         block.add(number, to: .datagramsDropped, reason.rawValue)
+    }
+
+    /// Counts a handshake that has succeeded, first or later, and the connection that it has begun.
+    func countEstablished(_ session: SessionDetails, after duration: Duration) {
+        count(session.isResumed ? HandshakeResult.resumed : .full)
+        block.add(to: .connectionsOpened)
+        block.add(to: .ciphers, HandshakeLabels.cipher(session.cipher))
+        // A resumed session has the keys of the handshake that it is of.
+        if !session.isResumed { block.add(to: .groups, HandshakeLabels.group(session.group)) }
+        block.histogram(.handshakeSeconds).observe(nanoseconds: UInt64(clamping: duration.nanoseconds))
+    }
+
+    /// Counts the alerts that a connection has sent and received. Flights are counted by the connection.
+    func count(_ notes: EngineNotes) {
+        for alert in notes.sentAlerts { block.add(to: .alertsSent, HandshakeLabels.alert(alert)) }
+        for alert in notes.receivedAlerts { block.add(to: .alertsReceived, HandshakeLabels.alert(alert)) }
     }
 }
 

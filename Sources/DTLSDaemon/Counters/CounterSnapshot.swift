@@ -33,6 +33,8 @@ struct CounterSnapshot: Equatable, Sendable {
     struct Worker: Equatable, Sendable {
         var number: Int
         var processID: Int32
+        /// The number of its table of connections.
+        var table: Int
         /// Of the process, and the sums over all services and clients of what it has counted for them. They are those of
         /// its table, so a worker goes on with the counts of the one that it has replaced.
         var values: Values
@@ -40,6 +42,8 @@ struct CounterSnapshot: Equatable, Sendable {
 
     /// By the names of services and clients. One that is gone from the configuration stays, since it may come back.
     var services: [String: Values] = [:]
+    /// Which backends of each service refuse datagrams: a bit for each of the first 64 of its configuration, by index.
+    var backendsOut: [String: UInt64] = [:]
     var clients: [String: Values] = [:]
     var listeners: [Listener] = []
     var workers: [Worker] = []
@@ -64,7 +68,9 @@ extension CounterValues {
         let family = counter.family
         switch family.kind {
         case .counter, .gauge:
-            guard family.label != nil else { return .number(self[counter]) }
+            guard family.label != nil else {
+                return .number(family.isSet ? UInt64(self[counter].nonzeroBitCount) : self[counter])
+            }
             return .labelled(
                 Dictionary(
                     uniqueKeysWithValues: family.values.enumerated().map { ($1, self[counter, $0]) }))

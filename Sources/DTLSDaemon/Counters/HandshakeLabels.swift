@@ -20,9 +20,9 @@ enum HandshakeLabels {
         "PSK-AES256-CBC-SHA", other,
     ]
 
-    /// The groups that contexts offer (``TLSContext``), by the names of their lists. "none" is an exchange of keys without
-    /// a group: by RSA, by finite fields, or by a pre-shared key alone.
-    static let groups = ["X25519", "P-256", "P-384", "P-521", "none", other]
+    /// The groups that contexts offer (``TLSContext``), by OpenSSL's names in lower case. "none" is an exchange of keys
+    /// without a group: by RSA, by finite fields, or by a pre-shared key alone.
+    static let groups = ["x25519", "secp256r1", "secp384r1", "secp521r1", "none", other]
 
     /// The names of RFC 5246, section 7.2, RFC 6066, section 9, RFC 4279, section 6, RFC 7301 and RFC 8446, with their
     /// numbers.
@@ -53,7 +53,7 @@ enum HandshakeLabels {
     static func cipher(_ name: String) -> Int { cipherIndices[name] ?? ciphers.count - 1 }
 
     /// - Parameter name: `nil`: the exchange of keys had no group.
-    static func group(_ name: String?) -> Int { groupIndices[name ?? "none"] ?? groups.count - 1 }
+    static func group(_ name: String?) -> Int { groupIndices[name?.lowercased() ?? "none"] ?? groups.count - 1 }
 
     /// - Parameter description: the second byte of an alert.
     static func alert(_ description: UInt8) -> Int { alertIndices[description] ?? alerts.count - 1 }

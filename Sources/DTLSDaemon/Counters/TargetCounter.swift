@@ -1,3 +1,4 @@
+import DTLSEngine
 import DTLSTransport
 
 /// What is counted of one service or client.
@@ -37,6 +38,14 @@ enum TargetCounter: Int, CounterSchema {
     case backendsOut
 
     static let layout = CounterLayout(allCases.map(\.family))
+
+    /// Whether workers count it. The others are counted by the main process alone.
+    var isOfWorkers: Bool {
+        switch self {
+        case .clientHellos, .cookiesSent, .connections: false
+        default: true
+        }
+    }
 
     var family: CounterFamily {
         switch self {
@@ -127,7 +136,7 @@ enum TargetCounter: Int, CounterSchema {
         case .backendOutages:
             .counter("backend_outages_total", "Times that a backend has begun to refuse datagrams")
         case .backendsOut:
-            .gauge("backends_out", "Backends of which at least one worker knows that they refuse datagrams")
+            .members("backends_out", "Backends of which at least one worker knows that they refuse datagrams")
         }
     }
 }
@@ -150,6 +159,20 @@ enum HandshakeResult: Int, CaseIterable, Sendable {
     case abandoned
     /// It was ended here: the daemon or its worker ends, or there was no socket to the backend.
     case closedHere
+    /// Its worker has died.
+    case workerDied
+
+    /// The result of a handshake that has failed.
+    init(_ ending: Connection.Ending) {
+        switch ending {
+        case .handshakeTimedOut, .idle: self = .timedOut
+        case .replaced: self = .abandoned
+        case .closedHere, .addressTaken: self = .closedHere
+        case .closedByPeer, .failed(.cancelled): self = .cancelled
+        case .failed(.unknownServerName): self = .unknownServerName
+        case .failed(let error): self = error.verification == nil ? .failed : .unverified
+        }
+    }
 
     var label: String {
         switch self {
@@ -162,6 +185,7 @@ enum HandshakeResult: Int, CaseIterable, Sendable {
         case .cancelled: "cancelled"
         case .abandoned: "abandoned"
         case .closedHere: "closed_here"
+        case .workerDied: "worker_died"
         }
     }
 }
@@ -251,6 +275,17 @@ enum CloseReason: Int, CaseIterable, Sendable {
     case lost
     /// Its worker has died, and the state of its records was in that process.
     case workerDied
+
+    init(_ ending: Connection.Ending) {
+        switch ending {
+        case .closedByPeer: self = .peer
+        case .closedHere: self = .here
+        case .idle: self = .idle
+        case .replaced: self = .replaced
+        case .addressTaken: self = .addressTaken
+        case .handshakeTimedOut, .failed: self = .failed
+        }
+    }
 
     var label: String {
         switch self {

@@ -113,7 +113,7 @@ final class ClientTunnel: TimerTarget, EventHandler, ConnectionDelegate {
         }
         return try Connection.resume(
             over: socket, flow, slot: id.slot, isServer: false, limits: client.limits,
-            datapath: worker.datapath, delegate: self)
+            traffic: client.counters.traffic, datapath: worker.datapath, delegate: self)
     }
 
     /// Whether a server knows a connection with these IDs at whatever address this side is.
@@ -167,7 +167,7 @@ final class ClientTunnel: TimerTarget, EventHandler, ConnectionDelegate {
     func close(_ ending: Connection.Ending) {
         guard state.close() else { return }
         if !pending.isEmpty {
-            counters.unconnected &+= UInt64(pending.count)
+            countUnconnected(pending.count)
             logPendingDropped(ending)
         }
         connection?.close(ending)
@@ -262,15 +262,21 @@ final class ClientTunnel: TimerTarget, EventHandler, ConnectionDelegate {
 
     private func keep(_ datagram: UnsafeRawBufferPointer) {
         if pending.append(datagram) { return }
-        counters.unconnected &+= 1
+        countUnconnected(1)
         worker.logs.limited(
             .datagramRefused,
             "datagrams are dropped: there is no connection to the server \(client.configuration.server), and"
                 + " \(pending.count) wait for it already", fields: fields)
     }
 
+    private func countUnconnected(_ count: Int) {
+        counters.unconnected &+= UInt64(truncatingIfNeeded: count)
+        client.counters.countDropped(.noServer, count)
+    }
+
     private func refuse(_ size: Int) {
         counters.unsuited &+= 1
+        client.counters.countDropped(.tooLarge)
         let told = tellSender(of: size)
         worker.logs.limited(
             .datagramRefused,
@@ -319,14 +325,14 @@ final class ClientTunnel: TimerTarget, EventHandler, ConnectionDelegate {
             serverName: configuration.serverName, resuming: session,
             connectionID: configuration.connectionIDLength.map { length throws(OpenSSLError) in
                 try ConnectionID.random(count: length)
-            }, limits: client.limits, datapath: worker.datapath, delegate: self)
+            }, limits: client.limits, traffic: client.counters.traffic, datapath: worker.datapath, delegate: self)
     }
 
     func connectionEstablished(_ connection: Connection) {
         state.connectionEstablished(
             survivesMoves: Self.survivesMoves(connection.connectionIDs), now: resources.loop.now)
         worker.slot(id)?.farSide = .udp(connection.peer, local: connection.local)
-        worker.countHandshake(resumed: connection.session.isResumed)
+        client.counters.countEstablished(connection.session, after: connection.handshakeDuration)
         logOpened(connection)
         if client.configuration.resumes { client.keepSession(of: connection, now: resources.loop.now) }
         pending.readAll { send($0, over: connection) }
@@ -382,7 +388,10 @@ final class ClientTunnel: TimerTarget, EventHandler, ConnectionDelegate {
         }
     }
 
+    func connection(_ connection: Connection, noted notes: EngineNotes) { client.counters.count(notes) }
+
     func connectionMoved(_ connection: Connection, from flow: FlowKey) {
+        client.counters.count(ConnectionMove.address)
         worker.slot(id)?.farSide = .udp(connection.peer, local: connection.local)
         worker.logs.connectionEvent(
             .connectionMoved, "the address of this side has changed, and the connection to the server goes on",
@@ -419,19 +428,23 @@ final class ClientTunnel: TimerTarget, EventHandler, ConnectionDelegate {
         default:
             break
         }
-        connectionEnded(connection, because: reason, verification: verification)
+        connectionEnded(connection, because: reason, verification: verification, ending)
     }
 
     /// - Parameter connection: `nil` where none could be made.
     private func connectionEnded(
-        _ connection: Connection? = nil, because reason: String, verification: String? = nil
+        _ connection: Connection? = nil, because reason: String, verification: String? = nil,
+        _ ending: Connection.Ending = .closedHere
     ) {
         switch state.connectionEnded(now: resources.loop.now, chance: Double.random(in: 0...1)) {
         case .handshakeFailed(let pause):
-            if connection != nil { worker.countFailure() }
+            if connection != nil { client.counters.count(HandshakeResult(ending)) }
             logFailed(reason, verification, pause)
         case .connectionLost:
-            if let connection { logClosed(connection, reason) }
+            if let connection {
+                client.counters.count(CloseReason(ending))
+                logClosed(connection, reason)
+            }
         case .nothing:
             break
         }
@@ -466,7 +479,11 @@ final class ClientTunnel: TimerTarget, EventHandler, ConnectionDelegate {
     private func sendToSender() {
         socket.finishBatch {
             let outcome = socket.sendBatch()
-            counters.undelivered &+= UInt64(truncatingIfNeeded: socket.batchCount - outcome.sent)
+            let undelivered = socket.batchCount - outcome.sent
+            if undelivered > 0 {
+                counters.undelivered &+= UInt64(truncatingIfNeeded: undelivered)
+                client.counters.countDropped(.sender, undelivered)
+            }
             // A server that goes on sending to a sender that has left does not keep the connection open.
             if outcome.error != ECONNREFUSED { state.noteSenderActive(now: resources.loop.now) }
         }

@@ -111,7 +111,7 @@ final class Parking {
         guard let slot = worker.establishedSlot(id), !wakes.isFull(id) else { return }
         let present = slot.flow
         guard case .authentic(let isNewest) = worker.datapath.authenticates(datagram, of: slot, at: id.slot) else {
-            return worker.countForged(from: flow.peer)
+            return worker.countForged(from: flow.peer, slot.target)
         }
         if flow != present, !mayMove(to: flow, slot) { return }
         guard flow != present, isNewest, let number = Self.number(of: datagram) else {
@@ -139,11 +139,11 @@ final class Parking {
         switch slot.phase {
         case .established:
             guard worker.datapath.authenticates(datagram, of: slot, at: id.slot) != .no else {
-                return worker.countForged(from: flow.peer)
+                return worker.countForged(from: flow.peer, slot.target)
             }
         // The client's last flight has come from another address. Nothing can be said of it before the handshake has it.
         case .handshaking: break
-        case .free, .bound, .ended: return worker.countForged(from: flow.peer)
+        case .free, .bound, .ended: return worker.countForged(from: flow.peer, slot.target)
         }
         if mayMove(to: flow, slot) { served.receive(datagram, from: flow) }
     }
@@ -289,7 +289,9 @@ final class Parking {
         // which is on its way here.
         case .free, .handshaking: break
         case .bound, .ended: worker.countClosed(id)
-        case .established: adopt(id, slot)
+        case .established:
+            worker.counters(of: slot.target).block.add(to: .connectionsTakenOver)
+            adopt(id, slot)
         }
     }
 
@@ -356,6 +358,7 @@ final class Parking {
         let served = worker.connections[id]
         // One with a socket has a timer of its own.
         if served?.hasSocket == true { return }
+        service.counters.count(CloseReason.idle)
         if let flow = slot.lastFlow {
             worker.logs.closed(flow.peer, slot.counters, service, .idle, dropped: 0)
         }
@@ -370,6 +373,7 @@ final class Parking {
         worker.logs.connectionEvent(
             .connectionClosed, "connection closed: \(reason)",
             ["PEER": "\(slot.lastFlow.map { "\($0.peer)" } ?? "unknown")", "REASON": "\(reason)"])
+        worker.counters(of: slot.target).count(CloseReason.lost)
         _ = takeFarSocket(id)
         worker.countClosed(id)
     }

@@ -35,7 +35,8 @@ final class ServedConnection: ConnectionDelegate {
         traffic = TrafficLimiter(service.configuration.limits.traffic)
         connection = try Connection.accept(
             on: socket, handover.flow, slot: handover.id.slot, hello: hello, context: service.context,
-            connectionID: handover.connectionID, limits: service.limits, datapath: worker.datapath, delegate: self)
+            connectionID: handover.connectionID, limits: service.limits, traffic: service.counters.traffic,
+            datapath: worker.datapath, delegate: self)
     }
 
     /// A connection that is in a slot, without a socket. Call ``resume(over:_:with:)`` or ``prepareHandler(_:_:)`` next.
@@ -73,7 +74,7 @@ final class ServedConnection: ConnectionDelegate {
         } catch {
             self.connection = nil
             closeParked()
-            worker.countFailure()
+            service.counters.count(HandshakeResult.failed)
             worker.logs.handshakeFailed(peer: connection.peer, service, "\(error)")
             worker.remove(self)
         }
@@ -116,12 +117,13 @@ final class ServedConnection: ConnectionDelegate {
 
     /// - Parameter former: where the client was before, as far as that is known.
     private func noteMove(of connection: Connection, from former: SocketAddress?) {
+        service.counters.count(ConnectionMove.address)
         worker.logs.moved(connection, from: former, service)
         handler?.moved(connection)
     }
 
     func connection(_ connection: Connection, checkFailedAt flow: FlowKey) {
-        worker.countFailedCheck()
+        service.counters.block.add(to: .addressesUnconfirmed)
         worker.logs.checkFailed(connection, at: flow.peer, service)
     }
 
@@ -148,8 +150,9 @@ final class ServedConnection: ConnectionDelegate {
     ) throws(InvalidRecordState) {
         let connection = try Connection.resume(
             over: socket, client.flow, isProven: isProven, slot: id.slot, isServer: true, limits: service.limits,
-            datapath: worker.datapath, delegate: self)
+            traffic: service.counters.traffic, datapath: worker.datapath, delegate: self)
         self.connection = connection
+        service.counters.block.add(to: .connectionsWoken)
         mustGiveUpSocket = false
         if !isProven { noteMove(of: connection, from: nil) }
         if let handler {
@@ -176,6 +179,7 @@ final class ServedConnection: ConnectionDelegate {
         guard let connection, let handler else { return false }
         _ = connection.detach()
         self.connection = nil
+        service.counters.block.add(to: .connectionsParked)
         handler.parked(self)
         if service.parking == .handlerStays { return true }
         handler.closed()
@@ -217,7 +221,7 @@ final class ServedConnection: ConnectionDelegate {
     func connectionEstablished(_ connection: Connection) {
         if !hasBeenEstablished { worker.reportEstablished(self, isMovable: connection.isMovable) }
         hasBeenEstablished = true
-        worker.countHandshake(resumed: connection.session.isResumed)
+        service.counters.countEstablished(connection.session, after: connection.handshakeDuration)
         worker.logs.opened(connection, service)
         let handler = service.makeHandler(
             for: ServedClient(connection, worker.slot(id)), worker.handlerResources)
@@ -234,7 +238,7 @@ final class ServedConnection: ConnectionDelegate {
     }
 
     private func drop(_ excess: TrafficExcess, on connection: Connection) {
-        worker.countDropped(excess)
+        service.counters.countDropped(DropReason(excess))
         // Logged once for each connection. The entry about its end has the number of all that were dropped.
         if traffic?.dropped == 1 { worker.logs.trafficLimited(excess, connection, service) }
     }
@@ -251,12 +255,15 @@ final class ServedConnection: ConnectionDelegate {
     }
 
     func connection(_ connection: Connection, rehandshakeFailed ending: Connection.Ending) {
-        worker.countFailure()
+        service.counters.count(HandshakeResult(ending))
         worker.logs.handshakeFailed(
             peer: connection.peer, service, "\(ending); this was a re-handshake, and the connection goes on as it was")
     }
 
+    func connection(_ connection: Connection, noted notes: EngineNotes) { service.counters.count(notes) }
+
     func connectionReplaced(_ connection: Connection) {
+        service.counters.count(CloseReason.replaced)
         worker.logs.closed(connection.peer, connection.counters, service, .replaced, dropped: traffic?.dropped ?? 0)
         traffic?.restart()
         handler?.closed()
@@ -270,12 +277,13 @@ final class ServedConnection: ConnectionDelegate {
     func connectionClosed(_ connection: Connection, _ ending: Connection.Ending) {
         self.connection = nil
         if let handler {
+            service.counters.count(CloseReason(ending))
             worker.logs.closed(
                 connection.peer, connection.counters, service, ending, dropped: traffic?.dropped ?? 0)
             handler.closed()
             self.handler = nil
         } else {
-            worker.countFailure()
+            service.counters.count(HandshakeResult(ending))
             worker.logs.handshakeFailed(
                 peer: connection.peer, service, ending.description + connection.presharedKeyRemark,
                 client: connection.peerRejection?.client)

@@ -49,7 +49,13 @@ final class Worker: MessageChannelDelegate {
     var connections: [ConnectionNumber: ServedConnection] = [:]
     var tunnels: [ConnectionNumber: ClientTunnel] = [:]
     /// Connections whose handshake, or whose records, OpenSSL has. They take most of the memory.
-    private var openSSLCount = 0
+    private var openSSLCount = 0 {
+        didSet { counterFile?.process.set(.openSSLConnections, to: openSSLCount) }
+    }
+    /// Where this process counts; `nil` before the main process has sent it. It is never given up, since connections
+    /// count there.
+    private var counterFile: CounterFile?
+    private var meter: ProcessMeter?
     /// The socket that has come last, whose number tells how many there are (open(2)).
     private var lastDescriptor: Int32 = 0
     private lazy var reporter = Reporter(self)
@@ -97,6 +103,9 @@ final class Worker: MessageChannelDelegate {
         handlerResources = HandlerResources(loop: loop, logs: logs)
         keyLog = KeyLogWriter(logs)
         try channel.makeNonBlocking()
+        logs.onMessagesLost = { [unowned self] count, service in
+            counters(of: SlotTarget.service(service)).countDropped(.log, count)
+        }
         self.channel = try MessageChannel(channel, loop: loop, delegate: self)
     }
 
@@ -138,6 +147,11 @@ final class Worker: MessageChannelDelegate {
                 return logs.always(.internalError, "the memory of the connections is lost")
             }
             map(file)
+        case .counters:
+            guard let file = descriptor else {
+                return logs.always(.internalError, "the memory of the counters is lost: this worker counts nothing")
+            }
+            mapCounters(file)
         case .takeOver: parking.takeOver()
         case .adopt(let ids): parking.adopt(ids)
         case .records(let records):
@@ -172,6 +186,26 @@ final class Worker: MessageChannelDelegate {
         }
     }
 
+    private func mapCounters(_ file: consuming FileDescriptor) {
+        guard counterFile == nil else { return }
+        do throws(UnusableCounterFile) {
+            let mapped = try CounterFile(file)
+            mapped.resetGauges()
+            counterFile = mapped
+            meter = ProcessMeter(mapped.process, limit: descriptors.limit, loop: loop, isMainProcess: false)
+            for (target, service) in targets { service.count(in: mapped.counters(of: target)) }
+            for client in clients { client.counters = counters(of: client.target) }
+        } catch {
+            logs.always(.internalError, "the memory of the counters cannot be used: \(error)")
+        }
+    }
+
+    /// Where this process counts for a service or client.
+    /// - Parameter target: its ``SlotTarget``.
+    func counters(of target: UInt64) -> TargetCounters {
+        service(target)?.counters ?? counterFile?.counters(of: target) ?? .ignored
+    }
+
     /// Activates a whole configuration, or keeps the active one.
     private func configure(_ generation: UInt32, _ snapshot: borrowing FileDescriptor) {
         let keyLogFile = nextKeyLog.take()
@@ -196,8 +230,12 @@ final class Worker: MessageChannelDelegate {
             targets = Dictionary(
                 services.map { (SlotTarget.service($0.configuration.name), $0) }, uniquingKeysWith: { $1 })
             for target in targets.keys { departed[target] = nil }
-            for service in services { service.activate(handlerResources) }
+            for service in services {
+                service.activate(handlerResources)
+                if let counterFile { service.count(in: counterFile.counters(of: service.target)) }
+            }
             self.clients = clients
+            for client in clients { client.counters = counters(of: client.target) }
             access = decoded.configuration.limits.access
             self.generation = generation
             stopTimeout = decoded.configuration.stopTimeout
@@ -237,6 +275,7 @@ final class Worker: MessageChannelDelegate {
     /// The client tries again by itself, since its hello is not answered, and may find another worker or more room.
     private func reject(_ handover: MessageToWorker.Handover, _ refusal: Refusal) {
         report.refused.count(refusal)
+        if let slot = slot(handover.id) { counters(of: slot.target).count(refusal) }
         countClosed(handover.id)
     }
 
@@ -254,7 +293,9 @@ final class Worker: MessageChannelDelegate {
             trimming.connectionOpened(openSSLCount)
             served.start(with: handover.datagrams)
         } catch {
-            countFailure()
+            service.counters.count(HandshakeResult.failed)
+            service.counters.count(datapath.notes)
+            datapath.notes.removeAll()
             logs.handshakeFailed(peer: handover.flow.peer, service, "\(error)")
             countClosed(handover.id)
         }
@@ -402,19 +443,17 @@ final class Worker: MessageChannelDelegate {
             served.hasLeftOpenSSL = true
             leftOpenSSL()
         }
+        scheduleReport()
         departure.handshakeEnded()
     }
 
     /// Nobody can have sealed the datagram, or it is a copy.
-    /// - Parameter source: where it has come from.
-    func countForged(from source: SocketAddress) {
+    /// - Parameters:
+    ///   - source: where it has come from.
+    ///   - target: the ``SlotTarget`` of the connection that it was for.
+    func countForged(from source: SocketAddress, _ target: UInt64) {
+        counters(of: target).countDropped(.forged)
         report.countForged(from: source)
-        scheduleReport()
-    }
-
-    /// Nobody has answered at an address that a client seemed to be at.
-    func countFailedCheck() {
-        report.checksFailed &+= 1
         scheduleReport()
     }
 
@@ -426,22 +465,6 @@ final class Worker: MessageChannelDelegate {
     /// Sends a message that must arrive.
     func send(_ message: [UInt8], _ descriptor: consuming FileDescriptor = FileDescriptor(owning: -1)) {
         channel?.send(message, descriptor: descriptor)
-    }
-
-    func countHandshake(resumed: Bool) {
-        report.handshakes &+= 1
-        if resumed { report.resumed &+= 1 }
-        scheduleReport()
-    }
-
-    func countFailure() {
-        report.failed &+= 1
-        scheduleReport()
-    }
-
-    func countDropped(_ excess: TrafficExcess) {
-        report.dropped.count(excess)
-        scheduleReport()
     }
 
     private func scheduleReport() {

@@ -13,6 +13,9 @@ final class WorkerLogs: TimerTarget {
     /// For what goes wrong.
     private var failures: LogLimiter
 
+    /// Is called with how many messages of a service could not be logged (handler "log").
+    var onMessagesLost: (Int, String) -> Void = { _, _ in }
+
     init(worker: Int, loop: EventLoop) {
         self.loop = loop
         var logger = Logger(label: "dtlsd")

@@ -101,7 +101,7 @@ import Testing
                 if let socket = descriptor { sockets.append(Channel(socket)) }
                 return .handover(handover.id)
             case .misdelivered(let id, let datagram): return .misdelivered(id, [UInt8](datagram))
-            case .ping, .ticketKeys, .keyLog: return .other
+            case .ping, .ticketKeys, .keyLog, .counters: return .other
             }
         }
 
@@ -520,7 +520,7 @@ import Testing
         try self.report(parked: home)
         try send(own)
         #expect(try workers.received(by: 0) == [.record(home, own)])
-        #expect(supervisor.connections.contains(moved) && supervisor.pool.totals.forged == 2_000)
+        #expect(supervisor.connections.contains(moved))
     }
 
     @Test func `records with connection IDs that come while a dead worker has no successor reach that one`() throws {

@@ -23,6 +23,8 @@ struct Configuration: Codable, Equatable, Sendable {
     var clients: [ClientConfiguration] = []
     /// The files of OCSP responses, which are read again when they change.
     var staples: [StapleFile] = []
+    /// The certificates of services and clients, whose ends an operator is warned of.
+    var certificates: [ConfiguredCertificate] = []
     /// The warnings, which do not prevent the configuration from being used.
     var warnings: [ConfigurationProblem] = []
     /// The limits of all services together.

@@ -212,7 +212,7 @@ import Testing
         model.lose("Nobody listens.", at: at(3))
         model.lose("Nobody listens.", at: at(4))
         let lines = screen(model, after: 9).split(separator: "\n", omittingEmptySubsequences: false)
-        #expect(lines[2] == "dtlsd does not answer (for 6.0s); trying again. Nobody listens.")
+        #expect(lines[2] == "dtlsd does not answer (for 6s); trying again. Nobody listens.")
         #expect(screen(model, after: 9).contains("syslog"))
         model.add(Samples.status(), at: at(10))
         #expect(model.link == .answering)

@@ -20,7 +20,10 @@ struct CountersCommand: OperatingCommand {
         let reply = try control.ask(.counters)
         if output.json { return try console.write(reply.json + "\n") }
         let report = CounterReport(try reply.decoded(), words: words, includesZero: all)
-        try console.print(describe ? report.descriptions(width: console.width) : report.lines(width: console.width))
+        let lines = describe ? report.descriptions(width: console.width) : report.lines(width: console.width)
+        try console.print(lines)
+        // There is a heading in any case.
+        if lines.count == 1 { console.note("No counter of these names\(describe || all ? "" : " is above 0").") }
     }
 }
 

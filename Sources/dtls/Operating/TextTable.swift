@@ -49,16 +49,17 @@ struct TextTable {
 
     var isEmpty: Bool { rows.isEmpty }
 
-    /// The heading and the rows.
+    /// The heading and the rows. Where the terminal is narrow the titles get shorter first, then the gaps between columns,
+    /// and then what is in flexible columns.
     /// - Parameter width: columns of the terminal; `nil` where nothing may be cut.
     func lines(width: Int?) -> [StyledLine] {
-        guard let width else { return lines(columns.map(\.title), naturalWidths(columns.map(\.title)), gap: 2) }
-        let titles = columns.map(\.title)
-        let widths = naturalWidths(titles)
-        if Self.sum(widths, gap: 2) <= width { return lines(titles, widths, gap: 2) }
-        let shortTitles = columns.map(\.shortTitle)
-        let shortWidths = shrunk(naturalWidths(shortTitles), to: width)
-        return lines(shortTitles, shortWidths, gap: 1).map { $0.cut(to: width) }
+        let width = width ?? .max
+        for titles in [columns.map(\.title), columns.map(\.shortTitle)] {
+            let widths = naturalWidths(titles)
+            if Self.sum(widths, gap: 2) <= width { return lines(titles, widths, gap: 2) }
+        }
+        let titles = columns.map(\.shortTitle)
+        return lines(titles, shrunk(naturalWidths(titles), to: width), gap: 1).map { $0.cut(to: width) }
     }
 
     private func naturalWidths(_ titles: [String]) -> [Int] {

@@ -1,7 +1,7 @@
 import ArgumentParser
 
 /// A time on the command line: `90`, `90s`, `10m`, `2h`, `1d`.
-struct TimeSpan: ExpressibleByArgument, Equatable {
+struct TimeSpan: ExpressibleByArgument, Equatable, CustomStringConvertible {
     let seconds: Double
 
     init?(argument: String) {
@@ -16,7 +16,7 @@ struct TimeSpan: ExpressibleByArgument, Equatable {
 
     init(seconds: Double) { self.seconds = seconds }
 
-    var defaultValueDescription: String {
+    var description: String {
         seconds < 60 && seconds == seconds.rounded() ? "\(Int(seconds))s" : Quantity.duration(seconds: seconds)
     }
 }

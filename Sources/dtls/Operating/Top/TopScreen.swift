@@ -63,7 +63,7 @@ struct TopScreen {
         case .lost(let since, let reason):
             let seconds = Double((now - since).nanoseconds) / 1e9
             var line = StyledLine("dtlsd does not answer", .bad)
-            line.append(" (for \(Quantity.duration(seconds: seconds.rounded()))); trying again. \(reason)")
+            line.append(" (for \(TimeSpan(seconds: seconds.rounded()))); trying again. \(reason)")
             lines.append(line)
         case .answering:
             if let failedAt = model.status?.configuration.failedAt {

@@ -114,7 +114,7 @@ let program: [Target] = [
         ],
         swiftSettings: strict),
     .testTarget(
-        name: "EndToEndTests", dependencies: ["dtlsd", "dtls", "LinuxSystem", "CLinux", "TestSupport"],
+        name: "EndToEndTests", dependencies: ["dtlsd", "dtls", "LinuxSystem", "CLinux", "Primitives", "TestSupport"],
         exclude: ["Programs"],
         swiftSettings: strict),
     .testTarget(name: "SystemdTests", dependencies: ["TestSupport"], exclude: ["lab"], swiftSettings: strict),

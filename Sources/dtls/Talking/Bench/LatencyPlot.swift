@@ -54,7 +54,11 @@ struct LatencyPlot {
     // MARK: Panels
 
     private func timeline(_ panel: Panel) -> String {
-        let slices = result.timeline.filter { $0.count > 0 }
+        var slices = result.timeline.filter { $0.count > 0 }
+        // The last one is a part of a slice: a few messages say little of their like.
+        if slices.count > 2, let last = slices.last, last.count < slices[slices.count - 2].count / 4 {
+            slices.removeLast()
+        }
         let end = max(result.durationSeconds, slices.last?.startSeconds ?? 0, 0.001)
         let top = LogScale(slices.flatMap { [$0.p50Seconds, $0.p99Seconds, $0.maxSeconds] })
         func line(_ name: String, _ value: (LatencyRecord.Slice) -> Double) -> String {

@@ -83,10 +83,11 @@ struct ConnectCommand: ParsableCommand {
             try Tunnel(connection, dialer, port: udpListen, isQuiet: quiet).run(until: { EndingSignals.hasCome })
         } else {
             let input = try InputSource(file)
-            try Conversation(
+            let conversation = Conversation(
                 connection, input, isBinary: binary, messageSize: messageSize,
-                patience: .nanoseconds(Int64(wait * 1e9))
-            ).run(until: { EndingSignals.hasCome })
+                patience: .nanoseconds(Int64(wait * 1e9)))
+            try conversation.run(until: { EndingSignals.hasCome })
+            if conversation.isClosedByServer, !quiet { Standard.error("The server has closed the connection.\n") }
         }
     }
 

@@ -99,6 +99,8 @@ final class Conversation {
     private var cutter: MessageCutter
     private var failure: TalkingFailure?
     private var isDone = false
+    /// Whether the server has ended the connection.
+    private(set) var isClosedByServer = false
     /// When to end after the input has, unless the server says more.
     private var end: Instant?
 
@@ -156,6 +158,7 @@ final class Conversation {
             }
         } catch {
             if error == .closed {
+                isClosedByServer = true
                 finish(nil)
             } else {
                 finish(TalkingFailure(transfer: error))

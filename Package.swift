@@ -73,7 +73,7 @@ let daemon: [Target] = [
     .target(
         name: "DTLSDaemon",
         dependencies: [
-            "DTLSTransport", "DTLSEngine", "LinuxSystem", "Primitives", "CSystemd",
+            "ControlProtocol", "DTLSTransport", "DTLSEngine", "LinuxSystem", "Primitives", "CSystemd",
             .product(name: "Logging", package: "swift-log"),
             .product(name: "TOMLKit", package: "TOMLKit"),
         ],
@@ -82,7 +82,8 @@ let daemon: [Target] = [
     .testTarget(
         name: "DTLSDaemonTests",
         dependencies: [
-            "DTLSDaemon", "LinuxSystem", "Primitives", "CLinux", "TestSupport",
+            "DTLSDaemon", "ControlProtocol", "DTLSTransport", "DTLSEngine", "LinuxSystem", "Primitives", "CLinux",
+            "TestSupport",
             .product(name: "Logging", package: "swift-log"),
         ],
         swiftSettings: strict

@@ -133,6 +133,9 @@ package enum ConnectionState: String, Codable, CaseIterable, Sendable {
     case parked
 }
 
+/// Another name, for modules that have another type of that one.
+package typealias ListedState = ConnectionState
+
 /// The arguments of ``ControlCommand/connections(_:)``.
 package struct ConnectionsQuery: Equatable, Sendable {
     package enum Sort: String, Codable, CaseIterable, Sendable {

@@ -62,10 +62,10 @@ package final class Connection: TimerTarget, EventHandler {
     /// The last errno that the socket gave, an ICMP error mostly; see ``takeError()``.
     package private(set) var lastError: Int32 = 0
 
-    private let association: Association
-    private let datapath: Datapath
+    let association: Association
+    let datapath: Datapath
     /// The index of the association's slot in ``Datapath/slots``; -1 where it has none.
-    private let slotIndex: Int32
+    let slotIndex: Int32
     private var socket: FileDescriptor
     private var registration: EventLoop.Registration?
     /// Unowned, since a weak reference costs 48 bytes and makes each use of its object slower: 2 % of an echo.
@@ -157,6 +157,7 @@ package final class Connection: TimerTarget, EventHandler {
     package func start(with datagrams: [UnsafeRawBufferPointer] = []) throws(SystemError) -> Ending? {
         registration = try datapath.loop.add(socket, .readable, self)
         if let pathMTU { association.fitFlights(toMTU: pathMTU) }
+        if datapath.trace != nil { traceNote("a socket of the worker is connected to the peer, from \(local)") }
         work { lease in
             handOutEvents(lease)
             for datagram in datagrams {
@@ -254,6 +255,7 @@ package final class Connection: TimerTarget, EventHandler {
 
     @inline(__always)
     private func receiveFromSocket(_ datagram: UnsafeRawBufferPointer, _ lease: borrowing OutboxLease) {
+        if datapath.trace != nil { traceReceived(datagram, from: association.flow) }
         if paths.isSettled { return receive(datagram, lease) }
         receive(datagram, from: association.flow, wasRead: true, lease)
     }
@@ -274,6 +276,7 @@ package final class Connection: TimerTarget, EventHandler {
     package func receive(_ datagram: UnsafeRawBufferPointer, from flow: FlowKey? = nil) {
         guard !isWorking, association.isOpen else { return }
         countReceived(1, byteCount: datagram.count)
+        if datapath.trace != nil { traceReceived(datagram, from: flow ?? association.flow) }
         work { lease in receive(datagram, from: flow ?? association.flow, wasRead: false, lease) }
     }
 
@@ -358,6 +361,7 @@ package final class Connection: TimerTarget, EventHandler {
                 delegate?.connection(self, received: message)
                 lease.sendIfFilling { send($0) }
             case .established:
+                if datapath.trace != nil { traceNote("the handshake is done") }
                 association.noteHandshakeDuration(Instant.now() - association.started)
                 delegate?.connectionEstablished(self)
                 association.releaseDetails()
@@ -433,6 +437,7 @@ package final class Connection: TimerTarget, EventHandler {
 
     /// Sends what is in the outbox. What the socket does not take is lost, as on the wire, and counted.
     private func send(_ outbox: Outbox) {
+        if datapath.trace != nil { traceSent(outbox) }
         guard paths.isSettled else { return sendByPath(outbox) }
         let count = outbox.count
         let outcome = datapath.send(outbox, over: socket)
@@ -494,6 +499,9 @@ package final class Connection: TimerTarget, EventHandler {
         let former = association.flow
         association.move(to: flow)
         let actions = paths.moved(to: flow, from: former)
+        if datapath.trace != nil {
+            traceNote("the connection has a socket that is connected to the peer's new address")
+        }
         delegate?.connectionMoved(self, from: former)
         work { _ in perform(actions) }
     }
@@ -509,6 +517,8 @@ package final class Connection: TimerTarget, EventHandler {
 
     package override func timerFired(now: Instant) {
         guard association.isOpen else { return }
+        if datapath.trace != nil { traceTimer() }
+        defer { datapath.trace?.isTimedOut = false }
         work { lease in
             association.handleTimeout(now: now, lease)
             handOutEvents(lease)
@@ -560,6 +570,7 @@ package final class Connection: TimerTarget, EventHandler {
     /// Gives the connection up to its slot, without a word to the peer and to the delegate. Nothing is called after it.
     /// - Returns: the socket, which is as it was: what has come over it meanwhile is in it.
     package func detach() -> FileDescriptor {
+        if datapath.trace != nil { traceNote("the connection gives its socket up, and is kept without one") }
         association.abandon()
         delegate = nil
         stopWatching()
@@ -573,6 +584,7 @@ package final class Connection: TimerTarget, EventHandler {
     }
 
     private func finish(_ ending: Ending) {
+        if datapath.trace != nil { traceEnd(ending) }
         // Rule 3: the peer may already be back on the same port.
         let batch = datapath.finalBatch
         batch.receiveAll(from: socket) { index in

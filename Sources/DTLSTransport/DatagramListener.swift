@@ -277,35 +277,55 @@ package final class DatagramListener: EventHandler {
     private func handle(_ datagram: UnsafeRawBufferPointer, _ flow: FlowKey, _ minute: Minute) {
         switch endpoint.receive(datagram, flow, now: loop.now, minute: minute, buffers.fragments) {
         case .reply(let request):
+            trace(datagram, flow, "answered with a HelloVerifyRequest, since it has no valid cookie")
             if buffers.replies.count == buffers.replies.capacity { sendReplies() }
             buffers.replies.add(to: flow.peer, from: flow.local) { request.write(into: $0) }
         case .refuse(let alert):
+            trace(datagram, flow, "refused, since it offers no version of DTLS that is known here")
             if buffers.replies.count == buffers.replies.capacity { sendReplies() }
             buffers.replies.add(to: flow.peer, from: flow.local) { alert.write(into: $0) }
             delegate.listener(self, doesNotServe: flow.peer, .version)
         case .admit(let opening):
-            if delegate.listener(self, received: datagram, of: flow, isProven: true) { return }
+            if delegate.listener(self, received: datagram, of: flow, isProven: true) {
+                return trace(datagram, flow, "passed to the connection of this peer, which had no socket")
+            }
+            trace(datagram, flow, isPlain ? "it begins a connection" : "its cookie is valid: it begins a connection")
             admit(opening, flow)
         case .forward(let connection):
-            if delegate.listener(self, misdelivered: datagram, of: connection) { return }
+            if delegate.listener(self, misdelivered: datagram, of: connection) {
+                return trace(datagram, flow, "passed to the connection that has just begun")
+            }
             endpoint.forget(flow)
             handle(datagram, flow, minute)
         case .recordWithConnectionID(let id):
-            if delegate.listener(self, received: datagram, of: flow, with: id) { return }
+            if delegate.listener(self, received: datagram, of: flow, with: id) {
+                return trace(datagram, flow, "passed to the connection that has this connection ID")
+            }
             if let connection = endpoint.recentConnection(of: flow, now: loop.now),
                 delegate.listener(self, misdelivered: datagram, of: connection)
             {
                 return
             }
+            trace(datagram, flow, "dropped, since there is no connection with this connection ID")
             dropOfNoConnection(flow)
         case .drop(.denied):
+            trace(datagram, flow, "dropped, since the peer's address is denied, or not allowed")
             delegate.listener(self, doesNotServe: flow.peer, .denied)
         case .recordOfConnection:
-            if delegate.listener(self, received: datagram, of: flow, isProven: false) { return }
+            if delegate.listener(self, received: datagram, of: flow, isProven: false) {
+                return trace(datagram, flow, "passed to the connection of this peer, which has no socket")
+            }
+            trace(datagram, flow, "dropped, since there is no connection of this peer")
             dropOfNoConnection(flow)
-        case .drop:
-            break
+        case .drop(let reason):
+            trace(datagram, flow, "dropped: \(reason)")
         }
+    }
+
+    @inline(__always)
+    private func trace(_ datagram: UnsafeRawBufferPointer, _ flow: FlowKey, _ verdict: @autoclosure () -> String) {
+        guard let trace = buffers.trace else { return }
+        trace.received(datagram, from: flow.peer, "at the listener: \(verdict())")
     }
 
     private func dropOfNoConnection(_ flow: FlowKey) {
@@ -349,7 +369,10 @@ package final class DatagramListener: EventHandler {
     }
 
     private func admit(_ opening: consuming Endpoint.Opening, _ flow: FlowKey) {
-        if let refusal = delegate.refusal(of: flow, on: self) { return endpoint.refused(refusal) }
+        if let refusal = delegate.refusal(of: flow, on: self) {
+            buffers.trace?.note(flow.peer, "the connection is refused: \(refusal)")
+            return endpoint.refused(refusal)
+        }
         let random = opening.random
         do throws(SystemError) {
             let connected = try UDPSocket.openConnected(
@@ -375,6 +398,8 @@ package final class ListenerBuffers {
     /// A datagram for a peer that no socket is connected to.
     let passed = ReplyBatch(capacity: 1, slotSize: 16_640)
     let fragments = HelloFragments()
+    /// Who is told what comes; `nil` mostly.
+    package var trace: ClientTrace?
 
     package init() {}
 }

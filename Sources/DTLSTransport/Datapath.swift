@@ -12,6 +12,8 @@ package final class Datapath {
     /// worked through.
     let finalBatch = ReceiveBatch(capacity: 8)
     private let sender = DatagramSender()
+    /// Who is told what passes; `nil` mostly.
+    package var trace: ClientTrace?
     /// Where connections are kept that outlive this process; `nil` where none do.
     package var slots: SlotFile? { didSet { currentWork = slots?.currentWork } }
     /// See ``noteWork(on:)``; `slots` keeps it valid.
@@ -45,6 +47,31 @@ package final class Datapath {
 
     /// What a connection's engine has done before the connection could be made.
     package var notes: EngineNotes { buffers.bio.notes }
+
+    /// Ends the established connection in a slot, which no ``Connection`` has, with close_notify.
+    /// - Parameter send: is given the datagrams for the peer, valid during the call.
+    package func sayGoodbye(
+        from slot: ConnectionSlot, at index: Int, _ flow: FlowKey, send: (UnsafeRawBufferPointer) -> Void
+    ) {
+        noteWork(on: Int32(truncatingIfNeeded: index))
+        defer { noteWork(on: -1) }
+        let resumed = try? Association.resume(
+            slot, flow, isServer: true, limits: Connection.Limits(), buffers: buffers, now: loop.now)
+        guard let association = resumed else { return }
+        buffers.outbox.lend(
+            to: association,
+            sending: { outbox in
+                outbox.withDatagrams { bytes, sizes in
+                    var offset = 0
+                    for size in sizes {
+                        send(UnsafeRawBufferPointer(rebasing: bytes[offset..<(offset + size)]))
+                        offset += size
+                    }
+                }
+            },
+            { lease in association.close(.closedHere, lease) })
+        association.wipeSlot()
+    }
 
     /// Wipes the key schedules of all connections. Those that are in use are made again, in 0.3 µs each.
     package func releaseKeySchedules() { buffers.bio.contexts.releaseAll() }

@@ -39,6 +39,7 @@ static const int CL_UDP_SEGMENT = 103;
 static const int CL_SO_MEMINFO = 55;
 static const int CL_SOL_UDP = 17;
 static const int CL_MSG_CMSG_CLOEXEC = 0x40000000;
+static const int CL_SO_PEERGROUPS = 59;
 static const int CL_F_ADD_SEALS = 1033;
 static const int CL_F_SEAL_SEAL = 1;
 static const int CL_F_SEAL_SHRINK = 2;

@@ -10,9 +10,9 @@ import Primitives
 ///
 /// ``Lifecycle`` decides what is done when. This class performs its actions and tells it the outcomes.
 final class Acceptor: TimerTarget, EventHandler {
-    private let configurationFile: String
+    let configurationFile: String
     private let logger = Logger(label: "dtlsd")
-    private let loop: EventLoop
+    let loop: EventLoop
     private let signals: SignalSource
     private let environment = Acceptor.childEnvironment()
     /// Where the program is that a successor runs; `nil` where this process does not know.
@@ -39,6 +39,7 @@ final class Acceptor: TimerTarget, EventHandler {
     private let staples: StapleRefresher
     /// Warns of certificates that expire.
     let expiries: ExpiryWatch
+    private(set) lazy var control = Control(self)
     /// The secret of the cookies that the listeners make.
     private var cookieSecret: [UInt8]
 
@@ -133,6 +134,9 @@ final class Acceptor: TimerTarget, EventHandler {
             workers.isAwaitingTables = true
         }
         super.init()
+        if let socket = self.manager.takeControlSocket() {
+            control.server.adopt(socket.passed.descriptor.take(), at: socket.path)
+        }
         workers.onEvent = { [unowned self] in handle($0) }
         workers.connections.onTableRemoved = { [unowned self] in self.manager.discard(.connections(table: $0)) }
         workers.onMisdelivered = { [listeners] in listeners.reinject($0, $1) }
@@ -217,9 +221,10 @@ final class Acceptor: TimerTarget, EventHandler {
         }
     }
 
-    private func handle(_ event: Lifecycle<ActiveConfiguration>.Event) {
+    func handle(_ event: Lifecycle<ActiveConfiguration>.Event) {
         for action in lifecycle.handle(event) { perform(action) }
         if !lifecycle.isUpgrading { upgradeDeadline = .distantFuture }
+        control.lifecycleChanged()
     }
 
     private func perform(_ action: Lifecycle<ActiveConfiguration>.Action) {
@@ -298,6 +303,8 @@ final class Acceptor: TimerTarget, EventHandler {
                     errors.cause == .configuration ? .configuration : .sockets))
         } catch let error as TooFewDescriptors {
             return handle(.refused(problems: ["\(error)"], .system))
+        } catch let error as ControlSocketError {
+            return handle(.refused(problems: ["\(configurationFile): \(error)"], .sockets))
         } catch {
             return refuse(error)
         }
@@ -325,8 +332,14 @@ final class Acceptor: TimerTarget, EventHandler {
             let connectionIDs = ConnectionIDAuthority(configuration.connectionIDs, ownKey: connectionIDKey.bytes)
         else { throw SystemError("the keys of connection IDs", errno: ENOMEM) }
         let plan = try listeners.prepare(configuration)
+        let controlPlan = try control.prepare(configuration)
         // Nothing above has changed anything, and only the next call can fail.
-        try workers.configure(workers: configuration.workers, new.setup)
+        do {
+            try workers.configure(workers: configuration.workers, new.setup)
+        } catch {
+            control.server.discard(controlPlan)
+            throw error
+        }
         workers.recycleWorkers(after: configuration.recycle == .zero ? nil : configuration.recycle)
         ticketKeys.activate(configuration.tickets)
         if secret != cookieSecret { listeners.cookies = cookies }
@@ -337,7 +350,7 @@ final class Acceptor: TimerTarget, EventHandler {
         counters.activate(configuration)
         staples.watch(configuration, with: new.watcher)
         expiries.watch(configuration.certificates)
-        LogBootstrap.setLevel(configuration.logLevel)
+        control.activate(configuration, controlPlan)
         storeDescriptors()
     }
 
@@ -379,6 +392,7 @@ final class Acceptor: TimerTarget, EventHandler {
         }
         handle(.listenersOpened)
         predecessor?.send(.serving)
+        if predecessor == nil { control.server.open() }
         let addresses = listeners.addresses.map(\.description).joined(separator: ", ")
         let configuration = lifecycle.active?.configuration
         let connections = configuration.map(descriptors.connections) ?? 0
@@ -431,6 +445,9 @@ final class Acceptor: TimerTarget, EventHandler {
             self.successor = successor
             for socket in listeners.inherited { try successor.send(socket.descriptor.rawValue, name: socket.name) }
             for (item, descriptor) in ownDescriptors { try successor.send(descriptor, name: item.name) }
+            if let socket = control.server.descriptor {
+                try successor.send(socket.number, name: StoredItem.control(path: socket.path).name)
+            }
             successor.send(.prepare)
         } catch {
             perform(.killSuccessor)
@@ -474,6 +491,7 @@ final class Acceptor: TimerTarget, EventHandler {
             tries += 1
         }
         successor.send(.becomeMain(isReloadRequested: isReloadRequested))
+        control.upgraded(to: successor.processID)
         if let stop { kill(successor.processID, stop.keepingConnections ? SIGUSR1 : SIGTERM) }
     }
 
@@ -497,6 +515,7 @@ final class Acceptor: TimerTarget, EventHandler {
     private func becomeMain(isReloadRequested: Bool) {
         predecessor = nil
         manager.becomeMain()
+        control.server.open()
         manager.notify(.watchdog)
         notifyReady()
         storeDescriptors()
@@ -519,6 +538,9 @@ final class Acceptor: TimerTarget, EventHandler {
     var counterSnapshot: CounterSnapshot {
         counters.snapshot(CounterRegistry.Sources(listeners, workers, dispatcher))
     }
+
+    /// Whether another process is the main process still.
+    var isSuccessor: Bool { predecessor != nil }
 
     // MARK: What outlives this process
 
@@ -569,6 +591,7 @@ final class Acceptor: TimerTarget, EventHandler {
 
     private func shutDown(keepingConnections: Bool) {
         manager.notify(.stopping, .status("stopping"))
+        control.stopping()
         predecessor?.refuse("it was told to end")
         if keepingConnections { storeDescriptors() }
         listeners.closeAll()
@@ -608,6 +631,7 @@ final class Acceptor: TimerTarget, EventHandler {
     private func end() {
         dispatcher.finishLog()
         log(.stopped, "stopped: \(status)")
+        control.server.close(keepsFile: successor != nil || predecessor != nil)
         guard let successor else { return loop.stop() }
         successor.whenAllIsSent { [loop] in loop.stop() }
     }

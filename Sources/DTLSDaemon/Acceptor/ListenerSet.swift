@@ -49,6 +49,11 @@ final class ListenerSet {
     /// active. Datagrams may wait in them.
     private var stored: [StoredItem: InheritedSocket] = [:]
     private let buffers = ListenerBuffers()
+    /// Who is told what comes to the listeners.
+    var trace: ClientTrace? {
+        get { buffers.trace }
+        set { buffers.trace = newValue }
+    }
     /// Makes and verifies the cookies of all listeners.
     var cookies: CookieAuthority {
         didSet { for listener in open.values { listener.use(cookies) } }
@@ -102,6 +107,12 @@ final class ListenerSet {
     }
 
     var addresses: [SocketAddress] { open.keys.map(\.address).sorted { "\($0)" < "\($1)" } }
+
+    /// The addresses of open listeners, in order, and the service or client that each belongs to.
+    var opened: [(address: SocketAddress, target: Target)] {
+        open.compactMap { key, listener in targets[ObjectIdentifier(listener)].map { (key.address, $0) } }
+            .sorted { "\($0.address)" < "\($1.address)" }
+    }
 
     /// Hands a datagram that reached the socket of another connection to the listener that it was sent to, if there is
     /// one: the listener of its very destination, or the one of the wildcard address.

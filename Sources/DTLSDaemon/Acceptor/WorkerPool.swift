@@ -59,7 +59,7 @@ struct WorkerPool {
     struct Worker {
         let number: Int
         let pid: pid_t
-        fileprivate let startedAt: Instant
+        let startedAt: Instant
         /// The number of the ``SlotTable`` with its connections, or ``WorkerPool/noTable``.
         fileprivate(set) var table: Int
         /// The configuration that it was given last. Connections that are handed over to it count in this one.
@@ -86,6 +86,14 @@ struct WorkerPool {
         fileprivate var wasAsked = false
         /// When it sent its last message.
         fileprivate var lastHeard: Instant
+
+        enum State: String { case starting, serving, draining, stopping }
+
+        var state: State {
+            if wasStopped { return .stopping }
+            if isDraining { return .draining }
+            return servedGeneration == nil || isReserve ? .starting : .serving
+        }
 
         fileprivate enum Delivery { case given, lost, rejected }
 
@@ -129,6 +137,8 @@ struct WorkerPool {
     /// The age at which a worker is replaced; `nil`: never.
     var recycling: Duration?
     private var nextRecycling = Instant.distantPast
+    /// Workers that are to be replaced whatever their age, since somebody has asked for it.
+    private var toReplace: Set<pid_t> = []
     private var nextPing = Instant.distantPast
     private(set) var isStopping = false
 
@@ -474,6 +484,7 @@ struct WorkerPool {
     mutating func ended(_ pid: pid_t, _ ending: ChildProcess.Ending, now: Instant) -> [Action] {
         guard let index = index(of: pid) else { return [] }
         let worker = workers.remove(at: index)
+        toReplace.remove(pid)
         let survival = connections.workerDied(worker.table, now: now)
         var actions = survival.poison.map { [poisoned($0, worker)] } ?? []
         if isStopping { return workers.isEmpty ? actions + [.report(.ended)] : actions }
@@ -485,7 +496,7 @@ struct WorkerPool {
                     ? "the old worker that it was to replace goes on" : "it was draining, and is not replaced"
                 actions.append(death(of: worker, ending, survival, consequence))
             }
-            return actions + reportOrphans()
+            return actions + recycle(now: now) + reportOrphans()
         }
         countDeath(survival)
         // One that was to replace it is there.
@@ -599,12 +610,25 @@ struct WorkerPool {
 
     /// Starts a successor for a worker that has become too old, one at a time. The old one drains once that is ready.
     private mutating func recycle(now: Instant) -> [Action] {
-        guard let recycling, now >= nextRecycling, vacancies.isEmpty, workers.count == count,
-            workers.allSatisfy(\.isServing),
+        guard vacancies.isEmpty, workers.count == count, workers.allSatisfy(\.isServing) else { return [] }
+        if let asked = workers.first(where: { toReplace.contains($0.pid) }) {
+            toReplace.remove(asked.pid)
+            return [.start(number: asked.number)]
+        }
+        guard let recycling, now >= nextRecycling,
             let oldest = workers.min(by: { $0.startedAt < $1.startedAt }), now - oldest.startedAt >= recycling
         else { return [] }
         nextRecycling = now + Self.recyclingPause
         return [.start(number: oldest.number)]
+    }
+
+    /// Replaces workers as those that are too old are: one after the other, as soon as the one before is gone.
+    /// - Parameter number: of one; `nil`: all.
+    /// - Returns: the numbers of those that are to be replaced.
+    mutating func replaceWorkers(_ number: Int?, now: Instant) -> (numbers: [Int], actions: [Action]) {
+        let chosen = workers.filter { $0.isServing && (number == nil || $0.number == number) }
+        toReplace.formUnion(chosen.map(\.pid))
+        return (chosen.map(\.number).sorted(), recycle(now: now))
     }
 
     /// A worker that has lost its configuration is given it again. A worker that has left too many pings unanswered is
@@ -631,6 +655,9 @@ struct WorkerPool {
         }
         return actions
     }
+
+    /// The number of the worker that serves a table; `nil` where none does at the moment.
+    func number(ofTable table: Int) -> Int? { workers.first { $0.table == table }?.number }
 
     /// The number of the table that a worker serves; `nil` when it has ended.
     func table(of pid: pid_t) -> Int? { index(of: pid).map { workers[$0].table } }

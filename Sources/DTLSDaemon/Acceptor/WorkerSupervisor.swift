@@ -36,6 +36,10 @@ final class WorkerSupervisor: TimerTarget, MessageChannelDelegate {
     private var isMovingOrphans = false
     /// Connections of dead workers that move in a turn of the loop: some milliseconds.
     private static let orphansPerTurn = 2_048
+    /// The level of the log that holds in place of the configuration's; `nil`: that of the configuration.
+    private var logLevel: LogLevel?
+    /// The peers that are logged in detail.
+    private var traces: [AddressPattern] = []
     /// What every worker is given with the newest configuration; `nil` before the first one.
     private var setup: WorkerSetup?
     /// Starts the process of a worker with this number and this end of its channel.
@@ -154,6 +158,46 @@ final class WorkerSupervisor: TimerTarget, MessageChannelDelegate {
     func replaceTicketKeys(_ keys: [TicketKey]) {
         setup?.ticketKeys = keys
         for channel in channels.values { channel.send(MessageToWorker.encode(ticketKeys: keys)) }
+    }
+
+    // MARK: Control
+
+    /// Sets the level of the workers' logs, whatever the configuration says; `nil`: as the configuration says.
+    func setLogLevel(_ level: LogLevel?) {
+        logLevel = level
+        for channel in channels.values { channel.send(MessageToWorker.encode(logLevel: level)) }
+    }
+
+    /// Has the workers log all that passes between them and these peers.
+    func trace(_ patterns: [AddressPattern]) {
+        traces = patterns
+        for channel in channels.values { channel.send(MessageToWorker.encode(trace: patterns)) }
+    }
+
+    /// Has the workers end connections with close_notify. Those that no worker serves at the moment stay.
+    /// - Returns: how many of them workers were told to end.
+    func close(_ all: [ConnectionNumber]) -> Int {
+        var count = 0
+        for (table, ids) in Dictionary(grouping: all, by: \.worker) {
+            guard let pid = pool.workers.first(where: { $0.table == table && $0.servedGeneration != nil })?.pid,
+                let channel = channels[pid]
+            else { continue }
+            count += ids.count
+            var rest = ids[...]
+            while !rest.isEmpty {
+                channel.send(MessageToWorker.encode(close: Array(rest.prefix(ConnectionNumber.maximumOfMessage))))
+                rest = rest.dropFirst(ConnectionNumber.maximumOfMessage)
+            }
+        }
+        return count
+    }
+
+    /// Replaces one worker, or all, by new processes, which take the connections over.
+    /// - Returns: the numbers of the workers.
+    func replaceWorkers(_ number: Int?) -> [Int] {
+        let (numbers, actions) = pool.replaceWorkers(number, now: loop.now)
+        perform(actions)
+        return numbers
     }
 
     // MARK: Connections
@@ -502,6 +546,8 @@ final class WorkerSupervisor: TimerTarget, MessageChannelDelegate {
             return pool.configurationNotSent(to: pid)
         }
         channel.send(MessageToWorker.encode(ticketKeys: copy.ticketKeys))
+        if let logLevel { channel.send(MessageToWorker.encode(logLevel: logLevel)) }
+        if !traces.isEmpty { channel.send(MessageToWorker.encode(trace: traces)) }
         if copy.keyLog.isOpen { channel.send(MessageToWorker.keyLogBytes, descriptor: copy.keyLog.take()) }
         channel.send(MessageToWorker.encode(configure: generation), descriptor: copy.snapshot.take())
     }

@@ -77,6 +77,12 @@ enum MessageToWorker {
     /// With `UInt32.max`, connections whose handshake ends later are released then, after that answer. Connections of
     /// programs (`exec`), which lose their program by it, are released with `UInt32.max` alone.
     case release(count: UInt32)
+    /// End these connections, with close_notify to their peers, whether they have sockets or not.
+    case close([ConnectionNumber])
+    /// The level of the log, whatever the configuration says; `nil`: as the configuration says.
+    case logLevel(LogLevel?)
+    /// Log all that passes between this process and these peers, and no others.
+    case trace([AddressPattern])
 
     /// A connection that a worker takes over.
     struct Handover {
@@ -119,6 +125,9 @@ enum MessageToWorker {
         case release = 15
         case giveUpSocket = 16
         case counters = 17
+        case close = 18
+        case logLevel = 19
+        case trace = 20
     }
 
     static func encode(configure generation: UInt32) -> [UInt8] {
@@ -174,6 +183,19 @@ enum MessageToWorker {
     /// - Parameter ids: at most ``ConnectionNumber/maximumOfMessage``.
     static func encode(adopt ids: [ConnectionNumber]) -> [UInt8] {
         encodeMessage(Kind.adopt) { $0.list(ids) { $0.number($1) } }
+    }
+
+    /// - Parameter ids: at most ``ConnectionNumber/maximumOfMessage``.
+    static func encode(close ids: [ConnectionNumber]) -> [UInt8] {
+        encodeMessage(Kind.close) { $0.list(ids) { $0.number($1) } }
+    }
+
+    static func encode(logLevel: LogLevel?) -> [UInt8] {
+        encodeMessage(Kind.logLevel) { $0.optional(logLevel) { $0.string($1.rawValue) } }
+    }
+
+    static func encode(trace patterns: [AddressPattern]) -> [UInt8] {
+        encodeMessage(Kind.trace) { $0.list(patterns) { $0.string("\($1)") } }
     }
 
     static func encode(release count: UInt32) -> [UInt8] {
@@ -233,6 +255,12 @@ enum MessageToWorker {
         case .giveUpSocket: self = .giveUpSocket(id: try reader.number())
         case .adopt: self = .adopt(try reader.numbers())
         case .release: self = .release(count: try reader.integer())
+        case .close: self = .close(try reader.numbers())
+        case .logLevel:
+            let level = try reader.optionalString()
+            self = .logLevel(level.flatMap { LogLevel(rawValue: $0) })
+        case .trace:
+            self = .trace(try reader.list { reader throws(MalformedBytes) in try reader.addressPattern() })
         }
     }
 }
@@ -536,4 +564,11 @@ private func encodeMessage<Kind: RawRepresentable<UInt8>>(_ kind: Kind, _ write:
     writer.integer(kind.rawValue)
     write(&writer)
     return writer.bytes
+}
+
+extension ByteReader {
+    fileprivate mutating func addressPattern() throws(MalformedBytes) -> AddressPattern {
+        let text = try string()
+        do throws(NetworkPrefix.Mistake) { return try AddressPattern(parsing: text) } catch { throw MalformedBytes() }
+    }
 }

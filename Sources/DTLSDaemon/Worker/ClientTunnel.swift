@@ -400,6 +400,7 @@ final class ClientTunnel: TimerTarget, EventHandler, ConnectionDelegate {
 
     private func movedFields(_ connection: Connection, from local: SocketAddress) -> Logger.Metadata {
         var fields = fields
+        fields["CONNECTION"] = "\(id.text)"
         fields["LOCAL"] = "\(connection.local)"
         fields["FORMER_LOCAL"] = "\(local)"
         return fields.merging(WorkerLogs.connectionIDFields(connection.connectionIDs)) { $1 }
@@ -526,6 +527,7 @@ final class ClientTunnel: TimerTarget, EventHandler, ConnectionDelegate {
 
     private func closedFields(_ connection: Connection, _ reason: String) -> Logger.Metadata {
         var fields = fields
+        fields["CONNECTION"] = "\(id.text)"
         fields["REASON"] = "\(reason)"
         fields["BYTES_IN"] = "\(connection.counters.bytesIn)"
         fields["BYTES_OUT"] = "\(connection.counters.bytesOut)"

@@ -111,8 +111,12 @@ final class Parking {
         guard let slot = worker.establishedSlot(id), !wakes.isFull(id) else { return }
         let present = slot.flow
         guard case .authentic(let isNewest) = worker.datapath.authenticates(datagram, of: slot, at: id.slot) else {
+            worker.datapath.trace?.received(
+                datagram, from: flow.peer, "of a connection without a socket: dropped, since it is forged, or a copy")
             return worker.countForged(from: flow.peer, slot.target)
         }
+        worker.datapath.trace?.received(
+            datagram, from: flow.peer, "of a connection without a socket: authentic, and kept until it has one")
         if flow != present, !mayMove(to: flow, slot) { return }
         guard flow != present, isNewest, let number = Self.number(of: datagram) else {
             // Without an address that it is known to be at, only a newer record shows where the peer is.
@@ -360,11 +364,31 @@ final class Parking {
         if served?.hasSocket == true { return }
         service.counters.count(CloseReason.idle)
         if let flow = slot.lastFlow {
-            worker.logs.closed(flow.peer, slot.counters, service, .idle, dropped: 0)
+            worker.logs.closed(flow.peer, id, slot.counters, service, .idle, dropped: 0)
         }
         served?.closeParked()
         worker.connections[id] = nil
         wakes.remove(id)
+        worker.countClosed(id)
+    }
+
+    /// Ends a connection without a socket. Its peer is told so from the listener's socket, where it was last.
+    func close(_ id: ConnectionNumber) {
+        guard let slot = worker.establishedSlot(id), let flow = slot.lastFlow else { return }
+        let service = worker.service(slot.target)
+        if slot.flow != nil {
+            worker.datapath.sayGoodbye(from: slot, at: id.slot, flow) { [worker] in
+                worker.sendFromListener($0, to: flow)
+            }
+        }
+        if let service {
+            service.counters.count(CloseReason.here)
+            worker.logs.closed(flow.peer, id, slot.counters, service, .closedHere, dropped: 0)
+        }
+        worker.connections[id]?.closeParked()
+        worker.connections[id] = nil
+        wakes.remove(id)
+        _ = takeFarSocket(id)
         worker.countClosed(id)
     }
 

@@ -222,7 +222,7 @@ final class ServedConnection: ConnectionDelegate {
         if !hasBeenEstablished { worker.reportEstablished(self, isMovable: connection.isMovable) }
         hasBeenEstablished = true
         service.counters.countEstablished(connection.session, after: connection.handshakeDuration)
-        worker.logs.opened(connection, service)
+        worker.logs.opened(connection, id, service)
         let handler = service.makeHandler(
             for: ServedClient(connection, worker.slot(id)), worker.handlerResources)
         self.handler = handler
@@ -264,7 +264,8 @@ final class ServedConnection: ConnectionDelegate {
 
     func connectionReplaced(_ connection: Connection) {
         service.counters.count(CloseReason.replaced)
-        worker.logs.closed(connection.peer, connection.counters, service, .replaced, dropped: traffic?.dropped ?? 0)
+        worker.logs.closed(
+            connection.peer, id, connection.counters, service, .replaced, dropped: traffic?.dropped ?? 0)
         traffic?.restart()
         handler?.closed()
         handler = nil
@@ -279,7 +280,7 @@ final class ServedConnection: ConnectionDelegate {
         if let handler {
             service.counters.count(CloseReason(ending))
             worker.logs.closed(
-                connection.peer, connection.counters, service, ending, dropped: traffic?.dropped ?? 0)
+                connection.peer, id, connection.counters, service, ending, dropped: traffic?.dropped ?? 0)
             handler.closed()
             self.handler = nil
         } else {

@@ -41,6 +41,10 @@ final class Worker: MessageChannelDelegate {
     private var access: AccessList?
     /// The generation of the active configuration, which `services`, `clients` and `access` come from.
     private var generation: UInt32 = 0
+    private lazy var traceLog = TraceLog(loop: loop, worker: logs.worker)
+    private var configuredLogLevel = LogLevel.info
+    /// What holds in place of the configuration's level for a time.
+    private var logLevel: LogLevel?
     /// How long a worker that is to stop may take before the acceptor kills it.
     private(set) var stopTimeout = Duration.zero
     /// Has the acceptor's secret. It asks clients for a cookie that begin a re-handshake on a connection's socket.
@@ -162,6 +166,12 @@ final class Worker: MessageChannelDelegate {
         case .resumeFailed(let id): parking.resumeFailed(id)
         case .giveUpSocket(let id): parking.giveUpSocket(id)
         case .release(let count): departure.release(count)
+        case .close(let ids):
+            for id in ids where !isStopping { close(id) }
+        case .logLevel(let level):
+            logLevel = level
+            LogBootstrap.setLevel(level ?? configuredLogLevel)
+        case .trace(let patterns): datapath.trace = traceLog.trace(patterns)
         }
     }
 
@@ -241,7 +251,8 @@ final class Worker: MessageChannelDelegate {
             stopTimeout = decoded.configuration.stopTimeout
             for tunnel in tunnels.values { tunnel.reconfigure() }
             handlerResources.reconfigure()
-            LogBootstrap.setLevel(decoded.configuration.logLevel)
+            configuredLogLevel = decoded.configuration.logLevel
+            if logLevel == nil { LogBootstrap.setLevel(configuredLogLevel) }
             parking.scheduleSweep()
             let capacity = descriptors.connections(of: decoded.configuration)
             channel?.send(MessageFromWorker.encode(ready: generation, capacity: UInt32(clamping: capacity)))
@@ -322,6 +333,13 @@ final class Worker: MessageChannelDelegate {
         let tunnel = ClientTunnel(id, flow, client: client, worker: self)
         tunnels[id] = tunnel
         tunnel.resume(slot, over: socket, far, with: datagrams)
+    }
+
+    /// Ends a connection with close_notify.
+    private func close(_ id: ConnectionNumber) {
+        if let tunnel = tunnels[id] { return tunnel.close(.closedHere) }
+        if let served = connections[id], served.hasSocket { return served.close() }
+        parking.close(id)
     }
 
     // MARK: Slots

@@ -447,6 +447,28 @@ import Testing
         #expect(pool.missing(for: 2).isEmpty)
     }
 
+    @Test func `workers are replaced one after the other when that is asked for, whatever their age`() throws {
+        var pool = try pool(workers: 2)
+        #expect(pool.replaceWorkers(7, now: Self.start).numbers.isEmpty)
+        let (numbers, actions) = pool.replaceWorkers(nil, now: Self.start)
+        #expect(numbers == [0, 1] && actions == [.start(number: 0)])
+        #expect(pool.workers.map(\.state) == [.serving, .serving])
+        _ = pool.started(0, pid: 200, table: try newTable(0, pool), now: Self.start)
+        #expect(pool.workers.map(\.state) == [.serving, .serving, .starting])
+        let stop = pool.receive(.ready(generation: 1, capacity: 10), from: 200, now: Self.start)
+        #expect(stop == [])
+        // The old one has no connections: it ends with the next ping.
+        #expect(pool.advance(to: Self.start + WorkerPool.pingInterval).contains(.stop(100, keepingConnections: false)))
+        #expect(pool.workers.first { $0.pid == 100 }?.state == .stopping)
+        #expect(effects(pool.ended(100, .exited(status: 0), now: Self.start)).contains(.start(number: 1)))
+        _ = pool.started(1, pid: 201, table: try newTable(1, pool), now: Self.start)
+        _ = pool.receive(.ready(generation: 1, capacity: 10), from: 201, now: Self.start)
+        #expect(
+            !effects(pool.ended(101, .exited(status: 0), now: Self.start)).contains { action in
+                if case .start = action { true } else { false }
+            })
+    }
+
     @Test func `a worker that is old goes on when its successor dies or cannot use the configuration`() throws {
         var pool = try pool(workers: 1)
         pool.recycling = .seconds(10)

@@ -43,6 +43,33 @@ import Testing
         }
     }
 
+    @Test func `what operators ask for reaches the worker as it is`() throws {
+        let ids = [ConnectionNumber(rawValue: 1), ConnectionNumber(rawValue: .max)]
+        try decoded(MessageToWorker.encode(close: ids)) { message in
+            guard case .close(ids) = message else {
+                Issue.record("not the connections to be closed")
+                return
+            }
+        }
+        for level in [LogLevel.debug, nil] {
+            try decoded(MessageToWorker.encode(logLevel: level)) { message in
+                guard case .logLevel(level) = message else {
+                    Issue.record("not the level \(level.map { "\($0)" } ?? "of the configuration")")
+                    return
+                }
+            }
+        }
+        let patterns = try ["192.0.2.7", "192.0.2.0/24", "[2001:db8::1]:4711"].map {
+            try AddressPattern(parsing: $0)
+        }
+        try decoded(MessageToWorker.encode(trace: patterns)) { message in
+            guard case .trace(patterns) = message else {
+                Issue.record("not the peers to be traced")
+                return
+            }
+        }
+    }
+
     @Test func `a message that ends early is an error at every byte`() throws {
         let bytes = try handover(.client(1))
         for count in bytes.indices {

@@ -16,6 +16,7 @@ struct Configuration: Codable, Equatable, Sendable {
     var cookieSecret: [UInt8]?
     var tickets = TicketConfiguration()
     var connectionIDs = ConnectionIDConfiguration()
+    var control = ControlConfiguration()
     /// The file to which the secrets of all connections are written; `nil`: none.
     var keyLogFile: String?
     /// At least one service or client; names are unique over both.

@@ -99,6 +99,7 @@ struct MainSection {
     var keyLogFile: String?
     fileprivate var tickets = TicketConfiguration()
     fileprivate var connectionIDs = ConnectionIDConfiguration()
+    fileprivate var control = ControlConfiguration()
     fileprivate var limits = LimitsSection.ofAllServices
     fileprivate var services: [NamedTable<ServiceSection>] = []
     fileprivate var clients: [NamedTable<TunnelSection>] = []
@@ -125,6 +126,9 @@ struct MainSection {
         Key(
             "key_log_file", \.keyLogFile, .keyLogFile, default: "none; no secret is ever written",
             doc: "The file to which the secrets of all connections are appended, for debugging.")
+        Key(
+            table: "control", \.control, ControlConfiguration.schema,
+            doc: "The socket over which the daemon is controlled while it runs.")
         Key(table: "tickets", \.tickets, TicketConfiguration.schema, doc: "Session tickets (RFC 5077).")
         Key(
             table: "connection_ids", \.connectionIDs, ConnectionIDConfiguration.schema,
@@ -165,9 +169,8 @@ struct MainSection {
         return Configuration(
             workers: workers == 0 ? Self.processorCount : workers, stopTimeout: stopTimeout, recycle: recycle,
             logLevel: logLevel,
-            cookieSecret: cookieSecret, tickets: tickets, connectionIDs: connectionIDs, keyLogFile: keyLogFile,
-            services: services,
-            clients: clients, limits: limits.limits)
+            cookieSecret: cookieSecret, tickets: tickets, connectionIDs: connectionIDs, control: control,
+            keyLogFile: keyLogFile, services: services, clients: clients, limits: limits.limits)
     }
 
     private static var processorCount: Int {

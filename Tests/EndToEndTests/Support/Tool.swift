@@ -1,4 +1,3 @@
-import Foundation
 import TestSupport
 
 /// The tool `dtls`, as an operator runs it.
@@ -9,18 +8,12 @@ enum Tool {
         var errors: String
     }
 
-    /// $DTLS_BINARY, or the program that was built with these tests.
-    static var binary: String {
-        if let given = ProcessInfo.processInfo.environment["DTLS_BINARY"] { return given }
-        return URL(fileURLWithPath: Daemon.binary).deletingLastPathComponent().appendingPathComponent("dtls").path
-    }
-
     /// Starts it with an open standard input.
     static func start(_ arguments: [String], in folder: TestFolder, environment: [String: String] = [:]) throws
         -> Program
     {
         let variables = environment.isEmpty ? [] : ["env"] + environment.map { "\($0.key)=\($0.value)" }
-        return try Program(variables + [binary] + arguments, in: folder)
+        return try Program(variables + [Daemon.tool] + arguments, in: folder)
     }
 
     /// Runs it to its end.

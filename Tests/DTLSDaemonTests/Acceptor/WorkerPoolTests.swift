@@ -455,10 +455,11 @@ import Testing
         #expect(pool.workers.map(\.state) == [.serving, .serving])
         _ = pool.started(0, pid: 200, table: try newTable(0, pool), now: Self.start)
         #expect(pool.workers.map(\.state) == [.serving, .serving, .starting])
-        let stop = pool.receive(.ready(generation: 1, capacity: 10), from: 200, now: Self.start)
-        #expect(stop == [])
-        // The old one has no connections: it ends with the next ping.
-        #expect(pool.advance(to: Self.start + WorkerPool.pingInterval).contains(.stop(100, keepingConnections: false)))
+        // The old one has no connections.
+        #expect(
+            effects(pool.receive(.ready(generation: 1, capacity: 10), from: 200, now: Self.start)) == [
+                .stop(100, keepingConnections: false)
+            ])
         #expect(pool.workers.first { $0.pid == 100 }?.state == .stopping)
         #expect(effects(pool.ended(100, .exited(status: 0), now: Self.start)).contains(.start(number: 1)))
         _ = pool.started(1, pid: 201, table: try newTable(1, pool), now: Self.start)

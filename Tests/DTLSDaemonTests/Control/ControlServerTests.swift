@@ -153,7 +153,6 @@ import Testing
         let client = try StreamClient(to: path)
         client.send(status)
         #expect(try line(of: client).contains("8"))
-        // Its name is another's by now, and stays.
         other.close(keepsFile: false)
         #expect(access(path, F_OK) != 0)
     }

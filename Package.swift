@@ -107,6 +107,13 @@ let program: [Target] = [
         ],
         swiftSettings: strict
     ),
+    // Makes the man pages when a package is built (packaging/debian/rules).
+    .executableTarget(
+        name: "ManualPages",
+        dependencies: ["DTLSDaemon", .product(name: "ArgumentParser", package: "swift-argument-parser")],
+        swiftSettings: strict
+    ),
+    .testTarget(name: "ManualPagesTests", dependencies: ["ManualPages", "DTLSDaemon"], swiftSettings: strict),
     .testTarget(
         name: "DTLSToolTests",
         dependencies: [
@@ -131,7 +138,10 @@ let package = Package(
     products: [.library(name: "DTLSKit", targets: ["DTLSKit"])]
         + (isProgramLeftOut
             ? []
-            : [.executable(name: "dtlsd", targets: ["dtlsd"]), .executable(name: "dtls", targets: ["dtls"])]),
+            : [
+                .executable(name: "dtlsd", targets: ["dtlsd"]), .executable(name: "dtls", targets: ["dtls"]),
+                .executable(name: "dtlsd-manual", targets: ["ManualPages"]),
+            ]),
     dependencies: isLibraryAlone
         ? []
         : [

@@ -2,6 +2,7 @@
 #include "CLinux.h"
 #include <errno.h>
 #include <malloc.h>
+#include <sched.h>
 #include <stdlib.h>
 #include <sys/auxv.h>
 #include <sys/prctl.h>
@@ -190,4 +191,9 @@ int cl_spawn_program(pid_t *pid, const struct cl_program *program) {
     }
     if (child < 0) error = errno;
     return finish_spawn(pid, child, error, &before);
+}
+
+int cl_usable_processors(void) {
+    cpu_set_t set;
+    return sched_getaffinity(0, sizeof set, &set) == 0 ? CPU_COUNT(&set) : -1;
 }

@@ -88,6 +88,8 @@ char **cl_arguments(void);
 int cl_spawn_close_from(posix_spawn_file_actions_t *actions, int first);
 /// Returns the number of bytes that malloc has allocated and that are not freed.
 size_t cl_bytes_in_use(void);
+/// Returns the number of processors that this process may run on (sched_getaffinity()), or -1 and sets errno.
+int cl_usable_processors(void);
 /// Gives free memory of malloc's heap back to the system.
 void cl_trim_heap(void);
 

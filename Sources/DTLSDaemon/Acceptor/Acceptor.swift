@@ -351,6 +351,7 @@ final class Acceptor: TimerTarget, EventHandler {
         staples.watch(configuration, with: new.watcher)
         expiries.watch(configuration.certificates)
         control.activate(configuration, controlPlan)
+        LogBootstrap.setFormat(configuration.logFormat)
         storeDescriptors()
     }
 

@@ -253,6 +253,7 @@ final class Worker: MessageChannelDelegate {
             handlerResources.reconfigure()
             configuredLogLevel = decoded.configuration.logLevel
             if logLevel == nil { LogBootstrap.setLevel(configuredLogLevel) }
+            LogBootstrap.setFormat(decoded.configuration.logFormat)
             parking.scheduleSweep()
             let capacity = descriptors.connections(of: decoded.configuration)
             channel?.send(MessageFromWorker.encode(ready: generation, capacity: UInt32(clamping: capacity)))

@@ -236,6 +236,8 @@ private final class TopSession {
                 }
             }
         } catch {
+            // The daemon does not keep a connection over which nothing passes.
+            if questions.isEmpty { return self.daemon = nil }
             // A process that has taken the daemon's place listens already.
             let mayReconnect = model.link == .answering
             lose(error.message)

@@ -237,7 +237,10 @@ private final class TopSession {
             }
         } catch {
             // The daemon does not keep a connection over which nothing passes.
-            if questions.isEmpty { return self.daemon = nil }
+            guard !questions.isEmpty else {
+                self.daemon = nil
+                return
+            }
             // A process that has taken the daemon's place listens already.
             let mayReconnect = model.link == .answering
             lose(error.message)

@@ -28,6 +28,10 @@ public final class Engine {
         /// The peer has answered a path_challenge with this cookie (RFC 9853). The datagram that held the answer tells
         /// which path it came over.
         case pathResponse(UInt64)
+        /// The record with the peer's Finished has come once more, while the last flight is kept: the peer asks for that
+        /// (pion/dtls 3.1 sends the record that it was), or anybody who has seen the record go by. ``sendLastFlight()``
+        /// answers.
+        case finishedRepeated
         /// The peer has sent close_notify, and no event follows.
         case closed
     }
@@ -169,6 +173,9 @@ public final class Engine {
     /// - Parameter cookie: 64 random bits.
     public func sendPathChallenge(_ cookie: UInt64) { records?.sendPathChallenge(cookie, over: bio) }
 
+    /// Writes the flight that has ended the handshake once more, after `.finishedRepeated`.
+    public func sendLastFlight() { records?.sendLastFlight(over: bio) }
+
     /// When ``handleTimeout(now:)`` is to be called; `Instant.distantFuture` where it need not be.
     public var deadline: Instant { openSSL?.deadline ?? records?.deadline ?? .distantFuture }
 
@@ -255,6 +262,12 @@ public final class Engine {
     public func isOfAnotherConnection(_ datagram: UnsafeRawBufferPointer) -> Bool {
         guard !datagram.isEmpty, datagram[0] == ContentType.connectionID.rawValue else { return false }
         return records?.isOfAnotherConnection(datagram) ?? false
+    }
+
+    /// Whether a datagram holds the record of the peer's Finished once more, while the last flight is kept, so that it has
+    /// the engine say `.finishedRepeated`. It costs nothing otherwise.
+    public func holdsRepeatedFinished(_ datagram: UnsafeRawBufferPointer) -> Bool {
+        records?.holdsRepeatedFinished(datagram, over: bio) ?? false
     }
 
     /// Whether return routability checks were agreed on (RFC 9853), from `.established` on.

@@ -95,7 +95,8 @@ struct ProtectedRecords {
     var bytes: [UInt8] { [UInt8](UnsafeRawBufferPointer(start: state.memory, count: RecordState.byteCount)) }
 
     var contentLimit: Int { state.contentLimit }
-    var connectionIDs: ConnectionIDs? { isOpen ? state.connectionIDs : nil }
+    /// It is known after the end too, for who tells of that.
+    var connectionIDs: ConnectionIDs? { state.connectionIDs }
     /// Whether a record with a connection ID, which a datagram begins with, has another one than this side's.
     func isOfAnotherConnection(_ datagram: UnsafeRawBufferPointer) -> Bool {
         let own = state.ownConnectionID
@@ -215,12 +216,40 @@ struct ProtectedRecords {
     private mutating func receive(
         _ record: Record, over bio: DatagramBIO, now: Instant
     ) throws(EngineError) -> Engine.Event? {
-        guard let (type, content) = try open(record, over: bio) else { return nil }
+        guard let (type, content) = try open(record, over: bio) else {
+            return remains != nil && isRepeatedFinished(record, over: bio) ? .finishedRepeated : nil
+        }
         guard type == .applicationData else { return try receive(content, of: type, over: bio, now: now) }
         // The peer has finished the handshake too: it does not ask for the last flight any more.
         if remains?.lastFlight != nil { forgetLastFlight() }
         return .message(content)
     }
+
+    /// Whether a record is that of the peer's Finished once more. pion/dtls 3.1.5 repeats its Finished under the number
+    /// that it had, where the record has a connection ID; the window drops that as a replay, and whoever has seen it can
+    /// send it too. So it is up to the caller to bound what is answered.
+    @inline(never)
+    private func isRepeatedFinished(_ record: Record, over bio: DatagramBIO) -> Bool {
+        guard remains?.lastFlight != nil, record.isProtected, record.epoch == 1, !state.mayBeNew(record.number),
+            record.bytes.count <= HeldRecords.longestCopy,
+            let text = bio.contexts.openOnce(record, state, in: bio.plaintext),
+            let (type, content) = state.ownConnectionID.isEmpty
+                ? (record.contentType, text) : InnerPlaintext.split(text)
+        else { return false }
+        return type == .handshake && HandshakeFragment(content)?.type == .finished
+    }
+
+    func holdsRepeatedFinished(_ datagram: UnsafeRawBufferPointer, over bio: DatagramBIO) -> Bool {
+        guard isOpen, remains?.lastFlight != nil else { return false }
+        for record in Records(of: datagram, connectionIDLength: state.ownConnectionID.count) {
+            guard isWellFormed(record) else { return false }
+            if record.isProtected { return isRepeatedFinished(record, over: bio) }
+        }
+        return false
+    }
+
+    /// The flight is kept no longer for it: anybody may have asked.
+    func sendLastFlight(over bio: DatagramBIO) { remains?.lastFlight?.send(to: bio.outbox) }
 
     private mutating func forgetLastFlight() {
         guard let held = remains?.held else { return }

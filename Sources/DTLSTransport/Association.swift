@@ -12,6 +12,9 @@ package final class Association {
     enum Event {
         /// The peer has answered a path_challenge with this cookie (RFC 9853).
         case pathResponse(UInt64)
+        /// The record of the peer's Finished has come once more, from the peer or from anybody; see
+        /// ``sendLastFlight()``.
+        case finishedRepeated
         /// There is nothing more to say until a datagram comes or a deadline passes, or ever, once ``ending`` is set.
         case needsInput
         /// A handshake is done; messages may follow at once.
@@ -307,6 +310,8 @@ package final class Association {
             case .pathResponse(let cookie):
                 lastReceived = now
                 return .pathResponse(cookie)
+            case .finishedRepeated:
+                return .finishedRepeated
             case .established:
                 phase = .established
                 lastReceived = now
@@ -387,6 +392,19 @@ package final class Association {
 
     /// Asks the peer for an answer over the path that the datagram takes (RFC 9853).
     func sendPathChallenge(_ cookie: UInt64) { engine.sendPathChallenge(cookie) }
+
+    /// Notes in the slot what may be sent to the peer's address, where that is not proven.
+    func notePath(unprovenAllowance: Int?) {
+        if case .established = phase { slot?.unprovenAllowance = unprovenAllowance }
+    }
+
+    /// Writes the flight that has ended the handshake once more, after `.finishedRepeated`.
+    func sendLastFlight() { engine.sendLastFlight() }
+
+    /// Whether a datagram holds the record of the peer's Finished once more, while the peer may ask for the last flight.
+    func holdsRepeatedFinished(_ datagram: UnsafeRawBufferPointer) -> Bool {
+        engine.holdsRepeatedFinished(datagram)
+    }
 
     /// The association has a socket of another flow from now on: its peer, or this side, is at another address.
     func move(to flow: FlowKey) {

@@ -34,6 +34,8 @@ package protocol ConnectionDelegate: AnyObject {
     func connection(_ connection: Connection, wantsSocketAt flow: FlowKey)
     /// A datagram is to be sent to the peer of a flow that no socket is connected to yet. It is valid during the call.
     func connection(_ connection: Connection, send datagram: UnsafeRawBufferPointer, to flow: FlowKey)
+    /// The peer has answered a path_challenge (RFC 9853), so it knows the connection.
+    func connectionAnswered(_ connection: Connection)
     /// The connection has a socket that is connected to another flow than before.
     func connectionMoved(_ connection: Connection, from flow: FlowKey)
     /// Records of the peer have come from the flow, and nobody has answered the challenges there (RFC 9853).
@@ -50,6 +52,7 @@ extension ConnectionDelegate {
     package func connectionIsSilent(_ connection: Connection) {}
     package func connection(_ connection: Connection, wantsSocketAt flow: FlowKey) {}
     package func connection(_ connection: Connection, send datagram: UnsafeRawBufferPointer, to flow: FlowKey) {}
+    package func connectionAnswered(_ connection: Connection) {}
     package func connectionMoved(_ connection: Connection, from flow: FlowKey) {}
     package func connection(_ connection: Connection, checkFailedAt flow: FlowKey) {}
     package func connection(_ connection: Connection, noted notes: EngineNotes) {}
@@ -76,6 +79,12 @@ package final class Connection: TimerTarget, EventHandler {
     private var hasMessages = false
     /// Where the peer is, if it may change its address.
     private var paths = PathCheck()
+    /// What a connection that has ended had, once its slot is wiped.
+    private var finalConnectionIDs: Boxed<ConnectionIDs>?
+    /// Whether the slot says that the peer's address is not proven.
+    private var notesPath = false
+    /// Whether the datagram that is worked on has been answered with the last flight.
+    private var hasAnsweredRepetition = false
     /// Misdelivered datagrams that came when the association had ended. The delegate gets them after the end.
     private var misdelivered: [(datagram: [UInt8], source: SocketAddress)] = []
 
@@ -135,9 +144,11 @@ package final class Connection: TimerTarget, EventHandler {
 
     /// An established connection over a connected socket, from what a slot holds of it. Nobody else may go on with the
     /// slot. Call ``start(with:)`` next.
-    /// - Parameter isProven: whether the peer has shown that it is at the address that the socket is connected to.
+    ///
+    /// Where the slot says that the peer has not shown yet that it is at the address that the socket is connected to, what
+    /// is sent there is bounded.
     package static func resume(
-        over socket: consuming FileDescriptor, _ flow: FlowKey, isProven: Bool = true, slot index: Int, isServer: Bool,
+        over socket: consuming FileDescriptor, _ flow: FlowKey, slot index: Int, isServer: Bool,
         limits: Limits, traffic: TrafficCounters = .ignored, datapath: Datapath, delegate: any ConnectionDelegate
     ) throws(InvalidRecordState) -> Connection {
         guard let slot = datapath.slot(index) else {
@@ -147,7 +158,10 @@ package final class Connection: TimerTarget, EventHandler {
             slot, flow, isServer: isServer, limits: limits, traffic: traffic, buffers: datapath.buffers,
             now: datapath.loop.now)
         let connection = Connection(association, socket, index, datapath, delegate)
-        if !isProven { connection.paths = .unproven() }
+        if let allowance = slot.unprovenAllowance {
+            connection.paths = .unproven(allowance: allowance)
+            connection.notesPath = true
+        }
         return connection
     }
 
@@ -191,7 +205,14 @@ package final class Connection: TimerTarget, EventHandler {
         datapath.noteWork(on: -1)
         if !datapath.buffers.bio.notes.isEmpty { reportNotes() }
         if let ending = association.ending { return finish(ending) }
+        if notesPath || !paths.isSettled { notePath() }
         if association.mayHaveEarlierDeadline || !paths.isSettled { rearm() }
+    }
+
+    /// Has whoever goes on with the connection know whether the peer's address is proven.
+    private func notePath() {
+        notesPath = !paths.isSettled
+        association.notePath(unprovenAllowance: paths.unprovenAllowance)
     }
 
     @inline(never)
@@ -283,7 +304,7 @@ package final class Connection: TimerTarget, EventHandler {
     @inline(__always)
     private func receive(_ datagram: UnsafeRawBufferPointer, _ lease: borrowing OutboxLease) {
         switch association.receive(datagram, now: datapath.loop.now, lease, offer: { rehandshakeOffer }) {
-        case .taken: handOutEvents(lease)
+        case .taken: handOutEvents(lease, of: datagram.count)
         case .misdelivered: returnToListener(datagram, from: peer)
         }
     }
@@ -295,8 +316,9 @@ package final class Connection: TimerTarget, EventHandler {
         _ datagram: UnsafeRawBufferPointer, from source: FlowKey, wasRead: Bool, _ lease: borrowing OutboxLease
     ) {
         let newest = association.newestReceived
+        hasAnsweredRepetition = false
         switch association.receive(datagram, now: datapath.loop.now, lease, offer: { rehandshakeOffer }) {
-        case .taken: handOutEvents(lease, from: source)
+        case .taken: handOutEvents(lease, of: datagram.count, from: source)
         case .misdelivered:
             // A record that has come by its connection ID, and is of another connection all the same, is nobody's.
             if wasRead || ClientHello.couldBePart(of: datagram) { returnToListener(datagram, from: source.peer) }
@@ -304,6 +326,8 @@ package final class Connection: TimerTarget, EventHandler {
         }
         // Without a connection ID of this side's, nobody but who is at the address can be the peer.
         guard association.isOpen, association.connectionIDs?.own.isEmpty == false else { return }
+        // What has come in it has been answered in full measure.
+        if hasAnsweredRepetition { return }
         let isNewest = association.newestReceived > newest
         // Of what has come by the connection's own flow, only a newer record is known to be the peer's.
         guard isNewest || source != association.flow else { return }
@@ -344,14 +368,43 @@ package final class Connection: TimerTarget, EventHandler {
         }
     }
 
+    /// The record of the peer's Finished has come once more: the peer gets the last flight where it has asked from, which
+    /// may be another address than before, but at most three times the bytes of the datagram, since it may be anybody's.
+    private func answerRepetition(_ byteCount: Int, from flow: FlowKey) {
+        hasAnsweredRepetition = true
+        datapath.buffers.outbox.lend(
+            to: association,
+            sending: { outbox in
+                var size = 0
+                forEachDatagram(of: outbox) { size += $0.count }
+                guard size <= PathCheck.amplification * byteCount else { return }
+                forEachDatagram(of: outbox) { datagram in
+                    if flow == association.flow {
+                        sendOverSocket(datagram)
+                    } else {
+                        delegate?.connection(self, send: UnsafeRawBufferPointer(datagram), to: flow)
+                    }
+                }
+            },
+            { _ in association.sendLastFlight() })
+    }
+
+    /// Whether a datagram from another address than the peer's may be what it asks for the last flight with, though all of
+    /// its records have come before; see ``receive(_:from:)``.
+    package func mayRepeatFlight(for datagram: UnsafeRawBufferPointer) -> Bool {
+        association.holdsRepeatedFinished(datagram)
+    }
+
     private var rehandshakeOffer: RehandshakeOffer? {
         guard let material = delegate?.rehandshakeMaterial(for: self) else { return nil }
         return RehandshakeOffer(material: material, minute: .now(), pathMTU: pathMTU)
     }
 
-    /// - Parameter source: the flow that the datagram has come by, where that may matter.
+    /// - Parameters:
+    ///   - byteCount: of the datagram that was received.
+    ///   - source: the flow that it has come by, where that may matter.
     @inline(__always)
-    private func handOutEvents(_ lease: borrowing OutboxLease, from source: FlowKey? = nil) {
+    private func handOutEvents(_ lease: borrowing OutboxLease, of byteCount: Int = 0, from source: FlowKey? = nil) {
         while true {
             switch association.next(now: datapath.loop.now, lease) {
             case .needsInput:
@@ -374,6 +427,9 @@ package final class Connection: TimerTarget, EventHandler {
             case .pathResponse(let cookie):
                 let flow = association.flow
                 perform(paths.receivedResponse(cookie, from: source ?? flow, present: flow))
+                delegate?.connectionAnswered(self)
+            case .finishedRepeated:
+                answerRepetition(byteCount, from: source ?? association.flow)
             }
         }
     }
@@ -506,6 +562,13 @@ package final class Connection: TimerTarget, EventHandler {
         work { _ in perform(actions) }
     }
 
+    /// Asks the peer whether it knows the connection, by a path_challenge over the present path (RFC 9853), which each peer
+    /// that has agreed on them answers. The delegate is told of an answer.
+    package func askPeer() {
+        guard association.isOpen else { return }
+        work { _ in association.sendPathChallenge(Self.cookie()) }
+    }
+
     /// There is no socket that the connection has wanted. It stays with the one that it has.
     package func moveFailed() {
         guard association.isOpen else { return }
@@ -592,6 +655,7 @@ package final class Connection: TimerTarget, EventHandler {
         }
         stopWatching()
         _ = socket.take()
+        finalConnectionIDs = association.connectionIDs.map { Boxed($0) }
         association.wipeSlot()
         let delegate = delegate
         delegate?.connectionClosed(self, ending)
@@ -645,7 +709,9 @@ extension Connection {
     package var peer: SocketAddress { association.flow.peer }
     package var flow: FlowKey { association.flow }
     /// What was agreed on by RFC 9146; `nil` where nothing was, and before the handshake is done.
-    package var connectionIDs: ConnectionIDs? { association.connectionIDs }
+    package var connectionIDs: ConnectionIDs? {
+        association.isOpen ? association.connectionIDs : finalConnectionIDs?.value
+    }
     /// Whether return routability checks were agreed on (RFC 9853).
     package var checksReturnRoutability: Bool { association.checksReturnRoutability }
     package var counters: Counters { association.counters }
@@ -690,87 +756,5 @@ extension Connection {
     private var enforcedMTU: Int? {
         guard socket.isOpen, (try? UDPSocket.refusesLarge(socket, local.family)) == true else { return nil }
         return pathMTU
-    }
-}
-
-extension Connection {
-    /// Why a connection has ended.
-    package enum Ending: Error, Equatable, CustomStringConvertible {
-        case closedByPeer
-        /// The peer has come back without its state, and has done a new handshake, or is to do one as a new client.
-        case replaced
-        case closedHere
-        /// Another peer is at the peer's address now, and this one cannot be told where it is.
-        case addressTaken
-        case idle
-        case handshakeTimedOut
-        /// OpenSSL's reason.
-        indirect case failed(EngineError)
-
-        package var description: String {
-            switch self {
-            case .closedByPeer: "closed by the peer"
-            case .replaced: "the peer has begun a new handshake"
-            case .closedHere: "closed here"
-            case .addressTaken: "the client's address is another client's now"
-            case .idle: "idle"
-            case .handshakeTimedOut: "the handshake took too long"
-            case .failed(let error): error.description
-            }
-        }
-    }
-
-    /// The timeouts and sizes that a connection lives by.
-    package struct Limits: Equatable, Sendable {
-        // Each connection has its own, so the times are milliseconds in 4 bytes, up to 49 days, in place of 16.
-        private let handshakeMilliseconds: UInt32
-        private let idleMilliseconds: UInt32
-        private let parkMilliseconds: UInt32
-        private var packetSize: UInt16
-
-        /// For the handshake.
-        package var handshakeTimeout: Duration { .milliseconds(Int64(handshakeMilliseconds)) }
-        /// Without a datagram from the peer; zero: no limit.
-        package var idleTimeout: Duration { .milliseconds(Int64(idleMilliseconds)) }
-        /// Without a datagram in either direction, after which the delegate hears that the connection is silent; zero:
-        /// never.
-        package var parkAfter: Duration { .milliseconds(Int64(parkMilliseconds)) }
-        /// Largest IP packet of a handshake flight, in bytes.
-        package var mtu: Int {
-            get { Int(packetSize) }
-            set { packetSize = UInt16(clamping: newValue) }
-        }
-
-        package init(
-            handshakeTimeout: Duration = .seconds(60), idleTimeout: Duration = .zero, parkAfter: Duration = .zero,
-            mtu: Int = 1_400
-        ) {
-            handshakeMilliseconds = Self.milliseconds(handshakeTimeout)
-            idleMilliseconds = Self.milliseconds(idleTimeout)
-            parkMilliseconds = Self.milliseconds(parkAfter)
-            packetSize = UInt16(clamping: mtu)
-        }
-
-        /// What is not zero does not become zero.
-        private static func milliseconds(_ duration: Duration) -> UInt32 {
-            UInt32(clamping: (duration.nanoseconds + 999_999) / 1_000_000)
-        }
-
-        /// Bytes of an IP and a UDP header.
-        static func headerSize(_ family: SocketAddress.Family) -> Int { family == .ipv4 ? 28 : 48 }
-
-        /// Bytes of the UDP payload that fits the MTU.
-        func payloadSize(_ family: SocketAddress.Family) -> Int { mtu - Self.headerSize(family) }
-    }
-
-    /// What has passed, application data alone; and datagrams that could not be sent.
-    package struct Counters {
-        package var messagesIn: UInt64 = 0
-        package var bytesIn: UInt64 = 0
-        package var messagesOut: UInt64 = 0
-        package var bytesOut: UInt64 = 0
-        package var unsent: UInt64 = 0
-        /// Messages that were larger than the peer or the path takes; see ``Connection/send(_:)``.
-        package var tooLarge: UInt64 = 0
     }
 }

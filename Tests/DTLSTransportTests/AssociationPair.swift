@@ -26,6 +26,8 @@ final class AssociationPair {
         let association: Association
         fileprivate(set) var messages: [[UInt8]] = []
         fileprivate(set) var happenings: [Happening] = []
+        /// How often the record of the other side's Finished has come once more.
+        fileprivate(set) var repetitions = 0
         /// What a loop's timer would be armed for.
         fileprivate(set) var alarm = Instant.distantFuture
         /// Where the peer is, as a ``Connection`` keeps it.
@@ -405,6 +407,7 @@ final class AssociationPair {
             case .pathResponse(let cookie):
                 let present = side.association.flow
                 perform(side.paths.receivedResponse(cookie, from: arrival?.flow ?? present, present: present), side)
+            case .finishedRepeated: side.repetitions += 1
             }
         }
     }

@@ -142,9 +142,10 @@ final class Parking {
         guard let slot = worker.slot(id) else { return }
         switch slot.phase {
         case .established:
-            guard worker.datapath.authenticates(datagram, of: slot, at: id.slot) != .no else {
-                return worker.countForged(from: flow.peer, slot.target)
-            }
+            guard
+                worker.datapath.authenticates(datagram, of: slot, at: id.slot) != .no
+                    || served.mayRepeatFlight(for: datagram)
+            else { return worker.countForged(from: flow.peer, slot.target) }
         // The client's last flight has come from another address. Nothing can be said of it before the handshake has it.
         case .handshaking: break
         case .free, .bound, .ended: return worker.countForged(from: flow.peer, slot.target)
@@ -224,9 +225,8 @@ final class Parking {
         served.hasComeBack = worker.departure.isReleasing
         worker.connections[id] = served
         do throws(InvalidRecordState) {
-            let isProven = !(waiting.isMove && waiting.sighting?.flow == flow)
             try served.resume(
-                over: socket, client, isProven: isProven, far,
+                over: socket, client, hasMoved: waiting.isMove && waiting.sighting?.flow == flow, far,
                 with: waiting.datagrams + datagrams.map { WakeQueue.Kept(flow: flow, bytes: [UInt8]($0)) })
         } catch {
             served.closeParked()
@@ -364,7 +364,8 @@ final class Parking {
         if served?.hasSocket == true { return }
         service.counters.count(CloseReason.idle)
         if let flow = slot.lastFlow {
-            worker.logs.closed(flow.peer, id, slot.counters, service, .idle, dropped: 0)
+            worker.logs.closed(
+                flow.peer, id, RecordState.connectionIDs(at: slot.records), slot.counters, service, .idle, dropped: 0)
         }
         served?.closeParked()
         worker.connections[id] = nil

@@ -86,6 +86,11 @@ final class ServedConnection: ConnectionDelegate {
     /// Takes a datagram that came to a listener by a flow, of this connection's client or in its name.
     func receive(_ datagram: UnsafeRawBufferPointer, from flow: FlowKey) { connection?.receive(datagram, from: flow) }
 
+    /// Whether a datagram that came to a listener may ask for the last flight of the handshake, though it is a replay.
+    func mayRepeatFlight(for datagram: UnsafeRawBufferPointer) -> Bool {
+        connection?.mayRepeatFlight(for: datagram) ?? false
+    }
+
     func close(_ ending: Connection.Ending = .closedHere) { connection?.close(ending) }
 
     // MARK: Another address
@@ -140,21 +145,21 @@ final class ServedConnection: ConnectionDelegate {
 
     /// Gives the connection a socket again.
     /// - Parameters:
-    ///   - isProven: whether the client has shown that it is at the address that the socket is connected to.
+    ///   - hasMoved: whether the client is at another address than it was when the connection had a socket last.
     ///   - far: as for ``prepareHandler(_:_:)``.
     ///   - datagrams: what the peer has sent meanwhile.
     /// - Throws: where what is in the slot is nothing to go on with.
     func resume(
-        over socket: consuming FileDescriptor, _ client: ServedClient, isProven: Bool,
+        over socket: consuming FileDescriptor, _ client: ServedClient, hasMoved: Bool,
         _ far: consuming FileDescriptor, with datagrams: [WakeQueue.Kept]
     ) throws(InvalidRecordState) {
         let connection = try Connection.resume(
-            over: socket, client.flow, isProven: isProven, slot: id.slot, isServer: true, limits: service.limits,
+            over: socket, client.flow, slot: id.slot, isServer: true, limits: service.limits,
             traffic: service.counters.traffic, datapath: worker.datapath, delegate: self)
         self.connection = connection
         service.counters.block.add(to: .connectionsWoken)
         mustGiveUpSocket = false
-        if !isProven { noteMove(of: connection, from: nil) }
+        if hasMoved { noteMove(of: connection, from: nil) }
         if let handler {
             handler.resumed(connection)
         } else {
@@ -265,7 +270,8 @@ final class ServedConnection: ConnectionDelegate {
     func connectionReplaced(_ connection: Connection) {
         service.counters.count(CloseReason.replaced)
         worker.logs.closed(
-            connection.peer, id, connection.counters, service, .replaced, dropped: traffic?.dropped ?? 0)
+            connection.peer, id, connection.connectionIDs, connection.counters, service, .replaced,
+            dropped: traffic?.dropped ?? 0)
         traffic?.restart()
         handler?.closed()
         handler = nil
@@ -280,7 +286,8 @@ final class ServedConnection: ConnectionDelegate {
         if let handler {
             service.counters.count(CloseReason(ending))
             worker.logs.closed(
-                connection.peer, id, connection.counters, service, ending, dropped: traffic?.dropped ?? 0)
+                connection.peer, id, connection.connectionIDs, connection.counters, service, ending,
+                dropped: traffic?.dropped ?? 0)
             handler.closed()
             self.handler = nil
         } else {

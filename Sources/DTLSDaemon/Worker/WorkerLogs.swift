@@ -101,14 +101,18 @@ final class WorkerLogs: TimerTarget {
         return fields
     }
 
-    /// - Parameter dropped: how many datagrams of the client exceeded its limits.
+    /// - Parameters:
+    ///   - ids: the connection IDs (RFC 9146) that the connection had.
+    ///   - dropped: how many datagrams of the client exceeded its limits.
     func closed(
-        _ peer: SocketAddress, _ id: ConnectionNumber, _ counters: Connection.Counters, _ service: ServiceRuntime,
+        _ peer: SocketAddress, _ id: ConnectionNumber, _ ids: ConnectionIDs?, _ counters: Connection.Counters,
+        _ service: ServiceRuntime,
         _ ending: Connection.Ending, dropped: UInt64
     ) {
         connections.log(
             .connectionClosed, to: logger, now: loop.now, "connection closed: \(ending)",
-            closedFields(peer, counters, service, ending, dropped).merging(["CONNECTION": "\(id.text)"]) { $1 })
+            closedFields(peer, counters, service, ending, dropped).merging(["CONNECTION": "\(id.text)"]) { $1 }
+                .merging(Self.connectionIDFields(ids)) { $1 })
         scheduleFlush()
     }
 

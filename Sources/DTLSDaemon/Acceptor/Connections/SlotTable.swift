@@ -41,7 +41,7 @@ final class SlotTable {
         self.file = file
         marks = [Marks](repeating: [], count: file.used)
         for index in marks.indices {
-            if file[index].phase == .established, file[index].lastFlow != nil {
+            if file[index].phase == .established, file[index].mendFlow() {
                 marks[index] = .taken
                 count += 1
             } else {

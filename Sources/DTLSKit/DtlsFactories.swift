@@ -89,7 +89,9 @@ extension Dtls {
         }
         let arrived = iosched.parent?.takeArrived(sockFd, of: name)
         if let arrived, let state = arrived.state {
-            let connection = try goOn(name, sockFd, state, number: arrived.number)
+            let connection = try goOn(
+                name, sockFd, state, number: arrived.number,
+                connectionID: arrived.connectionID.isEmpty ? nil : ConnectionID(arrived.connectionID))
             for datagram in arrived.datagrams { datagram.withUnsafeBytes { connection.receive(misdelivered: $0) } }
             return connection
         }
@@ -97,7 +99,8 @@ extension Dtls {
         if let bytes = arrived?.hello { hello = VerifiedHello(handedOver: bytes) }
         let connection = try DtlsConnection(
             FileDescriptor(owning: sockFd), identity, timeout: timeout, hello: hello,
-            datagrams: arrived?.datagrams ?? [], number: arrived?.number ?? 0, iosched)
+            datagrams: arrived?.datagrams ?? [], number: arrived?.number ?? 0,
+            connectionID: arrived.flatMap { $0.connectionID.isEmpty ? nil : ConnectionID($0.connectionID) }, iosched)
         iosched.parent?.remember(connection)
         return connection
     }

@@ -51,8 +51,7 @@ public struct DtlsServerOption: Sendable, Equatable {
     /// Milliseconds, 2,000 to 120,000.
     public var handshakeTimeout: Int
     /// Bytes of the connection ID that clients which offer it are asked for (RFC 9146), 9 to 20, so that a connection
-    /// goes on when the client's address changes; `nil`: none. A connection that goes to a task before its handshake has
-    /// none, and the task of one that goes there later does not learn of another address. (Not in the reference.)
+    /// goes on when the client's address changes, in a task too (see <doc:Multitask>); `nil`: none. (Not in the reference.)
     public var connectionID: Int?
 
     public init(
@@ -146,7 +145,8 @@ public struct DtlsClientOption: Sendable, Equatable {
     /// The private key's password.
     public var passwd: String?
     /// Bytes of the connection ID that the server is asked for (RFC 9146), 0 to 20. With 0 the client sends the server's
-    /// and needs none itself; `nil`: nothing is offered. (Not in the reference.)
+    /// and needs none itself; `nil`: nothing is offered. Where the server gives one, a connection goes on when this machine's
+    /// address changes: `send` finds that out, and sends over another socket. (Not in the reference.)
     public var connectionID: Int?
     /// The key that both sides prove themselves by, in place of certificates (RFC 4279). Only suites with pre-shared keys
     /// are offered then, unless `ciphers` says otherwise. (Not in the reference, like all that follows.)

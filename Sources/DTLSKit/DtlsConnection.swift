@@ -562,7 +562,11 @@ extension DtlsConnection {
     }
 
     package func connection(_ connection: Connection, send datagram: UnsafeRawBufferPointer, to flow: FlowKey) {
-        server?.send(datagram, to: flow)
+        if let serverName, let parent = scheduler.parent {
+            parent.send(datagram, to: flow, server: serverName)
+        } else {
+            server?.send(datagram, to: flow)
+        }
     }
 
     package func connectionMoved(_ connection: Connection, from flow: FlowKey) {

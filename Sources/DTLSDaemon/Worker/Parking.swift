@@ -384,7 +384,9 @@ final class Parking {
         }
         if let service {
             service.counters.count(CloseReason.here)
-            worker.logs.closed(flow.peer, id, slot.counters, service, .closedHere, dropped: 0)
+            worker.logs.closed(
+                flow.peer, id, RecordState.connectionIDs(at: slot.records), slot.counters, service, .closedHere,
+                dropped: 0)
         }
         worker.connections[id]?.closeParked()
         worker.connections[id] = nil

@@ -154,7 +154,8 @@ public struct DtlsClientOption: Sendable, Equatable {
     /// An OpenSSL cipher list (openssl-ciphers(1)); `nil`: authenticated encryption with forward secrecy, or the suites for
     /// pre-shared keys.
     public var ciphers: String?
-    /// The groups for the key exchange, best first: `"X25519:P-256"`; `nil`: X25519, P-256, P-384 and P-521.
+    /// The groups for the key exchange, best first: `"X25519:P-256"`; `nil`: X25519, P-256, P-384 and P-521. The curve of an
+    /// ECDSA certificate must be among them (RFC 8422, section 5.1.1).
     public var groups: String?
     public var minimumVersion: DtlsVersion
     /// `nil`: the newest.

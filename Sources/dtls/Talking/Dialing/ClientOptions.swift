@@ -52,7 +52,10 @@ struct ClientOptions: ParsableArguments {
     @Option(help: ArgumentHelp("An OpenSSL cipher list.", valueName: "list"))
     var ciphers: String?
 
-    @Option(help: ArgumentHelp("The groups for the key exchange, best first: X25519:P-256.", valueName: "list"))
+    @Option(
+        help: ArgumentHelp(
+            "The groups for the key exchange, best first, and for ECDSA certificates: X25519:P-256.", valueName: "list")
+    )
     var groups: String?
 
     @Option(help: ArgumentHelp("The oldest version, 1.0 or 1.2.", valueName: "version"))

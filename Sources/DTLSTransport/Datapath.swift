@@ -64,12 +64,15 @@ package final class Datapath {
                 outbox.withDatagrams { bytes, sizes in
                     var offset = 0
                     for size in sizes {
-                        send(UnsafeRawBufferPointer(rebasing: bytes[offset..<(offset + size)]))
+                        let datagram = UnsafeRawBufferPointer(rebasing: bytes[offset..<(offset + size)])
+                        trace?.sent(datagram, by: flow)
+                        send(datagram)
                         offset += size
                     }
                 }
             },
             { lease in association.close(.closedHere, lease) })
+        trace?.note(flow.peer, "the connection, which has no socket, is ended here")
         association.wipeSlot()
     }
 

@@ -1,3 +1,4 @@
+import CLinux
 import Glibc
 
 /// The standard streams, written at once and as a whole.

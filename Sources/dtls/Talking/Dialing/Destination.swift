@@ -1,4 +1,5 @@
 import ArgumentParser
+import CLinux
 import DTLSKit
 import Glibc
 import LinuxSystem

@@ -1,3 +1,4 @@
+import CLinux
 import DTLSEngine
 import Glibc
 import LinuxSystem

@@ -136,6 +136,22 @@ import Testing
         #expect(model.targetRates.first?.rates.handshakes == 0)
     }
 
+    @Test func `rates are not made of answers that follow each other at once`() {
+        var model = TopModel()
+        func add(_ handshakes: UInt64, milliseconds: UInt64) {
+            model.add(
+                Samples.status(services: [Samples.service("coap", Samples.counters(full: handshakes))]),
+                at: Instant(nanoseconds: milliseconds * 1_000_000))
+        }
+        add(0, milliseconds: 1_000)
+        add(1, milliseconds: 1_001)
+        #expect(!model.hasRates)
+        add(5, milliseconds: 3_001)
+        #expect(model.targetRates.first?.rates.handshakes == 2)
+        add(6, milliseconds: 3_002)
+        #expect(model.targetRates.first?.rates.handshakes ?? 0 < 3)
+    }
+
     @Test func `a counter that has become smaller gives no rate`() {
         var model = TopModel()
         model.add(Samples.status(services: [Samples.service("coap", Samples.counters(full: 5))]), at: at(0))

@@ -196,7 +196,8 @@ private final class TopSession {
             return
         }
         guard now >= nextQuestion, !model.isPaused else { return }
-        nextQuestion = now + interval
+        // There are rates soon after the start, whatever the interval is.
+        nextQuestion = now + (model.hasRates ? interval : min(interval, .seconds(1)))
         do throws(ToolFailure) {
             let daemon: ControlConnection
             if let open = self.daemon { daemon = open } else { daemon = try ControlConnection(path: path) }

@@ -51,6 +51,9 @@ struct TopModel {
         var at: Instant
     }
 
+    /// Seconds between answers that rates are made of: over a shorter time one event would look like many.
+    private static let shortestInterval = 0.25
+
     private var latest: Sample?
     private var previous: Sample?
     /// The bytes of connections, received and sent, by their numbers, when they were listed last.
@@ -77,7 +80,11 @@ struct TopModel {
     mutating func add(_ status: StatusResult, at now: Instant) {
         // The counters of another process have begun at 0.
         let isSameProcess = latest.map { $0.status.pid == status.pid && $0.status.sinceAt == status.sinceAt } ?? false
-        previous = isSameProcess ? latest : nil
+        if !isSameProcess {
+            previous = nil
+        } else if let latest, Self.seconds(from: latest.at, to: now) >= Self.shortestInterval {
+            previous = latest
+        }
         latest = Sample(status: status, at: now)
         link = .answering
         if let target, !targets.contains(target) {
@@ -89,6 +96,8 @@ struct TopModel {
     /// Connections that are probably busy, and the newest ones.
     mutating func add(active: [ConnectionSummary], newest: [ConnectionSummary], at now: Instant) {
         let elapsed = connectionsAt.map { Self.seconds(from: $0, to: now) }
+        self.newest = newest
+        if let elapsed, elapsed < Self.shortestInterval { return }
         var found: [String: BusyConnection] = [:]
         for connection in active + newest {
             guard found[connection.connection] == nil else { continue }
@@ -104,7 +113,6 @@ struct TopModel {
         busiest = found.values.filter { $0.rate > 0 }.sorted {
             ($1.rate, $0.connection.connection) < ($0.rate, $1.connection.connection)
         }
-        self.newest = newest
         bytesBefore = Dictionary(
             (active + newest).map { ($0.connection, ($0.receivedBytes, $0.sentBytes)) }, uniquingKeysWith: { $1 })
         connectionsAt = now

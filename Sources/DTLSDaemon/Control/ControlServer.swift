@@ -72,6 +72,9 @@ final class ControlServer: EventHandler {
     /// The listening socket, for the process that succeeds this one, with its path; `nil` without one.
     var descriptor: (number: Int32, path: String)? { listener.map { ($0.descriptor.rawValue, $0.path) } }
 
+    /// The clients that are connected and were not refused.
+    var clientCount: Int { clients.count }
+
     /// Whether clients are answered.
     private(set) var isOpen = false
 
@@ -176,7 +179,7 @@ final class ControlServer: EventHandler {
             return ControlError(
                 .denied, "The daemon obeys root, its own user and the members of the socket's group alone.")
         }
-        guard clients.count < Self.maximumClients else {
+        guard clientCount < Self.maximumClients else {
             return ControlError(.busy, "There are \(Self.maximumClients) clients already; try again later.")
         }
         return nil

@@ -1,3 +1,4 @@
+import CLinux
 import Glibc
 
 /// Where a command writes to: standard output, standard error, and what is known of them.

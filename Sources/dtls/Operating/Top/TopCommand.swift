@@ -1,4 +1,5 @@
 import ArgumentParser
+import CLinux
 import ControlProtocol
 import Glibc
 import LinuxSystem

@@ -379,6 +379,7 @@ final class ConnectionTable {
     struct Occupancy {
         /// By ``SlotTarget`` and ``ConnectionState``.
         private var counts: [UInt64: [Int]] = [:]
+        private static let none = [Int](repeating: 0, count: ConnectionState.allCases.count)
 
         subscript(target: UInt64, state: ConnectionState) -> Int { counts[target]?[state.rawValue] ?? 0 }
 
@@ -386,9 +387,8 @@ final class ConnectionTable {
         ///   - former: `nil`: the connection begins.
         ///   - present: `nil`: the connection has ended.
         mutating func change(_ target: UInt64, from former: ConnectionState?, to present: ConnectionState?) {
-            let none = [Int](repeating: 0, count: ConnectionState.allCases.count)
-            if let former { counts[target, default: none][former.rawValue] -= 1 }
-            if let present { counts[target, default: none][present.rawValue] += 1 }
+            if let former { counts[target, default: Self.none][former.rawValue] -= 1 }
+            if let present { counts[target, default: Self.none][present.rawValue] += 1 }
         }
 
         var targets: [UInt64] { Array(counts.keys) }

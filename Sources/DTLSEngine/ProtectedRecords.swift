@@ -430,6 +430,16 @@ extension RecordState {
         fault(of: memory) == nil && RecordState(memory).checksReturnRoutability
     }
 
+    /// Writes the close_notify of a connection that has no engine into the outbox, as one datagram. Nobody may go on with
+    /// the connection after it.
+    /// - Parameter memory: the connection's state, ``byteCount`` bytes, 8-byte aligned.
+    public static func writeCloseNotify(at memory: UnsafeMutableRawPointer, over bio: DatagramBIO) {
+        guard fault(of: memory) == nil else { return }
+        var records = ProtectedRecords(RecordState(memory), ownsMemory: false)
+        records.close(over: bio)
+        records.end(bio)
+    }
+
     /// Whether a datagram holds an authentic record of a connection that has no engine, which has not come before.
     /// Nothing is noted as received.
     ///

@@ -12,6 +12,9 @@ extension Connection {
         /// Another peer is at the peer's address now, and this one cannot be told where it is.
         case addressTaken
         case idle
+        /// It has no socket, and its service is not in the configuration any more, so that nothing of its peer could
+        /// reach it.
+        case serviceRemoved
         case handshakeTimedOut
         /// OpenSSL's reason.
         indirect case failed(EngineError)
@@ -23,6 +26,7 @@ extension Connection {
             case .closedHere: "closed here"
             case .addressTaken: "the client's address is another client's now"
             case .idle: "idle"
+            case .serviceRemoved: "its service is not in the configuration any more"
             case .handshakeTimedOut: "the handshake took too long"
             case .failed(let error): error.description
             }

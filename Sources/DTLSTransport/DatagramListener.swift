@@ -340,13 +340,16 @@ package final class DatagramListener: EventHandler {
 
     /// Sends a datagram to a flow's peer, which no socket is connected to.
     package func send(_ datagram: UnsafeRawBufferPointer, to flow: FlowKey) {
-        buffers.passed.add(to: flow.peer, from: flow.local) { buffer in
-            guard datagram.count <= buffer.count else { return 0 }
-            buffer.copyMemory(from: datagram)
-            return datagram.count
-        }
-        _ = buffers.passed.send(over: socket)
+        pass(datagram, to: flow)
+        sendPassed()
     }
+
+    /// Sends a datagram as ``send(_:to:)`` does, but with others, by ``sendPassed()`` at the latest.
+    package func pass(_ datagram: UnsafeRawBufferPointer, to flow: FlowKey) {
+        buffers.pass(datagram, to: flow, over: socket)
+    }
+
+    package func sendPassed() { buffers.sendPassed(over: socket) }
 
     // MARK: Sockets of connections
 
@@ -395,11 +398,25 @@ package final class ListenerBuffers {
     /// What a new connection's socket yields before it is handed on.
     let firstBatch = ReceiveBatch(capacity: 16, slotSize: 16_640)
     let replies = ReplyBatch(capacity: 64, slotSize: 128)
-    /// A datagram for a peer that no socket is connected to.
-    let passed = ReplyBatch(capacity: 1, slotSize: 16_640)
+    /// Datagrams for peers that no socket is connected to.
+    private let passed = ReplyBatch(capacity: 32, slotSize: 16_640)
     let fragments = HelloFragments()
     /// Who is told what comes; `nil` mostly.
     package var trace: ClientTrace?
 
     package init() {}
+
+    /// Sends a datagram that other code has made to a flow's peer, with others over the same socket.
+    package func pass(
+        _ datagram: UnsafeRawBufferPointer, to flow: FlowKey, over socket: borrowing FileDescriptor
+    ) {
+        if passed.count == passed.capacity { sendPassed(over: socket) }
+        passed.add(to: flow.peer, from: flow.local) { buffer in
+            guard datagram.count <= buffer.count else { return 0 }
+            buffer.copyMemory(from: datagram)
+            return datagram.count
+        }
+    }
+
+    package func sendPassed(over socket: borrowing FileDescriptor) { _ = passed.send(over: socket) }
 }

@@ -48,32 +48,26 @@ package final class Datapath {
     /// What a connection's engine has done before the connection could be made.
     package var notes: EngineNotes { buffers.bio.notes }
 
-    /// Ends the established connection in a slot, which no ``Connection`` has, with close_notify.
-    /// - Parameter send: is given the datagrams for the peer, valid during the call.
-    package func sayGoodbye(
-        from slot: ConnectionSlot, at index: Int, _ flow: FlowKey, send: (UnsafeRawBufferPointer) -> Void
+    /// Seals the close_notify of the established connection in a slot, which has no socket. Nobody may go on with the
+    /// connection after it.
+    /// - Parameters:
+    ///   - flow: where its peer was last.
+    ///   - send: is given the datagram, which is valid during the call.
+    package func writeCloseNotify(
+        of slot: ConnectionSlot, at index: Int, _ flow: FlowKey, _ send: (UnsafeRawBufferPointer) -> Void
     ) {
         noteWork(on: Int32(truncatingIfNeeded: index))
         defer { noteWork(on: -1) }
-        let resumed = try? Association.resume(
-            slot, flow, isServer: true, limits: Connection.Limits(), buffers: buffers, now: loop.now)
-        guard let association = resumed else { return }
         buffers.outbox.lend(
-            to: association,
+            to: self,
             sending: { outbox in
-                outbox.withDatagrams { bytes, sizes in
-                    var offset = 0
-                    for size in sizes {
-                        let datagram = UnsafeRawBufferPointer(rebasing: bytes[offset..<(offset + size)])
-                        trace?.sent(datagram, by: flow)
-                        send(datagram)
-                        offset += size
-                    }
+                outbox.withDatagrams { datagram, _ in
+                    trace?.sent(UnsafeRawBufferPointer(datagram), by: flow)
+                    send(UnsafeRawBufferPointer(datagram))
                 }
             },
-            { lease in association.close(.closedHere, lease) })
+            { _ in RecordState.writeCloseNotify(at: slot.records, over: buffers.bio) })
         trace?.note(flow.peer, "the connection, which has no socket, is ended here")
-        association.wipeSlot()
     }
 
     /// Wipes the key schedules of all connections. Those that are in use are made again, in 0.3 µs each.

@@ -129,8 +129,7 @@ extension EndToEndCrowds {
             try await daemon.stop()
         }
 
-        /// Without a word: it has no socket for one.
-        @Test func `a parked connection that is idle for too long is closed`() async throws {
+        @Test func `a parked connection that is idle for too long is closed, and its client is told`() async throws {
             let daemon = try await start("idle_timeout = 4")
             let sockets = daemon.openSockets
             let client = try client()
@@ -139,6 +138,43 @@ extension EndToEndCrowds {
             #expect(!daemon.logs("connection closed"))
             try await daemon.logged("connection closed", "idle")
             #expect(daemon.openSockets == sockets)
+            _ = try await client.program.ended()
+            #expect(client.gotCloseNotify)
+            try await daemon.stop()
+        }
+
+        @Test func `parked clients are told when the daemon stops`() async throws {
+            let daemon = try await start(workers: 2)
+            let sockets = daemon.openSockets
+            let clients = try (0..<6).map { _ in try client() }
+            for client in clients { try await client.exchange("before") }
+            try await daemon.parked(sockets: sockets)
+            try await daemon.stop()
+            for client in clients {
+                _ = try await client.program.ended()
+                #expect(client.gotCloseNotify)
+            }
+            #expect(daemon.lines(with: "connection closed: closed here").count == 6)
+        }
+
+        /// Nothing of them could come to a listener any more. The listener is closed by then, too.
+        @Test func `parked clients of a service that a reload removes are told`() async throws {
+            let other = Service(
+                name: "other", listen: [try .freeOnOwnLoopback()], identity: identity, more: park(""))
+            let daemon = try await start(
+                service: Service(listen: [address], identity: identity, more: park("")).text + other.text, 2)
+            let sockets = daemon.openSockets
+            let leaving = try (0..<3).map { _ in try client() }
+            let staying = try client(to: other.listen[0])
+            for client in leaving + [staying] { try await client.exchange("before") }
+            try await daemon.parked(sockets: sockets)
+            try daemon.reload("workers = 2\n" + other.text)
+            for client in leaving {
+                _ = try await client.program.ended()
+                #expect(client.gotCloseNotify)
+            }
+            try await daemon.logged("connection closed", "not in the configuration any more", count: 3)
+            try await staying.exchange("after")
             try await daemon.stop()
         }
 

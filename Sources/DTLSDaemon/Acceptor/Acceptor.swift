@@ -140,7 +140,7 @@ final class Acceptor: TimerTarget, EventHandler {
         workers.onEvent = { [unowned self] in handle($0) }
         workers.connections.onTableRemoved = { [unowned self] in self.manager.discard(.connections(table: $0)) }
         workers.onMisdelivered = { [listeners] in listeners.reinject($0, $1) }
-        workers.onDatagram = { [listeners] in listeners.listener(of: $1.local)?.send($0, to: $1) }
+        workers.onDatagrams = { [listeners] in listeners.send($0) }
         dispatcher.findListeners { [listeners] in listeners.listener(of: $0) }
         staples.currentConfiguration = { [unowned self] in
             lifecycle.isServing ? lifecycle.active?.configuration : nil
@@ -594,13 +594,15 @@ final class Acceptor: TimerTarget, EventHandler {
         manager.notify(.stopping, .status("stopping"))
         control.stopping()
         predecessor?.refuse("it was told to end")
-        if keepingConnections { storeDescriptors() }
-        listeners.closeAll()
         guard keepingConnections else {
             stopDeadline = loop.now + (lifecycle.active?.configuration.stopTimeout ?? .seconds(5))
             schedule()
-            return workers.stop()
+            workers.stop()
+            // The close_notify of connections without sockets leaves from the listeners, which are closed at the end.
+            return listeners.pauseAll()
         }
+        storeDescriptors()
+        listeners.closeAll()
         // Connections are served until no handshake is under way, and are all silent from then on.
         stopDeadline = loop.now + Upgrade.settlingTime
         schedule()
@@ -630,6 +632,7 @@ final class Acceptor: TimerTarget, EventHandler {
     }
 
     private func end() {
+        listeners.closeAll()
         dispatcher.finishLog()
         log(.stopped, "stopped: \(status)")
         control.server.close(keepsFile: successor != nil || predecessor != nil)

@@ -127,6 +127,29 @@ final class ListenerSet {
         return listener?.value
     }
 
+    /// Sends datagrams to peers that no socket is connected to, each from the listener of its local address. Where there is
+    /// none any more, since a reload has removed it, the datagram leaves from a socket that is there for this alone.
+    func send(_ datagrams: [MessageFromWorker.DatagramToSend]) {
+        var sender: DatagramListener?
+        var orphans: [SocketAddress: [MessageFromWorker.DatagramToSend]] = [:]
+        for item in datagrams {
+            guard let listener = listener(of: item.flow.local) else {
+                orphans[item.flow.local, default: []].append(item)
+                continue
+            }
+            if sender !== listener { sender?.sendPassed() }
+            sender = listener
+            listener.pass(item.datagram, to: item.flow)
+        }
+        sender?.sendPassed()
+        for (local, items) in orphans {
+            // Where the address is gone too, nothing can be sent from it.
+            guard let socket = try? UDPSocket.listen(on: local, options: SocketOptions()) else { continue }
+            for item in items { buffers.pass(item.datagram, to: item.flow, over: socket) }
+            buffers.sendPassed(over: socket)
+        }
+    }
+
     /// The counters of all listeners since the start, closed ones included.
     var counters: Endpoint.Counters {
         open.values.reduce(into: closedCounters) { $0.add($1.counters) }

@@ -57,8 +57,8 @@ final class WorkerSupervisor: TimerTarget, MessageChannelDelegate {
     var onWake: ([ConnectionNumber]) -> Void = { _ in }
     /// Is called with a connection that wants a socket, and the flow that its peer is at.
     var onRebind: (ConnectionNumber, FlowKey) -> Void = { _, _ in }
-    /// Is called with a datagram that is to be sent to a flow's peer, valid during the call.
-    var onDatagram: (UnsafeRawBufferPointer, FlowKey) -> Void = { _, _ in }
+    /// Is called with datagrams that are to be sent to peers without sockets, valid during the call.
+    var onDatagrams: ([MessageFromWorker.DatagramToSend]) -> Void = { _ in }
     /// Is called with how many records were forged that have come from an address, and from some that are not known.
     var onForged: (SocketAddress?, Int) -> Void = { _, _ in }
     /// Is called with connections without sockets that no worker has served, and one does now.
@@ -453,7 +453,7 @@ final class WorkerSupervisor: TimerTarget, MessageChannelDelegate {
             } else {
                 channel.send(MessageToWorker.encode(resumeFailed: connection))
             }
-        case .sendFromListener(let flow, let datagram): onDatagram(datagram, flow)
+        case .sendFromListener(let datagrams): onDatagrams(datagrams)
         case .report(let report) where report.forged > 0: reportForged(report)
         case .farSocket(let connection):
             if let descriptor { farSockets[pid] = ReleasedSocket(connection, descriptor) }

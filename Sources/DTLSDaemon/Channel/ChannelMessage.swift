@@ -319,9 +319,9 @@ enum MessageFromWorker {
     /// former flow, which it keeps until then. It is answered with ``MessageToWorker/resume(id:flow:datagrams:)`` or
     /// ``MessageToWorker/resumeFailed(id:)``.
     case rebind(id: ConnectionNumber, flow: FlowKey)
-    /// A datagram to be sent to a flow's peer from the listener of its local address: no socket is connected to the
-    /// peer, whose address is not proven yet (a path challenge, RFC 9853).
-    case sendFromListener(flow: FlowKey, datagram: UnsafeRawBufferPointer)
+    /// Datagrams to be sent to peers that no socket is connected to, each from the listener of its local address: to one
+    /// whose address is not proven yet (a path challenge, RFC 9853), or the close_notify of a connection without a socket.
+    case sendFromListener([DatagramToSend])
     /// Connections have no sockets of their peers from now on. Sent at once, and before the socket is closed, so that
     /// no datagram finds neither.
     case parked([ConnectionNumber])
@@ -334,6 +334,12 @@ enum MessageFromWorker {
     case released([ConnectionNumber])
     /// All connections are released that ``MessageToWorker/release(count:)`` has asked for and that can move now.
     case releaseDone
+
+    /// A datagram for the peer of a flow.
+    struct DatagramToSend {
+        let flow: FlowKey
+        let datagram: UnsafeRawBufferPointer
+    }
 
     /// What has happened since the last report, and the main process acts on. What is only counted is in the
     /// ``CounterFile``.
@@ -387,7 +393,7 @@ enum MessageFromWorker {
         }
     }
 
-    private enum Kind: UInt8 {
+    fileprivate enum Kind: UInt8 {
         case ready = 1
         case rejected = 2
         case report = 3
@@ -458,10 +464,9 @@ enum MessageFromWorker {
     }
 
     static func encode(sendFromListener datagram: UnsafeRawBufferPointer, flow: FlowKey) -> [UInt8] {
-        encodeMessage(Kind.sendFromListener) {
-            $0.flow(flow)
-            $0.data(datagram)
-        }
+        var one = DatagramGathering()
+        one.add(datagram, flow)
+        return one.bytes
     }
 
     static func encode(farSocketOf id: ConnectionNumber) -> [UInt8] {
@@ -494,12 +499,39 @@ enum MessageFromWorker {
         case .misdelivered: self = .misdelivered(flow: try reader.flow(), datagram: try reader.data())
         case .wake: self = .wake(try reader.numbers())
         case .rebind: self = .rebind(id: try reader.number(), flow: try reader.flow())
-        case .sendFromListener: self = .sendFromListener(flow: try reader.flow(), datagram: try reader.data())
+        case .sendFromListener:
+            var datagrams: [DatagramToSend] = []
+            repeat {
+                datagrams.append(DatagramToSend(flow: try reader.flow(), datagram: try reader.data()))
+            } while !reader.isAtEnd
+            self = .sendFromListener(datagrams)
         case .parked: self = .parked(try reader.numbers())
         case .farSocket: self = .farSocket(id: try reader.number())
         case .released: self = .released(try reader.numbers())
         case .releaseDone: self = .releaseDone
         }
+    }
+}
+
+/// Gathers the datagrams of one ``MessageFromWorker/sendFromListener(_:)``, in memory that is used again for the next.
+struct DatagramGathering {
+    private var writer = ByteWriter()
+    /// The datagrams that are in the message.
+    private(set) var count = 0
+
+    /// The message.
+    var bytes: [UInt8] { writer.bytes }
+
+    mutating func add(_ datagram: UnsafeRawBufferPointer, _ flow: FlowKey) {
+        if count == 0 { writer.integer(MessageFromWorker.Kind.sendFromListener.rawValue) }
+        writer.flow(flow)
+        writer.data(datagram)
+        count += 1
+    }
+
+    mutating func removeAll() {
+        writer.removeAll()
+        count = 0
     }
 }
 

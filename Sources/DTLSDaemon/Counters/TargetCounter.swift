@@ -283,6 +283,7 @@ enum CloseReason: Int, CaseIterable, Sendable {
         case .idle: self = .idle
         case .replaced: self = .replaced
         case .addressTaken: self = .addressTaken
+        case .serviceRemoved: self = .lost
         case .handshakeTimedOut, .failed: self = .failed
         }
     }

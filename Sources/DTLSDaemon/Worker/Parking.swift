@@ -22,8 +22,14 @@ final class Parking {
     private var sweep = SlotWalk()
     private lazy var sweepStart = CallbackTimer { [unowned self] _ in scheduleSweep() }
     private lazy var sweeper = CallbackTimer { [unowned self] _ in sweepStep() }
+    /// Whether a reload has removed services, so that the sweep is not to take its time.
+    private var isSweepUrgent = false
     /// Slots of connections that were released are not touched before the main process has moved these.
     private var sweepPauseEnd = Instant.distantPast
+    /// What is still to be told to the peers of connections that have ended without a socket.
+    private var lastWords = DatagramGathering()
+    private var stopping: Stopping?
+    private lazy var stopper = CallbackTimer { [unowned self] _ in stopStep() }
     private var takeover: SlotWalk?
     private lazy var takeoverTimer = CallbackTimer { [unowned self] _ in takeOverStep() }
     /// Connections whose sockets to the other side are still to be made.
@@ -40,6 +46,16 @@ final class Parking {
     private static let slotsPerTurn = 8_192
     /// Connections whose other side is made in one turn, which takes up to 50 µs each.
     private static let connectionsPerTurn = 64
+    /// Connections without a socket that are ended in one turn: 1 µs each here, and 2 µs in the main process. Their
+    /// close_notify fill one message of half the largest size, of which a channel holds a few.
+    private static let endingsPerTurn = 512
+
+    /// All connections without a socket are being ended.
+    private struct Stopping {
+        var walk = SlotWalk()
+        let deadline: Instant
+        var whenDone: () -> Void = {}
+    }
 
     init(_ worker: Worker) {
         self.worker = worker
@@ -338,61 +354,105 @@ final class Parking {
 
     /// Looks at all slots within an eighth of the shortest idle timeout, or a minute.
     func scheduleSweep() {
-        guard let cycle = worker.sweepCycle, loop.now >= sweepPauseEnd, let used = worker.datapath.slots?.used, used > 0
+        guard let cycle = worker.sweepCycle, loop.now >= sweepPauseEnd, stopping == nil,
+            let used = worker.datapath.slots?.used, used > 0
         else { return }
         let steps = (used + Self.slotsPerTurn - 1) / Self.slotsPerTurn
-        loop.timers.arm(sweeper, at: loop.now + max(cycle / steps, .milliseconds(10)))
+        let pause = isSweepUrgent ? .zero : max(cycle / steps, .milliseconds(10))
+        loop.timers.arm(sweeper, at: loop.now + pause)
+    }
+
+    /// Services are gone from the configuration, with the listeners that could get something for their connections: those
+    /// without a socket end.
+    func endThoseOfRemovedServices() {
+        sweep = SlotWalk()
+        isSweepUrgent = true
+        scheduleSweep()
     }
 
     private func sweepStep() {
-        if let slots = worker.datapath.slots, let range = sweep.step(Self.slotsPerTurn, of: slots.used) {
-            for index in range { endIfIdle(index, slots[index]) }
+        guard let slots = worker.datapath.slots else { return }
+        guard step(&sweep, over: slots, ending: endingOfDue) != .busy else {
+            return loop.timers.arm(sweeper, at: loop.now + .milliseconds(1))
+        }
+        if sweep.isAtStart {
+            isSweepUrgent = false
+            worker.forgetUnusedServices()
         }
         scheduleSweep()
     }
 
-    /// A connection without a socket has none for close_notify either, and its peer has said nothing for so long that it
-    /// may be gone: it ends without a word.
-    private func endIfIdle(_ index: Int, _ slot: ConnectionSlot) {
-        guard slot.phase == .established, SlotTarget.isService(slot.target), let service = worker.service(slot.target)
-        else { return }
+    private func endingOfDue(_ slot: ConnectionSlot, _ service: ServiceRuntime) -> Connection.Ending? {
+        if !worker.isActive(slot.target) { return .serviceRemoved }
         let limit = service.limits.idleTimeout
-        guard limit > .zero, loop.now >= slot.lastReceived + limit else { return }
-        let id = worker.number(ofSlot: index, slot)
-        let served = worker.connections[id]
-        // One with a socket has a timer of its own.
-        if served?.hasSocket == true { return }
-        service.counters.count(CloseReason.idle)
-        if let flow = slot.lastFlow {
-            worker.logs.closed(
-                flow.peer, id, RecordState.connectionIDs(at: slot.records), slot.counters, service, .idle, dropped: 0)
-        }
-        served?.closeParked()
-        worker.connections[id] = nil
-        wakes.remove(id)
-        worker.countClosed(id)
+        return limit > .zero && loop.now >= slot.lastReceived + limit ? .idle : nil
     }
 
-    /// Ends a connection without a socket. Its peer is told so from the listener's socket, where it was last.
-    func close(_ id: ConnectionNumber) {
-        guard let slot = worker.establishedSlot(id), let flow = slot.lastFlow else { return }
-        let service = worker.service(slot.target)
-        if slot.flow != nil {
-            worker.datapath.sayGoodbye(from: slot, at: id.slot, flow) { [worker] in
-                worker.sendFromListener($0, to: flow)
+    /// The outcome of a step of a walk over the slots.
+    private enum Step {
+        /// The main process has not read what it was told before: nothing was done.
+        case busy
+        case done
+    }
+
+    /// Ends those connections without a socket, of the next slots of a walk, that `ending` gives a reason for.
+    private func step(
+        _ walk: inout SlotWalk, over slots: SlotFile,
+        ending: (ConnectionSlot, ServiceRuntime) -> Connection.Ending?
+    ) -> Step {
+        if worker.isChannelFull { return .busy }
+        guard let range = walk.step(Self.slotsPerTurn, of: slots.used) else { return .done }
+        var ended = 0
+        for index in range {
+            guard ended < Self.endingsPerTurn else {
+                walk.goBack(to: index)
+                break
             }
+            if endIfDue(index, slots[index], ending) { ended += 1 }
         }
-        if let service {
-            service.counters.count(CloseReason.here)
+        if walk.left(of: slots.used) == 0 { walk = SlotWalk() }
+        sendLastWords()
+        return .done
+    }
+
+    private func endIfDue(
+        _ index: Int, _ slot: ConnectionSlot, _ ending: (ConnectionSlot, ServiceRuntime) -> Connection.Ending?
+    ) -> Bool {
+        let phase = slot.phase
+        guard phase != .free, phase != .ended, SlotTarget.isService(slot.target),
+            let service = worker.service(slot.target)
+        else {
+            return false
+        }
+        let id = worker.number(ofSlot: index, slot)
+        // One with a socket has a timer of its own.
+        guard phase == .established, worker.connections[id]?.hasSocket != true, let ending = ending(slot, service) else {
+            worker.noteUse(of: slot.target)
+            return false
+        }
+        end(id, slot, service, ending)
+        return true
+    }
+
+    /// Ends a connection without a socket, with close_notify.
+    private func end(
+        _ id: ConnectionNumber, _ slot: ConnectionSlot, _ service: ServiceRuntime, _ ending: Connection.Ending
+    ) {
+        service.counters.count(CloseReason(ending))
+        if let flow = slot.lastFlow {
             worker.logs.closed(
-                flow.peer, id, RecordState.connectionIDs(at: slot.records), slot.counters, service, .closedHere,
-                dropped: 0)
+                flow.peer, id, RecordState.connectionIDs(at: slot.records), slot.counters, service, ending, dropped: 0)
         }
         worker.connections[id]?.closeParked()
         worker.connections[id] = nil
-        wakes.remove(id)
-        _ = takeFarSocket(id)
-        worker.countClosed(id)
+        end(id, slot)
+    }
+
+    /// Ends a connection without a socket, since somebody wants it to.
+    func close(_ id: ConnectionNumber) {
+        guard let slot = worker.establishedSlot(id) else { return }
+        guard SlotTarget.isService(slot.target), let service = worker.service(slot.target) else { return end(id, slot) }
+        end(id, slot, service, .closedHere)
     }
 
     /// Ends a connection without a socket that nobody can go on with.
@@ -401,9 +461,70 @@ final class Parking {
             .connectionClosed, "connection closed: \(reason)",
             ["PEER": "\(slot.lastFlow.map { "\($0.peer)" } ?? "unknown")", "REASON": "\(reason)"])
         worker.counters(of: slot.target).count(CloseReason.lost)
+        end(id, slot)
+    }
+
+    /// Tells the peer, where it is known where that is, and gives the slot up.
+    private func end(_ id: ConnectionNumber, _ slot: ConnectionSlot) {
+        wakes.remove(id)
         _ = takeFarSocket(id)
+        if SlotTarget.isService(slot.target), let flow = slot.flow {
+            worker.datapath.writeCloseNotify(of: slot, at: id.slot, flow) { datagram in
+                if lastWords.count == 0 { loop.atEndOfTurn { [unowned self] in sendLastWords() } }
+                lastWords.add(datagram, flow)
+            }
+            if lastWords.count == Self.endingsPerTurn { sendLastWords() }
+        }
         worker.countClosed(id)
     }
+
+    private func sendLastWords() {
+        guard lastWords.count > 0 else { return }
+        worker.send(lastWords.bytes)
+        lastWords.removeAll()
+    }
+
+    // MARK: The end
+
+    /// Ends all connections without a socket, with close_notify: as many as the main process sends until `deadline`.
+    func stop(by deadline: Instant) {
+        takeover = nil
+        toPrepare = []
+        loop.timers.disarm(sweeper)
+        loop.timers.disarm(sweepStart)
+        stopping = Stopping(deadline: deadline)
+        stopStep()
+    }
+
+    /// Calls `work` once ``stop(by:)`` is done: at once where it was not called.
+    func whenStopped(_ work: @escaping () -> Void) {
+        if stopping == nil { work() } else { stopping?.whenDone = work }
+    }
+
+    private func stopStep() {
+        guard var now = stopping else { return }
+        guard let slots = worker.datapath.slots, worker.canReport else { return stopped() }
+        guard loop.now < now.deadline else {
+            let left = now.walk.left(of: slots.used)
+            worker.logs.always(
+                .stopping,
+                "stop_timeout has left no time to send close_notify for up to \(left) connections without a socket: their"
+                    + " clients find out by the silence")
+            return stopped()
+        }
+        let outcome = step(&now.walk, over: slots) { _, _ in .closedHere }
+        stopping?.walk = now.walk
+        if outcome == .done, now.walk.isAtStart { return stopped() }
+        loop.timers.arm(stopper, at: loop.now + (outcome == .busy ? .milliseconds(1) : .zero))
+    }
+
+    private func stopped() {
+        let work = stopping?.whenDone
+        stopping = nil
+        work?()
+    }
+
+    // MARK: Giving connections up
 
     /// All connections without a socket, for another worker. They are forgotten here.
     func release(upTo count: Int) -> [ConnectionNumber] {

@@ -55,8 +55,12 @@ final class ServedConnection: ConnectionDelegate {
     var hasComeBack = false
     /// Whether the connection could give its socket up for its silence.
     var mayPark: Bool { canPark && service.limits.parkAfter > .zero && connection?.isMoving == false }
-    /// Whether the connection can go on without a socket.
-    var canPark: Bool { service.parking != .never && connection?.isMovable ?? false }
+    /// Whether the connection can go on without a socket. Where its service is gone from the configuration, so are the
+    /// listeners that would get its client's records.
+    var canPark: Bool {
+        service.parking != .never && connection?.isMovable ?? false
+            && worker.isActive(SlotTarget.service(service.configuration.name))
+    }
     /// The flow of the socket; `nil` without one.
     var flow: FlowKey? { connection?.flow }
     /// Whether its client's records say whose they are, whatever address they come from.

@@ -139,4 +139,13 @@ struct SlotWalk {
         next = range.upperBound
         return range
     }
+
+    /// Visits a slot of the last step, and those after it, in the next step once more.
+    mutating func goBack(to index: Int) { next = index }
+
+    /// Whether it has not begun, or has visited all.
+    var isAtStart: Bool { next == 0 }
+
+    /// The slots that are still to be visited, of those from the first to `used`.
+    func left(of used: Int) -> Int { max(0, used - next) }
 }

@@ -32,9 +32,14 @@ final class Worker: MessageChannelDelegate {
     private(set) lazy var departure = Departure(self)
     private var services: [ServiceRuntime] = []
     private var clients: [ClientRuntime] = []
-    /// The services that are not in the active configuration any more, by ``SlotTarget``: connections that are parked go
-    /// on with them, as those that are not do.
-    private var departed: [UInt64: ServiceRuntime] = [:]
+    /// The services that are not in the active configuration any more, by ``SlotTarget``, as long as they have
+    /// connections here: those with a socket go on.
+    private var departed: [UInt64: Departed] = [:]
+    private struct Departed {
+        let service: ServiceRuntime
+        /// Whether a connection was seen since ``Worker/forgetUnusedServices()`` was called last.
+        var isInUse = true
+    }
     /// The services of the active configuration, by ``SlotTarget``.
     private var targets: [UInt64: ServiceRuntime] = [:]
     /// The clients that all services may serve; `nil`: any.
@@ -99,7 +104,7 @@ final class Worker: MessageChannelDelegate {
         try worker.loop.run()
     }
 
-    private init(number: Int, channel: consuming FileDescriptor) throws {
+    init(number: Int, channel: consuming FileDescriptor) throws {
         descriptors = DescriptorBudget(limit: OpenFileLimit.raise())
         loop = try EventLoop()
         datapath = try Datapath(loop: loop)
@@ -235,11 +240,14 @@ final class Worker: MessageChannelDelegate {
             }
             keyLog.replace(with: keyLogFile)
             self.cookies = cookies
-            for (target, service) in targets { departed[target] = service }
+            let previous = targets
             self.services = services
             targets = Dictionary(
                 services.map { (SlotTarget.service($0.configuration.name), $0) }, uniquingKeysWith: { $1 })
             for target in targets.keys { departed[target] = nil }
+            for (target, service) in previous where targets[target] == nil {
+                departed[target] = Departed(service: service)
+            }
             for service in services {
                 service.activate(handlerResources)
                 if let counterFile { service.count(in: counterFile.counters(of: service.target)) }
@@ -254,7 +262,7 @@ final class Worker: MessageChannelDelegate {
             configuredLogLevel = decoded.configuration.logLevel
             if logLevel == nil { LogBootstrap.setLevel(configuredLogLevel) }
             LogBootstrap.setFormat(decoded.configuration.logFormat)
-            parking.scheduleSweep()
+            if departed.isEmpty { parking.scheduleSweep() } else { parking.endThoseOfRemovedServices() }
             let capacity = descriptors.connections(of: decoded.configuration)
             channel?.send(MessageFromWorker.encode(ready: generation, capacity: UInt32(clamping: capacity)))
         } catch {
@@ -366,17 +374,37 @@ final class Worker: MessageChannelDelegate {
 
     /// The service that a connection in a slot belongs to: that of the active configuration, or the last one that was in
     /// any.
-    func service(_ target: UInt64) -> ServiceRuntime? { targets[target] ?? departed[target] }
+    func service(_ target: UInt64) -> ServiceRuntime? { targets[target] ?? departed[target]?.service }
+
+    /// Whether a service is in the active configuration.
+    func isActive(_ target: UInt64) -> Bool { targets[target] != nil }
+
+    /// A connection of a service is in a slot.
+    func noteUse(of target: UInt64) {
+        if !departed.isEmpty, departed[target] != nil { departed[target]?.isInUse = true }
+    }
+
+    /// Forgets the services that have no connections any more, which a walk over all slots has shown.
+    func forgetUnusedServices() {
+        departed = departed.filter { $0.value.isInUse }
+        for target in departed.keys { departed[target]?.isInUse = false }
+    }
+
+    /// The services that are not in the active configuration any more, and are kept for their connections.
+    var countOfDepartedServices: Int { departed.count }
 
     func client(_ target: UInt64) -> ClientRuntime? {
         clients.first { SlotTarget.client($0.configuration.name) == target }
     }
 
-    /// How long all slots may take to be looked at; `nil` where no connection ends for being idle.
+    /// How long all slots may take to be looked at; `nil` where no connection ends for being idle, and no service is to be
+    /// forgotten with its last one.
     var sweepCycle: Duration? {
-        let limits = (targets.values.map { $0.limits.idleTimeout } + departed.values.map { $0.limits.idleTimeout })
+        let limits =
+            (targets.values.map { $0.limits.idleTimeout } + departed.values.map { $0.service.limits.idleTimeout })
             .filter { $0 > .zero }
-        return limits.min().map { min($0 / 8, .seconds(60)) }
+        let longest = Duration.seconds(60)
+        return limits.min().map { min($0 / 8, longest) } ?? (departed.isEmpty ? nil : longest)
     }
 
     /// Whether a socket with this number may be a connection's.
@@ -486,6 +514,11 @@ final class Worker: MessageChannelDelegate {
         channel?.send(message, descriptor: descriptor)
     }
 
+    /// Whether what is sent to the main process has to wait.
+    var isChannelFull: Bool { channel?.isFull ?? false }
+    /// Whether there is a main process that hears what is sent to it.
+    var canReport: Bool { channel?.isOpen ?? false }
+
     private func scheduleReport() {
         loop.timers.arm(reporter, at: loop.now + Self.reportInterval)
     }
@@ -509,7 +542,9 @@ final class Worker: MessageChannelDelegate {
         for served in connections.values { served.close() }
         for tunnel in tunnels.values { tunnel.close(.closedHere) }
         // Some of the time is left for the last steps, and for a busy machine.
-        end(by: loop.now + stopTimeout / 5 * 3)
+        let deadline = loop.now + stopTimeout / 5 * 3
+        parking.stop(by: deadline)
+        end(by: deadline)
     }
 
     /// Ends the process once what outlives its connections is done, `deadline` at the latest, and the acceptor has been
@@ -518,15 +553,19 @@ final class Worker: MessageChannelDelegate {
         isStopping = true
         sendLastReport()
         handlerResources.finish(by: deadline) { [self] in
-            logs.finish()
-            sendLastReport()
-            guard let channel else { return loop.stop() }
-            // An acceptor that does not read its channel is not waited for longer than that.
-            let timer = CallbackTimer { [loop] _ in loop.stop() }
-            lastReportTimer = timer
-            loop.timers.arm(timer, at: max(deadline, loop.now))
-            channel.whenAllIsSent { [loop] in loop.stop() }
+            parking.whenStopped { [self] in finish(by: deadline) }
         }
+    }
+
+    private func finish(by deadline: Instant) {
+        logs.finish()
+        sendLastReport()
+        guard let channel else { return loop.stop() }
+        // An acceptor that does not read its channel is not waited for longer than that.
+        let timer = CallbackTimer { [loop] _ in loop.stop() }
+        lastReportTimer = timer
+        loop.timers.arm(timer, at: max(deadline, loop.now))
+        channel.whenAllIsSent { [loop] in loop.stop() }
     }
 
     /// Sends everything that the acceptor has not been told, as messages that wait for room in the channel.

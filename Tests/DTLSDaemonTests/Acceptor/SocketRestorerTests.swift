@@ -538,7 +538,9 @@ import Testing
 
     @Test func `a worker's datagram for an unproven address leaves from the listener`() throws {
         try ready(0)
-        supervisor.onDatagram = { [listener] in listener.send($0, to: $1) }
+        supervisor.onDatagrams = { [listener] datagrams in
+            for item in datagrams { listener.send(item.datagram, to: item.flow) }
+        }
         let challenge: [UInt8] = [25, 0xfe, 0xfd] + [UInt8](repeating: 7, count: 1_300)
         try challenge.withUnsafeBytes {
             try workers.send(MessageFromWorker.encode(sendFromListener: $0, flow: flow), from: 0)

@@ -277,8 +277,8 @@ import Testing
             MessageFromWorker.encode(sendFromListener: $0, flow: flow)
         }
         try check(challenge) {
-            guard case .sendFromListener(flow: flow, let datagram) = $0 else { return false }
-            return datagram.elementsEqual([25, 254, 253, 0, 1])
+            guard case .sendFromListener(let datagrams) = $0, datagrams.count == 1 else { return false }
+            return datagrams[0].flow == flow && datagrams[0].datagram.elementsEqual([25, 254, 253, 0, 1])
         }
         try check(MessageFromWorker.encode(farSocketOf: number)) {
             if case .farSocket(id: number) = $0 { true } else { false }

@@ -38,6 +38,7 @@ int cl_sendmmsg(int fd, struct cl_mmsghdr *m, unsigned int n, int flags) {
 }
 pid_t cl_thread_number(void) { return gettid(); }
 int cl_memfd_create(const char *name) { return memfd_create(name, MFD_CLOEXEC | MFD_ALLOW_SEALING); }
+int cl_mlock_on_fault(const void *start, size_t count) { return mlock2(start, count, MLOCK_ONFAULT); }
 int cl_pidfd_open(pid_t pid) { return (int)syscall(SYS_pidfd_open, pid, 0); }
 
 size_t cl_bytes_in_use(void) {

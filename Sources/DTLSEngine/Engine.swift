@@ -220,6 +220,17 @@ public final class Engine {
         return records?.bytes
     }
 
+    /// The flight that has ended the handshake on this side, in bytes, and until when it is kept: the peer may have lost
+    /// it, and ask for it by sending its own Finished again (RFC 6347, section 4.2.4). `nil` where nobody asks any more,
+    /// or where the engine is not movable. It holds no secrets.
+    package var lastFlight: (bytes: [UInt8], expiry: Instant)? { records?.lastFlight }
+
+    /// Keeps the ``lastFlight`` of an engine whose state this one goes on with. To be called before anything is
+    /// delivered.
+    package func keepLastFlight(_ bytes: [UInt8], until expiry: Instant, now: Instant) {
+        records?.keepLastFlight(bytes, until: expiry, now: now)
+    }
+
     // MARK: Queries
 
     @inline(__always)

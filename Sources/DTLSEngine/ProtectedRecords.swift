@@ -67,6 +67,19 @@ struct ProtectedRecords {
         }
     }
 
+    /// The flight that has ended the handshake, as ``keepLastFlight(_:until:now:)`` takes it, and until when it is kept.
+    var lastFlight: (bytes: [UInt8], expiry: Instant)? {
+        guard let remains, let flight = remains.lastFlight else { return nil }
+        return (flight.encoded, remains.expiry)
+    }
+
+    /// Keeps a flight that another process has sent, for as long as the peer may ask for it.
+    mutating func keepLastFlight(_ bytes: [UInt8], until expiry: Instant, now: Instant) {
+        let age = LastFlight.lifetime - (expiry - now)
+        guard expiry > now, let flight = LastFlight(decoding: bytes, age: age) else { return }
+        remains = Remains(HeldRecords(), flight, expiry: expiry)
+    }
+
     private static func allocate() -> UnsafeMutableRawPointer {
         .allocate(byteCount: RecordState.byteCount, alignment: 8)
     }

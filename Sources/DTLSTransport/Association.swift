@@ -153,6 +153,9 @@ package final class Association {
         traffic: TrafficCounters = .ignored, buffers: EngineBuffers, now: Instant
     ) throws(InvalidRecordState) -> Association {
         let engine = try Engine(resuming: slot.records, over: buffers.bio)
+        if let flight = buffers.slots?.flight(of: slot) {
+            engine.keepLastFlight(flight.bytes, until: flight.expiry, now: now)
+        }
         let random = isServer ? ClientRandom(writtenDown: slot.random) : nil
         let association = Association(engine, flow, random, slot, limits, traffic, buffers, now: now)
         association.phase = .established
@@ -532,7 +535,20 @@ package final class Association {
         }
         engine.moveRecordState(to: prepared.records)
         slot.started = started
+        slot.flight = keepLastFlight(of: engine, random, started: started, now: now)
         slot.establish(prepared, isMovable: engine.isMovable)
+    }
+
+    /// Keeps the flight that has ended the handshake, which the peer may not have got, for whoever goes on with the slot.
+    /// - Returns: for ``ConnectionSlot/flight``.
+    private func keepLastFlight(of engine: Engine, _ random: ClientRandom?, started: Instant, now: Instant) -> UInt32 {
+        guard let slots = shared.slots, let flight = engine.lastFlight else { return 0 }
+        let owner =
+            random.map { $0.withBytes { ConnectionSlot.flightOwner(started: started, random: $0) } }
+            ?? withUnsafeBytes(of: (UInt64(0), UInt64(0))) {
+                ConnectionSlot.flightOwner(started: started, random: $0)
+            }
+        return slots.keepFlight(flight.bytes, of: owner, until: flight.expiry, now: now, by: .worker)
     }
 
     /// What has taken from the start of the handshake to its end, as it is to be kept.
@@ -593,11 +609,9 @@ package final class Association {
         return now >= silenceDeadline
     }
 
-    /// Whether nothing has passed for `duration`, and all that there is of the association is in its slot: the flight that
-    /// has ended its handshake is not, and the peer may ask for it.
+    /// Whether nothing has passed for `duration`, and all that there is of the association is in its slot.
     func hasBeenSilent(for duration: Duration, now: Instant) -> Bool {
-        isMovable && rehandshake == nil && engine.deadline == .distantFuture
-            && now >= max(lastReceived, lastSent) + duration
+        isMovable && rehandshake == nil && now >= max(lastReceived, lastSent) + duration
     }
 
     /// Whether another process can go on with what is in the slot.

@@ -15,7 +15,12 @@ package final class Datapath {
     /// Who is told what passes; `nil` mostly.
     package var trace: ClientTrace?
     /// Where connections are kept that outlive this process; `nil` where none do.
-    package var slots: SlotFile? { didSet { currentWork = slots?.currentWork } }
+    package var slots: SlotFile? {
+        didSet {
+            currentWork = slots?.currentWork
+            buffers.slots = slots
+        }
+    }
     /// See ``noteWork(on:)``; `slots` keeps it valid.
     private var currentWork: UnsafeMutableRawPointer?
 

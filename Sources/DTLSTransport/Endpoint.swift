@@ -155,7 +155,7 @@ package struct Endpoint {
         case .notClientHello:
             if let id = ConnectionID(ofRecordIn: datagram) { return .recordWithConnectionID(id) }
             if let connection = recent.connection(of: flow, now: now) { return .forward(connection: connection) }
-            guard let record = Record(of: datagram), record.isOfConnection else { return dropUnrelated() }
+            guard Self.isOfConnection(datagram) else { return dropUnrelated() }
             return .recordOfConnection
         }
     }
@@ -164,6 +164,21 @@ package struct Endpoint {
     package func recentConnection(of flow: FlowKey, now: Instant) -> UInt64? {
         recent.connection(of: flow, now: now)
     }
+
+    /// Whether a datagram looks like one of an established connection. That of a client that has lost the end of its
+    /// handshake, and asks for it by sending its own last flight again (RFC 6347, section 4.2.4), begins with messages in
+    /// the clear.
+    private static func isOfConnection(_ datagram: UnsafeRawBufferPointer) -> Bool {
+        guard let first = Record(of: datagram) else { return false }
+        if first.isOfConnection { return true }
+        guard first.isDTLS, first.contentType == .handshake || first.contentType == .changeCipherSpec else {
+            return false
+        }
+        return Records(of: datagram).prefix(maximumRecordsOfFlight).contains { $0.isOfConnection }
+    }
+
+    /// Records of a client's last flight in one datagram: certificate, key exchange, proof, ChangeCipherSpec, Finished.
+    private static let maximumRecordsOfFlight = 8
 
     /// A datagram has come that nobody can be answered for, or that is longer than any record.
     @discardableResult

@@ -98,6 +98,7 @@ final class AssociationPair {
         wire = SimulatedWire(conditions, seed: seed)
         self.limits = limits
         buffers = try EngineBuffers()
+        buffers.slots = try SlotFile(capacity: 1, name: "flights")
         cookies = try CookieAuthority(secret: Array(repeating: 9, count: 32))
         endpoint = Endpoint(.cookies(cookies))
         var settings = ServerSettings(certifiedKeys: [])

@@ -1,5 +1,6 @@
 import Foundation
 import LinuxSystem
+import Synchronization
 import TestSupport
 import Testing
 
@@ -67,6 +68,28 @@ extension EndToEndCrowds {
             #expect(try await mbedTLS.finished() == ["handshake done", "received 3: one", "received 3: two"])
             #expect(daemon.lines(with: "connection opened").count == 2)
             gnutls.program.closeInput()
+            try await daemon.stop()
+        }
+
+        /// RFC 6347, section 4.2.4: the client asks for it by sending its own last flight again.
+        @Test func `a client that has lost the end of its handshake gets it when its connection is parked`()
+            async throws
+        {
+            let daemon = try await start()
+            let sockets = daemon.openSockets
+            let isLost = Mutex(true)
+            let relay = try Relay(to: address) { direction, _, bytes in
+                let isDropped = direction == .toClient && bytes.hasChangeCipherSpec && isLost.withLock { $0 }
+                return isDropped ? [] : [Relay.Passed(direction: direction, bytes: bytes)]
+            }
+            let client = try client(to: relay.address)
+            client.say("hello")
+            try await daemon.logged("connection opened")
+            try await daemon.parked(sockets: sockets)
+            isLost.withLock { $0 = false }
+            try await client.hears("hello")
+            try await client.leave()
+            #expect(daemon.lines(with: "connection opened").count == 1 && client.handshakesDone == 1)
             try await daemon.stop()
         }
 
@@ -277,5 +300,18 @@ extension EndToEndCrowds {
             #expect(daemon.lines(with: "connection opened").count == 4)
             try await daemon.stop()
         }
+    }
+}
+
+extension Collection<UInt8> {
+    /// Whether a datagram has a ChangeCipherSpec, which the last flight of a handshake has.
+    var hasChangeCipherSpec: Bool {
+        var rest = self[...]
+        while rest.count >= 13 {
+            if rest.first == 20 { return true }
+            let header = Array(rest.prefix(13))
+            rest = rest.dropFirst(13 + Int(header[11]) << 8 + Int(header[12]))
+        }
+        return false
     }
 }

@@ -198,6 +198,25 @@ extension EndToEndCrowds {
             try await daemon.stop()
         }
 
+        /// RFC 6347, section 4.2.4: nobody but the server has the flight that the client lacks.
+        @Test func `a client that has lost the end of its handshake gets it from the successor`() async throws {
+            let daemon = try await start(Service(listen: [address], identity: identity).text)
+            let isLost = Mutex(true)
+            let relay = try Relay(to: address) { direction, _, bytes in
+                let isDropped = direction == .toClient && bytes.hasChangeCipherSpec && isLost.withLock { $0 }
+                return isDropped ? [] : [Relay.Passed(direction: direction, bytes: bytes)]
+            }
+            let client = try client(to: relay.address)
+            client.say("hello")
+            try await daemon.logged("connection opened")
+            try await daemon.replaceWorker()
+            isLost.withLock { $0 = false }
+            try await client.hears("hello")
+            try await client.leave()
+            #expect(daemon.lines(with: "connection opened").count == 1 && client.handshakesDone == 1)
+            try await daemon.stop()
+        }
+
         /// One that a worker is working on when it dies, twice, may be the reason. The worker has no time for anything
         /// but the suspect here, so it is killed in the midst of that sooner or later.
         @Test func `a connection on which a worker died twice within a minute ends`() async throws {

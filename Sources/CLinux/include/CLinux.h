@@ -49,6 +49,8 @@ static const int CL_F_SEAL_WRITE = 8;
 int cl_recvmmsg(int fd, struct cl_mmsghdr *messages, unsigned int count, int flags);
 int cl_sendmmsg(int fd, struct cl_mmsghdr *messages, unsigned int count, int flags);
 int cl_memfd_create(const char *name);
+/// mlock2(2) with MLOCK_ONFAULT: what is in memory by now, and what comes to be, is not swapped out.
+int cl_mlock_on_fault(const void *start, size_t count);
 /// gettid(2)
 pid_t cl_thread_number(void);
 /// Opens this program's file for cl_spawn_self. Returns a descriptor, or -1 and sets errno.

@@ -40,6 +40,7 @@ package struct ConnectionSlot {
         static let started = 112
         static let lastReceived = 120
         static let counters = 128
+        /// A byte; the last flight is in the three after it.
         static let deaths = 176
         static let unproven = 180
         static let lastDeath = 184
@@ -445,9 +446,28 @@ package struct ConnectionSlot {
     }
 
     /// Workers that have died while they worked on this connection.
-    package var deaths: UInt32 {
-        get { memory.load(fromByteOffset: Offset.deaths, as: UInt32.self) }
-        nonmutating set { memory.storeBytes(of: newValue, toByteOffset: Offset.deaths, as: UInt32.self) }
+    package var deaths: UInt8 {
+        get { memory.load(fromByteOffset: Offset.deaths, as: UInt8.self) }
+        nonmutating set { memory.storeBytes(of: newValue, toByteOffset: Offset.deaths, as: UInt8.self) }
+    }
+
+    /// Where the last flight of the association's handshake is (``SlotFile/flight(of:)``), in 24 bits; 0: nowhere.
+    var flight: UInt32 {
+        get { UInt32(littleEndian: memory.load(fromByteOffset: Offset.deaths, as: UInt32.self)) >> 8 }
+        nonmutating set {
+            let word = newValue << 8 | UInt32(deaths)
+            memory.storeBytes(of: word.littleEndian, toByteOffset: Offset.deaths, as: UInt32.self)
+        }
+    }
+
+    /// Whose flight it is. It stays the same when the connection moves to another slot.
+    var flightOwner: UInt64 { Self.flightOwner(started: started, random: random) }
+
+    /// - Parameters:
+    ///   - started: as in ``started``.
+    ///   - random: as in ``random``.
+    static func flightOwner(started: Instant, random: UnsafeRawBufferPointer) -> UInt64 {
+        FNV1a.hash(random) ^ started.nanoseconds
     }
 
     /// When the last of ``deaths`` was.

@@ -35,6 +35,9 @@ final class Parking {
     /// Connections whose sockets to the other side are still to be made.
     private var toPrepare: [ConnectionNumber] = []
     private lazy var relief = CallbackTimer { [unowned self] _ in relieve() }
+    /// Connections of programs whose sockets could not be watched, and that try again in a while.
+    private var unwatched: [ConnectionNumber] = []
+    private lazy var rewaker = CallbackTimer { [unowned self] _ in wakeUnwatched() }
 
     private final class Held {
         private var descriptor: FileDescriptor
@@ -87,6 +90,23 @@ final class Parking {
             for served in part where !served.park() { worker.forget(served) }
         }
         scheduleSweep()
+    }
+
+    /// There is no place in epoll for the connection's socket (a passing lack of memory, or fs.epoll.max_user_watches), so
+    /// nothing would be read from it.
+    func parkUnwatched(_ served: ServedConnection) {
+        worker.send(MessageFromWorker.encode(parked: [served.id]))
+        if !served.park() { worker.forget(served) }
+        guard served.service.parking == .never else { return }
+        // Its next program may have something to say first, as after ``takeOver()``.
+        unwatched.append(served.id)
+        loop.timers.arm(rewaker, at: loop.now + .seconds(1))
+    }
+
+    private func wakeUnwatched() {
+        let ids = unwatched
+        unwatched = []
+        for id in ids where worker.connections[id] == nil && worker.establishedSlot(id) != nil { wake(id) }
     }
 
     /// The address of a connection's peer is another connection's peer's now. The peer can come back from elsewhere where
@@ -208,6 +228,9 @@ final class Parking {
     /// The socket to the other side of a connection that comes with the next messages.
     func hold(far socket: consuming FileDescriptor, of id: ConnectionNumber) { farSockets[id] = Held(socket) }
 
+    /// Sockets that are held by ``hold(far:of:)``.
+    var countOfFarSockets: Int { farSockets.count }
+
     private func takeFarSocket(_ id: ConnectionNumber) -> FileDescriptor {
         farSockets.removeValue(forKey: id)?.take() ?? FileDescriptor(owning: -1)
     }
@@ -231,6 +254,7 @@ final class Parking {
         guard let client = ServedClient(slot, flow), let service = worker.service(slot.target) else {
             return end(id, slot, "its service is not in the configuration")
         }
+        worker.noteUse(of: slot.target)
         if let served = worker.connections[id], served.hasSocket {
             if served.flow != flow { served.move(to: flow, over: socket) }
             for datagram in datagrams { served.receive(datagram, from: flow) }
@@ -286,7 +310,7 @@ final class Parking {
     /// Serves connections that have been put into slots of this worker.
     func adopt(_ ids: [ConnectionNumber]) {
         for id in ids {
-            if let slot = worker.establishedSlot(id) { adopt(id, slot) }
+            if let slot = worker.establishedSlot(id) { adopt(id, slot) } else { _ = takeFarSocket(id) }
         }
         prepareSome()
         scheduleSweep()
@@ -321,7 +345,7 @@ final class Parking {
             if worker.client(slot.target) == nil { end(id, slot, "its client is not in the configuration") }
             return
         }
-        guard let service = worker.service(slot.target) else {
+        guard worker.isActive(slot.target), let service = worker.service(slot.target) else {
             return end(id, slot, "its service is not in the configuration")
         }
         switch service.parking {
@@ -426,7 +450,8 @@ final class Parking {
         }
         let id = worker.number(ofSlot: index, slot)
         // One with a socket has a timer of its own.
-        guard phase == .established, worker.connections[id]?.hasSocket != true, let ending = ending(slot, service) else {
+        guard phase == .established, worker.connections[id]?.hasSocket != true, let ending = ending(slot, service)
+        else {
             worker.noteUse(of: slot.target)
             return false
         }
@@ -538,8 +563,9 @@ final class Parking {
         for index in 0..<slots.used where ids.count < count {
             let slot = slots[index]
             let id = worker.number(ofSlot: index, slot)
-            guard slot.phase == .established, !worker.hasObject(id) else { continue }
-            wakes.remove(id)
+            // One that has asked for a socket gets that, with what has woken it, and is released with it later.
+            guard slot.phase == .established, !worker.hasObject(id), !wakes.contains(id) else { continue }
+            _ = takeFarSocket(id)
             ids.append(id)
         }
         return ids

@@ -1,6 +1,7 @@
 import DTLSEngine
 import DTLSTransport
 import LinuxSystem
+import Logging
 
 /// A client's connection together with the handler that serves it, in a worker.
 ///
@@ -77,7 +78,6 @@ final class ServedConnection: ConnectionDelegate {
             _ = try connection.start(with: datagrams)
         } catch {
             self.connection = nil
-            closeParked()
             service.counters.count(HandshakeResult.failed)
             worker.logs.handshakeFailed(peer: connection.peer, service, "\(error)")
             worker.remove(self)
@@ -106,9 +106,10 @@ final class ServedConnection: ConnectionDelegate {
             try connection.move(to: flow, over: socket)
         } catch {
             worker.logs.limited(
-                .internalError, "the socket of a client's new address \(flow.peer) cannot be watched: \(error)", service
-            )
-            connection.close()
+                .internalError,
+                "the socket of a client's new address \(flow.peer) cannot be watched: \(error); the connection waits"
+                    + " without a socket for more", service)
+            worker.parking.parkUnwatched(self)
         }
     }
 
@@ -174,10 +175,17 @@ final class ServedConnection: ConnectionDelegate {
         }
         // The handler may have closed it.
         guard self.connection != nil else { return }
-        start(with: [])
+        var failure: SystemError?
+        do throws(SystemError) { _ = try connection.start() } catch { failure = error }
         for datagram in datagrams {
             datagram.bytes.withUnsafeBytes { self.connection?.receive($0, from: datagram.flow) }
         }
+        guard let failure, self.connection != nil else { return }
+        worker.logs.limited(
+            .internalError,
+            "the socket of a connection cannot be watched: \(failure); what its client had sent is answered, and the"
+                + " connection waits without a socket for more", service, ["PEER": "\(connection.peer)"])
+        worker.parking.parkUnwatched(self)
     }
 
     /// Gives the socket up, once the main process knows: what is in it is read first.

@@ -40,6 +40,9 @@ struct WakeQueue {
 
     var isEmpty: Bool { waiting.isEmpty }
 
+    /// Whether the connection waits for a socket.
+    func contains(_ id: ConnectionNumber) -> Bool { waiting[id] != nil }
+
     /// Whether another datagram of the connection would be dropped, so that nobody need look at it.
     func isFull(_ id: ConnectionNumber) -> Bool {
         waiting[id].map { $0.datagrams.count >= Self.datagramsPerConnection } ?? false

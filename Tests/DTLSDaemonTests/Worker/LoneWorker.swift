@@ -47,7 +47,7 @@ final class LoneWorker {
         try send(
             MessageToWorker.encode(configure: generation),
             try MemoryFile.make(BinaryCoding.encode(snapshot), name: "snapshot"))
-        #expect(try received() { $0.contains(.ready) }.contains(.ready))
+        #expect(try received { $0.contains(.ready) }.contains(.ready))
     }
 
     func send(_ message: [UInt8], _ descriptor: consuming FileDescriptor = FileDescriptor(owning: -1)) throws {

@@ -22,7 +22,8 @@ import Testing
 
     private static func flow(_ port: Int) throws -> FlowKey {
         FlowKey(
-            peer: try #require(SocketAddress("127.0.0.2:\(port)")), local: try #require(SocketAddress("127.0.0.1:5001")))
+            peer: try #require(SocketAddress("127.0.0.2:\(port)")), local: try #require(SocketAddress("127.0.0.1:5001"))
+        )
     }
 
     /// The client of a connection that ``ConnectionSlot/establish(with:)`` has made up.
@@ -140,5 +141,56 @@ import Testing
             return turns > 20
         }
         #expect(heard.sent.isEmpty && heard.closed.isEmpty)
+    }
+
+    // MARK: Getting sockets
+
+    /// epoll takes no file of a file system (EPERM), as it takes no more sockets where fs.epoll.max_user_watches is
+    /// reached (ENOSPC).
+    @Test func `a connection whose new socket cannot be watched is parked again`() throws {
+        let lone = try LoneWorker(Self.service("one"))
+        let flow = try Self.flow(1)
+        let id = lone.park(flow, "one")
+        try lone.send(MessageToWorker.takeOverBytes)
+        try lone.send(
+            MessageToWorker.encode(resume: id, flow: flow, datagrams: [try Client().message("hello")]),
+            try MemoryFile.make([1], name: "no socket"))
+        let heard = try lone.received { $0.contains(.parked([id])) || !$0.closed.isEmpty }
+        #expect(heard == [.parked([id])])
+        let slot = lone.slots[id.slot]
+        #expect(slot.phase == .established && slot.counters.messagesIn == 1, "what had come was served")
+    }
+
+    /// Its record would be lost with its place in the queue.
+    @Test func `a connection that waits for a socket is not given to another worker before it has that`() throws {
+        let lone = try LoneWorker(Self.service("one"))
+        let (waking, silent) = (lone.park(try Self.flow(1), "one"), lone.park(try Self.flow(2), "one"))
+        try lone.send(MessageToWorker.takeOverBytes)
+        var records = RecordGathering()
+        try Client().message("hello").withUnsafeBytes { records.add($0, try Self.flow(1), of: waking) }
+        try lone.send(records.bytes)
+        try lone.send(MessageToWorker.encode(release: .max))
+        let heard = try lone.received { $0.contains(.releaseDone) && $0.contains(.wake([waking])) }
+        #expect(heard.contains(.released([silent])) && !heard.contains(.released([waking])))
+        #expect(heard.contains(.wake([waking])))
+    }
+
+    @Test func `a far socket that came for a connection which has ended is closed`() throws {
+        let lone = try LoneWorker(Self.service("one"))
+        let ids = try (1...3).map { lone.park(try Self.flow($0), "one") }
+        try lone.send(MessageToWorker.takeOverBytes)
+        for id in ids {
+            try lone.send(MessageToWorker.encode(farSocketOf: id), try MemoryFile.make([1], name: "far"))
+        }
+        lone.slots[ids[0].slot].end()
+        lone.slots[ids[1].slot].end()
+        try lone.send(MessageToWorker.encode(adopt: [ids[0]]))
+        try lone.send(
+            MessageToWorker.encode(resume: ids[1], flow: try Self.flow(2), datagrams: []),
+            try MemoryFile.make([1], name: "socket"))
+        try lone.send(MessageToWorker.encode(release: .max))
+        let heard = try lone.received { $0.contains(.releaseDone) }
+        #expect(heard.contains(.released([ids[2]])))
+        #expect(lone.worker.parking.countOfFarSockets == 0)
     }
 }

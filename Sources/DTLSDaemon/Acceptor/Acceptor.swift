@@ -54,6 +54,8 @@ final class Acceptor: TimerTarget, EventHandler {
     /// When the step of an upgrade has taken too long.
     private var upgradeDeadline = Instant.distantFuture
     private var lastStatus = ""
+    /// Files of an earlier process with connections that this one cannot go on with.
+    private var filesSetAside: [StoredItem: PassedDescriptor] = [:]
     /// READY=1 was not sent, because the queue of the service manager was full. The manager waits for it, so it is sent
     /// again later.
     private var isReadyPending = false
@@ -333,7 +335,8 @@ final class Acceptor: TimerTarget, EventHandler {
         else { throw SystemError("the keys of connection IDs", errno: ENOMEM) }
         let plan = try listeners.prepare(configuration)
         let controlPlan = try control.prepare(configuration)
-        // Nothing above has changed anything, and only the next call can fail.
+        // Nothing above has changed anything, and only the next call but one can fail.
+        workers.connections.allowConnections(configuration.limits.connections)
         do {
             try workers.configure(workers: configuration.workers, new.setup)
         } catch {
@@ -559,6 +562,7 @@ final class Acceptor: TimerTarget, EventHandler {
         guard manager.isPresent else { return }
         var descriptors = ownDescriptors
         for (table, file) in workers.slotFiles { descriptors[.connections(table: table)] = file }
+        for (item, file) in filesSetAside { descriptors[item] = file.descriptor.rawValue }
         manager.keep(descriptors)
     }
 
@@ -571,14 +575,20 @@ final class Acceptor: TimerTarget, EventHandler {
         for file in files {
             guard let item = file.storedItem, case .connections(let table) = item else { continue }
             manager.doubt(item)
+            // It is closed where it cannot be used.
+            let copy = PassedDescriptor(
+                file.name, (try? file.descriptor.duplicate()) ?? FileDescriptor(owning: -1))
             do {
                 count += try workers.adopt(file.descriptor.take(), table: table)
-            } catch {
+            } catch UnusableSlotFile.foreign {
                 areAllUsable = false
                 manager.discard(item)
                 logger.log(
                     .connectionsLost,
-                    "connections of an earlier process cannot be taken up, and are lost: \(file.name): \(error)")
+                    "a memory file of an earlier process does not hold connections, and is given up: \(file.name)")
+            } catch {
+                areAllUsable = false
+                setAside(copy, table, because: error)
             }
         }
         guard count > 0 else { return areAllUsable }
@@ -586,6 +596,26 @@ final class Acceptor: TimerTarget, EventHandler {
             .connectionsKept, "\(count) connections that an earlier process has left are kept",
             ["CONNECTIONS_KEPT": "\(count)"])
         return areAllUsable
+    }
+
+    /// Keeps a file whose connections this process cannot take up, for the next one: it may know their version, or have the
+    /// memory.
+    private func setAside(_ file: PassedDescriptor, _ table: Int, because error: any Error) {
+        let name = file.name
+        // The process before this one has it, and goes on with it.
+        if let predecessor { return predecessor.note("\(name): \(error)") }
+        guard file.descriptor.isOpen else {
+            manager.discard(.connections(table: table))
+            return logger.log(
+                .connectionsLost, "connections of an earlier process are lost, and so is \(name): \(error)")
+        }
+        filesSetAside[.connections(table: table)] = file
+        workers.connections.reserve(table)
+        logger.log(
+            .connectionsLost,
+            "connections of an earlier process cannot be taken up: \(error). Their clients are not served, and begin new"
+                + " connections when they find that out. \(name) is kept for the next start: a restart with the version of"
+                + " dtlsd that has written it, or with more memory, goes on with these connections")
     }
 
     // MARK: Shutdown

@@ -167,7 +167,7 @@ enum HandshakeResult: Int, CaseIterable, Sendable {
         switch ending {
         case .handshakeTimedOut, .idle: self = .timedOut
         case .replaced: self = .abandoned
-        case .closedHere, .addressTaken: self = .closedHere
+        case .closedHere, .addressTaken, .serviceRemoved: self = .closedHere
         case .closedByPeer, .failed(.cancelled): self = .cancelled
         case .failed(.unknownServerName): self = .unknownServerName
         case .failed(let error): self = error.verification == nil ? .failed : .unverified

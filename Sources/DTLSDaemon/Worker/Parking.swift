@@ -389,6 +389,7 @@ final class Parking {
     /// Services are gone from the configuration, with the listeners that could get something for their connections: those
     /// without a socket end.
     func endThoseOfRemovedServices() {
+        guard let slots = worker.datapath.slots, slots.used > 0 else { return worker.forgetUnusedServices() }
         sweep = SlotWalk()
         isSweepUrgent = true
         scheduleSweep()

@@ -38,7 +38,7 @@ final class Worker: MessageChannelDelegate {
     private struct Departed {
         let service: ServiceRuntime
         /// Whether a connection was seen since ``Worker/forgetUnusedServices()`` was called last.
-        var isInUse = true
+        var isInUse = false
     }
     /// The services of the active configuration, by ``SlotTarget``.
     private var targets: [UInt64: ServiceRuntime] = [:]
@@ -195,7 +195,10 @@ final class Worker: MessageChannelDelegate {
 
     private func map(_ file: consuming FileDescriptor) {
         do {
-            datapath.slots = try SlotFile(file)
+            let slots = try SlotFile(file)
+            // Without LimitMEMLOCK=infinity, as in a shell, they may be swapped out, as all memory of other programs.
+            _ = slots.lockOverflow()
+            datapath.slots = slots
         } catch {
             logs.always(.internalError, "the memory of the connections cannot be used: \(error)")
         }

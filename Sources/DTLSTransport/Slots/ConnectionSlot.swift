@@ -446,16 +446,18 @@ package struct ConnectionSlot {
     }
 
     /// Workers that have died while they worked on this connection.
-    package var deaths: UInt8 {
-        get { memory.load(fromByteOffset: Offset.deaths, as: UInt8.self) }
-        nonmutating set { memory.storeBytes(of: newValue, toByteOffset: Offset.deaths, as: UInt8.self) }
+    package var deaths: UInt32 {
+        get { UInt32(memory.load(fromByteOffset: Offset.deaths, as: UInt8.self)) }
+        nonmutating set {
+            memory.storeBytes(of: UInt8(clamping: newValue), toByteOffset: Offset.deaths, as: UInt8.self)
+        }
     }
 
     /// Where the last flight of the association's handshake is (``SlotFile/flight(of:)``), in 24 bits; 0: nowhere.
     var flight: UInt32 {
         get { UInt32(littleEndian: memory.load(fromByteOffset: Offset.deaths, as: UInt32.self)) >> 8 }
         nonmutating set {
-            let word = newValue << 8 | UInt32(deaths)
+            let word = newValue << 8 | deaths
             memory.storeBytes(of: word.littleEndian, toByteOffset: Offset.deaths, as: UInt32.self)
         }
     }

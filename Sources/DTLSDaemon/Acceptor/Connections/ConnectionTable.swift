@@ -32,8 +32,19 @@ final class ConnectionTable {
     /// Where this process counts; `nil` where nobody asks.
     var counters: CounterRegistry?
 
-    /// Slots of a file. They take memory once they are used.
-    private static let capacity = 1 << 20
+    /// Numbers of files that this process cannot use, and that are kept.
+    private var reserved: Set<Int> = []
+
+    /// Slots of each table that is made from now on. They take address space, and memory once they are used.
+    private(set) var capacity = leastCapacity
+    private static let leastCapacity = 1 << 20
+
+    /// Makes tables from now on so large that each could hold all connections that the limits allow, since all may come to
+    /// one worker. Tables that there are keep their size.
+    /// - Parameter limit: `nil` where there is none.
+    func allowConnections(_ limit: Int?) {
+        capacity = min(max(limit ?? 0, Self.leastCapacity), SlotFile.maximumCapacity)
+    }
 
     // MARK: Tables
 
@@ -51,13 +62,17 @@ final class ConnectionTable {
     /// Makes an empty table.
     /// - Parameter preferred: its number if no other table has it.
     func makeTable(preferring preferred: Int) throws(SystemError) -> SlotTable {
-        guard let number = ([preferred] + Array(0..<FlowTable.maximumTables)).first(where: { self[$0] == nil }) else {
+        let numbers = [preferred] + Array(0..<FlowTable.maximumTables)
+        guard let number = numbers.first(where: { self[$0] == nil && !reserved.contains($0) }) else {
             throw SystemError("a table of connections", errno: EMFILE)
         }
-        let table = try SlotTable(number: number, capacity: Self.capacity)
+        let table = try SlotTable(number: number, capacity: capacity)
         insert(table)
         return table
     }
+
+    /// Makes no table with this number.
+    func reserve(_ number: Int) { reserved.insert(number) }
 
     private func insert(_ table: SlotTable) {
         while tables.count <= table.number { tables.append(nil) }

@@ -26,6 +26,8 @@ final class LoneWorker {
     private let channel: FileDescriptor
     private let folder: ConfigurationFolder
     private var generation: UInt32 = 0
+    /// What it has said and nobody has asked for yet.
+    private var unheard: [Message] = []
 
     /// - Parameter text: the configuration. There are `server.pem` and `server.key` in its folder.
     init(_ text: String) throws {

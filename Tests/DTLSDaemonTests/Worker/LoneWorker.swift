@@ -49,7 +49,18 @@ final class LoneWorker {
         try send(
             MessageToWorker.encode(configure: generation),
             try MemoryFile.make(BinaryCoding.encode(snapshot), name: "snapshot"))
-        #expect(try received { $0.contains(.ready) }.contains(.ready))
+        let heard = try received { $0.contains(.ready) }
+        #expect(heard.contains(.ready))
+        unheard = heard.filter { $0 != .ready }
+    }
+
+    /// Has it serve what is in the slots, as far as it does that by itself.
+    func takeOver() throws {
+        try send(MessageToWorker.takeOverBytes)
+        for _ in 0..<5 {
+            try worker.loop.poll(timeout: .milliseconds(1))
+            unheard += try read()
+        }
     }
 
     func send(_ message: [UInt8], _ descriptor: consuming FileDescriptor = FileDescriptor(owning: -1)) throws {
@@ -72,7 +83,8 @@ final class LoneWorker {
     /// - Returns: all that it has said.
     func received(until condition: ([Message]) -> Bool) throws -> [Message] {
         let deadline = Instant.now() + .seconds(10)
-        var messages: [Message] = []
+        var messages = unheard
+        unheard = []
         while !condition(messages), Instant.now() < deadline {
             try worker.loop.poll(timeout: .milliseconds(5))
             messages += try read()

@@ -69,7 +69,7 @@ import Testing
         let lone = try LoneWorker(Self.service("one", "idle_timeout = 1"))
         let idle = lone.park(try Self.flow(1), "one", lastReceived: .now() - .seconds(2))
         let busy = lone.park(try Self.flow(2), "one", lastReceived: .now() + .seconds(60))
-        try lone.send(MessageToWorker.takeOverBytes)
+        try lone.takeOver()
         let heard = try lone.received { $0.closed == [idle] }
         #expect(heard.closed == [idle])
         let datagrams = heard.sent
@@ -85,7 +85,7 @@ import Testing
         let lone = try LoneWorker(Self.service("one", "idle_timeout = 1"))
         let idle = lone.park(try Self.flow(1), "one", lastReceived: .now() - .seconds(2))
         lone.slots[idle.slot].leaveFlow()
-        try lone.send(MessageToWorker.takeOverBytes)
+        try lone.takeOver()
         let heard = try lone.received { $0.closed == [idle] }
         #expect(heard.closed == [idle] && heard.sent.isEmpty)
     }
@@ -98,7 +98,7 @@ import Testing
         // More than are ended in one turn.
         for port in 1...1_300 { parked.insert(lone.park(try Self.flow(port), "one", lastReceived: later)) }
         let other = lone.park(try Self.flow(2_000), "two", lastReceived: later)
-        try lone.send(MessageToWorker.takeOverBytes)
+        try lone.takeOver()
         // One that is in its handshake stays.
         let busy = lone.slots.used
         lone.slots[busy].take(try Self.flow(3_000), target: SlotTarget.service("one"), now: .now())
@@ -108,7 +108,6 @@ import Testing
         #expect(heard.closed == parked)
         #expect(heard.sent.count == parked.count && heard.sent.values.allSatisfy { $0.count == 1 })
         #expect(lone.slots[other.slot].phase == .established && lone.slots[busy].phase == .handshaking)
-        _ = try lone.received { _ in lone.slots[0].phase == .free }
         #expect(lone.worker.countOfDepartedServices == 1)
         lone.slots[busy].end()
         _ = try lone.received { _ in lone.worker.countOfDepartedServices == 0 }
@@ -119,7 +118,7 @@ import Testing
         let lone = try LoneWorker("stop_timeout = 60\n" + Self.service("one"))
         var parked: Set<ConnectionNumber> = []
         for port in 1...2_000 { parked.insert(lone.park(try Self.flow(port), "one")) }
-        try lone.send(MessageToWorker.takeOverBytes)
+        try lone.takeOver()
         try lone.send(MessageToWorker.encode(stopKeepingConnections: false))
         let heard = try lone.received { $0.closed == parked }
         #expect(heard.closed == parked)
@@ -133,7 +132,7 @@ import Testing
     @Test func `a worker that has no time to stop sends no close_notify`() throws {
         let lone = try LoneWorker("stop_timeout = 0\n" + Self.service("one"))
         for port in 1...10 { _ = lone.park(try Self.flow(port), "one") }
-        try lone.send(MessageToWorker.takeOverBytes)
+        try lone.takeOver()
         try lone.send(MessageToWorker.encode(stopKeepingConnections: false))
         var turns = 0
         let heard = try lone.received { _ in
@@ -151,7 +150,7 @@ import Testing
         let lone = try LoneWorker(Self.service("one"))
         let flow = try Self.flow(1)
         let id = lone.park(flow, "one")
-        try lone.send(MessageToWorker.takeOverBytes)
+        try lone.takeOver()
         try lone.send(
             MessageToWorker.encode(resume: id, flow: flow, datagrams: [try Client().message("hello")]),
             try MemoryFile.make([1], name: "no socket"))
@@ -165,7 +164,7 @@ import Testing
     @Test func `a connection that waits for a socket is not given to another worker before it has that`() throws {
         let lone = try LoneWorker(Self.service("one"))
         let (waking, silent) = (lone.park(try Self.flow(1), "one"), lone.park(try Self.flow(2), "one"))
-        try lone.send(MessageToWorker.takeOverBytes)
+        try lone.takeOver()
         var records = RecordGathering()
         try Client().message("hello").withUnsafeBytes { records.add($0, try Self.flow(1), of: waking) }
         try lone.send(records.bytes)
@@ -178,7 +177,7 @@ import Testing
     @Test func `a far socket that came for a connection which has ended is closed`() throws {
         let lone = try LoneWorker(Self.service("one"))
         let ids = try (1...3).map { lone.park(try Self.flow($0), "one") }
-        try lone.send(MessageToWorker.takeOverBytes)
+        try lone.takeOver()
         for id in ids {
             try lone.send(MessageToWorker.encode(farSocketOf: id), try MemoryFile.make([1], name: "far"))
         }

@@ -128,7 +128,7 @@ extension EndToEnd {
             #expect(done["file"] as? String == controlled.daemon.configurationFile)
             #expect(controlled.daemon.logs("configuration and certificates reloaded"))
             try controlled.folder.write(
-                controlled.configuration + "mtu = 1\nidle_timeout = 1\n", to: "dtlsd.toml")
+                controlled.configuration + "mtu = 1\nidle_timeout = -1\n", to: "dtlsd.toml")
             let error = try await controlled.error("\"command\":\"reload\"")
             #expect(error["code"] as? String == "failed")
             let problems = try #require(error["problems"] as? [String])

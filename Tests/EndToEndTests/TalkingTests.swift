@@ -178,13 +178,13 @@ extension EndToEndClientMode {
                     + ["\(address)"], in: folder)
             #expect(outcome.status == .exited(0), "\(outcome)")
             let line =
-                /DTLS OK - 127\.0\.0\.1:\d+ DTLSv1\.2 ECDHE-\S+, answered, certificate valid for (29|30) days, until \d{4}-\d\d-\d\d \| time=\d+\.\d{6}s;30;60 answer=\d+\.\d{6}s days=(29|30);7;1 retransmissions=\d+\n/
+                /DTLS OK - 127\.0\.0\.1:\d+ DTLSv1\.2 ECDHE-\S+, answered, certificate valid for (59|60) days, until \d{4}-\d\d-\d\d \| time=\d+\.\d{6}s;30;60 answer=\d+\.\d{6}s days=(59|60);7;1 retransmissions=\d+\n/
             #expect(outcome.output.wholeMatch(of: line) != nil, "\(outcome.output)")
         }
 
         @Test func `a certificate that expires soon is a warning, and one that has expired is critical`() async throws {
             let daemon = try await echo()
-            let soon = try await Tool.run(["probe", "--expire-days", "40,7"] + trust + ["\(address)"], in: folder)
+            let soon = try await Tool.run(["probe", "--expire-days", "70,7"] + trust + ["\(address)"], in: folder)
             #expect(soon.status == .exited(1) && soon.output.hasPrefix("DTLS WARNING - "), "\(soon.output)")
             try await daemon.stop()
 

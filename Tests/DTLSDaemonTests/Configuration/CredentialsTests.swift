@@ -27,7 +27,7 @@ import Testing
     @Test func `each certificate is noted with its owner, file, subject and end`() throws {
         let host = "[service.a.name.\"other.example\"]\ncertificate = \"server.pem\"\nprivate_key = \"server.key\"\n"
         let client =
-            "[client.c]\nserver = \"127.0.0.1:5684\"\nlisten = [\"127.0.0.1:5683\"]\nserver_name = \"localhost\"\n"
+            "[client.c]\nconnect = \"127.0.0.1:5684\"\nlisten = [\"127.0.0.1:5683\"]\nserver_name = \"localhost\"\n"
             + "ca = \"server.pem\"\ncertificate = \"server.pem\"\nprivate_key = \"server.key\"\n"
         let certificates = try folder.read(text("listen = [\"127.0.0.1:5685\"]\n\(host)\(client)")).certificates
         #expect(certificates.map(\.kind) == [.service, .service, .client])

@@ -29,6 +29,12 @@ import Testing
         try CounterFile(try registry.file(ofTable: table).descriptor.duplicate())
     }
 
+    /// Counts what the web service does in a worker.
+    private func count(_ table: Int, _ body: (TargetCounters) -> Void) throws {
+        let file = try worker(table)
+        withExtendedLifetime(file) { body(file.counters(of: web)) }
+    }
+
     private func number(_ values: CounterSnapshot.Values?, _ name: String, _ label: String? = nil) -> UInt64? {
         switch (values?[name], label) {
         case (.number(let number), nil): number
@@ -40,8 +46,8 @@ import Testing
     @Test func `a service's counters are those of all workers, of the main process and of its listeners together`()
         throws
     {
-        try worker(0).counters(of: web).count(Refusal.descriptors)
-        try worker(1).counters(of: web).count(Refusal.descriptors)
+        try count(0) { $0.count(Refusal.descriptors) }
+        try count(1) { $0.count(Refusal.descriptors) }
         registry.counters(of: web).count(ConnectionMove.worker)
         var endpoint = Endpoint.Counters()
         endpoint.hellos = 9
@@ -85,19 +91,19 @@ import Testing
     }
 
     @Test func `a service that is gone from the configuration keeps its counters`() throws {
-        try worker(0).counters(of: web).count(Refusal.full)
+        try count(0) { $0.count(Refusal.full) }
         registry.activate(Configuration(workers: 1, stopTimeout: .zero, logLevel: .debug, services: []))
         #expect(number(registry.snapshot(CounterRegistry.Sources()).services["web"], "refusals_total", "full") == 1)
     }
 
     @Test func `a backend is out where one of the workers knows it`() throws {
-        try worker(0).counters(of: web).block.setMember(0, of: .backendsOut, true)
-        try worker(1).counters(of: web).block.setMember(0, of: .backendsOut, true)
-        try worker(1).counters(of: web).block.setMember(5, of: .backendsOut, true)
-        try worker(1).counters(of: web).block.setMember(64, of: .backendsOut, true)
+        try count(0) { $0.block.setMember(0, of: .backendsOut, true) }
+        try count(1) { $0.block.setMember(0, of: .backendsOut, true) }
+        try count(1) { $0.block.setMember(5, of: .backendsOut, true) }
+        try count(1) { $0.block.setMember(64, of: .backendsOut, true) }
         let snapshot = registry.snapshot(CounterRegistry.Sources())
         #expect(number(snapshot.services["web"], "backends_out") == 2 && snapshot.backendsOut["web"] == 0b100001)
-        try worker(1).counters(of: web).block.setMember(5, of: .backendsOut, false)
+        try count(1) { $0.block.setMember(5, of: .backendsOut, false) }
         #expect(number(registry.snapshot(CounterRegistry.Sources()).services["web"], "backends_out") == 1)
     }
 
@@ -221,6 +227,11 @@ import Testing
         }
     }
 
+    /// Counts as a worker does that has the file.
+    private func countRefusal(in file: CounterFile) {
+        withExtendedLifetime(file) { file.counters(of: web).count(Refusal.localPorts) }
+    }
+
     @Test func `the worker that replaces a dead one goes on with its counts`() throws {
         let loop = try EventLoop()
         let workers = Workers()
@@ -233,12 +244,12 @@ import Testing
             WorkerSetup(
                 snapshot: try MemoryFile.make([1], name: "snapshot"), keyLog: FileDescriptor(owning: -1),
                 ticketKeys: []))
-        try #require(try workers.counters(0)).counters(of: web).count(Refusal.localPorts)
+        countRefusal(in: try #require(try workers.counters(0)))
         workers.end(0)
         supervisor.childEnded(2_000_000_000, .killed(signal: 9))
         #expect(
             number(registry.snapshot(CounterRegistry.Sources()).services["web"], "refusals_total", "local_ports") == 1)
-        try #require(try workers.counters(1)).counters(of: web).count(Refusal.localPorts)
+        countRefusal(in: try #require(try workers.counters(1)))
         #expect(
             number(registry.snapshot(CounterRegistry.Sources()).services["web"], "refusals_total", "local_ports") == 2)
         #expect(supervisor.pool.totals.started == 2 && supervisor.pool.totals.died == 1)

@@ -34,7 +34,7 @@ import Testing
 
         init() throws {
             let terms = RecordState.Terms(
-                isServer: false, algorithm: .aes128GCM, suite: 0xc02f, contentLimit: 16_384, noncePrefix: 0,
+                isServer: false, algorithm: .aes128GCM, suite: 0xc02f, contentLimit: 16_384, noncePrefix: 1,
                 connectionIDs: nil)
             [UInt8](repeating: 7, count: 32).withUnsafeBytes { [memory] bytes in
                 let keys = RecordState.Keys(
@@ -91,7 +91,7 @@ import Testing
     }
 
     @Test func `connections without sockets end with their service, which is forgotten after its last one`() throws {
-        let both = Self.service("one", "idle_timeout = \"2s\"") + Self.service("two", "idle_timeout = \"2s\"")
+        let both = Self.service("one", "idle_timeout = 2") + Self.service("two", "idle_timeout = 2")
         let lone = try LoneWorker(both)
         let later = Instant.now() + .seconds(600)
         var parked: Set<ConnectionNumber> = []
@@ -103,7 +103,7 @@ import Testing
         let busy = lone.slots.used
         lone.slots[busy].take(try Self.flow(3_000), target: SlotTarget.service("one"), now: .now())
         lone.slots.used = busy + 1
-        try lone.configure(Self.service("two", "idle_timeout = \"2s\""))
+        try lone.configure(Self.service("two", "idle_timeout = 2"))
         let heard = try lone.received { $0.closed == parked }
         #expect(heard.closed == parked)
         #expect(heard.sent.count == parked.count && heard.sent.values.allSatisfy { $0.count == 1 })

@@ -4,7 +4,7 @@ import Synchronization
 import TestSupport
 
 /// Keeps the descriptors that a daemon stores (FDSTORE=1, sd_pid_notify_with_fds(3)), and passes memory files to the next
-/// one, as systemd does in a restart.
+/// one, as systemd does in a restart. Sockets cannot be opened again by their names in /proc, so listeners are not kept.
 final class DescriptorStore: Sendable {
     private final class Stored: Sendable {
         let name: String
@@ -61,7 +61,7 @@ final class DescriptorStore: Sendable {
         guard let name = lines.first(where: { $0.hasPrefix("FDNAME=") })?.dropFirst("FDNAME=".count) else { return }
         if lines.contains("FDSTOREREMOVE=1") {
             shared.stored.withLock { $0[String(name)] = nil }
-        } else if lines.contains("FDSTORE=1"), let descriptor {
+        } else if lines.contains("FDSTORE=1"), let descriptor, !name.hasPrefix("dtlsd-listener") {
             let stored = Stored(String(name), descriptor)
             shared.stored.withLock { $0[stored.name] = stored }
         }
@@ -72,10 +72,9 @@ final class DescriptorStore: Sendable {
 
     var names: Set<String> { Set(shared.stored.withLock { $0.keys }) }
 
-    /// A program that becomes the daemon, which finds the memory files that are stored now. (Sockets cannot be opened
-    /// again by their names in /proc.)
+    /// A program that becomes the daemon, which finds the memory files that are stored now.
     var prefix: [String] {
-        let files = shared.stored.withLock { $0.values.filter { !$0.name.hasPrefix("dtlsd-listener") } }
+        let files = shared.stored.withLock { Array($0.values) }
         var opened = ""
         for (index, file) in files.enumerated() { opened += " \(index + 3)<>/proc/\(getpid())/fd/\(file.descriptor)" }
         let names = files.map(\.name).joined(separator: ":")

@@ -33,6 +33,7 @@ struct WrongSetting: Sendable {
         WrongSetting("", "recycle", "\"59s\"", "a time, \"1m\" to \"30d\", or \"off\""),
         WrongSetting("", "stop_timeout", "601", "a number of seconds, 0 to 600, found 601"),
         WrongSetting("", "log_level", "\"loud\"", "one of \"debug\", \"info\""),
+        WrongSetting("", "log_format", "\"xml\"", "expected \"text\" or \"json\", found the string"),
         WrongSetting("", "cookie_secret_file", "\"short\"", "32 to 4096 random bytes, found 3 bytes"),
         WrongSetting("", "cookie_secret_file", "\"open.secret\"", "(mode 644); expected mode 600: chmod 600"),
         WrongSetting("", "key_log_file", "\"cookie.secret\"", "contains other data"),

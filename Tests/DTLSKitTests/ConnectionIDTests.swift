@@ -109,9 +109,9 @@ import Testing
             // The server sends to where the client is, and to nowhere else.
             #expect(relay.received.allSatisfy { $0 > 3 }, "\(relay.received)")
             client.close()
+            try relay.run { server.count("Task: client ended: the peer has closed the connection") == 1 }
         }
         try await server.printed("Task: the client is at another address", count: 3)
-        try await server.printed("Task: client ended: the peer has closed the connection")
         #expect(server.count("New client") == 1, "\(server.program.output)")
     }
 
@@ -123,7 +123,8 @@ import Testing
         try await onThread {
             try OwnThread.runInOwnNetwork {
                 try OwnNetwork.ip("link set lo up")
-                try OwnNetwork.ip("link add cable type dummy")
+                try OwnNetwork.ip("link add cable type veth peer name end")
+                try OwnNetwork.ip("link set end up")
                 try OwnNetwork.ip("link set cable up")
                 try OwnNetwork.ip("addr add 10.77.0.2/24 dev cable")
                 // What is sent to this address leaves from the first one, as it would over a cable.

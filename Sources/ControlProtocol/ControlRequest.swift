@@ -66,7 +66,7 @@ package enum ControlCommand: Equatable, Sendable {
     /// Replaces one worker by a new process, or each of them, which take the connections over: ``DrainResult``, when that
     /// has begun.
     case drain(worker: Int?)
-    /// Starts the program at its path anew, which takes everything over; answered when it has, or has failed:
+    /// Starts the program at its path again, which takes everything over; answered when it has, or has failed:
     /// ``UpgradeResult``.
     case upgrade
     /// Changes the level of the log for a time: ``LogLevelResult``.

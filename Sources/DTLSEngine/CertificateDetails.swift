@@ -2,7 +2,7 @@ import COpenSSL
 import Glibc
 import Primitives
 
-/// What a certificate says, as text. All of it is the words of whoever has made the certificate: a reader who shows it
+/// What a certificate says, as text. All of it is the words of the party that has made the certificate: a reader who shows it
 /// on a terminal escapes what is not printable.
 public struct CertificateDetails: Sendable, Equatable {
     /// The subject as RFC 2253 writes it (`CN=sensor-7,O=Example`); may be empty.

@@ -539,7 +539,7 @@ package final class Association {
         slot.establish(prepared, isMovable: engine.isMovable)
     }
 
-    /// Keeps the flight that has ended the handshake, which the peer may not have got, for whoever goes on with the slot.
+    /// Keeps the flight that has ended the handshake, which the peer may not have got, for the process that goes on with the slot.
     /// - Returns: for ``ConnectionSlot/flight``.
     private func keepLastFlight(of engine: Engine, _ random: ClientRandom?, started: Instant, now: Instant) -> UInt32 {
         guard let slots = shared.slots, let flight = engine.lastFlight else { return 0 }

@@ -56,6 +56,6 @@ package final class ClientTrace {
         }
     }
 
-    /// The connection of this flow has ended: another one begins anew.
+    /// The connection of this flow has ended: another one begins.
     package func ended(_ flow: FlowKey) { sent[flow] = nil }
 }

@@ -209,7 +209,7 @@ package final class Connection: TimerTarget, EventHandler {
         if association.mayHaveEarlierDeadline || !paths.isSettled { rearm() }
     }
 
-    /// Has whoever goes on with the connection know whether the peer's address is proven.
+    /// Notes in the slot whether the peer's address is proven, for the process that goes on with the connection.
     private func notePath() {
         notesPath = !paths.isSettled
         association.notePath(unprovenAllowance: paths.unprovenAllowance)

@@ -175,7 +175,7 @@ final class ClientTunnel: TimerTarget, EventHandler, ConnectionDelegate {
         resources.loop.timers.arm(self, at: alarm)
     }
 
-    /// The timer is set anew only where it would come too late: it finds out what is due when it comes.
+    /// The timer is set again only where it would come too late: it finds out what is due when it comes.
     private func rearmIfEarlier() {
         if state.hasEarlierDeadline, state.takeDeadline() < alarm { rearm() }
     }

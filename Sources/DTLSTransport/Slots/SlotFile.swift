@@ -88,7 +88,7 @@ package final class SlotFile {
 
     private static let keeperShift: UInt32 = 23
 
-    /// Keeps the last flight of a handshake for whoever goes on with the connection.
+    /// Keeps the last flight of a handshake for the process that goes on with the connection.
     /// - Parameters:
     ///   - owner: ``ConnectionSlot/flightOwner(started:random:)``.
     ///   - keeper: the process that calls this.

@@ -245,8 +245,11 @@ extension EndToEnd {
                 [
                     "setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "perl", "-MIO::Socket::UNIX", "-e",
                     """
+                    # The daemon may have closed the socket before it reads anything.
+                    $SIG{PIPE} = "IGNORE";
                     my $socket = IO::Socket::UNIX->new(Peer => "\(controlled.path)") or die "connect: $!";
                     print $socket '{"version":1,"command":"reload"}', "\\n";
+                    $socket->flush;
                     print scalar <$socket>;
                     """,
                 ], in: controlled.folder)

@@ -30,9 +30,12 @@ extension Dtls {
         return connection
     }
 
-    /// Connects to a server; `callback` gets the connection once the handshake is done, or why it failed (reference:
-    /// createClient with callback).
-    /// - Parameter timeout: milliseconds for the handshake; `nil`: `opt.handshakeTimeout`.
+    /// Connects to a server (reference: createClient with callback).
+    /// - Parameters:
+    ///   - opt: whom it trusts, and what it shows of itself.
+    ///   - sockaddr: the server's address.
+    ///   - timeout: milliseconds for the handshake; `nil`: `opt.handshakeTimeout`.
+    ///   - callback: gets the connection once the handshake is done, or why it failed.
     @available(*, noasync, message: "a connection belongs to one thread; use await AsyncDtlsConnection.connect(_:to:)")
     @discardableResult
     public static func createClient(

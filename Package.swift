@@ -66,11 +66,14 @@ let library: [Target] = [
 ]
 
 let daemon: [Target] = [
+    .target(name: "ControlProtocol", dependencies: ["Primitives"], swiftSettings: strict),
+    .testTarget(
+        name: "ControlProtocolTests", dependencies: ["ControlProtocol", "Primitives"], swiftSettings: strict),
     .systemLibrary(name: "CSystemd", pkgConfig: "libsystemd", providers: [.apt(["libsystemd-dev"])]),
     .target(
         name: "DTLSDaemon",
         dependencies: [
-            "DTLSTransport", "DTLSEngine", "LinuxSystem", "Primitives", "CSystemd",
+            "ControlProtocol", "DTLSTransport", "DTLSEngine", "LinuxSystem", "Primitives", "CSystemd",
             .product(name: "Logging", package: "swift-log"),
             .product(name: "TOMLKit", package: "TOMLKit"),
         ],
@@ -79,7 +82,8 @@ let daemon: [Target] = [
     .testTarget(
         name: "DTLSDaemonTests",
         dependencies: [
-            "DTLSDaemon", "LinuxSystem", "Primitives", "CLinux", "TestSupport",
+            "DTLSDaemon", "ControlProtocol", "DTLSTransport", "DTLSEngine", "LinuxSystem", "Primitives", "CLinux",
+            "TestSupport",
             .product(name: "Logging", package: "swift-log"),
         ],
         swiftSettings: strict
@@ -89,11 +93,37 @@ let daemon: [Target] = [
 let program: [Target] = [
     .executableTarget(
         name: "dtlsd",
+        dependencies: [
+            "DTLSDaemon", "Primitives", .product(name: "ArgumentParser", package: "swift-argument-parser"),
+        ],
+        swiftSettings: strict
+    ),
+    .executableTarget(
+        name: "dtls",
+        dependencies: [
+            "ControlProtocol", "DTLSKit", "DTLSTransport", "DTLSEngine", "LinuxSystem", "CLinux", "Primitives",
+            .product(name: "ArgumentParser", package: "swift-argument-parser"),
+            .product(name: "Histogram", package: "hdrhistogram-swift"),
+        ],
+        swiftSettings: strict
+    ),
+    // Makes the man pages when a package is built (packaging/debian/rules).
+    .executableTarget(
+        name: "ManualPages",
         dependencies: ["DTLSDaemon", .product(name: "ArgumentParser", package: "swift-argument-parser")],
         swiftSettings: strict
     ),
+    .testTarget(name: "ManualPagesTests", dependencies: ["ManualPages", "DTLSDaemon"], swiftSettings: strict),
     .testTarget(
-        name: "EndToEndTests", dependencies: ["dtlsd", "LinuxSystem", "CLinux", "TestSupport"], exclude: ["Programs"],
+        name: "DTLSToolTests",
+        dependencies: [
+            "dtls", "ControlProtocol", "DTLSKit", "DTLSEngine", "LinuxSystem", "CLinux", "Primitives", "TestSupport",
+            .product(name: "ArgumentParser", package: "swift-argument-parser"),
+        ],
+        swiftSettings: strict),
+    .testTarget(
+        name: "EndToEndTests", dependencies: ["dtlsd", "dtls", "LinuxSystem", "CLinux", "Primitives", "TestSupport"],
+        exclude: ["Programs"],
         swiftSettings: strict),
     .testTarget(name: "SystemdTests", dependencies: ["TestSupport"], exclude: ["lab"], swiftSettings: strict),
 ]
@@ -106,13 +136,19 @@ let isProgramLeftOut = isLibraryAlone || Context.environment["DTLSD_WITHOUT_PROG
 let package = Package(
     name: "dtlsd",
     products: [.library(name: "DTLSKit", targets: ["DTLSKit"])]
-        + (isProgramLeftOut ? [] : [.executable(name: "dtlsd", targets: ["dtlsd"])]),
+        + (isProgramLeftOut
+            ? []
+            : [
+                .executable(name: "dtlsd", targets: ["dtlsd"]), .executable(name: "dtls", targets: ["dtls"]),
+                .executable(name: "dtlsd-manual", targets: ["ManualPages"]),
+            ]),
     dependencies: isLibraryAlone
         ? []
         : [
             .package(url: "https://github.com/apple/swift-argument-parser", from: "1.5.0"),
             .package(url: "https://github.com/apple/swift-log", from: "1.16.0"),
             .package(url: "https://github.com/LebJe/TOMLKit", from: "0.6.0"),
+            .package(url: "https://github.com/HdrHistogram/hdrhistogram-swift", from: "0.2.0"),
         ],
     targets: library + (isLibraryAlone ? [] : daemon) + (isProgramLeftOut ? [] : program)
 )

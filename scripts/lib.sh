@@ -76,6 +76,13 @@ command:ps                   procps             procps-ng          procps-ng
 header:mbedtls/ssl.h         libmbedtls-dev     mbedtls-devel      mbedtls
 command:shellcheck           shellcheck         ShellCheck         shellcheck
 "
+# What scripts/package needs; it runs on Debian only.
+# shellcheck disable=SC2034
+package_requirements="
+command:dh        debhelper  debhelper  debhelper
+command:lintian   lintian    lintian    lintian
+command:mandoc    mandoc     mandoc     mandoc
+"
 
 is_there() {
     case "$1" in

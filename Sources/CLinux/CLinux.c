@@ -2,6 +2,7 @@
 #include "CLinux.h"
 #include <errno.h>
 #include <malloc.h>
+#include <sched.h>
 #include <stdlib.h>
 #include <sys/auxv.h>
 #include <sys/prctl.h>
@@ -37,6 +38,7 @@ int cl_sendmmsg(int fd, struct cl_mmsghdr *m, unsigned int n, int flags) {
 }
 pid_t cl_thread_number(void) { return gettid(); }
 int cl_memfd_create(const char *name) { return memfd_create(name, MFD_CLOEXEC | MFD_ALLOW_SEALING); }
+int cl_mlock_on_fault(const void *start, size_t count) { return mlock2(start, count, MLOCK_ONFAULT); }
 int cl_pidfd_open(pid_t pid) { return (int)syscall(SYS_pidfd_open, pid, 0); }
 
 size_t cl_bytes_in_use(void) {
@@ -190,4 +192,9 @@ int cl_spawn_program(pid_t *pid, const struct cl_program *program) {
     }
     if (child < 0) error = errno;
     return finish_spawn(pid, child, error, &before);
+}
+
+int cl_usable_processors(void) {
+    cpu_set_t set;
+    return sched_getaffinity(0, sizeof set, &set) == 0 ? CPU_COUNT(&set) : -1;
 }

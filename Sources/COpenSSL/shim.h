@@ -52,6 +52,8 @@ static inline long co_ssl_set_status_response(SSL *s, void *p, long n) { return 
 static inline void *co_memdup(const void *p, size_t n) { return OPENSSL_memdup(p, n); }
 static inline const char *co_ssl_cipher_name(const SSL *s) { return SSL_CIPHER_get_name(SSL_get_current_cipher(s)); }
 
+static inline long co_ssl_get_negotiated_group(SSL *s) { return SSL_get_negotiated_group(s); }
+
 static inline int co_sk_ssl_cipher_num(const STACK_OF(SSL_CIPHER) *s) { return sk_SSL_CIPHER_num(s); }
 static inline const SSL_CIPHER *co_sk_ssl_cipher_value(const STACK_OF(SSL_CIPHER) *s, int i) { return sk_SSL_CIPHER_value(s, i); }
 static inline void co_sk_ssl_cipher_free(STACK_OF(SSL_CIPHER) *s) { sk_SSL_CIPHER_free(s); }
@@ -65,6 +67,7 @@ static inline int co_asn1_integer_cmp(const void *a, const void *b) { return ASN
 static inline int co_asn1_time_to_tm(const void *t, struct tm *parts) { return ASN1_TIME_to_tm((const ASN1_TIME *)t, parts); }
 static inline int co_asn1_time_cmp(const void *t, time_t other) { return ASN1_TIME_cmp_time_t((const ASN1_TIME *)t, other); }
 static inline int co_asn1_time_print(BIO *b, const void *t) { return ASN1_TIME_print_ex(b, (const ASN1_TIME *)t, ASN1_DTFLGS_ISO8601); }
+static inline int co_asn1_integer_print(BIO *b, const void *i) { return i2a_ASN1_INTEGER(b, (const ASN1_INTEGER *)i); }
 static inline const void *co_x509_name_entry_data(const X509_NAME_ENTRY *e) { return X509_NAME_ENTRY_get_data(e); }
 static inline const void *co_x509_not_before(const X509 *x) { return X509_get0_notBefore(x); }
 static inline const void *co_x509_not_after(const X509 *x) { return X509_get0_notAfter(x); }
@@ -72,6 +75,16 @@ static inline const void *co_x509_serial_number(const X509 *x) { return X509_get
 static inline const void *co_x509_crl_last_update(const X509_CRL *l) { return X509_CRL_get0_lastUpdate(l); }
 static inline const void *co_x509_crl_next_update(const X509_CRL *l) { return X509_CRL_get0_nextUpdate(l); }
 static inline const void *co_x509_revocation_date(const X509_REVOKED *r) { return X509_REVOKED_get0_revocationDate(r); }
+// The context is a structure whose fields differ between versions.
+static inline int co_x509_add_extension(X509 *x, X509 *issuer, int nid, const char *value) {
+    X509V3_CTX context;
+    X509V3_set_ctx_nodb(&context);
+    X509V3_set_ctx(&context, issuer, x, NULL, NULL, 0);
+    X509_EXTENSION *item = X509V3_EXT_conf_nid(NULL, &context, nid, value);
+    int result = item != NULL && X509_add_ext(x, item, -1);
+    X509_EXTENSION_free(item);
+    return result;
+}
 static inline int co_ocsp_single_status(OCSP_SINGLERESP *s, const void **start, const void **end) { return OCSP_single_get0_status(s, NULL, NULL, (ASN1_GENERALIZEDTIME **)start, (ASN1_GENERALIZEDTIME **)end); }
 static inline int co_ocsp_check_validity(const void *start, const void *end, long leeway) { return OCSP_check_validity((ASN1_GENERALIZEDTIME *)start, (ASN1_GENERALIZEDTIME *)end, leeway, -1); }
 static inline int co_ocsp_id_info(const OCSP_CERTID *i, const void **name_hash, ASN1_OBJECT **digest, const void **serial) { return OCSP_id_get0_info((ASN1_OCTET_STRING **)name_hash, digest, NULL, (ASN1_INTEGER **)serial, (OCSP_CERTID *)i); }

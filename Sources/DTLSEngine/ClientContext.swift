@@ -16,6 +16,9 @@ public struct ClientSettings: Codable, Equatable, Sendable {
     /// then, unless `ciphers` says otherwise.
     public var presharedKey: PresharedKey?
     public var ciphers: String?
+    /// The groups that keys are exchanged in, best first, as SSL_CTX_set1_groups_list(3) has them (`"X25519:P-256"`);
+    /// `nil`: X25519, P-256, P-384 and P-521.
+    public var groups: String?
     public var minimumVersion: ProtocolVersion
     public var maximumVersion: ProtocolVersion?
     /// Whether the server may ask to renegotiate.
@@ -59,6 +62,7 @@ public final class ClientContext: TLSContext {
                     minimumVersion: settings.minimumVersion),
             minimumVersion: settings.minimumVersion, maximumVersion: settings.maximumVersion,
             allowsRenegotiation: settings.allowsRenegotiation)
+        if let groups = settings.groups { try use(groups: groups) }
         if let authorities = settings.certificateAuthorities { try trust(authorities: authorities, announce: false) }
         if settings.loadDefaultCertificates, SSL_CTX_set_default_verify_paths(pointer) != 1 {
             throw .authorities("\(OpenSSLError.drain())")
@@ -74,7 +78,11 @@ public final class ClientContext: TLSContext {
         try offer(applicationProtocols: settings.applicationProtocols)
         if settings.connectionIDs { try negotiateConnectionIDs() }
         SSL_CTX_set_verify(pointer, settings.rejectUnauthorized ? SSL_VERIFY_PEER : SSL_VERIFY_NONE) { isValid, store in
-            guard isValid == 0, let store, TLSContext.toleratesSHA1(store) else { return isValid }
+            guard isValid == 0, let store else { return isValid }
+            guard TLSContext.toleratesSHA1(store) else {
+                RefusedCertificate.note(store)
+                return 0
+            }
             X509_STORE_CTX_set_error(store, X509_V_OK)
             return 1
         }

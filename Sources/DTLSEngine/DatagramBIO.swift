@@ -23,13 +23,14 @@ public final class DatagramBIO {
         /// What was written with keys since this was asked for last.
         var protectedWrites = ProtectedWrites()
         let outbox: Unmanaged<Outbox>
+        let notes: Unmanaged<EngineNotes>
     }
+
+    private static let type = BIO_get_new_index() | co_bio_flags_source_sink()
 
     /// The method table of all such BIOs: made once, read-only afterwards, never freed.
     private nonisolated(unsafe) static let method: OpaquePointer? = {
-        guard let method = BIO_meth_new(BIO_get_new_index() | co_bio_flags_source_sink(), "datagrams") else {
-            return nil
-        }
+        guard let method = BIO_meth_new(type, "datagrams") else { return nil }
         BIO_meth_set_create(method) { bio in
             BIO_set_init(bio, 1)
             return 1
@@ -40,6 +41,8 @@ public final class DatagramBIO {
         return method
     }()
 
+    /// What the engines have done that may be counted.
+    public let notes = EngineNotes()
     /// The key schedules of the connections whose records are not OpenSSL's.
     public let contexts: CipherContexts
 
@@ -52,7 +55,7 @@ public final class DatagramBIO {
         plaintext = .allocate(byteCount: Record.maximumPlaintextLength + RecordFilter.overhead, alignment: 16)
         contexts = CipherContexts(capacity: scheduleCapacity)
         incoming = .allocate(capacity: 1)
-        incoming.initialize(to: Incoming(datagram: nil, outbox: .passUnretained(outbox)))
+        incoming.initialize(to: Incoming(datagram: nil, outbox: .passUnretained(outbox), notes: .passUnretained(notes)))
         BIO_set_data(bio, incoming)
     }
 
@@ -82,6 +85,12 @@ public final class DatagramBIO {
     /// Whether OpenSSL has taken the datagram that was lent.
     @inline(__always)
     var isTaken: Bool { incoming.pointee.datagram == nil }
+
+    /// The ``notes`` of the object that a BIO belongs to; `nil` for a BIO of another kind.
+    static func notes(of bio: OpaquePointer) -> EngineNotes? {
+        guard BIO_method_type(bio) == type else { return nil }
+        return BIO_get_data(bio)?.assumingMemoryBound(to: Incoming.self).pointee.notes.takeUnretainedValue()
+    }
 
     private static let read: @convention(c) (OpaquePointer?, UnsafeMutablePointer<CChar>?, Int32) -> Int32 = {
         bio, buffer, capacity in

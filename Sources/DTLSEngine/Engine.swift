@@ -28,6 +28,10 @@ public final class Engine {
         /// The peer has answered a path_challenge with this cookie (RFC 9853). The datagram that held the answer tells
         /// which path it came over.
         case pathResponse(UInt64)
+        /// The record with the peer's Finished has come once more, while the last flight is kept: the peer asks for that
+        /// (pion/dtls 3.1 sends the record that it was), or anybody who has seen the record go by. ``sendLastFlight()``
+        /// answers.
+        case finishedRepeated
         /// The peer has sent close_notify, and no event follows.
         case closed
     }
@@ -169,6 +173,9 @@ public final class Engine {
     /// - Parameter cookie: 64 random bits.
     public func sendPathChallenge(_ cookie: UInt64) { records?.sendPathChallenge(cookie, over: bio) }
 
+    /// Writes the flight that has ended the handshake once more, after `.finishedRepeated`.
+    public func sendLastFlight() { records?.sendLastFlight(over: bio) }
+
     /// When ``handleTimeout(now:)`` is to be called; `Instant.distantFuture` where it need not be.
     public var deadline: Instant { openSSL?.deadline ?? records?.deadline ?? .distantFuture }
 
@@ -211,6 +218,17 @@ public final class Engine {
             records = nil
         }
         return records?.bytes
+    }
+
+    /// The flight that has ended the handshake on this side, in bytes, and until when it is kept: the peer may have lost
+    /// it, and ask for it by sending its own Finished again (RFC 6347, section 4.2.4). `nil` where nobody asks any more,
+    /// or where the engine is not movable. It holds no secrets.
+    package var lastFlight: (bytes: [UInt8], expiry: Instant)? { records?.lastFlight }
+
+    /// Keeps the ``lastFlight`` of an engine whose state this one goes on with. To be called before anything is
+    /// delivered.
+    package func keepLastFlight(_ bytes: [UInt8], until expiry: Instant, now: Instant) {
+        records?.keepLastFlight(bytes, until: expiry, now: now)
     }
 
     // MARK: Queries
@@ -257,6 +275,12 @@ public final class Engine {
         return records?.isOfAnotherConnection(datagram) ?? false
     }
 
+    /// Whether a datagram holds the record of the peer's Finished once more, while the last flight is kept, so that it has
+    /// the engine say `.finishedRepeated`. It costs nothing otherwise.
+    public func holdsRepeatedFinished(_ datagram: UnsafeRawBufferPointer) -> Bool {
+        records?.holdsRepeatedFinished(datagram, over: bio) ?? false
+    }
+
     /// Whether return routability checks were agreed on (RFC 9853), from `.established` on.
     public var checksReturnRoutability: Bool { records?.checksReturnRoutability ?? false }
 
@@ -265,6 +289,10 @@ public final class Engine {
     /// not movable.
     @inline(__always)
     public var newestReceived: UInt64 { records?.newestReceived ?? 0 }
+
+    /// A client's flights, as long as the handshake goes on, after it has failed, and right after `.established`; none for
+    /// a server's side.
+    public var flights: [HandshakeFlight] { (openSSL ?? left)?.flights?.all ?? [] }
 
     /// Why the client's certificate was refused, where that is what the handshake has failed for.
     public var peerRejection: PeerRejection? { openSSL?.peerRejection }

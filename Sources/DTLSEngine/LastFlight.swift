@@ -1,3 +1,5 @@
+import Primitives
+
 /// The flight that ends a handshake, on the side that sends last: nobody answers it. So it is kept for as long as the
 /// peer may still ask for it, by sending its own Finished once more (RFC 6347, section 4.2.4).
 ///
@@ -54,6 +56,44 @@ struct LastFlight {
                 start += size
             }
         }
+    }
+
+    // MARK: In another process
+
+    /// The flight in bytes, for a process that goes on with the connection.
+    var encoded: [UInt8] {
+        var writer = ByteWriter()
+        writer.integer(UInt16(clamping: payloadSize))
+        writer.integer(UInt8(clamping: connectionIDLength))
+        writer.integer(nextNumber)
+        writer.list(sizes) { $0.integer(UInt16(clamping: $1)) }
+        writer.data(bytes)
+        return writer.bytes
+    }
+
+    /// A flight that another process has encoded.
+    /// - Parameter age: since it was encoded. The other process may have sent it meanwhile, so its records of epoch 0 get
+    ///   numbers that are as far away as it may have got: one in each millisecond is more than any peer asks for.
+    init?(decoding bytes: [UInt8], age: Duration) {
+        let decoded = bytes.withUnsafeBytes { bytes -> LastFlight? in
+            var reader = ByteReader(bytes)
+            do throws(MalformedBytes) {
+                let payloadSize: UInt16 = try reader.integer()
+                let connectionIDLength: UInt8 = try reader.integer()
+                let number: UInt64 = try reader.integer()
+                let sizes = try reader.list { reader throws(MalformedBytes) in Int(try reader.integer(UInt16.self)) }
+                let content = [UInt8](try reader.data())
+                guard sizes.isEmpty || sizes.reduce(0, +) == content.count else { return nil }
+                var flight = LastFlight(
+                    (content, sizes), payloadSize: Int(payloadSize), connectionIDLength: Int(connectionIDLength))
+                flight.nextNumber = max(flight.nextNumber, number) + 64 + UInt64(clamping: age.milliseconds)
+                return flight
+            } catch {
+                return nil
+            }
+        }
+        guard let decoded else { return nil }
+        self = decoded
     }
 
     private mutating func forEachRecord(_ body: (UnsafeMutableRawBufferPointer, Record) -> Void) {

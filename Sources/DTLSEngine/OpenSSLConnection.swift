@@ -30,6 +30,8 @@ final class OpenSSLConnection {
     @inline(__always)
     var recordLimit: Int { filter.contentLimit }
     private var alert: PlaintextAlert?
+    /// A client's flights; a server's are not noted.
+    private(set) var flights: HandshakeFlights?
     private(set) var filter = RecordFilter()
     /// ``Record/number`` of the newest empty record, where OpenSSL does not tell of them.
     var newestEmptyRecord: UInt64 = 0
@@ -90,6 +92,7 @@ final class OpenSSLConnection {
     ) throws(OpenSSLError) {
         try self.init(context, over: bio, payloadSize: payloadSize)
         SSL_set_connect_state(ssl)
+        flights = HandshakeFlights()
         try negotiate(connectionID)
         guard let serverName else { return }
         let parameters = SSL_get0_param(ssl)
@@ -248,6 +251,7 @@ final class OpenSSLConnection {
         case .unknownServerName(let name): throw .unknownServerName(name)
         case .certificate(let rejection):
             rejection.correctAlert(in: bio.outbox)
+            bio.notes.correctSentAlert(to: rejection.alert)
             throw .handshake(error, verification: rejection.description)
         case .unknownPresharedKeyIdentity(let identity):
             let name = Printable.quoted(PresharedKeys.text(of: identity))
@@ -286,8 +290,18 @@ final class OpenSSLConnection {
                     $0, payloadSize: payloadSize, connectionIDLength: adapter?.peerConnectionIDLength ?? 0)
             }
         }
-        adjustDeadline(hasWritten: bio.outbox.checkpoint != checkpoint, now: now)
+        let hasWritten = bio.outbox.checkpoint != checkpoint
+        adjustDeadline(hasWritten: hasWritten, now: now)
+        if flights != nil { noteFlight(hasWritten: hasWritten, isDone: result == 1, now: now) }
         return result
+    }
+
+    private func noteFlight(hasWritten: Bool, isDone: Bool, now: Instant) {
+        if isDone { flights?.goOn(writing: nil, now: now) }
+        // What OpenSSL writes when it gives up is an alert.
+        guard !isDone, hasWritten, SSL_want(ssl) == SSL_READING else { return }
+        let hello: HandshakeFlight.Kind = flights?.hasBegun == true ? .helloWithCookie : .hello
+        flights?.goOn(writing: HandshakeState(ssl) == .clientHelloWritten ? hello : .keyExchange, now: now)
     }
 
     /// Notes what OpenSSL has written with keys, and has the peer's connection ID put into it.
@@ -336,7 +350,10 @@ final class OpenSSLConnection {
                 renumber(since: checkpoint)
                 // The peer has sent its last flight again, and OpenSSL this side's: that was lost, perhaps for its
                 // size.
-                if !wasRenegotiating, !isRenegotiating { shrink() }
+                if !wasRenegotiating, !isRenegotiating {
+                    shrink()
+                    bio.notes.noteRetransmission()
+                }
             }
             if Self.readsPastEmptyRecords, let datagram = bio.lastDatagram, holdsEmptyRecord(datagram) {
                 bio.lend(nil)
@@ -533,6 +550,7 @@ extension OpenSSLConnection {
         guard deadline <= now, state != .closed else { return }
         if alert?.timeoutPassed() == true { try deliverHeldAlert(now: now) }
         retransmissions &+= 1
+        flights?.retransmit()
         // "2-3 seems appropriate" (RFC 6347, section 4.1.1.1).
         if retransmissions > 1 { shrink() }
         if !hasBuffers { allocateBuffers() }
@@ -545,6 +563,7 @@ extension OpenSSLConnection {
             state = .closed
             throw .handshake(OpenSSLError.drain(), verification: nil)
         }
+        bio.notes.noteRetransmission()
         renumber(since: checkpoint)
         flightRetransmissions = min(flightRetransmissions + 1, 6)
         deadline = now + .seconds(min(60, 1 << Int(flightRetransmissions)))

@@ -67,6 +67,19 @@ struct ProtectedRecords {
         }
     }
 
+    /// The flight that has ended the handshake, as ``keepLastFlight(_:until:now:)`` takes it, and until when it is kept.
+    var lastFlight: (bytes: [UInt8], expiry: Instant)? {
+        guard let remains, let flight = remains.lastFlight else { return nil }
+        return (flight.encoded, remains.expiry)
+    }
+
+    /// Keeps a flight that another process has sent, for as long as the peer may ask for it.
+    mutating func keepLastFlight(_ bytes: [UInt8], until expiry: Instant, now: Instant) {
+        let age = LastFlight.lifetime - (expiry - now)
+        guard expiry > now, let flight = LastFlight(decoding: bytes, age: age) else { return }
+        remains = Remains(HeldRecords(), flight, expiry: expiry)
+    }
+
     private static func allocate() -> UnsafeMutableRawPointer {
         .allocate(byteCount: RecordState.byteCount, alignment: 8)
     }
@@ -95,7 +108,8 @@ struct ProtectedRecords {
     var bytes: [UInt8] { [UInt8](UnsafeRawBufferPointer(start: state.memory, count: RecordState.byteCount)) }
 
     var contentLimit: Int { state.contentLimit }
-    var connectionIDs: ConnectionIDs? { isOpen ? state.connectionIDs : nil }
+    /// It is known after the end too, for who tells of that.
+    var connectionIDs: ConnectionIDs? { state.connectionIDs }
     /// Whether a record with a connection ID, which a datagram begins with, has another one than this side's.
     func isOfAnotherConnection(_ datagram: UnsafeRawBufferPointer) -> Bool {
         let own = state.ownConnectionID
@@ -215,12 +229,40 @@ struct ProtectedRecords {
     private mutating func receive(
         _ record: Record, over bio: DatagramBIO, now: Instant
     ) throws(EngineError) -> Engine.Event? {
-        guard let (type, content) = try open(record, over: bio) else { return nil }
+        guard let (type, content) = try open(record, over: bio) else {
+            return remains != nil && isRepeatedFinished(record, over: bio) ? .finishedRepeated : nil
+        }
         guard type == .applicationData else { return try receive(content, of: type, over: bio, now: now) }
         // The peer has finished the handshake too: it does not ask for the last flight any more.
         if remains?.lastFlight != nil { forgetLastFlight() }
         return .message(content)
     }
+
+    /// Whether a record is that of the peer's Finished once more. pion/dtls 3.1.5 repeats its Finished under the number
+    /// that it had, where the record has a connection ID; the window drops that as a replay, and whoever has seen it can
+    /// send it too. So it is up to the caller to bound what is answered.
+    @inline(never)
+    private func isRepeatedFinished(_ record: Record, over bio: DatagramBIO) -> Bool {
+        guard remains?.lastFlight != nil, record.isProtected, record.epoch == 1, !state.mayBeNew(record.number),
+            record.bytes.count <= HeldRecords.longestCopy,
+            let text = bio.contexts.openOnce(record, state, in: bio.plaintext),
+            let (type, content) = state.ownConnectionID.isEmpty
+                ? (record.contentType, text) : InnerPlaintext.split(text)
+        else { return false }
+        return type == .handshake && HandshakeFragment(content)?.type == .finished
+    }
+
+    func holdsRepeatedFinished(_ datagram: UnsafeRawBufferPointer, over bio: DatagramBIO) -> Bool {
+        guard isOpen, remains?.lastFlight != nil else { return false }
+        for record in Records(of: datagram, connectionIDLength: state.ownConnectionID.count) {
+            guard isWellFormed(record) else { return false }
+            if record.isProtected { return isRepeatedFinished(record, over: bio) }
+        }
+        return false
+    }
+
+    /// The flight is kept no longer for it: anybody may have asked.
+    func sendLastFlight(over bio: DatagramBIO) { remains?.lastFlight?.send(to: bio.outbox) }
 
     private mutating func forgetLastFlight() {
         guard let held = remains?.held else { return }
@@ -251,6 +293,7 @@ struct ProtectedRecords {
     ) throws(EngineError) -> Engine.Event? {
         guard content.count == 2 else { return nil }
         let (level, description) = (content[0], content[1])
+        bio.notes.noteReceivedAlert(description)
         if level == UInt8(SSL3_AL_FATAL) {
             isOpen = false
             throw .alert(description)
@@ -268,6 +311,7 @@ struct ProtectedRecords {
         guard let message = HandshakeFragment(content) else { return }
         switch message.type {
         case .finished:
+            if remains?.lastFlight != nil { bio.notes.noteRetransmission() }
             remains?.lastFlight?.send(to: bio.outbox)
             remains?.expiry = now + LastFlight.lifetime
         case .clientHello where state.isServer, .helloRequest where !state.isServer:
@@ -339,7 +383,11 @@ struct ProtectedRecords {
     ) {
         guard let number = state.takeNumber(isLast: isLast) else { return }
         withUnsafeBytes(of: (level.rawValue, description)) { content in
-            if !seal(content, .alert, number, over: bio) { OpenSSLError.clear() }
+            if seal(content, .alert, number, over: bio) {
+                bio.notes.noteSentAlert(description)
+            } else {
+                OpenSSLError.clear()
+            }
         }
     }
 
@@ -393,6 +441,16 @@ extension RecordState {
     /// - Parameter memory: ``byteCount`` bytes, 8-byte aligned.
     public static func checksReturnRoutability(at memory: UnsafeMutableRawPointer) -> Bool {
         fault(of: memory) == nil && RecordState(memory).checksReturnRoutability
+    }
+
+    /// Writes the close_notify of a connection that has no engine into the outbox, as one datagram. Nobody may go on with
+    /// the connection after it.
+    /// - Parameter memory: the connection's state, ``byteCount`` bytes, 8-byte aligned.
+    public static func writeCloseNotify(at memory: UnsafeMutableRawPointer, over bio: DatagramBIO) {
+        guard fault(of: memory) == nil else { return }
+        var records = ProtectedRecords(RecordState(memory), ownsMemory: false)
+        records.close(over: bio)
+        records.end(bio)
     }
 
     /// Whether a datagram holds an authentic record of a connection that has no engine, which has not come before.

@@ -342,3 +342,30 @@ public struct InvalidRecordState: Error, Sendable, Equatable, CustomStringConver
 
     package init(_ description: String) { self.description = description }
 }
+
+extension RecordState {
+    /// What a state says of a connection to those who look at it from outside. It may change meanwhile.
+    package struct Summary {
+        /// What was agreed on by RFC 9146; `nil` where nothing was.
+        package let connectionIDs: ConnectionIDs?
+        /// Whether return routability checks were agreed on (RFC 9853).
+        package let checksReturnRoutability: Bool
+        package let epoch: UInt16
+        /// The records that were sent in this epoch.
+        package let sent: UInt64
+        /// The greatest number of a record that was received in this epoch; `nil` before the first.
+        package let highestReceived: UInt64?
+
+        /// - Parameter memory: of an established connection.
+        package init(of memory: UnsafeMutableRawPointer) {
+            let state = RecordState(memory)
+            connectionIDs = state.connectionIDs
+            checksReturnRoutability = state.checksReturnRoutability
+            let next = state.nextNumber
+            epoch = UInt16(truncatingIfNeeded: next >> 48)
+            sent = next & Record.sequenceNumberMask
+            let newest = state.newestNumber
+            highestReceived = newest >= RecordState.firstNumber ? newest & Record.sequenceNumberMask : nil
+        }
+    }
+}

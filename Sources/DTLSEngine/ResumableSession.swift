@@ -11,6 +11,28 @@ public final class ResumableSession {
     fileprivate init(owning pointer: OpaquePointer) { self.pointer = pointer }
 
     deinit { SSL_SESSION_free(pointer) }
+
+    /// A session that ``encoded`` has given, in another process perhaps.
+    public init?(decoding bytes: [UInt8]) {
+        ERR_set_mark()
+        defer { ERR_pop_to_mark() }
+        let session = bytes.withUnsafeBufferPointer { buffer in
+            var position = buffer.baseAddress
+            return d2i_SSL_SESSION(nil, &position, buffer.count)
+        }
+        guard let session else { return nil }
+        pointer = session
+    }
+
+    /// The session as bytes (DER), secrets included.
+    public var encoded: [UInt8] {
+        var bytes = [UInt8](repeating: 0, count: Int(max(0, i2d_SSL_SESSION(pointer, nil))))
+        bytes.withUnsafeMutableBufferPointer { buffer in
+            var position = buffer.baseAddress
+            if position != nil { _ = i2d_SSL_SESSION(pointer, &position) }
+        }
+        return bytes
+    }
 }
 
 extension OpenSSLConnection {

@@ -8,6 +8,9 @@ public struct SessionDetails: Sendable, Equatable {
     public var version = "none"
     /// OpenSSL's name of the cipher suite (`"ECDHE-ECDSA-AES128-GCM-SHA256"`).
     public var cipher = "none"
+    /// The group that the keys were exchanged in, by OpenSSL's name (`"x25519"`, `"secp256r1"`); `nil` where none was: in a
+    /// resumed handshake, and with a pre-shared key alone. It is not among what is encoded.
+    public var group: String?
     /// Whether the handshake resumed an earlier session.
     public var isResumed = false
     /// The name that the client has asked for (SNI), or `nil`.
@@ -35,6 +38,7 @@ public struct SessionDetails: Sendable, Equatable {
         version = String(cString: SSL_get_version(ssl))
         cipher = CipherNames.name(of: SSL_get_current_cipher(ssl))
         isResumed = SSL_session_reused(ssl) == 1
+        group = isResumed ? nil : Self.group(ssl)
         serverName = SSL_get_servername(ssl, TLSEXT_NAMETYPE_host_name).map { String(cString: $0) }
         applicationProtocol = Self.applicationProtocol(ssl)
         presharedKeyIdentity = SSL_get_psk_identity(ssl).map(PresharedKeyCallbacks.bytes)
@@ -42,6 +46,18 @@ public struct SessionDetails: Sendable, Equatable {
             SSL_get0_peer_certificate(ssl).map { PeerName(certificate: $0) }
             ?? presharedKeyIdentity.map { PeerName(presharedKeyIdentity: PresharedKeys.text(of: $0)) }
         verificationResult = SSL_get_verify_result(ssl)
+    }
+
+    private static func group(_ ssl: OpaquePointer) -> String? {
+        let group = co_ssl_get_negotiated_group(ssl)
+        guard group != 0 else { return nil }
+        return SSL_group_to_name(ssl, Int32(truncatingIfNeeded: group)).map { String(cString: $0) }
+    }
+
+    /// Why the check of the peer's certificate has failed, in OpenSSL's words; `nil` where it has not, or there was none.
+    public var verificationFault: String? {
+        guard verificationResult != Int(X509_V_OK) else { return nil }
+        return X509_verify_cert_error_string(verificationResult).map { String(cString: $0) }
     }
 
     private static func applicationProtocol(_ ssl: OpaquePointer) -> String? {

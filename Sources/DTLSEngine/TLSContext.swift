@@ -35,10 +35,9 @@ public class TLSContext {
         try limit(minimumVersion: minimumVersion, maximumVersion: maximumVersion)
         try use(ciphers: ciphers)
         acceptShortTags()
+        noteAlerts()
         setCertificateStrength()
-        guard co_ssl_ctx_set_groups_list(context, Self.groups) == 1 else {
-            throw .context("\(OpenSSLError.drain())")
-        }
+        try use(groups: Self.groups)
         // The MTU is configured, and never asked of the BIO: one BIO serves all connections of a thread.
         SSL_CTX_set_options(context, CO_SSL_OP_NO_QUERY_MTU | CO_SSL_OP_NO_COMPRESSION)
         // With Encrypt-then-MAC (RFC 7366), OpenSSL ends a connection for any record whose MAC is wrong, where RFC
@@ -54,6 +53,15 @@ public class TLSContext {
     }
 
     deinit { SSL_CTX_free(pointer) }
+
+    /// - Parameter groups: a list for SSL_CTX_set1_groups_list(3).
+    func use(groups: String) throws(CredentialsError) {
+        ERR_clear_error()
+        guard co_ssl_ctx_set_groups_list(pointer, groups) == 1 else {
+            _ = OpenSSLError.drain()
+            throw .context("OpenSSL knows no such groups: \"\(groups)\"")
+        }
+    }
 
     /// Has connections that have a connection ID negotiate it. A renegotiation would agree once more in the middle of a
     /// connection, so contexts that allow it do not.

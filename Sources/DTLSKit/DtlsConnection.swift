@@ -24,6 +24,8 @@ public final class DtlsConnection: DtlsSocket {
     /// The socket of a connection in `.verified`; later, others own it.
     private var socket = FileDescriptor(owning: -1)
     var inbox = Inbox()
+    /// What a client's handshake has shown; `nil` for a server's side.
+    var handshakeRecord: HandshakeRecord?
     /// Told once when the handshake is done or has failed; called inside the core, so it must not call the program.
     var handshakeEnded: ((DtlsConnection, DtlsError?) -> Void)?
     /// What it serves as; `nil` for a client's own.
@@ -41,6 +43,16 @@ public final class DtlsConnection: DtlsSocket {
     private weak var server: DtlsServer?
     /// The name of its server, where that is in the parent of this task.
     private var serverName: String?
+
+    /// What the client was asked to put into its records, by the server here or in the parent.
+    private(set) var connectionIDForRecords: ConnectionID?
+    /// Whether it is a client's own.
+    let isClient: Bool
+    /// What a socket of this connection's is to have: what the program has set, and for a client what its first one had.
+    private var socketOptions = SocketOptions()
+    private static let clientOptions = SocketOptions(ipv6Only: false, fragmentation: false)
+    /// For a client whose own address may change.
+    private var route = RouteCheck()
 
     /// Called with the addresses that the peer has now and had before; see ``onAddressChange(_:)``.
     private var addressCallback: ((DtlsAddress, DtlsAddress) -> Void)?
@@ -61,6 +73,7 @@ public final class DtlsConnection: DtlsSocket {
         handshakeTimeout = server.identity.option.handshakeTimeout
         phase = .verified(server.identity, incoming.datagrams)
         hello = incoming.hello.take()
+        isClient = false
         super.init(server.scheduler)
         socket = incoming.socket.take()
         register()
@@ -69,9 +82,11 @@ public final class DtlsConnection: DtlsSocket {
     /// - Parameters:
     ///   - hello: `nil` where only the descriptor has arrived.
     ///   - datagrams: what followed the hello.
+    ///   - connectionID: what the server in the parent has for the client.
     init(
         _ descriptor: consuming FileDescriptor, _ identity: ServerIdentity, timeout: Int?,
-        hello: consuming VerifiedHello?, datagrams: [[UInt8]], number: UInt64, _ scheduler: Iosched
+        hello: consuming VerifiedHello?, datagrams: [[UInt8]], number: UInt64, connectionID: ConnectionID?,
+        _ scheduler: Iosched
     ) throws(DtlsError) {
         let (local, peer) = try Self.names(of: descriptor)
         self.local = local
@@ -82,6 +97,8 @@ public final class DtlsConnection: DtlsSocket {
         handshakeTimeout = timeout ?? identity.option.handshakeTimeout
         phase = .verified(identity, datagrams)
         self.hello = hello
+        connectionIDForRecords = connectionID
+        isClient = false
         super.init(scheduler)
         socket = descriptor
         register()
@@ -116,8 +133,7 @@ public final class DtlsConnection: DtlsSocket {
         do throws(CredentialsError) { context = try ClientContext(option.settings) } catch { throw DtlsError(error) }
         let peer = address.socketAddress
         var descriptor = try DtlsError.system { () throws(SystemError) in
-            let socket = try UDPSocket.open(
-                peer.family, options: SocketOptions(ipv6Only: false, fragmentation: false))
+            let socket = try UDPSocket.open(peer.family, options: Self.clientOptions)
             try UDPSocket.connect(socket, to: peer)
             return socket
         }
@@ -128,16 +144,22 @@ public final class DtlsConnection: DtlsSocket {
         identity = nil
         handshakeTimeout = timeout ?? option.handshakeTimeout
         phase = .ended(.notOpen)
+        handshakeRecord = HandshakeRecord(option)
+        isClient = true
+        socketOptions = Self.clientOptions
         super.init(scheduler)
+        // Files may have been read meanwhile, and names been looked up: the handshake begins now.
+        scheduler.loop.renewTime()
+        var limits = option.limits
+        if let timeout { limits = Connection.Limits(handshakeTimeout: .milliseconds(timeout), mtu: option.mtu) }
         do throws(OpenSSLError) {
             let connection = try Connection.connect(
                 over: descriptor.take(), flow, context: context, serverName: option.server,
+                resuming: option.session?.session,
                 connectionID: option.connectionID.map { length throws(OpenSSLError) in
                     try ConnectionID.random(count: length)
                 },
-                limits: Connection.Limits(handshakeTimeout: .milliseconds(handshakeTimeout)),
-                datapath: scheduler.datapath,
-                delegate: self)
+                limits: limits, datapath: scheduler.datapath, delegate: self)
             phase = .handshaking(connection, isStarted: false)
         } catch {
             throw DtlsError(error)
@@ -148,8 +170,7 @@ public final class DtlsConnection: DtlsSocket {
     /// From a state that was suspended.
     init(
         resuming suspended: SuspensionState, _ descriptor: consuming FileDescriptor, _ identity: ServerIdentity?,
-        number: UInt64,
-        _ scheduler: Iosched
+        number: UInt64, connectionID: ConnectionID?, _ scheduler: Iosched
     ) throws(DtlsError) {
         local = suspended.association.flow.local
         peer = suspended.association.flow.peer
@@ -158,6 +179,9 @@ public final class DtlsConnection: DtlsSocket {
         serverName = identity?.option.name
         handshakeTimeout = identity?.option.handshakeTimeout ?? 0
         phase = .ended(.notOpen)
+        connectionIDForRecords = connectionID
+        isClient = suspended.association.isClient
+        if isClient { socketOptions = Self.clientOptions }
         super.init(scheduler)
         let connection: Connection
         do throws(InvalidRecordState) {
@@ -175,6 +199,7 @@ public final class DtlsConnection: DtlsSocket {
 
     deinit {
         if case .ended = phase {} else { checkThread() }
+        if let serverName, connectionIDForRecords != nil { scheduler.parent?.forget(number, server: serverName) }
         unregister()
         disarm()
         switch phase {
@@ -239,9 +264,10 @@ public final class DtlsConnection: DtlsSocket {
 
     private func accept(_ identity: ServerIdentity, _ hello: consuming VerifiedHello, _ datagrams: [[UInt8]]) {
         do throws(OpenSSLError) {
+            prepareConnectionID()
             let connection = try Connection.accept(
                 on: socket.take(), flow, hello: hello, context: identity.context,
-                connectionID: server?.makeConnectionID(for: self),
+                connectionID: connectionIDForRecords,
                 limits: Connection.Limits(handshakeTimeout: .milliseconds(handshakeTimeout)),
                 datapath: scheduler.datapath, delegate: self)
             start(connection, datagrams)
@@ -374,7 +400,15 @@ public final class DtlsConnection: DtlsSocket {
     /// begun.
     var handover: TaskMessage.Handover? {
         guard case .verified(let identity, let datagrams) = phase, let name = identity.option.name else { return nil }
-        return TaskMessage.Handover(server: name, number: number, hello: helloHandover, datagrams: datagrams)
+        prepareConnectionID()
+        return TaskMessage.Handover(
+            server: name, number: number, hello: helloHandover, datagrams: datagrams,
+            connectionID: connectionIDForRecords?.bytes ?? [])
+    }
+
+    /// Has the server make what the client is to put into its records, if it has not and the server has connection IDs.
+    private func prepareConnectionID() {
+        if connectionIDForRecords == nil { connectionIDForRecords = server?.makeConnectionID(for: self) }
     }
 
     /// The name of the server that it was accepted by.
@@ -394,7 +428,7 @@ public final class DtlsConnection: DtlsSocket {
     }
 
     /// The server has found out that it sent this connection to a task.
-    func handedOver(to task: DtlsTask) { server?.handedOver(number, to: task) }
+    func handedOver(to task: DtlsTask) { server?.handedOver(number, connectionIDForRecords, to: task) }
 
     /// Takes a datagram of this connection's peer that was read elsewhere.
     func receive(misdelivered datagram: UnsafeRawBufferPointer) {
@@ -414,6 +448,11 @@ public final class DtlsConnection: DtlsSocket {
         } else if let serverName {
             scheduler.parent?.reinject(datagram, flow, server: serverName)
         }
+    }
+
+    override func change(_ set: (inout SocketOptions) -> Void) throws(DtlsError) {
+        try super.change(set)
+        set(&socketOptions)
     }
 
     public override func error() -> Int32 {
@@ -464,28 +503,76 @@ extension DtlsConnection {
     }
 
     package func connection(_ connection: Connection, wantsSocketAt flow: FlowKey) {
-        scheduler.call { [weak self] in self?.move(connection, to: flow) }
+        if let serverName, let parent = scheduler.parent {
+            parent.wantSocket(of: number, at: flow, server: serverName)
+        } else {
+            scheduler.call { [weak self] in self?.move(connection, to: flow) }
+        }
+    }
+
+    /// The parent has made the socket that was wanted, or could not.
+    /// - Parameter socket: not open where it could not.
+    func moved(to socket: consuming FileDescriptor, _ flow: FlowKey, with datagrams: [[UInt8]]) {
+        guard let connection else { return }
+        guard socket.isOpen else { return connection.moveFailed() }
+        do throws(SystemError) {
+            try socket.makeNonBlocking()
+            try move(connection, to: flow, over: socket, with: datagrams)
+        } catch {
+            connection.moveFailed()
+        }
     }
 
     private func move(_ connection: Connection, to flow: FlowKey) {
         guard self.connection === connection else { return }
         do throws(SystemError) {
             guard var incoming = try server?.makeSocket(for: flow) else { return connection.moveFailed() }
-            let datagrams = incoming.datagrams
-            try connection.move(to: flow, over: incoming.socket.take())
-            for datagram in datagrams { datagram.withUnsafeBytes { connection.receive($0) } }
+            try move(connection, to: flow, over: incoming.socket.take(), with: incoming.datagrams)
         } catch {
             connection.moveFailed()
         }
     }
 
+    private func move(
+        _ connection: Connection, to flow: FlowKey, over socket: consuming FileDescriptor, with datagrams: [[UInt8]]
+    ) throws(SystemError) {
+        try UDPSocket.apply(socketOptions, toBound: socket, flow.local.family)
+        try connection.move(to: flow, over: socket)
+        for datagram in datagrams { datagram.withUnsafeBytes { connection.receive($0) } }
+    }
+
+    // MARK: Another address of this machine
+
+    /// A client's connection that the server knows by its connection ID is to look, before it sends, whether this machine
+    /// has another address toward the server by now: nothing has come back for a while.
+    func lookAtRoute(of connection: Connection) {
+        guard isClient, connection.survivesOwnMoves, route.isDue(now: scheduler.loop.now) else { return }
+        _ = followOwnAddress(connection, evenIfItStays: false)
+    }
+
+    /// - Parameter errno: what the socket has answered.
+    /// - Returns: whether the connection goes on over another socket, from another address of this machine.
+    func survives(_ errno: Int32, _ connection: Connection) -> Bool {
+        guard isClient, connection.survivesOwnMoves, let fault = OwnAddressFault(errno: errno) else { return false }
+        return followOwnAddress(connection, evenIfItStays: fault == .isGone)
+    }
+
+    private func followOwnAddress(_ connection: Connection, evenIfItStays isLost: Bool) -> Bool {
+        (try? connection.followOwnAddress(socketOptions, evenIfItStays: isLost)) ?? false
+    }
+
     package func connection(_ connection: Connection, send datagram: UnsafeRawBufferPointer, to flow: FlowKey) {
-        server?.send(datagram, to: flow)
+        if let serverName, let parent = scheduler.parent {
+            parent.send(datagram, to: flow, server: serverName)
+        } else {
+            server?.send(datagram, to: flow)
+        }
     }
 
     package func connectionMoved(_ connection: Connection, from flow: FlowKey) {
         (local, peer) = (connection.flow.local, connection.flow.peer)
         register()
+        guard peer != flow.peer else { return }
         let (now, former) = (remote, DtlsAddress(flow.peer))
         scheduler.call { [weak self] in self?.addressCallback?(now, former) }
     }
@@ -494,6 +581,7 @@ extension DtlsConnection {
 extension DtlsConnection: ConnectionDelegate {
     package func connectionEstablished(_ connection: Connection) {
         phase = .established(connection)
+        handshakeRecord?.note(connection, isEstablished: true)
         if let callback = handshakeEnded {
             handshakeEnded = nil
             callback(self, nil)
@@ -502,6 +590,7 @@ extension DtlsConnection: ConnectionDelegate {
 
     package func connection(_ connection: Connection, received message: UnsafeRawBufferPointer) {
         // An empty record is nothing for a program, which would take 0 bytes for the end.
+        if isClient { route.heardPeer(now: scheduler.loop.now) }
         if message.isEmpty { return }
         inbox.append(message)
         if inbox.isFull { connection.setReading(false) }
@@ -530,6 +619,7 @@ extension DtlsConnection: ConnectionDelegate {
     package func connectionClosed(_ connection: Connection, _ ending: Connection.Ending) {
         if case .ended = phase { return }
         lastError = connection.takeError()
+        if case .handshaking = phase { handshakeRecord?.note(connection, isEstablished: false) }
         ended(DtlsError(ending, lastError: lastError))
     }
 }

@@ -71,11 +71,20 @@ extension DtlsConnection {
 
     /// - Returns: false where the socket's buffer is full.
     private func sendOnce(_ message: UnsafeRawBufferPointer, over connection: Connection) throws(DtlsError) -> Bool {
+        lookAtRoute(of: connection)
+        if let sent = try tryToSend(message, over: connection) { return sent }
+        return try tryToSend(message, over: connection) ?? false
+    }
+
+    /// - Returns: false where the socket's buffer is full; `nil` where the connection has another socket now, since this
+    ///   machine's address was gone, and the message has not left.
+    private func tryToSend(_ message: UnsafeRawBufferPointer, over connection: Connection) throws(DtlsError) -> Bool? {
         let lost = connection.counters.unsent &+ connection.counters.tooLarge
         do throws(EngineError) { try connection.send(message) } catch { throw DtlsError(error) }
         guard connection.counters.unsent &+ connection.counters.tooLarge != lost else { return true }
         let errno = connection.takeError()
         if errno == EAGAIN || errno == ENOBUFS { return false }
+        if survives(errno, connection) { return nil }
         throw .system(call: "sendmmsg", subject: peer.description, errno: errno)
     }
 

@@ -77,7 +77,7 @@ extension DtlsError {
     /// - Parameter lastError: what the socket said last.
     init(_ ending: Connection.Ending, lastError: Int32) {
         switch ending {
-        case .closedByPeer, .replaced, .addressTaken: self = .closed
+        case .closedByPeer, .replaced, .addressTaken, .serviceRemoved: self = .closed
         case .closedHere: self = .notOpen
         case .idle, .handshakeTimedOut: self = .timedOut(waitingFor: "the handshake", errno: lastError)
         case .failed(let error): self.init(error)

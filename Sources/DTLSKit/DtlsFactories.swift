@@ -30,15 +30,20 @@ extension Dtls {
         return connection
     }
 
-    /// Connects to a server; `callback` gets the connection once the handshake is done, or why it failed (reference:
-    /// createClient with callback).
+    /// Connects to a server (reference: createClient with callback).
+    /// - Parameters:
+    ///   - opt: whom it trusts, and what it shows of itself.
+    ///   - sockaddr: the server's address.
+    ///   - timeout: milliseconds for the handshake; `nil`: `opt.handshakeTimeout`.
+    ///   - callback: gets the connection once the handshake is done, or why it failed.
     @available(*, noasync, message: "a connection belongs to one thread; use await AsyncDtlsConnection.connect(_:to:)")
     @discardableResult
     public static func createClient(
-        _ opt: DtlsClientOption, _ sockaddr: DtlsAddress,
+        _ opt: DtlsClientOption, _ sockaddr: DtlsAddress, timeout: Int? = nil,
         _ callback: @escaping (Result<DtlsConnection, DtlsError>, DtlsAddress) -> Void
     ) throws(DtlsError) -> DtlsConnection {
-        let connection = try DtlsConnection(opt, sockaddr, timeout: nil, Iosched.current())
+        try checkTimeout(timeout)
+        let connection = try DtlsConnection(opt, sockaddr, timeout: timeout, Iosched.current())
         connection.handshake { callback($0, sockaddr) }
         return connection
     }
@@ -87,7 +92,9 @@ extension Dtls {
         }
         let arrived = iosched.parent?.takeArrived(sockFd, of: name)
         if let arrived, let state = arrived.state {
-            let connection = try goOn(name, sockFd, state, number: arrived.number)
+            let connection = try goOn(
+                name, sockFd, state, number: arrived.number,
+                connectionID: arrived.connectionID.isEmpty ? nil : ConnectionID(arrived.connectionID))
             for datagram in arrived.datagrams { datagram.withUnsafeBytes { connection.receive(misdelivered: $0) } }
             return connection
         }
@@ -95,7 +102,8 @@ extension Dtls {
         if let bytes = arrived?.hello { hello = VerifiedHello(handedOver: bytes) }
         let connection = try DtlsConnection(
             FileDescriptor(owning: sockFd), identity, timeout: timeout, hello: hello,
-            datagrams: arrived?.datagrams ?? [], number: arrived?.number ?? 0, iosched)
+            datagrams: arrived?.datagrams ?? [], number: arrived?.number ?? 0,
+            connectionID: arrived.flatMap { $0.connectionID.isEmpty ? nil : ConnectionID($0.connectionID) }, iosched)
         iosched.parent?.remember(connection)
         return connection
     }

@@ -51,8 +51,7 @@ public struct DtlsServerOption: Sendable, Equatable {
     /// Milliseconds, 2,000 to 120,000.
     public var handshakeTimeout: Int
     /// Bytes of the connection ID that clients which offer it are asked for (RFC 9146), 9 to 20, so that a connection
-    /// goes on when the client's address changes; `nil`: none. A connection that goes to a task before its handshake has
-    /// none, and the task of one that goes there later does not learn of another address. (Not in the reference.)
+    /// goes on when the client's address changes, in a task too (see <doc:Multitask>); `nil`: none. (Not in the reference.)
     public var connectionID: Int?
 
     public init(
@@ -146,15 +145,49 @@ public struct DtlsClientOption: Sendable, Equatable {
     /// The private key's password.
     public var passwd: String?
     /// Bytes of the connection ID that the server is asked for (RFC 9146), 0 to 20. With 0 the client sends the server's
-    /// and needs none itself; `nil`: nothing is offered. (Not in the reference.)
+    /// and needs none itself; `nil`: nothing is offered. Where the server gives one, a connection goes on when this machine's
+    /// address changes: `send` finds that out, and sends over another socket. (Not in the reference.)
     public var connectionID: Int?
+    /// The key that both sides prove themselves by, in place of certificates (RFC 4279). Only suites with pre-shared keys
+    /// are offered then, unless `ciphers` says otherwise. (Not in the reference, like all that follows.)
+    public var presharedKey: DtlsPresharedKey?
+    /// An OpenSSL cipher list (openssl-ciphers(1)); `nil`: authenticated encryption with forward secrecy, or the suites for
+    /// pre-shared keys.
+    public var ciphers: String?
+    /// The groups for the key exchange, best first: `"X25519:P-256"`; `nil`: X25519, P-256, P-384 and P-521. The curve of an
+    /// ECDSA certificate must be among them (RFC 8422, section 5.1.1).
+    public var groups: String?
+    public var minimumVersion: DtlsVersion
+    /// `nil`: the newest.
+    public var maximumVersion: DtlsVersion?
+    /// The application protocols that are offered (ALPN, RFC 7301), best first, each of 1 to 255 bytes.
+    public var applicationProtocols: [String]
+    /// Bytes of the largest IP packet of a handshake flight, 256 to 4,096.
+    public var mtu: Int
+    /// A session to resume, from an earlier connection with the same trust, name and keys; see ``DtlsSession``. The server
+    /// may do a full handshake all the same.
+    public var session: DtlsSession?
+    /// Whether the connection keeps its session for ``DtlsConnection/resumableSession``.
+    public var keepsSession: Bool
 
     public init(
         rejectUnauthorized: Bool = false, loadDefaultCerts: Bool = false, ca: String? = nil, server: String? = nil,
         renegotiate: Bool = false, handshakeTimeout: Int = 60_000, cert: String? = nil, key: String? = nil,
-        passwd: String? = nil, connectionID: Int? = nil
+        passwd: String? = nil, connectionID: Int? = nil, presharedKey: DtlsPresharedKey? = nil,
+        ciphers: String? = nil, groups: String? = nil, minimumVersion: DtlsVersion = .dtls12,
+        maximumVersion: DtlsVersion? = nil, applicationProtocols: [String] = [], mtu: Int = 1_400,
+        session: DtlsSession? = nil, keepsSession: Bool = false
     ) {
         self.connectionID = connectionID
+        self.presharedKey = presharedKey
+        self.ciphers = ciphers
+        self.groups = groups
+        self.minimumVersion = minimumVersion
+        self.maximumVersion = maximumVersion
+        self.applicationProtocols = applicationProtocols
+        self.mtu = mtu
+        self.session = session
+        self.keepsSession = keepsSession
         self.rejectUnauthorized = rejectUnauthorized
         self.loadDefaultCerts = loadDefaultCerts
         self.ca = ca
@@ -173,15 +206,61 @@ public struct DtlsClientOption: Sendable, Equatable {
         if let server, server.isEmpty || server.utf8.count > 255 {
             throw .invalid("server must be a host name or IP address of 1 to 255 bytes")
         }
+        guard Self.mtus.contains(mtu) else {
+            throw .invalid(
+                "mtu \(mtu) is out of range: it must be \(Self.mtus.lowerBound) to \(Self.mtus.upperBound) bytes")
+        }
+        if let session, !session.fits(self) {
+            throw .invalid(
+                "the session was begun with other options; it can be resumed with the same trust, name and keys")
+        }
     }
 
-    var settings: ClientSettings {
+    package var settings: ClientSettings {
         var settings = ClientSettings(
             rejectUnauthorized: rejectUnauthorized, loadDefaultCertificates: loadDefaultCerts,
             certificateAuthorities: ca, certificate: cert, privateKey: key ?? cert, passphrase: passwd,
+            presharedKey: presharedKey.map { PresharedKey(identity: $0.identity, key: $0.key) }, ciphers: ciphers,
+            minimumVersion: minimumVersion.version, maximumVersion: maximumVersion?.version,
             allowsRenegotiation: renegotiate)
         settings.connectionIDs = connectionID != nil
+        settings.groups = groups
+        settings.applicationProtocols = applicationProtocols
         return settings
+    }
+
+    /// From the least that OpenSSL can cut flights down to (a UDP payload of 208 bytes), with IPv6's header.
+    private static let mtus = 256...4_096
+
+    var limits: Connection.Limits { Connection.Limits(handshakeTimeout: .milliseconds(handshakeTimeout), mtu: mtu) }
+}
+
+/// A version of the protocol.
+public enum DtlsVersion: String, Sendable, CaseIterable {
+    /// RFC 4347, for peers that know nothing else. OpenSSL wants its security level 0 for it, which a cipher list of the
+    /// program's own has to set (`@SECLEVEL=0`).
+    case dtls10 = "1.0"
+    /// RFC 6347.
+    case dtls12 = "1.2"
+
+    var version: ProtocolVersion {
+        switch self {
+        case .dtls10: .dtls10
+        case .dtls12: .dtls12
+        }
+    }
+}
+
+/// An identity and the key that goes with it (RFC 4279).
+public struct DtlsPresharedKey: Sendable, Equatable {
+    /// 1 to 255 bytes other than NUL, UTF-8 as a rule.
+    public var identity: [UInt8]
+    /// 1 to 512 bytes.
+    public var key: [UInt8]
+
+    public init(identity: [UInt8], key: [UInt8]) {
+        self.identity = identity
+        self.key = key
     }
 }
 

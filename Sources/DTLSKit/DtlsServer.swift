@@ -15,11 +15,21 @@ public final class DtlsServer: DtlsSocket {
     private var failureCallback: ((DtlsError, DtlsAddress) -> Void)?
     /// The connections whose datagrams may still come to the listener (rule 4), by their numbers.
     private var recent = RecentConnections()
-    /// The connections that clients have a connection ID of, by that. Those that are gone are removed now and then.
-    private var connectionsByID: [ConnectionID: WeakConnection] = [:]
+    /// Where the connections are that clients have a connection ID of, by that. Those of this process that are gone are
+    /// removed now and then.
+    private var placesByID: [ConnectionID: Place] = [:]
     private var idsToSweepAt = 64
+    /// The connection IDs of connections that are in tasks, by their numbers.
+    private var idsInTasks: [UInt64: ConnectionID] = [:]
 
-    private struct WeakConnection { weak var connection: DtlsConnection? }
+    private struct Place {
+        weak var connection: DtlsConnection?
+        /// The task that the connection was sent to.
+        weak var task: DtlsTask?
+        let number: UInt64
+
+        var isInUse: Bool { task != nil || connection.map { $0.sockFd >= 0 } ?? false }
+    }
 
     /// Clients in their handshake or waiting for `accept`, at most; further ones have to try again.
     public static let backlog = 1_024
@@ -189,13 +199,28 @@ public final class DtlsServer: DtlsSocket {
             !bytes.isEmpty
         else { return nil }
         bytes[0] = 0xe0 | UInt8(truncatingIfNeeded: length - 1)
-        guard let id = ConnectionID(bytes), connectionsByID[id]?.connection == nil else { return nil }
-        if connectionsByID.count >= idsToSweepAt {
-            connectionsByID = connectionsByID.filter { $0.value.connection.map { $0.sockFd >= 0 } ?? false }
-            idsToSweepAt = max(64, 2 * connectionsByID.count)
+        guard let id = ConnectionID(bytes), placesByID[id]?.isInUse != true else { return nil }
+        if placesByID.count >= idsToSweepAt {
+            placesByID = placesByID.filter(\.value.isInUse)
+            idsToSweepAt = max(64, 2 * placesByID.count)
         }
-        connectionsByID[id] = WeakConnection(connection: connection)
+        placesByID[id] = Place(connection: connection, number: connection.number)
         return id
+    }
+
+    /// The connection has ended in the task.
+    func forget(_ number: UInt64, of task: DtlsTask) {
+        guard let id = idsInTasks[number], placesByID[id]?.task === task else { return }
+        idsInTasks[number] = nil
+        placesByID[id] = nil
+    }
+
+    /// The task has ended, and its connections with it.
+    func forgetConnections(of task: DtlsTask) {
+        for (number, id) in idsInTasks where placesByID[id]?.task === task {
+            idsInTasks[number] = nil
+            placesByID[id] = nil
+        }
     }
 
     /// A socket for a connection whose client is at another address now; `nil` where the server is closed.
@@ -206,8 +231,14 @@ public final class DtlsServer: DtlsSocket {
     /// Sends a datagram to a client that no socket is connected to.
     func send(_ datagram: UnsafeRawBufferPointer, to flow: FlowKey) { listener?.send(datagram, to: flow) }
 
-    /// A connection of this server has gone to a task: its misdelivered datagrams follow it there.
-    func handedOver(_ number: UInt64, to task: DtlsTask) { recent.insert(number, .task(task)) }
+    /// A connection of this server has gone to a task: its misdelivered datagrams follow it there, and so does what comes by
+    /// its connection ID.
+    func handedOver(_ number: UInt64, _ id: ConnectionID?, to task: DtlsTask) {
+        recent.insert(number, .task(task))
+        guard let id else { return }
+        placesByID[id] = Place(task: task, number: number)
+        idsInTasks[number] = id
+    }
 }
 
 extension DtlsServer: DatagramListenerDelegate {
@@ -249,7 +280,12 @@ extension DtlsServer: DatagramListenerDelegate {
     package func listener(
         _ listener: DatagramListener, received datagram: UnsafeRawBufferPointer, of flow: FlowKey, with id: ConnectionID
     ) -> Bool {
-        guard let connection = connectionsByID[id]?.connection else { return false }
+        guard let place = placesByID[id] else { return false }
+        if let task = place.task {
+            task.send(record: datagram, from: flow, of: place.number)
+            return true
+        }
+        guard let connection = place.connection else { return false }
         connection.receive(datagram, from: flow)
         return true
     }

@@ -127,7 +127,7 @@ extension Dtls {
     }
 
     static func goOn(
-        _ name: String?, _ sockFd: Int32, _ state: [UInt8], number: UInt64 = 0
+        _ name: String?, _ sockFd: Int32, _ state: [UInt8], number: UInt64 = 0, connectionID: ConnectionID? = nil
     ) throws(DtlsError) -> DtlsConnection {
         let iosched = try Iosched.current()
         guard iosched.socket(sockFd) == nil else {
@@ -151,7 +151,8 @@ extension Dtls {
                     + " \(suspended.association.flow.local) to \(suspended.association.flow.peer)")
         }
         let connection = try DtlsConnection(
-            resuming: suspended, FileDescriptor(owning: sockFd), identity, number: number, iosched)
+            resuming: suspended, FileDescriptor(owning: sockFd), identity, number: number, connectionID: connectionID,
+            iosched)
         iosched.parent?.remember(connection)
         return connection
     }

@@ -204,6 +204,11 @@ public final class Iosched {
         sockets[descriptor] = nil
     }
 
+    /// A task has ended, and the connections that it had with it.
+    func forgetConnections(of task: DtlsTask) {
+        for case let server as DtlsServer in sockets.values.map(\.socket) { server.forgetConnections(of: task) }
+    }
+
     func server(named name: String) -> DtlsServer? {
         for case let server as DtlsServer in sockets.values.map(\.socket) where server.identity.option.name == name {
             return server

@@ -71,7 +71,7 @@ final class ServerIdentity {
         writer.bool(option.ipcert)
         writer.bool(option.renegotiate)
         writer.integer(Int64(option.handshakeTimeout))
-        // No connection ID: the listener that could tell connections by it is not in the task.
+        writer.optional(option.connectionID) { $0.integer(Int64($1)) }
         writer.list(added) { writer, certificate in
             writer.string(certificate.name)
             writer.optional(certificate.ca) { $0.string($1) }
@@ -93,7 +93,10 @@ final class ServerIdentity {
             let option = DtlsServerOption(
                 name: try text(&reader), ca: try text(&reader), cert: try reader.string(), key: try text(&reader),
                 passwd: try text(&reader), ipcert: try reader.bool(), renegotiate: try reader.bool(),
-                handshakeTimeout: Int(try reader.integer(Int64.self)))
+                handshakeTimeout: Int(try reader.integer(Int64.self)),
+                connectionID: try reader.optional { reader throws(MalformedBytes) in
+                    Int(try reader.integer(Int64.self))
+                })
             let added = try reader.list { reader throws(MalformedBytes) in
                 DtlsCertificateOption(
                     name: try reader.string(), ca: try text(&reader), cert: try reader.string(),

@@ -12,6 +12,9 @@ package final class Association {
     enum Event {
         /// The peer has answered a path_challenge with this cookie (RFC 9853).
         case pathResponse(UInt64)
+        /// The record of the peer's Finished has come once more, from the peer or from anybody; see
+        /// ``sendLastFlight()``.
+        case finishedRepeated
         /// There is nothing more to say until a datagram comes or a deadline passes, or ever, once ``ending`` is set.
         case needsInput
         /// A handshake is done; messages may follow at once.
@@ -58,6 +61,8 @@ package final class Association {
     /// The flow of the association's socket; see ``move(to:)``.
     private(set) var flow: FlowKey
     private(set) var counters = Connection.Counters()
+    /// Where the same is counted for many connections together.
+    let traffic: TrafficCounters
     /// When the handshake began that the present association came from.
     private(set) var started: Instant
 
@@ -95,9 +100,10 @@ package final class Association {
 
     private init(
         _ engine: Engine, _ flow: FlowKey, _ random: ClientRandom?, _ slot: ConnectionSlot?,
-        _ limits: Connection.Limits, _ buffers: EngineBuffers, now: Instant
+        _ limits: Connection.Limits, _ traffic: TrafficCounters, _ buffers: EngineBuffers, now: Instant
     ) {
         self.engine = engine
+        self.traffic = traffic
         self.flow = flow
         self.random = random
         self.slot = slot
@@ -111,13 +117,15 @@ package final class Association {
     /// - Parameters:
     ///   - slot: is written from the end of the handshake on.
     ///   - connectionID: what the client is to put into its records, where it has offered to (RFC 9146).
+    ///   - traffic: where it counts what passes.
     static func accept(
         _ hello: consuming VerifiedHello, _ flow: FlowKey, slot: ConnectionSlot? = nil, context: ServerContext,
-        connectionID: ConnectionID? = nil, limits: Connection.Limits, buffers: EngineBuffers, now: Instant
+        connectionID: ConnectionID? = nil, limits: Connection.Limits, traffic: TrafficCounters = .ignored,
+        buffers: EngineBuffers, now: Instant
     ) throws(OpenSSLError) -> Association {
         let random = hello.random
         let engine = try makeEngine(hello, flow, context, connectionID, limits, buffers)
-        return Association(engine, flow, random, slot, limits, buffers, now: now)
+        return Association(engine, flow, random, slot, limits, traffic, buffers, now: now)
     }
 
     /// A client's side.
@@ -128,8 +136,7 @@ package final class Association {
     static func connect(
         _ flow: FlowKey, slot: ConnectionSlot? = nil, context: ClientContext, serverName: String?,
         resuming session: ResumableSession?, connectionID: ConnectionID? = nil, limits: Connection.Limits,
-        pathMTU: Int?, buffers: EngineBuffers,
-        now: Instant
+        traffic: TrafficCounters = .ignored, pathMTU: Int?, buffers: EngineBuffers, now: Instant
     ) throws(OpenSSLError) -> Association {
         var limits = limits
         if let pathMTU { limits.mtu = min(limits.mtu, pathMTU) }
@@ -137,17 +144,20 @@ package final class Association {
             connecting: context, over: buffers.bio, payloadSize: limits.payloadSize(flow.local.family),
             serverName: serverName, connectionID: connectionID)
         if let session { engine.resume(session) }
-        return Association(engine, flow, nil, slot, limits, buffers, now: now)
+        return Association(engine, flow, nil, slot, limits, traffic, buffers, now: now)
     }
 
     /// An established association, of either side, from what a slot holds of it. No other one may go on with the slot.
     static func resume(
-        _ slot: ConnectionSlot, _ flow: FlowKey, isServer: Bool, limits: Connection.Limits, buffers: EngineBuffers,
-        now: Instant
+        _ slot: ConnectionSlot, _ flow: FlowKey, isServer: Bool, limits: Connection.Limits,
+        traffic: TrafficCounters = .ignored, buffers: EngineBuffers, now: Instant
     ) throws(InvalidRecordState) -> Association {
         let engine = try Engine(resuming: slot.records, over: buffers.bio)
+        if let flight = buffers.slots?.flight(of: slot) {
+            engine.keepLastFlight(flight.bytes, until: flight.expiry, now: now)
+        }
         let random = isServer ? ClientRandom(writtenDown: slot.random) : nil
-        let association = Association(engine, flow, random, slot, limits, buffers, now: now)
+        let association = Association(engine, flow, random, slot, limits, traffic, buffers, now: now)
         association.phase = .established
         association.buffers = .none
         association.hasInput = false
@@ -297,10 +307,14 @@ package final class Association {
                 lastReceived = now
                 counters.messagesIn &+= 1
                 counters.bytesIn &+= UInt64(truncatingIfNeeded: message.count)
+                traffic.add(1, .messagesReceived)
+                traffic.add(message.count, .messageBytesReceived)
                 return .message(message)
             case .pathResponse(let cookie):
                 lastReceived = now
                 return .pathResponse(cookie)
+            case .finishedRepeated:
+                return .finishedRepeated
             case .established:
                 phase = .established
                 lastReceived = now
@@ -328,7 +342,7 @@ package final class Association {
     ) throws(EngineError) {
         guard isOpen else { throw .notEstablished }
         if rehandshake != nil, dropsMessages(now: now) {
-            counters.unsent &+= 1
+            countUnsent(1, tooLarge: 0)
             return
         }
         if message.count > knownToFit { try checkFits(message.count, enforcedMTU: enforcedMTU()) }
@@ -342,6 +356,8 @@ package final class Association {
         lastSent = now
         counters.messagesOut &+= 1
         counters.bytesOut &+= UInt64(truncatingIfNeeded: message.count)
+        traffic.add(1, .messagesSent)
+        traffic.add(message.count, .messageBytesSent)
     }
 
     /// OpenSSL has taken its record buffers again, to read or to write with.
@@ -363,6 +379,8 @@ package final class Association {
     func countUnsent(_ unsent: Int, tooLarge: Int) {
         counters.unsent &+= UInt64(truncatingIfNeeded: unsent)
         counters.tooLarge &+= UInt64(truncatingIfNeeded: tooLarge)
+        traffic.add(unsent, .unsent)
+        traffic.add(tooLarge, .tooLarge)
     }
 
     // MARK: Path
@@ -377,6 +395,19 @@ package final class Association {
 
     /// Asks the peer for an answer over the path that the datagram takes (RFC 9853).
     func sendPathChallenge(_ cookie: UInt64) { engine.sendPathChallenge(cookie) }
+
+    /// Notes in the slot what may be sent to the peer's address, where that is not proven.
+    func notePath(unprovenAllowance: Int?) {
+        if case .established = phase { slot?.unprovenAllowance = unprovenAllowance }
+    }
+
+    /// Writes the flight that has ended the handshake once more, after `.finishedRepeated`.
+    func sendLastFlight() { engine.sendLastFlight() }
+
+    /// Whether a datagram holds the record of the peer's Finished once more, while the peer may ask for the last flight.
+    func holdsRepeatedFinished(_ datagram: UnsafeRawBufferPointer) -> Bool {
+        engine.holdsRepeatedFinished(datagram)
+    }
 
     /// The association has a socket of another flow from now on: its peer, or this side, is at another address.
     func move(to flow: FlowKey) {
@@ -396,7 +427,7 @@ package final class Association {
         guard engine.isEstablished else { return }
         knownToFit = largestMessage(enforcedMTU: enforcedMTU)
         guard count > knownToFit, count <= Engine.maximumMessageSize else { return }
-        counters.tooLarge &+= 1
+        countUnsent(0, tooLarge: 1)
         if count > engine.recordLimit { throw .fragment(count, limit: engine.recordLimit) }
         throw .path(count, limit: knownToFit)
     }
@@ -504,7 +535,20 @@ package final class Association {
         }
         engine.moveRecordState(to: prepared.records)
         slot.started = started
+        slot.flight = keepLastFlight(of: engine, random, started: started, now: now)
         slot.establish(prepared, isMovable: engine.isMovable)
+    }
+
+    /// Keeps the flight that has ended the handshake, which the peer may not have got, for the process that goes on with the slot.
+    /// - Returns: for ``ConnectionSlot/flight``.
+    private func keepLastFlight(of engine: Engine, _ random: ClientRandom?, started: Instant, now: Instant) -> UInt32 {
+        guard let slots = shared.slots, let flight = engine.lastFlight else { return 0 }
+        let owner =
+            random.map { $0.withBytes { ConnectionSlot.flightOwner(started: started, random: $0) } }
+            ?? withUnsafeBytes(of: (UInt64(0), UInt64(0))) {
+                ConnectionSlot.flightOwner(started: started, random: $0)
+            }
+        return slots.keepFlight(flight.bytes, of: owner, until: flight.expiry, now: now, by: .worker)
     }
 
     /// What has taken from the start of the handshake to its end, as it is to be kept.
@@ -565,11 +609,9 @@ package final class Association {
         return now >= silenceDeadline
     }
 
-    /// Whether nothing has passed for `duration`, and all that there is of the association is in its slot: the flight that
-    /// has ended its handshake is not, and the peer may ask for it.
+    /// Whether nothing has passed for `duration`, and all that there is of the association is in its slot.
     func hasBeenSilent(for duration: Duration, now: Instant) -> Bool {
-        isMovable && rehandshake == nil && engine.deadline == .distantFuture
-            && now >= max(lastReceived, lastSent) + duration
+        isMovable && rehandshake == nil && now >= max(lastReceived, lastSent) + duration
     }
 
     /// Whether another process can go on with what is in the slot.
@@ -686,6 +728,10 @@ package final class Association {
         return slot?.handshakeDuration ?? .zero
     }
 
+    /// A client's flights, until right after the handshake; see ``Engine/flights``.
+    var flights: [HandshakeFlight] { engine.flights }
+    /// See ``Engine/peerCertificate``.
+    var peerCertificate: [UInt8]? { engine.peerCertificate }
     /// Why the client's certificate was refused, where the handshake has failed for that.
     var peerRejection: PeerRejection? { engine.peerRejection }
     /// What a log adds to the reason of a failed handshake with a pre-shared key.
@@ -729,7 +775,7 @@ extension Association {
     ) throws(InvalidRecordState) -> Association {
         let engine = try Engine(resuming: suspended.records, over: buffers.bio)
         let association = Association(
-            engine, suspended.flow, suspended.random, nil, limits, buffers, now: now)
+            engine, suspended.flow, suspended.random, nil, limits, .ignored, buffers, now: now)
         association.phase = .established
         association.hasInput = false
         association.buffers = .none

@@ -34,10 +34,15 @@ package protocol ConnectionDelegate: AnyObject {
     func connection(_ connection: Connection, wantsSocketAt flow: FlowKey)
     /// A datagram is to be sent to the peer of a flow that no socket is connected to yet. It is valid during the call.
     func connection(_ connection: Connection, send datagram: UnsafeRawBufferPointer, to flow: FlowKey)
+    /// The peer has answered a path_challenge (RFC 9853), so it knows the connection.
+    func connectionAnswered(_ connection: Connection)
     /// The connection has a socket that is connected to another flow than before.
     func connectionMoved(_ connection: Connection, from flow: FlowKey)
     /// Records of the peer have come from the flow, and nobody has answered the challenges there (RFC 9853).
     func connection(_ connection: Connection, checkFailedAt flow: FlowKey)
+    /// The connection's engine has done what may be counted: sent a flight again, sent or received an alert. It is valid
+    /// during the call. After the end of a handshake or of the connection, this call comes first.
+    func connection(_ connection: Connection, noted notes: EngineNotes)
     /// The connection has ended, and its socket is closed. Called once.
     func connectionClosed(_ connection: Connection, _ ending: Connection.Ending)
 }
@@ -47,8 +52,10 @@ extension ConnectionDelegate {
     package func connectionIsSilent(_ connection: Connection) {}
     package func connection(_ connection: Connection, wantsSocketAt flow: FlowKey) {}
     package func connection(_ connection: Connection, send datagram: UnsafeRawBufferPointer, to flow: FlowKey) {}
+    package func connectionAnswered(_ connection: Connection) {}
     package func connectionMoved(_ connection: Connection, from flow: FlowKey) {}
     package func connection(_ connection: Connection, checkFailedAt flow: FlowKey) {}
+    package func connection(_ connection: Connection, noted notes: EngineNotes) {}
 }
 
 /// A live connection: an ``Association`` and its connected UDP socket, in a loop.
@@ -58,10 +65,10 @@ package final class Connection: TimerTarget, EventHandler {
     /// The last errno that the socket gave, an ICMP error mostly; see ``takeError()``.
     package private(set) var lastError: Int32 = 0
 
-    private let association: Association
-    private let datapath: Datapath
+    let association: Association
+    let datapath: Datapath
     /// The index of the association's slot in ``Datapath/slots``; -1 where it has none.
-    private let slotIndex: Int32
+    let slotIndex: Int32
     private var socket: FileDescriptor
     private var registration: EventLoop.Registration?
     /// Unowned, since a weak reference costs 48 bytes and makes each use of its object slower: 2 % of an echo.
@@ -72,6 +79,12 @@ package final class Connection: TimerTarget, EventHandler {
     private var hasMessages = false
     /// Where the peer is, if it may change its address.
     private var paths = PathCheck()
+    /// What a connection that has ended had, once its slot is wiped.
+    private var finalConnectionIDs: Boxed<ConnectionIDs>?
+    /// Whether the slot says that the peer's address is not proven.
+    private var notesPath = false
+    /// Whether the datagram that is worked on has been answered with the last flight.
+    private var hasAnsweredRepetition = false
     /// Misdelivered datagrams that came when the association had ended. The delegate gets them after the end.
     private var misdelivered: [(datagram: [UInt8], source: SocketAddress)] = []
 
@@ -95,14 +108,15 @@ package final class Connection: TimerTarget, EventHandler {
     ///   - slot: the index of the slot in ``Datapath/slots`` that keeps what another process needs to go on with the
     ///     connection, from the end of its handshake on.
     ///   - connectionID: what the client is to put into its records, where it has offered to (RFC 9146).
+    ///   - traffic: where it counts what passes.
     package static func accept(
         on socket: consuming FileDescriptor, _ flow: FlowKey, slot: Int? = nil, hello: consuming VerifiedHello,
-        context: ServerContext, connectionID: ConnectionID? = nil, limits: Limits, datapath: Datapath,
-        delegate: any ConnectionDelegate
+        context: ServerContext, connectionID: ConnectionID? = nil, limits: Limits, traffic: TrafficCounters = .ignored,
+        datapath: Datapath, delegate: any ConnectionDelegate
     ) throws(OpenSSLError) -> Connection {
         let association = try Association.accept(
             hello, flow, slot: datapath.slot(slot), context: context, connectionID: connectionID, limits: limits,
-            buffers: datapath.buffers, now: datapath.loop.now)
+            traffic: traffic, buffers: datapath.buffers, now: datapath.loop.now)
         return Connection(association, socket, slot, datapath, delegate)
     }
 
@@ -113,35 +127,41 @@ package final class Connection: TimerTarget, EventHandler {
     ///     hello would need more than one datagram for it.
     ///   - connectionID: what the server is to put into its records (RFC 9146), an empty one only to send the server's;
     ///     `nil`: nothing is offered.
-    ///   - slot: as for ``accept(on:_:slot:hello:context:connectionID:limits:datapath:delegate:)``.
+    ///   - slot: as for ``accept(on:_:slot:hello:context:connectionID:limits:traffic:datapath:delegate:)``.
     package static func connect(
         over socket: consuming FileDescriptor, _ flow: FlowKey, slot: Int? = nil, context: ClientContext,
         serverName: String?,
         resuming session: ResumableSession? = nil, connectionID: ConnectionID? = nil, limits: Limits,
-        datapath: Datapath, delegate: any ConnectionDelegate
+        traffic: TrafficCounters = .ignored, datapath: Datapath, delegate: any ConnectionDelegate
     ) throws(OpenSSLError) -> Connection {
         let pathMTU = try? UDPSocket.pathMTU(of: socket, flow.local.family)
         let association = try Association.connect(
             flow, slot: datapath.slot(slot), context: context, serverName: serverName, resuming: session,
-            connectionID: connectionID, limits: limits, pathMTU: pathMTU, buffers: datapath.buffers,
+            connectionID: connectionID, limits: limits, traffic: traffic, pathMTU: pathMTU, buffers: datapath.buffers,
             now: datapath.loop.now)
         return Connection(association, socket, slot, datapath, delegate)
     }
 
     /// An established connection over a connected socket, from what a slot holds of it. Nobody else may go on with the
     /// slot. Call ``start(with:)`` next.
-    /// - Parameter isProven: whether the peer has shown that it is at the address that the socket is connected to.
+    ///
+    /// Where the slot says that the peer has not shown yet that it is at the address that the socket is connected to, what
+    /// is sent there is bounded.
     package static func resume(
-        over socket: consuming FileDescriptor, _ flow: FlowKey, isProven: Bool = true, slot index: Int, isServer: Bool,
-        limits: Limits, datapath: Datapath, delegate: any ConnectionDelegate
+        over socket: consuming FileDescriptor, _ flow: FlowKey, slot index: Int, isServer: Bool,
+        limits: Limits, traffic: TrafficCounters = .ignored, datapath: Datapath, delegate: any ConnectionDelegate
     ) throws(InvalidRecordState) -> Connection {
         guard let slot = datapath.slot(index) else {
             throw InvalidRecordState("there is no memory file with its state")
         }
         let association = try Association.resume(
-            slot, flow, isServer: isServer, limits: limits, buffers: datapath.buffers, now: datapath.loop.now)
+            slot, flow, isServer: isServer, limits: limits, traffic: traffic, buffers: datapath.buffers,
+            now: datapath.loop.now)
         let connection = Connection(association, socket, index, datapath, delegate)
-        if !isProven { connection.paths = .unproven() }
+        if let allowance = slot.unprovenAllowance {
+            connection.paths = .unproven(allowance: allowance)
+            connection.notesPath = true
+        }
         return connection
     }
 
@@ -151,9 +171,13 @@ package final class Connection: TimerTarget, EventHandler {
     package func start(with datagrams: [UnsafeRawBufferPointer] = []) throws(SystemError) -> Ending? {
         registration = try datapath.loop.add(socket, .readable, self)
         if let pathMTU { association.fitFlights(toMTU: pathMTU) }
+        if datapath.trace != nil { traceNote("a socket of the worker is connected to the peer, from \(local)") }
         work { lease in
             handOutEvents(lease)
-            for datagram in datagrams { receive(datagram, lease) }
+            for datagram in datagrams {
+                countReceived(1, byteCount: datagram.count)
+                receive(datagram, lease)
+            }
         }
         return association.ending
     }
@@ -179,8 +203,36 @@ package final class Connection: TimerTarget, EventHandler {
         isWorking = false
         association.updateSlot()
         datapath.noteWork(on: -1)
+        if !datapath.buffers.bio.notes.isEmpty { reportNotes() }
         if let ending = association.ending { return finish(ending) }
+        if notesPath || !paths.isSettled { notePath() }
         if association.mayHaveEarlierDeadline || !paths.isSettled { rearm() }
+    }
+
+    /// Notes in the slot whether the peer's address is proven, for the process that goes on with the connection.
+    private func notePath() {
+        notesPath = !paths.isSettled
+        association.notePath(unprovenAllowance: paths.unprovenAllowance)
+    }
+
+    @inline(never)
+    private func reportNotes() {
+        let notes = datapath.buffers.bio.notes
+        association.traffic.add(notes.retransmittedFlights, .flightsRetransmitted)
+        delegate?.connection(self, noted: notes)
+        notes.removeAll()
+    }
+
+    @inline(__always)
+    private func countReceived(_ count: Int, byteCount: Int) {
+        association.traffic.add(count, .datagramsReceived)
+        association.traffic.add(byteCount, .datagramBytesReceived)
+    }
+
+    @inline(__always)
+    private func countSent(_ count: Int, byteCount: Int) {
+        association.traffic.add(count, .datagramsSent)
+        association.traffic.add(byteCount, .datagramBytesSent)
     }
 
     private func rearm() {
@@ -204,6 +256,8 @@ package final class Connection: TimerTarget, EventHandler {
     private func receiveBatch(_ count: Int) {
         let batch = datapath.batch
         work { lease in
+            var received = 0
+            var byteCount = 0
             for index in 0..<count {
                 // Rule 2: a connected socket can hold what came for it before it was connected.
                 guard let source = batch.source(index), source == peer else {
@@ -212,13 +266,17 @@ package final class Connection: TimerTarget, EventHandler {
                     }
                     continue
                 }
+                received += 1
+                byteCount += batch[index].count
                 receiveFromSocket(batch[index], lease)
             }
+            countReceived(received, byteCount: byteCount)
         }
     }
 
     @inline(__always)
     private func receiveFromSocket(_ datagram: UnsafeRawBufferPointer, _ lease: borrowing OutboxLease) {
+        if datapath.trace != nil { traceReceived(datagram, from: association.flow) }
         if paths.isSettled { return receive(datagram, lease) }
         receive(datagram, from: association.flow, wasRead: true, lease)
     }
@@ -238,13 +296,15 @@ package final class Connection: TimerTarget, EventHandler {
     ///   to (RFC 9146). A datagram of another flow must hold a record of the connection, unless its handshake goes on.
     package func receive(_ datagram: UnsafeRawBufferPointer, from flow: FlowKey? = nil) {
         guard !isWorking, association.isOpen else { return }
+        countReceived(1, byteCount: datagram.count)
+        if datapath.trace != nil { traceReceived(datagram, from: flow ?? association.flow) }
         work { lease in receive(datagram, from: flow ?? association.flow, wasRead: false, lease) }
     }
 
     @inline(__always)
     private func receive(_ datagram: UnsafeRawBufferPointer, _ lease: borrowing OutboxLease) {
         switch association.receive(datagram, now: datapath.loop.now, lease, offer: { rehandshakeOffer }) {
-        case .taken: handOutEvents(lease)
+        case .taken: handOutEvents(lease, of: datagram.count)
         case .misdelivered: returnToListener(datagram, from: peer)
         }
     }
@@ -256,8 +316,9 @@ package final class Connection: TimerTarget, EventHandler {
         _ datagram: UnsafeRawBufferPointer, from source: FlowKey, wasRead: Bool, _ lease: borrowing OutboxLease
     ) {
         let newest = association.newestReceived
+        hasAnsweredRepetition = false
         switch association.receive(datagram, now: datapath.loop.now, lease, offer: { rehandshakeOffer }) {
-        case .taken: handOutEvents(lease, from: source)
+        case .taken: handOutEvents(lease, of: datagram.count, from: source)
         case .misdelivered:
             // A record that has come by its connection ID, and is of another connection all the same, is nobody's.
             if wasRead || ClientHello.couldBePart(of: datagram) { returnToListener(datagram, from: source.peer) }
@@ -265,6 +326,8 @@ package final class Connection: TimerTarget, EventHandler {
         }
         // Without a connection ID of this side's, nobody but who is at the address can be the peer.
         guard association.isOpen, association.connectionIDs?.own.isEmpty == false else { return }
+        // What has come in it has been answered in full measure.
+        if hasAnsweredRepetition { return }
         let isNewest = association.newestReceived > newest
         // Of what has come by the connection's own flow, only a newer record is known to be the peer's.
         guard isNewest || source != association.flow else { return }
@@ -299,9 +362,37 @@ package final class Connection: TimerTarget, EventHandler {
             if flow == association.flow {
                 sendOverSocket(datagram)
             } else {
+                countSent(1, byteCount: datagram.count)
                 delegate?.connection(self, send: UnsafeRawBufferPointer(datagram), to: flow)
             }
         }
+    }
+
+    /// The record of the peer's Finished has come once more: the peer gets the last flight where it has asked from, which
+    /// may be another address than before, but at most three times the bytes of the datagram, since it may be anybody's.
+    private func answerRepetition(_ byteCount: Int, from flow: FlowKey) {
+        hasAnsweredRepetition = true
+        datapath.buffers.outbox.lend(
+            to: association,
+            sending: { outbox in
+                var size = 0
+                forEachDatagram(of: outbox) { size += $0.count }
+                guard size <= PathCheck.amplification * byteCount else { return }
+                forEachDatagram(of: outbox) { datagram in
+                    if flow == association.flow {
+                        sendOverSocket(datagram)
+                    } else {
+                        delegate?.connection(self, send: UnsafeRawBufferPointer(datagram), to: flow)
+                    }
+                }
+            },
+            { _ in association.sendLastFlight() })
+    }
+
+    /// Whether a datagram from another address than the peer's may be what it asks for the last flight with, though all of
+    /// its records have come before; see ``receive(_:from:)``.
+    package func mayRepeatFlight(for datagram: UnsafeRawBufferPointer) -> Bool {
+        association.holdsRepeatedFinished(datagram)
     }
 
     private var rehandshakeOffer: RehandshakeOffer? {
@@ -309,9 +400,11 @@ package final class Connection: TimerTarget, EventHandler {
         return RehandshakeOffer(material: material, minute: .now(), pathMTU: pathMTU)
     }
 
-    /// - Parameter source: the flow that the datagram has come by, where that may matter.
+    /// - Parameters:
+    ///   - byteCount: of the datagram that was received.
+    ///   - source: the flow that it has come by, where that may matter.
     @inline(__always)
-    private func handOutEvents(_ lease: borrowing OutboxLease, from source: FlowKey? = nil) {
+    private func handOutEvents(_ lease: borrowing OutboxLease, of byteCount: Int = 0, from source: FlowKey? = nil) {
         while true {
             switch association.next(now: datapath.loop.now, lease) {
             case .needsInput:
@@ -321,6 +414,7 @@ package final class Connection: TimerTarget, EventHandler {
                 delegate?.connection(self, received: message)
                 lease.sendIfFilling { send($0) }
             case .established:
+                if datapath.trace != nil { traceNote("the handshake is done") }
                 association.noteHandshakeDuration(Instant.now() - association.started)
                 delegate?.connectionEstablished(self)
                 association.releaseDetails()
@@ -333,6 +427,9 @@ package final class Connection: TimerTarget, EventHandler {
             case .pathResponse(let cookie):
                 let flow = association.flow
                 perform(paths.receivedResponse(cookie, from: source ?? flow, present: flow))
+                delegate?.connectionAnswered(self)
+            case .finishedRepeated:
+                answerRepetition(byteCount, from: source ?? association.flow)
             }
         }
     }
@@ -396,9 +493,11 @@ package final class Connection: TimerTarget, EventHandler {
 
     /// Sends what is in the outbox. What the socket does not take is lost, as on the wire, and counted.
     private func send(_ outbox: Outbox) {
+        if datapath.trace != nil { traceSent(outbox) }
         guard paths.isSettled else { return sendByPath(outbox) }
         let count = outbox.count
         let outcome = datapath.send(outbox, over: socket)
+        countSent(outcome.sent, byteCount: outbox.byteCount)
         guard outcome.sent < count else { return }
         association.countUnsent(count - outcome.sent - outcome.tooLarge, tooLarge: outcome.tooLarge)
         lastError = outcome.error
@@ -410,7 +509,9 @@ package final class Connection: TimerTarget, EventHandler {
         forEachDatagram(of: outbox) { datagram in
             switch paths.route(datagram.count) {
             case .socket: sendOverSocket(datagram)
-            case .candidate(let flow): delegate?.connection(self, send: UnsafeRawBufferPointer(datagram), to: flow)
+            case .candidate(let flow):
+                countSent(1, byteCount: datagram.count)
+                delegate?.connection(self, send: UnsafeRawBufferPointer(datagram), to: flow)
             case .nowhere: association.countUnsent(1, tooLarge: 0)
             }
         }
@@ -428,6 +529,7 @@ package final class Connection: TimerTarget, EventHandler {
 
     private func sendOverSocket(_ datagram: UnsafeMutableRawBufferPointer) {
         let outcome = datapath.send(datagram, over: socket)
+        countSent(outcome.sent, byteCount: datagram.count)
         if outcome.sent == 1 { return }
         association.countUnsent(1 - outcome.tooLarge, tooLarge: outcome.tooLarge)
         lastError = outcome.error
@@ -453,8 +555,18 @@ package final class Connection: TimerTarget, EventHandler {
         let former = association.flow
         association.move(to: flow)
         let actions = paths.moved(to: flow, from: former)
+        if datapath.trace != nil {
+            traceNote("the connection has a socket that is connected to the peer's new address")
+        }
         delegate?.connectionMoved(self, from: former)
         work { _ in perform(actions) }
+    }
+
+    /// Asks the peer whether it knows the connection, by a path_challenge over the present path (RFC 9853), which each peer
+    /// that has agreed on them answers. The delegate is told of an answer.
+    package func askPeer() {
+        guard association.isOpen else { return }
+        work { _ in association.sendPathChallenge(Self.cookie()) }
     }
 
     /// There is no socket that the connection has wanted. It stays with the one that it has.
@@ -468,6 +580,8 @@ package final class Connection: TimerTarget, EventHandler {
 
     package override func timerFired(now: Instant) {
         guard association.isOpen else { return }
+        if datapath.trace != nil { traceTimer() }
+        defer { datapath.trace?.isTimedOut = false }
         work { lease in
             association.handleTimeout(now: now, lease)
             handOutEvents(lease)
@@ -519,6 +633,7 @@ package final class Connection: TimerTarget, EventHandler {
     /// Gives the connection up to its slot, without a word to the peer and to the delegate. Nothing is called after it.
     /// - Returns: the socket, which is as it was: what has come over it meanwhile is in it.
     package func detach() -> FileDescriptor {
+        if datapath.trace != nil { traceNote("the connection gives its socket up, and is kept without one") }
         association.abandon()
         delegate = nil
         stopWatching()
@@ -532,6 +647,7 @@ package final class Connection: TimerTarget, EventHandler {
     }
 
     private func finish(_ ending: Ending) {
+        if datapath.trace != nil { traceEnd(ending) }
         // Rule 3: the peer may already be back on the same port.
         let batch = datapath.finalBatch
         batch.receiveAll(from: socket) { index in
@@ -539,6 +655,7 @@ package final class Connection: TimerTarget, EventHandler {
         }
         stopWatching()
         _ = socket.take()
+        finalConnectionIDs = association.connectionIDs.map { Boxed($0) }
         association.wipeSlot()
         let delegate = delegate
         delegate?.connectionClosed(self, ending)
@@ -592,7 +709,9 @@ extension Connection {
     package var peer: SocketAddress { association.flow.peer }
     package var flow: FlowKey { association.flow }
     /// What was agreed on by RFC 9146; `nil` where nothing was, and before the handshake is done.
-    package var connectionIDs: ConnectionIDs? { association.connectionIDs }
+    package var connectionIDs: ConnectionIDs? {
+        association.isOpen ? association.connectionIDs : finalConnectionIDs?.value
+    }
     /// Whether return routability checks were agreed on (RFC 9853).
     package var checksReturnRoutability: Bool { association.checksReturnRoutability }
     package var counters: Counters { association.counters }
@@ -600,6 +719,11 @@ extension Connection {
     package var session: SessionDetails { association.session }
     /// From the start of the present association's handshake to its end, as far as that is kept in a slot.
     package var handshakeDuration: Duration { association.handshakeDuration }
+    /// The flights of a client's handshake. They are to be asked for in `connectionEstablished`, or, where the handshake has
+    /// failed, in `connectionClosed`.
+    package var flights: [HandshakeFlight] { association.flights }
+    /// The certificate that the peer has shown, DER; as ``flights``.
+    package var peerCertificate: [UInt8]? { association.peerCertificate }
     /// Why the client's certificate was refused, where the handshake has failed for that.
     package var peerRejection: PeerRejection? { association.peerRejection }
     /// What a log adds to the reason of a failed handshake with a pre-shared key.
@@ -632,87 +756,5 @@ extension Connection {
     private var enforcedMTU: Int? {
         guard socket.isOpen, (try? UDPSocket.refusesLarge(socket, local.family)) == true else { return nil }
         return pathMTU
-    }
-}
-
-extension Connection {
-    /// Why a connection has ended.
-    package enum Ending: Error, Equatable, CustomStringConvertible {
-        case closedByPeer
-        /// The peer has come back without its state, and has done a new handshake, or is to do one as a new client.
-        case replaced
-        case closedHere
-        /// Another peer is at the peer's address now, and this one cannot be told where it is.
-        case addressTaken
-        case idle
-        case handshakeTimedOut
-        /// OpenSSL's reason.
-        indirect case failed(EngineError)
-
-        package var description: String {
-            switch self {
-            case .closedByPeer: "closed by the peer"
-            case .replaced: "the peer has begun a new handshake"
-            case .closedHere: "closed here"
-            case .addressTaken: "the client's address is another client's now"
-            case .idle: "idle"
-            case .handshakeTimedOut: "the handshake took too long"
-            case .failed(let error): error.description
-            }
-        }
-    }
-
-    /// The timeouts and sizes that a connection lives by.
-    package struct Limits: Equatable, Sendable {
-        // Each connection has its own, so the times are milliseconds in 4 bytes, up to 49 days, in place of 16.
-        private let handshakeMilliseconds: UInt32
-        private let idleMilliseconds: UInt32
-        private let parkMilliseconds: UInt32
-        private var packetSize: UInt16
-
-        /// For the handshake.
-        package var handshakeTimeout: Duration { .milliseconds(Int64(handshakeMilliseconds)) }
-        /// Without a datagram from the peer; zero: no limit.
-        package var idleTimeout: Duration { .milliseconds(Int64(idleMilliseconds)) }
-        /// Without a datagram in either direction, after which the delegate hears that the connection is silent; zero:
-        /// never.
-        package var parkAfter: Duration { .milliseconds(Int64(parkMilliseconds)) }
-        /// Largest IP packet of a handshake flight, in bytes.
-        package var mtu: Int {
-            get { Int(packetSize) }
-            set { packetSize = UInt16(clamping: newValue) }
-        }
-
-        package init(
-            handshakeTimeout: Duration = .seconds(60), idleTimeout: Duration = .zero, parkAfter: Duration = .zero,
-            mtu: Int = 1_400
-        ) {
-            handshakeMilliseconds = Self.milliseconds(handshakeTimeout)
-            idleMilliseconds = Self.milliseconds(idleTimeout)
-            parkMilliseconds = Self.milliseconds(parkAfter)
-            packetSize = UInt16(clamping: mtu)
-        }
-
-        /// What is not zero does not become zero.
-        private static func milliseconds(_ duration: Duration) -> UInt32 {
-            UInt32(clamping: (duration.nanoseconds + 999_999) / 1_000_000)
-        }
-
-        /// Bytes of an IP and a UDP header.
-        static func headerSize(_ family: SocketAddress.Family) -> Int { family == .ipv4 ? 28 : 48 }
-
-        /// Bytes of the UDP payload that fits the MTU.
-        func payloadSize(_ family: SocketAddress.Family) -> Int { mtu - Self.headerSize(family) }
-    }
-
-    /// What has passed, application data alone; and datagrams that could not be sent.
-    package struct Counters {
-        package var messagesIn: UInt64 = 0
-        package var bytesIn: UInt64 = 0
-        package var messagesOut: UInt64 = 0
-        package var bytesOut: UInt64 = 0
-        package var unsent: UInt64 = 0
-        /// Messages that were larger than the peer or the path takes; see ``Connection/send(_:)``.
-        package var tooLarge: UInt64 = 0
     }
 }

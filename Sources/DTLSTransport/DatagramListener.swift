@@ -68,6 +68,8 @@ package final class DatagramListener: EventHandler {
     private var decoys: DecoySockets?
     private var registration: EventLoop.Registration?
     private var misdelivered = MisdeliveredDatagrams()
+    private var drops: QueueDrops
+    private var closedDecoyDrops: UInt64 = 0
     /// Batches read before others get their turn.
     private static let batchesPerTurn = 8
 
@@ -83,6 +85,7 @@ package final class DatagramListener: EventHandler {
         buffers: ListenerBuffers, loop: EventLoop, delegate: any DatagramListenerDelegate,
         isOwnedByAnother: Bool = false, mayHaveDecoys: Bool = false
     ) {
+        drops = QueueDrops(of: socket)
         self.socket = socket
         self.address = address
         endpoint = Endpoint(policy)
@@ -96,6 +99,16 @@ package final class DatagramListener: EventHandler {
     }
 
     package var counters: Endpoint.Counters { endpoint.counters }
+
+    /// Returns what was counted, and begins again at 0: the listener is another service's from now on.
+    package func takeCounters() -> Endpoint.Counters { endpoint.takeCounters() }
+
+    /// Datagrams that the kernel has dropped since this process has the sockets: those for which there was no room in the
+    /// receive buffer, of the listener and of its decoys, and those with a wrong checksum.
+    package var queueDrops: UInt64 {
+        drops.update(from: socket)
+        return drops.total &+ (decoys?.queueDrops ?? 0) &+ closedDecoyDrops
+    }
 
     /// Which peers are served: those that all of these allow. Others get no answer at all.
     package var access: [AccessList] {
@@ -148,6 +161,7 @@ package final class DatagramListener: EventHandler {
     }
 
     private func stopReading() {
+        closedDecoyDrops &+= decoys?.queueDrops ?? 0
         decoys = nil
         if let registration { loop.remove(socket, registration) }
         registration = nil
@@ -176,6 +190,7 @@ package final class DatagramListener: EventHandler {
         let newRegistration = try loop.add(replacement, .readable, self)
         ready(.readable)
         if let registration { loop.remove(socket, registration) }
+        drops.continue(with: replacement, after: socket)
         _ = socket.take()
         socket = replacement.take()
         registration = newRegistration
@@ -207,6 +222,7 @@ package final class DatagramListener: EventHandler {
             let admittedBefore = counters.admitted
             let minute = Minute.now()
             for index in 0..<count {
+                endpoint.countDatagram(byteCount: buffers.received[index].count)
                 // A datagram with port 0 as its source cannot be answered.
                 guard let peer = buffers.received.source(index), peer.port != 0,
                     let destination = buffers.received.destination(index, port: address.port),
@@ -250,7 +266,10 @@ package final class DatagramListener: EventHandler {
             let items = misdelivered.takeAll()
             if items.isEmpty { return }
             let minute = Minute.now()
-            for (datagram, flow) in items { datagram.withUnsafeBytes { handle($0, flow, minute) } }
+            for (datagram, flow) in items {
+                endpoint.countDatagram(byteCount: datagram.count)
+                datagram.withUnsafeBytes { handle($0, flow, minute) }
+            }
             sendReplies()
         }
     }
@@ -258,35 +277,55 @@ package final class DatagramListener: EventHandler {
     private func handle(_ datagram: UnsafeRawBufferPointer, _ flow: FlowKey, _ minute: Minute) {
         switch endpoint.receive(datagram, flow, now: loop.now, minute: minute, buffers.fragments) {
         case .reply(let request):
+            trace(datagram, flow, "answered with a HelloVerifyRequest, since it has no valid cookie")
             if buffers.replies.count == buffers.replies.capacity { sendReplies() }
             buffers.replies.add(to: flow.peer, from: flow.local) { request.write(into: $0) }
         case .refuse(let alert):
+            trace(datagram, flow, "refused, since it offers no version of DTLS that is known here")
             if buffers.replies.count == buffers.replies.capacity { sendReplies() }
             buffers.replies.add(to: flow.peer, from: flow.local) { alert.write(into: $0) }
             delegate.listener(self, doesNotServe: flow.peer, .version)
         case .admit(let opening):
-            if delegate.listener(self, received: datagram, of: flow, isProven: true) { return }
+            if delegate.listener(self, received: datagram, of: flow, isProven: true) {
+                return trace(datagram, flow, "passed to the connection of this peer, which had no socket")
+            }
+            trace(datagram, flow, isPlain ? "it begins a connection" : "its cookie is valid: it begins a connection")
             admit(opening, flow)
         case .forward(let connection):
-            if delegate.listener(self, misdelivered: datagram, of: connection) { return }
+            if delegate.listener(self, misdelivered: datagram, of: connection) {
+                return trace(datagram, flow, "passed to the connection that has just begun")
+            }
             endpoint.forget(flow)
             handle(datagram, flow, minute)
         case .recordWithConnectionID(let id):
-            if delegate.listener(self, received: datagram, of: flow, with: id) { return }
+            if delegate.listener(self, received: datagram, of: flow, with: id) {
+                return trace(datagram, flow, "passed to the connection that has this connection ID")
+            }
             if let connection = endpoint.recentConnection(of: flow, now: loop.now),
                 delegate.listener(self, misdelivered: datagram, of: connection)
             {
                 return
             }
+            trace(datagram, flow, "dropped, since there is no connection with this connection ID")
             dropOfNoConnection(flow)
         case .drop(.denied):
+            trace(datagram, flow, "dropped, since the peer's address is denied, or not allowed")
             delegate.listener(self, doesNotServe: flow.peer, .denied)
         case .recordOfConnection:
-            if delegate.listener(self, received: datagram, of: flow, isProven: false) { return }
+            if delegate.listener(self, received: datagram, of: flow, isProven: false) {
+                return trace(datagram, flow, "passed to the connection of this peer, which has no socket")
+            }
+            trace(datagram, flow, "dropped, since there is no connection of this peer")
             dropOfNoConnection(flow)
-        case .drop:
-            break
+        case .drop(let reason):
+            trace(datagram, flow, "dropped: \(reason)")
         }
+    }
+
+    @inline(__always)
+    private func trace(_ datagram: UnsafeRawBufferPointer, _ flow: FlowKey, _ verdict: @autoclosure () -> String) {
+        guard let trace = buffers.trace else { return }
+        trace.received(datagram, from: flow.peer, "at the listener: \(verdict())")
     }
 
     private func dropOfNoConnection(_ flow: FlowKey) {
@@ -301,13 +340,16 @@ package final class DatagramListener: EventHandler {
 
     /// Sends a datagram to a flow's peer, which no socket is connected to.
     package func send(_ datagram: UnsafeRawBufferPointer, to flow: FlowKey) {
-        buffers.passed.add(to: flow.peer, from: flow.local) { buffer in
-            guard datagram.count <= buffer.count else { return 0 }
-            buffer.copyMemory(from: datagram)
-            return datagram.count
-        }
-        _ = buffers.passed.send(over: socket)
+        pass(datagram, to: flow)
+        sendPassed()
     }
+
+    /// Sends a datagram as ``send(_:to:)`` does, but with others, by ``sendPassed()`` at the latest.
+    package func pass(_ datagram: UnsafeRawBufferPointer, to flow: FlowKey) {
+        buffers.pass(datagram, to: flow, over: socket)
+    }
+
+    package func sendPassed() { buffers.sendPassed(over: socket) }
 
     // MARK: Sockets of connections
 
@@ -330,7 +372,10 @@ package final class DatagramListener: EventHandler {
     }
 
     private func admit(_ opening: consuming Endpoint.Opening, _ flow: FlowKey) {
-        if let refusal = delegate.refusal(of: flow, on: self) { return endpoint.refused(refusal) }
+        if let refusal = delegate.refusal(of: flow, on: self) {
+            buffers.trace?.note(flow.peer, "the connection is refused: \(refusal)")
+            return endpoint.refused(refusal)
+        }
         let random = opening.random
         do throws(SystemError) {
             let connected = try UDPSocket.openConnected(
@@ -353,9 +398,25 @@ package final class ListenerBuffers {
     /// What a new connection's socket yields before it is handed on.
     let firstBatch = ReceiveBatch(capacity: 16, slotSize: 16_640)
     let replies = ReplyBatch(capacity: 64, slotSize: 128)
-    /// A datagram for a peer that no socket is connected to.
-    let passed = ReplyBatch(capacity: 1, slotSize: 16_640)
+    /// Datagrams for peers that no socket is connected to.
+    private let passed = ReplyBatch(capacity: 32, slotSize: 16_640)
     let fragments = HelloFragments()
+    /// Who is told what comes; `nil` mostly.
+    package var trace: ClientTrace?
 
     package init() {}
+
+    /// Sends a datagram that other code has made to a flow's peer, with others over the same socket.
+    package func pass(
+        _ datagram: UnsafeRawBufferPointer, to flow: FlowKey, over socket: borrowing FileDescriptor
+    ) {
+        if passed.count == passed.capacity { sendPassed(over: socket) }
+        passed.add(to: flow.peer, from: flow.local) { buffer in
+            guard datagram.count <= buffer.count else { return 0 }
+            buffer.copyMemory(from: datagram)
+            return datagram.count
+        }
+    }
+
+    package func sendPassed(over socket: borrowing FileDescriptor) { _ = passed.send(over: socket) }
 }

@@ -12,8 +12,15 @@ package final class Datapath {
     /// worked through.
     let finalBatch = ReceiveBatch(capacity: 8)
     private let sender = DatagramSender()
+    /// Who is told what passes; `nil` mostly.
+    package var trace: ClientTrace?
     /// Where connections are kept that outlive this process; `nil` where none do.
-    package var slots: SlotFile? { didSet { currentWork = slots?.currentWork } }
+    package var slots: SlotFile? {
+        didSet {
+            currentWork = slots?.currentWork
+            buffers.slots = slots
+        }
+    }
     /// See ``noteWork(on:)``; `slots` keeps it valid.
     private var currentWork: UnsafeMutableRawPointer?
 
@@ -41,6 +48,31 @@ package final class Datapath {
         noteWork(on: Int32(truncatingIfNeeded: index))
         defer { noteWork(on: -1) }
         return RecordState.authenticates(datagram, at: slot.records, over: buffers.bio)
+    }
+
+    /// What a connection's engine has done before the connection could be made.
+    package var notes: EngineNotes { buffers.bio.notes }
+
+    /// Seals the close_notify of the established connection in a slot, which has no socket. Nobody may go on with the
+    /// connection after it.
+    /// - Parameters:
+    ///   - flow: where its peer was last.
+    ///   - send: is given the datagram, which is valid during the call.
+    package func writeCloseNotify(
+        of slot: ConnectionSlot, at index: Int, _ flow: FlowKey, _ send: (UnsafeRawBufferPointer) -> Void
+    ) {
+        noteWork(on: Int32(truncatingIfNeeded: index))
+        defer { noteWork(on: -1) }
+        buffers.outbox.lend(
+            to: self,
+            sending: { outbox in
+                outbox.withDatagrams { datagram, _ in
+                    trace?.sent(UnsafeRawBufferPointer(datagram), by: flow)
+                    send(UnsafeRawBufferPointer(datagram))
+                }
+            },
+            { _ in RecordState.writeCloseNotify(at: slot.records, over: buffers.bio) })
+        trace?.note(flow.peer, "the connection, which has no socket, is ended here")
     }
 
     /// Wipes the key schedules of all connections. Those that are in use are made again, in 0.3 µs each.

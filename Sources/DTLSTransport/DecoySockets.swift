@@ -51,6 +51,12 @@ final class DecoySockets {
 
     var count: Int { addresses.values.reduce(0) { $0 + $1.decoys.count } }
 
+    /// Datagrams that the kernel has dropped for want of room in decoys, closed ones included.
+    var queueDrops: UInt64 {
+        addresses.values.reduce(closedDrops) { $0 &+ $1.decoys.values.reduce(0) { $0 &+ $1.queueDrops } }
+    }
+    private var closedDrops: UInt64 = 0
+
     /// A connection has been opened.
     func countOpening(on local: SocketAddress) {
         // A connection on a link-local address is of an interface itself.
@@ -76,6 +82,7 @@ final class DecoySockets {
         due = []
         for (local, address) in addresses {
             addresses[local]?.decoys = [:]
+            for decoy in address.decoys.values { closedDrops &+= decoy.queueDrops }
             for decoy in address.decoys.values { decoy.close(afterReading: afterReading) }
         }
     }
@@ -97,6 +104,7 @@ final class DecoySockets {
                 replace(decoy, place)
             } else {
                 addresses[place.local]?.decoys[place.interface] = nil
+                closedDrops &+= decoy.queueDrops
                 decoy.close(afterReading: true)
             }
         }
@@ -116,6 +124,7 @@ final class DecoySockets {
     }
 
     private func replace(_ decoy: DecoySocket, _ place: Place) {
+        closedDrops &+= decoy.predecessorDrops
         decoy.closePredecessor()
         // That has read its last datagrams, and may have closed the listener by it.
         guard listener.isOpen else { return }
@@ -143,10 +152,18 @@ final class DecoySocket: EventHandler {
     private let loop: EventLoop
     /// Whether a datagram has come.
     private(set) var isUsed = false
+    private var drops: QueueDrops
+    /// Of this decoy, and of the one that it has replaced.
+    var queueDrops: UInt64 {
+        drops.update(from: socket)
+        return drops.total &+ predecessorDrops
+    }
+    var predecessorDrops: UInt64 { predecessor?.queueDrops ?? 0 }
     /// The decoy that this one has replaced.
     fileprivate var predecessor: DecoySocket?
 
     init(_ socket: consuming FileDescriptor, of listener: DatagramListener, _ loop: EventLoop) throws(SystemError) {
+        drops = QueueDrops(of: socket)
         self.socket = socket
         self.listener = listener
         self.loop = loop

@@ -68,12 +68,20 @@ package struct Endpoint {
 
     /// What has happened, by kind.
     package struct Counters {
+        /// Datagrams that have come to the listener, those that a connection's socket has yielded included, and their
+        /// bytes.
+        package var datagrams: UInt64 = 0
+        package var bytes: UInt64 = 0
+        /// ClientHellos, with and without a cookie.
+        package var hellos: UInt64 = 0
         package var hellosAnswered: UInt64 = 0
         package var admitted: UInt64 = 0
         /// Valid hellos for which there was no place, and datagrams of peers that are not served.
         package var refused = Tally<Refusal>()
         /// ClientHellos that contradict themselves.
         package var malformed: UInt64 = 0
+        /// Copies of the ClientHello that a client was just admitted with.
+        package var repeated: UInt64 = 0
         /// Datagrams with protected records of connections that are not here.
         package var ofNoConnection: UInt64 = 0
         /// Other datagrams that are no ClientHello and of no recent connection, or that cannot be answered.
@@ -82,6 +90,20 @@ package struct Endpoint {
         package var unsent: UInt64 = 0
 
         package init() {}
+
+        package mutating func add(_ other: Counters) {
+            datagrams &+= other.datagrams
+            bytes &+= other.bytes
+            hellos &+= other.hellos
+            hellosAnswered &+= other.hellosAnswered
+            admitted &+= other.admitted
+            refused.add(other.refused)
+            malformed &+= other.malformed
+            repeated &+= other.repeated
+            ofNoConnection &+= other.ofNoConnection
+            unrelated &+= other.unrelated
+            unsent &+= other.unsent
+        }
     }
 
     package var policy: Policy
@@ -109,6 +131,7 @@ package struct Endpoint {
         }
         switch ClientHello.parse(fragments.join(datagram)) {
         case .hello(let hello):
+            counters.hellos &+= 1
             if hello.offersNoKnownVersion {
                 counters.refused.count(.version)
                 return .refuse(ProtocolVersionAlert(answering: hello))
@@ -117,7 +140,10 @@ package struct Endpoint {
                 counters.hellosAnswered &+= 1
                 return .reply(HelloVerifyRequest(hello: hello, flow: flow, cookies: cookies, minute: minute))
             }
-            if recent.contains(flow, verified.random, now: now) { return .drop(.repeated) }
+            if recent.contains(flow, verified.random, now: now) {
+                counters.repeated &+= 1
+                return .drop(.repeated)
+            }
             // A re-handshake (RFC 6347, section 4.2.8) of a connection that has just got its socket is that one's.
             if let connection = recent.resumedConnection(of: flow, now: now) {
                 return .forward(connection: connection)
@@ -129,7 +155,7 @@ package struct Endpoint {
         case .notClientHello:
             if let id = ConnectionID(ofRecordIn: datagram) { return .recordWithConnectionID(id) }
             if let connection = recent.connection(of: flow, now: now) { return .forward(connection: connection) }
-            guard let record = Record(of: datagram), record.isOfConnection else { return dropUnrelated() }
+            guard Self.isOfConnection(datagram) else { return dropUnrelated() }
             return .recordOfConnection
         }
     }
@@ -138,6 +164,21 @@ package struct Endpoint {
     package func recentConnection(of flow: FlowKey, now: Instant) -> UInt64? {
         recent.connection(of: flow, now: now)
     }
+
+    /// Whether a datagram looks like one of an established connection. That of a client that has lost the end of its
+    /// handshake, and asks for it by sending its own last flight again (RFC 6347, section 4.2.4), begins with messages in
+    /// the clear.
+    private static func isOfConnection(_ datagram: UnsafeRawBufferPointer) -> Bool {
+        guard let first = Record(of: datagram) else { return false }
+        if first.isOfConnection { return true }
+        guard first.isDTLS, first.contentType == .handshake || first.contentType == .changeCipherSpec else {
+            return false
+        }
+        return Records(of: datagram).prefix(maximumRecordsOfFlight).contains { $0.isOfConnection }
+    }
+
+    /// Records of a client's last flight in one datagram: certificate, key exchange, proof, ChangeCipherSpec, Finished.
+    private static let maximumRecordsOfFlight = 8
 
     /// A datagram has come that nobody can be answered for, or that is longer than any record.
     @discardableResult
@@ -170,6 +211,19 @@ package struct Endpoint {
 
     /// The connection of the flow is gone, though it was admitted moments ago.
     package mutating func forget(_ flow: FlowKey) { recent.forget(flow) }
+
+    /// Counts a datagram that has come.
+    @inline(__always)
+    mutating func countDatagram(byteCount: Int) {
+        counters.datagrams &+= 1
+        counters.bytes &+= UInt64(truncatingIfNeeded: byteCount)
+    }
+
+    /// Returns what was counted, and begins again at 0.
+    mutating func takeCounters() -> Counters {
+        defer { counters = Counters() }
+        return counters
+    }
 
     /// The kernel has not taken so many of the answers.
     package mutating func countUnsent(_ count: Int) { counters.unsent &+= UInt64(truncatingIfNeeded: count) }

@@ -6,6 +6,8 @@ package final class EngineBuffers {
     /// Puts together the hellos of clients that come back without their state.
     let fragments = HelloFragments()
     let outbox: OutboxLender
+    /// Where the last flights of handshakes are kept beside the connections; `nil` where they do not outlive this process.
+    package var slots: SlotFile?
 
     package init() throws(OpenSSLError) {
         bio = try DatagramBIO()

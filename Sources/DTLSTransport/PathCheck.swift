@@ -32,17 +32,22 @@ package struct PathCheck {
         case nowhere
     }
 
+    /// How many times the bytes that have come from an address may be sent there before it is proven: RFC 9000, section
+    /// 8.1, and the same number in RFC 9853's limit on amplification.
+    static let amplification = 3
+
     /// What may be sent to an address before it is proven.
     private struct Budget {
-        var received = 0
-        var sent = 0
+        /// Bytes that may be sent yet.
+        var allowance = 0
+        var hasSent = false
 
-        /// RFC 9000, section 8.1, and the same number in RFC 9853's limit on amplification.
-        static let factor = 3
+        mutating func receive(_ count: Int) { allowance += amplification * count }
 
         mutating func take(_ count: Int) -> Bool {
-            guard sent + count <= Self.factor * received else { return false }
-            sent += count
+            guard count <= allowance else { return false }
+            allowance -= count
+            hasSent = true
             return true
         }
     }
@@ -110,10 +115,18 @@ package struct PathCheck {
     package init() {}
 
     /// The socket is connected to a flow that is not proven.
-    package static func unproven() -> PathCheck {
+    /// - Parameter allowance: bytes that may be sent there before anything comes; see ``unprovenAllowance``.
+    package static func unproven(allowance: Int = 0) -> PathCheck {
         var check = PathCheck()
-        check.state = .changing(Changing(present: .unproven(Budget(), nil)))
+        check.state = .changing(Changing(present: .unproven(Budget(allowance: allowance), nil)))
         return check
+    }
+
+    /// Bytes that may yet be sent to the flow that the socket is connected to; `nil` where the peer has shown that it is
+    /// there.
+    package var unprovenAllowance: Int? {
+        guard case .changing(let changing) = state, case .unproven(let budget, _) = changing.present else { return nil }
+        return budget.allowance
     }
 
     /// Whether the peer is where the socket is connected to, and nothing has to be counted.
@@ -161,13 +174,13 @@ package struct PathCheck {
                     byteCount, present, isNewest: isNewest, checks: checks, now: now, cookie: cookie, &changing)
             }
             if changing.candidate?.flow == flow {
-                changing.candidate?.budget.received += byteCount
+                changing.candidate?.budget.receive(byteCount)
                 if isNewest { changing.candidate?.isAbandoned = false }
                 return []
             }
             guard isNewest else { return [] }
             var budget = Budget()
-            budget.received = byteCount
+            budget.receive(byteCount)
             let isProven = changing.knows(flow, present: present)
             guard checks, !isProven else {
                 changing.candidate = Candidate(flow: flow, budget: budget, isProven: isProven, stage: .wanted)
@@ -194,10 +207,10 @@ package struct PathCheck {
             }
         }
         guard case .unproven(var budget, var challenges) = changing.present else { return [] }
-        budget.received += byteCount
+        budget.receive(byteCount)
         guard checks else {
             // The peer has answered something that was sent here.
-            changing.present = isNewest && budget.sent > 0 ? .proven : .unproven(budget, nil)
+            changing.present = isNewest && budget.hasSent ? .proven : .unproven(budget, nil)
             return []
         }
         defer { changing.present = .unproven(budget, challenges) }

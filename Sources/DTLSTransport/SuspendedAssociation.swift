@@ -10,6 +10,8 @@ package struct SuspendedAssociation: Equatable {
     /// The random of the hello that it began with; `nil` for a client's side.
     let random: ClientRandom?
     package let details: SessionDetails
+    /// Whether it is a client's side.
+    package var isClient: Bool { random == nil }
 
     package func encode(into writer: inout ByteWriter) {
         writer.address(flow.peer)

@@ -47,6 +47,11 @@ public final class EventLoop {
     private static let eventCapacity = 256
     private var deferred: [() -> Void] = []
     private var isStopped = false
+    /// Where it is counted how long turns take and how late timers are, if anywhere. The memory must outlive the loop.
+    public var turnTimes: SharedHistogram?
+    public var timerDelays: SharedHistogram?
+    /// Whether ``now`` is the beginning of a turn whose end was not counted.
+    private var hasTurned = false
 
     /// The time at which this turn began.
     public private(set) var now: Instant
@@ -107,6 +112,9 @@ public final class EventLoop {
         _ = try system("epoll_ctl") { epoll_ctl(epoll.rawValue, operation, raw, &event) }
     }
 
+    /// Looks at the clock again, after work of this turn that has taken long, or before the first turn.
+    public func renewTime() { now = Instant.now() }
+
     /// Runs `work` at the end of this turn, after all events and timers, or of the next turn if called from there.
     public func atEndOfTurn(_ work: @escaping () -> Void) { deferred.append(work) }
 
@@ -130,6 +138,10 @@ public final class EventLoop {
             count = 0
         }
         now = Instant.now()
+        hasTurned = true
+        if let timerDelays, let earliest = timers.earliest, earliest <= now {
+            timerDelays.observe(nanoseconds: now.nanoseconds - earliest.nanoseconds)
+        }
         for index in 0..<count { dispatch(events[index]) }
         while let target = timers.popExpired(now: now) { target.timerFired(now: now) }
         let work = deferred
@@ -147,11 +159,24 @@ public final class EventLoop {
         handler.ready(Events(rawValue: event.events))
     }
 
+    /// The end of a turn, by the reading of the clock that the wait for the next one needs, too.
+    @inline(__always)
+    private func countTurn(until present: Instant) {
+        guard let turnTimes, hasTurned else { return }
+        hasTurned = false
+        turnTimes.observe(nanoseconds: present.nanoseconds &- now.nanoseconds)
+    }
+
     private func waitMilliseconds(_ timeout: Duration?) -> Int32 {
-        if isStopped || !deferred.isEmpty { return 0 }
+        if isStopped || !deferred.isEmpty {
+            if turnTimes != nil { countTurn(until: Instant.now()) }
+            return 0
+        }
         var wait = timeout.map { Int32(clamping: max(0, ($0.nanoseconds + 999_999) / 1_000_000)) } ?? -1
+        guard turnTimes != nil || timers.earliest != nil else { return wait }
+        let present = Instant.now()
+        countTurn(until: present)
         if let earliest = timers.earliest {
-            let present = Instant.now()
             // The time is rounded up, since waking a millisecond too early would make the loop spin.
             let left =
                 earliest > present ? (earliest.nanoseconds - present.nanoseconds + 999_999) / 1_000_000 : 0

@@ -41,6 +41,15 @@ public final class SharedMemory {
 
     deinit { munmap(bytes.baseAddress, bytes.count) }
 
+    /// Keeps a part out of swap devices without giving it memory: pages are locked once this process uses them. The whole
+    /// part counts for RLIMIT_MEMLOCK.
+    /// - Parameter range: within the memory.
+    /// - Returns: false where the limit is reached.
+    public func lockOnUse(_ range: Range<Int>) -> Bool {
+        guard let start = bytes.baseAddress else { return true }
+        return cl_mlock_on_fault(start + range.lowerBound, range.count) == 0
+    }
+
     /// Keeps the first `count` bytes out of swap devices, as far as RLIMIT_MEMLOCK allows.
     /// - Returns: false where the limit is reached.
     public func lock(_ count: Int) -> Bool {

@@ -17,6 +17,27 @@ public enum SharedWord {
         pointer.assumingMemoryBound(to: Atomic<UInt64>.self).pointee.store(value, ordering: .releasing)
     }
 
+    /// The value at some moment, whatever other memory holds by then: for a counter.
+    /// - Parameter pointer: 8-byte aligned.
+    @inline(__always)
+    public static func loadRelaxed(_ pointer: UnsafeRawPointer) -> UInt64 {
+        pointer.assumingMemoryBound(to: Atomic<UInt64>.self).pointee.load(ordering: .relaxed)
+    }
+
+    /// - Parameter pointer: 8-byte aligned.
+    @inline(__always)
+    public static func storeRelaxed(_ value: UInt64, _ pointer: UnsafeMutableRawPointer) {
+        pointer.assumingMemoryBound(to: Atomic<UInt64>.self).pointee.store(value, ordering: .relaxed)
+    }
+
+    /// Adds to a word that no other thread or process writes. A reader finds the sum or the value before it, never a part
+    /// of either. It costs what an addition to ordinary memory costs.
+    /// - Parameter pointer: 8-byte aligned.
+    @inline(__always)
+    public static func add(_ number: UInt64, to pointer: UnsafeMutableRawPointer) {
+        storeRelaxed(loadRelaxed(pointer) &+ number, pointer)
+    }
+
     /// Keeps the accesses to memory on both sides of it in their order.
     @inline(__always)
     public static func fence() { atomicMemoryFence(ordering: .acquiringAndReleasing) }

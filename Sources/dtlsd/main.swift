@@ -1,6 +1,7 @@
 import ArgumentParser
 import DTLSDaemon
 import Glibc
+import Primitives
 
 /// The command line of the main process.
 struct DTLSDaemonCommand: ParsableCommand {
@@ -13,7 +14,7 @@ struct DTLSDaemonCommand: ParsableCommand {
             systemd for the next start; the second one stops it at once. The exit status is 78 if the configuration is invalid, and 75 if it may be valid later, for \
             example because no name server answers.
             """,
-        version: "0.1.0"
+        version: ProgramVersion.current
     )
 
     @Option(name: [.short, .long], help: "The path of the configuration file.")

@@ -18,6 +18,8 @@ final class EnginePair {
         var messages: [[UInt8]] = []
         /// The cookies of the path_responses that have come.
         var pathResponses: [UInt64] = []
+        /// How often the record of the other side's Finished has come once more.
+        var repetitions = 0
         var error: EngineError?
         /// What OpenSSL has said when the handshake was done: after that it may be gone.
         var session: ResumableSession?
@@ -246,6 +248,7 @@ final class EnginePair {
                 case .established: change(side) { $0.noteHandshake(of: engine) }
                 case .message(let bytes): change(side) { $0.messages.append(Array(bytes)) }
                 case .pathResponse(let cookie): change(side) { $0.pathResponses.append(cookie) }
+                case .finishedRepeated: change(side) { $0.repetitions += 1 }
                 case .closed:
                     change(side) { $0.isClosed = true }
                     break events

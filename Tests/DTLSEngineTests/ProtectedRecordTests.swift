@@ -398,9 +398,20 @@ struct SuiteCase: Sendable, CustomTestStringConvertible {
         forged[forged.count - 50] ^= 1
         pair.inject(forged, into: .server)
         #expect(flights == 3)
+        // It says so, since a replay may be all that the peer has to ask with.
+        #expect(pair.server.repetitions == 3)
+        let engine = try #require(pair.server.engine)
+        #expect(!forged.withUnsafeBytes { engine.holdsRepeatedFinished($0) })
+        #expect(requests.allSatisfy { $0.withUnsafeBytes { engine.holdsRepeatedFinished($0) } })
+        engine.sendLastFlight()
+        pair.flush(.server)
+        #expect(flights == 4)
         pair.wire.interfere = nil
         pair.handshake()
         try exchange(pair, Self.messages, "at last")
+        // The peer has it, and nobody asks any more.
+        pair.inject(requests[0], into: .server)
+        #expect(pair.server.repetitions == 3 && !requests[0].withUnsafeBytes { engine.holdsRepeatedFinished($0) })
         #expect(pair.server.engine?.deadline == .distantFuture)
     }
 

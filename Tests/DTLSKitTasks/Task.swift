@@ -24,6 +24,9 @@ func serveAsTask() throws {
                 do {
                     let client = try result.get()
                     print("Task: handshake done:", client.session?.serverName ?? "-")
+                    client.onAddressChange { now, former in
+                        print("Task: the client is at another address:", now, "instead of", former)
+                    }
                     let iosched = try iosched
                     try iosched.add(iosched.event(.read, client.sockFd) { receive(client) })
                 } catch {

@@ -1,5 +1,6 @@
 // A named server and its task, for the tests: it does what is said on its standard input.
-// Usage: DTLSKitTasks whole|bare|window|established, in a folder with cert.pem and cert.key.
+// Usage: DTLSKitTasks whole|bare|window|established [BYTES], in a folder with cert.pem and cert.key. BYTES: of the
+// connection IDs that clients are asked for; none are if it is not given.
 //   whole: the task gets each connection with its hello; bare: the number of the descriptor and nothing else;
 //   established: the program does the handshake and echoes one message, and then the task gets the connection;
 //   window: as bare, but the socket takes anybody's datagrams until "go" is said, as one between bind() and connect().
@@ -16,7 +17,9 @@ task.onExit { _, ending in
     exit(1)
 }
 let server = try Dtls.createServer(
-    DtlsServerOption(name: "Server", cert: try Dtls.readString("./cert.pem"), key: try Dtls.readString("./cert.key")),
+    DtlsServerOption(
+        name: "Server", cert: try Dtls.readString("./cert.pem"), key: try Dtls.readString("./cert.key"),
+        connectionID: CommandLine.arguments.dropFirst(2).first.flatMap { Int($0) }),
     try Dtls.sockaddr("127.0.0.1", 0))
 /// Sockets that wait for "go", and whom they are to be connected to.
 var waiting: [(descriptor: Int32, peer: sockaddr_in)] = []

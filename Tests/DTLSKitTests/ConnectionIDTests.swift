@@ -6,11 +6,11 @@ import Testing
 /// Connection IDs in the library.
 @Suite(.serialized) struct ConnectionIDTests {
     private func serve(
-        _ identity: (certificate: String, key: String), connectionID: Int?
+        _ identity: (certificate: String, key: String), connectionID: Int?, at host: String = "127.0.0.1"
     ) throws -> (DtlsServer, DtlsAddress) {
         let server = try Dtls.createServer(
             DtlsServerOption(cert: identity.certificate, key: identity.key, connectionID: connectionID),
-            Dtls.sockaddr("127.0.0.1", 0))
+            Dtls.sockaddr(host, 0))
         return (server, try server.sockName())
     }
 
@@ -20,8 +20,8 @@ import Testing
         try await onThread {
             let (server, address) = try serve((issued.certificate, issued.key), connectionID: 12)
             // The client sees one address, and the server those of two sockets, one after the other.
-            let relay = try Relay(to: try #require(SocketAddress("127.0.0.1:\(address.port)")))
-            let client = try client(of: relay.front.local)
+            let relay = try MovingRelay(to: try #require(SocketAddress("127.0.0.1:\(address.port)")))
+            let client = try client(of: relay.address)
             var served: DtlsConnection?
             server.accept { connection, _ in served = connection }
             try relay.run { served != nil && client.isEstablished }
@@ -61,40 +61,6 @@ import Testing
         ) { _, _ in }
     }
 
-    /// What a NAT does: it passes datagrams on between a client and a server, which sees the address of one of two
-    /// sockets.
-    private final class Relay {
-        let front: DatagramSocket
-        let sockets: [DatagramSocket]
-        /// The index of the socket that the client's datagrams leave by.
-        var present = 0
-        private let server: SocketAddress
-        private var client: DatagramSocket.Sender?
-
-        init(to server: SocketAddress) throws {
-            let any = try #require(SocketAddress("127.0.0.1:0"))
-            self.server = server
-            front = try DatagramSocket(at: any)
-            sockets = [try DatagramSocket(at: any), try DatagramSocket(at: any)]
-        }
-
-        /// Runs the thread's loop and passes datagrams on until `condition` holds, for some seconds at most.
-        func run(until condition: () throws -> Bool) throws {
-            for _ in 0..<20_000 {
-                if try condition() { return }
-                try iosched.poll(timeout: 1)
-                while let (bytes, sender) = front.receiveAtOnce() {
-                    client = sender
-                    sockets[present].send(bytes, to: server)
-                }
-                for socket in sockets {
-                    while let (bytes, _) = socket.receiveAtOnce() { client.map { front.send(bytes, to: $0) } }
-                }
-            }
-            Issue.record("it has not happened")
-        }
-    }
-
     @Test func `lengths that are out of range, and renegotiation, are refused`() async throws {
         let authority = try await TestAuthority()
         let issued = try await authority.issue("server")
@@ -115,5 +81,100 @@ import Testing
                 ) { _, _ in }
             }
         }
+    }
+
+    /// The listener is in the program, and its client's connection in the task.
+    @Test(arguments: ["whole", "established"])
+    func `a connection in a task goes on when the client's address changes`(_ mode: String) async throws {
+        let server = try await TaskServer(mode, connectionID: 12)
+        let port = server.port
+        try await onThread {
+            let relay = try MovingRelay(to: try #require(SocketAddress("127.0.0.1:\(port)")))
+            let client = try client(of: relay.address)
+            try relay.run { client.isEstablished }
+            #expect(try #require(client.connectionIDs).peer.count == 12 && client.checksReturnRoutability)
+            var buffer = [UInt8](repeating: 0, count: 100)
+            for (number, message) in ["here", "there", "back again", "and there"].enumerated() {
+                relay.present = number % 2
+                for _ in 0..<3 {
+                    try client.send(message)
+                    var count = 0
+                    try relay.run {
+                        count = (try? client.recv(&buffer, timeout: 0)) ?? 0
+                        return count > 0
+                    }
+                    #expect(Array(buffer[..<count]) == Array(message.utf8))
+                }
+            }
+            // The server sends to where the client is, and to nowhere else.
+            #expect(relay.received.allSatisfy { $0 > 3 }, "\(relay.received)")
+            client.close()
+            try relay.run { server.count("Task: client ended: the peer has closed the connection") == 1 }
+        }
+        try await server.printed("Task: the client is at another address", count: 3)
+        #expect(server.count("New client") == 1, "\(server.program.output)")
+    }
+
+    /// The server's machine has forgotten nothing, and this machine has another address.
+    @Test(.enabled(if: OwnNetwork.isAllowed, "a network of its own takes root"))
+    func `a client goes on when this machine's address changes`() async throws {
+        let authority = try await TestAuthority()
+        let issued = try await authority.issue("server")
+        try await onThread {
+            try OwnThread.runInOwnNetwork {
+                try OwnNetwork.ip("link set lo up")
+                try OwnNetwork.ip("link add cable type veth peer name end")
+                try OwnNetwork.ip("link set end up")
+                try OwnNetwork.ip("link set cable up")
+                try OwnNetwork.ip("addr add 10.77.0.2/24 dev cable")
+                // What is sent to this address leaves from the first one, as it would over a cable.
+                try OwnNetwork.ip("addr add 10.78.0.1/32 dev lo")
+                try OwnNetwork.ip("route replace local 10.78.0.1 dev lo src 10.77.0.2 table local")
+                let (server, _) = try serve((issued.certificate, issued.key), connectionID: 12, at: "10.78.0.1")
+                let port = try server.sockName().port
+                var served: DtlsConnection?
+                server.accept { connection, _ in served = connection }
+                let client = try Dtls.createClient(
+                    DtlsClientOption(connectionID: 0), Dtls.sockaddr("10.78.0.1", port)
+                ) { _, _ in }
+                try client.setTTL(77)
+                try run { served != nil && client.isEstablished }
+                let connection = try #require(served)
+                #expect(connection.remote.addr == "10.77.0.2")
+                var changes: [DtlsAddress] = []
+                connection.onAddressChange { now, _ in changes.append(now) }
+                var buffer = [UInt8](repeating: 0, count: 100)
+
+                try OwnNetwork.ip("route replace local 10.78.0.1 dev lo src 10.78.0.1 table local")
+                try OwnNetwork.ip("addr del 10.77.0.2/24 dev cable")
+                try OwnNetwork.ip("addr add 10.77.0.3/24 dev cable")
+                try OwnNetwork.ip("route replace local 10.78.0.1 dev lo src 10.77.0.3 table local")
+                try client.send("moved")
+                try run { !changes.isEmpty }
+                #expect(changes.map(\.addr) == ["10.77.0.3"])
+                #expect(try client.sockName().addr == "10.77.0.3")
+                #expect(try connection.recv(&buffer, timeout: 0) == 5)
+                try connection.send("welcome")
+                var count = 0
+                try run {
+                    count = (try? client.recv(&buffer, timeout: 0)) ?? 0
+                    return count > 0
+                }
+                #expect(count == 7)
+                // What the program has set on its socket holds for the next one.
+                #expect(try OwnNetwork.timeToLive(of: client.sockFd) == 77)
+                client.close()
+                connection.close()
+                server.close()
+            }
+        }
+    }
+
+    private func run(until condition: () throws -> Bool) throws {
+        for _ in 0..<20_000 {
+            if try condition() { return }
+            try iosched.poll(timeout: 1)
+        }
+        Issue.record("it has not happened")
     }
 }

@@ -16,7 +16,7 @@ import Testing
         "DtlsServerOption/renegotiate": \DtlsServerOption.renegotiate,
         "DtlsServerOption/handshakeTimeout": \DtlsServerOption.handshakeTimeout,
         "Dtls/createClient(_:_:timeout:)": Dtls.createClient(_:_:timeout:),
-        "Dtls/createClient(_:_:_:)": Dtls.createClient(_:_:_:),
+        "Dtls/createClient(_:_:timeout:_:)": Dtls.createClient(_:_:timeout:_:),
         "DtlsClientOption/rejectUnauthorized": \DtlsClientOption.rejectUnauthorized,
         "DtlsClientOption/loadDefaultCerts": \DtlsClientOption.loadDefaultCerts,
         "DtlsClientOption/server": \DtlsClientOption.server,

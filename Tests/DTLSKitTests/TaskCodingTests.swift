@@ -23,7 +23,7 @@ import Testing
 
     @Test func `values arrive as they were sent`() throws {
         let handover = TaskMessage.Handover(
-            server: "S", number: 9, hello: [3, 4], datagrams: [[1, 2], []], state: [5, 6])
+            server: "S", number: 9, hello: [3, 4], datagrams: [[1, 2], []], state: [5, 6], connectionID: [7, 8, 9])
         let (bytes, descriptor) = try TaskMessage.encode(value, handover: handover)
         #expect(descriptor == 7)
         guard case .value(let arrived, let along?) = try decode(bytes, descriptor: 12) else {
@@ -37,6 +37,7 @@ import Testing
                 && arrived["half"]?.double == 0.5)
         #expect(arrived["yes"]?.bool == true && arrived["null"] == .null && arrived["bytes"]?.bytes == [0, 255])
         #expect(arrived["none"] == nil && arrived["text"]?.integer == nil)
+        #expect(along.state == [5, 6] && along.connectionID == [7, 8, 9])
         #expect(along.server == "S" && along.number == 9 && along.hello == [3, 4] && along.datagrams == [[1, 2], []])
         // The descriptor could not be received.
         guard case .value(let without, _) = try decode(bytes, descriptor: -1) else {
@@ -44,6 +45,37 @@ import Testing
             return
         }
         #expect(without["inner"]?["sockFd"] == .null)
+    }
+
+    @Test func `what is said of clients at other addresses arrives as it was sent`() throws {
+        let flow = FlowKey(
+            peer: try #require(SocketAddress("192.0.2.1:4000")), local: try #require(SocketAddress("192.0.2.9:684")))
+        let datagram: [UInt8] = [25, 1, 2]
+        func check(_ message: TaskMessage, _ isExpected: (TaskMessage) -> Bool) throws {
+            let bytes = message.encode()
+            let isAsExpected = try bytes.withUnsafeBytes { isExpected(try TaskMessage(decoding: $0, descriptor: 5)) }
+            #expect(isAsExpected)
+            for count in bytes.indices {
+                #expect(throws: MalformedBytes.self) { try decode(Array(bytes[..<count]), descriptor: -1) }
+            }
+        }
+        try datagram.withUnsafeBytes { raw in
+            try check(.record(number: 9, flow: flow, datagram: raw)) {
+                if case .record(9, flow, let bytes) = $0 { [UInt8](bytes) == datagram } else { false }
+            }
+            try check(.fromListener(server: "S", flow: flow, datagram: raw)) {
+                if case .fromListener("S", flow, let bytes) = $0 { [UInt8](bytes) == datagram } else { false }
+            }
+        }
+        try check(.wantSocket(server: "S", number: 9, flow: flow)) {
+            if case .wantSocket("S", 9, flow) = $0 { true } else { false }
+        }
+        try check(.socket(number: 9, flow: flow, datagrams: [[1], datagram])) {
+            if case .socket(9, flow, [[1], datagram]) = $0 { true } else { false }
+        }
+        try check(.ended(server: "S", number: 9)) {
+            if case .ended("S", 9) = $0 { true } else { false }
+        }
     }
 
     @Test func `a message with two descriptors or too many bytes is refused`() {

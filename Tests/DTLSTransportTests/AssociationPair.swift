@@ -26,6 +26,8 @@ final class AssociationPair {
         let association: Association
         fileprivate(set) var messages: [[UInt8]] = []
         fileprivate(set) var happenings: [Happening] = []
+        /// How often the record of the other side's Finished has come once more.
+        fileprivate(set) var repetitions = 0
         /// What a loop's timer would be armed for.
         fileprivate(set) var alarm = Instant.distantFuture
         /// Where the peer is, as a ``Connection`` keeps it.
@@ -96,6 +98,7 @@ final class AssociationPair {
         wire = SimulatedWire(conditions, seed: seed)
         self.limits = limits
         buffers = try EngineBuffers()
+        buffers.slots = try SlotFile(capacity: 1, name: "flights")
         cookies = try CookieAuthority(secret: Array(repeating: 9, count: 32))
         endpoint = Endpoint(.cookies(cookies))
         var settings = ServerSettings(certifiedKeys: [])
@@ -405,6 +408,7 @@ final class AssociationPair {
             case .pathResponse(let cookie):
                 let present = side.association.flow
                 perform(side.paths.receivedResponse(cookie, from: arrival?.flow ?? present, present: present), side)
+            case .finishedRepeated: side.repetitions += 1
             }
         }
     }

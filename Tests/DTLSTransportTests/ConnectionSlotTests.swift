@@ -70,6 +70,30 @@ import Testing
         #expect(reader[4].flow == flow)
     }
 
+    @Test func `a new address is not proven until the worker says so, wherever the connection is`() throws {
+        let slot = file[3]
+        slot.take(flow, target: 77, now: start)
+        #expect(reader[3].unprovenAllowance == nil)
+        slot.move(to: flow)
+        #expect(reader[3].unprovenAllowance == 0)
+        slot.deaths = 7
+        for allowance in [0, 1, 1_000, Int(UInt32.max) - 1] {
+            slot.unprovenAllowance = allowance
+            #expect(reader[3].unprovenAllowance == allowance && reader[3].deaths == 7)
+        }
+        slot.unprovenAllowance = .max
+        #expect(reader[3].unprovenAllowance == Int(UInt32.max) - 1)
+        slot.unprovenAllowance = -1
+        #expect(reader[3].unprovenAllowance == 0)
+        file[4].takeOver(from: slot)
+        #expect(reader[4].unprovenAllowance == 0)
+        file[4].unprovenAllowance = nil
+        #expect(reader[4].unprovenAllowance == nil)
+        slot.free()
+        slot.take(flow, target: 77, now: start)
+        #expect(reader[3].unprovenAllowance == nil)
+    }
+
     @Test func `a flow is read whole while it is written`() async throws {
         let slot = file[5]
         let flows = try (0..<2).map { number in

@@ -237,4 +237,19 @@ import Testing
         _ = driver.check.receivedResponse(5, from: away, present: away)
         #expect(driver.check.isSettled)
     }
+
+    @Test func `what may be sent to an address that is not proven is known to whoever goes on with the connection`() {
+        var driver = Driver(checks: false)
+        #expect(driver.check.unprovenAllowance == nil)
+        _ = driver.received(100, from: away, present: home)
+        #expect(driver.check.unprovenAllowance == nil, "the present address is proven")
+        _ = driver.check.moved(to: away, from: home)
+        _ = driver.check.route(120)
+        #expect(driver.check.unprovenAllowance == 180)
+        driver.check = .unproven(allowance: 180)
+        let routes = [driver.check.route(181), driver.check.route(180), driver.check.route(1)]
+        #expect(routes == [.nowhere, .socket, .nowhere])
+        _ = driver.received(10, from: away, present: away)
+        #expect(driver.check.isSettled && driver.check.unprovenAllowance == nil)
+    }
 }

@@ -50,7 +50,11 @@ import VirtualClock
         let slot = pair.slot.slot
         let server = try #require(pair.server)
         #expect(slot.phase == .established && slot.flow == pair.flow && slot.target == 7)
-        #expect(slot.session == server.association.session && slot.session?.version == "DTLSv1.2")
+        var agreed = server.association.session
+        #expect(agreed.group != nil)
+        // It is told once, when the handshake is done.
+        agreed.group = nil
+        #expect(slot.session == agreed && slot.session?.version == "DTLSv1.2")
         #expect(slot.counters.messagesIn == 3 && slot.counters.bytesOut == 6)
         #expect(slot.lastReceived > slot.started)
     }
@@ -172,6 +176,84 @@ import VirtualClock
             #expect(pair.client.messages == [[0, 0], [1, 1]], "death \(deaths)")
         }
         #expect(deaths > 10 && found.count > 1)
+    }
+
+    // MARK: The end of the handshake
+
+    /// Whether it has the server's ChangeCipherSpec, behind a ticket or not.
+    private static func isLastFlight(_ datagram: [UInt8]) -> Bool {
+        datagram.withUnsafeBytes { Records(of: $0).contains { $0.contentType == .changeCipherSpec } }
+    }
+
+    /// RFC 6347, section 4.2.4: whoever sends the last flight sends it again when it is asked to.
+    @Test(arguments: [1, 2, 3])
+    func `a client that has lost the last flight gets it from an association that was resumed`(_ lives: Int) throws {
+        let pair = try AssociationPair()
+        pair.wire.interfere = { _, side, datagram in
+            side == .client && Self.isLastFlight(datagram) ? [] : [.init(datagram)]
+        }
+        pair.run(for: .seconds(10)) { $0.server?.isEstablished == true }
+        #expect(pair.server?.isEstablished == true && !pair.client.isEstablished)
+        for _ in 1..<lives {
+            // The client asks, in vain, and what is sent to it takes numbers.
+            try pair.suspendServer()
+            let sent = pair.wire.sentCount
+            pair.run(for: .seconds(20)) { $0.sent(to: .client, after: sent).contains(where: Self.isLastFlight) }
+        }
+        try pair.suspendServer()
+        pair.wire.interfere = { _, _, datagram in [.init(datagram)] }
+        pair.run(for: .seconds(30)) { $0.client.isEstablished }
+        #expect(pair.client.isEstablished)
+        try exchange(pair, 0..<3)
+        #expect(pair.server?.messages == [[0], [1], [2]] && pair.client.messages == [[0, 0], [1, 1], [2, 2]])
+    }
+
+    @Test func `a last flight is given up after a minute, and with the first message`() throws {
+        let pair = try AssociationPair()
+        pair.handshake()
+        let slots = try #require(pair.buffers.slots)
+        let slot = pair.slot.slot
+        let flight = try #require(slots.flight(of: slot))
+        #expect(flight.expiry > AssociationPair.now + .seconds(60))
+        #expect(flight.expiry < AssociationPair.now + .seconds(70))
+        try pair.suspendServer()
+        let server = try #require(pair.server)
+        #expect(server.association.deadline(now: AssociationPair.now) == flight.expiry)
+        try pair.send([1], from: pair.client)
+        pair.run(for: .seconds(1))
+        #expect(slots.flight(of: slot) == nil)
+        try pair.suspendServer()
+        #expect(try #require(pair.server).association.deadline(now: AssociationPair.now) == .distantFuture)
+    }
+
+    /// From the moment on from which the connection is one to go on with, its peer can finish the handshake.
+    @Test func `a death at the end of a handshake leaves the client able to finish it`() throws {
+        var deaths = 0
+        var survived = 0
+        while true {
+            let pair = try AssociationPair()
+            var count = 0
+            var copy: SlotMemory?
+            pair.moment = { [unowned pair] in
+                if count == deaths {
+                    copy = pair.slot.copy()
+                    pair.isServerDead = true
+                }
+                count += 1
+            }
+            pair.run(for: .seconds(5)) { $0.client.isEstablished || $0.isServerDead }
+            pair.moment = {}
+            guard let copy else { break }
+            deaths += 1
+            guard copy.slot.phase == .established else { continue }
+            survived += 1
+            try pair.reviveServer(from: copy)
+            pair.run(for: .seconds(60)) { $0.client.isEstablished }
+            #expect(pair.client.isEstablished, "death \(deaths)")
+            try exchange(pair, 0..<2)
+            #expect(pair.client.messages == [[0, 0], [1, 1]], "death \(deaths)")
+        }
+        #expect(survived > 1)
     }
 
     // MARK: Silence

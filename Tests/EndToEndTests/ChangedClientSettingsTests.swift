@@ -130,7 +130,7 @@ extension EndToEndCrowds {
         @Test func `new timeouts hold for new connections`() async throws {
             let fronts = try (0..<2).map { _ in try SocketAddress.freeOnOwnLoopback() }
             let back = try SocketAddress.freeOnOwnLoopback()
-            let mute = try DatagramSocket(at: .freeOnOwnLoopback())
+            let mute = try DatagramSocket.onOwnLoopback()
             func configuration(_ settings: [String]) -> String {
                 "workers = 1\n"
                     + Client(

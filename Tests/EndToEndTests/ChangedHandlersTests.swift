@@ -19,7 +19,7 @@ extension EndToEnd {
         }
 
         @Test func `a changed PROXY protocol setting holds for new connections`() async throws {
-            let socket = try DatagramSocket(at: .freeOnOwnLoopback())
+            let socket = try DatagramSocket.onOwnLoopback()
             let backend = Backend(on: [socket]) { [$0.bytes.first == 13 ? Array("header\n".utf8) : $0.bytes] }
             let place = try SocketAddress.freeOnOwnLoopback()
             let service = Service.forwarding(to: "udp:\(socket.local)", listen: place, identity: identity).text

@@ -62,7 +62,7 @@ extension EndToEnd {
         @Test func `handshakes in progress are limited`() async throws {
             let place = try SocketAddress.freeOnOwnLoopback()
             let daemon = try await Daemon.start(configuration([(place, "")]), in: folder)
-            let hanging = try DatagramSocket(at: .freeOnOwnLoopback())
+            let hanging = try DatagramSocket.onOwnLoopback()
             let hello = ClientHelloBytes()
             guard case .helloVerifyRequest(let cookie) = try await hanging.ask(hello.bytes(), of: place) else {
                 Issue.record("no cookie")

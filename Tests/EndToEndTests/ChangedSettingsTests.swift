@@ -211,7 +211,7 @@ extension EndToEndCrowds {
 
             try daemon.reload(configuration("handshake_timeout = 2\nidle_timeout = 1\nmtu = 256", lifetime: 100))
             try await daemon.logged("reloaded")
-            let hanging = try DatagramSocket(at: .freeOnOwnLoopback())
+            let hanging = try DatagramSocket.onOwnLoopback()
             let hello = ClientHelloBytes()
             guard case .helloVerifyRequest(let cookie) = try await hanging.ask(hello.bytes(), of: place) else {
                 Issue.record("no HelloVerifyRequest")
@@ -261,7 +261,7 @@ extension EndToEndCrowds {
             let text = "cookie_secret_file = \"secret\"\n" + Service(listen: [place], identity: identity).text
             try folder.write(String(repeating: "a", count: 32), to: "secret")
             let daemon = try await Daemon.start(text, in: folder)
-            let socket = try DatagramSocket(at: SocketAddress.freeOnOwnLoopback())
+            let socket = try DatagramSocket.onOwnLoopback()
             let hello = ClientHelloBytes()
             guard case .helloVerifyRequest(let cookie) = try await socket.ask(hello.bytes(), of: place) else {
                 Issue.record("no HelloVerifyRequest")

@@ -102,7 +102,7 @@ extension EndToEndClientMode {
         /// Each sender has a connection of its own, and gets its own answers; one datagram stays one datagram.
         @Test(arguments: [1, 2])
         func `two daemons are a tunnel that keeps senders apart`(_ workers: Int) async throws {
-            let socket = try DatagramSocket(at: .freeOnOwnLoopback())
+            let socket = try DatagramSocket.onOwnLoopback()
             let backend = Backend.numbering(on: socket)
             let server = try await serverDaemon(
                 Service.forwarding(to: "udp:\(socket.local)", listen: back, identity: identity).text)

@@ -30,7 +30,7 @@ extension EndToEndClientMode {
             try await daemon.logged(" warning ", "no connection to the server \(back)", "nothing listens there")
             for number in 1..<80 { sender.send("\(number)") }
             try await daemon.logged("datagrams are dropped", "64 wait for it already")
-            let socket = try DatagramSocket(at: .freeOnOwnLoopback())
+            let socket = try DatagramSocket.onOwnLoopback()
             let backend = Backend.numbering(on: socket)
             let server = try await serverDaemon(
                 Service.forwarding(to: "udp:\(socket.local)", listen: back, identity: identity).text)
@@ -99,7 +99,7 @@ extension EndToEndClientMode {
 
         /// One that never answers and is alive loses nothing over it.
         @Test func `one-way traffic arrives completely`() async throws {
-            let socket = try DatagramSocket(at: .freeOnOwnLoopback())
+            let socket = try DatagramSocket.onOwnLoopback()
             let backend = Backend(on: [socket]) { _ in [] }
             let server = try await serverDaemon(
                 Service.forwarding(to: "udp:\(socket.local)", listen: back, identity: identity).text)
@@ -262,7 +262,7 @@ extension EndToEndClientMode {
         }
 
         @Test func `a reload holds for new connections`() async throws {
-            let socket = try DatagramSocket(at: .freeOnOwnLoopback())
+            let socket = try DatagramSocket.onOwnLoopback()
             let backend = Backend(on: [socket]) { [Array("new:".utf8) + $0.bytes] }
             let server = try await serverDaemon()
             let other = try SocketAddress.freeOnOwnLoopback()

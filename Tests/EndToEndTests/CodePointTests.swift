@@ -62,7 +62,7 @@ extension EndToEndHandshakes {
         }
 
         @Test func `client mode marks what it sends to its server`() async throws {
-            let server = try DatagramSocket(at: SocketAddress.freeOnOwnLoopback())
+            let server = try DatagramSocket.onOwnLoopback()
             server.reportTrafficClass()
             let place = try SocketAddress.freeOnOwnLoopback()
             let text = """
@@ -75,7 +75,7 @@ extension EndToEndHandshakes {
 
                 """
             let daemon = try await Daemon.start(text, in: folder)
-            let sender = try DatagramSocket(at: SocketAddress.freeOnOwnLoopback())
+            let sender = try DatagramSocket.onOwnLoopback()
             var received: (bytes: [UInt8], trafficClass: UInt8?)?
             try await eventually("the daemon begins a handshake") {
                 sender.send([1], to: place)

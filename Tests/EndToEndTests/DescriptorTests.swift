@@ -111,7 +111,7 @@ extension EndToEndClientMode {
         func `a worker that has no descriptor for a backend's socket says so, and serves clients when it has one`()
             async throws
         {
-            let socket = try DatagramSocket(at: .freeOnOwnLoopback())
+            let socket = try DatagramSocket.onOwnLoopback()
             let backend = Backend.numbering(on: socket)
             let daemon = try await Daemon.start(
                 "workers = 1\n"

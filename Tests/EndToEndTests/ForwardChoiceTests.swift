@@ -241,7 +241,7 @@ extension EndToEnd {
 
         /// What backends expect is a matter of the configuration that names them.
         @Test func `a client that moves brings the header that its new backend expects`() async throws {
-            let sockets = try (0..<2).map { _ in try DatagramSocket(at: .freeOnOwnLoopback()) }
+            let sockets = try (0..<2).map { _ in try DatagramSocket.onOwnLoopback() }
             let backends = sockets.map {
                 Backend(on: [$0]) { [$0.bytes.first == 13 ? Array("header\n".utf8) : $0.bytes] }
             }

@@ -19,7 +19,7 @@ extension EndToEnd {
         private func sockets(_ kind: BackendKind) throws -> (sockets: [DatagramSocket], name: String) {
             switch kind {
             case .ipv4:
-                let socket = try DatagramSocket(at: .freeOnOwnLoopback())
+                let socket = try DatagramSocket.onOwnLoopback()
                 return ([socket], "udp:\(socket.local)")
             case .ipv6:
                 let socket = try DatagramSocket(at: .free(on: "::1"))
@@ -62,7 +62,7 @@ extension EndToEnd {
         /// One datagram in is one datagram out, in both directions, whatever its length.
         @Test func `message boundaries are kept`() async throws {
             let lengths = [1, 700, 2, 1_200, 3]
-            let socket = try DatagramSocket(at: .freeOnOwnLoopback())
+            let socket = try DatagramSocket.onOwnLoopback()
             let backend = Backend(on: [socket]) { received in
                 received.text == "burst\n" ? lengths.map { [UInt8](repeating: UInt8(ascii: "x"), count: $0) } : []
             }
@@ -92,7 +92,7 @@ extension EndToEnd {
 
         /// A datagram of the backend that no record has room for is lost, and the log says so.
         @Test func `an answer that is too long for a message is reported`() async throws {
-            let socket = try DatagramSocket(at: .freeOnOwnLoopback())
+            let socket = try DatagramSocket.onOwnLoopback()
             let backend = Backend(on: [socket]) { _ in
                 [[UInt8](repeating: UInt8(ascii: "x"), count: 16_385), Array("short enough\n".utf8)]
             }

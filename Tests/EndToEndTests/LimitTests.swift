@@ -56,7 +56,7 @@ extension EndToEndCrowds {
             let processes = [daemon.program.pid] + daemon.workers
             let lines = daemon.log.count
 
-            let stranger = try DatagramSocket(at: .freeOnOwnLoopback())
+            let stranger = try DatagramSocket.onOwnLoopback()
             var random = SystemRandomNumberGenerator()
             for round in 0..<20_000 {
                 var bytes = (0..<Int.random(in: 0...200)).map { _ in UInt8.random(in: 0...255, using: &random) }

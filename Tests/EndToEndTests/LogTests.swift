@@ -43,7 +43,7 @@ extension EndToEndCrowds {
             let count = 60
             var clients: [DatagramSocket] = []
             for _ in 0..<count {
-                let client = try DatagramSocket(at: SocketAddress.freeOnOwnLoopback())
+                let client = try DatagramSocket.onOwnLoopback()
                 // All stay open: another one on the same port would be the same client.
                 clients.append(client)
                 let hello = ClientHelloBytes()

@@ -47,7 +47,7 @@ extension EndToEnd {
         }
 
         @Test func `a backend's empty datagram goes to the client as an empty record`() async throws {
-            let socket = try DatagramSocket(at: .freeOnOwnLoopback())
+            let socket = try DatagramSocket.onOwnLoopback()
             let backend = Backend(on: [socket]) { [[], $0.bytes] }
             let daemon = try await Daemon.start(
                 Service.forwarding(to: "udp:\(socket.local)", listen: address, identity: identity).text, in: folder)
@@ -64,7 +64,7 @@ extension EndToEnd {
         func `an answer larger than the client's max_fragment_length is dropped, and the connection goes on`(
             _ code: Int, _ limit: Int
         ) async throws {
-            let socket = try DatagramSocket(at: .freeOnOwnLoopback())
+            let socket = try DatagramSocket.onOwnLoopback()
             let backend = Backend(on: [socket]) { [Array(repeating: UInt8(ascii: "x"), count: Int($0.text) ?? 0)] }
             let daemon = try await Daemon.start(
                 Service.forwarding(to: "udp:\(socket.local)", listen: address, identity: identity).text, in: folder)

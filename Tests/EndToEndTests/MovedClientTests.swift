@@ -18,14 +18,14 @@ extension EndToEndClientMode {
         }
 
         @Test func `a backend gets the new address in its header, over the same socket`() async throws {
-            let backend = try DatagramSocket(at: .freeOnOwnLoopback())
+            let backend = try DatagramSocket.onOwnLoopback()
             let service = Service.forwarding(
                 to: "udp:\(backend.local)", listen: fixture.back, identity: fixture.identity,
                 more: "connection_id = 16")
             let server = try await fixture.serverDaemon(service.text + "proxy_protocol = true\n")
             let nat = try NAT(to: fixture.back)
             let daemon = try await Daemon.start(tunnel(to: nat.address), in: fixture.folder)
-            let sender = try DatagramSocket(at: .freeOnOwnLoopback())
+            let sender = try DatagramSocket.onOwnLoopback()
 
             var senders: Set<DatagramSocket.Sender> = []
             var ports: [Int] = []

@@ -75,7 +75,7 @@ extension EndToEndCrowds {
         }
 
         @Test func `the backend of connections that move notices nothing`() async throws {
-            let socket = try DatagramSocket(at: .freeOnOwnLoopback())
+            let socket = try DatagramSocket.onOwnLoopback()
             let backend = Backend.numbering(on: socket)
             let service = Service.forwarding(to: "udp:\(socket.local)", listen: address, identity: identity).text
             let daemon = try await Daemon.start("workers = 2\n" + service, in: folder)

@@ -1,5 +1,6 @@
 import Foundation
 import LinuxSystem
+import Synchronization
 import TestSupport
 import Testing
 
@@ -70,6 +71,28 @@ extension EndToEndCrowds {
             try await daemon.stop()
         }
 
+        /// RFC 6347, section 4.2.4: the client asks for it by sending its own last flight again.
+        @Test func `a client that has lost the end of its handshake gets it when its connection is parked`()
+            async throws
+        {
+            let daemon = try await start()
+            let sockets = daemon.openSockets
+            let isLost = Mutex(true)
+            let relay = try Relay(to: address) { direction, _, bytes in
+                let isDropped = direction == .toClient && bytes.hasChangeCipherSpec && isLost.withLock { $0 }
+                return isDropped ? [] : [Relay.Passed(direction: direction, bytes: bytes)]
+            }
+            let client = try client(to: relay.address)
+            client.say("hello")
+            try await daemon.logged("connection opened")
+            try await daemon.parked(sockets: sockets)
+            isLost.withLock { $0 = false }
+            try await client.hears("hello")
+            try await client.leave()
+            #expect(daemon.lines(with: "connection opened").count == 1 && client.handshakesDone == 1)
+            try await daemon.stop()
+        }
+
         /// A datagram that looks like the client's costs an attempt to open it, and nothing else.
         @Test func `forged records of a parked client make no socket`() async throws {
             let daemon = try await start()
@@ -91,7 +114,7 @@ extension EndToEndCrowds {
                 for bytes in replayed { relay.inject(bytes) }
             }
             // The process that answers this has read what came before it.
-            let stranger = try DatagramSocket(at: .freeOnOwnLoopback())
+            let stranger = try DatagramSocket.onOwnLoopback()
             guard case .helloVerifyRequest = try await stranger.ask(ClientHelloBytes().bytes(), of: address) else {
                 Issue.record("a hello is not answered with a HelloVerifyRequest")
                 return
@@ -129,8 +152,7 @@ extension EndToEndCrowds {
             try await daemon.stop()
         }
 
-        /// Without a word: it has no socket for one.
-        @Test func `a parked connection that is idle for too long is closed`() async throws {
+        @Test func `a parked connection that is idle for too long is closed, and its client is told`() async throws {
             let daemon = try await start("idle_timeout = 4")
             let sockets = daemon.openSockets
             let client = try client()
@@ -139,6 +161,43 @@ extension EndToEndCrowds {
             #expect(!daemon.logs("connection closed"))
             try await daemon.logged("connection closed", "idle")
             #expect(daemon.openSockets == sockets)
+            _ = try await client.program.ended()
+            #expect(client.gotCloseNotify)
+            try await daemon.stop()
+        }
+
+        @Test func `parked clients are told when the daemon stops`() async throws {
+            let daemon = try await start(workers: 2)
+            let sockets = daemon.openSockets
+            let clients = try (0..<6).map { _ in try client() }
+            for client in clients { try await client.exchange("before") }
+            try await daemon.parked(sockets: sockets)
+            try await daemon.stop()
+            for client in clients {
+                _ = try await client.program.ended()
+                #expect(client.gotCloseNotify)
+            }
+            #expect(daemon.lines(with: "connection closed: closed here").count == 6)
+        }
+
+        /// Nothing of them could come to a listener any more. The listener is closed by then, too.
+        @Test func `parked clients of a service that a reload removes are told`() async throws {
+            let other = Service(
+                name: "other", listen: [try .freeOnOwnLoopback()], identity: identity, more: park(""))
+            let daemon = try await start(
+                service: Service(listen: [address], identity: identity, more: park("")).text + other.text, 2)
+            let sockets = daemon.openSockets
+            let leaving = try (0..<3).map { _ in try client() }
+            let staying = try client(to: other.listen[0])
+            for client in leaving + [staying] { try await client.exchange("before") }
+            try await daemon.parked(sockets: sockets)
+            try daemon.reload("workers = 2\n" + other.text)
+            for client in leaving {
+                _ = try await client.program.ended()
+                #expect(client.gotCloseNotify)
+            }
+            try await daemon.logged("connection closed", "not in the configuration any more", count: 3)
+            try await staying.exchange("after")
             try await daemon.stop()
         }
 
@@ -159,7 +218,7 @@ extension EndToEndCrowds {
         }
 
         @Test func `a backend's message wakes the connection of a parked client`() async throws {
-            let backend = try DatagramSocket(at: .freeOnOwnLoopback())
+            let backend = try DatagramSocket.onOwnLoopback()
             let daemon = try await start(
                 service: Service.forwarding(
                     to: "udp:\(backend.local)", listen: address, identity: identity, more: park("")
@@ -185,7 +244,7 @@ extension EndToEndCrowds {
         }
 
         @Test func `with forward.park, the socket to the backend is given up, too`() async throws {
-            let socket = try DatagramSocket(at: .freeOnOwnLoopback())
+            let socket = try DatagramSocket.onOwnLoopback()
             let backend = Backend.numbering(on: socket)
             let service = Service.forwarding(
                 to: "udp:\(socket.local)", listen: address, identity: identity, more: park(""))
@@ -241,5 +300,18 @@ extension EndToEndCrowds {
             #expect(daemon.lines(with: "connection opened").count == 4)
             try await daemon.stop()
         }
+    }
+}
+
+extension Collection<UInt8> {
+    /// Whether a datagram has a ChangeCipherSpec, which the last flight of a handshake has.
+    var hasChangeCipherSpec: Bool {
+        var rest = self[...]
+        while rest.count >= 13 {
+            if rest.first == 20 { return true }
+            let header = Array(rest.prefix(13))
+            rest = rest.dropFirst(13 + Int(header[11]) << 8 + Int(header[12]))
+        }
+        return false
     }
 }

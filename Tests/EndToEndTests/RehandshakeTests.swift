@@ -29,7 +29,7 @@ extension EndToEndCrowds {
             let folder = try TestFolder()
             let identity = try await CertificateMaker(folder: folder).selfSigned("server")
             let address = try SocketAddress.freeOnOwnLoopback()
-            let socket = try DatagramSocket(at: .freeOnOwnLoopback())
+            let socket = try DatagramSocket.onOwnLoopback()
             let backend = Backend.numbering(on: socket)
             let daemon = try await Daemon.start(
                 "workers = 1\n"

@@ -14,7 +14,7 @@ extension EndToEndClientMode {
             private let isStopped = Atomic<Bool>(false)
 
             init() throws {
-                let socket = try DatagramSocket(at: .freeOnOwnLoopback())
+                let socket = try DatagramSocket.onOwnLoopback()
                 address = socket.local
                 Thread.detachNewThread { [self] in
                     var listeners: Set<DatagramSocket.Sender> = []

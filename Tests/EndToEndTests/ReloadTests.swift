@@ -106,7 +106,7 @@ extension EndToEndCrowds {
         }
 
         @Test func `the handler of new connections changes`() async throws {
-            let socket = try DatagramSocket(at: .freeOnOwnLoopback())
+            let socket = try DatagramSocket.onOwnLoopback()
             let numbering = Backend.numbering(on: socket)
             let daemon = try await Daemon.start(configuration, in: folder)
             let old = try SecureClient(to: address, trust: identity.certificate, in: folder)

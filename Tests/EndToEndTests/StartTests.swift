@@ -41,7 +41,7 @@ extension EndToEndClientMode {
 
         /// All addresses that cannot be had are named at once.
         @Test func `addresses that are in use, or not of this machine, are reported`() async throws {
-            let held = [try DatagramSocket(at: .freeOnOwnLoopback()), try DatagramSocket(at: .freeOnOwnLoopback())]
+            let held = [try DatagramSocket.onOwnLoopback(), try DatagramSocket.onOwnLoopback()]
             // RFC 5737: no machine has it.
             let foreign = try #require(SocketAddress(host: "192.0.2.1", port: 4_433))
             let (ending, errors) = try await run(

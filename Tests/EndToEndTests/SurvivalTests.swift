@@ -79,7 +79,7 @@ extension EndToEndCrowds {
 
         /// The backend tells its clients apart by their ports.
         @Test func `the backend of a killed worker notices nothing`() async throws {
-            let socket = try DatagramSocket(at: .freeOnOwnLoopback())
+            let socket = try DatagramSocket.onOwnLoopback()
             let backend = Backend.numbering(on: socket)
             let daemon = try await start(
                 Service.forwarding(to: "udp:\(socket.local)", listen: address, identity: identity).text)
@@ -101,7 +101,7 @@ extension EndToEndCrowds {
         @Test func `a backend's message reaches a client that has been silent since its worker was killed`()
             async throws
         {
-            let backend = try DatagramSocket(at: .freeOnOwnLoopback())
+            let backend = try DatagramSocket.onOwnLoopback()
             let daemon = try await start(
                 Service.forwarding(to: "udp:\(backend.local)", listen: address, identity: identity).text)
             let client = try client()
@@ -190,11 +190,30 @@ extension EndToEndCrowds {
                 relay.passed.count { $0.direction == .toServer } >= 2
             }
             // The process that answers this has handed the client over.
-            let stranger = try DatagramSocket(at: .freeOnOwnLoopback())
+            let stranger = try DatagramSocket.onOwnLoopback()
             _ = try await stranger.ask(ClientHelloBytes().bytes(), of: address)
             try await daemon.replaceWorker()
             try await client.hears("hello")
             try await client.leave()
+            try await daemon.stop()
+        }
+
+        /// RFC 6347, section 4.2.4: nobody but the server has the flight that the client lacks.
+        @Test func `a client that has lost the end of its handshake gets it from the successor`() async throws {
+            let daemon = try await start(Service(listen: [address], identity: identity).text)
+            let isLost = Mutex(true)
+            let relay = try Relay(to: address) { direction, _, bytes in
+                let isDropped = direction == .toClient && bytes.hasChangeCipherSpec && isLost.withLock { $0 }
+                return isDropped ? [] : [Relay.Passed(direction: direction, bytes: bytes)]
+            }
+            let client = try client(to: relay.address)
+            client.say("hello")
+            try await daemon.logged("connection opened")
+            try await daemon.replaceWorker()
+            isLost.withLock { $0 = false }
+            try await client.hears("hello")
+            try await client.leave()
+            #expect(daemon.lines(with: "connection opened").count == 1 && client.handshakesDone == 1)
             try await daemon.stop()
         }
 

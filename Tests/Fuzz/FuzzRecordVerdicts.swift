@@ -5,11 +5,22 @@ import Primitives
 
 @testable import DTLSEngine
 
-/// The receiving side of one connection twice, with the same keys: in OpenSSL, and here. What the peer seals, and what
-/// somebody makes of it, comes to both.
+/// The receiving side of one connection three times, with the same keys: in OpenSSL, here, and here with connection IDs (RFC
+/// 9146), which OpenSSL does not know. What the peer seals, and what somebody makes of it, comes to all of them, to the
+/// third one as records with a connection ID. What is said to these is measured by what is said to records without one.
 private final class Receivers {
     let openSSL: Engine
     let ours: Engine
+    private let named: Engine
+    /// The sender, with connection IDs: its state, and an engine that reads what the receiver answers.
+    private let namedSender = UnsafeMutableRawPointer.allocate(byteCount: RecordState.byteCount, alignment: 8)
+    private let namedPeer: Engine
+    /// Key schedules are kept by the keys, and those with connection IDs are others.
+    private let namedBIO: DatagramBIO
+    private var namedHint: Int32 = 0
+    /// Whether all receivers have got what amounts to the same: a record that somebody has changed may hide those behind it
+    /// from one of them.
+    var isComparable = true
     /// The sender's state. Its records are sealed with whatever numbers the input asks for.
     let sender = UnsafeMutableRawPointer.allocate(byteCount: RecordState.byteCount, alignment: 8)
     private let client: Engine
@@ -22,6 +33,7 @@ private final class Receivers {
 
     init(_ cipher: String) throws {
         bio = try DatagramBIO()
+        namedBIO = try DatagramBIO()
         let key = PresharedKey(identity: Array("fuzz".utf8), key: Array(repeating: 7, count: 16))
         var settings = ServerSettings(certifiedKeys: [], ciphers: cipher, allowsRenegotiation: true)
         settings.presharedKeys = PresharedKeys(keys: [key], hint: nil)
@@ -36,11 +48,38 @@ private final class Receivers {
                 from: receiver.ssl, receiver.protectedWrites, contentLimit: receiver.recordLimit, nil, to: memory),
             RecordState.export(from: peer.ssl, peer.protectedWrites, contentLimit: peer.recordLimit, nil, to: sender)
         else { fatalError("the keys do not leave") }
-        ours = try Engine(
-            resuming: [UInt8](UnsafeRawBufferPointer(start: memory, count: RecordState.byteCount)), over: bio)
+        ours = try Engine(resuming: Self.copy(memory), over: bio)
+        guard let own = ConnectionID([1, 2, 3]), let other = ConnectionID([9]) else { fatalError("no IDs") }
+        Self.write(RecordState(memory), ConnectionIDs(own: own, peer: other), to: namedSender)
+        named = try Engine(resuming: Self.copy(namedSender), over: namedBIO)
+        Self.write(RecordState(sender), ConnectionIDs(own: other, peer: own), to: namedSender)
+        namedPeer = try Engine(resuming: Self.copy(namedSender), over: namedBIO)
     }
 
-    deinit { sender.deallocate() }
+    deinit {
+        sender.deallocate()
+        namedSender.deallocate()
+    }
+
+    private static func copy(_ memory: UnsafeMutableRawPointer) -> [UInt8] {
+        [UInt8](UnsafeRawBufferPointer(start: memory, count: RecordState.byteCount))
+    }
+
+    /// The state of a connection with the same keys that has agreed on connection IDs.
+    private static func write(_ state: RecordState, _ ids: ConnectionIDs, to memory: UnsafeMutableRawPointer) {
+        guard let algorithm = state.algorithm else { fatalError("no algorithm") }
+        func keys(_ key: UnsafeRawPointer, _ nonce: UnsafeRawPointer) -> RecordState.Keys {
+            RecordState.Keys(
+                key: UnsafeRawBufferPointer(start: key, count: algorithm.keySize),
+                nonce: UnsafeRawBufferPointer(start: nonce, count: algorithm.fixedNonceSize))
+        }
+        RecordState.write(
+            RecordState.Terms(
+                isServer: state.isServer, algorithm: algorithm, suite: 0, contentLimit: state.contentLimit,
+                noncePrefix: 7, connectionIDs: ids, checksReturnRoutability: true),
+            send: keys(state.sendKey, state.sendNonce), receive: keys(state.receiveKey, state.receiveNonce),
+            nextNumber: state.nextNumber, to: memory)
+    }
 
     private static func handshake(_ client: Engine, _ context: ServerContext, _ bio: DatagramBIO) throws -> Engine {
         let cookies = try CookieAuthority(secret: Array(repeating: 9, count: 32))
@@ -100,6 +139,7 @@ private final class Receivers {
 
     enum Verdict: Equatable {
         case message([UInt8])
+        case answer(UInt64)
         case closed
         case failed
 
@@ -116,7 +156,8 @@ private final class Receivers {
             while true {
                 switch try engine.next(now: .distantPast) {
                 case .needsInput: return
-                case .established, .pathResponse: continue
+                case .established, .finishedRepeated: continue
+                case .pathResponse(let cookie): verdicts.append(.answer(cookie))
                 case .message(let message): verdicts.append(.message([UInt8](message)))
                 case .closed: return verdicts.append(.closed)
                 }
@@ -126,7 +167,10 @@ private final class Receivers {
     }
 
     private func verdicts(of engine: Engine, _ datagram: [UInt8]) -> [Verdict] {
-        defer { bio.outbox.removeAll() }
+        defer {
+            bio.outbox.removeAll()
+            namedBIO.outbox.removeAll()
+        }
         do {
             return try Self.events(of: engine, datagram)
         } catch {
@@ -135,18 +179,96 @@ private final class Receivers {
         }
     }
 
-    /// Gives both a datagram.
+    /// One datagram, or one record, without connection IDs and with them.
+    struct Forms {
+        var plain: [UInt8] = []
+        var named: [UInt8] = []
+
+        static func += (forms: inout Forms, others: Forms) {
+            forms.plain += others.plain
+            forms.named += others.named
+        }
+    }
+
+    /// Gives all receivers a datagram.
     /// - Returns: whether the connection goes on.
-    func deliver(_ datagram: [UInt8]) -> Bool {
+    func deliver(_ datagram: Forms) -> Bool {
+        guard deliver(datagram.plain) else { return false }
+        guard isComparable else { return true }
+        let (expected, found) = (last, verdicts(of: named, datagram.named))
+        guard expected == found else {
+            fatalError(
+                "to records without connection IDs \(expected.map(\.summary)) is said, and to those with them"
+                    + " \(found.map(\.summary)): \(failure)")
+        }
+        return true
+    }
+
+    /// What was said to the last datagram without connection IDs.
+    private var last: [Verdict] = []
+
+    private func deliver(_ datagram: [UInt8]) -> Bool {
         let (expected, found) = (verdicts(of: openSSL, datagram), verdicts(of: ours, datagram))
         guard expected == found else {
             fatalError("OpenSSL says \(expected.map(\.summary)), and this code \(found.map(\.summary)): \(failure)")
         }
+        last = expected
         return !expected.contains(.closed) && !expected.contains(.failed)
     }
 
-    /// An authentic record.
-    func record(_ type: ContentType, _ number: UInt64, _ content: [UInt8]) -> [UInt8] {
+    /// Gives all receivers a record with this number: those without connection IDs one with a message, and the other one a
+    /// message of a return routability check (RFC 9853), or what a program has made by mistake.
+    func deliver(_ type: ContentType, _ content: [UInt8], _ number: UInt64) {
+        guard deliver(record(.applicationData, number, [7])) else { fatalError("a message ends the connection") }
+        guard isComparable else { return }
+        let isNew = last == [.message([7])]
+        let datagram = namedRecord(type, number, content, padding: 1)
+        let found: [Verdict]
+        do { found = try Self.events(of: named, datagram) } catch { fatalError("\(error)") }
+        var answers: [Verdict] = []
+        for answer in Self.take(namedBIO) {
+            do { answers += try Self.events(of: namedPeer, answer) } catch { fatalError("\(error)") }
+        }
+        var expected: (found: [Verdict], answers: [Verdict]) = ([], [])
+        if isNew, type.rawValue == 27, content.count == 9, content[0] < 2 {
+            let cookie = content.dropFirst().reduce(0) { $0 << 8 | UInt64($1) }
+            expected = content[0] == 0 ? ([], [.answer(cookie)]) : ([.answer(cookie)], [])
+        }
+        guard found == expected.found, answers == expected.answers else {
+            fatalError("\(content) of type \(type.rawValue) is taken for \(found) and answered with \(answers)")
+        }
+    }
+
+    /// An authentic record in both forms.
+    func records(_ type: ContentType, _ number: UInt64, _ content: [UInt8], padding: Int = 0) -> Forms {
+        Forms(
+            plain: record(type, number, content), named: namedRecord(type, number, content, padding: padding))
+    }
+
+    /// - Parameter padding: bytes of zeros behind the type (RFC 9146, section 4).
+    private func namedRecord(_ type: ContentType, _ number: UInt64, _ content: [UInt8], padding: Int) -> [UInt8] {
+        let state = RecordState(namedSender)
+        guard let algorithm = state.algorithm else { fatalError("no algorithm") }
+        var inner = content
+        var last = type
+        if padding > 0 {
+            inner += [type.rawValue] + [UInt8](repeating: 0, count: padding - 1)
+            last = ContentType(rawValue: 0)
+        }
+        let size =
+            Record.headerSize + algorithm.overhead + inner.count
+            + CipherContexts.connectionIDOverhead(state.peerConnectionID)
+        var record = [UInt8](repeating: 0, count: size)
+        let isSealed = record.withUnsafeMutableBytes { record in
+            inner.withUnsafeBytes {
+                namedBIO.contexts.seal($0, last, number, state, hint: &namedHint, into: record)
+            }
+        }
+        guard isSealed else { fatalError("it is not sealed") }
+        return record
+    }
+
+    private func record(_ type: ContentType, _ number: UInt64, _ content: [UInt8]) -> [UInt8] {
         let state = RecordState(sender)
         guard let algorithm = state.algorithm else { fatalError("no algorithm") }
         var record = [UInt8](repeating: 0, count: Record.headerSize + algorithm.overhead + content.count)
@@ -167,7 +289,7 @@ private let ciphers = [
 
 /// The input is a list of things to do with records and datagrams. Both receivers must say the same to each datagram.
 ///
-/// What they are known to say otherwise to is left out: empty messages, of which OpenSSL tells from 3.2 on in another
+/// What OpenSSL is known to say otherwise to is left out: empty messages, of which OpenSSL tells from 3.2 on in another
 /// order, malformed alerts, for which it ends the connection, and authentic records of other types. So are warnings:
 /// OpenSSL 3.0.19 counts the last one once more for each record that it drops after it, and ends the connection at five
 /// ("too many warn alerts").
@@ -200,46 +322,81 @@ private struct Input {
     }
 }
 
-private func run(_ input: inout Input, _ base: UInt64, _ both: Receivers) -> Bool {
+private func run(_ input: inout Input, _ base: UInt64, _ all: Receivers) -> Bool {
+    all.isComparable = true
     // The windows are the same, whatever came before.
-    guard both.deliver(both.record(.applicationData, base, [1])) else { fatalError("the first is not taken") }
-    var sent: [[UInt8]] = []
-    var datagram: [UInt8] = []
+    guard all.deliver(all.records(.applicationData, base, [1])) else { fatalError("the first is not taken") }
+    var sent: [Receivers.Forms] = []
+    var datagram = Receivers.Forms()
+    var isChanged = false
     while !input.isAtEnd {
         let operation = input.next()
-        var record: [UInt8] = []
+        var record = Receivers.Forms()
         let number = base &+ UInt64(input.next()) &- 100
         switch operation & 0x0f {
         case 0...5:
-            record = both.record(.applicationData, number, Array(repeating: operation, count: 1 + Int(input.next())))
+            record = all.records(
+                .applicationData, number, Array(repeating: operation, count: 1 + Int(input.next())),
+                padding: Int(operation & 0x03) * 5)
         case 6:
             let far = base + UInt64(input.next()) << 8
-            record = both.record(.applicationData, far, [operation])
+            record = all.records(.applicationData, far, [operation])
+        case 7 where datagram.plain.isEmpty:
+            let size = Int(input.next() % 12)
+            all.deliver(
+                ContentType(rawValue: 27), [input.next() % 4] + (0..<size).map { _ in input.next() }, number)
+            continue
         case 8:
             // close_notify, or a fatal alert.
             let isFatal = input.next() % 2 == 1
-            record = both.record(.alert, number, isFatal ? [2, 80] : [1, 0])
-        case 9 where datagram.isEmpty:
-            record = both.record(
+            record = all.records(.alert, number, isFatal ? [2, 80] : [1, 0])
+        case 9 where datagram.plain.isEmpty:
+            record = all.records(
                 .applicationData, number, Array(repeating: 1, count: 16_380 + Int(input.next() % 16)))
         case 10, 11: if !sent.isEmpty { record = sent[Int(input.next()) % sent.count] }
-        case 12: record = (0..<(input.next() % 64)).map { _ in input.next() }
-        case 13: record = [23, 0xfe, 0xfd, 0, 1, 0, 0] + (0..<6).map { _ in input.next() }
+        case 12: record.plain = (0..<(input.next() % 64)).map { _ in input.next() }
+        case 13: record.plain = [23, 0xfe, 0xfd, 0, 1, 0, 0] + (0..<6).map { _ in input.next() }
+        case 14 where datagram.plain.isEmpty:
+            // Nothing but padding, and types that nobody knows.
+            let type = input.next()
+            if type == 0 || type > 27 { all.deliver(ContentType(rawValue: type), [], number) }
+            continue
         default: break
         }
-        if sent.count < 32, !record.isEmpty, record.count < 1_000 { sent.append(record) }
+        if operation & 0x0f == 12 || operation & 0x0f == 13 {
+            record.named = record.plain
+            isChanged = isChanged || !record.plain.isEmpty
+        } else if sent.count < 32, !record.plain.isEmpty, record.plain.count < 1_000 {
+            sent.append(record)
+        }
         switch operation >> 4 & 0x07 {
-        case 1: if !record.isEmpty { record[Int(input.next()) % record.count] ^= 1 << (input.next() & 7) }
-        case 2: record.removeLast(min(record.count, Int(input.next() % 32)))
-        case 3: record += [input.next(), input.next()]
+        case 1:
+            if !record.plain.isEmpty {
+                let (place, bit) = (Int(input.next()), input.next() & 7)
+                record.plain[place % record.plain.count] ^= 1 << bit
+                record.named[place % record.named.count] ^= 1 << bit
+                isChanged = true
+            }
+        case 2:
+            let count = Int(input.next() % 32)
+            record.plain.removeLast(min(record.plain.count, count))
+            record.named.removeLast(min(record.named.count, count))
+            isChanged = isChanged || count > 0
+        case 3:
+            let rest = [input.next(), input.next()]
+            record += Receivers.Forms(plain: rest, named: rest)
+            isChanged = true
         default: break
         }
+        // What is behind a record that was changed may be seen by one, and not by the other.
+        if isChanged, operation & 0x80 != 0 { all.isComparable = false }
         datagram += record
         // The highest bit: another record follows in the same datagram. OpenSSL reads no more than one record of the
         // greatest size at a time, and cuts off what is beyond it.
-        if operation & 0x80 != 0, datagram.count < 8_000 { continue }
-        if !both.deliver(datagram) { return false }
-        datagram = []
+        if operation & 0x80 != 0, datagram.plain.count < 8_000 { continue }
+        if !all.deliver(datagram) { return false }
+        datagram = Receivers.Forms()
+        isChanged = false
     }
-    return datagram.isEmpty || both.deliver(datagram)
+    return datagram.plain.isEmpty || all.deliver(datagram)
 }

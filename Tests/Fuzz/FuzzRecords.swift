@@ -83,6 +83,9 @@ private func readConnectionID(_ bytes: UnsafeRawBufferPointer) {
     if let content = ConnectionIDNegotiation.connectionID(in: bytes) {
         guard content.count == bytes.count - 1 else { fatalError("another length") }
     }
+    if let message = ReturnRoutabilityMessage(bytes) {
+        guard message.withBytes({ [UInt8]($0) }) == [UInt8](bytes) else { fatalError("another message") }
+    }
     let found = ConnectionID(selfDescribedIn: bytes)
     for id in [found, ConnectionID(bytes)].compactMap({ $0 }) {
         guard let read = fuzzed.cipher?.decrypt(id) else { continue }

@@ -84,7 +84,7 @@ private func inode(of descriptor: borrowing FileDescriptor) throws -> UInt {
 @Suite struct UnixChannelTests {
     /// A process that is killed leaves messages unread. The kernel then reports ECONNRESET before the messages that the
     /// process has sent.
-    @Test func `what an end has sent is read, though it was closed with messages unread`() throws {
+    @Test func `what an end has sent is read, though it was closed with messages unread`() async throws {
         let ends = try Ends()
         #expect(try [9].withUnsafeBytes { try UnixChannel.send($0, over: ends.other) })
         #expect(try ends.send([1]))
@@ -92,7 +92,8 @@ private func inode(of descriptor: borrowing FileDescriptor) throws -> UInt {
         _ = ends.one.take()
         #expect(try ends.receive() == .message([1]))
         #expect(try ends.receive() == .message([2]))
-        #expect(try ends.receive() == .end)
+        // A program that another test starts at this moment has a copy of the end until it is executed.
+        try await eventually("the channel ends") { try ends.receive() == .end }
         #expect(try ends.receive() == .end)
     }
 

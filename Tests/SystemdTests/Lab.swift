@@ -247,5 +247,6 @@ enum MessageID {
     static let upgradeFailed = "bcbb0d70dfdb49c8985d176fd16eec59"
     static let stopping = "13f825680ba54e4f96e3d60c4eec8c3a"
     static let connectionOpened = "cde74a02b67b470ea9b7613559d68da5"
+    static let connectionMoved = "0eadf9689ac84e2097722b4a94df7ba1"
     static let connectionClosed = "1db8a567d8224492ac040ea2b0d1006f"
 }

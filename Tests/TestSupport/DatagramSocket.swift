@@ -45,6 +45,15 @@ package final class DatagramSocket: Sendable {
     /// Where it is bound; meaningless for a Unix socket.
     package let local: SocketAddress
 
+    /// A UDP socket at an address of this run's own, on a port that the kernel chooses. A port that was only found free
+    /// can still be in use: a child between fork() and exec() may hold a copy of the socket that was bound to see.
+    package static func onOwnLoopback() throws -> DatagramSocket {
+        guard let address = SocketAddress(host: SocketAddress.ownLoopback, port: 0) else {
+            throw NoFreePort(host: SocketAddress.ownLoopback)
+        }
+        return try DatagramSocket(at: address)
+    }
+
     /// A UDP socket bound to `address`.
     package init(at address: SocketAddress) throws {
         let descriptor = socket(address.family.domain, Int32(SOCK_DGRAM.rawValue) | Int32(SOCK_CLOEXEC.rawValue), 0)

@@ -10,7 +10,7 @@ extension TestFolder {
         isExpired: Bool, to certificate: String
     ) async throws {
         // `openssl x509` takes no dates before version 3.4, and no days below 0 from then on; `ca` needs a database.
-        let dates = isExpired ? ["-startdate", "20240101000000Z", "-enddate", "20240131000000Z"] : ["-days", "30"]
+        let dates = isExpired ? ["-startdate", "20240101000000Z", "-enddate", "20240131000000Z"] : ["-days", "60"]
         try write("", to: "\(name).database")
         let configuration = try write(
             """

@@ -22,6 +22,7 @@
 #include <sys/signalfd.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/timerfd.h>
 #include <sys/types.h>
 #include <sys/un.h>
 #include <sys/wait.h>
@@ -35,8 +36,10 @@ static const int CL_IPV6_RECVPKTINFO = 49;
 static const int CL_IPV6_PKTINFO = 50;
 static const int CL_IP_PKTINFO = 8;
 static const int CL_UDP_SEGMENT = 103;
+static const int CL_SO_MEMINFO = 55;
 static const int CL_SOL_UDP = 17;
 static const int CL_MSG_CMSG_CLOEXEC = 0x40000000;
+static const int CL_SO_PEERGROUPS = 59;
 static const int CL_F_ADD_SEALS = 1033;
 static const int CL_F_SEAL_SEAL = 1;
 static const int CL_F_SEAL_SHRINK = 2;
@@ -46,6 +49,8 @@ static const int CL_F_SEAL_WRITE = 8;
 int cl_recvmmsg(int fd, struct cl_mmsghdr *messages, unsigned int count, int flags);
 int cl_sendmmsg(int fd, struct cl_mmsghdr *messages, unsigned int count, int flags);
 int cl_memfd_create(const char *name);
+/// mlock2(2) with MLOCK_ONFAULT: what is in memory by now, and what comes to be, is not swapped out.
+int cl_mlock_on_fault(const void *start, size_t count);
 /// gettid(2)
 pid_t cl_thread_number(void);
 /// Opens this program's file for cl_spawn_self. Returns a descriptor, or -1 and sets errno.
@@ -85,6 +90,8 @@ char **cl_arguments(void);
 int cl_spawn_close_from(posix_spawn_file_actions_t *actions, int first);
 /// Returns the number of bytes that malloc has allocated and that are not freed.
 size_t cl_bytes_in_use(void);
+/// Returns the number of processors that this process may run on (sched_getaffinity()), or -1 and sets errno.
+int cl_usable_processors(void);
 /// Gives free memory of malloc's heap back to the system.
 void cl_trim_heap(void);
 

@@ -10,9 +10,9 @@ import Primitives
 ///
 /// ``Lifecycle`` decides what is done when. This class performs its actions and tells it the outcomes.
 final class Acceptor: TimerTarget, EventHandler {
-    private let configurationFile: String
+    let configurationFile: String
     private let logger = Logger(label: "dtlsd")
-    private let loop: EventLoop
+    let loop: EventLoop
     private let signals: SignalSource
     private let environment = Acceptor.childEnvironment()
     /// Where the program is that a successor runs; `nil` where this process does not know.
@@ -23,7 +23,7 @@ final class Acceptor: TimerTarget, EventHandler {
     /// What connection IDs are made with by configurations that have no keys.
     private let connectionIDKey: StoredSecret
     private var manager: ServiceManager
-    private var lifecycle: Lifecycle<ActiveConfiguration>
+    private(set) var lifecycle: Lifecycle<ActiveConfiguration>
     /// The process that reads a configuration, while there is one.
     private var loader: LoaderHandle?
     /// The main process whose place this one is to take, until it has.
@@ -31,14 +31,20 @@ final class Acceptor: TimerTarget, EventHandler {
     /// The process that is to take this one's place, while there is one.
     private var successor: Successor?
 
-    private let workers: WorkerSupervisor
-    private let dispatcher: ConnectionDispatcher
-    private let listeners: ListenerSet
+    let counters: CounterRegistry
+    let workers: WorkerSupervisor
+    let dispatcher: ConnectionDispatcher
+    let listeners: ListenerSet
     private let ticketKeys: TicketKeyRotator
     private let staples: StapleRefresher
+    /// Warns of certificates that expire.
+    let expiries: ExpiryWatch
+    private(set) lazy var control = Control(self)
     /// The secret of the cookies that the listeners make.
     private var cookieSecret: [UInt8]
 
+    /// Counts what this process uses.
+    private var resources: ProcessMeter?
     private var nextStatus = Instant.distantFuture
     private var nextWatchdogNotification = Instant.distantFuture
     /// When the workers are killed that have not ended.
@@ -48,6 +54,8 @@ final class Acceptor: TimerTarget, EventHandler {
     /// When the step of an upgrade has taken too long.
     private var upgradeDeadline = Instant.distantFuture
     private var lastStatus = ""
+    /// Files of an earlier process with connections that this one cannot go on with.
+    private var filesSetAside: [StoredItem: PassedDescriptor] = [:]
     /// READY=1 was not sent, because the queue of the service manager was full. The manager waits for it, so it is sent
     /// again later.
     private var isReadyPending = false
@@ -111,6 +119,8 @@ final class Acceptor: TimerTarget, EventHandler {
                 arguments: Role.worker(number: number).arguments, environment: environment, channel: channel)
         }
         workers.tablesOutliveDaemon = self.manager.isPresent
+        counters = try CounterRegistry()
+        workers.counters = counters
         self.workers = workers
         dispatcher = ConnectionDispatcher(workers: workers, loop: loop)
         listeners = ListenerSet(
@@ -120,15 +130,19 @@ final class Acceptor: TimerTarget, EventHandler {
             workers.replaceTicketKeys($0)
         }
         staples = StapleRefresher(file: configurationFile, environment: environment, loop: loop, logger: logger)
+        expiries = ExpiryWatch(loop: loop, logger: logger)
         if let channel {
             predecessor = try Predecessor(channel, loop: loop)
             workers.isAwaitingTables = true
         }
         super.init()
+        if let socket = self.manager.takeControlSocket() {
+            control.server.adopt(socket.passed.descriptor.take(), at: socket.path)
+        }
         workers.onEvent = { [unowned self] in handle($0) }
         workers.connections.onTableRemoved = { [unowned self] in self.manager.discard(.connections(table: $0)) }
         workers.onMisdelivered = { [listeners] in listeners.reinject($0, $1) }
-        workers.onDatagram = { [listeners] in listeners.listener(of: $1.local)?.send($0, to: $1) }
+        workers.onDatagrams = { [listeners] in listeners.send($0) }
         dispatcher.findListeners { [listeners] in listeners.listener(of: $0) }
         staples.currentConfiguration = { [unowned self] in
             lifecycle.isServing ? lifecycle.active?.configuration : nil
@@ -142,6 +156,7 @@ final class Acceptor: TimerTarget, EventHandler {
     private func start() throws {
         adopt(manager.takeStoredConnections())
         _ = try loop.add(signals.descriptor, .readable, self)
+        resources = ProcessMeter(counters.main.process, limit: descriptors.limit, loop: loop, isMainProcess: true)
         logger.log(.started, "dtlsd starts with \(configurationFile)", ["PID": "\(getpid())"])
         nextWatchdogNotification = loop.now
         timerFired(now: loop.now)
@@ -208,9 +223,10 @@ final class Acceptor: TimerTarget, EventHandler {
         }
     }
 
-    private func handle(_ event: Lifecycle<ActiveConfiguration>.Event) {
+    func handle(_ event: Lifecycle<ActiveConfiguration>.Event) {
         for action in lifecycle.handle(event) { perform(action) }
         if !lifecycle.isUpgrading { upgradeDeadline = .distantFuture }
+        control.lifecycleChanged()
     }
 
     private func perform(_ action: Lifecycle<ActiveConfiguration>.Action) {
@@ -222,7 +238,9 @@ final class Acceptor: TimerTarget, EventHandler {
         case .replaceWorker(let worker, let reason): workers.replace(worker, reason: reason)
         case .notifyReloading: manager.notify(.reloading, .status("reloading \(configurationFile)"))
         case .notifyReady: notifyReady()
-        case .log(let event, let message): log(event, message)
+        case .log(let event, let message):
+            counters.count(event)
+            log(event, message)
         case .shutDown(let keepingConnections): shutDown(keepingConnections: keepingConnections)
         case .upgrade(let action): perform(action)
         case .killWorkers:
@@ -287,6 +305,8 @@ final class Acceptor: TimerTarget, EventHandler {
                     errors.cause == .configuration ? .configuration : .sockets))
         } catch let error as TooFewDescriptors {
             return handle(.refused(problems: ["\(error)"], .system))
+        } catch let error as ControlSocketError {
+            return handle(.refused(problems: ["\(configurationFile): \(error)"], .sockets))
         } catch {
             return refuse(error)
         }
@@ -314,8 +334,15 @@ final class Acceptor: TimerTarget, EventHandler {
             let connectionIDs = ConnectionIDAuthority(configuration.connectionIDs, ownKey: connectionIDKey.bytes)
         else { throw SystemError("the keys of connection IDs", errno: ENOMEM) }
         let plan = try listeners.prepare(configuration)
-        // Nothing above has changed anything, and only the next call can fail.
-        try workers.configure(workers: configuration.workers, new.setup)
+        let controlPlan = try control.prepare(configuration)
+        // Nothing above has changed anything, and only the next call but one can fail.
+        workers.connections.allowConnections(configuration.limits.connections)
+        do {
+            try workers.configure(workers: configuration.workers, new.setup)
+        } catch {
+            control.server.discard(controlPlan)
+            throw error
+        }
         workers.recycleWorkers(after: configuration.recycle == .zero ? nil : configuration.recycle)
         ticketKeys.activate(configuration.tickets)
         if secret != cookieSecret { listeners.cookies = cookies }
@@ -323,8 +350,11 @@ final class Acceptor: TimerTarget, EventHandler {
         workers.connections.connectionIDs = connectionIDs
         commit(plan)
         dispatcher.activate(configuration, targets: listeners.targets)
+        counters.activate(configuration)
         staples.watch(configuration, with: new.watcher)
-        LogBootstrap.setLevel(configuration.logLevel)
+        expiries.watch(configuration.certificates)
+        control.activate(configuration, controlPlan)
+        LogBootstrap.setFormat(configuration.logFormat)
         storeDescriptors()
     }
 
@@ -366,6 +396,7 @@ final class Acceptor: TimerTarget, EventHandler {
         }
         handle(.listenersOpened)
         predecessor?.send(.serving)
+        if predecessor == nil { control.server.open() }
         let addresses = listeners.addresses.map(\.description).joined(separator: ", ")
         let configuration = lifecycle.active?.configuration
         let connections = configuration.map(descriptors.connections) ?? 0
@@ -418,6 +449,9 @@ final class Acceptor: TimerTarget, EventHandler {
             self.successor = successor
             for socket in listeners.inherited { try successor.send(socket.descriptor.rawValue, name: socket.name) }
             for (item, descriptor) in ownDescriptors { try successor.send(descriptor, name: item.name) }
+            if let socket = control.server.descriptor {
+                try successor.send(socket.number, name: StoredItem.control(path: socket.path).name)
+            }
             successor.send(.prepare)
         } catch {
             perform(.killSuccessor)
@@ -461,6 +495,7 @@ final class Acceptor: TimerTarget, EventHandler {
             tries += 1
         }
         successor.send(.becomeMain(isReloadRequested: isReloadRequested))
+        control.upgraded(to: successor.processID)
         if let stop { kill(successor.processID, stop.keepingConnections ? SIGUSR1 : SIGTERM) }
     }
 
@@ -484,6 +519,7 @@ final class Acceptor: TimerTarget, EventHandler {
     private func becomeMain(isReloadRequested: Bool) {
         predecessor = nil
         manager.becomeMain()
+        control.server.open()
         manager.notify(.watchdog)
         notifyReady()
         storeDescriptors()
@@ -502,6 +538,14 @@ final class Acceptor: TimerTarget, EventHandler {
         if event.level >= .error { predecessor.note(message) }
     }
 
+    /// All that was counted.
+    var counterSnapshot: CounterSnapshot {
+        counters.snapshot(CounterRegistry.Sources(listeners, workers, dispatcher))
+    }
+
+    /// Whether another process is the main process still.
+    var isSuccessor: Bool { predecessor != nil }
+
     // MARK: What outlives this process
 
     /// Everything that the next main process is to have, whether it is started by the service manager or by this one.
@@ -518,6 +562,7 @@ final class Acceptor: TimerTarget, EventHandler {
         guard manager.isPresent else { return }
         var descriptors = ownDescriptors
         for (table, file) in workers.slotFiles { descriptors[.connections(table: table)] = file }
+        for (item, file) in filesSetAside { descriptors[item] = file.descriptor.rawValue }
         manager.keep(descriptors)
     }
 
@@ -530,14 +575,20 @@ final class Acceptor: TimerTarget, EventHandler {
         for file in files {
             guard let item = file.storedItem, case .connections(let table) = item else { continue }
             manager.doubt(item)
+            // It is closed where it cannot be used.
+            let copy = PassedDescriptor(
+                file.name, (try? file.descriptor.duplicate()) ?? FileDescriptor(owning: -1))
             do {
                 count += try workers.adopt(file.descriptor.take(), table: table)
-            } catch {
+            } catch UnusableSlotFile.foreign {
                 areAllUsable = false
                 manager.discard(item)
                 logger.log(
                     .connectionsLost,
-                    "connections of an earlier process cannot be taken up, and are lost: \(file.name): \(error)")
+                    "a memory file of an earlier process does not hold connections, and is given up: \(file.name)")
+            } catch {
+                areAllUsable = false
+                setAside(copy, table, because: error)
             }
         }
         guard count > 0 else { return areAllUsable }
@@ -547,18 +598,41 @@ final class Acceptor: TimerTarget, EventHandler {
         return areAllUsable
     }
 
+    /// Keeps a file whose connections this process cannot take up, for the next one: it may know their version, or have the
+    /// memory.
+    private func setAside(_ file: PassedDescriptor, _ table: Int, because error: any Error) {
+        let name = file.name
+        // The process before this one has it, and goes on with it.
+        if let predecessor { return predecessor.note("\(name): \(error)") }
+        guard file.descriptor.isOpen else {
+            manager.discard(.connections(table: table))
+            return logger.log(
+                .connectionsLost, "connections of an earlier process are lost, and so is \(name): \(error)")
+        }
+        filesSetAside[.connections(table: table)] = file
+        workers.connections.reserve(table)
+        logger.log(
+            .connectionsLost,
+            "connections of an earlier process cannot be taken up: \(error). Their clients are not served, and begin new"
+                + " connections when they find that out. \(name) is kept for the next start: a restart with the version of"
+                + " dtlsd that has written it, or with more memory, goes on with these connections")
+    }
+
     // MARK: Shutdown
 
     private func shutDown(keepingConnections: Bool) {
         manager.notify(.stopping, .status("stopping"))
+        control.stopping()
         predecessor?.refuse("it was told to end")
-        if keepingConnections { storeDescriptors() }
-        listeners.closeAll()
         guard keepingConnections else {
             stopDeadline = loop.now + (lifecycle.active?.configuration.stopTimeout ?? .seconds(5))
             schedule()
-            return workers.stop()
+            workers.stop()
+            // The close_notify of connections without sockets leaves from the listeners, which are closed at the end.
+            return listeners.pauseAll()
         }
+        storeDescriptors()
+        listeners.closeAll()
         // Connections are served until no handshake is under way, and are all silent from then on.
         stopDeadline = loop.now + Upgrade.settlingTime
         schedule()
@@ -588,8 +662,10 @@ final class Acceptor: TimerTarget, EventHandler {
     }
 
     private func end() {
+        listeners.closeAll()
         dispatcher.finishLog()
         log(.stopped, "stopped: \(status)")
+        control.server.close(keepsFile: successor != nil || predecessor != nil)
         guard let successor else { return loop.stop() }
         successor.whenAllIsSent { [loop] in loop.stop() }
     }
@@ -645,38 +721,6 @@ final class Acceptor: TimerTarget, EventHandler {
         }
         nextStatus = now + Self.statusInterval
     }
-
-    /// The line that `systemctl status` shows, and that ends the log.
-    private var status: String {
-        let counters = listeners.counters
-        let totals = workers.pool.totals
-        var refused = counters.refused
-        refused.add(totals.refused)
-        var parts: [String] = []
-        // `systemctl reload` knows that a reload has failed, and this is where the reason is shown.
-        if let reason = lifecycle.reloadFailure { parts.append("the last reload failed: \(reason)") }
-        let parked = workers.connections.countWithoutSockets
-        parts.append(
-            "\(workers.connections.count) connections, \(dispatcher.handshakes) of them in handshake"
-                + (parked > 0 ? ", \(parked) without a socket" : ""))
-        parts.append("\(totals.handshakes) handshakes, \(totals.resumed) of them resumed, \(totals.failed) failed")
-        parts.append(
-            "\(counters.hellosAnswered &- counters.unsent) cookies sent"
-                + (counters.unsent > 0 ? ", \(counters.unsent) not sent by the kernel" : ""))
-        parts.append("\(refused.total) refused" + (refused.total > 0 ? " (\(refused.text { $0.key }))" : ""))
-        if totals.dropped.total > 0 {
-            parts.append("\(totals.dropped.total) datagrams dropped (\(totals.dropped.text { $0.key }))")
-        }
-        if totals.checksFailed > 0 { parts.append("\(totals.checksFailed) addresses that clients did not confirm") }
-        if totals.forged > 0 { parts.append("\(totals.forged) forged records") }
-        parts += dispatcher.addressChanges
-        let places = listeners.recordsOfNoConnection.map { "\($0.address): \($0.count)" }.joined(separator: ", ")
-        parts.append("\(counters.ofNoConnection) records of no connection" + (places.isEmpty ? "" : " (\(places))"))
-        parts.append("\(counters.unrelated &+ counters.malformed) other datagrams dropped")
-        parts.append("\(listeners.count) listeners")
-        if let file = lifecycle.active?.configuration.keyLogFile { parts.append("SECRETS ARE WRITTEN TO \(file)") }
-        return parts.joined(separator: "; ")
-    }
 }
 
 /// Why this process cannot have a successor.
@@ -687,11 +731,4 @@ private struct NoUpgrade: Error, CustomStringConvertible {
 /// The limit of open files is too low for a configuration.
 private struct TooFewDescriptors: Error, CustomStringConvertible {
     let description: String
-}
-
-extension Tally {
-    /// `3 denied, 2 connections_per_prefix`; empty when nothing was counted.
-    fileprivate func text(_ key: (Kind) -> String) -> String {
-        Kind.allCases.filter { self[$0] > 0 }.map { "\(self[$0]) \(key($0))" }.joined(separator: ", ")
-    }
 }

@@ -73,6 +73,9 @@ final class ConnectionDispatcher {
     /// Handshakes in progress, of all services.
     var handshakes: Int { admission.handshakes }
 
+    /// What has become of records with connection IDs.
+    var recordsWithConnectionIDs: SocketRestorer.Counters { sockets.counters }
+
     /// What the status says of clients that have come from new addresses; empty while none has.
     var addressChanges: [String] { sockets.counters.text }
 

@@ -89,8 +89,10 @@ struct Lifecycle<Active> {
     }
 
     private(set) var phase: Phase
-    /// Why the last reload has failed; `nil` once a reload has succeeded.
-    private(set) var reloadFailure: String?
+    /// Why the last reload or upgrade has failed; empty once a reload has succeeded.
+    private(set) var problems: [String] = []
+    /// The first of ``problems``.
+    var reloadFailure: String? { problems.first }
     /// SIGUSR2 came during the start or a reload. The upgrade begins when that is done.
     private(set) var isUpgradeRequested = false
     /// Whether ``reloadFailure`` is of a reload that was requested after the one whose configuration the workers are
@@ -119,6 +121,14 @@ struct Lifecycle<Active> {
 
     /// Whether the daemon serves and neither a reload nor an upgrade is under way.
     var isServing: Bool { if case .serving = phase { true } else { false } }
+
+    /// Whether a reload is under way, whose outcome ``problems`` tells once it is not.
+    var isReloading: Bool {
+        switch phase {
+        case .reading, .distributing: true
+        case .loading, .starting, .serving, .upgrading, .stopping: false
+        }
+    }
 
     var isUpgrading: Bool { if case .upgrading = phase { true } else { false } }
 
@@ -201,7 +211,7 @@ struct Lifecycle<Active> {
         guard let run = loaderRun else { return [] }
         var actions = problems.map { Action.log(.configurationInvalid, $0) }
         if case .loading = phase { return actions + stop(failure) }
-        reloadFailure = problems.first
+        self.problems = problems
         actions.append(.log(.reloadFailed, "reload failed: the previous configuration and certificates stay active"))
         switch phase {
         case .starting(let active, _): phase = .starting(active: active, nil)
@@ -236,7 +246,7 @@ struct Lifecycle<Active> {
             phase = .upgrading(active: active, previous: nil, upgrade)
             return []
         case .distributing(let active, _, let run):
-            if !hasLaterReloadFailed { reloadFailure = nil }
+            if !hasLaterReloadFailed { problems = [] }
             return [.log(.reloaded, "configuration and certificates reloaded from \(configurationFile)")]
                 + endDistribution(active, run)
         }
@@ -269,7 +279,7 @@ struct Lifecycle<Active> {
             phase = .upgrading(active: previous, previous: nil, upgrade)
             return rollBackStaples(rejection, from: active, to: previous)
         case .distributing(let active, let previous, let run):
-            reloadFailure = rejection
+            problems = [rejection]
             return [
                 .log(.reloadFailed, "reload failed: \(rejection); the previous configuration is activated again"),
                 .rollBack(from: active, to: previous),
@@ -346,7 +356,7 @@ struct Lifecycle<Active> {
         case .failed(let actions, let reason):
             phase = .serving(active: active, previous: previous)
             if let request = upgrade.stopRequest { return actions.map { .upgrade($0) } + stop(request) }
-            reloadFailure = "the upgrade failed: \(reason)"
+            problems = ["the upgrade failed: \(reason)"]
             let log = Action.log(.upgradeFailed, "the upgrade failed, and this process goes on: \(reason)")
             guard upgrade.isReloadRequested else { return actions.map { .upgrade($0) } + [log, .notifyReady] }
             // The service manager has been told already that something is under way.

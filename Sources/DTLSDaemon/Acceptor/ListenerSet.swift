@@ -27,22 +27,33 @@ final class ListenerSet {
     }
 
     /// A listener that a configuration asks for.
-    private struct Wanted {
+    fileprivate struct Wanted {
         let key: ListenerKey
         /// The path of its table in the configuration.
         let table: String
         let target: Target
+        /// The ``SlotTarget`` of the table.
+        let slotTarget: UInt64
     }
 
     private var open: [ListenerKey: DatagramListener] = [:]
     /// The service or client that each open listener belongs to.
     private(set) var targets: [ObjectIdentifier: Target] = [:]
+    /// The ``SlotTarget`` of the same.
+    private var slotTargets: [ObjectIdentifier: UInt64] = [:]
+    /// What was counted for each service or client by listeners that are closed, or another's by now.
+    private var closedByTarget: [UInt64: Endpoint.Counters] = [:]
     /// The sockets that the service manager has passed in.
     let inherited: [InheritedSocket]
     /// The sockets that an earlier main process has opened itself and passed on, until the first configuration is
     /// active. Datagrams may wait in them.
     private var stored: [StoredItem: InheritedSocket] = [:]
     private let buffers = ListenerBuffers()
+    /// Who is told what comes to the listeners.
+    var trace: ClientTrace? {
+        get { buffers.trace }
+        set { buffers.trace = newValue }
+    }
     /// Makes and verifies the cookies of all listeners.
     var cookies: CookieAuthority {
         didSet { for listener in open.values { listener.use(cookies) } }
@@ -97,6 +108,12 @@ final class ListenerSet {
 
     var addresses: [SocketAddress] { open.keys.map(\.address).sorted { "\($0)" < "\($1)" } }
 
+    /// The addresses of open listeners, in order, and the service or client that each belongs to.
+    var opened: [(address: SocketAddress, target: Target)] {
+        open.compactMap { key, listener in targets[ObjectIdentifier(listener)].map { (key.address, $0) } }
+            .sorted { "\($0.address)" < "\($1.address)" }
+    }
+
     /// Hands a datagram that reached the socket of another connection to the listener that it was sent to, if there is
     /// one: the listener of its very destination, or the one of the wildcard address.
     func reinject(_ datagram: UnsafeRawBufferPointer, _ flow: FlowKey) {
@@ -110,9 +127,49 @@ final class ListenerSet {
         return listener?.value
     }
 
+    /// Sends datagrams to peers that no socket is connected to, each from the listener of its local address. Where there is
+    /// none any more, since a reload has removed it, the datagram leaves from a socket that is there for this alone.
+    func send(_ datagrams: [MessageFromWorker.DatagramToSend]) {
+        var sender: DatagramListener?
+        var orphans: [SocketAddress: [MessageFromWorker.DatagramToSend]] = [:]
+        for item in datagrams {
+            guard let listener = listener(of: item.flow.local) else {
+                orphans[item.flow.local, default: []].append(item)
+                continue
+            }
+            if sender !== listener { sender?.sendPassed() }
+            sender = listener
+            listener.pass(item.datagram, to: item.flow)
+        }
+        sender?.sendPassed()
+        for (local, items) in orphans {
+            // Where the address is gone too, nothing can be sent from it.
+            guard let socket = try? UDPSocket.listen(on: local, options: SocketOptions()) else { continue }
+            for item in items { buffers.pass(item.datagram, to: item.flow, over: socket) }
+            buffers.sendPassed(over: socket)
+        }
+    }
+
     /// The counters of all listeners since the start, closed ones included.
     var counters: Endpoint.Counters {
         open.values.reduce(into: closedCounters) { $0.add($1.counters) }
+    }
+
+    /// What was counted for each service and client, by its ``SlotTarget``, closed listeners included.
+    var countersByTarget: [UInt64: Endpoint.Counters] {
+        var result = closedByTarget
+        for listener in open.values {
+            guard let target = slotTargets[ObjectIdentifier(listener)] else { continue }
+            result[target, default: Endpoint.Counters()].add(listener.counters)
+        }
+        return result
+    }
+
+    /// The open listeners, with the ``SlotTarget`` of the service or client that each belongs to.
+    var all: [(listener: DatagramListener, slotTarget: UInt64)] {
+        open.values.sorted { "\($0.address)" < "\($1.address)" }.compactMap { listener in
+            slotTargets[ObjectIdentifier(listener)].map { (listener, $0) }
+        }
     }
 
     /// The addresses to which most records of no connection have come, with their numbers: three at most.
@@ -127,8 +184,8 @@ final class ListenerSet {
 
     /// The listeners of a configuration. New ones are bound, but nothing is read from them yet.
     struct Plan {
-        fileprivate let kept: [(ListenerKey, DatagramListener, Target)]
-        fileprivate let opened: [(ListenerKey, DatagramListener, Target)]
+        fileprivate let kept: [(Wanted, DatagramListener)]
+        fileprivate let opened: [(Wanted, DatagramListener)]
         /// The access lists of each service.
         fileprivate let access: [[AccessList]]
     }
@@ -140,9 +197,9 @@ final class ListenerSet {
         let missing = all.filter { open[$0.key] == nil }
         if !hasOpened { _ = try forAll(missing, probe) }
         let opened = try forAll(missing) { wanted throws(SystemError) in
-            (wanted.key, try makeListener(wanted.key), wanted.target)
+            (wanted, try makeListener(wanted.key))
         }
-        let kept = all.compactMap { wanted in open[wanted.key].map { (wanted.key, $0, wanted.target) } }
+        let kept = all.compactMap { wanted in open[wanted.key].map { (wanted, $0) } }
         let access = configuration.services.map { [configuration.limits, $0.limits].compactMap(\.access) }
         return Plan(kept: kept, opened: opened, access: access)
     }
@@ -174,21 +231,24 @@ final class ListenerSet {
     /// Activates a plan: closes the listeners that are not in it, and reads from the new ones, once ``openAll()`` has
     /// been called.
     func commit(_ plan: Plan) throws(SystemError) {
-        let kept = Set(plan.kept.map { $0.0 })
+        let kept = Set(plan.kept.map { $0.0.key })
         for (key, listener) in open where !kept.contains(key) { close(listener) }
         let openedPorts = Set(plan.opened.map { $0.1.address.port })
-        for (_, listener, _) in plan.kept where openedPorts.contains(listener.address.port) {
+        for (_, listener) in plan.kept where openedPorts.contains(listener.address.port) {
             listener.closeDecoys()
         }
+        for (wanted, listener) in plan.kept { changeTable(of: listener, to: wanted.slotTarget) }
         open = [:]
         targets = [:]
+        slotTargets = [:]
         stored = [:]
-        for (key, listener, target) in plan.kept + plan.opened {
-            open[key] = listener
-            targets[ObjectIdentifier(listener)] = target
-            if case .service(let index) = target { listener.access = plan.access[index] }
+        for (wanted, listener) in plan.kept + plan.opened {
+            open[wanted.key] = listener
+            targets[ObjectIdentifier(listener)] = wanted.target
+            slotTargets[ObjectIdentifier(listener)] = wanted.slotTarget
+            if case .service(let index) = wanted.target { listener.access = plan.access[index] }
         }
-        for (_, listener, _) in plan.opened {
+        for (_, listener) in plan.opened {
             // It was made before the cookie secret of its configuration became active.
             listener.use(cookies)
             if hasOpened { try listener.open() }
@@ -213,12 +273,26 @@ final class ListenerSet {
         for socket in inherited { try? socket.initialOptions.restore(on: socket.descriptor) }
         open = [:]
         targets = [:]
+        slotTargets = [:]
     }
 
     private func close(_ listener: DatagramListener) {
-        closedCounters.add(listener.counters)
-        closedRecordsOfNoConnection[listener.address, default: 0] += listener.counters.ofNoConnection
+        putCountersAside(of: listener)
         listener.close()
+    }
+
+    /// What a listener has counted stays its former service's.
+    private func changeTable(of listener: DatagramListener, to slotTarget: UInt64) {
+        if slotTargets[ObjectIdentifier(listener)] != slotTarget { putCountersAside(of: listener) }
+    }
+
+    private func putCountersAside(of listener: DatagramListener) {
+        let counters = listener.takeCounters()
+        closedCounters.add(counters)
+        closedRecordsOfNoConnection[listener.address, default: 0] += counters.ofNoConnection
+        if let target = slotTargets[ObjectIdentifier(listener)] {
+            closedByTarget[target, default: Endpoint.Counters()].add(counters)
+        }
     }
 
     /// Every address of every service and client, and the inherited sockets that have the name of one.
@@ -237,7 +311,7 @@ final class ListenerSet {
             }
             for address in addresses {
                 let key = ListenerKey(kind: table.kind, address: address, options: table.socket)
-                list.append(Wanted(key: key, table: table.path, target: target))
+                list.append(Wanted(key: key, table: table.path, target: target, slotTarget: table.slotTarget))
             }
         }
         for socket in inherited {
@@ -316,17 +390,5 @@ extension Configuration {
         let tables = listeningTables
         return services.indices.map { (.service($0), tables[$0]) }
             + clients.indices.map { (.client($0), tables[services.count + $0]) }
-    }
-}
-
-extension Endpoint.Counters {
-    fileprivate mutating func add(_ other: Endpoint.Counters) {
-        hellosAnswered &+= other.hellosAnswered
-        admitted &+= other.admitted
-        refused.add(other.refused)
-        malformed &+= other.malformed
-        ofNoConnection &+= other.ofNoConnection
-        unrelated &+= other.unrelated
-        unsent &+= other.unsent
     }
 }

@@ -46,25 +46,20 @@ struct WorkerPool {
         case ended
     }
 
-    /// Sums over all workers since the start.
+    /// Sums since the start.
     struct Totals: Equatable {
-        var handshakes: UInt64 = 0
-        var resumed: UInt64 = 0
-        var failed: UInt64 = 0
-        /// Datagrams of clients that were dropped because they exceeded the limits of their connection.
-        var dropped = Tally<TrafficExcess>()
-        /// Connections that workers have refused.
-        var refused = Tally<Refusal>()
-        /// Datagrams for connections without sockets in which no record was good.
-        var forged: UInt64 = 0
-        /// Addresses that clients seemed to be at, and at which nobody has answered a challenge.
-        var checksFailed: UInt64 = 0
+        /// Workers that were started.
+        var started: UInt64 = 0
+        /// Workers that have ended without having been told to.
+        var died: UInt64 = 0
+        /// Connections that have ended with their workers, those in their handshake included.
+        var connectionsLost: UInt64 = 0
     }
 
     struct Worker {
         let number: Int
         let pid: pid_t
-        fileprivate let startedAt: Instant
+        let startedAt: Instant
         /// The number of the ``SlotTable`` with its connections, or ``WorkerPool/noTable``.
         fileprivate(set) var table: Int
         /// The configuration that it was given last. Connections that are handed over to it count in this one.
@@ -91,6 +86,14 @@ struct WorkerPool {
         fileprivate var wasAsked = false
         /// When it sent its last message.
         fileprivate var lastHeard: Instant
+
+        enum State: String { case starting, serving, draining, stopping }
+
+        var state: State {
+            if wasStopped { return .stopping }
+            if isDraining { return .draining }
+            return servedGeneration == nil || isReserve ? .starting : .serving
+        }
 
         fileprivate enum Delivery { case given, lost, rejected }
 
@@ -134,6 +137,8 @@ struct WorkerPool {
     /// The age at which a worker is replaced; `nil`: never.
     var recycling: Duration?
     private var nextRecycling = Instant.distantPast
+    /// Workers that are to be replaced whatever their age, since somebody has asked for it.
+    private var toReplace: Set<pid_t> = []
     private var nextPing = Instant.distantPast
     private(set) var isStopping = false
 
@@ -395,13 +400,6 @@ struct WorkerPool {
         let table = workers[index].table
         for connection in report.established where connection.worker == table { connections.establish(connection) }
         for connection in report.closed where connection.worker == table { connections.end(connection) }
-        totals.handshakes &+= UInt64(report.handshakes)
-        totals.resumed &+= UInt64(report.resumed)
-        totals.failed &+= UInt64(report.failed)
-        totals.forged &+= UInt64(report.forged)
-        totals.checksFailed &+= UInt64(report.checksFailed)
-        totals.dropped.add(report.dropped)
-        totals.refused.add(report.refused)
         var actions: [Action] = []
         if report.refused.total > 0 {
             actions.append(.report(.refused(worker: workers[index].number, report.refused)))
@@ -441,6 +439,7 @@ struct WorkerPool {
         worker.isReserve = workers.contains { $0.number == number && !$0.isDraining }
         if inheritances[number] == table { inheritances[number] = nil }
         workers.append(worker)
+        totals.started &+= 1
         return [
             .log(
                 .workerStarted, "worker \(number) started",
@@ -485,18 +484,21 @@ struct WorkerPool {
     mutating func ended(_ pid: pid_t, _ ending: ChildProcess.Ending, now: Instant) -> [Action] {
         guard let index = index(of: pid) else { return [] }
         let worker = workers.remove(at: index)
+        toReplace.remove(pid)
         let survival = connections.workerDied(worker.table, now: now)
         var actions = survival.poison.map { [poisoned($0, worker)] } ?? []
         if isStopping { return workers.isEmpty ? actions + [.report(.ended)] : actions }
         if worker.isDraining || worker.isReserve {
             if ending != .exited(status: 0) || survival.kept + survival.lost > 0 || worker.isReserve {
+                countDeath(survival)
                 let consequence =
                     worker.isReserve
                     ? "the old worker that it was to replace goes on" : "it was draining, and is not replaced"
                 actions.append(death(of: worker, ending, survival, consequence))
             }
-            return actions + reportOrphans()
+            return actions + recycle(now: now) + reportOrphans()
         }
+        countDeath(survival)
         // One that was to replace it is there.
         if let successor = workers.firstIndex(where: { $0.number == worker.number && $0.isReserve }) {
             workers[successor].isReserve = false
@@ -512,6 +514,11 @@ struct WorkerPool {
         }
         vacancies.append(Vacancy(number: worker.number, startAt: now + pause))
         return actions + [death(of: worker, ending, survival, "it is replaced in \(pause.milliseconds) ms")]
+    }
+
+    private mutating func countDeath(_ survival: ConnectionTable.Survival) {
+        totals.died &+= 1
+        totals.connectionsLost &+= UInt64(survival.lost)
     }
 
     private func death(
@@ -603,12 +610,25 @@ struct WorkerPool {
 
     /// Starts a successor for a worker that has become too old, one at a time. The old one drains once that is ready.
     private mutating func recycle(now: Instant) -> [Action] {
-        guard let recycling, now >= nextRecycling, vacancies.isEmpty, workers.count == count,
-            workers.allSatisfy(\.isServing),
+        guard vacancies.isEmpty, workers.count == count, workers.allSatisfy(\.isServing) else { return [] }
+        if let asked = workers.first(where: { toReplace.contains($0.pid) }) {
+            toReplace.remove(asked.pid)
+            return [.start(number: asked.number)]
+        }
+        guard let recycling, now >= nextRecycling,
             let oldest = workers.min(by: { $0.startedAt < $1.startedAt }), now - oldest.startedAt >= recycling
         else { return [] }
         nextRecycling = now + Self.recyclingPause
         return [.start(number: oldest.number)]
+    }
+
+    /// Replaces workers as those that are too old are: one after the other, as soon as the one before is gone.
+    /// - Parameter number: of one; `nil`: all.
+    /// - Returns: the numbers of those that are to be replaced.
+    mutating func replaceWorkers(_ number: Int?, now: Instant) -> (numbers: [Int], actions: [Action]) {
+        let chosen = workers.filter { $0.isServing && (number == nil || $0.number == number) }
+        toReplace.formUnion(chosen.map(\.pid))
+        return (chosen.map(\.number).sorted(), recycle(now: now))
     }
 
     /// A worker that has lost its configuration is given it again. A worker that has left too many pings unanswered is
@@ -635,6 +655,9 @@ struct WorkerPool {
         }
         return actions
     }
+
+    /// The number of the worker that serves a table; `nil` where none does at the moment.
+    func number(ofTable table: Int) -> Int? { workers.first { $0.table == table }?.number }
 
     /// The number of the table that a worker serves; `nil` when it has ended.
     func table(of pid: pid_t) -> Int? { index(of: pid).map { workers[$0].table } }

@@ -36,11 +36,17 @@ final class WorkerSupervisor: TimerTarget, MessageChannelDelegate {
     private var isMovingOrphans = false
     /// Connections of dead workers that move in a turn of the loop: some milliseconds.
     private static let orphansPerTurn = 2_048
+    /// The level of the log that holds in place of the configuration's; `nil`: that of the configuration.
+    private var logLevel: LogLevel?
+    /// The peers that are logged in detail.
+    private var traces: [AddressPattern] = []
     /// What every worker is given with the newest configuration; `nil` before the first one.
     private var setup: WorkerSetup?
     /// Starts the process of a worker with this number and this end of its channel.
     typealias Starter = (Int, consuming FileDescriptor) throws(SystemError) -> pid_t
     private let starter: Starter
+    /// The memory that the workers count in; `nil` where nobody asks.
+    var counters: CounterRegistry? { didSet { connections.counters = counters } }
     private let loop: EventLoop
     private let logger: Logger
     /// Whether the service manager keeps the tables of connections for the next main process.
@@ -51,8 +57,8 @@ final class WorkerSupervisor: TimerTarget, MessageChannelDelegate {
     var onWake: ([ConnectionNumber]) -> Void = { _ in }
     /// Is called with a connection that wants a socket, and the flow that its peer is at.
     var onRebind: (ConnectionNumber, FlowKey) -> Void = { _, _ in }
-    /// Is called with a datagram that is to be sent to a flow's peer, valid during the call.
-    var onDatagram: (UnsafeRawBufferPointer, FlowKey) -> Void = { _, _ in }
+    /// Is called with datagrams that are to be sent to peers without sockets, valid during the call.
+    var onDatagrams: ([MessageFromWorker.DatagramToSend]) -> Void = { _ in }
     /// Is called with how many records were forged that have come from an address, and from some that are not known.
     var onForged: (SocketAddress?, Int) -> Void = { _, _ in }
     /// Is called with connections without sockets that no worker has served, and one does now.
@@ -120,11 +126,18 @@ final class WorkerSupervisor: TimerTarget, MessageChannelDelegate {
             channel.send(
                 MessageToWorker.encode(slotsOfTable: table.number, outliveDaemon: tablesOutliveDaemon), descriptor: file
             )
+            try sendCounters(ofTable: table.number, over: channel)
             return (pid, table.number)
         } catch {
             connections.removeTable(table.number)
             throw error
         }
+    }
+
+    private func sendCounters(ofTable number: Int, over channel: MessageChannel?) throws(SystemError) {
+        guard let counters else { return }
+        let file = try counters.file(ofTable: number).descriptor.duplicate()
+        channel?.send(MessageToWorker.countersBytes, descriptor: file)
     }
 
     private func startProcess(_ number: Int) throws(SystemError) -> (pid: pid_t, channel: MessageChannel) {
@@ -145,6 +158,46 @@ final class WorkerSupervisor: TimerTarget, MessageChannelDelegate {
     func replaceTicketKeys(_ keys: [TicketKey]) {
         setup?.ticketKeys = keys
         for channel in channels.values { channel.send(MessageToWorker.encode(ticketKeys: keys)) }
+    }
+
+    // MARK: Control
+
+    /// Sets the level of the workers' logs, whatever the configuration says; `nil`: as the configuration says.
+    func setLogLevel(_ level: LogLevel?) {
+        logLevel = level
+        for channel in channels.values { channel.send(MessageToWorker.encode(logLevel: level)) }
+    }
+
+    /// Has the workers log all that passes between them and these peers.
+    func trace(_ patterns: [AddressPattern]) {
+        traces = patterns
+        for channel in channels.values { channel.send(MessageToWorker.encode(trace: patterns)) }
+    }
+
+    /// Has the workers end connections with close_notify. Those that no worker serves at the moment stay.
+    /// - Returns: how many of them workers were told to end.
+    func close(_ all: [ConnectionNumber]) -> Int {
+        var count = 0
+        for (table, ids) in Dictionary(grouping: all, by: \.worker) {
+            guard let pid = pool.workers.first(where: { $0.table == table && $0.servedGeneration != nil })?.pid,
+                let channel = channels[pid]
+            else { continue }
+            count += ids.count
+            var rest = ids[...]
+            while !rest.isEmpty {
+                channel.send(MessageToWorker.encode(close: Array(rest.prefix(ConnectionNumber.maximumOfMessage))))
+                rest = rest.dropFirst(ConnectionNumber.maximumOfMessage)
+            }
+        }
+        return count
+    }
+
+    /// Replaces one worker, or all, by new processes, which take the connections over.
+    /// - Returns: the numbers of the workers.
+    func replaceWorkers(_ number: Int?) -> [Int] {
+        let (numbers, actions) = pool.replaceWorkers(number, now: loop.now)
+        perform(actions)
+        return numbers
     }
 
     // MARK: Connections
@@ -400,7 +453,7 @@ final class WorkerSupervisor: TimerTarget, MessageChannelDelegate {
             } else {
                 channel.send(MessageToWorker.encode(resumeFailed: connection))
             }
-        case .sendFromListener(let flow, let datagram): onDatagram(datagram, flow)
+        case .sendFromListener(let datagrams): onDatagrams(datagrams)
         case .report(let report) where report.forged > 0: reportForged(report)
         case .farSocket(let connection):
             if let descriptor { farSockets[pid] = ReleasedSocket(connection, descriptor) }
@@ -493,6 +546,8 @@ final class WorkerSupervisor: TimerTarget, MessageChannelDelegate {
             return pool.configurationNotSent(to: pid)
         }
         channel.send(MessageToWorker.encode(ticketKeys: copy.ticketKeys))
+        if let logLevel { channel.send(MessageToWorker.encode(logLevel: logLevel)) }
+        if !traces.isEmpty { channel.send(MessageToWorker.encode(trace: traces)) }
         if copy.keyLog.isOpen { channel.send(MessageToWorker.keyLogBytes, descriptor: copy.keyLog.take()) }
         channel.send(MessageToWorker.encode(configure: generation), descriptor: copy.snapshot.take())
     }
@@ -525,6 +580,7 @@ extension WorkerSupervisor {
             channels[worker.pid]?.send(
                 MessageToWorker.encode(slotsOfTable: table.number, outliveDaemon: tablesOutliveDaemon),
                 descriptor: try table.file.descriptor.duplicate())
+            try sendCounters(ofTable: table.number, over: channels[worker.pid])
             perform(pool.give(table.number, to: worker.pid))
         }
         moveOrphans()

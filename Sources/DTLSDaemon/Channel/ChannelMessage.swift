@@ -35,6 +35,9 @@ enum MessageToWorker {
     ///
     /// `outliveDaemon`: the service manager keeps the file too, so that the next main process goes on with it.
     case slots(table: UInt16, outliveDaemon: Bool)
+    /// The memory file that the worker counts in comes along (``CounterFile``). It is sent once, after
+    /// ``slots(table:outliveDaemon:)``, and may hold what a worker before this one has counted.
+    case counters
     /// Serve the connections that are in the slots. It is sent once, to a worker whose number has had a worker before,
     /// after this one has activated its first configuration and before any other message about a connection.
     ///
@@ -74,6 +77,12 @@ enum MessageToWorker {
     /// With `UInt32.max`, connections whose handshake ends later are released then, after that answer. Connections of
     /// programs (`exec`), which lose their program by it, are released with `UInt32.max` alone.
     case release(count: UInt32)
+    /// End these connections, with close_notify to their peers, whether they have sockets or not.
+    case close([ConnectionNumber])
+    /// The level of the log, whatever the configuration says; `nil`: as the configuration says.
+    case logLevel(LogLevel?)
+    /// Log all that passes between this process and these peers, and no others.
+    case trace([AddressPattern])
 
     /// A connection that a worker takes over.
     struct Handover {
@@ -115,6 +124,10 @@ enum MessageToWorker {
         case adopt = 14
         case release = 15
         case giveUpSocket = 16
+        case counters = 17
+        case close = 18
+        case logLevel = 19
+        case trace = 20
     }
 
     static func encode(configure generation: UInt32) -> [UInt8] {
@@ -172,6 +185,19 @@ enum MessageToWorker {
         encodeMessage(Kind.adopt) { $0.list(ids) { $0.number($1) } }
     }
 
+    /// - Parameter ids: at most ``ConnectionNumber/maximumOfMessage``.
+    static func encode(close ids: [ConnectionNumber]) -> [UInt8] {
+        encodeMessage(Kind.close) { $0.list(ids) { $0.number($1) } }
+    }
+
+    static func encode(logLevel: LogLevel?) -> [UInt8] {
+        encodeMessage(Kind.logLevel) { $0.optional(logLevel) { $0.string($1.rawValue) } }
+    }
+
+    static func encode(trace patterns: [AddressPattern]) -> [UInt8] {
+        encodeMessage(Kind.trace) { $0.list(patterns) { $0.string("\($1)") } }
+    }
+
     static func encode(release count: UInt32) -> [UInt8] {
         encodeMessage(Kind.release) { $0.integer(count) }
     }
@@ -187,6 +213,7 @@ enum MessageToWorker {
             $0.bool(outliveDaemon)
         }
     }
+    static var countersBytes: [UInt8] { encodeMessage(Kind.counters) { _ in } }
     static var takeOverBytes: [UInt8] { encodeMessage(Kind.takeOver) { _ in } }
     static var pingBytes: [UInt8] { encodeMessage(Kind.ping) { _ in } }
 
@@ -210,6 +237,7 @@ enum MessageToWorker {
             self = .ticketKeys(try reader.list { reader throws(MalformedBytes) in try reader.ticketKey() })
         case .keyLog: self = .keyLog
         case .slots: self = .slots(table: try reader.integer(), outliveDaemon: try reader.bool())
+        case .counters: self = .counters
         case .takeOver: self = .takeOver
         case .records:
             var records: [ReceivedRecord] = []
@@ -227,6 +255,12 @@ enum MessageToWorker {
         case .giveUpSocket: self = .giveUpSocket(id: try reader.number())
         case .adopt: self = .adopt(try reader.numbers())
         case .release: self = .release(count: try reader.integer())
+        case .close: self = .close(try reader.numbers())
+        case .logLevel:
+            let level = try reader.optionalString()
+            self = .logLevel(level.flatMap { LogLevel(rawValue: $0) })
+        case .trace:
+            self = .trace(try reader.list { reader throws(MalformedBytes) in try reader.addressPattern() })
         }
     }
 }
@@ -285,9 +319,9 @@ enum MessageFromWorker {
     /// former flow, which it keeps until then. It is answered with ``MessageToWorker/resume(id:flow:datagrams:)`` or
     /// ``MessageToWorker/resumeFailed(id:)``.
     case rebind(id: ConnectionNumber, flow: FlowKey)
-    /// A datagram to be sent to a flow's peer from the listener of its local address: no socket is connected to the
-    /// peer, whose address is not proven yet (a path challenge, RFC 9853).
-    case sendFromListener(flow: FlowKey, datagram: UnsafeRawBufferPointer)
+    /// Datagrams to be sent to peers that no socket is connected to, each from the listener of its local address: to one
+    /// whose address is not proven yet (a path challenge, RFC 9853), or the close_notify of a connection without a socket.
+    case sendFromListener([DatagramToSend])
     /// Connections have no sockets of their peers from now on. Sent at once, and before the socket is closed, so that
     /// no datagram finds neither.
     case parked([ConnectionNumber])
@@ -301,26 +335,25 @@ enum MessageFromWorker {
     /// All connections are released that ``MessageToWorker/release(count:)`` has asked for and that can move now.
     case releaseDone
 
-    /// What has happened since the last report.
+    /// A datagram for the peer of a flow.
+    struct DatagramToSend {
+        let flow: FlowKey
+        let datagram: UnsafeRawBufferPointer
+    }
+
+    /// What has happened since the last report, and the main process acts on. What is only counted is in the
+    /// ``CounterFile``.
     struct Report: Equatable {
         /// The connections whose first handshake has succeeded.
         var established: [ConnectionNumber] = []
         /// The connections that have ended, or were refused by the worker. Their slots are wiped, and the worker has no
         /// more use for them.
         var closed: [ConnectionNumber] = []
-        /// Handshakes that have succeeded, re-handshakes (RFC 6347, section 4.2.8) included.
-        var handshakes: UInt32 = 0
-        var resumed: UInt32 = 0
-        var failed: UInt32 = 0
         /// Datagrams of ``MessageToWorker/records(_:)`` in which no record was good, or that were copies.
         var forged: UInt32 = 0
-        /// Addresses that clients seemed to be at, and at which nobody has answered a challenge (RFC 9853).
-        var checksFailed: UInt32 = 0
         /// Where the `forged` ones have come from, as far as there is room: their sources may be forged, too.
         var forgedFrom: [NetworkPrefix: ForgedSource] = [:]
-        /// Datagrams of clients that were dropped because they exceeded the limits of their connection.
-        var dropped = Tally<TrafficExcess>()
-        /// Connections that were handed over and that the worker has refused. They are in `closed`, too.
+        /// Connections that were handed over and that the worker has refused, for the log. They are in `closed`, too.
         var refused = Tally<Refusal>()
 
         /// How many datagrams that nobody has sealed came from one network.
@@ -360,7 +393,7 @@ enum MessageFromWorker {
         }
     }
 
-    private enum Kind: UInt8 {
+    fileprivate enum Kind: UInt8 {
         case ready = 1
         case rejected = 2
         case report = 3
@@ -397,14 +430,11 @@ enum MessageFromWorker {
         encodeMessage(Kind.report) {
             $0.list(report.established) { $0.number($1) }
             $0.list(report.closed) { $0.number($1) }
-            for number in [
-                report.handshakes, report.resumed, report.failed, report.forged, report.checksFailed,
-            ] { $0.integer(number) }
+            $0.integer(report.forged)
             $0.list(Array(report.forgedFrom.values)) {
                 $0.address($1.address)
                 $0.integer($1.count)
             }
-            for kind in TrafficExcess.allCases { $0.integer(report.dropped[kind]) }
             for kind in Refusal.allCases { $0.integer(report.refused[kind]) }
         }
     }
@@ -434,10 +464,9 @@ enum MessageFromWorker {
     }
 
     static func encode(sendFromListener datagram: UnsafeRawBufferPointer, flow: FlowKey) -> [UInt8] {
-        encodeMessage(Kind.sendFromListener) {
-            $0.flow(flow)
-            $0.data(datagram)
-        }
+        var one = DatagramGathering()
+        one.add(datagram, flow)
+        return one.bytes
     }
 
     static func encode(farSocketOf id: ConnectionNumber) -> [UInt8] {
@@ -460,25 +489,49 @@ enum MessageFromWorker {
         case .setupLost: self = .setupLost(generation: try reader.integer())
         case .report:
             var report = Report(
-                established: try reader.numbers(), closed: try reader.numbers(), handshakes: try reader.integer(),
-                resumed: try reader.integer(), failed: try reader.integer(), forged: try reader.integer(),
-                checksFailed: try reader.integer())
+                established: try reader.numbers(), closed: try reader.numbers(), forged: try reader.integer())
             for _ in 0..<(try reader.integer(UInt32.self)) {
                 let source = Report.ForgedSource(address: try reader.address(), count: try reader.integer())
                 report.forgedFrom[NetworkPrefix(of: source.address, lengths: NetworkPrefix.Lengths())] = source
             }
-            for kind in TrafficExcess.allCases { report.dropped.count(kind, try reader.integer()) }
             for kind in Refusal.allCases { report.refused.count(kind, try reader.integer()) }
             self = .report(report)
         case .misdelivered: self = .misdelivered(flow: try reader.flow(), datagram: try reader.data())
         case .wake: self = .wake(try reader.numbers())
         case .rebind: self = .rebind(id: try reader.number(), flow: try reader.flow())
-        case .sendFromListener: self = .sendFromListener(flow: try reader.flow(), datagram: try reader.data())
+        case .sendFromListener:
+            var datagrams: [DatagramToSend] = []
+            repeat {
+                datagrams.append(DatagramToSend(flow: try reader.flow(), datagram: try reader.data()))
+            } while !reader.isAtEnd
+            self = .sendFromListener(datagrams)
         case .parked: self = .parked(try reader.numbers())
         case .farSocket: self = .farSocket(id: try reader.number())
         case .released: self = .released(try reader.numbers())
         case .releaseDone: self = .releaseDone
         }
+    }
+}
+
+/// Gathers the datagrams of one ``MessageFromWorker/sendFromListener(_:)``, in memory that is used again for the next.
+struct DatagramGathering {
+    private var writer = ByteWriter()
+    /// The datagrams that are in the message.
+    private(set) var count = 0
+
+    /// The message.
+    var bytes: [UInt8] { writer.bytes }
+
+    mutating func add(_ datagram: UnsafeRawBufferPointer, _ flow: FlowKey) {
+        if count == 0 { writer.integer(MessageFromWorker.Kind.sendFromListener.rawValue) }
+        writer.flow(flow)
+        writer.data(datagram)
+        count += 1
+    }
+
+    mutating func removeAll() {
+        writer.removeAll()
+        count = 0
     }
 }
 
@@ -543,4 +596,11 @@ private func encodeMessage<Kind: RawRepresentable<UInt8>>(_ kind: Kind, _ write:
     writer.integer(kind.rawValue)
     write(&writer)
     return writer.bytes
+}
+
+extension ByteReader {
+    fileprivate mutating func addressPattern() throws(MalformedBytes) -> AddressPattern {
+        let text = try string()
+        do throws(NetworkPrefix.Mistake) { return try AddressPattern(parsing: text) } catch { throw MalformedBytes() }
+    }
 }

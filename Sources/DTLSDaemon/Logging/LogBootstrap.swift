@@ -26,10 +26,16 @@ enum LogBootstrap {
         sink.withLock { $0?.level = level.loggerLevel }
     }
 
-    private static func destination() -> LogSink.Destination {
+    /// Changes what entries look like, and thereby where they go. Entries from before the configuration was read are text.
+    static func setFormat(_ format: LogEntryFormat) {
+        sink.withLock { $0?.setDestination(destination(format), of: format) }
+    }
+
+    private static func destination(_ format: LogEntryFormat = .text) -> LogSink.Destination {
+        if format == .json { return .standardOutput(LineWriter(descriptor: STDOUT_FILENO)) }
         let stream = getenv("JOURNAL_STREAM").map { String(cString: $0) }
         if JournalSocket.isStandardError(stream), let socket = try? JournalSocket() { return .journal(socket) }
-        return .standardError(StandardErrorWriter())
+        return .standardError(LineWriter())
     }
 }
 

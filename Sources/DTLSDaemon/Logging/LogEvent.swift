@@ -33,6 +33,8 @@ enum LogEvent: Int, Sendable, CaseIterable {
     case configurationWarning
     /// OCSP responses have changed, and new handshakes get them.
     case staplesReloaded
+    /// A certificate of a service or client expires soon, or has expired.
+    case certificateExpires
     /// The process of a worker was started; it is not ready yet.
     case workerStarted
     /// A worker ended without having been told to.
@@ -81,6 +83,8 @@ enum LogEvent: Int, Sendable, CaseIterable {
     case listenerFailed
     /// The secrets of connections are written to a file, as the configuration demands.
     case keysLogged
+    /// What has passed between a client that somebody looks at and a process, for a time.
+    case traced
     /// Something that should not happen; the daemon went on.
     case internalError
 
@@ -115,6 +119,7 @@ enum LogEvent: Int, Sendable, CaseIterable {
         case .configurationInvalid: .init("f4a5d56e85de4957979c559d9609b40a", .error, "configuration invalid")
         case .configurationWarning: .init("9f54f49935b341baa990c5948294161a", .warning, "configuration warning")
         case .staplesReloaded: .init("57c06572c99b411fbf0b1fde312afe8b", .notice, "OCSP responses reloaded")
+        case .certificateExpires: .init("cb7759634a5c4808893b6e214b807a9a", .warning, "certificate expires")
         case .workerStarted: .init("7d48ed8817624fc088685e492ea5a6dd", .info, "worker started")
         case .workerDied: .init("0b8849ba95b04cefb70e722363bba718", .error, "worker died")
         case .connectionOpened: .init("cde74a02b67b470ea9b7613559d68da5", .info, "connection opened")
@@ -139,6 +144,7 @@ enum LogEvent: Int, Sendable, CaseIterable {
         case .portLimit: .init("c98627dc538d4923bebe808bb5a7ca18", .warning, "out of local ports")
         case .listenerFailed: .init("4bdcca2ca6aa4ea5bd05d686a4f515bd", .error, "listener failed")
         case .keysLogged: .init("3c30a2d3d4784c8b160140e5d3b1b1da", .warning, "secrets are written to a file")
+        case .traced: .init("fa99d144a6f772a7327d333c7d45dfdb", .info, "trace of a client")
         case .internalError: .init("d6bf4fad48cb4ae5a97aa778e9e54ac9", .error, "internal error")
         }
     }

@@ -48,28 +48,40 @@ struct LogEntry: Sendable {
 final class LogSink: Sendable {
     enum Destination: Sendable {
         case journal(JournalSocket)
-        case standardError(StandardErrorWriter)
+        /// Lines of text.
+        case standardError(LineWriter)
+        /// Lines of JSON.
+        case standardOutput(LineWriter)
     }
 
     /// The part that the process plays in the daemon: `"main"`, `"worker 3"`.
     let role: String
-    private let destination: Destination
     private struct State {
         var level: Logger.Level
+        var destination: Destination
+        var format = LogEntryFormat.text
         var lost: UInt64 = 0
     }
     private let state: Mutex<State>
 
     init(role: String, level: Logger.Level, destination: Destination) {
         self.role = role
-        self.destination = destination
-        self.state = Mutex(State(level: level))
+        self.state = Mutex(State(level: level, destination: destination))
     }
 
     /// The lowest level that is logged.
     var level: Logger.Level {
         get { state.withLock { $0.level } }
         set { state.withLock { $0.level = newValue } }
+    }
+
+    /// Sends the following entries to another destination, unless entries have this format already.
+    func setDestination(_ destination: @autoclosure () -> Destination, of format: LogEntryFormat) {
+        state.withLock { state in
+            guard state.format != format else { return }
+            state.format = format
+            state.destination = destination()
+        }
     }
 
     /// The number of entries that were lost since the last one that got through.
@@ -83,9 +95,10 @@ final class LogSink: Sendable {
                 entry.metadata["LOST_ENTRIES"] = "\(state.lost)"
             }
             let written =
-                switch destination {
+                switch state.destination {
                 case .journal(let socket): socket.send(JournalEncoding.encode(entry, role: role))
                 case .standardError(let writer): writer.write(TextEncoding.encode(entry, role: role))
+                case .standardOutput(let writer): writer.write(JSONEncoding.encode(entry, role: role))
                 }
             if written { state.lost = 0 } else { state.lost += 1 }
         }

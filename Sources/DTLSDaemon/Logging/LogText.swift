@@ -85,9 +85,9 @@ enum TextEncoding {
     }
 }
 
-/// Writes lines to standard error without blocking. O_NONBLOCK cannot be set on the descriptor itself, since its flags
+/// Writes lines to standard error, or to standard output, without blocking. O_NONBLOCK cannot be set on the descriptor itself, since its flags
 /// are shared with other processes (a terminal's with the shell).
-struct StandardErrorWriter: Sendable {
+struct LineWriter: Sendable {
     private enum Way: Sendable {
         /// A regular file, to which a write does not block.
         case plain

@@ -37,6 +37,7 @@ struct ServiceManager: ~Copyable {
     private var inherited: [PassedDescriptor]
     /// What an earlier run of the daemon has stored.
     private var stored: [StoredItem: PassedDescriptor]
+    private var controlSocket: (passed: PassedDescriptor, path: String)?
     private var store: DescriptorStore
     /// Whether notifications come from the unit's main process: the manager ignores those of others.
     private var isMain: Bool
@@ -66,7 +67,11 @@ struct ServiceManager: ~Copyable {
         inherited = []
         stored = [:]
         for passed in descriptors {
-            if let item = passed.storedItem { stored[item] = passed } else { inherited.append(passed) }
+            switch passed.storedItem {
+            case .control(let path): controlSocket = (passed, path)
+            case let item?: stored[item] = passed
+            case nil: inherited.append(passed)
+            }
         }
         store = DescriptorStore(passed: Set(stored.keys), isCertain: passed == nil)
         isMain = passed == nil
@@ -90,6 +95,12 @@ struct ServiceManager: ~Copyable {
     /// Takes a descriptor that an earlier run of the daemon has stored; not open when there is none.
     mutating func takeStored(_ item: StoredItem) -> FileDescriptor {
         stored.removeValue(forKey: item)?.descriptor.take() ?? FileDescriptor(owning: -1)
+    }
+
+    /// Takes the listening control socket of the process that this one succeeds, with its path; `nil` without one.
+    mutating func takeControlSocket() -> (passed: PassedDescriptor, path: String)? {
+        defer { controlSocket = nil }
+        return controlSocket
     }
 
     /// Takes the slot files that an earlier run of the daemon has stored, in the order of their tables.

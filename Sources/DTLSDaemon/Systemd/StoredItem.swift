@@ -17,12 +17,16 @@ enum StoredItem: Hashable {
     /// A listening socket, by what tells it from others of this daemon: printable ASCII without a colon. See
     /// ``listener(on:_:)``.
     case listener(String)
+    /// The listening socket of the control socket at this path. A main process passes it to its successor, and the service
+    /// manager never has it.
+    case control(path: String)
 
     private static let ticketKeysName = "dtlsd-ticket-keys"
     private static let cookieSecretName = "dtlsd-cookie-secret"
     private static let connectionIDKeyName = "dtlsd-connection-id-key"
     private static let connectionsPrefix = "dtlsd-connections-"
     private static let listenerPrefix = "dtlsd-listener-"
+    private static let controlPrefix = "dtlsd-control-"
 
     /// Consists of printable ASCII without a colon, 255 bytes at most, as systemd requires (fdname_is_valid).
     var name: String {
@@ -32,6 +36,7 @@ enum StoredItem: Hashable {
         case .connectionIDKey: Self.connectionIDKeyName
         case .connections(let table): Self.connectionsPrefix + "\(table)"
         case .listener(let text): Self.listenerPrefix + text
+        case .control(let path): Self.controlPrefix + path
         }
     }
 
@@ -46,6 +51,10 @@ enum StoredItem: Hashable {
     /// - Returns: `nil` for what the daemon has not stored.
     init?(name: String, isSocket: Bool) {
         if isSocket {
+            if name.hasPrefix(Self.controlPrefix + "/"), !name.hasSuffix(".socket") {
+                self = .control(path: String(name.dropFirst(Self.controlPrefix.count)))
+                return
+            }
             // The name of a socket unit is the default for FileDescriptorName=.
             guard name.hasPrefix(Self.listenerPrefix), !name.hasSuffix(".socket") else { return nil }
             self = .listener(String(name.dropFirst(Self.listenerPrefix.count)))

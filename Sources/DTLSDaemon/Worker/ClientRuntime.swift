@@ -9,6 +9,10 @@ final class ClientRuntime {
     let configuration: ClientConfiguration
     let context: ClientContext
     let limits: Connection.Limits
+    /// Its ``SlotTarget``.
+    let target: UInt64
+    /// Where its tunnels count.
+    var counters = TargetCounters.ignored
     /// The session that any of this worker's connections has been given, and the next one offers.
     private var session = OfferedSession<ResumableSession>()
 
@@ -19,6 +23,7 @@ final class ClientRuntime {
 
     init(_ configuration: ClientConfiguration) throws(CredentialsError) {
         self.configuration = configuration
+        target = SlotTarget.client(configuration.name)
         context = try ClientContext(configuration.tls)
         // The tunnel has the idle timeout, since datagrams of its local side count for it too.
         limits = Connection.Limits(

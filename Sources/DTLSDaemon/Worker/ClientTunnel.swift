@@ -25,6 +25,8 @@ final class ClientTunnel: TimerTarget, EventHandler, ConnectionDelegate {
     private var counters = Counters()
     /// Why the connection is being closed, where the tunnel closes it.
     private var closeReason: String?
+    /// What the timer is set to.
+    private var alarm = Instant.distantFuture
     /// Whether the connection was given a session to be resumed.
     private var hasSession = false
 
@@ -80,7 +82,8 @@ final class ClientTunnel: TimerTarget, EventHandler, ConnectionDelegate {
         do {
             let resumed = try makeConnection(from: slot, far)
             connection = resumed
-            state.resumed(survivesMoves: Self.survivesMoves(resumed.connectionIDs))
+            state.resumed(
+                survivesMoves: resumed.survivesOwnMoves, answersQuestions: resumed.checksReturnRoutability)
             _ = try connection?.start()
         } catch {
             connection = nil
@@ -95,7 +98,7 @@ final class ClientTunnel: TimerTarget, EventHandler, ConnectionDelegate {
 
     private func makeConnection(from slot: ConnectionSlot, _ far: consuming FileDescriptor) throws -> Connection {
         guard case .udp(let server, let local) = slot.farSide else { throw MalformedBytes() }
-        let isKnownByID = Self.survivesMoves(RecordState.connectionIDs(at: slot.records))
+        let isKnownByID = RecordState.connectionIDs(at: slot.records)?.peer.isEmpty == false
         var flow = FlowKey(peer: server, local: local)
         let socket: FileDescriptor
         if far.isOpen {
@@ -106,31 +109,15 @@ final class ClientTunnel: TimerTarget, EventHandler, ConnectionDelegate {
             } catch {
                 // The address is gone, or the port is another socket's.
                 guard isKnownByID else { throw error }
-                socket = try openSocket(to: server)
-                flow = try FlowKey(peer: server, local: Self.localAddress(of: socket, to: server))
+                var other = try UDPSocket.openConnected(to: server, options: socketOptions)
+                socket = other.socket.take()
+                flow = other.flow
                 slot.farSide = .udp(server, local: flow.local)
             }
         }
         return try Connection.resume(
             over: socket, flow, slot: id.slot, isServer: false, limits: client.limits,
-            datapath: worker.datapath, delegate: self)
-    }
-
-    /// Whether a server knows a connection with these IDs at whatever address this side is.
-    private static func survivesMoves(_ ids: ConnectionIDs?) -> Bool { ids?.peer.isEmpty == false }
-
-    /// A socket that is connected to a server, from the address and the port that the kernel chooses.
-    private func openSocket(to server: SocketAddress) throws(SystemError) -> FileDescriptor {
-        let socket = try UDPSocket.open(server.family, options: socketOptions)
-        try UDPSocket.connect(socket, to: server)
-        return socket
-    }
-
-    private static func localAddress(
-        of socket: borrowing FileDescriptor, to server: SocketAddress
-    ) throws(SystemError) -> SocketAddress {
-        // A connected UDP socket has an address.
-        try UDPSocket.localAddress(of: socket) ?? .anyAddress(server.family, port: 0)
+            traffic: client.counters.traffic, datapath: worker.datapath, delegate: self)
     }
 
     /// The interface that is in the configuration is the one that senders come by.
@@ -167,7 +154,7 @@ final class ClientTunnel: TimerTarget, EventHandler, ConnectionDelegate {
     func close(_ ending: Connection.Ending) {
         guard state.close() else { return }
         if !pending.isEmpty {
-            counters.unconnected &+= UInt64(pending.count)
+            countUnconnected(pending.count)
             logPendingDropped(ending)
         }
         connection?.close(ending)
@@ -183,15 +170,31 @@ final class ClientTunnel: TimerTarget, EventHandler, ConnectionDelegate {
         worker.remove(self)
     }
 
-    private func rearm() { resources.loop.timers.arm(self, at: state.deadline) }
+    private func rearm() {
+        alarm = state.takeDeadline()
+        resources.loop.timers.arm(self, at: alarm)
+    }
+
+    /// The timer is set again only where it would come too late: it finds out what is due when it comes.
+    private func rearmIfEarlier() {
+        if state.hasEarlierDeadline, state.takeDeadline() < alarm { rearm() }
+    }
 
     override func timerFired(now: Instant) {
         switch state.timePassed(now: now, hasPending: !pending.isEmpty) {
         case .closeIdle: return close(.idle)
         case .connect: connect()
+        case .ask:
+            connection?.askPeer()
+            if let connection, connection.lastError != 0 { handle(connection.lastError, of: connection) }
+        case .serverIsGone:
+            close(
+                connection,
+                because: "the server does not know it: it has answered neither datagrams nor path challenges (RFC 9853)"
+            )
         case .nothing: break
         }
-        rearm()
+        if state.phase != .closed { rearm() }
     }
 
     // MARK: From the sender to the server
@@ -225,6 +228,7 @@ final class ClientTunnel: TimerTarget, EventHandler, ConnectionDelegate {
             close(connection, because: "the server has sent nothing for \(state.timeouts.answer.seconds) s")
         }
         if let connection { connection.batch(work) } else { work() }
+        rearmIfEarlier()
         guard state.phase == .established, let connection else { return }
         let error = connection.lastError
         if error != 0 { handle(error, of: connection) }
@@ -262,15 +266,21 @@ final class ClientTunnel: TimerTarget, EventHandler, ConnectionDelegate {
 
     private func keep(_ datagram: UnsafeRawBufferPointer) {
         if pending.append(datagram) { return }
-        counters.unconnected &+= 1
+        countUnconnected(1)
         worker.logs.limited(
             .datagramRefused,
             "datagrams are dropped: there is no connection to the server \(client.configuration.server), and"
                 + " \(pending.count) wait for it already", fields: fields)
     }
 
+    private func countUnconnected(_ count: Int) {
+        counters.unconnected &+= UInt64(truncatingIfNeeded: count)
+        client.counters.countDropped(.noServer, count)
+    }
+
     private func refuse(_ size: Int) {
         counters.unsuited &+= 1
+        client.counters.countDropped(.tooLarge)
         let told = tellSender(of: size)
         worker.logs.limited(
             .datagramRefused,
@@ -310,23 +320,23 @@ final class ClientTunnel: TimerTarget, EventHandler, ConnectionDelegate {
 
     private func makeConnection() throws -> Connection {
         let configuration = client.configuration
-        let socket = try openSocket(to: configuration.server)
-        let local = try Self.localAddress(of: socket, to: configuration.server)
+        var socket = try UDPSocket.openConnected(to: configuration.server, options: socketOptions)
         let session = configuration.resumes ? client.session(now: resources.loop.now) : nil
         hasSession = session != nil
         return try Connection.connect(
-            over: socket, FlowKey(peer: configuration.server, local: local), slot: id.slot, context: client.context,
+            over: socket.socket.take(), socket.flow, slot: id.slot, context: client.context,
             serverName: configuration.serverName, resuming: session,
             connectionID: configuration.connectionIDLength.map { length throws(OpenSSLError) in
                 try ConnectionID.random(count: length)
-            }, limits: client.limits, datapath: worker.datapath, delegate: self)
+            }, limits: client.limits, traffic: client.counters.traffic, datapath: worker.datapath, delegate: self)
     }
 
     func connectionEstablished(_ connection: Connection) {
         state.connectionEstablished(
-            survivesMoves: Self.survivesMoves(connection.connectionIDs), now: resources.loop.now)
+            survivesMoves: connection.survivesOwnMoves, answersQuestions: connection.checksReturnRoutability,
+            now: resources.loop.now)
         worker.slot(id)?.farSide = .udp(connection.peer, local: connection.local)
-        worker.countHandshake(resumed: connection.session.isResumed)
+        client.counters.countEstablished(connection.session, after: connection.handshakeDuration)
         logOpened(connection)
         if client.configuration.resumes { client.keepSession(of: connection, now: resources.loop.now) }
         pending.readAll { send($0, over: connection) }
@@ -338,6 +348,7 @@ final class ClientTunnel: TimerTarget, EventHandler, ConnectionDelegate {
     /// The socket to the server has given an error.
     private func handle(_ error: Int32, of connection: Connection) {
         _ = connection.takeError()
+        if OwnAddressFault(errno: error) != nil { state.noteUnsent() }
         switch state.socketFailed(error) {
         case .nothing:
             break
@@ -360,29 +371,26 @@ final class ClientTunnel: TimerTarget, EventHandler, ConnectionDelegate {
         }
     }
 
-    /// Goes on over another socket to the same server, since the address of this machine has changed by which it is
-    /// reached. The kernel says which one that is when another socket is connected.
+    /// Goes on over another socket to the same server, where the address of this machine has changed by which it is reached.
     /// - Parameter evenIfAddressStays: whether the socket is of no use any more, whatever its address is.
     private func replaceSocket(evenIfAddressStays isLost: Bool) {
         guard let connection else { return }
-        let server = connection.peer
         do throws(SystemError) {
-            let socket = try openSocket(to: server)
-            let local = try Self.localAddress(of: socket, to: server)
-            let isSame = local.withAddressBytes { new in
-                connection.local.withAddressBytes { $0.elementsEqual(new) }
-            }
-            guard isLost || !isSame else { return }
-            try connection.move(to: FlowKey(peer: server, local: local), over: socket)
+            try connection.followOwnAddress(socketOptions, evenIfItStays: isLost)
         } catch {
             worker.logs.limited(
                 .serverUnreachable,
-                "the server \(server) cannot be reached from any address of this machine: \(error);"
+                "the server \(connection.peer) cannot be reached from any address of this machine: \(error);"
                     + " the connection goes on when it can", fields: fields)
         }
     }
 
+    func connection(_ connection: Connection, noted notes: EngineNotes) { client.counters.count(notes) }
+
+    func connectionAnswered(_ connection: Connection) { state.serverHasAnswered(now: resources.loop.now) }
+
     func connectionMoved(_ connection: Connection, from flow: FlowKey) {
+        client.counters.count(ConnectionMove.address)
         worker.slot(id)?.farSide = .udp(connection.peer, local: connection.local)
         worker.logs.connectionEvent(
             .connectionMoved, "the address of this side has changed, and the connection to the server goes on",
@@ -391,6 +399,7 @@ final class ClientTunnel: TimerTarget, EventHandler, ConnectionDelegate {
 
     private func movedFields(_ connection: Connection, from local: SocketAddress) -> Logger.Metadata {
         var fields = fields
+        fields["CONNECTION"] = "\(id.text)"
         fields["LOCAL"] = "\(connection.local)"
         fields["FORMER_LOCAL"] = "\(local)"
         return fields.merging(WorkerLogs.connectionIDFields(connection.connectionIDs)) { $1 }
@@ -419,19 +428,23 @@ final class ClientTunnel: TimerTarget, EventHandler, ConnectionDelegate {
         default:
             break
         }
-        connectionEnded(connection, because: reason, verification: verification)
+        connectionEnded(connection, because: reason, verification: verification, ending)
     }
 
     /// - Parameter connection: `nil` where none could be made.
     private func connectionEnded(
-        _ connection: Connection? = nil, because reason: String, verification: String? = nil
+        _ connection: Connection? = nil, because reason: String, verification: String? = nil,
+        _ ending: Connection.Ending = .closedHere
     ) {
         switch state.connectionEnded(now: resources.loop.now, chance: Double.random(in: 0...1)) {
         case .handshakeFailed(let pause):
-            if connection != nil { worker.countFailure() }
+            if connection != nil { client.counters.count(HandshakeResult(ending)) }
             logFailed(reason, verification, pause)
         case .connectionLost:
-            if let connection { logClosed(connection, reason) }
+            if let connection {
+                client.counters.count(CloseReason(ending))
+                logClosed(connection, reason)
+            }
         case .nothing:
             break
         }
@@ -466,7 +479,11 @@ final class ClientTunnel: TimerTarget, EventHandler, ConnectionDelegate {
     private func sendToSender() {
         socket.finishBatch {
             let outcome = socket.sendBatch()
-            counters.undelivered &+= UInt64(truncatingIfNeeded: socket.batchCount - outcome.sent)
+            let undelivered = socket.batchCount - outcome.sent
+            if undelivered > 0 {
+                counters.undelivered &+= UInt64(truncatingIfNeeded: undelivered)
+                client.counters.countDropped(.sender, undelivered)
+            }
             // A server that goes on sending to a sender that has left does not keep the connection open.
             if outcome.error != ECONNREFUSED { state.noteSenderActive(now: resources.loop.now) }
         }
@@ -509,11 +526,13 @@ final class ClientTunnel: TimerTarget, EventHandler, ConnectionDelegate {
 
     private func closedFields(_ connection: Connection, _ reason: String) -> Logger.Metadata {
         var fields = fields
+        fields["CONNECTION"] = "\(id.text)"
         fields["REASON"] = "\(reason)"
         fields["BYTES_IN"] = "\(connection.counters.bytesIn)"
         fields["BYTES_OUT"] = "\(connection.counters.bytesOut)"
         fields["DATAGRAMS_IN"] = "\(connection.counters.messagesIn)"
         fields["DATAGRAMS_OUT"] = "\(connection.counters.messagesOut)"
+        fields.merge(WorkerLogs.connectionIDFields(connection.connectionIDs)) { $1 }
         let lost = [
             ("DATAGRAMS_UNSENT", connection.counters.unsent), ("DATAGRAMS_UNCONNECTED", counters.unconnected),
             ("DATAGRAMS_UNSUITED", counters.unsuited), ("DATAGRAMS_UNDELIVERED", counters.undelivered),

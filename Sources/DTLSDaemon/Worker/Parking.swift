@@ -22,13 +22,22 @@ final class Parking {
     private var sweep = SlotWalk()
     private lazy var sweepStart = CallbackTimer { [unowned self] _ in scheduleSweep() }
     private lazy var sweeper = CallbackTimer { [unowned self] _ in sweepStep() }
+    /// Whether a reload has removed services, so that the sweep is not to take its time.
+    private var isSweepUrgent = false
     /// Slots of connections that were released are not touched before the main process has moved these.
     private var sweepPauseEnd = Instant.distantPast
+    /// What is still to be told to the peers of connections that have ended without a socket.
+    private var lastWords = DatagramGathering()
+    private var stopping: Stopping?
+    private lazy var stopper = CallbackTimer { [unowned self] _ in stopStep() }
     private var takeover: SlotWalk?
     private lazy var takeoverTimer = CallbackTimer { [unowned self] _ in takeOverStep() }
     /// Connections whose sockets to the other side are still to be made.
     private var toPrepare: [ConnectionNumber] = []
     private lazy var relief = CallbackTimer { [unowned self] _ in relieve() }
+    /// Connections of programs whose sockets could not be watched, and that try again in a while.
+    private var unwatched: [ConnectionNumber] = []
+    private lazy var rewaker = CallbackTimer { [unowned self] _ in wakeUnwatched() }
 
     private final class Held {
         private var descriptor: FileDescriptor
@@ -40,6 +49,16 @@ final class Parking {
     private static let slotsPerTurn = 8_192
     /// Connections whose other side is made in one turn, which takes up to 50 µs each.
     private static let connectionsPerTurn = 64
+    /// Connections without a socket that are ended in one turn: 1 µs each here, and 2 µs in the main process. Their
+    /// close_notify fill one message of half the largest size, of which a channel holds a few.
+    private static let endingsPerTurn = 512
+
+    /// All connections without a socket are being ended.
+    private struct Stopping {
+        var walk = SlotWalk()
+        let deadline: Instant
+        var whenDone: () -> Void = {}
+    }
 
     init(_ worker: Worker) {
         self.worker = worker
@@ -71,6 +90,23 @@ final class Parking {
             for served in part where !served.park() { worker.forget(served) }
         }
         scheduleSweep()
+    }
+
+    /// There is no place in epoll for the connection's socket (a passing lack of memory, or fs.epoll.max_user_watches), so
+    /// nothing would be read from it.
+    func parkUnwatched(_ served: ServedConnection) {
+        worker.send(MessageFromWorker.encode(parked: [served.id]))
+        if !served.park() { worker.forget(served) }
+        guard served.service.parking == .never else { return }
+        // Its next program may have something to say first, as after ``takeOver()``.
+        unwatched.append(served.id)
+        loop.timers.arm(rewaker, at: loop.now + .seconds(1))
+    }
+
+    private func wakeUnwatched() {
+        let ids = unwatched
+        unwatched = []
+        for id in ids where worker.connections[id] == nil && worker.establishedSlot(id) != nil { wake(id) }
     }
 
     /// The address of a connection's peer is another connection's peer's now. The peer can come back from elsewhere where
@@ -111,8 +147,12 @@ final class Parking {
         guard let slot = worker.establishedSlot(id), !wakes.isFull(id) else { return }
         let present = slot.flow
         guard case .authentic(let isNewest) = worker.datapath.authenticates(datagram, of: slot, at: id.slot) else {
-            return worker.countForged(from: flow.peer)
+            worker.datapath.trace?.received(
+                datagram, from: flow.peer, "of a connection without a socket: dropped, since it is forged, or a copy")
+            return worker.countForged(from: flow.peer, slot.target)
         }
+        worker.datapath.trace?.received(
+            datagram, from: flow.peer, "of a connection without a socket: authentic, and kept until it has one")
         if flow != present, !mayMove(to: flow, slot) { return }
         guard flow != present, isNewest, let number = Self.number(of: datagram) else {
             // Without an address that it is known to be at, only a newer record shows where the peer is.
@@ -138,12 +178,13 @@ final class Parking {
         guard let slot = worker.slot(id) else { return }
         switch slot.phase {
         case .established:
-            guard worker.datapath.authenticates(datagram, of: slot, at: id.slot) != .no else {
-                return worker.countForged(from: flow.peer)
-            }
+            guard
+                worker.datapath.authenticates(datagram, of: slot, at: id.slot) != .no
+                    || served.mayRepeatFlight(for: datagram)
+            else { return worker.countForged(from: flow.peer, slot.target) }
         // The client's last flight has come from another address. Nothing can be said of it before the handshake has it.
         case .handshaking: break
-        case .free, .bound, .ended: return worker.countForged(from: flow.peer)
+        case .free, .bound, .ended: return worker.countForged(from: flow.peer, slot.target)
         }
         if mayMove(to: flow, slot) { served.receive(datagram, from: flow) }
     }
@@ -187,6 +228,9 @@ final class Parking {
     /// The socket to the other side of a connection that comes with the next messages.
     func hold(far socket: consuming FileDescriptor, of id: ConnectionNumber) { farSockets[id] = Held(socket) }
 
+    /// Sockets that are held by ``hold(far:of:)``.
+    var countOfFarSockets: Int { farSockets.count }
+
     private func takeFarSocket(_ id: ConnectionNumber) -> FileDescriptor {
         farSockets.removeValue(forKey: id)?.take() ?? FileDescriptor(owning: -1)
     }
@@ -210,6 +254,7 @@ final class Parking {
         guard let client = ServedClient(slot, flow), let service = worker.service(slot.target) else {
             return end(id, slot, "its service is not in the configuration")
         }
+        worker.noteUse(of: slot.target)
         if let served = worker.connections[id], served.hasSocket {
             if served.flow != flow { served.move(to: flow, over: socket) }
             for datagram in datagrams { served.receive(datagram, from: flow) }
@@ -220,9 +265,8 @@ final class Parking {
         served.hasComeBack = worker.departure.isReleasing
         worker.connections[id] = served
         do throws(InvalidRecordState) {
-            let isProven = !(waiting.isMove && waiting.sighting?.flow == flow)
             try served.resume(
-                over: socket, client, isProven: isProven, far,
+                over: socket, client, hasMoved: waiting.isMove && waiting.sighting?.flow == flow, far,
                 with: waiting.datagrams + datagrams.map { WakeQueue.Kept(flow: flow, bytes: [UInt8]($0)) })
         } catch {
             served.closeParked()
@@ -266,7 +310,7 @@ final class Parking {
     /// Serves connections that have been put into slots of this worker.
     func adopt(_ ids: [ConnectionNumber]) {
         for id in ids {
-            if let slot = worker.establishedSlot(id) { adopt(id, slot) }
+            if let slot = worker.establishedSlot(id) { adopt(id, slot) } else { _ = takeFarSocket(id) }
         }
         prepareSome()
         scheduleSweep()
@@ -289,7 +333,9 @@ final class Parking {
         // which is on its way here.
         case .free, .handshaking: break
         case .bound, .ended: worker.countClosed(id)
-        case .established: adopt(id, slot)
+        case .established:
+            worker.counters(of: slot.target).block.add(to: .connectionsTakenOver)
+            adopt(id, slot)
         }
     }
 
@@ -299,7 +345,7 @@ final class Parking {
             if worker.client(slot.target) == nil { end(id, slot, "its client is not in the configuration") }
             return
         }
-        guard let service = worker.service(slot.target) else {
+        guard worker.isActive(slot.target), let service = worker.service(slot.target) else {
             return end(id, slot, "its service is not in the configuration")
         }
         switch service.parking {
@@ -332,37 +378,107 @@ final class Parking {
 
     /// Looks at all slots within an eighth of the shortest idle timeout, or a minute.
     func scheduleSweep() {
-        guard let cycle = worker.sweepCycle, loop.now >= sweepPauseEnd, let used = worker.datapath.slots?.used, used > 0
+        guard let cycle = worker.sweepCycle, loop.now >= sweepPauseEnd, stopping == nil,
+            let used = worker.datapath.slots?.used, used > 0
         else { return }
         let steps = (used + Self.slotsPerTurn - 1) / Self.slotsPerTurn
-        loop.timers.arm(sweeper, at: loop.now + max(cycle / steps, .milliseconds(10)))
+        let pause = isSweepUrgent ? .zero : max(cycle / steps, .milliseconds(10))
+        loop.timers.arm(sweeper, at: loop.now + pause)
+    }
+
+    /// Services are gone from the configuration, with the listeners that could get something for their connections: those
+    /// without a socket end.
+    func endThoseOfRemovedServices() {
+        guard let slots = worker.datapath.slots, slots.used > 0 else { return worker.forgetUnusedServices() }
+        sweep = SlotWalk()
+        isSweepUrgent = true
+        scheduleSweep()
     }
 
     private func sweepStep() {
-        if let slots = worker.datapath.slots, let range = sweep.step(Self.slotsPerTurn, of: slots.used) {
-            for index in range { endIfIdle(index, slots[index]) }
+        guard let slots = worker.datapath.slots else { return }
+        guard step(&sweep, over: slots, ending: endingOfDue) != .busy else {
+            return loop.timers.arm(sweeper, at: loop.now + .milliseconds(1))
+        }
+        if sweep.isAtStart {
+            isSweepUrgent = false
+            worker.forgetUnusedServices()
         }
         scheduleSweep()
     }
 
-    /// A connection without a socket has none for close_notify either, and its peer has said nothing for so long that it
-    /// may be gone: it ends without a word.
-    private func endIfIdle(_ index: Int, _ slot: ConnectionSlot) {
-        guard slot.phase == .established, SlotTarget.isService(slot.target), let service = worker.service(slot.target)
-        else { return }
+    private func endingOfDue(_ slot: ConnectionSlot, _ service: ServiceRuntime) -> Connection.Ending? {
+        if !worker.isActive(slot.target) { return .serviceRemoved }
         let limit = service.limits.idleTimeout
-        guard limit > .zero, loop.now >= slot.lastReceived + limit else { return }
-        let id = worker.number(ofSlot: index, slot)
-        let served = worker.connections[id]
-        // One with a socket has a timer of its own.
-        if served?.hasSocket == true { return }
-        if let flow = slot.lastFlow {
-            worker.logs.closed(flow.peer, slot.counters, service, .idle, dropped: 0)
+        return limit > .zero && loop.now >= slot.lastReceived + limit ? .idle : nil
+    }
+
+    /// The outcome of a step of a walk over the slots.
+    private enum Step {
+        /// The main process has not read what it was told before: nothing was done.
+        case busy
+        case done
+    }
+
+    /// Ends those connections without a socket, of the next slots of a walk, that `ending` gives a reason for.
+    private func step(
+        _ walk: inout SlotWalk, over slots: SlotFile,
+        ending: (ConnectionSlot, ServiceRuntime) -> Connection.Ending?
+    ) -> Step {
+        if worker.isChannelFull { return .busy }
+        guard let range = walk.step(Self.slotsPerTurn, of: slots.used) else { return .done }
+        var ended = 0
+        for index in range {
+            guard ended < Self.endingsPerTurn else {
+                walk.goBack(to: index)
+                break
+            }
+            if endIfDue(index, slots[index], ending) { ended += 1 }
         }
-        served?.closeParked()
+        if walk.left(of: slots.used) == 0 { walk = SlotWalk() }
+        sendLastWords()
+        return .done
+    }
+
+    private func endIfDue(
+        _ index: Int, _ slot: ConnectionSlot, _ ending: (ConnectionSlot, ServiceRuntime) -> Connection.Ending?
+    ) -> Bool {
+        let phase = slot.phase
+        guard phase != .free, phase != .ended, SlotTarget.isService(slot.target),
+            let service = worker.service(slot.target)
+        else {
+            return false
+        }
+        let id = worker.number(ofSlot: index, slot)
+        // One with a socket has a timer of its own.
+        guard phase == .established, worker.connections[id]?.hasSocket != true, let ending = ending(slot, service)
+        else {
+            worker.noteUse(of: slot.target)
+            return false
+        }
+        end(id, slot, service, ending)
+        return true
+    }
+
+    /// Ends a connection without a socket, with close_notify.
+    private func end(
+        _ id: ConnectionNumber, _ slot: ConnectionSlot, _ service: ServiceRuntime, _ ending: Connection.Ending
+    ) {
+        service.counters.count(CloseReason(ending))
+        if let flow = slot.lastFlow {
+            worker.logs.closed(
+                flow.peer, id, RecordState.connectionIDs(at: slot.records), slot.counters, service, ending, dropped: 0)
+        }
+        worker.connections[id]?.closeParked()
         worker.connections[id] = nil
-        wakes.remove(id)
-        worker.countClosed(id)
+        end(id, slot)
+    }
+
+    /// Ends a connection without a socket, since somebody wants it to.
+    func close(_ id: ConnectionNumber) {
+        guard let slot = worker.establishedSlot(id) else { return }
+        guard SlotTarget.isService(slot.target), let service = worker.service(slot.target) else { return end(id, slot) }
+        end(id, slot, service, .closedHere)
     }
 
     /// Ends a connection without a socket that nobody can go on with.
@@ -370,9 +486,71 @@ final class Parking {
         worker.logs.connectionEvent(
             .connectionClosed, "connection closed: \(reason)",
             ["PEER": "\(slot.lastFlow.map { "\($0.peer)" } ?? "unknown")", "REASON": "\(reason)"])
+        worker.counters(of: slot.target).count(CloseReason.lost)
+        end(id, slot)
+    }
+
+    /// Tells the peer, where it is known where that is, and gives the slot up.
+    private func end(_ id: ConnectionNumber, _ slot: ConnectionSlot) {
+        wakes.remove(id)
         _ = takeFarSocket(id)
+        if SlotTarget.isService(slot.target), let flow = slot.flow {
+            worker.datapath.writeCloseNotify(of: slot, at: id.slot, flow) { datagram in
+                if lastWords.count == 0 { loop.atEndOfTurn { [unowned self] in sendLastWords() } }
+                lastWords.add(datagram, flow)
+            }
+            if lastWords.count == Self.endingsPerTurn { sendLastWords() }
+        }
         worker.countClosed(id)
     }
+
+    private func sendLastWords() {
+        guard lastWords.count > 0 else { return }
+        worker.send(lastWords.bytes)
+        lastWords.removeAll()
+    }
+
+    // MARK: The end
+
+    /// Ends all connections without a socket, with close_notify: as many as the main process sends until `deadline`.
+    func stop(by deadline: Instant) {
+        takeover = nil
+        toPrepare = []
+        loop.timers.disarm(sweeper)
+        loop.timers.disarm(sweepStart)
+        stopping = Stopping(deadline: deadline)
+        stopStep()
+    }
+
+    /// Calls `work` once ``stop(by:)`` is done: at once where it was not called.
+    func whenStopped(_ work: @escaping () -> Void) {
+        if stopping == nil { work() } else { stopping?.whenDone = work }
+    }
+
+    private func stopStep() {
+        guard var now = stopping else { return }
+        guard let slots = worker.datapath.slots, worker.canReport else { return stopped() }
+        guard loop.now < now.deadline else {
+            let left = now.walk.left(of: slots.used)
+            worker.logs.always(
+                .stopping,
+                "stop_timeout has left no time to send close_notify for up to \(left) connections without a socket: their"
+                    + " clients find out by the silence")
+            return stopped()
+        }
+        let outcome = step(&now.walk, over: slots) { _, _ in .closedHere }
+        stopping?.walk = now.walk
+        if outcome == .done, now.walk.isAtStart { return stopped() }
+        loop.timers.arm(stopper, at: loop.now + (outcome == .busy ? .milliseconds(1) : .zero))
+    }
+
+    private func stopped() {
+        let work = stopping?.whenDone
+        stopping = nil
+        work?()
+    }
+
+    // MARK: Giving connections up
 
     /// All connections without a socket, for another worker. They are forgotten here.
     func release(upTo count: Int) -> [ConnectionNumber] {
@@ -386,8 +564,9 @@ final class Parking {
         for index in 0..<slots.used where ids.count < count {
             let slot = slots[index]
             let id = worker.number(ofSlot: index, slot)
-            guard slot.phase == .established, !worker.hasObject(id) else { continue }
-            wakes.remove(id)
+            // One that has asked for a socket gets that, with what has woken it, and is released with it later.
+            guard slot.phase == .established, !worker.hasObject(id), !wakes.contains(id) else { continue }
+            _ = takeFarSocket(id)
             ids.append(id)
         }
         return ids

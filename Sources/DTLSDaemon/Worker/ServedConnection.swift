@@ -1,6 +1,7 @@
 import DTLSEngine
 import DTLSTransport
 import LinuxSystem
+import Logging
 
 /// A client's connection together with the handler that serves it, in a worker.
 ///
@@ -35,7 +36,8 @@ final class ServedConnection: ConnectionDelegate {
         traffic = TrafficLimiter(service.configuration.limits.traffic)
         connection = try Connection.accept(
             on: socket, handover.flow, slot: handover.id.slot, hello: hello, context: service.context,
-            connectionID: handover.connectionID, limits: service.limits, datapath: worker.datapath, delegate: self)
+            connectionID: handover.connectionID, limits: service.limits, traffic: service.counters.traffic,
+            datapath: worker.datapath, delegate: self)
     }
 
     /// A connection that is in a slot, without a socket. Call ``resume(over:_:with:)`` or ``prepareHandler(_:_:)`` next.
@@ -54,8 +56,12 @@ final class ServedConnection: ConnectionDelegate {
     var hasComeBack = false
     /// Whether the connection could give its socket up for its silence.
     var mayPark: Bool { canPark && service.limits.parkAfter > .zero && connection?.isMoving == false }
-    /// Whether the connection can go on without a socket.
-    var canPark: Bool { service.parking != .never && connection?.isMovable ?? false }
+    /// Whether the connection can go on without a socket. Where its service is gone from the configuration, so are the
+    /// listeners that would get its client's records.
+    var canPark: Bool {
+        service.parking != .never && connection?.isMovable ?? false
+            && worker.isActive(SlotTarget.service(service.configuration.name))
+    }
     /// The flow of the socket; `nil` without one.
     var flow: FlowKey? { connection?.flow }
     /// Whether its client's records say whose they are, whatever address they come from.
@@ -72,8 +78,7 @@ final class ServedConnection: ConnectionDelegate {
             _ = try connection.start(with: datagrams)
         } catch {
             self.connection = nil
-            closeParked()
-            worker.countFailure()
+            service.counters.count(HandshakeResult.failed)
             worker.logs.handshakeFailed(peer: connection.peer, service, "\(error)")
             worker.remove(self)
         }
@@ -84,6 +89,11 @@ final class ServedConnection: ConnectionDelegate {
 
     /// Takes a datagram that came to a listener by a flow, of this connection's client or in its name.
     func receive(_ datagram: UnsafeRawBufferPointer, from flow: FlowKey) { connection?.receive(datagram, from: flow) }
+
+    /// Whether a datagram that came to a listener may ask for the last flight of the handshake, though it is a replay.
+    func mayRepeatFlight(for datagram: UnsafeRawBufferPointer) -> Bool {
+        connection?.mayRepeatFlight(for: datagram) ?? false
+    }
 
     func close(_ ending: Connection.Ending = .closedHere) { connection?.close(ending) }
 
@@ -96,9 +106,10 @@ final class ServedConnection: ConnectionDelegate {
             try connection.move(to: flow, over: socket)
         } catch {
             worker.logs.limited(
-                .internalError, "the socket of a client's new address \(flow.peer) cannot be watched: \(error)", service
-            )
-            connection.close()
+                .internalError,
+                "the socket of a client's new address \(flow.peer) cannot be watched: \(error); the connection waits"
+                    + " without a socket for more", service)
+            worker.parking.parkUnwatched(self)
         }
     }
 
@@ -116,12 +127,13 @@ final class ServedConnection: ConnectionDelegate {
 
     /// - Parameter former: where the client was before, as far as that is known.
     private func noteMove(of connection: Connection, from former: SocketAddress?) {
+        service.counters.count(ConnectionMove.address)
         worker.logs.moved(connection, from: former, service)
         handler?.moved(connection)
     }
 
     func connection(_ connection: Connection, checkFailedAt flow: FlowKey) {
-        worker.countFailedCheck()
+        service.counters.block.add(to: .addressesUnconfirmed)
         worker.logs.checkFailed(connection, at: flow.peer, service)
     }
 
@@ -138,20 +150,21 @@ final class ServedConnection: ConnectionDelegate {
 
     /// Gives the connection a socket again.
     /// - Parameters:
-    ///   - isProven: whether the client has shown that it is at the address that the socket is connected to.
+    ///   - hasMoved: whether the client is at another address than it was when the connection had a socket last.
     ///   - far: as for ``prepareHandler(_:_:)``.
     ///   - datagrams: what the peer has sent meanwhile.
     /// - Throws: where what is in the slot is nothing to go on with.
     func resume(
-        over socket: consuming FileDescriptor, _ client: ServedClient, isProven: Bool,
+        over socket: consuming FileDescriptor, _ client: ServedClient, hasMoved: Bool,
         _ far: consuming FileDescriptor, with datagrams: [WakeQueue.Kept]
     ) throws(InvalidRecordState) {
         let connection = try Connection.resume(
-            over: socket, client.flow, isProven: isProven, slot: id.slot, isServer: true, limits: service.limits,
-            datapath: worker.datapath, delegate: self)
+            over: socket, client.flow, slot: id.slot, isServer: true, limits: service.limits,
+            traffic: service.counters.traffic, datapath: worker.datapath, delegate: self)
         self.connection = connection
+        service.counters.block.add(to: .connectionsWoken)
         mustGiveUpSocket = false
-        if !isProven { noteMove(of: connection, from: nil) }
+        if hasMoved { noteMove(of: connection, from: nil) }
         if let handler {
             handler.resumed(connection)
         } else {
@@ -162,10 +175,17 @@ final class ServedConnection: ConnectionDelegate {
         }
         // The handler may have closed it.
         guard self.connection != nil else { return }
-        start(with: [])
+        var failure: SystemError?
+        do throws(SystemError) { _ = try connection.start() } catch { failure = error }
         for datagram in datagrams {
             datagram.bytes.withUnsafeBytes { self.connection?.receive($0, from: datagram.flow) }
         }
+        guard let failure, self.connection != nil else { return }
+        worker.logs.limited(
+            .internalError,
+            "the socket of a connection cannot be watched: \(failure); what its client had sent is answered, and the"
+                + " connection waits without a socket for more", service, ["PEER": "\(connection.peer)"])
+        worker.parking.parkUnwatched(self)
     }
 
     /// Gives the socket up, once the main process knows: what is in it is read first.
@@ -176,6 +196,7 @@ final class ServedConnection: ConnectionDelegate {
         guard let connection, let handler else { return false }
         _ = connection.detach()
         self.connection = nil
+        service.counters.block.add(to: .connectionsParked)
         handler.parked(self)
         if service.parking == .handlerStays { return true }
         handler.closed()
@@ -217,8 +238,8 @@ final class ServedConnection: ConnectionDelegate {
     func connectionEstablished(_ connection: Connection) {
         if !hasBeenEstablished { worker.reportEstablished(self, isMovable: connection.isMovable) }
         hasBeenEstablished = true
-        worker.countHandshake(resumed: connection.session.isResumed)
-        worker.logs.opened(connection, service)
+        service.counters.countEstablished(connection.session, after: connection.handshakeDuration)
+        worker.logs.opened(connection, id, service)
         let handler = service.makeHandler(
             for: ServedClient(connection, worker.slot(id)), worker.handlerResources)
         self.handler = handler
@@ -234,7 +255,7 @@ final class ServedConnection: ConnectionDelegate {
     }
 
     private func drop(_ excess: TrafficExcess, on connection: Connection) {
-        worker.countDropped(excess)
+        service.counters.countDropped(DropReason(excess))
         // Logged once for each connection. The entry about its end has the number of all that were dropped.
         if traffic?.dropped == 1 { worker.logs.trafficLimited(excess, connection, service) }
     }
@@ -251,13 +272,18 @@ final class ServedConnection: ConnectionDelegate {
     }
 
     func connection(_ connection: Connection, rehandshakeFailed ending: Connection.Ending) {
-        worker.countFailure()
+        service.counters.count(HandshakeResult(ending))
         worker.logs.handshakeFailed(
             peer: connection.peer, service, "\(ending); this was a re-handshake, and the connection goes on as it was")
     }
 
+    func connection(_ connection: Connection, noted notes: EngineNotes) { service.counters.count(notes) }
+
     func connectionReplaced(_ connection: Connection) {
-        worker.logs.closed(connection.peer, connection.counters, service, .replaced, dropped: traffic?.dropped ?? 0)
+        service.counters.count(CloseReason.replaced)
+        worker.logs.closed(
+            connection.peer, id, connection.connectionIDs, connection.counters, service, .replaced,
+            dropped: traffic?.dropped ?? 0)
         traffic?.restart()
         handler?.closed()
         handler = nil
@@ -270,12 +296,14 @@ final class ServedConnection: ConnectionDelegate {
     func connectionClosed(_ connection: Connection, _ ending: Connection.Ending) {
         self.connection = nil
         if let handler {
+            service.counters.count(CloseReason(ending))
             worker.logs.closed(
-                connection.peer, connection.counters, service, ending, dropped: traffic?.dropped ?? 0)
+                connection.peer, id, connection.connectionIDs, connection.counters, service, ending,
+                dropped: traffic?.dropped ?? 0)
             handler.closed()
             self.handler = nil
         } else {
-            worker.countFailure()
+            service.counters.count(HandshakeResult(ending))
             worker.logs.handshakeFailed(
                 peer: connection.peer, service, ending.description + connection.presharedKeyRemark,
                 client: connection.peerRejection?.client)

@@ -11,6 +11,10 @@ final class ServiceRuntime {
     /// What becomes of the handler of a connection that gives its socket up.
     let parking: Parking
     private let handler: Handlers
+    /// Its ``SlotTarget``.
+    let target: UInt64
+    /// Where its connections count.
+    private(set) var counters = TargetCounters.ignored
 
     /// See ``parking``.
     enum Parking {
@@ -44,6 +48,7 @@ final class ServiceRuntime {
         _ configuration: ServiceConfiguration, ticketKeys: TicketKeyRing, _ resources: HandlerResources
     ) throws(CredentialsError) {
         self.configuration = configuration
+        target = SlotTarget.service(configuration.name)
         parking = Parking(configuration.handler)
         handler =
             switch configuration.handler {
@@ -65,6 +70,12 @@ final class ServiceRuntime {
     func activate(_ resources: HandlerResources) {
         guard case .forward(let backends, let forward) = handler else { return }
         resources.sharedState(ForwardServices.self).activate(backends, of: configuration.name, forward)
+    }
+
+    /// Has connections from now on count there.
+    func count(in counters: TargetCounters) {
+        self.counters = counters
+        if case .forward(let backends, _) = handler { backends.count(in: counters) }
     }
 
     /// Why the handler could not serve a new client after its handshake; `nil` where nothing is known against it.

@@ -1,3 +1,4 @@
+import DTLSTransport
 import Glibc
 import Primitives
 
@@ -62,6 +63,10 @@ struct TunnelState {
         case nothing
         case connect
         case closeIdle
+        /// The server is to be asked whether it knows the connection (``Connection/askPeer()``).
+        case ask
+        /// The server has not answered: it has lost its state, and the connection is to be closed.
+        case serverIsGone
     }
 
     /// What an errno of the socket to the server asks for.
@@ -91,11 +96,30 @@ struct TunnelState {
     private var hasHeardServer = false
     /// Whether the server knows the connection by its connection ID (RFC 9146), whatever address it is used from.
     private var survivesMoves = false
-    /// When the server was heard last, or the route to it was looked at.
-    private var lastRouteCheck = Instant.distantPast
-    private var routePause = TunnelState.routePauses.lowerBound
+    /// Whether the server answers when it is asked whether it knows the connection (RFC 9853).
+    private var answersQuestions = false
+    private var question: Question?
+    /// How long datagrams are unanswered before the server is asked.
+    private var questionPause = TunnelState.questionPauses.lowerBound
+    /// Whether ``deadline`` has become earlier than it was.
+    private(set) var hasEarlierDeadline = false
+    private var route = RouteCheck()
     /// When the first datagram was sent that the server has sent nothing since; `nil` where there is none.
     private var unansweredSince: Instant?
+
+    /// A server that is asked whether it knows the connection.
+    private struct Question {
+        var count = 1
+        /// When it is asked again, or taken for gone.
+        var due: Instant
+    }
+
+    /// A server is asked so often, with 1 s between the first and the second question, and double the time after each. So
+    /// it has 15 s, and the last question 8 s, to answer.
+    static let maximumQuestions = 4
+    /// The pause is the lower bound where the server has answered the last datagram, and doubles as long as it says nothing
+    /// but that it knows the connection: a server need not answer.
+    private static let questionPauses = Duration.seconds(2)...Duration.seconds(30)
 
     init(_ timeouts: Timeouts, now: Instant) {
         self.timeouts = timeouts
@@ -112,30 +136,42 @@ struct TunnelState {
     mutating func noteServerActive(now: Instant) {
         hasHeardServer = true
         unansweredSince = nil
-        lastRouteCheck = now
-        routePause = Self.routePauses.lowerBound
+        guard survivesMoves else { return }
+        question = nil
+        questionPause = Self.questionPauses.lowerBound
+        route.heardPeer(now: now)
     }
 
-    /// How long the server is not heard before the route to it is looked at: the pause doubles from the lower to the
-    /// upper bound.
-    private static let routePauses = Duration.seconds(2)...Duration.seconds(30)
+    /// The server has said that it knows the connection, and nothing else.
+    mutating func serverHasAnswered(now: Instant) {
+        hasHeardServer = true
+        unansweredSince = nil
+        question = nil
+        questionPause = min(questionPause * 2, Self.questionPauses.upperBound)
+        route.heardPeer(now: now)
+    }
+
+    /// Datagrams, or a question, have not left this machine: it has no address to send from, or no route. The server cannot
+    /// answer them.
+    mutating func noteUnsent() {
+        guard answersQuestions else { return }
+        question = nil
+        unansweredSince = nil
+    }
 
     /// Whether it is to be found out, before more is delivered, from which address of this machine the server is reached:
     /// it has not been heard for a while, and answers to an address that is gone would be lost.
     mutating func shallCheckRoute(now: Instant) -> Bool {
-        guard survivesMoves, phase == .established, now >= lastRouteCheck + routePause else { return false }
-        lastRouteCheck = now
-        routePause = min(routePause * 2, Self.routePauses.upperBound)
-        return true
+        survivesMoves && phase == .established && route.isDue(now: now)
     }
 
     /// Whether the server has sent nothing for so long that it may have lost its state. Then the connection is to be
     /// closed, before more is delivered.
     ///
-    /// A server that has lost its state drops all that is sent to it. There is no other way to see this than its
-    /// silence: OpenSSL 3 no longer has heartbeats (RFC 6520), and a peer that does not know a connection says nothing
-    /// about its records. Where the server knows the connection by its ID, a new binding of a NAT is no reason for its
-    /// silence, and the time is not looked at.
+    /// A server that has lost its state drops all that is sent to it. Where it has not agreed on return routability checks,
+    /// there is no other way to see this than its silence: OpenSSL 3 no longer has heartbeats (RFC 6520), and a peer that
+    /// does not know a connection says nothing about its records. Where the server knows the connection by its ID, a new
+    /// binding of a NAT is no reason for its silence, and the time is not looked at.
     func isServerSilent(now: Instant) -> Bool {
         let limit = timeouts.answerNanoseconds
         guard limit > 0, !survivesMoves, phase == .established, let since = unansweredSince, now > since else {
@@ -148,7 +184,10 @@ struct TunnelState {
     mutating func deliver(now: Instant) -> Delivery {
         switch phase {
         case .established:
-            if unansweredSince == nil { unansweredSince = now }
+            if unansweredSince == nil {
+                unansweredSince = now
+                if answersQuestions { hasEarlierDeadline = true }
+            }
             return .send
         case .connecting, .pausing: return .keep
         case .closed: return .drop
@@ -161,27 +200,36 @@ struct TunnelState {
     // MARK: The connection
 
     /// The handshake is done.
-    /// - Parameter survivesMoves: whether the server has given a connection ID (RFC 9146), so that the connection can go on
-    ///   from another address.
-    mutating func connectionEstablished(survivesMoves: Bool = false, now: Instant) {
+    /// - Parameters:
+    ///   - survivesMoves: whether the server has given a connection ID (RFC 9146), so that the connection can go on from
+    ///     another address.
+    ///   - answersQuestions: whether it has agreed on return routability checks (RFC 9853), and so answers when it is asked
+    ///     whether it knows the connection.
+    mutating func connectionEstablished(
+        survivesMoves: Bool = false, answersQuestions: Bool = false, now: Instant
+    ) {
         guard phase == .connecting else { return }
-        phase = .established
-        self.survivesMoves = survivesMoves
-        lastRouteCheck = now
-        routePause = Self.routePauses.lowerBound
+        begin(survivesMoves, answersQuestions, now: now)
         establishedAt = now
         hasHeardServer = false
+    }
+
+    private mutating func begin(_ survivesMoves: Bool, _ answersQuestions: Bool, now: Instant) {
+        phase = .established
+        self.survivesMoves = survivesMoves
+        self.answersQuestions = survivesMoves && answersQuestions
+        route = RouteCheck(now: now)
+        question = nil
+        questionPause = Self.questionPauses.lowerBound
         unansweredSince = nil
     }
 
     /// The tunnel goes on with a connection that another process has had, and that has been of use.
-    /// - Parameter survivesMoves: as in ``connectionEstablished(survivesMoves:now:)``.
-    mutating func resumed(survivesMoves: Bool = false) {
+    /// Its parameters are those of ``connectionEstablished(survivesMoves:answersQuestions:now:)``.
+    mutating func resumed(survivesMoves: Bool = false, answersQuestions: Bool = false) {
         guard phase == .idle else { return }
-        phase = .established
-        self.survivesMoves = survivesMoves
+        begin(survivesMoves, answersQuestions, now: .distantPast)
         hasHeardServer = true
-        unansweredSince = nil
     }
 
     /// There is nothing to go on with: the next datagram makes a connection.
@@ -195,6 +243,7 @@ struct TunnelState {
     mutating func connectionEnded(now: Instant, chance: Double) -> Ended {
         let established = establishedAt
         establishedAt = nil
+        question = nil
         switch phase {
         case .connecting:
             return .handshakeFailed(pause: pause(now: now, chance: chance))
@@ -219,15 +268,14 @@ struct TunnelState {
 
     /// The socket to the server has given an error.
     func socketFailed(_ error: Int32) -> SocketFailure {
-        switch error {
+        if let fault = OwnAddressFault(errno: error) {
+            return maySurvive(by: fault == .isGone ? .replaceSocket : .checkRoute)
+        }
+        return switch error {
         case EMSGSIZE: .reportTooLarge
         // The datagrams are lost, as on any wire.
         case EAGAIN, ENOBUFS: .nothing
         case ECONNREFUSED: .serverIsGone
-        // The kernel finds no route from the address that the socket is bound to (ip_route_output_key_hash_rcu in
-        // Linux 6.12 answers EINVAL).
-        case EINVAL, EADDRNOTAVAIL: maySurvive(by: .replaceSocket)
-        case ENETUNREACH, EHOSTUNREACH, ENETDOWN, ENODEV: maySurvive(by: .checkRoute)
         default: phase == .connecting ? .giveUpHandshake : .nothing
         }
     }
@@ -244,8 +292,21 @@ struct TunnelState {
         switch phase {
         case .closed: .distantFuture
         case .pausing(let end): min(end, idleEnd)
-        case .idle, .connecting, .established: idleEnd
+        case .idle, .connecting: idleEnd
+        case .established: min(questionDue, idleEnd)
         }
+    }
+
+    /// ``deadline``, which has been heard of from now on.
+    mutating func takeDeadline() -> Instant {
+        hasEarlierDeadline = false
+        return deadline
+    }
+
+    /// When the server is to be asked, or asked again, or taken for gone.
+    private var questionDue: Instant {
+        guard answersQuestions else { return .distantFuture }
+        return question?.due ?? unansweredSince.map { $0 + questionPause } ?? .distantFuture
     }
 
     private var idleEnd: Instant { timeouts.idle > .zero ? lastActive + timeouts.idle : .distantFuture }
@@ -254,9 +315,21 @@ struct TunnelState {
     mutating func timePassed(now: Instant, hasPending: Bool) -> Due {
         if phase == .closed { return .nothing }
         if now >= idleEnd { return .closeIdle }
+        if phase == .established { return now >= questionDue ? ask(now: now) : .nothing }
         guard case .pausing(let end) = phase, now >= end else { return .nothing }
         phase = hasPending ? .connecting : .idle
         return hasPending ? .connect : .nothing
+    }
+
+    private mutating func ask(now: Instant) -> Due {
+        let count = question?.count ?? 0
+        guard count < Self.maximumQuestions else {
+            question = nil
+            unansweredSince = nil
+            return .serverIsGone
+        }
+        question = Question(count: count + 1, due: now + .seconds(1 << count))
+        return .ask
     }
 
     // MARK: Shutdown

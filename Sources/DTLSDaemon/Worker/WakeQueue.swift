@@ -40,6 +40,9 @@ struct WakeQueue {
 
     var isEmpty: Bool { waiting.isEmpty }
 
+    /// Whether the connection waits for a socket.
+    func contains(_ id: ConnectionNumber) -> Bool { waiting[id] != nil }
+
     /// Whether another datagram of the connection would be dropped, so that nobody need look at it.
     func isFull(_ id: ConnectionNumber) -> Bool {
         waiting[id].map { $0.datagrams.count >= Self.datagramsPerConnection } ?? false
@@ -139,4 +142,13 @@ struct SlotWalk {
         next = range.upperBound
         return range
     }
+
+    /// Visits a slot of the last step, and those after it, in the next step once more.
+    mutating func goBack(to index: Int) { next = index }
+
+    /// Whether it has not begun, or has visited all.
+    var isAtStart: Bool { next == 0 }
+
+    /// The slots that are still to be visited, of those from the first to `used`.
+    func left(of used: Int) -> Int { max(0, used - next) }
 }

@@ -32,15 +32,24 @@ final class Worker: MessageChannelDelegate {
     private(set) lazy var departure = Departure(self)
     private var services: [ServiceRuntime] = []
     private var clients: [ClientRuntime] = []
-    /// The services that are not in the active configuration any more, by ``SlotTarget``: connections that are parked go
-    /// on with them, as those that are not do.
-    private var departed: [UInt64: ServiceRuntime] = [:]
+    /// The services that are not in the active configuration any more, by ``SlotTarget``, as long as they have
+    /// connections here: those with a socket go on.
+    private var departed: [UInt64: Departed] = [:]
+    private struct Departed {
+        let service: ServiceRuntime
+        /// Whether a connection was seen since ``Worker/forgetUnusedServices()`` was called last.
+        var isInUse = false
+    }
     /// The services of the active configuration, by ``SlotTarget``.
     private var targets: [UInt64: ServiceRuntime] = [:]
     /// The clients that all services may serve; `nil`: any.
     private var access: AccessList?
     /// The generation of the active configuration, which `services`, `clients` and `access` come from.
     private var generation: UInt32 = 0
+    private lazy var traceLog = TraceLog(loop: loop, worker: logs.worker)
+    private var configuredLogLevel = LogLevel.info
+    /// What holds in place of the configuration's level for a time.
+    private var logLevel: LogLevel?
     /// How long a worker that is to stop may take before the acceptor kills it.
     private(set) var stopTimeout = Duration.zero
     /// Has the acceptor's secret. It asks clients for a cookie that begin a re-handshake on a connection's socket.
@@ -49,7 +58,13 @@ final class Worker: MessageChannelDelegate {
     var connections: [ConnectionNumber: ServedConnection] = [:]
     var tunnels: [ConnectionNumber: ClientTunnel] = [:]
     /// Connections whose handshake, or whose records, OpenSSL has. They take most of the memory.
-    private var openSSLCount = 0
+    private var openSSLCount = 0 {
+        didSet { counterFile?.process.set(.openSSLConnections, to: openSSLCount) }
+    }
+    /// Where this process counts; `nil` before the main process has sent it. It is never given up, since connections
+    /// count there.
+    private var counterFile: CounterFile?
+    private var meter: ProcessMeter?
     /// The socket that has come last, whose number tells how many there are (open(2)).
     private var lastDescriptor: Int32 = 0
     private lazy var reporter = Reporter(self)
@@ -89,7 +104,7 @@ final class Worker: MessageChannelDelegate {
         try worker.loop.run()
     }
 
-    private init(number: Int, channel: consuming FileDescriptor) throws {
+    init(number: Int, channel: consuming FileDescriptor) throws {
         descriptors = DescriptorBudget(limit: OpenFileLimit.raise())
         loop = try EventLoop()
         datapath = try Datapath(loop: loop)
@@ -97,6 +112,9 @@ final class Worker: MessageChannelDelegate {
         handlerResources = HandlerResources(loop: loop, logs: logs)
         keyLog = KeyLogWriter(logs)
         try channel.makeNonBlocking()
+        logs.onMessagesLost = { [unowned self] count, service in
+            counters(of: SlotTarget.service(service)).countDropped(.log, count)
+        }
         self.channel = try MessageChannel(channel, loop: loop, delegate: self)
     }
 
@@ -138,6 +156,11 @@ final class Worker: MessageChannelDelegate {
                 return logs.always(.internalError, "the memory of the connections is lost")
             }
             map(file)
+        case .counters:
+            guard let file = descriptor else {
+                return logs.always(.internalError, "the memory of the counters is lost: this worker counts nothing")
+            }
+            mapCounters(file)
         case .takeOver: parking.takeOver()
         case .adopt(let ids): parking.adopt(ids)
         case .records(let records):
@@ -148,6 +171,12 @@ final class Worker: MessageChannelDelegate {
         case .resumeFailed(let id): parking.resumeFailed(id)
         case .giveUpSocket(let id): parking.giveUpSocket(id)
         case .release(let count): departure.release(count)
+        case .close(let ids):
+            for id in ids where !isStopping { close(id) }
+        case .logLevel(let level):
+            logLevel = level
+            LogBootstrap.setLevel(level ?? configuredLogLevel)
+        case .trace(let patterns): datapath.trace = traceLog.trace(patterns)
         }
     }
 
@@ -166,10 +195,33 @@ final class Worker: MessageChannelDelegate {
 
     private func map(_ file: consuming FileDescriptor) {
         do {
-            datapath.slots = try SlotFile(file)
+            let slots = try SlotFile(file)
+            // Without LimitMEMLOCK=infinity, as in a shell, they may be swapped out, as all memory of other programs.
+            _ = slots.lockOverflow()
+            datapath.slots = slots
         } catch {
             logs.always(.internalError, "the memory of the connections cannot be used: \(error)")
         }
+    }
+
+    private func mapCounters(_ file: consuming FileDescriptor) {
+        guard counterFile == nil else { return }
+        do throws(UnusableCounterFile) {
+            let mapped = try CounterFile(file)
+            mapped.resetGauges()
+            counterFile = mapped
+            meter = ProcessMeter(mapped.process, limit: descriptors.limit, loop: loop, isMainProcess: false)
+            for (target, service) in targets { service.count(in: mapped.counters(of: target)) }
+            for client in clients { client.counters = counters(of: client.target) }
+        } catch {
+            logs.always(.internalError, "the memory of the counters cannot be used: \(error)")
+        }
+    }
+
+    /// Where this process counts for a service or client.
+    /// - Parameter target: its ``SlotTarget``.
+    func counters(of target: UInt64) -> TargetCounters {
+        service(target)?.counters ?? counterFile?.counters(of: target) ?? .ignored
     }
 
     /// Activates a whole configuration, or keeps the active one.
@@ -191,20 +243,29 @@ final class Worker: MessageChannelDelegate {
             }
             keyLog.replace(with: keyLogFile)
             self.cookies = cookies
-            for (target, service) in targets { departed[target] = service }
+            let previous = targets
             self.services = services
             targets = Dictionary(
                 services.map { (SlotTarget.service($0.configuration.name), $0) }, uniquingKeysWith: { $1 })
             for target in targets.keys { departed[target] = nil }
-            for service in services { service.activate(handlerResources) }
+            for (target, service) in previous where targets[target] == nil {
+                departed[target] = Departed(service: service)
+            }
+            for service in services {
+                service.activate(handlerResources)
+                if let counterFile { service.count(in: counterFile.counters(of: service.target)) }
+            }
             self.clients = clients
+            for client in clients { client.counters = counters(of: client.target) }
             access = decoded.configuration.limits.access
             self.generation = generation
             stopTimeout = decoded.configuration.stopTimeout
             for tunnel in tunnels.values { tunnel.reconfigure() }
             handlerResources.reconfigure()
-            LogBootstrap.setLevel(decoded.configuration.logLevel)
-            parking.scheduleSweep()
+            configuredLogLevel = decoded.configuration.logLevel
+            if logLevel == nil { LogBootstrap.setLevel(configuredLogLevel) }
+            LogBootstrap.setFormat(decoded.configuration.logFormat)
+            if departed.isEmpty { parking.scheduleSweep() } else { parking.endThoseOfRemovedServices() }
             let capacity = descriptors.connections(of: decoded.configuration)
             channel?.send(MessageFromWorker.encode(ready: generation, capacity: UInt32(clamping: capacity)))
         } catch {
@@ -237,6 +298,7 @@ final class Worker: MessageChannelDelegate {
     /// The client tries again by itself, since its hello is not answered, and may find another worker or more room.
     private func reject(_ handover: MessageToWorker.Handover, _ refusal: Refusal) {
         report.refused.count(refusal)
+        if let slot = slot(handover.id) { counters(of: slot.target).count(refusal) }
         countClosed(handover.id)
     }
 
@@ -254,7 +316,9 @@ final class Worker: MessageChannelDelegate {
             trimming.connectionOpened(openSSLCount)
             served.start(with: handover.datagrams)
         } catch {
-            countFailure()
+            service.counters.count(HandshakeResult.failed)
+            service.counters.count(datapath.notes)
+            datapath.notes.removeAll()
             logs.handshakeFailed(peer: handover.flow.peer, service, "\(error)")
             countClosed(handover.id)
         }
@@ -283,6 +347,13 @@ final class Worker: MessageChannelDelegate {
         tunnel.resume(slot, over: socket, far, with: datagrams)
     }
 
+    /// Ends a connection with close_notify.
+    private func close(_ id: ConnectionNumber) {
+        if let tunnel = tunnels[id] { return tunnel.close(.closedHere) }
+        if let served = connections[id], served.hasSocket { return served.close() }
+        parking.close(id)
+    }
+
     // MARK: Slots
 
     /// The slot of a connection, whatever its phase; `nil` where it is another connection's by now.
@@ -306,17 +377,37 @@ final class Worker: MessageChannelDelegate {
 
     /// The service that a connection in a slot belongs to: that of the active configuration, or the last one that was in
     /// any.
-    func service(_ target: UInt64) -> ServiceRuntime? { targets[target] ?? departed[target] }
+    func service(_ target: UInt64) -> ServiceRuntime? { targets[target] ?? departed[target]?.service }
+
+    /// Whether a service is in the active configuration.
+    func isActive(_ target: UInt64) -> Bool { targets[target] != nil }
+
+    /// A connection of a service is in a slot.
+    func noteUse(of target: UInt64) {
+        if !departed.isEmpty, departed[target] != nil { departed[target]?.isInUse = true }
+    }
+
+    /// Forgets the services that have no connections any more, which a walk over all slots has shown.
+    func forgetUnusedServices() {
+        departed = departed.filter { $0.value.isInUse }
+        for target in departed.keys { departed[target]?.isInUse = false }
+    }
+
+    /// The services that are not in the active configuration any more, and are kept for their connections.
+    var countOfDepartedServices: Int { departed.count }
 
     func client(_ target: UInt64) -> ClientRuntime? {
         clients.first { SlotTarget.client($0.configuration.name) == target }
     }
 
-    /// How long all slots may take to be looked at; `nil` where no connection ends for being idle.
+    /// How long all slots may take to be looked at; `nil` where no connection ends for being idle, and no service is to be
+    /// forgotten with its last one.
     var sweepCycle: Duration? {
-        let limits = (targets.values.map { $0.limits.idleTimeout } + departed.values.map { $0.limits.idleTimeout })
+        let limits =
+            (targets.values.map { $0.limits.idleTimeout } + departed.values.map { $0.service.limits.idleTimeout })
             .filter { $0 > .zero }
-        return limits.min().map { min($0 / 8, .seconds(60)) }
+        let longest = Duration.seconds(60)
+        return limits.min().map { min($0 / 8, longest) } ?? (departed.isEmpty ? nil : longest)
     }
 
     /// Whether a socket with this number may be a connection's.
@@ -402,19 +493,17 @@ final class Worker: MessageChannelDelegate {
             served.hasLeftOpenSSL = true
             leftOpenSSL()
         }
+        scheduleReport()
         departure.handshakeEnded()
     }
 
     /// Nobody can have sealed the datagram, or it is a copy.
-    /// - Parameter source: where it has come from.
-    func countForged(from source: SocketAddress) {
+    /// - Parameters:
+    ///   - source: where it has come from.
+    ///   - target: the ``SlotTarget`` of the connection that it was for.
+    func countForged(from source: SocketAddress, _ target: UInt64) {
+        counters(of: target).countDropped(.forged)
         report.countForged(from: source)
-        scheduleReport()
-    }
-
-    /// Nobody has answered at an address that a client seemed to be at.
-    func countFailedCheck() {
-        report.checksFailed &+= 1
         scheduleReport()
     }
 
@@ -428,21 +517,10 @@ final class Worker: MessageChannelDelegate {
         channel?.send(message, descriptor: descriptor)
     }
 
-    func countHandshake(resumed: Bool) {
-        report.handshakes &+= 1
-        if resumed { report.resumed &+= 1 }
-        scheduleReport()
-    }
-
-    func countFailure() {
-        report.failed &+= 1
-        scheduleReport()
-    }
-
-    func countDropped(_ excess: TrafficExcess) {
-        report.dropped.count(excess)
-        scheduleReport()
-    }
+    /// Whether what is sent to the main process has to wait.
+    var isChannelFull: Bool { channel?.isFull ?? false }
+    /// Whether there is a main process that hears what is sent to it.
+    var canReport: Bool { channel?.isOpen ?? false }
 
     private func scheduleReport() {
         loop.timers.arm(reporter, at: loop.now + Self.reportInterval)
@@ -467,7 +545,9 @@ final class Worker: MessageChannelDelegate {
         for served in connections.values { served.close() }
         for tunnel in tunnels.values { tunnel.close(.closedHere) }
         // Some of the time is left for the last steps, and for a busy machine.
-        end(by: loop.now + stopTimeout / 5 * 3)
+        let deadline = loop.now + stopTimeout / 5 * 3
+        parking.stop(by: deadline)
+        end(by: deadline)
     }
 
     /// Ends the process once what outlives its connections is done, `deadline` at the latest, and the acceptor has been
@@ -476,15 +556,19 @@ final class Worker: MessageChannelDelegate {
         isStopping = true
         sendLastReport()
         handlerResources.finish(by: deadline) { [self] in
-            logs.finish()
-            sendLastReport()
-            guard let channel else { return loop.stop() }
-            // An acceptor that does not read its channel is not waited for longer than that.
-            let timer = CallbackTimer { [loop] _ in loop.stop() }
-            lastReportTimer = timer
-            loop.timers.arm(timer, at: max(deadline, loop.now))
-            channel.whenAllIsSent { [loop] in loop.stop() }
+            parking.whenStopped { [self] in finish(by: deadline) }
         }
+    }
+
+    private func finish(by deadline: Instant) {
+        logs.finish()
+        sendLastReport()
+        guard let channel else { return loop.stop() }
+        // An acceptor that does not read its channel is not waited for longer than that.
+        let timer = CallbackTimer { [loop] _ in loop.stop() }
+        lastReportTimer = timer
+        loop.timers.arm(timer, at: max(deadline, loop.now))
+        channel.whenAllIsSent { [loop] in loop.stop() }
     }
 
     /// Sends everything that the acceptor has not been told, as messages that wait for room in the channel.

@@ -6,6 +6,8 @@ import Primitives
 
 /// The log of one worker. What unauthenticated peers can cause goes through limiters.
 final class WorkerLogs: TimerTarget {
+    /// The number of the worker.
+    let worker: Int
     private let loop: EventLoop
     private let logger: Logger
     /// For connections opened and closed, which a busy service logs in normal operation.
@@ -13,7 +15,11 @@ final class WorkerLogs: TimerTarget {
     /// For what goes wrong.
     private var failures: LogLimiter
 
+    /// Is called with how many messages of a service could not be logged (handler "log").
+    var onMessagesLost: (Int, String) -> Void = { _, _ in }
+
     init(worker: Int, loop: EventLoop) {
+        self.worker = worker
         self.loop = loop
         var logger = Logger(label: "dtlsd")
         logger[metadataKey: "WORKER"] = "\(worker)"
@@ -24,9 +30,10 @@ final class WorkerLogs: TimerTarget {
         super.init()
     }
 
-    func opened(_ connection: Connection, _ service: ServiceRuntime) {
+    func opened(_ connection: Connection, _ id: ConnectionNumber, _ service: ServiceRuntime) {
         connections.log(
-            .connectionOpened, to: logger, now: loop.now, "connection opened", openedFields(connection, service))
+            .connectionOpened, to: logger, now: loop.now, "connection opened",
+            openedFields(connection, service).merging(["CONNECTION": "\(id.text)"]) { $1 })
         scheduleFlush()
     }
 
@@ -94,14 +101,18 @@ final class WorkerLogs: TimerTarget {
         return fields
     }
 
-    /// - Parameter dropped: how many datagrams of the client exceeded its limits.
+    /// - Parameters:
+    ///   - ids: the connection IDs (RFC 9146) that the connection had.
+    ///   - dropped: how many datagrams of the client exceeded its limits.
     func closed(
-        _ peer: SocketAddress, _ counters: Connection.Counters, _ service: ServiceRuntime,
+        _ peer: SocketAddress, _ id: ConnectionNumber, _ ids: ConnectionIDs?, _ counters: Connection.Counters,
+        _ service: ServiceRuntime,
         _ ending: Connection.Ending, dropped: UInt64
     ) {
         connections.log(
             .connectionClosed, to: logger, now: loop.now, "connection closed: \(ending)",
-            closedFields(peer, counters, service, ending, dropped))
+            closedFields(peer, counters, service, ending, dropped).merging(["CONNECTION": "\(id.text)"]) { $1 }
+                .merging(Self.connectionIDFields(ids)) { $1 })
         scheduleFlush()
     }
 

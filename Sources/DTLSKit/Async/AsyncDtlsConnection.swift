@@ -130,6 +130,15 @@ import LinuxSystem
     /// Version, cipher suite and SNI name; `nil` once it is closed.
     public var session: (version: String, cipher: String, serverName: String?)? { connection.session }
 
+    /// See ``DtlsConnection/agreement``.
+    public var agreement: DtlsAgreement? { connection.agreement }
+    /// See ``DtlsConnection/serverCertificate``.
+    public var serverCertificate: DtlsCertificate? { connection.serverCertificate }
+    /// See ``DtlsConnection/roundTrips``.
+    public var roundTrips: [DtlsRoundTrip] { connection.roundTrips }
+    /// See ``DtlsConnection/resumableSession``.
+    public var resumableSession: DtlsSession? { connection.resumableSession }
+
     /// The socket's options, as the synchronous face has them: `try await connection.configure { try $0.setTTL(64) }`.
     public func configure<Result: Sendable>(_ body: @Sendable (DtlsSocket) throws -> Result) throws -> Result {
         try body(connection)

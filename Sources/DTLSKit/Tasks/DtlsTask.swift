@@ -1,3 +1,4 @@
+import DTLSEngine
 import DTLSTransport
 import Glibc
 import LinuxSystem
@@ -152,6 +153,7 @@ public final class DtlsTask {
     ) throws(DtlsError) {
         var handover = TaskMessage.Handover(
             server: connection.identityName ?? "", number: connection.number, hello: nil, datagrams: [])
+        handover.connectionID = connection.connectionIDForRecords?.bytes ?? []
         _ = try TaskMessage.encode(message, handover: handover)
         guard connection.inbox.byteCount < Self.longestState else {
             throw .invalid("messages of \(connection.inbox.byteCount) bytes wait in the connection: receive them first")
@@ -187,12 +189,18 @@ public final class DtlsTask {
         _ = channel?.offer(TaskMessage.forConnection(number: number, datagram: datagram).encode())
     }
 
+    /// - Parameter flow: the one that the datagram has come by.
+    func send(record datagram: UnsafeRawBufferPointer, from flow: FlowKey, of number: UInt64) {
+        _ = channel?.offer(TaskMessage.record(number: number, flow: flow, datagram: datagram).encode())
+    }
+
     private func processEnded(_ ending: ChildProcess.Ending) {
         watch = nil
         // What the task has sent before its end may not have been read yet.
         channel?.readToEnd()
         channel?.close()
         scheduler.tasks.removeAll { $0 === self }
+        scheduler.forgetConnections(of: self)
         let ending: Ending =
             switch ending {
             case .exited(let status): .exited(status: status)
@@ -213,7 +221,26 @@ extension DtlsTask: MessageChannelDelegate {
         switch decoded {
         case .value(let value, _): scheduler.call { self.messageCallback?(value) }
         case .forListener(let server, let flow, let datagram): scheduler.server(named: server)?.reinject(datagram, flow)
-        case .identity, .forConnection: break
+        case .wantSocket(let server, let connection, let flow):
+            makeSocket(of: scheduler.server(named: server), for: connection, flow)
+        case .fromListener(let server, let flow, let datagram):
+            scheduler.server(named: server)?.send(datagram, to: flow)
+        case .ended(let server, let connection): scheduler.server(named: server)?.forget(connection, of: self)
+        case .identity, .forConnection, .record, .socket: break
+        }
+    }
+
+    /// A client of the task's is at another address (RFC 9146). The socket has to be made beside the listener's.
+    private func makeSocket(of server: DtlsServer?, for connection: UInt64, _ flow: FlowKey) {
+        // After this call, since the listener may be in the midst of its own.
+        scheduler.call { [weak self] in
+            guard let self, let channel = self.channel else { return }
+            guard var incoming = try? server?.makeSocket(for: flow) else {
+                return channel.send(TaskMessage.socket(number: connection, flow: flow, datagrams: []).encode())
+            }
+            channel.send(
+                TaskMessage.socket(number: connection, flow: flow, datagrams: incoming.datagrams).encode(),
+                descriptor: incoming.socket.take())
         }
     }
 

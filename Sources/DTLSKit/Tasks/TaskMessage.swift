@@ -13,6 +13,17 @@ enum TaskMessage {
     case forConnection(number: UInt64, datagram: UnsafeRawBufferPointer)
     /// A misdelivered datagram: a connection's socket has yielded it, and it belongs to the listener.
     case forListener(server: String, flow: FlowKey, datagram: UnsafeRawBufferPointer)
+    /// A datagram that the listener has received by this flow, and whose connection ID (RFC 9146) is that of a connection
+    /// of the task's, whose client may be at another address now. Nobody has authenticated it.
+    case record(number: UInt64, flow: FlowKey, datagram: UnsafeRawBufferPointer)
+    /// The client of a connection is at another flow: the task needs a socket that is connected there.
+    case wantSocket(server: String, number: UInt64, flow: FlowKey)
+    /// The socket that the task wants comes along, unless none could be made; with what came over it.
+    case socket(number: UInt64, flow: FlowKey, datagrams: [[UInt8]])
+    /// A datagram for a client that no socket is connected to yet. The listener sends it.
+    case fromListener(server: String, flow: FlowKey, datagram: UnsafeRawBufferPointer)
+    /// A connection that has a connection ID has ended in the task.
+    case ended(server: String, number: UInt64)
 
     /// The datagrams that a new client has sent so far, or the state of a connection.
     struct Handover {
@@ -24,11 +35,13 @@ enum TaskMessage {
         var datagrams: [[UInt8]]
         /// The state of a connection whose handshake is done; see ``DtlsConnection/suspend()``.
         var state: [UInt8]?
+        /// What the client is to put into its records, where the server has connection IDs; 0 bytes for none.
+        var connectionID: [UInt8] = []
     }
 
     private enum Kind: UInt8 {
         case identity = 1
-        case value, forConnection, forListener
+        case value, forConnection, forListener, record, wantSocket, socket, fromListener, ended
     }
 
     func encode() -> [UInt8] {
@@ -44,6 +57,7 @@ enum TaskMessage {
                 $0.optional($1.hello) { $0.data($1) }
                 $0.list($1.datagrams) { $0.data($1) }
                 $0.optional($1.state) { $0.data($1) }
+                $0.data($1.connectionID)
             }
         case .forConnection(let number, let datagram):
             writer.integer(Kind.forConnection.rawValue)
@@ -52,9 +66,32 @@ enum TaskMessage {
         case .forListener(let server, let flow, let datagram):
             writer.integer(Kind.forListener.rawValue)
             writer.string(server)
-            writer.address(flow.peer)
-            writer.address(flow.local)
+            writer.flow(flow)
             writer.data(datagram)
+        case .record(let number, let flow, let datagram):
+            writer.integer(Kind.record.rawValue)
+            writer.integer(number)
+            writer.flow(flow)
+            writer.data(datagram)
+        case .wantSocket(let server, let number, let flow):
+            writer.integer(Kind.wantSocket.rawValue)
+            writer.string(server)
+            writer.integer(number)
+            writer.flow(flow)
+        case .socket(let number, let flow, let datagrams):
+            writer.integer(Kind.socket.rawValue)
+            writer.integer(number)
+            writer.flow(flow)
+            writer.list(datagrams) { $0.data($1) }
+        case .fromListener(let server, let flow, let datagram):
+            writer.integer(Kind.fromListener.rawValue)
+            writer.string(server)
+            writer.flow(flow)
+            writer.data(datagram)
+        case .ended(let server, let number):
+            writer.integer(Kind.ended.rawValue)
+            writer.string(server)
+            writer.integer(number)
         }
         return writer.bytes
     }
@@ -72,16 +109,28 @@ enum TaskMessage {
                     server: try reader.string(), number: try reader.integer(),
                     hello: try reader.optional { reader throws(MalformedBytes) in try reader.array() },
                     datagrams: try reader.list { reader throws(MalformedBytes) in try reader.array() },
-                    state: try reader.optional { reader throws(MalformedBytes) in try reader.array() })
+                    state: try reader.optional { reader throws(MalformedBytes) in try reader.array() },
+                    connectionID: try reader.array())
             }
             self = .value(value, handover)
         case .forConnection:
             self = .forConnection(number: try reader.integer(), datagram: try reader.data())
         case .forListener:
             self = .forListener(
-                server: try reader.string(),
-                flow: FlowKey(peer: try reader.address(), local: try reader.address()),
-                datagram: try reader.data())
+                server: try reader.string(), flow: try reader.flow(), datagram: try reader.data())
+        case .record:
+            self = .record(number: try reader.integer(), flow: try reader.flow(), datagram: try reader.data())
+        case .wantSocket:
+            self = .wantSocket(
+                server: try reader.string(), number: try reader.integer(), flow: try reader.flow())
+        case .socket:
+            self = .socket(
+                number: try reader.integer(), flow: try reader.flow(),
+                datagrams: try reader.list { reader throws(MalformedBytes) in try reader.array() })
+        case .fromListener:
+            self = .fromListener(
+                server: try reader.string(), flow: try reader.flow(), datagram: try reader.data())
+        case .ended: self = .ended(server: try reader.string(), number: try reader.integer())
         }
     }
 
@@ -100,5 +149,18 @@ enum TaskMessage {
             )
         }
         return (bytes, descriptors.first ?? -1)
+    }
+}
+
+extension ByteWriter {
+    fileprivate mutating func flow(_ flow: FlowKey) {
+        address(flow.peer)
+        address(flow.local)
+    }
+}
+
+extension ByteReader {
+    fileprivate mutating func flow() throws(MalformedBytes) -> FlowKey {
+        FlowKey(peer: try address(), local: try address())
     }
 }

@@ -37,6 +37,10 @@ final class TaskParent: MessageChannelDelegate {
     /// The datagrams that came along with the sockets of new clients, by the sockets' descriptors.
     private var arrived: [Int32: TaskMessage.Handover] = [:]
     private var recent = RecentConnections()
+    /// The connections that have a connection ID, by their numbers.
+    private var named: [UInt64: WeakConnection] = [:]
+
+    private struct WeakConnection { weak var connection: DtlsConnection? }
 
     private init(_ scheduler: Iosched, _ channel: consuming FileDescriptor) throws(SystemError) {
         self.scheduler = scheduler
@@ -115,7 +119,27 @@ final class TaskParent: MessageChannelDelegate {
 
     /// Misdelivered datagrams of this connection may come over the channel.
     func remember(_ connection: DtlsConnection) {
-        if connection.number != 0 { recent.insert(connection.number, .here(connection)) }
+        guard connection.number != 0 else { return }
+        recent.insert(connection.number, .here(connection))
+        if connection.connectionIDForRecords != nil {
+            named[connection.number] = WeakConnection(connection: connection)
+        }
+    }
+
+    /// A connection is gone for good.
+    func forget(_ number: UInt64, server: String) {
+        guard named.removeValue(forKey: number) != nil else { return }
+        channel?.send(TaskMessage.ended(server: server, number: number).encode())
+    }
+
+    /// Asks the program for a socket that is connected by the flow: only beside the listener can one be made.
+    func wantSocket(of number: UInt64, at flow: FlowKey, server: String) {
+        channel?.send(TaskMessage.wantSocket(server: server, number: number, flow: flow).encode())
+    }
+
+    /// Has the server's listener send a datagram.
+    func send(_ datagram: UnsafeRawBufferPointer, to flow: FlowKey, server: String) {
+        _ = channel?.offer(TaskMessage.fromListener(server: server, flow: flow, datagram: datagram).encode())
     }
 
     func channel(
@@ -138,7 +162,16 @@ final class TaskParent: MessageChannelDelegate {
             } else {
                 keep(datagram, of: number)
             }
-        case .forListener: break
+        case .record(let connection, let flow, let datagram):
+            // One that the program has made no connection of yet is found by the client's next record.
+            named[connection]?.connection?.receive(datagram, from: flow)
+        case .socket(let connection, let flow, let datagrams):
+            if let found = named[connection]?.connection {
+                found.moved(to: FileDescriptor(owning: number), flow, with: datagrams)
+            } else {
+                _ = FileDescriptor(owning: number)
+            }
+        case .forListener, .wantSocket, .fromListener, .ended: break
         }
     }
 

@@ -40,7 +40,9 @@ package struct ConnectionSlot {
         static let started = 112
         static let lastReceived = 120
         static let counters = 128
+        /// A byte; the last flight is in the three after it.
         static let deaths = 176
+        static let unproven = 180
         static let lastDeath = 184
         /// The first of the places for an association.
         static let association = 192
@@ -319,14 +321,18 @@ package struct ConnectionSlot {
     }
 
     /// The main process notes that the client is at another flow. A reader in the worker finds the former flow or this
-    /// one, never a part of each.
-    package func move(to flow: FlowKey) {
+    /// one, never a part of each. That the client is there is not proven until the worker says so.
+    /// - Parameter observe: called while there is no flow, for tests.
+    package func move(to flow: FlowKey, observe: () -> Void = {}) {
         let mark = (UInt64(littleEndian: SharedWord.load(memory + Offset.peer)) >> Self.markShift &+ 1) & 0x7f
         // Of no family: there is no address until the last store.
         SharedWord.store((mark << Self.markShift).littleEndian, memory + Offset.peer)
         SharedWord.fence()
+        unprovenAllowance = 0
+        observe()
         store(flow.local, Offset.local)
         storeBytes(of: flow.peer, Offset.peer)
+        observe()
         var word: UInt64 = 0
         withUnsafeMutableBytes(of: &word) { bytes in
             bytes.storeBytes(of: flow.peer.family.rawValue, toByteOffset: 0, as: UInt8.self)
@@ -334,6 +340,32 @@ package struct ConnectionSlot {
             bytes.storeBytes(of: flow.peer.scope, toByteOffset: 4, as: UInt32.self)
         }
         SharedWord.store(word | (mark << Self.markShift).littleEndian, memory + Offset.peer)
+    }
+
+    /// Bytes that may be sent to the client's address before the client has shown that it is there (RFC 9146, section 6);
+    /// `nil` where it has. The main process notes that an address is new (``move(to:)``), and the worker the rest.
+    package var unprovenAllowance: Int? {
+        get {
+            let word = memory.load(fromByteOffset: Offset.unproven, as: UInt32.self)
+            return word == 0 ? nil : Int(word - 1)
+        }
+        nonmutating set {
+            let word = newValue.map { UInt32(clamping: max(0, $0)) }.map { $0 == .max ? $0 : $0 + 1 } ?? 0
+            memory.storeBytes(of: word, toByteOffset: Offset.unproven, as: UInt32.self)
+        }
+    }
+
+    /// Mends what the main process has left where it has died in the midst of ``move(to:)``: the client has a connection ID,
+    /// by which it is found, and is nowhere until then (``leaveFlow()``).
+    /// - Returns: whether there is a flow now.
+    @discardableResult
+    package func mendFlow() -> Bool {
+        if lastFlow != nil { return true }
+        guard phase == .established, ownConnectionID != nil else { return false }
+        let local = address(Offset.local) ?? .anyAddress(.ipv4, port: 0)
+        move(to: FlowKey(peer: .anyAddress(local.family, port: 0), local: local))
+        leaveFlow()
+        return true
     }
 
     /// The other socket of a connection: to the backend of a service, or from a tunnel to its server.
@@ -415,8 +447,29 @@ package struct ConnectionSlot {
 
     /// Workers that have died while they worked on this connection.
     package var deaths: UInt32 {
-        get { memory.load(fromByteOffset: Offset.deaths, as: UInt32.self) }
-        nonmutating set { memory.storeBytes(of: newValue, toByteOffset: Offset.deaths, as: UInt32.self) }
+        get { UInt32(memory.load(fromByteOffset: Offset.deaths, as: UInt8.self)) }
+        nonmutating set {
+            memory.storeBytes(of: UInt8(clamping: newValue), toByteOffset: Offset.deaths, as: UInt8.self)
+        }
+    }
+
+    /// Where the last flight of the association's handshake is (``SlotFile/flight(of:)``), in 24 bits; 0: nowhere.
+    var flight: UInt32 {
+        get { UInt32(littleEndian: memory.load(fromByteOffset: Offset.deaths, as: UInt32.self)) >> 8 }
+        nonmutating set {
+            let word = newValue << 8 | deaths
+            memory.storeBytes(of: word.littleEndian, toByteOffset: Offset.deaths, as: UInt32.self)
+        }
+    }
+
+    /// Whose flight it is. It stays the same when the connection moves to another slot.
+    var flightOwner: UInt64 { Self.flightOwner(started: started, random: random) }
+
+    /// - Parameters:
+    ///   - started: as in ``started``.
+    ///   - random: as in ``random``.
+    static func flightOwner(started: Instant, random: UnsafeRawBufferPointer) -> UInt64 {
+        FNV1a.hash(random) ^ started.nanoseconds
     }
 
     /// When the last of ``deaths`` was.

@@ -2,11 +2,12 @@ import LinuxSystem
 import Primitives
 
 /// The slots of one worker's connections, in memory that the main process keeps and the worker maps: a header, then
-/// ``capacity`` slots, then as many overflow cells. What was never written takes no memory.
+/// ``capacity`` slots, then as many overflow cells, then the last flights of handshakes (``FlightRing``). What was never
+/// written takes no memory.
 package final class SlotFile {
     /// The version of the layout of header, slots and record states. A process that finds another one cannot go on with
     /// the connections.
-    package static let layoutVersion: UInt32 = 2
+    package static let layoutVersion: UInt32 = 3
     /// The most slots of a file, which ``ConnectionNumber`` has bits for.
     package static let maximumCapacity = 1 << 24
     private static let headerByteCount = 4_096
@@ -19,6 +20,19 @@ package final class SlotFile {
         static let capacity = 12
         static let used = 16
         static let current = 24
+        static let workersFlights = 64
+        static let mainFlights = 96
+    }
+
+    /// Who keeps last flights: the worker those of its handshakes, and the main process those of connections that come
+    /// from other tables.
+    package enum FlightKeeper: UInt32 {
+        case worker = 0
+        case main = 1
+
+        /// Bytes of its flights at most: of some 40,000 handshakes, in which a ticket is 250 bytes of 350. With more in a
+        /// minute, the oldest are not kept.
+        fileprivate var byteCount: Int { self == .worker ? 16 << 20 : 4 << 20 }
     }
 
     package let capacity: Int
@@ -54,7 +68,63 @@ package final class SlotFile {
 
     private static func byteCount(_ capacity: Int) -> Int {
         headerByteCount + capacity * (ConnectionSlot.byteCount + ConnectionSlot.overflowByteCount)
+            + FlightKeeper.worker.byteCount + FlightKeeper.main.byteCount
     }
+
+    // MARK: Last flights
+
+    private func flights(of keeper: FlightKeeper) -> FlightRing {
+        let start =
+            base + Self.headerByteCount + capacity * (ConnectionSlot.byteCount + ConnectionSlot.overflowByteCount)
+        return switch keeper {
+        case .worker:
+            FlightRing(header: base + Offset.workersFlights, memory: start, byteCount: keeper.byteCount)
+        case .main:
+            FlightRing(
+                header: base + Offset.mainFlights, memory: start + FlightKeeper.worker.byteCount,
+                byteCount: keeper.byteCount)
+        }
+    }
+
+    private static let keeperShift: UInt32 = 23
+
+    /// Keeps the last flight of a handshake for the process that goes on with the connection.
+    /// - Parameters:
+    ///   - owner: ``ConnectionSlot/flightOwner(started:random:)``.
+    ///   - keeper: the process that calls this.
+    /// - Returns: for ``ConnectionSlot/flight``.
+    func keepFlight(
+        _ flight: [UInt8], of owner: UInt64, until expiry: Instant, now: Instant, by keeper: FlightKeeper
+    ) -> UInt32 {
+        guard let place = flights(of: keeper).keep(flight, of: owner, until: expiry, now: now) else { return 0 }
+        return keeper.rawValue << Self.keeperShift | UInt32(truncatingIfNeeded: place / FlightRing.alignment + 1)
+    }
+
+    /// The last flight of the handshake of an established connection, and until when its peer may ask for it; `nil` where
+    /// there is none (any more).
+    func flight(of slot: ConnectionSlot) -> (bytes: [UInt8], expiry: Instant)? {
+        let word = slot.flight
+        // After the first message, the peer asks for it no more.
+        guard word != 0, slot.counters.messagesIn == 0, let keeper = FlightKeeper(rawValue: word >> Self.keeperShift)
+        else { return nil }
+        let place = (Int(word & (1 << Self.keeperShift - 1)) - 1) * FlightRing.alignment
+        return flights(of: keeper).flight(at: place, of: slot.flightOwner)
+    }
+
+    /// Takes an established connection over from a slot of another file, as the main process does: see
+    /// ``ConnectionSlot/takeOver(from:)``.
+    package func takeOver(_ connection: ConnectionSlot, of other: SlotFile, into index: Int) {
+        let flight = other.flight(of: connection)
+        let slot = self[index]
+        slot.takeOver(from: connection)
+        // Until this is stored, it names a place of the other file, where nothing of this owner is.
+        slot.flight =
+            flight.map {
+                keepFlight($0.bytes, of: slot.flightOwner, until: $0.expiry, now: .now(), by: .main)
+            } ?? 0
+    }
+
+    // MARK: Slots
 
     package var descriptor: FileDescriptor { _read { yield memory.descriptor } }
 
@@ -86,8 +156,15 @@ package final class SlotFile {
     /// The word that ``current`` is in: the index plus one, or 0.
     var currentWork: UnsafeMutableRawPointer { base + Offset.current }
 
-    /// Keeps the first `count` slots out of swap devices, as far as RLIMIT_MEMLOCK allows. It gives them memory. Their
-    /// overflow cells are not locked, since nearly all of them are never written.
+    /// Keeps the overflow cells that this process uses out of swap devices: the worker, which alone writes to them. Nearly
+    /// all of them are never written, and get no memory by this.
+    /// - Returns: false where RLIMIT_MEMLOCK is less than all of them would take.
+    package func lockOverflow() -> Bool {
+        let start = Self.headerByteCount + capacity * ConnectionSlot.byteCount
+        return memory.lockOnUse(start..<(start + capacity * ConnectionSlot.overflowByteCount))
+    }
+
+    /// Keeps the first `count` slots out of swap devices, as far as RLIMIT_MEMLOCK allows. It gives them memory.
     /// - Parameter count: at most ``capacity``.
     /// - Returns: false where the limit is reached.
     package func lock(_ count: Int) -> Bool { memory.lock(Self.headerByteCount + count * ConnectionSlot.byteCount) }

@@ -315,6 +315,42 @@ import Testing
         #expect(later.count == 2)
     }
 
+    /// The main process has died between two stores of a flow. A connection with a connection ID needs none to be found.
+    @Test(arguments: [true, false])
+    func `a connection whose flow was being written when the main process died goes on if it has an ID`(
+        _ isNamed: Bool
+    ) throws {
+        let authority = try ConnectionIDAuthority.ofTests()
+        connections.connectionIDs = authority
+        let table = try connections.makeTable(preferring: 0)
+        let (connection, id) = try beginNamed(1, in: 0, authority)
+        let slot = try #require(connections.slot(of: connection))
+        if !isNamed { slot.establish(with: nil) }
+        connections.noteWithoutSocket(connection)
+        let (there, elsewhere) = (try flow(3), try flow(9))
+        var moments = 0
+        slot.move(to: there) {
+            moments += 1
+            #expect(slot.lastFlow == nil || moments == 2)
+            guard moments == 1, let descriptor = try? table.file.descriptor.duplicate(),
+                let file = try? SlotFile(descriptor)
+            else { return }
+            let later = ConnectionTable()
+            later.connectionIDs = authority
+            later.adopt(file, number: 0)
+            #expect(later.contains(connection) == isNamed && later.count == (isNamed ? 1 : 0))
+            #expect(later.admission.connections == later.count)
+            guard isNamed else { return }
+            #expect(slot.flow == nil && !later.lacksSocket(connection))
+            #expect(find(id, in: later) == connection)
+            later.rebind(connection, to: elsewhere)
+            #expect(later.connection(of: elsewhere) == connection && slot.unprovenAllowance == 0)
+            later.end(connection)
+            #expect(later.admission.connections == 0)
+        }
+        #expect(moments == 2)
+    }
+
     @Test func `the connections of a file that another process has left are found and counted`() throws {
         let table = try connections.makeTable(preferring: 3)
         let all = try (0..<4).map { try begin($0, in: 3) }

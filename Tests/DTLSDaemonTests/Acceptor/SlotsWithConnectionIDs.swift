@@ -10,7 +10,7 @@ extension ConnectionSlot {
         let prepared = prepare(
             random: UnsafeRawBufferPointer(start: nil, count: 0), details: [], handshakeDuration: .zero)
         let terms = RecordState.Terms(
-            isServer: true, algorithm: .aes128GCM, suite: 0xc02f, contentLimit: 16_384, noncePrefix: 0,
+            isServer: true, algorithm: .aes128GCM, suite: 0xc02f, contentLimit: 16_384, noncePrefix: 1,
             connectionIDs: id.map { ConnectionIDs(own: $0, peer: .empty) })
         [UInt8](repeating: 7, count: 32).withUnsafeBytes { bytes in
             let keys = RecordState.Keys(

@@ -101,7 +101,7 @@ import Testing
                 if let socket = descriptor { sockets.append(Channel(socket)) }
                 return .handover(handover.id)
             case .misdelivered(let id, let datagram): return .misdelivered(id, [UInt8](datagram))
-            case .ping, .ticketKeys, .keyLog: return .other
+            case .ping, .ticketKeys, .keyLog, .counters, .close, .logLevel, .trace: return .other
             }
         }
 
@@ -520,7 +520,7 @@ import Testing
         try self.report(parked: home)
         try send(own)
         #expect(try workers.received(by: 0) == [.record(home, own)])
-        #expect(supervisor.connections.contains(moved) && supervisor.pool.totals.forged == 2_000)
+        #expect(supervisor.connections.contains(moved))
     }
 
     @Test func `records with connection IDs that come while a dead worker has no successor reach that one`() throws {
@@ -538,7 +538,9 @@ import Testing
 
     @Test func `a worker's datagram for an unproven address leaves from the listener`() throws {
         try ready(0)
-        supervisor.onDatagram = { [listener] in listener.send($0, to: $1) }
+        supervisor.onDatagrams = { [listener] datagrams in
+            for item in datagrams { listener.send(item.datagram, to: item.flow) }
+        }
         let challenge: [UInt8] = [25, 0xfe, 0xfd] + [UInt8](repeating: 7, count: 1_300)
         try challenge.withUnsafeBytes {
             try workers.send(MessageFromWorker.encode(sendFromListener: $0, flow: flow), from: 0)

@@ -60,9 +60,9 @@ import Testing
     }
 
     private func report(
-        established: [ConnectionNumber] = [], closed: [ConnectionNumber] = [], handshakes: UInt32 = 0
+        established: [ConnectionNumber] = [], closed: [ConnectionNumber] = []
     ) -> MessageFromWorker {
-        .report(MessageFromWorker.Report(established: established, closed: closed, handshakes: handshakes))
+        .report(MessageFromWorker.Report(established: established, closed: closed))
     }
 
     /// The actions without the log.
@@ -301,20 +301,17 @@ import Testing
         #expect(admission.connections == 0 && admission.handshakes == 0)
     }
 
-    @Test func `reports are summed up and refused connections reported`() throws {
+    @Test func `refused connections are reported, and starts and deaths of workers counted`() throws {
         var pool = try pool(workers: 2)
-        var numbers = MessageFromWorker.Report(handshakes: 5, resumed: 2, failed: 1)
-        numbers.dropped.count(.largestDatagram, 3)
+        var numbers = MessageFromWorker.Report(forged: 5)
         #expect(pool.receive(.report(numbers), from: 100, now: Self.start).isEmpty)
         numbers.refused.count(.descriptors, 4)
         #expect(
             pool.receive(.report(numbers), from: 101, now: Self.start) == [
                 .report(.refused(worker: 1, numbers.refused))
             ])
-        // A worker's numbers stay counted after its end.
         _ = pool.ended(100, .exited(status: 1), now: Self.start)
-        #expect(pool.totals.handshakes == 10 && pool.totals.resumed == 4 && pool.totals.failed == 2)
-        #expect(pool.totals.dropped[.largestDatagram] == 6 && pool.totals.refused[.descriptors] == 4)
+        #expect(pool.totals == WorkerPool.Totals(started: 2, died: 1, connectionsLost: 0))
     }
 
     // MARK: Connections that outlive their worker
@@ -448,6 +445,29 @@ import Testing
         #expect(pool.assignment { _ in true }?.worker != 100)
         #expect(pool.kept(by: 2).map(\.pid) == [101, 200])
         #expect(pool.missing(for: 2).isEmpty)
+    }
+
+    @Test func `workers are replaced one after the other when that is asked for, whatever their age`() throws {
+        var pool = try pool(workers: 2)
+        #expect(pool.replaceWorkers(7, now: Self.start).numbers.isEmpty)
+        let (numbers, actions) = pool.replaceWorkers(nil, now: Self.start)
+        #expect(numbers == [0, 1] && actions == [.start(number: 0)])
+        #expect(pool.workers.map(\.state) == [.serving, .serving])
+        _ = pool.started(0, pid: 200, table: try newTable(0, pool), now: Self.start)
+        #expect(pool.workers.map(\.state) == [.serving, .serving, .starting])
+        // The old one has no connections.
+        #expect(
+            effects(pool.receive(.ready(generation: 1, capacity: 10), from: 200, now: Self.start)) == [
+                .stop(100, keepingConnections: false)
+            ])
+        #expect(pool.workers.first { $0.pid == 100 }?.state == .stopping)
+        #expect(effects(pool.ended(100, .exited(status: 0), now: Self.start)).contains(.start(number: 1)))
+        _ = pool.started(1, pid: 201, table: try newTable(1, pool), now: Self.start)
+        _ = pool.receive(.ready(generation: 1, capacity: 10), from: 201, now: Self.start)
+        #expect(
+            !effects(pool.ended(101, .exited(status: 0), now: Self.start)).contains { action in
+                if case .start = action { true } else { false }
+            })
     }
 
     @Test func `a worker that is old goes on when its successor dies or cannot use the configuration`() throws {

@@ -1,5 +1,7 @@
 import DTLSEngine
 import Foundation
+import LinuxSystem
+import Primitives
 import Testing
 
 @testable import DTLSDaemon
@@ -20,6 +22,20 @@ import Testing
         _ more: String = "", certificate: String = "\"server.pem\"", key: String = "\"server.key\""
     ) -> String {
         "[service.a]\ncertificate = \(certificate)\nprivate_key = \(key)\nhandler = \"echo\"\n\(more)\n"
+    }
+
+    @Test func `each certificate is noted with its owner, file, subject and end`() throws {
+        let host = "[service.a.name.\"other.example\"]\ncertificate = \"server.pem\"\nprivate_key = \"server.key\"\n"
+        let client =
+            "[client.c]\nconnect = \"127.0.0.1:5684\"\nlisten = [\"127.0.0.1:5683\"]\nserver_name = \"localhost\"\n"
+            + "ca = \"server.pem\"\ncertificate = \"server.pem\"\nprivate_key = \"server.key\"\n"
+        let certificates = try folder.read(text("listen = [\"127.0.0.1:5685\"]\n\(host)\(client)")).certificates
+        #expect(certificates.map(\.kind) == [.service, .service, .client])
+        #expect(certificates.map(\.owner) == ["a", "a", "c"])
+        #expect(certificates.map(\.host) == [nil, "other.example", nil])
+        #expect(certificates.allSatisfy { $0.file == "server.pem" && $0.subject == "CN=localhost" })
+        // Made a moment ago, for 30 days.
+        #expect(certificates.allSatisfy { [29, 30].contains($0.daysLeft(at: .now())) })
     }
 
     /// A certificate that cannot be used does not hide other errors.

@@ -297,4 +297,17 @@ import Testing
             environment: ["CREDENTIALS_DIRECTORY": "\(folder.path)/credentials"])
         #expect(configuration.cookieSecret?.count == 32)
     }
+
+    @Test func `a group may read a secret that root has given it, as Kubernetes does, but nobody may write it`() {
+        func isRefused(_ mode: mode_t, ofRoot isRootsFile: Bool, byRoot isRoot: Bool, secrecy: Secrecy = .owner) -> Bool
+        {
+            mode & secrecy.forbidden(isCredential: false, isRootsFile: isRootsFile, isRoot: isRoot) != 0
+        }
+        #expect(!isRefused(0o440, ofRoot: true, byRoot: false))
+        #expect(isRefused(0o460, ofRoot: true, byRoot: false))
+        #expect(isRefused(0o444, ofRoot: true, byRoot: false))
+        #expect(isRefused(0o440, ofRoot: false, byRoot: false))
+        #expect(isRefused(0o440, ofRoot: true, byRoot: true))
+        #expect(!isRefused(0o640, ofRoot: false, byRoot: false, secrecy: .ownerAndGroup))
+    }
 }

@@ -56,6 +56,7 @@ import Testing
             ciphers: "ALL", minimumVersion: .dtls10, maximumVersion: .dtls12, allowsRenegotiation: true)
         client.applicationProtocols = ["coap"]
         client.connectionIDs = true
+        client.groups = "X25519"
         var configuration = Configuration(
             workers: 7, stopTimeout: .milliseconds(1), logLevel: .warning, cookieSecret: Array(0...255),
             tickets: TicketConfiguration(
@@ -76,6 +77,12 @@ import Testing
                     socket: socket)
             ], limits: limits)
         configuration.recycle = .seconds(60)
+        configuration.logFormat = .json
+        configuration.control = ControlConfiguration(path: "/run/ä.sock", mode: 0o600, group: 7)
+        configuration.certificates = [
+            ConfiguredCertificate(
+                kind: .client, owner: "a", host: "b", file: "c", subject: "d", notAfter: UnixTime(seconds: 9))
+        ]
         configuration.connectionIDs = ConnectionIDConfiguration(
             keys: [ConnectionIDKey(rotation: 3, bytes: Array(1...16))], serverID: [7, 8])
         for index in configuration.services.indices { configuration.services[index].parkAfter = .milliseconds(1) }

@@ -67,6 +67,60 @@ import Testing
     }
 }
 
+@Suite struct LogJSONTests {
+    private func object(_ message: String, _ metadata: Logger.Metadata = [:]) throws -> [String: String] {
+        let entry = LogEntry(level: .notice, message: message, metadata: metadata)
+        let bytes = JSONEncoding.encode(entry, role: "worker 3")
+        #expect(bytes.count <= TextEncoding.maximumLineBytes)
+        #expect(bytes.count { $0 < 0x20 } == 1 && bytes.last == UInt8(ascii: "\n"))
+        return try #require(JSONSerialization.jsonObject(with: Data(bytes)) as? [String: String])
+    }
+
+    @Test func `an entry is an object with time, level, process, message and fields in small letters`() throws {
+        var object = try object("handshake failed", ["PEER": "192.0.2.1:5000", "MESSAGE_ID": "abc", "MESSAGE": "x"])
+        let time = object.removeValue(forKey: "time") ?? ""
+        #expect(time.wholeMatch(of: #/\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}[+-]\d\d:\d\d/#) != nil, "\(time)")
+        #expect(
+            object == [
+                "level": "notice", "process": "worker 3", "message": "handshake failed", "peer": "192.0.2.1:5000",
+                "message_id": "abc", "x_message": "x",
+            ])
+    }
+
+    @Test(arguments: ["a\nb\r\t\"\\", "\u{1b}[2J", "a\u{85}\u{2028}\u{202e}b", "\0", "Grüße 🦆", "\u{e0041}\u{7f}"])
+    func `any text comes back as it was, and nothing invisible is in the line`(text: String) throws {
+        let object = try object(text, ["K": .string(text)])
+        #expect(object["message"] == text && object["k"] == text)
+        let line = String(
+            decoding: JSONEncoding.encode(LogEntry(level: .info, message: text, metadata: [:]), role: "main"),
+            as: UTF8.self)
+        #expect(!line.dropLast().unicodeScalars.contains { $0.value < 0x20 || $0.value == 0x202e || $0.value == 0x85 })
+    }
+
+    @Test func `a line with too much in it is cut, and still an object`() throws {
+        var metadata: Logger.Metadata = ["LONG": .string(String(repeating: "é", count: 9_000))]
+        for number in 0..<100 { metadata["FIELD_\(number)"] = .string(String(repeating: "\u{1}", count: 50)) }
+        let object = try object(String(repeating: "\u{1}", count: 9_000), metadata)
+        #expect(object["message"]?.hasSuffix("…") == true)
+    }
+
+    @Test func `a sink writes JSON from when the configuration asks for it`() throws {
+        var ends: [Int32] = [0, 0]
+        try #require(pipe(&ends) == 0)
+        defer { for end in ends { close(end) } }
+        let writer = LineWriter(descriptor: ends[1])
+        let sink = LogSink(role: "main", level: .info, destination: .standardError(writer))
+        for format in [LogEntryFormat.text, .json, .json, .text] {
+            sink.setDestination(format == .json ? .standardOutput(writer) : .standardError(writer), of: format)
+            sink.write(LogEntry(level: .info, message: "entry", metadata: [:]))
+        }
+        var buffer = [UInt8](repeating: 0, count: 4_096)
+        let count = Glibc.read(ends[0], &buffer, buffer.count)
+        let lines = String(decoding: buffer[..<max(0, count)], as: UTF8.self).split(separator: "\n")
+        #expect(lines.map { $0.hasPrefix("{") } == [false, true, true, false])
+    }
+}
+
 @Suite struct StandardErrorTests {
     private func read(_ descriptor: Int32) -> String {
         var buffer = [UInt8](repeating: 0, count: 1 << 20)
@@ -88,7 +142,7 @@ import Testing
         var ends: [Int32] = [0, 0]
         try #require(pipe(&ends) == 0)
         defer { for end in ends { close(end) } }
-        let writer = StandardErrorWriter(descriptor: ends[1])
+        let writer = LineWriter(descriptor: ends[1])
         #expect(fcntl(ends[1], F_GETFL) & O_NONBLOCK == 0)
         let sink = LogSink(role: "main", level: .info, destination: .standardError(writer))
         let complete = fill(sink)
@@ -105,7 +159,7 @@ import Testing
         var ends: [Int32] = [0, 0]
         try #require(socketpair(AF_UNIX, Int32(SOCK_DGRAM.rawValue), 0, &ends) == 0)
         defer { for end in ends { close(end) } }
-        let writer = StandardErrorWriter(descriptor: ends[1])
+        let writer = LineWriter(descriptor: ends[1])
         let sink = LogSink(role: "main", level: .info, destination: .standardError(writer))
         #expect(fill(sink) > 0)
         #expect(sink.lost == 2)
@@ -121,7 +175,7 @@ import Testing
             unlink(path)
         }
         try #require(write(descriptor, "before\n", 7) == 7)
-        let writer = StandardErrorWriter(descriptor: descriptor)
+        let writer = LineWriter(descriptor: descriptor)
         #expect(writer.write(Array("line\n".utf8)))
         try #require(lseek(descriptor, 0, SEEK_SET) == 0)
         #expect(read(descriptor) == "before\nline\n")

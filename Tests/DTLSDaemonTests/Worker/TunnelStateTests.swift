@@ -295,4 +295,80 @@ import Testing
         #expect(errors.allSatisfy { connecting.socketFailed($0) == .giveUpHandshake })
         #expect(known.socketFailed(ECONNREFUSED) == .serverIsGone && known.socketFailed(ENOBUFS) == .nothing)
     }
+
+    // MARK: Servers that have lost their state
+
+    private func establishedWithQuestions() -> TunnelState {
+        var state = connecting(answer: .seconds(5))
+        state.connectionEstablished(survivesMoves: true, answersQuestions: true, now: time(0))
+        return state
+    }
+
+    /// Lets time pass from one deadline to the next, and returns what is due when, in seconds.
+    private func pass(_ state: inout TunnelState, until end: Double) -> [(TunnelState.Due, Double)] {
+        var found: [(TunnelState.Due, Double)] = []
+        while state.deadline <= time(end) {
+            let now = state.deadline
+            let due = state.timePassed(now: now, hasPending: false)
+            found.append((due, Double((now - Self.start).nanoseconds) / 1e9))
+            if due == .serverIsGone { break }
+        }
+        return found
+    }
+
+    @Test func `a server that does not answer is asked whether it knows the connection, and taken for gone at last`() {
+        var state = establishedWithQuestions()
+        #expect(pass(&state, until: 1_000).isEmpty)
+        _ = state.deliver(now: time(10))
+        #expect(state.hasEarlierDeadline && state.takeDeadline() == time(12) && !state.hasEarlierDeadline)
+        _ = state.deliver(now: time(11))
+        let due = pass(&state, until: 1_000)
+        #expect(due.map(\.1) == [12, 13, 15, 19, 27])
+        #expect(due.map(\.0) == [.ask, .ask, .ask, .ask, .serverIsGone])
+        // The next connection may be to a server that answers no questions.
+        _ = state.connectionEnded(now: time(27), chance: 0.5)
+        _ = state.deliver(now: time(30))
+        state.connectionEstablished(survivesMoves: true, now: time(30))
+        _ = state.deliver(now: time(31))
+        #expect(pass(&state, until: 1_000).isEmpty)
+    }
+
+    @Test func `whatever the server says ends the questions`() {
+        for isMessage in [true, false] {
+            var state = establishedWithQuestions()
+            _ = state.deliver(now: time(0))
+            #expect(pass(&state, until: 8).map(\.0) == [.ask, .ask, .ask])
+            if isMessage { state.noteServerActive(now: time(8)) } else { state.serverHasAnswered(now: time(8)) }
+            #expect(pass(&state, until: 1_000).isEmpty)
+            #expect(state.connectionEnded(now: time(9), chance: 0.5) == .connectionLost(pause: nil))
+        }
+    }
+
+    /// It may be one that takes readings and answers none.
+    @Test func `a server that says nothing but that it knows the connection is asked in pauses of up to half a minute`()
+    {
+        var state = establishedWithQuestions()
+        var pauses: [Double] = []
+        for round in 0..<6 {
+            let now = Double(round) * 100
+            _ = state.deliver(now: time(now))
+            let due = pass(&state, until: now + 30)
+            pauses.append(due[0].1 - now)
+            state.serverHasAnswered(now: time(now + 40))
+        }
+        #expect(pauses == [2, 4, 8, 16, 30, 30])
+        state.noteServerActive(now: time(700))
+        _ = state.deliver(now: time(700))
+        #expect(state.deadline == time(702))
+    }
+
+    @Test func `what has not left this machine is no question`() {
+        var state = establishedWithQuestions()
+        _ = state.deliver(now: time(0))
+        #expect(pass(&state, until: 5).map(\.0) == [.ask, .ask, .ask])
+        state.noteUnsent()
+        #expect(pass(&state, until: 1_000).isEmpty)
+        _ = state.deliver(now: time(2_000))
+        #expect(state.deadline == time(2_002))
+    }
 }

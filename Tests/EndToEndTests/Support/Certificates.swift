@@ -25,7 +25,7 @@ struct CertificateMaker {
     func selfSigned(_ name: String, kind: KeyKind = .ecdsa) async throws -> Identity {
         let identity = Identity(certificate: folder.file("\(name).pem"), privateKey: folder.file("\(name).key"))
         try await Program.run(
-            ["openssl", "req", "-x509", "-noenc", "-days", "30"] + kind.arguments
+            ["openssl", "req", "-x509", "-noenc", "-days", "60"] + kind.arguments
                 + ["-keyout", identity.privateKey, "-out", identity.certificate, "-subj", "/OU=\(name)/CN=localhost"]
                 + ["-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1,IP:::1"],
             in: folder)
@@ -45,7 +45,7 @@ struct CertificateMaker {
                 + (names.map { ["-addext", "subjectAltName=\($0)"] } ?? []),
             in: folder)
         try await Program.run(
-            ["openssl", "x509", "-req", "-in", request, "-days", "30", "-out", identity.certificate]
+            ["openssl", "x509", "-req", "-in", request, "-days", "60", "-out", identity.certificate]
                 + [
                     "-copy_extensions", "copy", "-CA", authority.certificate, "-CAkey", authority.privateKey,
                     "-CAcreateserial",

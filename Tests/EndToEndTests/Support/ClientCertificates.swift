@@ -7,7 +7,7 @@ extension CertificateMaker {
     func authority(_ name: String) async throws -> Identity {
         let identity = Identity(certificate: folder.file("\(name).pem"), privateKey: folder.file("\(name).key"))
         try await Program.run(
-            ["openssl", "req", "-x509", "-noenc", "-days", "30"] + KeyKind.ecdsa.arguments
+            ["openssl", "req", "-x509", "-noenc", "-days", "60"] + KeyKind.ecdsa.arguments
                 + ["-keyout", identity.privateKey, "-out", identity.certificate, "-subj", "/CN=\(name)"],
             in: folder)
         return identity

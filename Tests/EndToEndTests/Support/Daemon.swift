@@ -20,10 +20,13 @@ final class Daemon: Sendable {
     }
 
     /// $DTLSD_BINARY, or the program that was built with these tests.
-    static var binary: String {
-        if let given = ProcessInfo.processInfo.environment["DTLSD_BINARY"] { return given }
+    static var binary: String { ProcessInfo.processInfo.environment["DTLSD_BINARY"] ?? built("dtlsd") }
+    /// The tool, likewise.
+    static var tool: String { ProcessInfo.processInfo.environment["DTLS_BINARY"] ?? built("dtls") }
+
+    private static func built(_ name: String) -> String {
         let tests = (try? FileManager.default.destinationOfSymbolicLink(atPath: "/proc/self/exe")) ?? ""
-        return URL(fileURLWithPath: tests).deletingLastPathComponent().appendingPathComponent("dtlsd").path
+        return URL(fileURLWithPath: tests).deletingLastPathComponent().appendingPathComponent(name).path
     }
 
     /// Starts it and waits until it is ready.

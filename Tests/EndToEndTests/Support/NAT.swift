@@ -10,7 +10,11 @@ final class NAT: Sendable {
     let address: SocketAddress
     private final class Shared: Sendable {
         struct State {
-            var outside: DatagramSocket
+            var outside: DatagramSocket {
+                didSet { bytesToClient = 0 }
+            }
+            /// Since it has taken its present port.
+            var bytesToClient = 0
             var toServer: [[UInt8]] = []
             var moment: Moment?
 
@@ -70,7 +74,11 @@ final class NAT: Sendable {
                 }
                 while let (bytes, _) = outside.receiveAtOnce() {
                     // A port that has been given up meanwhile belongs to nobody.
-                    guard shared.state.withLock({ $0.outside === outside }) else { break }
+                    let isPresent = shared.state.withLock { state in
+                        if state.outside === outside { state.bytesToClient += bytes.count }
+                        return state.outside === outside
+                    }
+                    guard isPresent else { break }
                     if let client { front.send(bytes, to: client) }
                 }
             }
@@ -88,6 +96,9 @@ final class NAT: Sendable {
 
     /// Where the server sees the client.
     var outside: SocketAddress { shared.state.withLock { $0.outside.local } }
+
+    /// Bytes of the datagrams that have come to the present port.
+    var bytesToPresentPort: Int { shared.state.withLock { $0.bytesToClient } }
 
     /// What has been sent to the server so far.
     var toServer: [[UInt8]] { shared.state.withLock { $0.toServer } }

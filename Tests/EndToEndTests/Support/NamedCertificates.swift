@@ -5,7 +5,7 @@ extension CertificateMaker {
     func selfSigned(_ file: String, kind: KeyKind = .ecdsa, names: [String]) async throws -> Identity {
         let identity = Identity(certificate: folder.file("\(file).pem"), privateKey: folder.file("\(file).key"))
         try await Program.run(
-            ["openssl", "req", "-x509", "-noenc", "-days", "30"] + kind.arguments
+            ["openssl", "req", "-x509", "-noenc", "-days", "60"] + kind.arguments
                 + ["-keyout", identity.privateKey, "-out", identity.certificate, "-subj", "/CN=\(file)"]
                 + ["-addext", "subjectAltName=\(names.joined(separator: ","))"],
             in: folder)

@@ -47,13 +47,15 @@ final class PeerProgram: Sendable {
     }
 
     /// A server, which listens when this returns.
+    /// - Parameter prefix: a program that becomes it, and that program's arguments.
     init(
         _ stack: Stack, at address: SocketAddress, connectionID: String?, by credentials: Credentials,
-        identity: Identity, in folder: TestFolder
+        identity: Identity, in folder: TestFolder, prefix: [String] = []
     ) async throws {
         self.stack = stack
         program = try Program(
-            [stack.path, "server", "\(address)"] + Self.options(connectionID, credentials, identity), in: folder)
+            prefix + [stack.path, "server", "\(address)"] + Self.options(connectionID, credentials, identity),
+            in: folder)
         try await prints("listening")
     }
 
@@ -114,9 +116,12 @@ final class PeerProgram: Sendable {
         try await perform("echo \(count)", until: "echoed ", details: details()) == "echoed \(count) of \(count)"
     }
 
+    /// Sends a message, and waits for nothing.
+    func say(_ text: String) { program.send("send \(text)\n") }
+
     /// Sends a message and returns what comes back, as the client prints it: "received …".
     func exchange(_ text: String, details: @autoclosure () -> String = "") async throws -> String {
-        program.send("send \(text)\n")
+        say(text)
         return try await perform("receive", until: "received ", "closed", details: details())
     }
 

@@ -36,6 +36,8 @@ struct RichConfiguration {
         """
         workers = 1
         cookie_secret_file = "cookie.secret"
+        [control]
+        path = ""
         [tickets]
         lifetime = 7200
         [connection_ids]

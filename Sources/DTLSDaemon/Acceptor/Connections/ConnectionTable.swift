@@ -27,8 +27,24 @@ final class ConnectionTable {
         didSet { readConnectionIDs() }
     }
 
-    /// Slots of a file. They take memory once they are used.
-    private static let capacity = 1 << 20
+    /// How many connections of each service and client there are, by state.
+    private(set) var occupancy = Occupancy()
+    /// Where this process counts; `nil` where nobody asks.
+    var counters: CounterRegistry?
+
+    /// Numbers of files that this process cannot use, and that are kept.
+    private var reserved: Set<Int> = []
+
+    /// Slots of each table that is made from now on. They take address space, and memory once they are used.
+    private(set) var capacity = leastCapacity
+    private static let leastCapacity = 1 << 20
+
+    /// Makes tables from now on so large that each could hold all connections that the limits allow, since all may come to
+    /// one worker. Tables that there are keep their size.
+    /// - Parameter limit: `nil` where there is none.
+    func allowConnections(_ limit: Int?) {
+        capacity = min(max(limit ?? 0, Self.leastCapacity), SlotFile.maximumCapacity)
+    }
 
     // MARK: Tables
 
@@ -46,13 +62,17 @@ final class ConnectionTable {
     /// Makes an empty table.
     /// - Parameter preferred: its number if no other table has it.
     func makeTable(preferring preferred: Int) throws(SystemError) -> SlotTable {
-        guard let number = ([preferred] + Array(0..<FlowTable.maximumTables)).first(where: { self[$0] == nil }) else {
+        let numbers = [preferred] + Array(0..<FlowTable.maximumTables)
+        guard let number = numbers.first(where: { self[$0] == nil && !reserved.contains($0) }) else {
             throw SystemError("a table of connections", errno: EMFILE)
         }
-        let table = try SlotTable(number: number, capacity: Self.capacity)
+        let table = try SlotTable(number: number, capacity: capacity)
         insert(table)
         return table
     }
+
+    /// Makes no table with this number.
+    func reserve(_ number: Int) { reserved.insert(number) }
 
     private func insert(_ table: SlotTable) {
         while tables.count <= table.number { tables.append(nil) }
@@ -69,6 +89,7 @@ final class ConnectionTable {
         for index in table.indices {
             guard let connection = table.number(at: index), let flow = table[connection].lastFlow else { continue }
             admission.adopt(flow.peer, table[connection].target)
+            occupancy.change(table[connection].target, from: nil, to: .parked)
             guard table[connection].flow != nil else { continue }
             if let other = self.connection(of: flow), let otherSlot = slot(of: other) {
                 // The process before this one has died while it moved one of them.
@@ -114,6 +135,7 @@ final class ConnectionTable {
     /// - Returns: the files, by the numbers of the tables.
     func forgetAll() -> [Int: SlotFile] {
         forEach { admission.end($0, $1) }
+        occupancy = Occupancy()
         var files: [Int: SlotFile] = [:]
         for number in numbers { files[number] = self[number]?.file }
         tables = []
@@ -174,7 +196,8 @@ final class ConnectionTable {
     /// - Parameter target: its ``SlotTarget``.
     /// - Returns: `nil` where the table is full.
     func begin(_ flow: FlowKey, target: UInt64, in number: Int, now: Instant) -> ConnectionNumber? {
-        guard let connection = self[number]?.take(flow, target: target, now: now) else { return nil }
+        guard let table = self[number], let connection = table.take(flow, target: target, now: now) else { return nil }
+        occupancy.change(target, from: nil, to: state(of: connection, in: table))
         admission.begin(flow.peer, target, now: now)
         take(flow, for: connection)
         return connection
@@ -183,7 +206,9 @@ final class ConnectionTable {
     /// The first handshake of a connection has succeeded. Later calls change nothing.
     func establish(_ connection: ConnectionNumber) {
         guard let table = table(of: connection), table.isHandshaking(connection) else { return }
+        let former = state(of: connection, in: table)
         table.establish(connection)
+        noteChange(of: connection, in: table, from: former)
         admission.endHandshake(table[connection].target)
     }
 
@@ -191,6 +216,7 @@ final class ConnectionTable {
     func end(_ connection: ConnectionNumber) {
         guard let table = table(of: connection) else { return }
         if table.isHandshaking(connection) { admission.endHandshake(table[connection].target) }
+        occupancy.change(table[connection].target, from: state(of: connection, in: table), to: nil)
         if let flow = table[connection].lastFlow {
             flows.remove(place(connection), flow)
             admission.end(flow.peer, table[connection].target)
@@ -204,12 +230,29 @@ final class ConnectionTable {
         guard let table = table(of: connection), table.hasSocket(connection) else { return }
         // Whatever the worker has not reported yet: nothing without a socket is in its handshake.
         establish(connection)
-        table.setHasSocket(false, connection)
+        setHasSocket(false, connection, in: table)
     }
 
     /// A socket was made for a connection.
     func noteSocket(_ connection: ConnectionNumber) {
-        table(of: connection)?.setHasSocket(true, connection)
+        if let table = table(of: connection) { setHasSocket(true, connection, in: table) }
+    }
+
+    private func setHasSocket(_ hasSocket: Bool, _ connection: ConnectionNumber, in table: SlotTable) {
+        let former = state(of: connection, in: table)
+        table.setHasSocket(hasSocket, connection)
+        noteChange(of: connection, in: table, from: former)
+    }
+
+    /// A tunnel counts as open from the beginning: its connections to the server come and go.
+    private func state(of connection: ConnectionNumber, in table: SlotTable) -> ConnectionState {
+        if table.isHandshaking(connection), SlotTarget.isService(table[connection].target) { return .handshaking }
+        return table.hasSocket(connection) ? .open : .parked
+    }
+
+    private func noteChange(of connection: ConnectionNumber, in table: SlotTable, from former: ConnectionState) {
+        let present = state(of: connection, in: table)
+        if present != former { occupancy.change(table[connection].target, from: former, to: present) }
     }
 
     /// The peer of an established connection is at another flow, for which a socket was made.
@@ -222,7 +265,7 @@ final class ConnectionTable {
         admission.end(former.peer, table[connection].target)
         admission.adopt(flow.peer, table[connection].target)
         table[connection].move(to: flow)
-        table.setHasSocket(true, connection)
+        setHasSocket(true, connection, in: table)
         return take(flow, for: connection)
     }
 
@@ -262,6 +305,7 @@ final class ConnectionTable {
             return nil
         }
         if isFound { flows.insert(place(new), flow) }
+        if let target = slot(of: new)?.target { counters?.counters(of: target).count(ConnectionMove.worker) }
         let name = named.removeValue(forKey: connection) ?? connection
         if let slot = slot(of: new), slot.ownConnectionID != nil { note(new, isNamed: name) } else { moved[name] = nil }
         return new
@@ -311,7 +355,10 @@ final class ConnectionTable {
             table[connection].phase == .established
         {
             survival.poison = noteDeath(table[connection], now: now)
-            if survival.poison != nil { end(connection) }
+            if let poison = survival.poison {
+                counters?.counters(of: poison.target).count(CloseReason.workerDied)
+                end(connection)
+            }
         }
         table.file.current = nil
         for index in table.indices {
@@ -320,8 +367,12 @@ final class ConnectionTable {
             case .established where table[connection].lastFlow != nil:
                 if table.hasSocket(connection) { noteWithoutSocket(connection) }
                 continue
-            case .bound: survival.bound += 1
-            case .handshaking, .free: survival.handshaking += 1
+            case .bound:
+                survival.bound += 1
+                counters?.counters(of: table[connection].target).count(CloseReason.workerDied)
+            case .handshaking, .free:
+                survival.handshaking += 1
+                counters?.counters(of: table[connection].target).count(HandshakeResult.workerDied)
             case .established, .ended: break
             }
             end(connection)
@@ -337,6 +388,25 @@ final class ConnectionTable {
         slot.lastDeath = now
         guard isSecond, let flow = slot.lastFlow else { return nil }
         return (flow, slot.target)
+    }
+
+    /// How many connections of each service and client there are, by state.
+    struct Occupancy {
+        /// By ``SlotTarget`` and ``ConnectionState``.
+        private var counts: [UInt64: [Int]] = [:]
+        private static let none = [Int](repeating: 0, count: ConnectionState.allCases.count)
+
+        subscript(target: UInt64, state: ConnectionState) -> Int { counts[target]?[state.rawValue] ?? 0 }
+
+        /// - Parameters:
+        ///   - former: `nil`: the connection begins.
+        ///   - present: `nil`: the connection has ended.
+        mutating func change(_ target: UInt64, from former: ConnectionState?, to present: ConnectionState?) {
+            if let former { counts[target, default: Self.none][former.rawValue] -= 1 }
+            if let present { counts[target, default: Self.none][present.rawValue] += 1 }
+        }
+
+        var targets: [UInt64] { Array(counts.keys) }
     }
 
     /// Calls `body` with the peer and the target of every connection.

@@ -41,7 +41,7 @@ final class SlotTable {
         self.file = file
         marks = [Marks](repeating: [], count: file.used)
         for index in marks.indices {
-            if file[index].phase == .established, file[index].lastFlow != nil {
+            if file[index].phase == .established, file[index].mendFlow() {
                 marks[index] = .taken
                 count += 1
             } else {
@@ -90,7 +90,7 @@ final class SlotTable {
     /// - Returns: its number from now on; `nil` where all slots are taken, and then nothing has changed.
     func take(_ connection: ConnectionNumber, from other: SlotTable) -> ConnectionNumber? {
         guard let index = takeFreeSlot(other.marks[connection.slot]) else { return nil }
-        file[index].takeOver(from: other[connection])
+        file.takeOver(other[connection], of: other.file, into: index)
         other.free(connection)
         return number(at: index)
     }

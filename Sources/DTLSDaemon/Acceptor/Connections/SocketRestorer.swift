@@ -66,6 +66,8 @@ final class SocketRestorer {
         var ofOtherMachines: UInt64 = 0
         /// Records that ``ForgedRecordLimits`` has not admitted.
         var limited: UInt64 = 0
+        /// The same, by the ``SlotTarget`` of their connections.
+        var limitedByTarget: [UInt64: UInt64] = [:]
 
         /// For the status.
         var text: [String] {
@@ -176,6 +178,7 @@ final class SocketRestorer {
             if slot.flow == flow { return .found(connection) }
             guard limits.admit(flow.peer, now: loop.now) else {
                 counters.limited &+= 1
+                counters.limitedByTarget[target, default: 0] &+= 1
                 return .dropped
             }
             return .found(connection)

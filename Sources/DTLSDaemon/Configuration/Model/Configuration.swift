@@ -12,10 +12,12 @@ struct Configuration: Codable, Equatable, Sendable {
     /// The age at which a worker is replaced by a new one; zero: never.
     var recycle = Duration.zero
     var logLevel: LogLevel
+    var logFormat = LogEntryFormat.text
     /// The cookie secret, 32 to 4,096 bytes, which machines that serve one address share; `nil`: random at each start.
     var cookieSecret: [UInt8]?
     var tickets = TicketConfiguration()
     var connectionIDs = ConnectionIDConfiguration()
+    var control = ControlConfiguration()
     /// The file to which the secrets of all connections are written; `nil`: none.
     var keyLogFile: String?
     /// At least one service or client; names are unique over both.
@@ -23,6 +25,8 @@ struct Configuration: Codable, Equatable, Sendable {
     var clients: [ClientConfiguration] = []
     /// The files of OCSP responses, which are read again when they change.
     var staples: [StapleFile] = []
+    /// The certificates of services and clients, whose ends an operator is warned of.
+    var certificates: [ConfiguredCertificate] = []
     /// The warnings, which do not prevent the configuration from being used.
     var warnings: [ConfigurationProblem] = []
     /// The limits of all services together.
@@ -32,6 +36,14 @@ struct Configuration: Codable, Equatable, Sendable {
 /// The levels of `log_level`, by their names in the file.
 enum LogLevel: String, Codable, Sendable, CaseIterable {
     case debug, info, notice, warning, error
+}
+
+/// What log entries look like, by the names in the file.
+enum LogEntryFormat: String, Codable, Sendable, CaseIterable {
+    /// Fields of the journal under systemd, else lines of text on standard error.
+    case text
+    /// Lines of JSON on standard output.
+    case json
 }
 
 /// One `[service.NAME]` table.

@@ -88,6 +88,7 @@ struct CertificatesReader {
         readStaples(into: &found, service, host)
         guard checkKinds(found), isComplete else { return nil }
         for item in found {
+            fields.certificate.noteCertificate(in: item.key.certificate, named: item.file)
             fields.certificate.warnOfDates(
                 in: item.key.certificate, element: item.element, named: item.file,
                 "clients that check it will refuse it")

@@ -41,6 +41,7 @@ enum ConfigurationReader {
         var configuration = main.configuration(table)
         try context.finish()
         configuration.staples = context.staples
+        configuration.certificates = context.certificates
         configuration.warnings = context.warnings.sorted { ($0.line ?? 0) < ($1.line ?? 0) }
         try use(configuration, context)
         return configuration
@@ -94,10 +95,12 @@ struct MainSection {
     fileprivate var stopTimeout = Duration.seconds(5)
     fileprivate var recycle = Duration.zero
     fileprivate var logLevel = LogLevel.info
+    fileprivate var logFormat = LogEntryFormat.text
     fileprivate var cookieSecret: [UInt8]?
     var keyLogFile: String?
     fileprivate var tickets = TicketConfiguration()
     fileprivate var connectionIDs = ConnectionIDConfiguration()
+    fileprivate var control = ControlConfiguration()
     fileprivate var limits = LimitsSection.ofAllServices
     fileprivate var services: [NamedTable<ServiceSection>] = []
     fileprivate var clients: [NamedTable<TunnelSection>] = []
@@ -107,7 +110,7 @@ struct MainSection {
     static let schema = Schema<Self> {
         Key(
             "workers", \.workers, .integer(0...maximumWorkers, "an integer (0 is one per core)"),
-            doc: "The number of worker processes; 0 means one for each processor core.")
+            doc: "The number of worker processes; 0 means one for each processor core that dtlsd may use.")
         Key(
             "stop_timeout", \.stopTimeout, .seconds(0...600),
             doc: "How long dtlsd may take to close its connections when it is stopped.")
@@ -115,6 +118,9 @@ struct MainSection {
             "recycle", \.recycle, .time(60...2_592_000, off: .zero),
             doc: "The age at which a worker process is replaced by a new one, which takes its connections.")
         Key("log_level", \.logLevel, .word, doc: "The lowest level of the messages that are logged.")
+        Key(
+            "log_format", \.logFormat, .word,
+            doc: "What log entries look like: text, or JSON on standard output, which containers want.")
         Key(
             // The whole file is the secret, since the HMAC of the cookies takes a key of any length.
             "cookie_secret_file", \.cookieSecret,
@@ -124,6 +130,9 @@ struct MainSection {
         Key(
             "key_log_file", \.keyLogFile, .keyLogFile, default: "none; no secret is ever written",
             doc: "The file to which the secrets of all connections are appended, for debugging.")
+        Key(
+            table: "control", \.control, ControlConfiguration.schema,
+            doc: "The socket over which the daemon is controlled while it runs.")
         Key(table: "tickets", \.tickets, TicketConfiguration.schema, doc: "Session tickets (RFC 5077).")
         Key(
             table: "connection_ids", \.connectionIDs, ConnectionIDConfiguration.schema,
@@ -162,15 +171,10 @@ struct MainSection {
         reportCollidingNames(context)
         ListenAddress.reportCollisions(listening, context)
         return Configuration(
-            workers: workers == 0 ? Self.processorCount : workers, stopTimeout: stopTimeout, recycle: recycle,
-            logLevel: logLevel,
-            cookieSecret: cookieSecret, tickets: tickets, connectionIDs: connectionIDs, keyLogFile: keyLogFile,
-            services: services,
-            clients: clients, limits: limits.limits)
-    }
-
-    private static var processorCount: Int {
-        min(max(1, sysconf(Int32(_SC_NPROCESSORS_ONLN))), maximumWorkers)
+            workers: workers == 0 ? min(ProcessorShare.current(), Self.maximumWorkers) : workers,
+            stopTimeout: stopTimeout, recycle: recycle, logLevel: logLevel, logFormat: logFormat,
+            cookieSecret: cookieSecret, tickets: tickets, connectionIDs: connectionIDs, control: control,
+            keyLogFile: keyLogFile, services: services, clients: clients, limits: limits.limits)
     }
 
     /// Reports names that a service and a client share, since logs and systemd's sockets use the name only.

@@ -8,9 +8,14 @@ enum Secrecy: Sendable {
     /// Its owner alone.
     case owner
 
+    /// The permissions that the file may not have.
+    ///
     /// systemd lets a dynamic user read a credential by an ACL, whose mask appears as the permission of the group.
-    fileprivate func forbidden(_ name: String) -> mode_t {
-        self == .ownerAndGroup || NamedFiles.isCredential(name) ? 0o007 : 0o077
+    /// Kubernetes gives a file of a Secret to root, and lets a container of another user read it as a member of the group
+    /// `fsGroup` alone.
+    func forbidden(isCredential: Bool, isRootsFile: Bool, isRoot: Bool = geteuid() == 0) -> mode_t {
+        if self == .ownerAndGroup || isCredential { return 0o007 }
+        return isRootsFile && !isRoot ? 0o037 : 0o077
     }
 
     fileprivate var complaint: String { self == .ownerAndGroup ? "every user" : "users other than its owner" }
@@ -29,7 +34,9 @@ extension Field {
     ) -> [UInt8]? {
         do throws(UnreadableFile) {
             let file = try context.files.read(name, maximumSize: maximumSize)
-            if let secrecy, file.permissions & secrecy.forbidden(name) != 0 {
+            let forbidden = secrecy?.forbidden(
+                isCredential: NamedFiles.isCredential(name), isRootsFile: file.isRoots)
+            if let secrecy, let forbidden, file.permissions & forbidden != 0 {
                 let mode = String(file.permissions, radix: 8)
                 report(
                     element: element,

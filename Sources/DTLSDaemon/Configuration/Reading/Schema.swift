@@ -135,26 +135,32 @@ struct Key<Section>: Sendable {
 
 // MARK: The manual
 
+/// What the man page dtlsd.toml(5) is made from.
+package enum ConfigurationManual {
+    /// All sections of the configuration file, in the order of the page.
+    package static let sections = MainSection.schema.description(of: MainSection())
+}
+
 /// The description of a section in the manual.
-struct SectionDescription: Equatable {
+package struct SectionDescription: Equatable, Sendable {
     /// The path of the table; empty for the keys before the first table.
-    var path: [String]
-    var keys: [KeyDescription]
+    package var path: [String]
+    package var keys: [KeyDescription]
 
     /// `[service.NAME.socket]`
-    var title: String { "[\(path.joined(separator: "."))]" }
+    package var title: String { "[\(path.joined(separator: "."))]" }
 }
 
 /// The description of a key in the manual.
-struct KeyDescription: Equatable {
-    var name: String
+package struct KeyDescription: Equatable, Sendable {
+    package var name: String
     /// The type and range of the value.
-    var type: String
+    package var type: String
     /// The default as the file would write it, or in words; `nil` if there is none, and for a table.
-    var defaultText: String?
-    var documentation: String
+    package var defaultText: String?
+    package var documentation: String
     /// Whether the key is a table, which has its own description.
-    var isTable: Bool
+    package var isTable: Bool
 }
 
 extension Schema {

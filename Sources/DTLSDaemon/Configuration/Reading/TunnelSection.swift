@@ -198,6 +198,7 @@ private struct TunnelCredentialsReader {
             settings.privateKey = section.privateKey
         }
         if let certificate = section.certificate {
+            table.field(\.certificate).noteCertificate(in: certificate)
             table.field(\.certificate).warnOfDates(in: certificate, "servers that check it will refuse it")
             table.field(\.certificate).warnOfKey(in: certificate, "most servers refuse it")
         }

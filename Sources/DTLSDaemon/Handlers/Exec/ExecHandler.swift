@@ -96,6 +96,7 @@ final class ExecHandler: Handler, EventHandler {
     private func keepBatch(from first: Int) {
         let dropped = socket.keepBatch(from: first)
         if dropped > 0 {
+            service.counters.countDropped(.backendBusy, dropped)
             log(.datagramRefused, "\(dropped) datagrams were dropped: the program does not read its input fast enough")
         }
     }
@@ -126,6 +127,7 @@ final class ExecHandler: Handler, EventHandler {
 
     private func answer(_ datagram: UnsafeRawBufferPointer, _ connection: Connection) {
         guard datagram.count <= Engine.maximumMessageSize else {
+            service.counters.countDropped(.backendTooLarge)
             return log(
                 .datagramRefused,
                 "a write of \(datagram.count) bytes by the program was dropped: a message to a client has at most"

@@ -144,7 +144,9 @@ struct BackendRoute {
     }
 
     private func beginTrial(now: Instant) -> Notice? {
-        backend.begin(by: connection, now: now).map { .recovery(backend: backend, refusals: $0) }
+        guard let refusals = backend.begin(by: connection, now: now) else { return nil }
+        backends.noteOutages()
+        return .recovery(backend: backend, refusals: refusals)
     }
 
     /// Messages were sent, with this errno, or 0. As long as the clock stands still, this ends in `keepRest` or
@@ -195,12 +197,16 @@ struct BackendRoute {
     }
 
     private func endOutage() -> Notice? {
-        backend.noteAnswer().flatMap { backend.isConfigured ? .recovery(backend: backend, refusals: $0) : nil }
+        guard let refusals = backend.noteAnswer() else { return nil }
+        backends.noteOutages()
+        return backend.isConfigured ? .recovery(backend: backend, refusals: refusals) : nil
     }
 
     /// The socket has given an error that says that ``backend`` takes no datagrams. An operator is told of backends
     /// that stand in the configuration.
     func noteRefusal(_ error: Int32, now: Instant) -> Notice? {
-        backend.noteRefusal(now: now) && backend.isConfigured ? .outage(backend: backend, errno: error) : nil
+        let beginsOutage = backend.noteRefusal(now: now) && backend.isConfigured
+        backends.countError(beginsOutage: beginsOutage)
+        return beginsOutage ? .outage(backend: backend, errno: error) : nil
     }
 }

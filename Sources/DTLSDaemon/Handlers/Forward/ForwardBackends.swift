@@ -48,6 +48,8 @@ final class ForwardBackends {
     private(set) var list: NonEmpty<ForwardBackend>
     /// The addresses that the sockets to UDP backends are bound to.
     var sources: SourceAddresses
+    /// Where the service counts in this worker.
+    private var counters = TargetCounters.ignored
     /// Whether each datagram to a backend begins with a header of the PROXY protocol.
     private(set) var proxyProtocol: Bool
 
@@ -72,6 +74,30 @@ final class ForwardBackends {
         // An address that had no port left is tried at once, since the operator may have made room.
         sources = SourceAddresses(configuration.sources)
         proxyProtocol = configuration.proxyProtocol
+        noteOutages()
+    }
+
+    /// Counts errors and outages there from now on.
+    func count(in counters: TargetCounters) {
+        self.counters = counters
+        noteOutages()
+    }
+
+    /// Counts an error of a socket to a backend.
+    func countError(beginsOutage: Bool) {
+        counters.block.add(to: .backendErrors)
+        if beginsOutage { counters.block.add(to: .backendOutages) }
+        noteOutages()
+    }
+
+    /// Notes which backends are in an outage, after one has begun or ended.
+    func noteOutages() {
+        for (index, backend) in list.elements.enumerated() {
+            counters.block.setMember(index, of: .backendsOut, !backend.isServing)
+        }
+        for index in list.elements.count..<max(64, list.elements.count) {
+            counters.block.setMember(index, of: .backendsOut, false)
+        }
     }
 
     /// Whether there is anything to choose. A single backend is sent to even if it refuses, since there is no other.

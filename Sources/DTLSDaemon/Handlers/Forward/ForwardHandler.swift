@@ -112,15 +112,20 @@ final class ForwardHandler: Handler, EventHandler {
         if !header.isEmpty { header = ProxyHeader(client, connection.session).bytes }
     }
 
-    func resumeFailed() { waiting = nil }
+    func resumeFailed() {
+        if let waiting { service.counters.countDropped(.noSocket, waiting.queue.count) }
+        waiting = nil
+    }
 
     private func keepAnswers(_ count: Int) {
         guard let parked else { return }
         let waiting = waiting ?? WaitingAnswers(resources.pendingBudget)
         self.waiting = waiting
+        var kept = 0
         for index in 0..<count where waiting.queue.count < WaitingAnswers.maximumCount {
-            _ = waiting.queue.append(resources.received[index])
+            if waiting.queue.append(resources.received[index]) { kept += 1 }
         }
+        if kept < count { service.counters.countDropped(.noSocket, count - kept) }
         parked.wake()
     }
 
@@ -216,6 +221,9 @@ final class ForwardHandler: Handler, EventHandler {
             case .keepRest:
                 return keepBatch(from: first)
             case .finish:
+                if first < socket.batchCount {
+                    service.counters.countDropped(.backendRefused, socket.batchCount - first)
+                }
                 return
             }
         }
@@ -299,6 +307,7 @@ final class ForwardHandler: Handler, EventHandler {
         header = backends.proxyProtocol ? ProxyHeader(client, slot?.session ?? SessionDetails()).bytes : []
         let dropped = socket.removeMessages()
         if dropped > 0 {
+            service.counters.countDropped(.backendRefused, dropped)
             resources.logs.limited(
                 .datagramRefused,
                 "\(dropped) datagrams to another backend were dropped: a reload has changed proxy_protocol", service)
@@ -319,6 +328,7 @@ final class ForwardHandler: Handler, EventHandler {
 
     private func logDropped(_ dropped: Int) {
         if dropped > 0 {
+            service.counters.countDropped(.backendBusy, dropped)
             resources.logs.limited(
                 .datagramRefused,
                 "\(dropped) datagrams were dropped: the backend \(backend) does not take them fast enough", service)
@@ -368,6 +378,7 @@ final class ForwardHandler: Handler, EventHandler {
 
     private func answer(_ datagram: UnsafeRawBufferPointer, _ connection: Connection) {
         guard datagram.count <= Engine.maximumMessageSize else {
+            service.counters.countDropped(.backendTooLarge)
             return resources.logs.limited(
                 .datagramRefused,
                 "a datagram of \(datagram.count) bytes from the backend \(backend) was dropped: a message to a client"

@@ -146,6 +146,7 @@ private final class FileOutput: LogOutput {
     }
 
     private func logLoss(_ reason: String) {
+        logs.onMessagesLost(lines, service)
         logs.limited(
             .messageLost, "\(lines) messages were not logged, or not whole: \(path): \(reason)",
             fields: ["SERVICE": "\(service)"])

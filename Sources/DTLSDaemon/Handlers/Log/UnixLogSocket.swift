@@ -78,6 +78,7 @@ final class UnixLogSocket: TimerTarget {
     }
 
     private func logLoss(of count: Int, _ reason: String) {
+        logs.onMessagesLost(count, service)
         logs.limited(
             .messageLost, "\(count) messages were not logged: \(path): \(reason)", fields: ["SERVICE": "\(service)"])
     }

@@ -1,4 +1,3 @@
-import DTLSEngine
 import Primitives
 
 /// A file of identities and keys, one pair in each line, in the format of GnuTLS' psktool and stunnel's PSKsecrets.
@@ -11,18 +10,23 @@ import Primitives
 ///   stunnel.
 ///
 /// stunnel reads an odd number of hexadecimal digits as text. Here it is an error, since a digit is probably missing.
-enum PresharedKeyFile {
+package enum PresharedKeyFile {
     /// An error in a line. Its message never contains a key.
-    struct Problem: Error, Equatable {
-        var line: Int
-        var message: String
+    package struct Problem: Error, Equatable {
+        package var line: Int
+        package var message: String
+
+        package init(line: Int, message: String) {
+            self.line = line
+            self.message = message
+        }
     }
 
     /// 128 bits (RFC 9257, section 4), which is also the minimum of stunnel.
-    static let minimumKeyLength = 16
+    package static let minimumKeyLength = 16
 
     /// - Returns: the keys in the order of the file, and the errors in other lines.
-    static func parse(_ bytes: [UInt8]) -> (keys: [PresharedKey], problems: [Problem]) {
+    package static func parse(_ bytes: [UInt8]) -> (keys: [PresharedKey], problems: [Problem]) {
         var keys: [PresharedKey] = []
         var problems: [Problem] = []
         var lines: [[UInt8]: Int] = [:]

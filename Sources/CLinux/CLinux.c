@@ -96,18 +96,6 @@ static int become_self(int self, char *const argv[], char *const envp[], int cha
     return errno;
 }
 
-static int become_successor(const char *path, char *const argv[], char *const envp[], int channel) {
-    reset_signals();
-    // So that it can be killed together with all that it starts.
-    if (setpgid(0, 0)) return errno;
-    int error = keep_channel(channel);
-    if (error) return error;
-    if (syscall(SYS_close_range, 4u, ~0u, 0)) return errno;
-    unblock_signals();
-    execve(path, argv, envp);
-    return errno;
-}
-
 static int become_program(const struct cl_program *program, pid_t parent) {
     reset_signals();
     if (setsid() < 0) return errno;
@@ -152,29 +140,52 @@ int cl_spawn_self(pid_t *pid, int self, char *const argv[], char *const envp[], 
     return finish_spawn(pid, child, error, &before);
 }
 
-int cl_spawn_path(pid_t *pid, const char *path, char *const argv[], char *const envp[], int channel) {
-    sigset_t all, before;
-    volatile int error = 0;
-    volatile pid_t started = -1;
+// posix_spawn(3) does all that a successor needs; it is prepared before the vfork, since it allocates memory.
+static int prepare_successor(posix_spawnattr_t *attributes, posix_spawn_file_actions_t *actions, int channel) {
+    sigset_t all, none;
     sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before);
-    pid_t child = vfork();
-    if (child == 0) {
-        // The parent of the program ends at once, so that the program becomes a child of the service manager.
-        pid_t grandchild = vfork();
-        if (grandchild == 0) {
-            error = become_successor(path, argv, envp, channel);
-            _exit(127);
+    sigemptyset(&none);
+    // A process group of its own, so that it can be killed together with all that it starts.
+    int error = posix_spawnattr_setflags(
+        attributes, POSIX_SPAWN_SETPGROUP | POSIX_SPAWN_SETSIGDEF | POSIX_SPAWN_SETSIGMASK);
+    if (!error) error = posix_spawnattr_setsigdefault(attributes, &all);
+    if (!error) error = posix_spawnattr_setsigmask(attributes, &none);
+    if (!error) error = posix_spawn_file_actions_adddup2(actions, channel, 3);
+    if (!error) error = posix_spawn_file_actions_addclosefrom_np(actions, 4);
+    return error;
+}
+
+int cl_spawn_path(pid_t *pid, const char *path, char *const argv[], char *const envp[], int channel) {
+    posix_spawnattr_t attributes;
+    posix_spawn_file_actions_t actions;
+    sigset_t all, before;
+    volatile int error = posix_spawnattr_init(&attributes);
+    volatile pid_t started = -1;
+    if (error) return error;
+    error = posix_spawn_file_actions_init(&actions);
+    if (!error) {
+        error = prepare_successor(&attributes, &actions, channel);
+        if (!error) {
+            sigfillset(&all);
+            pthread_sigmask(SIG_SETMASK, &all, &before);
+            // The parent of the program ends at once, so that the program becomes a child of the service manager. It
+            // does not call vfork(2) once more: AddressSanitizer's one would then return in the wrong process.
+            pid_t child = vfork();
+            if (child == 0) {
+                pid_t grandchild;
+                error = posix_spawn(&grandchild, path, &actions, &attributes, argv, envp);
+                if (!error) started = grandchild;
+                _exit(0);
+            }
+            if (child < 0) error = errno;
+            pthread_sigmask(SIG_SETMASK, &before, NULL);
+            if (child > 0) {
+                while (waitpid(child, NULL, 0) < 0 && errno == EINTR) {}
+            }
         }
-        if (grandchild < 0) error = errno;
-        started = grandchild;
-        _exit(0);
+        posix_spawn_file_actions_destroy(&actions);
     }
-    if (child < 0) error = errno;
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
-    if (child > 0) {
-        while (waitpid(child, NULL, 0) < 0 && errno == EINTR) {}
-    }
+    posix_spawnattr_destroy(&attributes);
     *pid = started;
     return error;
 }

@@ -84,6 +84,7 @@ public final class Iosched {
         callbacks = []
         for task in tasks { task.abandon() }
         tasks = []
+        loop.dropDeferredWork()
     }
 
     // MARK: The thread

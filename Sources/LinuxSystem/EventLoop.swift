@@ -118,6 +118,10 @@ public final class EventLoop {
     /// Runs `work` at the end of this turn, after all events and timers, or of the next turn if called from there.
     public func atEndOfTurn(_ work: @escaping () -> Void) { deferred.append(work) }
 
+    /// Drops what waits for the end of the turn. A loop that will have no more turns calls this: such work often holds an
+    /// object that holds the loop.
+    public func dropDeferredWork() { deferred = [] }
+
     /// Ends `run()` after this turn. Where the loop does not run yet, the next `run()` returns at once.
     public func stop() { isStopped = true }
 

@@ -22,6 +22,8 @@ struct WorkerPool {
         case stop(pid_t, keepingConnections: Bool)
         /// Tell a worker to serve the connections that it has found in its slots.
         case takeOver(pid_t)
+        /// Call ``WorkerPool/review()`` in the next turn of the loop, once.
+        case review
         /// Tell a worker to give up to so many connections up; `UInt32.max`: all that can move.
         case release(pid_t, count: UInt32)
         case ping(pid_t)
@@ -78,6 +80,8 @@ struct WorkerPool {
         fileprivate(set) var isReserve = false
         /// It was told to give connections up, and has not said that it has.
         fileprivate var isReleasing = false
+        /// The connections in its table, whose last worker has died, have not all been looked at: it serves none before.
+        fileprivate var awaitsReview = false
         fileprivate var wasStopped = false
         /// Pings in a row, one each ``WorkerPool/pingInterval``, that no message has followed. Silence alone does not
         /// count: while this process is stopped (a paused virtual machine, a debugger), no pings are sent.
@@ -92,7 +96,7 @@ struct WorkerPool {
         var state: State {
             if wasStopped { return .stopping }
             if isDraining { return .draining }
-            return servedGeneration == nil || isReserve ? .starting : .serving
+            return servedGeneration == nil || isReserve || awaitsReview ? .starting : .serving
         }
 
         fileprivate enum Delivery { case given, lost, rejected }
@@ -112,7 +116,7 @@ struct WorkerPool {
 
         /// Whether it serves the configuration that it was given last, to new clients too.
         fileprivate var isServing: Bool {
-            servedGeneration != nil && delivery == .given && !isDraining && !isReserve
+            servedGeneration != nil && delivery == .given && !isDraining && !isReserve && !awaitsReview
         }
     }
 
@@ -134,6 +138,8 @@ struct WorkerPool {
     private var backoffs: [Int: Backoff] = [:]
     /// The tables of workers that have died, for their successors, by the number of both.
     private var inheritances: [Int: Int] = [:]
+    /// Those of workers whose connections have not all been looked at.
+    private var deaths: [WorkerDeath] = []
     /// The age at which a worker is replaced; `nil`: never.
     var recycling: Duration?
     private var nextRecycling = Instant.distantPast
@@ -179,15 +185,17 @@ struct WorkerPool {
     /// - Parameter taken: tables that other workers were just started with.
     func inheritance(of number: Int, except taken: [Int] = []) -> Int? {
         if let table = inheritances[number] { return table }
-        let free = orphans.filter { !taken.contains($0) }
+        let free = unclaimed.filter { !taken.contains($0) }
         // Those that a predecessor of the main process has kept have the numbers of the workers of that time.
         return free.first { $0 == number } ?? free.max { sizeOfTable($0) < sizeOfTable($1) }
     }
 
     private func sizeOfTable(_ number: Int) -> Int { connections[number]?.count ?? 0 }
 
-    /// The tables that no worker serves, and none is going to take over.
-    var orphans: [Int] {
+    /// The tables that no worker serves, and none is going to take over, and whose connections may move.
+    var orphans: [Int] { unclaimed.filter { !connections.isUnderReview($0) } }
+
+    private var unclaimed: [Int] {
         let claimed = Set(workers.map(\.table)).union(inheritances.values)
         return connections.numbers.filter { !claimed.contains($0) }
     }
@@ -228,7 +236,8 @@ struct WorkerPool {
             workers[index].wasStopped = true
             return [.stop(worker.pid, keepingConnections: false)]
         }
-        guard !worker.isReleasing, worker.servedGeneration != nil, destination(hasSocket: true, from: worker.pid) != nil
+        guard !worker.isReleasing, !worker.awaitsReview, worker.servedGeneration != nil,
+            destination(hasSocket: true, from: worker.pid) != nil
         else {
             return []
         }
@@ -306,8 +315,12 @@ struct WorkerPool {
 
     /// The worker that serves a connection; `nil` when the connection is gone, or no worker serves it at the moment.
     func worker(with connection: ConnectionNumber) -> pid_t? {
-        guard connections.contains(connection) else { return nil }
-        return workers.first { $0.table == connection.worker && $0.servedGeneration != nil }?.pid
+        connections.contains(connection) ? worker(ofTable: connection.worker) : nil
+    }
+
+    /// The worker that serves the connections in a table; `nil` where none does at the moment.
+    func worker(ofTable table: Int) -> pid_t? {
+        workers.first { $0.table == table && $0.servedGeneration != nil && !$0.awaitsReview }?.pid
     }
 
     /// Whether the worker of a table has a descriptor for one more socket.
@@ -330,7 +343,7 @@ struct WorkerPool {
             let isFirst = workers[index].servedGeneration == nil
             workers[index].servedGeneration = generation
             workers[index].capacity = Int(capacity)
-            return (isFirst ? begin(index) : []) + confirm()
+            return (isFirst && !workers[index].awaitsReview ? begin(index) : []) + confirm()
         case .rejected(let generation, let reason):
             guard generation == workers[index].givenGeneration else { return [] }
             workers[index].delivery = .rejected
@@ -436,6 +449,7 @@ struct WorkerPool {
     /// - Parameter table: the one of ``inheritance(of:except:)``, or a new one.
     mutating func started(_ number: Int, pid: pid_t, table: Int, now: Instant) -> [Action] {
         var worker = Worker(number: number, pid: pid, table: table, startedAt: now)
+        worker.awaitsReview = connections.isUnderReview(table)
         worker.isReserve = workers.contains { $0.number == number && !$0.isDraining }
         if inheritances[number] == table { inheritances[number] = nil }
         workers.append(worker)
@@ -455,7 +469,8 @@ struct WorkerPool {
         guard let index = index(of: pid) else { return [] }
         workers[index].table = table
         if inheritances[workers[index].number] == table { inheritances[workers[index].number] = nil }
-        guard workers[index].servedGeneration != nil, sizeOfTable(table) > 0 else { return [] }
+        workers[index].awaitsReview = connections.isUnderReview(table)
+        guard worker(ofTable: table) == pid, sizeOfTable(table) > 0 else { return [] }
         return [.takeOver(pid), .report(.tookOver(table: table))]
     }
 
@@ -485,71 +500,69 @@ struct WorkerPool {
         guard let index = index(of: pid) else { return [] }
         let worker = workers.remove(at: index)
         toReplace.remove(pid)
-        let survival = connections.workerDied(worker.table, now: now)
-        var actions = survival.poison.map { [poisoned($0, worker)] } ?? []
-        if isStopping { return workers.isEmpty ? actions + [.report(.ended)] : actions }
+        connections.workerDied(worker.table, now: now)
+        if isStopping {
+            let actions = review(worker.table)
+            return workers.isEmpty ? actions + [.report(.ended)] : actions
+        }
+        func note(_ consequence: String, isExpected: Bool = false) -> [Action] {
+            deaths.append(
+                WorkerDeath(
+                    number: worker.number, pid: pid, table: worker.table, ending: ending, consequence: consequence,
+                    isExpected: isExpected))
+            return review(worker.table)
+        }
         if worker.isDraining || worker.isReserve {
-            if ending != .exited(status: 0) || survival.kept + survival.lost > 0 || worker.isReserve {
-                countDeath(survival)
-                let consequence =
-                    worker.isReserve
-                    ? "the old worker that it was to replace goes on" : "it was draining, and is not replaced"
-                actions.append(death(of: worker, ending, survival, consequence))
-            }
+            let actions =
+                worker.isReserve
+                ? note("the old worker that it was to replace goes on")
+                : note("it was draining, and is not replaced", isExpected: ending == .exited(status: 0))
             return actions + recycle(now: now) + reportOrphans()
         }
-        countDeath(survival)
         // One that was to replace it is there.
         if let successor = workers.firstIndex(where: { $0.number == worker.number && $0.isReserve }) {
             workers[successor].isReserve = false
-            actions.append(death(of: worker, ending, survival, "its successor has been started already"))
-            return actions + reportOrphans()
+            return note("its successor has been started already") + reportOrphans()
         }
         if worker.table != Self.noTable { inheritances[worker.number] = worker.table }
         if now - worker.startedAt >= Self.stableAfter { backoffs[worker.number] = nil }
         let pause = nextPause(worker.number)
-        if pause == .zero {
-            actions.append(death(of: worker, ending, survival, "it is replaced at once"))
-            return actions + [.start(number: worker.number)]
-        }
+        if pause == .zero { return note("it is replaced at once") + [.start(number: worker.number)] }
         vacancies.append(Vacancy(number: worker.number, startAt: now + pause))
-        return actions + [death(of: worker, ending, survival, "it is replaced in \(pause.milliseconds) ms")]
+        return note("it is replaced in \(pause.milliseconds) ms")
     }
 
-    private mutating func countDeath(_ survival: ConnectionTable.Survival) {
-        totals.died &+= 1
-        totals.connectionsLost &+= UInt64(survival.lost)
+    /// Goes on with the review of the connections of workers that have died, where there is one.
+    mutating func review() -> [Action] {
+        guard let table = connections.tableUnderReview else { return [] }
+        return review(table) + goOn(with: table)
     }
 
-    private func death(
-        of worker: Worker, _ ending: ChildProcess.Ending, _ survival: ConnectionTable.Survival, _ consequence: String
-    ) -> Action {
-        var lost = "\(survival.lost) are lost"
-        var reasons: [String] = []
-        if survival.handshaking > 0 { reasons.append("\(survival.handshaking) were in their handshake") }
-        if survival.bound > 0 {
-            reasons.append(
-                "\(survival.bound) use AES-CBC or allow renegotiation, so that their state was in the process")
+    /// Looks at the next connections of a table whose worker has died. After the last, the log says what has become of all.
+    private mutating func review(_ table: Int) -> [Action] {
+        guard var survival = connections.review(table) else { return [.review] }
+        var actions: [Action] = []
+        for death in deaths where death.table == table {
+            if !death.isExpected || survival.kept + survival.lost > 0 {
+                totals.died &+= 1
+                totals.connectionsLost &+= UInt64(survival.lost)
+                actions += death.entries(survival, connections.admission)
+            }
+            // The next worker has died before the review was over, and has served nobody.
+            survival = SlotReview.Survival(kept: survival.kept)
         }
-        if survival.poison != nil { reasons.append("1 is ended, since a worker has died on it twice") }
-        if !reasons.isEmpty { lost += " (\(reasons.joined(separator: ", ")))" }
-        return .log(
-            .workerDied,
-            "worker \(worker.number) \(ending): \(survival.kept) connections are kept, \(lost); \(consequence)",
-            fields: [
-                "WORKER": "\(worker.number)", "WORKER_PID": "\(worker.pid)", "CONNECTIONS_LOST": "\(survival.lost)",
-                "CONNECTIONS_KEPT": "\(survival.kept)", "ENDING": "\(ending)",
-            ])
+        deaths.removeAll { $0.table == table }
+        return connections.tableUnderReview == nil ? actions : actions + [.review]
     }
 
-    private func poisoned(_ poison: (flow: FlowKey, target: UInt64), _ worker: Worker) -> Action {
-        let name = connections.admission.name(of: poison.target)
-        return .log(
-            .workerDied,
-            "the connection of \(poison.flow.peer)\(name.map { " with service \($0)" } ?? "") is ended: worker"
-                + " \(worker.number) has died twice within \(ConnectionTable.deathInterval.seconds) s while it worked on it",
-            fields: ["WORKER": "\(worker.number)", "PEER": "\(poison.flow.peer)"].merging(
-                name.map { ["SERVICE": $0] } ?? [:], uniquingKeysWith: { first, _ in first }))
+    /// Where all connections of a table have been looked at, its next worker may serve them.
+    private mutating func goOn(with table: Int) -> [Action] {
+        guard !connections.isUnderReview(table) else { return [] }
+        guard let index = workers.firstIndex(where: { $0.table == table && $0.awaitsReview }) else {
+            return isStopping ? [] : reportOrphans()
+        }
+        workers[index].awaitsReview = false
+        return workers[index].servedGeneration == nil || isStopping ? [] : begin(index)
     }
 
     /// There is no pause before the first replacement. Each one after it is twice as long as the one before.
@@ -677,6 +690,7 @@ struct WorkerPool {
     mutating func startAgain() -> [Action] {
         isStopping = false
         vacancies = []
+        deaths = []
         inheritances = [:]
         return (0..<count).map { .start(number: $0) }
     }

@@ -34,8 +34,17 @@ final class WorkerSupervisor: TimerTarget, MessageChannelDelegate {
     private var hasScheduledGathered = false
     private lazy var gatheredRetry = CallbackTimer { [unowned self] _ in sendGathered() }
     private var isMovingOrphans = false
-    /// Connections of dead workers that move in a turn of the loop: some milliseconds.
-    private static let orphansPerTurn = 2_048
+    /// What it costs to move a connection to another table, in looks at a slot (``SlotReview/effortPerTurn``).
+    private static let effortOfMove = 8
+    private var isReviewing = false
+    /// Connections without sockets that workers have released, and that have not moved.
+    private var released: [Released] = []
+    private struct Released {
+        let pid: pid_t
+        let table: Int
+        var connections: ArraySlice<ConnectionNumber>
+    }
+    private var isMovingReleased = false
     /// The level of the log that holds in place of the configuration's; `nil`: that of the configuration.
     private var logLevel: LogLevel?
     /// The peers that are logged in detail.
@@ -179,9 +188,7 @@ final class WorkerSupervisor: TimerTarget, MessageChannelDelegate {
     func close(_ all: [ConnectionNumber]) -> Int {
         var count = 0
         for (table, ids) in Dictionary(grouping: all, by: \.worker) {
-            guard let pid = pool.workers.first(where: { $0.table == table && $0.servedGeneration != nil })?.pid,
-                let channel = channels[pid]
-            else { continue }
+            guard let pid = pool.worker(ofTable: table), let channel = channels[pid] else { continue }
             count += ids.count
             var rest = ids[...]
             while !rest.isEmpty {
@@ -346,6 +353,28 @@ final class WorkerSupervisor: TimerTarget, MessageChannelDelegate {
 
     // MARK: Moving
 
+    /// Moves connections without sockets that a worker has given up, some in each turn of the loop.
+    private func moveSoon(_ connections: [ConnectionNumber], from pid: pid_t, table: Int) {
+        released.append(Released(pid: pid, table: table, connections: connections[...]))
+        guard !isMovingReleased else { return }
+        isMovingReleased = true
+        loop.atEndOfTurn { [self] in moveReleased() }
+    }
+
+    private func moveReleased() {
+        isMovingReleased = false
+        guard let next = released.first else { return }
+        // One that has a socket by now has got it while this was under way, and goes on where it is.
+        let some = next.connections.prefix(SlotReview.effortPerTurn / Self.effortOfMove)
+        released[0].connections = next.connections.dropFirst(some.count)
+        if released[0].connections.isEmpty { released.removeFirst() }
+        move(
+            some.filter { !connections.hasSocket($0) }, from: next.pid, FileDescriptor(owning: -1), table: next.table)
+        guard !released.isEmpty, !isMovingReleased else { return }
+        isMovingReleased = true
+        loop.atEndOfTurn { [self] in moveReleased() }
+    }
+
     /// Moves connections that a worker has given up to others. Where no other can take one, it gets it back.
     private func move(
         _ released: [ConnectionNumber], from pid: pid_t, _ socket: consuming FileDescriptor, table: Int
@@ -404,25 +433,34 @@ final class WorkerSupervisor: TimerTarget, MessageChannelDelegate {
             send(adopted)
             if !adopted.isEmpty { onAdopted(adopted.values.flatMap(\.self)) }
         }
-        var left = Self.orphansPerTurn
+        var effort = SlotReview.effortPerTurn
         for number in pool.orphans {
             guard let table = connections[number] else { continue }
-            for index in table.indices {
-                guard let connection = table.number(at: index) else { continue }
+            while let connection = table.firstConnection(effort: &effort) {
+                effort -= Self.effortOfMove
                 guard table[connection].phase == .established, table[connection].flow != nil else {
                     connections.end(connection)
                     continue
                 }
-                guard left > 0 else { return true }
                 guard let destination = pool.destination(hasSocket: false, from: nil),
                     let moved = connections.move(connection, to: destination.table)
                 else { return false }
-                left -= 1
                 adopted[destination.pid, default: []].append(moved)
             }
+            guard effort > 0 else { return true }
             connections.removeTable(number)
         }
         return false
+    }
+
+    /// Goes on with the review of dead workers' connections in the next turn of the loop.
+    private func reviewSoon() {
+        guard !isReviewing else { return }
+        isReviewing = true
+        loop.atEndOfTurn { [self] in
+            isReviewing = false
+            perform(pool.review())
+        }
     }
 
     // MARK: Receiving
@@ -458,7 +496,13 @@ final class WorkerSupervisor: TimerTarget, MessageChannelDelegate {
         case .farSocket(let connection):
             if let descriptor { farSockets[pid] = ReleasedSocket(connection, descriptor) }
         case .released(let released):
-            if let table { move(released, from: pid, descriptor ?? FileDescriptor(owning: -1), table: table) }
+            guard let table else { break }
+            // What comes alone may have a socket, or have lost it on its way here.
+            if released.count > 1 {
+                moveSoon(released, from: pid, table: table)
+            } else {
+                move(released, from: pid, descriptor ?? FileDescriptor(owning: -1), table: table)
+            }
         default: break
         }
     }
@@ -489,6 +533,8 @@ final class WorkerSupervisor: TimerTarget, MessageChannelDelegate {
         reaped = nil
         farSockets[pid] = nil
         gathered[pid] = nil
+        // They are in its table, and its successor's.
+        released.removeAll { $0.pid == pid }
         channels[pid] = nil
         channel.close()
         perform(pool.ended(pid, ending, now: loop.now))
@@ -516,6 +562,7 @@ final class WorkerSupervisor: TimerTarget, MessageChannelDelegate {
             case .configure(let pid, let generation): configure(pid, generation, copies[pid])
             case .stop(let pid, let keeping):
                 channels[pid]?.send(MessageToWorker.encode(stopKeepingConnections: keeping))
+            case .review: reviewSoon()
             case .takeOver(let pid): channels[pid]?.send(MessageToWorker.takeOverBytes)
             case .release(let pid, let count): channels[pid]?.send(MessageToWorker.encode(release: count))
             // A worker whose channel is full does not read, so its ping counts as unanswered, too.

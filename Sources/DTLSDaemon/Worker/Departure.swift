@@ -16,6 +16,9 @@ final class Departure {
         case finishingHandshakes(until: Instant)
         /// So many connections are still to be released.
         case releasing(UInt32)
+        /// So many connections without a socket are still to be released, after those with one. Of all: those with a
+        /// socket whose handshake ends meanwhile are released, too.
+        case releasingParked(Int, isAll: Bool)
         /// All are released, and those whose handshake ends from now on are, too.
         case released
         case left
@@ -35,6 +38,7 @@ final class Departure {
         switch state {
         case .finishingHandshakes: leaveNow()
         case .releasing(let count): release(some: count)
+        case .releasingParked(let count, let isAll): releaseParked(count, isAll)
         case .released: releaseLate()
         case .serving, .left: break
         }
@@ -43,7 +47,8 @@ final class Departure {
     /// A handshake has succeeded or failed.
     func handshakeEnded() {
         switch state {
-        case .finishingHandshakes where !hasHandshakes, .released: loop.timers.arm(timer, at: loop.now)
+        case .finishingHandshakes where !hasHandshakes, .releasingParked(_, isAll: true), .released:
+            loop.timers.arm(timer, at: loop.now)
         default: break
         }
     }
@@ -53,7 +58,7 @@ final class Departure {
     /// Whether the worker gives up what it has: a connection that it gets now was released, and no other took it.
     var isReleasing: Bool {
         switch state {
-        case .releasing, .released: true
+        case .releasing, .releasingParked, .released: true
         case .serving, .finishingHandshakes, .left: false
         }
     }
@@ -114,16 +119,23 @@ final class Departure {
             state = .releasing(isAll ? .max : UInt32(clamping: left))
             return loop.timers.arm(timer, at: loop.now)
         }
-        releaseParked(left)
-        worker.send(MessageFromWorker.releaseDoneBytes)
-        state = isAll ? .released : .serving
+        worker.parking.beginRelease()
+        releaseParked(left, isAll)
     }
 
-    private func releaseParked(_ count: Int) {
-        let ids = worker.parking.release(upTo: count)
-        for start in stride(from: 0, to: ids.count, by: ConnectionNumber.maximumOfMessage) {
-            let end = min(ids.count, start + ConnectionNumber.maximumOfMessage)
-            worker.send(MessageFromWorker.encode(released: Array(ids[start..<end])))
+    private func releaseParked(_ count: Int, _ isAll: Bool) {
+        if isAll { releaseLate() }
+        switch worker.parking.release(upTo: count) {
+        case .busy:
+            state = .releasingParked(count, isAll: isAll)
+            loop.timers.arm(timer, at: loop.now + .milliseconds(1))
+        case .some(let ids):
+            if !ids.isEmpty { worker.send(MessageFromWorker.encode(released: ids)) }
+            state = .releasingParked(isAll ? count : count - ids.count, isAll: isAll)
+            loop.timers.arm(timer, at: loop.now)
+        case .done:
+            worker.send(MessageFromWorker.releaseDoneBytes)
+            state = isAll ? .released : .serving
         }
     }
 

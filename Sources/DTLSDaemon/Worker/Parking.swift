@@ -32,8 +32,11 @@ final class Parking {
     private lazy var stopper = CallbackTimer { [unowned self] _ in stopStep() }
     private var takeover: SlotWalk?
     private lazy var takeoverTimer = CallbackTimer { [unowned self] _ in takeOverStep() }
-    /// Connections whose sockets to the other side are still to be made.
+    /// Connections whose sockets to the other side are still to be made; for the first ones that is done.
     private var toPrepare: [ConnectionNumber] = []
+    private var preparedCount = 0
+    /// The connections without a socket that are being released.
+    private var releasing = SlotWalk()
     private lazy var relief = CallbackTimer { [unowned self] _ in relieve() }
     /// Connections of programs whose sockets could not be watched, and that try again in a while.
     private var unwatched: [ConnectionNumber] = []
@@ -52,6 +55,9 @@ final class Parking {
     /// Connections without a socket that are ended in one turn: 1 µs each here, and 2 µs in the main process. Their
     /// close_notify fill one message of half the largest size, of which a channel holds a few.
     private static let endingsPerTurn = 512
+
+    /// Slots whose connections are released in one turn, in one message.
+    private static let releasedPerTurn = ConnectionNumber.maximumOfMessage
 
     /// All connections without a socket are being ended.
     private struct Stopping {
@@ -358,8 +364,12 @@ final class Parking {
 
     /// Makes the other sides of some connections, so that what these send finds them.
     private func prepareSome() {
-        let ids = toPrepare.prefix(Self.connectionsPerTurn)
-        toPrepare.removeFirst(ids.count)
+        let ids = toPrepare[preparedCount...].prefix(Self.connectionsPerTurn)
+        preparedCount += ids.count
+        if preparedCount == toPrepare.count {
+            toPrepare = []
+            preparedCount = 0
+        }
         for id in ids where worker.connections[id] == nil {
             guard let slot = worker.establishedSlot(id), let client = ServedClient(slot),
                 let service = worker.service(slot.target)
@@ -516,6 +526,7 @@ final class Parking {
     func stop(by deadline: Instant) {
         takeover = nil
         toPrepare = []
+        preparedCount = 0
         loop.timers.disarm(sweeper)
         loop.timers.disarm(sweepStart)
         stopping = Stopping(deadline: deadline)
@@ -552,16 +563,30 @@ final class Parking {
 
     // MARK: Giving connections up
 
-    /// All connections without a socket, for another worker. They are forgotten here.
-    func release(upTo count: Int) -> [ConnectionNumber] {
-        guard let slots = worker.datapath.slots else { return [] }
-        // What is released is not to be taken over here any more: the far socket's port is the next worker's.
-        guard takeover == nil, toPrepare.isEmpty else { return [] }
+    /// Begins to give connections without a socket up to other workers.
+    func beginRelease() { releasing = SlotWalk() }
+
+    enum Release {
+        /// Nothing can be released at the moment: the worker still takes over what another one has left, and the far
+        /// socket's port of what is released would be the next worker's, or the main process has not read what it was
+        /// told before.
+        case busy
+        /// The connections of some slots, which are forgotten here.
+        case some([ConnectionNumber])
+        /// All slots have been looked at.
+        case done
+    }
+
+    /// Gives up the connections without a socket in the next slots.
+    func release(upTo count: Int) -> Release {
+        guard let slots = worker.datapath.slots, count > 0 else { return .done }
+        guard takeover == nil, toPrepare.isEmpty, !worker.isChannelFull else { return .busy }
         sweepPauseEnd = loop.now + .seconds(30)
         loop.timers.disarm(sweeper)
         loop.timers.arm(sweepStart, at: sweepPauseEnd)
+        guard let range = releasing.step(Self.releasedPerTurn, of: slots.used) else { return .done }
         var ids: [ConnectionNumber] = []
-        for index in 0..<slots.used where ids.count < count {
+        for index in range where ids.count < count {
             let slot = slots[index]
             let id = worker.number(ofSlot: index, slot)
             // One that has asked for a socket gets that, with what has woken it, and is released with it later.
@@ -569,6 +594,6 @@ final class Parking {
             _ = takeFarSocket(id)
             ids.append(id)
         }
-        return ids
+        return .some(ids)
     }
 }

@@ -87,7 +87,7 @@ import Testing
         try establish(all[3], isMovable: false)
         try establish(all[4])
         connections.slot(of: all[4])?.end()
-        let survival = connections.workerDied(0, now: start)
+        let survival = connections.reviewAll(0, now: start)
         #expect(survival.kept == 3 && survival.bound == 1 && survival.handshaking == 1 && survival.poison == nil)
         #expect(survival.lost == 2)
         for (number, connection) in all.enumerated() {
@@ -97,7 +97,7 @@ import Testing
         #expect(table.count == 3 && table.countWithSockets == 0)
         #expect(connections.admission.connections == 3 && connections.admission.handshakes == 0)
         // A death in the midst of taking over changes nothing.
-        #expect(connections.workerDied(0, now: start).kept == 3)
+        #expect(connections.reviewAll(0, now: start).kept == 3)
     }
 
     @Test func `a connection on which a worker dies twice within a minute ends`() throws {
@@ -105,9 +105,9 @@ import Testing
         let poison = try begin(1)
         let other = try begin(2)
         for connection in [poison, other] { try establish(connection) }
-        func die(on connection: ConnectionNumber?, after seconds: Int) -> ConnectionTable.Survival {
+        func die(on connection: ConnectionNumber?, after seconds: Int) -> SlotReview.Survival {
             table.file.current = connection?.slot
-            return connections.workerDied(0, now: start + .seconds(seconds))
+            return connections.reviewAll(0, now: start + .seconds(seconds))
         }
         #expect(die(on: poison, after: 0).poison == nil)
         #expect(die(on: nil, after: 1).poison == nil)
@@ -121,7 +121,7 @@ import Testing
         #expect(!connections.contains(poison) && connections.contains(other))
         // The worker has been at a slot that nobody has.
         table.file.current = 4_711
-        #expect(connections.workerDied(0, now: start).poison == nil)
+        #expect(connections.reviewAll(0, now: start).poison == nil)
     }
 
     @Test func `a connection that moves is found where it has gone, with all that it was`() throws {
@@ -430,7 +430,7 @@ import Testing
                     alive[chosen.key]?.hasSocket = true
                 case 18:
                     let table = Int.random(in: 0..<3, using: &random)
-                    _ = connections.workerDied(table, now: now)
+                    _ = connections.reviewAll(table, now: now)
                     for (flow, connection) in alive where connection.number.worker == table {
                         if connection.isEstablished { alive[flow]?.hasSocket = false } else { alive[flow] = nil }
                     }

@@ -395,6 +395,109 @@ import Testing
         #expect(pool.inheritance(of: 7) == 1)
     }
 
+    // MARK: A review that takes more than a turn
+
+    /// A pool of two workers, of which the first has died with more handshakes than are looked at in a turn, and then one
+    /// established connection.
+    private func poolUnderReview() throws -> (WorkerPool, kept: ConnectionNumber, [Action]) {
+        var pool = try pool(workers: 2)
+        let assignment = try #require(pool.assignment { _ in true })
+        for _ in 0..<(SlotReview.effortPerTurn / SlotReview.effortOfEnd + 50) {
+            _ = try handOver(&pool, to: assignment, SlotTarget.service("a"))
+        }
+        let kept = try handOver(&pool, to: assignment, SlotTarget.service("a")).connection
+        try establish(kept, pool)
+        let actions = pool.ended(100, .killed(signal: 9), now: Self.start)
+        #expect(pool.connections.isUnderReview(0))
+        return (pool, kept, actions)
+    }
+
+    @Test func `a worker serves nobody before all connections of the last one have been looked at`() throws {
+        var (pool, kept, actions) = try poolUnderReview()
+        #expect(effects(actions) == [.review, .start(number: 0)] && logged(actions).isEmpty)
+        _ = pool.started(0, pid: 200, table: try #require(pool.inheritance(of: 0)), now: Self.start)
+        #expect(pool.receive(.ready(generation: 1, capacity: 10), from: 200, now: Self.start).isEmpty)
+        #expect(pool.worker(with: kept) == nil && pool.workers.first { $0.pid == 200 }?.state == .starting)
+        for _ in 0..<3 { #expect(try handOver(&pool).worker == 101) }
+        #expect(pool.destination(hasSocket: false, from: nil)?.pid == 101)
+        let last = pool.review()
+        #expect(effects(last) == [.takeOver(200), .report(.tookOver(table: 0))])
+        #expect(
+            messages(last) == [
+                "worker 0 was killed by signal 9 (Killed): 1 connections are kept, 1074 are lost (1074 were in their"
+                    + " handshake); it is replaced at once"
+            ])
+        #expect(pool.worker(with: kept) == 200 && pool.workers.first { $0.pid == 200 }?.state == .serving)
+        #expect(pool.totals.died == 1 && pool.totals.connectionsLost == 1_074)
+        #expect(pool.review().isEmpty)
+    }
+
+    @Test func `the death of the next worker while the review goes on is logged after it, with nothing more lost`()
+        throws
+    {
+        var (pool, kept, _) = try poolUnderReview()
+        _ = pool.started(0, pid: 200, table: 0, now: Self.start)
+        // The review is over in this turn.
+        let actions = pool.ended(200, .killed(signal: 6), now: Self.start)
+        #expect(logged(actions) == [.workerDied, .workerDied])
+        #expect(messages(actions)[0].contains("1 connections are kept, 1074 are lost"))
+        #expect(
+            messages(actions)[1].contains("signal 6")
+                && messages(actions)[1].contains("1 connections are kept, 0 are lost"))
+        #expect(pool.totals.died == 2 && pool.totals.connectionsLost == 1_074)
+        _ = pool.started(0, pid: 201, table: try #require(pool.inheritance(of: 0)), now: Self.start)
+        #expect(
+            pool.receive(.ready(generation: 1, capacity: 10), from: 201, now: Self.start) == [
+                .takeOver(201), .report(.tookOver(table: 0)),
+            ])
+        #expect(pool.worker(with: kept) == 201)
+    }
+
+    @Test(arguments: [false, true])
+    func `connections move once they have been looked at when a reload has left fewer workers meanwhile`(
+        _ isStarted: Bool
+    ) throws {
+        var pool = try pool(workers: 2)
+        let other = try #require(pool.assignment { _ in true })
+        _ = try handOver(&pool, to: other)
+        // It is the second worker that has the most.
+        let assignment = try #require(pool.assignment { _ in true })
+        #expect(assignment.worker == 101)
+        for _ in 0..<(SlotReview.effortPerTurn / SlotReview.effortOfEnd + 50) {
+            _ = try handOver(&pool, to: assignment, SlotTarget.service("a"))
+        }
+        let kept = try handOver(&pool, to: assignment, SlotTarget.service("a")).connection
+        try establish(kept, pool)
+        _ = pool.ended(101, .killed(signal: 9), now: Self.start)
+        if isStarted { _ = pool.started(1, pid: 201, table: 1, now: Self.start) }
+        let actions = effects(pool.configure(1, started: [], now: Self.start))
+        #expect(!actions.contains(.report(.orphaned)) && pool.orphans.isEmpty, "they are still being looked at")
+        _ = pool.receive(.ready(generation: 2, capacity: 10), from: 100, now: Self.start)
+        if isStarted {
+            // It may have become ready before or after.
+            #expect(pool.receive(.ready(generation: 2, capacity: 10), from: 201, now: Self.start).isEmpty)
+            #expect(
+                effects(pool.review()) == [
+                    .takeOver(201), .report(.tookOver(table: 1)), .release(201, count: .max),
+                ])
+        } else {
+            #expect(effects(pool.review()) == [.report(.orphaned)] && pool.orphans == [1])
+        }
+    }
+
+    @Test func `the review goes on while the daemon stops, and workers that start again take what is there`() throws {
+        var (pool, kept, _) = try poolUnderReview()
+        _ = pool.stop(keepingConnections: true)
+        #expect(pool.ended(101, .exited(status: 0), now: Self.start) == [.review, .report(.ended)])
+        #expect(pool.startAgain() == [.start(number: 0), .start(number: 1)])
+        #expect(pool.inheritance(of: 0) == 0)
+        _ = pool.started(0, pid: 200, table: 0, now: Self.start)
+        #expect(pool.receive(.ready(generation: 1, capacity: 10), from: 200, now: Self.start).isEmpty)
+        #expect(pool.worker(with: kept) == nil)
+        #expect(effects(pool.review()).contains(.takeOver(200)))
+        #expect(pool.worker(with: kept) == 200)
+    }
+
     @Test func `uneven load is evened out and then left alone`() throws {
         var pool = try pool(workers: 2)
         var held = try (0..<400).map { _ in try handOver(&pool) }

@@ -111,4 +111,77 @@ import Testing
         supervisor.childEnded(Workers.first + 7, .exited(status: 0))
         #expect(supervisor.pool.workers.count == 1)
     }
+
+    // MARK: Many connections
+
+    /// Established connections without sockets in a table.
+    private func park(_ count: Int, in table: Int) throws -> [ConnectionNumber] {
+        let local = try #require(SocketAddress("192.0.2.100:4433"))
+        let connections = supervisor.connections
+        return try (1...count).map { number in
+            let peer = try #require(SocketAddress(host: "192.0.2.\(table)", port: UInt16(number)))
+            let connection = try #require(
+                connections.begin(
+                    FlowKey(peer: peer, local: local), target: SlotTarget.service("a"), in: table, now: loop.now))
+            let slot = try #require(connections.slot(of: connection))
+            slot.establish(
+                slot.prepare(
+                    random: UnsafeRawBufferPointer(start: nil, count: 0), details: [], handshakeDuration: .zero),
+                isMovable: true)
+            connections.noteWithoutSocket(connection)
+            return connection
+        }
+    }
+
+    /// Lets the loop turn until all connections are in table 0.
+    /// - Returns: how many have come there in each turn.
+    private func arrivals(_ total: Int) throws -> [Int] {
+        var counts: [Int] = []
+        var before = supervisor.connections[0]?.count ?? 0
+        for _ in 0..<1_000 where before < total {
+            try loop.poll(timeout: .milliseconds(1))
+            let after = supervisor.connections[0]?.count ?? 0
+            counts.append(after - before)
+            before = after
+        }
+        return counts
+    }
+
+    @Test func `the connections of a worker that has died while it drained move some in each turn`() throws {
+        try configure(workers: 2)
+        for number in 0..<2 {
+            try workers.send(
+                MessageFromWorker.encode(ready: 1, capacity: 1_000), from: Workers.first + pid_t(number))
+        }
+        try loop.poll(timeout: .zero)
+        _ = try park(5_000, in: 1)
+        try configure(workers: 1)
+        try workers.send(MessageFromWorker.encode(ready: 2, capacity: 1_000), from: Workers.first)
+        try loop.poll(timeout: .zero)
+        workers.end(Workers.first + 1)
+        supervisor.childEnded(Workers.first + 1, .killed(signal: SIGKILL))
+        let counts = try arrivals(5_000)
+        #expect(counts.reduce(0, +) == 5_000 && counts.allSatisfy { $0 <= 1_024 })
+        for _ in 0..<2 { try loop.poll(timeout: .milliseconds(1)) }
+        #expect(supervisor.connections.numbers == [0])
+    }
+
+    @Test func `connections without sockets that a worker has released move some in each turn`() throws {
+        try configure(workers: 2)
+        for number in 0..<2 {
+            try workers.send(
+                MessageFromWorker.encode(ready: 1, capacity: 1_000), from: Workers.first + pid_t(number))
+        }
+        try loop.poll(timeout: .zero)
+        let all = try park(4_096, in: 1)
+        try workers.send(MessageFromWorker.encode(released: all), from: Workers.first + 1)
+        // One of them gets a socket while this is under way: its worker goes on with it.
+        try loop.poll(timeout: .zero)
+        #expect(supervisor.connections[0]?.count ?? 0 <= 1_024)
+        supervisor.connections.noteSocket(all[4_000])
+        let counts = try arrivals(4_095)
+        #expect(counts.allSatisfy { $0 <= 1_024 })
+        #expect(supervisor.connections.count == 4_096 && supervisor.connections[1]?.count == 1)
+        #expect(supervisor.connections.hasSocket(all[4_000]))
+    }
 }

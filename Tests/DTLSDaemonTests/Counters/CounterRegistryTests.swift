@@ -174,7 +174,7 @@ import Testing
         let other = try connections.makeTable(preferring: 1)
         #expect(connections.move(numbers[0], to: other.number) != nil)
         #expect(states() == [1, 2, 1])
-        let survival = connections.workerDied(0, now: .distantPast)
+        let survival = connections.reviewAll(0, now: .distantPast)
         #expect(survival.kept == 1 && survival.lost == 2)
         #expect(states() == [0, 0, 2])
         connections.end(numbers[1])

@@ -30,9 +30,9 @@ final class LoneWorker {
     private var unheard: [Message] = []
 
     /// - Parameter text: the configuration. There are `server.pem` and `server.key` in its folder.
-    init(_ text: String) throws {
+    init(_ text: String, capacity: Int = 8_192) throws {
         folder = try ConfigurationFolder()
-        slots = try SlotFile(capacity: 8_192, name: "slots")
+        slots = try SlotFile(capacity: capacity, name: "slots")
         var ends = try UnixChannel.pair()
         channel = ends.one.take()
         worker = try Worker(number: 0, channel: ends.other.take())
@@ -122,6 +122,8 @@ extension [LoneWorker.Message] {
     var sent: [FlowKey: [[UInt8]]] {
         reduce(into: [:]) { if case .sent(let flow, let datagram) = $1 { $0[flow, default: []].append(datagram) } }
     }
+
+    var released: [[ConnectionNumber]] { compactMap { if case .released(let ids) = $0 { ids } else { nil } } }
 
     var closed: Set<ConnectionNumber> {
         reduce(into: []) { if case .closed(let ids) = $1 { $0.formUnion(ids) } }

@@ -174,6 +174,39 @@ import Testing
         #expect(heard.contains(.wake([waking])))
     }
 
+    // MARK: More slots than are looked at in one turn
+
+    @Test func `a record wakes a connection whose slot the worker has not come to yet, and another one is closed`()
+        throws
+    {
+        let lone = try LoneWorker(Self.service("one"), capacity: 32_768)
+        let all = try (1...20_000).map { lone.park(try Self.flow($0), "one", lastReceived: .now() + .seconds(600)) }
+        var records = RecordGathering()
+        try Client().message("hello").withUnsafeBytes { records.add($0, try Self.flow(20_000), of: all[19_999]) }
+        // All of them come in one turn.
+        try lone.send(MessageToWorker.takeOverBytes)
+        try lone.send(records.bytes)
+        try lone.send(MessageToWorker.encode(close: [all[19_998]]))
+        let heard = try lone.received { $0.contains(.wake([all[19_999]])) && $0.closed.contains(all[19_998]) }
+        #expect(heard.contains(.wake([all[19_999]])) && heard.closed == [all[19_998]])
+        let told = try Self.flow(19_999)
+        #expect(Array(heard.sent.keys) == [told])
+        // The worker gives all up only after it has come to the last one, and each of them once.
+        try lone.send(MessageToWorker.encode(release: .max))
+        let released = try lone.received { $0.contains(.releaseDone) }.released
+        #expect(released.allSatisfy { $0.count <= ConnectionNumber.maximumOfMessage } && released.count >= 5)
+        #expect(released.flatMap(\.self) == Array(all[..<19_998]))
+    }
+
+    @Test func `of many connections without sockets, as many are released as are asked for`() throws {
+        let lone = try LoneWorker(Self.service("one"), capacity: 16_384)
+        let all = try (1...9_000).map { lone.park(try Self.flow($0), "one", lastReceived: .now() + .seconds(600)) }
+        try lone.takeOver()
+        try lone.send(MessageToWorker.encode(release: 5_000))
+        let heard = try lone.received { $0.contains(.releaseDone) }
+        #expect(heard.released.flatMap(\.self) == Array(all[..<5_000]) && heard.last == .releaseDone)
+    }
+
     @Test func `a far socket that came for a connection which has ended is closed`() throws {
         let lone = try LoneWorker(Self.service("one"))
         let ids = try (1...3).map { lone.park(try Self.flow($0), "one") }

@@ -21,6 +21,8 @@ final class ConnectionTable {
     private var named: [ConnectionNumber: ConnectionNumber] = [:]
     /// Tables that were adopted while no configuration was active, so that nobody could read their connection IDs.
     private var unread: [Int] = []
+    /// The tables whose worker has died, as long as not all of their slots have been looked at.
+    private var reviews: [Int: SlotReview] = [:]
     /// Makes the connection IDs of new connections, and reads those of all; `nil` before the first configuration is
     /// active.
     var connectionIDs: ConnectionIDAuthority? {
@@ -128,6 +130,7 @@ final class ConnectionTable {
     func removeTable(_ number: Int) {
         guard self[number]?.count == 0 else { return }
         tables[number] = nil
+        reviews[number] = nil
         onTableRemoved(number)
     }
 
@@ -143,6 +146,7 @@ final class ConnectionTable {
         moved = [:]
         named = [:]
         unread = []
+        reviews = [:]
         return files
     }
 
@@ -170,8 +174,7 @@ final class ConnectionTable {
 
     /// The connection of a flow.
     func connection(of flow: FlowKey) -> ConnectionNumber? {
-        let place = flows.place(of: flow) { self[$0.table]?.file[$0.slot].flow == flow }
-        return place.flatMap { self[$0.table]?.number(at: $0.slot) }
+        flows.place(of: flow) { self[$0.table]?.file[$0.slot].flow == flow }.flatMap { connection(at: $0) }
     }
 
     /// The connection of a flow that has no socket.
@@ -184,7 +187,7 @@ final class ConnectionTable {
     /// - Parameter name: the number in the connection ID.
     func connection(with id: ConnectionID, named name: ConnectionNumber) -> ConnectionNumber? {
         let connection = moved[name] ?? name
-        guard let table = table(of: connection) else { return nil }
+        guard let table = table(of: connection), self.connection(at: place(connection)) != nil else { return nil }
         switch table[connection].phase {
         case .handshaking: return connection
         case .established: return table[connection].ownConnectionID == id ? connection : nil
@@ -324,61 +327,80 @@ final class ConnectionTable {
     /// The connections that are known by other numbers than their own.
     var countOfMoved: Int { moved.count }
 
-    /// What has become of the connections of a worker that has died.
-    struct Survival: Equatable {
-        /// Connections that the next worker goes on with.
-        var kept = 0
-        /// Connections that were in their handshake.
-        var handshaking = 0
-        /// Connections whose records were OpenSSL's.
-        var bound = 0
-        /// The connection that has ended because two workers have died within a minute while they worked on it.
-        var poison: (flow: FlowKey, target: UInt64)?
-
-        var lost: Int { handshaking + bound + (poison == nil ? 0 : 1) }
-
-        static func == (one: Survival, other: Survival) -> Bool {
-            one.kept == other.kept && one.handshaking == other.handshaking && one.bound == other.bound
-                && one.poison?.flow == other.poison?.flow
-        }
-    }
-
     /// Deaths on one connection within this time end it.
     static let deathInterval = Duration.seconds(60)
 
-    /// The worker of a table has died: its established connections have no sockets from now on, and its others have
-    /// ended.
-    func workerDied(_ number: Int, now: Instant) -> Survival {
-        var survival = Survival()
-        guard let table = self[number] else { return survival }
+    /// The worker of a table has died: its established connections have no sockets from now on, and its others have ended.
+    /// That is found out by ``review(_:effort:)``, slot by slot, or at once for a connection that something comes for.
+    ///
+    /// Until the review is over, nothing may take a slot of the table or make a socket for a connection in it: no worker
+    /// serves it.
+    func workerDied(_ number: Int, now: Instant) {
+        guard let table = self[number] else { return }
+        // Where the next worker has died before the review was over, that goes on: nothing has changed in the slots.
+        if reviews[number] == nil { reviews[number] = SlotReview() }
         if let current = table.file.current, let connection = table.number(at: current),
-            table[connection].phase == .established
+            table[connection].phase == .established, let poison = noteDeath(table[connection], now: now)
         {
-            survival.poison = noteDeath(table[connection], now: now)
-            if let poison = survival.poison {
-                counters?.counters(of: poison.target).count(CloseReason.workerDied)
-                end(connection)
-            }
-        }
-        table.file.current = nil
-        for index in table.indices {
-            guard let connection = table.number(at: index) else { continue }
-            switch table[connection].phase {
-            case .established where table[connection].lastFlow != nil:
-                if table.hasSocket(connection) { noteWithoutSocket(connection) }
-                continue
-            case .bound:
-                survival.bound += 1
-                counters?.counters(of: table[connection].target).count(CloseReason.workerDied)
-            case .handshaking, .free:
-                survival.handshaking += 1
-                counters?.counters(of: table[connection].target).count(HandshakeResult.workerDied)
-            case .established, .ended: break
-            }
+            reviews[number]?.survival.poison = poison
+            counters?.counters(of: poison.target).count(CloseReason.workerDied)
             end(connection)
         }
+        table.file.current = nil
+    }
+
+    /// A table whose worker has died, and whose connections have not all been looked at; `nil` where there is none.
+    var tableUnderReview: Int? { reviews.keys.min() }
+
+    func isUnderReview(_ number: Int) -> Bool { reviews[number] != nil }
+
+    /// Looks at the next slots of a table whose worker has died.
+    /// - Parameter effort: how many slots with nothing to do are looked at; see ``SlotReview``.
+    /// - Returns: what has become of all of them, once the last one was looked at; `nil` before.
+    func review(_ number: Int, effort: Int = SlotReview.effortPerTurn) -> SlotReview.Survival? {
+        guard let table = self[number], let begun = reviews[number] else { return SlotReview.Survival() }
+        let range = begun.next..<table.indices.upperBound
+        var left = effort
+        var next = range.lowerBound
+        while left > 0, next < range.upperBound {
+            left -= review(next, of: table)
+            next += 1
+        }
+        reviews[number]?.next = next
+        guard next == range.upperBound, var survival = reviews.removeValue(forKey: number)?.survival else { return nil }
         survival.kept = table.count
         return survival
+    }
+
+    /// Finds out what has become of the connection in a slot of a table whose worker has died. Once that is known, another
+    /// call changes nothing.
+    /// - Returns: the effort.
+    @discardableResult
+    private func review(_ index: Int, of table: SlotTable) -> Int {
+        guard let connection = table.number(at: index) else { return 1 }
+        let target = table[connection].target
+        switch table[connection].phase {
+        case .established where table[connection].lastFlow != nil:
+            guard table.hasSocket(connection) else { return 1 }
+            noteWithoutSocket(connection)
+            return SlotReview.effortOfChange
+        case .bound:
+            reviews[table.number]?.survival.bound += 1
+            counters?.counters(of: target).count(CloseReason.workerDied)
+        case .handshaking, .free:
+            reviews[table.number]?.survival.handshaking += 1
+            counters?.counters(of: target).count(HandshakeResult.workerDied)
+        case .established, .ended: break
+        }
+        end(connection)
+        return SlotReview.effortOfEnd
+    }
+
+    /// The connection in a slot that something has come for; `nil` where it has ended with its worker.
+    private func connection(at place: FlowTable.Place) -> ConnectionNumber? {
+        guard let table = self[place.table] else { return nil }
+        if !reviews.isEmpty, isUnderReview(place.table) { review(place.slot, of: table) }
+        return table.number(at: place.slot)
     }
 
     /// - Returns: the connection where it is to end.
@@ -407,6 +429,11 @@ final class ConnectionTable {
         }
 
         var targets: [UInt64] { Array(counts.keys) }
+
+        /// Whether there are tunnels without a socket of their local sender.
+        var hasParkedTunnels: Bool {
+            counts.contains { !SlotTarget.isService($0.key) && $0.value[ConnectionState.parked.rawValue] > 0 }
+        }
     }
 
     /// Calls `body` with the peer and the target of every connection.

@@ -17,6 +17,8 @@ final class SlotTable {
     private(set) var countWithSockets = 0
     private var marks: [Marks] = []
     private var free: [UInt32] = []
+    /// There is no connection in the slots before this one.
+    private var emptyBelow = 0
     private var isLocking = true
     /// Slots are locked in memory so many at a time.
     private static let lockedTogether = 64
@@ -108,7 +110,20 @@ final class SlotTable {
             file.used = marks.count
         }
         count += 1
+        emptyBelow = min(emptyBelow, index)
         return index
+    }
+
+    /// The first connection.
+    /// - Parameter effort: the slots that may be looked at, which is lessened by those that were.
+    /// - Returns: `nil` where none was found with that effort; the next call goes on from there.
+    func firstConnection(effort: inout Int) -> ConnectionNumber? {
+        while emptyBelow < marks.count, effort > 0 {
+            if let connection = number(at: emptyBelow) { return connection }
+            emptyBelow += 1
+            effort -= 1
+        }
+        return nil
     }
 
     private func lock(upTo count: Int) {

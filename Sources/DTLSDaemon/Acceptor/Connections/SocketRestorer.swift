@@ -36,6 +36,9 @@ final class SocketRestorer {
     private static let retryPause = Duration.milliseconds(5)
     private var kept: [Kept] = []
     private var keptBytes = 0
+    /// The slot from which on tunnels are still to be looked for, by table.
+    private var tunnelSearches: [Int: Int] = [:]
+    private var isSearching = false
     /// What workers have said was read for want of a connection, in this turn of the loop.
     private var hasReadWorkers = false
 
@@ -216,8 +219,35 @@ final class SocketRestorer {
 
     /// The worker of a table serves its connections from now on.
     func tookOver(table number: Int) {
-        guard let table = workers.connections[number] else { return }
-        adopted(table.indices.lazy.compactMap { table.number(at: $0) }.filter { !table.hasSocket($0) })
+        adopted([])
+        guard workers.connections.occupancy.hasParkedTunnels else { return }
+        tunnelSearches[number] = 0
+        searchSoon()
+    }
+
+    private func searchSoon() {
+        guard !isSearching else { return }
+        isSearching = true
+        loop.atEndOfTurn { [self] in
+            isSearching = false
+            searchTunnels()
+        }
+    }
+
+    /// Looks for tunnels in the next slots of a table whose worker has taken it over: their local senders' sockets are sent
+    /// without being asked for.
+    private func searchTunnels() {
+        guard let (number, start) = tunnelSearches.first else { return }
+        // Where the worker has died, the next one begins from the first slot.
+        guard let table = workers.connections[number], workers.pool.worker(ofTable: number) != nil else {
+            tunnelSearches[number] = nil
+            return searchSoon()
+        }
+        let end = min(start + SlotReview.effortPerTurn, table.indices.upperBound)
+        tunnelSearches[number] = end < table.indices.upperBound ? end : nil
+        wakeTunnels(
+            (start..<max(start, end)).compactMap { table.number(at: $0) }.filter { !table.hasSocket($0) })
+        if !tunnelSearches.isEmpty { searchSoon() }
     }
 
     /// Workers serve connections that none has served: they get what has come for them meanwhile, and the sockets of
@@ -232,6 +262,10 @@ final class SocketRestorer {
                 receive($0, item.flow, item.claim, wasKept: true, on: listener)
             }
         }
+        wakeTunnels(connections)
+    }
+
+    private func wakeTunnels(_ connections: [ConnectionNumber]) {
         wake(
             connections.filter { connection in
                 workers.connections.slot(of: connection).map { !SlotTarget.isService($0.target) } ?? false

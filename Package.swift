@@ -91,6 +91,7 @@ let daemon: [Target] = [
 ]
 
 let program: [Target] = [
+    .systemLibrary(name: "CMicrohttpd", pkgConfig: "libmicrohttpd", providers: [.apt(["libmicrohttpd-dev"])]),
     .executableTarget(
         name: "dtlsd",
         dependencies: [
@@ -101,7 +102,8 @@ let program: [Target] = [
     .executableTarget(
         name: "dtls",
         dependencies: [
-            "ControlProtocol", "DTLSKit", "DTLSTransport", "DTLSEngine", "LinuxSystem", "CLinux", "Primitives",
+            "ControlProtocol", "DTLSKit", "DTLSTransport", "DTLSEngine", "LinuxSystem", "CLinux", "CMicrohttpd",
+            "Primitives",
             .product(name: "ArgumentParser", package: "swift-argument-parser"),
             .product(name: "Histogram", package: "hdrhistogram-swift"),
         ],

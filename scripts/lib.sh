@@ -49,12 +49,13 @@ require_testing() {
 # One requirement a line: how to see that it is there, and the package that has it on Debian, Fedora and Arch Linux.
 # shellcheck disable=SC2034 # for those who include this file
 build_requirements="
-command:git            git             git                 git
-command:c++            g++             gcc-c++             gcc
-command:pkg-config     pkg-config      pkgconf-pkg-config  pkgconf
-command:openssl        openssl         openssl             openssl
-library:openssl        libssl-dev      openssl-devel       openssl
-library:libsystemd     libsystemd-dev  systemd-devel       systemd-libs
+command:git            git                git                  git
+command:c++            g++                gcc-c++              gcc
+command:pkg-config     pkg-config         pkgconf-pkg-config   pkgconf
+command:openssl        openssl            openssl              openssl
+library:openssl        libssl-dev         openssl-devel        openssl
+library:libsystemd     libsystemd-dev     systemd-devel        systemd-libs
+library:libmicrohttpd  libmicrohttpd-dev  libmicrohttpd-devel  libmicrohttpd
 "
 # shellcheck disable=SC2034
 test_requirements="

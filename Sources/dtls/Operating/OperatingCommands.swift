@@ -5,6 +5,6 @@ enum OperatingCommands {
     static let all: [any ParsableCommand.Type] = [
         StatusCommand.self, TopCommand.self, ConnectionsCommand.self, ConnectionCommand.self, CloseCommand.self,
         ReloadCommand.self, DrainCommand.self, UpgradeCommand.self, LogLevelCommand.self, TraceCommand.self,
-        CountersCommand.self,
+        CountersCommand.self, ExporterCommand.self,
     ]
 }

@@ -52,6 +52,23 @@ struct ControlledDaemon {
         return try #require(answer["error"] as? Object, "\(answer)")
     }
 
+    /// What the status says of the server of the only client table.
+    func serverState() async throws -> String {
+        let clients = try #require(try await result("\"command\":\"status\"")["clients"] as? [Object])
+        let backends = try #require(clients.first?["backends"] as? [Object])
+        return try #require(backends.first?["state"] as? String)
+    }
+
+    /// Does `work` and asks, until the status says that.
+    func serverState(becomes wanted: String, work: () -> Void) async throws {
+        for _ in 0..<1_200 {
+            work()
+            if try await serverState() == wanted { return }
+            try await Task.sleep(for: .milliseconds(50))
+        }
+        throw NeverHappened(description: "the server is \(wanted)")
+    }
+
     /// Waits until the main process knows of so many connections: a worker reports within 10 ms which ones have ended.
     func has(connections count: Int) async throws {
         for _ in 0..<1_200 {
@@ -69,6 +86,21 @@ struct ControlledDaemon {
 extension EndToEnd {
     /// The control socket of the real daemon, with a client that knows JSON and nothing of the daemon.
     @Suite struct ControlTests {
+        @Test func `the server of a client is up or down, as its newest handshake has ended`() async throws {
+            let (front, back) = (try SocketAddress.freeOnOwnLoopback(), try SocketAddress.freeOnOwnLoopback())
+            let client = Client(listen: front, connect: back, more: "verify = false\nhandshake_timeout = 2")
+            let controlled = try await ControlledDaemon(client.text)
+            #expect(try await controlled.serverState() == "unknown")
+            let sender = try DatagramSocket.onOwnLoopback()
+            // Nobody is there yet.
+            try await controlled.serverState(becomes: "down") { sender.send([1], to: front) }
+            let server = try await Daemon.start(
+                Service(listen: [back], identity: controlled.identity).text, in: TestFolder())
+            try await controlled.serverState(becomes: "up") { sender.send([1], to: front) }
+            try await server.stop()
+            try await controlled.daemon.stop()
+        }
+
         @Test func `the status says what there is, and each connection is listed, shown and closed`() async throws {
             let controlled = try await ControlledDaemon()
             let client = try controlled.connect()

@@ -63,10 +63,16 @@ extension Control {
 
     private func client(_ client: ClientConfiguration, _ snapshot: CounterSnapshot) -> TargetStatus {
         let values = snapshot.clients[client.name] ?? [:]
+        var hasReached = false
+        if case .number(let opened)? = values["connections_opened_total"] { hasReached = opened > 0 }
         return TargetStatus(
             name: client.name, handler: "client", listen: addresses(client.listen, .client, client.name),
             connections: counts(values), counters: Self.values(values),
-            backends: [BackendStatus(address: "\(client.server)", state: "unknown")])
+            backends: [
+                BackendStatus(
+                    address: "\(client.server)",
+                    state: snapshot.serversOut.contains(client.name) ? "down" : hasReached ? "up" : "unknown")
+            ])
     }
 
     /// The addresses that a table listens on, those of sockets that the service manager has passed in included.

@@ -83,7 +83,9 @@ final class CounterRegistry {
             case .service:
                 snapshot.services[table.name] = values.named()
                 snapshot.backendsOut[table.name] = values[.backendsOut]
-            case .client: snapshot.clients[table.name] = values.named()
+            case .client:
+                snapshot.clients[table.name] = values.named()
+                if values[.backendsOut] != 0 { snapshot.serversOut.insert(table.name) }
             }
         }
         snapshot.listeners = sources.listeners.compactMap { listener in

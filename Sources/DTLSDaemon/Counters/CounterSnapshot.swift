@@ -45,6 +45,8 @@ struct CounterSnapshot: Equatable, Sendable {
     /// Which backends of each service refuse datagrams: a bit for each of the first 64 of its configuration, by index.
     var backendsOut: [String: UInt64] = [:]
     var clients: [String: Values] = [:]
+    /// With which clients' servers the newest handshake of some worker has failed.
+    var serversOut: Set<String> = []
     var listeners: [Listener] = []
     var workers: [Worker] = []
     /// Of the main process.

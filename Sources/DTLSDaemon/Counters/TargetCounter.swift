@@ -134,9 +134,14 @@ enum TargetCounter: Int, CounterSchema {
         case .backendErrors:
             .counter("backend_errors_total", "Errors of sockets to backends: refusals and failed connects")
         case .backendOutages:
-            .counter("backend_outages_total", "Times that a backend has begun to refuse datagrams")
+            .counter(
+                "backend_outages_total",
+                "Times that a backend has begun to refuse datagrams, or a client's server to fail handshakes")
         case .backendsOut:
-            .members("backends_out", "Backends of which at least one worker knows that they refuse datagrams")
+            .members(
+                "backends_out",
+                "Backends that refuse datagrams to at least one worker; a client's server whose newest handshake has failed"
+            )
         }
     }
 }

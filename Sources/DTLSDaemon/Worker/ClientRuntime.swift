@@ -12,7 +12,9 @@ final class ClientRuntime {
     /// Its ``SlotTarget``.
     let target: UInt64
     /// Where its tunnels count.
-    var counters = TargetCounters.ignored
+    private(set) var counters = TargetCounters.ignored
+    /// Whether the last handshake with the server has failed.
+    private var isServerOut = false
     /// The session that any of this worker's connections has been given, and the next one offers.
     private var session = OfferedSession<ResumableSession>()
 
@@ -28,6 +30,19 @@ final class ClientRuntime {
         // The tunnel has the idle timeout, since datagrams of its local side count for it too.
         limits = Connection.Limits(
             handshakeTimeout: configuration.handshakeTimeout, idleTimeout: .zero, mtu: configuration.mtu)
+    }
+
+    /// Counts what happens to its tunnels there from now on.
+    func count(in counters: TargetCounters) {
+        self.counters = counters
+        counters.block.setMember(0, of: .backendsOut, isServerOut)
+    }
+
+    /// Notes how the newest handshake with the server has ended.
+    func noteServer(isOut: Bool) {
+        if isOut, !isServerOut { counters.block.add(to: .backendOutages) }
+        isServerOut = isOut
+        counters.block.setMember(0, of: .backendsOut, isOut)
     }
 
     /// The session that the next connection resumes; `nil` for a full handshake.

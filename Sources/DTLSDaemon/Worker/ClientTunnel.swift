@@ -337,6 +337,7 @@ final class ClientTunnel: TimerTarget, EventHandler, ConnectionDelegate {
             now: resources.loop.now)
         worker.slot(id)?.farSide = .udp(connection.peer, local: connection.local)
         client.counters.countEstablished(connection.session, after: connection.handshakeDuration)
+        client.noteServer(isOut: false)
         logOpened(connection)
         if client.configuration.resumes { client.keepSession(of: connection, now: resources.loop.now) }
         pending.readAll { send($0, over: connection) }
@@ -439,6 +440,7 @@ final class ClientTunnel: TimerTarget, EventHandler, ConnectionDelegate {
         switch state.connectionEnded(now: resources.loop.now, chance: Double.random(in: 0...1)) {
         case .handshakeFailed(let pause):
             if connection != nil { client.counters.count(HandshakeResult(ending)) }
+            client.noteServer(isOut: true)
             logFailed(reason, verification, pause)
         case .connectionLost:
             if let connection {

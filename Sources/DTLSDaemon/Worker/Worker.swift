@@ -212,7 +212,7 @@ final class Worker: MessageChannelDelegate {
             counterFile = mapped
             meter = ProcessMeter(mapped.process, limit: descriptors.limit, loop: loop, isMainProcess: false)
             for (target, service) in targets { service.count(in: mapped.counters(of: target)) }
-            for client in clients { client.counters = counters(of: client.target) }
+            for client in clients { client.count(in: counters(of: client.target)) }
         } catch {
             logs.always(.internalError, "the memory of the counters cannot be used: \(error)")
         }
@@ -256,7 +256,7 @@ final class Worker: MessageChannelDelegate {
                 if let counterFile { service.count(in: counterFile.counters(of: service.target)) }
             }
             self.clients = clients
-            for client in clients { client.counters = counters(of: client.target) }
+            for client in clients { client.count(in: counters(of: client.target)) }
             access = decoded.configuration.limits.access
             self.generation = generation
             stopTimeout = decoded.configuration.stopTimeout

@@ -12,6 +12,11 @@ import Glibc
 /// AEAD (AES-128-GCM), and 488 in place of 1,188 (ChaCha20-Poly1305). It is not the cheaper one everywhere: AES-CCM
 /// takes 296 ns in place of 226 with the OpenSSL of Debian 13, and AES-256-GCM 154 in place of 147 with that of Debian
 /// unstable. (Measured in C, in one pass, on a machine that had other work too.)
+///
+/// Records with a connection ID cannot take that way, which covers 13 bytes and no more. With AES-GCM they get their nonces
+/// by the parameters that it is made of, ``NonceParameters``: with 64 bytes, AES-256-GCM and OpenSSL 3.0.19, a record is
+/// sealed in 175 ns in place of 274, and opened in 188 in place of 266 (in C, as above), since EVP_CipherInit_ex asks a
+/// provider for sizes each time.
 public final class CipherContexts {
     /// How many connections have key schedules where nothing else is said.
     public static let defaultCapacity = 512
@@ -33,8 +38,11 @@ public final class CipherContexts {
         var algorithm: RecordAlgorithm?
         /// Whether it is for records with a connection ID; see ``CipherContexts/seal(_:_:_:_:hint:into:)``.
         var coversConnectionID = false
-        /// The explicit nonce that AES-GCM will write next; 0 where that is not known.
+        /// The explicit nonce that AES-GCM will write next, or has been given already where a record has a connection ID;
+        /// 0 where that is not known.
         var nextNonce: UInt64 = 0
+        /// Whether a record with a connection ID gets its nonce by ``NonceParameters``.
+        var takesNonces = false
     }
 
     private let capacity: Int
@@ -51,6 +59,7 @@ public final class CipherContexts {
     private let scratch = UnsafeMutableRawPointer.allocate(byteCount: 96, alignment: 8)
     private let coverage: CoverageParameters
     private let tagParameters = TagParameters()
+    private let nonceParameters = NonceParameters()
 
     init(capacity: Int) {
         self.capacity = max(capacity, 1)
@@ -139,13 +148,21 @@ public final class CipherContexts {
 
     /// Makes a schedule the connection's own, if it is not.
     @inline(__always)
-    private static func prepare(_ schedule: inout Schedule, _ direction: Direction, _ state: RecordState) -> Bool {
-        schedule.identity == state.identity && schedule.context != nil || key(&schedule, direction, state)
+    private static func prepare(
+        _ schedule: inout Schedule, _ direction: Direction, _ state: RecordState, isForOneRecord: Bool = false
+    ) -> Bool {
+        schedule.identity == state.identity && schedule.context != nil
+            || key(&schedule, direction, state, isForOneRecord: isForOneRecord)
     }
 
-    private static func key(_ schedule: inout Schedule, _ direction: Direction, _ state: RecordState) -> Bool {
+    /// - Parameter isForOneRecord: whether another connection's record is likely to be the next one, so that nothing is
+    ///   prepared for more.
+    private static func key(
+        _ schedule: inout Schedule, _ direction: Direction, _ state: RecordState, isForOneRecord: Bool
+    ) -> Bool {
         schedule.identity = 0
         schedule.nextNonce = 0
+        schedule.takesNonces = false
         guard let algorithm = state.algorithm, let cipher = algorithm.cipher else { return false }
         if schedule.context == nil { schedule.context = EVP_CIPHER_CTX_new() }
         guard let context = schedule.context else { return false }
@@ -170,10 +187,13 @@ public final class CipherContexts {
         let key = direction == .seal ? state.sendKey : state.receiveKey
         let nonce = UnsafeMutableRawPointer(mutating: direction == .seal ? state.sendNonce : state.receiveNonce)
         let bytes = key.assumingMemoryBound(to: UInt8.self)
-        guard EVP_CipherInit_ex(context, nil, nil, bytes, nil, direction.rawValue) == 1,
-            coversConnectionID
-                || EVP_CIPHER_CTX_ctrl(context, EVP_CTRL_AEAD_SET_IV_FIXED, Int32(algorithm.fixedNonceSize), nonce) > 0
-        else { return false }
+        guard EVP_CipherInit_ex(context, nil, nil, bytes, nil, direction.rawValue) == 1 else { return false }
+        let takesNonces = !coversConnectionID || !isForOneRecord && NonceParameters.areKnown(to: algorithm)
+        if takesNonces {
+            guard EVP_CIPHER_CTX_ctrl(context, EVP_CTRL_AEAD_SET_IV_FIXED, Int32(algorithm.fixedNonceSize), nonce) > 0
+            else { return false }
+        }
+        schedule.takesNonces = takesNonces
         schedule.identity = state.identity
         return true
     }
@@ -215,12 +235,18 @@ public final class CipherContexts {
         return 23 + id.count
     }
 
-    /// Gives a context the nonce of a record, and what protection covers beside the content, which is `length` bytes and
-    /// the coverage in the scratch.
+    /// Gives a context what protection covers beside the content: the coverage in the scratch.
     @inline(__always)
-    private func begin(
-        _ context: OpaquePointer, _ algorithm: RecordAlgorithm, fixed: UnsafeRawPointer, explicit: UInt64, length: Int,
-        coverage: Int
+    private func cover(_ count: Int, _ context: OpaquePointer) -> Bool {
+        var written: Int32 = 0
+        let covered = (scratch + 32).assumingMemoryBound(to: UInt8.self)
+        return EVP_CipherUpdate(context, nil, &written, covered, Int32(truncatingIfNeeded: count)) == 1
+    }
+
+    /// Gives a context the nonce of a record, whose content is `length` bytes.
+    @inline(__always)
+    private func setNonce(
+        _ context: OpaquePointer, _ algorithm: RecordAlgorithm, fixed: UnsafeRawPointer, explicit: UInt64, length: Int
     ) -> Bool {
         let nonce = scratch + 16
         if algorithm.mode == .chacha20Poly1305 {
@@ -233,18 +259,29 @@ public final class CipherContexts {
             nonce.storeBytes(of: explicit.bigEndian, toByteOffset: 4, as: UInt64.self)
         }
         var count: Int32 = 0
-        let covered = (scratch + 32).assumingMemoryBound(to: UInt8.self)
-        guard EVP_CipherInit_ex(context, nil, nil, nil, nonce.assumingMemoryBound(to: UInt8.self), -1) == 1,
-            algorithm.mode != .ccm
-                || EVP_CipherUpdate(context, nil, &count, nil, Int32(truncatingIfNeeded: length)) == 1
+        return EVP_CipherInit_ex(context, nil, nil, nil, nonce.assumingMemoryBound(to: UInt8.self), -1) == 1
+            && (algorithm.mode != .ccm
+                || EVP_CipherUpdate(context, nil, &count, nil, Int32(truncatingIfNeeded: length)) == 1)
+    }
+
+    /// Has a schedule of AES-GCM go on with this explicit nonce, if it does not already, and make the ones that follow by
+    /// itself.
+    @inline(__always)
+    private func advance(_ schedule: inout Schedule, to explicit: UInt64, _ state: RecordState) -> Bool {
+        if schedule.nextNonce == explicit, explicit != 0 { return true }
+        schedule.nextNonce = 0
+        guard let context = schedule.context, setNonce(explicit, state, context),
+            EVP_CIPHER_CTX_get_params(context, nonceParameters.generator) == 1, nonceParameters.generated == explicit
         else { return false }
-        return EVP_CipherUpdate(context, nil, &count, covered, Int32(truncatingIfNeeded: coverage)) == 1
+        schedule.nextNonce = explicit
+        return true
     }
 
     private func sealWithConnectionID(
         _ content: UnsafeRawBufferPointer, _ type: ContentType, _ number: UInt64, _ state: RecordState,
-        _ context: OpaquePointer, _ algorithm: RecordAlgorithm, into record: UnsafeMutableRawBufferPointer
+        _ schedule: inout Schedule, _ algorithm: RecordAlgorithm, into record: UnsafeMutableRawBufferPointer
     ) -> Bool {
+        guard let context = schedule.context else { return false }
         let id = state.peerConnectionID
         let size = content.count + 1
         let length = algorithm.overhead + size
@@ -268,18 +305,27 @@ public final class CipherContexts {
         let bytes = text.assumingMemoryBound(to: UInt8.self)
         var count: Int32 = 0
         guard
-            begin(
-                context, algorithm, fixed: state.sendNonce, explicit: explicit, length: size,
-                coverage: coverConnectionID(id, number, length: size)),
+            schedule.takesNonces
+                ? advance(&schedule, to: explicit, state)
+                : setNonce(context, algorithm, fixed: state.sendNonce, explicit: explicit, length: size)
+        else { return false }
+        // The nonce is used from here on, whatever happens.
+        schedule.nextNonce = 0
+        guard cover(coverConnectionID(id, number, length: size), context),
             EVP_CipherUpdate(context, bytes, &count, bytes, Int32(truncatingIfNeeded: size)) == 1, count == size,
             algorithm.mode == .ccm || EVP_CipherFinal_ex(context, bytes + size, &count) == 1
         else { return false }
-        return EVP_CIPHER_CTX_get_params(context, tagParameters.list(text + size, algorithm.tagSize)) == 1
+        guard schedule.takesNonces else {
+            return EVP_CIPHER_CTX_get_params(context, tagParameters.list(text + size, algorithm.tagSize)) == 1
+        }
+        guard EVP_CIPHER_CTX_get_params(context, nonceParameters.listOfTag(text + size)) == 1 else { return false }
+        schedule.nextNonce = nonceParameters.generated
+        return true
     }
 
     private func openWithConnectionID(
         _ record: Record, _ state: RecordState, _ context: OpaquePointer, _ algorithm: RecordAlgorithm,
-        in buffer: UnsafeMutableRawBufferPointer
+        takesNonces: Bool, in buffer: UnsafeMutableRawBufferPointer
     ) -> UnsafeRawBufferPointer? {
         let id = state.ownConnectionID
         let fragment = record.fragment
@@ -287,18 +333,22 @@ public final class CipherContexts {
         guard size > 0, size <= buffer.count, let source = fragment.baseAddress,
             let target = buffer.baseAddress?.assumingMemoryBound(to: UInt8.self)
         else { return nil }
-        let explicit =
-            algorithm.explicitNonceSize > 0
-            ? fragment.loadUnaligned(as: UInt64.self).bigEndian : record.number
         let text = (source + algorithm.explicitNonceSize).assumingMemoryBound(to: UInt8.self)
         // CCM takes the tag before the ciphertext only.
         let tag = UnsafeMutableRawPointer(mutating: text + size)
         var count: Int32 = 0
-        guard
-            EVP_CIPHER_CTX_set_params(context, tagParameters.list(tag, algorithm.tagSize)) == 1,
-            begin(
-                context, algorithm, fixed: state.receiveNonce, explicit: explicit, length: size,
-                coverage: coverConnectionID(id, record.number, length: size)),
+        let hasNonce: Bool
+        if takesNonces {
+            hasNonce = EVP_CIPHER_CTX_set_params(context, nonceParameters.list(explicit: source, tag: tag)) == 1
+        } else {
+            let explicit =
+                algorithm.explicitNonceSize > 0
+                ? fragment.loadUnaligned(as: UInt64.self).bigEndian : record.number
+            hasNonce =
+                EVP_CIPHER_CTX_set_params(context, tagParameters.list(tag, algorithm.tagSize)) == 1
+                && setNonce(context, algorithm, fixed: state.receiveNonce, explicit: explicit, length: size)
+        }
+        guard hasNonce, cover(coverConnectionID(id, record.number, length: size), context),
             EVP_CipherUpdate(context, target, &count, text, Int32(truncatingIfNeeded: size)) == 1, count == size,
             algorithm.mode == .ccm || EVP_CipherFinal_ex(context, target + size, &count) == 1
         else {
@@ -337,7 +387,7 @@ public final class CipherContexts {
             return false
         }
         if !state.peerConnectionID.isEmpty {
-            return sealWithConnectionID(content, type, number, state, context, algorithm, into: record)
+            return sealWithConnectionID(content, type, number, state, &entries[place].send, algorithm, into: record)
         }
         guard record.count == Record.headerSize + length else { return false }
         Self.writeHeader(type, number, to: start)
@@ -391,20 +441,24 @@ public final class CipherContexts {
         _ record: Record, _ state: RecordState, in buffer: UnsafeMutableRawBufferPointer
     ) -> UnsafeRawBufferPointer? {
         state.ownConnectionID.isEmpty
-            ? open(record, state, &spare, in: buffer) : open(record, state, &connectionIDSpare, in: buffer)
+            ? open(record, state, &spare, in: buffer)
+            : open(record, state, &connectionIDSpare, isForOneRecord: true, in: buffer)
     }
 
     @inline(__always)
     private func open(
-        _ record: Record, _ state: RecordState, _ schedule: inout Schedule, in buffer: UnsafeMutableRawBufferPointer
+        _ record: Record, _ state: RecordState, _ schedule: inout Schedule, isForOneRecord: Bool = false,
+        in buffer: UnsafeMutableRawBufferPointer
     ) -> UnsafeRawBufferPointer? {
-        guard let algorithm = state.algorithm, Self.prepare(&schedule, .open, state), let context = schedule.context,
+        guard let algorithm = state.algorithm,
+            Self.prepare(&schedule, .open, state, isForOneRecord: isForOneRecord), let context = schedule.context,
             let start = buffer.baseAddress, let source = record.fragment.baseAddress
         else { return nil }
         let length = record.length
         guard record.isComplete, length >= algorithm.overhead, length <= buffer.count else { return nil }
         if !state.ownConnectionID.isEmpty {
-            return openWithConnectionID(record, state, context, algorithm, in: buffer)
+            return openWithConnectionID(
+                record, state, context, algorithm, takesNonces: schedule.takesNonces, in: buffer)
         }
         start.copyMemory(from: source, byteCount: length)
         let size = length - algorithm.overhead
@@ -461,5 +515,85 @@ private final class CoverageParameters {
     deinit {
         list.deallocate()
         free(name)
+    }
+}
+
+/// The parameters by which AES-GCM is given the nonces of records without EVP_CipherInit_ex, as OpenSSL's own record layer
+/// does it: the invocation field of the next one that it opens (OSSL_CIPHER_PARAM_AEAD_TLS1_SET_IV_INV), and the next one
+/// that it makes, one more than the last, and seals with (OSSL_CIPHER_PARAM_AEAD_TLS1_GET_IV_GEN; provider-cipher(7)).
+private final class NonceParameters {
+    /// Each of three entries, with an end.
+    private let opening = UnsafeMutablePointer<OSSL_PARAM>.allocate(capacity: 3)
+    private let sealing = UnsafeMutablePointer<OSSL_PARAM>.allocate(capacity: 3)
+    private let names = [
+        strdup(OSSL_CIPHER_PARAM_AEAD_TLS1_SET_IV_INV), strdup(OSSL_CIPHER_PARAM_AEAD_TLS1_GET_IV_GEN),
+        strdup(OSSL_CIPHER_PARAM_AEAD_TAG),
+    ]
+    private let nonce = UnsafeMutableRawPointer.allocate(byteCount: 8, alignment: 8)
+
+    init() {
+        nonce.storeBytes(of: 0, as: UInt64.self)
+        let tagSize = RecordAlgorithm.aes128GCM.tagSize
+        opening.initialize(to: OSSL_PARAM_construct_octet_string(names[0], nil, 8))
+        (opening + 1).initialize(to: OSSL_PARAM_construct_octet_string(names[2], nil, tagSize))
+        (opening + 2).initialize(to: OSSL_PARAM_construct_end())
+        sealing.initialize(to: OSSL_PARAM_construct_octet_string(names[2], nil, tagSize))
+        (sealing + 1).initialize(to: OSSL_PARAM_construct_octet_string(names[1], nonce, 8))
+        (sealing + 2).initialize(to: OSSL_PARAM_construct_end())
+    }
+
+    deinit {
+        opening.deallocate()
+        sealing.deallocate()
+        nonce.deallocate()
+        for name in names { free(name) }
+    }
+
+    /// Tells the nonce and the tag of a record that is to be opened, which are where it is.
+    @inline(__always)
+    func list(explicit: UnsafeRawPointer, tag: UnsafeMutableRawPointer) -> UnsafeMutablePointer<OSSL_PARAM> {
+        opening.pointee.data = UnsafeMutableRawPointer(mutating: explicit)
+        (opening + 1).pointee.data = tag
+        return opening
+    }
+
+    /// Has the next nonce made, which ``generated`` tells.
+    @inline(__always)
+    var generator: UnsafeMutablePointer<OSSL_PARAM> {
+        nonce.storeBytes(of: 0, as: UInt64.self)
+        return sealing + 1
+    }
+
+    /// Asks for the tag of a record that has been sealed, and has the next nonce made.
+    @inline(__always)
+    func listOfTag(_ tag: UnsafeMutableRawPointer) -> UnsafeMutablePointer<OSSL_PARAM> {
+        nonce.storeBytes(of: 0, as: UInt64.self)
+        sealing.pointee.data = tag
+        return sealing
+    }
+
+    /// The explicit nonce that has been made; 0 where none was.
+    @inline(__always)
+    var generated: UInt64 { nonce.load(as: UInt64.self).bigEndian }
+
+    /// Whether an algorithm of this OpenSSL understands them.
+    static func areKnown(to algorithm: RecordAlgorithm) -> Bool {
+        switch algorithm {
+        case .aes128GCM: isKnownToAES128GCM
+        case .aes256GCM: isKnownToAES256GCM
+        default: false
+        }
+    }
+
+    private static let isKnownToAES128GCM = isKnown(to: .aes128GCM)
+    private static let isKnownToAES256GCM = isKnown(to: .aes256GCM)
+
+    private static func isKnown(to algorithm: RecordAlgorithm) -> Bool {
+        guard let cipher = algorithm.cipher, let settable = EVP_CIPHER_settable_ctx_params(cipher),
+            let gettable = EVP_CIPHER_gettable_ctx_params(cipher)
+        else { return false }
+        return OSSL_PARAM_locate_const(settable, OSSL_CIPHER_PARAM_AEAD_TLS1_IV_FIXED) != nil
+            && OSSL_PARAM_locate_const(settable, OSSL_CIPHER_PARAM_AEAD_TLS1_SET_IV_INV) != nil
+            && OSSL_PARAM_locate_const(gettable, OSSL_CIPHER_PARAM_AEAD_TLS1_GET_IV_GEN) != nil
     }
 }

@@ -130,12 +130,11 @@ public struct RecordState {
 
     private static func hasValidConnectionIDs(_ memory: UnsafeRawPointer) -> Bool {
         let flags = memory.load(fromByteOffset: Offset.flags, as: UInt8.self)
-        let counts = [Offset.ownConnectionIDCount, Offset.peerConnectionIDCount].map {
-            Int(memory.load(fromByteOffset: $0, as: UInt8.self))
-        }
-        if flags & Flags.connectionIDs == 0 { return flags == 0 && counts == [0, 0] }
+        let own = Int(memory.load(fromByteOffset: Offset.ownConnectionIDCount, as: UInt8.self))
+        let peer = Int(memory.load(fromByteOffset: Offset.peerConnectionIDCount, as: UInt8.self))
+        if flags & Flags.connectionIDs == 0 { return flags == 0 && own == 0 && peer == 0 }
         return flags <= Flags.connectionIDs | Flags.returnRoutability
-            && counts.allSatisfy { $0 <= ConnectionID.maximumCount }
+            && max(own, peer) <= ConnectionID.maximumCount
     }
 
     /// Why bytes are no state that this program can go on with; `nil` where they are one.

@@ -87,7 +87,7 @@ public final class ConnectionIDCipher {
             text.copyBytes(from: serverID)
             UnsafeMutableRawBufferPointer(rebasing: text[serverID.count...]).copyBytes(from: nonce)
             let isDone =
-                if count == Self.blockSize { Self.run(text, key.encryption) } else {
+                if count == Self.blockSize { Self.runBlock(text, key.encryption) } else {
                     Self.runRounds(1...4, over: text, key.encryption)
                 }
             return isDone ? ConnectionID(UnsafeRawBufferPointer(bytes)) : nil
@@ -123,7 +123,7 @@ public final class ConnectionIDCipher {
             return withUnsafeTemporaryAllocation(byteCount: bytes.count - 1, alignment: 1) { text -> Result? in
                 text.copyBytes(from: bytes.dropFirst())
                 let isDone =
-                    if text.count == Self.blockSize { Self.run(text, key.decryption) } else {
+                    if text.count == Self.blockSize { Self.runBlock(text, key.decryption) } else {
                         Self.runRounds((1...4).reversed(), over: text, key.encryption)
                     }
                 return isDone ? body(text) : nil
@@ -135,13 +135,18 @@ public final class ConnectionIDCipher {
 
     private static let blockSize = 16
 
+    /// Encrypts or decrypts a text that is one block.
+    private static func runBlock(_ text: UnsafeMutableRawBufferPointer, _ context: OpaquePointer) -> Bool {
+        guard text.count == blockSize, let bytes = text.baseAddress else { return false }
+        return run(bytes, context)
+    }
+
     /// Encrypts or decrypts one block where it is.
-    private static func run(_ block: UnsafeMutableRawBufferPointer, _ context: OpaquePointer) -> Bool {
-        guard block.count == blockSize, let bytes = block.baseAddress?.assumingMemoryBound(to: UInt8.self) else {
-            return false
-        }
-        var count: Int32 = 0
-        guard EVP_CipherUpdate(context, bytes, &count, bytes, Int32(blockSize)) == 1, count == blockSize else {
+    @inline(__always)
+    private static func run(_ block: UnsafeMutableRawPointer, _ context: OpaquePointer) -> Bool {
+        let bytes = block.assumingMemoryBound(to: UInt8.self)
+        // It does without what EVP_CipherUpdate does for data that come in parts.
+        guard EVP_Cipher(context, bytes, bytes, UInt32(blockSize)) == Int32(blockSize) else {
             OpenSSLError.clear()
             return false
         }
@@ -152,33 +157,49 @@ public final class ConnectionIDCipher {
     /// split in the middle of a byte.
     ///
     /// Each round changes one half by the other one: the rounds 1 and 3 change the right one. So the same rounds in the
-    /// opposite order undo it.
+    /// opposite order undo it. The halves are numbers here, and so is the block, whose first bytes a half is.
     private static func runRounds(
         _ rounds: some Sequence<Int>, over text: UnsafeMutableRawBufferPointer, _ context: OpaquePointer
     ) -> Bool {
         let half = (text.count + 1) / 2
-        let right = text.count - half
-        let isOdd = !text.count.isMultiple(of: 2)
-        return withUnsafeTemporaryAllocation(byteCount: blockSize, alignment: 1) { block in
+        let start = text.count - half
+        // Where the number of bytes is odd, both halves have their part of the byte in the middle.
+        let shared: UInt128 = text.count.isMultiple(of: 2) ? 0 : 4
+        let padding = UInt128(truncatingIfNeeded: 8 * (blockSize - half))
+        let mask = (UInt128(1) << UInt128(truncatingIfNeeded: 4 * text.count)) &- 1
+        var left: UInt128 = 0
+        var right: UInt128 = 0
+        for index in 0..<half {
+            left = left << 8 | UInt128(truncatingIfNeeded: text[index])
+            right = right << 8 | UInt128(truncatingIfNeeded: text[start + index])
+        }
+        left >>= shared
+        right &= mask
+        let isDone = withUnsafeTemporaryAllocation(byteCount: blockSize, alignment: 16) { block in
+            guard let bytes = block.baseAddress else { return false }
             for round in rounds {
                 let changesRight = !round.isMultiple(of: 2)
-                // Both halves have `half` bytes: in an odd number, both have their part of the byte in the middle.
-                for index in 0..<blockSize {
-                    block[index] = index < half ? text[changesRight ? index : right + index] : 0
-                }
-                if isOdd {
-                    if changesRight { block[half - 1] &= 0xf0 } else { block[0] &= 0x0f }
-                }
-                block[blockSize - 2] = UInt8(truncatingIfNeeded: text.count)
-                block[blockSize - 1] = UInt8(truncatingIfNeeded: round)
-                guard run(block, context) else { return false }
-                if isOdd {
-                    if changesRight { block[0] &= 0x0f } else { block[half - 1] &= 0xf0 }
-                }
-                let start = changesRight ? right : 0
-                for index in 0..<half { text[start + index] ^= block[index] }
+                let other = changesRight ? left << shared : right
+                let input = other << padding | UInt128(truncatingIfNeeded: text.count << 8 | round)
+                bytes.storeBytes(of: input.bigEndian, as: UInt128.self)
+                guard run(bytes, context) else { return false }
+                let output = bytes.load(as: UInt128.self).bigEndian >> padding
+                if changesRight { right ^= output & mask } else { left ^= output >> shared }
             }
             return true
         }
+        guard isDone else { return false }
+        left <<= shared
+        for index in (0..<half).reversed() {
+            text[start + index] = UInt8(truncatingIfNeeded: right)
+            right >>= 8
+        }
+        // The byte in the middle has its lower half already.
+        if shared != 0 { left |= UInt128(truncatingIfNeeded: text[half - 1] & 0x0f) }
+        for index in (0..<half).reversed() {
+            text[index] = UInt8(truncatingIfNeeded: left)
+            left >>= 8
+        }
+        return true
     }
 }

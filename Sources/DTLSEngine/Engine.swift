@@ -128,7 +128,7 @@ public final class Engine {
     }
 
     private func nextOfRecords(now: Instant) throws(EngineError) -> Event {
-        left = nil
+        if left != nil { left = nil }
         return try records?.next(over: bio, now: now) ?? .closed
     }
 
@@ -208,6 +208,16 @@ public final class Engine {
     /// To be called after `.established` and before anything else.
     /// - Parameter memory: ``RecordState/byteCount`` bytes, 8-byte aligned, which outlive the engine.
     public func moveRecordState(to memory: UnsafeMutableRawPointer) { records?.move(to: memory) }
+
+    /// Goes on as another engine of the same thread, which goes on as this one: for an owner whose constant an engine is, so
+    /// that a call of it counts no references.
+    public func exchange(with other: Engine) {
+        swap(&openSSL, &other.openSSL)
+        swap(&records, &other.records)
+        swap(&left, &other.left)
+        swap(&agreement, &other.agreement)
+        swap(&finalPayloadSize, &other.finalPayloadSize)
+    }
 
     /// Ends the engine without a word to the peer, and gives the state of its records, for one engine to go on with.
     /// - Returns: ``RecordState/byteCount`` bytes, which hold keys; `nil` where the engine is not movable.

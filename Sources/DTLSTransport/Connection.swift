@@ -303,6 +303,12 @@ package final class Connection: TimerTarget, EventHandler {
 
     @inline(__always)
     private func receive(_ datagram: UnsafeRawBufferPointer, _ lease: borrowing OutboxLease) {
+        if association.receiveRecords(datagram) { handOutEvents(lease) } else { receiveRarity(datagram, lease) }
+    }
+
+    /// Takes a datagram that may be something else than the records of an established association.
+    @inline(never)
+    private func receiveRarity(_ datagram: UnsafeRawBufferPointer, _ lease: borrowing OutboxLease) {
         switch association.receive(datagram, now: datapath.loop.now, lease, offer: { rehandshakeOffer }) {
         case .taken: handOutEvents(lease, of: datagram.count)
         case .misdelivered: returnToListener(datagram, from: peer)
@@ -471,7 +477,10 @@ package final class Connection: TimerTarget, EventHandler {
         work { lease in
             lease.sendIfFilling { send($0) }
             do throws(EngineError) {
-                try association.send(message, now: datapath.loop.now, lease, enforcedMTU: { enforcedMTU })
+                if !association.isKnownToFit(message.count) {
+                    try association.checkFits(message.count, enforcedMTU: enforcedMTU)
+                }
+                try association.send(message, now: datapath.loop.now, lease)
             } catch {
                 failure = error
             }

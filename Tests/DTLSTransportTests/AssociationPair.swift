@@ -165,7 +165,10 @@ final class AssociationPair {
         work(side) { lease in
             message.withUnsafeBytes { bytes in
                 do throws(EngineError) {
-                    try side.association.send(bytes, now: Self.now, lease, enforcedMTU: { enforcedMTU })
+                    if !side.association.isKnownToFit(bytes.count) {
+                        try side.association.checkFits(bytes.count, enforcedMTU: enforcedMTU)
+                    }
+                    try side.association.send(bytes, now: Self.now, lease)
                 } catch let thrown {
                     error = thrown
                 }

@@ -171,8 +171,16 @@ public final class DatagramSender {
     private func sendAll(_ count: Int, over socket: borrowing FileDescriptor) -> (taken: Int, error: Int32) {
         var taken = 0
         while taken < count {
-            let result = cl_sendmmsg(
-                socket.rawValue, headers + taken, UInt32(truncatingIfNeeded: count - taken), doNotWait)
+            let header = headers + taken
+            let result: Int32
+            if count - taken == 1, header.pointee.msg_hdr.msg_control == nil {
+                // Without the lists around it, one datagram costs the kernel less.
+                let vector = vectors[taken]
+                result = Glibc.send(socket.rawValue, vector.iov_base, vector.iov_len, doNotWait) < 0 ? -1 : 1
+            } else {
+                result = cl_sendmmsg(
+                    socket.rawValue, header, UInt32(truncatingIfNeeded: count - taken), doNotWait)
+            }
             if result >= 0 {
                 taken += Int(result)
             } else if errno != EINTR {

@@ -161,6 +161,7 @@ package struct Endpoint {
     }
 
     /// The connection of a client that was admitted moments ago with this flow.
+    @inline(__always)  // An endpoint is not copied for it, as it would be for a call.
     package func recentConnection(of flow: FlowKey, now: Instant) -> UInt64? {
         recent.connection(of: flow, now: now)
     }

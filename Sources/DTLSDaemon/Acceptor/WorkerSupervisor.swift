@@ -32,6 +32,11 @@ final class WorkerSupervisor: TimerTarget, MessageChannelDelegate {
     /// Records that go to the workers at the end of the turn.
     private var gathered: [pid_t: RecordGathering] = [:]
     private var hasScheduledGathered = false
+    /// When records may go to the workers again, unless a message is full before.
+    private var gatheringEnd = Instant.distantPast
+    /// How long records are gathered where others have just been sent. A message wakes a worker up, in 10 µs of all
+    /// processes; in a flood there would be one for each two or three records.
+    private static let gatheringPause = Duration.milliseconds(1)
     private lazy var gatheredRetry = CallbackTimer { [unowned self] _ in sendGathered() }
     private var isMovingOrphans = false
     /// What it costs to move a connection to another table, in looks at a slot (``SlotReview/effortPerTurn``).
@@ -261,8 +266,9 @@ final class WorkerSupervisor: TimerTarget, MessageChannelDelegate {
     /// Whether a worker serves the connection at the moment.
     func isServed(_ connection: ConnectionNumber) -> Bool { pool.worker(with: connection) != nil }
 
-    /// Passes a datagram on that may be a record of a connection, at the end of this turn of the loop: together with
-    /// others, since a message that wakes the worker up costs several times what its records do.
+    /// Passes a datagram on that may be a record of a connection, at the end of this turn of the loop, or a millisecond
+    /// after the last ones: together with others, since a message that wakes the worker up costs several times what its
+    /// records do.
     /// - Parameter waits: whether it waits for room where the channel of the worker is full, and is passed on at once.
     ///   Otherwise it is lost where more has come than one message holds.
     func deliverRecord(
@@ -285,22 +291,22 @@ final class WorkerSupervisor: TimerTarget, MessageChannelDelegate {
 
     private func sendGathered() {
         hasScheduledGathered = false
-        for pid in gathered.keys where !sendGathered(to: pid) {
-            loop.timers.arm(gatheredRetry, at: loop.now + .milliseconds(1))
-        }
+        guard loop.now >= gatheringEnd else { return loop.timers.arm(gatheredRetry, at: gatheringEnd) }
+        gatheringEnd = loop.now + Self.gatheringPause
+        for pid in gathered.keys where !sendGathered(to: pid) { loop.timers.arm(gatheredRetry, at: gatheringEnd) }
     }
 
     /// - Returns: false where the channel is full, and the records wait.
     @discardableResult
     private func sendGathered(to pid: pid_t) -> Bool {
-        guard let message = gathered[pid], message.count > 0 else { return true }
+        guard let index = gathered.index(forKey: pid), gathered.values[index].count > 0 else { return true }
         // What is for a worker that has ended is lost with it.
         guard let channel = channels[pid], channel.isOpen else {
             gathered[pid] = nil
             return true
         }
-        guard channel.offer(message.bytes) else { return false }
-        gathered[pid]?.removeAll()
+        guard channel.offer(gathered.values[index].bytes) else { return false }
+        gathered.values[index].removeAll()
         return true
     }
 

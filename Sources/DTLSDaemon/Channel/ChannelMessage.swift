@@ -371,8 +371,11 @@ enum MessageFromWorker {
         mutating func countForged(from source: SocketAddress) {
             forged &+= 1
             let network = NetworkPrefix(of: source, lengths: NetworkPrefix.Lengths())
-            if forgedFrom[network] == nil, forgedFrom.count >= Self.maximumSources { return }
-            forgedFrom[network, default: ForgedSource(address: source, count: 0)].count &+= 1
+            if let index = forgedFrom.index(forKey: network) {
+                forgedFrom.values[index].count &+= 1
+            } else if forgedFrom.count < Self.maximumSources {
+                forgedFrom[network] = ForgedSource(address: source, count: 1)
+            }
         }
 
         var isEmpty: Bool { self == Report() }

@@ -18,16 +18,11 @@ struct ForgedRecordLimits {
 
     private var networks = PrefixRates()
     private var all = TokenBucket()
-    /// The records that were dropped.
-    private(set) var dropped: UInt64 = 0
 
-    /// Whether a record of this source may be looked at. One that may not is counted.
-    mutating func admit(_ source: SocketAddress, now: Instant) -> Bool {
-        let isAdmitted =
-            all.holds(Self.ofAll, now: now)
+    /// Whether a record of this source may be looked at.
+    func admits(_ source: SocketAddress, now: Instant) -> Bool {
+        all.holds(Self.ofAll, now: now)
             && networks.holds(NetworkPrefix(of: source, lengths: Self.lengths), Self.ofNetwork, now: now)
-        if !isAdmitted { dropped &+= 1 }
-        return isAdmitted
     }
 
     /// Notes that records of this source have been bad.

@@ -421,6 +421,28 @@ import Testing
         #expect(try workers.received(by: 0) == [.records([ConnectionNumber](repeating: connection, count: 20))])
     }
 
+    @Test func `a worker gets one message with records in a millisecond, and the first one at once`() throws {
+        try ready(0)
+        let (connection, record) = try named(try elsewhere)
+        _ = try workers.received(by: 0)
+        client.send(record, to: listener.address)
+        try loop.poll(timeout: .milliseconds(1))
+        #expect(try workers.received(by: 0) == [.record(connection, record)])
+        let start = loop.now
+        for _ in 0..<200 {
+            client.send(record, to: listener.address)
+            try loop.poll(timeout: .zero)
+        }
+        try turn()
+        let messages = try workers.received(by: 0)
+        let count = messages.reduce(0) { sum, message in
+            if case .records(let ids) = message { sum + ids.count } else { sum + 1 }
+        }
+        #expect(count == 200)
+        let passed = Int((loop.now - start).nanoseconds / 1_000_000)
+        #expect(messages.count <= passed + 1)
+    }
+
     @Test func `a client at the port of another one takes it, and the other one gives its socket up`() throws {
         try ready(0)
         let former = try connection()
@@ -515,6 +537,12 @@ import Testing
         #expect(try workers.received(by: 0).isEmpty)
         #expect(
             dispatcher.addressChanges == ["1 records with connection IDs dropped for many forged ones"])
+        // Nor is one looked at whose connection ID names nobody.
+        var unknown = record
+        unknown[15] ^= 1
+        try send(unknown)
+        #expect(
+            dispatcher.addressChanges == ["2 records with connection IDs dropped for many forged ones"])
         #expect(listener.counters.ofNoConnection == 0)
         let (home, own) = try named(client.local)
         try self.report(parked: home)

@@ -172,18 +172,23 @@ final class SocketRestorer {
 
     /// The connection of a connection ID.
     private func find(_ id: ConnectionID, _ flow: FlowKey, target: UInt64) -> Search {
+        guard limits.admits(flow.peer, now: loop.now) else {
+            // The peer is where it was: that nobody else gets its records dropped.
+            if let connection = workers.connections.connection(of: flow),
+                let slot = workers.connections.slot(of: connection), slot.target == target,
+                slot.phase == .handshaking || slot.ownConnectionID == id
+            {
+                return .found(connection)
+            }
+            counters.limited &+= 1
+            counters.limitedByTarget[target, default: 0] &+= 1
+            return .dropped
+        }
         let reading = workers.connections.connectionIDs?.read(id) ?? .unknownKey
         if case .connection(let name) = reading,
             let connection = workers.connections.connection(with: id, named: name),
-            let slot = workers.connections.slot(of: connection), slot.target == target
+            workers.connections.slot(of: connection)?.target == target
         {
-            // The peer is where it was: that nobody else gets its records dropped.
-            if slot.flow == flow { return .found(connection) }
-            guard limits.admit(flow.peer, now: loop.now) else {
-                counters.limited &+= 1
-                counters.limitedByTarget[target, default: 0] &+= 1
-                return .dropped
-            }
             return .found(connection)
         }
         // A key may have been removed since the connection began.

@@ -35,6 +35,8 @@ enum ExporterPage {
 struct PageData: Encodable {
     let nowAt: String
     let isUp: Bool
+    /// By a clock that nobody sets: rates are differences over those of this.
+    let clockSeconds: Double
     /// What the daemon has answered, without the addresses that are traced: those are its clients'.
     var status: StatusResult?
     var awaySinceAt: String?
@@ -44,6 +46,7 @@ struct PageData: Encodable {
     init(_ state: DaemonState, now: UnixTime) {
         nowAt = Timestamp.text(now)
         isUp = state.answer != nil
+        clockSeconds = Double(Instant.now().nanoseconds) / 1e9
         switch state {
         case .unasked: break
         case .answering(let answer, _):
@@ -59,6 +62,7 @@ struct PageData: Encodable {
     private enum CodingKeys: String, CodingKey {
         case nowAt = "now_at"
         case isUp = "up"
+        case clockSeconds = "clock_seconds"
         case status
         case awaySinceAt = "away_since_at"
         case lastAnswerAt = "last_answer_at"

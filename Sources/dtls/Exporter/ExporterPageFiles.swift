@@ -24,8 +24,9 @@ extension ExporterPage {
         <noscript><p class="problem">This page needs JavaScript. The numbers are at <a href="metrics">/metrics</a>.</p></noscript>
         <div id="away" class="problem" hidden></div>
         <div id="problems" class="problem" hidden></div>
+        <section id="attention" class="problem" aria-label="What needs attention" hidden></section>
         <dl id="tiles" aria-label="Now"></dl>
-        <section id="plots" aria-labelledby="plots-title">
+        <section id="plots" aria-labelledby="plots-title" hidden>
         <h2 id="plots-title">The last minutes</h2>
         <div class="plots"></div>
         </section>
@@ -74,6 +75,8 @@ extension ExporterPage {
         #tiles div { background: var(--card); border: 1px solid var(--line); border-radius: 8px; padding: 8px 12px; }
         #tiles dt { color: var(--dim); font-size: 13px; }
         #tiles dd { margin: 0; font-size: 22px; font-variant-numeric: tabular-nums; }
+        #attention { background: var(--card); border-left-color: var(--warn); }
+        #attention ul { margin: 0; padding-left: 18px; }
         .stale { opacity: .55; }
         .plots { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(330px, 100%), 1fr)); gap: 10px; }
         figure { margin: 0; background: var(--card); border: 1px solid var(--line); border-radius: 8px; padding: 10px 12px; }
@@ -92,7 +95,7 @@ extension ExporterPage {
         th, td { padding: 6px 9px; text-align: left; border-top: 1px solid var(--line); white-space: nowrap; }
         thead th { border-top: 0; color: var(--dim); font-size: 13px; font-weight: 600; }
         tbody th { font-weight: 600; }
-        td.text { white-space: normal; overflow-wrap: anywhere; min-width: 12em; }
+        td.text { white-space: normal; overflow-wrap: break-word; }
         .number { text-align: right; }
         .good { color: var(--good); } .warn { color: var(--warn); font-weight: 600; } .bad { color: var(--bad); font-weight: 600; }
         .none { color: var(--dim); margin: 0; padding: 8px 12px; }
@@ -101,7 +104,10 @@ extension ExporterPage {
           header, main, footer { padding-left: 12px; padding-right: 12px; }
           #tiles { grid-template-columns: repeat(2, 1fr); }
           .second { display: none; }
-          th, td { padding: 6px 8px; }
+          button { margin-left: auto; }
+          #about { flex: 1 0 100%; order: 1; }
+          nav { order: 2; }
+          th, td { padding: 6px 7px; white-space: normal; }
           nav a { padding: 7px 0; }
         }
         @media (prefers-reduced-motion: no-preference) { html { scroll-behavior: smooth; } }
@@ -329,7 +335,7 @@ extension ExporterPage {
               const former = find(before && before.workers, "number", w.number);
               return rate(perSecond(w.counters, former && former.counters, elapsed, measures.messagesIn));
             }],
-            ["Memory", "number", w => bytes(w.memory_bytes)],
+            ["Memory", "number second", w => bytes(w.memory_bytes)],
             ["Descriptors", "number", w => w.open_files === undefined || !w.open_files_limit ? number(w.open_files)
               : [number(w.open_files) + " of " + number(w.open_files_limit), w.open_files > 0.75 * w.open_files_limit ? "bad" : ""]],
             ["Loop, 99 %", "number second", w => {
@@ -357,18 +363,53 @@ extension ExporterPage {
           ], "Nothing was refused or dropped.");
         }
 
+        function attention(status, before, elapsed, rates) {
+          const found = [], of = x => x.service || x.client || "";
+          for (const c of status.certificates.filter(c => c.days_left < 30)) {
+            const name = "The certificate of " + of(c) + (c.name ? " for " + c.name : "");
+            found.push(c.days_left < 0 ? name + " has expired." : name + " expires "
+              + (c.days_left === 0 ? "within a day." : "in " + c.days_left + (c.days_left === 1 ? " day." : " days.")));
+          }
+          for (const t of targets(status)) {
+            for (const b of t.backends.filter(b => b.state === "down")) {
+              found.push("The backend " + b.address + " of " + t.name + " is out.");
+            }
+          }
+          for (const w of status.workers) {
+            if (w.state !== "serving") found.push("Worker " + w.number + " is " + w.state + ".");
+            if (w.open_files_limit && w.open_files > 0.75 * w.open_files_limit) {
+              found.push("Worker " + w.number + " has " + number(w.open_files) + " of " + number(w.open_files_limit) + " descriptors open.");
+            }
+          }
+          if (rates.failed > Math.max(0.1 * (rates.handshakes + rates.failed), 0.02)) {
+            found.push("Handshakes fail: " + rate(rates.failed) + " a second.");
+          }
+          for (const l of status.listeners) {
+            const former = before && before.listeners.find(x => x.address === l.address);
+            const lost = perSecond(l.counters, former && former.counters, elapsed, c => sum(c, "listener_queue_drops_total"));
+            if (lost > 0) found.push("The kernel drops " + rate(lost) + " datagrams a second at " + l.address + ".");
+          }
+          const shown = found.slice(0, 8);
+          if (found.length > shown.length) shown.push("And " + (found.length - shown.length) + " more.");
+          note("attention", ...(shown.length ? [make("ul", {}, ...shown.map(text => make("li", {}, text)))] : []));
+        }
+
         function say(state, text) {
           const node = byId("state");
           if (node.textContent !== text) node.textContent = text;
           node.dataset.state = state;
           document.title = text + " · dtlsd";
         }
+        // What has not changed stays, so that nobody loses the place or hears it again.
         function note(id, ...children) {
-          byId(id).hidden = !children.length;
-          byId(id).replaceChildren(...children);
+          const text = children.map(c => c.textContent).join("\n"), node = byId(id);
+          node.hidden = !children.length;
+          if (node.dataset.said === text) return;
+          node.dataset.said = text;
+          node.replaceChildren(...children);
         }
         function stale(isStale) {
-          for (const id of ["tiles", "plots", "tables"]) byId(id).classList.toggle("stale", isStale);
+          for (const id of ["tiles", "plots", "tables", "attention"]) byId(id).classList.toggle("stale", isStale);
         }
 
         function away(title, ...texts) {
@@ -392,6 +433,8 @@ extension ExporterPage {
           say(status.ready ? "ready" : "unready", status.ready && status.phase === "serving" ? "ready" : status.phase);
           stale(false);
           note("away");
+          // There is nothing to plot before the first answer.
+          byId("plots").hidden = false;
           byId("about").textContent = "Version " + status.version + " with " + status.openssl.split(" ").slice(0, 2).join(" ")
             + ", process " + status.pid + ", up " + span(status.uptime_seconds);
           const configuration = status.configuration;
@@ -402,7 +445,7 @@ extension ExporterPage {
           // Another process has other counters.
           const same = last && last.status.pid === status.pid && last.status.since_at === status.since_at;
           const before = same ? last.status : null;
-          const elapsed = before ? status.uptime_seconds - before.uptime_seconds : 0;
+          const elapsed = before ? data.clock_seconds - last.clock_seconds : 0;
           const rates = ratesOf(status, before, elapsed);
           const at = (history.length ? history[history.length - 1].at : 0)
             + (before ? elapsed : last ? (new Date(data.now_at) - new Date(last.now_at)) / 1000 : 0);
@@ -413,6 +456,7 @@ extension ExporterPage {
           tiles(status, rates);
           drawPlots();
           tables(status, before, elapsed);
+          attention(status, before, elapsed, rates);
           last = data;
         }
         async function ask() {

@@ -22,10 +22,10 @@ struct CertificateMaker {
     let folder: TestFolder
 
     /// A certificate that is its own authority, for localhost. `name` names the files and is the subject's unit.
-    func selfSigned(_ name: String, kind: KeyKind = .ecdsa) async throws -> Identity {
+    func selfSigned(_ name: String, kind: KeyKind = .ecdsa, days: Int = 60) async throws -> Identity {
         let identity = Identity(certificate: folder.file("\(name).pem"), privateKey: folder.file("\(name).key"))
         try await Program.run(
-            ["openssl", "req", "-x509", "-noenc", "-days", "60"] + kind.arguments
+            ["openssl", "req", "-x509", "-noenc", "-days", "\(days)"] + kind.arguments
                 + ["-keyout", identity.privateKey, "-out", identity.certificate, "-subj", "/OU=\(name)/CN=localhost"]
                 + ["-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1,IP:::1"],
             in: folder)

@@ -40,7 +40,7 @@ import Testing
         let example = try await RunningExample(name)
         let theirs = try Program(
             [
-                "openssl", "s_client", "-dtls", "-connect", "127.0.0.1:\(example.port)", "-CAfile",
+                "openssl", "s_client", "-dtls", "-nbio", "-connect", "127.0.0.1:\(example.port)", "-CAfile",
                 example.authority.file,
             ]
                 + ["-verify_return_error"], in: example.authority.folder)

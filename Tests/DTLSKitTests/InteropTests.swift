@@ -33,7 +33,9 @@ import Testing
         var arguments: [String]
         switch test.peer {
         case .openSSL:
-            arguments = ["openssl", "s_client", "-dtls", "-connect", "127.0.0.1:\(port)", "-CAfile", authority.file]
+            arguments = [
+                "openssl", "s_client", "-dtls", "-nbio", "-connect", "127.0.0.1:\(port)", "-CAfile", authority.file,
+            ]
             arguments += ["-verify_return_error", "-verify_hostname", "localhost", "-servername", "localhost"]
             if test.withClientCertificate { arguments += ["-cert", own.certificateFile, "-key", own.keyFile] }
         case .gnuTLS:
@@ -116,7 +118,8 @@ import Testing
         let server = try await EchoServer(
             DtlsServerOption(cert: identity.certificate, key: identity.key, renegotiate: allowed))
         let client = try Program(
-            ["openssl", "s_client", "-dtls", "-connect", "127.0.0.1:\(server.address.port)"], in: authority.folder)
+            ["openssl", "s_client", "-dtls", "-nbio", "-connect", "127.0.0.1:\(server.address.port)"],
+            in: authority.folder)
         client.send("before\n")
         try await eventually("the echo comes back", details: client.output + client.errors) {
             client.output.contains("before")

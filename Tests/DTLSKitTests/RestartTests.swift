@@ -8,7 +8,7 @@ import Testing
 @Suite(.serialized) struct RestartTests {
     private func client(to port: Int, from own: Int, in folder: TestFolder) throws -> Program {
         try Program(
-            ["openssl", "s_client", "-dtls1_2", "-connect", "127.0.0.1:\(port)", "-bind", "127.0.0.1:\(own)"],
+            ["openssl", "s_client", "-dtls1_2", "-nbio", "-connect", "127.0.0.1:\(port)", "-bind", "127.0.0.1:\(own)"],
             in: folder)
     }
 

@@ -27,7 +27,7 @@ extension EndToEnd {
             to place: SocketAddress, from host: String = "127.0.0.11", prefix: [String] = []
         ) throws -> SecureClient {
             try SecureClient(
-                to: place, trust: identity.certificate, in: folder, ["-nbio", "-bind", "\(host):0"], prefix: prefix)
+                to: place, trust: identity.certificate, in: folder, ["-bind", "\(host):0"], prefix: prefix)
         }
 
         /// Says so much on end that a limit of five datagrams, or fifty bytes, a second drops some of it.

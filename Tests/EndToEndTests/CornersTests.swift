@@ -99,8 +99,7 @@ extension EndToEndCrowds {
             var clients: [(fault: Fault, client: SecureClient, relay: Relay)] = []
             for fault in Fault.allCases {
                 let relay = try relay(fault)
-                // -nbio, or s_client waits for ever after a datagram that OpenSSL drops.
-                let client = try SecureClient(to: relay.address, trust: identity.certificate, in: folder, ["-nbio"])
+                let client = try SecureClient(to: relay.address, trust: identity.certificate, in: folder)
                 client.say("\(fault)")
                 clients.append((fault, client, relay))
             }
@@ -144,7 +143,7 @@ extension EndToEndCrowds {
             let names = (0..<300).map { "protocol-\($0)-of-three-hundred" }
             var clients: [SecureClient] = []
             for mtu in ["256", "600", "1400"] {
-                let options = ["-nbio", "-mtu", mtu, "-alpn", names.joined(separator: ",")]
+                let options = ["-mtu", mtu, "-alpn", names.joined(separator: ",")]
                 let client = try SecureClient(to: address, trust: identity.certificate, in: folder, options)
                 client.say("mtu \(mtu)")
                 clients.append(client)

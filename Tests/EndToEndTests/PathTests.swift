@@ -71,7 +71,7 @@ extension EndToEnd {
             func makeClient() throws -> SecureClient {
                 // With -mtu, s_client lets the kernel fragment what it sends.
                 try SecureClient(
-                    to: address, trust: identity.certificate, in: folder, ["-nbio", "-mtu", "600"],
+                    to: address, trust: identity.certificate, in: folder, ["-mtu", "600"],
                     prefix: PrivateNetwork.prefix(of: daemon))
             }
             let client = try makeClient()

@@ -98,7 +98,7 @@ extension EndToEndHandshakes {
 
         private func oldClient(_ arguments: [String]) throws -> Program {
             let client = try Program(
-                ["openssl", "s_client", "-quiet", "-no_ign_eof", "-connect", "\(address)"]
+                ["openssl", "s_client", "-quiet", "-no_ign_eof", "-nbio", "-connect", "\(address)"]
                     + ["-CAfile", identity.certificate, "-verify_return_error"] + arguments, in: folder)
             client.send("let me in\n")
             return client

@@ -156,12 +156,12 @@ extension EndToEndCrowds {
             }
             func restartedClient() async throws -> SecureClient {
                 isForging.withLock { $0 = false }
-                let before = try SecureClient(to: relay.address, trust: identity.certificate, in: folder, ["-nbio"])
+                let before = try SecureClient(to: relay.address, trust: identity.certificate, in: folder)
                 try await before.exchange("before")
                 before.program.signal(SIGKILL)
                 _ = try await before.program.ended()
                 isForging.withLock { $0 = true }
-                let after = try SecureClient(to: relay.address, trust: identity.certificate, in: folder, ["-nbio"])
+                let after = try SecureClient(to: relay.address, trust: identity.certificate, in: folder)
                 try await after.exchange("after")
                 try await after.leave()
                 return after
@@ -189,7 +189,7 @@ extension EndToEndCrowds {
             let daemon = try await Daemon.start(
                 Service(listen: [address], identity: identity, more: "handshake_timeout = 2").text, in: folder)
             let relay = try Relay(to: address) { _, _ in true }
-            let client = try SecureClient(to: relay.address, trust: identity.certificate, in: folder, ["-nbio"])
+            let client = try SecureClient(to: relay.address, trust: identity.certificate, in: folder)
             try await client.exchange("before")
             let start = relay.passed.count
             var expected = "before\n"

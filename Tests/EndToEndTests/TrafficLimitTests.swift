@@ -21,7 +21,7 @@ extension EndToEnd {
         }
 
         private func client() throws -> SecureClient {
-            try SecureClient(to: address, trust: identity.certificate, in: folder, ["-nbio"])
+            try SecureClient(to: address, trust: identity.certificate, in: folder)
         }
 
         @Test(arguments: [("largest_datagram = 100", ""), ("largest_datagram = 1000", "largest_datagram = 100")])
@@ -79,7 +79,7 @@ extension EndToEnd {
             let daemon = try await Daemon.start(
                 configuration("datagrams_per_second = 3\nbytes_per_second = 200"), in: folder)
             let relay = try Relay(to: address) { _, _ in true }
-            let client = try SecureClient(to: relay.address, trust: identity.certificate, in: folder, ["-nbio"])
+            let client = try SecureClient(to: relay.address, trust: identity.certificate, in: folder)
             try await client.exchange("before")
             var forged = try #require(relay.passed.last { $0.direction == .toServer }?.bytes)
             #expect(forged.first == 23)

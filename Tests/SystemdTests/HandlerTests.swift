@@ -35,7 +35,7 @@ struct HandlerTests {
         let said = try await lab.run(
             """
             mkfifo /root/input
-            timeout -s KILL 60 openssl s_client -dtls1_2 -connect 127.0.0.1:4433 -quiet -no_ign_eof \
+            timeout -s KILL 60 openssl s_client -dtls1_2 -nbio -connect 127.0.0.1:4433 -quiet -no_ign_eof \
                 </root/input >/root/output 2>/dev/null &
             exec 3>/root/input
             echo hello >&3

@@ -183,7 +183,7 @@ extension Lab {
             """
             : >/root/\(name).in
             systemd-run --quiet --unit=client-\(name) sh -c 'tail -f /root/\(name).in |
-                openssl s_client -quiet -dtls1_2 -connect "\(address)" >/root/\(name).out 2>/root/\(name).err
+                openssl s_client -quiet -nbio -dtls1_2 -connect "\(address)" >/root/\(name).out 2>/root/\(name).err
                 echo $? >/root/\(name).status'
             """)
     }

@@ -46,7 +46,10 @@ enum ForeignPeer: CaseIterable, Sendable {
         var arguments: [String]
         switch self {
         case .openSSL:
-            arguments = ["openssl", "s_client", "-dtls1_2", "-connect", "127.0.0.1:\(port)", "-verify_return_error"]
+            // Without -nbio it waits for ever after a datagram that it drops, as a second last flight of its server.
+            arguments = [
+                "openssl", "s_client", "-dtls1_2", "-nbio", "-connect", "127.0.0.1:\(port)", "-verify_return_error",
+            ]
             arguments += ["-servername", asking ?? name, "-verify_hostname", name]
             arguments += trusted.map { ["-CAfile", $0] } ?? ["-no-CAfile", "-no-CApath"]
             if let identity { arguments += ["-cert", identity.certificateFile, "-key", identity.keyFile] }

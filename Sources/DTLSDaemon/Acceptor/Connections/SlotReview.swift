@@ -1,7 +1,8 @@
 import DTLSTransport
 
 /// How far the main process is with the slots of a table whose worker has died, and what it has found in them. The
-/// ``ConnectionTable`` goes through them some at a time, since a million of them take a quarter of a second.
+/// ``ConnectionTable`` goes through them some at a time: a million of them take 0.2 s where all were parked, and 2 s where all
+/// were in their handshakes.
 struct SlotReview {
     /// The slots from the first to this one have been looked at.
     var next = 0

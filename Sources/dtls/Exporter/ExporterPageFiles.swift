@@ -223,7 +223,7 @@ extension ExporterPage {
           { title: "Messages a second", lines: [["received", p => p.messagesIn], ["sent", p => p.messagesOut]], format: rate },
           { title: "Bytes a second", lines: [["received", p => p.bytesIn], ["sent", p => p.bytesOut]], format: bytes },
           { title: "Connections", lines: [["open", p => p.open], ["parked", p => p.parked]], format: number },
-          { title: "Turned away a second", lines: [["refused", p => p.refused], ["dropped", p => p.dropped]], format: rate },
+          { title: "Refused and dropped a second", lines: [["refused", p => p.refused], ["dropped", p => p.dropped]], format: rate },
         ];
         function preparePlots() {
           for (const plot of plots) {
@@ -321,7 +321,7 @@ extension ExporterPage {
           ], "No service has a backend.");
           const certificates = [...status.certificates].sort((a, b) => a.days_left - b.days_left);
           table("certificates", "Certificates", certificates, [
-            ["Of", "text", c => c.service || c.client || ""], ["Server name", "second", c => c.name || "all others"],
+            ["Of", "text", c => c.service || c.client || ""], ["Server name", "second", c => c.name || "any other"],
             ["Subject", "text", c => c.subject], ["Not after", "second", c => day(c.not_after_at)],
             ["Days left", "number", c => c.days_left < 0 ? ["expired", "bad"]
               : [number(c.days_left) + (c.days_left < 30 ? " – renew it" : ""), c.days_left < 7 ? "bad" : c.days_left < 30 ? "warn" : ""]],
@@ -372,7 +372,7 @@ extension ExporterPage {
           }
           for (const t of targets(status)) {
             for (const b of t.backends.filter(b => b.state === "down")) {
-              found.push("The backend " + b.address + " of " + t.name + " is out.");
+              found.push((t.handler === "client" ? "The server " : "The backend ") + b.address + " of " + t.name + " is out.");
             }
           }
           for (const w of status.workers) {
@@ -421,9 +421,9 @@ extension ExporterPage {
           unreachableSince = null;
           if (!data.up) {
             const gone = (new Date(data.now_at) - new Date(data.away_since_at)) / 1000;
-            const since = "dtlsd does not answer since " + time(data.away_since_at) + (gone >= 1 ? ", for " + span(gone) : "") + ".";
+            const since = "dtlsd has not answered since " + time(data.away_since_at) + (gone >= 1 ? ", for " + span(gone) : "") + ".";
             away("away", since, data.reason || "", data.last_answer_at
-              ? "It has answered last at " + time(data.last_answer_at) + "."
+              ? "Its last answer came at " + time(data.last_answer_at) + "."
               : "It has never answered this exporter.");
             if (last) history.push({ at: history[history.length - 1].at + (new Date(data.now_at) - new Date(last.now_at)) / 1000 });
             last = null;
@@ -468,7 +468,7 @@ extension ExporterPage {
               if (!paused) show(data);
             } catch (error) {
               unreachableSince = unreachableSince || new Date();
-              away("exporter away", "The exporter does not answer this page since " + time(unreachableSince)
+              away("exporter away", "The exporter has not answered this page since " + time(unreachableSince)
                 + ". It has ended, or the network is away. What is below is older.");
             }
           }

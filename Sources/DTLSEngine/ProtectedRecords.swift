@@ -239,8 +239,8 @@ struct ProtectedRecords {
     }
 
     /// Whether a record is that of the peer's Finished once more. pion/dtls 3.1.5 repeats its Finished under the number
-    /// that it had, where the record has a connection ID; the window drops that as a replay, and whoever has seen it can
-    /// send it too. So it is up to the caller to bound what is answered.
+    /// that it had, where the record has a connection ID; the window drops that as a replay, and anybody who has seen it
+    /// can send it too. So it is up to the caller to bound what is answered.
     @inline(never)
     private func isRepeatedFinished(_ record: Record, over bio: DatagramBIO) -> Bool {
         guard remains?.lastFlight != nil, record.isProtected, record.epoch == 1, !state.mayBeNew(record.number),

@@ -89,7 +89,7 @@ import Testing
         let id = [UInt8](state.peerConnectionID)
         try #require(id.count == 9)
         for round in 0..<12 {
-            // The nonce comes from the schedule that sealed before, from one that is made anew, or from one whose connection
+            // The nonce comes from the schedule that sealed before, from a new one, or from one whose connection
             // has skipped numbers meanwhile.
             if round % 4 == 2 { pair.bio.contexts.releaseAll() }
             if round % 4 == 3 { for _ in 0..<round { _ = state.takeNumber() } }
@@ -128,7 +128,7 @@ import Testing
     }
 
     @Test(arguments: suites.prefix(2))
-    func `no nonce is used twice, whoever goes on with a connection`(_ suite: SuiteCase) throws {
+    func `no nonce is used twice, whichever process goes on with a connection`(_ suite: SuiteCase) throws {
         let pair = try Self.establishedPair(suite)
         let other = try DatagramBIO(scheduleCapacity: 1)
         var engine = try #require(pair.server.engine)

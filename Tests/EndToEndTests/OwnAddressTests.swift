@@ -140,8 +140,12 @@ extension EndToEndClientMode {
 
         @Test func `a server that has lost its state is noticed though it has given a connection ID`() async throws {
             let service = Service(listen: [fixture.back], identity: fixture.identity, more: "connection_id = 16").text
-            let daemon = try await Daemon.start(
-                fixture.client(more: "server_name = \"localhost\"\nconnection_id = 0"), in: fixture.folder)
+            // The host of a server that is away says that nothing listens there; behind the relay nothing is heard of it.
+            let relay = try Relay(to: fixture.back) { _, _ in true }
+            let client = Client(
+                listen: fixture.front, connect: relay.address, trust: fixture.identity.certificate,
+                more: "server_name = \"localhost\"\nconnection_id = 0")
+            let daemon = try await Daemon.start("workers = 1\n" + client.text, in: fixture.folder)
             let sender = try PlainSender(to: fixture.front)
             let first = try await fixture.serverDaemon(service)
             try await sender.exchangeWithLosses("before", details: daemon.program.errors)

@@ -80,6 +80,7 @@ command:shellcheck           shellcheck         ShellCheck         shellcheck
 # What scripts/package needs; it runs on Debian only.
 # shellcheck disable=SC2034
 package_requirements="
+file:/usr/share/build-essential/list  build-essential  build-essential  build-essential
 command:dh        debhelper  debhelper  debhelper
 command:lintian   lintian    lintian    lintian
 command:mandoc    mandoc     mandoc     mandoc

@@ -11,7 +11,7 @@ struct ExporterCommand: OperatingCommand {
         abstract: "Serve what dtlsd counts to Prometheus, and show it to people on a page.",
         discussion: """
             It runs until it is told to end. At /metrics is OpenMetrics, or Prometheus' text format for who does not ask \
-            for that; at / is a page for a browser. Whoever can reach the address can read both.
+            for that; at / is a page for a browser. Anybody who can reach the address can read both.
             """)
 
     @Option(

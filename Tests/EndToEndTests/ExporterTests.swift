@@ -190,7 +190,7 @@ extension EndToEndClientMode {
             }
             defer { talk.cancel() }
             try await eventually("the backend is out", details: daemon.program.errors) {
-                daemon.program.errors.contains("backend")
+                daemon.program.errors.contains("does not take datagrams")
             }
             let busy = try await page(
                 exporter.address, as: "busy", "--window-size=500,2600", "--blink-settings=preferredColorScheme=0")

@@ -158,3 +158,41 @@ make_certificate() {
     ) || fail "openssl could not make a certificate in $certificate"
     chmod 644 "$certificate"
 }
+
+# run_tests FILE COMMAND...: runs `swift test`, on this release or on another, and keeps in the file what it prints. It
+# wants to see all tests end: a process that is made to exit with status 0 in the middle of a run has passed nothing.
+#
+# With DTLSD_RETRY set, up to three failed tests get a second run, by suite, and those that then pass are called unsteady
+# in FILE.unsteady. Where nobody looks at a run before it is judged, a test that the machine was too busy for is told
+# from one that fails.
+run_tests() {
+    local file=$1 status=0 suites argument command=()
+    shift
+    "$@" 2>&1 | tee "$file" || status=$?
+    if ! grep -q 'Test run with .* \(passed\|failed\)' "$file"; then
+        printf '✘ The tests ended before all of them had run.\n' | tee -a "$file"
+        return 1
+    fi
+    suites=$(grep -oP '✘ Suite \K\w+(?= failed)' "$file" | sort -u | paste -sd '|')
+    if [ "$status" -eq 0 ] || [ -z "${DTLSD_RETRY:-}" ] || [ -z "$suites" ] ||
+        [ "$(failed_tests "$file" | wc -l)" -gt 3 ]; then
+        return "$status"
+    fi
+    for argument; do
+        case $argument in --filter | --skip) break ;; esac
+        command+=("$argument")
+    done
+    say "once more: ${command[*]} --skip-build --filter [./]($suites)/"
+    "${command[@]}" --skip-build --filter "[./]($suites)/" 2>&1 | tee "$file.retry" || return "$status"
+    # A failed test of no suite has not been run again.
+    [ -z "$(comm -23 <(failed_tests "$file") <(passed_tests "$file.retry"))" ] || return "$status"
+    failed_tests "$file" >"$file.unsteady"
+}
+
+# The names of tests that failed, or passed, by what a run printed.
+failed_tests() {
+    grep -oP '✘ Test (?!run with )\K(".*"|\S+)(?= .*failed after)' "$1" | sort -u
+}
+passed_tests() {
+    grep -oP '✔ Test (?!run with )\K(".*"|\S+)(?= .*passed after)' "$1" | sort -u
+}

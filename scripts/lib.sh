@@ -81,9 +81,10 @@ command:shellcheck           shellcheck         ShellCheck         shellcheck
 # shellcheck disable=SC2034
 package_requirements="
 file:/usr/share/build-essential/list  build-essential  build-essential  build-essential
-command:dh        debhelper  debhelper  debhelper
-command:lintian   lintian    lintian    lintian
-command:mandoc    mandoc     mandoc     mandoc
+command:dh        debhelper      debhelper      debhelper
+command:lintian   lintian        lintian        lintian
+command:mandoc    mandoc         mandoc         mandoc
+command:ld.gold   binutils-gold  binutils-gold  binutils
 "
 
 is_there() {

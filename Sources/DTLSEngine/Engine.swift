@@ -32,6 +32,10 @@ public final class Engine {
         /// (pion/dtls 3.1 sends the record that it was), or anybody who has seen the record go by. ``sendLastFlight()``
         /// answers.
         case finishedRepeated
+        /// The peer asks for the last flight, which this engine has left (``leaveLastFlight()``).
+        /// ``keepLastFlight(_:until:now:)`` and ``repeatLastFlight(now:)`` answer, or ``forgetLastFlight()`` where it is
+        /// kept no longer.
+        case lastFlightWanted
         /// The peer has sent close_notify, and no event follows.
         case closed
     }
@@ -235,11 +239,22 @@ public final class Engine {
     /// or where the engine is not movable. It holds no secrets.
     package var lastFlight: (bytes: [UInt8], expiry: Instant)? { records?.lastFlight }
 
-    /// Keeps the ``lastFlight`` of an engine whose state this one goes on with. To be called before anything is
-    /// delivered.
+    /// Leaves the ``lastFlight`` to the owner, who keeps it: it takes as much memory as all else of an engine, and few
+    /// peers ask for it. The engine says `.lastFlightWanted` when the peer does.
+    package func leaveLastFlight() { records?.leaveLastFlight() }
+
+    package var hasLeftLastFlight: Bool { records?.hasLeftLastFlight ?? false }
+
+    /// Keeps the ``lastFlight`` that this engine has left, or that of an engine whose state this one goes on with.
     package func keepLastFlight(_ bytes: [UInt8], until expiry: Instant, now: Instant) {
         records?.keepLastFlight(bytes, until: expiry, now: now)
     }
+
+    /// Writes the last flight once more for the peer that has asked for it, after `.lastFlightWanted`.
+    package func repeatLastFlight(now: Instant) { records?.repeatLastFlight(over: bio, now: now) }
+
+    /// The last flight is kept no longer, here or elsewhere.
+    package func forgetLastFlight() { records?.forgetLastFlight() }
 
     // MARK: Queries
 

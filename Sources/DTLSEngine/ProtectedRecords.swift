@@ -18,6 +18,8 @@ struct ProtectedRecords {
     private var offset = 0
     private var datagram: UnsafeRawBufferPointer?
     private var remains: Remains?
+    /// Whether the owner keeps the last flight, and is to be told when the peer asks for it.
+    private(set) var hasLeftLastFlight = false
 
     /// What is left of the handshake: nothing, most of the time.
     private final class Remains {
@@ -76,9 +78,18 @@ struct ProtectedRecords {
     /// Keeps a flight that another process has sent, for as long as the peer may ask for it.
     mutating func keepLastFlight(_ bytes: [UInt8], until expiry: Instant, now: Instant) {
         let age = LastFlight.lifetime - (expiry - now)
+        hasLeftLastFlight = false
         guard expiry > now, let flight = LastFlight(decoding: bytes, age: age) else { return }
-        remains = Remains(HeldRecords(), flight, expiry: expiry)
+        remains = Remains(remains?.held ?? HeldRecords(), flight, expiry: expiry)
     }
+
+    /// Keeps the flight no longer: the owner does.
+    mutating func leaveLastFlight() {
+        forgetLastFlight()
+        hasLeftLastFlight = true
+    }
+
+    private var keepsLastFlight: Bool { hasLeftLastFlight || remains?.lastFlight != nil }
 
     private static func allocate() -> UnsafeMutableRawPointer {
         .allocate(byteCount: RecordState.byteCount, alignment: 8)
@@ -230,11 +241,11 @@ struct ProtectedRecords {
         _ record: Record, over bio: DatagramBIO, now: Instant
     ) throws(EngineError) -> Engine.Event? {
         guard let (type, content) = try open(record, over: bio) else {
-            return remains != nil && isRepeatedFinished(record, over: bio) ? .finishedRepeated : nil
+            return keepsLastFlight && isRepeatedFinished(record, over: bio) ? .finishedRepeated : nil
         }
         guard type == .applicationData else { return try receive(content, of: type, over: bio, now: now) }
         // The peer has finished the handshake too: it does not ask for the last flight any more.
-        if remains?.lastFlight != nil { forgetLastFlight() }
+        if keepsLastFlight { forgetLastFlight() }
         return .message(content)
     }
 
@@ -243,7 +254,7 @@ struct ProtectedRecords {
     /// can send it too. So it is up to the caller to bound what is answered.
     @inline(never)
     private func isRepeatedFinished(_ record: Record, over bio: DatagramBIO) -> Bool {
-        guard remains?.lastFlight != nil, record.isProtected, record.epoch == 1, !state.mayBeNew(record.number),
+        guard keepsLastFlight, record.isProtected, record.epoch == 1, !state.mayBeNew(record.number),
             record.bytes.count <= HeldRecords.longestCopy,
             let text = bio.contexts.openOnce(record, state, in: bio.plaintext),
             let (type, content) = state.ownConnectionID.isEmpty
@@ -253,7 +264,7 @@ struct ProtectedRecords {
     }
 
     func holdsRepeatedFinished(_ datagram: UnsafeRawBufferPointer, over bio: DatagramBIO) -> Bool {
-        guard isOpen, remains?.lastFlight != nil else { return false }
+        guard isOpen, keepsLastFlight else { return false }
         for record in Records(of: datagram, connectionIDLength: state.ownConnectionID.count) {
             guard isWellFormed(record) else { return false }
             if record.isProtected { return isRepeatedFinished(record, over: bio) }
@@ -264,7 +275,16 @@ struct ProtectedRecords {
     /// The flight is kept no longer for it: anybody may have asked.
     func sendLastFlight(over bio: DatagramBIO) { remains?.lastFlight?.send(to: bio.outbox) }
 
-    private mutating func forgetLastFlight() {
+    /// The peer, which has asked for the flight, has time to ask once more.
+    mutating func repeatLastFlight(over bio: DatagramBIO, now: Instant) {
+        guard remains?.lastFlight != nil else { return }
+        bio.notes.noteRetransmission()
+        remains?.lastFlight?.send(to: bio.outbox)
+        remains?.expiry = now + LastFlight.lifetime
+    }
+
+    mutating func forgetLastFlight() {
+        hasLeftLastFlight = false
         guard let held = remains?.held else { return }
         remains = held.isEmpty ? nil : Remains(held, nil, expiry: .distantFuture)
     }
@@ -274,7 +294,7 @@ struct ProtectedRecords {
     ) throws(EngineError) -> Engine.Event? {
         switch type {
         case .alert: return try receiveAlert(content, over: bio)
-        case .handshake: receiveHandshakeMessage(content, over: bio, now: now)
+        case .handshake: return receiveHandshakeMessage(content, over: bio, now: now)
         case .returnRoutabilityCheck where state.checksReturnRoutability:
             guard let message = ReturnRoutabilityMessage(content) else { return nil }
             switch message.kind {
@@ -307,18 +327,18 @@ struct ProtectedRecords {
     /// The peer's Finished once more, or another handshake that it wants to begin.
     private mutating func receiveHandshakeMessage(
         _ content: UnsafeRawBufferPointer, over bio: DatagramBIO, now: Instant
-    ) {
-        guard let message = HandshakeFragment(content) else { return }
+    ) -> Engine.Event? {
+        guard let message = HandshakeFragment(content) else { return nil }
         switch message.type {
         case .finished:
-            if remains?.lastFlight != nil { bio.notes.noteRetransmission() }
-            remains?.lastFlight?.send(to: bio.outbox)
-            remains?.expiry = now + LastFlight.lifetime
+            if hasLeftLastFlight { return .lastFlightWanted }
+            repeatLastFlight(over: bio, now: now)
         case .clientHello where state.isServer, .helloRequest where !state.isServer:
             // RFC 5246, sections 7.2.2 and 7.4.1.1: a warning, and the connection goes on.
             send(.warning, UInt8(SSL_AD_NO_RENEGOTIATION), over: bio)
         default: break
         }
+        return nil
     }
 
     /// A record that is authentic and holds more than was agreed on is fatal (RFC 5246, section 6.2.1; RFC 6066, section

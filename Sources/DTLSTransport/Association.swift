@@ -154,9 +154,7 @@ package final class Association {
         traffic: TrafficCounters = .ignored, buffers: EngineBuffers, now: Instant
     ) throws(InvalidRecordState) -> Association {
         let engine = try Engine(resuming: slot.records, over: buffers.bio)
-        if let flight = buffers.slots?.flight(of: slot) {
-            engine.keepLastFlight(flight.bytes, until: flight.expiry, now: now)
-        }
+        if buffers.slots?.flight(of: slot) != nil { engine.leaveLastFlight() }
         let random = isServer ? ClientRandom(writtenDown: slot.random) : nil
         let association = Association(engine, flow, random, slot, limits, traffic, buffers, now: now)
         association.phase = .established
@@ -329,6 +327,8 @@ package final class Association {
                 return .pathResponse(cookie)
             case .finishedRepeated:
                 return .finishedRepeated
+            case .lastFlightWanted:
+                return repeatLastFlight(now: now, lease)
             case .established:
                 phase = .established
                 lastReceived = now
@@ -413,7 +413,26 @@ package final class Association {
     }
 
     /// Writes the flight that has ended the handshake once more, after `.finishedRepeated`.
-    func sendLastFlight() { engine.sendLastFlight() }
+    func sendLastFlight(now: Instant) {
+        if engine.hasLeftLastFlight { fetchLastFlight(now: now) }
+        engine.sendLastFlight()
+    }
+
+    @inline(never)
+    private func repeatLastFlight(now: Instant, _ lease: borrowing OutboxLease) -> Event {
+        fetchLastFlight(now: now)
+        engine.repeatLastFlight(now: now)
+        return next(now: now, lease)
+    }
+
+    /// Gives the engine the last flight back, which the slot file keeps.
+    private func fetchLastFlight(now: Instant) {
+        guard let slot, let flight = shared.slots?.flight(of: slot), flight.expiry > now else {
+            return engine.forgetLastFlight()
+        }
+        engine.keepLastFlight(flight.bytes, until: flight.expiry, now: now)
+        hasNewDeadline = true
+    }
 
     /// Whether a datagram holds the record of the peer's Finished once more, while the peer may ask for the last flight.
     func holdsRepeatedFinished(_ datagram: UnsafeRawBufferPointer) -> Bool {
@@ -558,7 +577,8 @@ package final class Association {
         slot.establish(prepared, isMovable: engine.isMovable)
     }
 
-    /// Keeps the flight that has ended the handshake, which the peer may not have got, for the process that goes on with the slot.
+    /// Keeps the flight that has ended the handshake, which the peer may not have got, in the slot file: for this process,
+    /// and for the one that goes on with the slot.
     /// - Returns: for ``ConnectionSlot/flight``.
     private func keepLastFlight(of engine: Engine, _ random: ClientRandom?, started: Instant, now: Instant) -> UInt32 {
         guard let slots = shared.slots, let flight = engine.lastFlight else { return 0 }
@@ -567,7 +587,9 @@ package final class Association {
             ?? withUnsafeBytes(of: (UInt64(0), UInt64(0))) {
                 ConnectionSlot.flightOwner(started: started, random: $0)
             }
-        return slots.keepFlight(flight.bytes, of: owner, until: flight.expiry, now: now, by: .worker)
+        let place = slots.keepFlight(flight.bytes, of: owner, until: flight.expiry, now: now, by: .worker)
+        if place != 0 { engine.leaveLastFlight() }
+        return place
     }
 
     /// What has taken from the start of the handshake to its end, as it is to be kept.

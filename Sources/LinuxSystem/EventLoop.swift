@@ -55,6 +55,8 @@ public final class EventLoop {
 
     /// The time at which this turn began.
     public private(set) var now: Instant
+    /// The number of turns, which begins again at 0 after a long time.
+    public private(set) var turn: UInt32 = 0
     public var timers = Timers()
 
     public init() throws(SystemError) {
@@ -142,6 +144,7 @@ public final class EventLoop {
             count = 0
         }
         now = Instant.now()
+        turn &+= 1
         hasTurned = true
         if let timerDelays, let earliest = timers.earliest, earliest <= now {
             timerDelays.observe(nanoseconds: now.nanoseconds - earliest.nanoseconds)

@@ -63,6 +63,25 @@ public final class ReceiveBatch {
         return count
     }
 
+    /// Reads one datagram, without waiting and without finding out its source: for a socket whose datagrams all have the
+    /// same. It takes the kernel a quarter less than ``receive(from:)`` does where there is just one (Linux 6.18: 0.55 µs in
+    /// place of 0.74).
+    /// - Returns: 1, or 0 when none is available. ``source(_:)`` and ``destination(_:port:)`` tell nothing of it.
+    public func receiveOne(from socket: borrowing FileDescriptor) throws(SystemError) -> Int {
+        for index in 0..<count { prepare(index) }
+        count = 0
+        let raw = socket.rawValue
+        guard
+            let length = try systemUnlessBlocked(
+                "recv", "", { recv(raw, bytes, slotSize, doNotWait | Int32(MSG_TRUNC)) })
+        else { return 0 }
+        headers[0].msg_len = UInt32(truncatingIfNeeded: length)
+        headers[0].msg_hdr.msg_flags = length > slotSize ? Int32(MSG_TRUNC) : 0
+        headers[0].msg_hdr.msg_namelen = 0
+        count = 1
+        return 1
+    }
+
     /// Reads all datagrams of a socket, and passes the index of each to `body`.
     ///
     /// It stops after `batches` batches, since a peer can send without end. It continues after a pending ICMP error,

@@ -248,6 +248,7 @@ final class EnginePair {
                 case .established: change(side) { $0.noteHandshake(of: engine) }
                 case .message(let bytes): change(side) { $0.messages.append(Array(bytes)) }
                 case .pathResponse(let cookie): change(side) { $0.pathResponses.append(cookie) }
+                case .lastFlightWanted: engine.forgetLastFlight()
                 case .finishedRepeated: change(side) { $0.repetitions += 1 }
                 case .closed:
                     change(side) { $0.isClosed = true }

@@ -143,6 +143,13 @@ final class AssociationPair {
         }
     }
 
+    /// Lets so much time pass, whether or not anything happens in it.
+    func pass(_ duration: Duration) {
+        let end = Self.now + duration
+        run(for: duration)
+        advance(to: end, unless: false)
+    }
+
     private func advance(to instant: Instant, unless isPointless: Bool) {
         guard !isPointless else { return }
         // Rounded up: the clock counts in microseconds.

@@ -134,7 +134,14 @@ extension EndToEndCrowds {
                 try await daemon.logged("reloaded", count: 2)
             }
             for _ in 0..<50 { backend.send([UInt8](repeating: 0x61, count: 20), to: sender) }
-            // When the backend hears this, what it has sent has been dealt with.
+            let port = try #require(
+                sender.withUnsafeBytes { raw in
+                    raw.baseAddress.flatMap { SocketAddress($0, length: raw.count)?.port }
+                })
+            // The client's next record, which comes after something was sent to it, proves that it is there.
+            try await eventually("what the backend has sent has been read", details: daemon.program.errors) {
+                !ProcessTable.hasUnreadDatagrams(atPort: port)
+            }
             client.say("again")
             _ = try await eventualValue("the backend hears the client at last") { backend.receive() }
             try await eventually("the client is sent what the limit allows", details: daemon.program.errors) {

@@ -63,6 +63,30 @@ private final class Sockets {
         #expect(Array(batch[0]) == [1] && !batch.isTruncated(0), "nothing is left of the batch before")
     }
 
+    @Test func `one datagram by itself is whole or marked as cut off, and batches before and after it are as ever`()
+        throws
+    {
+        let sockets = try Sockets()
+        let batch = ReceiveBatch(capacity: 4, slotSize: 64)
+        #expect(try batch.receiveOne(from: sockets.listener) == 0)
+        for size in [1, 2, 64, 65, 0, 3, 4] { try sockets.send([UInt8](repeating: UInt8(size), count: size)) }
+        #expect(try batch.receive(from: sockets.listener) == 4)
+        #expect(batch.isTruncated(3))
+        for size in [0, 3] {
+            #expect(try batch.receiveOne(from: sockets.listener) == 1)
+            #expect(batch.count == 1)
+            #expect(Array(batch[0]) == [UInt8](repeating: UInt8(size), count: size) && !batch.isTruncated(0))
+            #expect(batch.source(0) == nil, "the source is that of no former datagram")
+        }
+        #expect(try batch.receive(from: sockets.listener) == 1)
+        #expect(Array(batch[0]) == [4, 4, 4, 4] && batch.source(0) == sockets.remote)
+        try sockets.send([UInt8](repeating: 7, count: 65))
+        #expect(try batch.receiveOne(from: sockets.listener) == 1)
+        #expect(batch[0].count == 64 && batch.isTruncated(0))
+        #expect(try batch.receiveOne(from: sockets.listener) == 0)
+        #expect(batch.count == 0)
+    }
+
     @Test(arguments: [("127.0.0.1", "0.0.0.0"), ("::1", "::"), ("127.0.0.1", "127.0.0.1")])
     func `a batch says to which address and over which interface a datagram came`(
         _ host: String, _ listening: String

@@ -53,6 +53,19 @@ package enum ProcessTable {
                 })
     }
 
+    /// Whether a UDP socket that is bound to the port holds datagrams that nobody has read.
+    package static func hasUnreadDatagrams(atPort port: UInt16) -> Bool {
+        ["/proc/net/udp", "/proc/net/udp6"].flatMap { text(of: $0).split(separator: "\n").dropFirst() }.contains {
+            line in
+            let columns = line.split(separator: " ")
+            // `0100007F:1151`, and `00000000:00000B40`: bytes to be sent and to be read.
+            guard columns.count > 9,
+                columns[1].split(separator: ":").last.map({ UInt16($0, radix: 16) == port }) == true
+            else { return false }
+            return columns[4].split(separator: ":").last.map { UInt32($0, radix: 16) != 0 } == true
+        }
+    }
+
     /// All of a file of /proc, empty where there is none. It has no size that could be known, and a read brings a page
     /// of it at most: FileManager takes the first for the whole file.
     package static func text(of file: String) -> String {

@@ -27,6 +27,7 @@ static const uint64_t CO_SSL_OP_COOKIE_EXCHANGE = SSL_OP_COOKIE_EXCHANGE;
 static const uint64_t CO_SSL_OP_NO_COMPRESSION = SSL_OP_NO_COMPRESSION;
 static const uint64_t CO_SSL_OP_CIPHER_SERVER_PREFERENCE = SSL_OP_CIPHER_SERVER_PREFERENCE;
 static const uint64_t CO_SSL_OP_NO_ENCRYPT_THEN_MAC = SSL_OP_NO_ENCRYPT_THEN_MAC;
+static const uint64_t CO_SSL_OP_LEGACY_SERVER_CONNECT = SSL_OP_LEGACY_SERVER_CONNECT;
 static const uint64_t CO_SSL_OP_NO_TICKET = SSL_OP_NO_TICKET;
 static const unsigned long CO_XN_FLAG_RFC2253 = XN_FLAG_RFC2253;
 static inline void co_bio_clear_retry_flags(BIO *b) { BIO_clear_retry_flags(b); }
@@ -35,6 +36,7 @@ static inline long co_ssl_ctx_set_min_version(SSL_CTX *c, int v) { return SSL_CT
 static inline long co_ssl_ctx_set_max_version(SSL_CTX *c, int v) { return SSL_CTX_set_max_proto_version(c, v); }
 static inline long co_ssl_ctx_set_mode(SSL_CTX *c, long m) { return SSL_CTX_set_mode(c, m); }
 static inline long co_ssl_ctx_set_session_cache_mode(SSL_CTX *c, long m) { return SSL_CTX_set_session_cache_mode(c, m); }
+static inline long co_ssl_ctx_set_sigalgs_list(SSL_CTX *c, const char *l) { return SSL_CTX_set1_sigalgs_list(c, l); }
 static inline long co_ssl_ctx_set_groups_list(SSL_CTX *c, const char *l) { return SSL_CTX_set1_groups_list(c, l); }
 static inline long co_ssl_ctx_set_dh_auto(SSL_CTX *c, long on) { return SSL_CTX_set_dh_auto(c, on); }
 static inline long co_ssl_ctx_set_servername_callback(SSL_CTX *c, int (*f)(SSL *, int *, void *)) { return SSL_CTX_set_tlsext_servername_callback(c, f); }

@@ -22,13 +22,18 @@ package struct StatusResult: Codable, Equatable, Sendable {
     package var clients: [TargetStatus]
     package var workers: [WorkerStatus]
     package var certificates: [CertificateStatus]
+    /// The certificate revocation lists of services, by their issuers; a daemon without any leaves it out.
+    package var revocationLists: [CertificateStatus]?
+    /// The OCSP responses that services staple, by their certificates; a daemon without any leaves it out.
+    package var ocspResponses: [CertificateStatus]?
     package var main: CounterValues
 
     package init(
         version: String, pid: Int32, sinceAt: String, uptimeSeconds: Double, openssl: String, phase: String,
         isReady: Bool, configuration: ConfigurationStatus, logLevel: LogLevelResult, traces: [TraceStatus],
         connections: ConnectionCounts, listeners: [ListenerStatus], services: [TargetStatus],
-        clients: [TargetStatus], workers: [WorkerStatus], certificates: [CertificateStatus], main: CounterValues
+        clients: [TargetStatus], workers: [WorkerStatus], certificates: [CertificateStatus],
+        revocationLists: [CertificateStatus] = [], ocspResponses: [CertificateStatus] = [], main: CounterValues
     ) {
         self.version = version
         self.pid = pid
@@ -46,6 +51,8 @@ package struct StatusResult: Codable, Equatable, Sendable {
         self.clients = clients
         self.workers = workers
         self.certificates = certificates
+        self.revocationLists = revocationLists.isEmpty ? nil : revocationLists
+        self.ocspResponses = ocspResponses.isEmpty ? nil : ocspResponses
         self.main = main
     }
 
@@ -57,7 +64,10 @@ package struct StatusResult: Codable, Equatable, Sendable {
         case isReady = "ready"
         case configuration
         case logLevel = "log_level"
-        case traces, connections, listeners, services, clients, workers, certificates, main
+        case traces, connections, listeners, services, clients, workers, certificates
+        case revocationLists = "revocation_lists"
+        case ocspResponses = "ocsp_responses"
+        case main
     }
 }
 
@@ -196,6 +206,7 @@ package struct WorkerStatus: Codable, Equatable, Sendable {
     }
 }
 
+/// A certificate, a revocation list or an OCSP response, and when it expires.
 package struct CertificateStatus: Codable, Equatable, Sendable {
     package var service: String?
     package var client: String?

@@ -139,7 +139,7 @@ public final class CertificateList {
 /// The certificate revocation lists of a PEM text.
 public final class RevocationLists {
     /// At least one X509_CRL. This object owns a reference to each.
-    private let pointers: [OpaquePointer]
+    let pointers: [OpaquePointer]
 
     /// - Throws: when the text holds none, or one that is broken.
     public init(pem text: String) throws(OpenSSLError) {

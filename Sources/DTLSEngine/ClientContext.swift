@@ -19,6 +19,12 @@ public struct ClientSettings: Codable, Equatable, Sendable {
     /// The groups that keys are exchanged in, best first, as SSL_CTX_set1_groups_list(3) has them (`"X25519:P-256"`);
     /// `nil`: X25519, P-256, P-384 and P-521.
     public var groups: String?
+    /// The signature algorithms of both sides, best first, as SSL_CTX_set1_sigalgs_list(3) has them
+    /// (`"ECDSA+SHA256:RSA-PSS+SHA256"`); `nil`: OpenSSL's. DTLS 1.0 negotiates none.
+    public var signatureAlgorithms: String?
+    /// Whether a server may do without secure renegotiation (RFC 5746). Somebody on the way can then put a handshake and
+    /// data of their own in front of this client's, where such a server renegotiates.
+    public var allowsLegacyServer = false
     public var minimumVersion: ProtocolVersion
     public var maximumVersion: ProtocolVersion?
     /// Whether the server may ask to renegotiate.
@@ -60,16 +66,18 @@ public final class ClientContext: TLSContext {
                     policy: .modern, hasCertificates: settings.presharedKey == nil,
                     hasPresharedKeys: settings.presharedKey != nil,
                     minimumVersion: settings.minimumVersion),
+            groups: settings.groups, signatureAlgorithms: settings.signatureAlgorithms,
             minimumVersion: settings.minimumVersion, maximumVersion: settings.maximumVersion,
             allowsRenegotiation: settings.allowsRenegotiation)
-        if let groups = settings.groups { try use(groups: groups) }
+        if settings.allowsLegacyServer { SSL_CTX_set_options(pointer, CO_SSL_OP_LEGACY_SERVER_CONNECT) }
         if let authorities = settings.certificateAuthorities { try trust(authorities: authorities, announce: false) }
         if settings.loadDefaultCertificates, SSL_CTX_set_default_verify_paths(pointer) != 1 {
             throw .authorities("\(OpenSSLError.drain())")
         }
         if let certificate = settings.certificate {
             guard let key = settings.privateKey else { throw .privateKey("there is a certificate but no key") }
-            try use(certificate: certificate, privateKey: key, passphrase: settings.passphrase)
+            let own = try use(certificate: certificate, privateKey: key, passphrase: settings.passphrase)
+            try checkSignatures(of: own, in: settings.signatureAlgorithms)
         }
         if let key = settings.presharedKey { try use(key) }
         if let fault = suiteFault(for: settings.presharedKey == nil ? .anyCertificate : .presharedKey) {

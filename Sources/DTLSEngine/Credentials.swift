@@ -12,6 +12,8 @@ public enum CredentialsError: Error, Sendable, Equatable, CustomStringConvertibl
     case presharedKey(String)
     case ciphers(String)
     case version(String)
+    /// The list of signature algorithms.
+    case signatures(String)
     /// OpenSSL could not make the context at all.
     case context(String)
 
@@ -25,6 +27,7 @@ public enum CredentialsError: Error, Sendable, Equatable, CustomStringConvertibl
         case .presharedKey(let reason): "pre-shared key: \(reason)"
         case .ciphers(let reason): "cipher list: \(reason)"
         case .version(let reason): "version: \(reason)"
+        case .signatures(let reason): "signature algorithms: \(reason)"
         case .context(let reason): "TLS context: \(reason)"
         }
     }

@@ -9,11 +9,14 @@ public struct OCSPStaple: Codable, Equatable, Sendable {
     public let response: [UInt8]
     /// When it is out of date (nextUpdate), in seconds since 1970; `nil`: it does not say.
     public let expiry: UnixTime?
+    /// Since when the responder has known it (thisUpdate), in seconds since 1970; `nil`: it cannot be read.
+    public let start: UnixTime?
 
     /// A response that ``init(_:for:)`` has checked before.
-    public init(checked response: [UInt8], expiry: UnixTime?) {
+    public init(checked response: [UInt8], expiry: UnixTime?, start: UnixTime? = nil) {
         self.response = response
         self.expiry = expiry
+        self.start = start
     }
 
     /// Checks that a response is one that can be stapled to a certificate now.
@@ -31,7 +34,9 @@ public struct OCSPStaple: Codable, Equatable, Sendable {
         guard status == V_OCSP_CERTSTATUS_GOOD else {
             throw .notGood(OCSP_cert_status_str(Int(status)).map { String(cString: $0) } ?? "unknown")
         }
-        self.init(checked: response, expiry: nextUpdate.flatMap(Self.unixTime(of:)))
+        self.init(
+            checked: response, expiry: nextUpdate.flatMap(UnixTime.init(asn1:)),
+            start: thisUpdate.flatMap(UnixTime.init(asn1:)))
         // The responder's clock may be wrong by five minutes; but no client accepts a response that has expired.
         guard co_ocsp_check_validity(thisUpdate, nextUpdate, 300) == 1,
             isValid(at: UnixTime(seconds: Int64(time(nil))))
@@ -80,12 +85,6 @@ public struct OCSPStaple: Codable, Equatable, Sendable {
             if UnsafeBufferPointer(start: start, count: Int(count)).elementsEqual(hash[..<Int(count)]) { return single }
         }
         return nil
-    }
-
-    private static func unixTime(of time: UnsafeRawPointer) -> UnixTime? {
-        var parts = tm()
-        guard co_asn1_time_to_tm(time, &parts) == 1 else { return nil }
-        return UnixTime(seconds: Int64(timegm(&parts)))
     }
 
     /// `2026-11-23 18:00:00 UTC`

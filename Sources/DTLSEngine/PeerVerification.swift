@@ -12,21 +12,43 @@ public struct PeerVerification: Codable, Equatable, Sendable {
         case required
     }
 
+    /// What a client's certificate must have been issued for.
+    public enum Purpose: String, Codable, Sendable, CaseIterable {
+        /// It may have no extended key usage, or one that names TLS clients (RFC 5280, section 4.2.1.12).
+        case client
+        /// Any: public CAs issue certificates for servers alone.
+        case any
+    }
+
+    /// The certificates whose revocation is looked up in ``revocationLists``.
+    public enum RevocationCheck: String, Codable, Sendable, CaseIterable {
+        /// All of a chain but the trusted one.
+        case chain
+        /// The client's own alone.
+        case leaf
+    }
+
     public var mode: Mode
     /// Trusted CAs, PEM. Where it is `nil`, only the fingerprints of `allow` are trusted, and a certificate that has
     /// one of them is accepted whatever its issuer and its dates are.
     public var authorities: String?
-    /// Revocation lists, PEM. Where there are any, each CA below the trusted one needs a list that is in force.
+    /// Revocation lists, PEM. Where there are any, each issuer of a certificate that ``revocationCheck`` means needs a
+    /// list that is in force.
     public var revocationLists: [String]
+    public var revocationCheck: RevocationCheck
+    public var purpose: Purpose
     /// Where it is not empty, a client's certificate must match one of these.
     public var allow: [PeerRule]
     /// No client's certificate may match one of these.
     public var deny: [PeerRule]
 
     public init(
-        mode: Mode = .none, authorities: String? = nil, revocationLists: [String] = [], allow: [PeerRule] = [],
+        mode: Mode = .none, authorities: String? = nil, revocationLists: [String] = [],
+        revocationCheck: RevocationCheck = .chain, purpose: Purpose = .client, allow: [PeerRule] = [],
         deny: [PeerRule] = []
     ) {
+        self.revocationCheck = revocationCheck
+        self.purpose = purpose
         self.mode = mode
         self.authorities = authorities
         self.revocationLists = revocationLists
@@ -38,7 +60,10 @@ public struct PeerVerification: Codable, Equatable, Sendable {
     /// that its client has shown, and OpenSSL does not check that again when it resumes one.
     var sessionIDContext: String {
         guard mode != .none else { return "" }
-        let parts = [[mode.rawValue, authorities ?? ""], revocationLists, allow.map(\.text), deny.map(\.text)]
+        var parts = [[mode.rawValue, authorities ?? ""], revocationLists, allow.map(\.text), deny.map(\.text)]
+        if (revocationCheck, purpose) != (.chain, .client) {
+            parts.append([revocationCheck.rawValue, purpose.rawValue])
+        }
         var text: [UInt8] = []
         for part in parts {
             // With their lengths, so that no two policies give the same bytes.
@@ -69,13 +94,17 @@ extension ServerContext {
         } else if let authorities = clients.authorities {
             try trust(authorities: authorities, announce: true)
             if !clients.revocationLists.isEmpty {
-                let flags = X509_V_FLAG_CRL_CHECK | X509_V_FLAG_CRL_CHECK_ALL
+                var flags = X509_V_FLAG_CRL_CHECK
+                if clients.revocationCheck == .chain { flags |= X509_V_FLAG_CRL_CHECK_ALL }
                 X509_STORE_set_flags(SSL_CTX_get_cert_store(pointer), UInt(flags))
             }
             for text in clients.revocationLists { try revoke(text) }
         } else if clients.allow.isEmpty || !clients.allow.allSatisfy(\.isFingerprint) {
             throw .authorities("there are none, and the allow list does not consist of fingerprints only")
         }
+        // It is OpenSSL's default for a server's clients that this overrides (ssl_verify_cert_chain). Which certificates
+        // are CAs is checked all the same.
+        if clients.purpose == .any { X509_VERIFY_PARAM_set_purpose(SSL_CTX_get0_param(pointer), X509_PURPOSE_ANY) }
         exData.verifier = PeerVerifier(clients)
         SSL_CTX_set_cert_verify_callback(
             pointer,

@@ -39,7 +39,8 @@ public final class ServerContext: TLSContext {
         self.sessionIDContext = Self.shorten(Array("\(settings.sessionIDContext)\0\(sessionIDContext)".utf8))
         refusesUnknownNames = settings.refusesUnknownNames
         try super.init(
-            method: DTLS_server_method(), ciphers: settings.cipherList, minimumVersion: settings.minimumVersion,
+            method: DTLS_server_method(), ciphers: settings.cipherList, groups: settings.groups,
+            signatureAlgorithms: settings.signatureAlgorithms, minimumVersion: settings.minimumVersion,
             maximumVersion: settings.maximumVersion, allowsRenegotiation: settings.allowsRenegotiation)
         for key in settings.certifiedKeys { try use(key) }
         try verify(settings.clients, trustOf: service)
@@ -86,6 +87,7 @@ public final class ServerContext: TLSContext {
             guard let authentication = certificate.authentication else {
                 throw .certificate("OpenSSL has no cipher suites of DTLS for servers with \(kind) keys")
             }
+            try checkSignatures(of: certificate, in: settings.signatureAlgorithms)
             guard let fault = suiteFault(for: .certificate(keyKind: kind, authentication: authentication)) else {
                 continue
             }

@@ -22,6 +22,13 @@ public struct ServerSettings: Codable, Equatable, Sendable {
     public var policy = CipherPolicy.modern
     /// OpenSSL's cipher list (TLS 1.2 and below); `nil`: the policy's.
     public var ciphers: String?
+    /// The groups that keys are exchanged in, best first, as SSL_CTX_set1_groups_list(3) has them (`"X25519:P-256"`);
+    /// `nil`: X25519, P-256, P-384 and P-521. The curve of a client's ECDSA certificate has to be among them (RFC 8422,
+    /// section 5.1.1).
+    public var groups: String?
+    /// The signature algorithms of both sides, best first, as SSL_CTX_set1_sigalgs_list(3) has them
+    /// (`"ECDSA+SHA256:RSA-PSS+SHA256"`); `nil`: OpenSSL's. DTLS 1.0 negotiates none.
+    public var signatureAlgorithms: String?
     public var minimumVersion: ProtocolVersion
     public var maximumVersion: ProtocolVersion?
     /// Whether clients may renegotiate.
@@ -77,7 +84,8 @@ extension ServerSettings {
     /// cipher suite is still in the list.
     var sessionIDContext: String {
         let proofs = "\(certifiedKeys.isEmpty ? "" : "certificates")\0\(presharedKeys == nil ? "" : "keys")"
-        return "\(clients.sessionIDContext)\0\(proofs)\0\(cipherList)"
+        let lists = [groups.map { "groups:\($0)" }, signatureAlgorithms.map { "signatures:\($0)" }].compactMap(\.self)
+        return ([clients.sessionIDContext, proofs, cipherList] + lists).joined(separator: "\0")
     }
 }
 

@@ -17,10 +17,13 @@ public class TLSContext {
     /// 5.1.1).
     private static let groups = "X25519:P-256:P-384:P-521"
 
-    /// - Parameter ciphers: an OpenSSL cipher list; see ``CipherPolicy``.
+    /// - Parameters:
+    ///   - ciphers: an OpenSSL cipher list; see ``CipherPolicy``.
+    ///   - groups: a list for SSL_CTX_set1_groups_list(3); `nil`: X25519, P-256, P-384 and P-521.
+    ///   - signatureAlgorithms: a list for SSL_CTX_set1_sigalgs_list(3); `nil`: OpenSSL's.
     init(
-        method: OpaquePointer?, ciphers: String, minimumVersion: ProtocolVersion, maximumVersion: ProtocolVersion?,
-        allowsRenegotiation: Bool
+        method: OpaquePointer?, ciphers: String, groups: String?, signatureAlgorithms: String?,
+        minimumVersion: ProtocolVersion, maximumVersion: ProtocolVersion?, allowsRenegotiation: Bool
     ) throws(CredentialsError) {
         self.allowsRenegotiation = allowsRenegotiation
         self.maximumVersion = maximumVersion
@@ -37,7 +40,8 @@ public class TLSContext {
         acceptShortTags()
         noteAlerts()
         setCertificateStrength()
-        try use(groups: Self.groups)
+        try use(groups: groups ?? Self.groups)
+        if let signatureAlgorithms { try use(signatureAlgorithms: signatureAlgorithms) }
         // The MTU is configured, and never asked of the BIO: one BIO serves all connections of a thread.
         SSL_CTX_set_options(context, CO_SSL_OP_NO_QUERY_MTU | CO_SSL_OP_NO_COMPRESSION)
         // With Encrypt-then-MAC (RFC 7366), OpenSSL ends a connection for any record whose MAC is wrong, where RFC
@@ -55,12 +59,33 @@ public class TLSContext {
     deinit { SSL_CTX_free(pointer) }
 
     /// - Parameter groups: a list for SSL_CTX_set1_groups_list(3).
-    func use(groups: String) throws(CredentialsError) {
+    private func use(groups: String) throws(CredentialsError) {
         ERR_clear_error()
         guard co_ssl_ctx_set_groups_list(pointer, groups) == 1 else {
             _ = OpenSSLError.drain()
             throw .context("OpenSSL knows no such groups: \"\(groups)\"")
         }
+    }
+
+    /// - Parameter signatureAlgorithms: a list for SSL_CTX_set1_sigalgs_list(3).
+    private func use(signatureAlgorithms: String) throws(CredentialsError) {
+        ERR_clear_error()
+        guard co_ssl_ctx_set_sigalgs_list(pointer, signatureAlgorithms) == 1 else {
+            _ = OpenSSLError.drain()
+            throw .signatures("OpenSSL knows no such signature algorithms: \"\(signatureAlgorithms)\"")
+        }
+    }
+
+    /// Checks that a certificate of this side has a signature algorithm in the list, without which OpenSSL never uses the
+    /// certificate.
+    /// - Parameter list: the list of the settings; `nil`: OpenSSL's own, which has algorithms for all keys.
+    func checkSignatures(of certificate: OwnCertificate, in list: String?) throws(CredentialsError) {
+        // The signatures of DTLS 1.0 are not negotiated (RFC 4346, section 7.4.3).
+        guard let list, maximumVersion != .dtls10 else { return }
+        let kind = certificate.keyKind
+        guard !SignatureAlgorithms.has(keyKind: kind, in: list, securityLevel: SSL_CTX_get_security_level(pointer))
+        else { return }
+        throw .signatures("it has no signature algorithm that the policy allows for certificates with \(kind) keys")
     }
 
     /// Has connections that have a connection ID negotiate it. A renegotiation would agree once more in the middle of a

@@ -284,6 +284,46 @@ import Testing
         #expect(try isServed(handshake(clients, device.identity())))
     }
 
+    @Test func `only the client's own certificate is looked up where that is asked for`() throws {
+        let identity = try device.identity(chain: [intermediate])
+        let lower = try intermediate.revocationList()
+        var clients = try required(revocationLists: [lower])
+        try expectRefusal(handshake(clients, identity), "above it cannot be checked", alert: 46)
+        clients.revocationCheck = .leaf
+        #expect(try isServed(handshake(clients, identity)))
+        clients.revocationLists = [lower, try root.revocationList([intermediate])]
+        #expect(try isServed(handshake(clients, identity)), "the list of the root says nothing of the device")
+        clients.revocationLists = [try intermediate.revocationList([device])]
+        try expectRefusal(handshake(clients, identity), "was revoked on 20", alert: 44)
+        clients.revocationLists = [try root.revocationList()]
+        try expectRefusal(handshake(clients, identity), "there is no revocation list (CRL) of its issuer", alert: 46)
+    }
+
+    @Test func `a revocation list tells of its life`() throws {
+        let lists = try RevocationLists(pem: root.revocationList(days: -1...6))
+        let life = try #require(lists.lives.first)
+        #expect(lists.lives.count == 1)
+        #expect(life.issuer == "CN=Root")
+        #expect(life.thisUpdate?.duration(to: life.nextUpdate) == .seconds(7 * 86_400))
+    }
+
+    // MARK: Purpose
+
+    /// Public CAs issue certificates for servers alone.
+    @Test func `a certificate for servers gets in where any purpose will do`() throws {
+        let server = try MadeCertificate("server", usage: "serverAuth", issuer: root)
+        var clients = try required()
+        try expectRefusal(handshake(clients, server.identity()), "may not be used by a client", alert: 43)
+        clients.purpose = .any
+        #expect(try isServed(handshake(clients, server.identity())))
+        #expect(try isServed(handshake(clients, member.identity())))
+        // What is no CA signs no clients.
+        let child = try MadeCertificate("child", issuer: member)
+        #expect(try !isServed(handshake(clients, child.identity(chain: [member]))))
+        let stranger = try MadeCertificate("stranger", usage: "serverAuth")
+        #expect(try !isServed(handshake(clients, stranger.identity())))
+    }
+
     @Test func `a broken revocation list is refused`() throws {
         let list = try root.revocationList()
         #expect(try RevocationLists(pem: list + "\n# nothing\n" + list).count == 2)

@@ -51,6 +51,18 @@ extension EndToEndCrowds {
                 client: ["-cipher", "ECDHE-ECDSA-AES128-GCM-SHA256"],
                 first: .served("CIPHER=ECDHE-ECDSA-AES128-GCM-SHA256"), then: .refused("handshake failure")),
             Change(
+                name: "groups", before: "groups = \"P-384\"", after: "groups = \"P-256:X25519\"",
+                client: ["-groups", "X25519:P-256"], first: .refused("handshake failure"), then: .served()),
+            Change(
+                name: "signature_algorithms", before: "signature_algorithms = \"ECDSA+SHA256\"",
+                after: "signature_algorithms = \"ECDSA+SHA512\"", client: ["-sigalgs", "ECDSA+SHA256"],
+                first: .served(), then: .refused("handshake failure")),
+            Change(
+                name: "client_purpose", before: "ca = \"authority.pem\"",
+                after: "ca = \"authority.pem\"\nclient_purpose = \"any\"",
+                client: ["-cert", "for-servers.pem", "-key", "for-servers.key"],
+                first: .refused("unsupported certificate"), then: .served("CLIENT=for-servers")),
+            Change(
                 name: "minimum_version", after: "minimum_version = \"1.0\"", client: oldSuite, version: "-dtls1",
                 first: .refused("protocol version"), then: .served("VERSION=DTLSv1 ")),
             Change(
@@ -73,6 +85,8 @@ extension EndToEndCrowds {
 
         @Test func `new handshakes use the new settings`() async throws {
             try folder.write("sensor-7:\(Self.key)\n", to: "keys.psk")
+            _ = try await maker.issued(
+                "for-servers", by: maker.authority("authority"), extensions: ["extendedKeyUsage = serverAuth"])
             let places = try Self.changes.map { _ in try SocketAddress.freeOnOwnLoopback() }
             func configuration(_ setting: (Change) -> String) -> String {
                 zip(Self.changes, places).map { change, place in
@@ -82,7 +96,9 @@ extension EndToEndCrowds {
             func clients() throws -> [SecureClient] {
                 try zip(Self.changes, places).map { change, place in
                     let client = try SecureClient(
-                        to: place, trust: identity.certificate, in: folder, change.client, version: change.version)
+                        to: place, trust: identity.certificate, in: folder,
+                        change.client.map { $0.hasPrefix("for-servers.") ? folder.file($0) : $0 },
+                        version: change.version)
                     client.say("hello")
                     return client
                 }

@@ -1,3 +1,4 @@
+import Glibc
 import LinuxSystem
 import TestSupport
 import Testing
@@ -135,6 +136,38 @@ extension EndToEndHandshakes {
             try await daemon.logged("connection opened", "CIPHER=AES256-GCM-SHA384")
             try await expectRefused(["-cipher", "ECDHE-RSA-AES128-GCM-SHA256"], "handshake failure")
             #expect(try await oldClient(Self.old[0]).ended() != .exited(0))
+            try await daemon.stop()
+        }
+
+        /// gnutls-serv without RFC 5746, as servers before 2010 are.
+        @Test func `a server without secure renegotiation is taken where that is allowed`() async throws {
+            let front = try SocketAddress.freeOnOwnLoopback()
+            // It serves on all addresses, and answers from the first one of the interface.
+            let address = try #require(SocketAddress(host: "127.0.0.1", port: address.port))
+            let server = try Program(
+                [
+                    "gnutls-serv", "--udp", "--echo", "-p", "\(address.port)", "--x509certfile", identity.certificate,
+                    "--x509keyfile", identity.privateKey, "--priority", "NORMAL:%DISABLE_SAFE_RENEGOTIATION",
+                ], in: folder)
+            try await eventually("gnutls-serv listens", details: server.output + server.errors) {
+                ProcessTable.localPorts(of: server.pid).contains(address.port)
+            }
+            func client(_ more: String) -> String {
+                Client(
+                    listen: front, connect: address, trust: identity.certificate,
+                    more: "server_name = \"localhost\"\n\(more)"
+                ).text
+            }
+            let daemon = try await Daemon.start(client(""), in: folder)
+            let sender = try PlainSender(to: front)
+            sender.send("hello")
+            try await daemon.logged("no connection to the server", "unsafe legacy renegotiation disabled")
+            try daemon.reload(client("legacy_server = true"))
+            try await daemon.logged("reloaded")
+            try await daemon.logged(" warning ", "client.", "legacy_server: true: ", "RFC 5746")
+            try await sender.exchangeWithLosses("hello again", details: server.output + server.errors)
+            server.signal(SIGTERM)
+            _ = try await server.ended()
             try await daemon.stop()
         }
 

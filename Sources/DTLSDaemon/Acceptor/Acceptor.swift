@@ -37,7 +37,7 @@ final class Acceptor: TimerTarget, EventHandler {
     let listeners: ListenerSet
     private let ticketKeys: TicketKeyRotator
     private let staples: StapleRefresher
-    /// Warns of certificates that expire.
+    /// Warns of certificates, revocation lists and OCSP responses that expire.
     let expiries: ExpiryWatch
     private(set) lazy var control = Control(self)
     /// The secret of the cookies that the listeners make.
@@ -352,7 +352,7 @@ final class Acceptor: TimerTarget, EventHandler {
         dispatcher.activate(configuration, targets: listeners.targets)
         counters.activate(configuration)
         staples.watch(configuration, with: new.watcher)
-        expiries.watch(configuration.certificates)
+        expiries.watch(configuration.expiring)
         control.activate(configuration, controlPlan)
         LogBootstrap.setFormat(configuration.logFormat)
         storeDescriptors()
@@ -384,6 +384,7 @@ final class Acceptor: TimerTarget, EventHandler {
         active.watcher = staples.watcher
         let setup = try active.setup.copy(snapshot: try makeSnapshot(refreshed))
         try workers.configure(workers: refreshed.workers, setup)
+        expiries.watch(refreshed.expiring)
         handle(.staplesActivated(ActiveConfiguration(refreshed, setup, watcher: staples.watcher)))
     }
 

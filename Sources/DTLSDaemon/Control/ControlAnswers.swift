@@ -38,7 +38,8 @@ extension Control {
             services: configuration?.services.map { service($0, snapshot) } ?? [],
             clients: configuration?.clients.map { client($0, snapshot) } ?? [],
             workers: acceptor.workers.pool.workers.map { worker($0, snapshot) },
-            certificates: configuration?.certificates.map { Self.status(of: $0) } ?? [],
+            certificates: status(.certificate), revocationLists: status(.revocationList),
+            ocspResponses: status(.ocspResponse),
             main: Self.values(snapshot.main))
     }
 
@@ -102,12 +103,15 @@ extension Control {
         return out >> UInt64(index) & 1 == 0 ? "up" : "down"
     }
 
-    private static func status(of certificate: ConfiguredCertificate) -> CertificateStatus {
-        CertificateStatus(
-            service: certificate.kind == .service ? certificate.owner : nil,
-            client: certificate.kind == .client ? certificate.owner : nil, name: certificate.host,
-            subject: certificate.subject, notAfterAt: Timestamp.text(certificate.notAfter),
-            daysLeft: certificate.daysLeft(at: .now()))
+    /// What expires of the active configuration.
+    private func status(_ content: ExpiringCredential.Content) -> [CertificateStatus] {
+        acceptor.expiries.credentials.filter { $0.content == content }.map { credential in
+            CertificateStatus(
+                service: credential.kind == .service ? credential.owner : nil,
+                client: credential.kind == .client ? credential.owner : nil, name: credential.host,
+                subject: credential.subject, notAfterAt: Timestamp.text(credential.notAfter),
+                daysLeft: credential.daysLeft(at: .now()))
+        }
     }
 
     private func worker(_ worker: WorkerPool.Worker, _ snapshot: CounterSnapshot) -> WorkerStatus {

@@ -40,7 +40,9 @@ struct StatusReport {
         var lines = summary.map { line in width.map(line.cut(to:)) ?? line }
         for (title, table) in [
             ("Services", targets(status.services)), ("Clients", targets(status.clients)), ("Backends", backends),
-            ("Workers", workers), ("Listeners", listeners), ("Certificates", certificates),
+            ("Workers", workers), ("Listeners", listeners), ("Certificates", certificates(status.certificates)),
+            ("Revocation lists", certificates(status.revocationLists ?? [], subject: "ISSUER")),
+            ("OCSP responses", certificates(status.ocspResponses ?? [])),
         ] where !table.isEmpty {
             lines += [.empty, StyledLine(title, .dim)] + table.lines(width: width)
         }
@@ -173,11 +175,11 @@ struct StatusReport {
         return table
     }
 
-    private var certificates: TextTable {
+    private func certificates(_ certificates: [CertificateStatus], subject: String = "SUBJECT") -> TextTable {
         var table = TextTable([
-            .text("OF"), .text("NAME"), .text("SUBJECT", isFlexible: true), .text("NOT AFTER"), .number("DAYS LEFT"),
+            .text("OF"), .text("NAME"), .text(subject, isFlexible: true), .text("NOT AFTER"), .number("DAYS LEFT"),
         ])
-        for certificate in status.certificates {
+        for certificate in certificates {
             let days = certificate.daysLeft
             table.add([
                 .init(certificate.service ?? certificate.client, .strong), .init(certificate.name ?? ""),

@@ -7,8 +7,8 @@ import Testing
     private static let day: Int64 = 86_400
     private let end = UnixTime(seconds: 1_800_000_000)
 
-    private func certificate(_ owner: String = "web", file: String = "web.pem") -> ConfiguredCertificate {
-        ConfiguredCertificate(
+    private func certificate(_ owner: String = "web", file: String = "web.pem") -> ExpiringCredential {
+        ExpiringCredential(
             kind: .service, owner: owner, host: nil, file: file, subject: "\"CN=\(owner)\"", notAfter: end)
     }
 
@@ -72,5 +72,45 @@ import Testing
     @Test func `one certificate for several services is told of for each`() {
         var warnings = ExpiryWarnings()
         #expect(warnings.warnings(of: [certificate(), certificate("b")], now: before(Self.day)).count == 2)
+    }
+
+    // MARK: Revocation lists and OCSP responses
+
+    /// What is told in the hours from `days` before the end until two days after it.
+    private func told(
+        _ content: ExpiringCredential.Content, days: Int64, from first: Int64? = nil
+    ) -> [(hour: Int64, ExpiryWarnings.Warning)] {
+        var credential = certificate()
+        credential.content = content
+        credential.issuedAt = before(days * Self.day)
+        var warnings = ExpiryWarnings()
+        var told: [(hour: Int64, ExpiryWarnings.Warning)] = []
+        for hour in stride(from: first ?? days * 24, through: -48, by: -1) {
+            for warning in warnings.warnings(of: [credential], now: before(hour * 3_600)) {
+                told.append((hour, warning))
+            }
+        }
+        return told
+    }
+
+    @Test func `a revocation list is told of in the last quarter of its life`() {
+        let expected: [Int64: [Int64]] = [
+            365: [720, 168, 24, 0], 120: [720, 168, 24, 0], 30: [168, 24, 0], 7: [24, 0], 3: [0],
+        ]
+        for (days, hours) in expected {
+            #expect(told(.revocationList, days: days).map(\.hour) == hours, "a life of \(days) days")
+        }
+    }
+
+    @Test func `a revocation list that had expired when it was read was warned of then`() {
+        #expect(told(.revocationList, days: 3, from: -1).isEmpty)
+    }
+
+    /// Where responses are read again, it is said of each that has expired.
+    @Test func `an OCSP response is told of before its end alone`() {
+        let expected: [Int64: [Int64]] = [30: [168, 24], 7: [24], 1: []]
+        for (days, hours) in expected {
+            #expect(told(.ocspResponse, days: days).map(\.hour) == hours, "a life of \(days) days")
+        }
     }
 }

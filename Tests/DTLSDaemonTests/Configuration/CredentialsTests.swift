@@ -29,13 +29,20 @@ import Testing
         let client =
             "[client.c]\nconnect = \"127.0.0.1:5684\"\nlisten = [\"127.0.0.1:5683\"]\nserver_name = \"localhost\"\n"
             + "ca = \"server.pem\"\ncertificate = \"server.pem\"\nprivate_key = \"server.key\"\n"
-        let certificates = try folder.read(text("listen = [\"127.0.0.1:5685\"]\n\(host)\(client)")).certificates
+        let certificates = try folder.read(text("listen = [\"127.0.0.1:5685\"]\n\(host)\(client)")).credentials
         #expect(certificates.map(\.kind) == [.service, .service, .client])
         #expect(certificates.map(\.owner) == ["a", "a", "c"])
         #expect(certificates.map(\.host) == [nil, "other.example", nil])
         #expect(certificates.allSatisfy { $0.file == "server.pem" && $0.subject == "CN=localhost" })
         // Made a moment ago, for 30 days.
         #expect(certificates.allSatisfy { [29, 30].contains($0.daysLeft(at: .now())) })
+    }
+
+    @Test func `a way to look at revocation lists needs some`() throws {
+        #expect(
+            try folder.problems(text("ca = \"server.pem\"\ncrl_check = \"leaf\"")).map { $0.prefix { $0 != ";" } } == [
+                "dtlsd.toml:6: service.a.crl_check: there is no list to check with"
+            ])
     }
 
     /// A certificate that cannot be used does not hide other errors.

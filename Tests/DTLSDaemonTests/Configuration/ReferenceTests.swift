@@ -111,9 +111,12 @@ import Testing
         }
         #expect(settings.count > 10)
         for setting in settings {
-            let needsAuthorities = setting.hasPrefix("#client_certificate ") || setting.hasPrefix("#crl ")
+            let needsAuthorities = ["client_certificate", "crl", "crl_check", "client_purpose"].contains {
+                setting.hasPrefix("#\($0) ")
+            }
+            let needsLists = setting.hasPrefix("#crl_check ")
             let changed = Self.switchingOn(text) {
-                "#\($0)" == setting || needsAuthorities && $0.hasPrefix("ca = ")
+                "#\($0)" == setting || needsAuthorities && $0.hasPrefix("ca = ") || needsLists && $0.hasPrefix("crl = ")
             }
             #expect(throws: Never.self, "\(setting)") { _ = try read(changed, in: folder) }
         }

@@ -14,11 +14,12 @@ import Testing
         let addresses = try ["0.0.0.0:4433", "[fe80::1%1]:4434"].map { try #require(SocketAddress($0)) }
         let presharedKey = PresharedKey(identity: [0xff, 1], key: [0, 1, 2])
         var key = CertifiedKey(certificate: "certificate\n", privateKey: "key", passphrase: "p")
-        key.staple = OCSPStaple(checked: [1, 2], expiry: UnixTime(seconds: 3))
+        key.staple = OCSPStaple(checked: [1, 2], expiry: UnixTime(seconds: 3), start: UnixTime(seconds: 2))
         var tls = ServerSettings(
             certifiedKeys: [key],
             clients: PeerVerification(
                 mode: .requested, authorities: "ca", revocationLists: ["one", ""],
+                revocationCheck: .leaf, purpose: .any,
                 allow: [try PeerRule("sha256:" + String(repeating: "0a", count: 32))],
                 deny: [try PeerRule("cn:ä"), try PeerRule("IP:192.0.2.0/24")]),
             ciphers: "ALL", minimumVersion: .dtls10, maximumVersion: .dtls12, allowsRenegotiation: true)
@@ -27,6 +28,7 @@ import Testing
         tls.applicationProtocols = ["coap", "ä"]
         tls.presharedKeys = PresharedKeys(keys: [presharedKey, PresharedKey(identity: [2], key: [3])], hint: [0xfe])
         tls.connectionIDs = true
+        (tls.groups, tls.signatureAlgorithms) = ("P-256", "ECDSA+SHA256")
         tls.sessions = SessionSettings(resumption: false, lifetime: .seconds(3))
         let socket = SocketOptions(
             receiveBuffer: 1_024, sendBuffer: 16_777_216, timeToLive: 0, dscp: 0, interface: "lo", ipv6Only: false,
@@ -56,7 +58,7 @@ import Testing
             ciphers: "ALL", minimumVersion: .dtls10, maximumVersion: .dtls12, allowsRenegotiation: true)
         client.applicationProtocols = ["coap"]
         client.connectionIDs = true
-        client.groups = "X25519"
+        (client.groups, client.signatureAlgorithms, client.allowsLegacyServer) = ("X25519", "RSA+SHA256", true)
         var configuration = Configuration(
             workers: 7, stopTimeout: .milliseconds(1), logLevel: .warning, cookieSecret: Array(0...255),
             tickets: TicketConfiguration(
@@ -79,9 +81,10 @@ import Testing
         configuration.recycle = .seconds(60)
         configuration.logFormat = .json
         configuration.control = ControlConfiguration(path: "/run/ä.sock", mode: 0o600, group: 7)
-        configuration.certificates = [
-            ConfiguredCertificate(
-                kind: .client, owner: "a", host: "b", file: "c", subject: "d", notAfter: UnixTime(seconds: 9))
+        configuration.credentials = [
+            ExpiringCredential(
+                content: .revocationList, kind: .client, owner: "a", host: "b", file: "c", subject: "d",
+                issuedAt: UnixTime(seconds: 8), notAfter: UnixTime(seconds: 9))
         ]
         configuration.connectionIDs = ConnectionIDConfiguration(
             keys: [ConnectionIDKey(rotation: 3, bytes: Array(1...16))], serverID: [7, 8])

@@ -25,8 +25,8 @@ struct Configuration: Codable, Equatable, Sendable {
     var clients: [ClientConfiguration] = []
     /// The files of OCSP responses, which are read again when they change.
     var staples: [StapleFile] = []
-    /// The certificates of services and clients, whose ends an operator is warned of.
-    var certificates: [ConfiguredCertificate] = []
+    /// The certificates and revocation lists of services and clients, whose ends an operator is warned of.
+    var credentials: [ExpiringCredential] = []
     /// The warnings, which do not prevent the configuration from being used.
     var warnings: [ConfigurationProblem] = []
     /// The limits of all services together.

@@ -146,7 +146,7 @@ struct CertificatesReader {
                     fields.privateKey, privateKey, reason,
                     "the key that the first certificate in \(file) was made for")
             case .privateKey(let reason): report(fields.privateKey, privateKey, reason)
-            case .authorities, .presharedKey, .ciphers, .version, .context:
+            case .authorities, .presharedKey, .ciphers, .signatures, .version, .context:
                 context.report(fields.table, "no TLS context can be made: \(error)")
             }
             return false
@@ -161,8 +161,8 @@ struct CertificatesReader {
         } catch {
             switch error {
             // Errors in these are reported when the whole service is tested.
-            case .ciphers, .version:
-                settings.ciphers = nil
+            case .ciphers, .signatures, .version:
+                (settings.ciphers, settings.signatureAlgorithms) = (nil, nil)
                 (settings.minimumVersion, settings.maximumVersion) = (settings.policy.minimumVersion, nil)
                 _ = try ServerContext(settings)
             default: throw error

@@ -55,6 +55,7 @@ extension ValueType where Value == [RevocationListFile] {
                             "\(ReadContext.quoted(name.value)): \(complaint); the clients of this CA are refused until"
                                 + " a new list is loaded (SIGHUP)")
                     }
+                    field.note(lists, named: name.value)
                     return RevocationListFile(text: text, lists: lists)
                 } catch {
                     let reason =
@@ -86,12 +87,16 @@ struct ClientAuthReader {
         }
         return PeerVerification(
             mode: mode, authorities: section.authorities, revocationLists: section.revocationLists.map(\.text),
+            revocationCheck: section.revocationCheck, purpose: section.clientPurpose,
             allow: section.clients.allow.map(\.value), deny: section.clients.deny.map(\.value))
     }
 
     /// Warns about expired CA certificates and missing revocation lists, which make the service reject valid clients.
     private func warn(of authorities: String) {
         table.field(\.authorities).warnOfDates(in: authorities, "the clients of this CA are refused")
+        // Of a CA that has issued no client's certificate itself, nobody looks for a list then; which ones these are is
+        // not known.
+        guard section.revocationCheck == .chain else { return }
         guard !section.revocationLists.isEmpty, let certificates = try? CertificateList(pem: authorities) else {
             return
         }
@@ -114,7 +119,14 @@ struct ClientAuthReader {
             }
             return true
         }
+        if table.has(\.revocationCheck), !table.has(\.revocationLists) {
+            table.report(\.revocationCheck, "there is no list to check with; expected crl beside it")
+        }
         guard !table.has(\.authorities) else { return true }
+        if table.has(\.clientPurpose) {
+            table.report(
+                \.clientPurpose, "it has no effect without ca, as fingerprints count whatever a certificate is for")
+        }
         if table.has(\.revocationLists) {
             table.report(
                 \.revocationLists, "it has no effect without ca; expected ca with the CAs that issued these lists")
@@ -137,6 +149,9 @@ struct ClientAuthReader {
 
     /// The keys that have no effect when clients are not asked for certificates, and what else they need.
     private static var properties: [(PartialKeyPath<ServiceSection>, String)] {
-        [(\.authorities, ""), (\.revocationLists, " and ca"), (\.clients, "")]
+        [
+            (\.authorities, ""), (\.revocationLists, " and ca"), (\.clients, ""), (\.clientPurpose, " and ca"),
+            (\.revocationCheck, " and ca"),
+        ]
     }
 }

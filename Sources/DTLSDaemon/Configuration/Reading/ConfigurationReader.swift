@@ -41,7 +41,7 @@ enum ConfigurationReader {
         var configuration = main.configuration(table)
         try context.finish()
         configuration.staples = context.staples
-        configuration.certificates = context.certificates
+        configuration.credentials = context.credentials
         configuration.warnings = context.warnings.sorted { ($0.line ?? 0) < ($1.line ?? 0) }
         try use(configuration, context)
         return configuration

@@ -20,6 +20,37 @@ extension ValueType where Value == String {
     }
 }
 
+extension ValueType where Value == String {
+    /// A list of groups. OpenSSL refuses a list with an unknown name.
+    static var groups: Self {
+        let list = string("an OpenSSL list of groups (\"X25519:P-256\")")
+        return Self(list.expected) { field in
+            guard let list = list.read(field) else { return nil }
+            if let fault = GroupList.fault(of: list) {
+                field.report("\(fault); expected \(field.expected)")
+                return nil
+            }
+            let unused = GroupList.unusedWords(in: list)
+            if !unused.isEmpty {
+                field.warn(
+                    "no effect: \(unused.map(ReadContext.quoted).joined(separator: ", ")); DTLS 1.2 has no such groups")
+            }
+            return list
+        }
+    }
+
+    /// A list of signature algorithms. OpenSSL refuses a list with an unknown name.
+    static var signatureAlgorithms: Self {
+        let list = string("an OpenSSL list of signature algorithms (\"ECDSA+SHA256:RSA-PSS+SHA256\")")
+        return Self(list.expected) { field in
+            guard let list = list.read(field) else { return nil }
+            guard let fault = SignatureAlgorithms.fault(of: list) else { return list }
+            field.report("\(fault); expected \(field.expected)")
+            return nil
+        }
+    }
+}
+
 extension ValueType where Value == [String] {
     /// The names of application protocols in order of preference; empty if a ClientHello could not contain them.
     static var applicationProtocols: Self {

@@ -15,8 +15,8 @@ final class ReadContext {
     /// Watches the files that are read again when they change. It gets each file before it is read.
     let watcher: FileWatcher?
     var staples: [StapleFile] = []
-    /// The certificates that can be used.
-    var certificates: [ConfiguredCertificate] = []
+    /// The certificates and revocation lists that can be used.
+    var credentials: [ExpiringCredential] = []
 
     init(file: String, environment: [String: String], lines: KeyLines, watcher: FileWatcher? = nil) {
         self.file = file

@@ -12,7 +12,9 @@ struct ServiceSection {
     var unknownName = UnknownName.default
     var authorities: String?
     var clientCertificate: PeerVerification.Mode?
+    var clientPurpose = PeerVerification.Purpose.client
     var revocationLists: [RevocationListFile] = []
+    var revocationCheck = PeerVerification.RevocationCheck.chain
     var clients = ClientRulesSection()
     var presharedKeys = PresharedKeys(keys: [])
     /// The oldest version; `nil`: that of the policy.
@@ -63,6 +65,12 @@ struct ServiceSection {
             "crl", \.revocationLists, .revocationLists, default: "none; no certificate is treated as revoked",
             doc: "The certificate revocation lists of the CAs.")
         Key(
+            "crl_check", \.revocationCheck, .word,
+            doc: "Whether all certificates of a client's chain are looked up in the revocation lists.")
+        Key(
+            "client_purpose", \.clientPurpose, .word,
+            doc: "What clients' certificates must have been issued for.")
+        Key(
             table: "clients", \.clients, ClientRulesSection.schema,
             doc: "The rules that accept or reject clients by their certificates.")
         Key(
@@ -80,6 +88,12 @@ struct ServiceSection {
         Key(
             "ciphers", \.model.tls.ciphers, .ciphers, default: "those of the policy",
             doc: "The cipher suites of DTLS 1.2 and earlier, as an OpenSSL cipher list.")
+        Key(
+            "groups", \.model.tls.groups, .groups, default: "\"X25519:P-256:P-384:P-521\"",
+            doc: "The groups for the key exchange (ECDHE), and for clients' ECDSA certificates.")
+        Key(
+            "signature_algorithms", \.model.tls.signatureAlgorithms, .signatureAlgorithms, default: "OpenSSL's",
+            doc: "The signature algorithms of DTLS 1.2.")
         Key(
             "minimum_version", \.minimumVersion, .version, default: "\"1.2\"; with policy = \"legacy\", \"1.0\"",
             doc: "The oldest DTLS version that is accepted.")
@@ -207,7 +221,9 @@ private struct ServerCredentialsReader {
                 policy: policy)
             return reader.read(service: service)?.map(\.key) ?? []
         }
-        let authentication: [PartialKeyPath<ServiceSection>] = [\.authorities, \.revocationLists, \.clients]
+        let authentication: [PartialKeyPath<ServiceSection>] = [
+            \.authorities, \.revocationLists, \.clients, \.clientPurpose, \.revocationCheck,
+        ]
         for property in authentication where table.has(property) {
             table.report(
                 property,
@@ -234,8 +250,8 @@ private struct ServerCredentialsReader {
         if table.has(\.presharedKeys), settings.presharedKeys == nil {
             settings.presharedKeys = PresharedKeys(keys: [])
         }
-        // Three items can be left out, so the fourth attempt is the last.
-        for _ in 0..<4 {
+        // Four items can be left out, so the fifth attempt is the last.
+        for _ in 0..<5 {
             do throws(CredentialsError) {
                 _ = try ServerContext(settings)
                 return
@@ -243,6 +259,7 @@ private struct ServerCredentialsReader {
                 report(error)
                 switch error {
                 case .ciphers: settings.ciphers = nil
+                case .signatures: settings.signatureAlgorithms = nil
                 case .authorities: settings.clients = PeerVerification()
                 case .version: (settings.minimumVersion, settings.maximumVersion) = (.dtls12, nil)
                 case .certificate, .privateKey, .passphrase, .mismatch, .presharedKey, .context: return
@@ -258,6 +275,9 @@ private struct ServerCredentialsReader {
             field.report("\(field.quotedName()): \(reason); expected \(field.expected)")
         case .ciphers(let reason):
             let field = table.field(\.model.tls.ciphers)
+            field.report("\(reason); expected \(field.expected)")
+        case .signatures(let reason):
+            let field = table.field(\.model.tls.signatureAlgorithms)
             field.report("\(reason); expected \(field.expected)")
         case .version(let reason):
             table.report(

@@ -53,6 +53,15 @@ struct TunnelSection {
             default: "those with forward secrecy and authenticated encryption",
             doc: "The cipher suites of DTLS 1.2 and earlier, as an OpenSSL cipher list.")
         Key(
+            "groups", \.model.tls.groups, .groups, default: "\"X25519:P-256:P-384:P-521\"",
+            doc: "The groups for the key exchange (ECDHE), and for the server's ECDSA certificate.")
+        Key(
+            "signature_algorithms", \.model.tls.signatureAlgorithms, .signatureAlgorithms, default: "OpenSSL's",
+            doc: "The signature algorithms of DTLS 1.2.")
+        Key(
+            "legacy_server", \.model.tls.allowsLegacyServer, .flag,
+            doc: "Whether the server may do without secure renegotiation (RFC 5746).")
+        Key(
             "minimum_version", \.model.tls.minimumVersion, .version,
             doc: "The oldest DTLS version that is used.")
         Key(
@@ -163,6 +172,12 @@ private struct TunnelCredentialsReader {
     let table: TableReader<TunnelSection>
 
     func read(into settings: inout ClientSettings) {
+        if settings.allowsLegacyServer {
+            table.warn(
+                \.model.tls.allowsLegacyServer,
+                "true: where the server does without secure renegotiation (RFC 5746), somebody on the way can put data of"
+                    + " their own in front of this client's; expected false once the server has been updated")
+        }
         var trial: ClientSettings
         if table.has(\.presharedKey) {
             usePresharedKey(in: &settings)
@@ -243,8 +258,8 @@ private struct TunnelCredentialsReader {
     /// The engine stops at the first error. Each wrong item is then left out, so that the next error is found too.
     private func tryOut(_ settings: ClientSettings) {
         var settings = settings
-        // Four items can be left out, so the fifth attempt is the last.
-        for _ in 0..<5 {
+        // Five items can be left out, so the sixth attempt is the last.
+        for _ in 0..<6 {
             do throws(CredentialsError) {
                 _ = try ClientContext(settings)
                 return
@@ -252,6 +267,7 @@ private struct TunnelCredentialsReader {
                 report(error)
                 switch error {
                 case .ciphers: settings.ciphers = nil
+                case .signatures: settings.signatureAlgorithms = nil
                 case .authorities: settings.certificateAuthorities = nil
                 case .version: (settings.minimumVersion, settings.maximumVersion) = (.dtls12, nil)
                 case .presharedKey, .context: return
@@ -283,6 +299,9 @@ private struct TunnelCredentialsReader {
         case .authorities(let reason): report(\.authorities, reason)
         case .ciphers(let reason):
             let field = table.field(\.model.tls.ciphers)
+            field.report("\(reason); expected \(field.expected)")
+        case .signatures(let reason):
+            let field = table.field(\.model.tls.signatureAlgorithms)
             field.report("\(reason); expected \(field.expected)")
         case .version(let reason):
             table.report(

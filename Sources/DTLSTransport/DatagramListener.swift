@@ -54,7 +54,7 @@ extension DatagramListenerDelegate {
 
 /// A listening UDP socket in a loop: the I/O around an ``Endpoint``. It makes a connected socket for each peer that the
 /// endpoint admits.
-package final class DatagramListener: EventHandler {
+package final class DatagramListener: TimerTarget, EventHandler {
     package let address: SocketAddress
     private var endpoint: Endpoint
     private var socket: FileDescriptor
@@ -70,6 +70,8 @@ package final class DatagramListener: EventHandler {
     private var misdelivered = MisdeliveredDatagrams()
     private var drops: QueueDrops
     private var closedDecoyDrops: UInt64 = 0
+    /// Whether its timer is armed for the flows that were admitted lately.
+    private var forgetsFlows = false
     /// Batches read before others get their turn.
     private static let batchesPerTurn = 8
 
@@ -96,6 +98,22 @@ package final class DatagramListener: EventHandler {
         self.isOwnedByAnother = isOwnedByAnother
         // Connections that are bound to an interface themselves would be in the decoys' groups.
         self.mayHaveDecoys = mayHaveDecoys && options.interface == nil
+        super.init()
+    }
+
+    package override func timerFired(now: Instant) {
+        forgetsFlows = false
+        if let next = endpoint.forgetExpiredFlows(now: now) { forgetFlows(at: max(next, now + .seconds(1))) }
+    }
+
+    private func forgetFlows(at instant: Instant) {
+        forgetsFlows = true
+        loop.timers.arm(self, at: instant)
+    }
+
+    private func noteFlow() {
+        // Not with each that expires.
+        if !forgetsFlows, isOpen { forgetFlows(at: loop.now + RecentFlows.lifetime * 2) }
     }
 
     package var counters: Endpoint.Counters { endpoint.counters }
@@ -165,6 +183,8 @@ package final class DatagramListener: EventHandler {
         decoys = nil
         if let registration { loop.remove(socket, registration) }
         registration = nil
+        loop.timers.disarm(self)
+        forgetsFlows = false
     }
 
     package var isOpen: Bool { registration != nil }
@@ -369,6 +389,7 @@ package final class DatagramListener: EventHandler {
     /// is connected are the connection's: ``DatagramListenerDelegate/listener(_:misdelivered:of:)``.
     package func expectLateDatagrams(of flow: FlowKey, for connection: UInt64) {
         endpoint.expectLateDatagrams(of: flow, for: connection, now: loop.now)
+        noteFlow()
     }
 
     private func admit(_ opening: consuming Endpoint.Opening, _ flow: FlowKey) {
@@ -384,6 +405,7 @@ package final class DatagramListener: EventHandler {
                 connected, flow, opening, through: buffers.firstBatch, misdelivered: reinject)
             guard let connection = delegate.listener(self, admitted: incoming) else { return endpoint.refused(.busy) }
             endpoint.admitted(random, flow, as: connection, now: loop.now)
+            noteFlow()
             decoys?.countOpening(on: flow.local)
         } catch {
             endpoint.refused(Refusal(error))

@@ -213,6 +213,10 @@ package struct Endpoint {
     /// The connection of the flow is gone, though it was admitted moments ago.
     package mutating func forget(_ flow: FlowKey) { recent.forget(flow) }
 
+    /// Gives up what is known of flows that were admitted more than ``RecentFlows/lifetime`` ago: some 200 bytes of each.
+    /// - Returns: when the next one may be given up; `nil` where there is none.
+    mutating func forgetExpiredFlows(now: Instant) -> Instant? { recent.removeExpired(now: now) }
+
     /// Counts a datagram that has come.
     @inline(__always)
     mutating func countDatagram(byteCount: Int) {
@@ -284,7 +288,7 @@ struct RecentFlows {
     }
 
     private var entries: [FlowKey: Entry] = [:]
-    /// The flows in the order in which they came, from `oldest` on around.
+    /// The flows in the order in which they came, from `oldest` on.
     private var order: [FlowKey] = []
     private var oldest = 0
 
@@ -315,13 +319,28 @@ struct RecentFlows {
         let entry = Entry(random: random, connection: connection, expiry: now + Self.lifetime)
         // A flow that is there already keeps its place in the order: it may go early, which costs nothing but memory.
         guard entries.updateValue(entry, forKey: flow) == nil else { return }
-        if order.count < Self.capacity {
-            order.append(flow)
-            return
+        order.append(flow)
+        if order.count - oldest > Self.capacity { removeOldest() }
+    }
+
+    /// Gives up the flows that have expired, and the memory when there are no others.
+    /// - Returns: when the next one expires; `nil` where there is none.
+    mutating func removeExpired(now: Instant) -> Instant? {
+        while oldest < order.count {
+            let expiry = entries[order[oldest]]?.expiry ?? .distantPast
+            if expiry > now { return expiry }
+            removeOldest()
         }
+        self = RecentFlows()
+        return nil
+    }
+
+    private mutating func removeOldest() {
         entries[order[oldest]] = nil
-        order[oldest] = flow
-        oldest = (oldest + 1) % Self.capacity
+        oldest += 1
+        guard oldest * 2 > order.count else { return }
+        order.removeFirst(oldest)
+        oldest = 0
     }
 
     /// Has the flow expire now. It keeps its place in the order.

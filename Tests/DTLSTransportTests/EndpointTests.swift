@@ -408,6 +408,26 @@ import Testing
         #expect(recent.connection(of: flow(RecentFlows.capacity), now: now) == nil)
     }
 
+    @Test func `flows that have expired are given up`() {
+        var recent = RecentFlows()
+        #expect(recent.removeExpired(now: now) == nil)
+        for number in 0..<1_000 {
+            recent.insert(flow(number), random, UInt64(number), now: now + .milliseconds(number))
+        }
+        // It is the oldest, and was there again meanwhile.
+        recent.insert(flow(0), random, 1_000, now: now + .seconds(1))
+        let later = now + RecentFlows.lifetime + .milliseconds(500)
+        #expect(recent.removeExpired(now: later) == now + .seconds(1) + RecentFlows.lifetime)
+        #expect(recent.connection(of: flow(0), now: later) == 1_000)
+        #expect(recent.connection(of: flow(500), now: later) == nil)
+        #expect(recent.connection(of: flow(999), now: later) == 999)
+        recent.forget(flow(0))
+        #expect(recent.removeExpired(now: later) == now + .milliseconds(501) + RecentFlows.lifetime)
+        #expect(recent.removeExpired(now: later + .seconds(1)) == nil)
+        recent.insert(flow(1), random, 7, now: later + .seconds(1))
+        #expect(recent.connection(of: flow(1), now: later + .seconds(1)) == 7)
+    }
+
     @Test func `a flow that is forgotten and comes again is known again`() {
         var recent = RecentFlows()
         recent.insert(flow(1), random, 1, now: now)

@@ -130,6 +130,76 @@ extension EndToEndClientMode {
             try await daemon.stop()
         }
 
+        private static let prometheus = "/usr/bin/prometheus"
+        private static var hasPrometheus: Bool { FileManager.default.isExecutableFile(atPath: prometheus) }
+
+        /// The parts of Grafana's model of a dashboard that say what is asked of Prometheus.
+        private struct Dashboard: Decodable {
+            struct Target: Decodable { var expr: String }
+            struct Panel: Decodable {
+                var title: String
+                var targets: [Target]?
+            }
+            var panels: [Panel]
+        }
+
+        private struct QueryAnswer: Decodable {
+            struct Series: Decodable { var metric: [String: String] }
+            struct Result: Decodable { var result: [Series] }
+            var status: String
+            var error: String?
+            var data: Result?
+        }
+
+        @Test(.enabled(if: hasPrometheus, "a server is missing: apt-get install prometheus"))
+        func `a Prometheus that scrapes the exporter has an answer for every panel of the dashboard`() async throws {
+            let daemon = try await startDaemon()
+            let exporter = try await startExporter()
+            let client = try SecureClient(to: address, trust: identity.certificate, in: folder)
+            try await client.exchange("hello")
+            let port = try SocketAddress.free(on: "127.0.0.1").port
+            try folder.write(
+                """
+                global: {scrape_interval: 1s, scrape_timeout: 1s}
+                scrape_configs:
+                  - job_name: dtlsd
+                    static_configs: [{targets: ["\(exporter.address.dropFirst(7))"]}]
+
+                """, to: "prometheus.yml")
+            let prometheus = try Program(
+                [
+                    Self.prometheus, "--config.file=\(folder.file("prometheus.yml"))",
+                    "--storage.tsdb.path=\(folder.file("tsdb"))", "--web.listen-address=127.0.0.1:\(port)",
+                    "--log.level=warn",
+                ], in: folder)
+            let dashboard = try JSONDecoder().decode(
+                Dashboard.self, from: Data(try Self.repositoryFile("deploy/grafana/dtlsd.json").utf8))
+            let panels = dashboard.panels.flatMap { panel in (panel.targets ?? []).map { (panel.title, $0.expr) } }
+            #expect(panels.count > 30)
+            for (title, expression) in panels {
+                // What happens too seldom for this test would not be above zero.
+                var query = expression.replacing(/\ > 0$/, with: "")
+                for variable in ["instance", "service"] { query.replace("$\(variable)", with: ".*") }
+                query.replace("$__rate_interval", with: "30s")
+                let encoded = try #require(query.addingPercentEncoding(withAllowedCharacters: .alphanumerics))
+                try await eventually(
+                    "Prometheus has an answer for '\(title)', \(query)", within: 20, details: prometheus.errors
+                ) {
+                    guard
+                        let body = try? HTTPConnection.get("/api/v1/query?query=\(encoded)", port: port).body,
+                        let answer = try? JSONDecoder().decode(QueryAnswer.self, from: Data(body.utf8))
+                    else { return false }
+                    #expect(answer.status == "success", "\(title): \(answer.error ?? "")")
+                    return answer.data?.result.isEmpty == false
+                }
+            }
+            prometheus.signal(SIGTERM)
+            _ = try await prometheus.ended()
+            exporter.program.signal(SIGTERM)
+            _ = try await exporter.program.ended()
+            try await daemon.stop()
+        }
+
         // MARK: The page in a browser
 
         private static let browser = "/usr/bin/chromium"

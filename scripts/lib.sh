@@ -56,6 +56,7 @@ command:openssl        openssl            openssl              openssl
 library:openssl        libssl-dev         openssl-devel        openssl
 library:libsystemd     libsystemd-dev     systemd-devel        systemd-libs
 library:libmicrohttpd  libmicrohttpd-dev  libmicrohttpd-devel  libmicrohttpd
+library:libcares       libc-ares-dev      c-ares-devel         c-ares
 "
 # shellcheck disable=SC2034
 test_requirements="

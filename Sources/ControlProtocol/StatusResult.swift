@@ -158,10 +158,13 @@ package struct BackendStatus: Codable, Equatable, Sendable {
     package var address: String
     /// "up"; "down" where every worker that has tried it lately has been refused; "unknown" where none has.
     package var state: String
+    /// The addresses of a host name, without ports; empty as long as it has none, `nil` for an address or a path.
+    package var resolved: [String]?
 
-    package init(address: String, state: String) {
+    package init(address: String, state: String, resolved: [String]? = nil) {
         self.address = address
         self.state = state
+        self.resolved = resolved
     }
 }
 

@@ -17,6 +17,7 @@ public enum Daemon {
             case .successor(let file): return try Acceptor.succeed(configurationFile: file)
             case .loader(let file, let purpose): try Loader.run(file: file, purpose)
             case .stapleLoader(let file): try Loader.runForStaples(file: file)
+            case .resolver: try Resolver.run()
             }
             return 0
         } catch {
@@ -36,9 +37,10 @@ public enum Daemon {
         }
     }
 
-    /// Reads the configuration and everything that it names, and prints what is wrong with it.
+    /// Reads the configuration and everything that it names, looks its host names up, and prints what is wrong.
+    /// - Parameter isStrict: whether a warning is an error.
     /// - Returns: the exit status: 0, or 78 (EX_CONFIG).
-    public static func check(configurationFile: String) -> Int32 {
+    public static func check(configurationFile: String, isStrict: Bool = false) -> Int32 {
         do {
             var result: LoaderHandle.Result?
             let loop = try EventLoop()
@@ -51,19 +53,43 @@ public enum Daemon {
                 loop.stop()
             }
             try withExtendedLifetime(loader) { try loop.run() }
-            return printOutcome(result, of: configurationFile)
+            guard case .loaded(var configuration, _) = result else {
+                for problem in result?.problems ?? [] { report(problem) }
+                return ExitStatus.configuration
+            }
+            configuration.warnings += try unresolvedNames(of: configuration, loop)
+            return printOutcome(configuration, of: configurationFile, isStrict)
         } catch {
             report("\(error)")
             return ExitStatus.system
         }
     }
 
-    private static func printOutcome(_ result: LoaderHandle.Result?, of file: String) -> Int32 {
-        guard case .loaded(let configuration, _) = result else {
-            for problem in result?.problems ?? [] { report(problem) }
-            return ExitStatus.configuration
+    /// Looks host names up by the same process as the daemon does.
+    private static func unresolvedNames(
+        of configuration: Configuration, _ loop: EventLoop
+    ) throws -> [ConfigurationProblem] {
+        guard !configuration.names.isEmpty else { return [] }
+        let names = NameResolver(
+            memory: FileDescriptor(owning: -1), environment: ChildProcess.environment(), loop: loop)
+        var reason: String?
+        names.onEnded = { ended, _ in reason = ended }
+        var hasEnded = false
+        // c-ares gives a name up after 14 s where no name server answers.
+        names.prepare(configuration, patience: .seconds(15)) {
+            hasEnded = true
+            loop.stop()
         }
-        for warning in configuration.warnings { report("warning: \(warning)") }
+        if !hasEnded { try loop.run() }
+        names.stop()
+        return configuration.names.filter { names.table.addresses(of: $0.host).isEmpty }.map {
+            $0.problem(names.table.failure(of: $0.host) ?? reason ?? "no name server has answered")
+        }
+    }
+
+    private static func printOutcome(_ configuration: Configuration, of file: String, _ isStrict: Bool) -> Int32 {
+        for warning in configuration.warnings { report(isStrict ? "\(warning)" : "warning: \(warning)") }
+        if isStrict, !configuration.warnings.isEmpty { return ExitStatus.configuration }
         let lists = [("services", configuration.services.map(\.name)), ("clients", configuration.clients.map(\.name))]
         let found = lists.filter { !$0.1.isEmpty }.map { "; \($0.0): \($0.1.joined(separator: ", "))" }
         print("\(file): valid" + found.joined())

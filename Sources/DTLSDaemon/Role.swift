@@ -11,6 +11,8 @@ enum Role: Equatable {
     case loader(file: String, purpose: Purpose)
     /// Reads the OCSP responses of the active configuration, and ends. The configuration came from `file`.
     case stapleLoader(file: String)
+    /// Asks name servers for the addresses of host names.
+    case resolver
 
     /// Why the configuration is read.
     enum Purpose: String {
@@ -22,6 +24,7 @@ enum Role: Equatable {
     private static let workerName = "dtlsd: worker"
     private static let successorName = "dtlsd: main process"
     private static let loaderName = "dtlsd: loader"
+    private static let resolverName = "dtlsd: resolver"
     private static let stapleLoaderName = "dtlsd: loader of OCSP responses"
 
     /// The arguments that a process in this role is started with.
@@ -31,6 +34,7 @@ enum Role: Equatable {
         case .successor(let file): [Self.successorName, file]
         case .loader(let file, let purpose): [Self.loaderName, file, purpose.rawValue]
         case .stapleLoader(let file): [Self.stapleLoaderName, file]
+        case .resolver: [Self.resolverName]
         }
     }
 
@@ -45,6 +49,8 @@ enum Role: Equatable {
             self = .loader(file: arguments[1], purpose: purpose)
         } else if name == Self.stapleLoaderName, arguments.count == 2 {
             self = .stapleLoader(file: arguments[1])
+        } else if name == Self.resolverName, arguments.count == 1 {
+            self = .resolver
         } else {
             return nil
         }

@@ -23,6 +23,8 @@ package enum Refusal: Int, CaseIterable, Sendable {
     case socket
     /// No local port is left for another socket to the backend of its service.
     case localPorts
+    /// No backend of its service has an address: none of their host names has been resolved yet.
+    case noBackend
     case connections
     case connectionsPerPrefix
     case handshakes

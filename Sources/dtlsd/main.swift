@@ -12,7 +12,7 @@ struct DTLSDaemonCommand: ParsableCommand {
             SIGHUP reloads the configuration and the certificates. SIGUSR2 starts the program at its path again, which takes \
             over all connections. SIGTERM and SIGINT stop the server, and so does SIGUSR1, which leaves the connections to \
             systemd for the next start; the second one stops it at once. The exit status is 78 if the configuration is invalid, and 75 if it may be valid later, for \
-            example because no name server answers.
+            example because an address is missing.
             """,
         version: ProgramVersion.current
     )
@@ -23,9 +23,17 @@ struct DTLSDaemonCommand: ParsableCommand {
     @Flag(help: "Check the configuration and everything that it names, and start nothing.")
     var check = false
 
+    @Flag(help: "With --check: count warnings as errors, host names that do not resolve among them.")
+    var strict = false
+
+    func validate() throws {
+        if strict, !check { throw ValidationError("--strict is for --check; expected both, or neither.") }
+    }
+
     func run() throws {
         let status =
-            check ? Daemon.check(configurationFile: config) : Daemon.serve(configurationFile: config)
+            check
+            ? Daemon.check(configurationFile: config, isStrict: strict) : Daemon.serve(configurationFile: config)
         throw ExitCode(status)
     }
 }

@@ -54,6 +54,27 @@ import Testing
             ])
     }
 
+    @Test func `host names of backends are listed with their addresses`() {
+        var service = Samples.service("coap", [:])
+        service.backends = [
+            BackendStatus(address: "udp:be.example:53", state: "up", resolved: ["192.0.2.1", "2001:db8::1"]),
+            BackendStatus(address: "udp:none.example:53", state: "unknown", resolved: []),
+            BackendStatus(address: "unix:/run/be", state: "up"),
+        ]
+        let lines = StatusReport(Samples.status(services: [service])).lines(width: nil).map(\.text)
+        guard let start = lines.firstIndex(of: "Backends") else {
+            Issue.record("no backends in \(lines)")
+            return
+        }
+        #expect(
+            lines[(start + 1)...(start + 4)].map { String($0.reversed().drop { $0 == " " }.reversed()) } == [
+                "OF    BACKEND              STATE    ADDRESSES",
+                "coap  udp:be.example:53    up       192.0.2.1 2001:db8::1",
+                "coap  udp:none.example:53  unknown  unresolved",
+                "coap  unix:/run/be         up",
+            ])
+    }
+
     @Test func `no line of a status is wider than the terminal`() {
         for width in [20, 40, 80, 100] {
             for line in StatusReport(Samples.status()).lines(width: width) { #expect(line.width <= width) }

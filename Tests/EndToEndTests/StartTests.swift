@@ -22,21 +22,31 @@ extension EndToEndClientMode {
             return (try await program.ended(), program.errors)
         }
 
-        /// A name server that does not answer during boot is no reason to give up for good
+        /// An interface that has no address yet during boot is no reason to give up for good
         /// (RestartPreventExitStatus=78).
-        @Test(.enabled(if: PrivateNetwork.isAllowed, "a network of its own takes root"), arguments: [false, true])
-        func `an unreachable name server is not reported as a fault of the configuration`(_ isFaultyToo: Bool)
+        @Test(arguments: [false, true])
+        func `an address that may come is not reported as a fault of the configuration`(_ isFaultyToo: Bool)
             async throws
         {
             let address = try SocketAddress.freeOnOwnLoopback()
             let more = isFaultyToo ? "mtu = 1" : ""
+            // RFC 5737: no machine has it.
             let (ending, errors) = try await run(
-                Service.forwarding(to: "udp:backend.example:5683", listen: address, identity: identity, more: more)
-                    .text,
-                prefix: PrivateNetwork.prefix(mtu: 1_500))
+                Service.forwarding(to: "udp:127.0.0.1:5683", listen: address, identity: identity, more: more).text
+                    + "source = \"192.0.2.1\"\n")
             #expect(ending == .exited(isFaultyToo ? 78 : 75), "\(errors)")
-            #expect(
-                errors.contains("service.forward.forward.backend: the host name \"backend.example\" has no address"))
+            #expect(errors.contains("service.forward.forward.source: 192.0.2.1: no interface of this machine has"))
+        }
+
+        /// During boot for example. The daemon finds that out at once where it has no network at all.
+        @Test(.enabled(if: PrivateNetwork.isAllowed, "a network of its own takes root"))
+        func `an unreachable name server does not keep the daemon from starting`() async throws {
+            let address = try SocketAddress.freeOnOwnLoopback()
+            let daemon = try await Daemon.start(
+                Service.forwarding(to: "udp:backend.example:5683", listen: address, identity: identity).text,
+                in: folder, prefix: PrivateNetwork.prefix(mtu: 1_500))
+            try await daemon.logged("the host name backend.example cannot be resolved")
+            try await daemon.stop()
         }
 
         /// All addresses that cannot be had are named at once.

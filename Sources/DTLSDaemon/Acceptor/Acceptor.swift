@@ -37,6 +37,9 @@ final class Acceptor: TimerTarget, EventHandler {
     let listeners: ListenerSet
     private let ticketKeys: TicketKeyRotator
     private let staples: StapleRefresher
+    /// Looks host names up.
+    let names: NameResolver
+    private let nameLog: NameLog
     /// Warns of certificates, revocation lists and OCSP responses that expire.
     let expiries: ExpiryWatch
     private(set) lazy var control = Control(self)
@@ -131,6 +134,8 @@ final class Acceptor: TimerTarget, EventHandler {
         }
         staples = StapleRefresher(file: configurationFile, environment: environment, loop: loop, logger: logger)
         expiries = ExpiryWatch(loop: loop, logger: logger)
+        names = NameResolver(memory: self.manager.takeStored(.names), environment: environment, loop: loop)
+        nameLog = NameLog(logger, loop: loop)
         if let channel {
             predecessor = try Predecessor(channel, loop: loop)
             workers.isAwaitingTables = true
@@ -143,6 +148,13 @@ final class Acceptor: TimerTarget, EventHandler {
         workers.connections.onTableRemoved = { [unowned self] in self.manager.discard(.connections(table: $0)) }
         workers.onMisdelivered = { [listeners] in listeners.reinject($0, $1) }
         workers.onDatagrams = { [listeners] in listeners.send($0) }
+        for (host, addresses) in names.table.known { workers.publish(addresses, of: host) }
+        workers.onHostRefused = { [names] in names.noteRefusal(of: $0) }
+        names.onAction = { [unowned self] action in
+            if case .publish(let host, let addresses) = action { workers.publish(addresses, of: host) }
+            nameLog.log(action, names.table)
+        }
+        names.onEnded = { [nameLog] in nameLog.logEnd(because: $0, pause: $1) }
         dispatcher.findListeners { [listeners] in listeners.listener(of: $0) }
         staples.currentConfiguration = { [unowned self] in
             lifecycle.isServing ? lifecycle.active?.configuration : nil
@@ -209,6 +221,7 @@ final class Acceptor: TimerTarget, EventHandler {
             workers.childEnded(pid, ending)
             loader?.childEnded(pid, ending)
             staples.childEnded(pid, ending)
+            names.childEnded(pid, ending)
         }
     }
 
@@ -225,6 +238,8 @@ final class Acceptor: TimerTarget, EventHandler {
 
     func handle(_ event: Lifecycle<ActiveConfiguration>.Event) {
         for action in lifecycle.handle(event) { perform(action) }
+        // The names of the configuration that was refused are nobody's.
+        if case .refused = event, let active = lifecycle.active { names.activate(active.configuration) }
         if !lifecycle.isUpgrading { upgradeDeadline = .distantFuture }
         control.lifecycleChanged()
     }
@@ -266,16 +281,22 @@ final class Acceptor: TimerTarget, EventHandler {
     }
 
     private func loaderEnded(_ result: LoaderHandle.Result) {
-        let keyLog = loader?.takeKeyLog() ?? FileDescriptor(owning: -1)
+        let finished = loader
         loader = nil
         guard case .loaded(let configuration, let watcher) = result else {
             return handle(
                 .refused(
                     problems: result.problems ?? [], result.isTransient ? .temporaryProblem : .configuration))
         }
+        // A client that comes right after the start, or the reload, finds backends where a name server answers.
+        names.prepare(configuration) { [unowned self] in use(configuration, watcher, finished) }
+    }
+
+    private func use(_ configuration: Configuration, _ watcher: FileWatcher?, _ loader: LoaderHandle?) {
         do {
             let setup = WorkerSetup(
-                snapshot: try makeSnapshot(configuration), keyLog: keyLog,
+                snapshot: try makeSnapshot(configuration),
+                keyLog: loader?.takeKeyLog() ?? FileDescriptor(owning: -1),
                 ticketKeys: try ticketKeys.keys(for: configuration.tickets))
             handle(.loaded(ActiveConfiguration(configuration, setup, watcher: watcher)))
         } catch {
@@ -352,6 +373,8 @@ final class Acceptor: TimerTarget, EventHandler {
         dispatcher.activate(configuration, targets: listeners.targets)
         counters.activate(configuration)
         staples.watch(configuration, with: new.watcher)
+        names.activate(configuration)
+        workers.keepAddresses(of: names.table.names)
         expiries.watch(configuration.expiring)
         control.activate(configuration, controlPlan)
         LogBootstrap.setFormat(configuration.logFormat)
@@ -555,6 +578,7 @@ final class Acceptor: TimerTarget, EventHandler {
         if ticketKeys.memory.isOpen { descriptors[.ticketKeys] = ticketKeys.memory.rawValue }
         descriptors[.cookieSecret] = randomSecret.memory.rawValue
         descriptors[.connectionIDKey] = connectionIDKey.memory.rawValue
+        if names.memory.isOpen { descriptors[.names] = names.memory.rawValue }
         return descriptors
     }
 
@@ -624,6 +648,7 @@ final class Acceptor: TimerTarget, EventHandler {
     private func shutDown(keepingConnections: Bool) {
         manager.notify(.stopping, .status("stopping"))
         control.stopping()
+        names.stop()
         predecessor?.refuse("it was told to end")
         guard keepingConnections else {
             stopDeadline = loop.now + (lifecycle.active?.configuration.stopTimeout ?? .seconds(5))
@@ -712,6 +737,7 @@ final class Acceptor: TimerTarget, EventHandler {
         // has less than what is to be kept.
         if lifecycle.active != nil, !lifecycle.isUpgrading, !lifecycle.isStopping { storeDescriptors() }
         dispatcher.flushLog(now: now)
+        nameLog.flush()
         if lifecycle.isServing {
             if isReadyPending {
                 notifyReady()

@@ -88,6 +88,7 @@ final class ConnectionDispatcher {
                 switch refusal {
                 case .descriptors: "it has no file descriptors left"
                 case .localPorts: "no local port is left for a socket to their backend"
+                case .noBackend: "no host name of their service's backends has an address yet"
                 case .socket: "no address in forward.source gives a socket to their backend"
                 default: "it serves another configuration"
                 }

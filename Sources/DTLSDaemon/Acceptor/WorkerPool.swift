@@ -366,7 +366,7 @@ struct WorkerPool {
         case .releaseDone:
             workers[index].isReleasing = false
             return []
-        case .misdelivered, .wake, .rebind, .sendFromListener, .farSocket, .released: return []
+        case .misdelivered, .wake, .rebind, .sendFromListener, .farSocket, .released, .hostRefused: return []
         }
     }
 

@@ -54,6 +54,8 @@ final class WorkerSupervisor: TimerTarget, MessageChannelDelegate {
     private var logLevel: LogLevel?
     /// The peers that are logged in detail.
     private var traces: [AddressPattern] = []
+    /// The addresses of host names that workers are started with.
+    private var addresses: [String: [SocketAddress]] = [:]
     /// What every worker is given with the newest configuration; `nil` before the first one.
     private var setup: WorkerSetup?
     /// Starts the process of a worker with this number and this end of its channel.
@@ -75,6 +77,8 @@ final class WorkerSupervisor: TimerTarget, MessageChannelDelegate {
     var onDatagrams: ([MessageFromWorker.DatagramToSend]) -> Void = { _ in }
     /// Is called with how many records were forged that have come from an address, and from some that are not known.
     var onForged: (SocketAddress?, Int) -> Void = { _, _ in }
+    /// Is called with a host name whose addresses all refuse datagrams.
+    var onHostRefused: (String) -> Void = { _ in }
     /// Is called with connections without sockets that no worker has served, and one does now.
     var onAdopted: ([ConnectionNumber]) -> Void = { _ in }
     /// Is called with each datagram that reached the socket of a connection and belongs to a listener. The datagram is
@@ -187,6 +191,17 @@ final class WorkerSupervisor: TimerTarget, MessageChannelDelegate {
         traces = patterns
         for channel in channels.values { channel.send(MessageToWorker.encode(trace: patterns)) }
     }
+
+    /// Tells all workers the addresses of a host name.
+    func publish(_ addresses: [SocketAddress], of host: String) {
+        self.addresses[host] = addresses
+        for channel in channels.values {
+            channel.send(MessageToWorker.encode(addresses: addresses, ofHost: host))
+        }
+    }
+
+    /// The host names of the active configuration: workers are told of no others when they are started.
+    func keepAddresses(of hosts: Set<String>) { addresses = addresses.filter { hosts.contains($0.key) } }
 
     /// Has the workers end connections with close_notify. Those that no worker serves at the moment stay.
     /// - Returns: how many of them workers were told to end.
@@ -498,6 +513,7 @@ final class WorkerSupervisor: TimerTarget, MessageChannelDelegate {
                 channel.send(MessageToWorker.encode(resumeFailed: connection))
             }
         case .sendFromListener(let datagrams): onDatagrams(datagrams)
+        case .hostRefused(let host): onHostRefused(host)
         case .report(let report) where report.forged > 0: reportForged(report)
         case .farSocket(let connection):
             if let descriptor { farSockets[pid] = ReleasedSocket(connection, descriptor) }
@@ -602,6 +618,7 @@ final class WorkerSupervisor: TimerTarget, MessageChannelDelegate {
         if let logLevel { channel.send(MessageToWorker.encode(logLevel: logLevel)) }
         if !traces.isEmpty { channel.send(MessageToWorker.encode(trace: traces)) }
         if copy.keyLog.isOpen { channel.send(MessageToWorker.keyLogBytes, descriptor: copy.keyLog.take()) }
+        for (host, found) in addresses { channel.send(MessageToWorker.encode(addresses: found, ofHost: host)) }
         channel.send(MessageToWorker.encode(configure: generation), descriptor: copy.snapshot.take())
     }
 }

@@ -83,6 +83,9 @@ enum MessageToWorker {
     case logLevel(LogLevel?)
     /// Log all that passes between this process and these peers, and no others.
     case trace([AddressPattern])
+    /// The addresses of a host name of the configuration from now on, with port 0. They are sent before the first
+    /// ``configure(generation:)`` that has the name, unless it has none then, and again when they change.
+    case addresses([SocketAddress], ofHost: String)
 
     /// A connection that a worker takes over.
     struct Handover {
@@ -128,6 +131,7 @@ enum MessageToWorker {
         case close = 18
         case logLevel = 19
         case trace = 20
+        case addresses = 21
     }
 
     static func encode(configure generation: UInt32) -> [UInt8] {
@@ -198,6 +202,13 @@ enum MessageToWorker {
         encodeMessage(Kind.trace) { $0.list(patterns) { $0.string("\($1)") } }
     }
 
+    static func encode(addresses: [SocketAddress], ofHost host: String) -> [UInt8] {
+        encodeMessage(Kind.addresses) {
+            $0.list(addresses) { $0.address($1) }
+            $0.string(host)
+        }
+    }
+
     static func encode(release count: UInt32) -> [UInt8] {
         encodeMessage(Kind.release) { $0.integer(count) }
     }
@@ -261,6 +272,9 @@ enum MessageToWorker {
             self = .logLevel(level.flatMap { LogLevel(rawValue: $0) })
         case .trace:
             self = .trace(try reader.list { reader throws(MalformedBytes) in try reader.addressPattern() })
+        case .addresses:
+            self = .addresses(
+                try reader.list { reader throws(MalformedBytes) in try reader.address() }, ofHost: try reader.string())
         }
     }
 }
@@ -334,6 +348,8 @@ enum MessageFromWorker {
     case released([ConnectionNumber])
     /// All connections are released that ``MessageToWorker/release(count:)`` has asked for and that can move now.
     case releaseDone
+    /// All addresses of a host name refuse datagrams, so that it should be looked up again.
+    case hostRefused(String)
 
     /// A datagram for the peer of a flow.
     struct DatagramToSend {
@@ -409,6 +425,7 @@ enum MessageFromWorker {
         case releaseDone = 10
         case rebind = 11
         case sendFromListener = 12
+        case hostRefused = 13
     }
 
     static func encode(ready generation: UInt32, capacity: UInt32) -> [UInt8] {
@@ -481,6 +498,10 @@ enum MessageFromWorker {
         encodeMessage(Kind.released) { $0.list(ids) { $0.number($1) } }
     }
 
+    static func encode(hostRefused host: String) -> [UInt8] {
+        encodeMessage(Kind.hostRefused) { $0.string(host) }
+    }
+
     static var releaseDoneBytes: [UInt8] { encodeMessage(Kind.releaseDone) { _ in } }
 
     init(decoding bytes: UnsafeRawBufferPointer) throws(MalformedBytes) {
@@ -512,6 +533,7 @@ enum MessageFromWorker {
         case .farSocket: self = .farSocket(id: try reader.number())
         case .released: self = .released(try reader.numbers())
         case .releaseDone: self = .releaseDone
+        case .hostRefused: self = .hostRefused(try reader.string())
         }
     }
 }

@@ -54,7 +54,9 @@ extension Control {
         case .forward(let forward):
             handler = "forward"
             backends = forward.backends.elements.enumerated().map { index, backend in
-                BackendStatus(address: backend.name, state: Self.state(of: index, snapshot.backendsOut[service.name]))
+                BackendStatus(
+                    address: backend.name, state: Self.state(of: index, snapshot.backendsOut[service.name]),
+                    resolved: backend.host.map { resolved($0.name) })
             }
         }
         return TargetStatus(
@@ -72,9 +74,13 @@ extension Control {
             backends: [
                 BackendStatus(
                     address: "\(client.server)",
-                    state: snapshot.serversOut.contains(client.name) ? "down" : hasReached ? "up" : "unknown")
+                    state: snapshot.serversOut.contains(client.name) ? "down" : hasReached ? "up" : "unknown",
+                    resolved: client.host.map(resolved))
             ])
     }
+
+    /// The addresses of a host name.
+    private func resolved(_ host: String) -> [String] { acceptor.names.table.addresses(of: host).map(\.host) }
 
     /// The addresses that a table listens on, those of sockets that the service manager has passed in included.
     private func addresses(

@@ -70,6 +70,8 @@ final class HandlerResources {
     let batchMemory = BatchMemory()
     let pendingBudget = PendingBudget()
     let logs: WorkerLogs
+    /// The addresses of host names.
+    let hosts = HostTable()
     private var sharedStates: [ObjectIdentifier: any HandlerSharedState] = [:]
 
     init(loop: EventLoop, logs: WorkerLogs) {

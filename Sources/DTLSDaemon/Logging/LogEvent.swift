@@ -63,6 +63,10 @@ enum LogEvent: Int, Sendable, CaseIterable {
     case backendUnreachable
     /// A backend that had refused datagrams takes them again.
     case backendAnswers
+    /// A host name of a backend or server cannot be looked up.
+    case nameUnresolved
+    /// A host name that could not be looked up has addresses, or one has other addresses than before.
+    case nameResolved
     /// The handshake of a client (client mode) with its server has failed, or the server does not answer.
     case serverUnreachable
     /// The server of a client (client mode) has shown a certificate that is not trusted.
@@ -134,6 +138,8 @@ enum LogEvent: Int, Sendable, CaseIterable {
         case .backendRefused: .init("0df4ae1ad4cc46b199e3e2d52528cc4c", .warning, "backend refused")
         case .backendUnreachable: .init("b4a9c7330d1e47dba28dd9993f3d0627", .warning, "backend unreachable")
         case .backendAnswers: .init("b2827cb8212145e491c136f424d2ce9f", .notice, "backend answers again")
+        case .nameUnresolved: .init("312e546ff494c97fc687b13fa831c73f", .warning, "host name not resolved")
+        case .nameResolved: .init("6fa843c9cbda6e28e379574da189c5db", .notice, "host name resolved")
         case .serverUnreachable: .init("883304b15c16b6c5c230812cc37644cc", .warning, "server unreachable")
         case .serverUnverified: .init("451d7cb0da7278ad1f0ef8f882169344", .error, "server not trusted")
         case .programFailed: .init("4bd4d1921556466ea10c9a47ed56a67c", .warning, "program not started")

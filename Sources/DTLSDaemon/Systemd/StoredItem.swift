@@ -12,6 +12,8 @@ enum StoredItem: Hashable {
     case cookieSecret
     /// The memory file with the key that connection IDs are made with by configurations that have none.
     case connectionIDKey
+    /// The memory file with the addresses of host names.
+    case names
     /// The slot file with the connections of the table of this number, which is mostly that of a worker.
     case connections(table: Int)
     /// A listening socket, by what tells it from others of this daemon: printable ASCII without a colon. See
@@ -24,6 +26,7 @@ enum StoredItem: Hashable {
     private static let ticketKeysName = "dtlsd-ticket-keys"
     private static let cookieSecretName = "dtlsd-cookie-secret"
     private static let connectionIDKeyName = "dtlsd-connection-id-key"
+    private static let namesName = "dtlsd-names"
     private static let connectionsPrefix = "dtlsd-connections-"
     private static let listenerPrefix = "dtlsd-listener-"
     private static let controlPrefix = "dtlsd-control-"
@@ -34,6 +37,7 @@ enum StoredItem: Hashable {
         case .ticketKeys: Self.ticketKeysName
         case .cookieSecret: Self.cookieSecretName
         case .connectionIDKey: Self.connectionIDKeyName
+        case .names: Self.namesName
         case .connections(let table): Self.connectionsPrefix + "\(table)"
         case .listener(let text): Self.listenerPrefix + text
         case .control(let path): Self.controlPrefix + path
@@ -64,6 +68,8 @@ enum StoredItem: Hashable {
             self = .cookieSecret
         } else if name == Self.connectionIDKeyName {
             self = .connectionIDKey
+        } else if name == Self.namesName {
+            self = .names
         } else if name.hasPrefix(Self.connectionsPrefix),
             let table = Int(name.dropFirst(Self.connectionsPrefix.count)),
             table >= 0

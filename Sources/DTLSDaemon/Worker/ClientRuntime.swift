@@ -15,6 +15,9 @@ final class ClientRuntime {
     private(set) var counters = TargetCounters.ignored
     /// Whether the last handshake with the server has failed.
     private var isServerOut = false
+    /// Where the server is.
+    private var addresses = ServerAddresses()
+    private let hosts: HostTable
     /// The session that any of this worker's connections has been given, and the next one offers.
     private var session = OfferedSession<ResumableSession>()
 
@@ -23,14 +26,47 @@ final class ClientRuntime {
         TunnelState.Timeouts(answer: configuration.answerTimeout, idle: configuration.idleTimeout)
     }
 
-    init(_ configuration: ClientConfiguration) throws(CredentialsError) {
+    init(_ configuration: ClientConfiguration, hosts: HostTable) throws(CredentialsError) {
         self.configuration = configuration
+        self.hosts = hosts
         target = SlotTarget.client(configuration.name)
         context = try ClientContext(configuration.tls)
         // The tunnel has the idle timeout, since datagrams of its local side count for it too.
         limits = Connection.Limits(
             handshakeTimeout: configuration.handshakeTimeout, idleTimeout: .zero, mtu: configuration.mtu)
+        readAddresses()
     }
+
+    /// Takes over the addresses of the server's host name that are known now.
+    /// - Returns: whether there are some.
+    @discardableResult
+    func readAddresses() -> Bool {
+        switch configuration.server {
+        case .address(let address): addresses.replace(with: [address])
+        case .name(let name, let port):
+            addresses.replace(with: hosts.addresses(of: name, port: port).filter { !isOwn($0) })
+        }
+        return addresses.current != nil
+    }
+
+    /// Whether the client itself listens there: it would receive what it sends, each time from a new sender.
+    private func isOwn(_ address: SocketAddress) -> Bool {
+        configuration.listen.contains {
+            $0 == address || $0.port == address.port && $0.isWildcard && address.isLoopback
+        }
+    }
+
+    /// The address that the next connection goes to; `nil` where the server's host name has none.
+    var server: SocketAddress? { addresses.current }
+
+    /// No connection to this address could be made, or the server is not there any more: the next one goes to the next
+    /// address. Where all have failed, there may be others by now.
+    func noteFailure(of address: SocketAddress?, now: Instant) {
+        guard addresses.noteFailure(of: address), case .name(let name, _) = configuration.server else { return }
+        hosts.noteRefusal(of: name, now: now)
+    }
+
+    func noteEstablished() { addresses.noteSuccess() }
 
     /// Counts what happens to its tunnels there from now on.
     func count(in counters: TargetCounters) {

@@ -27,6 +27,8 @@ final class ClientTunnel: TimerTarget, EventHandler, ConnectionDelegate {
     private var closeReason: String?
     /// What the timer is set to.
     private var alarm = Instant.distantFuture
+    /// The server's address that the present connection, or the last one, was made to.
+    private var attempted: SocketAddress?
     /// Whether the connection was given a session to be resumed.
     private var hasSession = false
 
@@ -148,6 +150,14 @@ final class ClientTunnel: TimerTarget, EventHandler, ConnectionDelegate {
     /// Another configuration is active. Without its table, a tunnel that has no connection never gets one again.
     func reconfigure() {
         if connection == nil, worker.client(named: client.configuration.name) == nil { close(.closedHere) }
+    }
+
+    func isOf(_ client: ClientRuntime) -> Bool { self.client.configuration.name == client.configuration.name }
+
+    /// The server's host name has addresses: where a connection waits to be made, it is made at once.
+    func serverFound() {
+        guard state.endPause(now: resources.loop.now) else { return }
+        rearm()
     }
 
     /// Closes the connection to the server with close_notify, and the sender's socket.
@@ -320,7 +330,9 @@ final class ClientTunnel: TimerTarget, EventHandler, ConnectionDelegate {
 
     private func makeConnection() throws -> Connection {
         let configuration = client.configuration
-        var socket = try UDPSocket.openConnected(to: configuration.server, options: socketOptions)
+        attempted = client.server
+        guard let server = attempted else { throw UnresolvedServer() }
+        var socket = try UDPSocket.openConnected(to: server, options: socketOptions)
         let session = configuration.resumes ? client.session(now: resources.loop.now) : nil
         hasSession = session != nil
         return try Connection.connect(
@@ -338,6 +350,7 @@ final class ClientTunnel: TimerTarget, EventHandler, ConnectionDelegate {
         worker.slot(id)?.farSide = .udp(connection.peer, local: connection.local)
         client.counters.countEstablished(connection.session, after: connection.handshakeDuration)
         client.noteServer(isOut: false)
+        client.noteEstablished()
         logOpened(connection)
         if client.configuration.resumes { client.keepSession(of: connection, now: resources.loop.now) }
         pending.readAll { send($0, over: connection) }
@@ -362,6 +375,7 @@ final class ClientTunnel: TimerTarget, EventHandler, ConnectionDelegate {
                     + " which takes messages of at most \(connection.largestMessage) bytes\(told)",
                 fields: fields)
         case .serverIsGone:
+            if state.phase == .established { client.noteFailure(of: connection.peer, now: resources.loop.now) }
             close(connection, because: "nothing listens there (\(String(cString: strerror(error))))")
         case .giveUpHandshake:
             close(connection, because: String(cString: strerror(error)))
@@ -441,6 +455,7 @@ final class ClientTunnel: TimerTarget, EventHandler, ConnectionDelegate {
         case .handshakeFailed(let pause):
             if connection != nil { client.counters.count(HandshakeResult(ending)) }
             client.noteServer(isOut: true)
+            client.noteFailure(of: attempted, now: resources.loop.now)
             logFailed(reason, verification, pause)
         case .connectionLost:
             if let connection {
@@ -510,6 +525,7 @@ final class ClientTunnel: TimerTarget, EventHandler, ConnectionDelegate {
         let session = connection.session
         var fields = fields
         fields["LOCAL"] = "\(connection.local)"
+        if case .name = client.configuration.server { fields["REMOTE_ADDRESS"] = "\(connection.peer)" }
         fields["VERSION"] = "\(session.version)"
         fields["CIPHER"] = "\(session.cipher)"
         fields["RESUMED"] = session.isResumed ? "yes" : "no"
@@ -567,4 +583,9 @@ final class ClientTunnel: TimerTarget, EventHandler, ConnectionDelegate {
                 fields: fields)
         }
     }
+}
+
+/// The host name of a client's server has no address.
+private struct UnresolvedServer: Error, CustomStringConvertible {
+    let description = "its host name has no address"
 }

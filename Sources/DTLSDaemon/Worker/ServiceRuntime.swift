@@ -56,7 +56,7 @@ final class ServiceRuntime {
             case .forward(let forward):
                 .forward(
                     resources.sharedState(ForwardServices.self).backends(of: configuration.name)
-                        ?? ForwardBackends(forward), forward)
+                        ?? ForwardBackends(forward, hosts: resources.hosts), forward)
             case .exec(let exec): .exec(exec)
             case .log(let log): .log(log)
             }

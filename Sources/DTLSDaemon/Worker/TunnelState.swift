@@ -332,6 +332,14 @@ struct TunnelState {
         return .ask
     }
 
+    /// The reason for a pause may be gone.
+    /// - Returns: whether there was a pause, which has ended.
+    mutating func endPause(now: Instant) -> Bool {
+        guard case .pausing(let end) = phase, end > now else { return false }
+        phase = .pausing(until: now)
+        return true
+    }
+
     // MARK: Shutdown
 
     /// - Returns: false where the tunnel was closed already.

@@ -116,6 +116,19 @@ final class Worker: MessageChannelDelegate {
             counters(of: SlotTarget.service(service)).countDropped(.log, count)
         }
         self.channel = try MessageChannel(channel, loop: loop, delegate: self)
+        handlerResources.hosts.onRefused = { [unowned self] host in
+            _ = self.channel?.offer(MessageFromWorker.encode(hostRefused: host))
+        }
+    }
+
+    /// A host name has other addresses: backends and servers follow at once, as at a reload.
+    private func replaceAddresses(_ addresses: [SocketAddress], of host: String) {
+        handlerResources.hosts.replace(addresses, of: host)
+        handlerResources.sharedState(ForwardServices.self).addressesChanged(of: host)
+        for client in clients {
+            guard case .name(host, _) = client.configuration.server, client.readAddresses() else { continue }
+            for tunnel in tunnels.values where tunnel.isOf(client) { tunnel.serverFound() }
+        }
     }
 
     // MARK: The acceptor's messages
@@ -177,6 +190,7 @@ final class Worker: MessageChannelDelegate {
             logLevel = level
             LogBootstrap.setLevel(level ?? configuredLogLevel)
         case .trace(let patterns): datapath.trace = traceLog.trace(patterns)
+        case .addresses(let addresses, let host): replaceAddresses(addresses, of: host)
         }
     }
 
@@ -234,7 +248,9 @@ final class Worker: MessageChannelDelegate {
             }
             let clients = try decoded.configuration.clients.map { configuration in
                 // An unchanged client keeps its sessions, and its CA certificates are not read again.
-                try self.clients.first { $0.configuration == configuration } ?? ClientRuntime(configuration)
+                try self.clients.first { $0.configuration == configuration }
+                    ?? ClientRuntime(
+                        configuration, hosts: handlerResources.hosts)
             }
             let cookies = try CookieAuthority(secret: decoded.cookieSecret)
             if keyLogFile.isOpen {

@@ -122,13 +122,19 @@ struct StatusReport {
     }
 
     private var backends: TextTable {
-        var table = TextTable([.text("OF"), .text("BACKEND", isFlexible: true), .text("STATE")])
-        for target in status.services + status.clients {
+        let targets = status.services + status.clients
+        let hasNames = targets.contains { $0.backends.contains { $0.resolved != nil } }
+        var table = TextTable(
+            [.text("OF"), .text("BACKEND", isFlexible: true), .text("STATE")]
+                + (hasNames ? [.text("ADDRESSES", isFlexible: true)] : []))
+        for target in targets {
             for backend in target.backends {
-                table.add([
-                    .init(target.name, .strong), .init(backend.address),
-                    .init(backend.state, backend.state == "down" ? .bad : .plain),
-                ])
+                let addresses = backend.resolved.map { $0.isEmpty ? "unresolved" : $0.joined(separator: " ") }
+                table.add(
+                    [
+                        .init(target.name, .strong), .init(backend.address),
+                        .init(backend.state, backend.state == "down" ? .bad : .plain),
+                    ] + (hasNames ? [.init(addresses ?? "", backend.resolved == [] ? .bad : .plain)] : []))
             }
         }
         return table

@@ -70,6 +70,28 @@ import Testing
         }
     }
 
+    @Test func `the addresses of a host name reach the worker, and its question for them the main process`() throws {
+        let addresses = try ["192.0.2.1", "2001:db8::1"].map { try #require(SocketAddress(host: $0, port: 0)) }
+        let bytes = MessageToWorker.encode(addresses: addresses, ofHost: "be.example")
+        try decoded(bytes) { message in
+            guard case .addresses(addresses, "be.example") = message else {
+                Issue.record("not the addresses")
+                return
+            }
+        }
+        for count in bytes.indices {
+            #expect(throws: MalformedBytes.self, "\(count)") {
+                try bytes[..<count].withUnsafeBytes { _ = try MessageToWorker(decoding: $0) }
+            }
+        }
+        let question = MessageFromWorker.encode(hostRefused: "be.example")
+        guard case .hostRefused("be.example") = try question.withUnsafeBytes({ try MessageFromWorker(decoding: $0) })
+        else {
+            Issue.record("not the host name")
+            return
+        }
+    }
+
     @Test func `a message that ends early is an error at every byte`() throws {
         let bytes = try handover(.client(1))
         for count in bytes.indices {
@@ -94,7 +116,7 @@ import Testing
                 try [kind, 0, 0, 0, 0].withUnsafeBytes { _ = try MessageToWorker(decoding: $0) }
             }
         }
-        for kind: UInt8 in [0, 13, 255] {
+        for kind: UInt8 in [0, 14, 255] {
             #expect(throws: MalformedBytes.self) {
                 try [kind, 0, 0, 0, 0].withUnsafeBytes { _ = try MessageFromWorker(decoding: $0) }
             }

@@ -18,7 +18,9 @@ import Testing
         ("udp:192.0.2.7:53", "udp:192.0.2.7:53"), ("udp:localhost:53", "udp:localhost:53"),
         ("unix:/run/backend.sock", "unix:/run/backend.sock"),
     ])
-    func `a backend is read as it is written, and resolved`(_ text: String, _ expected: String) throws {
+    func `a backend is read as it is written, and host names are left to the resolver`(
+        _ text: String, _ expected: String
+    ) throws {
         let folder = try ConfigurationFolder()
         let configuration = try folder.read(
             service + "forward.backend = \"\(text)\"")
@@ -30,10 +32,8 @@ import Testing
         #expect(forward.backends.elements.count == 1)
         let backend = forward.backends.first
         #expect(backend.name == text)
-        // A name may resolve to either loopback address.
-        let names = ["udp:127.0.0.1:53", "udp:[::1]:53"]
-        #expect(
-            expected.contains("localhost") ? names.contains("\(backend)") : "\(backend)" == expected)
+        #expect("\(backend)" == expected)
+        #expect(configuration.names.map(\.host) == (text.contains("localhost") ? ["localhost"] : []))
     }
 
     private static let expected = "\"udp:HOST:PORT\", \"udp:[IPv6 ADDRESS]:PORT\" or \"unix:/PATH\""
@@ -163,14 +163,64 @@ import Testing
         #expect(try folder.problems(text) == ["dtlsd.toml:5: service.a.forward.backend: " + expected])
     }
 
-    @Test func `a backend whose host name does not resolve is refused`() throws {
+    /// The family of a name's addresses is not known when the file is read.
+    @Test func `a source address of either family is accepted beside a host name`() throws {
         let folder = try ConfigurationFolder()
-        let text = service + "forward.backend = \"udp:no.such.invalid:53\""
-        // The text in parentheses is the resolver's, and depends on the network of the machine.
-        let problem = try #require(try folder.problems(text).first)
         #expect(
-            problem.hasPrefix(
-                "dtlsd.toml:5: service.a.forward.backend: the host name \"no.such.invalid\" has no address ("))
-        #expect(problem.hasSuffix("); expected a name that resolves, or an address"))
+            try folder.problems(
+                service + "forward = { backend = \"udp:be.example:1\", source = [\"127.0.0.2\", \"::1\"] }") == [])
+    }
+
+    @Test func `each host name in a list has the line of its own`() throws {
+        let folder = try ConfigurationFolder()
+        let configuration = try folder.read(
+            service + "[service.a.forward]\nbackend = [\n\"udp:one.example:1\",\n\"udp:two.example:1\"]")
+        #expect(configuration.names.map(\.host) == ["one.example", "two.example"])
+        #expect(configuration.names.map(\.place.line) == [7, 8])
+    }
+
+    @Test func `a host name that is no name at all is refused`() throws {
+        let folder = try ConfigurationFolder()
+        #expect(
+            try folder.problems(service + "forward.backend = \"udp:a..b:53\"") == [
+                "dtlsd.toml:5: service.a.forward.backend: \"a..b\" is neither an address nor a host name; expected labels"
+                    + " of 1 to 63 ASCII letters, digits, - and _, the last of them no number, and 253 bytes at most"
+            ])
+    }
+}
+
+/// `[resolver]`
+@Suite struct ConfigurationResolverTests {
+    private let service =
+        "[service.a]\ncertificate = \"server.pem\"\nprivate_key = \"server.key\"\nhandler = \"echo\"\n"
+
+    @Test func `name servers are read, with the port of DNS where they have none`() throws {
+        let folder = try ConfigurationFolder()
+        let configuration = try folder.read(
+            "resolver.servers = [\"192.0.2.1\", \"192.0.2.2:5353\", \"2001:db8::1\", \"[2001:db8::2]:5353\"]\n"
+                + service)
+        #expect(
+            configuration.resolver.servers.map(\.description) == [
+                "192.0.2.1:53", "192.0.2.2:5353", "[2001:db8::1]:53", "[2001:db8::2]:5353",
+            ])
+        #expect(try folder.read(service).resolver.servers == [])
+    }
+
+    private static let expected =
+        "\"ADDRESS\", \"ADDRESS:PORT\" or \"[IPv6 ADDRESS]:PORT\", the address in numbers, or an array of several"
+
+    @Test(arguments: [
+        ("\"ns.example\"", "expected \(expected), found the string \"ns.example\""),
+        ("\"192.0.2.1:0\"", "expected \(expected), found the string \"192.0.2.1:0\""),
+        ("[]", "expected \(expected), found an empty array"),
+        ("53", "expected \(expected), found 53"),
+        ("\"0.0.0.0\"", "0.0.0.0:53 is not the address of a single machine; expected a unicast address"),
+    ])
+    func `what is no name server is refused`(_ value: String, _ expected: String) throws {
+        let folder = try ConfigurationFolder()
+        #expect(
+            try folder.problems("resolver.servers = \(value)\n" + service) == [
+                "dtlsd.toml:1: resolver.servers: " + expected
+            ])
     }
 }

@@ -34,7 +34,7 @@ private let least = """
         #expect(
             configuration.clients == [
                 ClientConfiguration(
-                    name: "out", listen: [try #require(SocketAddress("127.0.0.1:5000"))], server: server,
+                    name: "out", listen: [try #require(SocketAddress("127.0.0.1:5000"))], server: .address(server),
                     serverName: "192.0.2.1", tls: ClientSettings(certificateAuthorities: material.certificate),
                     handshakeTimeout: .milliseconds(60_000), idleTimeout: .milliseconds(300_000),
                     answerTimeout: .milliseconds(60_000), mtu: 1_400, resumes: true,
@@ -72,7 +72,7 @@ private let least = """
             configuration.clients == [
                 ClientConfiguration(
                     name: "b.c", listen: try ["[::1]:5000", "127.0.0.1:5000"].map { try #require(SocketAddress($0)) },
-                    server: server, serverName: "coap.example.org",
+                    server: .address(server), serverName: "coap.example.org",
                     tls: ClientSettings(
                         certificateAuthorities: material.certificate, certificate: material.certificate,
                         privateKey: material.encryptedKey, passphrase: "sesame", ciphers: "ECDHE+AESGCM",
@@ -92,13 +92,18 @@ private let least = """
     }
 
     @Test(arguments: ["localhost:4433", "LOCALHOST:4433"])
-    func `a host name is resolved, and is the server's name`(_ text: String) throws {
-        let client = try #require(
-            try folder.read(
-                "[client.a]\nlisten = \"127.0.0.1:5000\"\nconnect = \"\(text)\"", environment: environment
-            ).clients.first)
-        #expect(client.server.isLoopback && client.server.port == 4433)
-        #expect(client.serverName == text.prefix { $0 != ":" })
+    func `a host name is left to the resolver, and is the server's name`(_ text: String) throws {
+        let configuration = try folder.read(
+            "[client.a]\nlisten = \"127.0.0.1:5000\"\nconnect = \"\(text)\"", environment: environment)
+        let client = try #require(configuration.clients.first)
+        let host = String(text.prefix { $0 != ":" })
+        #expect(client.server == .name(host, port: 4_433))
+        #expect(client.serverName == host)
+        #expect(configuration.names.map(\.host) == [host])
+        #expect(
+            configuration.names.first?.problem("why").description.hasSuffix(
+                "dtlsd.toml:3: client.a.connect: the host name \"\(host)\" has no address (why); expected a name that"
+                    + " resolves, or an address. Nothing can be sent there until it has one") == true)
     }
 
     @Test func `without verification the system's CA certificates are not needed, and a warning is given`() throws {
@@ -310,12 +315,18 @@ private let least = """
             ])
     }
 
-    @Test func `a host name without an address is reported`() throws {
-        // A label of 64 letters is not valid in any host name, so no name server is asked.
-        let name = String(repeating: "a", count: 64)
+    @Test(arguments: [
+        String(repeating: "a", count: 64), "a..b", ".", "300.1.1.1", "192.0.2", "caf\u{e9}.example",
+        Array(repeating: "abcdefghi", count: 26).joined(separator: "."),
+    ])
+    func `a name that no name server can know is refused`(_ name: String) throws {
         let found = try problems("", "[client.out]\nlisten = \"127.0.0.1:5000\"\nconnect = \"\(name):1\"\n")
-        #expect(found.count == 1)
-        #expect(found.first?.contains("client.out.connect: the host name \"\(name)\" has no address (") == true)
+        #expect(
+            found == [
+                "dtlsd.toml:3: client.out.connect: \(ReadContext.quoted(name)) is neither an address nor a host name;"
+                    + " expected labels of 1 to 63 ASCII letters, digits, - and _, the last of them no number, and 253"
+                    + " bytes at most"
+            ])
     }
 
     @Test(arguments: [

@@ -229,7 +229,7 @@ import Testing
 
     /// The manual is derived from the sections too.
     @Test func `every key has a type and a description for the manual`() {
-        #expect(Self.sections.map(\.title).contains("[service.NAME.socket]") && Self.sections.count == 17)
+        #expect(Self.sections.map(\.title).contains("[service.NAME.socket]") && Self.sections.count == 18)
         for section in Self.sections {
             #expect(Set(section.keys.map(\.name)).count == section.keys.count, "a key twice in \(section.title)")
             for key in section.keys {

@@ -43,7 +43,8 @@ import Testing
         let handlers: [HandlerConfiguration] = [
             .forward(
                 ForwardConfiguration(
-                    backends: try .of(.unix("/run/ä.sock"), .udp("[::1]:1")),
+                    backends: try .of(
+                        .unix("/run/ä.sock"), .udp("[::1]:1"), Backend(name: "udp:b:1", address: .name("b", port: 1))),
                     sources: [try #require(SocketAddress(host: "::1", port: 0))], proxyProtocol: true, parks: true)),
             .exec(
                 ExecConfiguration(
@@ -73,7 +74,8 @@ import Testing
             },
             clients: [
                 ClientConfiguration(
-                    name: "client", listen: addresses, server: addresses[1], serverName: "b.example.org", tls: client,
+                    name: "client", listen: addresses, server: .name("b.example.org", port: 5_684),
+                    serverName: "b.example.org", tls: client,
                     handshakeTimeout: .milliseconds(2_000), idleTimeout: .milliseconds(1),
                     answerTimeout: .milliseconds(2), mtu: 256, resumes: false,
                     socket: socket)
@@ -86,6 +88,8 @@ import Testing
                 content: .revocationList, kind: .client, owner: "a", host: "b", file: "c", subject: "d",
                 issuedAt: UnixTime(seconds: 8), notAfter: UnixTime(seconds: 9))
         ]
+        configuration.resolver = ResolverConfiguration(servers: addresses)
+        configuration.names = [ConfiguredName(host: "b", place: try #require(problems.problems.first))]
         configuration.connectionIDs = ConnectionIDConfiguration(
             keys: [ConnectionIDKey(rotation: 3, bytes: Array(1...16))], serverID: [7, 8])
         for index in configuration.services.indices { configuration.services[index].parkAfter = .milliseconds(1) }

@@ -42,6 +42,8 @@ struct RichConfiguration {
         lifetime = 7200
         [connection_ids]
         server_id = "01"
+        [resolver]
+        servers = "127.0.0.1"
         [limits]
         connections = 1000
         [service.echo]

@@ -50,6 +50,7 @@ struct WrongSetting: Sendable {
             "connection_ids", "key_file", "\"short\"", "\"short\", line 1: 1 words; expected a number, 0 to 6"),
         WrongSetting("connection_ids", "key_file", "\"open.secret\"", "(mode 644); expected mode 600: chmod 600"),
         WrongSetting("connection_ids", "server_id", "\"0x1\"", "2 to 20 hexadecimal digits, two for each byte"),
+        WrongSetting("resolver", "servers", "\"ns.example.org\"", "the address in numbers, or an array of several"),
     ]
 
     private static func limits(_ table: String) -> [WrongSetting] {

@@ -9,7 +9,7 @@ struct ClientConfiguration: Codable, Equatable, Sendable {
     var name: String
     /// The addresses at which plain datagrams arrive; empty when systemd passes the sockets in.
     var listen: [SocketAddress]
-    var server: SocketAddress
+    var server: HostAddress
     /// The name or IP address that the server's certificate must have. A host name is also sent to the server (SNI).
     var serverName: String
     /// The trusted CAs, certificate, cipher suites and versions, from which the engine's ClientContext is created.
@@ -28,6 +28,9 @@ struct ClientConfiguration: Codable, Equatable, Sendable {
     /// Whether a new connection resumes the session of an earlier one.
     var resumes = true
     var socket: SocketOptions
+
+    /// The server's host name; `nil` where the configuration has an address.
+    var host: String? { if case .name(let name, _) = server { name } else { nil } }
 
     /// The options of the sockets for local senders, where plain UDP may be fragmented.
     var localSocket: SocketOptions {

@@ -18,6 +18,7 @@ struct Configuration: Codable, Equatable, Sendable {
     var tickets = TicketConfiguration()
     var connectionIDs = ConnectionIDConfiguration()
     var control = ControlConfiguration()
+    var resolver = ResolverConfiguration()
     /// The file to which the secrets of all connections are written; `nil`: none.
     var keyLogFile: String?
     /// At least one service or client; names are unique over both.
@@ -27,6 +28,8 @@ struct Configuration: Codable, Equatable, Sendable {
     var staples: [StapleFile] = []
     /// The certificates and revocation lists of services and clients, whose ends an operator is warned of.
     var credentials: [ExpiringCredential] = []
+    /// The host names of backends and servers, each as often as the file has it.
+    var names: [ConfiguredName] = []
     /// The warnings, which do not prevent the configuration from being used.
     var warnings: [ConfigurationProblem] = []
     /// The limits of all services together.

@@ -8,7 +8,7 @@ struct ConfigurationProblem: Error, Codable, Sendable, Equatable, CustomStringCo
     var key: String?
     /// What is wrong, and what is expected instead.
     var message: String
-    /// Whether a later attempt may succeed without a change, as when no name server answers.
+    /// Whether a later attempt may succeed without a change, as when an interface has no address yet.
     var isTransient = false
 
     /// `/etc/dtlsd/dtlsd.toml:12: service.coap.mtu: expected an integer of bytes, 256 to 9000, found 9001`

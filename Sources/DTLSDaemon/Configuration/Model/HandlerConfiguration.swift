@@ -30,6 +30,8 @@ struct Backend: Codable, Equatable, Sendable, CustomStringConvertible {
         case udp(SocketAddress)
         /// The path of a Unix datagram socket.
         case unix(String)
+        /// A host name. In a worker, a backend for each of its addresses takes the place of this one, once it has any.
+        case name(String, port: UInt16)
     }
 
     /// The backend as written in the file. It determines which clients the backend gets, so that a host name keeps its
@@ -37,10 +39,16 @@ struct Backend: Codable, Equatable, Sendable, CustomStringConvertible {
     var name: String
     var address: Address
 
+    /// The host name and port, where the backend is one.
+    var host: (name: String, port: UInt16)? {
+        if case .name(let name, let port) = address { (name, port) } else { nil }
+    }
+
     var description: String {
         switch address {
         case .udp(let address): "udp:\(address)"
         case .unix(let path): "unix:\(path)"
+        case .name(let host, let port): "udp:\(host):\(port)"
         }
     }
 }

@@ -7,14 +7,6 @@ struct HostAndPort {
     let host: String
     let port: UInt16
 
-    /// The host name has no address, or one that datagrams cannot be sent to.
-    struct Unresolved: Error {
-        /// What is wrong, and what is expected instead.
-        let message: String
-        /// Whether a later attempt may succeed, because no name server answers, as during boot.
-        var isTransient = false
-    }
-
     /// - Returns: `nil` when the text does not have this form, or the port is 0.
     init?(_ text: String) {
         if let address = SocketAddress(text) {
@@ -46,42 +38,37 @@ struct HostAndPort {
         return port
     }
 
-    /// Returns the address that the resolver ranks first (RFC 6724). It may block on a name server.
-    func resolve() throws(Unresolved) -> SocketAddress {
-        let address = try lookUp()
-        if let reason = address.reasonAgainst(.sending) {
-            throw Unresolved(message: "\(address) \(reason)")
-        }
-        return address
+    /// What is wrong with it whatever a name server says, and what is expected instead.
+    struct Mistake: Error {
+        let message: String
     }
 
-    private func lookUp() throws(Unresolved) -> SocketAddress {
-        if let address = SocketAddress(host: host, port: port) { return address }
-        var hints = addrinfo()
-        hints.ai_socktype = Int32(SOCK_DGRAM.rawValue)
-        var list: UnsafeMutablePointer<addrinfo>?
-        let status = getaddrinfo(host, nil, &hints, &list)
-        guard status == 0 else {
-            let reason = status == EAI_SYSTEM ? strerror(errno).map { String(cString: $0) } : nil
-            throw unresolved(
-                reason ?? String(cString: gai_strerror(status)),
-                isTransient: status == EAI_AGAIN || status == EAI_SYSTEM)
+    /// An address that can be sent to, or a name that can be asked for. A name is noted for the resolver.
+    func checked(_ field: Field, element: Int? = nil) throws(Mistake) -> HostAddress {
+        if let address = SocketAddress(host: host, port: port) {
+            if let reason = address.reasonAgainst(.sending) { throw Mistake(message: "\(address) \(reason)") }
+            return .address(address)
         }
-        defer { freeaddrinfo(list) }
-        var entry = list
-        while let current = entry?.pointee {
-            if let raw = current.ai_addr, let address = SocketAddress(raw, length: Int(current.ai_addrlen)) {
-                return address.with(port: port)
+        guard Self.isHostName(host) else {
+            throw Mistake(
+                message: "\(ReadContext.quoted(host)) is neither an address nor a host name; expected labels of 1 to 63"
+                    + " ASCII letters, digits, - and _, the last of them no number, and 253 bytes at most")
+        }
+        field.context.names.append(
+            ConfiguredName(host: host, place: field.context.problem(field.path, element: element, "")))
+        return .name(host, port: port)
+    }
+
+    /// Whether a name server may know the name. Underscores are in the names of many machines.
+    static func isHostName(_ name: String) -> Bool {
+        let absolute = name.hasSuffix(".") ? name.dropLast() : name[...]
+        let labels = absolute.split(separator: ".", omittingEmptySubsequences: false)
+        guard absolute.utf8.count <= 253, let last = labels.last else { return false }
+        return !last.utf8.allSatisfy { (UInt8(ascii: "0")...UInt8(ascii: "9")).contains($0) }
+            && labels.allSatisfy { label in
+                (1...63).contains(label.utf8.count)
+                    && label.utf8.allSatisfy { $0.isLetterOrDigit || $0 == 0x2d || $0 == 0x5f }
             }
-            entry = current.ai_next
-        }
-        throw unresolved("it has neither an IPv4 nor an IPv6 address")
-    }
-
-    private func unresolved(_ reason: String, isTransient: Bool = false) -> Unresolved {
-        Unresolved(
-            message: "the host name \(ReadContext.quoted(host)) has no address (\(reason)); "
-                + "expected a name that resolves, or an address", isTransient: isTransient)
     }
 }
 
@@ -185,5 +172,37 @@ struct ListenAddress {
         if address == other.address { return true }
         guard address.isWildcard, other.address.isWildcard else { return false }
         return address.family == .ipv6 ? !ipv6Only : !other.ipv6Only
+    }
+}
+
+// MARK: Name servers
+
+extension ResolverConfiguration {
+    static let schema = Schema<Self> {
+        Key(
+            "servers", \.servers, .nameServers, default: "none; those of /etc/resolv.conf",
+            doc: "The name servers that are asked, in this order.")
+    }
+}
+
+extension ValueType where Value == [SocketAddress] {
+    fileprivate static var nameServers: Self {
+        Self("\"ADDRESS\", \"ADDRESS:PORT\" or \"[IPv6 ADDRESS]:PORT\", the address in numbers, or an array of several")
+        {
+            field in
+            field.strings.compactMap { text in
+                guard let address = SocketAddress(host: text.value, port: 53) ?? SocketAddress(text.value),
+                    address.port != 0
+                else {
+                    field.reportMismatch(element: text.number, found: text.value)
+                    return nil
+                }
+                if let reason = address.reasonAgainst(.sending) {
+                    field.report(element: text.number, "\(address) \(reason)")
+                    return nil
+                }
+                return address
+            }
+        }
     }
 }

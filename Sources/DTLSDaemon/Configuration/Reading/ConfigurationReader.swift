@@ -2,8 +2,8 @@ import Glibc
 import LinuxSystem
 import TOMLKit
 
-/// Reads and checks a configuration file and everything that it names: certificates, keys, secrets, interfaces, hosts.
-/// It may block on files and DNS, so only the loader process and `dtlsd --check` use it.
+/// Reads and checks a configuration file and everything that it names: certificates, keys, secrets, interfaces.
+/// It may block on files, so only the loader process and `dtlsd --check` use it.
 ///
 /// `config/dtlsd.toml` documents the keys.
 enum ConfigurationReader {
@@ -42,6 +42,7 @@ enum ConfigurationReader {
         try context.finish()
         configuration.staples = context.staples
         configuration.credentials = context.credentials
+        configuration.names = context.names
         configuration.warnings = context.warnings.sorted { ($0.line ?? 0) < ($1.line ?? 0) }
         try use(configuration, context)
         return configuration
@@ -101,6 +102,7 @@ struct MainSection {
     fileprivate var tickets = TicketConfiguration()
     fileprivate var connectionIDs = ConnectionIDConfiguration()
     fileprivate var control = ControlConfiguration()
+    fileprivate var resolver = ResolverConfiguration()
     fileprivate var limits = LimitsSection.ofAllServices
     fileprivate var services: [NamedTable<ServiceSection>] = []
     fileprivate var clients: [NamedTable<TunnelSection>] = []
@@ -133,6 +135,9 @@ struct MainSection {
         Key(
             table: "control", \.control, ControlConfiguration.schema,
             doc: "The socket over which the daemon is controlled while it runs.")
+        Key(
+            table: "resolver", \.resolver, ResolverConfiguration.schema,
+            doc: "Who is asked for the addresses of the host names of backends and servers.")
         Key(table: "tickets", \.tickets, TicketConfiguration.schema, doc: "Session tickets (RFC 5077).")
         Key(
             table: "connection_ids", \.connectionIDs, ConnectionIDConfiguration.schema,
@@ -174,7 +179,7 @@ struct MainSection {
             workers: workers == 0 ? min(ProcessorShare.current(), Self.maximumWorkers) : workers,
             stopTimeout: stopTimeout, recycle: recycle, logLevel: logLevel, logFormat: logFormat,
             cookieSecret: cookieSecret, tickets: tickets, connectionIDs: connectionIDs, control: control,
-            keyLogFile: keyLogFile, services: services, clients: clients, limits: limits.limits)
+            resolver: resolver, keyLogFile: keyLogFile, services: services, clients: clients, limits: limits.limits)
     }
 
     /// Reports names that a service and a client share, since logs and systemd's sockets use the name only.

@@ -74,9 +74,11 @@ struct ForwardSection {
     /// Reports source addresses from which no backend can be sent to.
     private func checkSources(_ table: TableReader<Self>) {
         let udp = backends.compactMap { if case .udp(let address) = $0.value.address { address } else { nil } }
+        // A host name may have addresses of either family.
+        let hasName = backends.contains { if case .name = $0.value.address { true } else { false } }
         for source in sources {
             let backends = udp.filter { $0.family == source.value.family }
-            if backends.isEmpty, !self.backends.isEmpty {
+            if backends.isEmpty, !self.backends.isEmpty, !hasName {
                 let family = source.value.family == .ipv4 ? "IPv4" : "IPv6"
                 table.report(
                     \.sources, element: source.number,
@@ -154,10 +156,10 @@ extension ValueType where Value == [Element<Backend>] {
             var found: [Element<Backend>] = []
             for text in field.strings {
                 do throws(WrongBackend) {
-                    let address = try address(text.value, field.expected)
+                    let address = try address(text, field)
                     found.append(Element(number: text.number, value: Backend(name: text.value, address: address)))
                 } catch {
-                    field.report(element: text.number, error.message, isTransient: error.isTransient)
+                    field.report(element: text.number, error.message)
                 }
             }
             reportDuplicates(found, field)
@@ -178,10 +180,11 @@ extension ValueType where Value == [Element<Backend>] {
         }
     }
 
-    private static func address(_ text: String, _ expected: String) throws(WrongBackend) -> Backend.Address {
+    private static func address(_ element: Element<String>, _ field: Field) throws(WrongBackend) -> Backend.Address {
+        let text = element.value
         if text.hasPrefix("unix:") { return try unix(String(text.dropFirst(5))) }
-        if text.hasPrefix("udp:") { return try udp(String(text.dropFirst(4)), expected) }
-        throw WrongBackend(message: "expected \(expected), found the string \(ReadContext.quoted(text))")
+        if text.hasPrefix("udp:") { return try udp(String(text.dropFirst(4)), element.number, field) }
+        throw WrongBackend(message: "expected \(field.expected), found the string \(ReadContext.quoted(text))")
     }
 
     private static func unix(_ path: String) throws(WrongBackend) -> Backend.Address {
@@ -197,25 +200,29 @@ extension ValueType where Value == [Element<Backend>] {
         return .unix(path)
     }
 
-    private static func udp(_ text: String, _ expected: String) throws(WrongBackend) -> Backend.Address {
+    private static func udp(
+        _ text: String, _ element: Int, _ field: Field
+    ) throws(WrongBackend) -> Backend.Address {
         guard let named = HostAndPort(text) else {
             let hasPort = text.lastIndex(of: ":").flatMap { HostAndPort.port(text[text.index(after: $0)...]) } != nil
             throw WrongBackend(
                 message: hasPort
-                    ? "expected \(expected), found the string \(ReadContext.quoted("udp:" + text))"
+                    ? "expected \(field.expected), found the string \(ReadContext.quoted("udp:" + text))"
                     : "expected a port, 1 to 65535, at the end of \(ReadContext.quoted(text))")
         }
-        do throws(HostAndPort.Unresolved) {
-            return .udp(try named.resolve())
+        do throws(HostAndPort.Mistake) {
+            switch try named.checked(field, element: element) {
+            case .address(let address): return .udp(address)
+            case .name(let host, let port): return .name(host, port: port)
+            }
         } catch {
-            throw WrongBackend(message: error.message, isTransient: error.isTransient)
+            throw WrongBackend(message: error.message)
         }
     }
 }
 
 private struct WrongBackend: Error {
     var message: String
-    var isTransient = false
 }
 
 // MARK: exec

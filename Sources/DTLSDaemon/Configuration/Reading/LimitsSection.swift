@@ -106,6 +106,7 @@ extension Refusal {
         case .addressFull: "address_full"
         case .socket: "socket"
         case .localPorts: "local_ports"
+        case .noBackend: "no_backend"
         case .connections: LimitsSection.schema.name(of: \.limits.connections)
         case .connectionsPerPrefix: LimitsSection.schema.name(of: \.limits.connectionsPerPrefix)
         case .handshakes: LimitsSection.schema.name(of: \.limits.handshakes)

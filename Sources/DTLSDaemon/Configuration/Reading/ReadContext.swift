@@ -17,6 +17,8 @@ final class ReadContext {
     var staples: [StapleFile] = []
     /// The certificates and revocation lists that can be used.
     var credentials: [ExpiringCredential] = []
+    /// The host names of backends and servers.
+    var names: [ConfiguredName] = []
 
     init(file: String, environment: [String: String], lines: KeyLines, watcher: FileWatcher? = nil) {
         self.file = file

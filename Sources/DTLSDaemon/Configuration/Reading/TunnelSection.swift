@@ -6,7 +6,8 @@ import LinuxSystem
 struct TunnelSection {
     /// The model. Its server is a placeholder until one has been read.
     var model = ClientConfiguration(
-        name: "", listen: [], server: .anyAddress(.ipv4, port: 9), serverName: "localhost", tls: ClientSettings(),
+        name: "", listen: [], server: .address(.anyAddress(.ipv4, port: 9)), serverName: "localhost",
+        tls: ClientSettings(),
         socket: SocketOptions(fragmentation: false))
     var listen: [Element<SocketAddress>] = []
     var server: NamedAddress?
@@ -106,7 +107,7 @@ struct TunnelSection {
         checkLoop(table)
         model.socket.check(
             table.table(\.model.socket, SocketOptions.schema),
-            against: listen.map(\.value.family) + (server.map { [$0.address.family] } ?? []), of: "client")
+            against: listen.map(\.value.family) + (server?.families ?? []), of: "client")
         var client = model
         client.name = name
         client.listen = listen.map(\.value)
@@ -119,7 +120,7 @@ struct TunnelSection {
 
     /// Reports a client that is its own server: it would receive what it sends, each time from a new sender.
     private func checkLoop(_ table: TableReader<Self>) {
-        guard let server = server?.address else { return }
+        guard case .address(let server)? = server?.address else { return }
         for address in listen.map(\.value) where address.port == server.port {
             guard address == server || address.isWildcard && server.isLoopback else { continue }
             table.report(\.server, "\(server) is where this client listens; expected the address of a DTLS server")
@@ -127,10 +128,18 @@ struct TunnelSection {
     }
 }
 
-/// An address, and its host as written in the file.
+/// Where the server is, and its host as written in the file.
 struct NamedAddress {
-    let address: SocketAddress
+    let address: HostAddress
     let name: String
+
+    /// The families that its addresses may have.
+    var families: [SocketAddress.Family] {
+        switch address {
+        case .address(let address): [address.family]
+        case .name: [.ipv4, .ipv6]
+        }
+    }
 }
 
 extension ValueType where Value == NamedAddress {
@@ -143,10 +152,10 @@ extension ValueType where Value == NamedAddress {
                     "expected \(field.expected), the port 1 to 65535, found the string \(ReadContext.quoted(text))")
                 return nil
             }
-            do throws(HostAndPort.Unresolved) {
-                return NamedAddress(address: try named.resolve(), name: named.certificateName)
+            do throws(HostAndPort.Mistake) {
+                return NamedAddress(address: try named.checked(field), name: named.certificateName)
             } catch {
-                field.report(error.message, isTransient: error.isTransient)
+                field.report(error.message)
                 return nil
             }
         }

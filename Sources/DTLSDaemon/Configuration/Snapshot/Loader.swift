@@ -5,10 +5,10 @@ import LinuxSystem
 import Logging
 import Primitives
 
-/// The loader's role. It reads the configuration file and everything that it names (certificates, keys, host names),
+/// The loader's role. It reads the configuration file and everything that it names (certificates, keys),
 /// sends the result over descriptor 3, and ends.
 ///
-/// It is a separate process, so that neither a slow name server nor a defect in a parser can stop the acceptor.
+/// It is a separate process, so that neither a slow file system nor a defect in a parser can stop the acceptor.
 enum Loader {
     /// The first byte of each message. A configuration and problems are attached in a memfd.
     enum Outcome: UInt8 {
@@ -150,8 +150,7 @@ final class LoaderHandle: MessageChannelDelegate {
     private let loop: EventLoop
     private var deadline: CallbackTimer?
 
-    /// How long a loader may take, in seconds. A name server that never answers takes 10 s for each name by default,
-    /// and reading a file on a network file system may never end.
+    /// How long a loader may take, in seconds. Reading a file on a network file system may never end.
     private static let timeLimit = 60
 
     /// Starts a loader. The loop calls `completion` once.
@@ -181,8 +180,8 @@ final class LoaderHandle: MessageChannelDelegate {
         if ending == nil { kill(pid, SIGKILL) }
         finish(
             .failed(
-                "\(file): the loader process was still reading after \(Self.timeLimit) s, and was killed; expected a"
-                    + " name server that answers, and files that can be read in less time"))
+                "\(file): the loader process was still reading after \(Self.timeLimit) s, and was killed; expected files that"
+                    + " can be read in less time"))
     }
 
     func channel(

@@ -15,16 +15,30 @@ struct BackendHealth {
 
     private enum State {
         case serving
+        /// It has no address that could be sent to.
+        case unresolved
         case resting(until: Instant)
         /// One connection sends to it, to see whether it refuses.
         case onTrial(of: ObjectIdentifier, until: Instant)
     }
 
-    private var state = State.serving
+    private var state: State
     private var backoff = Backoff(from: Self.pauses.shortest, to: Self.pauses.longest)
     /// When the last trial ended without an answer, which does not prove that the backend is healthy.
     private var healthySince = Instant.distantPast
     private var refusals: UInt64 = 0
+
+    init() { state = .serving }
+
+    private init(state: State) { self.state = state }
+
+    /// Of a backend whose host name has no address. It never changes: other backends take the place of this one.
+    static let unresolved = BackendHealth(state: .unresolved)
+
+    var isResolved: Bool {
+        if case .unresolved = state { return false }
+        return true
+    }
 
     @inline(__always)
     var isServing: Bool {
@@ -40,6 +54,8 @@ struct BackendHealth {
             if now - healthySince > Self.pauses.longest { backoff.reset() }
             rest(now: now)
             return true
+        case .unresolved:
+            return false
         case .onTrial:
             rest(now: now)
             return false
@@ -59,7 +75,7 @@ struct BackendHealth {
     /// A datagram of the backend has come, or a Unix socket has taken one.
     /// - Returns: how many refusals the outage had that has ended now, or `nil` when there was none.
     mutating func noteAnswer() -> UInt64? {
-        if isServing { return nil }
+        if isServing || !isResolved { return nil }
         backoff.reset()
         return endOutage()
     }
@@ -74,6 +90,7 @@ struct BackendHealth {
     func accepts(_ connection: ObjectIdentifier, now: Instant) -> Bool {
         switch state {
         case .serving: true
+        case .unresolved: false
         case .resting(let end): now >= end
         case .onTrial(let tester, let end): tester == connection || now >= end
         }
@@ -83,7 +100,7 @@ struct BackendHealth {
     /// - Returns: how many refusals the outage had that has ended now, by a trial without any; else `nil`.
     mutating func begin(by connection: ObjectIdentifier, now: Instant) -> UInt64? {
         switch state {
-        case .serving:
+        case .serving, .unresolved:
             return nil
         case .resting:
             state = .onTrial(of: connection, until: now + Self.trialTime)

@@ -70,7 +70,7 @@ struct BackendRoute {
 
     var transport: MessageSocket.Transport {
         switch backend.configuration.address {
-        case .udp: .udp
+        case .udp, .name: .udp
         case .unix: .unix
         }
     }
@@ -132,7 +132,7 @@ struct BackendRoute {
 
     /// The socket could not be connected to ``backend``.
     mutating func connectFailed(_ error: Int32, now: Instant) -> Transition {
-        let notice = noteRefusal(error, now: now)
+        let notice = backend.isResolved ? noteRefusal(error, now: now) : nil
         let hasSwitched = switchBackend(now: now)
         return Transition(step: hasSwitched ? .switchBackend : .finish, notice: notice)
     }
@@ -207,6 +207,7 @@ struct BackendRoute {
     func noteRefusal(_ error: Int32, now: Instant) -> Notice? {
         let beginsOutage = backend.noteRefusal(now: now) && backend.isConfigured
         backends.countError(beginsOutage: beginsOutage)
+        backends.noteRefusal(by: backend, now: now)
         return beginsOutage ? .outage(backend: backend, errno: error) : nil
     }
 }

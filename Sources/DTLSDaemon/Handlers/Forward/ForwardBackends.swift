@@ -3,24 +3,49 @@ import LinuxSystem
 import Primitives
 
 /// One backend of a service in one worker, and whether it takes datagrams at present. It is the same object for as long
-/// as its address stands in the configuration of the service, so what is known of its health outlives a reload.
+/// as its address stands in the configuration of the service, or is one of a host name that stands there, so what is
+/// known of its health outlives a reload.
 final class ForwardBackend: Equatable {
     fileprivate(set) var configuration: Backend
-    /// The backend's part in the choice.
+    /// The backend's part in the choice: one number for all addresses of a host name.
     fileprivate var key: UInt64
-    fileprivate var health = BackendHealth()
+    /// What chooses between the addresses of a host name.
+    fileprivate var place: Place
+    fileprivate var health: BackendHealth
     /// Whether it stands in the active configuration of its service. Connections leave one that does not.
     fileprivate(set) var isConfigured = true
 
-    fileprivate init(_ configuration: Backend) {
+    /// Where a backend comes from.
+    struct Place {
+        /// Its number in the configuration, which has one for all addresses of a host name.
+        var number: Int
+        /// The host name that has its address; `nil` where the configuration has the address itself.
+        var host: String?
+        /// Whether other addresses of the host name, of the other family, are preferred.
+        var isSecondFamily = false
+    }
+
+    fileprivate init(_ configuration: Backend, _ place: Place) {
         self.configuration = configuration
+        self.place = place
         key = RendezvousHash.key(of: configuration.name)
+        health = if case .name = configuration.address { .unresolved } else { BackendHealth() }
     }
 
     static func == (one: ForwardBackend, other: ForwardBackend) -> Bool { one === other }
 
     @inline(__always)
     var isServing: Bool { health.isServing }
+
+    /// Whether it can be sent to; else it is a host name without an address.
+    var isResolved: Bool { health.isResolved }
+
+    /// Chooses between the addresses of one host name: 0 for a backend that has none.
+    fileprivate func rankOfAddress(_ client: UInt64) -> UInt64 {
+        guard place.host != nil, case .udp(let address) = configuration.address else { return 0 }
+        let rank = RendezvousHash.rank(RendezvousHash.client(address), client) >> 1
+        return place.isSecondFamily ? rank : rank | 1 << 63
+    }
 
     /// The connection sends to the backend from now on. Where that is in an outage, this is its trial.
     /// - Returns: how many refusals the outage had that has ended now, or `nil`.
@@ -44,6 +69,10 @@ final class ForwardBackend: Equatable {
 /// The choice is by rendezvous hashing: a client and a backend give a number together, and the backend with the highest
 /// number is the client's. So every worker, on every machine and after every restart, makes the same choice for an
 /// address; and when a backend goes, only its own clients move, evenly to all others.
+///
+/// A host name counts as one backend. Its clients are spread over its addresses in the same way: first over those of the
+/// family that RFC 6724 prefers on this machine, and over the others where all of these refuse. As long as it has no
+/// address, it stands in the list as a backend that nothing can be sent to.
 final class ForwardBackends {
     private(set) var list: NonEmpty<ForwardBackend>
     /// The addresses that the sockets to UDP backends are bound to.
@@ -52,29 +81,80 @@ final class ForwardBackends {
     private var counters = TargetCounters.ignored
     /// Whether each datagram to a backend begins with a header of the PROXY protocol.
     private(set) var proxyProtocol: Bool
+    private let hosts: HostTable
+    private var configured: NonEmpty<Backend>
 
-    init(_ configuration: ForwardConfiguration) {
-        list = configuration.backends.map { ForwardBackend($0) }
+    init(_ configuration: ForwardConfiguration, hosts: HostTable = HostTable()) {
+        self.hosts = hosts
+        configured = configuration.backends
+        list = Self.resolved(configured, hosts).map { ForwardBackend($0.backend, $0.place) }
         sources = SourceAddresses(configuration.sources)
         proxyProtocol = configuration.proxyProtocol
     }
 
     /// A reload has activated another configuration of the service.
     func configure(_ configuration: ForwardConfiguration) {
-        let before = list
-        list = configuration.backends.map { backend in
-            guard let kept = before.elements.first(where: { $0.configuration.address == backend.address }) else {
-                return ForwardBackend(backend)
-            }
-            kept.configuration = backend
-            kept.key = RendezvousHash.key(of: backend.name)
-            return kept
-        }
-        for backend in before.elements where !list.elements.contains(backend) { backend.isConfigured = false }
+        configured = configuration.backends
+        makeList()
         // An address that had no port left is tried at once, since the operator may have made room.
         sources = SourceAddresses(configuration.sources)
         proxyProtocol = configuration.proxyProtocol
         noteOutages()
+    }
+
+    /// The addresses of a host name are other ones.
+    func addressesChanged(of host: String) {
+        guard configured.elements.contains(where: { $0.host?.name == host }) else { return }
+        makeList()
+        noteOutages()
+    }
+
+    private func makeList() {
+        let before = list
+        list = Self.resolved(configured, hosts).map { backend, place in
+            guard let kept = before.elements.first(where: { $0.configuration.address == backend.address }) else {
+                return ForwardBackend(backend, place)
+            }
+            kept.configuration = backend
+            kept.key = RendezvousHash.key(of: backend.name)
+            kept.place = place
+            return kept
+        }
+        for backend in before.elements where !list.elements.contains(backend) { backend.isConfigured = false }
+    }
+
+    /// The backends with the addresses of host names in place of those that have some. An address that two names have is
+    /// the first one's.
+    private static func resolved(
+        _ configured: NonEmpty<Backend>, _ hosts: HostTable
+    ) -> NonEmpty<(backend: Backend, place: ForwardBackend.Place)> {
+        var taken = Set(configured.elements.map(\.address))
+        let all = configured.elements.enumerated().flatMap { number, backend in
+            let found = backend.host.map { hosts.addresses(of: $0.name, port: $0.port) } ?? []
+            let resolved = found.filter { taken.insert(.udp($0)).inserted }.map { address in
+                (
+                    Backend(name: backend.name, address: .udp(address)),
+                    ForwardBackend.Place(
+                        number: number, host: backend.host?.name,
+                        isSecondFamily: address.family != found.first?.family)
+                )
+            }
+            // A name whose addresses are all another backend's needs no place of its own.
+            if resolved.isEmpty, found.isEmpty { return [(backend, ForwardBackend.Place(number: number))] }
+            return resolved
+        }
+        return NonEmpty(all) ?? configured.map { ($0, ForwardBackend.Place(number: 0)) }
+    }
+
+    /// Whether there is a backend that can be sent to, whether it takes datagrams or not.
+    var areResolved: Bool { list.elements.contains(where: \.isResolved) }
+
+    /// A backend has refused datagrams. Where all addresses of its host name have, there may be others by now.
+    func noteRefusal(by backend: ForwardBackend, now: Instant) {
+        guard let host = backend.place.host,
+            !list.elements.contains(where: { $0.place.host == host && $0.isServing })
+        else { return }
+        hosts.noteRefusal(of: host, now: now)
     }
 
     /// Counts errors and outages there from now on.
@@ -92,11 +172,16 @@ final class ForwardBackends {
 
     /// Notes which backends are in an outage, after one has begun or ended.
     func noteOutages() {
-        for (index, backend) in list.elements.enumerated() {
-            counters.block.setMember(index, of: .backendsOut, !backend.isServing)
+        // A host name is in an outage where all its addresses are. The gauge has 64 bits.
+        var present: UInt64 = 0
+        var serving: UInt64 = 0
+        for backend in list.elements where backend.place.number < UInt64.bitWidth {
+            let bit = UInt64(1) << UInt64(backend.place.number)
+            present |= bit
+            if backend.isServing { serving |= bit }
         }
-        for index in list.elements.count..<max(64, list.elements.count) {
-            counters.block.setMember(index, of: .backendsOut, false)
+        for number in 0..<UInt64.bitWidth {
+            counters.block.setMember(number, of: .backendsOut, (present & ~serving) >> UInt64(number) & 1 == 1)
         }
     }
 
@@ -120,7 +205,7 @@ final class ForwardBackends {
     }
 
     /// The first backend in the client's order: the client's own as long as it takes datagrams.
-    func home(of client: UInt64) -> ForwardBackend { first(of: client) { _ in true } ?? list.first }
+    func home(of client: UInt64) -> ForwardBackend { first(of: client, where: \.isResolved) ?? list.first }
 
     /// The backend for datagrams of a connection: its home if that takes them, or the first in the client's order that
     /// does; where none does, the home.
@@ -132,10 +217,10 @@ final class ForwardBackends {
     }
 
     private func first(of client: UInt64, where isUsable: (ForwardBackend) -> Bool) -> ForwardBackend? {
-        var best: (backend: ForwardBackend, rank: UInt64)?
+        var best: (backend: ForwardBackend, rank: (UInt64, UInt64))?
         for backend in list.elements where isUsable(backend) {
-            let rank = RendezvousHash.rank(backend.key, client)
-            if rank >= best?.rank ?? 0 { best = (backend, rank) }
+            let rank = (RendezvousHash.rank(backend.key, client), backend.rankOfAddress(client))
+            if rank >= best?.rank ?? (0, 0) { best = (backend, rank) }
         }
         return best?.backend
     }
@@ -148,6 +233,11 @@ final class ForwardServices: HandlerSharedState {
     private struct Reference { weak var backends: ForwardBackends? }
 
     private var services: [String: Reference] = [:]
+
+    /// The addresses of a host name are other ones.
+    func addressesChanged(of host: String) {
+        for service in services.values { service.backends?.addressesChanged(of: host) }
+    }
 
     init(loop: EventLoop, logs: WorkerLogs) {}
 

@@ -150,14 +150,16 @@ final class ForwardHandler: Handler, EventHandler {
         switch backend.address {
         case .udp(let address):
             if let local = socket.localAddress { slot.farSide = .udp(address, local: local) }
+        case .name: break
         case .unix(let path): slot.farSide = .unix(ConnectionSlot.hash(of: path))
         }
     }
 
-    /// Why a new client would get no socket to its backend; `nil` where it would get one.
+    /// Why a new client would get no backend, or no socket to it; `nil` where it would get one.
     static func refusal(
         of peer: SocketAddress, by service: ServiceRuntime, _ backends: ForwardBackends, _ resources: HandlerResources
     ) -> Refusal? {
+        guard backends.areResolved else { return .noBackend }
         guard let shortage = backends.shortage(for: peer, now: resources.loop.now) else { return nil }
         if shortage.isNews { log(shortage.reason, shortage.backend, service, resources) }
         return shortage.reason.refusal
@@ -244,6 +246,8 @@ final class ForwardHandler: Handler, EventHandler {
             switch backend.address {
             case .udp(let address): try connectUDP(to: address)
             case .unix(let path): try connectUnix(toPath: path)
+            // As send(2) says it of a socket without a peer.
+            case .name: throw .backend(EDESTADDRREQ)
             }
             noteFarSide()
             return route.connected()

@@ -14,7 +14,7 @@ struct ForgedRecordLimits {
     /// Of one network. Nobody sends bad ones by mistake but a client whose connection has ended, a few a second.
     static let ofNetwork = Rate(perSecond: 100, burst: 1_000)
     /// Of all networks: a tenth of a core.
-    static let ofAll = Rate(perSecond: 20_000, burst: 40_000)
+    static let ofAll = Rate(perSecond: 20_000, burst: 10_000)
 
     private var networks = PrefixRates()
     private var all = TokenBucket()

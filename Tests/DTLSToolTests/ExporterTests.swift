@@ -1,5 +1,6 @@
 import ControlProtocol
 import Foundation
+import LinuxSystem
 import Primitives
 import TestSupport
 import Testing
@@ -220,7 +221,8 @@ enum Promtool {
             if let answer = try? exporter.ask(request) { #expect((400..<500).contains(answer.status)) }
         }
         #expect(try exporter.get("/page.css").status == 200)
-        #expect(daemon.commands.isEmpty)
+        // The exporter asks on its own, every few seconds, for its history.
+        #expect(daemon.commands.count <= 4)
         try await exporter.stop()
     }
 
@@ -330,5 +332,47 @@ struct RunningExporter {
 
     func get(_ path: String, _ headers: String = "") throws -> HTTPConnection.Answer {
         try HTTPConnection.get(path, port: port, headers)
+    }
+}
+
+/// The last minutes that the exporter keeps, without a clock.
+@Suite struct RecentSamplesTests {
+    private let start = Instant(nanoseconds: 1_000_000_000)
+
+    private func state(_ services: [TargetStatus]) -> DaemonState {
+        var answer = MetricsTests.answer()
+        answer.status.services = services
+        return .answering(answer, at: .now())
+    }
+
+    @Test func `a sample adds up what all services have counted, and holds nothing else of them`() throws {
+        var recent = RecentSamples()
+        recent.note(
+            state([
+                Samples.service("a", Samples.counters(full: 10, denied: 1, messages: 7)),
+                Samples.service("b", Samples.counters(full: 5, resumed: 2, messages: 1)),
+            ]), at: start)
+        let sample = try #require(recent.samples.first)
+        let counters = try #require(sample.status?.services.first?.counters)
+        #expect(sample.status?.services.count == 1)
+        #expect(counters["messages_received_total"] == .number(8))
+        #expect(
+            counters["handshakes_total"]
+                == .labelled(["full": 15, "resumed": 2, "timed_out": 0, "abandoned": 14]))
+        let text = String(decoding: ExporterPage.history(recent).body, as: UTF8.self)
+        #expect(text.hasPrefix("[{") && text.contains("\"clock_seconds\":1"))
+        for name in ["coap", "udp:", "CN="] { #expect(!text.contains(name), "\(name)") }
+    }
+
+    @Test func `there is a sample each interval, ten minutes of them, and a gap where the daemon was away`() {
+        var recent = RecentSamples()
+        let state = state([])
+        for second in 0..<1_000 { recent.note(state, at: start + .seconds(Int64(second))) }
+        #expect(recent.samples.count == RecentSamples.limit)
+        #expect(recent.samples.first?.clockSeconds == 401.0)
+        #expect(recent.samples.last?.clockSeconds == 996.0)
+        recent.note(state.losing("away", at: .now()), at: start + .seconds(1_000))
+        #expect(recent.samples.last.map { !$0.isUp && $0.status == nil } == true)
+        #expect(recent.samples.count == RecentSamples.limit)
     }
 }

@@ -54,6 +54,9 @@ struct DaemonWatch {
     /// Readable when there is something for ``run(at:)``; -1 where nothing was asked.
     var descriptor: Int32 { question?.connection.descriptor ?? -1 }
 
+    /// Whether a question is under way, or will be without another call of ``want()``.
+    var isBusy: Bool { question != nil || isWanted }
+
     /// How long ``run(at:)`` need not be called while ``descriptor`` is not readable.
     func patience(at now: Instant) -> Duration {
         if let question { return max(.zero, question.askedAt + Self.patience - now) }

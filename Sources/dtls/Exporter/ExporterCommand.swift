@@ -43,7 +43,7 @@ struct ExporterCommand: OperatingCommand {
             "dtls: The exporter serves http://\(server.address)/, and metrics at http://\(server.address)/metrics.")
         while true {
             let now = Instant.now()
-            let patience = min(server.patience(at: now), exporter.watch.patience(at: now))
+            let patience = min(server.patience(at: now), exporter.patience(at: now))
             var polls = [signals.descriptor.rawValue, server.descriptor, exporter.watch.descriptor].map {
                 pollfd(fd: $0, events: Int16(POLLIN), revents: 0)
             }
@@ -59,15 +59,23 @@ struct ExporterCommand: OperatingCommand {
 /// What is at which path.
 final class Exporter {
     private(set) var watch: DaemonWatch
+    private(set) var recent = RecentSamples()
     /// Whether requests that are asked for an answer now can be told the state of the daemon.
     private var isCurrent = false
 
     init(_ watch: DaemonWatch) { self.watch = watch }
 
-    /// Goes on with what is asked of the daemon.
+    /// How long ``renew(at:_:)`` need not be called while the watch's descriptor is not readable.
+    func patience(at now: Instant) -> Duration {
+        watch.isBusy ? watch.patience(at: now) : min(watch.patience(at: now), max(.zero, recent.nextAt - now))
+    }
+
+    /// Goes on with what is asked of the daemon, and asks it for the next sample when it is time.
     /// - Parameter resume: called when requests whose answer was not known can be answered. It asks for their answers.
     func renew(at now: Instant, _ resume: () -> Void) {
+        if now >= recent.nextAt { watch.want() }
         guard watch.run(at: now) else { return }
+        recent.note(watch.state, at: now)
         isCurrent = true
         resume()
         isCurrent = false
@@ -80,6 +88,7 @@ final class Exporter {
         case "/page.css": return ExporterPage.style
         case "/page.js": return ExporterPage.script
         case "/icon.svg": return ExporterPage.icon
+        case "/history.json": return ExporterPage.history(recent)
         case "/metrics", "/status.json":
             guard isCurrent else {
                 watch.want()

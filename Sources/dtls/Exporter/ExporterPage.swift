@@ -21,10 +21,14 @@ enum ExporterPage {
         """
 
     /// The state of the daemon as JSON.
-    static func data(_ state: DaemonState) -> HTTPResponse {
+    static func data(_ state: DaemonState) -> HTTPResponse { json(PageData(state, now: .now())) }
+
+    /// The last minutes as a JSON array, the oldest sample first.
+    static func history(_ recent: RecentSamples) -> HTTPResponse { json(recent.samples) }
+
+    private static func json(_ value: some Encodable) -> HTTPResponse {
         do {
-            return HTTPResponse(
-                type: "application/json", body: try ControlProtocol.encode(PageData(state, now: .now())))
+            return HTTPResponse(type: "application/json", body: try ControlProtocol.encode(value))
         } catch {
             return HTTPResponse(status: 500, "The daemon's state cannot be written as JSON.")
         }

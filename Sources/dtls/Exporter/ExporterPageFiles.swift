@@ -117,7 +117,8 @@ extension ExporterPage {
     static let javaScript = #"""
         "use strict";
         // Asks for /status.json every two seconds, and shows it. All text is set as text, never as HTML.
-        const interval = 2000, kept = 150;
+        // It begins with the last minutes, which the exporter has kept: /history.json.
+        const interval = 2000, keptSeconds = 600;
         const byId = id => document.getElementById(id);
         function make(tag, attributes, ...children) {
           const svg = ["svg", "polyline", "line"].includes(tag);
@@ -385,7 +386,7 @@ extension ExporterPage {
             found.push("Handshakes fail: " + rate(rates.failed) + " a second.");
           }
           for (const l of status.listeners) {
-            const former = before && before.listeners.find(x => x.address === l.address);
+            const former = find(before && before.listeners, "address", l.address);
             const lost = perSecond(l.counters, former && former.counters, elapsed, c => sum(c, "listener_queue_drops_total"));
             if (lost > 0) found.push("The kernel drops " + rate(lost) + " datagrams a second at " + l.address + ".");
           }
@@ -417,24 +418,50 @@ extension ExporterPage {
           stale(true);
           note("away", ...texts.map(text => make("p", {}, text)));
         }
+        // Another process has other counters.
+        const sameProcess = (one, other) => one.status.pid === other.status.pid && one.status.since_at === other.status.since_at;
+        // Puts a point of the plots behind the others: a gap where the daemon was away. Its rates are those since the last.
+        // All times are by the clock of the exporter's machine, which begins again when that does.
+        function record(data) {
+          const at = data.clock_seconds;
+          if (history.length && at < history[history.length - 1].at) { history = []; last = null; }
+          history = history.filter(point => point.at >= at - keptSeconds);
+          if (!data.up) {
+            if (history.length) history.push({ at });
+            last = null;
+            return null;
+          }
+          const before = last && sameProcess(last, data) ? last.status : null, status = data.status;
+          const elapsed = before ? at - last.clock_seconds : 0;
+          const rates = ratesOf(status, before, elapsed);
+          const times = handshakeTimes(status), formerTimes = before && handshakeTimes(before);
+          history.push({ at, ...rates, open: status.connections.open, parked: status.connections.parked,
+            half: before ? quantile(times, formerTimes, 0.5) : undefined, most: before ? quantile(times, formerTimes, 0.99) : undefined });
+          last = data;
+          return { before, elapsed, rates };
+        }
+        // There is nothing to plot before the first answer.
+        function showPlots() {
+          if (!history.some(point => point.open !== undefined)) return;
+          byId("plots").hidden = false;
+          drawPlots();
+        }
         function show(data) {
           unreachableSince = null;
+          const point = record(data);
           if (!data.up) {
             const gone = (new Date(data.now_at) - new Date(data.away_since_at)) / 1000;
             const since = "dtlsd has not answered since " + time(data.away_since_at) + (gone >= 1 ? ", for " + span(gone) : "") + ".";
             away("away", since, data.reason || "", data.last_answer_at
               ? "Its last answer came at " + time(data.last_answer_at) + "."
               : "It has never answered this exporter.");
-            if (last) history.push({ at: history[history.length - 1].at + (new Date(data.now_at) - new Date(last.now_at)) / 1000 });
-            last = null;
+            showPlots();
             return;
           }
-          const status = data.status;
+          const status = data.status, { before, elapsed, rates } = point;
           say(status.ready ? "ready" : "unready", status.ready && status.phase === "serving" ? "ready" : status.phase);
           stale(false);
           note("away");
-          // There is nothing to plot before the first answer.
-          byId("plots").hidden = false;
           byId("about").textContent = "Version " + status.version + " with " + status.openssl.split(" ").slice(0, 2).join(" ")
             + ", process " + status.pid + ", up " + span(status.uptime_seconds);
           const configuration = status.configuration;
@@ -442,22 +469,18 @@ extension ExporterPage {
             make("p", {}, "The last reload or upgrade has failed at " + time(configuration.failed_at)
               + "; the configuration from before is active."),
             make("ul", {}, ...configuration.problems.map(text => make("li", {}, text)))] : []));
-          // Another process has other counters.
-          const same = last && last.status.pid === status.pid && last.status.since_at === status.since_at;
-          const before = same ? last.status : null;
-          const elapsed = before ? data.clock_seconds - last.clock_seconds : 0;
-          const rates = ratesOf(status, before, elapsed);
-          const at = (history.length ? history[history.length - 1].at : 0)
-            + (before ? elapsed : last ? (new Date(data.now_at) - new Date(last.now_at)) / 1000 : 0);
-          const times = handshakeTimes(status), formerTimes = before && handshakeTimes(before);
-          history.push({ at, ...rates, open: status.connections.open, parked: status.connections.parked,
-            half: before ? quantile(times, formerTimes, 0.5) : undefined, most: before ? quantile(times, formerTimes, 0.99) : undefined });
-          history = history.slice(-kept);
           tiles(status, rates);
-          drawPlots();
+          showPlots();
           tables(status, before, elapsed);
           attention(status, before, elapsed, rates);
-          last = data;
+        }
+        // Without what was before, the page is still worth something.
+        async function begin() {
+          try {
+            const response = await fetch("history.json", { cache: "no-store", signal: AbortSignal.timeout(10000) });
+            if (response.ok) for (const sample of await response.json()) record(sample);
+          } catch (error) { history = []; last = null; }
+          ask();
         }
         async function ask() {
           if (!paused) {
@@ -480,7 +503,7 @@ extension ExporterPage {
           event.currentTarget.textContent = paused ? "Go on" : "Pause";
         });
         preparePlots();
-        ask();
+        begin();
 
         """#
 }

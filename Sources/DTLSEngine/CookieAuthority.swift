@@ -178,7 +178,7 @@ public enum CookieError: Error, Sendable, Equatable, CustomStringConvertible {
     public var description: String {
         switch self {
         case .secretTooShort(let count):
-            "the cookie secret has \(count) bytes; it needs \(CookieAuthority.minimumSecretSize) or more"
+            "the cookie secret has \(counted(count, "byte")); it needs \(CookieAuthority.minimumSecretSize) or more"
         case .openSSL(let error): "OpenSSL has no HMAC-SHA256 for cookies: \(error)"
         }
     }

@@ -609,7 +609,8 @@ extension OpenSSLConnection {
     private func repeatExchange(upTo hello: borrowing VerifiedHello) throws(OpenSSLError) {
         guard hello.messageSequence <= Self.maximumHelloSequence else {
             throw OpenSSLError(
-                reasons: ["the client has been asked for a cookie \(hello.messageSequence) times"], library: 0,
+                reasons: ["the client has been asked for a cookie \(counted(hello.messageSequence, "time"))"],
+                library: 0,
                 reason: 0)
         }
         let checkpoint = bio.outbox.checkpoint

@@ -87,7 +87,8 @@ package enum PresharedKeyFile {
         }
         let count = Hexadecimal.bytes(key)?.count ?? key.count
         guard (minimumKeyLength...PresharedKeys.maximumKeyLength).contains(count) else {
-            return "a key of \(count) bytes; expected \(minimumKeyLength) to \(PresharedKeys.maximumKeyLength) bytes"
+            return
+                "a key of \(counted(count, "byte")); expected \(minimumKeyLength) to \(PresharedKeys.maximumKeyLength) bytes"
                 + " (two hexadecimal digits each, or as text)"
         }
         return nil

@@ -1,3 +1,5 @@
+import Primitives
+
 /// Records in words, for those who look for what goes wrong between a peer and this side. It is slow, and reads whatever
 /// bytes there are.
 package struct RecordText {
@@ -15,7 +17,9 @@ package struct RecordText {
     /// - Parameter connectionIDLength: see ``Record/init(of:at:connectionIDLength:)``.
     package static func all(of datagram: UnsafeRawBufferPointer, connectionIDLength: Int) -> [RecordText] {
         var texts = Records(of: datagram, connectionIDLength: connectionIDLength).prefix(maximum).map(RecordText.init)
-        if texts.isEmpty { texts = [RecordText("\(datagram.count) bytes, which are no record")] }
+        if texts.isEmpty {
+            texts = [RecordText("\(counted(datagram.count, "byte, which is", "bytes, which are")) no record")]
+        }
         return texts
     }
 
@@ -40,7 +44,8 @@ package struct RecordText {
         var what = messages.isEmpty ? Self.name(of: record.contentType) : messages.joined(separator: ", ")
         if let alert = record.plaintextAlert { what = "alert \(alert.description) of level \(alert.level)" }
         let fault = record.isDTLS ? (record.isComplete ? "" : ", cut off") : ", of no version of DTLS"
-        text = "\(what): record \(record.sequenceNumber) of epoch \(record.epoch), \(record.length) bytes\(fault)"
+        text =
+            "\(what): record \(record.sequenceNumber) of epoch \(record.epoch), \(counted(record.length, "byte"))\(fault)"
         self.fragments = fragments
         isHandshake = record.contentType == .handshake || record.contentType == .changeCipherSpec
     }

@@ -161,7 +161,7 @@ extension EndToEndClientMode {
             let address = try SocketAddress.freeOnOwnLoopback()
             let configuration = "workers = 1\n" + Service(listen: [address], identity: identity).text
             let daemon = try await Daemon.start(configuration, in: folder, descriptorLimit: 33)
-            #expect(daemon.logs("up to 1 connections"), "\(daemon.program.errors)")
+            #expect(daemon.logs("up to 1 connection"), "\(daemon.program.errors)")
             let client = try SecureClient(to: address, trust: identity.certificate, in: folder)
             try await client.exchange("hello")
             // Two descriptors for each connection.

@@ -426,8 +426,8 @@ final class Acceptor: TimerTarget, EventHandler {
         let connections = configuration.map(descriptors.connections) ?? 0
         logger.log(
             .ready,
-            "ready: \(configuration?.workers ?? 0) workers listen on \(addresses); each process may open"
-                + " \(descriptors.limit) files, with which a worker serves up to \(connections) connections",
+            "ready: \(counted(configuration?.workers ?? 0, "worker listens", "workers listen")) on \(addresses); each process may open"
+                + " \(counted(descriptors.limit, "file")), with which a worker serves up to \(counted(connections, "connection"))",
             ["LISTENERS": "\(addresses)", "OPEN_FILES_LIMIT": "\(descriptors.limit)"])
         updateStatus(now: loop.now)
         schedule()
@@ -618,7 +618,10 @@ final class Acceptor: TimerTarget, EventHandler {
         }
         guard count > 0 else { return areAllUsable }
         logger.log(
-            .connectionsKept, "\(count) connections that an earlier process has left are kept",
+            .connectionsKept,
+            counted(
+                count, "connection that an earlier process has left is kept",
+                "connections that an earlier process has left are kept"),
             ["CONNECTIONS_KEPT": "\(count)"])
         return areAllUsable
     }

@@ -1,4 +1,5 @@
 import DTLSTransport
+import Primitives
 
 extension Acceptor {
     /// The line that `systemctl status` shows, and that ends the log.
@@ -14,20 +15,23 @@ extension Acceptor {
         if let reason = lifecycle.reloadFailure { parts.append("the last reload failed: \(reason)") }
         let parked = workers.connections.countWithoutSockets
         parts.append(
-            "\(workers.connections.count) connections, \(dispatcher.handshakes) of them in handshake"
+            "\(Primitives.counted(workers.connections.count, "connection")), \(dispatcher.handshakes) of them in handshake"
                 + (parked > 0 ? ", \(parked) without a socket" : ""))
         parts.append(
-            "\(succeeded) handshakes, \(resumed) of them resumed, \(counted.total(.handshakes) &- succeeded) failed")
+            "\(Primitives.counted(succeeded, "handshake")), \(resumed) of them resumed, \(counted.total(.handshakes) &- succeeded) failed"
+        )
         parts.append(
-            "\(listened.hellosAnswered &- listened.unsent) cookies sent"
+            Primitives.counted(listened.hellosAnswered &- listened.unsent, "cookie") + " sent"
                 + (listened.unsent > 0 ? ", \(listened.unsent) not sent by the kernel" : ""))
         parts.append("\(refused.total) refused" + (refused.total > 0 ? " (\(refused.text { $0.key }))" : ""))
         parts += dropped(counted)
         parts += dispatcher.addressChanges
         let places = listeners.recordsOfNoConnection.map { "\($0.address): \($0.count)" }.joined(separator: ", ")
-        parts.append("\(listened.ofNoConnection) records of no connection" + (places.isEmpty ? "" : " (\(places))"))
-        parts.append("\(listened.unrelated &+ listened.malformed) other datagrams dropped")
-        parts.append("\(listeners.count) listeners")
+        parts.append(
+            Primitives.counted(listened.ofNoConnection, "record") + " of no connection"
+                + (places.isEmpty ? "" : " (\(places))"))
+        parts.append(Primitives.counted(listened.unrelated &+ listened.malformed, "other datagram") + " dropped")
+        parts.append(Primitives.counted(listeners.count, "listener"))
         if let file = lifecycle.active?.configuration.keyLogFile { parts.append("SECRETS ARE WRITTEN TO \(file)") }
         return parts.joined(separator: "; ")
     }
@@ -38,11 +42,15 @@ extension Acceptor {
         for excess in TrafficExcess.allCases {
             excesses.count(excess, counted[.datagramsDropped, DropReason(excess).rawValue])
         }
-        if excesses.total > 0 { parts.append("\(excesses.total) datagrams dropped (\(excesses.text { $0.key }))") }
+        if excesses.total > 0 {
+            parts.append("\(Primitives.counted(excesses.total, "datagram")) dropped (\(excesses.text { $0.key }))")
+        }
         let unconfirmed = counted[.addressesUnconfirmed]
-        if unconfirmed > 0 { parts.append("\(unconfirmed) addresses that clients did not confirm") }
+        if unconfirmed > 0 {
+            parts.append(Primitives.counted(unconfirmed, "address", "addresses") + " that clients did not confirm")
+        }
         let forged = counted[.datagramsDropped, DropReason.forged.rawValue]
-        if forged > 0 { parts.append("\(forged) forged records") }
+        if forged > 0 { parts.append(Primitives.counted(forged, "forged record")) }
         return parts
     }
 }

@@ -22,17 +22,22 @@ struct WorkerDeath {
     }
 
     private func entry(_ survival: SlotReview.Survival) -> WorkerPool.Action {
-        var lost = "\(survival.lost) are lost"
+        var lost = "\(survival.lost) \(survival.lost == 1 ? "is" : "are") lost"
         var reasons: [String] = []
-        if survival.handshaking > 0 { reasons.append("\(survival.handshaking) were in their handshake") }
+        if survival.handshaking > 0 {
+            reasons.append(
+                "\(survival.handshaking) \(survival.handshaking == 1 ? "was in its" : "were in their") handshake")
+        }
         if survival.bound > 0 {
             reasons.append(
-                "\(survival.bound) use AES-CBC or allow renegotiation, so that their state was in the process")
+                counted(survival.bound, "uses AES-CBC or allows", "use AES-CBC or allow")
+                    + " renegotiation, so that its state was in the process")
         }
         if survival.poison != nil { reasons.append("1 is ended, since a worker has died on it twice") }
         if !reasons.isEmpty { lost += " (\(reasons.joined(separator: ", ")))" }
         return .log(
-            .workerDied, "worker \(number) \(ending): \(survival.kept) connections are kept, \(lost); \(consequence)",
+            .workerDied,
+            "worker \(number) \(ending): \(counted(survival.kept, "connection is", "connections are")) kept, \(lost); \(consequence)",
             fields: [
                 "WORKER": "\(number)", "WORKER_PID": "\(pid)", "CONNECTIONS_LOST": "\(survival.lost)",
                 "CONNECTIONS_KEPT": "\(survival.kept)", "ENDING": "\(ending)",

@@ -1,3 +1,5 @@
+import Primitives
+
 /// How many descriptors each process of the daemon may open (RLIMIT_NOFILE), and what they are needed for.
 struct DescriptorBudget {
     /// The limit of each process.
@@ -32,7 +34,8 @@ struct DescriptorBudget {
         let worker = Self.reservedOfWorker + Self.each(configuration)
         let main = Self.reservedOfMain + listeners + Self.eachWorker * configuration.workers
         guard limit < max(worker, main) else { return nil }
-        return "each process may open \(limit) files (RLIMIT_NOFILE), with which no client could be served; expected at"
+        return
+            "each process may open \(counted(limit, "file")) (RLIMIT_NOFILE), with which no client could be served; expected at"
             + " least \(max(worker, main)): the main process needs \(main), and a worker \(worker) for its first"
             + " connection. Set LimitNOFILE= in the unit, or ulimit -n"
     }

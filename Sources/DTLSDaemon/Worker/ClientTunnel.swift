@@ -563,14 +563,15 @@ final class ClientTunnel: TimerTarget, EventHandler, ConnectionDelegate {
     private func logPendingDropped(_ ending: Connection.Ending) {
         worker.logs.limited(
             .datagramRefused,
-            "\(pending.count) datagrams that waited for a connection to the server \(client.configuration.server) were"
+            "\(counted(pending.count, "datagram")) that waited for a connection to the server \(client.configuration.server) were"
                 + " dropped: \(ending)",
             fields: fields.merging(["DATAGRAMS_UNCONNECTED": "\(counters.unconnected)"]) { $1 })
     }
 
     private func logFailed(_ reason: String, _ verification: String?, _ pause: Duration) {
         let configuration = client.configuration
-        let next = "\(pending.count) datagrams wait; the next try is in \(pause.milliseconds) ms"
+        let next =
+            "\(counted(pending.count, "datagram waits", "datagrams wait")); the next try is in \(pause.milliseconds) ms"
         if let verification {
             worker.logs.limited(
                 .serverUnverified,

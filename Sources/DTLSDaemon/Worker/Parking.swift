@@ -545,7 +545,7 @@ final class Parking {
             let left = now.walk.left(of: slots.used)
             worker.logs.always(
                 .stopping,
-                "stop_timeout has left no time to send close_notify for up to \(left) connections without a socket: their"
+                "stop_timeout has left no time to send close_notify for up to \(counted(left, "connection")) without a socket: their"
                     + " clients find out by the silence")
             return stopped()
         }

@@ -198,12 +198,14 @@ final class Worker: MessageChannelDelegate {
         guard !isStopping else { return }
         guard slotsOutliveDaemon else {
             logs.always(
-                .stopping, "the main process has ended: closing \(connections.count + tunnels.count) connections")
+                .stopping,
+                "the main process has ended: closing \(counted(connections.count + tunnels.count, "connection"))")
             return stop()
         }
         logs.always(
             .stopping,
-            "the main process has ended: leaving \(connections.count + tunnels.count) connections to its successor")
+            "the main process has ended: leaving \(counted(connections.count + tunnels.count, "connection")) to its successor"
+        )
         departure.leave(by: loop.now)
     }
 

@@ -503,7 +503,7 @@ import Testing
         try send(self.record(try #require(there?.makeConnectionID(for: gone, length: 17))))
         #expect(try workers.received(by: 0).isEmpty)
         #expect(listener.counters.ofNoConnection == 3)
-        #expect(dispatcher.addressChanges == ["1 records with connection IDs of other machines"])
+        #expect(dispatcher.addressChanges == ["1 record with a connection ID of other machines"])
     }
 
     @Test func `a connection whose connection ID no key reads any more is found at its own address`() throws {
@@ -536,7 +536,7 @@ import Testing
         try send(record)
         #expect(try workers.received(by: 0).isEmpty)
         #expect(
-            dispatcher.addressChanges == ["1 records with connection IDs dropped for many forged ones"])
+            dispatcher.addressChanges == ["1 record with a connection ID dropped for many forged ones"])
         // Nor is one looked at whose connection ID names nobody.
         var unknown = record
         unknown[15] ^= 1

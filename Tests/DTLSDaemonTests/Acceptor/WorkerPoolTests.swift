@@ -167,7 +167,7 @@ import Testing
         #expect(logged(actions) == [.workerDied])
         #expect(
             messages(actions) == [
-                "worker 1 was killed by signal 9 (Killed): 0 connections are kept, 1 are lost (1 were in their handshake);"
+                "worker 1 was killed by signal 9 (Killed): 0 connections are kept, 1 is lost (1 was in its handshake);"
                     + " it was draining, and is not replaced"
             ])
     }
@@ -332,7 +332,7 @@ import Testing
         #expect(effects(actions) == [.start(number: 0)])
         #expect(
             messages(actions) == [
-                "worker 0 was killed by signal 9 (Killed): 1 connections are kept, 0 are lost; it is replaced at once"
+                "worker 0 was killed by signal 9 (Killed): 1 connection is kept, 0 are lost; it is replaced at once"
             ])
         #expect(pool.inheritance(of: 0) == 0 && pool.orphans.isEmpty)
         #expect(pool.worker(with: kept.connection) == nil)
@@ -424,7 +424,7 @@ import Testing
         #expect(effects(last) == [.takeOver(200), .report(.tookOver(table: 0))])
         #expect(
             messages(last) == [
-                "worker 0 was killed by signal 9 (Killed): 1 connections are kept, 1074 are lost (1074 were in their"
+                "worker 0 was killed by signal 9 (Killed): 1 connection is kept, 1074 are lost (1074 were in their"
                     + " handshake); it is replaced at once"
             ])
         #expect(pool.worker(with: kept) == 200 && pool.workers.first { $0.pid == 200 }?.state == .serving)
@@ -440,10 +440,10 @@ import Testing
         // The review is over in this turn.
         let actions = pool.ended(200, .killed(signal: 6), now: Self.start)
         #expect(logged(actions) == [.workerDied, .workerDied])
-        #expect(messages(actions)[0].contains("1 connections are kept, 1074 are lost"))
+        #expect(messages(actions)[0].contains("1 connection is kept, 1074 are lost"))
         #expect(
             messages(actions)[1].contains("signal 6")
-                && messages(actions)[1].contains("1 connections are kept, 0 are lost"))
+                && messages(actions)[1].contains("1 connection is kept, 0 are lost"))
         #expect(pool.totals.died == 2 && pool.totals.connectionsLost == 1_074)
         _ = pool.started(0, pid: 201, table: try #require(pool.inheritance(of: 0)), now: Self.start)
         #expect(

@@ -76,8 +76,16 @@ final class SocketRestorer {
         var text: [String] {
             var parts: [String] = []
             if rebound > 0 { parts.append("\(rebound) changes of a client's address") }
-            if limited > 0 { parts.append("\(limited) records with connection IDs dropped for many forged ones") }
-            if ofOtherMachines > 0 { parts.append("\(ofOtherMachines) records with connection IDs of other machines") }
+            if limited > 0 {
+                parts.append(
+                    "\(counted(limited, "record with a connection ID", "records with connection IDs")) dropped for many forged ones"
+                )
+            }
+            if ofOtherMachines > 0 {
+                parts.append(
+                    "\(counted(ofOtherMachines, "record with a connection ID", "records with connection IDs")) of other machines"
+                )
+            }
             return parts
         }
     }

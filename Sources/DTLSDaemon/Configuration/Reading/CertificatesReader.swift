@@ -103,7 +103,7 @@ struct CertificatesReader {
         let counts = (keys: files.privateKeys.count, certificates: files.certificates.count)
         guard counts.keys > 0, counts.certificates > 0, counts.keys != counts.certificates else { return }
         fields.privateKey.report(
-            "\(counts.keys) private keys for \(counts.certificates) certificates; "
+            "\(counted(counts.keys, "private key")) for \(counted(counts.certificates, "certificate")); "
                 + "expected the key of each certificate, in the same order")
     }
 
@@ -115,7 +115,8 @@ struct CertificatesReader {
         if texts.count == 1 { return Array(repeating: texts[0], count: count) }
         guard texts.count == count else {
             fields.passphrase.report(
-                "\(texts.count) passphrase files for \(count) certificates; expected one for all keys, or one for each")
+                "\(counted(texts.count, "passphrase file")) for \(counted(count, "certificate")); expected one for all keys, or one for each"
+            )
             return nil
         }
         return texts

@@ -1,5 +1,6 @@
 import DTLSEngine
 import Glibc
+import Primitives
 
 /// Who may have access to a file with a secret.
 enum Secrecy: Sendable {
@@ -120,7 +121,7 @@ extension ValueType where Value == [UInt8] {
         return Self(expected) { field in
             guard let bytes = name.read(field).flatMap({ field.contents($0, secrecy: .owner) }) else { return nil }
             if sizes.contains(bytes.count) { return bytes }
-            field.report("expected \(expected), found \(bytes.count) bytes")
+            field.report("expected \(expected), found \(counted(bytes.count, "byte"))")
             return nil
         }
     }

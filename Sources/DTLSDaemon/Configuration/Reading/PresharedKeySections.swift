@@ -1,4 +1,5 @@
 import DTLSEngine
+import Primitives
 
 /// The table `[service.NAME.psk]`: the keys by which clients can authenticate.
 extension PresharedKeys {
@@ -62,7 +63,9 @@ extension ValueType where Value == [PresharedKey] {
                 field.report("\(file), line \(problem.line): \(problem.message)")
             }
             if problems.count > problemsShown {
-                field.report("\(file): \(problems.count - problemsShown) more lines like these")
+                field.report(
+                    "\(file): \(counted(problems.count - problemsShown, "more line like this", "more lines like these"))"
+                )
             }
             if keys.isEmpty, problems.isEmpty {
                 field.report("\(file) has no line IDENTITY:KEY; expected one or more")
@@ -78,7 +81,7 @@ extension ValueType where Value == [UInt8] {
         return Self(text.expected) { field in
             guard let hint = text.read(field).map({ Array($0.utf8) }) else { return nil }
             if hint.count > PresharedKeys.maximumHintLength {
-                field.report("expected \(text.expected), found \(hint.count) bytes")
+                field.report("expected \(text.expected), found \(counted(hint.count, "byte"))")
             }
             return hint
         }

@@ -1,5 +1,6 @@
 import DTLSEngine
 import LinuxSystem
+import Primitives
 
 /// The values of a table `[service.NAME]`. Keys that depend on no other are read directly into the model;
 /// ``configuration(_:name:)`` derives the rest of the model from the others.
@@ -161,7 +162,8 @@ struct ServiceSection {
         if length < minimum {
             table.report(
                 \.model.connectionIDLength,
-                "\(length) bytes have no room for a server_id of \(serverID); expected \(minimum) or more")
+                "\(counted(length, "byte has", "bytes have")) no room for a server_id of \(serverID); expected \(minimum) or more"
+            )
         }
         if model.tls.allowsRenegotiation {
             table.report(

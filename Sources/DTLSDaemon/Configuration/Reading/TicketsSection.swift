@@ -50,7 +50,8 @@ extension ValueType where Value == [TicketKey] {
                 let quoted = ReadContext.quoted(file.value)
                 guard let key = TicketKey(bytes) else {
                     field.report(
-                        element: file.number, "\(quoted) has \(bytes.count) bytes; expected \(TicketKey.length)")
+                        element: file.number,
+                        "\(quoted) has \(counted(bytes.count, "byte")); expected \(TicketKey.length)")
                     continue
                 }
                 // The first 16 bytes are the name of the key.

@@ -2,6 +2,7 @@ import DTLSEngine
 import DTLSTransport
 import LinuxSystem
 import Logging
+import Primitives
 
 /// Every connection gets a program of its own, whose standard input and output are one SOCK_SEQPACKET socket: each read
 /// yields one message from the client, and each write makes one message to it. The connection ends with the program,
@@ -97,7 +98,10 @@ final class ExecHandler: Handler, EventHandler {
         let dropped = socket.keepBatch(from: first)
         if dropped > 0 {
             service.counters.countDropped(.backendBusy, dropped)
-            log(.datagramRefused, "\(dropped) datagrams were dropped: the program does not read its input fast enough")
+            log(
+                .datagramRefused,
+                "\(counted(dropped, "datagram was", "datagrams were")) dropped: the program does not read its input fast enough"
+            )
         }
     }
 

@@ -3,6 +3,7 @@ import DTLSTransport
 import Glibc
 import LinuxSystem
 import Logging
+import Primitives
 
 /// Messages go to a backend, and the backend's datagrams come back, over a socket that belongs to this connection
 /// alone. So the backend can tell the clients apart, and answer each. One message is one datagram, both ways.
@@ -314,7 +315,8 @@ final class ForwardHandler: Handler, EventHandler {
             service.counters.countDropped(.backendRefused, dropped)
             resources.logs.limited(
                 .datagramRefused,
-                "\(dropped) datagrams to another backend were dropped: a reload has changed proxy_protocol", service)
+                "\(counted(dropped, "datagram to another backend was", "datagrams to another backend were")) dropped: a reload has changed proxy_protocol",
+                service)
         }
     }
 
@@ -335,7 +337,8 @@ final class ForwardHandler: Handler, EventHandler {
             service.counters.countDropped(.backendBusy, dropped)
             resources.logs.limited(
                 .datagramRefused,
-                "\(dropped) datagrams were dropped: the backend \(backend) does not take them fast enough", service)
+                "\(counted(dropped, "datagram was", "datagrams were")) dropped: the backend \(backend) does not take them fast enough",
+                service)
         }
     }
 

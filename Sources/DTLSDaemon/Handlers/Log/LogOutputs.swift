@@ -148,7 +148,8 @@ private final class FileOutput: LogOutput {
     private func logLoss(_ reason: String) {
         logs.onMessagesLost(lines, service)
         logs.limited(
-            .messageLost, "\(lines) messages were not logged, or not whole: \(path): \(reason)",
+            .messageLost,
+            "\(counted(lines, "message was", "messages were")) not logged, or not whole: \(path): \(reason)",
             fields: ["SERVICE": "\(service)"])
     }
 

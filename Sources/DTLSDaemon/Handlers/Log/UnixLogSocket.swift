@@ -43,7 +43,10 @@ final class UnixLogSocket: TimerTarget {
                 guard let error = deliver(entry) else { return }
                 guard Self.isFull(error) else { return logLoss(of: 1, error.reason) }
             }
-            if !pending.append(entry) { logLoss(of: 1, "it has no room, and \(pending.count) messages wait already") }
+            if !pending.append(entry) {
+                logLoss(
+                    of: 1, "it has no room, and \(counted(pending.count, "message waits", "messages wait")) already")
+            }
         }
         // Otherwise the timer is armed.
         if !pending.isEmpty, backoff.last == .zero { loop.timers.arm(self, at: loop.now + backoff.next()) }
@@ -80,7 +83,8 @@ final class UnixLogSocket: TimerTarget {
     private func logLoss(of count: Int, _ reason: String) {
         logs.onMessagesLost(count, service)
         logs.limited(
-            .messageLost, "\(count) messages were not logged: \(path): \(reason)", fields: ["SERVICE": "\(service)"])
+            .messageLost, "\(counted(count, "message was", "messages were")) not logged: \(path): \(reason)",
+            fields: ["SERVICE": "\(service)"])
     }
 
     override func timerFired(now: Instant) {

@@ -83,7 +83,7 @@ struct BenchResult: Codable, Equatable {
             let load = window.map { "window \($0)" } ?? "\((targetPerSecond ?? 0).text(digits: 0)) a second asked for"
             add(
                 "echoes",
-                "\(perSecond.text(digits: 0)) a second, \(connections) connections, \(messageBytes ?? 0) bytes, \(load)"
+                "\(perSecond.text(digits: 0)) a second, \(counted(connections, "connection")), \(counted(messageBytes ?? 0, "byte")), \(load)"
             )
             add(
                 "done",
@@ -95,7 +95,7 @@ struct BenchResult: Codable, Equatable {
                 "\(handshakesOpened) opened at \(perSecond.text(digits: 0)) a second, \(handshakesFailed) failed")
             add("idle", "\(duration) without a word; \(connectionsAlive ?? 0) answered after it")
         }
-        if connectionsBroken > 0 { add("broken", "\(connectionsBroken) connections") }
+        if connectionsBroken > 0 { add("broken", counted(connectionsBroken, "connection")) }
         func milliseconds(_ seconds: Double) -> String { (seconds * 1_000).text(digits: 3) }
         add(
             scenario == .idle ? "opening" : "latency",

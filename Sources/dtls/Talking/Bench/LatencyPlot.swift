@@ -48,7 +48,7 @@ struct LatencyPlot {
     private func summary(_ noun: String) -> String {
         "\(result.perSecond.text(digits: 0)) \(noun) a second; p50 \(Self.label(result.latency.p50Seconds)),"
             + " p99 \(Self.label(result.latency.p99Seconds)), worst \(Self.label(result.latency.maxSeconds));"
-            + " \(result.connections) connections, \(result.protocolVersion), \(result.cipher)"
+            + " \(counted(result.connections, "connection")), \(result.protocolVersion), \(result.cipher)"
     }
 
     // MARK: Panels

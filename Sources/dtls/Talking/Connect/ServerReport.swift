@@ -66,7 +66,7 @@ struct ServerReport {
         add(
             "valid",
             "\(CalendarDate(seconds: certificate.notBefore)) to \(end), "
-                + (days < 0 ? "expired \(-days) days ago" : "\(days) days left"))
+                + (days < 0 ? "expired \(counted(-days, "day")) ago" : "\(counted(days, "day")) left"))
         add("key", "\(certificate.key), SHA-256 of the certificate \(certificate.fingerprint)")
     }
 

@@ -150,7 +150,8 @@ struct ProbeCommand: ParsableCommand {
         let end = CalendarDate(seconds: certificate.notAfter)
         let days = end.daysLeft()
         result.text +=
-            days < 0 ? ", certificate expired on \(end)" : ", certificate valid for \(days) days, until \(end)"
+            days < 0
+            ? ", certificate expired on \(end)" : ", certificate valid for \(counted(days, "day")), until \(end)"
         let limits = ProbeLimits(
             warning: expireDays.map { Double($0.warning) }, critical: expireDays.map { Double($0.critical) })
         result.state = max(result.state, limits.state(below: Double(days)))

@@ -124,7 +124,7 @@ struct CertCommand: ParsableCommand {
         return """
             \(folder)/ca.pem      the CA, for clients and for the key ca of dtlsd
             \(folder)/ca.key      its key: keep it to yourself
-            \(folder)/server.pem  for \(names.joined(separator: ", ")), valid for \(days) days
+            \(folder)/server.pem  for \(names.joined(separator: ", ")), valid for \(counted(days, "day"))
             \(folder)/server.key
             \(folder)/client.pem  for a client that is called \(TerminalText.printable(client))
             \(folder)/client.key

@@ -168,7 +168,7 @@ make_certificate() {
 # in FILE.unsteady. Where nobody looks at a run before it is judged, a test that the machine was too busy for is told
 # from one that fails.
 run_tests() {
-    local file=$1 status=0 suites argument command=()
+    local file=$1 status=0 suites argument words=()
     shift
     "$@" 2>&1 | tee "$file" || status=$?
     if ! grep -q 'Test run with .* \(passed\|failed\)' "$file"; then
@@ -182,10 +182,10 @@ run_tests() {
     fi
     for argument; do
         case $argument in --filter | --skip) break ;; esac
-        command+=("$argument")
+        words+=("$argument")
     done
-    say "once more: ${command[*]} --skip-build --filter [./]($suites)/"
-    "${command[@]}" --skip-build --filter "[./]($suites)/" 2>&1 | tee "$file.retry" || return "$status"
+    say "once more: ${words[*]} --skip-build --filter [./]($suites)/"
+    "${words[@]}" --skip-build --filter "[./]($suites)/" 2>&1 | tee "$file.retry" || return "$status"
     # A failed test of no suite has not been run again.
     [ -z "$(comm -23 <(failed_tests "$file") <(passed_tests "$file.retry"))" ] || return "$status"
     failed_tests "$file" >"$file.unsteady"

@@ -243,7 +243,7 @@ private let service = """
         ),
         (
             "cookie_secret_file = \"open\"",
-            "1: cookie_secret_file: users other than its owner may use \"open\" (mode 640); expected mode 600: chmod 600"
+            "1: cookie_secret_file: every user may use \"open\" (mode 644); expected mode 600 or 640: chmod 600"
         ),
     ]
 
@@ -252,7 +252,7 @@ private let service = """
     {
         let folder = try ConfigurationFolder()
         try folder.write("short", String(repeating: "s", count: 31))
-        try folder.write("open", String(repeating: "s", count: 32), mode: 0o640)
+        try folder.write("open", String(repeating: "s", count: 32), mode: 0o644)
         #expect(try folder.problems(line + "\n" + service) == ["dtlsd.toml:" + expected])
     }
 

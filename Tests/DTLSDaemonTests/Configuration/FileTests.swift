@@ -298,16 +298,26 @@ import Testing
         #expect(configuration.cookieSecret?.count == 32)
     }
 
-    @Test func `a group may read a secret that root has given it, as Kubernetes does, but nobody may write it`() {
-        func isRefused(_ mode: mode_t, ofRoot isRootsFile: Bool, byRoot isRoot: Bool, secrecy: Secrecy = .owner) -> Bool
-        {
-            mode & secrecy.forbidden(isCredential: false, isRootsFile: isRootsFile, isRoot: isRoot) != 0
-        }
-        #expect(!isRefused(0o440, ofRoot: true, byRoot: false))
-        #expect(isRefused(0o460, ofRoot: true, byRoot: false))
-        #expect(isRefused(0o444, ofRoot: true, byRoot: false))
-        #expect(isRefused(0o440, ofRoot: false, byRoot: false))
-        #expect(isRefused(0o440, ofRoot: true, byRoot: true))
-        #expect(!isRefused(0o640, ofRoot: false, byRoot: false, secrecy: .ownerAndGroup))
+    /// As on a mount whose permissions nobody can change.
+    @Test func `secrets that every user may read are let be where that is asked for`() throws {
+        let folder = try ConfigurationFolder()
+        try folder.write("open.key", try TestMaterial.shared.get().privateKey, mode: 0o644)
+        try folder.write("cookie", String(repeating: "s", count: 32), mode: 0o604)
+        let text = "cookie_secret_file = \"cookie\"\nallow_world_readable_secrets = true\n" + service(key: "open.key")
+        let warnings = try folder.read(text).warnings.map(\.message).filter { $0.hasPrefix("every user may use") }
+        #expect(
+            warnings == [
+                "every user may use \"cookie\" (mode 604), and allow_world_readable_secrets = true lets that be",
+                "every user may use \"open.key\" (mode 644), and allow_world_readable_secrets = true lets that be",
+            ])
+        #expect(try folder.problems(text.replacing("= true", with: "= false")).count == 2)
+    }
+
+    @Test func `a group may read secrets of all kinds`() throws {
+        let folder = try ConfigurationFolder()
+        try folder.write("cookie", String(repeating: "s", count: 32), mode: 0o640)
+        try folder.write("keys.psk", "sensor-7:00112233445566778899aabbccddeeff\n", mode: 0o640)
+        let text = "cookie_secret_file = \"cookie\"\n" + service("psk.file = \"keys.psk\"")
+        #expect(try folder.problems(text) == [])
     }
 }

@@ -127,11 +127,11 @@ import Testing
         let folder = try ConfigurationFolder()
         let expected = "expected the path of a file of identities and keys, as psktool writes it"
         #expect(try folder.problems(service("psk = {}")) == ["dtlsd.toml:3: service.a.psk.file: missing; \(expected)"])
-        try folder.write("keys.psk", "a:\(Self.digits)\nb\nc:short\n", mode: 0o640)
+        try folder.write("keys.psk", "a:\(Self.digits)\nb\nc:short\n", mode: 0o644)
         #expect(
             try folder.problems(service("psk.file = \"keys.psk\"")) == [
-                "dtlsd.toml:3: service.a.psk.file: users other than its owner may use \"keys.psk\" (mode 640); "
-                    + "expected mode 600: chmod 600",
+                "dtlsd.toml:3: service.a.psk.file: every user may use \"keys.psk\" (mode 644); "
+                    + "expected mode 600 or 640: chmod 600",
                 "dtlsd.toml:3: service.a.psk.file: \"keys.psk\", line 2: no colon; expected IDENTITY:KEY",
                 "dtlsd.toml:3: service.a.psk.file: \"keys.psk\", line 3: a key of 5 bytes; expected 16 to 512 bytes "
                     + "(two hexadecimal digits each, or as text)",

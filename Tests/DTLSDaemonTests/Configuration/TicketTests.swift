@@ -56,8 +56,8 @@ import Testing
         #expect(
             problems == [
                 "dtlsd.toml:4: tickets.key_file: \"short\" has 48 bytes; expected 80",
-                "dtlsd.toml:5: tickets.key_file: users other than its owner may use \"open\" (mode 644); "
-                    + "expected mode 600: chmod 600",
+                "dtlsd.toml:5: tickets.key_file: every user may use \"open\" (mode 644); "
+                    + "expected mode 600 or 640: chmod 600",
                 "dtlsd.toml:6: tickets.key_file: \"new\" begins like a file before it; expected other random bytes",
                 "dtlsd.toml:7: tickets.key_file: cannot read \"none\": No such file or directory; " + Self.expected,
                 "dtlsd.toml:8: tickets.key_file: \(Self.expected), found 5",

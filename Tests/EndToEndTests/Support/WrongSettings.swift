@@ -35,7 +35,8 @@ struct WrongSetting: Sendable {
         WrongSetting("", "log_level", "\"loud\"", "one of \"debug\", \"info\""),
         WrongSetting("", "log_format", "\"xml\"", "expected \"text\" or \"json\", found the string"),
         WrongSetting("", "cookie_secret_file", "\"short\"", "32 to 4096 random bytes, found 3 bytes"),
-        WrongSetting("", "cookie_secret_file", "\"open.secret\"", "(mode 644); expected mode 600: chmod 600"),
+        WrongSetting("", "cookie_secret_file", "\"open.secret\"", "(mode 644); expected mode 600 or 640: chmod 600"),
+        WrongSetting("", "allow_world_readable_secrets", "\"yes\"", "true or false, found the string \"yes\""),
         WrongSetting("", "key_log_file", "\"cookie.secret\"", "contains other data"),
         WrongSetting("", "key_log_file", "\"/dev/null\"", "is not a regular file"),
         WrongSetting("", "session_cache", "4097", "an integer of MiB (0 is none), 0 to 4096, found 4097"),
@@ -49,7 +50,8 @@ struct WrongSetting: Sendable {
         WrongSetting("tickets", "lifetime", "604801", "an integer of seconds, 1 to 604800, found 604801"),
         WrongSetting(
             "connection_ids", "key_file", "\"short\"", "\"short\", line 1: 1 words; expected a number, 0 to 6"),
-        WrongSetting("connection_ids", "key_file", "\"open.secret\"", "(mode 644); expected mode 600: chmod 600"),
+        WrongSetting(
+            "connection_ids", "key_file", "\"open.secret\"", "(mode 644); expected mode 600 or 640: chmod 600"),
         WrongSetting("connection_ids", "server_id", "\"0x1\"", "2 to 20 hexadecimal digits, two for each byte"),
         WrongSetting("resolver", "servers", "\"ns.example.org\"", "the address in numbers, or an array of several"),
     ]
@@ -143,7 +145,7 @@ struct WrongSetting: Sendable {
         WrongSetting(named, "ocsp_staple", "\"missing\"", "No such file or directory"),
         WrongSetting("service.echo.clients", "allow", "\"sensor-7\"", "\"sensor-7\": "),
         WrongSetting("service.echo.clients", "deny", "[\"sha256:00\"]", "\"sha256:00\": "),
-        WrongSetting("service.echo.psk", "file", "\"open.psk\"", "(mode 644); expected mode 600: chmod 600"),
+        WrongSetting("service.echo.psk", "file", "\"open.psk\"", "(mode 644); expected mode 600 or 640: chmod 600"),
         WrongSetting("service.echo.psk", "file", "\"weak.psk\"", "\"weak.psk\", line 1: a key of 2 bytes"),
         WrongSetting("service.echo.psk", "file", "\"empty\"", "has no line IDENTITY:KEY"),
         WrongSetting("service.echo.psk", "hint", "\"\"", "a text of 1 to 255 bytes, found the string \"\""),
@@ -192,7 +194,7 @@ struct WrongSetting: Sendable {
         WrongSetting("client.out", "idle_timeout", "1", "2 to 86400, or 0 for no limit"),
         WrongSetting("client.out", "answer_timeout", "0.5", "1 to 86400, or 0 for no limit"),
         WrongSetting("client.out", "resumption", "\"no\"", "true or false, found the string \"no\""),
-        WrongSetting("client.keys.psk", "file", "\"open.psk\"", "(mode 644); expected mode 600: chmod 600"),
+        WrongSetting("client.keys.psk", "file", "\"open.psk\"", "(mode 644); expected mode 600 or 640: chmod 600"),
         WrongSetting("client.keys.psk", "identity", "7", "expected one of the identities in"),
         WrongSetting("client.keys.psk", "file", "\"missing\"", "No such file or directory"),
     ]

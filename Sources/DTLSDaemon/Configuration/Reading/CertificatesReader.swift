@@ -72,7 +72,7 @@ struct CertificatesReader {
             let key = keys.dropFirst(index).first
             let certificateText = certificate.flatMap { fields.certificate.pem($0.value, element: $0.number) }
             let keyText = key.flatMap {
-                fields.privateKey.pem($0.value, element: $0.number, secrecy: .ownerAndGroup)
+                fields.privateKey.pem($0.value, element: $0.number, isSecret: true)
             }
             guard let certificate, let key, let certificateText, let keyText, let passphrases else { continue }
             let certified = CertifiedKey(

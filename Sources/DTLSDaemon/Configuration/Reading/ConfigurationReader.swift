@@ -37,6 +37,8 @@ enum ConfigurationReader {
         let context = ReadContext(file: file, environment: environment, lines: lines, watcher: watcher)
         let table = TableReader(root, MainSection.schema, at: [], context)
         var main = MainSection()
+        let allows = MainSection.schema.name(of: \.allowsWorldReadableSecrets)
+        context.allowsWorldReadableSecrets = root[allows]?.bool ?? false
         MainSection.schema.read(table, into: &main)
         var configuration = main.configuration(table)
         try context.finish()
@@ -98,6 +100,8 @@ struct MainSection {
     fileprivate var logLevel = LogLevel.info
     fileprivate var logFormat = LogEntryFormat.text
     fileprivate var cookieSecret: [UInt8]?
+    /// The reader has looked it up in advance (``ReadContext/allowsWorldReadableSecrets``).
+    fileprivate var allowsWorldReadableSecrets = false
     var keyLogFile: String?
     fileprivate var sessionCache = 16
     fileprivate var tickets = TicketConfiguration()
@@ -130,6 +134,9 @@ struct MainSection {
             .secretFile("the path of a file of 32 to 4096 random bytes", ofSize: 32...4_096),
             default: "none; a secret is generated at every start",
             doc: "The secret of the cookies, which machines that serve the same address share.")
+        Key(
+            "allow_world_readable_secrets", \.allowsWorldReadableSecrets, .flag,
+            doc: "Whether files with keys and secrets may be readable by every user of the machine.")
         Key(
             "key_log_file", \.keyLogFile, .keyLogFile, default: "none; no secret is ever written",
             doc: "The file to which the secrets of all connections are appended, for debugging.")

@@ -46,7 +46,7 @@ extension ValueType where Value == [ConnectionIDKey] {
     fileprivate static var connectionIDKeys: Self {
         let name = ValueType<String>.string("the path of a file with a number, 0 to 6, and a key in each line")
         return Self(name.expected) { field in
-            guard let name = name.read(field), let bytes = field.contents(name, secrecy: .owner) else { return nil }
+            guard let name = name.read(field), let bytes = field.contents(name, isSecret: true) else { return nil }
             let (keys, problems) = ConnectionIDKeyFile.parse(bytes)
             let file = ReadContext.quoted(name)
             for problem in problems { field.report("\(file), line \(problem.line): \(problem.message)") }

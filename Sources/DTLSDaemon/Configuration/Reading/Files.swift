@@ -2,25 +2,13 @@ import DTLSEngine
 import Glibc
 import Primitives
 
-/// Who may have access to a file with a secret.
-enum Secrecy: Sendable {
-    /// Its owner and its group.
-    case ownerAndGroup
-    /// Its owner alone.
-    case owner
-
+/// Which files with secrets are refused: those that every user of the machine may use. A group may, as that of a container
+/// (Kubernetes gives a file of a Secret to root, and lets a container of another user read it as a member of the group
+/// `fsGroup` alone), and that of a service which systemd lets read a credential by an ACL, whose mask appears as the
+/// permission of the group.
+private enum SecretFile {
     /// The permissions that the file may not have.
-    ///
-    /// systemd lets a dynamic user read a credential by an ACL, whose mask appears as the permission of the group.
-    /// Kubernetes gives a file of a Secret to root, and lets a container of another user read it as a member of the group
-    /// `fsGroup` alone.
-    func forbidden(isCredential: Bool, isRootsFile: Bool, isRoot: Bool = geteuid() == 0) -> mode_t {
-        if self == .ownerAndGroup || isCredential { return 0o007 }
-        return isRootsFile && !isRoot ? 0o037 : 0o077
-    }
-
-    fileprivate var complaint: String { self == .ownerAndGroup ? "every user" : "users other than its owner" }
-    fileprivate var expected: String { self == .ownerAndGroup ? "mode 600 or 640" : "mode 600" }
+    static let forbidden: mode_t = 0o007
 }
 
 /// The files that a key names. An error in a file is reported, and the file then counts as absent.
@@ -29,20 +17,20 @@ extension Field {
     func quotedName(_ name: String? = nil) -> String { ReadContext.quoted(name ?? string ?? "the file") }
 
     /// The contents of a file.
-    /// - Parameter secrecy: who may have access to it; `nil`: everybody.
+    /// - Parameter isSecret: whether a file that every user of the machine may use is refused.
     func contents(
-        _ name: String, element: Int? = nil, secrecy: Secrecy? = nil, maximumSize: Int = FileContents.maximumSize
+        _ name: String, element: Int? = nil, isSecret: Bool = false, maximumSize: Int = FileContents.maximumSize
     ) -> [UInt8]? {
         do throws(UnreadableFile) {
             let file = try context.files.read(name, maximumSize: maximumSize)
-            let forbidden = secrecy?.forbidden(
-                isCredential: NamedFiles.isCredential(name), isRootsFile: file.isRoots)
-            if let secrecy, let forbidden, file.permissions & forbidden != 0 {
-                let mode = String(file.permissions, radix: 8)
-                report(
-                    element: element,
-                    "\(secrecy.complaint) may use \(ReadContext.quoted(name)) (mode \(mode)); "
-                        + "expected \(secrecy.expected): chmod 600")
+            if isSecret, file.permissions & SecretFile.forbidden != 0 {
+                let fault =
+                    "every user may use \(ReadContext.quoted(name)) (mode \(String(file.permissions, radix: 8)))"
+                if context.allowsWorldReadableSecrets {
+                    warn(element: element, "\(fault), and allow_world_readable_secrets = true lets that be")
+                } else {
+                    report(element: element, "\(fault); expected mode 600 or 640: chmod 600")
+                }
             }
             return file.bytes
         } catch {
@@ -53,9 +41,9 @@ extension Field {
 
     /// The text of a PEM file.
     func pem(
-        _ name: String, element: Int? = nil, secrecy: Secrecy? = nil, maximumSize: Int = FileContents.maximumSize
+        _ name: String, element: Int? = nil, isSecret: Bool = false, maximumSize: Int = FileContents.maximumSize
     ) -> String? {
-        guard let bytes = contents(name, element: element, secrecy: secrecy, maximumSize: maximumSize) else {
+        guard let bytes = contents(name, element: element, isSecret: isSecret, maximumSize: maximumSize) else {
             return nil
         }
         guard let text = String(validating: bytes, as: UTF8.self), !bytes.contains(0) else {
@@ -70,7 +58,7 @@ extension Field {
 
     /// The first line of a file that holds a secret.
     func secretLine(_ name: String, element: Int? = nil) -> String? {
-        guard let bytes = contents(name, element: element, secrecy: .ownerAndGroup) else { return nil }
+        guard let bytes = contents(name, element: element, isSecret: true) else { return nil }
         // The byte order mark that some editors write at the start of a text is no part of the passphrase.
         let text = bytes.starts(with: [0xef, 0xbb, 0xbf]) ? bytes.dropFirst(3) : bytes[...]
         let line = text.prefix { $0 != UInt8(ascii: "\n") && $0 != UInt8(ascii: "\r") }
@@ -102,9 +90,9 @@ extension Field {
 
 extension ValueType where Value == String {
     /// The text of a PEM file.
-    static func pem(_ expected: String, secrecy: Secrecy? = nil) -> Self {
+    static func pem(_ expected: String, isSecret: Bool = false) -> Self {
         let name = string(expected)
-        return Self(expected) { field in name.read(field).flatMap { field.pem($0, secrecy: secrecy) } }
+        return Self(expected) { field in name.read(field).flatMap { field.pem($0, isSecret: isSecret) } }
     }
 
     /// The first line of a file that holds a secret.
@@ -115,11 +103,11 @@ extension ValueType where Value == String {
 }
 
 extension ValueType where Value == [UInt8] {
-    /// The bytes of a file that only its owner may have access to.
+    /// The bytes of a file with a secret.
     static func secretFile(_ expected: String, ofSize sizes: ClosedRange<Int>) -> Self {
         let name = ValueType<String>.string(expected)
         return Self(expected) { field in
-            guard let bytes = name.read(field).flatMap({ field.contents($0, secrecy: .owner) }) else { return nil }
+            guard let bytes = name.read(field).flatMap({ field.contents($0, isSecret: true) }) else { return nil }
             if sizes.contains(bytes.count) { return bytes }
             field.report("expected \(expected), found \(counted(bytes.count, "byte"))")
             return nil

@@ -17,8 +17,6 @@ struct FileContents {
     var bytes: [UInt8]
     /// The permission bits of the mode.
     var permissions: mode_t
-    /// Whether root owns it.
-    var isRoots: Bool
 
     init(of path: String, maximumSize: Int = maximumSize) throws(UnreadableFile) {
         // O_NONBLOCK keeps a FIFO in place of a file from blocking the reader.
@@ -31,7 +29,6 @@ struct FileContents {
             throw UnreadableFile(message: "\(ReadContext.quoted(path)) is not a regular file")
         }
         permissions = status.st_mode & 0o777
-        isRoots = status.st_uid == 0
         bytes = try Self.read(descriptor, path, maximumSize)
     }
 

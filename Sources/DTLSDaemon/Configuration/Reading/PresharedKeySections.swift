@@ -50,12 +50,12 @@ extension ValueType where Value == [PresharedKey] {
     /// The size limit, which is enough for about 300,000 devices.
     private static var maximumSize: Int { 16 * FileContents.maximumSize }
 
-    /// The identities and keys of a file that only its owner may have access to; at least one.
+    /// The identities and keys of a file with secrets; at least one.
     fileprivate static var presharedKeys: Self {
         let name = ValueType<String>.string("the path of a file of identities and keys, as psktool writes it")
         return Self(name.expected) { field in
             guard let name = name.read(field),
-                let bytes = field.contents(name, secrecy: .owner, maximumSize: maximumSize)
+                let bytes = field.contents(name, isSecret: true, maximumSize: maximumSize)
             else { return nil }
             let (keys, problems) = PresharedKeyFile.parse(bytes)
             let file = ReadContext.quoted(name)

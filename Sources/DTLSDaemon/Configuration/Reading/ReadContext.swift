@@ -14,6 +14,8 @@ final class ReadContext {
     private(set) var warnings: [ConfigurationProblem] = []
     /// Watches the files that are read again when they change. It gets each file before it is read.
     let watcher: FileWatcher?
+    /// Whether files with secrets may have any permissions. It is known before the first of them is read.
+    var allowsWorldReadableSecrets = false
     var staples: [StapleFile] = []
     /// The certificates and revocation lists that can be used.
     var credentials: [ExpiringCredential] = []

@@ -46,7 +46,7 @@ extension ValueType where Value == [TicketKey] {
             }
             var keys: [TicketKey] = []
             for file in files {
-                guard let bytes = field.contents(file.value, element: file.number, secrecy: .owner) else { continue }
+                guard let bytes = field.contents(file.value, element: file.number, isSecret: true) else { continue }
                 let quoted = ReadContext.quoted(file.value)
                 guard let key = TicketKey(bytes) else {
                     field.report(

@@ -42,7 +42,7 @@ struct TunnelSection {
             doc: "The client's own certificate with its chain.")
         Key(
             "private_key", \.privateKey,
-            .pem("the path of a PEM file with the certificate's private key", secrecy: .ownerAndGroup),
+            .pem("the path of a PEM file with the certificate's private key", isSecret: true),
             isRequired: { $0.has(\.certificate) && !$0.has(\.presharedKey) }, default: "none",
             doc: "The certificate's private key.")
         Key(

@@ -204,6 +204,7 @@ enum Promtool {
         let daemon = try FakeDaemon(in: folder, Self.full)
         defer { daemon.stop() }
         let exporter = try await start(daemon.path)
+        let begun = ContinuousClock.now
         let post = try exporter.ask("POST /metrics HTTP/1.1\r\nHost: a\r\nContent-Length: 1000000000\r\n\r\nabc")
         #expect(post.status == 405)
         #expect(post.headers["allow"] == "GET, HEAD")
@@ -221,8 +222,7 @@ enum Promtool {
             if let answer = try? exporter.ask(request) { #expect((400..<500).contains(answer.status)) }
         }
         #expect(try exporter.get("/page.css").status == 200)
-        // The exporter asks on its own, every few seconds, for its history.
-        #expect(daemon.commands.count <= 4)
+        #expect(daemon.commands.count <= 2 * ownQuestions(since: begun), "nobody has asked for what the daemon knows")
         try await exporter.stop()
     }
 
@@ -276,19 +276,27 @@ enum Promtool {
         try await exporter.stop()
     }
 
+    /// How often the exporter has asked for its history since just after its start, at most.
+    private func ownQuestions(since begun: ContinuousClock.Instant) -> Int {
+        2 + Int((ContinuousClock.now - begun) / RecentSamples.interval)
+    }
+
     @Test func `many who ask at once are told one answer, and who only holds a connection keeps nobody out`()
         async throws
     {
         let daemon = try FakeDaemon(in: folder, Self.full)
         defer { daemon.stop() }
         let exporter = try await start(daemon.path)
+        let begun = ContinuousClock.now
         let silent = try (0..<100).map { _ in try exporter.connect() }
         for client in silent { client.send("GET /metr") }
         #expect(try exporter.get("/metrics").status == 200)
         let asking = try (0..<20).map { _ in try exporter.connect() }
         for client in asking { client.send("GET /metrics HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n") }
         for client in asking { #expect(try client.answer().body.contains("\ndtlsd_up 1\n")) }
-        #expect(daemon.commands.count <= 8, "two commands for a question")
+        // One answer is told for half a second, which is less than all this takes on a busy machine.
+        let questions = 2 + Int((ContinuousClock.now - begun) / .milliseconds(500)) + ownQuestions(since: begun)
+        #expect(daemon.commands.count <= 2 * questions, "two commands for a question")
         withExtendedLifetime(silent) {}
         try await exporter.stop()
     }

@@ -106,7 +106,7 @@ import Testing
     /// OpenSSL's own words.
     private static let reasons = [
         "no shared cipher", "unsupported protocol", "certificate verify failed",
-        "peer did not return a certificate", "no application protocol",
+        "peer did not return a certificate", "no application protocol", "unsafe legacy renegotiation disabled",
     ]
 
     @Test func `the log lines of the page on troubleshooting are those of the sources`() throws {

@@ -66,7 +66,7 @@ import Testing
         (
             "[\"server.pem\", \"rsa.pem\"]", "\"server.key\"", "",
             [
-                "3: service.a.private_key: 1 private keys for 2 certificates; expected the key of each certificate, in "
+                "3: service.a.private_key: 1 private key for 2 certificates; expected the key of each certificate, in "
                     + "the same order"
             ]
         ),

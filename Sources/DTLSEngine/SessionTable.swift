@@ -67,8 +67,6 @@ package final class SessionTable {
         let bucket = bucket(of: id)
         guard let token = lock(bucket, now) else { return }
         defer { unlock(bucket, token) }
-        // What cannot be walked through would hide all that is put in behind it.
-        if !Self.isWhole(bucket) { OPENSSL_cleanse(bucket + Offset.used, Self.bucketByteCount - Offset.used) }
         remove(id, from: bucket)
         var used = Self.used(bucket)
         var dropped = 0
@@ -219,14 +217,6 @@ package final class SessionTable {
         guard offset + size <= used else { return nil }
         return Entry(
             checksum: place.load(as: UInt64.self), idCount: idCount, sessionCount: sessionCount, size: size)
-    }
-
-    /// Whether the entries end where the bucket says that they do.
-    private static func isWhole(_ bucket: UnsafeMutableRawPointer) -> Bool {
-        let used = used(bucket)
-        var offset = 0
-        while let entry = entry(at: offset, in: bucket, used) { offset += entry.size }
-        return offset == used
     }
 
     private static func id(

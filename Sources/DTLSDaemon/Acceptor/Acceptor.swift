@@ -297,7 +297,6 @@ final class Acceptor: TimerTarget, EventHandler {
             let setup = WorkerSetup(
                 snapshot: try makeSnapshot(configuration),
                 keyLog: loader?.takeKeyLog() ?? FileDescriptor(owning: -1),
-                sessions: try sessionMemory(for: configuration),
                 ticketKeys: try ticketKeys.keys(for: configuration.tickets))
             handle(.loaded(ActiveConfiguration(configuration, setup, watcher: watcher)))
         } catch {
@@ -308,15 +307,6 @@ final class Acceptor: TimerTarget, EventHandler {
     private func refuse(_ error: any Error) {
         let hint = (error as? SystemError).map(ChildProcess.hint) ?? ""
         handle(.refused(problems: ["the workers cannot be given the configuration: \(error)\(hint)"], .system))
-    }
-
-    /// The memory of the sessions of clients without tickets: that of the active configuration where it has the right
-    /// size, so that sessions outlive a reload; `nil`: there is none.
-    private func sessionMemory(for configuration: Configuration) throws(SystemError) -> SharedMemory? {
-        let byteCount = configuration.sessionCache << 20
-        guard byteCount > 0 else { return nil }
-        if let present = lifecycle.active?.setup.sessions, present.bytes.count == byteCount { return present }
-        return try SharedMemory(byteCount: byteCount, name: "dtlsd-sessions")
     }
 
     private func makeSnapshot(_ configuration: Configuration) throws(SystemError) -> FileDescriptor {

@@ -45,8 +45,7 @@ final class ServiceRuntime {
     }
 
     init(
-        _ configuration: ServiceConfiguration, ticketKeys: TicketKeyRing, sessions: SessionTable?,
-        _ resources: HandlerResources
+        _ configuration: ServiceConfiguration, ticketKeys: TicketKeyRing, _ resources: HandlerResources
     ) throws(CredentialsError) {
         self.configuration = configuration
         target = SlotTarget.service(configuration.name)
@@ -61,8 +60,7 @@ final class ServiceRuntime {
             case .exec(let exec): .exec(exec)
             case .log(let log): .log(log)
             }
-        context = try ServerContext(
-            configuration.tls, tickets: ticketKeys, sessions: sessions, sessionIDContext: configuration.name)
+        context = try ServerContext(configuration.tls, tickets: ticketKeys, sessionIDContext: configuration.name)
         limits = Connection.Limits(
             handshakeTimeout: configuration.handshakeTimeout, idleTimeout: configuration.idleTimeout,
             parkAfter: parking == .never ? .zero : configuration.parkAfter, mtu: configuration.mtu)

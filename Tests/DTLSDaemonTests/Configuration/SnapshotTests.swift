@@ -81,7 +81,6 @@ import Testing
                     socket: socket)
             ], limits: limits)
         configuration.recycle = .seconds(60)
-        configuration.sessionCache = 7
         configuration.logFormat = .json
         configuration.control = ControlConfiguration(path: "/run/ä.sock", mode: 0o600, group: 7)
         configuration.credentials = [

@@ -39,7 +39,6 @@ struct WrongSetting: Sendable {
         WrongSetting("", "allow_world_readable_secrets", "\"yes\"", "true or false, found the string \"yes\""),
         WrongSetting("", "key_log_file", "\"cookie.secret\"", "contains other data"),
         WrongSetting("", "key_log_file", "\"/dev/null\"", "is not a regular file"),
-        WrongSetting("", "session_cache", "4097", "an integer of MiB (0 is none), 0 to 4096, found 4097"),
         WrongSetting("control", "path", "\"control.sock\"", "the absolute path of a Unix socket, at most 107 bytes"),
         WrongSetting("control", "mode", "660", "a string of octal digits, \"0600\" to \"0777\", found 660"),
         WrongSetting("control", "mode", "\"0060\"", "a string of octal digits, \"0600\" to \"0777\""),

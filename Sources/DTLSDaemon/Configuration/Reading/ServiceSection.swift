@@ -130,7 +130,7 @@ struct ServiceSection {
             doc: "Pre-shared keys, by which clients can authenticate instead of by a certificate.")
         Key(
             "resumption", \.model.tls.sessions.resumption, .flag,
-            doc: "Whether clients can resume their sessions, with tickets or by session IDs.")
+            doc: "Whether clients get session tickets and can resume their sessions.")
     }
 
     /// Makes the configuration of the service. Each error is reported, and a placeholder takes the place of the wrong

@@ -201,10 +201,10 @@ enum Promtool {
     }
 
     @Test func `other methods, other paths and bodies are refused, and HEAD has the headers alone`() async throws {
+        let begun = ContinuousClock.now
         let daemon = try FakeDaemon(in: folder, Self.full)
         defer { daemon.stop() }
         let exporter = try await start(daemon.path)
-        let begun = ContinuousClock.now
         let post = try exporter.ask("POST /metrics HTTP/1.1\r\nHost: a\r\nContent-Length: 1000000000\r\n\r\nabc")
         #expect(post.status == 405)
         #expect(post.headers["allow"] == "GET, HEAD")
@@ -276,7 +276,7 @@ enum Promtool {
         try await exporter.stop()
     }
 
-    /// How often the exporter has asked for its history since just after its start, at most.
+    /// How often the exporter has asked for its history since then, at most.
     private func ownQuestions(since begun: ContinuousClock.Instant) -> Int {
         2 + Int((ContinuousClock.now - begun) / RecentSamples.interval)
     }
@@ -284,10 +284,10 @@ enum Promtool {
     @Test func `many who ask at once are told one answer, and who only holds a connection keeps nobody out`()
         async throws
     {
+        let begun = ContinuousClock.now
         let daemon = try FakeDaemon(in: folder, Self.full)
         defer { daemon.stop() }
         let exporter = try await start(daemon.path)
-        let begun = ContinuousClock.now
         let silent = try (0..<100).map { _ in try exporter.connect() }
         for client in silent { client.send("GET /metr") }
         #expect(try exporter.get("/metrics").status == 200)

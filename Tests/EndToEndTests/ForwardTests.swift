@@ -119,7 +119,7 @@ extension EndToEnd {
             try await eventually("the queues are full", details: client.transcript) {
                 client.say("\(sent)")
                 sent += 1
-                return daemon.logs(" warning ", "datagrams were dropped", path, "fast enough", "SERVICE=forward")
+                return daemon.logs(" warning ", "dropped: the backend", path, "fast enough", "SERVICE=forward")
             }
             let backend = Backend(on: [hanging]) { _ in [] }
             try await eventually("the backend has read what was kept", details: client.transcript) {

@@ -133,7 +133,7 @@ extension EndToEndHandshakes {
             chmod(folder.file("keys.psk.new"), 0o644)
             rename(folder.file("keys.psk.new"), folder.file("keys.psk"))
             daemon.program.signal(SIGHUP)
-            try await daemon.logged("users other than its owner may use", "keys.psk")
+            try await daemon.logged("every user may use", "keys.psk")
             let still = try client()
             try await still.exchange("still")
 

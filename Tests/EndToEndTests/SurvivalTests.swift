@@ -227,10 +227,17 @@ extension EndToEndCrowds {
             let suspect = try client(to: relay.address)
             try await suspect.exchange("before")
             let record = try #require(relay.passed.last { $0.direction == .toServer && $0.bytes.first == 23 }).bytes
+            // Forged, newer than all others and long, so that the worker is at it for most of its time.
+            let length = 16_000
+            let header = [0, 0, 0x7f, 0, 0, 0, UInt8(length >> 8), UInt8(length & 0xff)]
+            let forged = Array(record.prefix(5)) + header + [UInt8](repeating: 0, count: length)
             let isOver = Mutex(false)
             defer { isOver.withLock { $0 = true } }
-            Thread.detachNewThread {
-                while !isOver.withLock({ $0 }) { relay.inject(record) }
+            // So many at once that it always finds more of them.
+            for _ in 0..<3 {
+                Thread.detachNewThread {
+                    while !isOver.withLock({ $0 }) { for _ in 0..<16 { relay.inject(forged) } }
+                }
             }
             var deaths = 0
             while !daemon.logs("has died twice"), deaths < 12 {

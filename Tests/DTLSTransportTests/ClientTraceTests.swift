@@ -46,7 +46,7 @@ import Testing
             lines.all == [
                 "192.0.2.7:4711 received ClientKeyExchange (message 2), CertificateVerify (message 3): record 3 of epoch 0,"
                     + " 32 bytes: dropped",
-                "192.0.2.7:4711 received change_cipher_spec: record 4 of epoch 0, 1 bytes: dropped",
+                "192.0.2.7:4711 received change_cipher_spec: record 4 of epoch 0, 1 byte: dropped",
                 "192.0.2.7:4711 received handshake: record 0 of epoch 1, 3 bytes: dropped",
                 "192.0.2.7:4711 received alert 40 of level 2: record 5 of epoch 0, 2 bytes: dropped",
             ])

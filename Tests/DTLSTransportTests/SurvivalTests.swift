@@ -245,7 +245,7 @@ import VirtualClock
     func `a last flight that nobody has asked for in time is not sent`(_ isResumed: Bool) throws {
         let pair = try AssociationPair()
         var requests: [[UInt8]] = []
-        pair.wire.interfere = { _, side, datagram in
+        pair.wire.interfere = { [unowned pair] _, side, datagram in
             if side == .client { return Self.isLastFlight(datagram) ? [] : [.init(datagram)] }
             guard pair.server?.isEstablished == true, Self.holdsFinished(datagram) else { return [.init(datagram)] }
             requests.append(datagram)

@@ -320,8 +320,8 @@ import Testing
         // What is no CA signs no clients.
         let child = try MadeCertificate("child", issuer: member)
         #expect(try !isServed(handshake(clients, child.identity(chain: [member]))))
-        let stranger = try MadeCertificate("stranger", usage: "serverAuth")
-        #expect(try !isServed(handshake(clients, stranger.identity())))
+        let other = try MadeCertificate("other", usage: "serverAuth")
+        #expect(try !isServed(handshake(clients, other.identity())))
     }
 
     @Test func `a broken revocation list is refused`() throws {

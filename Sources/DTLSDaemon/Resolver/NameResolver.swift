@@ -16,7 +16,7 @@ final class NameResolver: TimerTarget, MessageChannelDelegate {
     private var process: (pid: pid_t, channel: MessageChannel)?
     private var backoff = Backoff(from: .seconds(1), to: .seconds(60))
     private var nextStart = Instant.distantPast
-    /// Whoever waits for answers, and until when.
+    /// The work that waits for answers, and until when.
     private var waiting: Waiting?
     private struct Waiting {
         let hosts: Set<String>

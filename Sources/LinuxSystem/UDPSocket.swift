@@ -4,6 +4,9 @@ import Primitives
 
 /// The system calls on UDP sockets. The caller keeps ownership of each descriptor.
 public enum UDPSocket {
+    /// What SO_TYPE says of such a socket.
+    public static let socketType = Int32(SOCK_DGRAM.rawValue)
+
     /// Opens a non-blocking socket with these options, and does not bind it.
     public static func open(
         _ family: SocketAddress.Family, options: SocketOptions = SocketOptions()

@@ -177,7 +177,7 @@ final class InheritedSocket {
     init(name: String, _ descriptor: consuming FileDescriptor) throws(InheritedSocketError) {
         let type = try Self.option(SO_TYPE, of: descriptor, name: name)
         let domain = try Self.option(SO_DOMAIN, of: descriptor, name: name)
-        guard type == Int32(SOCK_DGRAM.rawValue) else {
+        guard type == UDPSocket.socketType else {
             throw InheritedSocketError(name: name, reason: "is not a datagram socket (ListenStream= or the like)")
         }
         guard domain == AF_INET || domain == AF_INET6 else {

@@ -5,7 +5,7 @@ import Primitives
 /// A line is `IDENTITY:KEY`, separated by the first colon.
 /// - The identity has 1 to 255 bytes. `#` followed by hexadecimal digits is an identity in hexadecimal, which psktool
 ///   writes when the identity contains a colon. All other lines that begin with `#`, and empty lines, are ignored.
-/// - The key has 16 to 512 bytes. It is hexadecimal when it consists of hexadecimal digits only, or of pairs of them
+/// - The key has 16 to 512 bytes, or as few as the reader accepts. It is hexadecimal when it consists of hexadecimal digits only, or of pairs of them
 ///   that are separated by colons, and must then have an even number of digits. Any other text is the key itself, as in
 ///   stunnel.
 ///
@@ -25,14 +25,17 @@ package enum PresharedKeyFile {
     /// 128 bits (RFC 9257, section 4), which is also the minimum of stunnel.
     package static let minimumKeyLength = 16
 
+    /// - Parameter minimumKeyLength: bytes of the shortest key that is accepted; 1 to 512.
     /// - Returns: the keys in the order of the file, and the errors in other lines.
-    package static func parse(_ bytes: [UInt8]) -> (keys: [PresharedKey], problems: [Problem]) {
+    package static func parse(
+        _ bytes: [UInt8], minimumKeyLength: Int = PresharedKeyFile.minimumKeyLength
+    ) -> (keys: [PresharedKey], problems: [Problem]) {
         var keys: [PresharedKey] = []
         var problems: [Problem] = []
         var lines: [[UInt8]: Int] = [:]
         for (index, line) in text(of: bytes).split(separator: newline, omittingEmptySubsequences: false).enumerated() {
             do throws(Problem) {
-                guard let key = try parse(line: line, number: index + 1) else { continue }
+                guard let key = try parse(line: line, number: index + 1, minimumKeyLength) else { continue }
                 if let first = lines.updateValue(index + 1, forKey: key.identity) {
                     throw Problem(line: index + 1, message: "the same identity as in line \(first); expected it once")
                 }
@@ -53,7 +56,9 @@ package enum PresharedKeyFile {
         bytes.starts(with: [0xef, 0xbb, 0xbf]) ? bytes.dropFirst(3) : bytes[...]
     }
 
-    private static func parse(line: ArraySlice<UInt8>, number: Int) throws(Problem) -> PresharedKey? {
+    private static func parse(
+        line: ArraySlice<UInt8>, number: Int, _ minimumKeyLength: Int
+    ) throws(Problem) -> PresharedKey? {
         let line = line.last == UInt8(ascii: "\r") ? line.dropLast() : line
         func problem(_ message: String) -> Problem { Problem(line: number, message: message) }
         guard line.contains(where: { !isSpace($0) }) else { return nil }
@@ -72,11 +77,11 @@ package enum PresharedKeyFile {
                     + " other than NUL before the colon")
         }
         let key = line[line.index(after: colon)...]
-        if let reason = fault(of: key) { throw problem(reason) }
+        if let reason = fault(of: key, minimumKeyLength) { throw problem(reason) }
         return PresharedKey(identity: identity, key: Hexadecimal.bytes(key) ?? Array(key))
     }
 
-    private static func fault(of key: ArraySlice<UInt8>) -> String? {
+    private static func fault(of key: ArraySlice<UInt8>, _ minimumKeyLength: Int) -> String? {
         if let first = key.first, let last = key.last, isSpace(first) || isSpace(last) {
             return "a space before or after the key; expected the key alone after the colon"
         }

@@ -119,6 +119,36 @@ extension EndToEndHandshakes {
             try await daemon.stop()
         }
 
+        @Test func `a wrong line keeps nobody else out, and short keys come in where they may`() async throws {
+            let short = "0123456789abcdef"
+            var configuration = try service()
+            try folder.write("sensor-7:\(Self.key)\nno colon\nold:\(short)\n", to: "keys.psk")
+            let daemon = try await Daemon.start(configuration, in: folder)
+            try await daemon.logged("line 2: no colon; expected IDENTITY:KEY; the line is skipped")
+            try await daemon.logged("line 3: a key of 8 bytes; expected 16 to 512 bytes")
+            let client = try client()
+            try await client.exchange("hello")
+            let refused = try self.client("old", key: short)
+            _ = try await refused.program.ended()
+            #expect(refused.program.errors.contains("unknown psk identity"), "\(refused.transcript)")
+
+            let check = [Daemon.binary, "--config", daemon.configurationFile, "--check"]
+            let lenient = try Program(check, in: folder)
+            #expect(try await lenient.ended() == .exited(0))
+            let strict = try Program(check + ["--strict"], in: folder)
+            #expect(try await strict.ended() == .exited(78))
+            #expect(strict.errors.contains("line 2: no colon"))
+
+            configuration += "minimum_key_bytes = 8\n"
+            try daemon.reload(configuration)
+            try await daemon.logged("1 key has fewer than 16 bytes, as minimum_key_bytes allows")
+            try await daemon.logged("reloaded")
+            let old = try self.client("old", key: short)
+            try await old.exchange("hello")
+            try await daemon.logged("connection opened", "CLIENT=old")
+            try await daemon.stop()
+        }
+
         @Test func `a reload adds and removes identities`() async throws {
             let daemon = try await Daemon.start(try service(), in: folder)
             let session = folder.file("session")

@@ -127,13 +127,13 @@ import Testing
         let folder = try ConfigurationFolder()
         let expected = "expected the path of a file of identities and keys, as psktool writes it"
         #expect(try folder.problems(service("psk = {}")) == ["dtlsd.toml:3: service.a.psk.file: missing; \(expected)"])
-        try folder.write("keys.psk", "a:\(Self.digits)\nb\nc:short\n", mode: 0o644)
+        try folder.write("keys.psk", "b\nc:short\n", mode: 0o644)
         #expect(
             try folder.problems(service("psk.file = \"keys.psk\"")) == [
                 "dtlsd.toml:3: service.a.psk.file: every user may use \"keys.psk\" (mode 644); "
                     + "expected mode 600 or 640: chmod 600",
-                "dtlsd.toml:3: service.a.psk.file: \"keys.psk\", line 2: no colon; expected IDENTITY:KEY",
-                "dtlsd.toml:3: service.a.psk.file: \"keys.psk\", line 3: a key of 5 bytes; expected 16 to 512 bytes "
+                "dtlsd.toml:3: service.a.psk.file: \"keys.psk\", line 1: no colon; expected IDENTITY:KEY",
+                "dtlsd.toml:3: service.a.psk.file: \"keys.psk\", line 2: a key of 5 bytes; expected 16 to 512 bytes "
                     + "(two hexadecimal digits each, or as text)",
             ])
         try folder.write("none.psk", "# nothing yet\n")
@@ -167,6 +167,54 @@ import Testing
             try folder.problems(service("psk.file = \"keys.psk\"")) == [
                 "dtlsd.toml:3: service.a.psk.file: \"keys.psk\" is too large; expected at most 16777216 bytes; expected the "
                     + "path of a file of identities and keys, as psktool writes it"
+            ])
+    }
+
+    /// What a warning says of the folder's dtlsd.toml.
+    private func warnings(_ folder: ConfigurationFolder, _ lines: String) throws -> [String] {
+        try folder.read(service(lines)).warnings.map {
+            $0.description.replacingOccurrences(of: folder.path + "/", with: "")
+        }
+    }
+
+    @Test func `a wrong line is skipped with a warning, and the others are used`() throws {
+        let folder = try ConfigurationFolder()
+        try folder.write("keys.psk", "a:\(Self.digits)\nb\nc:short\nd:\(Self.digits)\n")
+        let service = try #require(try folder.read(service("psk.file = \"keys.psk\"")).services.first)
+        #expect(service.tls.presharedKeys?.keys == [key("a", Self.bytes), key("d", Self.bytes)])
+        #expect(
+            try warnings(folder, "psk.file = \"keys.psk\"") == [
+                "dtlsd.toml:3: service.a.psk.file: \"keys.psk\", line 2: no colon; expected IDENTITY:KEY; the line is"
+                    + " skipped",
+                "dtlsd.toml:3: service.a.psk.file: \"keys.psk\", line 3: a key of 5 bytes; expected 16 to 512 bytes "
+                    + "(two hexadecimal digits each, or as text); the line is skipped",
+            ])
+        try folder.write("many.psk", "a:\(Self.digits)\n" + String(repeating: "x\n", count: 25))
+        let many = try warnings(folder, "psk.file = \"many.psk\"")
+        #expect(many.count == 11)
+        #expect(many.last == "dtlsd.toml:3: service.a.psk.file: \"many.psk\": 15 more lines like these")
+    }
+
+    @Test func `shorter keys are accepted where that is asked for, and longer ones demanded`() throws {
+        let folder = try ConfigurationFolder()
+        try folder.write("keys.psk", "a:\(Self.digits)\nb:00112233\nc:123\n")
+        let short = "psk = { file = \"keys.psk\", minimum_key_bytes = 4 }"
+        let keys = try folder.read(service(short)).services.first?.tls.presharedKeys?.keys
+        #expect(keys == [key("a", Self.bytes), key("b", [0, 0x11, 0x22, 0x33])])
+        #expect(
+            try warnings(folder, short) == [
+                "dtlsd.toml:3: service.a.psk.file: \"keys.psk\", line 3: a key of 3 hexadecimal digits; expected an even"
+                    + " number of them; the line is skipped",
+                "dtlsd.toml:3: service.a.psk.file: \"keys.psk\": 1 key has fewer than 16 bytes, as minimum_key_bytes"
+                    + " allows; expected 16 or more, since who has recorded a handshake can try all short keys",
+            ])
+        #expect(
+            try folder.problems(service("psk = { file = \"keys.psk\", minimum_key_bytes = 17 }")).first
+                == "dtlsd.toml:3: service.a.psk.file: \"keys.psk\", line 1: a key of 16 bytes; expected 17 to 512 bytes"
+                + " (two hexadecimal digits each, or as text)")
+        #expect(
+            try folder.problems(service("psk = { file = \"keys.psk\", minimum_key_bytes = 0 }")) == [
+                "dtlsd.toml:3: service.a.psk.minimum_key_bytes: expected an integer of bytes, 1 to 64, found 0"
             ])
     }
 

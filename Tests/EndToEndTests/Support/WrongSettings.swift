@@ -147,6 +147,8 @@ struct WrongSetting: Sendable {
         WrongSetting("service.echo.psk", "file", "\"open.psk\"", "(mode 644); expected mode 600 or 640: chmod 600"),
         WrongSetting("service.echo.psk", "file", "\"weak.psk\"", "\"weak.psk\", line 1: a key of 2 bytes"),
         WrongSetting("service.echo.psk", "file", "\"empty\"", "has no line IDENTITY:KEY"),
+        WrongSetting(
+            "service.echo.psk", "minimum_key_bytes", "0", "expected an integer of bytes, 1 to 64, found 0"),
         WrongSetting("service.echo.psk", "hint", "\"\"", "a text of 1 to 255 bytes, found the string \"\""),
     ]
 
@@ -194,6 +196,8 @@ struct WrongSetting: Sendable {
         WrongSetting("client.out", "answer_timeout", "0.5", "1 to 86400, or 0 for no limit"),
         WrongSetting("client.out", "resumption", "\"no\"", "true or false, found the string \"no\""),
         WrongSetting("client.keys.psk", "file", "\"open.psk\"", "(mode 644); expected mode 600 or 640: chmod 600"),
+        WrongSetting(
+            "client.keys.psk", "minimum_key_bytes", "65", "expected an integer of bytes, 1 to 64, found 65"),
         WrongSetting("client.keys.psk", "identity", "7", "expected one of the identities in"),
         WrongSetting("client.keys.psk", "file", "\"missing\"", "No such file or directory"),
     ]

@@ -2,32 +2,50 @@ import DTLSEngine
 import Primitives
 
 /// The table `[service.NAME.psk]`: the keys by which clients can authenticate.
-extension PresharedKeys {
+struct PresharedKeysSection {
+    private(set) var settings = PresharedKeys(keys: [])
+    fileprivate var file: PresharedKeyText?
+    fileprivate var minimumLength = PresharedKeyFile.minimumKeyLength
+
     static let schema = Schema<Self> {
         Key(
-            "file", \.keys, .presharedKeys, isRequired: { _ in true },
+            "file", \.file, .presharedKeys, isRequired: { _ in true },
             doc: "The file of identities and keys, one IDENTITY:KEY in each line.")
-        Key("hint", \.hint, .hint, doc: "The PSK identity hint, which clients get before they choose their identity.")
+        Key(
+            "hint", \.settings.hint, .hint,
+            doc: "The PSK identity hint, which clients get before they choose their identity.")
+        Key(
+            "minimum_key_bytes", \.minimumLength, .minimumKeyBytes,
+            doc: "The bytes of the shortest key that is accepted.")
+    } check: { table, section in
+        section.settings.keys = section.file?.keys(atLeast: section.minimumLength, table.field(\.file)) ?? []
     }
 }
 
 /// The table `[client.NAME.psk]`: the key that a client shares with its server.
 struct TunnelPresharedKeySection {
     fileprivate var keys: [PresharedKey] = []
+    fileprivate var file: PresharedKeyText?
     fileprivate var identity: String?
+    fileprivate var minimumLength = PresharedKeyFile.minimumKeyLength
 
     static let schema = Schema<Self> {
         Key(
-            "file", \.keys, .presharedKeys, isRequired: { _ in true },
+            "file", \.file, .presharedKeys, isRequired: { _ in true },
             doc: "The file of identities and keys, in the format of [service.NAME.psk].")
         Key(
             "identity", \.identity, .string("one of the identities in the file"),
             default: "none; the file contains only one", doc: "The identity in the file that the client uses.")
+        Key(
+            "minimum_key_bytes", \.minimumLength, .minimumKeyBytes,
+            doc: "The bytes of the shortest key that is accepted.")
+    } check: { table, section in
+        section.keys = section.file?.keys(atLeast: section.minimumLength, table.field(\.file)) ?? []
     }
 
     func key(_ table: TableReader<Self>) -> PresharedKey? {
         guard !keys.isEmpty else { return nil }
-        let expected = "one of the identities in \(table.field(\.keys).quotedName())"
+        let expected = "one of the identities in \(table.field(\.file).quotedName())"
         guard let identity else {
             if keys.count > 1, !table.has(\.identity) { table.report(\.identity, "missing; expected \(expected)") }
             return keys.first
@@ -44,35 +62,63 @@ struct TunnelPresharedKeySection {
     }
 }
 
-extension ValueType where Value == [PresharedKey] {
-    private static var problemsShown: Int { 10 }
+/// A file of identities and keys that has been read and not parsed yet, since another key says how short a key may be.
+private struct PresharedKeyText: Sendable {
+    let name: String
+    let bytes: [UInt8]
 
+    private static let problemsShown = 10
+
+    /// The keys of the file; none where the file has none that can be used, which is reported.
+    ///
+    /// A line that is wrong is skipped, with a warning: it must not keep the devices of all other lines out.
+    func keys(atLeast minimumLength: Int, _ field: Field) -> [PresharedKey] {
+        let (keys, problems) = PresharedKeyFile.parse(bytes, minimumKeyLength: minimumLength)
+        let file = ReadContext.quoted(name)
+        func tell(_ message: String) { if keys.isEmpty { field.report(message) } else { field.warn(message) } }
+        let consequence = keys.isEmpty ? "" : "; the line is skipped"
+        for problem in problems.prefix(Self.problemsShown) {
+            tell("\(file), line \(problem.line): \(problem.message)\(consequence)")
+        }
+        if problems.count > Self.problemsShown {
+            let others = counted(problems.count - Self.problemsShown, "more line like this", "more lines like these")
+            tell("\(file): \(others)")
+        }
+        if keys.isEmpty, problems.isEmpty {
+            field.report("\(file) has no line IDENTITY:KEY; expected one or more")
+        }
+        warnOfShortKeys(keys, file, field)
+        return keys
+    }
+
+    private func warnOfShortKeys(_ keys: [PresharedKey], _ file: String, _ field: Field) {
+        let recommended = PresharedKeyFile.minimumKeyLength
+        let short = keys.count { $0.key.count < recommended }
+        guard short > 0 else { return }
+        field.warn(
+            "\(file): \(counted(short, "key has", "keys have")) fewer than \(recommended) bytes, as minimum_key_bytes allows;"
+                + " expected \(recommended) or more, since who has recorded a handshake can try all short keys")
+    }
+}
+
+extension ValueType where Value == PresharedKeyText {
     /// The size limit, which is enough for about 300,000 devices.
     private static var maximumSize: Int { 16 * FileContents.maximumSize }
 
-    /// The identities and keys of a file with secrets; at least one.
     fileprivate static var presharedKeys: Self {
         let name = ValueType<String>.string("the path of a file of identities and keys, as psktool writes it")
         return Self(name.expected) { field in
             guard let name = name.read(field),
                 let bytes = field.contents(name, isSecret: true, maximumSize: maximumSize)
             else { return nil }
-            let (keys, problems) = PresharedKeyFile.parse(bytes)
-            let file = ReadContext.quoted(name)
-            for problem in problems.prefix(problemsShown) {
-                field.report("\(file), line \(problem.line): \(problem.message)")
-            }
-            if problems.count > problemsShown {
-                field.report(
-                    "\(file): \(counted(problems.count - problemsShown, "more line like this", "more lines like these"))"
-                )
-            }
-            if keys.isEmpty, problems.isEmpty {
-                field.report("\(file) has no line IDENTITY:KEY; expected one or more")
-            }
-            return keys.isEmpty ? nil : keys
+            return PresharedKeyText(name: name, bytes: bytes)
         }
     }
+}
+
+extension ValueType where Value == Int {
+    /// A longer minimum than the recommended one is for those whose policy asks for it.
+    fileprivate static var minimumKeyBytes: Self { .integer(1...64, "an integer of bytes") }
 }
 
 extension ValueType where Value == [UInt8] {

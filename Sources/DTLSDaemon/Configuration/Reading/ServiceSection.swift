@@ -17,7 +17,7 @@ struct ServiceSection {
     var revocationLists: [RevocationListFile] = []
     var revocationCheck = PeerVerification.RevocationCheck.chain
     var clients = ClientRulesSection()
-    var presharedKeys = PresharedKeys(keys: [])
+    var presharedKeys = PresharedKeysSection()
     /// The oldest version; `nil`: that of the policy.
     var minimumVersion: ProtocolVersion?
     var handler: HandlerName?
@@ -126,7 +126,7 @@ struct ServiceSection {
             doc: "The options of the service's sockets.")
         Key(table: "limits", \.limits, LimitsSection.schema, doc: "The limits of the service.")
         Key(
-            table: "psk", \.presharedKeys, PresharedKeys.schema,
+            table: "psk", \.presharedKeys, PresharedKeysSection.schema,
             doc: "Pre-shared keys, by which clients can authenticate instead of by a certificate.")
         Key(
             "resumption", \.model.tls.sessions.resumption, .flag,
@@ -200,7 +200,8 @@ private struct ServerCredentialsReader {
         }
         settings.certifiedKeys = certifiedKeys(settings)
         settings.clients = ClientAuthReader(section: section, table: table).read()
-        if !section.presharedKeys.keys.isEmpty { settings.presharedKeys = section.presharedKeys }
+        let presharedKeys = section.presharedKeys.settings
+        if !presharedKeys.keys.isEmpty { settings.presharedKeys = presharedKeys }
         settings.refusesUnknownNames = section.unknownName == .refuse
         if settings.choosesByAddress, section.hosts.isEmpty {
             table.report(

@@ -111,6 +111,8 @@ package struct ConnectionResult: Codable, Equatable, Sendable {
     package var hasLeftAddress: Bool?
     /// The backend of a service, or a client's server: an address, or `unix`.
     package var backend: String?
+    /// The rule of the service that has the backend.
+    package var rule: String?
     /// This side's address of the socket to the backend or server.
     package var backendLocal: String?
     /// Messages that could not be sent: the kernel had no room for them, or they were too large for the path.
@@ -144,7 +146,7 @@ package struct ConnectionResult: Codable, Equatable, Sendable {
         case checksReturnRoutability = "return_routability_check"
         case isMovable = "movable"
         case hasLeftAddress = "left_address"
-        case backend
+        case backend, rule
         case backendLocal = "backend_local"
         case unsentMessages = "unsent_messages"
         case tooLargeMessages = "too_large_messages"
@@ -170,6 +172,7 @@ package struct ConnectionResult: Codable, Equatable, Sendable {
         isMovable = try container.decodeIfPresent(Bool.self, forKey: .isMovable)
         hasLeftAddress = try container.decodeIfPresent(Bool.self, forKey: .hasLeftAddress)
         backend = try container.decodeIfPresent(String.self, forKey: .backend)
+        rule = try container.decodeIfPresent(String.self, forKey: .rule)
         backendLocal = try container.decodeIfPresent(String.self, forKey: .backendLocal)
         unsentMessages = try container.decode(UInt64.self, forKey: .unsentMessages)
         tooLargeMessages = try container.decode(UInt64.self, forKey: .tooLargeMessages)
@@ -195,6 +198,7 @@ package struct ConnectionResult: Codable, Equatable, Sendable {
         try container.encodeIfPresent(isMovable, forKey: .isMovable)
         try container.encodeIfPresent(hasLeftAddress, forKey: .hasLeftAddress)
         try container.encodeIfPresent(backend, forKey: .backend)
+        try container.encodeIfPresent(rule, forKey: .rule)
         try container.encodeIfPresent(backendLocal, forKey: .backendLocal)
         try container.encode(unsentMessages, forKey: .unsentMessages)
         try container.encode(tooLargeMessages, forKey: .tooLargeMessages)

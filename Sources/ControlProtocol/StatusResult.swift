@@ -156,13 +156,17 @@ package struct TargetStatus: Codable, Equatable, Sendable {
 package struct BackendStatus: Codable, Equatable, Sendable {
     /// As the configuration names it.
     package var address: String
-    /// "up"; "down" where every worker that has tried it lately has been refused; "unknown" where none has.
+    /// The rule of the service that has it; `nil` for a backend of connections that no rule is for.
+    package var rule: String?
+    /// "up" where a worker has sent to it, and it refuses none; "down" where it refuses a worker; "unknown" where no
+    /// worker that runs now has tried it.
     package var state: String
     /// The addresses of a host name, without ports; empty as long as it has none, `nil` for an address or a path.
     package var resolved: [String]?
 
-    package init(address: String, state: String, resolved: [String]? = nil) {
+    package init(address: String, rule: String? = nil, state: String, resolved: [String]? = nil) {
         self.address = address
+        self.rule = rule
         self.state = state
         self.resolved = resolved
     }

@@ -2,7 +2,7 @@ import COpenSSL
 import Primitives
 
 /// The names that a certificate gives its owner, as bytes to compare: common names and hosts in lower case.
-struct CertificateNames {
+struct CertificateNames: Sendable, Equatable {
     enum Kind: Sendable, Hashable {
         case commonName, dns, ip, uri, email
         /// SHA-256 of the whole certificate; its 32 bytes are no name that ``CertificateNames`` collects.
@@ -25,6 +25,17 @@ struct CertificateNames {
             add(.commonName, Self.utf8(co_x509_name_entry_data(entry)))
         }
         addAlternativeNames(of: certificate)
+    }
+
+    /// The names of a certificate of which no more than the common name was kept.
+    init(commonName: String?) {
+        if let commonName { add(.commonName, Array(commonName.utf8)) }
+        isComplete = false
+    }
+
+    static func == (one: CertificateNames, other: CertificateNames) -> Bool {
+        one.isComplete == other.isComplete && one.hasNUL == other.hasNUL
+            && one.names.elementsEqual(other.names, by: ==)
     }
 
     private mutating func add(_ kind: Kind, _ bytes: [UInt8]?) {

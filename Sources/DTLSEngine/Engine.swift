@@ -167,9 +167,18 @@ public final class Engine {
         try openSSL.send(message)
     }
 
-    /// Writes close_notify once, where the handshake is done (RFC 5246, section 7.2.1), and ends the connection.
-    public func close() {
-        if let openSSL { openSSL.close() } else { records?.close(over: bio) }
+    /// What tells the peer that the connection ends (RFC 5246, section 7.2).
+    public enum ClosingAlert: Sendable {
+        case closeNotify
+        /// The peer has proven who it is, and may not come in. Where the records are OpenSSL's, which writes no alert of
+        /// its user's choice, close_notify takes its place.
+        case accessDenied
+    }
+
+    /// Writes close_notify, or another alert in its place, once, where the handshake is done (RFC 5246, section 7.2.1), and
+    /// ends the connection.
+    public func close(_ alert: ClosingAlert = .closeNotify) {
+        if let openSSL { openSSL.close() } else { records?.close(alert, over: bio) }
     }
 
     /// Asks the peer to answer with the same cookie over the path that the datagram is sent on: a path_challenge (RFC

@@ -191,7 +191,7 @@ extension PeerRule.Kind {
 }
 
 /// A list of ``PeerRule`` prepared for look-ups, whose cost hardly depends on the number of rules.
-struct PeerRules {
+package struct PeerRules: Sendable {
     private var exact: [Key: PeerRule] = [:]
     private var below: [Key: PeerRule] = [:]
     private var prefixes: [(start: [UInt8], rule: PeerRule)] = []
@@ -205,7 +205,7 @@ struct PeerRules {
         let value: [UInt8]
     }
 
-    init(_ rules: [PeerRule]) {
+    package init(_ rules: [PeerRule]) {
         for rule in rules {
             isEmpty = false
             if !rule.isFingerprint { concernNames = true }
@@ -226,6 +226,15 @@ struct PeerRules {
             if let rule = match(kind, name) { return rule }
         }
         return nil
+    }
+
+    /// A rule that matches the certificate that the peer of a session has shown. Of a session that was kept in a slot, the
+    /// common name and the fingerprint are known, and no other name.
+    package func match(_ session: SessionDetails) -> PeerRule? {
+        guard let name = session.peerName, let fingerprint = name.fingerprint else { return nil }
+        return match(
+            fingerprint: Hexadecimal.fingerprint(Array(fingerprint.utf8)) ?? [],
+            session.certificateNames ?? CertificateNames(commonName: name.commonName))
     }
 
     private func match(_ kind: CertificateNames.Kind, _ name: [UInt8]) -> PeerRule? {

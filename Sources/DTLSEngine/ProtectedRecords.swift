@@ -411,10 +411,13 @@ struct ProtectedRecords {
         }
     }
 
-    /// Writes close_notify, and ends the connection.
-    mutating func close(over bio: DatagramBIO) {
+    /// Writes close_notify, or a fatal alert in its place, and ends the connection.
+    mutating func close(_ alert: Engine.ClosingAlert = .closeNotify, over bio: DatagramBIO) {
         guard isOpen else { return }
-        send(.warning, UInt8(SSL_AD_CLOSE_NOTIFY), isLast: true, over: bio)
+        switch alert {
+        case .closeNotify: send(.warning, UInt8(SSL_AD_CLOSE_NOTIFY), isLast: true, over: bio)
+        case .accessDenied: send(.fatal, UInt8(SSL_AD_ACCESS_DENIED), isLast: true, over: bio)
+        }
         isOpen = false
     }
 

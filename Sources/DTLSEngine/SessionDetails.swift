@@ -19,6 +19,8 @@ public struct SessionDetails: Sendable, Equatable {
     public var applicationProtocol: String?
     /// Who the peer has shown to be, by its certificate or key; `nil` where it was not asked.
     public var peerName: PeerName?
+    /// All names of the peer's certificate, for rules. They are not among what is encoded, since there can be many.
+    var certificateNames: CertificateNames?
     /// The identity of a pre-shared key as the client has sent it, or `nil` without such a key.
     public var presharedKeyIdentity: [UInt8]?
     /// The result of the check of the peer's certificate, X509_V_OK (0) or another number of
@@ -42,6 +44,7 @@ public struct SessionDetails: Sendable, Equatable {
         serverName = SSL_get_servername(ssl, TLSEXT_NAMETYPE_host_name).map { String(cString: $0) }
         applicationProtocol = Self.applicationProtocol(ssl)
         presharedKeyIdentity = SSL_get_psk_identity(ssl).map(PresharedKeyCallbacks.bytes)
+        certificateNames = SSL_get0_peer_certificate(ssl).map { CertificateNames(of: $0) }
         peerName =
             SSL_get0_peer_certificate(ssl).map { PeerName(certificate: $0) }
             ?? presharedKeyIdentity.map { PeerName(presharedKeyIdentity: PresharedKeys.text(of: $0)) }

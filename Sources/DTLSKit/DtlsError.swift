@@ -78,7 +78,7 @@ extension DtlsError {
     init(_ ending: Connection.Ending, lastError: Int32) {
         switch ending {
         case .closedByPeer, .replaced, .addressTaken, .serviceRemoved: self = .closed
-        case .closedHere: self = .notOpen
+        case .closedHere, .refused: self = .notOpen
         case .idle, .handshakeTimedOut: self = .timedOut(waitingFor: "the handshake", errno: lastError)
         case .failed(let error): self.init(error)
         }

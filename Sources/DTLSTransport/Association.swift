@@ -721,10 +721,11 @@ package final class Association {
         phase = .ended(ending)
     }
 
-    /// Ends the association with close_notify, or without a word where the handshake is not done.
+    /// Ends the association with close_notify, or the alert that its ending has, or without a word where the handshake is
+    /// not done.
     func close(_ ending: Connection.Ending, _ lease: borrowing OutboxLease) {
         guard isOpen else { return }
-        engine.close()
+        engine.close(ending.alert)
         end(ending)
     }
 

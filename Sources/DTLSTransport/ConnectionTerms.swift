@@ -16,6 +16,8 @@ extension Connection {
         /// reach it.
         case serviceRemoved
         case handshakeTimedOut
+        /// The peer has proven who it is, and may not come in. The reason is for the log.
+        indirect case refused(String)
         /// OpenSSL's reason.
         indirect case failed(EngineError)
 
@@ -28,8 +30,14 @@ extension Connection {
             case .idle: "idle"
             case .serviceRemoved: "its service is not in the configuration any more"
             case .handshakeTimedOut: "the handshake took too long"
+            case .refused(let reason): "refused: \(reason)"
             case .failed(let error): error.description
             }
+        }
+
+        /// What the peer is told.
+        var alert: Engine.ClosingAlert {
+            if case .refused = self { .accessDenied } else { .closeNotify }
         }
     }
 

@@ -25,6 +25,10 @@ package enum Refusal: Int, CaseIterable, Sendable {
     case localPorts
     /// No backend of its service has an address: none of their host names has been resolved yet.
     case noBackend
+    /// A rule of its service refuses it, by what its handshake has shown.
+    case rule
+    /// None of the rules of its service is for it, and there is no backend for others.
+    case noRule
     case connections
     case connectionsPerPrefix
     case handshakes

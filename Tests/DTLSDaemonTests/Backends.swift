@@ -1,3 +1,5 @@
+import DTLSEngine
+import DTLSTransport
 import LinuxSystem
 import Testing
 
@@ -18,7 +20,15 @@ extension NonEmpty {
 }
 
 extension ForwardBackends {
-    convenience init(_ backends: [Backend]) throws {
-        self.init(ForwardConfiguration(backends: try #require(NonEmpty(backends))))
+    convenience init(_ backends: [Backend], hosts: HostTable = HostTable()) throws {
+        let backends = try #require(NonEmpty(backends))
+        self.init(backends, ForwardSettings(ForwardConfiguration(backends: backends), hosts: hosts))
+    }
+}
+
+extension ForwardService {
+    /// The backends for a client that has shown this in its handshake; `nil` where it is refused.
+    func backends(of session: SessionDetails, _ slot: ConnectionSlot? = nil) -> ForwardBackends? {
+        if case .backends(let backends) = destination(of: session, slot) { backends } else { nil }
     }
 }

@@ -53,10 +53,11 @@ extension Control {
         case .log: handler = "log"
         case .forward(let forward):
             handler = "forward"
-            backends = forward.backends.elements.enumerated().map { index, backend in
+            backends = forward.numberedBackends.enumerated().map { number, item in
                 BackendStatus(
-                    address: backend.name, state: Self.state(of: index, snapshot.backendsOut[service.name]),
-                    resolved: backend.host.map { resolved($0.name) })
+                    address: item.backend.name, rule: item.rule,
+                    state: Self.state(of: number, snapshot.backends[service.name]),
+                    resolved: item.backend.host.map { resolved($0.name) })
             }
         }
         return TargetStatus(
@@ -103,10 +104,11 @@ extension Control {
             parked: Int(clamping: numbers["parked"] ?? 0))
     }
 
-    /// - Parameter out: a bit for each backend that refuses datagrams; there are 64 of them.
-    private static func state(of index: Int, _ out: UInt64?) -> String {
-        guard let out, index < UInt64.bitWidth else { return "unknown" }
-        return out >> UInt64(index) & 1 == 0 ? "up" : "down"
+    /// What workers have found out about a backend; there are bits for 64 of them.
+    private static func state(of number: Int, _ states: CounterSnapshot.BackendStates?) -> String {
+        guard let states, number < UInt64.bitWidth else { return "unknown" }
+        if states.out >> UInt64(number) & 1 == 1 { return "down" }
+        return states.up >> UInt64(number) & 1 == 1 ? "up" : "unknown"
     }
 
     /// What expires of the active configuration.
@@ -201,6 +203,15 @@ extension Control {
             cipher: session?.cipher)
     }
 
+    /// The rule that a connection's backend is of; `nil` where it is of none, or of one that is gone.
+    private func rule(_ slot: ConnectionSlot) -> String? {
+        guard SlotTarget.isService(slot.target), slot.farGroup != 0,
+            let service = configuration?.services.first(where: { SlotTarget.service($0.name) == slot.target }),
+            case .forward(let forward) = service.handler
+        else { return nil }
+        return forward.rules.first { ForwardRule.mark($0.name) == slot.farGroup }?.name
+    }
+
     private static func seconds(since start: Instant, _ now: Instant) -> Double {
         Double(max(0, (now - start).milliseconds)) / 1_000
     }
@@ -225,6 +236,7 @@ extension Control {
             result.backendLocal = "\(local)"
         case .unix: result.backend = "unix"
         }
+        result.rule = rule(slot)
         guard slot.phase == .established || slot.phase == .bound else { return result }
         result.handshakeSeconds = Double(slot.handshakeDuration.nanoseconds) / 1e9
         result.isMovable = slot.phase == .established

@@ -82,7 +82,7 @@ final class CounterRegistry {
             switch table.kind {
             case .service:
                 snapshot.services[table.name] = values.named()
-                snapshot.backendsOut[table.name] = values[.backendsOut]
+                snapshot.backends[table.name] = .init(out: values[.backendsOut], up: values[.backendsUp])
             case .client:
                 snapshot.clients[table.name] = values.named()
                 if values[.backendsOut] != 0 { snapshot.serversOut.insert(table.name) }

@@ -40,10 +40,19 @@ struct CounterSnapshot: Equatable, Sendable {
         var values: Values
     }
 
+    /// A bit for each of the first 64 backends of a service, by its number
+    /// (``ForwardConfiguration/numberedBackends``).
+    struct BackendStates: Equatable, Sendable {
+        /// Those that refuse datagrams to a worker.
+        var out: UInt64
+        /// Those that a worker has sent to, and that refuse it none.
+        var up: UInt64
+    }
+
     /// By the names of services and clients. One that is gone from the configuration stays, since it may come back.
     var services: [String: Values] = [:]
-    /// Which backends of each service refuse datagrams: a bit for each of the first 64 of its configuration, by index.
-    var backendsOut: [String: UInt64] = [:]
+    /// What workers have found out about the backends of each service.
+    var backends: [String: BackendStates] = [:]
     var clients: [String: Values] = [:]
     /// With which clients' servers the newest handshake of some worker has failed.
     var serversOut: Set<String> = []

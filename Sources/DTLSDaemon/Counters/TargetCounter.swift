@@ -36,6 +36,7 @@ enum TargetCounter: Int, CounterSchema {
     case backendErrors
     case backendOutages
     case backendsOut
+    case backendsUp
 
     static let layout = CounterLayout(allCases.map(\.family))
 
@@ -142,6 +143,10 @@ enum TargetCounter: Int, CounterSchema {
                 "backends_out",
                 "Backends that refuse datagrams to at least one worker; a client's server whose newest handshake has failed"
             )
+        case .backendsUp:
+            .members(
+                "backends_up",
+                "Backends that have taken datagrams of at least one worker since it was started, and refuse it none")
         }
     }
 }
@@ -172,7 +177,7 @@ enum HandshakeResult: Int, CaseIterable, Sendable {
         switch ending {
         case .handshakeTimedOut, .idle: self = .timedOut
         case .replaced: self = .abandoned
-        case .closedHere, .addressTaken, .serviceRemoved: self = .closedHere
+        case .closedHere, .addressTaken, .serviceRemoved, .refused: self = .closedHere
         case .closedByPeer, .failed(.cancelled): self = .cancelled
         case .failed(.unknownServerName): self = .unknownServerName
         case .failed(let error): self = error.verification == nil ? .failed : .unverified
@@ -276,6 +281,8 @@ enum CloseReason: Int, CaseIterable, Sendable {
     case addressTaken
     /// A fatal alert, or an error of the protocol.
     case failed
+    /// Its client may not come in, by what its handshake has shown.
+    case refused
     /// It could not be gone on with: its service is gone from the configuration, for example.
     case lost
     /// Its worker has died, and the state of its records was in that process.
@@ -289,6 +296,7 @@ enum CloseReason: Int, CaseIterable, Sendable {
         case .replaced: self = .replaced
         case .addressTaken: self = .addressTaken
         case .serviceRemoved: self = .lost
+        case .refused: self = .refused
         case .handshakeTimedOut, .failed: self = .failed
         }
     }
@@ -301,6 +309,7 @@ enum CloseReason: Int, CaseIterable, Sendable {
         case .replaced: "replaced"
         case .addressTaken: "address_taken"
         case .failed: "failed"
+        case .refused: "refused"
         case .lost: "lost"
         case .workerDied: "worker_died"
         }

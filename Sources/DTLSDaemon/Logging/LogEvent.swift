@@ -51,6 +51,8 @@ enum LogEvent: Int, Sendable, CaseIterable {
     case handshakeFailed
     /// A client whose address is proven was refused a connection; it may try again.
     case connectionRefused
+    /// A client has proven who it is in its handshake, and may not come in.
+    case clientRefused
     /// A record has come to a listener, and its connection is not there.
     case recordOfNoConnection
     /// A client sends more than its connection may, and its datagrams are dropped.
@@ -131,6 +133,7 @@ enum LogEvent: Int, Sendable, CaseIterable {
         case .connectionMoved: .init("0eadf9689ac84e2097722b4a94df7ba1", .info, "connection moved")
         case .pathCheckFailed: .init("b34578971f2c45f08676ff16a990a3ce", .notice, "address not confirmed")
         case .handshakeFailed: .init("59166cb1cb524572ab668855f8f933b6", .notice, "handshake failed")
+        case .clientRefused: .init("61db25ce7cac4a4fa7a6e5bda904d802", .notice, "client refused")
         case .connectionRefused: .init("7047d81158f4499f894310cf41a07041", .warning, "connection refused")
         case .recordOfNoConnection: .init("f41d21b5f01045f7b9cff2c1ac50bf5b", .info, "record of no connection")
         case .trafficLimited: .init("7efd470887394096914792531759a922", .warning, "client over its traffic limits")

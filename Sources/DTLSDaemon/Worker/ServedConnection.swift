@@ -289,6 +289,7 @@ final class ServedConnection: ConnectionDelegate {
         handler = nil
         // To its backend, the client that comes is another one: it gets a socket, and so a port, of its own.
         worker.slot(id)?.farSide = .none
+        worker.slot(id)?.farGroup = 0
     }
 
     func connectionIsSilent(_ connection: Connection) { worker.parking.park(self) }

@@ -39,7 +39,7 @@ final class ServiceRuntime {
     private enum Handlers {
         case echo
         /// What the worker knows of the backends, and what the service asks of them.
-        case forward(ForwardBackends, ForwardConfiguration)
+        case forward(ForwardService, ForwardConfiguration)
         case exec(ExecConfiguration)
         case log(LogConfiguration)
     }
@@ -55,8 +55,8 @@ final class ServiceRuntime {
             case .echo: .echo
             case .forward(let forward):
                 .forward(
-                    resources.sharedState(ForwardServices.self).backends(of: configuration.name)
-                        ?? ForwardBackends(forward, hosts: resources.hosts), forward)
+                    resources.sharedState(ForwardServices.self).service(named: configuration.name)
+                        ?? ForwardService(forward, hosts: resources.hosts), forward)
             case .exec(let exec): .exec(exec)
             case .log(let log): .log(log)
             }
@@ -68,20 +68,20 @@ final class ServiceRuntime {
 
     /// The configuration is active from now on: connections from before it that go to a backend follow it.
     func activate(_ resources: HandlerResources) {
-        guard case .forward(let backends, let forward) = handler else { return }
-        resources.sharedState(ForwardServices.self).activate(backends, of: configuration.name, forward)
+        guard case .forward(let service, let forward) = handler else { return }
+        resources.sharedState(ForwardServices.self).activate(service, as: configuration.name, forward)
     }
 
     /// Has connections from now on count there.
     func count(in counters: TargetCounters) {
         self.counters = counters
-        if case .forward(let backends, _) = handler { backends.count(in: counters) }
+        if case .forward(let service, _) = handler { service.count(in: counters) }
     }
 
     /// Why the handler could not serve a new client after its handshake; `nil` where nothing is known against it.
     func refusal(of peer: SocketAddress, _ resources: HandlerResources) -> Refusal? {
         switch handler {
-        case .forward(let backends, _): ForwardHandler.refusal(of: peer, by: self, backends, resources)
+        case .forward(let service, _): ForwardHandler.refusal(of: peer, by: self, service, resources)
         case .echo, .exec, .log: nil
         }
     }
@@ -90,8 +90,13 @@ final class ServiceRuntime {
     func makeHandler(for client: ServedClient, _ resources: HandlerResources) -> any Handler {
         switch handler {
         case .echo: EchoHandler.shared
-        case .forward(let backends, let forward):
-            ForwardHandler(backends, parks: forward.parks, of: self, for: client, resources)
+        case .forward(let service, let forward):
+            switch service.destination(of: client.session, client.slot) {
+            case .backends(let backends):
+                ForwardHandler(service, backends, parks: forward.parks, of: self, for: client, resources)
+            case .refused(let refusal, let reason):
+                RefusingHandler(refusal, reason, of: self, resources)
+            }
         case .exec(let exec): ExecHandler(exec, of: self, for: client, resources)
         case .log(let log): DatagramLogHandler(log, of: self, for: client, resources)
         }

@@ -142,6 +142,14 @@ final class WorkerLogs: TimerTarget {
         scheduleFlush()
     }
 
+    /// The client of a connection has proven who it is, and may not come in.
+    func refused(_ connection: Connection, _ refusal: Refusal, _ reason: String, _ service: ServiceRuntime) {
+        failures.log(
+            .clientRefused, to: logger, now: loop.now, "client refused: \(reason)",
+            openedFields(connection, service).merging(["REASON": "\(refusal.key)"]) { $1 })
+        scheduleFlush()
+    }
+
     /// A client has sent more than its connection may. What is beyond the limit is dropped from now on.
     func trafficLimited(_ excess: TrafficExcess, _ connection: Connection, _ service: ServiceRuntime) {
         failures.log(

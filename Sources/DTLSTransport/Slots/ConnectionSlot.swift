@@ -399,6 +399,19 @@ package struct ConnectionSlot {
         }
     }
 
+    /// Names the group of backends that ``farSide`` is one of, in a number that the daemon chooses; 0: it is not noted. It
+    /// is in the bytes after the families of the two addresses.
+    package var farGroup: UInt16 {
+        get {
+            UInt16(memory.load(fromByteOffset: Offset.far + 1, as: UInt8.self)) << 8
+                | UInt16(memory.load(fromByteOffset: Offset.farLocal + 1, as: UInt8.self))
+        }
+        nonmutating set {
+            memory.storeBytes(of: UInt8(newValue >> 8), toByteOffset: Offset.far + 1, as: UInt8.self)
+            memory.storeBytes(of: UInt8(newValue & 0xff), toByteOffset: Offset.farLocal + 1, as: UInt8.self)
+        }
+    }
+
     /// The family AF_UNIX.
     private static let unixMark: UInt8 = 1
 

@@ -120,11 +120,12 @@ extension MetricsDocument {
 
     private mutating func addBackends(of target: TargetStatus, label: String) {
         for backend in target.backends {
+            let rule: Labels = backend.rule.map { [("rule", $0)] } ?? []
             for state in ["up", "down", "unknown"] {
                 add(
                     .gauge, "backend_state",
-                    "1 for the state of the backend: down where every worker that has tried it lately was refused, unknown where none has tried.",
-                    [(label, target.name), ("backend", backend.address), ("state", state)],
+                    "1 for the state of the backend: down where it refuses datagrams to a worker, unknown where none has tried it.",
+                    [(label, target.name)] + rule + [("backend", backend.address), ("state", state)],
                     backend.state == state ? 1 : 0)
             }
         }

@@ -317,7 +317,8 @@ extension ExporterPage {
           ], "No service is configured.");
           const backends = rows.flatMap(({ t }) => t.backends.map(b => ({ t, b })));
           table("backends", "Backends", backends, [
-            ["Of", "text", r => r.t.name], ["Backend", "text", r => r.b.address],
+            ["Of", "text", r => r.t.name], ["Rule", "second", r => r.b.rule || ""],
+            ["Backend", "text", r => r.b.address],
             ["State", "text", r => [r.b.state, { up: "good", down: "bad" }[r.b.state]]],
           ], "No service has a backend.");
           const certificates = [...status.certificates].sort((a, b) => a.days_left - b.days_left);

@@ -226,6 +226,7 @@ enum ConnectionReport {
         add("Routability check", yesOrNo(connection.checksReturnRoutability))
         add("Movable", yesOrNo(connection.isMovable))
         add(summary.client == nil ? "Backend" : "Server", connection.backend)
+        add("Rule", connection.rule)
         add(summary.client == nil ? "Backend sees" : "Server sees", connection.backendLocal)
         add(
             "Received",

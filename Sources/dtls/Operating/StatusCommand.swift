@@ -124,17 +124,20 @@ struct StatusReport {
     private var backends: TextTable {
         let targets = status.services + status.clients
         let hasNames = targets.contains { $0.backends.contains { $0.resolved != nil } }
+        let hasRules = targets.contains { $0.backends.contains { $0.rule != nil } }
         var table = TextTable(
-            [.text("OF"), .text("BACKEND", isFlexible: true), .text("STATE")]
+            [.text("OF")] + (hasRules ? [.text("RULE")] : [])
+                + [.text("BACKEND", isFlexible: true), .text("STATE")]
                 + (hasNames ? [.text("ADDRESSES", isFlexible: true)] : []))
         for target in targets {
             for backend in target.backends {
                 let addresses = backend.resolved.map { $0.isEmpty ? "unresolved" : $0.joined(separator: " ") }
                 table.add(
-                    [
-                        .init(target.name, .strong), .init(backend.address),
-                        .init(backend.state, backend.state == "down" ? .bad : .plain),
-                    ] + (hasNames ? [.init(addresses ?? "", backend.resolved == [] ? .bad : .plain)] : []))
+                    [.init(target.name, .strong)] + (hasRules ? [.init(backend.rule ?? "")] : [])
+                        + [
+                            .init(backend.address),
+                            .init(backend.state, backend.state == "down" ? .bad : .plain),
+                        ] + (hasNames ? [.init(addresses ?? "", backend.resolved == [] ? .bad : .plain)] : []))
             }
         }
         return table

@@ -29,8 +29,8 @@ import Testing
             Issue.record("not forwarded: \(handler)")
             return
         }
-        #expect(forward.backends.elements.count == 1)
-        let backend = forward.backends.first
+        #expect(forward.backends?.elements.count == 1)
+        let backend = try #require(forward.backends?.first)
         #expect(backend.name == text)
         #expect("\(backend)" == expected)
         #expect(configuration.names.map(\.host) == (text.contains("localhost") ? ["localhost"] : []))

@@ -169,7 +169,8 @@ import Testing
                     + "certificate's private key",
                 "dtlsd.toml:7: service.a.name.\"x.org\".certificate: cannot read \"none.pem\": No such file or "
                     + "directory; expected the path of a PEM file with the certificate and the chain above it",
-                "dtlsd.toml:8: service.a.name.\"x.org\".alpn: unknown key here; it belongs in [service.NAME]",
+                "dtlsd.toml:8: service.a.name.\"x.org\".alpn: unknown key here; it belongs in "
+                    + "[service.NAME.forward.rule.RULE] or [service.NAME]",
             ])
     }
 

@@ -96,6 +96,19 @@ import Testing
                 == .forward(
                     ForwardConfiguration(
                         backends: try .of(.udp("127.0.0.1:5683")),
+                        rules: [
+                            ForwardRule(
+                                name: "plant-7",
+                                conditions: try .of(
+                                    .serverName([
+                                        try BytePattern("plant-7.example.org"),
+                                        try BytePattern("*.plant-7.example.org"),
+                                    ]),
+                                    .applicationProtocol([try BytePattern("coap")]),
+                                    .identity([try BytePattern("plant-7-*")]),
+                                    .certificateName([try PeerRule("dns:*.plant-7.example.org")])),
+                                backends: try .of(.udp("127.0.0.1:5687"), .udp("127.0.0.1:5688")))
+                        ],
                         sources: try ["127.0.0.2", "127.0.0.3"].map {
                             try #require(SocketAddress(host: $0, port: 0))
                         })))
@@ -176,6 +189,7 @@ import Testing
                 // A quoted name contains dots.
                 var parts = path.replacing("\"*.example.org\"", with: "\"HOST\"").split(separator: ".").map(String.init)
                 if parts.count > 1 { parts[1] = "NAME" }
+                if parts.count > 4, parts[3] == "rule" { parts[4] = "RULE" }
                 section = parts.joined(separator: ".")
             }
             found[section, default: []].append(String(line))
@@ -229,7 +243,7 @@ import Testing
 
     /// The manual is derived from the sections too.
     @Test func `every key has a type and a description for the manual`() {
-        #expect(Self.sections.map(\.title).contains("[service.NAME.socket]") && Self.sections.count == 18)
+        #expect(Self.sections.map(\.title).contains("[service.NAME.socket]") && Self.sections.count == 19)
         for section in Self.sections {
             #expect(Set(section.keys.map(\.name)).count == section.keys.count, "a key twice in \(section.title)")
             for key in section.keys {

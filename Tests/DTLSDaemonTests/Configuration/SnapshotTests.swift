@@ -45,6 +45,14 @@ import Testing
                 ForwardConfiguration(
                     backends: try .of(
                         .unix("/run/ä.sock"), .udp("[::1]:1"), Backend(name: "udp:b:1", address: .name("b", port: 1))),
+                    rules: [
+                        ForwardRule(
+                            name: "r",
+                            conditions: try .of(
+                                .serverName([try BytePattern("a*ä")]), .applicationProtocol([try BytePattern("a")]),
+                                .identity([try BytePattern("a*b")]), .certificateName([try PeerRule("cn:a")])),
+                            backends: try .of(.unix("/b")))
+                    ],
                     sources: [try #require(SocketAddress(host: "::1", port: 0))], proxyProtocol: true, parks: true)),
             .exec(
                 ExecConfiguration(
@@ -171,7 +179,8 @@ import Testing
 
     /// As `ForwardConfiguration` and `ExecConfiguration`, but for their lists.
     private struct LooseForward: Codable {
-        var backends: [Backend]
+        var backends: [Backend]?
+        var rules: [ForwardRule] = []
         var sources: [SocketAddress] = []
         var proxyProtocol = false
         var parks = false

@@ -102,7 +102,7 @@ import Testing
         try count(1) { $0.block.setMember(5, of: .backendsOut, true) }
         try count(1) { $0.block.setMember(64, of: .backendsOut, true) }
         let snapshot = registry.snapshot(CounterRegistry.Sources())
-        #expect(number(snapshot.services["web"], "backends_out") == 2 && snapshot.backendsOut["web"] == 0b100001)
+        #expect(number(snapshot.services["web"], "backends_out") == 2 && snapshot.backends["web"]?.out == 0b100001)
         try count(1) { $0.block.setMember(5, of: .backendsOut, false) }
         #expect(number(registry.snapshot(CounterRegistry.Sources()).services["web"], "backends_out") == 1)
     }

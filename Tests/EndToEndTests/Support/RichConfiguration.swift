@@ -71,6 +71,9 @@ struct RichConfiguration {
         handler = "forward"
         [service.pass.forward]
         backend = "udp:\(others[1])"
+        [service.pass.forward.rule.one]
+        server_name = "*.example.org"
+        backend = "udp:\(others[1])"
         [service.run]
         listen = "\(others[2])"
         certificate = "server.pem"

@@ -159,6 +159,16 @@ struct WrongSetting: Sendable {
         WrongSetting("service.pass.forward", "source", "\"192.0.2.1\"", "no interface of this machine has the address"),
         WrongSetting("service.pass.forward", "park", "\"yes\"", "true or false, found the string \"yes\""),
         WrongSetting("service.pass.forward", "proxy_protocol", "2", "true or false, found 2"),
+        WrongSetting(
+            "service.pass.forward.rule.one", "server_name", "\"a b\"", "a host name in ASCII, a pattern of it"),
+        WrongSetting("service.pass.forward.rule.one", "server_name", "[]", "found an empty array"),
+        WrongSetting("service.pass.forward.rule.one", "alpn", "7", "an application protocol, a pattern of it with *"),
+        WrongSetting("service.pass.forward.rule.one", "identity", "'a\\b'", "a backslash stands before * or another"),
+        WrongSetting("service.pass.forward.rule.one", "certificate_name", "\"gateway\"", "expected one of \"cn:\""),
+        WrongSetting("service.pass.forward.rule.one", "backend", "\"tcp:127.0.0.1:7\"", "found the string \"tcp:"),
+        WrongSetting(
+            "service.pass.forward.rule.one", "refuse", "true", "a rule that refuses its clients has no backend"),
+        WrongSetting("service.pass.forward.rule.one", "refuse", "1", "true or false, found 1"),
         WrongSetting("service.run.exec", "command", "[\"cat\"]", "the program's absolute path"),
         WrongSetting("service.run.exec", "command", "\"/bin/none\"", "cannot find the program \"/bin/none\""),
         WrongSetting("service.run.exec", "programs_per_worker", "0", "an integer, 1 to 10000, found 0"),

@@ -14,8 +14,11 @@ enum HandlerConfiguration: Codable, Equatable, Sendable {
 
 /// `[service.NAME.forward]`
 struct ForwardConfiguration: Codable, Equatable, Sendable {
-    /// The backends, without duplicates. The address of a client determines its backend.
-    var backends: NonEmpty<Backend>
+    /// The backends of connections that no rule is for, without duplicates. The address of a client determines its backend.
+    /// `nil`: such connections are refused.
+    var backends: NonEmpty<Backend>?
+    /// In the order of the file, each with a name of its own.
+    var rules: [ForwardRule] = []
     /// The addresses of this machine, with port 0, from which UDP backends are sent to. For the backends of a family
     /// without any, the kernel chooses.
     var sources: [SocketAddress] = []
@@ -23,6 +26,12 @@ struct ForwardConfiguration: Codable, Equatable, Sendable {
     var proxyProtocol = false
     /// Whether a parked connection gives its socket to the backend up too.
     var parks = false
+
+    /// All backends, with the name of the rule that has each; a backend's place in this list is its number.
+    var numberedBackends: [(rule: String?, backend: Backend)] {
+        (backends?.elements ?? []).map { (nil, $0) }
+            + rules.flatMap { rule in (rule.backends?.elements ?? []).map { (rule.name, $0) } }
+    }
 }
 
 struct Backend: Codable, Equatable, Sendable, CustomStringConvertible {

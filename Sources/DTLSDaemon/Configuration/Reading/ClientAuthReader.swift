@@ -14,7 +14,7 @@ struct ClientRulesSection {
 }
 
 extension ValueType where Value == [Element<PeerRule>] {
-    fileprivate static var peerRules: Self {
+    static var peerRules: Self {
         Self("a rule such as \"cn:*.example.org\", or an array of rules") { field in
             field.strings.compactMap { text in
                 do throws(PeerRuleError) {

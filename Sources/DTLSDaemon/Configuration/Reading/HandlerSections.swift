@@ -27,7 +27,9 @@ extension ServiceSection {
         switch name {
         case .echo: return .echo
         // Without its backends or its command, which is reported, another handler takes the place of this one.
-        case .forward: return forward.configuration.map { .forward($0) } ?? .echo
+        case .forward:
+            for rule in forward.readRules { rule.warn(of: table) }
+            return forward.configuration.map { .forward($0) } ?? .echo
         case .exec: return exec.configuration.map { .exec($0) } ?? .echo
         case .log: return .log(log.configuration)
         }
@@ -42,21 +44,29 @@ struct ForwardSection {
     fileprivate var sources: [Element<SocketAddress>] = []
     fileprivate var proxyProtocol = false
     fileprivate var parks = false
+    fileprivate var rules: [NamedTable<ForwardRuleSection>] = []
+    /// What is in ``rules``, in the order of the file.
+    fileprivate var readRules: [ForwardRuleSection.Read] = []
 
     /// - Returns: `nil` without backends.
     var configuration: ForwardConfiguration? {
-        NonEmpty(backends.map(\.value)).map {
-            ForwardConfiguration(
-                backends: $0, sources: sources.map(\.value), proxyProtocol: proxyProtocol,
-                parks: parks)
-        }
+        guard !allBackends.isEmpty else { return nil }
+        return ForwardConfiguration(
+            backends: NonEmpty(backends.map(\.value)), rules: readRules.compactMap(\.rule),
+            sources: sources.map(\.value), proxyProtocol: proxyProtocol, parks: parks)
     }
+
+    /// Those of the rules included.
+    private var allBackends: [Backend] { backends.map(\.value) + readRules.flatMap { $0.backends.map(\.value) } }
 
     static let schema = Schema<Self>(
         {
             Key(
-                "backend", \.backends, .backends, isRequired: { _ in true },
+                "backend", \.backends, .backends, isRequired: { !$0.has(\.rules) },
                 doc: "The backend that datagrams are passed to; several backends share the clients.")
+            Key(
+                tables: "rule", \.rules, "RULE", ForwardRuleSection.schema, initial: { ForwardRuleSection() },
+                doc: "Where the datagrams of some clients are passed to. The first rule that is for a client counts.")
             Key(
                 "source", \.sources, .sources, default: "none; the kernel chooses the address",
                 doc:
@@ -69,16 +79,29 @@ struct ForwardSection {
                 "park", \.parks, .flag,
                 doc: "Whether a connection that gives its socket up (park_after) closes its backend socket too.")
         },
-        check: { table, section in section.checkSources(table) })
+        check: { table, section in
+            section.readRules = ForwardRuleSection.read(section.rules)
+            section.checkBackends(table)
+            section.checkSources(table)
+        })
+
+    /// Reports rules all of which refuse, where there is no backend beside them.
+    private func checkBackends(_ table: TableReader<Self>) {
+        guard !readRules.isEmpty, !table.has(\.backends), !readRules.contains(where: \.hasBackend) else {
+            return
+        }
+        table.report(
+            \.backends, "no rule has a backend, so that every client would be refused; expected one in a rule, or here")
+    }
 
     /// Reports source addresses from which no backend can be sent to.
     private func checkSources(_ table: TableReader<Self>) {
-        let udp = backends.compactMap { if case .udp(let address) = $0.value.address { address } else { nil } }
+        let udp = allBackends.compactMap { if case .udp(let address) = $0.address { address } else { nil } }
         // A host name may have addresses of either family.
-        let hasName = backends.contains { if case .name = $0.value.address { true } else { false } }
+        let hasName = allBackends.contains { $0.host != nil }
         for source in sources {
             let backends = udp.filter { $0.family == source.value.family }
-            if backends.isEmpty, !self.backends.isEmpty, !hasName {
+            if backends.isEmpty, !allBackends.isEmpty, !hasName {
                 let family = source.value.family == .ipv4 ? "IPv4" : "IPv6"
                 table.report(
                     \.sources, element: source.number,
@@ -151,7 +174,7 @@ extension ValueType where Value == [Element<SocketAddress>] {
 }
 
 extension ValueType where Value == [Element<Backend>] {
-    fileprivate static var backends: Self {
+    static var backends: Self {
         Self("\"udp:HOST:PORT\", \"udp:[IPv6 ADDRESS]:PORT\" or \"unix:/PATH\"") { field in
             var found: [Element<Backend>] = []
             for text in field.strings {

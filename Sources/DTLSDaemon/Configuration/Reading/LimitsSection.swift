@@ -107,6 +107,8 @@ extension Refusal {
         case .socket: "socket"
         case .localPorts: "local_ports"
         case .noBackend: "no_backend"
+        case .rule: "rule"
+        case .noRule: "no_rule"
         case .connections: LimitsSection.schema.name(of: \.limits.connections)
         case .connectionsPerPrefix: LimitsSection.schema.name(of: \.limits.connectionsPerPrefix)
         case .handshakes: LimitsSection.schema.name(of: \.limits.handshakes)

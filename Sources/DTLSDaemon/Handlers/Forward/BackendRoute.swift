@@ -39,7 +39,7 @@ struct BackendRoute {
         var notice: Notice?
     }
 
-    private let backends: ForwardBackends
+    private var backends: ForwardBackends
     /// The client's part in the choice.
     private let client: UInt64
     /// Names the connection where a backend is on trial with one connection's messages.
@@ -106,6 +106,13 @@ struct BackendRoute {
         return true
     }
 
+    /// A reload has left the rule of ``backend`` out: the messages go to these from now on.
+    mutating func change(to backends: ForwardBackends) { self.backends = backends }
+
+    /// Whether ``backend`` stands in the configuration as it did when it was chosen.
+    @inline(__always)
+    var isBackendConfigured: Bool { backend.isConfigured }
+
     /// Whether a reload has left ``backend`` out, so that the next message goes to another one.
     @inline(__always)
     var isBackendGone: Bool { !backend.isConfigured && backends.successor(of: backend) == nil }
@@ -145,7 +152,7 @@ struct BackendRoute {
 
     private func beginTrial(now: Instant) -> Notice? {
         guard let refusals = backend.begin(by: connection, now: now) else { return nil }
-        backends.noteOutages()
+        backends.noteStates()
         return .recovery(backend: backend, refusals: refusals)
     }
 
@@ -154,6 +161,7 @@ struct BackendRoute {
     mutating func sent(_ error: Int32, now: Instant) -> Transition {
         switch MessageSocket.Remainder(after: error, over: transport) {
         case .none:
+            backends.noteUse(of: backend)
             // A Unix socket that takes a datagram has somebody who reads it. Over UDP only an answer proves that.
             return Transition(step: .finish, notice: transport == .unix ? markBackendAlive() : nil)
         case .waits:
@@ -198,7 +206,7 @@ struct BackendRoute {
 
     private func endOutage() -> Notice? {
         guard let refusals = backend.noteAnswer() else { return nil }
-        backends.noteOutages()
+        backends.noteStates()
         return backend.isConfigured ? .recovery(backend: backend, refusals: refusals) : nil
     }
 

@@ -15,22 +15,22 @@ extension ForwardBackends {
     func openSocket(to backend: SocketAddress, now: Instant) throws(BackendSocketFailure) -> FileDescriptor {
         var last: LocalShortage?
         var isNews = false
-        for source in sources.takeTurn(backend.family, now: now) {
+        for source in settings.sources.takeTurn(backend.family, now: now) {
             do throws(BackendSocketFailure) {
                 let socket = try Self.openSocket(to: backend, from: source.address)
-                sources.noteSocket(from: source)
+                settings.sources.noteSocket(from: source)
                 return socket
             } catch {
                 guard case .machine(let shortage, _) = error else {
-                    sources.noteSocket(from: source)
+                    settings.sources.noteSocket(from: source)
                     throw error
                 }
                 last = shortage
-                if sources.note(shortage, from: source, now: now) { isNews = true }
+                if settings.sources.note(shortage, from: source, now: now) { isNews = true }
             }
         }
         // Where none was tried, all are short.
-        guard let shortage = last ?? sources.shortage(backend.family) else { throw .backend(0) }
+        guard let shortage = last ?? settings.sources.shortage(backend.family) else { throw .backend(0) }
         throw .machine(shortage, isNews: isNews)
     }
 
@@ -59,16 +59,21 @@ extension ForwardBackends {
         }
     }
 
+    /// Why a client gets no socket to its backend, and whether an operator is to be told.
+    typealias Shortage = (backend: Backend, reason: LocalShortage, isNews: Bool)
+
     /// Why a new client would get no socket to its backend; `nil` where it would get one. Asked before the handshake,
     /// it spares the client one that ends in silence.
     ///
     /// During a shortage a socket is opened as a trial, once in every ``SourceAddresses/pause``, and once for each
     /// socket of the service that is closed.
-    func shortage(for peer: SocketAddress, now: Instant) -> (backend: Backend, reason: LocalShortage, isNews: Bool)? {
-        guard sources.isShort else { return nil }
+    func shortage(for peer: SocketAddress, now: Instant) -> Shortage? {
+        guard settings.sources.isShort else { return nil }
         let client = RendezvousHash.client(peer)
         let backend = choice(of: client, home: home(of: client), for: ObjectIdentifier(self), now: now).configuration
-        guard case .udp(let address) = backend.address, sources.shortage(address.family) != nil else { return nil }
+        guard case .udp(let address) = backend.address, settings.sources.shortage(address.family) != nil else {
+            return nil
+        }
         do throws(BackendSocketFailure) {
             _ = try openSocket(to: address, now: now)
             return nil

@@ -14,10 +14,13 @@ final class ForwardBackend: Equatable {
     fileprivate var health: BackendHealth
     /// Whether it stands in the active configuration of its service. Connections leave one that does not.
     fileprivate(set) var isConfigured = true
+    /// Whether it was sent to in this process, or was heard of.
+    fileprivate var isTried = false
 
     /// Where a backend comes from.
     struct Place {
-        /// Its number in the configuration, which has one for all addresses of a host name.
+        /// Its number among all of the service, which has one for all addresses of a host name
+        /// (``ForwardConfiguration/numberedBackends``).
         var number: Int
         /// The host name that has its address; `nil` where the configuration has the address itself.
         var host: String?
@@ -63,8 +66,34 @@ final class ForwardBackend: Equatable {
     func noteAnswer() -> UInt64? { health.noteAnswer() }
 }
 
-/// The backends of one service in one worker: which of them a client's datagrams go to, and which of them take
-/// datagrams at present. All connections of the service share them, those from before a reload included.
+/// What all backends of one service have in common in one worker.
+final class ForwardSettings {
+    /// The addresses that the sockets to UDP backends are bound to.
+    var sources: SourceAddresses
+    /// Whether each datagram to a backend begins with a header of the PROXY protocol.
+    fileprivate(set) var proxyProtocol: Bool
+    /// Where the service counts in this worker.
+    fileprivate(set) var counters = TargetCounters.ignored
+    let hosts: HostTable
+
+    init(_ configuration: ForwardConfiguration, hosts: HostTable) {
+        sources = SourceAddresses(configuration.sources)
+        proxyProtocol = configuration.proxyProtocol
+        self.hosts = hosts
+    }
+
+    func configure(_ configuration: ForwardConfiguration) {
+        // An address that had no port left is tried at once, since the operator may have made room.
+        sources = SourceAddresses(configuration.sources)
+        proxyProtocol = configuration.proxyProtocol
+    }
+
+    func count(in counters: TargetCounters) { self.counters = counters }
+}
+
+/// The backends that one rule of a service has, or those for connections that no rule is for, in one worker: which of them
+/// a client's datagrams go to, and which of them take datagrams at present. All connections of the rule share them, those
+/// from before a reload included.
 ///
 /// The choice is by rendezvous hashing: a client and a backend give a number together, and the backend with the highest
 /// number is the client's. So every worker, on every machine and after every restart, makes the same choice for an
@@ -74,44 +103,48 @@ final class ForwardBackend: Equatable {
 /// family that RFC 6724 prefers on this machine, and over the others where all of these refuse. As long as it has no
 /// address, it stands in the list as a backend that nothing can be sent to.
 final class ForwardBackends {
+    /// The rule that has them; `nil`: they are for connections that no rule is for.
+    let rule: String?
     private(set) var list: NonEmpty<ForwardBackend>
-    /// The addresses that the sockets to UDP backends are bound to.
-    var sources: SourceAddresses
-    /// Where the service counts in this worker.
-    private var counters = TargetCounters.ignored
-    /// Whether each datagram to a backend begins with a header of the PROXY protocol.
-    private(set) var proxyProtocol: Bool
-    private let hosts: HostTable
+    let settings: ForwardSettings
+    /// Whether the active configuration has no such rule any more. Each connection finds another one with its next message.
+    private(set) var isRetired = false
     private var configured: NonEmpty<Backend>
+    /// The number of the first one among all backends of the service.
+    private var firstNumber: Int
 
-    init(_ configuration: ForwardConfiguration, hosts: HostTable = HostTable()) {
-        self.hosts = hosts
-        configured = configuration.backends
-        list = Self.resolved(configured, hosts).map { ForwardBackend($0.backend, $0.place) }
-        sources = SourceAddresses(configuration.sources)
-        proxyProtocol = configuration.proxyProtocol
+    init(_ backends: NonEmpty<Backend>, from firstNumber: Int = 0, of rule: String? = nil, _ settings: ForwardSettings)
+    {
+        self.rule = rule
+        self.settings = settings
+        self.firstNumber = firstNumber
+        configured = backends
+        list = Self.resolved(configured, firstNumber, settings.hosts).map { ForwardBackend($0.backend, $0.place) }
     }
 
-    /// A reload has activated another configuration of the service.
-    func configure(_ configuration: ForwardConfiguration) {
-        configured = configuration.backends
+    /// A reload has given the rule these backends.
+    func configure(_ backends: NonEmpty<Backend>, from firstNumber: Int = 0) {
+        configured = backends
+        self.firstNumber = firstNumber
         makeList()
-        // An address that had no port left is tried at once, since the operator may have made room.
-        sources = SourceAddresses(configuration.sources)
-        proxyProtocol = configuration.proxyProtocol
-        noteOutages()
+    }
+
+    /// A reload has left the rule out.
+    func retire() {
+        isRetired = true
+        for backend in list.elements { backend.isConfigured = false }
     }
 
     /// The addresses of a host name are other ones.
     func addressesChanged(of host: String) {
-        guard configured.elements.contains(where: { $0.host?.name == host }) else { return }
+        guard !isRetired, configured.elements.contains(where: { $0.host?.name == host }) else { return }
         makeList()
-        noteOutages()
+        noteStates()
     }
 
     private func makeList() {
         let before = list
-        list = Self.resolved(configured, hosts).map { backend, place in
+        list = Self.resolved(configured, firstNumber, settings.hosts).map { backend, place in
             guard let kept = before.elements.first(where: { $0.configuration.address == backend.address }) else {
                 return ForwardBackend(backend, place)
             }
@@ -126,10 +159,11 @@ final class ForwardBackends {
     /// The backends with the addresses of host names in place of those that have some. An address that two names have is
     /// the first one's.
     private static func resolved(
-        _ configured: NonEmpty<Backend>, _ hosts: HostTable
+        _ configured: NonEmpty<Backend>, _ firstNumber: Int, _ hosts: HostTable
     ) -> NonEmpty<(backend: Backend, place: ForwardBackend.Place)> {
         var taken = Set(configured.elements.map(\.address))
-        let all = configured.elements.enumerated().flatMap { number, backend in
+        let all = configured.elements.enumerated().flatMap { index, backend in
+            let number = firstNumber + index
             let found = backend.host.map { hosts.addresses(of: $0.name, port: $0.port) } ?? []
             let resolved = found.filter { taken.insert(.udp($0)).inserted }.map { address in
                 (
@@ -143,7 +177,7 @@ final class ForwardBackends {
             if resolved.isEmpty, found.isEmpty { return [(backend, ForwardBackend.Place(number: number))] }
             return resolved
         }
-        return NonEmpty(all) ?? configured.map { ($0, ForwardBackend.Place(number: 0)) }
+        return NonEmpty(all) ?? configured.map { ($0, ForwardBackend.Place(number: firstNumber)) }
     }
 
     /// Whether there is a backend that can be sent to, whether it takes datagrams or not.
@@ -154,34 +188,43 @@ final class ForwardBackends {
         guard let host = backend.place.host,
             !list.elements.contains(where: { $0.place.host == host && $0.isServing })
         else { return }
-        hosts.noteRefusal(of: host, now: now)
-    }
-
-    /// Counts errors and outages there from now on.
-    func count(in counters: TargetCounters) {
-        self.counters = counters
-        noteOutages()
+        settings.hosts.noteRefusal(of: host, now: now)
     }
 
     /// Counts an error of a socket to a backend.
     func countError(beginsOutage: Bool) {
-        counters.block.add(to: .backendErrors)
-        if beginsOutage { counters.block.add(to: .backendOutages) }
-        noteOutages()
+        settings.counters.block.add(to: .backendErrors)
+        if beginsOutage { settings.counters.block.add(to: .backendOutages) }
+        noteStates()
     }
 
-    /// Notes which backends are in an outage, after one has begun or ended.
-    func noteOutages() {
-        // A host name is in an outage where all its addresses are. The gauge has 64 bits.
-        var present: UInt64 = 0
+    /// Notes that a backend was sent to.
+    @inline(__always)
+    func noteUse(of backend: ForwardBackend) {
+        if !backend.isTried { noteFirstUse(of: backend) }
+    }
+
+    private func noteFirstUse(of backend: ForwardBackend) {
+        backend.isTried = true
+        noteStates()
+    }
+
+    /// Notes which backends are in an outage and which take datagrams, after one of them has begun to or ceased.
+    func noteStates() {
+        if isRetired { return }
+        // A host name is in an outage where all its addresses are. The gauges have 64 bits.
         var serving: UInt64 = 0
+        var tried: UInt64 = 0
         for backend in list.elements where backend.place.number < UInt64.bitWidth {
             let bit = UInt64(1) << UInt64(backend.place.number)
-            present |= bit
             if backend.isServing { serving |= bit }
+            if backend.isServing, backend.isTried { tried |= bit }
         }
-        for number in 0..<UInt64.bitWidth {
-            counters.block.setMember(number, of: .backendsOut, (present & ~serving) >> UInt64(number) & 1 == 1)
+        for number in firstNumber..<max(firstNumber, min(firstNumber + configured.elements.count, UInt64.bitWidth)) {
+            // A name whose addresses are all another backend's is in no outage of its own.
+            let isPresent = list.elements.contains { $0.place.number == number }
+            settings.counters.block.setMember(number, of: .backendsOut, isPresent && serving >> UInt64(number) & 1 == 0)
+            settings.counters.block.setMember(number, of: .backendsUp, tried >> UInt64(number) & 1 == 1)
         }
     }
 
@@ -223,34 +266,5 @@ final class ForwardBackends {
             if rank >= best?.rank ?? (0, 0) { best = (backend, rank) }
         }
         return best?.backend
-    }
-}
-
-/// The backends of all services in one worker. Those of a service are the same object in all configurations, so a
-/// reload reaches the connections from before it. They are kept for as long as a configuration or a connection uses
-/// them.
-final class ForwardServices: HandlerSharedState {
-    private struct Reference { weak var backends: ForwardBackends? }
-
-    private var services: [String: Reference] = [:]
-
-    /// The addresses of a host name are other ones.
-    func addressesChanged(of host: String) {
-        for service in services.values { service.backends?.addressesChanged(of: host) }
-    }
-
-    init(loop: EventLoop, logs: WorkerLogs) {}
-
-    /// The backends that connections of a service use, of whatever configuration.
-    func backends(of service: String) -> ForwardBackends? { services[service]?.backends }
-
-    /// Makes these the backends of a service, in its active configuration.
-    func activate(_ backends: ForwardBackends, of service: String, _ configuration: ForwardConfiguration) {
-        if services[service]?.backends === backends {
-            backends.configure(configuration)
-        } else {
-            services[service] = Reference(backends: backends)
-        }
-        services = services.filter { $0.value.backends != nil }
     }
 }

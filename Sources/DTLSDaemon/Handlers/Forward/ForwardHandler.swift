@@ -13,7 +13,8 @@ import Primitives
 /// While the connection has no socket, the backend's datagrams wait here for one. In another process the connection goes
 /// on with the same backend and, where that is free, from the same local port: both are in its slot.
 final class ForwardHandler: Handler, EventHandler {
-    private let backends: ForwardBackends
+    private let forward: ForwardService
+    private var backends: ForwardBackends
     private let service: ServiceRuntime
     private let resources: HandlerResources
     /// Precedes every message; empty for a backend that wants none.
@@ -42,22 +43,25 @@ final class ForwardHandler: Handler, EventHandler {
         init(_ budget: PendingBudget) { queue = PendingQueue(budget, maximumCount: Self.maximumCount) }
     }
 
+    /// - Parameter backends: those that `forward` has for the connection.
     init(
-        _ backends: ForwardBackends, parks: Bool, of service: ServiceRuntime, for client: ServedClient,
-        _ resources: HandlerResources
+        _ forward: ForwardService, _ backends: ForwardBackends, parks: Bool, of service: ServiceRuntime,
+        for client: ServedClient, _ resources: HandlerResources
     ) {
         self.service = service
         self.resources = resources
+        self.forward = forward
         self.backends = backends
         self.parks = parks
         slot = client.slot
         self.client = client.flow
-        header = backends.proxyProtocol ? ProxyHeader(client.flow, client.session).bytes : []
+        header = backends.settings.proxyProtocol ? ProxyHeader(client.flow, client.session).bytes : []
         socket = MessageSocket(resources)
         let far = client.slot?.farSide ?? .none
         route = BackendRoute(
             backends, client: client.flow.peer, connection: ObjectIdentifier(socket), last: backends.backend(far))
         if case .udp(_, let local) = far, local.port != 0 { formerLocal = local }
+        slot?.farGroup = backends.mark
     }
 
     func opened(_ connection: Connection) {
@@ -158,10 +162,10 @@ final class ForwardHandler: Handler, EventHandler {
 
     /// Why a new client would get no backend, or no socket to it; `nil` where it would get one.
     static func refusal(
-        of peer: SocketAddress, by service: ServiceRuntime, _ backends: ForwardBackends, _ resources: HandlerResources
+        of peer: SocketAddress, by service: ServiceRuntime, _ forward: ForwardService, _ resources: HandlerResources
     ) -> Refusal? {
-        guard backends.areResolved else { return .noBackend }
-        guard let shortage = backends.shortage(for: peer, now: resources.loop.now) else { return nil }
+        guard forward.areResolved else { return .noBackend }
+        guard let shortage = forward.shortage(for: peer, now: resources.loop.now) else { return nil }
         if shortage.isNews { log(shortage.reason, shortage.backend, service, resources) }
         return shortage.reason.refusal
     }
@@ -189,12 +193,30 @@ final class ForwardHandler: Handler, EventHandler {
 
     func received(_ message: UnsafeRawBufferPointer, on connection: Connection) {
         if socket.isBatchFilling { batchEnded(on: connection) }
-        if route.isBackendGone, socket.isBatchEmpty { adoptProxyProtocol() }
+        if !route.isBackendConfigured, socket.isBatchEmpty, !followReload(connection) { return }
         if header.isEmpty {
             socket.append(message)
         } else {
             header.withUnsafeBytes { socket.append($0, message) }
         }
+    }
+
+    /// A reload has left the backend out, or its rule.
+    /// - Returns: false where the connection has ended by it.
+    private func followReload(_ connection: Connection) -> Bool {
+        if backends.isRetired {
+            switch forward.destination(of: slot?.session ?? connection.session, slot) {
+            case .backends(let others):
+                backends = others
+                route.change(to: others)
+                slot?.farGroup = others.mark
+            case .refused(let refusal, let reason):
+                RefusingHandler.refuse(connection, refusal, reason, service, resources)
+                return false
+            }
+        }
+        if route.isBackendGone { adoptProxyProtocol() }
+        return true
     }
 
     func batchEnded(on connection: Connection) {
@@ -308,8 +330,8 @@ final class ForwardHandler: Handler, EventHandler {
     /// Takes over whether the next backend expects a header of the PROXY protocol, which a reload may have changed.
     /// What was gathered for the last one, or waits, begins as that one expected, and is dropped.
     private func adoptProxyProtocol() {
-        guard backends.proxyProtocol == header.isEmpty else { return }
-        header = backends.proxyProtocol ? ProxyHeader(client, slot?.session ?? SessionDetails()).bytes : []
+        guard backends.settings.proxyProtocol == header.isEmpty else { return }
+        header = backends.settings.proxyProtocol ? ProxyHeader(client, slot?.session ?? SessionDetails()).bytes : []
         let dropped = socket.removeMessages()
         if dropped > 0 {
             service.counters.countDropped(.backendRefused, dropped)
@@ -324,7 +346,7 @@ final class ForwardHandler: Handler, EventHandler {
         guard socket.isOpen else { return }
         socket.close()
         reportsAllErrors = false
-        backends.sources.noteClosedSocket()
+        backends.settings.sources.noteClosedSocket()
     }
 
     /// Keeps what is left of a batch until the backend has room.

@@ -90,7 +90,7 @@ import Testing
 
         /// A reload with these backends.
         func reload(_ backends: Backend...) throws {
-            self.backends.configure(ForwardConfiguration(backends: try #require(NonEmpty(backends))))
+            self.backends.configure(try #require(NonEmpty(backends)))
         }
 
         func fail() -> Step { route.socketFailed() }
@@ -307,7 +307,7 @@ import Testing
         let network = try udp(1)
         _ = network.send()
         let all = try (1...50).map { try backend($0) }
-        network.backends.configure(ForwardConfiguration(backends: try #require(NonEmpty(all))))
+        network.backends.configure(try #require(NonEmpty(all)))
         let newcomer = try Network(network.backends, connection: Connection())
         #expect(newcomer.backendName != network.backendName)
         #expect(network.send() == [.send, .finish])

@@ -1,3 +1,4 @@
+import DTLSEngine
 import LinuxSystem
 import Primitives
 import TestSupport
@@ -131,7 +132,7 @@ import Testing
     // MARK: Reloads
 
     private static func configuration(_ names: some Sequence<Int>) throws -> ForwardConfiguration {
-        ForwardConfiguration(backends: try #require(NonEmpty(try backends(names))))
+        ForwardConfiguration(backends: NonEmpty(try backends(names)))
     }
 
     @Test func `connections of a service share its backends over reloads`() throws {
@@ -139,18 +140,19 @@ import Testing
         let services = ForwardServices(loop: loop, logs: WorkerLogs(worker: 0, loop: loop))
         let before = try Self.configuration(1...2)
         let after = try Self.configuration(2...3)
-        #expect(services.backends(of: "a") === nil)
-        var ofConnections: ForwardBackends? = ForwardBackends(before)
-        services.activate(try #require(ofConnections), of: "a", before)
-        #expect(services.backends(of: "a") === ofConnections && services.backends(of: "b") === nil)
-        let (first, second) = (try #require(ofConnections?.list.first), try #require(ofConnections?.list.elements.last))
+        #expect(services.service(named: "a") === nil)
+        var ofConnections: ForwardService? = ForwardService(before)
+        services.activate(try #require(ofConnections), as: "a", before)
+        #expect(services.service(named: "a") === ofConnections && services.service(named: "b") === nil)
+        let backends = try #require(ofConnections?.backends(of: SessionDetails()))
+        let (first, second) = (backends.list.first, try #require(backends.list.elements.last))
 
-        services.activate(try #require(services.backends(of: "a")), of: "a", after)
+        services.activate(try #require(services.service(named: "a")), as: "a", after)
         #expect(!first.isConfigured && second.isConfigured)
-        #expect(ofConnections?.list.first == second && ofConnections?.list.elements.count == 2)
+        #expect(backends.list.first == second && backends.list.elements.count == 2)
 
         // They are kept as long as anybody has them.
         ofConnections = nil
-        #expect(services.backends(of: "a") === nil)
+        #expect(services.service(named: "a") === nil)
     }
 }

@@ -16,7 +16,7 @@ import Testing
     }
 
     private func backends(_ all: Backend...) throws -> ForwardBackends {
-        ForwardBackends(ForwardConfiguration(backends: try #require(NonEmpty(all))), hosts: hosts)
+        try ForwardBackends(all, hosts: hosts)
     }
 
     private func clients(_ count: Int) throws -> [SocketAddress] {

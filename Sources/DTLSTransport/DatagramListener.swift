@@ -67,6 +67,7 @@ package final class DatagramListener: TimerTarget, EventHandler {
     private let mayHaveDecoys: Bool
     private var decoys: DecoySockets?
     private var registration: EventLoop.Registration?
+    private var pace = ReadingPace()
     private var misdelivered = MisdeliveredDatagrams()
     private var drops: QueueDrops
     private var closedDecoyDrops: UInt64 = 0
@@ -233,12 +234,21 @@ package final class DatagramListener: TimerTarget, EventHandler {
 
     // MARK: Receiving
 
-    package func ready(_ events: EventLoop.Events) { read(from: nil) }
+    package func ready(_ events: EventLoop.Events) {
+        guard let count = read(from: nil), let registration, let pause = pace.pause(after: count, now: loop.now) else {
+            return
+        }
+        loop.pause(socket, .readable, registration, until: loop.now + pause)
+    }
 
     /// - Parameter decoy: `nil`: its own socket.
-    func read(from decoy: DecoySocket?) {
+    /// - Returns: how many datagrams have been read; `nil` where there are more.
+    @discardableResult
+    func read(from decoy: DecoySocket?) -> Int? {
+        var total = 0
         for _ in 0..<Self.batchesPerTurn {
-            guard let count = receive(from: decoy), count > 0 else { return }
+            guard let count = receive(from: decoy), count > 0 else { return total }
+            total += count
             let admittedBefore = counters.admitted
             let minute = Minute.now()
             for index in 0..<count {
@@ -256,11 +266,12 @@ package final class DatagramListener: TimerTarget, EventHandler {
             }
             sendReplies()
             handleMisdelivered()
-            guard isOpen, count == buffers.received.capacity else { return }
+            guard isOpen, count == buffers.received.capacity else { return total }
             // Without cookies, every datagram can be an admission, which costs several system calls: the other sockets
             // of this loop have their turn first.
-            if isPlain, counters.admitted != admittedBefore { return }
+            if isPlain, counters.admitted != admittedBefore { return nil }
         }
+        return nil
     }
 
     /// `nil` is an ICMP error for one of our answers; this call has cleared it.

@@ -1,4 +1,5 @@
 import LinuxSystem
+import Primitives
 
 /// A listener's sockets in front of its connections, which keep an unauthenticated peer's datagram cheap (rule 9).
 ///
@@ -150,6 +151,7 @@ final class DecoySocket: EventHandler {
     private var registration: EventLoop.Registration?
     private unowned let listener: DatagramListener
     private let loop: EventLoop
+    private var pace = ReadingPace()
     /// Whether a datagram has come.
     private(set) var isUsed = false
     private var drops: QueueDrops
@@ -172,7 +174,10 @@ final class DecoySocket: EventHandler {
 
     func ready(_ events: EventLoop.Events) {
         isUsed = true
-        listener.read(from: self)
+        guard let count = listener.read(from: self), let registration,
+            let pause = pace.pause(after: count, now: loop.now)
+        else { return }
+        loop.pause(socket, .readable, registration, until: loop.now + pause)
     }
 
     func receive(into batch: ReceiveBatch) throws(SystemError) -> Int { try batch.receive(from: socket) }

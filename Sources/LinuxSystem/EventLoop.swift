@@ -35,6 +35,14 @@ public final class EventLoop {
         fileprivate var index: Int { Int(smallIndex) }
     }
 
+    /// A descriptor whose events are not wanted until a point in time. The number is valid as long as the registration is.
+    private struct Pause {
+        let descriptor: Int32
+        let registration: Registration
+        let interest: Events
+        let end: Instant
+    }
+
     private struct Place {
         var handler: (any EventHandler)?
         var generation: UInt32 = 0
@@ -52,6 +60,8 @@ public final class EventLoop {
     public var timerDelays: SharedHistogram?
     /// Whether ``now`` is the beginning of a turn whose end was not counted.
     private var hasTurned = false
+    private var pauses: [Pause] = []
+    private lazy var endOfPauses = CallbackTimer { [unowned self] now in endPauses(now: now) }
 
     /// The time at which this turn began.
     public private(set) var now: Instant
@@ -104,14 +114,41 @@ public final class EventLoop {
         freePlaces.append(registration.index)
     }
 
+    /// Delivers no events of this descriptor until `end`, but errors and hang-ups; after that those of `interest`.
+    public func pause(
+        _ descriptor: borrowing FileDescriptor, _ interest: Events, _ registration: Registration, until end: Instant
+    ) {
+        guard (try? control(EPOLL_CTL_MOD, descriptor, [], registration)) != nil else { return }
+        pauses.append(
+            Pause(descriptor: descriptor.rawValue, registration: registration, interest: interest, end: end))
+        timers.arm(endOfPauses, at: end)
+    }
+
+    private func endPauses(now: Instant) {
+        pauses.removeAll { pause in
+            guard pause.end <= now else { return false }
+            // A descriptor that has been removed since may be closed, and its number another's.
+            if places[pause.registration.index].generation == pause.registration.generation {
+                try? control(EPOLL_CTL_MOD, pause.descriptor, pause.interest, pause.registration)
+            }
+            return true
+        }
+        if let next = pauses.map(\.end).min() { timers.arm(endOfPauses, at: next) }
+    }
+
     private func control(
         _ operation: Int32, _ descriptor: borrowing FileDescriptor, _ interest: Events, _ registration: Registration
+    ) throws(SystemError) {
+        try control(operation, descriptor.rawValue, interest, registration)
+    }
+
+    private func control(
+        _ operation: Int32, _ descriptor: Int32, _ interest: Events, _ registration: Registration
     ) throws(SystemError) {
         var event = epoll_event()
         event.events = interest.rawValue
         event.data.u64 = UInt64(registration.generation) << 32 | UInt64(UInt32(truncatingIfNeeded: registration.index))
-        let raw = descriptor.rawValue
-        _ = try system("epoll_ctl") { epoll_ctl(epoll.rawValue, operation, raw, &event) }
+        _ = try system("epoll_ctl") { epoll_ctl(epoll.rawValue, operation, descriptor, &event) }
     }
 
     /// Looks at the clock again, after work of this turn that has taken long, or before the first turn.
@@ -136,8 +173,7 @@ public final class EventLoop {
     /// Runs one turn: waits for the first event or timer, at most for `timeout` (`nil`: without limit), and handles all
     /// that are due.
     public func poll(timeout: Duration?) throws(SystemError) {
-        let wait = waitMilliseconds(timeout)
-        var count = Int(epoll_wait(epoll.rawValue, events, Int32(truncatingIfNeeded: Self.eventCapacity), wait))
+        var count = Int(waitForEvents(timeLeft(timeout)))
         if count < 0 {
             // A signal interrupted the wait (SIGCONT). Waiting for the same time again would delay the timers.
             guard errno == EINTR else { throw SystemError("epoll_wait", errno: errno) }
@@ -174,23 +210,37 @@ public final class EventLoop {
         turnTimes.observe(nanoseconds: present.nanoseconds &- now.nanoseconds)
     }
 
-    private func waitMilliseconds(_ timeout: Duration?) -> Int32 {
+    /// How long the next wait may take, `nil`: without limit.
+    private func timeLeft(_ timeout: Duration?) -> Duration? {
         if isStopped || !deferred.isEmpty {
             if turnTimes != nil { countTurn(until: Instant.now()) }
-            return 0
+            return .zero
         }
-        var wait = timeout.map { Int32(clamping: max(0, ($0.nanoseconds + 999_999) / 1_000_000)) } ?? -1
-        guard turnTimes != nil || timers.earliest != nil else { return wait }
+        let timeout = timeout.map { max(.zero, $0) }
+        guard turnTimes != nil || timers.earliest != nil else { return timeout }
         let present = Instant.now()
         countTurn(until: present)
-        if let earliest = timers.earliest {
-            // The time is rounded up, since waking a millisecond too early would make the loop spin.
-            let left =
-                earliest > present ? (earliest.nanoseconds - present.nanoseconds + 999_999) / 1_000_000 : 0
-            let milliseconds = Int32(clamping: left)
-            wait = wait < 0 ? milliseconds : min(wait, milliseconds)
+        guard let earliest = timers.earliest else { return timeout }
+        let left = max(.zero, earliest - present)
+        return timeout.map { min(left, $0) } ?? left
+    }
+
+    /// Whether the system has epoll_pwait2(2), with nanoseconds: Linux has it since 5.11, a sandbox may deny it.
+    private var waitsForNanoseconds = true
+
+    private func waitForEvents(_ time: Duration?) -> Int32 {
+        let capacity = Int32(truncatingIfNeeded: Self.eventCapacity)
+        guard let time else { return epoll_wait(epoll.rawValue, events, capacity, -1) }
+        if time > .zero, waitsForNanoseconds {
+            let (seconds, nanoseconds) = time.nanoseconds.quotientAndRemainder(dividingBy: 1_000_000_000)
+            var limit = timespec(tv_sec: Int(seconds), tv_nsec: Int(nanoseconds))
+            let count = epoll_pwait2(epoll.rawValue, events, capacity, &limit, nil)
+            guard count < 0, errno == ENOSYS || errno == EPERM else { return count }
+            waitsForNanoseconds = false
         }
-        return wait
+        // The time is rounded up, since waking a millisecond too early would make the loop spin.
+        let milliseconds = Int32(clamping: (time.nanoseconds + 999_999) / 1_000_000)
+        return epoll_wait(epoll.rawValue, events, capacity, milliseconds)
     }
 }
 

@@ -32,6 +32,10 @@ private final class Source: EventHandler {
         loop.remove(near, try #require(registration ?? self.registration))
     }
 
+    func pause(until end: Instant, in loop: EventLoop) throws {
+        loop.pause(near, .readable, try #require(registration), until: end)
+    }
+
     func duplicate() throws -> FileDescriptor { try near.duplicate() }
 
     func close() { _ = near.take() }
@@ -74,6 +78,51 @@ private final class Source: EventHandler {
         source.read()
         try loop.poll(timeout: .zero)
         #expect(source.events.count == 2)
+    }
+
+    @Test func `a descriptor that is left alone is reported when its pause is over, and then in every turn`() throws {
+        let source = try source()
+        try source.write()
+        let end = Instant.now() + .milliseconds(5)
+        try source.pause(until: end, in: loop)
+        while Instant.now() < end {
+            try loop.poll(timeout: .zero)
+            #expect(source.events.isEmpty || loop.now >= end)
+        }
+        // The pause ends in one turn, and the descriptor is reported in the next.
+        for _ in 0..<2 { try loop.poll(timeout: .milliseconds(100)) }
+        try loop.poll(timeout: .zero)
+        #expect(source.events.count >= 2)
+    }
+
+    @Test func `a wait ends when the pause of a descriptor does`() throws {
+        let source = try source()
+        try source.write()
+        try source.pause(until: Instant.now() + .microseconds(300), in: loop)
+        for _ in 0..<3 where source.events.isEmpty { try loop.poll(timeout: nil) }
+        #expect(source.events == [.readable])
+    }
+
+    @Test func `a descriptor that is removed while it is left alone is not reported, and neither is its successor`() throws {
+        let first = try source()
+        try first.pause(until: Instant.now() + .milliseconds(1), in: loop)
+        try first.remove(from: loop)
+        first.close()
+        // It has the number and the place of the first one, and is not to be reported until it can be written to.
+        let second = try source([])
+        try second.write()
+        let end = Instant.now() + .milliseconds(3)
+        while Instant.now() < end { try loop.poll(timeout: .milliseconds(1)) }
+        #expect(first.events.isEmpty)
+        #expect(second.events.isEmpty)
+    }
+
+    @Test func `an error of a descriptor that is left alone is reported at once`() throws {
+        let source = try source()
+        try source.pause(until: Instant.now() + .seconds(3600), in: loop)
+        source.hangUp()
+        try loop.poll(timeout: .zero)
+        #expect(source.events.count == 1)
     }
 
     @Test func `only what was asked for is reported, and the question can change`() throws {

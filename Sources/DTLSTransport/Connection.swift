@@ -407,7 +407,8 @@ package final class Connection: TimerTarget, EventHandler {
             sending: { outbox in
                 var size = 0
                 forEachDatagram(of: outbox) { size += $0.count }
-                guard size <= PathCheck.amplification * byteCount else { return }
+                guard size > 0, size <= PathCheck.amplification * byteCount else { return }
+                association.traffic.add(1, .flightsRetransmitted)
                 forEachDatagram(of: outbox) { datagram in
                     if flow == association.flow {
                         sendOverSocket(datagram)

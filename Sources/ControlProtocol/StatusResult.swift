@@ -158,17 +158,28 @@ package struct BackendStatus: Codable, Equatable, Sendable {
     package var address: String
     /// The rule of the service that has it; `nil` for a backend of connections that no rule is for.
     package var rule: String?
-    /// "up" where a worker has sent to it, and it refuses none; "down" where it refuses a worker; "unknown" where no
-    /// worker that runs now has tried it.
+    /// "up" where a worker has sent to it or a health check has passed, and it refuses none; "down" where it refuses a
+    /// worker or its checks fail; "unknown" where no worker that runs now has tried it, and no check has ended.
     package var state: String
     /// The addresses of a host name, without ports; empty as long as it has none, `nil` for an address or a path.
     package var resolved: [String]?
 
-    package init(address: String, rule: String? = nil, state: String, resolved: [String]? = nil) {
+    /// Why the last health check has failed, where the checks say that it is down.
+    package var checkFailure: String?
+
+    package init(
+        address: String, rule: String? = nil, state: String, resolved: [String]? = nil, checkFailure: String? = nil
+    ) {
         self.address = address
         self.rule = rule
         self.state = state
         self.resolved = resolved
+        self.checkFailure = checkFailure
+    }
+
+    private enum CodingKeys: String, CodingKey {
+        case address, rule, state, resolved
+        case checkFailure = "check_failure"
     }
 }
 

@@ -18,6 +18,7 @@ public enum Daemon {
             case .loader(let file, let purpose): try Loader.run(file: file, purpose)
             case .stapleLoader(let file): try Loader.runForStaples(file: file)
             case .resolver: try Resolver.run()
+            case .checker: try Checker.run()
             }
             return 0
         } catch {

@@ -13,6 +13,8 @@ enum Role: Equatable {
     case stapleLoader(file: String)
     /// Asks name servers for the addresses of host names.
     case resolver
+    /// Sends datagrams to backends, to see whether they answer.
+    case checker
 
     /// Why the configuration is read.
     enum Purpose: String {
@@ -25,6 +27,7 @@ enum Role: Equatable {
     private static let successorName = "dtlsd: main process"
     private static let loaderName = "dtlsd: loader"
     private static let resolverName = "dtlsd: resolver"
+    private static let checkerName = "dtlsd: checker"
     private static let stapleLoaderName = "dtlsd: loader of OCSP responses"
 
     /// The arguments that a process in this role is started with.
@@ -35,6 +38,7 @@ enum Role: Equatable {
         case .loader(let file, let purpose): [Self.loaderName, file, purpose.rawValue]
         case .stapleLoader(let file): [Self.stapleLoaderName, file]
         case .resolver: [Self.resolverName]
+        case .checker: [Self.checkerName]
         }
     }
 
@@ -51,6 +55,8 @@ enum Role: Equatable {
             self = .stapleLoader(file: arguments[1])
         } else if name == Self.resolverName, arguments.count == 1 {
             self = .resolver
+        } else if name == Self.checkerName, arguments.count == 1 {
+            self = .checker
         } else {
             return nil
         }

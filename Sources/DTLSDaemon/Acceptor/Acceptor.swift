@@ -39,6 +39,9 @@ final class Acceptor: TimerTarget, EventHandler {
     private let staples: StapleRefresher
     /// Looks host names up.
     let names: NameResolver
+    /// Checks backends.
+    let checker: BackendChecker
+    private let checkLog: CheckLog
     private let nameLog: NameLog
     /// Warns of certificates, revocation lists and OCSP responses that expire.
     let expiries: ExpiryWatch
@@ -136,6 +139,8 @@ final class Acceptor: TimerTarget, EventHandler {
         expiries = ExpiryWatch(loop: loop, logger: logger)
         names = NameResolver(memory: self.manager.takeStored(.names), environment: environment, loop: loop)
         nameLog = NameLog(logger, loop: loop)
+        checker = BackendChecker(environment: environment, loop: loop)
+        checkLog = CheckLog(logger, loop: loop)
         if let channel {
             predecessor = try Predecessor(channel, loop: loop)
             workers.isAwaitingTables = true
@@ -151,10 +156,16 @@ final class Acceptor: TimerTarget, EventHandler {
         for (host, addresses) in names.table.known { workers.publish(addresses, of: host) }
         workers.onHostRefused = { [names] in names.noteRefusal(of: $0) }
         names.onAction = { [unowned self] action in
-            if case .publish(let host, let addresses) = action { workers.publish(addresses, of: host) }
+            if case .publish(let host, let addresses) = action {
+                workers.publish(addresses, of: host)
+                checker.addressesChanged(names.table)
+            }
             nameLog.log(action, names.table)
         }
         names.onEnded = { [nameLog] in nameLog.logEnd(because: $0, pause: $1) }
+        checker.onAction = { [unowned self] in perform($0) }
+        checker.onHostDown = { [names] in names.noteRefusal(of: $0) }
+        checker.onEnded = { [checkLog] in checkLog.logEnd(because: $0, pause: $1) }
         dispatcher.findListeners { [listeners] in listeners.listener(of: $0) }
         staples.currentConfiguration = { [unowned self] in
             lifecycle.isServing ? lifecycle.active?.configuration : nil
@@ -204,6 +215,16 @@ final class Acceptor: TimerTarget, EventHandler {
         }
     }
 
+    private func perform(_ action: CheckTable.Action) {
+        switch action {
+        case .publish(let target, let isDown): workers.publish(target, isDown: isDown)
+        case .count(let service, let hasPassed):
+            counters.counters(of: SlotTarget.service(service)).block.add(to: .backendChecks, hasPassed ? 0 : 1)
+        case .check, .logDown, .logUp, .logImpossible: break
+        }
+        checkLog.log(action)
+    }
+
     private func requestStop(_ signal: Int32) {
         var reason = "signal \(signal) (\(String(cString: strsignal(signal))))"
         let isToKeep = signal == SIGUSR1
@@ -222,6 +243,7 @@ final class Acceptor: TimerTarget, EventHandler {
             loader?.childEnded(pid, ending)
             staples.childEnded(pid, ending)
             names.childEnded(pid, ending)
+            checker.childEnded(pid, ending)
         }
     }
 
@@ -375,6 +397,7 @@ final class Acceptor: TimerTarget, EventHandler {
         staples.watch(configuration, with: new.watcher)
         names.activate(configuration)
         workers.keepAddresses(of: names.table.names)
+        checker.activate(configuration, names.table)
         expiries.watch(configuration.expiring)
         control.activate(configuration, controlPlan)
         LogBootstrap.setFormat(configuration.logFormat)
@@ -652,6 +675,7 @@ final class Acceptor: TimerTarget, EventHandler {
         manager.notify(.stopping, .status("stopping"))
         control.stopping()
         names.stop()
+        checker.stop()
         predecessor?.refuse("it was told to end")
         guard keepingConnections else {
             stopDeadline = loop.now + (lifecycle.active?.configuration.stopTimeout ?? .seconds(5))
@@ -741,6 +765,7 @@ final class Acceptor: TimerTarget, EventHandler {
         if lifecycle.active != nil, !lifecycle.isUpgrading, !lifecycle.isStopping { storeDescriptors() }
         dispatcher.flushLog(now: now)
         nameLog.flush()
+        checkLog.flush()
         if lifecycle.isServing {
             if isReadyPending {
                 notifyReady()

@@ -56,6 +56,8 @@ final class WorkerSupervisor: TimerTarget, MessageChannelDelegate {
     private var traces: [AddressPattern] = []
     /// The addresses of host names that workers are started with.
     private var addresses: [String: [SocketAddress]] = [:]
+    /// The backends whose checks fail, which workers are told before each configuration.
+    private var backendsDown: Set<CheckTable.Target> = []
     /// What every worker is given with the newest configuration; `nil` before the first one.
     private var setup: WorkerSetup?
     /// Starts the process of a worker with this number and this end of its channel.
@@ -197,6 +199,15 @@ final class WorkerSupervisor: TimerTarget, MessageChannelDelegate {
         self.addresses[host] = addresses
         for channel in channels.values {
             channel.send(MessageToWorker.encode(addresses: addresses, ofHost: host))
+        }
+    }
+
+    /// Tells all workers whether a backend is down, by its checks.
+    func publish(_ target: CheckTable.Target, isDown: Bool) {
+        if isDown { backendsDown.insert(target) } else { backendsDown.remove(target) }
+        for channel in channels.values {
+            channel.send(
+                MessageToWorker.encode(backend: target.address, ofService: target.service, isDown: isDown))
         }
     }
 
@@ -619,6 +630,9 @@ final class WorkerSupervisor: TimerTarget, MessageChannelDelegate {
         if !traces.isEmpty { channel.send(MessageToWorker.encode(trace: traces)) }
         if copy.keyLog.isOpen { channel.send(MessageToWorker.keyLogBytes, descriptor: copy.keyLog.take()) }
         for (host, found) in addresses { channel.send(MessageToWorker.encode(addresses: found, ofHost: host)) }
+        for target in backendsDown {
+            channel.send(MessageToWorker.encode(backend: target.address, ofService: target.service, isDown: true))
+        }
         channel.send(MessageToWorker.encode(configure: generation), descriptor: copy.snapshot.take())
     }
 }

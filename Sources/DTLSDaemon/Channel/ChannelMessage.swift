@@ -86,6 +86,9 @@ enum MessageToWorker {
     /// The addresses of a host name of the configuration from now on, with port 0. They are sent before the first
     /// ``configure(generation:)`` that has the name, unless it has none then, and again when they change.
     case addresses([SocketAddress], ofHost: String)
+    /// The health checks of a service's backend fail, or pass again. All that are down are sent before each
+    /// ``configure(generation:)``.
+    case backend(Backend.Address, ofService: String, isDown: Bool)
 
     /// A connection that a worker takes over.
     struct Handover {
@@ -132,6 +135,7 @@ enum MessageToWorker {
         case logLevel = 19
         case trace = 20
         case addresses = 21
+        case backend = 22
     }
 
     static func encode(configure generation: UInt32) -> [UInt8] {
@@ -209,6 +213,14 @@ enum MessageToWorker {
         }
     }
 
+    static func encode(backend address: Backend.Address, ofService service: String, isDown: Bool) -> [UInt8] {
+        encodeMessage(Kind.backend) {
+            $0.data(BinaryCoding.encode(address))
+            $0.string(service)
+            $0.bool(isDown)
+        }
+    }
+
     static func encode(release count: UInt32) -> [UInt8] {
         encodeMessage(Kind.release) { $0.integer(count) }
     }
@@ -272,6 +284,10 @@ enum MessageToWorker {
             self = .logLevel(level.flatMap { LogLevel(rawValue: $0) })
         case .trace:
             self = .trace(try reader.list { reader throws(MalformedBytes) in try reader.addressPattern() })
+        case .backend:
+            self = .backend(
+                try BinaryCoding.decode(from: try reader.data()), ofService: try reader.string(),
+                isDown: try reader.bool())
         case .addresses:
             self = .addresses(
                 try reader.list { reader throws(MalformedBytes) in try reader.address() }, ofHost: try reader.string())

@@ -54,10 +54,12 @@ extension Control {
         case .forward(let forward):
             handler = "forward"
             backends = forward.numberedBackends.enumerated().map { number, item in
-                BackendStatus(
-                    address: item.backend.name, rule: item.rule,
-                    state: Self.state(of: number, snapshot.backends[service.name]),
-                    resolved: item.backend.host.map { resolved($0.name) })
+                let check = checkState(of: item.backend, of: service.name)
+                let state = Self.state(of: number, snapshot.backends[service.name])
+                return BackendStatus(
+                    address: item.backend.name, rule: item.rule, state: Self.state(state, check),
+                    resolved: item.backend.host.map { resolved($0.name) },
+                    checkFailure: check.flatMap { if case .down(let reason) = $0 { reason } else { nil } })
             }
         }
         return TargetStatus(
@@ -102,6 +104,24 @@ extension Control {
         return ConnectionCounts(
             open: Int(clamping: numbers.values.reduce(0, &+)), handshaking: Int(clamping: numbers["handshaking"] ?? 0),
             parked: Int(clamping: numbers["parked"] ?? 0))
+    }
+
+    /// What the checks of a backend have found out; of a host name, about all its addresses together. `nil` where none is
+    /// checked.
+    private func checkState(of backend: Backend, of service: String) -> CheckTable.State? {
+        let states = backend.addresses(acceptor.names.table).compactMap { address in
+            acceptor.checker.table.state(of: CheckTable.Target(service: service, address: address))
+        }
+        return states.first { $0 == .up } ?? states.first { $0 == .untested } ?? states.first
+    }
+
+    /// What workers and checks say together.
+    private static func state(_ state: String, _ check: CheckTable.State?) -> String {
+        switch check {
+        case .down?: "down"
+        case .up?: state == "down" ? state : "up"
+        case .untested?, nil: state
+        }
     }
 
     /// What workers have found out about a backend; there are bits for 64 of them.

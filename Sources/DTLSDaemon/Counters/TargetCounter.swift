@@ -37,13 +37,14 @@ enum TargetCounter: Int, CounterSchema {
     case backendOutages
     case backendsOut
     case backendsUp
+    case backendChecks
 
     static let layout = CounterLayout(allCases.map(\.family))
 
     /// Whether workers count it. The others are counted by the main process alone.
     var isOfWorkers: Bool {
         switch self {
-        case .clientHellos, .cookiesSent, .connections: false
+        case .clientHellos, .cookiesSent, .connections, .backendChecks: false
         default: true
         }
     }
@@ -147,6 +148,10 @@ enum TargetCounter: Int, CounterSchema {
             .members(
                 "backends_up",
                 "Backends that have taken datagrams of at least one worker since it was started, and refuse it none")
+        case .backendChecks:
+            .counter(
+                "backend_checks_total", by: "result", ["passed", "failed"],
+                "Health checks of backends that have ended, by result")
         }
     }
 }

@@ -65,6 +65,10 @@ enum LogEvent: Int, Sendable, CaseIterable {
     case backendUnreachable
     /// A backend that had refused datagrams takes them again.
     case backendAnswers
+    /// The health checks of a backend fail, and it gets no datagrams of clients.
+    case backendDown
+    /// The health checks of a backend pass again.
+    case backendUp
     /// A host name of a backend or server cannot be looked up.
     case nameUnresolved
     /// A host name that could not be looked up has addresses, or one has other addresses than before.
@@ -141,6 +145,8 @@ enum LogEvent: Int, Sendable, CaseIterable {
         case .backendRefused: .init("0df4ae1ad4cc46b199e3e2d52528cc4c", .warning, "backend refused")
         case .backendUnreachable: .init("b4a9c7330d1e47dba28dd9993f3d0627", .warning, "backend unreachable")
         case .backendAnswers: .init("b2827cb8212145e491c136f424d2ce9f", .notice, "backend answers again")
+        case .backendDown: .init("33e4a1676e13405e806b307fe0cbe667", .warning, "backend down")
+        case .backendUp: .init("f780bd1aefa541ddae54534874bf3f74", .notice, "backend up again")
         case .nameUnresolved: .init("312e546ff494c97fc687b13fa831c73f", .warning, "host name not resolved")
         case .nameResolved: .init("6fa843c9cbda6e28e379574da189c5db", .notice, "host name resolved")
         case .serverUnreachable: .init("883304b15c16b6c5c230812cc37644cc", .warning, "server unreachable")

@@ -191,6 +191,8 @@ final class Worker: MessageChannelDelegate {
             LogBootstrap.setLevel(level ?? configuredLogLevel)
         case .trace(let patterns): datapath.trace = traceLog.trace(patterns)
         case .addresses(let addresses, let host): replaceAddresses(addresses, of: host)
+        case .backend(let address, let service, let isDown):
+            handlerResources.sharedState(ForwardServices.self).note(address, ofService: service, isDown: isDown)
         }
     }
 

@@ -124,7 +124,7 @@ extension MetricsDocument {
             for state in ["up", "down", "unknown"] {
                 add(
                     .gauge, "backend_state",
-                    "1 for the state of the backend: down where it refuses datagrams to a worker, unknown where none has tried it.",
+                    "1 for the state of the backend: down where it refuses datagrams to a worker or its health checks fail, unknown where nobody has tried it.",
                     [(label, target.name)] + rule + [("backend", backend.address), ("state", state)],
                     backend.state == state ? 1 : 0)
             }

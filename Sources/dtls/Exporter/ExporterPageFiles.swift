@@ -374,7 +374,8 @@ extension ExporterPage {
           }
           for (const t of targets(status)) {
             for (const b of t.backends.filter(b => b.state === "down")) {
-              found.push((t.handler === "client" ? "The server " : "The backend ") + b.address + " of " + t.name + " is out.");
+              found.push((t.handler === "client" ? "The server " : "The backend ") + b.address + " of " + t.name + " is out"
+                + (b.check_failure ? ": " + b.check_failure : "") + ".");
             }
           }
           for (const w of status.workers) {

@@ -124,11 +124,13 @@ struct StatusReport {
     private var backends: TextTable {
         let targets = status.services + status.clients
         let hasNames = targets.contains { $0.backends.contains { $0.resolved != nil } }
+        let hasFailures = targets.contains { $0.backends.contains { $0.checkFailure != nil } }
         let hasRules = targets.contains { $0.backends.contains { $0.rule != nil } }
         var table = TextTable(
             [.text("OF")] + (hasRules ? [.text("RULE")] : [])
                 + [.text("BACKEND", isFlexible: true), .text("STATE")]
-                + (hasNames ? [.text("ADDRESSES", isFlexible: true)] : []))
+                + (hasNames ? [.text("ADDRESSES", isFlexible: true)] : [])
+                + (hasFailures ? [.text("LAST CHECK", isFlexible: true)] : []))
         for target in targets {
             for backend in target.backends {
                 let addresses = backend.resolved.map { $0.isEmpty ? "unresolved" : $0.joined(separator: " ") }
@@ -137,7 +139,8 @@ struct StatusReport {
                         + [
                             .init(backend.address),
                             .init(backend.state, backend.state == "down" ? .bad : .plain),
-                        ] + (hasNames ? [.init(addresses ?? "", backend.resolved == [] ? .bad : .plain)] : []))
+                        ] + (hasNames ? [.init(addresses ?? "", backend.resolved == [] ? .bad : .plain)] : [])
+                        + (hasFailures ? [.init(backend.checkFailure ?? "")] : []))
             }
         }
         return table

@@ -70,6 +70,16 @@ import Testing
         }
     }
 
+    @Test(arguments: [Backend.Address.unix("/a"), .udp(.anyAddress(.ipv6, port: 7))], [true, false])
+    func `what checks say of a backend reaches the worker`(_ address: Backend.Address, _ isDown: Bool) throws {
+        try decoded(MessageToWorker.encode(backend: address, ofService: "ä", isDown: isDown)) { message in
+            guard case .backend(address, "ä", isDown) = message else {
+                Issue.record("not the backend")
+                return
+            }
+        }
+    }
+
     @Test func `the addresses of a host name reach the worker, and its question for them the main process`() throws {
         let addresses = try ["192.0.2.1", "2001:db8::1"].map { try #require(SocketAddress(host: $0, port: 0)) }
         let bytes = MessageToWorker.encode(addresses: addresses, ofHost: "be.example")

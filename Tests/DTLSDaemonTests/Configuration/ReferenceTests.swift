@@ -111,7 +111,9 @@ import Testing
                         ],
                         sources: try ["127.0.0.2", "127.0.0.3"].map {
                             try #require(SocketAddress(host: $0, port: 0))
-                        })))
+                        },
+                        healthCheck: HealthCheck(
+                            datagram: [0x40, 0, 0, 1], expected: BytePattern(pieces: [[0x70, 0], []])))))
     }
 
     /// Each setting before the first inactive table can be activated alone, or with the keys that it needs.
@@ -243,7 +245,7 @@ import Testing
 
     /// The manual is derived from the sections too.
     @Test func `every key has a type and a description for the manual`() {
-        #expect(Self.sections.map(\.title).contains("[service.NAME.socket]") && Self.sections.count == 19)
+        #expect(Self.sections.map(\.title).contains("[service.NAME.socket]") && Self.sections.count == 20)
         for section in Self.sections {
             #expect(Set(section.keys.map(\.name)).count == section.keys.count, "a key twice in \(section.title)")
             for key in section.keys {

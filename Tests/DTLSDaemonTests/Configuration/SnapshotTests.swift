@@ -53,7 +53,10 @@ import Testing
                                 .identity([try BytePattern("a*b")]), .certificateName([try PeerRule("cn:a")])),
                             backends: try .of(.unix("/b")))
                     ],
-                    sources: [try #require(SocketAddress(host: "::1", port: 0))], proxyProtocol: true, parks: true)),
+                    sources: [try #require(SocketAddress(host: "::1", port: 0))], proxyProtocol: true, parks: true,
+                    healthCheck: HealthCheck(
+                        datagram: [1], expected: BytePattern(pieces: [[2]]),
+                        sources: [try #require(SocketAddress(host: "::1", port: 0))]))),
             .exec(
                 ExecConfiguration(
                     command: try .of("/bin/ä", ""), programsPerWorker: 3,

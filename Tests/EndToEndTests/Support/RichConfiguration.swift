@@ -71,6 +71,8 @@ struct RichConfiguration {
         handler = "forward"
         [service.pass.forward]
         backend = "udp:\(others[1])"
+        [service.pass.forward.health_check]
+        send = "ping"
         [service.pass.forward.rule.one]
         server_name = "*.example.org"
         backend = "udp:\(others[1])"

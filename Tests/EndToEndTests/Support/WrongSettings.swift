@@ -169,6 +169,16 @@ struct WrongSetting: Sendable {
         WrongSetting(
             "service.pass.forward.rule.one", "refuse", "true", "a rule that refuses its clients has no backend"),
         WrongSetting("service.pass.forward.rule.one", "refuse", "1", "true or false, found 1"),
+        WrongSetting(
+            "service.pass.forward.health_check", "send", "\"hex:0\"", "two hexadecimal digits for each byte, 1"),
+        WrongSetting(
+            "service.pass.forward.health_check", "expect", "7", "two hexadecimal digits for each byte, with *"),
+        WrongSetting(
+            "service.pass.forward.health_check", "interval", "0.5", "a number of seconds, 1 to 3600, found 0.5"),
+        WrongSetting("service.pass.forward.health_check", "timeout", "61", "a number of seconds, 1 to 60, found 61"),
+        WrongSetting("service.pass.forward.health_check", "timeout", "6", "a timeout of at most the interval"),
+        WrongSetting("service.pass.forward.health_check", "fall", "0", "an integer, 1 to 100, found 0"),
+        WrongSetting("service.pass.forward.health_check", "rise", "true", "an integer, 1 to 100, found true"),
         WrongSetting("service.run.exec", "command", "[\"cat\"]", "the program's absolute path"),
         WrongSetting("service.run.exec", "command", "\"/bin/none\"", "cannot find the program \"/bin/none\""),
         WrongSetting("service.run.exec", "programs_per_worker", "0", "an integer, 1 to 10000, found 0"),

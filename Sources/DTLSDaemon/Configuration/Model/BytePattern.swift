@@ -6,6 +6,9 @@ struct BytePattern: Codable, Equatable, Sendable {
     /// What is between the wildcards; one more than there are wildcards.
     private var pieces: [[UInt8]]
 
+    /// - Parameter pieces: what is between the wildcards; at least one.
+    init(pieces: [[UInt8]]) { self.pieces = pieces }
+
     /// Why a text is no pattern, as a whole sentence without its full stop.
     struct Mistake: Error, Equatable {
         let description: String

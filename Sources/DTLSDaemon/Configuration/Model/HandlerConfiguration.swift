@@ -26,6 +26,8 @@ struct ForwardConfiguration: Codable, Equatable, Sendable {
     var proxyProtocol = false
     /// Whether a parked connection gives its socket to the backend up too.
     var parks = false
+    /// How all backends are checked, those of the rules included; `nil`: they are not.
+    var healthCheck: HealthCheck?
 
     /// All backends, with the name of the rule that has each; a backend's place in this list is its number.
     var numberedBackends: [(rule: String?, backend: Backend)] {
@@ -35,12 +37,20 @@ struct ForwardConfiguration: Codable, Equatable, Sendable {
 }
 
 struct Backend: Codable, Equatable, Sendable, CustomStringConvertible {
-    enum Address: Codable, Hashable, Sendable {
+    enum Address: Codable, Hashable, Sendable, CustomStringConvertible {
         case udp(SocketAddress)
         /// The path of a Unix datagram socket.
         case unix(String)
         /// A host name. In a worker, a backend for each of its addresses takes the place of this one, once it has any.
         case name(String, port: UInt16)
+
+        var description: String {
+            switch self {
+            case .udp(let address): "udp:\(address)"
+            case .unix(let path): "unix:\(path)"
+            case .name(let host, let port): "udp:\(host):\(port)"
+            }
+        }
     }
 
     /// The backend as written in the file. It determines which clients the backend gets, so that a host name keeps its
@@ -53,13 +63,7 @@ struct Backend: Codable, Equatable, Sendable, CustomStringConvertible {
         if case .name(let name, let port) = address { (name, port) } else { nil }
     }
 
-    var description: String {
-        switch address {
-        case .udp(let address): "udp:\(address)"
-        case .unix(let path): "unix:\(path)"
-        case .name(let host, let port): "udp:\(host):\(port)"
-        }
-    }
+    var description: String { "\(address)" }
 }
 
 /// `[service.NAME.exec]`

@@ -44,6 +44,7 @@ struct ForwardSection {
     fileprivate var sources: [Element<SocketAddress>] = []
     fileprivate var proxyProtocol = false
     fileprivate var parks = false
+    fileprivate var healthCheck = HealthCheckSection()
     fileprivate var rules: [NamedTable<ForwardRuleSection>] = []
     /// What is in ``rules``, in the order of the file.
     fileprivate var readRules: [ForwardRuleSection.Read] = []
@@ -53,7 +54,8 @@ struct ForwardSection {
         guard !allBackends.isEmpty else { return nil }
         return ForwardConfiguration(
             backends: NonEmpty(backends.map(\.value)), rules: readRules.compactMap(\.rule),
-            sources: sources.map(\.value), proxyProtocol: proxyProtocol, parks: parks)
+            sources: sources.map(\.value), proxyProtocol: proxyProtocol, parks: parks,
+            healthCheck: healthCheck.configuration)
     }
 
     /// Those of the rules included.
@@ -64,6 +66,9 @@ struct ForwardSection {
             Key(
                 "backend", \.backends, .backends, isRequired: { !$0.has(\.rules) },
                 doc: "The backend that datagrams are passed to; several backends share the clients.")
+            Key(
+                table: "health_check", \.healthCheck, HealthCheckSection.schema,
+                doc: "How the backends are checked, those of the rules included.")
             Key(
                 tables: "rule", \.rules, "RULE", ForwardRuleSection.schema, initial: { ForwardRuleSection() },
                 doc: "Where the datagrams of some clients are passed to. The first rule that is for a client counts.")

@@ -23,6 +23,8 @@ struct BackendHealth {
     }
 
     private var state: State
+    /// Whether health checks say that it is down, whatever it does with datagrams.
+    private var isDown = false
     private var backoff = Backoff(from: Self.pauses.shortest, to: Self.pauses.longest)
     /// When the last trial ended without an answer, which does not prove that the backend is healthy.
     private var healthySince = Instant.distantPast
@@ -42,8 +44,18 @@ struct BackendHealth {
 
     @inline(__always)
     var isServing: Bool {
-        if case .serving = state { return true }
+        if case .serving = state { return !isDown }
         return false
+    }
+
+    /// What health checks say. A backend that has passed them takes datagrams, so it ends an outage, too.
+    mutating func noteCheck(isDown: Bool) {
+        guard isDown != self.isDown else { return }
+        self.isDown = isDown
+        guard !isDown, isResolved else { return }
+        backoff.reset()
+        state = .serving
+        refusals = 0
     }
 
     /// - Returns: whether this refusal begins an outage.
@@ -75,7 +87,8 @@ struct BackendHealth {
     /// A datagram of the backend has come, or a Unix socket has taken one.
     /// - Returns: how many refusals the outage had that has ended now, or `nil` when there was none.
     mutating func noteAnswer() -> UInt64? {
-        if isServing || !isResolved { return nil }
+        if case .serving = state { return nil }
+        if !isResolved { return nil }
         backoff.reset()
         return endOutage()
     }
@@ -88,7 +101,8 @@ struct BackendHealth {
 
     /// Whether a connection may send to the backend. ``begin(by:now:)`` follows for the backend that was chosen.
     func accepts(_ connection: ObjectIdentifier, now: Instant) -> Bool {
-        switch state {
+        if isDown { return false }
+        return switch state {
         case .serving: true
         case .unresolved: false
         case .resting(let end): now >= end

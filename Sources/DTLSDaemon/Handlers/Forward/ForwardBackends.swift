@@ -75,6 +75,8 @@ final class ForwardSettings {
     /// Where the service counts in this worker.
     fileprivate(set) var counters = TargetCounters.ignored
     let hosts: HostTable
+    /// The backends whose checks fail.
+    private(set) var down: Set<Backend.Address> = []
 
     init(_ configuration: ForwardConfiguration, hosts: HostTable) {
         sources = SourceAddresses(configuration.sources)
@@ -89,6 +91,10 @@ final class ForwardSettings {
     }
 
     func count(in counters: TargetCounters) { self.counters = counters }
+
+    func note(_ address: Backend.Address, isDown: Bool) {
+        if isDown { down.insert(address) } else { down.remove(address) }
+    }
 }
 
 /// The backends that one rule of a service has, or those for connections that no rule is for, in one worker: which of them
@@ -120,6 +126,7 @@ final class ForwardBackends {
         self.firstNumber = firstNumber
         configured = backends
         list = Self.resolved(configured, firstNumber, settings.hosts).map { ForwardBackend($0.backend, $0.place) }
+        noteChecks()
     }
 
     /// A reload has given the rule these backends.
@@ -154,6 +161,19 @@ final class ForwardBackends {
             return kept
         }
         for backend in before.elements where !list.elements.contains(backend) { backend.isConfigured = false }
+        noteChecks()
+    }
+
+    /// Checks have found out something: connections follow with their next messages.
+    func followChecks() {
+        noteChecks()
+        noteStates()
+    }
+
+    private func noteChecks() {
+        for backend in list.elements {
+            backend.health.noteCheck(isDown: settings.down.contains(backend.configuration.address))
+        }
     }
 
     /// The backends with the addresses of host names in place of those that have some. An address that two names have is

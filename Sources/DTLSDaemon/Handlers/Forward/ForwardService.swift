@@ -86,6 +86,12 @@ final class ForwardService {
         for backends in all { backends.addressesChanged(of: host) }
     }
 
+    /// The checks of a backend fail, or pass again.
+    func note(_ address: Backend.Address, isDown: Bool) {
+        settings.note(address, isDown: isDown)
+        for backends in all { backends.followChecks() }
+    }
+
     /// Counts errors and outages there from now on.
     func count(in counters: TargetCounters) {
         settings.count(in: counters)
@@ -128,12 +134,21 @@ final class ForwardServices: HandlerSharedState {
     private struct Reference { weak var service: ForwardService? }
 
     private var services: [String: Reference] = [:]
+    /// The backends of each service whose checks fail.
+    private var down: [String: Set<Backend.Address>] = [:]
 
     init(loop: EventLoop, logs: WorkerLogs) {}
 
     /// The addresses of a host name are other ones.
     func addressesChanged(of host: String) {
         for reference in services.values { reference.service?.addressesChanged(of: host) }
+    }
+
+    /// The checks of a service's backend fail, or pass again.
+    func note(_ address: Backend.Address, ofService name: String, isDown: Bool) {
+        if isDown { down[name, default: []].insert(address) } else { down[name]?.remove(address) }
+        if down[name]?.isEmpty == true { down[name] = nil }
+        services[name]?.service?.note(address, isDown: isDown)
     }
 
     /// What connections of a service use, of whatever configuration.
@@ -146,6 +161,7 @@ final class ForwardServices: HandlerSharedState {
         } else {
             services[name] = Reference(service: service)
         }
+        for address in down[name] ?? [] { service.note(address, isDown: true) }
         services = services.filter { $0.value.service != nil }
     }
 }

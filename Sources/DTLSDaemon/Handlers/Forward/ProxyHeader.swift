@@ -41,6 +41,9 @@ struct ProxyHeader {
             + Self.bigEndian(UInt16(clamping: rest.count)) + rest
     }
 
+    /// The header of a datagram that the proxy sends for itself, to check a backend (section 2.2, command LOCAL).
+    static let local = signature + [0x20, 0x00, 0x00, 0x00]
+
     // Section 2.2.
     private static let signature: [UInt8] = [
         0x0d, 0x0a, 0x0d, 0x0a, 0x00, 0x0d, 0x0a, 0x51, 0x55, 0x49, 0x54, 0x0a,

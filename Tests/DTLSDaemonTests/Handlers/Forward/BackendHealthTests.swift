@@ -12,6 +12,7 @@ import Testing
         private var rule = BackendHealth()
         var isServing: Bool { rule.isServing }
         func refused(now: Instant) -> Bool { rule.noteRefusal(now: now) }
+        func checked(isDown: Bool) { rule.noteCheck(isDown: isDown) }
         func answered() -> UInt64? { rule.noteAnswer() }
         func accepts(_ connection: ObjectIdentifier, now: Instant) -> Bool { rule.accepts(connection, now: now) }
         func begin(by connection: ObjectIdentifier, now: Instant) -> UInt64? { rule.begin(by: connection, now: now) }
@@ -102,5 +103,29 @@ import Testing
         let later = begin + BackendHealth.trialTime + BackendHealth.pauses.longest + .nanoseconds(1)
         #expect(health.refused(now: later))
         #expect(pauses(health, from: later, count: 2) == [1, 2])
+    }
+
+    // MARK: Health checks
+
+    @Test func `a backend that checks call down gets nothing until they pass`() {
+        let health = Health()
+        health.checked(isDown: true)
+        #expect(!health.isServing && !health.accepts(id, now: at(0)))
+        // What it still answers changes nothing.
+        #expect(health.answered() == nil && !health.isServing)
+        #expect(!health.accepts(id, now: at(1_000 * Self.second)))
+        health.checked(isDown: false)
+        #expect(health.isServing && health.accepts(id, now: at(0)))
+    }
+
+    @Test func `a check that passes ends an outage, and the same word again does not`() {
+        let health = Health()
+        #expect(health.refused(now: at(0)))
+        health.checked(isDown: false)
+        #expect(!health.isServing, "nothing has changed by it")
+        health.checked(isDown: true)
+        health.checked(isDown: false)
+        #expect(health.isServing && health.answered() == nil)
+        #expect(health.refused(now: at(Self.second)), "another outage")
     }
 }

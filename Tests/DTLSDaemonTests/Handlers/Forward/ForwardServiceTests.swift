@@ -224,4 +224,47 @@ import Testing
         #expect(counters.block.values[.backendsOut] == 1 && counters.block.values[.backendsUp] == 0)
         withExtendedLifetime(file) {}
     }
+
+    // MARK: Health checks
+
+    @Test func `what checks call down is out in every rule, and also where it comes with a reload`() throws {
+        let loop = try EventLoop()
+        let services = ForwardServices(loop: loop, logs: WorkerLogs(worker: 0, loop: loop))
+        // Before the service is there, as a worker is told that is started.
+        services.note(.unix("/a"), ofService: "s", isDown: true)
+        let configuration = ForwardConfiguration(
+            backends: try .of(.unix("/a"), .unix("/b")),
+            rules: [try Self.rule("r", Self.serverName("r"), to: "/a")])
+        let service = ForwardService(configuration)
+        services.activate(service, as: "s", configuration)
+        let others = try #require(service.backends(of: Self.session()))
+        let ofRule = try #require(service.backends(of: Self.session(serverName: "r")))
+        #expect(others.list.elements.map(\.isServing) == [false, true] && !ofRule.list.first.isServing)
+        services.note(.unix("/b"), ofService: "other", isDown: true)
+        #expect(others.list.elements.map(\.isServing) == [false, true])
+
+        let later = ForwardConfiguration(backends: try .of(.unix("/b"), .unix("/c"), .unix("/a")))
+        services.activate(service, as: "s", later)
+        #expect(others.list.elements.map(\.isServing) == [true, true, false])
+        services.note(.unix("/a"), ofService: "s", isDown: false)
+        #expect(others.list.elements.map(\.isServing) == [true, true, true])
+    }
+
+    @Test func `a connection moves off a backend that checks call down, and returns`() throws {
+        let service = ForwardService(ForwardConfiguration(backends: try .of(.unix("/a"), .unix("/b"))))
+        let backends = try #require(service.backends(of: Self.session()))
+        let connection = Anybody()
+        var route = BackendRoute(
+            backends, client: try #require(SocketAddress("192.0.2.1:1")), connection: ObjectIdentifier(connection))
+        #expect(route.begin(now: at(0)) == .connect && route.connected() == .send)
+        let home = route.backend
+        service.note(home.configuration.address, isDown: true)
+        #expect(route.begin(now: at(1)) == .switchBackend && route.backend != home)
+        #expect(route.connected() == .send && route.sent(0, now: at(1)).step == .finish)
+        service.note(home.configuration.address, isDown: false)
+        #expect(route.begin(now: at(2)) == .switchBackend && route.backend == home)
+        // Where all are down, the first choice is better than none.
+        for backend in backends.list.elements { service.note(backend.configuration.address, isDown: true) }
+        #expect(route.begin(now: at(3)) == .connect && route.backend == home)
+    }
 }

@@ -195,6 +195,29 @@ extension EndToEndHandshakes {
             try await daemon.stop()
         }
 
+        @Test func `with crl_check leaf only the issuer of a client's certificate needs a list`() async throws {
+            let intermediate = try await certificates.issued(
+                "intermediate", by: root, extensions: ["basicConstraints=critical,CA:TRUE"])
+            let device = try await certificates.issued(
+                "device", by: intermediate, extensions: ["basicConstraints=CA:FALSE"])
+            try folder.write(await certificates.revocationList(of: intermediate), to: "list.crl")
+            let lines = "crl = \"list.crl\""
+            let daemon = try await Daemon.start(service(authority, lines), in: folder)
+            try await expectAlert(46, client(device, chain: intermediate))
+            try await daemon.logged("there is no revocation list (CRL) of its issuer \"CN=root\"")
+
+            try daemon.reload(service(authority, lines, "crl_check = \"leaf\""))
+            try await daemon.logged("reloaded")
+            try await client(device, chain: intermediate).exchange("nobody asks about my CA")
+
+            try folder.write(
+                await certificates.revocationList(of: intermediate, revoking: [device]), to: "list.crl")
+            daemon.program.signal(SIGHUP)
+            try await daemon.logged("reloaded", count: 2)
+            try await expectAlert(44, client(device, chain: intermediate))
+            try await daemon.stop()
+        }
+
         @Test func `an old session does not get around a new rule`() async throws {
             let daemon = try await Daemon.start(service(authority), in: folder)
             let session = folder.file("session")

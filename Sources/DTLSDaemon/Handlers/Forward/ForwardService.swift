@@ -7,7 +7,7 @@ import Primitives
 /// connections of the service share it, those from before a reload included.
 ///
 /// A connection stays with the rule that was the one for it when its handshake was done, as long as the configuration has
-/// a rule of that name, whatever becomes of its conditions. Otherwise it is looked at anew, with its next message.
+/// a rule of that name, whatever becomes of its conditions. Otherwise a rule is chosen for it again, with its next message.
 final class ForwardService {
     let settings: ForwardSettings
     private var rules: [(rule: ForwardRule, backends: ForwardBackends?)] = []

@@ -70,11 +70,13 @@ let daemon: [Target] = [
     .testTarget(
         name: "ControlProtocolTests", dependencies: ["ControlProtocol", "Primitives"], swiftSettings: strict),
     .systemLibrary(name: "CSystemd", pkgConfig: "libsystemd", providers: [.apt(["libsystemd-dev"])]),
+    .systemLibrary(name: "CJansson", pkgConfig: "jansson", providers: [.apt(["libjansson-dev"])]),
     .systemLibrary(name: "CCares", pkgConfig: "libcares", providers: [.apt(["libc-ares-dev"])]),
     .target(
         name: "DTLSDaemon",
         dependencies: [
             "ControlProtocol", "DTLSTransport", "DTLSEngine", "LinuxSystem", "Primitives", "CSystemd", "CCares",
+            "CJansson",
             .product(name: "Logging", package: "swift-log"),
             .product(name: "TOMLKit", package: "TOMLKit"),
         ],

@@ -57,6 +57,7 @@ library:openssl        libssl-dev         openssl-devel        openssl
 library:libsystemd     libsystemd-dev     systemd-devel        systemd-libs
 library:libmicrohttpd  libmicrohttpd-dev  libmicrohttpd-devel  libmicrohttpd
 library:libcares       libc-ares-dev      c-ares-devel         c-ares
+library:jansson        libjansson-dev     jansson-devel        jansson
 "
 # shellcheck disable=SC2034
 test_requirements="
@@ -66,6 +67,10 @@ command:coap-server-notls    libcoap3-bin       libcoap-utils      libcoap
 command:radsecproxy          radsecproxy        radsecproxy        radsecproxy
 command:freeradius           freeradius         freeradius         freeradius
 command:radclient            freeradius-utils   freeradius-utils   freeradius
+command:redis-server         redis-server       redis              redis
+file:/usr/lib/python3/dist-packages/redis    python3-redis     python3-redis     python-redis
+file:/usr/lib/python3/dist-packages/psycopg  python3-psycopg   python3-psycopg3  python-psycopg
+command:pg_ctlcluster        postgresql         postgresql-server  postgresql
 command:dnsmasq              dnsmasq-base       dnsmasq            dnsmasq
 command:drill                ldnsutils          ldns-utils         ldns
 command:collectd             collectd-core      collectd           collectd

@@ -45,6 +45,8 @@ package struct ConnectionSummary: Codable, Equatable, Sendable {
     package var sentMessages: UInt64
     /// Who the peer has shown to be: the common name or subject of its certificate, or the identity of its key.
     package var identity: String?
+    /// What the client is called by the authorizer that has let it in.
+    package var label: String?
     /// "DTLSv1.2"
     package var version: String?
     package var cipher: String?
@@ -52,7 +54,8 @@ package struct ConnectionSummary: Codable, Equatable, Sendable {
     package init(
         connection: String, service: String?, client: String?, peer: String, local: String, state: ConnectionState,
         worker: Int?, ageSeconds: Double, idleSeconds: Double, receivedBytes: UInt64, sentBytes: UInt64,
-        receivedMessages: UInt64, sentMessages: UInt64, identity: String?, version: String?, cipher: String?
+        receivedMessages: UInt64, sentMessages: UInt64, identity: String?, label: String? = nil,
+        version: String?, cipher: String?
     ) {
         self.connection = connection
         self.service = service
@@ -68,6 +71,7 @@ package struct ConnectionSummary: Codable, Equatable, Sendable {
         self.receivedMessages = receivedMessages
         self.sentMessages = sentMessages
         self.identity = identity
+        self.label = label
         self.version = version
         self.cipher = cipher
     }
@@ -80,7 +84,7 @@ package struct ConnectionSummary: Codable, Equatable, Sendable {
         case sentBytes = "sent_bytes"
         case receivedMessages = "received_messages"
         case sentMessages = "sent_messages"
-        case identity, version, cipher
+        case identity, label, version, cipher
     }
 }
 

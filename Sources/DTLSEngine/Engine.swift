@@ -36,6 +36,9 @@ public final class Engine {
         /// ``keepLastFlight(_:until:now:)`` and ``repeatLastFlight(now:)`` answer, or ``forgetLastFlight()`` where it is
         /// kept no longer.
         case lastFlightWanted
+        /// The client has said who it is (``authorizationQuestion``), and waits for ``authorize(_:)``. It is asked for once
+        /// in a handshake, where the context's settings have an ``ServerSettings/authorization``.
+        case needsAuthorization
         /// The peer has sent close_notify, and no event follows.
         case closed
     }
@@ -141,6 +144,7 @@ public final class Engine {
         let negotiation = openSSL.connectionIDs
         details.connectionIDs = negotiation?.agreed
         details.checksReturnRoutability = negotiation?.checksReturnRoutability ?? false
+        details.label = openSSL.label
         agreement = Boxed(details)
         guard let records = ProtectedRecords(leaving: openSSL, now: now) else {
             guard details.connectionIDs == nil else {
@@ -154,6 +158,13 @@ public final class Engine {
         self.openSSL = nil
         left = openSSL
     }
+
+    /// Who waits for ``authorize(_:)``; `nil` where nobody does.
+    public var authorizationQuestion: AuthorizationQuestion? { openSSL?.authorizationQuestion }
+
+    /// Answers `.needsAuthorization`. Continue with `next(now:)`, which writes the alert for a client that is kept out, and
+    /// throws. Only the first answer counts.
+    public func authorize(_ answer: AuthorizationAnswer) { openSSL?.authorize(answer) }
 
     /// Encrypts one message of up to ``maximumMessageSize`` bytes into one datagram of the outbox. An empty one is an
     /// empty record.

@@ -7,6 +7,8 @@ public enum EngineError: Error, Sendable, Equatable, CustomStringConvertible {
     case handshake(OpenSSLError, verification: String?)
     /// The client asks for a server name (SNI) that is not served here, and this side has refused the handshake.
     case unknownServerName(String)
+    /// The client may not come in, as the ``AuthorizationAnswer`` says.
+    indirect case unauthorized(AuthorizationRefusal)
     /// The peer has ended the handshake with close_notify.
     case cancelled
     /// A fatal alert, or a record that breaks the protocol, after the handshake, where the records are OpenSSL's.
@@ -30,6 +32,7 @@ public enum EngineError: Error, Sendable, Equatable, CustomStringConvertible {
         case .handshake(let error, nil): "\(error)"
         case .handshake(let error, let verification?): "\(error): \(verification)"
         case .unknownServerName(let name): "the client asks for the name \"\(name)\", which is not served here"
+        case .unauthorized(let refusal): "\(refusal)"
         case .cancelled: "the peer has cancelled the handshake (close_notify)"
         case .record(let error): "\(error)"
         case .size(let count): "a message of \(count) bytes: it may have at most \(Engine.maximumMessageSize)"

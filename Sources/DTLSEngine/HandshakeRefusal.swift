@@ -11,6 +11,8 @@ final class HandshakeRefusal {
         case certificate(PeerRejection)
         /// The client has named an identity that there is no pre-shared key for.
         case unknownPresharedKeyIdentity([UInt8])
+        /// The client has named an identity that was asked about, and may not come in.
+        case unauthorized(AuthorizationRefusal)
         /// The client has named an identity with a NUL in it, which is no client's.
         case presharedKeyIdentityWithNUL([UInt8])
         /// The server has a connection ID of so many bytes.

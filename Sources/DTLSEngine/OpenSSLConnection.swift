@@ -48,6 +48,13 @@ final class OpenSSLConnection {
     private(set) var lastFlight: LastFlight?
     /// Where a connection ID is offered or can be answered with: until it is known that none is agreed on.
     private var adapter: ConnectionIDAdapter?
+    /// What holds the client back until it is known whether it may come in; `nil` where nobody is asked, and after the
+    /// handshake.
+    private var gate: AuthorizationGate?
+    /// What the client is called, as the answer has said.
+    private(set) var label: String?
+    /// The number of the newest record in the clear that was written, where there is a ``gate``.
+    private(set) var lastPlaintextNumber: UInt64 = 0
     /// What the hellos have said of connection IDs, where this side has one.
     var connectionIDs: ConnectionIDNegotiation? { adapter?.negotiation }
 
@@ -78,6 +85,12 @@ final class OpenSSLConnection {
     ) throws(OpenSSLError) {
         try self.init(context, over: bio, payloadSize: payloadSize)
         SSL_set_accept_state(ssl)
+        if context.authorization != .none {
+            guard let gate = AuthorizationGate.attach(context.authorization, to: ssl) else {
+                throw OpenSSLError.drain()
+            }
+            self.gate = gate
+        }
         try negotiate(connectionID)
         if context.choosesByAddress { context.chooseVirtualHost(forAddress: localAddress, of: ssl) }
         try accept(hello)
@@ -119,9 +132,9 @@ final class OpenSSLConnection {
     func deliver(_ datagram: UnsafeRawBufferPointer) {
         // A renegotiation may have agreed on another cipher.
         if context.allowsRenegotiation { filter.measure(ssl, payloadSize: payloadSize) }
-        if let adapter {
-            adapter.deliver(datagram)
-            lendNextRecord(of: adapter)
+        if takesRecordsOneByOne {
+            if let adapter { adapter.deliver(datagram) } else { gate?.deliver(datagram) }
+            lendNextRecord()
             return
         }
         bio.lend(state == .handshaking ? filtered(datagram) : filter.established(datagram))
@@ -134,22 +147,46 @@ final class OpenSSLConnection {
         return filtered.isEmpty ? filtered : holdAlertBack(filtered)
     }
 
+    /// Whether what one record does decides on what becomes of the next one.
+    @inline(__always)
+    private var takesRecordsOneByOne: Bool { adapter != nil || gate != nil }
+
+    /// The next record: one that the gate has let go, or of the datagram.
+    private func nextRecord() -> ConnectionIDAdapter.Input? {
+        if let (bytes, original) = gate?.nextReleased() {
+            if let original { return .translated(bytes, original: original) }
+            return .plain(bytes)
+        }
+        if let adapter { return adapter.next() }
+        return gate?.nextOfDatagram().map { .plain($0) }
+    }
+
+    private func dropRestOfDatagram() {
+        adapter?.dropRest()
+        gate?.dropRest()
+    }
+
     /// Lends OpenSSL the next record that is for it.
     /// - Returns: false where there is none.
     @discardableResult
-    private func lendNextRecord(of adapter: ConnectionIDAdapter) -> Bool {
+    private func lendNextRecord() -> Bool {
         isDrained = false
-        while let input = adapter.next() {
+        while let input = nextRecord() {
             switch input {
             case .held(let record): held.hold(record, wasRead: false)
             case .plain(let record):
-                let allowed = filtered(record)
-                if allowed.count < record.count { adapter.dropRest() }
+                if gate?.holds(record, ssl) == true { continue }
+                filter.measure(ssl, payloadSize: payloadSize)
+                let accepted = filter.handshaking(record)
+                let early = held.split(accepted)
+                let allowed = early.isEmpty ? early : holdAlertBack(early)
+                if accepted.count < record.count || allowed.count < early.count { dropRestOfDatagram() }
                 guard allowed.isEmpty else {
                     bio.lend(allowed)
                     return true
                 }
             case .translated(let record, let original):
+                if gate?.holds(record, original: original, ssl) == true { continue }
                 filter.measure(ssl, payloadSize: payloadSize)
                 guard filter.handshaking(record).count == record.count else { continue }
                 held.hold(original, wasRead: true)
@@ -206,9 +243,15 @@ final class OpenSSLConnection {
     }
 
     private func continueHandshake(now: Instant) throws(EngineError) -> Engine.Event {
+        if let refusal = gate?.finalRefusal {
+            state = .closed
+            bio.lend(nil)
+            writeAccessDenied()
+            throw .unauthorized(refusal)
+        }
         guard let hello = pendingHello else {
-            guard let adapter else { return try concludeStep(handshake(now: now)) }
-            return try continueHandshake(by: adapter, now: now)
+            guard takesRecordsOneByOne else { return try concludeStep(handshake(now: now)) }
+            return try continueRecordByRecord(now: now)
         }
         pendingHello = nil
         let event = try concludeStep(handshake(with: hello, now: now))
@@ -217,19 +260,47 @@ final class OpenSSLConnection {
     }
 
     /// Has OpenSSL read record by record.
-    private func continueHandshake(by adapter: ConnectionIDAdapter, now: Instant) throws(EngineError) -> Engine.Event {
+    private func continueRecordByRecord(now: Instant) throws(EngineError) -> Engine.Event {
         while true {
             let event = try concludeStep(handshake(now: now))
             if case .established = event {
-                adapter.holdRest(in: &held)
+                leaveGate()
                 return event
             }
-            guard lendNextRecord(of: adapter) else {
-                if adapter.isDone { self.adapter = nil }
-                return event
+            if lendNextRecord() { continue }
+            if gate?.findQuestion(ssl) == true {
+                // The client has sent its flight, or repeats what has got lost of it.
+                deadline = .distantFuture
+                return .needsAuthorization
             }
+            if gate?.hasReleased == true, lendNextRecord() { continue }
+            if adapter?.isDone == true { adapter = nil }
+            return event
         }
     }
+
+    /// Holds what the gate and the datagram have left when the handshake is done, for the record layer that comes then.
+    private func leaveGate() {
+        label = gate?.label
+        while let (bytes, original) = gate?.nextReleased() {
+            held.hold(original ?? bytes, wasRead: false)
+        }
+        if let adapter {
+            adapter.holdRest(in: &held)
+        } else {
+            while let bytes = gate?.nextOfDatagram() {
+                // Only protected records are of use then.
+                guard let record = Record(of: bytes), record.isProtected, record.isComplete else { continue }
+                held.hold(bytes, wasRead: false)
+            }
+        }
+        gate = nil
+    }
+
+    /// Lets the client in or keeps it out, after `.needsAuthorization`.
+    func authorize(_ answer: AuthorizationAnswer) { gate?.answer(answer) }
+
+    var authorizationQuestion: AuthorizationQuestion? { gate?.question }
 
     private func concludeStep(_ result: Int32) throws(EngineError) -> Engine.Event {
         if result == 1 {
@@ -249,6 +320,7 @@ final class OpenSSLConnection {
         let error = OpenSSLError.drain()
         switch HandshakeRefusal.reason(for: ssl) {
         case .unknownServerName(let name): throw .unknownServerName(name)
+        case .unauthorized(let refusal): throw .unauthorized(refusal)
         case .certificate(let rejection):
             rejection.correctAlert(in: bio.outbox)
             bio.notes.correctSentAlert(to: rejection.alert)
@@ -284,6 +356,7 @@ final class OpenSSLConnection {
         let result = SSL_do_handshake(ssl)
         noteProtectedWrites(since: checkpoint)
         renumber(since: checkpoint)
+        if gate != nil { notePlaintextWrites(since: checkpoint) }
         if result == 1 {
             lastFlight = bio.outbox.datagrams(since: checkpoint).map {
                 LastFlight(
@@ -312,6 +385,20 @@ final class OpenSSLConnection {
         // Where memory is short, it is as if the wire had lost them, and they are sent again later.
         if adapter?.translateWritten(to: bio.outbox, since: checkpoint, payloadSize: payloadSize) == false {
             OpenSSLError.clear()
+        }
+    }
+
+    private func notePlaintextWrites(since checkpoint: Outbox.Checkpoint) {
+        guard let written = bio.outbox.datagrams(since: checkpoint) else { return }
+        written.bytes.withUnsafeBytes { bytes in
+            var start = 0
+            for size in written.sizes {
+                for record in Records(of: UnsafeRawBufferPointer(rebasing: bytes[start..<(start + size)]))
+                where !record.isProtected {
+                    lastPlaintextNumber = max(lastPlaintextNumber, record.sequenceNumber)
+                }
+                start += size
+            }
         }
     }
 
@@ -535,7 +622,7 @@ extension OpenSSLConnection {
     /// Begins to wait for the answer to a flight, or stops.
     /// - Parameter hasWritten: whether OpenSSL has just written something: a new flight then, as long as it has one.
     func adjustDeadline(hasWritten: Bool, now: Instant) {
-        guard hasUnansweredFlight else {
+        guard hasUnansweredFlight, gate?.isWaiting != true else {
             deadline = .distantFuture
             return
         }
@@ -565,6 +652,7 @@ extension OpenSSLConnection {
         }
         bio.notes.noteRetransmission()
         renumber(since: checkpoint)
+        if gate != nil { notePlaintextWrites(since: checkpoint) }
         flightRetransmissions = min(flightRetransmissions + 1, 6)
         deadline = now + .seconds(min(60, 1 << Int(flightRetransmissions)))
     }

@@ -124,7 +124,12 @@ extension ServerContext {
             let bytes = PresharedKeyCallbacks.bytes(identity)
             // One with a NUL: what OpenSSL has made of it is another client's, maybe.
             if HandshakeRefusal.reason(for: ssl) != nil { return 0 }
-            guard let key = table.key(of: bytes) else {
+            let gate = AuthorizationGate.of(ssl)
+            if let refusal = gate?.refusal {
+                HandshakeRefusal.record(.unauthorized(refusal), for: ssl)
+                return 0
+            }
+            guard let key = gate.map({ $0.key(of: bytes, table) }) ?? table.key(of: bytes) else {
                 HandshakeRefusal.record(.unknownPresharedKeyIdentity(bytes), for: ssl)
                 return 0
             }
@@ -210,8 +215,10 @@ enum PresharedKeyCallbacks {
     /// Writes data about the key into a ticket that is about to be made.
     static func writeTicketData(of ssl: OpaquePointer) -> Int32 {
         guard let identity = SSL_get_psk_identity(ssl), let session = SSL_get_session(ssl) else { return 1 }
-        // Where the key was removed during the handshake, the ticket gets data that no key has, and resumes nothing.
-        let data = ContextExData.of(ssl)?.presharedKeys?.ticketData(of: bytes(identity)) ?? [0]
+        // Where the key was removed during the handshake, or somebody who was asked has given it, the ticket gets data that
+        // no key has, and resumes nothing.
+        let isOfSettings = AuthorizationGate.of(ssl)?.hasOwnKey != true
+        let data = (isOfSettings ? ContextExData.of(ssl)?.presharedKeys?.ticketData(of: bytes(identity)) : nil) ?? [0]
         return SSL_SESSION_set1_ticket_appdata(session, data, data.count)
     }
 
@@ -242,10 +249,12 @@ extension OpenSSLConnection {
     /// handshakes.
     var presharedKeyRemark: String {
         guard SSL_is_init_finished(ssl) == 0, let identity = SSL_get_psk_identity(ssl),
-            let table = ContextExData.of(ssl)?.presharedKeys,
-            table.key(of: PresharedKeyCallbacks.bytes(identity)) != nil
+            let table = ContextExData.of(ssl)?.presharedKeys
         else { return "" }
-        let name = Printable.quoted(PresharedKeys.text(of: PresharedKeyCallbacks.bytes(identity)), limit: 100)
+        let bytes = PresharedKeyCallbacks.bytes(identity)
+        let key = AuthorizationGate.of(ssl).map { $0.key(of: bytes, table) } ?? table.key(of: bytes)
+        guard key != nil else { return "" }
+        let name = Printable.quoted(PresharedKeys.text(of: bytes), limit: 100)
         return "; the client has not proven that it has the key of PSK identity \(name)"
     }
 }

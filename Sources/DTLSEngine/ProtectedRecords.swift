@@ -69,6 +69,21 @@ struct ProtectedRecords {
         }
     }
 
+    /// Records for the alert to a client whose session was about to be resumed.
+    /// - Returns: `nil` where the keys are OpenSSL's alone.
+    init?(refusing openSSL: OpenSSLConnection) {
+        let memory = Self.allocate()
+        guard
+            RecordState.export(
+                from: openSSL.ssl, openSSL.protectedWrites, contentLimit: Engine.maximumMessageSize,
+                openSSL.connectionIDs, to: memory)
+        else {
+            Self.deallocate(memory)
+            return nil
+        }
+        self.init(RecordState(memory), ownsMemory: true)
+    }
+
     /// The flight that has ended the handshake, as ``keepLastFlight(_:until:now:)`` takes it, and until when it is kept.
     var lastFlight: (bytes: [UInt8], expiry: Instant)? {
         guard let remains, let flight = remains.lastFlight else { return nil }

@@ -35,6 +35,7 @@ public struct HandshakeType: RawRepresentable, Hashable, Sendable {
     public static let clientHello = HandshakeType(rawValue: 1)
     public static let serverHello = HandshakeType(rawValue: 2)
     public static let helloVerifyRequest = HandshakeType(rawValue: 3)
+    static let clientKeyExchange = HandshakeType(rawValue: 16)
     static let finished = HandshakeType(rawValue: 20)
 }
 

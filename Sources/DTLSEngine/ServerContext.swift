@@ -17,6 +17,8 @@ public final class ServerContext: TLSContext {
     var addresses: [[UInt8]: ServerContext] = [:]
     var choosesByAddress = false
     let refusesUnknownNames: Bool
+    /// The handshakes that wait for an answer.
+    let authorization: AuthorizationScope
 
     /// - Parameters:
     ///   - tickets: the keys that tickets are sealed with, the same in every process that shall resume the others'
@@ -38,10 +40,11 @@ public final class ServerContext: TLSContext {
     ) throws(CredentialsError) {
         self.sessionIDContext = Self.shorten(Array("\(settings.sessionIDContext)\0\(sessionIDContext)".utf8))
         refusesUnknownNames = settings.refusesUnknownNames
+        authorization = settings.authorization
         try super.init(
             method: DTLS_server_method(), ciphers: settings.cipherList, groups: settings.groups,
             signatureAlgorithms: settings.signatureAlgorithms, minimumVersion: settings.minimumVersion,
-            maximumVersion: settings.maximumVersion, allowsRenegotiation: settings.allowsRenegotiation)
+            maximumVersion: settings.newestVersion, allowsRenegotiation: settings.allowsRenegotiation)
         for key in settings.certifiedKeys { try use(key) }
         try verify(settings.clients, trustOf: service)
         // In DTLS it bounds each message, and a client can have ten of them half sent

@@ -18,6 +18,9 @@ public struct ServerSettings: Codable, Equatable, Sendable {
     public var clients: PeerVerification
     /// The keys that clients may authenticate with instead of a certificate.
     public var presharedKeys: PresharedKeys?
+    /// The handshakes that wait until somebody has said whether the client may come in (``Engine/authorize(_:)``). It is
+    /// not to be combined with renegotiation, in which nobody is asked.
+    public var authorization = AuthorizationScope.none
     /// Decides on the cipher suites where `ciphers` does not.
     public var policy = CipherPolicy.modern
     /// OpenSSL's cipher list (TLS 1.2 and below); `nil`: the policy's.
@@ -69,6 +72,10 @@ public struct ServerSettings: Codable, Equatable, Sendable {
 }
 
 extension ServerSettings {
+    /// The newest version that is spoken; `nil`: the newest that OpenSSL knows. Who asks for an authorization knows the
+    /// messages of DTLS 1.2, and OpenSSL 4.1 brings DTLS 1.3.
+    var newestVersion: ProtocolVersion? { maximumVersion ?? (authorization == .none ? nil : .dtls12) }
+
     /// The active OpenSSL cipher list.
     var cipherList: String {
         ciphers

@@ -26,6 +26,8 @@ public struct SessionDetails: Sendable, Equatable {
     /// The result of the check of the peer's certificate, X509_V_OK (0) or another number of
     /// openssl-verification-options(1). It is 0 for a peer without a certificate, too.
     public var verificationResult = 0
+    /// What the client is called by who has let it in (``AuthorizationAnswer``), or `nil`.
+    public var label: String?
     /// The connection IDs that were agreed on (RFC 9146); `nil` where none were. They are not among what is encoded: the
     /// ``RecordState`` has them.
     public var connectionIDs: ConnectionIDs?
@@ -113,6 +115,7 @@ extension SessionDetails {
             }
         }
         writer.integer(Int32(truncatingIfNeeded: verificationResult))
+        writer.optional(label) { $0.string($1) }
     }
 
     package init(decoding reader: inout ByteReader) throws(MalformedBytes) {
@@ -128,6 +131,8 @@ extension SessionDetails {
                 fingerprint: try reader.optionalString(), presharedKeyIdentity: try reader.optionalString())
         }
         verificationResult = Int(try reader.integer(Int32.self))
+        // A program without labels has written no more.
+        label = reader.isAtEnd ? nil : try reader.optionalString()
     }
 
     /// The encoding in at most `limit` bytes, for a place that has no more: names that peers have chosen are left out as

@@ -67,7 +67,8 @@ extension DtlsError {
         switch error {
         case .handshake(let error, let verification):
             self = .handshake(reason: error.description, certificate: verification)
-        case .unknownServerName, .cancelled: self = .handshake(reason: error.description, certificate: nil)
+        case .unknownServerName, .unauthorized, .cancelled:
+            self = .handshake(reason: error.description, certificate: nil)
         case .record, .alert, .overflow, .exhausted: self = .broken(reason: error.description)
         case .path, .fragment: self = .system(call: "send", subject: error.description, errno: EMSGSIZE)
         case .size, .notEstablished: self = .invalid(error.description)

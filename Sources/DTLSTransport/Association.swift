@@ -15,6 +15,8 @@ package final class Association {
         /// The record of the peer's Finished has come once more, from the peer or from anybody; see
         /// ``sendLastFlight()``.
         case finishedRepeated
+        /// A client waits for ``authorize(_:_:)`` with the number.
+        case needsAuthorization(number: UInt32)
         /// There is nothing more to say until a datagram comes or a deadline passes, or ever, once ``ending`` is set.
         case needsInput
         /// A handshake is done; messages may follow at once.
@@ -49,6 +51,10 @@ package final class Association {
         /// The records are the engine's own.
         case none
     }
+
+    /// The number of the question that the engine waits for an answer to; 0 where it waits for none.
+    private var openQuestion: UInt32 = 0
+    private var lastQuestion: UInt32 = 0
 
     /// What ``next(now:_:)`` has to say of a handshake beside the one that the engine is in.
     private enum RehandshakeNews {
@@ -329,6 +335,9 @@ package final class Association {
                 return .finishedRepeated
             case .lastFlightWanted:
                 return repeatLastFlight(now: now, lease)
+            case .needsAuthorization:
+                openQuestion = nextQuestion()
+                return .needsAuthorization(number: openQuestion)
             case .established:
                 phase = .established
                 lastReceived = now
@@ -342,6 +351,35 @@ package final class Association {
             end(.failed(error))
         }
         return .needsInput
+    }
+
+    // MARK: Authorization
+
+    private func nextQuestion() -> UInt32 {
+        lastQuestion = lastQuestion == .max ? 1 : lastQuestion + 1
+        return lastQuestion
+    }
+
+    /// What is asked by a number; `nil` where its handshake is over or given up.
+    func question(_ number: UInt32) -> AuthorizationQuestion? {
+        guard isOpen, number != 0 else { return nil }
+        if number == openQuestion { return engine.authorizationQuestion }
+        return rehandshake?.openQuestion == number ? rehandshake?.engine.authorizationQuestion : nil
+    }
+
+    /// Answers a question, unless its handshake is over or given up. Continue with ``next(now:_:)``.
+    func authorize(_ number: UInt32, _ answer: AuthorizationAnswer) {
+        guard isOpen, number != 0 else { return }
+        if number == openQuestion {
+            openQuestion = 0
+            engine.authorize(answer)
+            hasInput = true
+            hasNewDeadline = true
+        } else if let rehandshake, rehandshake.openQuestion == number {
+            rehandshake.openQuestion = 0
+            rehandshake.engine.authorize(answer)
+            announce(.datagram)
+        }
     }
 
     // MARK: Sending
@@ -517,9 +555,15 @@ package final class Association {
             guard let rehandshake else { return nil }
             do throws(EngineError) {
                 // Before it is established, an engine has nothing else to say.
-                guard case .established = try rehandshake.engine.next(now: now) else { return nil }
-                announce(.done)
-                return .replaced
+                switch try rehandshake.engine.next(now: now) {
+                case .established:
+                    announce(.done)
+                    return .replaced
+                case .needsAuthorization:
+                    rehandshake.openQuestion = nextQuestion()
+                    return .needsAuthorization(number: rehandshake.openQuestion)
+                default: return nil
+                }
             } catch {
                 endRehandshake()
                 return .rehandshakeFailed(.failed(error))

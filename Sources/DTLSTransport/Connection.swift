@@ -40,6 +40,9 @@ package protocol ConnectionDelegate: AnyObject {
     func connectionMoved(_ connection: Connection, from flow: FlowKey)
     /// Records of the peer have come from the flow, and nobody has answered the challenges there (RFC 9853).
     func connection(_ connection: Connection, checkFailedAt flow: FlowKey)
+    /// A client waits in its handshake until it is known whether it may come in: ``Connection/authorize(_:_:)`` with the
+    /// number says so, in this call or later.
+    func connection(_ connection: Connection, asks question: AuthorizationQuestion, _ number: UInt32)
     /// The connection's engine has done what may be counted: sent a flight again, sent or received an alert. It is valid
     /// during the call. After the end of a handshake or of the connection, this call comes first.
     func connection(_ connection: Connection, noted notes: EngineNotes)
@@ -56,6 +59,9 @@ extension ConnectionDelegate {
     package func connectionMoved(_ connection: Connection, from flow: FlowKey) {}
     package func connection(_ connection: Connection, checkFailedAt flow: FlowKey) {}
     package func connection(_ connection: Connection, noted notes: EngineNotes) {}
+    package func connection(_ connection: Connection, asks question: AuthorizationQuestion, _ number: UInt32) {
+        connection.authorize(number, .refused(reason: "nobody can be asked about the client"))
+    }
 }
 
 /// A live connection: an ``Association`` and its connected UDP socket, in a loop.
@@ -455,6 +461,11 @@ package final class Connection: TimerTarget, EventHandler {
                 delegate?.connectionReplaced(self)
             case .rehandshakeFailed(let ending):
                 delegate?.connection(self, rehandshakeFailed: ending)
+            case .needsAuthorization(let number):
+                if datapath.trace != nil { traceNote("the handshake waits for an authorization") }
+                if let question = association.question(number) {
+                    delegate?.connection(self, asks: question, number)
+                }
             case .pathResponse(let cookie):
                 let flow = association.flow
                 perform(paths.receivedResponse(cookie, from: source ?? flow, present: flow))
@@ -481,6 +492,17 @@ package final class Connection: TimerTarget, EventHandler {
             delegate?.connection(self, misdelivered: datagram, from: source)
         } else {
             misdelivered.append(([UInt8](datagram), source))
+        }
+    }
+
+    /// Lets a client in or keeps it out, as was asked. Nothing happens where its handshake is over meanwhile.
+    package func authorize(_ number: UInt32, _ answer: AuthorizationAnswer) {
+        guard association.isOpen else { return }
+        // Within the delegate's call, what follows comes after that.
+        if isWorking { return association.authorize(number, answer) }
+        work { lease in
+            association.authorize(number, answer)
+            handOutEvents(lease)
         }
     }
 

@@ -47,6 +47,8 @@ final class Rehandshake {
     let engine: Engine
     let random: ClientRandom
     let started: Instant
+    /// The number of the question that the engine waits for an answer to; 0 where it waits for none.
+    var openQuestion: UInt32 = 0
 
     init(engine: Engine, random: ClientRandom, started: Instant) {
         self.engine = engine

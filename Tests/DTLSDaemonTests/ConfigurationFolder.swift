@@ -173,7 +173,7 @@ struct TestMaterial {
     }
 }
 
-private func makeTemporaryFolder() throws -> String {
+func makeTemporaryFolder() throws -> String {
     let folder = FileManager.default.temporaryDirectory.appendingPathComponent(
         "dtlsd-configuration-\(UUID().uuidString)")
     try FileManager.default.createDirectory(at: folder, withIntermediateDirectories: true)

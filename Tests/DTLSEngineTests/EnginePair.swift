@@ -45,6 +45,9 @@ final class EnginePair {
     private let fragments = HelloFragments()
     /// How many good cookies are refused, as if they had become too old.
     var cookiesToRefuse = 0
+    /// Answers the questions who may come in; `nil`: later, by ``answer(_:)``.
+    var authorize: (AuthorizationQuestion) -> AuthorizationAnswer? = { _ in nil }
+    private(set) var questions: [AuthorizationQuestion] = []
     /// Somebody on the way, who changes the client's datagrams.
     var tamper: ([UInt8]) -> [UInt8] = { $0 }
     private let clientAddress: [UInt8] = [192, 0, 2, 1, 0x30, 0x39]
@@ -123,6 +126,12 @@ final class EnginePair {
     func send(_ message: [UInt8], from side: SimulatedWire.Side) throws {
         defer { flush(side) }
         try message.withUnsafeBytes { try endpoint(side).engine?.send($0) }
+    }
+
+    /// Answers the server's question late.
+    func answer(_ answer: AuthorizationAnswer) {
+        server.engine?.authorize(answer)
+        proceed(.server)
     }
 
     func close(_ side: SimulatedWire.Side) {
@@ -250,6 +259,10 @@ final class EnginePair {
                 case .pathResponse(let cookie): change(side) { $0.pathResponses.append(cookie) }
                 case .lastFlightWanted: engine.forgetLastFlight()
                 case .finishedRepeated: change(side) { $0.repetitions += 1 }
+                case .needsAuthorization:
+                    guard let question = engine.authorizationQuestion else { break }
+                    questions.append(question)
+                    if let answer = authorize(question) { engine.authorize(answer) }
                 case .closed:
                     change(side) { $0.isClosed = true }
                     break events

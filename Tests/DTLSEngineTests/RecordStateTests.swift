@@ -226,9 +226,16 @@ import Testing
                 }
             }
             #expect(try decode(bytes) == details)
-            for count in 0..<bytes.count {
+            // The last byte says that there is no label; a program without labels has written none.
+            for count in 0..<(bytes.count - 1) {
                 #expect(throws: MalformedBytes.self) { try decode(bytes.prefix(count)) }
             }
+            #expect(try decode(bytes.dropLast()) == details)
+            var labelled = details
+            labelled.label = "gold"
+            var more = ByteWriter()
+            labelled.encode(into: &more)
+            #expect(try decode(more.bytes) == labelled)
         }
     }
 

@@ -419,6 +419,7 @@ final class AssociationPair {
                 let present = side.association.flow
                 perform(side.paths.receivedResponse(cookie, from: arrival?.flow ?? present, present: present), side)
             case .finishedRepeated: side.repetitions += 1
+            case .needsAuthorization(let number): side.association.authorize(number, .allowed())
             }
         }
     }

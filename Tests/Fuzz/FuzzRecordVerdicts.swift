@@ -156,7 +156,7 @@ private final class Receivers {
             while true {
                 switch try engine.next(now: .distantPast) {
                 case .needsInput: return
-                case .established, .finishedRepeated, .lastFlightWanted: continue
+                case .established, .finishedRepeated, .lastFlightWanted, .needsAuthorization: continue
                 case .pathResponse(let cookie): verdicts.append(.answer(cookie))
                 case .message(let message): verdicts.append(.message([UInt8](message)))
                 case .closed: return verdicts.append(.closed)

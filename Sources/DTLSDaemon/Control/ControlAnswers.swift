@@ -219,8 +219,8 @@ extension Control {
             ageSeconds: Self.seconds(since: slot.started, now),
             idleSeconds: Self.seconds(since: slot.lastReceived, now),
             receivedBytes: counters.bytesIn, sentBytes: counters.bytesOut, receivedMessages: counters.messagesIn,
-            sentMessages: counters.messagesOut, identity: session?.peerName?.name, version: session?.version,
-            cipher: session?.cipher)
+            sentMessages: counters.messagesOut, identity: session?.peerName?.name, label: session?.label,
+            version: session?.version, cipher: session?.cipher)
     }
 
     /// The rule that a connection's backend is of; `nil` where it is of none, or of one that is gone.

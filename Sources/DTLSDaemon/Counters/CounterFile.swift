@@ -144,6 +144,7 @@ struct TargetCounters {
     func count(_ refusal: Refusal) { block.add(to: .refusals, refusal.rawValue) }
     func count(_ result: HandshakeResult) { block.add(to: .handshakes, result.rawValue) }
     func count(_ reason: CloseReason) { block.add(to: .connectionsClosed, reason.rawValue) }
+    func count(_ result: AuthorizationResult) { block.add(to: .authorizations, result.rawValue) }
     func count(_ move: ConnectionMove) { block.add(to: .connectionsMoved, move.rawValue) }
     func countDropped(_ reason: DropReason, _ number: Int = 1) {
         block.add(number, to: .datagramsDropped, reason.rawValue)

@@ -6,6 +6,7 @@ enum ProcessCounter: Int, CounterSchema {
     case maximumDescriptors
     case residentMemory
     case openSSLConnections
+    case authorizerAnswersDropped
     case availableMemory
     case workersStarted
     case workersDied
@@ -35,6 +36,10 @@ enum ProcessCounter: Int, CounterSchema {
             .gauge(
                 "openssl_connections",
                 "Connections of which OpenSSL has the handshake or the records, which take most of the memory")
+        case .authorizerAnswersDropped:
+            .counter(
+                "authorizer_answers_dropped_total", by: "reason", DroppedAnswer.allCases.map(\.label),
+                "Answers of authorizers that were to no question that waits, or none at all, by reason")
         case .availableMemory:
             .gauge(
                 "available_memory_bytes", unit: "bytes",

@@ -25,6 +25,7 @@ enum TargetCounter: Int, CounterSchema {
     case groups
     case alertsSent
     case alertsReceived
+    case authorizations
     case connections
     case connectionsOpened
     case connectionsClosed
@@ -107,6 +108,10 @@ enum TargetCounter: Int, CounterSchema {
             .counter(
                 "alerts_received_total", by: "alert", HandshakeLabels.alerts,
                 "Alerts of peers that were taken for theirs, by kind")
+        case .authorizations:
+            .counter(
+                "authorizations_total", by: "result", AuthorizationResult.allCases.map(\.label),
+                "Handshakes in which an authorizer was asked whether the client may come in, by result")
         case .connections:
             .gauge(
                 "connections", by: "state", ConnectionState.allCases.map(\.label),
@@ -167,6 +172,8 @@ enum HandshakeResult: Int, CaseIterable, Sendable {
     /// The certificate or the pre-shared key of the peer was refused.
     case unverified
     case unknownServerName
+    /// The authorizer has refused the client, or has not answered.
+    case unauthorized
     case timedOut
     /// The peer has ended it with close_notify.
     case cancelled
@@ -185,6 +192,7 @@ enum HandshakeResult: Int, CaseIterable, Sendable {
         case .closedHere, .addressTaken, .serviceRemoved, .refused: self = .closedHere
         case .closedByPeer, .failed(.cancelled): self = .cancelled
         case .failed(.unknownServerName): self = .unknownServerName
+        case .failed(.unauthorized): self = .unauthorized
         case .failed(let error): self = error.verification == nil ? .failed : .unverified
         }
     }
@@ -196,6 +204,7 @@ enum HandshakeResult: Int, CaseIterable, Sendable {
         case .failed: "failed"
         case .unverified: "unverified"
         case .unknownServerName: "unknown_server_name"
+        case .unauthorized: "unauthorized"
         case .timedOut: "timed_out"
         case .cancelled: "cancelled"
         case .abandoned: "abandoned"

@@ -77,6 +77,8 @@ enum LogEvent: Int, Sendable, CaseIterable {
     case serverUnreachable
     /// The server of a client (client mode) has shown a certificate that is not trusted.
     case serverUnverified
+    /// An authorizer cannot be asked, or answers what is no answer.
+    case authorizerFailed
     /// A program could not be started (handler "exec").
     case programFailed
     /// A program has ended with a status other than 0, or by a signal (handler "exec").
@@ -151,6 +153,7 @@ enum LogEvent: Int, Sendable, CaseIterable {
         case .nameResolved: .init("6fa843c9cbda6e28e379574da189c5db", .notice, "host name resolved")
         case .serverUnreachable: .init("883304b15c16b6c5c230812cc37644cc", .warning, "server unreachable")
         case .serverUnverified: .init("451d7cb0da7278ad1f0ef8f882169344", .error, "server not trusted")
+        case .authorizerFailed: .init("e2a4b0c46d8f4b6fa8c1b7d3c5f09a61", .warning, "authorizer failed")
         case .programFailed: .init("4bd4d1921556466ea10c9a47ed56a67c", .warning, "program not started")
         case .programEnded: .init("7acda4336d044169b37b1764d179e4a5", .notice, "program failed")
         case .messageLost: .init("138fc8c208fc4df499d84b3a6629566b", .warning, "message not logged")

@@ -246,6 +246,15 @@ final class ServedConnection: ConnectionDelegate {
         handler.opened(connection)
     }
 
+    func connection(_ connection: Connection, asks question: AuthorizationQuestion, _ number: UInt32) {
+        // A re-handshake goes by the active configuration.
+        let active = hasBeenEstablished ? worker.active(service) : nil
+        let asking = active.flatMap { $0.asksAuthorizer ? $0 : nil } ?? service
+        asking.authorize(question, of: connection.peer, at: connection.local) { [weak connection] answer in
+            connection?.authorize(number, answer)
+        }
+    }
+
     func connection(_ connection: Connection, received message: UnsafeRawBufferPointer) {
         if let excess = traffic?.excess(message.count, now: worker.datapath.loop.now) {
             return drop(excess, on: connection)
@@ -274,7 +283,8 @@ final class ServedConnection: ConnectionDelegate {
     func connection(_ connection: Connection, rehandshakeFailed ending: Connection.Ending) {
         service.counters.count(HandshakeResult(ending))
         worker.logs.handshakeFailed(
-            peer: connection.peer, service, "\(ending); this was a re-handshake, and the connection goes on as it was")
+            peer: connection.peer, service, "\(ending); this was a re-handshake, and the connection goes on as it was",
+            client: ending.refusedClient)
     }
 
     func connection(_ connection: Connection, noted notes: EngineNotes) { service.counters.count(notes) }
@@ -307,8 +317,15 @@ final class ServedConnection: ConnectionDelegate {
             service.counters.count(HandshakeResult(ending))
             worker.logs.handshakeFailed(
                 peer: connection.peer, service, ending.description + connection.presharedKeyRemark,
-                client: connection.peerRejection?.client)
+                client: connection.peerRejection?.client ?? ending.refusedClient)
         }
         worker.remove(self)
+    }
+}
+
+extension Connection.Ending {
+    /// The client that was refused by who was asked about it, as far as it is known.
+    fileprivate var refusedClient: PeerName? {
+        if case .failed(.unauthorized(let refusal)) = self { refusal.client } else { nil }
     }
 }

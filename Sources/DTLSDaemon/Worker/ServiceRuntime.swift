@@ -11,6 +11,8 @@ final class ServiceRuntime {
     /// What becomes of the handler of a connection that gives its socket up.
     let parking: Parking
     private let handler: Handlers
+    /// Who is asked whether a client may come in; `nil`: nobody.
+    private let authorizer: Authorizer?
     /// Its ``SlotTarget``.
     let target: UInt64
     /// Where its connections count.
@@ -60,6 +62,7 @@ final class ServiceRuntime {
             case .exec(let exec): .exec(exec)
             case .log(let log): .log(log)
             }
+        authorizer = configuration.authorize.map { Authorizer($0, of: configuration.name, resources) }
         context = try ServerContext(configuration.tls, tickets: ticketKeys, sessionIDContext: configuration.name)
         limits = Connection.Limits(
             handshakeTimeout: configuration.handshakeTimeout, idleTimeout: configuration.idleTimeout,
@@ -76,6 +79,21 @@ final class ServiceRuntime {
     func count(in counters: TargetCounters) {
         self.counters = counters
         if case .forward(let service, _) = handler { service.count(in: counters) }
+    }
+
+    var asksAuthorizer: Bool { authorizer != nil }
+
+    /// Asks whether a client may come in.
+    /// - Parameter completion: is called once, at once or later.
+    func authorize(
+        _ question: AuthorizationQuestion, of peer: SocketAddress, at local: SocketAddress,
+        _ completion: @escaping (AuthorizationAnswer) -> Void
+    ) {
+        guard let authorizer else { return completion(.refused(reason: "there is no authorizer any more")) }
+        authorizer.ask(question, of: peer, at: local) { [self] answer, result in
+            counters.count(result)
+            completion(answer)
+        }
     }
 
     /// Why the handler could not serve a new client after its handshake; `nil` where nothing is known against it.

@@ -115,6 +115,9 @@ final class Worker: MessageChannelDelegate {
         logs.onMessagesLost = { [unowned self] count, service in
             counters(of: SlotTarget.service(service)).countDropped(.log, count)
         }
+        handlerResources.sharedState(AuthorizerLinks.self).onDropped = { [unowned self] reason in
+            counterFile?.process.add(to: .authorizerAnswersDropped, reason.rawValue)
+        }
         self.channel = try MessageChannel(channel, loop: loop, delegate: self)
         handlerResources.hosts.onRefused = { [unowned self] host in
             _ = self.channel?.offer(MessageFromWorker.encode(hostRefused: host))
@@ -455,7 +458,8 @@ final class Worker: MessageChannelDelegate {
             context: allows(peer, service) ? active?.context : nil, cookies: cookies, staysBeside: staysBeside)
     }
 
-    private func active(_ service: ServiceRuntime) -> ServiceRuntime? {
+    /// The service of the active configuration in a service's place; `nil` where that is gone from it.
+    func active(_ service: ServiceRuntime) -> ServiceRuntime? {
         services.first { $0.configuration.name == service.configuration.name }
     }
 

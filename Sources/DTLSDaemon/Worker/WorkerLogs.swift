@@ -47,6 +47,7 @@ final class WorkerLogs: TimerTarget {
         fields.merge(Self.connectionIDFields(session.connectionIDs)) { $1 }
         if let name = session.serverName { fields["SNI"] = "\(name)" }
         if let name = session.applicationProtocol { fields["ALPN"] = "\(name)" }
+        if let label = session.label { fields["LABEL"] = "\(label)" }
         fields.merge(Self.clientFields(session.peerName)) { $1 }
         return fields
     }

@@ -218,6 +218,7 @@ enum ConnectionReport {
         add("Server name", connection.serverName)
         add("ALPN", connection.applicationProtocol)
         add("Identity", summary.identity)
+        add("Label", summary.label)
         add("Subject", connection.certificate?.subject)
         add("Fingerprint", connection.certificate?.fingerprint)
         add("PSK identity", connection.pskIdentity)

@@ -256,7 +256,7 @@ private let least = """
         ),
         ("resumption = 1", "4: client.out.resumption: expected true or false, found 1"),
         ("handler = \"echo\"", "4: client.out.handler: unknown key here; it belongs in [service.NAME]"),
-        ("server = \"x\"", "4: client.out.server: unknown key; expected one of "),
+        ("colour = \"x\"", "4: client.out.colour: unknown key; expected one of "),
     ]
 
     @Test(arguments: wrongLines)

@@ -80,7 +80,8 @@ import Testing
         (
             "forward.rule.r.backend = \"unix:/b\"",
             "dtlsd.toml:5: service.a.forward.rule.r: the rule has no condition, so that those below it would never be"
-                + " looked at; expected one of \"server_name\", \"alpn\", \"identity\", \"certificate_name\", or the"
+                + " looked at; expected one of \"server_name\", \"alpn\", \"identity\", \"certificate_name\", \"label\","
+                + " or the"
                 + " backends of all other clients in [service.NAME.forward]"
         ),
         (

@@ -106,7 +106,8 @@ import Testing
                                     ]),
                                     .applicationProtocol([try BytePattern("coap")]),
                                     .identity([try BytePattern("plant-7-*")]),
-                                    .certificateName([try PeerRule("dns:*.plant-7.example.org")])),
+                                    .certificateName([try PeerRule("dns:*.plant-7.example.org")]),
+                                    .label([try BytePattern("plant-7")])),
                                 backends: try .of(.udp("127.0.0.1:5687"), .udp("127.0.0.1:5688")))
                         ],
                         sources: try ["127.0.0.2", "127.0.0.3"].map {
@@ -245,7 +246,7 @@ import Testing
 
     /// The manual is derived from the sections too.
     @Test func `every key has a type and a description for the manual`() {
-        #expect(Self.sections.map(\.title).contains("[service.NAME.socket]") && Self.sections.count == 20)
+        #expect(Self.sections.map(\.title).contains("[service.NAME.socket]") && Self.sections.count == 21)
         for section in Self.sections {
             #expect(Set(section.keys.map(\.name)).count == section.keys.count, "a key twice in \(section.title)")
             for key in section.keys {

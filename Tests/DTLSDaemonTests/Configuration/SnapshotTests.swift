@@ -28,6 +28,7 @@ import Testing
         tls.applicationProtocols = ["coap", "ä"]
         tls.presharedKeys = PresharedKeys(keys: [presharedKey, PresharedKey(identity: [2], key: [3])], hint: [0xfe])
         tls.connectionIDs = true
+        tls.authorization = .all
         (tls.groups, tls.signatureAlgorithms) = ("P-256", "ECDSA+SHA256")
         tls.sessions = SessionSettings(resumption: false, lifetime: .seconds(3))
         let socket = SocketOptions(
@@ -79,8 +80,10 @@ import Testing
             services: handlers.enumerated().map { index, handler in
                 ServiceConfiguration(
                     name: "service \(index)", listen: addresses, tls: tls, handshakeTimeout: .milliseconds(120_000),
-                    idleTimeout: .milliseconds(86_400_000), parkAfter: .seconds(1), mtu: 9_000, handler: handler,
-                    socket: socket, limits: limits
+                    idleTimeout: .milliseconds(86_400_000), parkAfter: .seconds(1), mtu: 9_000,
+                    authorize: AuthorizeConfiguration(
+                        path: "/ä", timeout: .seconds(1), cache: 1, cacheTime: .seconds(2), minimumKeyLength: 3),
+                    handler: handler, socket: socket, limits: limits
                 )
             },
             clients: [

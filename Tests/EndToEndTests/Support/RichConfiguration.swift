@@ -91,6 +91,8 @@ struct RichConfiguration {
         handler = "log"
         [service.collect.log]
         to = "syslog"
+        [service.collect.authorize]
+        server = "unix:/run/authz.sock"
         [client.out]
         listen = "\(others[4])"
         connect = "\(address)"

@@ -144,6 +144,14 @@ struct WrongSetting: Sendable {
         WrongSetting(named, "ocsp_staple", "\"missing\"", "No such file or directory"),
         WrongSetting("service.echo.clients", "allow", "\"sensor-7\"", "\"sensor-7\": "),
         WrongSetting("service.echo.clients", "deny", "[\"sha256:00\"]", "\"sha256:00\": "),
+        WrongSetting(
+            "service.collect.authorize", "server", "\"/run/authz.sock\"",
+            "expected \"unix:/PATH\", a path of at most 107 bytes, found the string \"/run/authz.sock\""),
+        WrongSetting(
+            "service.collect.authorize", "timeout", "61", "expected a number of seconds, 1 to 60, found 61"),
+        WrongSetting(
+            "service.collect.authorize", "cache", "-1", "expected an integer of answers, 0 to 1000000, found -1"),
+        WrongSetting("service.collect.authorize", "cache_time", "0", "expected a time, \"1s\" to \"1d\", found 0"),
         WrongSetting("service.echo.psk", "file", "\"open.psk\"", "(mode 644); expected mode 600 or 640: chmod 600"),
         WrongSetting("service.echo.psk", "file", "\"weak.psk\"", "\"weak.psk\", line 1: a key of 2 bytes"),
         WrongSetting("service.echo.psk", "file", "\"empty\"", "has no line IDENTITY:KEY"),
@@ -165,6 +173,7 @@ struct WrongSetting: Sendable {
         WrongSetting("service.pass.forward.rule.one", "alpn", "7", "an application protocol, a pattern of it with *"),
         WrongSetting("service.pass.forward.rule.one", "identity", "'a\\b'", "a backslash stands before * or another"),
         WrongSetting("service.pass.forward.rule.one", "certificate_name", "\"gateway\"", "expected one of \"cn:\""),
+        WrongSetting("service.pass.forward.rule.one", "label", "7", "a label of an authorizer's answer, a pattern of"),
         WrongSetting("service.pass.forward.rule.one", "backend", "\"tcp:127.0.0.1:7\"", "found the string \"tcp:"),
         WrongSetting(
             "service.pass.forward.rule.one", "refuse", "true", "a rule that refuses its clients has no backend"),

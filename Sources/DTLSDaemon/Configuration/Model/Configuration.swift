@@ -69,6 +69,8 @@ struct ServiceConfiguration: Codable, Equatable, Sendable {
     /// ``ConnectionIDConfiguration/minimumLength(serverIDLength:)`` to ``ConnectionIDConfiguration/maximumLength``;
     /// `nil`: connection IDs are not agreed on.
     var connectionIDLength: Int?
+    /// Who is asked whether a client may come in; `nil`: nobody.
+    var authorize: AuthorizeConfiguration?
     var handler = HandlerConfiguration.echo
     var socket: SocketOptions
     var limits = LimitsConfiguration()

@@ -6,6 +6,7 @@ struct ForwardRuleSection {
     fileprivate var applicationProtocols: [BytePattern] = []
     fileprivate var identities: [BytePattern] = []
     fileprivate var certificateNames: [Element<PeerRule>] = []
+    fileprivate var labels: [BytePattern] = []
     fileprivate var backends: [Element<Backend>] = []
     fileprivate var refuses = false
 
@@ -25,6 +26,9 @@ struct ForwardRuleSection {
             Key(
                 "certificate_name", \.certificateNames, .peerRules, default: "none; any certificate, and none",
                 doc: "The names in the certificates of the rule's clients, in the form of [service.NAME.clients].")
+            Key(
+                "label", \.labels, .patterns("a label of an authorizer's answer"), default: "none; any label, and none",
+                doc: "The labels of the rule's clients, as the authorizer's answers have them, or patterns of them.")
             Key(
                 "backend", \.backends, .backends, default: "none; refuse is true",
                 doc: "The backend that datagrams of the rule's clients are passed to, or several.")
@@ -61,6 +65,7 @@ struct ForwardRuleSection {
                 \.certificateNames, { $0.has(\.authorities) || $0.has(\.clients) || $0.has(\.clientCertificate) },
                 "ca in the service"
             ),
+            (\.labels, { $0.has(\.authorize) }, "authorize in the service"),
         ]
     }
 
@@ -70,6 +75,7 @@ struct ForwardRuleSection {
         if !applicationProtocols.isEmpty { found.append(.applicationProtocol(applicationProtocols)) }
         if !identities.isEmpty { found.append(.identity(identities)) }
         if !certificateNames.isEmpty { found.append(.certificateName(certificateNames.map(\.value))) }
+        if !labels.isEmpty { found.append(.label(labels)) }
         return found
     }
 

@@ -5,11 +5,11 @@ import Primitives
 struct PresharedKeysSection {
     private(set) var settings = PresharedKeys(keys: [])
     fileprivate var file: PresharedKeyText?
-    fileprivate var minimumLength = PresharedKeyFile.minimumKeyLength
+    private(set) var minimumLength = PresharedKeyFile.minimumKeyLength
 
     static let schema = Schema<Self> {
         Key(
-            "file", \.file, .presharedKeys, isRequired: { _ in true },
+            "file", \.file, .presharedKeys, default: "none; with authorize, the answers have the keys",
             doc: "The file of identities and keys, one IDENTITY:KEY in each line.")
         Key(
             "hint", \.settings.hint, .hint,
@@ -20,6 +20,11 @@ struct PresharedKeysSection {
     } check: { table, section in
         section.settings.keys = section.file?.keys(atLeast: section.minimumLength, table.field(\.file)) ?? []
     }
+}
+
+extension TableReader<PresharedKeysSection> {
+    /// Reports that there are no keys, where nobody can be asked for them.
+    func requireFile() { require(\.file) }
 }
 
 /// The table `[client.NAME.psk]`: the key that a client shares with its server.

@@ -1,3 +1,5 @@
+import TOMLKit
+
 /// The keys of one kind of table: a section of the configuration file, such as `[service.NAME.socket]`. It is the only
 /// description of these keys. Reading them, the messages about unknown keys, and the manual are derived from it.
 ///
@@ -114,6 +116,24 @@ struct Key<Section>: Sendable {
             read: { section, field in
                 guard let table = TableReader(field, schema) else { return }
                 schema.read(table, into: &section[keyPath: property])
+            })
+    }
+
+    /// Describes a table inside the section's table for which a string may stand: the value of one of its keys, where the
+    /// others have their defaults.
+    init<Inner, Value>(
+        table name: String, _ property: any WritableKeyPath<Section, Inner> & Sendable, _ schema: Schema<Inner>,
+        orOnly inner: any WritableKeyPath<Inner, Value?> & Sendable, _ type: ValueType<Value>, doc: String
+    ) {
+        self.init(
+            name, property, expected: "\(type.expected), or \(ValueType<Inner>.expectedTable)", doc: doc,
+            subsections: { section, path in schema.description(of: section[keyPath: property], at: path + [name]) },
+            read: { section, field in
+                if field.value?.table == nil {
+                    if let value = type.read(field) { section[keyPath: property][keyPath: inner] = value }
+                } else if let table = TableReader(field, schema) {
+                    schema.read(table, into: &section[keyPath: property])
+                }
             })
     }
 

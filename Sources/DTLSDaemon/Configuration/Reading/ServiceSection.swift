@@ -18,6 +18,7 @@ struct ServiceSection {
     var revocationCheck = PeerVerification.RevocationCheck.chain
     var clients = ClientRulesSection()
     var presharedKeys = PresharedKeysSection()
+    var authorize = AuthorizeSection()
     /// The oldest version; `nil`: that of the policy.
     var minimumVersion: ProtocolVersion?
     var handler: HandlerName?
@@ -129,6 +130,9 @@ struct ServiceSection {
             table: "psk", \.presharedKeys, PresharedKeysSection.schema,
             doc: "Pre-shared keys, by which clients can authenticate instead of by a certificate.")
         Key(
+            table: "authorize", \.authorize, AuthorizeSection.schema, orOnly: \.path, .authorizer,
+            doc: "Who is asked in each handshake whether the client may come in; a string stands for server alone.")
+        Key(
             "resumption", \.model.tls.sessions.resumption, .flag,
             doc: "Whether clients get session tickets and can resume their sessions.")
     }
@@ -147,12 +151,27 @@ struct ServiceSection {
         service.listen = listen.map(\.value)
         service.tls.connectionIDs = service.connectionIDLength != nil
         service.tls.minimumVersion = minimumVersion ?? service.tls.policy.minimumVersion
+        service.authorize = authorize.configuration(minimumKeyLength: presharedKeys.minimumLength)
+        if service.authorize != nil { service.tls.authorization = .all }
+        checkAuthorize(table)
         ServerCredentialsReader(section: self, table: table, service: name).read(into: &service.tls)
         service.tls.sessions.lifetime = tickets.lifetime
         service.handler = handler(table)
         checkConnectionID(table, connectionIDs)
         service.limits = limits.within(outer, table.table(\.limits, LimitsSection.schema))
         return service
+    }
+
+    private func checkAuthorize(_ table: TableReader<Self>) {
+        guard table.has(\.authorize) else {
+            table.table(\.presharedKeys, PresharedKeysSection.schema)?.requireFile()
+            return
+        }
+        if model.tls.allowsRenegotiation {
+            table.report(
+                \.authorize,
+                "nobody is asked in a renegotiation, which renegotiation = true allows; expected only one of the two")
+        }
     }
 
     private func checkConnectionID(_ table: TableReader<Self>, _ connectionIDs: ConnectionIDConfiguration) {
@@ -201,7 +220,9 @@ private struct ServerCredentialsReader {
         settings.certifiedKeys = certifiedKeys(settings)
         settings.clients = ClientAuthReader(section: section, table: table).read()
         let presharedKeys = section.presharedKeys.settings
-        if !presharedKeys.keys.isEmpty { settings.presharedKeys = presharedKeys }
+        // With an authorizer, the answers have the keys that are in no file.
+        let hasAnsweredKeys = table.has(\.presharedKeys) && settings.authorization != .none
+        if !presharedKeys.keys.isEmpty || hasAnsweredKeys { settings.presharedKeys = presharedKeys }
         settings.refusesUnknownNames = section.unknownName == .refuse
         if settings.choosesByAddress, section.hosts.isEmpty {
             table.report(

@@ -12,6 +12,7 @@ enum ExecEnvironment {
         let session = client.session
         var variables = variables(peerIdentity: session.peerName, serverName: session.serverName)
         variables["DTLSD_SERVICE"] = service.configuration.name
+        variables["DTLSD_LABEL"] = session.label
         variables["REMOTE_ADDR"] = client.flow.peer.host
         variables["REMOTE_PORT"] = "\(client.flow.peer.port)"
         variables["SERVER_ADDR"] = client.flow.local.host

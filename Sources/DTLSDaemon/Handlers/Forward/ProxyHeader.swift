@@ -19,6 +19,8 @@ struct ProxyHeader {
     /// OpenSSL's name of the cipher suite.
     var cipher: String
     var client = Client.anonymous
+    /// What the client is called by who has let it in.
+    var label: String?
 
     enum Client {
         case anonymous
@@ -69,6 +71,8 @@ struct ProxyHeader {
         case sslCipher = 0x23
         /// PP2_TYPE_MIN_CUSTOM, the first type for applications' own use. None is registered for a pre-shared key.
         case presharedKeyIdentity = 0xe0
+        /// The label of an authorizer's answer.
+        case label = 0xe1
     }
 
     private var extensions: [UInt8] {
@@ -77,6 +81,7 @@ struct ProxyHeader {
         if let serverName { result += Self.field(.authority, serverName) }
         result += Self.field(.ssl, ssl)
         if case .presharedKey(let identity) = client { result += Self.field(.presharedKeyIdentity, identity) }
+        if let label { result += Self.field(.label, label) }
         return result
     }
 
@@ -125,5 +130,6 @@ extension ProxyHeader {
                 commonName: identity.commonName, isShownNow: !session.isResumed,
                 verification: session.verificationResult)
         }
+        label = session.label
     }
 }

@@ -202,28 +202,37 @@ extension EndToEnd {
 
         // MARK: Connections that live
 
-        enum Change: CaseIterable { case parked, parkedWithoutSocket, death, restart }
+        enum Change: CaseIterable { case parked, parkedWithoutSocket, death, replacement }
 
-        @Test(arguments: [Change.parked, .parkedWithoutSocket, .death])
+        @Test(arguments: Change.allCases)
         func `a connection keeps its rule`(_ change: Change) async throws {
             let (one, rest) = (try Named("one"), try Named("rest"))
-            let keys = change == .death ? "" : "park_after = \"1s\""
+            let parks = change == .parked || change == .parkedWithoutSocket
+            let keys = parks ? "park_after = \"1s\"" : ""
             let park = change == .parkedWithoutSocket ? "park = true\n" : ""
             // The names of a certificate are not kept, and still it is the rule's connection.
             let maker = CertificateMaker(folder: folder)
             let ca = try await maker.authority("clients")
             let gateway = try await maker.issued("gateway", by: ca, names: "DNS:gw.plant.example.org")
             let daemon = try await Daemon.start(
-                service(
-                    rule("one", "certificate_name = \"dns:gw.plant.example.org\"", one) + others(rest) + park,
-                    keys: keys + "\nca = \"\(ca.certificate)\""), in: folder)
+                "control.path = \"\(folder.file("control"))\"\n"
+                    + service(
+                        rule("one", "certificate_name = \"dns:gw.plant.example.org\"", one) + others(rest) + park,
+                        keys: keys + "\nca = \"\(ca.certificate)\""), in: folder)
             let sockets = daemon.openSockets
             let client = try client(["-cert", gateway.certificate, "-key", gateway.privateKey])
             try await client.exchange("before", answer: "one:before")
             switch change {
             case .parked: try await daemon.parked(sockets: sockets + 1)
             case .parkedWithoutSocket: try await daemon.parked(sockets: sockets)
-            default: try await daemon.replaceWorker()
+            case .death: try await daemon.replaceWorker()
+            case .replacement:
+                // The connection moves with its sockets to the process that takes the place of its worker.
+                let former = try #require(daemon.worker(0))
+                _ = try await tool(["drain"])
+                try await eventually("the worker is replaced", details: daemon.program.errors) {
+                    daemon.workers.count == 1 && daemon.workers != [former]
+                }
             }
             try await client.exchange("after", answer: "one:after")
             #expect(rest.backend.received.isEmpty)
@@ -263,7 +272,25 @@ extension EndToEnd {
             try await daemon.stop()
         }
 
-        /// A new handshake over a connection's address is another client's, perhaps: its rule is found anew.
+        /// A new handshake from a connection's address may be another client's: what held of the former one is forgotten.
+        @Test func `a client that comes back from the same port with another name gets the rule of that name`()
+            async throws
+        {
+            let (one, rest) = (try Named("one"), try Named("rest"))
+            let daemon = try await Daemon.start(
+                service(rule("one", "server_name = \"a.example.org\"", one) + others(rest)), in: folder)
+            let port = try SocketAddress.free(on: "127.0.0.1")
+            let former = try client(["-bind", "\(port)", "-servername", "a.example.org"])
+            try await former.exchange("before", answer: "one:before")
+            former.program.signal(SIGKILL)
+            _ = try await former.program.ended()
+            let next = try client(["-bind", "\(port)", "-servername", "z.example.org"])
+            try await next.exchange("after", answer: "rest:after")
+            try await daemon.logged("the peer has begun a new handshake")
+            #expect(one.backend.received.map(\.text) == ["before\n"])
+            try await daemon.stop()
+        }
+
         @Test func `a backend of a rule that refuses is not replaced by another rule's`() async throws {
             let rest = try Named("rest")
             let closed = try SocketAddress.freeOnOwnLoopback()

@@ -36,7 +36,7 @@ extension ServerContext {
 
     /// Makes a virtual host of each name of the settings: with the service's policy and trust, and sessions of its own.
     func addNames(
-        of settings: ServerSettings, tickets: TicketKeyRing?, sessionIDContext: String
+        of settings: ServerSettings, tickets: TicketKeyRing?, sessions: SessionCache?, sessionIDContext: String
     ) throws(CredentialsError) {
         for host in settings.names {
             var own = settings
@@ -45,7 +45,8 @@ extension ServerContext {
             own.refusesUnknownNames = false
             own.choosesByAddress = false
             let context = try ServerContext(
-                own, tickets: tickets, sessionIDContext: "\(sessionIDContext)\0name:\(host.name.lowercased())",
+                own, tickets: tickets, sessions: sessions,
+                sessionIDContext: "\(sessionIDContext)\0name:\(host.name.lowercased())",
                 trustOf: self)
             add(context, for: host.name)
         }

@@ -233,7 +233,7 @@ enum PresharedKeyCallbacks {
     }
 
     /// A session whose ticket says nothing of a key was made with a certificate.
-    private static func isStillValid(_ ssl: OpaquePointer?, _ session: OpaquePointer?) -> Bool {
+    static func isStillValid(_ ssl: OpaquePointer?, _ session: OpaquePointer?) -> Bool {
         guard let ssl, let session else { return false }
         var data: UnsafeMutableRawPointer?
         var count = 0

@@ -14,24 +14,34 @@ public final class ResumableSession {
 
     /// A session that ``encoded`` has given, in another process perhaps.
     public init?(decoding bytes: [UInt8]) {
-        ERR_set_mark()
-        defer { ERR_pop_to_mark() }
-        let session = bytes.withUnsafeBufferPointer { buffer in
-            var position = buffer.baseAddress
-            return d2i_SSL_SESSION(nil, &position, buffer.count)
-        }
-        guard let session else { return nil }
+        guard let session = SessionBytes.decode(bytes) else { return nil }
         pointer = session
     }
 
     /// The session as bytes (DER), secrets included.
-    public var encoded: [UInt8] {
-        var bytes = [UInt8](repeating: 0, count: Int(max(0, i2d_SSL_SESSION(pointer, nil))))
+    public var encoded: [UInt8] { SessionBytes.encoded(pointer) }
+}
+
+/// A session as bytes (DER), secrets included.
+enum SessionBytes {
+    /// - Returns: empty where OpenSSL cannot encode the SSL_SESSION.
+    static func encoded(_ session: OpaquePointer) -> [UInt8] {
+        var bytes = [UInt8](repeating: 0, count: Int(max(0, i2d_SSL_SESSION(session, nil))))
         bytes.withUnsafeMutableBufferPointer { buffer in
             var position = buffer.baseAddress
-            if position != nil { _ = i2d_SSL_SESSION(pointer, &position) }
+            if position != nil { _ = i2d_SSL_SESSION(session, &position) }
         }
         return bytes
+    }
+
+    /// - Returns: a reference to an SSL_SESSION that the caller owns; `nil` for bytes that are none.
+    static func decode(_ bytes: [UInt8]) -> OpaquePointer? {
+        ERR_set_mark()
+        defer { ERR_pop_to_mark() }
+        return bytes.withUnsafeBufferPointer { buffer in
+            var position = buffer.baseAddress
+            return d2i_SSL_SESSION(nil, &position, buffer.count)
+        }
     }
 }
 

@@ -27,7 +27,14 @@ public final class ServerContext: TLSContext {
     public convenience init(
         _ settings: ServerSettings, tickets: TicketKeyRing?, sessionIDContext: String = "dtls"
     ) throws(CredentialsError) {
-        try self.init(settings, tickets: tickets, sessionIDContext: sessionIDContext, trustOf: nil)
+        try self.init(settings, tickets: tickets, sessions: nil, sessionIDContext: sessionIDContext, trustOf: nil)
+    }
+
+    /// - Parameter sessions: where the sessions of clients without tickets are kept; `nil`: they cannot resume theirs.
+    package convenience init(
+        _ settings: ServerSettings, tickets: TicketKeyRing?, sessions: SessionCache?, sessionIDContext: String = "dtls"
+    ) throws(CredentialsError) {
+        try self.init(settings, tickets: tickets, sessions: sessions, sessionIDContext: sessionIDContext, trustOf: nil)
     }
 
     /// The most bytes of a client's certificate and the chain above it, in DER.
@@ -36,7 +43,8 @@ public final class ServerContext: TLSContext {
     /// - Parameter service: one with the same trust, whose CAs and revocation lists it shares: they can be many
     ///   megabytes.
     init(
-        _ settings: ServerSettings, tickets: TicketKeyRing?, sessionIDContext: String, trustOf service: ServerContext?
+        _ settings: ServerSettings, tickets: TicketKeyRing?, sessions: SessionCache?, sessionIDContext: String,
+        trustOf service: ServerContext?
     ) throws(CredentialsError) {
         self.sessionIDContext = Self.shorten(Array("\(settings.sessionIDContext)\0\(sessionIDContext)".utf8))
         refusesUnknownNames = settings.refusesUnknownNames
@@ -52,7 +60,7 @@ public final class ServerContext: TLSContext {
         _ = co_ssl_ctx_set_max_cert_list(pointer, settings.clients.mode == .none ? 0 : Self.maximumClientChain)
         if let keys = settings.presharedKeys { try use(keys) }
         try checkSuites(settings)
-        try prepareSessions(settings.sessions, tickets)
+        try prepareSessions(settings.sessions, tickets, sessions)
         SSL_CTX_set_options(pointer, CO_SSL_OP_CIPHER_SERVER_PREFERENCE)
         // For suites with DHE: a group of RFC 3526, as strong as the certificate's key.
         _ = co_ssl_ctx_set_dh_auto(pointer, 1)
@@ -69,7 +77,7 @@ public final class ServerContext: TLSContext {
         stapleWhenAsked()
         if settings.connectionIDs { try negotiateConnectionIDs() }
         enableChoice()
-        try addNames(of: settings, tickets: tickets, sessionIDContext: sessionIDContext)
+        try addNames(of: settings, tickets: tickets, sessions: sessions, sessionIDContext: sessionIDContext)
     }
 
     private func use(_ key: CertifiedKey) throws(CredentialsError) {
@@ -123,8 +131,10 @@ public final class ServerContext: TLSContext {
         return digest
     }
 
-    private func prepareSessions(_ settings: SessionSettings, _ tickets: TicketKeyRing?) throws(CredentialsError) {
-        // Tickets alone: a cache in one process would be of no use to the others.
+    private func prepareSessions(
+        _ settings: SessionSettings, _ tickets: TicketKeyRing?, _ sessions: SessionCache?
+    ) throws(CredentialsError) {
+        // A cache in one process would be of no use to the others.
         _ = co_ssl_ctx_set_session_cache_mode(pointer, Int(SSL_SESS_CACHE_OFF))
         guard
             SSL_CTX_set_session_id_context(
@@ -134,5 +144,6 @@ public final class ServerContext: TLSContext {
             throw .context("\(OpenSSLError.drain())")
         }
         prepareTickets(settings, ring: tickets)
+        if let sessions, settings.resumption { keepSessions(in: sessions) }
     }
 }

@@ -101,14 +101,17 @@ public struct SessionSettings: Codable, Equatable, Sendable {
     /// The lifetimes that a session may have: up to a week, as in RFC 8446, section 4.6.1.
     public static let lifetimes = Duration.seconds(1)...Duration.seconds(604_800)
 
-    /// Whether session tickets are issued and accepted.
+    /// Whether sessions can be resumed at all: by tickets, and by their IDs where there is a ``SessionCache``.
     public var resumption: Bool
+    /// Whether session tickets are issued and accepted.
+    public var tickets: Bool
     /// The time from the full handshake on in which a session can be resumed: one of ``lifetimes``. Two hours are
     /// OpenSSL's default.
     public var lifetime: Duration
 
-    public init(resumption: Bool = true, lifetime: Duration = .seconds(7_200)) {
+    public init(resumption: Bool = true, tickets: Bool = true, lifetime: Duration = .seconds(7_200)) {
         self.resumption = resumption
+        self.tickets = tickets
         self.lifetime = lifetime
     }
 }

@@ -125,6 +125,8 @@ final class ContextExData {
     /// A server's application protocols, best first.
     var applicationProtocols: [[UInt8]] = []
     var ticketKeys: TicketKeyRing?
+    /// A server's sessions that clients resume by their IDs; `nil` where there are only tickets.
+    var sessions: SessionCache?
     var keyLog: KeyLog?
 
     private static let slot = ExDataSlot<ContextExData>(of: .context)

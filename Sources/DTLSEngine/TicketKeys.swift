@@ -117,7 +117,7 @@ extension ServerContext {
     /// Seals and opens tickets with the ring's keys; without a ring, with one that OpenSSL draws for this context.
     func prepareTickets(_ settings: SessionSettings, ring: TicketKeyRing?) {
         SSL_CTX_set_timeout(pointer, settings.lifetime.seconds)
-        if !settings.resumption { SSL_CTX_set_options(pointer, CO_SSL_OP_NO_TICKET) }
+        if !settings.resumption || !settings.tickets { SSL_CTX_set_options(pointer, CO_SSL_OP_NO_TICKET) }
         guard let ring else { return }
         exData.ticketKeys = ring
         SSL_CTX_set_tlsext_ticket_key_evp_cb(pointer) { ssl, name, initializationVector, cipher, mac, isSealing in

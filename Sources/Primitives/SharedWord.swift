@@ -38,6 +38,14 @@ public enum SharedWord {
         storeRelaxed(loadRelaxed(pointer) &+ number, pointer)
     }
 
+    /// Replaces one value by another.
+    /// - Parameter pointer: 8-byte aligned.
+    /// - Returns: whether the word had the expected value; it keeps any other one.
+    public static func exchange(_ expected: UInt64, _ value: UInt64, in pointer: UnsafeMutableRawPointer) -> Bool {
+        pointer.assumingMemoryBound(to: Atomic<UInt64>.self).pointee
+            .compareExchange(expected: expected, desired: value, ordering: .acquiringAndReleasing).exchanged
+    }
+
     /// Keeps the accesses to memory on both sides of it in their order.
     @inline(__always)
     public static func fence() { atomicMemoryFence(ordering: .acquiringAndReleasing) }

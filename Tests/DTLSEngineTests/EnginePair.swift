@@ -58,7 +58,8 @@ final class EnginePair {
     init(
         client clientSettings: ClientSettings, server serverSettings: ServerSettings, payloadSize: Int = 1452,
         conditions: WireConditions = .perfect, seed: UInt64 = 1, serverName: String? = "localhost",
-        ticketKeys: [UInt8]? = nil, session: ResumableSession? = nil, localAddress: [UInt8] = [],
+        ticketKeys: [UInt8]? = nil, session: ResumableSession? = nil, sessions: SessionCache? = nil,
+        localAddress: [UInt8] = [],
         asksForStaple: Bool = false, askingFor otherName: String? = nil,
         scheduleCapacity: Int = CipherContexts.defaultCapacity,
         clientID: ConnectionID? = nil, serverID: ConnectionID? = nil,
@@ -71,7 +72,8 @@ final class EnginePair {
         clientSettings.connectionIDs = clientID != nil
         serverSettings.connectionIDs = serverID != nil
         self.serverID = serverID
-        serverContext = try ServerContext(serverSettings, ticketKeys: ticketKeys)
+        serverContext = try ServerContext(
+            serverSettings, tickets: ticketKeys.flatMap(TicketKey.init).map { TicketKeyRing([$0]) }, sessions: sessions)
         self.payloadSize = payloadSize
         self.localAddress = localAddress
         cookies = try CookieAuthority(secret: Array(repeating: 9, count: 32))

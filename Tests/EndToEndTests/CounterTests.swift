@@ -111,6 +111,19 @@ extension EndToEndHandshakes {
             #expect(daemon.logs("stopped: ", "3 handshakes, 1 of them resumed, 0 failed"))
         }
 
+        @Test func `lookups by session ID are counted`() async throws {
+            let daemon = try await Daemon.start(configuration, in: folder)
+            try await visit(["-no_ticket", "-sess_out", folder.file("session")]).leave()
+            try await visit(["-no_ticket", "-sess_in", folder.file("session")]).leave()
+            try await expect(
+                [
+                    "session_cache_lookups_total{hit}": 1, "session_cache_lookups_total{miss}": 0,
+                    "session_cache_insertions_total{stored}": 1, "session_cache_replaced_total": 0,
+                    "handshakes_total{resumed}": 1,
+                ], of: "echo")
+            try await daemon.stop()
+        }
+
         @Test func `handshakes that fail and clients that are refused are counted by reason`() async throws {
             let daemon = try await Daemon.start(configuration, in: folder)
             // The service takes DTLS 1.2 alone.

@@ -159,6 +159,73 @@ extension EndToEndHandshakes {
             try await daemon.stop()
         }
 
+        /// Without tickets: by the session's ID, at whatever worker, after a reload, and once all workers have died.
+        @Test func `a client without tickets resumes by its session ID`() async throws {
+            let text = "workers = 2\n" + configuration("")
+            let daemon = try await Daemon.start(text, in: folder)
+            func come(_ arguments: [String]) async throws -> SecureClient {
+                let client = try SecureClient(
+                    to: address, trust: identity.certificate, in: folder, ["-no_ticket"] + arguments)
+                try await client.exchange("hello")
+                return client
+            }
+            let back = ["-sess_in", folder.file("session")]
+            try await come(["-sess_out", folder.file("session")]).leave()
+            // While one client stays, the next one is the other worker's.
+            let staying = try await come(back)
+            _ = try await come(back)
+            #expect(try await resumed(daemon, count: 3) == [false, true, true])
+            let ends = daemon.lines(with: "connection opened").suffix(2)
+            #expect(Set(ends.compactMap { $0.firstMatch(of: /WORKER=\d+/)?.output }).count == 2, "\(ends)")
+
+            try await reload(daemon, "workers = 2\n" + configuration("", more: "alpn = \"coap\""))
+            _ = try await come(back)
+            try await staying.exchange("still here")
+            let workers = daemon.workers
+            for worker in workers { kill(worker, SIGKILL) }
+            try await eventually("the new workers serve") {
+                daemon.workers.count == 2 && Set(daemon.workers).isDisjoint(with: workers)
+            }
+            _ = try await come(back)
+            #expect(try await resumed(daemon, count: 5).suffix(2) == [true, true])
+
+            try await reload(daemon, "session_cache = 0\n" + text)
+            _ = try await come(back)
+            #expect(try await resumed(daemon, count: 6).last == false)
+            try await daemon.stop()
+        }
+
+        /// The memory of the sessions is the main process's, and goes to its successor.
+        @Test func `a session is resumed by its ID after an upgrade`() async throws {
+            let daemon = try await Daemon.start(configuration("", more: "session_tickets = false"), in: folder)
+            try await visit(keep: "session").leave()
+            daemon.program.signal(SIGUSR2)
+            #expect(try await daemon.program.ended() == .exited(0))
+            let main = try #require(daemon.mainProcess)
+            try await visit(with: "session")
+            #expect(try await resumed(daemon, count: 2) == [false, true])
+            let text = try await Program.run(
+                ["openssl", "sess_id", "-in", folder.file("session"), "-noout", "-text"], in: folder)
+            #expect(!text.contains("TLS session ticket:"), "no ticket was given")
+            kill(main, SIGTERM)
+            try await eventually("it ends", details: daemon.program.errors) { !ProcessTable.isRunning(main) }
+        }
+
+        /// gnutls-cli does two handshakes with --resume.
+        @Test func `GnuTLS resumes by its session ID`() async throws {
+            let daemon = try await Daemon.start(configuration(""), in: folder)
+            let client = try Program(
+                [
+                    "gnutls-cli", "--udp", "--port", "\(address.port)", "--x509cafile", identity.certificate,
+                    "--verify-hostname", "localhost", "--noticket", "--resume", address.host,
+                ], in: folder)
+            try await daemon.logged("connection opened", count: 2)
+            #expect(try await resumed(daemon, count: 2) == [false, true])
+            client.closeInput()
+            _ = try await client.ended()
+            try await daemon.stop()
+        }
+
         @Test func `a session can be resumed for the configured lifetime`() async throws {
             let daemon = try await Daemon.start(configuration("lifetime = 2"), in: folder)
             var visits = 0

@@ -99,16 +99,19 @@ struct SystemdSocketTests {
         let lab = try await Lab.withEcho()
         try await lab.boot()
         try await lab.succeed("systemctl start dtlsd")
-        func visit(_ option: String) async throws -> String {
+        func visit(_ option: String, _ session: String = "/root/session") async throws -> String {
             try await lab.run(
-                "timeout -s KILL 60 openssl s_client -dtls1_2 -connect 127.0.0.1:4433 \(option) /root/session </dev/null"
+                "timeout -s KILL 60 openssl s_client -dtls1_2 -connect 127.0.0.1:4433 \(option) \(session) </dev/null"
             ).text
         }
+        let withoutTicket = "/root/session-id"
         #expect(try await visit("-sess_out").contains("New, "))
-        // The keys, the cookie secret, and the connections of one worker, at least.
-        try await lab.wait(for: "systemctl show -P NFileDescriptorStore dtlsd") { Int($0) ?? 0 >= 3 }
+        #expect(try await visit("-no_ticket -sess_out", withoutTicket).contains("New, "))
+        // The keys, the cookie secret, the sessions, and the connections of one worker, at least.
+        try await lab.wait(for: "systemctl show -P NFileDescriptorStore dtlsd") { Int($0) ?? 0 >= 4 }
         try await lab.succeed("systemctl restart dtlsd")
         #expect(try await visit("-sess_in").contains("Reused, "))
+        #expect(try await visit("-no_ticket -sess_in", withoutTicket).contains("Reused, "))
 
         try await lab.succeed("systemctl kill --kill-whom=main --signal=KILL dtlsd")
         // In one answer of systemd: between two the service may end.
@@ -116,12 +119,14 @@ struct SystemdSocketTests {
             $0.contains("ActiveState=active") && $0.contains("NRestarts=1")
         }
         #expect(try await visit("-sess_in").contains("Reused, "))
-        #expect(Int(try await lab.property("NFileDescriptorStore")) ?? 0 >= 3)
+        #expect(try await visit("-no_ticket -sess_in", withoutTicket).contains("Reused, "))
+        #expect(Int(try await lab.property("NFileDescriptorStore")) ?? 0 >= 4)
 
         try await lab.succeed("systemctl stop dtlsd")
         #expect(try await lab.property("NFileDescriptorStore") == "0")
         try await lab.succeed("systemctl start dtlsd")
         #expect(try await visit("-sess_in").contains("New, "))
+        #expect(try await visit("-no_ticket -sess_in", withoutTicket).contains("New, "))
         try await lab.stop()
     }
 }

@@ -36,6 +36,7 @@ final class Acceptor: TimerTarget, EventHandler {
     let dispatcher: ConnectionDispatcher
     let listeners: ListenerSet
     private let ticketKeys: TicketKeyRotator
+    private let sessions: StoredSessions
     private let staples: StapleRefresher
     /// Looks host names up.
     let names: NameResolver
@@ -135,6 +136,8 @@ final class Acceptor: TimerTarget, EventHandler {
         ticketKeys = TicketKeyRotator(memory: self.manager.takeStored(.ticketKeys), loop: loop) {
             workers.replaceTicketKeys($0)
         }
+        sessions = StoredSessions(stored: self.manager.takeStored(.sessions))
+        if sessions.active == nil { self.manager.discard(.sessions) }
         staples = StapleRefresher(file: configurationFile, environment: environment, loop: loop, logger: logger)
         expiries = ExpiryWatch(loop: loop, logger: logger)
         names = NameResolver(memory: self.manager.takeStored(.names), environment: environment, loop: loop)
@@ -319,6 +322,7 @@ final class Acceptor: TimerTarget, EventHandler {
             let setup = WorkerSetup(
                 snapshot: try makeSnapshot(configuration),
                 keyLog: loader?.takeKeyLog() ?? FileDescriptor(owning: -1),
+                sessions: try sessions.memory(mebibytes: configuration.sessionCache),
                 ticketKeys: try ticketKeys.keys(for: configuration.tickets))
             handle(.loaded(ActiveConfiguration(configuration, setup, watcher: watcher)))
         } catch {
@@ -388,6 +392,7 @@ final class Acceptor: TimerTarget, EventHandler {
         }
         workers.recycleWorkers(after: configuration.recycle == .zero ? nil : configuration.recycle)
         ticketKeys.activate(configuration.tickets)
+        if sessions.activate(new.setup.sessions) { manager.discard(.sessions) }
         if secret != cookieSecret { listeners.cookies = cookies }
         cookieSecret = secret
         workers.connections.connectionIDs = connectionIDs
@@ -599,6 +604,7 @@ final class Acceptor: TimerTarget, EventHandler {
     private var ownDescriptors: [StoredItem: Int32] {
         var descriptors = listeners.ownSockets
         if ticketKeys.memory.isOpen { descriptors[.ticketKeys] = ticketKeys.memory.rawValue }
+        if let memory = sessions.active { descriptors[.sessions] = memory.descriptor.rawValue }
         descriptors[.cookieSecret] = randomSecret.memory.rawValue
         descriptors[.connectionIDKey] = connectionIDKey.memory.rawValue
         if names.memory.isOpen { descriptors[.names] = names.memory.rawValue }

@@ -628,6 +628,10 @@ final class WorkerSupervisor: TimerTarget, MessageChannelDelegate {
         channel.send(MessageToWorker.encode(ticketKeys: copy.ticketKeys))
         if let logLevel { channel.send(MessageToWorker.encode(logLevel: logLevel)) }
         if !traces.isEmpty { channel.send(MessageToWorker.encode(trace: traces)) }
+        // A worker that does not get them serves clients without tickets by full handshakes.
+        if let sessions = try? copy.sessions?.descriptor.duplicate() {
+            channel.send(MessageToWorker.sessionsBytes, descriptor: sessions)
+        }
         if copy.keyLog.isOpen { channel.send(MessageToWorker.keyLogBytes, descriptor: copy.keyLog.take()) }
         for (host, found) in addresses { channel.send(MessageToWorker.encode(addresses: found, ofHost: host)) }
         for target in backendsDown {

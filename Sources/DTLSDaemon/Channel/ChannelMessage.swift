@@ -29,6 +29,9 @@ enum MessageToWorker {
     case ticketKeys([TicketKey])
     /// The file that connections' secrets are appended to comes along. It belongs to the next ``configure(generation:)``.
     case keyLog
+    /// The memory that all workers keep the sessions of clients without tickets in comes along (``SessionTable``). It
+    /// belongs to the next ``configure(generation:)``.
+    case sessions
     /// The memory file of the worker's connections (``SlotFile``) comes along. It is sent once, before the first
     /// ``configure(generation:)``, and may hold connections that a worker before this one has served. Its number is in
     /// the numbers of all its connections.
@@ -136,6 +139,7 @@ enum MessageToWorker {
         case trace = 20
         case addresses = 21
         case backend = 22
+        case sessions = 23
     }
 
     static func encode(configure generation: UInt32) -> [UInt8] {
@@ -229,6 +233,7 @@ enum MessageToWorker {
         encodeMessage(Kind.ticketKeys) { $0.list(ticketKeys) { $0.data($1.bytes) } }
     }
 
+    static var sessionsBytes: [UInt8] { encodeMessage(Kind.sessions) { _ in } }
     static var keyLogBytes: [UInt8] { encodeMessage(Kind.keyLog) { _ in } }
     static func encode(slotsOfTable number: Int, outliveDaemon: Bool) -> [UInt8] {
         encodeMessage(Kind.slots) {
@@ -259,6 +264,7 @@ enum MessageToWorker {
         case .ticketKeys:
             self = .ticketKeys(try reader.list { reader throws(MalformedBytes) in try reader.ticketKey() })
         case .keyLog: self = .keyLog
+        case .sessions: self = .sessions
         case .slots: self = .slots(table: try reader.integer(), outliveDaemon: try reader.bool())
         case .counters: self = .counters
         case .takeOver: self = .takeOver

@@ -150,6 +150,17 @@ struct TargetCounters {
         block.add(number, to: .datagramsDropped, reason.rawValue)
     }
 
+    /// Counts what has become of a session of a client without tickets.
+    func count(_ event: SessionCache.Event) {
+        switch event {
+        case .hit: block.add(to: .sessionLookups, SessionLookup.hit.rawValue)
+        case .miss: block.add(to: .sessionLookups, SessionLookup.miss.rawValue)
+        case .inserted(let insertion):
+            block.add(to: .sessionInsertions, SessionInsertion(insertion).rawValue)
+            if case .stored(let replaced) = insertion, replaced > 0 { block.add(replaced, to: .sessionsReplaced) }
+        }
+    }
+
     /// Counts a handshake that has succeeded, first or later, and the connection that it has begun.
     func countEstablished(_ session: SessionDetails, after duration: Duration) {
         count(session.isResumed ? HandshakeResult.resumed : .full)

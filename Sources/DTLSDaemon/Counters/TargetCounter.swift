@@ -21,6 +21,9 @@ enum TargetCounter: Int, CounterSchema {
     case refusals
     case handshakes
     case handshakeSeconds
+    case sessionLookups
+    case sessionInsertions
+    case sessionsReplaced
     case ciphers
     case groups
     case alertsSent
@@ -93,6 +96,18 @@ enum TargetCounter: Int, CounterSchema {
             .histogram(
                 "handshake_duration_seconds",
                 "Time of the handshakes that have succeeded, from the hello with the valid cookie to the end")
+        case .sessionLookups:
+            .counter(
+                "session_cache_lookups_total", by: "result", SessionLookup.allCases.map(\.label),
+                "Clients that have come back with a session ID instead of a ticket, by what was found under it")
+        case .sessionInsertions:
+            .counter(
+                "session_cache_insertions_total", by: "result", SessionInsertion.allCases.map(\.label),
+                "Sessions of clients without tickets that were to be kept, by what has become of them")
+        case .sessionsReplaced:
+            .counter(
+                "session_cache_replaced_total",
+                "Sessions of clients without tickets that had to make room for one of this service or client")
         case .ciphers:
             .counter(
                 "handshake_ciphers_total", by: "cipher", HandshakeLabels.ciphers,
@@ -210,6 +225,48 @@ enum HandshakeResult: Int, CaseIterable, Sendable {
         case .abandoned: "abandoned"
         case .closedHere: "closed_here"
         case .workerDied: "worker_died"
+        }
+    }
+}
+
+/// What a client finds that comes back with a session ID.
+enum SessionLookup: Int, CaseIterable, Sendable {
+    case hit
+    case miss
+
+    var label: String {
+        switch self {
+        case .hit: "hit"
+        case .miss: "miss"
+        }
+    }
+}
+
+/// What becomes of a session that is to be kept.
+enum SessionInsertion: Int, CaseIterable, Sendable {
+    case stored
+    /// Another worker wrote at the same place.
+    case busy
+    /// It has a certificate that is too large.
+    case tooLarge
+    /// OpenSSL had no memory, for example.
+    case failed
+
+    init(_ insertion: SessionTable.Insertion) {
+        switch insertion {
+        case .stored: self = .stored
+        case .busy: self = .busy
+        case .tooLarge: self = .tooLarge
+        case .failed: self = .failed
+        }
+    }
+
+    var label: String {
+        switch self {
+        case .stored: "stored"
+        case .busy: "busy"
+        case .tooLarge: "too_large"
+        case .failed: "failed"
         }
     }
 }

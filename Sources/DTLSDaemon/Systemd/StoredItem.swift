@@ -8,6 +8,8 @@ import Primitives
 enum StoredItem: Hashable {
     /// The memory file with the generated keys of session tickets.
     case ticketKeys
+    /// The memory file with the sessions of clients without tickets.
+    case sessions
     /// The memory file with the cookie secret of configurations that have none.
     case cookieSecret
     /// The memory file with the key that connection IDs are made with by configurations that have none.
@@ -24,6 +26,7 @@ enum StoredItem: Hashable {
     case control(path: String)
 
     private static let ticketKeysName = "dtlsd-ticket-keys"
+    private static let sessionsName = "dtlsd-sessions"
     private static let cookieSecretName = "dtlsd-cookie-secret"
     private static let connectionIDKeyName = "dtlsd-connection-id-key"
     private static let namesName = "dtlsd-names"
@@ -35,6 +38,7 @@ enum StoredItem: Hashable {
     var name: String {
         switch self {
         case .ticketKeys: Self.ticketKeysName
+        case .sessions: Self.sessionsName
         case .cookieSecret: Self.cookieSecretName
         case .connectionIDKey: Self.connectionIDKeyName
         case .names: Self.namesName
@@ -64,6 +68,8 @@ enum StoredItem: Hashable {
             self = .listener(String(name.dropFirst(Self.listenerPrefix.count)))
         } else if name == Self.ticketKeysName {
             self = .ticketKeys
+        } else if name == Self.sessionsName {
+            self = .sessions
         } else if name == Self.cookieSecretName {
             self = .cookieSecret
         } else if name == Self.connectionIDKeyName {

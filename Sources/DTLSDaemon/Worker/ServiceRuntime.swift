@@ -15,6 +15,8 @@ final class ServiceRuntime {
     private let authorizer: Authorizer?
     /// Its ``SlotTarget``.
     let target: UInt64
+    /// The sessions of clients without tickets; `nil` where they cannot resume theirs.
+    private let sessions: SessionCache?
     /// Where its connections count.
     private(set) var counters = TargetCounters.ignored
 
@@ -47,7 +49,8 @@ final class ServiceRuntime {
     }
 
     init(
-        _ configuration: ServiceConfiguration, ticketKeys: TicketKeyRing, _ resources: HandlerResources
+        _ configuration: ServiceConfiguration, ticketKeys: TicketKeyRing, sessions: SessionTable?,
+        _ resources: HandlerResources
     ) throws(CredentialsError) {
         self.configuration = configuration
         target = SlotTarget.service(configuration.name)
@@ -63,7 +66,9 @@ final class ServiceRuntime {
             case .log(let log): .log(log)
             }
         authorizer = configuration.authorize.map { Authorizer($0, of: configuration.name, resources) }
-        context = try ServerContext(configuration.tls, tickets: ticketKeys, sessionIDContext: configuration.name)
+        self.sessions = sessions.map { SessionCache($0) }
+        context = try ServerContext(
+            configuration.tls, tickets: ticketKeys, sessions: self.sessions, sessionIDContext: configuration.name)
         limits = Connection.Limits(
             handshakeTimeout: configuration.handshakeTimeout, idleTimeout: configuration.idleTimeout,
             parkAfter: parking == .never ? .zero : configuration.parkAfter, mtu: configuration.mtu)
@@ -78,6 +83,7 @@ final class ServiceRuntime {
     /// Has connections from now on count there.
     func count(in counters: TargetCounters) {
         self.counters = counters
+        sessions?.onEvent = { counters.count($0) }
         if case .forward(let service, _) = handler { service.count(in: counters) }
     }
 

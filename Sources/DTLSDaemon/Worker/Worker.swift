@@ -73,6 +73,8 @@ final class Worker: MessageChannelDelegate {
     private let keyLog: KeyLogWriter
     /// The key log file of the next configuration; not open where it has none.
     private var nextKeyLog = FileDescriptor(owning: -1)
+    /// The sessions of clients without tickets that came for the next configuration; not open when none did.
+    private var nextSessions = FileDescriptor(owning: -1)
     private var hasMissedKeyLog = false
     /// All connections are closed, and the process is about to end.
     private var isStopping = false
@@ -163,6 +165,8 @@ final class Worker: MessageChannelDelegate {
             sendReport(always: true)
         case .ticketKeys(let keys):
             ticketKeys.keys = keys
+        case .sessions:
+            if let file = descriptor { nextSessions = file }
         case .keyLog:
             if let file = descriptor { nextKeyLog = file } else { hasMissedKeyLog = true }
         case .slots(let table, let outliveDaemon):
@@ -225,6 +229,20 @@ final class Worker: MessageChannelDelegate {
         }
     }
 
+    /// The sessions of clients without tickets that came for the next configuration; `nil` where there are none.
+    private func takeSessions() -> SessionTable? {
+        let file = nextSessions.take()
+        guard file.isOpen else { return nil }
+        do throws(SystemError) {
+            let memory = try SharedMemory(file)
+            return SessionTable(memory.bytes, owner: memory)
+        } catch {
+            logs.always(
+                .internalError, "the memory of the sessions cannot be used: clients resume by tickets alone: \(error)")
+            return nil
+        }
+    }
+
     private func mapCounters(_ file: consuming FileDescriptor) {
         guard counterFile == nil else { return }
         do throws(UnusableCounterFile) {
@@ -248,10 +266,11 @@ final class Worker: MessageChannelDelegate {
     /// Activates a whole configuration, or keeps the active one.
     private func configure(_ generation: UInt32, _ snapshot: borrowing FileDescriptor) {
         let keyLogFile = nextKeyLog.take()
+        let sessions = takeSessions()
         do {
             let decoded: Snapshot = try BinaryCoding.decode(from: MemoryFile.read(snapshot))
             let services = try decoded.configuration.services.map {
-                try ServiceRuntime($0, ticketKeys: ticketKeys, handlerResources)
+                try ServiceRuntime($0, ticketKeys: ticketKeys, sessions: sessions, handlerResources)
             }
             let clients = try decoded.configuration.clients.map { configuration in
                 // An unchanged client keeps its sessions, and its CA certificates are not read again.

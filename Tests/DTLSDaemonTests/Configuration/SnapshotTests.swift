@@ -30,7 +30,7 @@ import Testing
         tls.connectionIDs = true
         tls.authorization = .all
         (tls.groups, tls.signatureAlgorithms) = ("P-256", "ECDSA+SHA256")
-        tls.sessions = SessionSettings(resumption: false, lifetime: .seconds(3))
+        tls.sessions = SessionSettings(resumption: false, tickets: false, lifetime: .seconds(3))
         let socket = SocketOptions(
             receiveBuffer: 1_024, sendBuffer: 16_777_216, timeToLive: 0, dscp: 0, interface: "lo", ipv6Only: false,
             fragmentation: true)
@@ -95,6 +95,7 @@ import Testing
                     socket: socket)
             ], limits: limits)
         configuration.recycle = .seconds(60)
+        configuration.sessionCache = 7
         configuration.logFormat = .json
         configuration.control = ControlConfiguration(path: "/run/ä.sock", mode: 0o600, group: 7)
         configuration.credentials = [

@@ -77,6 +77,26 @@ import Testing
         #expect(try folder.problems("[tickets]\nrotation = 10\nlifetime = 620" + Self.service) == [])
     }
 
+    @Test func `a service may do without tickets`() throws {
+        let folder = try ConfigurationFolder()
+        let withoutTickets = Self.service + "\nsession_tickets = false"
+        #expect(try folder.read(withoutTickets).services.first?.tls.sessions == SessionSettings(tickets: false))
+        #expect(try folder.read(withoutTickets).warnings.isEmpty)
+        #expect(
+            try folder.read("session_cache = 0" + withoutTickets).warnings.map(\.description) == [
+                "\(folder.path)/dtlsd.toml:6: service.a.session_tickets: without tickets clients resume by session IDs, for which"
+                    + " session_cache = 0 leaves no memory: each connection begins with a full handshake"
+            ])
+        #expect(
+            try folder.read(withoutTickets + "\nresumption = false").warnings.map(\.description) == [
+                "\(folder.path)/dtlsd.toml:6: service.a.session_tickets: it has no effect with resumption = false"
+            ])
+        #expect(
+            try folder.problems("session_cache = 4097" + Self.service) == [
+                "dtlsd.toml:1: session_cache: expected an integer of MiB (0 is none), 0 to 4096, found 4097"
+            ])
+    }
+
     @Test func `rotation has no effect beside key_file`() throws {
         let folder = try ConfigurationFolder()
         try write(folder, "key")

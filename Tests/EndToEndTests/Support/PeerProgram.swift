@@ -9,8 +9,9 @@ final class PeerProgram: Sendable {
         case wolfSSL = "wolfssl-peer"
         case pion = "pion-peer"
 
-        /// pion resumes by session ID alone, and with connection IDs not even with itself (Tests/Peers/pion/main.go).
-        var resumesWithTickets: Bool { self != .pion }
+        /// pion 3.1.5 puts no connection ID into its Finished of a resumed handshake (Tests/Peers/pion/main.go), so a
+        /// server that gets it from another port cannot tell whose it is.
+        var isFoundByItsResumedFinished: Bool { self != .pion }
 
         var path: String {
             URL(filePath: #filePath).deletingLastPathComponent().appending(path: "../../../.peers/\(rawValue)")

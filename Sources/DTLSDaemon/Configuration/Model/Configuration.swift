@@ -15,6 +15,8 @@ struct Configuration: Codable, Equatable, Sendable {
     var logFormat = LogEntryFormat.text
     /// The cookie secret, 32 to 4,096 bytes, which machines that serve one address share; `nil`: random at each start.
     var cookieSecret: [UInt8]?
+    /// MiB of memory for the sessions of clients without tickets; 0: they cannot resume theirs.
+    var sessionCache = 16
     var tickets = TicketConfiguration()
     var connectionIDs = ConnectionIDConfiguration()
     var control = ControlConfiguration()

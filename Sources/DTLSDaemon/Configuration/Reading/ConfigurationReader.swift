@@ -103,6 +103,7 @@ struct MainSection {
     /// The reader has looked it up in advance (``ReadContext/allowsWorldReadableSecrets``).
     fileprivate var allowsWorldReadableSecrets = false
     var keyLogFile: String?
+    fileprivate var sessionCache = 16
     fileprivate var tickets = TicketConfiguration()
     fileprivate var connectionIDs = ConnectionIDConfiguration()
     fileprivate var control = ControlConfiguration()
@@ -140,6 +141,9 @@ struct MainSection {
             "key_log_file", \.keyLogFile, .keyLogFile, default: "none; no secret is ever written",
             doc: "The file to which the secrets of all connections are appended, for debugging.")
         Key(
+            "session_cache", \.sessionCache, .integer(0...4_096, "an integer of MiB (0 is none)"),
+            doc: "The memory for the sessions of clients without tickets, in MiB; 0 means that they cannot resume any.")
+        Key(
             table: "control", \.control, ControlConfiguration.schema,
             doc: "The socket over which the daemon is controlled while it runs.")
         Key(
@@ -172,7 +176,7 @@ struct MainSection {
             listening += ListenAddress.of(section.listen, service.table.field(\.listen), section.model.socket)
             return section.configuration(
                 service.table, name: service.name, limits: limits.limits, tickets: tickets,
-                connectionIDs: connectionIDs)
+                hasSessionCache: sessionCache > 0, connectionIDs: connectionIDs)
         }
         let clients = clients.map { client in
             var section = TunnelSection()
@@ -185,8 +189,9 @@ struct MainSection {
         return Configuration(
             workers: workers == 0 ? min(ProcessorShare.current(), Self.maximumWorkers) : workers,
             stopTimeout: stopTimeout, recycle: recycle, logLevel: logLevel, logFormat: logFormat,
-            cookieSecret: cookieSecret, tickets: tickets, connectionIDs: connectionIDs, control: control,
-            resolver: resolver, keyLogFile: keyLogFile, services: services, clients: clients, limits: limits.limits)
+            cookieSecret: cookieSecret, sessionCache: sessionCache, tickets: tickets, connectionIDs: connectionIDs,
+            control: control, resolver: resolver, keyLogFile: keyLogFile, services: services, clients: clients,
+            limits: limits.limits)
     }
 
     /// Reports names that a service and a client share, since logs and systemd's sockets use the name only.

@@ -134,14 +134,18 @@ struct ServiceSection {
             doc: "Who is asked in each handshake whether the client may come in; a string stands for server alone.")
         Key(
             "resumption", \.model.tls.sessions.resumption, .flag,
-            doc: "Whether clients get session tickets and can resume their sessions.")
+            doc: "Whether clients can resume their sessions, with tickets or by session IDs.")
+        Key(
+            "session_tickets", \.model.tls.sessions.tickets, .flag,
+            doc: "Whether clients get session tickets; without them, they resume by session IDs alone.")
     }
 
     /// Makes the configuration of the service. Each error is reported, and a placeholder takes the place of the wrong
     /// value, so that the rest is checked too.
+    /// - Parameter hasSessionCache: whether there is memory for the sessions of clients without tickets.
     func configuration(
         _ table: TableReader<Self>, name: String, limits outer: LimitsConfiguration, tickets: TicketConfiguration,
-        connectionIDs: ConnectionIDConfiguration
+        hasSessionCache: Bool, connectionIDs: ConnectionIDConfiguration
     ) -> ServiceConfiguration {
         ReadContext.check(name: name, at: table.path, of: "service", table.context)
         model.socket.check(
@@ -156,6 +160,7 @@ struct ServiceSection {
         checkAuthorize(table)
         ServerCredentialsReader(section: self, table: table, service: name).read(into: &service.tls)
         service.tls.sessions.lifetime = tickets.lifetime
+        checkTickets(table, hasSessionCache: hasSessionCache)
         service.handler = handler(table)
         checkConnectionID(table, connectionIDs)
         service.limits = limits.within(outer, table.table(\.limits, LimitsSection.schema))
@@ -171,6 +176,19 @@ struct ServiceSection {
             table.report(
                 \.authorize,
                 "nobody is asked in a renegotiation, which renegotiation = true allows; expected only one of the two")
+        }
+    }
+
+    private func checkTickets(_ table: TableReader<Self>, hasSessionCache: Bool) {
+        let sessions = model.tls.sessions
+        guard table.has(\.model.tls.sessions.tickets) else { return }
+        if !sessions.resumption {
+            table.warn(\.model.tls.sessions.tickets, "it has no effect with resumption = false")
+        } else if !sessions.tickets, !hasSessionCache {
+            table.warn(
+                \.model.tls.sessions.tickets,
+                "without tickets clients resume by session IDs, for which session_cache = 0 leaves no memory: each"
+                    + " connection begins with a full handshake")
         }
     }
 

@@ -16,10 +16,17 @@ final class WorkerSetup {
     var snapshot: FileDescriptor
     /// The file that secrets are appended to; not open if no secrets are written.
     var keyLog: FileDescriptor
+    /// The memory that all workers keep the sessions of clients without tickets in; `nil`: there is none. It stays the same
+    /// while its size does.
+    var sessions: SharedMemory?
     /// The keys of session tickets, which change while the configuration stays the same.
     var ticketKeys: [TicketKey]
 
-    init(snapshot: consuming FileDescriptor, keyLog: consuming FileDescriptor, ticketKeys: [TicketKey]) {
+    init(
+        snapshot: consuming FileDescriptor, keyLog: consuming FileDescriptor, sessions: SharedMemory? = nil,
+        ticketKeys: [TicketKey]
+    ) {
+        self.sessions = sessions
         self.snapshot = snapshot
         self.keyLog = keyLog
         self.ticketKeys = ticketKeys
@@ -32,6 +39,6 @@ final class WorkerSetup {
     func copy(snapshot: consuming FileDescriptor) throws(SystemError) -> WorkerSetup {
         WorkerSetup(
             snapshot: snapshot, keyLog: keyLog.isOpen ? try keyLog.duplicate() : FileDescriptor(owning: -1),
-            ticketKeys: ticketKeys)
+            sessions: sessions, ticketKeys: ticketKeys)
     }
 }

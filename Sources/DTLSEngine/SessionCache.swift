@@ -1,0 +1,91 @@
+import COpenSSL
+import Glibc
+import Primitives
+
+/// A service's way to the ``SessionTable``, which it may share with other services: its contexts put the sessions of
+/// clients without tickets in, and find those that clients come back with by their IDs.
+package final class SessionCache {
+    /// What has happened.
+    package enum Event: Equatable {
+        /// A client has come back with the ID of a session that is there and still good.
+        case hit
+        /// A client has come back with an ID under which nothing is found that is still good.
+        case miss
+        case inserted(SessionTable.Insertion)
+    }
+
+    let table: SessionTable
+    /// Is told of each event.
+    package var onEvent: (Event) -> Void = { _ in }
+
+    package init(_ table: SessionTable) { self.table = table }
+}
+
+extension ServerContext {
+    /// Puts the sessions of clients without tickets into a cache, and finds them there.
+    ///
+    /// OpenSSL's own cache of the context stays off. It checks of what it gets from here what it checks of a ticket's
+    /// session: the session context, the time, and the extended master secret (ssl_get_prev_session).
+    func keepSessions(in cache: SessionCache) {
+        exData.sessions = cache
+        let mode = SSL_SESS_CACHE_SERVER | SSL_SESS_CACHE_NO_INTERNAL | SSL_SESS_CACHE_NO_AUTO_CLEAR
+        _ = co_ssl_ctx_set_session_cache_mode(pointer, Int(mode))
+        SSL_CTX_sess_set_new_cb(pointer) { ssl, session in
+            if let ssl, let session { SessionCallbacks.keep(session, of: ssl) }
+            // OpenSSL keeps its reference.
+            return 0
+        }
+        // There is no callback for removals: OpenSSL removes a session also when a connection is freed without a
+        // close_notify (ssl_clear_bad_session), as each is here once its keys have left OpenSSL.
+        SSL_CTX_sess_set_get_cb(pointer) { ssl, id, count, isCopy in
+            // The caller gets this reference.
+            isCopy?.pointee = 0
+            guard let ssl, let id, count > 0 else { return nil }
+            return SessionCallbacks.session(UnsafeRawBufferPointer(start: id, count: Int(count)), for: ssl)
+        }
+    }
+}
+
+private enum SessionCallbacks {
+    static func keep(_ session: OpaquePointer, of ssl: OpaquePointer) {
+        guard let cache = ContextExData.of(ssl)?.sessions else { return }
+        var count: UInt32 = 0
+        // What a ticket would say of the key of the session.
+        guard PresharedKeyCallbacks.writeTicketData(of: ssl) == 1, let id = SSL_SESSION_get_id(session, &count),
+            count > 0
+        else { return }
+        var bytes = SessionBytes.encoded(session)
+        defer { OPENSSL_cleanse(&bytes, bytes.count) }
+        guard !bytes.isEmpty else { return OpenSSLError.clear() }
+        let key = UnsafeRawBufferPointer(start: id, count: Int(count))
+        cache.onEvent(.inserted(cache.table.insert(bytes, id: key, now: now)))
+    }
+
+    /// CLOCK_MONOTONIC, which all processes of a machine share.
+    private static var now: Instant {
+        var time = timespec()
+        clock_gettime(CLOCK_MONOTONIC, &time)
+        return Instant(nanoseconds: UInt64(clamping: time.tv_sec) &* 1_000_000_000 &+ UInt64(clamping: time.tv_nsec))
+    }
+
+    /// - Returns: a reference that the caller owns.
+    static func session(_ id: UnsafeRawBufferPointer, for ssl: OpaquePointer) -> OpaquePointer? {
+        guard let cache = ContextExData.of(ssl)?.sessions else { return nil }
+        let session = validSession(id, for: ssl, in: cache.table)
+        cache.onEvent(session == nil ? .miss : .hit)
+        return session
+    }
+
+    private static func validSession(
+        _ id: UnsafeRawBufferPointer, for ssl: OpaquePointer, in table: SessionTable
+    ) -> OpaquePointer? {
+        guard var bytes = table.session(id) else { return nil }
+        defer { OPENSSL_cleanse(&bytes, bytes.count) }
+        guard let session = SessionBytes.decode(bytes) else { return nil }
+        guard PresharedKeyCallbacks.isStillValid(ssl, session) else {
+            SSL_SESSION_free(session)
+            return nil
+        }
+        return session
+    }
+}

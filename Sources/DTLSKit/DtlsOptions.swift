@@ -53,11 +53,21 @@ public struct DtlsServerOption: Sendable, Equatable {
     /// Bytes of the connection ID that clients which offer it are asked for (RFC 9146), 9 to 20, so that a connection
     /// goes on when the client's address changes, in a task too (see <doc:Multitask>); `nil`: none. (Not in the reference.)
     public var connectionID: Int?
+    /// Whether clients get session tickets (RFC 5077), by which they resume their sessions at any task. (Not in the
+    /// reference.)
+    public var sessionTickets: Bool
+    /// Bytes of memory for the sessions of clients without tickets, which they resume by the sessions' IDs, 8,192 to
+    /// 2^30; 0: they cannot resume theirs. A session takes 200 to 500 bytes, and memory that was never needed is not taken.
+    /// Each task has memory of its own, so a client resumes at the task that it was at, if at all. (Not in the reference.)
+    public var sessionCache: Int
 
     public init(
         name: String? = nil, ca: String? = nil, cert: String, key: String? = nil, passwd: String? = nil,
-        ipcert: Bool = false, renegotiate: Bool = false, handshakeTimeout: Int = 60_000, connectionID: Int? = nil
+        ipcert: Bool = false, renegotiate: Bool = false, handshakeTimeout: Int = 60_000, connectionID: Int? = nil,
+        sessionTickets: Bool = true, sessionCache: Int = 1 << 20
     ) {
+        self.sessionTickets = sessionTickets
+        self.sessionCache = sessionCache
         self.connectionID = connectionID
         self.name = name
         self.ca = ca
@@ -72,6 +82,11 @@ public struct DtlsServerOption: Sendable, Equatable {
     func check() throws(DtlsError) {
         try HandshakeTimeout.check(handshakeTimeout)
         try ConnectionIDLength.check(connectionID, ConnectionIDLength.ofServers, renegotiate: renegotiate)
+        guard sessionCache == 0 || Self.sessionCaches.contains(sessionCache) else {
+            throw .invalid(
+                "sessionCache \(sessionCache) is out of range: it must be 0, or \(Self.sessionCaches.lowerBound) to"
+                    + " \(Self.sessionCaches.upperBound) bytes")
+        }
         if name == "" { throw .invalid("a server's name must not be empty; without one, leave it out") }
     }
 
@@ -80,8 +95,11 @@ public struct DtlsServerOption: Sendable, Equatable {
             certificate: cert, privateKey: key ?? cert, passphrase: passwd, certificateAuthorities: ca,
             allowsRenegotiation: renegotiate)
         settings.connectionIDs = connectionID != nil
+        settings.sessions.tickets = sessionTickets
         return settings
     }
+
+    private static let sessionCaches = 8_192...(1 << 30)
 
     var limits: Connection.Limits { Connection.Limits(handshakeTimeout: .milliseconds(handshakeTimeout)) }
 }

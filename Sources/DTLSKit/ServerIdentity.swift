@@ -9,6 +9,9 @@ final class ServerIdentity {
     private(set) var added: [DtlsCertificateOption]
     private let cookieSecret: [UInt8]
     private let ticketKeys: [UInt8]
+    private let tickets: TicketKeyRing
+    /// The sessions of clients without tickets; `nil` where they cannot resume theirs.
+    private let sessions: SessionCache?
     let context: ServerContext
     let cookies: CookieAuthority
 
@@ -29,8 +32,13 @@ final class ServerIdentity {
         self.added = []
         self.cookieSecret = cookieSecret
         self.ticketKeys = ticketKeys
+        guard let key = TicketKey(ticketKeys) else {
+            throw .credentials("a key of session tickets has \(TicketKey.length) bytes")
+        }
+        tickets = TicketKeyRing([key])
+        sessions = SessionTable(byteCount: option.sessionCache).map { SessionCache($0) }
         do throws(CredentialsError) {
-            context = try ServerContext(option.settings, ticketKeys: ticketKeys)
+            context = try ServerContext(option.settings, tickets: tickets, sessions: sessions)
         } catch {
             throw DtlsError(error)
         }
@@ -49,7 +57,8 @@ final class ServerIdentity {
         let name = certificate.name.lowercased()
         do throws(CredentialsError) {
             let identity = try ServerContext(
-                certificate.settings(like: option), ticketKeys: ticketKeys, sessionIDContext: "name:\(name)")
+                certificate.settings(like: option), tickets: tickets, sessions: sessions,
+                sessionIDContext: "name:\(name)")
             context.add(identity, for: name)
         } catch {
             throw DtlsError(error)
@@ -72,6 +81,8 @@ final class ServerIdentity {
         writer.bool(option.renegotiate)
         writer.integer(Int64(option.handshakeTimeout))
         writer.optional(option.connectionID) { $0.integer(Int64($1)) }
+        writer.bool(option.sessionTickets)
+        writer.integer(Int64(option.sessionCache))
         writer.list(added) { writer, certificate in
             writer.string(certificate.name)
             writer.optional(certificate.ca) { $0.string($1) }
@@ -96,7 +107,7 @@ final class ServerIdentity {
                 handshakeTimeout: Int(try reader.integer(Int64.self)),
                 connectionID: try reader.optional { reader throws(MalformedBytes) in
                     Int(try reader.integer(Int64.self))
-                })
+                }, sessionTickets: try reader.bool(), sessionCache: Int(try reader.integer(Int64.self)))
             let added = try reader.list { reader throws(MalformedBytes) in
                 DtlsCertificateOption(
                     name: try reader.string(), ca: try text(&reader), cert: try reader.string(),

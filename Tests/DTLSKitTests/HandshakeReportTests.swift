@@ -6,11 +6,14 @@ import Testing
 
 @Suite(.serialized) struct HandshakeReportTests {
     private func withServer(
+        _ change: (inout DtlsServerOption) -> Void = { _ in },
         _ work: @escaping @Sendable (DtlsAddress, DtlsClientOption) throws -> Void
     ) async throws {
         let authority = try await TestAuthority()
         let identity = try await authority.issue("server")
-        let server = try await EchoServer(DtlsServerOption(cert: identity.certificate, key: identity.key))
+        var serverOption = DtlsServerOption(cert: identity.certificate, key: identity.key)
+        change(&serverOption)
+        let server = try await EchoServer(serverOption)
         let option = DtlsClientOption(rejectUnauthorized: true, ca: authority.certificate, server: "localhost")
         try await onThread { try work(server.address, option) }
         try await server.stop()
@@ -59,6 +62,25 @@ import Testing
             let client = try Dtls.createClient(option, address)
             defer { client.close() }
             #expect(client.agreement?.verificationFault?.contains("hostname") == true)
+        }
+    }
+
+    /// By its ID, where the server gives no tickets and has memory for sessions.
+    @Test(arguments: [true, false], [1 << 20, 0])
+    func `a session is resumed by ticket or ID`(_ hasTickets: Bool, _ cache: Int) async throws {
+        try await withServer {
+            $0.sessionTickets = hasTickets
+            $0.sessionCache = cache
+        } _: { address, option in
+            var option = option
+            option.keepsSession = true
+            let first = try Dtls.createClient(option, address)
+            option.session = first.resumableSession
+            first.close()
+            #expect((option.session != nil) == (hasTickets || cache > 0))
+            let second = try Dtls.createClient(option, address)
+            #expect(second.agreement?.isResumed == (hasTickets || cache > 0))
+            second.close()
         }
     }
 

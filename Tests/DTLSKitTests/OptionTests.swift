@@ -40,10 +40,20 @@ import Testing
         let server = DtlsServerOption(cert: "")
         #expect(server.name == nil && server.ca == nil && server.key == nil && server.passwd == nil)
         #expect(!server.ipcert && !server.renegotiate && server.handshakeTimeout == 60_000)
+        #expect(server.sessionTickets && server.sessionCache == 1 << 20)
         let client = DtlsClientOption()
         #expect(!client.rejectUnauthorized && !client.loadDefaultCerts && client.ca == nil && client.server == nil)
         #expect(!client.renegotiate && client.handshakeTimeout == 60_000)
         #expect(client.cert == nil && client.key == nil && client.passwd == nil)
+    }
+
+    @Test(arguments: [-1, 1, 8_191, 1 << 31]) func `a session cache out of range is refused`(_ bytes: Int) async throws
+    {
+        let identity = try await TestAuthority().issue("server")
+        try await onThread {
+            let option = DtlsServerOption(cert: identity.certificate, key: identity.key, sessionCache: bytes)
+            #expect(throws: DtlsError.self) { try Dtls.createServer(option, Dtls.sockaddr("127.0.0.1", 0)) }
+        }
     }
 
     @Test(arguments: [1_999, 120_001, -1, 0]) func `a handshake timeout out of range is refused`(_ timeout: Int)

@@ -40,7 +40,9 @@ struct LastFlight {
     /// Writes it once more: the first time as it was, and then in smaller datagrams each time, since it may be their size
     /// that it is lost for.
     mutating func send(to outbox: Outbox) {
-        if isRepeated, let smaller = FlightSize.next(below: payloadSize) { cut(to: smaller) }
+        // To the smallest again where it has that size: OpenSSL takes too little for the seal of its Finished, so that a
+        // datagram can be some bytes longer than it has been told.
+        if isRepeated { cut(to: FlightSize.next(below: payloadSize) ?? payloadSize) }
         isRepeated = true
         var number = nextNumber
         forEachRecord { datagram, record in

@@ -33,6 +33,19 @@ public struct AlternativeNames: Sendable, Equatable {
         }
     }
 
+    /// The names of a certificate of which no more was kept. Hosts are in lower case then, without a dot at their end.
+    init(_ names: CertificateNames) {
+        for (kind, bytes) in names.names {
+            switch kind {
+            case .dns: dns.append(String(decoding: bytes, as: UTF8.self))
+            case .uri: uri.append(String(decoding: bytes, as: UTF8.self))
+            case .email: email.append(String(decoding: bytes, as: UTF8.self))
+            case .ip: if let text = Self.text(ofAddress: bytes) { ip.append(text) }
+            case .commonName, .fingerprint: break
+            }
+        }
+    }
+
     /// Calls `body` with the names of the kinds that rules know.
     static func forEach(of certificate: OpaquePointer, _ body: (Name) -> Void) {
         // It says -1 where there is no such extension; else nothing means that it is broken, or there twice.

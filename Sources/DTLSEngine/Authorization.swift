@@ -37,6 +37,9 @@ public struct AuthorizationQuestion: Sendable, Equatable {
         certificate = details.peerName
         if let certificate = SSL_get0_peer_certificate(ssl) {
             alternativeNames = AlternativeNames(of: certificate)
+        } else if let names = details.certificateNames {
+            // A resumed session has the names alone (SessionNotes).
+            alternativeNames = AlternativeNames(names)
         }
     }
 

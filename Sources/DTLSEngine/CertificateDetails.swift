@@ -105,8 +105,9 @@ final class RefusedCertificate {
 }
 
 extension Engine {
-    /// The certificate that the peer has shown, DER, right after `.established` or after the handshake has failed for it;
-    /// `nil` where it has shown none, and later.
+    /// The certificate that a server has shown, DER, right after `.established` or after the handshake has failed for it;
+    /// `nil` later. Of its client a server has no more than the ``SessionDetails/peerName`` then, as in a handshake that
+    /// resumes a session.
     public var peerCertificate: [UInt8]? {
         guard let ssl else { return nil }
         if let certificate = SSL_get0_peer_certificate(ssl) { return CertificateDetails.der(of: certificate) }

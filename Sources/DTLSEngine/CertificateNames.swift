@@ -69,6 +69,30 @@ struct CertificateNames: Sendable, Equatable {
         return Array(UnsafeBufferPointer(start: bytes, count: Int(count)))
     }
 
+    // MARK: Coding
+
+    /// How a kind of names is kept in sessions.
+    private static let codes: [Kind: UInt8] = [.commonName: 0, .dns: 1, .ip: 2, .uri: 3, .email: 4]
+
+    func encode(into writer: inout ByteWriter) {
+        writer.bool(isComplete)
+        writer.bool(hasNUL)
+        writer.list(names) { writer, name in
+            writer.integer(Self.codes[name.kind] ?? .max)
+            writer.data(name.value)
+        }
+    }
+
+    init(decoding reader: inout ByteReader) throws(MalformedBytes) {
+        isComplete = try reader.bool()
+        hasNUL = try reader.bool()
+        names = try reader.list { (reader) throws(MalformedBytes) in
+            let code = try reader.integer(UInt8.self)
+            guard let kind = Self.codes.first(where: { $0.value == code })?.key else { throw MalformedBytes() }
+            return (kind, try reader.array())
+        }
+    }
+
     /// RFC 5280, section 7: hosts compare without regard to case, what is left of an @ does not.
     private static func normalized(_ kind: Kind, _ bytes: [UInt8]) -> [UInt8] {
         switch kind {

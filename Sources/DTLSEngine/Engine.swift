@@ -112,8 +112,8 @@ public final class Engine {
     /// `next(now:)`.
     ///
     /// One whose ticket makes the hello larger than a datagram is not offered: a server need not put hellos together
-    /// (Mbed TLS does not), and would refuse this one for ever. A ticket has the client's certificates in it, 1.5 KB
-    /// with two of RSA 4096.
+    /// (Mbed TLS does not), and would refuse this one for ever. OpenSSL's servers put the client's certificate
+    /// into a ticket, which then has up to 2 KB; ours does not (``SessionNotes``).
     public func resume(_ session: ResumableSession) { openSSL?.resume(session) }
 
     // MARK: Working

@@ -26,6 +26,21 @@ public struct PeerName: Sendable, Equatable {
     public var name: String? { presharedKeyIdentity ?? commonName ?? subject }
 }
 
+/// How it is kept beside a connection's state, and in sessions.
+extension PeerName {
+    func encode(into writer: inout ByteWriter) {
+        for text in [commonName, subject, fingerprint, presharedKeyIdentity] {
+            writer.optional(text) { $0.string($1) }
+        }
+    }
+
+    init(decoding reader: inout ByteReader) throws(MalformedBytes) {
+        self.init(
+            commonName: try reader.optionalString(), subject: try reader.optionalString(),
+            fingerprint: try reader.optionalString(), presharedKeyIdentity: try reader.optionalString())
+    }
+}
+
 extension PeerName {
     /// The names in a certificate. They are the peer's own words, and can hold any character but NUL.
     init(certificate: OpaquePointer) {

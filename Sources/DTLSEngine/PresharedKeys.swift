@@ -88,10 +88,10 @@ final class PresharedKeyTable {
 
     func key(of identity: [UInt8]) -> [UInt8]? { keys[identity] }
 
-    /// What the ticket of a session says of the key that it was made with: SHA-256 of identity and key (an identity has
+    /// What a session says of the key that it was made with (``SessionNotes/key``): SHA-256 of identity and key (an identity has
     /// no NUL, so no other two give the same bytes), and the identity.
     /// - Returns: `nil` where the identity is unknown.
-    func ticketData(of identity: [UInt8]) -> [UInt8]? {
+    func note(of identity: [UInt8]) -> [UInt8]? {
         guard let key = keys[identity] else { return nil }
         var digest = [UInt8](repeating: 0, count: Self.digestLength)
         let bytes = identity + [0] + key
@@ -99,10 +99,8 @@ final class PresharedKeyTable {
         return digest + identity
     }
 
-    /// Whether the identity of a ticket still has the key that it had when the ticket was made.
-    func isValid(ticketData: [UInt8]) -> Bool {
-        self.ticketData(of: Array(ticketData.dropFirst(Self.digestLength))) == ticketData
-    }
+    /// Whether the identity of a session still has the key that it had when the session was made.
+    func isValid(note: [UInt8]) -> Bool { self.note(of: Array(note.dropFirst(Self.digestLength))) == note }
 
     private static let digestLength = 32
 }
@@ -110,8 +108,8 @@ final class PresharedKeyTable {
 extension ServerContext {
     /// Lets clients prove themselves by the keys of `settings`.
     ///
-    /// A session that was made with a key is resumed only while identity and key are still the same: its ticket carries
-    /// a digest of the two, sealed like the rest.
+    /// A session that was made with a key is resumed only while identity and key are still the same: it carries a digest of
+    /// the two (``SessionNotes``), sealed like the rest.
     func use(_ settings: PresharedKeys) throws(CredentialsError) {
         exData.presharedKeys = PresharedKeyTable(settings)
         if let hint = settings.hint {
@@ -138,13 +136,6 @@ extension ServerContext {
             return UInt32(truncatingIfNeeded: key.count)
         }
         watchIdentities()
-        SSL_CTX_set_session_ticket_cb(
-            pointer,
-            { ssl, _ in
-                guard let ssl else { return 0 }
-                return PresharedKeyCallbacks.writeTicketData(of: ssl)
-            },
-            { ssl, session, _, _, status, _ in PresharedKeyCallbacks.decide(ssl, session, status) }, nil)
     }
 }
 
@@ -210,36 +201,6 @@ enum PresharedKeyCallbacks {
         guard let suite = SSL_get_pending_cipher(ssl), Proof.isForKeys(suite), message.count >= 14 else { return nil }
         let count = Int(message[12]) << 8 | Int(message[13])
         return count <= message.count - 14 ? Array(message[14..<(14 + count)]) : nil
-    }
-
-    /// Writes data about the key into a ticket that is about to be made.
-    static func writeTicketData(of ssl: OpaquePointer) -> Int32 {
-        guard let identity = SSL_get_psk_identity(ssl), let session = SSL_get_session(ssl) else { return 1 }
-        // Where the key was removed during the handshake, or somebody who was asked has given it, the ticket gets data that
-        // no key has, and resumes nothing.
-        let isOfSettings = AuthorizationGate.of(ssl)?.hasOwnKey != true
-        let data = (isOfSettings ? ContextExData.of(ssl)?.presharedKeys?.ticketData(of: bytes(identity)) : nil) ?? [0]
-        return SSL_SESSION_set1_ticket_appdata(session, data, data.count)
-    }
-
-    static func decide(_ ssl: OpaquePointer?, _ session: OpaquePointer?, _ status: Int32) -> Int32 {
-        switch status {
-        case SSL_TICKET_EMPTY, SSL_TICKET_NO_DECRYPT: return SSL_TICKET_RETURN_IGNORE_RENEW
-        case SSL_TICKET_SUCCESS, SSL_TICKET_SUCCESS_RENEW:
-            guard isStillValid(ssl, session) else { return SSL_TICKET_RETURN_IGNORE_RENEW }
-            return status == SSL_TICKET_SUCCESS ? SSL_TICKET_RETURN_USE : SSL_TICKET_RETURN_USE_RENEW
-        default: return SSL_TICKET_RETURN_IGNORE
-        }
-    }
-
-    /// A session whose ticket says nothing of a key was made with a certificate.
-    static func isStillValid(_ ssl: OpaquePointer?, _ session: OpaquePointer?) -> Bool {
-        guard let ssl, let session else { return false }
-        var data: UnsafeMutableRawPointer?
-        var count = 0
-        guard SSL_SESSION_get0_ticket_appdata(session, &data, &count) == 1, let data, count > 0 else { return true }
-        let ticketData = Array(UnsafeRawBufferPointer(start: data, count: count))
-        return ContextExData.of(ssl)?.presharedKeys?.isValid(ticketData: ticketData) ?? false
     }
 }
 

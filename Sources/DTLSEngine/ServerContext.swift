@@ -144,6 +144,7 @@ public final class ServerContext: TLSContext {
             throw .context("\(OpenSSLError.drain())")
         }
         prepareTickets(settings, ring: tickets)
+        noteSessions()
         if let sessions, settings.resumption { keepSessions(in: sessions) }
     }
 }

@@ -50,8 +50,8 @@ private enum SessionCallbacks {
     static func keep(_ session: OpaquePointer, of ssl: OpaquePointer) {
         guard let cache = ContextExData.of(ssl)?.sessions else { return }
         var count: UInt32 = 0
-        // What a ticket would say of the key of the session.
-        guard PresharedKeyCallbacks.writeTicketData(of: ssl) == 1, let id = SSL_SESSION_get_id(session, &count),
+        // As a ticket would have it.
+        guard SessionNotes.write(for: ssl), let id = SSL_SESSION_get_id(session, &count),
             count > 0
         else { return }
         var bytes = SessionBytes.encoded(session)
@@ -82,7 +82,7 @@ private enum SessionCallbacks {
         guard var bytes = table.session(id) else { return nil }
         defer { OPENSSL_cleanse(&bytes, bytes.count) }
         guard let session = SessionBytes.decode(bytes) else { return nil }
-        guard PresharedKeyCallbacks.isStillValid(ssl, session) else {
+        guard SessionNotes.allowResumption(of: session, on: ssl) else {
             SSL_SESSION_free(session)
             return nil
         }

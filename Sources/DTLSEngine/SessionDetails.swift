@@ -46,10 +46,16 @@ public struct SessionDetails: Sendable, Equatable {
         serverName = SSL_get_servername(ssl, TLSEXT_NAMETYPE_host_name).map { String(cString: $0) }
         applicationProtocol = Self.applicationProtocol(ssl)
         presharedKeyIdentity = SSL_get_psk_identity(ssl).map(PresharedKeyCallbacks.bytes)
-        certificateNames = SSL_get0_peer_certificate(ssl).map { CertificateNames(of: $0) }
-        peerName =
-            SSL_get0_peer_certificate(ssl).map { PeerName(certificate: $0) }
-            ?? presharedKeyIdentity.map { PeerName(presharedKeyIdentity: PresharedKeys.text(of: $0)) }
+        if let certificate = SSL_get0_peer_certificate(ssl) {
+            peerName = PeerName(certificate: certificate)
+            certificateNames = CertificateNames(of: certificate)
+        } else if let noted = (try? SessionNotes(of: SSL_get_session(ssl)))?.certificate {
+            // A server has its client's certificate no more once it has given a ticket.
+            peerName = noted.name
+            certificateNames = noted.names
+        } else {
+            peerName = presharedKeyIdentity.map { PeerName(presharedKeyIdentity: PresharedKeys.text(of: $0)) }
+        }
         verificationResult = SSL_get_verify_result(ssl)
     }
 
@@ -109,11 +115,7 @@ extension SessionDetails {
         writer.optional(serverName) { $0.string($1) }
         writer.optional(applicationProtocol) { $0.string($1) }
         writer.optional(presharedKeyIdentity) { $0.data($1) }
-        writer.optional(peerName) { writer, name in
-            for text in [name.commonName, name.subject, name.fingerprint, name.presharedKeyIdentity] {
-                writer.optional(text) { $0.string($1) }
-            }
-        }
+        writer.optional(peerName) { $1.encode(into: &$0) }
         writer.integer(Int32(truncatingIfNeeded: verificationResult))
         writer.optional(label) { $0.string($1) }
     }
@@ -125,11 +127,7 @@ extension SessionDetails {
         serverName = try reader.optionalString()
         applicationProtocol = try reader.optionalString()
         presharedKeyIdentity = try reader.optional { (reader) throws(MalformedBytes) in try reader.array() }
-        peerName = try reader.optional { (reader) throws(MalformedBytes) in
-            PeerName(
-                commonName: try reader.optionalString(), subject: try reader.optionalString(),
-                fingerprint: try reader.optionalString(), presharedKeyIdentity: try reader.optionalString())
-        }
+        peerName = try reader.optional { (reader) throws(MalformedBytes) in try PeerName(decoding: &reader) }
         verificationResult = Int(try reader.integer(Int32.self))
         // A program without labels has written no more.
         label = reader.isAtEnd ? nil : try reader.optionalString()

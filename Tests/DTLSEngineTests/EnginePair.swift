@@ -35,7 +35,7 @@ final class EnginePair {
     var wire: SimulatedWire
     private let clock: Int64
     private(set) var bio: DatagramBIO
-    private let serverContext: ServerContext
+    let serverContext: ServerContext
     private let payloadSize: Int
     /// What the server's engine is told that the client has come to.
     private let localAddress: [UInt8]

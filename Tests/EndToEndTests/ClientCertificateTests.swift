@@ -31,6 +31,37 @@ extension EndToEndHandshakes {
             try await daemon.stop()
         }
 
+        /// The ticket has names and fingerprint of the certificate, which is 600 bytes larger.
+        @Test func `a client that resumes is known as before, by a small ticket`() async throws {
+            let folder = try TestFolder()
+            let certificates = CertificateMaker(folder: folder)
+            let identity = try await certificates.selfSigned("server")
+            let authority = try await certificates.selfSigned("authority")
+            let member = try await certificates.issued("member", by: authority)
+            let address = try SocketAddress.freeOnOwnLoopback()
+            let daemon = try await Daemon.start(
+                Service(listen: [address], identity: identity, more: "ca = \"\(authority.certificate)\"").text,
+                in: folder)
+            let session = folder.file("session")
+            for arguments in [["-sess_out", session], ["-sess_in", session]] {
+                let client = try SecureClient(
+                    to: address, trust: identity.certificate, in: folder,
+                    ["-cert", member.certificate, "-key", member.privateKey] + arguments)
+                try await client.exchange("hello")
+                try await client.leave()
+            }
+            let lines = try await daemon.logged("connection opened", count: 2)
+            #expect(lines.map { $0.contains("RESUMED=yes") } == [false, true])
+            let names = lines.compactMap { $0.firstMatch(of: /CLIENT=\S+/)?.output }
+            #expect(names.count == 2 && names.first == names.last, "\(lines)")
+            let prints = lines.compactMap { $0.firstMatch(of: /CLIENT_FINGERPRINT=[0-9a-f]{64}/)?.output }
+            #expect(prints.count == 2 && prints.first == prints.last, "\(lines)")
+            let text = try await Program.run(["openssl", "sess_id", "-in", session, "-noout", "-text"], in: folder)
+            let ticket = text.split(separator: "\n").filter { $0.contains(/[0-9a-f]{4} - [0-9a-f]{2}/) }
+            #expect((10..<30).contains(ticket.count), "16 bytes a line: \(text)")
+            try await daemon.stop()
+        }
+
         /// A session that began when nobody was asked for a certificate is no way around the authority.
         @Test func `an old session does not get around a new authority`() async throws {
             let folder = try TestFolder()

@@ -1,6 +1,8 @@
 #define _GNU_SOURCE
 #include "CLinux.h"
 #include <errno.h>
+#include <grp.h>
+#include <linux/capability.h>
 #include <malloc.h>
 #include <sched.h>
 #include <stdlib.h>
@@ -208,4 +210,44 @@ int cl_spawn_program(pid_t *pid, const struct cl_program *program) {
 int cl_usable_processors(void) {
     cpu_set_t set;
     return sched_getaffinity(0, sizeof set, &set) == 0 ? CPU_COUNT(&set) : -1;
+}
+
+// The header and the two halves of the sets, as capset(2) takes them.
+static int set_capabilities(uint64_t set) {
+    struct __user_cap_header_struct header = {_LINUX_CAPABILITY_VERSION_3, 0};
+    struct __user_cap_data_struct data[2];
+    for (int half = 0; half < 2; half++) {
+        data[half].effective = data[half].permitted = data[half].inheritable = (uint32_t)(set >> (32 * half));
+    }
+    return syscall(SYS_capset, &header, data) ? errno : 0;
+}
+
+int cl_become_user(uid_t user, gid_t group, const gid_t *groups, size_t count, int keeps_low_ports) {
+    if (keeps_low_ports && prctl(PR_SET_KEEPCAPS, 1, 0, 0, 0)) return errno;
+    if (setgroups(count, groups)) return errno;
+    if (setresgid(group, group, group)) return errno;
+    if (setresuid(user, user, user)) return errno;
+    int error = set_capabilities(keeps_low_ports ? 1ull << CAP_NET_BIND_SERVICE : 0);
+    if (error) return error;
+    if (keeps_low_ports && prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, CAP_NET_BIND_SERVICE, 0, 0)) return errno;
+    // There must be no way back.
+    if (user != 0 && setresuid(0, 0, 0) == 0) return EPERM;
+    return 0;
+}
+
+int cl_error_of_reading_as(const char *path, uid_t user, gid_t group, const gid_t *groups, size_t count) {
+    gid_t former[65536];
+    int former_count = getgroups(65536, former);
+    if (former_count < 0) return errno;
+    // The system calls themselves change this thread alone; glibc's functions have all threads change.
+    if (syscall(SYS_setgroups, count, groups)) return errno;
+    uid_t own_user = (uid_t)syscall(SYS_setfsuid, user);
+    gid_t own_group = (gid_t)syscall(SYS_setfsgid, group);
+    int file = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+    int error = file < 0 ? errno : 0;
+    if (file >= 0) close(file);
+    syscall(SYS_setfsuid, own_user);
+    syscall(SYS_setfsgid, own_group);
+    syscall(SYS_setgroups, (size_t)former_count, former);
+    return error;
 }

@@ -52,6 +52,8 @@ public final class Engine {
     private var agreement: Boxed<SessionDetails>?
     /// The UDP payload, in bytes, that the handshake's flights have fitted at last.
     private var finalPayloadSize: UInt16 = 0
+    /// See ``discoveredPayloadSize``.
+    private var hasDiscoveredSize = false
 
     // MARK: Making
 
@@ -108,6 +110,10 @@ public final class Engine {
 
     deinit { records?.end(bio) }
 
+    /// Sets how long a flight of the handshake waits for its answer before it is sent again for the first time; it is a
+    /// second otherwise (RFC 6347, section 4.2.4.1). To be called before the first `next(now:)`.
+    public func setFirstTimeout(_ timeout: Duration) { openSSL?.firstTimeout = timeout }
+
     /// Offers a session to the server, which may take it up or do a full handshake. To be called before the first
     /// `next(now:)`.
     ///
@@ -154,6 +160,7 @@ public final class Engine {
             return
         }
         finalPayloadSize = UInt16(clamping: openSSL.payloadSize)
+        hasDiscoveredSize = openSSL.discoveredPayloadSize != nil
         self.records = records
         self.openSSL = nil
         left = openSSL
@@ -241,6 +248,7 @@ public final class Engine {
         swap(&left, &other.left)
         swap(&agreement, &other.agreement)
         swap(&finalPayloadSize, &other.finalPayloadSize)
+        swap(&hasDiscoveredSize, &other.hasDiscoveredSize)
     }
 
     /// Ends the engine without a word to the peer, and gives the state of its records, for one engine to go on with.
@@ -299,6 +307,13 @@ public final class Engine {
 
     /// The UDP payload, in bytes, that handshake flights fit now: less than the path's after some got lost.
     public var payloadSize: Int { openSSL?.payloadSize ?? Int(finalPayloadSize) }
+
+    /// ``payloadSize``, where flights had to be made so small since larger ones did not arrive, and nothing else has said
+    /// that they would not: the network does not tell by ICMP what it takes. `nil` otherwise.
+    public var discoveredPayloadSize: Int? {
+        guard let openSSL else { return hasDiscoveredSize ? payloadSize : nil }
+        return openSSL.discoveredPayloadSize
+    }
 
     /// Makes flights fit a path that takes a UDP payload of this many bytes, if they do not yet.
     public func limitPayload(to size: Int) { openSSL?.limitPayload(to: size) }

@@ -17,7 +17,8 @@ struct LastFlight {
     private var payloadSize: Int
     /// Bytes of the connection ID in its protected records.
     private let connectionIDLength: Int
-    private var isRepeated = false
+    /// How often it was sent again.
+    private var repetitions: UInt8 = 0
     /// The first number of epoch 0 that was not used.
     private var nextNumber: UInt64 = 0
 
@@ -37,13 +38,14 @@ struct LastFlight {
         nextNumber = number
     }
 
-    /// Writes it once more: the first time as it was, and then in smaller datagrams each time, since it may be their size
-    /// that it is lost for.
+    /// Writes it once more: two times as it was, and then in smaller datagrams each time, since it may be their size that
+    /// it is lost for.
     mutating func send(to outbox: Outbox) {
+        let largest = min(payloadSize, sizes.max() ?? bytes.count)
         // To the smallest again where it has that size: OpenSSL takes too little for the seal of its Finished, so that a
         // datagram can be some bytes longer than it has been told.
-        if isRepeated { cut(to: FlightSize.next(below: payloadSize) ?? payloadSize) }
-        isRepeated = true
+        if repetitions >= SizeEvidence.sendings - 1 { cut(to: FlightSize.next(below: largest) ?? payloadSize) }
+        repetitions = min(repetitions + 1, SizeEvidence.sendings)
         var number = nextNumber
         forEachRecord { datagram, record in
             guard let record = MutableRecord(of: datagram, at: record.offset) else { return }

@@ -15,9 +15,15 @@ final class OpenSSLConnection {
     /// Whether SSL_read has said that it wants a new datagram.
     private var isDrained = false
     private var hasBuffers = true
-    /// How often a flight has been sent again, in all, and how often the present one has.
-    private var retransmissions: UInt8 = 0
+    /// How often the present flight has been sent again.
     private var flightRetransmissions: UInt8 = 0
+    /// How often the peer has asked for the flight that has ended the handshake.
+    private var lastFlightRequests: UInt8 = 0
+    /// How long the first timeout of a flight is; see ``Engine/setFirstTimeout(_:)``.
+    var firstTimeout = Duration.seconds(1)
+    /// How long the timer of the present flight runs.
+    private var timeout = Duration.seconds(1)
+    private var evidence = SizeEvidence()
     /// The UDP payload, in bytes, that the path is thought to take.
     private var pathPayloadSize: UInt16
     /// The UDP payload, in bytes, that handshake flights fit now: less than the path's after some got lost.
@@ -130,6 +136,7 @@ final class OpenSSLConnection {
     /// has thrown.
     @inline(__always)
     func deliver(_ datagram: UnsafeRawBufferPointer) {
+        if state == .handshaking { evidence.hasHeardPeer = true }
         // A renegotiation may have agreed on another cipher.
         if context.allowsRenegotiation { filter.measure(ssl, payloadSize: payloadSize) }
         if takesRecordsOneByOne {
@@ -306,7 +313,6 @@ final class OpenSSLConnection {
         if result == 1 {
             state = .established
             alert = nil
-            retransmissions = 0
             filter.measure(ssl, payloadSize: payloadSize)
             // DTLSv1_listen has turned this on; a renegotiation would ask for a cookie that is never made.
             if context.allowsRenegotiation { SSL_clear_options(ssl, CO_SSL_OP_COOKIE_EXCHANGE) }
@@ -364,6 +370,7 @@ final class OpenSSLConnection {
             }
         }
         let hasWritten = bio.outbox.checkpoint != checkpoint
+        if hasWritten { evidence.begin(largest: bio.outbox.largestDatagram(since: checkpoint)) }
         adjustDeadline(hasWritten: hasWritten, now: now)
         if flights != nil { noteFlight(hasWritten: hasWritten, isDone: result == 1, now: now) }
         return result
@@ -436,9 +443,10 @@ final class OpenSSLConnection {
             if hasWritten {
                 renumber(since: checkpoint)
                 // The peer has sent its last flight again, and OpenSSL this side's: that was lost, perhaps for its
-                // size.
+                // size, where that is not the first time.
                 if !wasRenegotiating, !isRenegotiating {
-                    shrink()
+                    lastFlightRequests = min(lastFlightRequests + 1, SizeEvidence.sendings)
+                    if lastFlightRequests >= SizeEvidence.sendings - 1 { shrink(below: payloadSize) }
                     bio.notes.noteRetransmission()
                 }
             }
@@ -542,16 +550,35 @@ extension OpenSSLConnection {
     /// (Mbed TLS 2.28 and 3.6: MBEDTLS_ERR_SSL_FEATURE_UNAVAILABLE).
     private static let smallestHelloPayload = 548
 
-    /// Makes flights fit the next smaller size, from their next sending on: OpenSSL fragments messages again each time.
-    private func shrink() {
-        let floor = isWaitingForServer ? Self.smallestHelloPayload : 0
-        if let size = FlightSize.next(below: payloadSize), size >= floor {
-            usePayload(of: size)
-        } else if isWaitingForServer {
-            // The smallest has had no answer: perhaps the pieces themselves are what the server does not take.
+    /// Makes the flight that is about to be sent again smaller, where its losses say that its size is the reason (RFC
+    /// 6347, section 4.1.1.1): OpenSSL fragments messages again each time.
+    private func adjustSize() {
+        if isWaitingForServer { return adjustSizeOfHello() }
+        guard evidence.speaksAgainstSize(retransmissions: flightRetransmissions) else { return }
+        if shrink(below: min(payloadSize, evidence.largest)) { evidence.hasShrunk = true }
+    }
+
+    /// A server does not say anything as long as no hello reaches it, so a hello has its silence alone to go by. It is sent
+    /// in pieces every third time, and whole in between: perhaps the pieces themselves are what the server does not take.
+    private func adjustSizeOfHello() {
+        let pieces = FlightSize.next(below: min(Int(pathPayloadSize), evidence.largestHello))
+        if let pieces, pieces >= Self.smallestHelloPayload, flightRetransmissions % SizeEvidence.sendings == 0 {
+            usePayload(of: pieces)
+        } else {
             usePayload(of: Int(pathPayloadSize))
         }
     }
+
+    /// - Returns: whether there is a size to shrink to.
+    @discardableResult
+    private func shrink(below size: Int) -> Bool {
+        guard let smaller = FlightSize.next(below: size) else { return false }
+        usePayload(of: smaller)
+        return true
+    }
+
+    /// The UDP payload, in bytes, that the losses of flights have left, where it is less than the path was thought to take.
+    var discoveredPayloadSize: Int? { evidence.hasShrunk && payloadSize < Int(pathPayloadSize) ? payloadSize : nil }
 
     /// Whether this is a client whose hello has had no answer but for a request for a cookie.
     private var isWaitingForServer: Bool { HandshakeState(ssl) == .clientHelloWritten }
@@ -578,8 +605,8 @@ extension OpenSSLConnection {
     }
 }
 
-/// The timer of flights (RFC 6347, section 4.2.4): a second, doubled each time up to 60, and 12 tries, as OpenSSL's
-/// own.
+/// The timer of flights (RFC 6347, section 4.2.4.1): ``firstTimeout``, doubled each time up to 60 seconds, and 12 tries,
+/// as OpenSSL's own. Each flight begins with ``firstTimeout``, as OpenSSL's, GnuTLS's and Mbed TLS's do.
 ///
 /// OpenSSL's goes by the system's clock, which can be set back; then it would not be due for as long as that. So the
 /// deadlines are kept here, by the clock of the caller's instants, and OpenSSL's timer is made to be due when they are.
@@ -619,6 +646,9 @@ extension OpenSSLConnection {
         return co_dtls_get_timeout(ssl, &left) == 1
     }
 
+    /// "No less than the RFC 6298 maximum of 60 seconds" (RFC 6347, section 4.2.4.1).
+    private static let longestTimeout = Duration.seconds(60)
+
     /// Begins to wait for the answer to a flight, or stops.
     /// - Parameter hasWritten: whether OpenSSL has just written something: a new flight then, as long as it has one.
     func adjustDeadline(hasWritten: Bool, now: Instant) {
@@ -628,7 +658,8 @@ extension OpenSSLConnection {
         }
         guard hasWritten || deadline == .distantFuture else { return }
         flightRetransmissions = 0
-        deadline = now + .seconds(1)
+        timeout = firstTimeout
+        deadline = now + timeout
     }
 
     /// Sends the last flight again if its time has come. Throws when the peer has not answered for OpenSSL's 12 tries,
@@ -636,10 +667,9 @@ extension OpenSSLConnection {
     func handleTimeout(now: Instant) throws(EngineError) {
         guard deadline <= now, state != .closed else { return }
         if alert?.timeoutPassed() == true { try deliverHeldAlert(now: now) }
-        retransmissions &+= 1
+        flightRetransmissions = min(flightRetransmissions + 1, 100)
         flights?.retransmit()
-        // "2-3 seems appropriate" (RFC 6347, section 4.1.1.1).
-        if retransmissions > 1 { shrink() }
+        adjustSize()
         if !hasBuffers { allocateBuffers() }
         OpenSSLError.clear()
         let checkpoint = bio.outbox.checkpoint
@@ -653,8 +683,9 @@ extension OpenSSLConnection {
         bio.notes.noteRetransmission()
         renumber(since: checkpoint)
         if gate != nil { notePlaintextWrites(since: checkpoint) }
-        flightRetransmissions = min(flightRetransmissions + 1, 6)
-        deadline = now + .seconds(min(60, 1 << Int(flightRetransmissions)))
+        evidence.largest = bio.outbox.largestDatagram(since: checkpoint)
+        timeout = min(timeout * 2, Self.longestTimeout)
+        deadline = now + timeout
     }
 
     /// - Returns: false where OpenSSL has given up.

@@ -92,6 +92,12 @@ public final class Outbox {
     @inline(__always)
     var checkpoint: Checkpoint { Checkpoint(count: count, byteCount: byteCount) }
 
+    /// The bytes of the largest datagram that was appended since; 0 where there is none.
+    func largestDatagram(since checkpoint: Checkpoint) -> Int {
+        guard checkpoint.count < count else { return 0 }
+        return (checkpoint.count..<count).reduce(0) { max($0, sizes[$1]) }
+    }
+
     func byteCount(since checkpoint: Checkpoint) -> Int { byteCount - checkpoint.byteCount }
 
     /// Removes what was appended since the checkpoint.

@@ -558,7 +558,12 @@ extension DtlsConnection {
     }
 
     private func followOwnAddress(_ connection: Connection, evenIfItStays isLost: Bool) -> Bool {
-        (try? connection.followOwnAddress(socketOptions, evenIfItStays: isLost)) ?? false
+        do throws(SystemError) {
+            let other = try UDPSocket.openConnected(to: connection.peer, options: socketOptions)
+            return try connection.followOwnAddress(over: other, evenIfItStays: isLost)
+        } catch {
+            return false
+        }
     }
 
     package func connection(_ connection: Connection, send datagram: UnsafeRawBufferPointer, to flow: FlowKey) {

@@ -95,7 +95,10 @@ package final class Association {
     /// Whether the deadline may have become earlier than the one that was asked for last.
     private var hasNewDeadline = true
     /// Bytes of the largest message that the path is known to take.
-    private var knownToFit = Association.alwaysFits
+    private var knownToFit: Int
+    /// Bytes of the largest IP packet that the handshake has found the path to take, where it had to find out and
+    /// ``Connection/RecordBound/handshake`` holds; else 0.
+    private var discoveredMTU: UInt16 = 0
 
     /// How long OpenSSL's record buffers are kept after the last datagram.
     private static let bufferIdleTimeout = Duration.seconds(1)
@@ -118,6 +121,7 @@ package final class Association {
         shared = buffers
         started = now
         lastReceived = now
+        knownToFit = limits.recordBound == .none ? Self.alwaysFits : 0
     }
 
     /// A server's side, from the hello of a client whose address is proven. It writes nothing before ``next(now:_:)``.
@@ -131,7 +135,7 @@ package final class Association {
         buffers: EngineBuffers, now: Instant
     ) throws(OpenSSLError) -> Association {
         let random = hello.random
-        let engine = try makeEngine(hello, flow, context, connectionID, limits, buffers)
+        let engine = try makeEngine(hello, flow, context, connectionID, limits, buffers, now: now)
         return Association(engine, flow, random, slot, limits, traffic, buffers, now: now)
     }
 
@@ -147,9 +151,11 @@ package final class Association {
     ) throws(OpenSSLError) -> Association {
         var limits = limits
         if let pathMTU { limits.mtu = min(limits.mtu, pathMTU) }
+        if let known = buffers.pathSizes.size(to: flow.peer, now: now) { limits.mtu = min(limits.mtu, known) }
         let engine = try Engine(
             connecting: context, over: buffers.bio, payloadSize: limits.payloadSize(flow.local.family),
             serverName: serverName, connectionID: connectionID)
+        engine.setFirstTimeout(limits.retransmission)
         if let session { engine.resume(session) }
         return Association(engine, flow, nil, slot, limits, traffic, buffers, now: now)
     }
@@ -171,17 +177,22 @@ package final class Association {
         // The connection is used again: it is not to be given up for its silence at once.
         association.lastSent = now
         association.counters = slot.counters
+        if limits.recordBound == .handshake { association.discoveredMTU = slot.discoveredMTU }
         return association
     }
 
     private static func makeEngine(
         _ hello: consuming VerifiedHello, _ flow: FlowKey, _ context: ServerContext, _ connectionID: ConnectionID?,
-        _ limits: Connection.Limits, _ buffers: EngineBuffers
+        _ limits: Connection.Limits, _ buffers: EngineBuffers, now: Instant
     ) throws(OpenSSLError) -> Engine {
+        var limits = limits
+        if let known = buffers.pathSizes.size(to: flow.peer, now: now) { limits.mtu = min(limits.mtu, known) }
         // The address without its port.
-        try Engine(
+        let engine = try Engine(
             accepting: context, over: buffers.bio, payloadSize: limits.payloadSize(flow.local.family), hello: hello,
             localAddress: flow.local.withBytes { [UInt8]($0.dropLast(2)) }, connectionID: connectionID)
+        engine.setFirstTimeout(limits.retransmission)
+        return engine
     }
 
     @inline(__always)
@@ -480,7 +491,21 @@ package final class Association {
     /// The association has a socket of another flow from now on: its peer, or this side, is at another address.
     func move(to flow: FlowKey) {
         self.flow = flow
-        knownToFit = Self.alwaysFits
+        if discoveredMTU > 0, case .established = phase { slot?.discoveredMTU = 0 }
+        discoveredMTU = 0
+        forgetPathSize()
+    }
+
+    /// The path is another one, or the cipher, which may add more to a message.
+    private func forgetPathSize() { knownToFit = limits.recordBound == .none ? Self.alwaysFits : 0 }
+
+    /// Bytes of the largest IP packet that a record may make; `nil` where nothing but the kernel says so.
+    private var recordMTU: Int? {
+        switch limits.recordBound {
+        case .none: nil
+        case .handshake: discoveredMTU > 0 ? Int(discoveredMTU) : nil
+        case .size(let size): size
+        }
     }
 
     /// Bytes of the largest message that the peer takes, and the path in one piece; 0 before the handshake is done.
@@ -488,8 +513,8 @@ package final class Association {
     ///   larger ones may be fragmented.
     func largestMessage(enforcedMTU: Int?) -> Int {
         guard engine.isEstablished else { return 0 }
-        guard let enforcedMTU else { return engine.recordLimit }
-        return engine.largestMessage(inPayload: payloadSize(inMTU: enforcedMTU))
+        guard let mtu = [enforcedMTU, recordMTU].compactMap(\.self).min() else { return engine.recordLimit }
+        return engine.largestMessage(inPayload: payloadSize(inMTU: mtu))
     }
 
     /// Whether the path is known to take a message of so many bytes.
@@ -529,7 +554,7 @@ package final class Association {
     ) {
         let random = hello.random
         do throws(OpenSSLError) {
-            let engine = try Self.makeEngine(hello, flow, context, connectionIDs?.own, limits, shared)
+            let engine = try Self.makeEngine(hello, flow, context, connectionIDs?.own, limits, shared, now: now)
             if let pathMTU { engine.limitPayload(to: payloadSize(inMTU: pathMTU)) }
             rehandshake = Rehandshake(engine: engine, random: random, started: now)
             hasNewDeadline = true
@@ -594,8 +619,7 @@ package final class Association {
         started = rehandshake.started
         lastReceived = now
         counters = Connection.Counters()
-        // The new cipher may add more to a message.
-        knownToFit = Self.alwaysFits
+        forgetPathSize()
         // The datagram that has completed the handshake may hold a message behind it.
         hasInput = true
         hasNewDeadline = true
@@ -605,15 +629,19 @@ package final class Association {
     /// as it is until all that is new is there.
     private func settle(_ engine: Engine, _ random: ClientRandom?, started: Instant, now: Instant) {
         buffers = engine.isMovable ? .none : .held
+        notePathSize(of: engine, now: now)
         guard let slot else { return }
         let details = engine.details?.encoded(inAtMost: ConnectionSlot.maximumDetails) ?? []
         let prepared: ConnectionSlot.PreparedAssociation
         if let random {
-            prepared = random.withBytes { slot.prepare(random: $0, details: details, handshakeDuration: now - started) }
+            prepared = random.withBytes {
+                slot.prepare(
+                    random: $0, details: details, handshakeDuration: now - started, discoveredMTU: discoveredMTU)
+            }
         } else {
             prepared = slot.prepare(
-                random: UnsafeRawBufferPointer(start: nil, count: 0), details: details, handshakeDuration: now - started
-            )
+                random: UnsafeRawBufferPointer(start: nil, count: 0), details: details,
+                handshakeDuration: now - started, discoveredMTU: discoveredMTU)
         }
         engine.moveRecordState(to: prepared.records)
         slot.started = started
@@ -740,6 +768,16 @@ package final class Association {
 
     private func retransmit(now: Instant) {
         do throws(EngineError) { try engine.handleTimeout(now: now) } catch { end(.failed(error)) }
+        // Where this handshake comes too late to its end, the peer's next one has it easier.
+        if case .handshaking = phase { notePathSize(of: engine, now: now) }
+    }
+
+    /// Remembers what the handshake has found out about the path.
+    private func notePathSize(of engine: Engine, now: Instant) {
+        guard let payload = engine.discoveredPayloadSize else { return }
+        let size = payload + Connection.Limits.headerSize(flow.local.family)
+        shared.pathSizes.note(size, to: flow.peer, now: now)
+        if limits.recordBound == .handshake { discoveredMTU = UInt16(clamping: size) }
     }
 
     private func handleTimeoutOfRehandshake(now: Instant) {
@@ -794,6 +832,9 @@ package final class Association {
     }
 
     // MARK: Queries
+
+    /// The UDP payload, in bytes, that flights of the handshake fit.
+    var payloadSize: Int { engine.payloadSize }
 
     /// What the handshake has agreed on; nothing before it is done.
     var session: SessionDetails {

@@ -41,40 +41,69 @@ extension Connection {
         }
     }
 
+    /// What bounds the packets of an established connection, beside what the kernel knows of the path.
+    package enum RecordBound: Codable, Hashable, Sendable {
+        case none
+        /// What the handshake's flights had to be made to fit, where larger ones did not arrive.
+        case handshake
+        /// An IP packet of so many bytes, also in the handshake.
+        case size(Int)
+    }
+
     /// The timeouts and sizes that a connection lives by.
     package struct Limits: Equatable, Sendable {
-        // Each connection has its own, so the times are milliseconds in 4 bytes, up to 49 days, in place of 16.
+        // Each connection has its own, so the times are 2 and 4 bytes in place of 16: milliseconds, and hundredths of
+        // seconds for what may be days, which 4 bytes hold 497 of.
         private let handshakeMilliseconds: UInt32
-        private let idleMilliseconds: UInt32
+        private let idleHundredths: UInt32
         private let parkMilliseconds: UInt32
+        private let retransmissionMilliseconds: UInt16
         private var packetSize: UInt16
+        /// 0 for ``RecordBound/none``, and 1 for ``RecordBound/handshake``.
+        private let recordSize: UInt16
 
         /// For the handshake.
         package var handshakeTimeout: Duration { .milliseconds(Int64(handshakeMilliseconds)) }
         /// Without a datagram from the peer; zero: no limit.
-        package var idleTimeout: Duration { .milliseconds(Int64(idleMilliseconds)) }
+        package var idleTimeout: Duration { .milliseconds(Int64(idleHundredths) * 10) }
         /// Without a datagram in either direction, after which the delegate hears that the connection is silent; zero:
         /// never.
         package var parkAfter: Duration { .milliseconds(Int64(parkMilliseconds)) }
+        /// From when a flight of the handshake is sent until it is sent again for the first time.
+        package var retransmission: Duration { .milliseconds(Int64(retransmissionMilliseconds)) }
         /// Largest IP packet of a handshake flight, in bytes.
         package var mtu: Int {
             get { Int(packetSize) }
             set { packetSize = UInt16(clamping: newValue) }
         }
+        package var recordBound: RecordBound {
+            switch recordSize {
+            case 0: .none
+            case 1: .handshake
+            default: .size(Int(recordSize))
+            }
+        }
 
         package init(
             handshakeTimeout: Duration = .seconds(60), idleTimeout: Duration = .zero, parkAfter: Duration = .zero,
-            mtu: Int = 1_400
+            retransmission: Duration = .seconds(1), mtu: Int = 1_400, recordBound: RecordBound = .none
         ) {
-            handshakeMilliseconds = Self.milliseconds(handshakeTimeout)
-            idleMilliseconds = Self.milliseconds(idleTimeout)
-            parkMilliseconds = Self.milliseconds(parkAfter)
-            packetSize = UInt16(clamping: mtu)
+            handshakeMilliseconds = UInt32(clamping: Self.milliseconds(handshakeTimeout))
+            idleHundredths = UInt32(clamping: (Self.milliseconds(idleTimeout) + 9) / 10)
+            parkMilliseconds = UInt32(clamping: Self.milliseconds(parkAfter))
+            retransmissionMilliseconds = UInt16(clamping: Self.milliseconds(retransmission))
+            switch recordBound {
+            case .none: (recordSize, packetSize) = (0, UInt16(clamping: mtu))
+            case .handshake: (recordSize, packetSize) = (1, UInt16(clamping: mtu))
+            case .size(let size):
+                recordSize = UInt16(clamping: max(size, 2))
+                packetSize = UInt16(clamping: min(mtu, size))
+            }
         }
 
         /// What is not zero does not become zero.
-        private static func milliseconds(_ duration: Duration) -> UInt32 {
-            UInt32(clamping: (duration.nanoseconds + 999_999) / 1_000_000)
+        private static func milliseconds(_ duration: Duration) -> Int64 {
+            (duration.nanoseconds + 999_999) / 1_000_000
         }
 
         /// Bytes of an IP and a UDP header.

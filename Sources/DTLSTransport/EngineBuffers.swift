@@ -8,6 +8,8 @@ package final class EngineBuffers {
     let outbox: OutboxLender
     /// Where the last flights of handshakes are kept beside the connections; `nil` where they do not outlive this process.
     package var slots: SlotFile?
+    /// What handshakes have found out about paths.
+    var pathSizes = PathSizes()
 
     package init() throws(OpenSSLError) {
         bio = try DatagramBIO()

@@ -76,11 +76,15 @@ extension Connection {
 
     /// Goes on over another socket to the same peer where the address of this machine has changed by which the peer is
     /// reached. The kernel says which one that is when another socket is connected.
-    /// - Parameter isLost: whether the present socket is of no use any more, whatever the address is.
+    /// - Parameters:
+    ///   - other: another socket to the same peer.
+    ///   - isLost: whether the present socket is of no use any more, whatever the address is.
     /// - Returns: whether it has another socket.
     @discardableResult
-    package func followOwnAddress(_ options: SocketOptions, evenIfItStays isLost: Bool) throws(SystemError) -> Bool {
-        var other = try UDPSocket.openConnected(to: peer, options: options)
+    package func followOwnAddress(
+        over other: consuming ConnectedSocket, evenIfItStays isLost: Bool
+    ) throws(SystemError) -> Bool {
+        var other = other
         guard isLost || other.flow.local.with(port: local.port) != local else { return false }
         try move(to: other.flow, over: other.socket.take())
         return true

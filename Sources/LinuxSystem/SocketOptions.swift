@@ -16,11 +16,13 @@ public struct SocketOptions: Codable, Hashable, Sendable {
     /// Whether the kernel may fragment datagrams that are larger than the path MTU. If it may not, it sets the DF bit,
     /// and refuses larger datagrams with EMSGSIZE (ip(7), IP_MTU_DISCOVER). `nil`: the system's default.
     public var fragmentation: Bool?
+    /// Whether the socket can be bound to an address that this machine does not have yet (IP_FREEBIND, IPV6_FREEBIND).
+    public var freeBind = false
 
     public init(
         receiveBuffer: Int? = nil, sendBuffer: Int? = nil, timeToLive: Int? = nil, dscp: Int? = nil,
         interface: String? = nil,
-        ipv6Only: Bool = true, fragmentation: Bool? = nil
+        ipv6Only: Bool = true, fragmentation: Bool? = nil, freeBind: Bool = false
     ) {
         self.receiveBuffer = receiveBuffer
         self.sendBuffer = sendBuffer
@@ -29,6 +31,7 @@ public struct SocketOptions: Codable, Hashable, Sendable {
         self.interface = interface
         self.ipv6Only = ipv6Only
         self.fragmentation = fragmentation
+        self.freeBind = freeBind
     }
 
     public static let bufferSizes = 1_024...16_777_216

@@ -91,6 +91,40 @@ public enum UDPSocket {
         return socket
     }
 
+    /// Binds a socket to a local address with a free port of a range, and connects it. The kernel chooses ports itself only
+    /// from the range of the whole machine (IP_LOCAL_PORT_RANGE of Linux 6.3 makes that smaller, and nothing larger).
+    ///
+    /// A datagram that anybody has sent to the port between the two calls is dropped.
+    /// - Throws: EADDRINUSE where no port was found free. A large range is not looked through: ``portTries`` ports behind
+    ///   one that chance chooses are.
+    public static func connect(
+        _ socket: borrowing FileDescriptor, to peer: SocketAddress, from local: SocketAddress,
+        ports: ClosedRange<UInt16>
+    ) throws(SystemError) {
+        let start = Int(UInt16.random(in: ports)) - Int(ports.lowerBound)
+        for step in 0..<min(ports.count, portTries) {
+            let port = Int(ports.lowerBound) + (start + step) % ports.count
+            do throws(SystemError) {
+                try bind(socket, to: local.with(port: UInt16(truncatingIfNeeded: port)))
+            } catch {
+                if error.errno == EADDRINUSE { continue }
+                throw error
+            }
+            try connect(socket, to: peer)
+            return dropDatagrams(of: socket)
+        }
+        throw SystemError("bind", "\(local.host), ports \(ports.lowerBound) to \(ports.upperBound)", errno: EADDRINUSE)
+    }
+
+    /// Ports that are tried for one socket: 1 µs each where they are taken.
+    public static let portTries = 1_024
+
+    /// Drops what the socket has received. It is connected, so others than its peer can add nothing.
+    private static func dropDatagrams(of socket: borrowing FileDescriptor) {
+        let raw = socket.rawValue
+        for _ in 0..<4_096 where recv(raw, nil, 0, doNotWait) < 0 { return }
+    }
+
     public static func connect(_ socket: borrowing FileDescriptor, toPath path: String) throws(SystemError) {
         let raw = socket.rawValue
         _ = try system("connect", path) { withUnixAddress(path) { Glibc.connect(raw, $0, $1) } }
@@ -180,10 +214,11 @@ extension UDPSocket {
         _ options: SocketOptions, _ family: SocketAddress.Family, to socket: borrowing FileDescriptor
     ) throws(SystemError) {
         if family == .ipv6 { try setIPv6Only(options.ipv6Only, on: socket) }
+        if options.freeBind { try setFreeBind(family, on: socket) }
         try apply(options, toBound: socket, family)
     }
 
-    /// Sets the options that a bound socket allows: all but IPV6_V6ONLY.
+    /// Sets the options that matter to a bound socket: all but IPV6_V6ONLY and those of bind(2).
     public static func apply(
         _ options: SocketOptions, toBound socket: borrowing FileDescriptor, _ family: SocketAddress.Family
     ) throws(SystemError) {
@@ -197,6 +232,17 @@ extension UDPSocket {
 
     public static func setIPv6Only(_ on: Bool, on socket: borrowing FileDescriptor) throws(SystemError) {
         try set(socket, ipProtocolIPv6, IPV6_V6ONLY, on ? 1 : 0, "IPV6_V6ONLY")
+    }
+
+    /// Lets the socket be bound to an address that no interface of this machine has. What is sent to the address is received
+    /// once one has it. It needs no privilege.
+    public static func setFreeBind(
+        _ family: SocketAddress.Family, on socket: borrowing FileDescriptor
+    ) throws(SystemError) {
+        switch family {
+        case .ipv4: try set(socket, ipProtocolIP, IP_FREEBIND, 1, "IP_FREEBIND")
+        case .ipv6: try set(socket, ipProtocolIPv6, IPV6_FREEBIND, 1, "IPV6_FREEBIND")
+        }
     }
 
     /// Whether a socket is limited to IPv6 (IPV6_V6ONLY); false for IPv4 and dual-stack sockets.
@@ -219,6 +265,11 @@ extension UDPSocket {
         let raw = socket.rawValue
         _ = try system("fstat", "a socket") { fstat(raw, &status) }
         return status.st_uid == geteuid()
+    }
+
+    /// Makes a socket another user's, as if that one had opened it. Only root can.
+    public static func give(_ descriptor: Int32, to user: UInt32) throws(SystemError) {
+        _ = try system("fchown", "a socket") { fchown(descriptor, user, .max) }
     }
 
     public static func setReceiveBuffer(_ size: Int, on socket: borrowing FileDescriptor) throws(SystemError) {

@@ -1,4 +1,5 @@
 import COpenSSL
+import Primitives
 import TestSupport
 import Testing
 import VirtualClock
@@ -25,8 +26,8 @@ import VirtualClock
         return try EnginePair(client: client, server: server, payloadSize: payloadSize)
     }
 
-    /// Datagrams above the limit vanish. Both sides send smaller ones the second time that nothing comes back, and
-    /// smaller ones still after that (RFC 6347, section 4.1.1.1).
+    /// Datagrams above the limit vanish. Both sides send smaller ones when a flight has got lost three times, and smaller ones
+    /// still after that (RFC 6347, section 4.1.1.1).
     @Test(arguments: [(600, 548), (548, 548), (228, 228)])
     func `flights shrink until they fit`(_ path: (limit: Int, payloadSize: Int)) throws {
         let pair = try makePair()
@@ -40,23 +41,79 @@ import VirtualClock
         #expect(pair.client.isEstablished && pair.server.isEstablished)
         #expect(vanished > 0)
         #expect(pair.server.engine?.payloadSize == path.payloadSize)
+        #expect(pair.server.engine?.discoveredPayloadSize == path.payloadSize)
         try pair.send([1], from: .client)
         pair.run()
         #expect(pair.server.messages == [[1]])
     }
 
-    /// One lost flight says nothing about the path.
-    @Test func `one loss does not shrink flights`() throws {
+    /// Two lost flights say nothing about the path.
+    @Test(arguments: [SimulatedWire.Side.client, .server])
+    func `losses that chance explains do not shrink flights`(_ side: SimulatedWire.Side) throws {
         let pair = try makePair()
-        let limit = pair.elapsed + 500_000
-        pair.wire.interfere = { [unowned pair] _, side, datagram in
-            side == .client && virtual_clock_now() % 1_000_000 < 500_000 && pair.elapsed < limit && datagram.count > 500
-                ? [] : [.init(datagram)]
+        let limit = pair.elapsed + 2_000_000
+        var lost = 0
+        pair.wire.interfere = { [unowned pair] _, to, datagram in
+            guard to == side, pair.elapsed < limit, datagram.count > 500 else { return [.init(datagram)] }
+            lost += 1
+            return []
         }
         pair.handshake()
         #expect(pair.client.isEstablished && pair.server.isEstablished)
-        #expect(pair.elapsed > 1_000_000)
-        #expect(pair.server.engine?.payloadSize == 1_372)
+        #expect(lost > 1 && pair.elapsed > 3_000_000)
+        for engine in [pair.client.engine, pair.server.engine] {
+            #expect(engine?.payloadSize == 1_372 && engine?.discoveredPayloadSize == nil)
+        }
+    }
+
+    /// Flights are sent again while their answers are on the way.
+    @Test func `answers that take five seconds do not shrink flights`() throws {
+        let pair = try makePair()
+        pair.wire.interfere = { _, _, datagram in [.init(datagram, later: 2_500_000)] }
+        pair.handshake()
+        #expect(pair.client.isEstablished && pair.server.isEstablished)
+        #expect(pair.elapsed > 10_000_000)
+        #expect(pair.server.engine?.payloadSize == 1_372 && pair.client.engine?.payloadSize == 1_372)
+    }
+
+    /// A peer that says nothing sleeps, or is gone.
+    @Test func `a flight to a peer of which nothing is heard does not shrink`() throws {
+        let pair = try makePair()
+        pair.wire.interfere = { _, side, datagram in
+            side == .client && datagram[0] == 22 && datagram[13] != 3 ? [] : [.init(datagram)]
+        }
+        pair.run { $0.server.engine != nil }
+        let server = try #require(pair.server.engine)
+        pair.wire.interfere = { _, _, _ in [] }
+        let sent = pair.wire.sentCount
+        pair.run { $0.elapsed > 50_000_000 }
+        #expect(pair.wire.sentCount > sent)
+        #expect(server.payloadSize == 1_372 && server.discoveredPayloadSize == nil)
+    }
+
+    /// RFC 6347, section 4.2.4.1: doubled each time, up to 60 seconds.
+    @Test(arguments: [(1, [1, 3, 7, 15, 31, 63, 123, 183]), (9, [9, 27, 63, 123]), (60, [60, 120])])
+    func `the timer begins as it is told and doubles up to a minute`(_ timer: (first: Int, sent: [Int])) throws {
+        let pair = try makePair()
+        let engine = try Engine(
+            connecting: ClientContext(ClientSettings()), over: pair.bio, payloadSize: 1_372, serverName: nil)
+        engine.setFirstTimeout(.seconds(timer.first))
+        let start = at(1_000_000_000)
+        var now = start
+        guard case .needsInput = try engine.next(now: now) else {
+            Issue.record("a client without an answer waits for one")
+            return
+        }
+        var times: [Int] = []
+        for _ in timer.sent {
+            pair.bio.outbox.removeAll()
+            now = engine.deadline
+            try engine.handleTimeout(now: now)
+            #expect(!pair.bio.outbox.isEmpty)
+            times.append((now - start).seconds)
+        }
+        #expect(times == timer.sent)
+        pair.bio.outbox.removeAll()
     }
 
     /// The last flight holds a session ticket with the client's certificate: it can be too large for the path too, and

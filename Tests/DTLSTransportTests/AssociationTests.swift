@@ -1,4 +1,5 @@
 import DTLSEngine
+import LinuxSystem
 import Primitives
 import TestSupport
 import Testing
@@ -333,5 +334,56 @@ import VirtualClock
         #expect(pair.client.association.largestMessage(enforcedMTU: nil) == 0)
         pair.handshake()
         #expect(pair.client.association.largestMessage(enforcedMTU: nil) == Engine.maximumMessageSize)
+    }
+
+    @Test func `a bound of records holds whatever the kernel says of the path`() throws {
+        let (pair, server) = try established(Connection.Limits(recordBound: .size(600)))
+        #expect(throws: EngineError.self) {
+            try pair.send([UInt8](repeating: 1, count: 600), from: server, enforcedMTU: nil)
+        }
+        #expect(server.association.counters.tooLarge == 1 && server.association.counters.messagesOut == 0)
+        let largest = server.association.largestMessage(enforcedMTU: nil)
+        #expect((500...560).contains(largest))
+        let before = pair.wire.sentCount
+        try pair.send([UInt8](repeating: 1, count: largest), from: server, enforcedMTU: 9_000)
+        #expect(try #require(pair.sent(to: .client, after: before).first).count == 572)
+        // The smaller one of two limits counts.
+        #expect(server.association.largestMessage(enforcedMTU: 300) < 300)
+    }
+
+    @Test func `a bound of records holds for the handshake too`() throws {
+        #expect(Connection.Limits(mtu: 1_400, recordBound: .size(600)).mtu == 600)
+        #expect(Connection.Limits(mtu: 500, recordBound: .size(600)).mtu == 500)
+        #expect(Connection.Limits(mtu: 1_400, recordBound: .handshake).mtu == 1_400)
+        #expect(Connection.Limits(recordBound: .handshake).recordBound == .handshake)
+        #expect(Connection.Limits(recordBound: .size(256)).recordBound == .size(256))
+    }
+
+    @Test func `a handshake begins with the size that an earlier one has found`() throws {
+        let pair = try AssociationPair(limits: limits)
+        pair.buffers.pathSizes.note(576, to: pair.flow.peer.with(port: 7), now: AssociationPair.now)
+        try pair.restartClient()
+        pair.handshake()
+        let server = try #require(pair.server)
+        #expect(server.association.payloadSize == 548 && pair.client.association.payloadSize == 548)
+    }
+
+    @Test func `timeouts of days are kept in full`() {
+        for days in [1, 49, 50, 400] {
+            let limits = Connection.Limits(idleTimeout: .seconds(days * 86_400))
+            #expect(limits.idleTimeout == .seconds(days * 86_400))
+        }
+        #expect(Connection.Limits(idleTimeout: .milliseconds(1)).idleTimeout > .zero)
+        #expect(Connection.Limits(retransmission: .seconds(60)).retransmission == .seconds(60))
+    }
+
+    @Test func `an association whose peer sleeps for a week goes on`() throws {
+        let (pair, server) = try established(Connection.Limits(idleTimeout: .seconds(8 * 86_400)))
+        pair.pass(.seconds(7 * 86_400))
+        try pair.send([1], from: pair.client)
+        pair.run(for: .seconds(1))
+        #expect(server.association.isOpen && server.messages == [[1]])
+        pair.pass(.seconds(8 * 86_400 + 1))
+        #expect(!server.association.isOpen)
     }
 }

@@ -53,6 +53,13 @@ int cl_memfd_create(const char *name);
 int cl_mlock_on_fault(const void *start, size_t count);
 /// gettid(2)
 pid_t cl_thread_number(void);
+/// Becomes another user for good, with these groups alone. It is for a process of one thread that is root.
+/// keeps_low_ports: whether this process, and all that it starts, may still bind ports below 1024 (CAP_NET_BIND_SERVICE in
+/// all sets of capabilities(7), the ambient one included). Returns 0 or an errno.
+int cl_become_user(uid_t user, gid_t group, const gid_t *groups, size_t count, int keeps_low_ports);
+/// Whether another user could open a file for reading: 0, or the errno that open(2) gives it. It is for a thread that is
+/// root, which is so again afterwards.
+int cl_error_of_reading_as(const char *path, uid_t user, gid_t group, const gid_t *groups, size_t count);
 /// Opens this program's file for cl_spawn_self. Returns a descriptor, or -1 and sets errno.
 int cl_open_self(void);
 /// Sets the name of this process that ps(1) shows as COMMAND (PR_SET_NAME). A program that was started by a descriptor

@@ -38,6 +38,7 @@ final class Acceptor: TimerTarget, EventHandler {
     private let ticketKeys: TicketKeyRotator
     private let sessions: StoredSessions
     private let staples: StapleRefresher
+    private let credentials: CredentialWatch
     /// Looks host names up.
     let names: NameResolver
     /// Checks backends.
@@ -139,6 +140,7 @@ final class Acceptor: TimerTarget, EventHandler {
         sessions = StoredSessions(stored: self.manager.takeStored(.sessions))
         if sessions.active == nil { self.manager.discard(.sessions) }
         staples = StapleRefresher(file: configurationFile, environment: environment, loop: loop, logger: logger)
+        credentials = CredentialWatch(loop: loop, logger: logger)
         expiries = ExpiryWatch(loop: loop, logger: logger)
         names = NameResolver(memory: self.manager.takeStored(.names), environment: environment, loop: loop)
         nameLog = NameLog(logger, loop: loop)
@@ -173,6 +175,7 @@ final class Acceptor: TimerTarget, EventHandler {
         staples.currentConfiguration = { [unowned self] in
             lifecycle.isServing ? lifecycle.active?.configuration : nil
         }
+        credentials.onChange = { [unowned self] in handle(.reloadRequested) }
         staples.onRefreshed = { [unowned self] in try activateStaples(of: $0) }
         predecessor?.onTakeOver = { [unowned self] in takeOver($0) }
         predecessor?.onBecomeMain = { [unowned self] in becomeMain(isReloadRequested: $0) }
@@ -309,10 +312,13 @@ final class Acceptor: TimerTarget, EventHandler {
         let finished = loader
         loader = nil
         guard case .loaded(let configuration, let watcher) = result else {
+            // What was half-written is read again with its next change.
+            if let watcher = finished?.credentialWatcher { credentials.watch(with: watcher) }
             return handle(
                 .refused(
                     problems: result.problems ?? [], result.isTransient ? .temporaryProblem : .configuration))
         }
+        credentials.watch(with: finished?.credentialWatcher)
         // A client that comes right after the start, or the reload, finds backends where a name server answers.
         names.prepare(configuration) { [unowned self] in use(configuration, watcher, finished) }
     }
@@ -352,6 +358,8 @@ final class Acceptor: TimerTarget, EventHandler {
                     errors.cause == .configuration ? .configuration : .sockets))
         } catch let error as TooFewDescriptors {
             return handle(.refused(problems: ["\(error)"], .system))
+        } catch let error as WrongUser {
+            return handle(.refused(problems: ["\(configurationFile): user: \(error)"], .configuration))
         } catch let error as ControlSocketError {
             return handle(.refused(problems: ["\(configurationFile): \(error)"], .sockets))
         } catch {
@@ -380,7 +388,11 @@ final class Acceptor: TimerTarget, EventHandler {
         guard
             let connectionIDs = ConnectionIDAuthority(configuration.connectionIDs, ownKey: connectionIDKey.bytes)
         else { throw SystemError("the keys of connection IDs", errno: ENOMEM) }
+        let change = UserChange(
+            to: configuration.user, from: UserAccount.current, isFirst: lifecycle.active == nil && predecessor == nil)
+        if case .refused(let reason) = change { throw WrongUser(description: reason) }
         let plan = try listeners.prepare(configuration)
+        if case .become(let account) = change { try become(account, plan, configuration) }
         let controlPlan = try control.prepare(configuration)
         // Nothing above has changed anything, and only the next call but one can fail.
         workers.connections.allowConnections(configuration.limits.connections)
@@ -407,6 +419,24 @@ final class Acceptor: TimerTarget, EventHandler {
         control.activate(configuration, controlPlan)
         LogBootstrap.setFormat(configuration.logFormat)
         storeDescriptors()
+    }
+
+    /// Gives up being root for good, once the listeners are bound and before a worker is started.
+    private func become(
+        _ account: UserAccount, _ plan: ListenerSet.Plan, _ configuration: Configuration
+    ) throws {
+        let keepsLowPorts = configuration.needsLowPorts
+        do throws(SystemError) {
+            try listeners.give(plan, to: account.user)
+            try account.become(keepsLowPorts: keepsLowPorts)
+        } catch {
+            throw WrongUser(description: "dtlsd cannot become \"\(account.name)\": \(error)")
+        }
+        if !keepsLowPorts { listeners.userWithoutLowPorts = account.name }
+        logger.log(
+            .userChanged,
+            "dtlsd runs as the user \"\(account.name)\" from now on"
+                + (keepsLowPorts ? ", and may bind ports below 1024 (CAP_NET_BIND_SERVICE)" : ""))
     }
 
     /// The workers have the new configuration already, so a listener that epoll does not take (out of memory) is lost,

@@ -62,6 +62,8 @@ final class ListenerSet {
     private unowned let delegate: any DatagramListenerDelegate
     /// Whether the listeners are read. From then on the daemon's own connections hold the ports, too.
     private var hasOpened = false
+    /// The user that this process has become, so that it cannot bind ports below 1024 any more; `nil` where it has not.
+    var userWithoutLowPorts: String?
     /// The counters of listeners that are closed.
     private var closedCounters = Endpoint.Counters()
     /// ``recordsOfNoConnection`` of listeners that are closed.
@@ -204,6 +206,12 @@ final class ListenerSet {
         return Plan(kept: kept, opened: opened, access: access)
     }
 
+    /// Makes the sockets of a plan those of another user, which this process is about to become: SO_REUSEPORT lets the
+    /// sockets of connections share a listener's address where both are of one user.
+    func give(_ plan: Plan, to user: UInt32) throws(SystemError) {
+        for (_, listener) in plan.opened { try UDPSocket.give(listener.descriptor, to: user) }
+    }
+
     /// - Throws: everything that failed, after all of them were tried.
     private func forAll<Result>(
         _ list: [Wanted], _ work: (Wanted) throws(SystemError) -> Result
@@ -212,18 +220,23 @@ final class ListenerSet {
         var problems: [String] = []
         for wanted in list {
             do throws(SystemError) { results.append(try work(wanted)) } catch {
-                problems.append("\(wanted.table).listen: \(error)\(Self.hint(error))")
+                problems.append("\(wanted.table).listen: \(error)\(hint(error))")
             }
         }
         guard problems.isEmpty else { throw ListenerErrors(cause: .system, problems: problems) }
         return results
     }
 
-    private static func hint(_ error: SystemError) -> String {
+    private func hint(_ error: SystemError) -> String {
         switch error.errno {
         case EADDRINUSE: " (does another dtlsd, or another program, use it?)"
-        case EADDRNOTAVAIL: " (no interface of this machine has the address)"
-        case EACCES: " (ports below 1024 require the capability CAP_NET_BIND_SERVICE)"
+        case EADDRNOTAVAIL:
+            " (no interface of this machine has the address; freebind = true in the table socket lets it come later)"
+        case EACCES:
+            userWithoutLowPorts.map {
+                " (dtlsd has become the user \"\($0)\", who may not bind ports below 1024, and has kept no right to, since its"
+                    + " configuration had none when it was started; a restart by root lets it)"
+            } ?? " (ports below 1024 require the capability CAP_NET_BIND_SERVICE)"
         default: ""
         }
     }

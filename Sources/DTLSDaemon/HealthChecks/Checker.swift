@@ -88,7 +88,7 @@ private final class BackendCheck: TimerTarget, EventHandler {
     }
 
     private func openUDP(to address: SocketAddress) throws(SystemError) {
-        socket = try UDPSocket.open(address.family)
+        socket = try UDPSocket.open(address.family, options: SocketOptions(interface: question.check.interface))
         let source = question.check.sources.first { $0.family == address.family }
         if let source { try UDPSocket.bindWithoutPort(socket, to: source) }
         // Where this fails, closed ports are still told of.

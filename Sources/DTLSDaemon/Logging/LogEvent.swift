@@ -7,6 +7,8 @@ import Logging
 enum LogEvent: Int, Sendable, CaseIterable {
     /// The main process has started, and nothing is open yet.
     case started
+    /// The main process runs as another user than the one that has started it.
+    case userChanged
     /// All listeners are open and all workers are ready.
     case ready
     /// All workers serve a new configuration.
@@ -33,6 +35,8 @@ enum LogEvent: Int, Sendable, CaseIterable {
     case configurationWarning
     /// OCSP responses have changed, and new handshakes get them.
     case staplesReloaded
+    /// Files that the configuration names have changed, and are read again (`watch`).
+    case filesChanged
     /// A certificate of a service or client expires soon, or has expired.
     case certificateExpires
     /// The process of a worker was started; it is not ready yet.
@@ -118,6 +122,7 @@ enum LogEvent: Int, Sendable, CaseIterable {
     var definition: Definition {
         switch self {
         case .started: .init("2ad93c50069e498ea859cdc8db5e3fa7", .notice, "dtlsd started")
+        case .userChanged: .init("c2b60a2d5c3d45f0b3a3b0a1f9b6f7d4", .notice, "user changed")
         case .ready: .init("1e2929ec3e84490e82e031073b4fadb3", .notice, "ready")
         case .reloaded: .init("8db8f4a81c264caeaffe85f720c889c9", .notice, "configuration reloaded")
         case .reloadFailed: .init("35e1481a3fe34d4d85b4a2b71adb0756", .error, "reload failed")
@@ -131,6 +136,7 @@ enum LogEvent: Int, Sendable, CaseIterable {
         case .configurationInvalid: .init("f4a5d56e85de4957979c559d9609b40a", .error, "configuration invalid")
         case .configurationWarning: .init("9f54f49935b341baa990c5948294161a", .warning, "configuration warning")
         case .staplesReloaded: .init("57c06572c99b411fbf0b1fde312afe8b", .notice, "OCSP responses reloaded")
+        case .filesChanged: .init("d8a1f4c30b6e4c07a2f2f4a55fb3c916", .notice, "files have changed")
         case .certificateExpires: .init("cb7759634a5c4808893b6e214b807a9a", .warning, "certificate expires")
         case .workerStarted: .init("7d48ed8817624fc088685e492ea5a6dd", .info, "worker started")
         case .workerDied: .init("0b8849ba95b04cefb70e722363bba718", .error, "worker died")

@@ -149,9 +149,8 @@ struct ServiceManager: ~Copyable {
         switch notification {
         case .ready: return "READY=1"
         case .reloading:
-            var now = timespec()
-            clock_gettime(CLOCK_MONOTONIC, &now)
-            return "RELOADING=1\nMONOTONIC_USEC=\(now.tv_sec * 1_000_000 + now.tv_nsec / 1_000)"
+            // Not by timespec, which may be c-ares' to the compiler, by what it has read before.
+            return "RELOADING=1\nMONOTONIC_USEC=\(Instant.now().nanoseconds / 1_000)"
         case .stopping: return "STOPPING=1"
         case .result(let errno): return "ERRNO=\(errno)"
         // A newline would begin another assignment.

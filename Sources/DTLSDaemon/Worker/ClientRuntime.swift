@@ -17,6 +17,7 @@ final class ClientRuntime {
     private var isServerOut = false
     /// Where the server is.
     private var addresses = ServerAddresses()
+    private var sources: SourceAddresses
     private let hosts: HostTable
     /// The session that any of this worker's connections has been given, and the next one offers.
     private var session = OfferedSession<ResumableSession>()
@@ -30,10 +31,13 @@ final class ClientRuntime {
         self.configuration = configuration
         self.hosts = hosts
         target = SlotTarget.client(configuration.name)
+        sources = SourceAddresses(configuration.sources)
         context = try ClientContext(configuration.tls)
         // The tunnel has the idle timeout, since datagrams of its local side count for it too.
         limits = Connection.Limits(
-            handshakeTimeout: configuration.handshakeTimeout, idleTimeout: .zero, mtu: configuration.mtu)
+            handshakeTimeout: configuration.handshakeTimeout, idleTimeout: .zero,
+            retransmission: configuration.retransmission, mtu: configuration.mtu,
+            recordBound: configuration.recordMTU)
         readAddresses()
     }
 
@@ -58,6 +62,25 @@ final class ClientRuntime {
 
     /// The address that the next connection goes to; `nil` where the server's host name has none.
     var server: SocketAddress? { addresses.current }
+
+    /// Opens a socket and connects it to an address of the server.
+    func openSocket(to server: SocketAddress, now: Instant) throws(SystemError) -> ConnectedSocket {
+        let socket: FileDescriptor
+        do throws(BackendSocketFailure) {
+            socket = try sources.openSocket(to: server, configuration.serverSocket, now: now)
+        } catch {
+            switch error {
+            case .backend(let errno): throw SystemError("connect", server.description, errno: errno)
+            case .machine(let shortage, _): throw shortage.error
+            }
+        }
+        // A connected UDP socket has an address.
+        let local = try UDPSocket.localAddress(of: socket) ?? .anyAddress(server.family, port: 0)
+        return ConnectedSocket(socket: socket, flow: FlowKey(peer: server, local: local))
+    }
+
+    /// A socket to the server was closed, and its port may be free.
+    func noteClosedSocket() { sources.noteClosedSocket() }
 
     /// No connection to this address could be made, or the server is not there any more: the next one goes to the next
     /// address. Where all have failed, there may be others by now.

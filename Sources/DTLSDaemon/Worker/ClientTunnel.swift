@@ -31,6 +31,8 @@ final class ClientTunnel: TimerTarget, EventHandler, ConnectionDelegate {
     private var attempted: SocketAddress?
     /// Whether the connection was given a session to be resumed.
     private var hasSession = false
+    /// The interface that the socket to the server was bound to; 0 for none, and for a socket of another process.
+    private var interfaceIndex: UInt32 = 0
 
     /// Datagrams that were lost here.
     private struct Counters {
@@ -107,11 +109,12 @@ final class ClientTunnel: TimerTarget, EventHandler, ConnectionDelegate {
             socket = far
         } else {
             do throws(SystemError) {
-                socket = try UDPSocket.openConnected(to: server, from: local, options: socketOptions)
+                socket = try UDPSocket.openConnected(
+                    to: server, from: local, options: client.configuration.serverSocket)
             } catch {
                 // The address is gone, or the port is another socket's.
                 guard isKnownByID else { throw error }
-                var other = try UDPSocket.openConnected(to: server, options: socketOptions)
+                var other = try client.openSocket(to: server, now: resources.loop.now)
                 socket = other.socket.take()
                 flow = other.flow
                 slot.farSide = .udp(server, local: flow.local)
@@ -120,13 +123,6 @@ final class ClientTunnel: TimerTarget, EventHandler, ConnectionDelegate {
         return try Connection.resume(
             over: socket, flow, slot: id.slot, isServer: false, limits: client.limits,
             traffic: client.counters.traffic, datapath: worker.datapath, delegate: self)
-    }
-
-    /// The interface that is in the configuration is the one that senders come by.
-    private var socketOptions: SocketOptions {
-        var options = client.configuration.socket
-        options.interface = nil
-        return options
     }
 
     /// Whether another process can go on with the connection to the server.
@@ -320,8 +316,14 @@ final class ClientTunnel: TimerTarget, EventHandler, ConnectionDelegate {
             self.connection = connection
             _ = try connection.start()
             if connection.lastError != 0 { handle(connection.lastError, of: connection) }
-        } catch let error as SystemError where LocalShortage(connecting: error, from: nil)?.refusal == .localPorts {
-            connectionEnded(because: "no local port is left for a socket to it (net.ipv4.ip_local_port_range)")
+        } catch let error as SystemError
+            where error.errno == EADDRINUSE || LocalShortage(connecting: error, from: nil)?.refusal == .localPorts
+        {
+            connectionEnded(
+                because: client.configuration.sources.isEmpty
+                    ? "no local port is left for a socket to it (net.ipv4.ip_local_port_range)"
+                    : "no local port is left for a socket to it; expected more addresses or ports in source, or a wider"
+                        + " net.ipv4.ip_local_port_range")
         } catch {
             connection = nil
             connectionEnded(because: "\(error)")
@@ -332,7 +334,8 @@ final class ClientTunnel: TimerTarget, EventHandler, ConnectionDelegate {
         let configuration = client.configuration
         attempted = client.server
         guard let server = attempted else { throw UnresolvedServer() }
-        var socket = try UDPSocket.openConnected(to: server, options: socketOptions)
+        interfaceIndex = client.configuration.interface.map { if_nametoindex($0) } ?? 0
+        var socket = try client.openSocket(to: server, now: resources.loop.now)
         let session = configuration.resumes ? client.session(now: resources.loop.now) : nil
         hasSession = session != nil
         return try Connection.connect(
@@ -362,7 +365,12 @@ final class ClientTunnel: TimerTarget, EventHandler, ConnectionDelegate {
     /// The socket to the server has given an error.
     private func handle(_ error: Int32, of connection: Connection) {
         _ = connection.takeError()
-        if OwnAddressFault(errno: error) != nil { state.noteUnsent() }
+        if OwnAddressFault(errno: error) != nil {
+            state.noteUnsent()
+            if hasLostInterface, state.phase == .established, !connection.survivesOwnMoves {
+                return close(connection, because: "its network interface was removed")
+            }
+        }
         switch state.socketFailed(error) {
         case .nothing:
             break
@@ -386,12 +394,22 @@ final class ClientTunnel: TimerTarget, EventHandler, ConnectionDelegate {
         }
     }
 
+    /// Whether the interface of the socket to the server is not there any more. The socket stays with it, also where another
+    /// one has its name by now.
+    private var hasLostInterface: Bool {
+        guard interfaceIndex != 0, let interface = client.configuration.interface else { return false }
+        return if_nametoindex(interface) != interfaceIndex
+    }
+
     /// Goes on over another socket to the same server, where the address of this machine has changed by which it is reached.
     /// - Parameter evenIfAddressStays: whether the socket is of no use any more, whatever its address is.
     private func replaceSocket(evenIfAddressStays isLost: Bool) {
         guard let connection else { return }
         do throws(SystemError) {
-            try connection.followOwnAddress(socketOptions, evenIfItStays: isLost)
+            let other = try client.openSocket(to: connection.peer, now: resources.loop.now)
+            let index = client.configuration.interface.map { if_nametoindex($0) } ?? 0
+            try connection.followOwnAddress(over: other, evenIfItStays: isLost || index != interfaceIndex)
+            interfaceIndex = index
         } catch {
             worker.logs.limited(
                 .serverUnreachable,
@@ -429,6 +447,7 @@ final class ClientTunnel: TimerTarget, EventHandler, ConnectionDelegate {
     func connectionClosed(_ connection: Connection, _ ending: Connection.Ending) {
         guard connection === self.connection else { return }
         self.connection = nil
+        client.noteClosedSocket()
         let reason = closeReason ?? ending.description
         closeReason = nil
         var verification: String?

@@ -71,7 +71,9 @@ final class ServiceRuntime {
             configuration.tls, tickets: ticketKeys, sessions: self.sessions, sessionIDContext: configuration.name)
         limits = Connection.Limits(
             handshakeTimeout: configuration.handshakeTimeout, idleTimeout: configuration.idleTimeout,
-            parkAfter: parking == .never ? .zero : configuration.parkAfter, mtu: configuration.mtu)
+            parkAfter: parking == .never ? .zero : configuration.parkAfter,
+            retransmission: configuration.retransmission, mtu: configuration.mtu,
+            recordBound: configuration.recordMTU)
     }
 
     /// The configuration is active from now on: connections from before it that go to a backend follow it.

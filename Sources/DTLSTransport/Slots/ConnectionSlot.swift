@@ -52,7 +52,9 @@ package struct ConnectionSlot {
     private enum AssociationOffset {
         static let records = 0
         static let random = 200
+        /// Two bytes, as the next one.
         static let detailsCount = 216
+        static let discoveredMTU = 218
         static let handshakeMicroseconds = 220
         static let details = 224
     }
@@ -195,8 +197,9 @@ package struct ConnectionSlot {
     ///   - random: the ``ClientRandom`` of the ClientHello, in bytes; empty for a client's side.
     ///   - details: what was agreed on, encoded; at most ``maximumDetails`` bytes.
     ///   - handshakeDuration: from the start of the handshake to its end.
+    ///   - discoveredMTU: ``discoveredMTU``.
     package func prepare(
-        random: UnsafeRawBufferPointer, details: [UInt8], handshakeDuration: Duration
+        random: UnsafeRawBufferPointer, details: [UInt8], handshakeDuration: Duration, discoveredMTU: UInt16 = 0
     ) -> PreparedAssociation {
         let status = status
         let isReplaced = status.phase == .established || status.phase == .bound
@@ -214,7 +217,9 @@ package struct ConnectionSlot {
             .copyBytes(from: random.prefix(ClientRandom.byteCount))
         UnsafeMutableRawBufferPointer(start: start + AssociationOffset.details, count: place.detailsRoom)
             .copyBytes(from: details)
-        start.storeBytes(of: UInt32(details.count), toByteOffset: AssociationOffset.detailsCount, as: UInt32.self)
+        start.storeBytes(
+            of: UInt16(clamping: details.count), toByteOffset: AssociationOffset.detailsCount, as: UInt16.self)
+        start.storeBytes(of: discoveredMTU, toByteOffset: AssociationOffset.discoveredMTU, as: UInt16.self)
         start.storeBytes(
             of: UInt32(clamping: handshakeDuration.nanoseconds / 1_000),
             toByteOffset: AssociationOffset.handshakeMicroseconds, as: UInt32.self)
@@ -260,9 +265,18 @@ package struct ConnectionSlot {
     package var details: UnsafeRawBufferPointer {
         let place = status.place
         let start = start(of: place)
-        let count = start.load(fromByteOffset: AssociationOffset.detailsCount, as: UInt32.self)
+        let count = start.load(fromByteOffset: AssociationOffset.detailsCount, as: UInt16.self)
         return UnsafeRawBufferPointer(
             start: start + AssociationOffset.details, count: min(Int(count), place.detailsRoom))
+    }
+
+    /// Bytes of the largest IP packet that the handshake has found the path to take, where records are bounded by that;
+    /// else 0.
+    package var discoveredMTU: UInt16 {
+        get { association.load(fromByteOffset: AssociationOffset.discoveredMTU, as: UInt16.self) }
+        nonmutating set {
+            association.storeBytes(of: newValue, toByteOffset: AssociationOffset.discoveredMTU, as: UInt16.self)
+        }
     }
 
     package var handshakeDuration: Duration {

@@ -56,14 +56,51 @@ import Testing
             Issue.record("not forwarded")
             return
         }
-        #expect(forward.sources.map(\.description) == ["127.0.0.2:0", "127.0.0.3:0"])
+        #expect(forward.sources.map(\.description) == ["127.0.0.2", "127.0.0.3"])
     }
 
-    private static let source = "an address of this machine in numbers, without a port, or an array of several"
+    @Test func `ports of source addresses are read, and an address that the kernel chooses`() throws {
+        let folder = try ConfigurationFolder()
+        let configuration = try folder.read(
+            service
+                + """
+                [service.a.forward]
+                backend = ["udp:127.0.0.1:1", "udp:[::1]:1"]
+                source = ["127.0.0.2:40000-40999", "127.0.0.3:53", "0.0.0.0:1-65535", "[::1]:7-9"]
+                interface = "lo"
+                """)
+        guard case .forward(let forward) = configuration.services.first?.handler else {
+            Issue.record("not forwarded")
+            return
+        }
+        #expect(
+            forward.sources.map(\.description) == [
+                "127.0.0.2:40000-40999", "127.0.0.3:53", "0.0.0.0:1-65535", "[::1]:7-9",
+            ])
+        #expect(forward.interface == "lo" && configuration.warnings == [])
+    }
+
+    /// That of a modem or a VPN comes later.
+    @Test func `an interface that is not there is a warning`() throws {
+        let folder = try ConfigurationFolder()
+        let configuration = try folder.read(
+            service + "forward = { backend = \"udp:127.0.0.1:1\", interface = \"wwan77\" }")
+        #expect(
+            configuration.warnings.map(\.message) == [
+                "there is no interface \"wwan77\" yet; nothing is sent before it is there"
+            ])
+    }
+
+    private static let source =
+        "an address of this machine in numbers, alone or with ports (\"ADDRESS:FIRST-LAST\","
+        + " \"[IPv6 ADDRESS]:FIRST-LAST\"), or an array of several"
 
     /// 192.0.2.0/24 is for documentation: no machine has addresses in it.
     @Test(arguments: [
-        ("\"127.0.0.1:53\"", "expected \(source), found the string \"127.0.0.1:53\""),
+        ("\"127.0.0.1:0\"", "expected \(source), found the string \"127.0.0.1:0\""),
+        ("\"127.0.0.1:9-8\"", "expected \(source), found the string \"127.0.0.1:9-8\""),
+        ("\"127.0.0.1:1-\"", "expected \(source), found the string \"127.0.0.1:1-\""),
+        ("\"127.0.0.1:1-2-3\"", "expected \(source), found the string \"127.0.0.1:1-2-3\""),
         ("\"localhost\"", "expected \(source), found the string \"localhost\""),
         ("7", "expected \(source), found 7"),
         ("[]", "expected \(source), found an empty array"),

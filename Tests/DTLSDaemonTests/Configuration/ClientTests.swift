@@ -234,7 +234,7 @@ private let least = """
         ),
         (
             "idle_timeout = 1.5",
-            "4: client.out.idle_timeout: expected a number of seconds, 2 to 86400, or 0 for no limit, found less than 2"
+            "4: client.out.idle_timeout: expected a number of seconds, 2 to 34560000, or 0 for no limit, found less than 2"
         ),
         (
             "answer_timeout = 0.5",

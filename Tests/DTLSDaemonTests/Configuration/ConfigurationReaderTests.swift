@@ -106,23 +106,34 @@ private let service = """
     static let valueProblems: [(String, String)] = [
         (
             "idle_timeout = \"soon\"",
-            "5: service.a.idle_timeout: expected a number of seconds, 0 to 86400, found the string \"soon\""
+            "5: service.a.idle_timeout: expected a number of seconds, 0 to 34560000, or a time such as \"7d\","
+                + " found the string \"soon\""
         ),
         (
             "park_after = \"2w\"",
             "5: service.a.park_after: expected a time, \"1s\" to \"1d\", or \"off\", found the string \"2w\""
         ),
         ("park_after = 0", "5: service.a.park_after: expected a time, \"1s\" to \"1d\", or \"off\", found 0"),
-        ("idle_timeout = -1", "5: service.a.idle_timeout: expected a number of seconds, 0 to 86400, found -1"),
-        ("idle_timeout = nan", "5: service.a.idle_timeout: expected a number of seconds, 0 to 86400, found nan"),
-        ("idle_timeout = inf", "5: service.a.idle_timeout: expected a number of seconds, 0 to 86400, found inf"),
+        (
+            "idle_timeout = -1",
+            "5: service.a.idle_timeout: expected a number of seconds, 0 to 34560000, or a time such as \"7d\", found -1"
+        ),
+        (
+            "idle_timeout = nan",
+            "5: service.a.idle_timeout: expected a number of seconds, 0 to 34560000, or a time such as \"7d\", found nan"
+        ),
+        (
+            "idle_timeout = inf",
+            "5: service.a.idle_timeout: expected a number of seconds, 0 to 34560000, or a time such as \"7d\", found inf"
+        ),
         (
             "idle_timeout = 9223372036854775807",
-            "5: service.a.idle_timeout: expected a number of seconds, 0 to 86400, found 9223372036854775807"
+            "5: service.a.idle_timeout: expected a number of seconds, 0 to 34560000, or a time such as \"7d\","
+                + " found 9223372036854775807"
         ),
         (
             "idle_timeout = 1e300",
-            "5: service.a.idle_timeout: expected a number of seconds, 0 to 86400, found 1e+300"
+            "5: service.a.idle_timeout: expected a number of seconds, 0 to 34560000, or a time such as \"7d\", found 1e+300"
         ),
         (
             "handshake_timeout = 1.9",
@@ -207,7 +218,7 @@ private let service = """
         (
             "socket.colour = \"blue\"",
             "5: service.a.socket.colour: unknown key; "
-                + "expected one of receive_buffer, send_buffer, ttl, dscp, interface, ipv6_only, fragment"
+                + "expected one of receive_buffer, send_buffer, ttl, dscp, interface, ipv6_only, fragment, freebind"
         ),
         ("\"\\nca\" = 3", "1: service.a.\"\\u{a}ca\": unknown key; did you mean \"ca\"?"),
         (

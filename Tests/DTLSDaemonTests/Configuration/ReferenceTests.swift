@@ -111,8 +111,8 @@ import Testing
                                 backends: try .of(.udp("127.0.0.1:5687"), .udp("127.0.0.1:5688")))
                         ],
                         sources: try ["127.0.0.2", "127.0.0.3"].map {
-                            try #require(SocketAddress(host: $0, port: 0))
-                        },
+                            LocalSource(address: try #require(SocketAddress(host: $0, port: 0)))
+                        }, interface: "lo",
                         healthCheck: HealthCheck(
                             datagram: [0x40, 0, 0, 1], expected: BytePattern(pieces: [[0x70, 0], []])))))
     }
@@ -131,8 +131,10 @@ import Testing
                 setting.hasPrefix("#\($0) ")
             }
             let needsLists = setting.hasPrefix("#crl_check ")
+            let needsUser = setting == "#group = \"daemon\""
             let changed = Self.switchingOn(text) {
                 "#\($0)" == setting || needsAuthorities && $0.hasPrefix("ca = ") || needsLists && $0.hasPrefix("crl = ")
+                    || needsUser && $0.hasPrefix("user = ")
             }
             #expect(throws: Never.self, "\(setting)") { _ = try read(changed, in: folder) }
         }

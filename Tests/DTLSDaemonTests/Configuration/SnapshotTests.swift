@@ -33,7 +33,7 @@ import Testing
         tls.sessions = SessionSettings(resumption: false, tickets: false, lifetime: .seconds(3))
         let socket = SocketOptions(
             receiveBuffer: 1_024, sendBuffer: 16_777_216, timeToLive: 0, dscp: 0, interface: "lo", ipv6Only: false,
-            fragmentation: true)
+            fragmentation: true, freeBind: true)
         let rate = Rate(perThousandSeconds: 1, burst: 2)
         let limits = LimitsConfiguration(
             connections: 1, connectionsPerPrefix: 2, handshakes: 3, handshakesPerSecond: rate,
@@ -41,6 +41,8 @@ import Testing
             traffic: TrafficLimits(largestDatagram: 4, datagramsPerSecond: rate, bytesPerSecond: rate),
             access: AccessList(
                 [.init(try NetworkPrefix(parsing: "10.0.0.0/8"), allows: true)], otherwise: false))
+        let source = LocalSource(
+            address: try #require(SocketAddress(host: "::1", port: 0)), ports: PortRange(first: 40_000, last: 40_999))
         let handlers: [HandlerConfiguration] = [
             .forward(
                 ForwardConfiguration(
@@ -54,10 +56,10 @@ import Testing
                                 .identity([try BytePattern("a*b")]), .certificateName([try PeerRule("cn:a")])),
                             backends: try .of(.unix("/b")))
                     ],
-                    sources: [try #require(SocketAddress(host: "::1", port: 0))], proxyProtocol: true, parks: true,
+                    sources: [source], interface: "wg0", proxyProtocol: true, parks: true,
                     healthCheck: HealthCheck(
                         datagram: [1], expected: BytePattern(pieces: [[2]]),
-                        sources: [try #require(SocketAddress(host: "::1", port: 0))]))),
+                        sources: [try #require(SocketAddress(host: "::1", port: 0))], interface: "wg0"))),
             .exec(
                 ExecConfiguration(
                     command: try .of("/bin/ä", ""), programsPerWorker: 3,
@@ -109,7 +111,15 @@ import Testing
             keys: [ConnectionIDKey(rotation: 3, bytes: Array(1...16))], serverID: [7, 8])
         for index in configuration.services.indices { configuration.services[index].parkAfter = .milliseconds(1) }
         for index in configuration.services.indices { configuration.services[index].connectionIDLength = 17 }
+        for index in configuration.services.indices {
+            configuration.services[index].retransmission = .seconds(9)
+            configuration.services[index].recordMTU = .size(1_280)
+        }
         configuration.clients[0].connectionIDLength = 5
+        (configuration.clients[0].sources, configuration.clients[0].interface) = ([source], "wwan0")
+        (configuration.clients[0].retransmission, configuration.clients[0].recordMTU) = (.seconds(60), .handshake)
+        configuration.watchesCredentials = true
+        configuration.user = UserAccount(name: "dtlsd", user: 3, group: 4, groups: [4, 5])
         configuration.staples = [StapleFile(service: "a", host: "b", path: "c", key: "d", isWatched: false)]
         configuration.warnings = problems.problems
         return Snapshot(configuration: configuration, cookieSecret: [9, 8])
@@ -188,7 +198,8 @@ import Testing
     private struct LooseForward: Codable {
         var backends: [Backend]?
         var rules: [ForwardRule] = []
-        var sources: [SocketAddress] = []
+        var sources: [LocalSource] = []
+        var interface: String?
         var proxyProtocol = false
         var parks = false
     }

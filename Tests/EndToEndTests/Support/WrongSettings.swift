@@ -30,6 +30,8 @@ struct WrongSetting: Sendable {
     private static let main = [
         WrongSetting("", "workers", "-1", "an integer (0 is one per core), 0 to 1024, found -1"),
         WrongSetting("", "workers", "\"two\"", "0 to 1024, found the string \"two\""),
+        WrongSetting("", "user", "\"no-such-user\"", "there is no user \"no-such-user\""),
+        WrongSetting("", "group", "\"no-such-group\"", "there is no group \"no-such-group\""),
         WrongSetting("", "recycle", "\"59s\"", "a time, \"1m\" to \"30d\", or \"off\""),
         WrongSetting("", "stop_timeout", "601", "a number of seconds, 0 to 600, found 601"),
         WrongSetting("", "log_level", "\"loud\"", "one of \"debug\", \"info\""),
@@ -37,6 +39,7 @@ struct WrongSetting: Sendable {
         WrongSetting("", "cookie_secret_file", "\"short\"", "32 to 4096 random bytes, found 3 bytes"),
         WrongSetting("", "cookie_secret_file", "\"open.secret\"", "(mode 644); expected mode 600 or 640: chmod 600"),
         WrongSetting("", "allow_world_readable_secrets", "\"yes\"", "true or false, found the string \"yes\""),
+        WrongSetting("", "watch", "\"yes\"", "true or false, found the string \"yes\""),
         WrongSetting("", "key_log_file", "\"cookie.secret\"", "contains other data"),
         WrongSetting("", "key_log_file", "\"/dev/null\"", "is not a regular file"),
         WrongSetting("", "session_cache", "4097", "an integer of MiB (0 is none), 0 to 4096, found 4097"),
@@ -88,7 +91,15 @@ struct WrongSetting: Sendable {
         WrongSetting("service.echo", "unknown_name", "\"drop\"", "\"default\" or \"refuse\", found the string"),
         WrongSetting("service.echo", "by_address", "1", "true or false, found 1"),
         WrongSetting("service.echo", "handshake_timeout", "1", "a number of seconds, 2 to 120, found 1"),
-        WrongSetting("service.echo", "idle_timeout", "-1", "a number of seconds, 0 to 86400, found -1"),
+        WrongSetting(
+            "service.echo", "idle_timeout", "-1",
+            "a number of seconds, 0 to 34560000, or a time such as \"7d\", found -1"),
+        WrongSetting("service.echo", "idle_timeout", "\"401d\"", "such as \"7d\", found the string \"401d\""),
+        WrongSetting("service.echo", "retransmission", "61", "a number of seconds, 1 to 60, found 61"),
+        WrongSetting("service.echo", "retransmission", "60", "expected less than handshake_timeout"),
+        WrongSetting("service.echo", "record_mtu", "\"auto\"", "256 to 65535, or \"handshake\", found the string"),
+        WrongSetting("client.out", "retransmission", "0.5", "a number of seconds, 1 to 60, found 0.5"),
+        WrongSetting("client.out", "record_mtu", "255", "256 to 65535, or \"handshake\", found 255"),
         WrongSetting("service.echo", "park_after", "\"2d\"", "a time, \"1s\" to \"1d\", or \"off\""),
         WrongSetting("service.echo", "policy", "\"ancient\"", "\"modern\" or \"legacy\", found the string \"ancient\""),
         WrongSetting("service.echo", "ciphers", "\"nonesuch\"", "expected an OpenSSL cipher list"),
@@ -132,6 +143,7 @@ struct WrongSetting: Sendable {
             WrongSetting(table, "interface", "\"none0\"", "the name of a network interface of this machine"),
             WrongSetting(table, "ipv6_only", "\"no\"", "true or false, found the string \"no\""),
             WrongSetting(table, "fragment", "2", "true or false, found 2"),
+            WrongSetting(table, "freebind", "\"yes\"", "true or false, found the string \"yes\""),
         ]
     }
 
@@ -165,8 +177,13 @@ struct WrongSetting: Sendable {
     private static let handlers = [
         WrongSetting("service.pass.forward", "backend", "\"tcp:127.0.0.1:7\"", "found the string \"tcp:127.0.0.1:7\""),
         WrongSetting("service.pass.forward", "backend", "[\"udp:127.0.0.1\"]", "expected a port, 1 to 65535"),
-        WrongSetting("service.pass.forward", "source", "\"127.0.0.1:7\"", "found the string \"127.0.0.1:7\""),
+        WrongSetting("service.pass.forward", "source", "\"127.0.0.1:0\"", "found the string \"127.0.0.1:0\""),
         WrongSetting("service.pass.forward", "source", "\"192.0.2.1\"", "no interface of this machine has the address"),
+        WrongSetting("service.pass.forward", "source", "\"127.0.0.1:9-8\"", "found the string \"127.0.0.1:9-8\""),
+        WrongSetting(
+            "service.pass.forward", "interface", "\"a name of many bytes\"", "the name of a network interface"),
+        WrongSetting("client.out", "source", "\"192.0.2.1\"", "no interface of this machine has the address"),
+        WrongSetting("client.out", "interface", "\"wwan/0\"", "the name of a network interface, found the string"),
         WrongSetting("service.pass.forward", "park", "\"yes\"", "true or false, found the string \"yes\""),
         WrongSetting("service.pass.forward", "proxy_protocol", "2", "true or false, found 2"),
         WrongSetting(
@@ -223,7 +240,7 @@ struct WrongSetting: Sendable {
         WrongSetting("client.out", "alpn", "\"\"", "each of 1 to 255 bytes"),
         WrongSetting("client.out", "mtu", "9001", "an integer of bytes, 256 to 9000, found 9001"),
         WrongSetting("client.out", "handshake_timeout", "121", "a number of seconds, 2 to 120, found 121"),
-        WrongSetting("client.out", "idle_timeout", "1", "2 to 86400, or 0 for no limit"),
+        WrongSetting("client.out", "idle_timeout", "1", "2 to 34560000, or 0 for no limit"),
         WrongSetting("client.out", "answer_timeout", "0.5", "1 to 86400, or 0 for no limit"),
         WrongSetting("client.out", "resumption", "\"no\"", "true or false, found the string \"no\""),
         WrongSetting("client.keys.psk", "file", "\"open.psk\"", "(mode 644); expected mode 600 or 640: chmod 600"),

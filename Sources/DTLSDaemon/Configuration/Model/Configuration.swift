@@ -1,4 +1,5 @@
 import DTLSEngine
+import DTLSTransport
 import LinuxSystem
 import Primitives
 
@@ -7,6 +8,8 @@ import Primitives
 struct Configuration: Codable, Equatable, Sendable {
     /// The number of worker processes; at least 1.
     var workers: Int
+    /// The user that the processes run as; `nil`: the one that has started them.
+    var user: UserAccount?
     /// The time after SIGTERM at which the processes end, even if connections are still open.
     var stopTimeout: Duration
     /// The age at which a worker is replaced by a new one; zero: never.
@@ -23,6 +26,8 @@ struct Configuration: Codable, Equatable, Sendable {
     var resolver = ResolverConfiguration()
     /// The file to which the secrets of all connections are written; `nil`: none.
     var keyLogFile: String?
+    /// Whether the files that it names are read again when they change.
+    var watchesCredentials = false
     /// At least one service or client; names are unique over both.
     var services: [ServiceConfiguration]
     var clients: [ClientConfiguration] = []
@@ -65,8 +70,12 @@ struct ServiceConfiguration: Codable, Equatable, Sendable {
     /// The time without a datagram in either direction after which a connection gives its socket up: 1 s to a day; zero:
     /// never.
     var parkAfter = Duration.seconds(60)
+    /// How long a flight of the handshake waits for its answer at first: 1 to 60 seconds.
+    var retransmission = Duration.seconds(1)
     /// The largest IP packet of a handshake flight, 256 to 9,000 bytes.
     var mtu = 1_400
+    /// What bounds the packets of established connections, beside what the kernel knows of their paths.
+    var recordMTU = Connection.RecordBound.none
     /// The length of the connection IDs (RFC 9146) that clients put into their records: from
     /// ``ConnectionIDConfiguration/minimumLength(serverIDLength:)`` to ``ConnectionIDConfiguration/maximumLength``;
     /// `nil`: connection IDs are not agreed on.

@@ -19,9 +19,10 @@ struct ForwardConfiguration: Codable, Equatable, Sendable {
     var backends: NonEmpty<Backend>?
     /// In the order of the file, each with a name of its own.
     var rules: [ForwardRule] = []
-    /// The addresses of this machine, with port 0, from which UDP backends are sent to. For the backends of a family
-    /// without any, the kernel chooses.
-    var sources: [SocketAddress] = []
+    /// From where UDP backends are sent to. For the backends of a family without any, the kernel chooses.
+    var sources: [LocalSource] = []
+    /// The only network interface over which UDP backends are sent to; `nil`: the routes decide.
+    var interface: String?
     /// Whether each datagram to a backend begins with a PROXY protocol header.
     var proxyProtocol = false
     /// Whether a parked connection gives its socket to the backend up too.

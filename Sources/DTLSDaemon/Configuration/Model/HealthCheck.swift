@@ -17,13 +17,16 @@ struct HealthCheck: Codable, Equatable, Sendable {
     var rise = 2
     /// The addresses of this machine from which UDP backends are checked: those of the service.
     var sources: [SocketAddress] = []
+    /// The only network interface over which they are checked: that of the service.
+    var interface: String?
 }
 
 extension ForwardConfiguration {
     /// How backends are checked, as they expect it of this service; `nil`: they are not.
     var effectiveHealthCheck: HealthCheck? {
         guard var check = healthCheck else { return nil }
-        check.sources = sources
+        check.sources = sources.map(\.address)
+        check.interface = interface
         // The check is nobody's datagram, which the command LOCAL says.
         if proxyProtocol { check.datagram = ProxyHeader.local + check.datagram }
         return check

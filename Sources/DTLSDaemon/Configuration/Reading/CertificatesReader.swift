@@ -200,7 +200,7 @@ struct CertificatesReader {
                 let key = ReadContext.text(of: field.path) ?? ""
                 watch(StapleFile(service: service, host: host, path: path, key: key), name)
             }
-            guard let response = field.contents(name.value, element: name.number) else { continue }
+            guard let response = field.contents(name.value, element: name.number, isWatched: false) else { continue }
             let file = ReadContext.quoted(name.value)
             switch StapleOutcome.of(response, for: found.map(\.key.certificate)) {
             case .staples(let index, let staple):

@@ -19,12 +19,14 @@ enum ConfigurationReader {
     /// - Parameters:
     ///   - file: the path of the configuration file, as messages show it.
     ///   - environment: the values of RUNTIME_DIRECTORY, CREDENTIALS_DIRECTORY, SSL_CERT_FILE and SSL_CERT_DIR.
-    ///   - watcher: gets the files that are read again when they change, before they are read.
+    ///   - watcher: gets the files of OCSP responses, which are read again when they change, before they are read.
+    ///   - credentialWatcher: gets the other files likewise, where the configuration has them watched.
     ///   - use: is called when there is no error, with a context that knows the place of each key. Its errors are
     ///     thrown.
     /// - Throws: all errors together; for a file that is not TOML, only the first error.
     static func read(
         file: String, environment: [String: String] = processEnvironment, watcher: FileWatcher? = nil,
+        credentialWatcher: FileWatcher? = nil,
         use: (Configuration, ReadContext) throws(ConfigurationProblems) -> Void = { _, _ in }
     ) throws(ConfigurationProblems) -> Configuration {
         let text = try text(of: file)
@@ -34,11 +36,13 @@ enum ConfigurationReader {
                 problems: lines.refusals.map { .init(file: file, line: $0.line, key: nil, message: $0.message) })
         }
         let root = try parse(text, file)
-        let context = ReadContext(file: file, environment: environment, lines: lines, watcher: watcher)
+        let context = ReadContext(
+            file: file, environment: environment, lines: lines, watcher: watcher, credentialWatcher: credentialWatcher)
         let table = TableReader(root, MainSection.schema, at: [], context)
         var main = MainSection()
         let allows = MainSection.schema.name(of: \.allowsWorldReadableSecrets)
         context.allowsWorldReadableSecrets = root[allows]?.bool ?? false
+        context.watchesCredentials = root[MainSection.schema.name(of: \.watchesCredentials)]?.bool ?? false
         MainSection.schema.read(table, into: &main)
         var configuration = main.configuration(table)
         try context.finish()
@@ -95,6 +99,8 @@ enum ConfigurationReader {
 struct MainSection {
     /// The number of workers; 0 means one for each core.
     fileprivate var workers = 0
+    var user: String?
+    var group: UInt32?
     fileprivate var stopTimeout = Duration.seconds(5)
     fileprivate var recycle = Duration.zero
     fileprivate var logLevel = LogLevel.info
@@ -102,6 +108,8 @@ struct MainSection {
     fileprivate var cookieSecret: [UInt8]?
     /// The reader has looked it up in advance (``ReadContext/allowsWorldReadableSecrets``).
     fileprivate var allowsWorldReadableSecrets = false
+    /// The same holds for this one (``ReadContext/watchesCredentials``).
+    var watchesCredentials = false
     var keyLogFile: String?
     fileprivate var sessionCache = 16
     fileprivate var tickets = TicketConfiguration()
@@ -118,6 +126,13 @@ struct MainSection {
         Key(
             "workers", \.workers, .integer(0...maximumWorkers, "an integer (0 is one per core)"),
             doc: "The number of worker processes; 0 means one for each processor core that dtlsd may use.")
+        Key(
+            "user", \.user, .string("the name of a user of this machine, or its number as a string"),
+            default: "the user that starts dtlsd",
+            doc: "The user that dtlsd runs as once it has opened its sockets, where root has started it.")
+        Key(
+            "group", \.group, .group, default: "the user's",
+            doc: "The group that dtlsd runs as, in place of that of the user.")
         Key(
             "stop_timeout", \.stopTimeout, .seconds(0...600),
             doc: "How long dtlsd may take to close its connections when it is stopped.")
@@ -137,6 +152,9 @@ struct MainSection {
         Key(
             "allow_world_readable_secrets", \.allowsWorldReadableSecrets, .flag,
             doc: "Whether files with keys and secrets may be readable by every user of the machine.")
+        Key(
+            "watch", \.watchesCredentials, .flag,
+            doc: "Whether certificates, keys, lists and other files are taken up when they change on disk.")
         Key(
             "key_log_file", \.keyLogFile, .keyLogFile, default: "none; no secret is ever written",
             doc: "The file to which the secrets of all connections are appended, for debugging.")
@@ -184,14 +202,16 @@ struct MainSection {
             listening += ListenAddress.of(section.listen, client.table.field(\.listen), section.model.socket)
             return section.configuration(client.table, name: client.name)
         }
+        let account = table.account(user, group: group)
+        table.warnOfFilesClosed(to: account)
         reportCollidingNames(context)
         ListenAddress.reportCollisions(listening, context)
         return Configuration(
-            workers: workers == 0 ? min(ProcessorShare.current(), Self.maximumWorkers) : workers,
+            workers: workers == 0 ? min(ProcessorShare.current(), Self.maximumWorkers) : workers, user: account,
             stopTimeout: stopTimeout, recycle: recycle, logLevel: logLevel, logFormat: logFormat,
             cookieSecret: cookieSecret, sessionCache: sessionCache, tickets: tickets, connectionIDs: connectionIDs,
-            control: control, resolver: resolver, keyLogFile: keyLogFile, services: services, clients: clients,
-            limits: limits.limits)
+            control: control, resolver: resolver, keyLogFile: keyLogFile, watchesCredentials: watchesCredentials,
+            services: services, clients: clients, limits: limits.limits)
     }
 
     /// Reports names that a service and a client share, since logs and systemd's sockets use the name only.

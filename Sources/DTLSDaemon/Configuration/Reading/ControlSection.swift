@@ -46,7 +46,7 @@ extension ValueType where Value == UInt32 {
     }
 
     /// The number of a group of this machine.
-    fileprivate static var group: Self {
+    static var group: Self {
         let expected = "the name of a group of this machine, or its number as a string"
         return Self(expected) { field in
             guard let name = field.value?.string, !name.isEmpty else {

@@ -1,5 +1,6 @@
 import DTLSEngine
 import Glibc
+import LinuxSystem
 import Primitives
 
 /// Which files with secrets are refused: those that every user of the machine may use. A group may, as that of a container
@@ -17,12 +18,20 @@ extension Field {
     func quotedName(_ name: String? = nil) -> String { ReadContext.quoted(name ?? string ?? "the file") }
 
     /// The contents of a file.
-    /// - Parameter isSecret: whether a file that every user of the machine may use is refused.
+    /// - Parameters:
+    ///   - isSecret: whether a file that every user of the machine may use is refused.
+    ///   - isWatched: false for a file that is looked after otherwise.
     func contents(
-        _ name: String, element: Int? = nil, isSecret: Bool = false, maximumSize: Int = FileContents.maximumSize
+        _ name: String, element: Int? = nil, isSecret: Bool = false, isWatched: Bool = true,
+        maximumSize: Int = FileContents.maximumSize
     ) -> [UInt8]? {
+        // Before it is read, so that no change is missed.
+        if isWatched { watch(name, element: element) }
         do throws(UnreadableFile) {
             let file = try context.files.read(name, maximumSize: maximumSize)
+            if !NamedFiles.isCredential(name) {
+                context.filesRead.append((context.files.path(of: name), path, element))
+            }
             if isSecret, file.permissions & SecretFile.forbidden != 0 {
                 let fault =
                     "every user may use \(ReadContext.quoted(name)) (mode \(String(file.permissions, radix: 8)))"
@@ -36,6 +45,19 @@ extension Field {
         } catch {
             report(element: element, "\(error.message); expected \(expected)")
             return nil
+        }
+    }
+
+    /// Has the file's changes reported, where the configuration says so. Credentials of systemd are copies, which only
+    /// `systemctl reload` changes.
+    private func watch(_ name: String, element: Int?) {
+        guard context.watchesCredentials, let watcher = context.credentialWatcher, !NamedFiles.isCredential(name) else {
+            return
+        }
+        do throws(SystemError) { try watcher.add(context.files.path(of: name)) } catch {
+            warn(
+                element: element,
+                "\(ReadContext.quoted(name)) cannot be watched (\(error)); it is read again with the next reload alone")
         }
     }
 

@@ -41,7 +41,8 @@ extension ServiceSection {
 /// `[service.NAME.forward]`
 struct ForwardSection {
     fileprivate var backends: [Element<Backend>] = []
-    fileprivate var sources: [Element<SocketAddress>] = []
+    fileprivate var sources: [Element<LocalSource>] = []
+    fileprivate var interface: String?
     fileprivate var proxyProtocol = false
     fileprivate var parks = false
     fileprivate var healthCheck = HealthCheckSection()
@@ -54,7 +55,8 @@ struct ForwardSection {
         guard !allBackends.isEmpty else { return nil }
         return ForwardConfiguration(
             backends: NonEmpty(backends.map(\.value)), rules: readRules.compactMap(\.rule),
-            sources: sources.map(\.value), proxyProtocol: proxyProtocol, parks: parks,
+            sources: sources.map(\.value), interface: interface, proxyProtocol: proxyProtocol,
+            parks: parks,
             healthCheck: healthCheck.configuration)
     }
 
@@ -75,8 +77,10 @@ struct ForwardSection {
             Key(
                 "source", \.sources, .sources, default: "none; the kernel chooses the address",
                 doc:
-                    "The addresses of this machine from which UDP backends are sent to; connections are spread over them."
-            )
+                    "The addresses and ports of this machine from which UDP backends are sent to, which take turns.")
+            Key(
+                "interface", \.interface, .outgoingInterface, default: "none; the routes decide",
+                doc: "The only network interface over which UDP backends are sent to (SO_BINDTODEVICE).")
             Key(
                 "proxy_protocol", \.proxyProtocol, .flag,
                 doc: "Whether each datagram to a backend begins with a PROXY protocol version 2 header.")
@@ -104,77 +108,7 @@ struct ForwardSection {
         let udp = allBackends.compactMap { if case .udp(let address) = $0.address { address } else { nil } }
         // A host name may have addresses of either family.
         let hasName = allBackends.contains { $0.host != nil }
-        for source in sources {
-            let backends = udp.filter { $0.family == source.value.family }
-            if backends.isEmpty, !allBackends.isEmpty, !hasName {
-                let family = source.value.family == .ipv4 ? "IPv4" : "IPv6"
-                table.report(
-                    \.sources, element: source.number,
-                    "no backend has an \(family) address, so nothing would be sent from \(source.value.host); expected an"
-                        + " address of the same family as a UDP backend")
-            }
-            for backend in backends {
-                guard let reason = source.value.reasonAgainstSending(to: backend) else { continue }
-                table.report(
-                    \.sources, element: source.number,
-                    "nothing can be sent from \(source.value.host) to the backend udp:\(backend): \(reason); expected an"
-                        + " address of this machine from which the backend can be reached")
-            }
-        }
-    }
-}
-
-extension SocketAddress {
-    /// Why the kernel sends nothing from this address to another one, whatever networks are up; `nil` where it may.
-    fileprivate func reasonAgainstSending(to backend: SocketAddress) -> String? {
-        do throws(SystemError) {
-            let socket = try UDPSocket.open(family)
-            try UDPSocket.bindWithoutPort(socket, to: self)
-            try UDPSocket.connect(socket, to: backend)
-            return nil
-        } catch {
-            // EINVAL: nothing leaves the machine from a loopback address. Other errors may pass.
-            return error.operation == "connect" && error.errno == EINVAL ? error.reason : nil
-        }
-    }
-}
-
-extension ValueType where Value == [Element<SocketAddress>] {
-    fileprivate static var sources: Self {
-        Self("an address of this machine in numbers, without a port, or an array of several") { field in
-            var found: [Element<SocketAddress>] = []
-            for text in field.strings {
-                guard let address = SocketAddress(host: text.value, port: 0) else {
-                    field.reportMismatch(element: text.number, found: text.value)
-                    continue
-                }
-                if let reason = address.reasonAgainst(.source) {
-                    field.report(element: text.number, "\(address.host) \(reason)")
-                } else if let earlier = found.first(where: { $0.value == address }) {
-                    let line = field.context.line(of: field.path, element: earlier.number).map { " (line \($0))" } ?? ""
-                    field.report(
-                        element: text.number, "\(address.host) is there already\(line); expected each address once")
-                } else {
-                    check(address, text.number, field)
-                    found.append(Element(number: text.number, value: address))
-                }
-            }
-            return found
-        }
-    }
-
-    /// Checks that this machine has the address. The loader shares the workers' network.
-    private static func check(_ address: SocketAddress, _ element: Int, _ field: Field) {
-        do throws(SystemError) {
-            try UDPSocket.bindWithoutPort(try UDPSocket.open(address.family), to: address)
-        } catch {
-            // An interface may get its address later, as during boot.
-            let isMissing = error.errno == EADDRNOTAVAIL
-            field.report(
-                element: element,
-                "\(address.host): \(isMissing ? "no interface of this machine has the address" : error.description);"
-                    + " expected \(field.expected)", isTransient: isMissing)
-        }
+        table.check(sources, \.sources, against: udp, mayHaveOthers: hasName || allBackends.isEmpty, "backend", "udp:")
     }
 }
 

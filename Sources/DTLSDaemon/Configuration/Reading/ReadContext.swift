@@ -14,6 +14,13 @@ final class ReadContext {
     private(set) var warnings: [ConfigurationProblem] = []
     /// Watches the files that are read again when they change. It gets each file before it is read.
     let watcher: FileWatcher?
+    /// Watches the other files, where ``watchesCredentials`` says so. It gets each file before it is read.
+    let credentialWatcher: FileWatcher?
+    /// Whether files with certificates, keys and lists are taken up when they change. It is known before the first of them is
+    /// read.
+    var watchesCredentials = false
+    /// The files that were read, with the keys that name them.
+    var filesRead: [(path: String, key: [String], element: Int?)] = []
     /// Whether files with secrets may have any permissions. It is known before the first of them is read.
     var allowsWorldReadableSecrets = false
     var staples: [StapleFile] = []
@@ -22,9 +29,13 @@ final class ReadContext {
     /// The host names of backends and servers.
     var names: [ConfiguredName] = []
 
-    init(file: String, environment: [String: String], lines: KeyLines, watcher: FileWatcher? = nil) {
+    init(
+        file: String, environment: [String: String], lines: KeyLines, watcher: FileWatcher? = nil,
+        credentialWatcher: FileWatcher? = nil
+    ) {
         self.file = file
         self.watcher = watcher
+        self.credentialWatcher = credentialWatcher
         self.environment = environment
         files = NamedFiles(beside: file, environment: environment)
         self.lines = lines

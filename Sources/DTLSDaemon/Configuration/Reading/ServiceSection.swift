@@ -79,7 +79,10 @@ struct ServiceSection {
             "handshake_timeout", \.model.handshakeTimeout, .seconds(2...120),
             doc: "How long a client may take for the handshake.")
         Key(
-            "idle_timeout", \.model.idleTimeout, .seconds(0...86_400),
+            "retransmission", \.model.retransmission, .seconds(1...60),
+            doc: "How long a flight of the handshake waits for an answer before it is sent again for the first time.")
+        Key(
+            "idle_timeout", \.model.idleTimeout, .idleTime(0),
             doc: "How long a client may send nothing before its connection is closed; 0 means no limit.")
         Key(
             "park_after", \.model.parkAfter, .time(1...86_400, off: .zero),
@@ -110,6 +113,9 @@ struct ServiceSection {
         Key(
             "mtu", \.model.mtu, .integer(256...9_000, "an integer of bytes"),
             doc: "The largest IP packet that is sent during a handshake.")
+        Key(
+            "record_mtu", \.model.recordMTU, .recordMTU, default: "none; what the kernel knows of the path",
+            doc: "The largest IP packet that is sent over a connection; \"handshake\" is what its handshake found out.")
         Key(
             "connection_id", \.model.connectionIDLength,
             .connectionIDLength(
@@ -163,6 +169,8 @@ struct ServiceSection {
         checkTickets(table, hasSessionCache: hasSessionCache)
         service.handler = handler(table)
         checkConnectionID(table, connectionIDs)
+        table.checkRetransmission(
+            \.model.retransmission, model.retransmission, within: model.handshakeTimeout)
         service.limits = limits.within(outer, table.table(\.limits, LimitsSection.schema))
         return service
     }

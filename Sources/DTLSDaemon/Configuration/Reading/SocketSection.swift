@@ -25,6 +25,9 @@ extension SocketOptions {
         Key(
             "fragment", \.fragmentation, .flag,
             doc: "Whether datagrams that are larger than the path MTU are sent in IP fragments.")
+        Key(
+            "freebind", \.freeBind, .flag,
+            doc: "Whether listening addresses may be ones that this machine gets later (IP_FREEBIND).")
     }
 
     /// - Parameter families: the families of all addresses that sockets with these options are used for.

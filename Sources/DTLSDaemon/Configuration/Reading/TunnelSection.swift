@@ -11,6 +11,7 @@ struct TunnelSection {
         socket: SocketOptions(fragmentation: false))
     var listen: [Element<SocketAddress>] = []
     var server: NamedAddress?
+    var sources: [Element<LocalSource>] = []
     var serverName: String?
     var authorities: String?
     var certificate: String?
@@ -24,6 +25,12 @@ struct TunnelSection {
         Key(
             "connect", \.server, .server, isRequired: { _ in true },
             doc: "The host and port of the DTLS server.")
+        Key(
+            "source", \.sources, .sources, default: "none; the kernel chooses the address",
+            doc: "The addresses and ports of this machine from which the server is sent to, which take turns.")
+        Key(
+            "interface", \.model.interface, .outgoingInterface, default: "none; the routes decide",
+            doc: "The only network interface over which the server is sent to (SO_BINDTODEVICE).")
         Key(
             "server_name", \.serverName, .serverName, default: "the host of connect",
             doc: "The name that is sent to the server (SNI), and for which it must present a certificate.")
@@ -76,6 +83,9 @@ struct TunnelSection {
             "mtu", \.model.mtu, .integer(256...9_000, "an integer of bytes"),
             doc: "The largest IP packet that is sent during a handshake.")
         Key(
+            "record_mtu", \.model.recordMTU, .recordMTU, default: "none; what the kernel knows of the path",
+            doc: "The largest IP packet that is sent over a connection; \"handshake\" is what its handshake found out.")
+        Key(
             "connection_id", \.model.connectionIDLength,
             .connectionIDLength(0...ConnectionIDConfiguration.maximumLength),
             doc: "The length of the connection ID (RFC 9146) that the server is to send; 0 is for its own alone.")
@@ -83,9 +93,12 @@ struct TunnelSection {
             "handshake_timeout", \.model.handshakeTimeout, .seconds(2...120),
             doc: "How long the server may take for the handshake.")
         Key(
+            "retransmission", \.model.retransmission, .seconds(1...60),
+            doc: "How long a flight of the handshake waits for an answer before it is sent again for the first time.")
+        Key(
             // The acceptor's memory of a sender must not outlive the connection of the sender
             // (`RecentFlows.lifetime`).
-            "idle_timeout", \.model.idleTimeout, .seconds(2...86_400, orZero: ()),
+            "idle_timeout", \.model.idleTimeout, .idleTime(2),
             doc: "How long no datagram may pass before a sender's connection is closed; 0 means no limit.")
         Key(
             // A shorter time would establish a new connection for every datagram.
@@ -105,17 +118,28 @@ struct TunnelSection {
     func configuration(_ table: TableReader<Self>, name: String) -> ClientConfiguration {
         ReadContext.check(name: name, at: table.path, of: "client", table.context)
         checkLoop(table)
+        checkSources(table)
         model.socket.check(
             table.table(\.model.socket, SocketOptions.schema),
             against: listen.map(\.value.family) + (server?.families ?? []), of: "client")
+        table.checkRetransmission(
+            \.model.retransmission, model.retransmission, within: model.handshakeTimeout)
         var client = model
         client.name = name
         client.listen = listen.map(\.value)
+        client.sources = sources.map(\.value)
         if let server { client.server = server.address }
         client.serverName = serverName ?? server?.name ?? client.serverName
         client.tls.connectionIDs = client.connectionIDLength != nil
         TunnelCredentialsReader(section: self, table: table).read(into: &client.tls)
         return client
+    }
+
+    /// Reports sources from which the server cannot be sent to.
+    private func checkSources(_ table: TableReader<Self>) {
+        var address: SocketAddress?
+        if case .address(let known)? = server?.address { address = known }
+        table.check(sources, \.sources, against: [address].compactMap(\.self), mayHaveOthers: address == nil, "server")
     }
 
     /// Reports a client that is its own server: it would receive what it sends, each time from a new sender.

@@ -56,13 +56,15 @@ extension ValueType where Value == Int {
     static func thousandths(_ range: ClosedRange<Int>, _ kind: String) -> Self {
         Self(
             scalar: "\(kind), \(range.lowerBound) to \(range.upperBound)", text: { "\(Double($0) / 1_000)" },
-            {
-                value in
-                guard let number = value.int.map(Double.init) ?? value.double, number.isFinite,
-                    number >= Double(range.lowerBound), number <= Double(range.upperBound)
-                else { return nil }
-                return number > 0 ? max(1, Int((number * 1_000).rounded())) : 0
-            })
+            { thousandths($0, range) })
+    }
+
+    @Sendable fileprivate static func thousandths(_ value: any TOMLValueConvertible, _ range: ClosedRange<Int>) -> Int?
+    {
+        guard let number = value.int.map(Double.init) ?? value.double, number.isFinite,
+            number >= Double(range.lowerBound), number <= Double(range.upperBound)
+        else { return nil }
+        return number > 0 ? max(1, Int((number * 1_000).rounded())) : 0
     }
 }
 
@@ -98,8 +100,13 @@ extension ValueType where Value == Duration {
 
     private static var units: KeyValuePairs<Character, Int> { ["d": 86_400, "h": 3_600, "m": 60, "s": 1] }
 
+    /// A number of seconds, integer or decimal.
+    @Sendable static func fraction(_ value: any TOMLValueConvertible, _ range: ClosedRange<Int>) -> Duration? {
+        ValueType<Int>.thousandths(value, range).map { .milliseconds($0) }
+    }
+
     /// - Returns: the seconds of a text such as "90s"; `nil` for any other text.
-    @Sendable private static func seconds(_ text: String) -> Int? {
+    @Sendable static func seconds(_ text: String) -> Int? {
         guard let unit = units.first(where: { $0.key == text.last }), let count = Int(text.dropLast()), count >= 0
         else { return nil }
         let (seconds, overflow) = count.multipliedReportingOverflow(by: unit.value)

@@ -18,21 +18,35 @@ enum Loader {
         case watch = 3
         /// The open file for the secrets of connections. It is sent before the result.
         case keyLog = 4
+        /// As ``watch``, for the other files that the configuration names. It is sent whether the configuration is good or
+        /// not: a file that was half-written is to be read again.
+        case credentialWatch = 5
     }
 
     static func run(file: String, _ purpose: Role.Purpose) throws {
         let channel = FileDescriptor(owning: ChildProcess.channelDescriptor)
         let (watcher, reason) = makeWatcher()
+        let credentialWatcher = purpose == .serving ? makeWatcher().0 : nil
         var configuration: Configuration
         do throws(ConfigurationProblems) {
-            configuration = try ConfigurationReader.read(file: file, watcher: watcher) {
+            configuration = try ConfigurationReader.read(
+                file: file, watcher: watcher, credentialWatcher: credentialWatcher
+            ) {
                 configuration, context throws(ConfigurationProblems) in
                 guard purpose == .serving, let path = configuration.keyLogFile else { return }
                 try sendKeyLog(path, context, over: channel)
             }
         } catch {
+            if let credentialWatcher { try send(credentialWatcher, as: .credentialWatch, over: channel) }
             return try send(.problems, BinaryCoding.encode(error), over: channel)
         }
+        if configuration.watchesCredentials, purpose == .serving, credentialWatcher == nil, let reason {
+            configuration.warnings.append(
+                ConfigurationProblem(
+                    file: file, line: nil, key: MainSection.schema.name(of: \.watchesCredentials),
+                    message: "files cannot be watched (\(reason)); they are read again with the next reload alone"))
+        }
+        if let credentialWatcher { try send(credentialWatcher, as: .credentialWatch, over: channel) }
         if let reason, let staple = configuration.staples.first {
             configuration.warnings.append(
                 ConfigurationProblem(
@@ -41,7 +55,7 @@ enum Loader {
                         "files cannot be watched (\(reason)); they are read again every \(StapleFile.interval.seconds) s"
                         + " instead"))
         }
-        if let watcher, !watcher.names.isEmpty { try send(watcher, over: channel) }
+        if let watcher { try send(watcher, as: .watch, over: channel) }
         try send(.configuration, BinaryCoding.encode(configuration), over: channel)
     }
 
@@ -57,13 +71,17 @@ enum Loader {
         let watcher = try? FileWatcher()
         let refreshed = StapleRefresh.refresh(
             configuration, file: file, watcher: watcher, now: UnixTime.now())
-        if let watcher { try send(watcher, over: channel) }
+        if let watcher { try send(watcher, as: .watch, over: channel) }
         try send(.configuration, BinaryCoding.encode(refreshed), over: channel)
     }
 
-    private static func send(_ watcher: FileWatcher, over channel: borrowing FileDescriptor) throws(SystemError) {
+    /// Nothing is sent of a watcher without files.
+    private static func send(
+        _ watcher: FileWatcher, as outcome: Outcome, over channel: borrowing FileDescriptor
+    ) throws(SystemError) {
+        if watcher.names.isEmpty { return }
         var writer = ByteWriter()
-        writer.integer(Outcome.watch.rawValue)
+        writer.integer(outcome.rawValue)
         writer.list(watcher.names.sorted()) { $0.string($1) }
         try send(writer.bytes, watcher.descriptor, over: channel)
     }
@@ -140,6 +158,8 @@ final class LoaderHandle: MessageChannelDelegate {
 
     private let file: String
     private var watcher: FileWatcher?
+    /// Watches the files that the configuration names, where it says so.
+    private(set) var credentialWatcher: FileWatcher?
     private let pid: pid_t
     /// The file for the secrets of connections, if the configuration has one.
     private var keyLog = FileDescriptor(owning: -1)
@@ -193,10 +213,11 @@ final class LoaderHandle: MessageChannelDelegate {
         }
         do {
             switch outcome {
-            case .watch:
+            case .watch, .credentialWatch:
                 var reader = ByteReader(UnsafeRawBufferPointer(rebasing: message.dropFirst()))
                 let names = try reader.list { (reader) throws(MalformedBytes) in try reader.string() }
-                watcher = FileWatcher(owning: attached, names: Set(names))
+                let received = FileWatcher(owning: attached, names: Set(names))
+                if outcome == .watch { watcher = received } else { credentialWatcher = received }
             case .keyLog:
                 keyLog = attached
             case .configuration:

@@ -10,54 +10,73 @@ enum BackendSocketFailure: Error {
     case machine(LocalShortage, isNews: Bool)
 }
 
-extension ForwardBackends {
-    /// Opens a socket and connects it to a UDP backend, from the next of the service's source addresses that gives one.
-    func openSocket(to backend: SocketAddress, now: Instant) throws(BackendSocketFailure) -> FileDescriptor {
+extension SourceAddresses {
+    /// Opens a socket and connects it to a UDP backend or server, from the next place that gives one.
+    mutating func openSocket(
+        to peer: SocketAddress, _ options: SocketOptions, now: Instant
+    ) throws(BackendSocketFailure) -> FileDescriptor {
         var last: LocalShortage?
         var isNews = false
-        for source in settings.sources.takeTurn(backend.family, now: now) {
+        for source in takeTurn(peer.family, now: now) {
             do throws(BackendSocketFailure) {
-                let socket = try Self.openSocket(to: backend, from: source.address)
-                settings.sources.noteSocket(from: source)
+                let socket = try Self.openSocket(to: peer, from: source.local, options)
+                noteSocket(from: source)
                 return socket
             } catch {
                 guard case .machine(let shortage, _) = error else {
-                    settings.sources.noteSocket(from: source)
+                    noteSocket(from: source)
                     throw error
                 }
                 last = shortage
-                if settings.sources.note(shortage, from: source, now: now) { isNews = true }
+                if note(shortage, from: source, now: now) { isNews = true }
             }
         }
         // Where none was tried, all are short.
-        guard let shortage = last ?? settings.sources.shortage(backend.family) else { throw .backend(0) }
+        guard let shortage = last ?? shortage(peer.family) else { throw .backend(0) }
         throw .machine(shortage, isNews: isNews)
     }
 
     private static func openSocket(
-        to backend: SocketAddress, from source: SocketAddress?
+        to peer: SocketAddress, from source: LocalSource?, _ options: SocketOptions
     ) throws(BackendSocketFailure) -> FileDescriptor {
-        let socket = try openSocket(backend.family, from: source)
+        let socket = try open(peer.family, from: source, options)
         do throws(SystemError) {
-            try UDPSocket.connect(socket, to: backend)
+            if let source, let ports = source.ports {
+                try UDPSocket.connect(socket, to: peer, from: source.address, ports: ports.all)
+            } else {
+                try UDPSocket.connect(socket, to: peer)
+            }
         } catch {
-            if let shortage = LocalShortage(connecting: error, from: source) { throw .machine(shortage, isNews: false) }
+            if error.operation == "bind" { throw .machine(LocalShortage(error), isNews: false) }
+            if let shortage = LocalShortage(connecting: error, from: source?.address) {
+                throw .machine(shortage, isNews: false)
+            }
             throw .backend(error.errno)
         }
         return socket
     }
 
-    private static func openSocket(
-        _ family: SocketAddress.Family, from source: SocketAddress?
+    private static func open(
+        _ family: SocketAddress.Family, from source: LocalSource?, _ options: SocketOptions
     ) throws(BackendSocketFailure) -> FileDescriptor {
         do throws(SystemError) {
-            let socket = try UDPSocket.open(family)
-            if let source { try UDPSocket.bindWithoutPort(socket, to: source) }
+            let socket = try UDPSocket.open(family, options: options)
+            if let source, source.ports == nil { try UDPSocket.bindWithoutPort(socket, to: source.address) }
             return socket
         } catch {
             throw .machine(LocalShortage(error), isNews: false)
         }
     }
+}
+
+extension ForwardBackends {
+    /// Opens a socket and connects it to a UDP backend, from the next of the service's source addresses that gives one.
+    func openSocket(to backend: SocketAddress, now: Instant) throws(BackendSocketFailure) -> FileDescriptor {
+        try settings.sources.openSocket(to: backend, socketOptions, now: now)
+    }
+
+    /// The options of sockets to UDP backends.
+    var socketOptions: SocketOptions { SocketOptions(interface: settings.interface) }
 
     /// Why a client gets no socket to its backend, and whether an operator is to be told.
     typealias Shortage = (backend: Backend, reason: LocalShortage, isNews: Bool)

@@ -70,6 +70,8 @@ final class ForwardBackend: Equatable {
 final class ForwardSettings {
     /// The addresses that the sockets to UDP backends are bound to.
     var sources: SourceAddresses
+    /// The only network interface over which UDP backends are sent to.
+    fileprivate(set) var interface: String?
     /// Whether each datagram to a backend begins with a header of the PROXY protocol.
     fileprivate(set) var proxyProtocol: Bool
     /// Where the service counts in this worker.
@@ -80,6 +82,7 @@ final class ForwardSettings {
 
     init(_ configuration: ForwardConfiguration, hosts: HostTable) {
         sources = SourceAddresses(configuration.sources)
+        interface = configuration.interface
         proxyProtocol = configuration.proxyProtocol
         self.hosts = hosts
     }
@@ -87,6 +90,7 @@ final class ForwardSettings {
     func configure(_ configuration: ForwardConfiguration) {
         // An address that had no port left is tried at once, since the operator may have made room.
         sources = SourceAddresses(configuration.sources)
+        interface = configuration.interface
         proxyProtocol = configuration.proxyProtocol
     }
 

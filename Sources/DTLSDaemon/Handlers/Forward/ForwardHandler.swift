@@ -243,6 +243,7 @@ final class ForwardHandler: Handler, EventHandler {
                 let outcome = socket.sendBatch(from: first, retrying: !backends.areSeveral)
                 first += outcome.handled
                 step = follow(route.sent(outcome.error, now: resources.loop.now))
+                if step == .finish, outcome.error != 0 { leaveLostInterface(after: outcome.error) }
             case .keepRest:
                 return keepBatch(from: first)
             case .finish:
@@ -252,6 +253,17 @@ final class ForwardHandler: Handler, EventHandler {
                 return
             }
         }
+    }
+
+    /// A socket stays with the interface that it was bound to when that is removed, and made again by the same name. The next
+    /// message gets another socket.
+    private func leaveLostInterface(after error: Int32) {
+        guard backends.settings.interface != nil, route.transport == .udp, error == ENODEV || error == ENETUNREACH
+        else {
+            return
+        }
+        closeSocket()
+        _ = route.socketFailed()
     }
 
     @inline(__always)
@@ -300,7 +312,7 @@ final class ForwardHandler: Handler, EventHandler {
         if let local = formerLocal {
             formerLocal = nil
             do throws(SystemError) {
-                return try UDPSocket.openConnected(to: address, from: local)
+                return try UDPSocket.openConnected(to: address, from: local, options: backends.socketOptions)
             } catch {
                 resources.logs.limited(
                     .backendUnreachable,

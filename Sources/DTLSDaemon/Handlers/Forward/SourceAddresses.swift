@@ -31,8 +31,8 @@ struct LocalShortage: Error, Equatable {
     }
 }
 
-/// The addresses of this machine from which one worker sends to the UDP backends of one service, and which of them give
-/// no socket at present. It does no I/O.
+/// Where one worker binds the sockets to the UDP backends of one service, or to the server of one client, and which of these
+/// places give no socket at present. It does no I/O.
 ///
 /// A UDP socket takes a port of its address for itself alone, so an address has as many sockets as
 /// net.ipv4.ip_local_port_range has ports, for all backends and processes together. Connections are spread over the
@@ -48,12 +48,13 @@ struct SourceAddresses {
     struct Source: Equatable {
         fileprivate let family: SocketAddress.Family
         fileprivate let index: Int
-        /// `nil`: the kernel chooses the address for each backend.
-        let address: SocketAddress?
+        /// `nil`: the kernel chooses the address and the port for each backend.
+        let local: LocalSource?
+        var address: SocketAddress? { local?.address }
     }
 
     private struct State {
-        let address: SocketAddress?
+        let local: LocalSource?
         /// Why it gave no socket the last time; `nil`: it gave one.
         var shortage: LocalShortage?
         var pauseEnd = Instant.distantPast
@@ -75,11 +76,11 @@ struct SourceAddresses {
     /// Whether an address of either family gave no socket the last time that it was tried.
     private(set) var isShort = false
 
-    /// - Parameter addresses: those that may be used. For a family without any, the kernel chooses.
-    init(_ addresses: [SocketAddress] = []) {
+    /// - Parameter sources: those that may be used. For a family without any, the kernel chooses.
+    init(_ sources: [LocalSource] = []) {
         func of(_ family: SocketAddress.Family) -> Addresses {
-            let own = addresses.filter { $0.family == family }.map { State(address: $0) }
-            return Addresses(states: own.isEmpty ? [State(address: nil)] : own)
+            let own = sources.filter { $0.address.family == family }.map { State(local: $0) }
+            return Addresses(states: own.isEmpty ? [State(local: nil)] : own)
         }
         ipv4 = of(.ipv4)
         ipv6 = of(.ipv6)
@@ -91,7 +92,7 @@ struct SourceAddresses {
         self[family].turn = (all.turn + 1) % all.states.count
         return all.states.indices.map { (all.turn + $0) % all.states.count }
             .filter { all.states[$0].shortage == nil || all.states[$0].pauseEnd <= now }
-            .map { Source(family: family, index: $0, address: all.states[$0].address) }
+            .map { Source(family: family, index: $0, local: all.states[$0].local) }
     }
 
     /// Why no address of the family gives a socket; `nil` where one may.

@@ -18,7 +18,7 @@ import Testing
     }
 
     private static func addresses(_ hosts: String...) throws -> SourceAddresses {
-        SourceAddresses(try hosts.map(address))
+        SourceAddresses(try hosts.map { LocalSource(address: try address($0)) })
     }
 
     /// The addresses for the next socket.

@@ -37,6 +37,13 @@ extension EndToEnd {
                 .map { $0.dropFirst(name.count + 1).split(whereSeparator: \.isWhitespace).map(String.init) } ?? []
         }
 
+        /// A daemon whose user can read its configuration file, as a reload has to.
+        private func start(_ configuration: String) async throws -> Daemon {
+            let daemon = try await Daemon.start(configuration, in: folder)
+            chmod(daemon.configurationFile, 0o644)
+            return daemon
+        }
+
         private static let lowPorts = "0000000000000400"
         private static let nothing = "0000000000000000"
 
@@ -47,7 +54,7 @@ extension EndToEnd {
         }
 
         @Test func `dtlsd becomes its user before it starts workers, and keeps no right`() async throws {
-            let daemon = try await Daemon.start(service(listen), in: folder)
+            let daemon = try await start(service(listen))
             try await daemon.logged("dtlsd runs as the user \"65534\" from now on")
             for pid in [daemon.program.pid] + daemon.workers {
                 #expect(Self.status("Uid", of: pid) == Array(repeating: "65534", count: 4))
@@ -75,7 +82,7 @@ extension EndToEnd {
 
         @Test func `a daemon with a low port keeps the right to bind such ports, and no other`() async throws {
             let low = listen.with(port: 853)
-            let daemon = try await Daemon.start(service(low), in: folder)
+            let daemon = try await start(service(low))
             try await daemon.logged("and may bind ports below 1024 (CAP_NET_BIND_SERVICE)")
             for pid in [daemon.program.pid] + daemon.workers {
                 #expect(Self.status("Uid", of: pid) == Array(repeating: "65534", count: 4))
@@ -92,7 +99,8 @@ extension EndToEnd {
         @Test func `a key that root alone can read works at the start with a warning, and fails a reload`() async throws
         {
             chmod(identity.privateKey, 0o600)
-            let daemon = try await Daemon.start(service(listen), in: folder)
+            let daemon = try await start(service(listen))
+            try await daemon.logged("user: the user \"65534\" cannot read this file (Permission denied)")
             try await daemon.logged(
                 "service.echo.private_key: the user \"65534\" cannot read \"\(identity.privateKey)\" (Permission denied)",
                 "a reload will fail")
@@ -181,7 +189,7 @@ extension EndToEnd {
             kill(first, SIGKILL)
             try await eventually("there is another one", details: runit.output) {
                 guard let present = try? daemon() else { return false }
-                return present != first && ProcessTable.name(of: present).hasPrefix("dtlsd")
+                return present != first && runit.output.components(separatedBy: " ready: ").count == 3
             }
             #expect(try await sv("check").hasPrefix("ok: run:"))
             try await expectServes(listen.with(port: 854))

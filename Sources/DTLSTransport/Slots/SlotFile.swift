@@ -7,7 +7,7 @@ import Primitives
 package final class SlotFile {
     /// The version of the layout of header, slots and record states. A process that finds another one cannot go on with
     /// the connections.
-    package static let layoutVersion: UInt32 = 3
+    package static let layoutVersion: UInt32 = 4
     /// The most slots of a file, which ``ConnectionNumber`` has bits for.
     package static let maximumCapacity = 1 << 24
     private static let headerByteCount = 4_096

@@ -85,6 +85,8 @@ final class Daemon: Sendable {
     /// Replaces the configuration file in one step and tells the daemon.
     func reload(_ configuration: String) throws {
         try folder.write(configuration, to: "dtlsd.toml.new")
+        var present = stat()
+        if stat(configurationFile, &present) == 0 { chmod(folder.file("dtlsd.toml.new"), present.st_mode & 0o777) }
         rename(folder.file("dtlsd.toml.new"), configurationFile)
         program.signal(SIGHUP)
     }

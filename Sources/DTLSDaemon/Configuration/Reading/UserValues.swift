@@ -19,6 +19,12 @@ extension TableReader<MainSection> {
     /// Warns of files that root has read, and that this user cannot read: a reload would fail for them.
     func warnOfFilesClosed(to account: UserAccount?) {
         guard let account, account.user != 0, UserAccount.current == 0 else { return }
+        if let error = account.errorOfReading(context.file) {
+            warn(
+                \.user,
+                "the user \(ReadContext.quoted(account.name)) cannot read this file (\(error.reason)), so that a reload will"
+                    + " fail; expected a file that it can read")
+        }
         for file in context.filesRead {
             guard let error = account.errorOfReading(file.path) else { continue }
             context.warn(

@@ -46,7 +46,7 @@ package final class SessionTable: @unchecked Sendable {
 
     /// How long a bucket may be locked, which takes a microsecond or two, before its owner is taken for dead.
     private static let longestLock = Duration.seconds(1)
-    /// How often a reader begins anew whose bucket has changed meanwhile.
+    /// How often a reader begins again whose bucket has changed meanwhile.
     private static let maximumTries = 8
 
     /// - Parameters:

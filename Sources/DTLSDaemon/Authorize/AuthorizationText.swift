@@ -29,7 +29,7 @@ struct AuthorizationText {
         return text.bytes
     }
 
-    /// What the answer is about, for whoever asks the same again: all of the question but what differs between the
+    /// What the answer is about, for a worker that asks the same again: all of the question but what differs between the
     /// handshakes of one client.
     var key: [UInt8] {
         var text = JSONText()

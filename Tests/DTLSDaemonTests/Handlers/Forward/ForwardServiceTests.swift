@@ -134,7 +134,7 @@ import Testing
             // So does one that no rule was for.
             slot.farGroup = try #require(former.backends(of: Self.session())).mark
             #expect(path(later, session, slot) == "unix:/others")
-            // Its rule is gone: it is looked at anew.
+            // Its rule is gone: one is chosen for it again.
             slot.farGroup = ForwardRule.mark("gone")
             #expect(path(later, session, slot) == "unix:/first")
         }

@@ -5,6 +5,9 @@
 /// every tenth datagram is lost and a flight has three; the peer was heard meanwhile, so that the way back is open and
 /// nobody sleeps; and the flight has datagrams that become smaller. With the timer's default the third time is over after
 /// 7 seconds.
+///
+/// A peer that has got a part of the flight, a small datagram, may wait for the rest without a word (GnuTLS 3.7). So a
+/// fourth loss counts in silence, too.
 struct SizeEvidence {
     /// How often a flight is sent before its size is taken for the reason of its losses.
     static let sendings: UInt8 = 3
@@ -28,6 +31,6 @@ struct SizeEvidence {
     /// Whether the flight is to be made smaller. Once one was, the path is known to be narrow, and each loss counts.
     /// - Parameter retransmissions: how often it is sent again with this time, which is how often it has got lost.
     func speaksAgainstSize(retransmissions: UInt8) -> Bool {
-        hasHeardPeer && (hasShrunk || retransmissions >= Self.sendings)
+        retransmissions > Self.sendings || hasHeardPeer && (hasShrunk || retransmissions == Self.sendings)
     }
 }

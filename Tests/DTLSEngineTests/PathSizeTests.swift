@@ -76,8 +76,8 @@ import VirtualClock
         #expect(pair.server.engine?.payloadSize == 1_372 && pair.client.engine?.payloadSize == 1_372)
     }
 
-    /// A peer that says nothing sleeps, or is gone.
-    @Test func `a flight to a peer of which nothing is heard does not shrink`() throws {
+    /// A peer that says nothing sleeps, is gone, or waits for the rest of a flight.
+    @Test func `a flight to a peer of which nothing is heard shrinks when it has got lost four times`() throws {
         let pair = try makePair()
         pair.wire.interfere = { _, side, datagram in
             side == .client && datagram[0] == 22 && datagram[13] != 3 ? [] : [.init(datagram)]
@@ -86,9 +86,12 @@ import VirtualClock
         let server = try #require(pair.server.engine)
         pair.wire.interfere = { _, _, _ in [] }
         let sent = pair.wire.sentCount
-        pair.run { $0.elapsed > 50_000_000 }
+        let start = pair.elapsed
+        pair.run { $0.elapsed - start > 14_000_000 }
         #expect(pair.wire.sentCount > sent)
         #expect(server.payloadSize == 1_372 && server.discoveredPayloadSize == nil)
+        pair.run { $0.elapsed - start > 16_000_000 }
+        #expect(server.payloadSize < 1_372 && server.discoveredPayloadSize == server.payloadSize)
     }
 
     /// RFC 6347, section 4.2.4.1: doubled each time, up to 60 seconds.

@@ -1,20 +1,16 @@
-import DTLSTransport
 import Glibc
 import LinuxSystem
 import Primitives
 
 /// The main process' side of the checker: keeps what is known of the backends that are checked, starts the process that
 /// checks them as long as there are any, and starts it again when it has ended.
-final class BackendChecker: TimerTarget, MessageChannelDelegate {
+final class BackendChecker: TimerTarget {
     private(set) var table = CheckTable()
-    private let environment: [String: String]
     private let loop: EventLoop
     private var configuration: Configuration?
     /// The host names that checked addresses are of.
     private var hosts: [CheckTable.Target: String] = [:]
-    private var process: (pid: pid_t, channel: MessageChannel)?
-    private var backoff = Backoff(from: .seconds(1), to: .seconds(60))
-    private var nextStart = Instant.distantPast
+    private let process: AuxiliaryProcess
     private var isStopped = false
 
     /// Is called with what the table says, checks apart.
@@ -25,9 +21,14 @@ final class BackendChecker: TimerTarget, MessageChannelDelegate {
     var onEnded: (_ reason: String, _ pause: Duration) -> Void = { _, _ in }
 
     init(environment: [String: String], loop: EventLoop) {
-        self.environment = environment
         self.loop = loop
+        process = AuxiliaryProcess(.checker, environment: environment, loop: loop)
         super.init()
+        process.onMessage = { [unowned self] in receive($0) }
+        process.onLost = { [unowned self] reason, pause in
+            table.checkerEnded(now: loop.now)
+            onEnded(reason, pause)
+        }
     }
 
     /// Checks the backends of a configuration from now on, and no others.
@@ -72,9 +73,9 @@ final class BackendChecker: TimerTarget, MessageChannelDelegate {
 
     private func update() {
         guard !isStopped else { return }
-        startProcess()
-        if process != nil { perform(table.advance(to: loop.now)) }
-        let next = process == nil ? (table.isEmpty ? .distantFuture : nextStart) : table.deadline
+        if !table.isEmpty { process.start() }
+        if process.isRunning { perform(table.advance(to: loop.now)) }
+        let next = process.isRunning ? table.deadline : table.isEmpty ? .distantFuture : process.nextStart
         loop.timers.disarm(self)
         loop.timers.arm(self, at: next)
     }
@@ -82,7 +83,7 @@ final class BackendChecker: TimerTarget, MessageChannelDelegate {
     private func perform(_ actions: [CheckTable.Action]) {
         for action in actions {
             if case .check(let question) = action {
-                process?.channel.send(BinaryCoding.encode(question))
+                process.send(BinaryCoding.encode(question))
             } else {
                 onAction(action)
             }
@@ -103,58 +104,22 @@ final class BackendChecker: TimerTarget, MessageChannelDelegate {
 
     // MARK: The process
 
-    private func startProcess() {
-        guard process == nil, !table.isEmpty, loop.now >= nextStart else { return }
-        do throws(SystemError) {
-            let ends = try UnixChannel.pair()
-            let pid = try ChildProcess.spawn(
-                arguments: Role.checker.arguments, environment: environment, channel: ends.other)
-            process = (pid, try MessageChannel(ends.one, loop: loop, delegate: self))
-        } catch {
-            lost("it cannot be started: \(error)\(ChildProcess.hint(error))")
-        }
-    }
-
     private func endProcess() {
-        process?.channel.close()
-        process = nil
+        process.end()
         table.checkerEnded(now: loop.now)
     }
 
-    private func lost(_ reason: String) {
-        endProcess()
-        let pause = backoff.next()
-        nextStart = loop.now + pause
-        onEnded(reason, pause)
-    }
-
-    func channel(
-        _ channel: MessageChannel, received message: UnsafeRawBufferPointer, descriptor: consuming FileDescriptor?,
-        descriptorWasLost: Bool
-    ) {
+    private func receive(_ message: UnsafeRawBufferPointer) -> Bool {
         // The checker reads what backends send, so what it says is checked.
-        guard let answer: CheckAnswer = try? BinaryCoding.decode(from: message) else {
-            if let pid = process?.pid { kill(pid, SIGABRT) }
-            return
-        }
-        backoff.reset()
+        guard let answer: CheckAnswer = try? BinaryCoding.decode(from: message) else { return false }
         perform(table.answered(answer, now: loop.now))
         update()
-    }
-
-    /// The process has ended, and SIGCHLD says how. One that goes on without its channel is of no use.
-    func channelEnded(_ channel: MessageChannel) {
-        if let process, process.channel === channel { kill(process.pid, SIGKILL) }
+        return true
     }
 
     /// Records how a child ended; the main process reaps all children.
     func childEnded(_ pid: pid_t, _ ending: ChildProcess.Ending) {
-        guard let process, process.pid == pid else { return }
-        // Whatever it has said before still counts.
-        process.channel.readToEnd()
-        guard self.process?.pid == pid else { return }
-        lost("its process \(ending)")
-        update()
+        if process.childEnded(pid, ending) { update() }
     }
 }
 

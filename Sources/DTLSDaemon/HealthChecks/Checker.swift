@@ -16,16 +16,12 @@ final class Checker: MessageChannelDelegate {
 
     /// Runs the role until it ends.
     static func run() throws {
-        for signal in [SIGINT, SIGTERM, SIGHUP] { Glibc.signal(signal, SIG_IGN) }
-        _ = OpenFileLimit.raise()
-        let channel = FileDescriptor(owning: ChildProcess.channelDescriptor)
-        let checker = try Checker(channel)
+        let checker = try Checker(AuxiliaryProcess.begin())
         try checker.loop.run()
     }
 
     private init(_ channel: consuming FileDescriptor) throws {
         loop = try EventLoop()
-        try channel.makeNonBlocking()
         self.channel = try MessageChannel(channel, loop: loop, delegate: self)
     }
 

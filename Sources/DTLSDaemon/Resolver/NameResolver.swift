@@ -1,21 +1,17 @@
-import DTLSTransport
 import Glibc
 import LinuxSystem
 import Primitives
 
 /// The main process' side of the resolver: keeps the table of names, starts the process that looks them up as long as
 /// there are any, and starts it again when it has ended.
-final class NameResolver: TimerTarget, MessageChannelDelegate {
+final class NameResolver: TimerTarget {
     private(set) var table = NameTable()
     /// Holds the addresses that are known. The service manager has a descriptor of it, too, and a successor gets one, so
     /// the next main process begins with them, whether a name server answers or not. Not open before there are any.
     private(set) var memory: FileDescriptor
-    private let environment: [String: String]
     private let loop: EventLoop
     private var servers: [SocketAddress] = []
-    private var process: (pid: pid_t, channel: MessageChannel)?
-    private var backoff = Backoff(from: .seconds(1), to: .seconds(60))
-    private var nextStart = Instant.distantPast
+    private let process: AuxiliaryProcess
     /// The work that waits for answers, and until when.
     private var waiting: Waiting?
     private struct Waiting {
@@ -35,8 +31,8 @@ final class NameResolver: TimerTarget, MessageChannelDelegate {
 
     /// - Parameter memory: what the process before this one has kept; not open when there is none.
     init(memory: consuming FileDescriptor, environment: [String: String], loop: EventLoop) {
-        self.environment = environment
         self.loop = loop
+        process = AuxiliaryProcess(.resolver, environment: environment, loop: loop)
         if memory.isOpen, let bytes = try? MemoryFile.read(memory),
             let known = try? bytes.withUnsafeBytes({ try NameTable.decode($0) })
         {
@@ -44,6 +40,11 @@ final class NameResolver: TimerTarget, MessageChannelDelegate {
         }
         self.memory = memory
         super.init()
+        process.onMessage = { [unowned self] in receive($0) }
+        process.onLost = { [unowned self] reason, pause in
+            table.resolverEnded(now: loop.now)
+            onEnded(reason, pause)
+        }
     }
 
     // MARK: Configurations
@@ -95,13 +96,13 @@ final class NameResolver: TimerTarget, MessageChannelDelegate {
 
     private func update() {
         guard !isStopped else { return }
-        startProcess()
-        if process != nil { perform(table.advance(to: loop.now)) }
+        if !table.names.isEmpty { process.start() }
+        if process.isRunning { perform(table.advance(to: loop.now)) }
         if let waiting, loop.now >= waiting.end || table.areSettled(waiting.hosts) {
             self.waiting = nil
             waiting.work()
         }
-        let next = process == nil ? (table.names.isEmpty ? .distantFuture : nextStart) : table.deadline
+        let next = process.isRunning ? table.deadline : table.names.isEmpty ? .distantFuture : process.nextStart
         loop.timers.disarm(self)
         loop.timers.arm(self, at: min(next, waiting?.end ?? .distantFuture))
     }
@@ -110,7 +111,7 @@ final class NameResolver: TimerTarget, MessageChannelDelegate {
         for action in actions {
             switch action {
             case .lookUp(let host):
-                process?.channel.send(LookUpQuestion(host: host, servers: servers).encode())
+                process.send(LookUpQuestion(host: host, servers: servers).encode())
             case .publish:
                 // Without the file the next main process looks the names up before it serves them.
                 try? save()
@@ -128,57 +129,21 @@ final class NameResolver: TimerTarget, MessageChannelDelegate {
 
     // MARK: The process
 
-    private func startProcess() {
-        guard process == nil, !table.names.isEmpty, loop.now >= nextStart else { return }
-        do throws(SystemError) {
-            let ends = try UnixChannel.pair()
-            let pid = try ChildProcess.spawn(
-                arguments: Role.resolver.arguments, environment: environment, channel: ends.other)
-            process = (pid, try MessageChannel(ends.one, loop: loop, delegate: self))
-        } catch {
-            lost("it cannot be started: \(error)\(ChildProcess.hint(error))")
-        }
-    }
-
     private func endProcess() {
-        process?.channel.close()
-        process = nil
+        process.end()
         table.resolverEnded(now: loop.now)
     }
 
-    private func lost(_ reason: String) {
-        endProcess()
-        let pause = backoff.next()
-        nextStart = loop.now + pause
-        onEnded(reason, pause)
-    }
-
-    func channel(
-        _ channel: MessageChannel, received message: UnsafeRawBufferPointer, descriptor: consuming FileDescriptor?,
-        descriptorWasLost: Bool
-    ) {
+    private func receive(_ message: UnsafeRawBufferPointer) -> Bool {
         // The resolver reads what name servers send, so what it says is checked as if it came from there.
-        guard let answer = try? LookUpAnswer(decoding: message) else {
-            if let pid = process?.pid { kill(pid, SIGABRT) }
-            return
-        }
-        backoff.reset()
+        guard let answer = try? LookUpAnswer(decoding: message) else { return false }
         perform(table.answered(answer, now: loop.now))
         update()
-    }
-
-    /// The process has ended, and SIGCHLD says how. One that goes on without its channel is of no use.
-    func channelEnded(_ channel: MessageChannel) {
-        if let process, process.channel === channel { kill(process.pid, SIGKILL) }
+        return true
     }
 
     /// Records how a child ended; the main process reaps all children.
     func childEnded(_ pid: pid_t, _ ending: ChildProcess.Ending) {
-        guard let process, process.pid == pid else { return }
-        // Whatever it has said before still counts.
-        process.channel.readToEnd()
-        guard self.process?.pid == pid else { return }
-        lost("its process \(ending)")
-        update()
+        if process.childEnded(pid, ending) { update() }
     }
 }

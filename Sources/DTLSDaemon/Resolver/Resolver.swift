@@ -1,5 +1,4 @@
 import DTLSTransport
-import Glibc
 import LinuxSystem
 import Primitives
 
@@ -14,16 +13,12 @@ final class Resolver: MessageChannelDelegate {
 
     /// Runs the role until it ends.
     static func run() throws {
-        for signal in [SIGINT, SIGTERM, SIGHUP] { Glibc.signal(signal, SIG_IGN) }
-        _ = OpenFileLimit.raise()
-        let channel = FileDescriptor(owning: ChildProcess.channelDescriptor)
-        let resolver = try Resolver(channel)
+        let resolver = try Resolver(AuxiliaryProcess.begin())
         try resolver.loop.run()
     }
 
     private init(_ channel: consuming FileDescriptor) throws {
         loop = try EventLoop()
-        try channel.makeNonBlocking()
         self.channel = try MessageChannel(channel, loop: loop, delegate: self)
     }
 

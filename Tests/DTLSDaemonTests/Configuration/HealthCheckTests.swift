@@ -100,12 +100,12 @@ import Testing
         (
             "send = \"a\"\ninterval = 3\ntimeout = 4",
             "10: service.a.forward.health_check.timeout: a check would begin before the one before it has ended; expected"
-                + " a timeout of at most the interval"
+                + " at most the interval, which is 3 s"
         ),
         (
             "send = \"a\"\ninterval = 1",
             "9: service.a.forward.health_check.interval: a check would begin before the one before it has ended; expected"
-                + " a timeout of at most the interval"
+                + " at least the timeout, which is 2 s, or a shorter timeout"
         ),
         ("send = \"a\"\nfall = 0", "9: service.a.forward.health_check.fall: expected an integer, 1 to 100, found 0"),
         (

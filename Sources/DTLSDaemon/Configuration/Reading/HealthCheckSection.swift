@@ -31,9 +31,15 @@ struct HealthCheckSection {
         },
         check: { table, section in
             guard section.check.timeout > section.check.interval else { return }
-            table.report(
-                table.has(\.check.timeout) ? \.check.timeout : \.check.interval,
-                "a check would begin before the one before it has ended; expected a timeout of at most the interval")
+            let fault = "a check would begin before the one before it has ended; expected"
+            if table.has(\.check.timeout) {
+                table.report(
+                    \.check.timeout, "\(fault) at most the interval, which is \(section.check.interval.seconds) s")
+            } else {
+                table.report(
+                    \.check.interval,
+                    "\(fault) at least the timeout, which is \(section.check.timeout.seconds) s, or a shorter timeout")
+            }
         })
 }
 

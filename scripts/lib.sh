@@ -169,37 +169,41 @@ make_certificate() {
 # run_tests FILE COMMAND...: runs `swift test`, on this release or on another, and keeps in the file what it prints. It
 # wants to see all tests end: a process that is made to exit with status 0 in the middle of a run has passed nothing.
 #
-# With DTLSD_RETRY set, up to three failed tests get a second run, by suite, and those that then pass are called unsteady
-# in FILE.unsteady. Where nobody looks at a run before it is judged, a test that the machine was too busy for is told
-# from one that fails.
+# DTLSD_UNATTENDED is for continuous integration, where nobody looks at a run before it is judged, or ends one that hangs:
+# - A run gets that many seconds, and then is ended and told as failed, with the tests that it had begun.
+# - Up to three failed tests get a second run, by suite, and those that then pass are called unsteady in FILE.unsteady, so
+#   that a test that the machine was too busy for is told from one that fails.
 run_tests() {
-    local file=$1 status=0 suites argument words=()
+    local file=$1 status=0 suites argument words=() limit=()
     shift
-    "$@" 2>&1 | tee "$file" || status=$?
+    # Not where somebody may press Ctrl-C: timeout(1) would keep that from the tests.
+    [ -z "${DTLSD_UNATTENDED:-}" ] || limit=(timeout --kill-after=10 "$DTLSD_UNATTENDED")
+    "${limit[@]}" "$@" 2>&1 | tee "$file" || status=$?
     if ! grep -q 'Test run with .* \(passed\|failed\)' "$file"; then
         printf '✘ The tests ended before all of them had run.\n' | tee -a "$file"
+        [ -z "${DTLSD_UNATTENDED:-}" ] || printf 'They had at most %s seconds.\n' "$DTLSD_UNATTENDED" | tee -a "$file"
+        comm -23 <(names_of_tests '◇' started "$file") \
+            <(sort -u <(names_of_tests '✔' passed "$file") <(names_of_tests '✘' failed "$file")) |
+            sed 's/^/✘ This test had begun: /' | tee -a "$file"
         return 1
     fi
     suites=$(grep -oP '✘ Suite \K\w+(?= failed)' "$file" | sort -u | paste -sd '|')
-    if [ "$status" -eq 0 ] || [ -z "${DTLSD_RETRY:-}" ] || [ -z "$suites" ] ||
-        [ "$(failed_tests "$file" | wc -l)" -gt 3 ]; then
+    if [ "$status" -eq 0 ] || [ -z "${DTLSD_UNATTENDED:-}" ] || [ -z "$suites" ] ||
+        [ "$(names_of_tests '✘' failed "$file" | wc -l)" -gt 3 ]; then
         return "$status"
     fi
     for argument; do
-        case $argument in --filter | --skip) break ;; esac
+        case $argument in --filter | --skip) break ;; --skip-build) continue ;; esac
         words+=("$argument")
     done
     say "once more: ${words[*]} --skip-build --filter [./]($suites)/"
-    "${words[@]}" --skip-build --filter "[./]($suites)/" 2>&1 | tee "$file.retry" || return "$status"
+    "${limit[@]}" "${words[@]}" --skip-build --filter "[./]($suites)/" 2>&1 | tee "$file.retry" || return "$status"
     # A failed test of no suite has not been run again.
-    [ -z "$(comm -23 <(failed_tests "$file") <(passed_tests "$file.retry"))" ] || return "$status"
-    failed_tests "$file" >"$file.unsteady"
+    [ -z "$(comm -23 <(names_of_tests '✘' failed "$file") <(names_of_tests '✔' passed "$file.retry"))" ] || return "$status"
+    names_of_tests '✘' failed "$file" >"$file.unsteady"
 }
 
-# The names of tests that failed, or passed, by what a run printed.
-failed_tests() {
-    grep -oP '✘ Test (?!run with )\K(".*"|\S+)(?= .*failed after)' "$1" | sort -u
-}
-passed_tests() {
-    grep -oP '✔ Test (?!run with )\K(".*"|\S+)(?= .*passed after)' "$1" | sort -u
+# names_of_tests MARK VERB FILE: the tests that started, passed or failed, by what a run printed.
+names_of_tests() {
+    grep -oP "$1 Test (?!run with |case )\\K(\".*\"|\\S+)(?= .*$2)" "$3" | sort -u
 }

@@ -60,6 +60,27 @@ extension EndToEnd {
             try await daemon.stop()
         }
 
+        @Test(.enabled(if: PrivateNetwork.isAllowed, "a network of its own takes root"))
+        func `a reload brings freebind, and an address that is not there yet`() async throws {
+            let there = try Self.address("127.0.0.1", 5_684)
+            let later = try Self.address("192.0.2.9", 5_684)
+            func service(_ listen: [SocketAddress], _ more: String) -> String {
+                Service(listen: listen, identity: identity, more: more).text
+            }
+            let daemon = try await Daemon.start(
+                service([there], ""), in: folder, prefix: PrivateNetwork.prefix(mtu: 1_500))
+            try daemon.reload(service([there, later], ""))
+            try await daemon.logged("freebind = true in the table socket lets it come later")
+            try daemon.reload(service([there, later], "socket.freebind = true"))
+            try await daemon.logged("configuration and certificates reloaded")
+            try await ip("addr add \(later.host) dev lo", daemon)
+            let client = try SecureClient(
+                to: later, trust: identity.certificate, in: folder, prefix: PrivateNetwork.prefix(of: daemon))
+            try await client.exchange("here I am")
+            try await client.leave()
+            try await daemon.stop()
+        }
+
         @Test func `backends are sent to from the ports of source, each by one connection`() async throws {
             let backend = try DatagramSocket.onOwnLoopback()
             let listen = try SocketAddress.freeOnOwnLoopback()
@@ -154,48 +175,60 @@ extension EndToEnd {
             try await daemon.stop()
         }
 
+        private static let back = "10.78.0.1"
+
+        /// A server that is reached over the interface wan0 of the tunnel's network, once that is there.
+        private func server(_ more: String) async throws -> Daemon {
+            try await Daemon.start(
+                Service(
+                    listen: [try Self.address("0.0.0.0", 5_684)], identity: identity,
+                    more: more.isEmpty ? "" : "connection_id = 16"
+                ).text,
+                in: TestFolder(), prefix: PrivateNetwork.prefix(mtu: 1_500))
+        }
+
+        private func tunnel(_ front: SocketAddress, interface: String, _ more: String = "") throws -> String {
+            "workers = 1\n"
+                + Client(
+                    listen: front, connect: try Self.address(Self.back, 5_684), trust: identity.certificate,
+                    more: "server_name = \"localhost\"\ninterface = \"\(interface)\"\n\(more)"
+                ).text
+        }
+
+        private func ip(_ words: String, _ daemon: Daemon) async throws {
+            try await Program.run(
+                PrivateNetwork.prefix(of: daemon) + ["ip"] + words.split(separator: " ").map(String.init), in: folder)
+        }
+
+        /// Adds the interface wan0 to the tunnel's network.
+        private func plugIn(_ tunnel: Daemon, to server: Daemon) async throws {
+            try await ip("link add wan0 type veth peer name cable netns \(server.program.pid)", tunnel)
+            try await ip("addr add \(Self.back)/24 dev cable", server)
+            try await ip("link set cable up", server)
+            try await ip("addr add 10.78.0.2/24 dev wan0", tunnel)
+            try await ip("link set wan0 up", tunnel)
+        }
+
         /// What a modem or a VPN does.
         @Test(
             .enabled(if: PrivateNetwork.isAllowed, "networks of their own take root"),
             arguments: ["", "connection_id = 8"])
         func `a tunnel uses its interface once that appears, and again when it comes back`(_ more: String) async throws
         {
-            let back = try Self.address("10.78.0.1", 5_684)
             let front = try Self.address("127.0.0.1", 5_685)
-            let server = try await Daemon.start(
-                Service(
-                    listen: [try Self.address("0.0.0.0", 5_684)], identity: identity,
-                    more: more.isEmpty ? "" : "connection_id = 16"
-                ).text,
-                in: TestFolder(), prefix: PrivateNetwork.prefix(mtu: 1_500))
+            let server = try await server(more)
             let tunnel = try await Daemon.start(
-                "workers = 1\n"
-                    + Client(
-                        listen: front, connect: back, trust: identity.certificate,
-                        more: "server_name = \"localhost\"\ninterface = \"wan0\"\n\(more)"
-                    ).text, in: folder, prefix: PrivateNetwork.prefix(mtu: 1_500))
+                tunnel(front, interface: "wan0", more), in: folder, prefix: PrivateNetwork.prefix(mtu: 1_500))
             try await tunnel.logged("there is no interface \"wan0\" yet")
-            func ip(_ words: String, _ daemon: Daemon) async throws {
-                try await Program.run(
-                    PrivateNetwork.prefix(of: daemon) + ["ip"] + words.split(separator: " ").map(String.init),
-                    in: folder)
-            }
-            func plugIn() async throws {
-                try await ip("link add wan0 type veth peer name cable netns \(server.program.pid)", tunnel)
-                try await ip("addr add 10.78.0.1/24 dev cable", server)
-                try await ip("link set cable up", server)
-                try await ip("addr add 10.78.0.2/24 dev wan0", tunnel)
-                try await ip("link set wan0 up", tunnel)
-            }
             let sender = try OwnThread.run(inNetworkOf: tunnel.program.pid) {
                 try PlainSender(to: front, from: "127.0.0.1")
             }
             sender.send("too early")
             try await tunnel.logged("no connection to the server", "wan0: No such device")
-            try await plugIn()
+            try await plugIn(tunnel, to: server)
             try await sender.exchangeWithLosses("first", details: tunnel.program.errors)
             try await ip("link del wan0", tunnel)
-            try await plugIn()
+            try await plugIn(tunnel, to: server)
             try await sender.exchangeWithLosses("second", details: tunnel.program.errors)
             if more.isEmpty {
                 try await tunnel.logged("connection to the server closed: its network interface was removed")
@@ -204,6 +237,25 @@ extension EndToEnd {
                 #expect(tunnel.lines(with: "connection to the server opened").count == 1)
             }
             try await tunnel.stop()
+            try await server.stop()
+        }
+
+        @Test(.enabled(if: PrivateNetwork.isAllowed, "networks of their own take root"))
+        func `a reload gives a tunnel another interface`() async throws {
+            let front = try Self.address("127.0.0.1", 5_685)
+            let server = try await server("")
+            let daemon = try await Daemon.start(
+                tunnel(front, interface: "lan0"), in: folder, prefix: PrivateNetwork.prefix(mtu: 1_500))
+            try await plugIn(daemon, to: server)
+            let sender = try OwnThread.run(inNetworkOf: daemon.program.pid) {
+                try PlainSender(to: front, from: "127.0.0.1")
+            }
+            sender.send("nowhere")
+            try await daemon.logged("no connection to the server", "lan0: No such device")
+            try daemon.reload(tunnel(front, interface: "wan0"))
+            try await daemon.logged("configuration and certificates reloaded")
+            try await sender.exchangeWithLosses("over wan0", details: daemon.program.errors)
+            try await daemon.stop()
             try await server.stop()
         }
     }

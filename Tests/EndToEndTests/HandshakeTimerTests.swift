@@ -85,13 +85,30 @@ extension EndToEndHandshakes {
             try await daemon.stop()
         }
 
+        private struct Timer {
+            var start = ""
+            var reload: String?
+            var flights: Int
+        }
+
+        private static let timers = [
+            Timer(flights: 3), Timer(start: "retransmission = 2", flights: 2),
+            Timer(reload: "retransmission = 2", flights: 2),
+        ]
+
         /// Nothing arrives at the client but the request for a cookie.
-        @Test(arguments: [("", 3), ("retransmission = 2", 2)])
-        func `a flight is sent again as often as its timer says`(_ setting: (more: String, flights: Int)) async throws {
+        @Test(arguments: timers) private func `a flight is sent again as often as its timer says`(_ timer: Timer)
+            async throws
+        {
             let listen = try SocketAddress.freeOnOwnLoopback()
-            let daemon = try await Daemon.start(
-                Service(listen: [listen], identity: identity, more: "handshake_timeout = 5\n\(setting.more)").text,
-                in: folder)
+            func service(_ more: String) -> String {
+                Service(listen: [listen], identity: identity, more: "handshake_timeout = 5\n\(more)").text
+            }
+            let daemon = try await Daemon.start(service(timer.start), in: folder)
+            if let changed = timer.reload {
+                try daemon.reload(service(changed))
+                try await daemon.logged("configuration and certificates reloaded")
+            }
             final class Count: Sendable { let flights = Mutex(0) }
             let count = Count()
             let relay = try Relay(to: listen) { direction, _, bytes in
@@ -104,7 +121,7 @@ extension EndToEndHandshakes {
             }
             let client = try SecureClient(to: relay.address, trust: identity.certificate, in: folder)
             try await daemon.logged("the handshake took too long")
-            #expect(count.flights.withLock { $0 } == setting.flights)
+            #expect(count.flights.withLock { $0 } == timer.flights)
             client.program.signal(SIGKILL)
             try await daemon.stop()
         }

@@ -166,7 +166,7 @@ extension EndToEnd {
             try folder.write(settings.joined(separator: "\n") + "\n", to: "services/dtlsd/conf")
             let runit = try Program(["runsvdir", services], in: folder, name: "runit")
             func sv(_ words: String...) async throws -> String {
-                try await Program.run(["sv", "-w", "20"] + words + ["\(services)/dtlsd"], in: folder)
+                try await Program.run(["sv", "-w", "60"] + words + ["\(services)/dtlsd"], in: folder)
             }
             try await eventually("runsv is there", details: runit.output + runit.errors) {
                 access("\(services)/dtlsd/supervise/ok", F_OK) == 0

@@ -51,7 +51,7 @@ import Testing
         ("authorize = {}", "authorize.server: missing; expected \"unix:/PATH\", a path of at most 107 bytes"),
         (
             "authorize = { server = \"unix:/a\", timeout = 0.5 }",
-            "authorize.timeout: expected a number of seconds, 1 to 60, found 0.5"
+            "authorize.timeout: expected a number of seconds, 1 to 60, or a time such as \"30s\", found 0.5"
         ),
         (
             "authorize = { server = \"unix:/a\", cache = -1 }",
@@ -59,7 +59,7 @@ import Testing
         ),
         (
             "authorize = { server = \"unix:/a\", cache_time = 0 }",
-            "authorize.cache_time: expected a time, \"1s\" to \"1d\", found 0"
+            "authorize.cache_time: expected an integer of seconds, 1 to 86400, or a time such as \"12h\", found 0"
         ),
     ]) func `what cannot be used is told`(_ lines: String, _ message: String) throws {
         #expect(try ConfigurationFolder().problems(service(lines)) == ["dtlsd.toml:5: service.a.\(message)"])

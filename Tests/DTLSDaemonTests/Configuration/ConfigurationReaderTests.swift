@@ -100,6 +100,44 @@ private let service = """
         #expect(try folder.read(text).services.map(\.name) == names)
     }
 
+    /// Those with decimals; the others are in `TicketTests` and in `valueProblems`.
+    @Test(arguments: ["2", "\"2s\"", "2.0"])
+    func `a duration is a number of seconds or a time with its unit`(_ two: String) throws {
+        let folder = try ConfigurationFolder()
+        let configuration = try folder.read(
+            """
+            stop_timeout = \(two)
+            [service.a]
+            certificate = "server.pem"
+            private_key = "server.key"
+            handshake_timeout = \(two)
+            retransmission = 1
+            idle_timeout = \(two)
+            handler = "forward"
+            forward.backend = "udp:[::1]:5683"
+            forward.health_check.send = "ping"
+            forward.health_check.interval = \(two)
+            forward.health_check.timeout = \(two)
+            [client.out]
+            listen = "127.0.0.1:5000"
+            connect = "192.0.2.1:4433"
+            ca = "server.pem"
+            retransmission = 1
+            handshake_timeout = \(two)
+            idle_timeout = \(two)
+            answer_timeout = \(two)
+            """)
+        let service = try #require(configuration.services.first)
+        let tunnel = try #require(configuration.clients.first)
+        var times = [configuration.stopTimeout, service.handshakeTimeout, service.idleTimeout]
+        if case .forward(let forward) = service.handler {
+            let check = try #require(forward.healthCheck)
+            times += [check.interval, check.timeout]
+        }
+        times += [tunnel.handshakeTimeout, tunnel.idleTimeout, tunnel.answerTimeout]
+        #expect(times == [Duration](repeating: .seconds(2), count: 8))
+    }
+
     /// Lines that are added to the service, and the whole problem without the name of the file.
     private static let serviceKeys = ServiceSection.schema.names.joined(separator: ", ")
 
@@ -111,20 +149,27 @@ private let service = """
         ),
         (
             "park_after = \"2w\"",
-            "5: service.a.park_after: expected a time, \"1s\" to \"1d\", or \"off\", found the string \"2w\""
+            "5: service.a.park_after: expected an integer of seconds, 1 to 86400,"
+                + " or a time such as \"12h\", or \"off\", found the string \"2w\""
         ),
-        ("park_after = 0", "5: service.a.park_after: expected a time, \"1s\" to \"1d\", or \"off\", found 0"),
+        (
+            "park_after = 0",
+            "5: service.a.park_after: expected an integer of seconds, 1 to 86400,"
+                + " or a time such as \"12h\", or \"off\", found 0"
+        ),
         (
             "idle_timeout = -1",
             "5: service.a.idle_timeout: expected a number of seconds, 0 to 34560000, or a time such as \"7d\", found -1"
         ),
         (
             "idle_timeout = nan",
-            "5: service.a.idle_timeout: expected a number of seconds, 0 to 34560000, or a time such as \"7d\", found nan"
+            "5: service.a.idle_timeout: expected a number of seconds, 0 to 34560000,"
+                + " or a time such as \"7d\", found nan"
         ),
         (
             "idle_timeout = inf",
-            "5: service.a.idle_timeout: expected a number of seconds, 0 to 34560000, or a time such as \"7d\", found inf"
+            "5: service.a.idle_timeout: expected a number of seconds, 0 to 34560000,"
+                + " or a time such as \"7d\", found inf"
         ),
         (
             "idle_timeout = 9223372036854775807",
@@ -133,11 +178,13 @@ private let service = """
         ),
         (
             "idle_timeout = 1e300",
-            "5: service.a.idle_timeout: expected a number of seconds, 0 to 34560000, or a time such as \"7d\", found 1e+300"
+            "5: service.a.idle_timeout: expected a number of seconds, 0 to 34560000,"
+                + " or a time such as \"7d\", found 1e+300"
         ),
         (
             "handshake_timeout = 1.9",
-            "5: service.a.handshake_timeout: expected a number of seconds, 2 to 120, found 1.9"
+            "5: service.a.handshake_timeout: expected a number of seconds, 2 to 120,"
+                + " or a time such as \"30s\", found 1.9"
         ),
         ("mtu = 255", "5: service.a.mtu: expected an integer of bytes, 256 to 9000, found 255"),
         ("mtu = 1400.5", "5: service.a.mtu: expected an integer of bytes, 256 to 9000, found 1400.5"),
@@ -236,7 +283,11 @@ private let service = """
     static let mainProblems: [(String, String)] = [
         ("workers = 1025", "1: workers: expected an integer (0 is one per core), 0 to 1024, found 1025"),
         ("workers = true", "1: workers: expected an integer (0 is one per core), 0 to 1024, found true"),
-        ("stop_timeout = 601", "1: stop_timeout: expected a number of seconds, 0 to 600, found 601"),
+        (
+            "stop_timeout = 601",
+            "1: stop_timeout: expected a number of seconds, 0 to 600,"
+                + " or a time such as \"30s\", found 601"
+        ),
         (
             "log_level = \"loud\"",
             "1: log_level: expected one of \"debug\", \"info\", \"notice\", \"warning\", \"error\", "

@@ -84,7 +84,8 @@ import Testing
             try ConfigurationFolder().problems(text) == [
                 "dtlsd.toml:7: service.a.exec.programs_per_worker: expected an integer, 1 to 10000, found 0",
                 "dtlsd.toml:8: service.a.exec.memory: expected an integer of MiB, 1 to 1048576, found 1048577",
-                "dtlsd.toml:9: service.a.exec.cpu_time: expected an integer of seconds, 1 to 86400, found 0.5",
+                "dtlsd.toml:9: service.a.exec.cpu_time: expected an integer of seconds, 1 to 86400,"
+                    + " or a time such as \"12h\", found 0.5",
                 "dtlsd.toml:10: service.a.exec.open_files: expected an integer, 3 to 524288, found 2",
                 "dtlsd.toml:11: service.a.exec.comand: unknown key; did you mean \"command\"?",
             ])

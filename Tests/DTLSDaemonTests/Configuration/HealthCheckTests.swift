@@ -95,7 +95,8 @@ import Testing
         ),
         (
             "send = \"a\"\ninterval = 0.5",
-            "9: service.a.forward.health_check.interval: expected a number of seconds, 1 to 3600, found 0.5"
+            "9: service.a.forward.health_check.interval: expected a number of seconds, 1 to 3600,"
+                + " or a time such as \"5m\", found 0.5"
         ),
         (
             "send = \"a\"\ninterval = 3\ntimeout = 4",

@@ -61,8 +61,10 @@ import Testing
                 "dtlsd.toml:6: tickets.key_file: \"new\" begins like a file before it; expected other random bytes",
                 "dtlsd.toml:7: tickets.key_file: cannot read \"none\": No such file or directory; " + Self.expected,
                 "dtlsd.toml:8: tickets.key_file: \(Self.expected), found 5",
-                "dtlsd.toml:10: tickets.rotation: expected an integer of seconds, 1 to 2592000, found 0",
-                "dtlsd.toml:11: tickets.lifetime: expected an integer of seconds, 1 to 604800, found 604801",
+                "dtlsd.toml:10: tickets.rotation: expected an integer of seconds, 1 to 2592000,"
+                    + " or a time such as \"7d\", found 0",
+                "dtlsd.toml:11: tickets.lifetime: expected an integer of seconds, 1 to 604800,"
+                    + " or a time such as \"7d\", found 604801",
                 "dtlsd.toml:16: service.a.resumption: expected true or false, found 1",
             ])
         #expect(

@@ -32,8 +32,11 @@ struct WrongSetting: Sendable {
         WrongSetting("", "workers", "\"two\"", "0 to 1024, found the string \"two\""),
         WrongSetting("", "user", "\"no-such-user\"", "there is no user \"no-such-user\""),
         WrongSetting("", "group", "\"no-such-group\"", "there is no group \"no-such-group\""),
-        WrongSetting("", "recycle", "\"59s\"", "a time, \"1m\" to \"30d\", or \"off\""),
-        WrongSetting("", "stop_timeout", "601", "a number of seconds, 0 to 600, found 601"),
+        WrongSetting(
+            "", "recycle", "\"59s\"",
+            "an integer of seconds, 60 to 2592000,"
+                + " or a time such as \"7d\", or \"off\""),
+        WrongSetting("", "stop_timeout", "601", "a number of seconds, 0 to 600, or a time such as \"30s\", found 601"),
         WrongSetting("", "log_level", "\"loud\"", "one of \"debug\", \"info\""),
         WrongSetting("", "log_format", "\"xml\"", "expected \"text\" or \"json\", found the string"),
         WrongSetting("", "cookie_secret_file", "\"short\"", "32 to 4096 random bytes, found 3 bytes"),
@@ -48,9 +51,15 @@ struct WrongSetting: Sendable {
         WrongSetting("control", "mode", "\"0060\"", "a string of octal digits, \"0600\" to \"0777\""),
         WrongSetting("control", "group", "\"no-such-group\"", "there is no group \"no-such-group\""),
         WrongSetting("tickets", "key_file", "\"short\"", "\"short\" has 3 bytes; expected 80"),
-        WrongSetting("tickets", "rotation", "0", "an integer of seconds, 1 to 2592000, found 0"),
+        WrongSetting(
+            "tickets", "rotation", "0",
+            "an integer of seconds, 1 to 2592000,"
+                + " or a time such as \"7d\", found 0"),
         WrongSetting("tickets", "rotation", "1", "expected 62 times the rotation at most"),
-        WrongSetting("tickets", "lifetime", "604801", "an integer of seconds, 1 to 604800, found 604801"),
+        WrongSetting(
+            "tickets", "lifetime", "604801",
+            "an integer of seconds, 1 to 604800,"
+                + " or a time such as \"7d\", found 604801"),
         WrongSetting(
             "connection_ids", "key_file", "\"short\"", "\"short\", line 1: 1 words; expected a number, 0 to 6"),
         WrongSetting(
@@ -90,17 +99,29 @@ struct WrongSetting: Sendable {
         WrongSetting("service.echo", "crl", "[\"missing.pem\"]", "No such file or directory"),
         WrongSetting("service.echo", "unknown_name", "\"drop\"", "\"default\" or \"refuse\", found the string"),
         WrongSetting("service.echo", "by_address", "1", "true or false, found 1"),
-        WrongSetting("service.echo", "handshake_timeout", "1", "a number of seconds, 2 to 120, found 1"),
+        WrongSetting(
+            "service.echo", "handshake_timeout", "1",
+            "a number of seconds, 2 to 120,"
+                + " or a time such as \"30s\", found 1"),
         WrongSetting(
             "service.echo", "idle_timeout", "-1",
             "a number of seconds, 0 to 34560000, or a time such as \"7d\", found -1"),
         WrongSetting("service.echo", "idle_timeout", "\"401d\"", "such as \"7d\", found the string \"401d\""),
-        WrongSetting("service.echo", "retransmission", "61", "a number of seconds, 1 to 60, found 61"),
+        WrongSetting(
+            "service.echo", "retransmission", "61",
+            "a number of seconds, 1 to 60,"
+                + " or a time such as \"30s\", found 61"),
         WrongSetting("service.echo", "retransmission", "60", "expected less than handshake_timeout"),
         WrongSetting("service.echo", "record_mtu", "\"auto\"", "256 to 65535, or \"handshake\", found the string"),
-        WrongSetting("client.out", "retransmission", "0.5", "a number of seconds, 1 to 60, found 0.5"),
+        WrongSetting(
+            "client.out", "retransmission", "0.5",
+            "a number of seconds, 1 to 60,"
+                + " or a time such as \"30s\", found 0.5"),
         WrongSetting("client.out", "record_mtu", "255", "256 to 65535, or \"handshake\", found 255"),
-        WrongSetting("service.echo", "park_after", "\"2d\"", "a time, \"1s\" to \"1d\", or \"off\""),
+        WrongSetting(
+            "service.echo", "park_after", "\"2d\"",
+            "an integer of seconds, 1 to 86400,"
+                + " or a time such as \"12h\", or \"off\""),
         WrongSetting("service.echo", "policy", "\"ancient\"", "\"modern\" or \"legacy\", found the string \"ancient\""),
         WrongSetting("service.echo", "ciphers", "\"nonesuch\"", "expected an OpenSSL cipher list"),
         WrongSetting("service.echo", "groups", "\"X25519:nonesuch\"", "OpenSSL knows no group \"nonesuch\""),
@@ -162,10 +183,15 @@ struct WrongSetting: Sendable {
             "service.collect.authorize", "server", "\"/run/authz.sock\"",
             "expected \"unix:/PATH\", a path of at most 107 bytes, found the string \"/run/authz.sock\""),
         WrongSetting(
-            "service.collect.authorize", "timeout", "61", "expected a number of seconds, 1 to 60, found 61"),
+            "service.collect.authorize", "timeout", "61",
+            "expected a number of seconds, 1 to 60,"
+                + " or a time such as \"30s\", found 61"),
         WrongSetting(
             "service.collect.authorize", "cache", "-1", "expected an integer of answers, 0 to 1000000, found -1"),
-        WrongSetting("service.collect.authorize", "cache_time", "0", "expected a time, \"1s\" to \"1d\", found 0"),
+        WrongSetting(
+            "service.collect.authorize", "cache_time", "0",
+            "expected an integer of seconds, 1 to 86400,"
+                + " or a time such as \"12h\", found 0"),
         WrongSetting("service.echo.psk", "file", "\"open.psk\"", "(mode 644); expected mode 600 or 640: chmod 600"),
         WrongSetting("service.echo.psk", "file", "\"weak.psk\"", "\"weak.psk\", line 1: a key of 2 bytes"),
         WrongSetting("service.echo.psk", "file", "\"empty\"", "has no line IDENTITY:KEY"),
@@ -202,16 +228,24 @@ struct WrongSetting: Sendable {
         WrongSetting(
             "service.pass.forward.health_check", "expect", "7", "two hexadecimal digits for each byte, with *"),
         WrongSetting(
-            "service.pass.forward.health_check", "interval", "0.5", "a number of seconds, 1 to 3600, found 0.5"),
-        WrongSetting("service.pass.forward.health_check", "timeout", "61", "a number of seconds, 1 to 60, found 61"),
-        WrongSetting("service.pass.forward.health_check", "timeout", "6", "a timeout of at most the interval"),
+            "service.pass.forward.health_check", "interval", "0.5",
+            "a number of seconds, 1 to 3600,"
+                + " or a time such as \"5m\", found 0.5"),
+        WrongSetting(
+            "service.pass.forward.health_check", "timeout", "61",
+            "a number of seconds, 1 to 60,"
+                + " or a time such as \"30s\", found 61"),
+        WrongSetting("service.pass.forward.health_check", "timeout", "6", "expected at most the interval, which is"),
         WrongSetting("service.pass.forward.health_check", "fall", "0", "an integer, 1 to 100, found 0"),
         WrongSetting("service.pass.forward.health_check", "rise", "true", "an integer, 1 to 100, found true"),
         WrongSetting("service.run.exec", "command", "[\"cat\"]", "the program's absolute path"),
         WrongSetting("service.run.exec", "command", "\"/bin/none\"", "cannot find the program \"/bin/none\""),
         WrongSetting("service.run.exec", "programs_per_worker", "0", "an integer, 1 to 10000, found 0"),
         WrongSetting("service.run.exec", "memory", "1048577", "an integer of MiB, 1 to 1048576, found 1048577"),
-        WrongSetting("service.run.exec", "cpu_time", "0.5", "an integer of seconds, 1 to 86400, found 0.5"),
+        WrongSetting(
+            "service.run.exec", "cpu_time", "0.5",
+            "an integer of seconds, 1 to 86400,"
+                + " or a time such as \"12h\", found 0.5"),
         WrongSetting("service.run.exec", "open_files", "2", "an integer, 3 to 524288, found 2"),
         WrongSetting("service.collect.log", "to", "\"file:messages\"", "the absolute path of a file"),
         WrongSetting("service.collect.log", "to", "\"printer\"", "\"journal\", \"syslog\" or \"file:/PATH\""),
@@ -239,7 +273,10 @@ struct WrongSetting: Sendable {
         WrongSetting("client.out", "maximum_version", "\"1.0\"", "expected a version that this OpenSSL supports"),
         WrongSetting("client.out", "alpn", "\"\"", "each of 1 to 255 bytes"),
         WrongSetting("client.out", "mtu", "9001", "an integer of bytes, 256 to 9000, found 9001"),
-        WrongSetting("client.out", "handshake_timeout", "121", "a number of seconds, 2 to 120, found 121"),
+        WrongSetting(
+            "client.out", "handshake_timeout", "121",
+            "a number of seconds, 2 to 120,"
+                + " or a time such as \"30s\", found 121"),
         WrongSetting("client.out", "idle_timeout", "1", "2 to 34560000, or 0 for no limit"),
         WrongSetting("client.out", "answer_timeout", "0.5", "1 to 86400, or 0 for no limit"),
         WrongSetting("client.out", "resumption", "\"no\"", "true or false, found the string \"no\""),

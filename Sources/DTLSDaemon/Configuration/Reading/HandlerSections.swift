@@ -1,5 +1,6 @@
 import Glibc
 import LinuxSystem
+import Primitives
 
 /// The handlers, with their names in the file.
 enum HandlerName: String, CaseIterable {
@@ -213,7 +214,8 @@ struct ExecSection {
             "memory", \.limits.memory, .mebibytes, default: "none; the limit of dtlsd itself applies",
             doc: "The memory that a program may use (RLIMIT_AS), in MiB.")
         Key(
-            "cpu_time", \.limits.processorTime, .integer(1...86_400, "an integer of seconds"), default: "none",
+            "cpu_time", \.limits.processorTime, ValueType<Duration>.wholeSeconds(1...86_400).map { Int($0.seconds) },
+            default: "none",
             doc: "The processor time that a program may use (RLIMIT_CPU), in seconds.")
         Key(
             "open_files", \.limits.openFiles, .integer(3...524_288),

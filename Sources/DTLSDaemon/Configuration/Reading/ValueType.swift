@@ -59,78 +59,11 @@ extension ValueType where Value == Int {
             { thousandths($0, range) })
     }
 
-    @Sendable fileprivate static func thousandths(_ value: any TOMLValueConvertible, _ range: ClosedRange<Int>) -> Int?
-    {
+    @Sendable static func thousandths(_ value: any TOMLValueConvertible, _ range: ClosedRange<Int>) -> Int? {
         guard let number = value.int.map(Double.init) ?? value.double, number.isFinite,
             number >= Double(range.lowerBound), number <= Double(range.upperBound)
         else { return nil }
         return number > 0 ? max(1, Int((number * 1_000).rounded())) : 0
-    }
-}
-
-extension ValueType where Value == Duration {
-    /// A number of seconds, integer or decimal, rounded to milliseconds.
-    static func seconds(_ range: ClosedRange<Int>) -> Self {
-        ValueType<Int>.thousandths(range, "a number of seconds").map(text: decimal) { .milliseconds($0) }
-    }
-
-    /// An integer of seconds.
-    static func wholeSeconds(_ range: ClosedRange<Int>) -> Self {
-        ValueType<Int>.integer(range, "an integer of seconds").map(text: decimal) { .seconds($0) }
-    }
-
-    @Sendable private static func decimal(_ duration: Duration) -> String {
-        let (seconds, attoseconds) = duration.components
-        return attoseconds == 0 ? "\(seconds)" : "\(Double(seconds) + Double(attoseconds) / 1e18)"
-    }
-
-    /// A time with its unit, "90s", "1m", "12h" or "1d", or a number of seconds.
-    /// - Parameter off: what the word "off" stands for; `nil` where the word is not one.
-    static func time(_ range: ClosedRange<Int>, off: Duration? = nil) -> Self {
-        let bounds = "\(written(.seconds(range.lowerBound))) to \(written(.seconds(range.upperBound)))"
-        let alternative = off == nil ? "" : ", or \"off\""
-        return Self(
-            scalar: "a time, \(bounds)\(alternative)", text: { $0 == off ? "\"off\"" : written($0) },
-            { value in
-                if let off, value.string == "off" { return off }
-                let seconds = value.int ?? value.string.flatMap(seconds)
-                return seconds.flatMap { range.contains($0) ? .seconds($0) : nil }
-            })
-    }
-
-    private static var units: KeyValuePairs<Character, Int> { ["d": 86_400, "h": 3_600, "m": 60, "s": 1] }
-
-    /// A number of seconds, integer or decimal.
-    @Sendable static func fraction(_ value: any TOMLValueConvertible, _ range: ClosedRange<Int>) -> Duration? {
-        ValueType<Int>.thousandths(value, range).map { .milliseconds($0) }
-    }
-
-    /// - Returns: the seconds of a text such as "90s"; `nil` for any other text.
-    @Sendable static func seconds(_ text: String) -> Int? {
-        guard let unit = units.first(where: { $0.key == text.last }), let count = Int(text.dropLast()), count >= 0
-        else { return nil }
-        let (seconds, overflow) = count.multipliedReportingOverflow(by: unit.value)
-        return overflow ? nil : seconds
-    }
-
-    @Sendable private static func written(_ duration: Duration) -> String {
-        let seconds = duration.seconds
-        let unit = units.first { seconds > 0 && seconds % $0.value == 0 } ?? ("s", 1)
-        return "\"\(seconds / unit.value)\(unit.key)\""
-    }
-
-    /// A number of seconds, or 0 for no limit.
-    static func seconds(_ range: ClosedRange<Int>, orZero: Void) -> Self {
-        let seconds = seconds(0...range.upperBound)
-        return Self(seconds.expected, text: seconds.text) { field in
-            guard let value = seconds.read(field) else { return nil }
-            if value > .zero, value < .seconds(range.lowerBound) {
-                field.report(
-                    "expected a number of seconds, \(range.lowerBound) to \(range.upperBound), or 0 for no limit,"
-                        + " found less than \(range.lowerBound)")
-            }
-            return value
-        }
     }
 }
 

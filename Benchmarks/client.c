@@ -12,7 +12,7 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
-#define HANDSHAKE_PATIENCE 10.0
+double handshake_patience = 10;
 #define LONGEST_KEY 64
 
 static struct {
@@ -53,10 +53,12 @@ static int read_key(const char *psk) {
     return 1;
 }
 
-SSL_CTX *make_client_context(const char *psk, int offers_ids) {
+SSL_CTX *make_client_context(const char *psk, int exchanges_keys, int offers_ids) {
     SSL_CTX *context = SSL_CTX_new(DTLS_client_method());
-    const char *ciphers =
-        psk ? "PSK-AES128-GCM-SHA256" : "ECDHE-ECDSA-AES128-GCM-SHA256:ECDHE-RSA-AES128-GCM-SHA256";
+    // The only suites of OpenSSL with ECDHE-PSK and AEAD have ChaCha20.
+    const char *ciphers = !psk              ? "ECDHE-ECDSA-AES128-GCM-SHA256:ECDHE-RSA-AES128-GCM-SHA256"
+                          : !exchanges_keys ? "PSK-AES128-GCM-SHA256"
+                                            : "ECDHE-PSK-CHACHA20-POLY1305";
     if (!context || !SSL_CTX_set_cipher_list(context, ciphers) ||
         !SSL_CTX_set1_groups_list(context, "X25519:P-256:P-384"))
         give_up("TLS context");
@@ -159,7 +161,7 @@ ClientState continue_handshake(Client *client) {
 }
 
 ClientState run_handshake_timer(Client *client, double time) {
-    if (time - client->started > HANDSHAKE_PATIENCE) return fail(client, "no answer");
+    if (time - client->started > handshake_patience) return fail(client, "no answer");
     if (time >= client->retransmission) {
         DTLSv1_handle_timeout(client->ssl);
         client->retransmission = next_retransmission(client->ssl);

@@ -19,9 +19,12 @@ typedef struct {
 } Client;
 
 // Makes the context of all clients: with ECDHE and certificates, which are not verified, or with the pre-shared key
-// "IDENTITY:HEXADECIMAL" and the cheapest cipher suite for it, if `psk` is not NULL. With `offers_ids` they put the server's
-// CID into their records (see connection_id.h).
-SSL_CTX *make_client_context(const char *psk, int offers_ids);
+// "IDENTITY:HEXADECIMAL" and the cheapest cipher suite for it, if `psk` is not NULL, or with one that has ECDHE, too, if
+// `exchanges_keys`. With `offers_ids` they put the server's CID into their records (see connection_id.h).
+SSL_CTX *make_client_context(const char *psk, int exchanges_keys, int offers_ids);
+
+// After how many seconds a handshake has failed.
+extern double handshake_patience;
 
 // Sends the ClientHello, from `from`, or from wherever the kernel likes if it is NULL, and registers the socket with
 // the epoll instance `events` (data.ptr is the client). `session` may be NULL. Ends the program if the socket cannot be
@@ -33,8 +36,8 @@ ClientState begin_client(Client *client, SSL_CTX *context, SSL_SESSION *session,
 // client is then to be freed.
 ClientState continue_handshake(Client *client);
 
-// Sends the flight again if it is time to. Returns ENDED if there has been no answer for 10 seconds, as
-// continue_handshake() does.
+// Sends the flight again if it is time to. Returns ENDED if it is not done after `handshake_patience`,
+// as continue_handshake() does.
 ClientState run_handshake_timer(Client *client, double time);
 
 // Closes the socket, and goes on with another, from `from` or from wherever the kernel likes if it is NULL.

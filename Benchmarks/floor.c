@@ -2,10 +2,11 @@
 // each client, and one recvfrom and one send for each datagram; it has no hand-over, no logs, no limits and no timers.
 // scripts/bench tells the costs of dtlsd as multiples of the costs of this server.
 //
-//   floor PORT CERTIFICATE KEY [BACKEND_PORT]   listens on 127.0.0.1; prints "ready" on standard output
+//   floor PORT CERTIFICATE KEY [BACKEND_PORT [PSK]]   listens on 127.0.0.1; prints "ready" on standard output
 //
-// With BACKEND_PORT it forwards what a client sends to this port of 127.0.0.1, through a connected socket for each client,
-// and sends the client what comes back.
+// With BACKEND_PORT, unless it is 0, it forwards what a client sends to this port of 127.0.0.1, through a connected socket
+// for each client, and sends the client what comes back. With PSK (hexadecimal), clients may have this key, under any
+// identity.
 #define _GNU_SOURCE
 #include "datagram_bio.h"
 
@@ -13,6 +14,7 @@
 #include <errno.h>
 #include <linux/filter.h>
 #include <netinet/in.h>
+#include <openssl/crypto.h>
 #include <openssl/err.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -237,6 +239,24 @@ static int check_cookie(SSL *ssl, const unsigned char *cookie, unsigned length) 
     return length == 20 && cookie[0] == 7;
 }
 
+static unsigned char shared_key[64];
+static long shared_key_length;
+
+static unsigned find_key(SSL *ssl, const char *identity, unsigned char *key, unsigned most) {
+    (void)ssl, (void)identity;
+    if (shared_key_length > most) return 0;
+    memcpy(key, shared_key, shared_key_length);
+    return shared_key_length;
+}
+
+static void use_shared_key(const char *text) {
+    unsigned char *key = OPENSSL_hexstr2buf(text, &shared_key_length);
+    if (!key || shared_key_length > (long)sizeof shared_key) fail("PSK");
+    memcpy(shared_key, key, shared_key_length);
+    OPENSSL_free(key);
+    SSL_CTX_set_psk_server_callback(context, find_key);
+}
+
 static void make_context(const char *certificate, const char *key) {
     context = SSL_CTX_new(DTLS_server_method());
     if (!context || SSL_CTX_use_certificate_chain_file(context, certificate) != 1 ||
@@ -264,8 +284,8 @@ static void open_listener(int port) {
 }
 
 int main(int count, char **arguments) {
-    if (count != 4 && count != 5) {
-        fprintf(stderr, "usage: floor PORT CERTIFICATE KEY [BACKEND_PORT]\n");
+    if (count < 4 || count > 6) {
+        fprintf(stderr, "usage: floor PORT CERTIFICATE KEY [BACKEND_PORT [PSK]]\n");
         return 2;
     }
     struct rlimit limit;
@@ -274,7 +294,8 @@ int main(int count, char **arguments) {
     setrlimit(RLIMIT_NOFILE, &limit);
     make_context(arguments[2], arguments[3]);
     backend_address = (struct sockaddr_in){.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
-    if (count == 5) backend_address.sin_port = htons(atoi(arguments[4]));
+    if (count >= 5) backend_address.sin_port = htons(atoi(arguments[4]));
+    if (count == 6) use_shared_key(arguments[5]);
     events = epoll_create1(EPOLL_CLOEXEC);
     open_listener(atoi(arguments[1]));
     puts("ready");

@@ -6,15 +6,19 @@
 //   load million   --to ADDRESS:PORT [-n CONNECTIONS] [-c AT_ONCE] [--sample CLIENTS] [-t SECONDS]
 //   load outage    --to ADDRESS:PORT [-c CONNECTIONS] [-i SECONDS] [--rate HANDSHAKES] [-t SECONDS] --run COMMAND
 //
+//   load fleet     --to ADDRESS:PORT [-n CLIENTS] [-t SECONDS] [--resume]
+//
 //   load move|flood|reading (moves.c)
 //
 //   --server PID        measures the CPU time and memory of that process and its descendants
 //   --psk IDENTITY:HEX  does handshakes with this pre-shared key; else with the server's certificate, unverified
+//   --ecdhe             exchanges keys, too, where it has a pre-shared key
 //   --cid               offers an empty connection ID, and puts the server's into its records
 //
 // handshake opens and closes connections. echo keeps WINDOW datagrams of every connection in flight.
 // idle opens the connections, holds them, and then sends datagrams that belong to no connection (stray_each: the CPU
-// time that one costs the kernel; over loopback that is the sender's). million.c, outage.c and moves.c explain the others.
+// time that one costs the kernel; over loopback that is the sender's). million.c, outage.c, moves.c and fleet.c explain the
+// others.
 // Each prints one line of name=value, with times in microseconds, and exits with 1 when a handshake failed.
 #define _GNU_SOURCE
 #include "load.h"
@@ -36,12 +40,13 @@ static const struct {
 } scenarios[] = {
     {"handshake", run_handshakes}, {"echo", run_echo}, {"idle", run_idle}, {"million", run_million},
     {"outage", run_outage},       {"move", run_move}, {"flood", run_flood}, {"reading", run_reading},
+    {"fleet", run_fleet},
 };
 
 static int usage(void) {
     fprintf(stderr, "usage: load SCENARIO --to ADDRESS:PORT [-n TOTAL] [-c CONNECTIONS]\n"
                     "            [-s BYTES] [-w WINDOW] [-t SECONDS] [-i SECONDS] [--rate HANDSHAKES] [--run COMMAND]\n"
-                    "            [--sample CLIENTS] [--psk IDENTITY:HEX] [--resume] [--cid] [--server PID]\n");
+                    "            [--sample CLIENTS] [--psk IDENTITY:HEX] [--ecdhe] [--resume] [--cid] [--server PID]\n");
     return 2;
 }
 
@@ -49,7 +54,8 @@ static int parse_options(int count, char **arguments) {
     struct option long_options[] = {
         {"to", required_argument, 0, 'T'},   {"resume", no_argument, 0, 'r'},    {"server", required_argument, 0, 'p'},
         {"psk", required_argument, 0, 'k'},  {"sample", required_argument, 0, 'S'}, {"rate", required_argument, 0, 'R'},
-        {"run", required_argument, 0, 'C'},  {"cid", no_argument, 0, 'I'},       {0}};
+        {"run", required_argument, 0, 'C'},  {"cid", no_argument, 0, 'I'},       {"ecdhe", no_argument, 0, 'E'},
+        {0}};
     optind = 2;
     for (int option; (option = getopt_long(count, arguments, "n:c:s:w:t:i:", long_options, 0)) != -1;) switch (option) {
         case 'T': if (!parse_address(optarg, &options.to)) return 0; break;
@@ -60,6 +66,7 @@ static int parse_options(int count, char **arguments) {
         case 'R': options.rate = atof(optarg); break;
         case 'C': options.command = optarg; break;
         case 'I': options.offers_ids = 1; break;
+        case 'E': options.ecdhe = 1; break;
         case 'n': options.total = atol(optarg); break;
         case 'c': options.connections = atoi(optarg); break;
         case 's': options.bytes = atoi(optarg); break;

@@ -16,6 +16,7 @@ typedef struct {
     double rate;         // handshakes a second of `outage`, datagrams of `flood`
     const char *command; // what `outage` runs
     int offers_ids;      // connection IDs
+    int ecdhe;           // with the pre-shared key
 } Options;
 
 extern Options options;
@@ -29,6 +30,7 @@ int run_outage(void);
 int run_move(void);
 int run_flood(void);
 int run_reading(void);
+int run_fleet(void);
 
 // Microseconds for each of `count`.
 static inline double each(double seconds, double count) {

@@ -292,7 +292,7 @@ static void report_memory(const Memory *half, const Memory *full) {
 }
 
 int run_million(void) {
-    context = make_client_context(options.psk, options.offers_ids);
+    context = make_client_context(options.psk, options.ecdhe, options.offers_ids);
     events = epoll_create1(EPOLL_CLOEXEC);
     half_open = calloc(options.connections, sizeof *half_open);
     sample = calloc(options.sample, sizeof *sample);

@@ -128,7 +128,7 @@ static void open_movers(void) {
 }
 
 static void prepare(void) {
-    context = make_client_context(options.psk, options.offers_ids);
+    context = make_client_context(options.psk, options.ecdhe, options.offers_ids);
     events = epoll_create1(EPOLL_CLOEXEC);
     movers = calloc(options.connections, sizeof *movers);
     if (events < 0 || !movers) give_up("memory");

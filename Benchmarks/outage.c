@@ -228,7 +228,7 @@ static int report(void) {
 
 int run_outage(void) {
     if (!options.command) give_up("--run is missing");
-    context = make_client_context(options.psk, options.offers_ids);
+    context = make_client_context(options.psk, options.ecdhe, options.offers_ids);
     events = epoll_create1(EPOLL_CLOEXEC);
     talkers = calloc(options.connections, sizeof *talkers);
     if (events < 0 || !talkers) give_up("memory");

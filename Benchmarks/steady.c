@@ -156,7 +156,7 @@ static int keep_session(SSL *ssl, SSL_SESSION *fresh) {
 }
 
 static void prepare(void) {
-    context = make_client_context(options.psk, options.offers_ids);
+    context = make_client_context(options.psk, options.ecdhe, options.offers_ids);
     SSL_CTX_sess_set_new_cb(context, keep_session);
     events = epoll_create1(EPOLL_CLOEXEC);
     connections = calloc(options.connections, sizeof *connections);

@@ -1,7 +1,9 @@
 import DTLSEngine
 import DTLSTransport
+import Glibc
 import LinuxSystem
 import Primitives
+import Synchronization
 
 /// A connection with one peer: a client's own, one that a server has accepted, or one made from a descriptor.
 ///
@@ -35,12 +37,24 @@ public final class DtlsConnection: DtlsSocket {
     private var hello: VerifiedHello?
     private var deadlineTimer: CallbackTimer?
     private var lastError: Int32 = 0
+    /// Why it ends, where the reason is found here and not by the core.
+    private var endReason: DtlsError?
+    /// For a client's handshake.
+    private var refusals = RefusalCheck()
+    /// Whether the peer is there, as the program has asked.
+    private var questions: [PeerQuestion] = []
+    /// Whether the program has closed it or given it away.
+    private var isGivenUp = false
     private var local: SocketAddress
-    private(set) var peer: SocketAddress
+    /// It has a lock, since every thread may ask for ``remote``.
+    private let presentPeer: Mutex<SocketAddress>
+    var peer: SocketAddress { presentPeer.withLock { $0 } }
     /// What it is known by to the server that has accepted it, in this process or in the parent of this task; or 0.
     let number: UInt64
     /// The server that has accepted it here.
     private weak var server: DtlsServer?
+    /// Whether a server of this thread has accepted it.
+    private let isOfServerHere: Bool
     /// The name of its server, where that is in the parent of this task.
     private var serverName: String?
 
@@ -66,9 +80,10 @@ public final class DtlsConnection: DtlsSocket {
 
     init(accepted incoming: consuming IncomingConnection, number: UInt64, by server: DtlsServer) {
         local = incoming.flow.local
-        peer = incoming.flow.peer
+        presentPeer = Mutex(incoming.flow.peer)
         self.number = number
         self.server = server
+        isOfServerHere = true
         identity = server.identity
         handshakeTimeout = server.identity.option.handshakeTimeout
         phase = .verified(server.identity, incoming.datagrams)
@@ -90,9 +105,10 @@ public final class DtlsConnection: DtlsSocket {
     ) throws(DtlsError) {
         let (local, peer) = try Self.names(of: descriptor)
         self.local = local
-        self.peer = peer
+        presentPeer = Mutex(peer)
         self.number = number
         self.identity = identity
+        isOfServerHere = false
         serverName = identity.option.name
         handshakeTimeout = timeout ?? identity.option.handshakeTimeout
         phase = .verified(identity, datagrams)
@@ -131,17 +147,18 @@ public final class DtlsConnection: DtlsSocket {
         try option.check()
         let context: ClientContext
         do throws(CredentialsError) { context = try ClientContext(option.settings) } catch { throw DtlsError(error) }
-        let peer = address.socketAddress
         var descriptor = try DtlsError.system { () throws(SystemError) in
-            let socket = try UDPSocket.open(peer.family, options: Self.clientOptions)
-            try UDPSocket.connect(socket, to: peer)
+            let socket = try UDPSocket.open(address.socketAddress.family, options: Self.clientOptions)
+            try UDPSocket.connect(socket, to: address.socketAddress)
             return socket
         }
-        let (local, _) = try Self.names(of: descriptor)
+        // The kernel connects to the loopback address in place of 0.0.0.0 or ::, and the answers come from that.
+        let (local, peer) = try Self.names(of: descriptor)
         self.local = local
-        self.peer = peer
+        presentPeer = Mutex(peer)
         number = 0
         identity = nil
+        isOfServerHere = false
         handshakeTimeout = timeout ?? option.handshakeTimeout
         phase = .ended(.notOpen)
         handshakeRecord = HandshakeRecord(option)
@@ -150,8 +167,7 @@ public final class DtlsConnection: DtlsSocket {
         super.init(scheduler)
         // Files may have been read meanwhile, and names been looked up: the handshake begins now.
         scheduler.loop.renewTime()
-        var limits = option.limits
-        if let timeout { limits = Connection.Limits(handshakeTimeout: .milliseconds(timeout), mtu: option.mtu) }
+        let limits = option.limits(handshakeTimeout: handshakeTimeout)
         do throws(OpenSSLError) {
             let connection = try Connection.connect(
                 over: descriptor.take(), flow, context: context, serverName: option.server,
@@ -173,9 +189,10 @@ public final class DtlsConnection: DtlsSocket {
         number: UInt64, connectionID: ConnectionID?, _ scheduler: Iosched
     ) throws(DtlsError) {
         local = suspended.association.flow.local
-        peer = suspended.association.flow.peer
+        presentPeer = Mutex(suspended.association.flow.peer)
         self.number = number
         self.identity = identity
+        isOfServerHere = false
         serverName = identity?.option.name
         handshakeTimeout = identity?.option.handshakeTimeout ?? 0
         phase = .ended(.notOpen)
@@ -186,8 +203,9 @@ public final class DtlsConnection: DtlsSocket {
         let connection: Connection
         do throws(InvalidRecordState) {
             connection = try Connection.resume(
-                suspended.association, over: descriptor, limits: Connection.Limits(), datapath: scheduler.datapath,
-                delegate: self)
+                suspended.association, over: descriptor,
+                limits: identity?.option.limits(handshakeTimeout: handshakeTimeout) ?? Connection.Limits(),
+                datapath: scheduler.datapath, delegate: self)
         } catch {
             throw .invalid("the suspended connection cannot go on: \(error)")
         }
@@ -211,6 +229,8 @@ public final class DtlsConnection: DtlsSocket {
     }
 
     // MARK: Handshake
+
+    override func beginUse() { beginHandshake() }
 
     /// Begins the handshake, if it has not begun.
     func beginHandshake() {
@@ -268,8 +288,8 @@ public final class DtlsConnection: DtlsSocket {
             let connection = try Connection.accept(
                 on: socket.take(), flow, hello: hello, context: identity.context,
                 connectionID: connectionIDForRecords,
-                limits: Connection.Limits(handshakeTimeout: .milliseconds(handshakeTimeout)),
-                datapath: scheduler.datapath, delegate: self)
+                limits: identity.option.limits(handshakeTimeout: handshakeTimeout), datapath: scheduler.datapath,
+                delegate: self)
             start(connection, datagrams)
         } catch {
             end(DtlsError(error))
@@ -289,6 +309,11 @@ public final class DtlsConnection: DtlsSocket {
 
     /// Waits until the handshake is done.
     func handshake() throws(DtlsError) {
+        switch phase {
+        case .established: return
+        case .ended(let error): throw error
+        case .verified, .exchanging, .handshaking: try scheduler.checkMayWait()
+        }
         beginHandshake()
         // The core ends it when its time has passed.
         _ = try scheduler.run(timeout: nil) {
@@ -329,6 +354,7 @@ public final class DtlsConnection: DtlsSocket {
     }
 
     private func leave() {
+        isGivenUp = true
         inbox.removeAll()
         endEvents()
     }
@@ -371,9 +397,34 @@ public final class DtlsConnection: DtlsSocket {
             handshakeEnded = nil
             callback(self, error)
         }
+        for question in questions { question.peerIsGone() }
         messageWaiter?()
-        // A program that watches the descriptor learns of the end from recv.
-        becameReadable()
+        // A program that watches the descriptor learns of the end from recv or send.
+        becameUnusable()
+    }
+
+    /// Asks the peer whether it is there; see ``isAlive(timeout:)``. Its handshake is done.
+    func ask(timeout: Int, _ callback: @escaping (Bool?) -> Void) {
+        guard case .established = phase else { return callback(false) }
+        let question = PeerQuestion(self, timeout: .milliseconds(timeout)) { [weak self] question, answer in
+            self?.questions.removeAll { $0 === question }
+            callback(answer)
+        }
+        questions.append(question)
+        question.ask()
+    }
+
+    /// Sends what a peer that is there answers, or what at least tells whether its port is closed.
+    /// - Returns: whether a peer that is there answers.
+    func sendQuestion() -> Bool {
+        guard case .established(let connection) = phase else { return false }
+        if connection.checksReturnRoutability {
+            connection.askPeer()
+            return true
+        }
+        // An empty record means nothing (RFC 5246, section 6.2.1).
+        try? connection.send(UnsafeRawBufferPointer(start: nil, count: 0))
+        return false
     }
 
     /// Told when there is something to receive, or the connection has ended; for the asynchronous face.
@@ -389,6 +440,30 @@ public final class DtlsConnection: DtlsSocket {
         case .handshaking(let connection, _), .established(let connection): connection.descriptor
         case .ended: -1
         }
+    }
+
+    override var fault: DtlsError {
+        if case .ended(let error) = phase, !isGivenUp { error } else { .notOpen }
+    }
+
+    /// The local address (reference: sockName). It stays known when the connection ends, until `close()`.
+    public override func sockName() throws(DtlsError) -> DtlsAddress {
+        checkThread()
+        if case .ended = phase, !isGivenUp { return DtlsAddress(local) }
+        return try super.sockName()
+    }
+
+    /// The remote address (reference: peerName). It stays known when the connection ends, until `close()`; ``remote`` tells
+    /// it even then.
+    public override func peerName() throws(DtlsError) -> DtlsAddress {
+        checkThread()
+        if case .ended = phase, !isGivenUp { return DtlsAddress(peer) }
+        return try super.peerName()
+    }
+
+    /// Whether a server of this thread that listened there has accepted it.
+    func wasAccepted(at place: ListeningPlace) -> Bool {
+        isOfServerHere && place.overlaps(ListeningPlace(address: local, ipv6Only: false))
     }
 
     override var isReadable: Bool {
@@ -575,7 +650,8 @@ extension DtlsConnection {
     }
 
     package func connectionMoved(_ connection: Connection, from flow: FlowKey) {
-        (local, peer) = (connection.flow.local, connection.flow.peer)
+        local = connection.flow.local
+        presentPeer.withLock { $0 = connection.flow.peer }
         register()
         guard peer != flow.peer else { return }
         let (now, former) = (remote, DtlsAddress(flow.peer))
@@ -596,6 +672,7 @@ extension DtlsConnection: ConnectionDelegate {
     package func connection(_ connection: Connection, received message: UnsafeRawBufferPointer) {
         // An empty record is nothing for a program, which would take 0 bytes for the end.
         if isClient { route.heardPeer(now: scheduler.loop.now) }
+        for question in questions { question.peerWasHeard() }
         if message.isEmpty { return }
         inbox.append(message)
         if inbox.isFull { connection.setReading(false) }
@@ -619,12 +696,28 @@ extension DtlsConnection: ConnectionDelegate {
 
     package func connectionReplaced(_ connection: Connection) {}
 
+    package func connectionAnswered(_ connection: Connection) {
+        for question in questions { question.peerWasHeard() }
+    }
+
+    package func connection(_ connection: Connection, noted notes: EngineNotes) {
+        if notes.retransmittedFlights > 0 { refusals.flightWasRepeated() }
+    }
+
+    package func connection(_ connection: Connection, socketFailed errno: Int32) {
+        guard errno == ECONNREFUSED else { return }
+        for question in questions { question.peerWasRefused() }
+        guard isClient, case .handshaking = phase, refusals.wasRefused() else { return }
+        endReason = .system(call: "connect", subject: peer.description, errno: errno)
+        connection.close()
+    }
+
     package func connection(_ connection: Connection, rehandshakeFailed ending: Connection.Ending) {}
 
     package func connectionClosed(_ connection: Connection, _ ending: Connection.Ending) {
         if case .ended = phase { return }
         lastError = connection.takeError()
         if case .handshaking = phase { handshakeRecord?.note(connection, isEstablished: false) }
-        ended(DtlsError(ending, lastError: lastError))
+        ended(endReason ?? DtlsError(ending, lastError: lastError))
     }
 }

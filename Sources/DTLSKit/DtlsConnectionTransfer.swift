@@ -45,6 +45,7 @@ extension DtlsConnection {
         let connection = try use()
         while true {
             if try sendOnce(message, over: connection) { return message.count }
+            if timeout != 0 { try scheduler.checkMayWait() }
             let hasRoom = try withSocket { socket throws(SystemError) in
                 try UDPSocket.waitForRoom(in: socket, timeout: timeout.map { .milliseconds($0) })
             }
@@ -153,12 +154,34 @@ extension DtlsConnection {
         return nil
     }
 
-    /// The number of bytes that `recv` would give without waiting (reference: pending).
+    /// The number of bytes that `recv` would give without waiting (reference: pending). A connection whose handshake has not
+    /// begun begins it.
     public func pending() -> Int {
         checkThread()
+        beginHandshake()
         // Reads what lies in the socket; calls nobody back.
         if inbox.isEmpty { try? scheduler.turn(timeout: 0) }
         return inbox.byteCount
+    }
+
+    /// Asks the peer whether it is there. (Not in the reference.)
+    ///
+    /// Where both sides have connection IDs and check that addresses are each other's (``checksReturnRoutability``), a peer
+    /// that is there answers. Others answer nothing: then it is known that the peer is there where it happens to send
+    /// something meanwhile, and that it is gone where its machine says that the port is closed, twice, since the first
+    /// such message may be forged.
+    /// - Parameter timeout: milliseconds to wait for the answer.
+    /// - Returns: `nil` where nothing has told.
+    @available(*, noasync, message: "it blocks; use AsyncDtlsConnection.isAlive(timeout:)")
+    public func isAlive(timeout: Int = 5_000) throws(DtlsError) -> Bool? {
+        checkThread()
+        try checkTimeout(timeout)
+        _ = try use()
+        try scheduler.checkMayWait()
+        var answer: Bool??
+        ask(timeout: timeout) { answer = .some($0) }
+        _ = try scheduler.run(timeout: nil) { answer != nil }
+        return answer ?? nil
     }
 
     private func checkRange(of count: Int, offset: Int, length: Int?) throws(DtlsError) -> Range<Int> {

@@ -22,7 +22,8 @@ public enum DtlsError: Error, Sendable, Equatable, CustomStringConvertible {
     case notOpen
     /// The connection broke after its handshake: OpenSSL's reason, a fatal alert of the peer for instance.
     case broken(reason: String)
-    /// No server of this name is known in this process.
+    /// No server of this name is known to this thread: it has made none, and, where this process is a task, neither has the
+    /// thread that has started it.
     case unknownServer(String)
     /// The task's process has ended, or this process is not a task.
     case noTask(String)
@@ -50,7 +51,7 @@ public enum DtlsError: Error, Sendable, Equatable, CustomStringConvertible {
         case .closed: "the peer has closed the connection"
         case .notOpen: "it is closed at this end, or was given away"
         case .broken(let reason): "the connection broke: \(reason)"
-        case .unknownServer(let name): "no server with the name \"\(name)\" is known here"
+        case .unknownServer(let name): "no server with the name \"\(name)\" is known to this thread"
         case .noTask(let reason): reason
         }
     }
@@ -80,7 +81,8 @@ extension DtlsError {
         switch ending {
         case .closedByPeer, .replaced, .addressTaken, .serviceRemoved: self = .closed
         case .closedHere, .refused: self = .notOpen
-        case .idle, .handshakeTimedOut: self = .timedOut(waitingFor: "the handshake", errno: lastError)
+        case .idle: self = .timedOut(waitingFor: "anything from the peer (idleTimeout)", errno: lastError)
+        case .handshakeTimedOut: self = .timedOut(waitingFor: "the handshake", errno: lastError)
         case .failed(let error): self.init(error)
         }
     }

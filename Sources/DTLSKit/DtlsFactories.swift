@@ -20,12 +20,16 @@ extension Dtls {
     ///   - opt: whom it trusts, and what it shows of itself.
     ///   - sockaddr: the server's address.
     ///   - timeout: milliseconds for the handshake; `nil`: `opt.handshakeTimeout`.
-    @available(*, noasync, message: "it blocks; use await AsyncDtlsConnection.connect(_:to:)")
+    /// - Throws: `.system` with ECONNREFUSED where the network says twice, before and after the first flight was sent again,
+    ///   that nobody listens there; `.timedOut` where nothing has answered in time; `.handshake` where it has failed.
+    @available(*, noasync, message: "it blocks; use await AsyncDtlsConnection.connect(_:to:timeout:)")
     public static func createClient(
         _ opt: DtlsClientOption, _ sockaddr: DtlsAddress, timeout: Int? = nil
     ) throws(DtlsError) -> DtlsConnection {
         try checkTimeout(timeout)
-        let connection = try DtlsConnection(opt, sockaddr, timeout: timeout, Iosched.current())
+        let iosched = try Iosched.current()
+        try iosched.checkMayWait()
+        let connection = try DtlsConnection(opt, sockaddr, timeout: timeout, iosched)
         try connection.handshake()
         return connection
     }
@@ -36,7 +40,9 @@ extension Dtls {
     ///   - sockaddr: the server's address.
     ///   - timeout: milliseconds for the handshake; `nil`: `opt.handshakeTimeout`.
     ///   - callback: gets the connection once the handshake is done, or why it failed.
-    @available(*, noasync, message: "a connection belongs to one thread; use await AsyncDtlsConnection.connect(_:to:)")
+    @available(
+        *, noasync, message: "a connection belongs to one thread; use await AsyncDtlsConnection.connect(_:to:timeout:)"
+    )
     @discardableResult
     public static func createClient(
         _ opt: DtlsClientOption, _ sockaddr: DtlsAddress, timeout: Int? = nil,
@@ -44,7 +50,8 @@ extension Dtls {
     ) throws(DtlsError) -> DtlsConnection {
         try checkTimeout(timeout)
         let connection = try DtlsConnection(opt, sockaddr, timeout: timeout, Iosched.current())
-        connection.handshake { callback($0, sockaddr) }
+        let remote = connection.remote
+        connection.handshake { callback($0, remote) }
         return connection
     }
 
@@ -55,7 +62,7 @@ extension Dtls {
     /// where its handshake is done; where it came alone, the
     /// client sends its hello again, which it does after a second (RFC 6347, section 4.2.4.1).
     /// - Parameters:
-    ///   - name: the server's, in this process or in the parent of this task.
+    ///   - name: that of a server of this thread, or of the thread that has started this task.
     ///   - sockFd: a connected UDP socket. It belongs to the connection from now on, and is closed where this throws,
     ///     unless it is no such socket.
     ///   - timeout: milliseconds for the handshake; `nil`: the server's `handshakeTimeout`.
@@ -63,6 +70,7 @@ extension Dtls {
     public static func createByFd(
         _ name: String, _ sockFd: Int32, timeout: Int? = nil
     ) throws(DtlsError) -> DtlsConnection {
+        try Iosched.current().checkMayWait()
         let connection = try adopt(name, sockFd, timeout: timeout)
         try connection.handshake()
         return connection

@@ -1,5 +1,7 @@
 import DTLSEngine
 import DTLSTransport
+import LinuxSystem
+import Primitives
 
 /// A handshake's time limit in milliseconds, 2,000 to 120,000 (reference: handshakeTimeout).
 enum HandshakeTimeout {
@@ -12,6 +14,20 @@ enum HandshakeTimeout {
                 "handshakeTimeout \(value) is out of range: it must be \(range.lowerBound) to \(range.upperBound) ms")
         }
     }
+}
+
+/// After how many milliseconds without a datagram of the peer's a connection ends; `nil`: never. (Not in the reference.)
+enum IdleTimeout {
+    static let range = 100...Int(Int32.max)
+
+    static func check(_ value: Int?) throws(DtlsError) {
+        if let value, !range.contains(value) {
+            throw .invalid(
+                "idleTimeout \(value) is out of range: it must be \(range.lowerBound) to \(range.upperBound) ms")
+        }
+    }
+
+    static func duration(_ value: Int?) -> Duration { value.map { .milliseconds($0) } ?? .zero }
 }
 
 /// Bytes of a connection ID (RFC 9146) that the program asks the other side for. (Not in the reference.)
@@ -33,8 +49,9 @@ enum ConnectionIDLength {
 
 /// The options of a server (reference: Dtls.createServer).
 public struct DtlsServerOption: Sendable, Equatable {
-    /// Server name for multitasking, under which tasks find certificate, key and cookie secret. `nil`: a single task's
-    /// server, whose `accept` gives connections that have done their handshake.
+    /// Server name for multitasking, under which the thread that makes the server, and the tasks that this thread starts,
+    /// find certificate, key and cookie secret. Other threads do not know it. `nil`: a single task's server, whose `accept`
+    /// gives connections that have done their handshake.
     public var name: String?
     /// Trusted CAs, PEM. Where there are any, clients must show a certificate that one of them signed.
     public var ca: String?
@@ -60,12 +77,19 @@ public struct DtlsServerOption: Sendable, Equatable {
     /// 2^30; 0: they cannot resume theirs. A session takes 200 to 500 bytes, and memory that was never needed is not taken.
     /// Each task has memory of its own, so a client resumes at the task that it was at, if at all. (Not in the reference.)
     public var sessionCache: Int
+    /// Milliseconds without a datagram of the client's after which its connection ends with
+    /// ``DtlsError/timedOut(waitingFor:errno:)``, 100 to 2,147,483,647; `nil`: never. A client that vanishes says nothing, so
+    /// this alone ends its connection. (Not in the reference.)
+    public var idleTimeout: Int?
+    /// Clients in their handshake or waiting to be accepted, at most.
+    package var backlog = DtlsServer.backlog
 
     public init(
         name: String? = nil, ca: String? = nil, cert: String, key: String? = nil, passwd: String? = nil,
         ipcert: Bool = false, renegotiate: Bool = false, handshakeTimeout: Int = 60_000, connectionID: Int? = nil,
-        sessionTickets: Bool = true, sessionCache: Int = 1 << 20
+        sessionTickets: Bool = true, sessionCache: Int = 1 << 20, idleTimeout: Int? = nil
     ) {
+        self.idleTimeout = idleTimeout
         self.sessionTickets = sessionTickets
         self.sessionCache = sessionCache
         self.connectionID = connectionID
@@ -81,7 +105,9 @@ public struct DtlsServerOption: Sendable, Equatable {
 
     func check() throws(DtlsError) {
         try HandshakeTimeout.check(handshakeTimeout)
+        try IdleTimeout.check(idleTimeout)
         try ConnectionIDLength.check(connectionID, ConnectionIDLength.ofServers, renegotiate: renegotiate)
+        try PrivateKey.check(cert: cert, key: key)
         guard sessionCache == 0 || Self.sessionCaches.contains(sessionCache) else {
             throw .invalid(
                 "sessionCache \(sessionCache) is out of range: it must be 0, or \(Self.sessionCaches.lowerBound) to"
@@ -101,7 +127,10 @@ public struct DtlsServerOption: Sendable, Equatable {
 
     private static let sessionCaches = 8_192...(1 << 30)
 
-    var limits: Connection.Limits { Connection.Limits(handshakeTimeout: .milliseconds(handshakeTimeout)) }
+    func limits(handshakeTimeout: Int) -> Connection.Limits {
+        Connection.Limits(
+            handshakeTimeout: .milliseconds(handshakeTimeout), idleTimeout: IdleTimeout.duration(idleTimeout))
+    }
 }
 
 /// A further certificate of a server (reference: dtls.addcert).
@@ -127,9 +156,12 @@ public struct DtlsCertificateOption: Sendable, Equatable {
     }
 
     func check() throws(DtlsError) {
-        guard !name.isEmpty, name.utf8.count <= 255 else {
-            throw .invalid("a certificate's name must be a host name of 1 to 255 bytes")
+        guard HostName.isValid(name.hasPrefix("*.") ? name.dropFirst(2) : name[...]) else {
+            throw .invalid(
+                "the certificate's name \"\(name)\" is none that clients can ask for: \(HostName.expectation), after"
+                    + " \"*.\" where it stands for all names with one more label")
         }
+        try PrivateKey.check(cert: cert, key: key)
     }
 
     /// The server's settings with another certificate, and with other CAs where this option has some.
@@ -187,6 +219,10 @@ public struct DtlsClientOption: Sendable, Equatable {
     public var session: DtlsSession?
     /// Whether the connection keeps its session for ``DtlsConnection/resumableSession``.
     public var keepsSession: Bool
+    /// Milliseconds without a datagram of the server's after which the connection ends with
+    /// ``DtlsError/timedOut(waitingFor:errno:)``, 100 to 2,147,483,647; `nil`: never. It does not go along where the
+    /// connection is suspended.
+    public var idleTimeout: Int?
 
     public init(
         rejectUnauthorized: Bool = false, loadDefaultCerts: Bool = false, ca: String? = nil, server: String? = nil,
@@ -194,8 +230,9 @@ public struct DtlsClientOption: Sendable, Equatable {
         passwd: String? = nil, connectionID: Int? = nil, presharedKey: DtlsPresharedKey? = nil,
         ciphers: String? = nil, groups: String? = nil, minimumVersion: DtlsVersion = .dtls12,
         maximumVersion: DtlsVersion? = nil, applicationProtocols: [String] = [], mtu: Int = 1_400,
-        session: DtlsSession? = nil, keepsSession: Bool = false
+        session: DtlsSession? = nil, keepsSession: Bool = false, idleTimeout: Int? = nil
     ) {
+        self.idleTimeout = idleTimeout
         self.connectionID = connectionID
         self.presharedKey = presharedKey
         self.ciphers = ciphers
@@ -220,9 +257,11 @@ public struct DtlsClientOption: Sendable, Equatable {
     func check() throws(DtlsError) {
         try HandshakeTimeout.check(handshakeTimeout)
         try ConnectionIDLength.check(connectionID, ConnectionIDLength.ofClients, renegotiate: renegotiate)
+        try IdleTimeout.check(idleTimeout)
         if cert == nil, key != nil { throw .invalid("there is a key but no cert") }
-        if let server, server.isEmpty || server.utf8.count > 255 {
-            throw .invalid("server must be a host name or IP address of 1 to 255 bytes")
+        if let cert { try PrivateKey.check(cert: cert, key: key) }
+        if let server, !HostName.isValid(server), SocketAddress(host: server, port: 0) == nil {
+            throw .invalid("server \"\(server)\" is neither an IP address nor a host name: \(HostName.expectation)")
         }
         guard Self.mtus.contains(mtu) else {
             throw .invalid(
@@ -250,7 +289,10 @@ public struct DtlsClientOption: Sendable, Equatable {
     /// From the least that OpenSSL can cut flights down to (a UDP payload of 208 bytes), with IPv6's header.
     private static let mtus = 256...4_096
 
-    var limits: Connection.Limits { Connection.Limits(handshakeTimeout: .milliseconds(handshakeTimeout), mtu: mtu) }
+    func limits(handshakeTimeout: Int) -> Connection.Limits {
+        Connection.Limits(
+            handshakeTimeout: .milliseconds(handshakeTimeout), idleTimeout: IdleTimeout.duration(idleTimeout), mtu: mtu)
+    }
 }
 
 /// A version of the protocol.
@@ -280,6 +322,20 @@ public struct DtlsPresharedKey: Sendable, Equatable {
         self.identity = identity
         self.key = key
     }
+}
+
+enum PrivateKey {
+    /// Says what is missing, where OpenSSL would find fault with the certificate for being no key.
+    static func check(cert: String, key: String?) throws(DtlsError) {
+        guard key == nil, cert.contains("-----BEGIN "), !cert.contains("PRIVATE KEY-----") else { return }
+        throw .credentials("there is no private key: key is not given, and cert contains none")
+    }
+}
+
+extension HostName {
+    static let expectation =
+        "expected labels of 1 to 63 ASCII letters, digits, - and _ with dots between them, 253 bytes at most"
+        + " (international names begin with xn--)"
 }
 
 /// Checks how long a call may wait: the reference's `timeout` argument, in milliseconds. `nil`: for ever, 0: do not

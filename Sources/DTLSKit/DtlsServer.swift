@@ -1,5 +1,6 @@
 import DTLSEngine
 import DTLSTransport
+import Glibc
 import LinuxSystem
 
 /// A server: it waits for clients, proves their addresses with a cookie, and gives each a socket of its own.
@@ -9,7 +10,10 @@ public final class DtlsServer: DtlsSocket {
     private var options = SocketOptions(ipv6Only: false, fragmentation: false)
     /// Clients that `accept` has not given out yet.
     private var queue: [DtlsConnection] = []
-    /// Clients in their handshake, on a server without a name.
+    private let completesHandshakes: Bool
+    /// Told when a client waits to be given out; for the asynchronous face.
+    var clientWaiter: (() -> Void)?
+    /// Clients in their handshake, where the server completes that.
     private var handshaking: [ObjectIdentifier: DtlsConnection] = [:]
     private var acceptCallback: ((DtlsConnection, DtlsAddress) -> Void)?
     private var failureCallback: ((DtlsError, DtlsAddress) -> Void)?
@@ -34,8 +38,13 @@ public final class DtlsServer: DtlsSocket {
     /// Clients in their handshake or waiting for `accept`, at most; further ones have to try again.
     public static let backlog = 1_024
 
-    init(_ option: DtlsServerOption, _ address: DtlsAddress, _ scheduler: Iosched) throws(DtlsError) {
+    /// - Parameter completesHandshakes: whether clients are given out once their handshake is done, or as soon as their
+    ///   address is proven; `nil`: the latter on a server with a name.
+    init(
+        _ option: DtlsServerOption, _ address: DtlsAddress, _ scheduler: Iosched, completesHandshakes: Bool? = nil
+    ) throws(DtlsError) {
         identity = try ServerIdentity(option)
+        self.completesHandshakes = completesHandshakes ?? (option.name == nil)
         super.init(scheduler)
         if let name = option.name, scheduler.identities[name] != nil {
             throw .invalid("there is a server with the name \"\(name)\" already")
@@ -55,10 +64,20 @@ public final class DtlsServer: DtlsSocket {
         if listener != nil, let name = identity.option.name { scheduler.identities[name] = nil }
     }
 
+    /// Where it listens; `nil` once it is closed.
+    var place: ListeningPlace? {
+        listener.map { ListeningPlace(address: $0.address, ipv6Only: options.ipv6Only) }
+    }
+
     private func makeListener(_ address: DtlsAddress) throws(DtlsError) -> DatagramListener {
         let wanted = address.socketAddress
         let options = options
-        let isInUseHere = address.port != 0 && scheduler.uses(port: address.port)
+        let place = ListeningPlace(address: wanted, ipv6Only: options.ipv6Only)
+        guard scheduler.server(beside: place) == nil else {
+            throw .system(call: "bind", subject: wanted.description, errno: EADDRINUSE)
+        }
+        // What a closed server of this thread has left there keeps everybody else away, and must not keep a new one away.
+        let isInUseHere = scheduler.hasClients(at: place)
         return try DtlsError.system { () throws(SystemError) in
             // SO_REUSEPORT alone would share the port in silence with another program of this user.
             if wanted.port != 0, !isInUseHere { try UDPSocket.probe(wanted, SocketOptions(ipv6Only: options.ipv6Only)) }
@@ -142,6 +161,7 @@ public final class DtlsServer: DtlsSocket {
         handshaking = [:]
         acceptCallback = nil
         failureCallback = nil
+        clientWaiter = nil
         endEvents()
         for connection in waiting { connection.close() }
     }
@@ -157,7 +177,20 @@ public final class DtlsServer: DtlsSocket {
         register()
     }
 
-    override func changeIPv6Only(_ enable: Bool) throws(DtlsError) { try change { $0.ipv6Only = enable } }
+    override func changeIPv6Only(_ enable: Bool) throws(DtlsError) {
+        if !enable, let address = listener?.address, address.isWildcard {
+            let place = ListeningPlace(address: .anyAddress(.ipv4, port: address.port), ipv6Only: false)
+            guard scheduler.server(beside: place, otherThan: self) == nil else {
+                throw .system(call: "bind", subject: place.address.description, errno: EADDRINUSE)
+            }
+            if !scheduler.hasClients(at: place) {
+                try DtlsError.system { () throws(SystemError) in
+                    try UDPSocket.probe(place.address, SocketOptions(ipv6Only: false))
+                }
+            }
+        }
+        try change { $0.ipv6Only = enable }
+    }
 
     // MARK: Clients
 
@@ -167,9 +200,13 @@ public final class DtlsServer: DtlsSocket {
         if acceptCallback != nil {
             scheduleAccept()
         } else {
+            clientWaiter?()
             becameReadable()
         }
     }
+
+    /// The next client that waits, if there is one; for the asynchronous face.
+    func nextClient() -> DtlsConnection? { queue.isEmpty ? nil : queue.removeFirst() }
 
     private func scheduleAccept() {
         scheduler.call { [weak self] in
@@ -243,7 +280,7 @@ public final class DtlsServer: DtlsSocket {
 
 extension DtlsServer: DatagramListenerDelegate {
     package func refusal(of flow: FlowKey, on listener: DatagramListener) -> Refusal? {
-        queue.count + handshaking.count < Self.backlog ? nil : .full
+        queue.count + handshaking.count < identity.option.backlog ? nil : .full
     }
 
     /// The API has no lists of peers.
@@ -256,7 +293,7 @@ extension DtlsServer: DatagramListenerDelegate {
         let number = scheduler.makeNumber()
         let connection = DtlsConnection(accepted: incoming, number: number, by: self)
         recent.insert(number, .here(connection))
-        if identity.option.name != nil {
+        if !completesHandshakes {
             enqueue(connection)
         } else {
             handshaking[ObjectIdentifier(connection)] = connection

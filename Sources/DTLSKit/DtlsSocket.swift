@@ -12,6 +12,8 @@ public class DtlsSocket {
     var events: [Iosched.Event] = []
     /// The descriptor by which the scheduler knows this socket, or -1.
     private var registered: Int32 = -1
+    /// What watches for room in the socket's buffer, where an event of the program's waits for that.
+    private var room: DescriptorWatch?
 
     init(_ scheduler: Iosched) { self.scheduler = scheduler }
 
@@ -26,6 +28,12 @@ public class DtlsSocket {
 
     /// Whether there is something to `recv` or `accept`, or to learn an end from.
     var isReadable: Bool { false }
+
+    /// The program begins to use it: a connection whose handshake has not begun begins that.
+    func beginUse() {}
+
+    /// Why it cannot be used any more.
+    var fault: DtlsError { .notOpen }
 
     /// Closes it. Closing twice does no harm.
     public func close() {}
@@ -102,18 +110,26 @@ public class DtlsSocket {
         return try withSocket { socket throws(SystemError) in try UDPSocket.sendBuffer(of: socket) }
     }
 
-    /// - Parameter size: 1,024 to 16,777,216 bytes. The kernel silently takes no more than net.core.rmem_max.
-    public func setRecvBufferSize(_ size: Int) throws(DtlsError) {
+    /// Makes the receive buffer larger or smaller (reference: setRecvBufferSize).
+    /// - Parameter size: 1,024 to 16,777,216 bytes.
+    /// - Returns: the bytes that were got: `size`, or less where that is above the system's limit, net.core.rmem_max.
+    @discardableResult
+    public func setRecvBufferSize(_ size: Int) throws(DtlsError) -> Int {
         checkThread()
         try check(bufferSize: size)
         try change { $0.receiveBuffer = size }
+        return min(size, try getRecvBufferSize() / 2)
     }
 
-    /// - Parameter size: 1,024 to 16,777,216 bytes. The kernel silently takes no more than net.core.wmem_max.
-    public func setSendBufferSize(_ size: Int) throws(DtlsError) {
+    /// Makes the send buffer larger or smaller (reference: setSendBufferSize).
+    /// - Parameter size: 1,024 to 16,777,216 bytes.
+    /// - Returns: the bytes that were got: `size`, or less where that is above the system's limit, net.core.wmem_max.
+    @discardableResult
+    public func setSendBufferSize(_ size: Int) throws(DtlsError) -> Int {
         checkThread()
         try check(bufferSize: size)
         try change { $0.sendBuffer = size }
+        return min(size, try getSendBufferSize() / 2)
     }
 
     private func check(bufferSize: Int) throws(DtlsError) {
@@ -129,12 +145,26 @@ public class DtlsSocket {
         unregister()
         registered = sockFd
         scheduler.register(self, registered)
+        for event in events { event.socketChanged() }
+    }
+
+    /// What watches for room in the socket's buffer.
+    func roomWatch() throws(DtlsError) -> DescriptorWatch {
+        if let room { return room }
+        guard sockFd >= 0 else { throw fault }
+        let watch = try DtlsError.system { () throws(SystemError) in
+            try DescriptorWatch(copyOf: sockFd, scheduler.loop)
+        }
+        room = watch
+        return watch
     }
 
     /// Takes this socket from the scheduler: its descriptor is closed, or belongs to another object now.
     func unregister() {
         if registered >= 0 { scheduler.unregister(self, registered) }
         registered = -1
+        room?.end()
+        room = nil
     }
 
     func endEvents() {
@@ -143,9 +173,14 @@ public class DtlsSocket {
         for event in ended { event.end() }
     }
 
-    /// There is something to read, or to learn an end from.
+    /// There is something to read.
     func becameReadable() {
         for event in events where event.kind == .read { event.schedule() }
+    }
+
+    /// It cannot be used any more: each event's callback learns that from what it calls.
+    func becameUnusable() {
+        for event in events { event.schedule() }
     }
 
     /// Changes the options that `set` sets.
@@ -165,7 +200,7 @@ public class DtlsSocket {
     func withSocket<Result>(
         _ body: (borrowing FileDescriptor) throws(SystemError) -> Result
     ) throws(DtlsError) -> Result {
-        guard sockFd >= 0 else { throw .notOpen }
+        guard sockFd >= 0 else { throw fault }
         do { return try FileDescriptor.withBorrowed(sockFd, body) } catch { throw DtlsError(error) }
     }
 }

@@ -113,7 +113,7 @@ extension Dtls {
     /// Goes on with a connection that ``DtlsConnection/suspend()`` has given up, on this thread. Its handshake is done.
     /// (Not in the reference.)
     /// - Parameters:
-    ///   - name: the server that has accepted it, in this process or in the parent of this task, so that a client which
+    ///   - name: the server that has accepted it, of this thread or of the thread that has started this task, so that a client which
     ///     comes back without its state can be accepted as a new one; `nil` where there is none, and for a client's own
     ///     connection.
     ///   - sockFd: its socket, or another one with the same addresses. It belongs to the connection from now on, and

@@ -29,8 +29,12 @@ public final class Iosched {
     private var callbacks: [() -> Void] = []
     private var nextCallback = 0
     private var isStopped = false
+    /// Whether this is the loop of ``DtlsLoop``.
+    var isOfActor = false
     /// The servers and connections of this thread, by their descriptor.
     private var sockets: [Int32: WeakSocket] = [:]
+    /// What watches the program's own descriptors, by these.
+    private var watches: [Int32: DescriptorWatch] = [:]
     /// Objects that must live until their callback has been called.
     private var kept: [ObjectIdentifier: AnyObject] = [:]
     /// The identities of named servers: this thread's own, or those that the parent of this task has sent.
@@ -121,8 +125,44 @@ public final class Iosched {
     public func poll(timeout: Int? = nil) throws(DtlsError) {
         checkThread(Iosched.self)
         try checkTimeout(timeout)
+        try checkMayWait()
+        try turnAndCall(timeout: timeout)
+    }
+
+    func turnAndCall(timeout: Int?) throws(DtlsError) {
         try turn(timeout: hasCallbacks ? 0 : timeout)
         runCallbacks()
+    }
+
+    /// Throws where a call is about to wait on the thread of ``DtlsLoop``: all asynchronous code would stand still.
+    func checkMayWait() throws(DtlsError) {
+        guard isOfActor else { return }
+        throw .invalid(
+            "this call would wait on DtlsLoop, and all asynchronous servers and connections with it: use AsyncDtlsServer"
+                + " and AsyncDtlsConnection there, or a thread of the program's own")
+    }
+
+    /// The descriptor of this loop, for a program whose thread runs another one: where it is readable, ``processPending()``
+    /// has something to do. It stays the same while the thread runs. Nothing may be read from it, and it must not be closed.
+    /// (Not in the reference, like the next two.)
+    public var pollDescriptor: Int32 {
+        checkThread(Iosched.self)
+        return loop.descriptor
+    }
+
+    /// In how many milliseconds ``processPending()`` is to be called although ``pollDescriptor`` is not readable; `nil`: not
+    /// before it is. It may change with every call of this library's.
+    public var millisecondsToDeadline: Int? {
+        checkThread(Iosched.self)
+        if hasCallbacks { return 0 }
+        // Rounded up: a loop that is too early finds nothing to do, and comes again at once.
+        return loop.timeUntilDue.map { ($0 + .nanoseconds(999_999)).milliseconds }
+    }
+
+    /// Does what is due, without waiting: datagrams, deadlines and callbacks. See <doc:OtherLoops>.
+    public func processPending() throws(DtlsError) {
+        checkThread(Iosched.self)
+        try poll(timeout: 0)
     }
 
     /// Polls until ``stop()``, or not at all if ``stop()`` has been called since ``forever()`` last returned.
@@ -150,6 +190,7 @@ public final class Iosched {
     /// - Returns: whether it is done.
     func run(timeout: Int?, until isDone: () -> Bool) throws(DtlsError) -> Bool {
         if isDone() { return true }
+        if timeout != 0 { try checkMayWait() }
         let deadline = timeout.map { Instant.now() + .milliseconds($0) }
         while true {
             var left: Int?
@@ -219,9 +260,18 @@ public final class Iosched {
 
     func socket(_ descriptor: Int32) -> DtlsSocket? { sockets[descriptor]?.socket }
 
-    /// Whether this thread has an open connection or server on a local port.
-    func uses(port: Int) -> Bool {
-        sockets.values.contains { entry in (try? entry.socket?.sockName().port) == port }
+    /// A server of this thread, other than `server`, that would share its clients with one that listens there.
+    func server(beside place: ListeningPlace, otherThan server: DtlsServer? = nil) -> DtlsServer? {
+        for case let other as DtlsServer in sockets.values.map(\.socket)
+        where other !== server && other.place?.overlaps(place) == true {
+            return other
+        }
+        return nil
+    }
+
+    /// Whether this thread has an open connection that a server of its own has accepted there.
+    func hasClients(at place: ListeningPlace) -> Bool {
+        sockets.values.contains { ($0.socket as? DtlsConnection)?.wasAccepted(at: place) == true }
     }
 
     // MARK: Events
@@ -236,16 +286,32 @@ public final class Iosched {
         return Event(kind, descriptor, self, callback)
     }
 
-    /// Begins to watch. Throws where the descriptor cannot be watched.
+    /// Begins to watch. Several events may watch one descriptor. Throws where the descriptor cannot be watched.
+    ///
+    /// A connection whose handshake has not begun begins it.
     public func add(_ event: Event) throws(DtlsError) {
         checkThread(Iosched.self)
         event.iosched.checkThread(Event.self, "add")
         guard !event.isAdded else { return }
-        if event.kind == .read, let socket = socket(event.descriptor) {
-            event.attach(to: socket)
-        } else {
-            try event.watch()
+        do throws(DtlsError) {
+            if let socket = socket(event.descriptor) {
+                try event.attach(to: socket)
+            } else {
+                try event.attach()
+            }
+        } catch {
+            event.detach()
+            throw error
         }
+    }
+
+    /// What watches a descriptor of the program's.
+    func watch(of descriptor: Int32) -> DescriptorWatch {
+        if let watch = watches[descriptor] { return watch }
+        watches = watches.filter { !$0.value.isUnused }
+        let watch = DescriptorWatch(descriptor, loop)
+        watches[descriptor] = watch
+        return watch
     }
 
     /// Ends watching. The callback is not called again.

@@ -1,15 +1,6 @@
 import LinuxSystem
 import Primitives
 
-/// An event handler that calls a closure.
-private final class ReadyClosure: EventHandler {
-    private let action: () -> Void
-
-    init(_ action: @escaping () -> Void) { self.action = action }
-
-    func ready(_ events: EventLoop.Events) { action() }
-}
-
 extension Iosched {
     /// A descriptor that is watched, and what is called when it is ready (reference: iosched.event).
     public final class Event {
@@ -18,17 +9,25 @@ extension Iosched {
             case read
             /// There is room to write.
             case write
+
+            var interest: EventLoop.Events {
+                switch self {
+                case .read: .readable
+                case .write: .writable
+                }
+            }
         }
 
         let kind: Kind
         let descriptor: Int32
         /// The server or connection that it waits for.
         private weak var socket: DtlsSocket?
+        private var isOfSocket = false
         private(set) var isAdded = false
         unowned let iosched: Iosched
         private var callback: (() -> Bool)?
-        private var registration: EventLoop.Registration?
-        private var isScheduled = false
+        private var watch: DescriptorWatch?
+        private(set) var isScheduled = false
 
         init(_ kind: Kind, _ descriptor: Int32, _ iosched: Iosched, _ callback: @escaping () -> Bool) {
             self.kind = kind
@@ -37,34 +36,44 @@ extension Iosched {
             self.callback = callback
         }
 
-        func attach(to socket: DtlsSocket) {
+        /// Waits for a server or connection of this library's: there is something to read when that says so, which reads
+        /// its socket itself.
+        func attach(to socket: DtlsSocket) throws(DtlsError) {
             isAdded = true
+            isOfSocket = true
             self.socket = socket
             socket.events.append(self)
-            if socket.isReadable { schedule() }
+            socket.beginUse()
+            try waitAgain()
         }
 
         /// Watches a descriptor that is not one of this library's.
-        func watch() throws(DtlsError) {
-            registration = try DtlsError.system { () throws(SystemError) in
-                try FileDescriptor.withBorrowed(descriptor) { borrowed throws(SystemError) in
-                    try iosched.loop.add(
-                        borrowed, kind == .read ? .readable : .writable, ReadyClosure { self.becameReady() })
-                }
-            }
+        func attach() throws(DtlsError) {
+            try wait(iosched.watch(of: descriptor))
             isAdded = true
         }
 
-        private func unwatch() {
-            guard let registration else { return }
-            FileDescriptor.withBorrowed(descriptor) { iosched.loop.remove($0, registration) }
-            self.registration = nil
+        private func wait(_ watch: DescriptorWatch) throws(DtlsError) {
+            try watch.wait(self)
+            self.watch = watch
         }
 
-        /// Not watched until the callback has been called: the loop may turn often before that, in a synchronous call.
-        private func becameReady() {
-            unwatch()
-            schedule()
+        /// Waits until the descriptor is ready once more. Not watched until the callback has been called: the loop may turn
+        /// often before that, in a synchronous call.
+        private func waitAgain() throws(DtlsError) {
+            guard isOfSocket else { return try wait(iosched.watch(of: descriptor)) }
+            guard let socket else { throw .notOpen }
+            if kind == .write {
+                try wait(socket.roomWatch())
+            } else if socket.isReadable {
+                schedule()
+            }
+        }
+
+        /// The server or connection has another socket: there is room when that one has some.
+        func socketChanged() {
+            guard isAdded, !isScheduled, kind == .write else { return }
+            do { try waitAgain() } catch { iosched.remove(self) }
         }
 
         func schedule() {
@@ -78,20 +87,23 @@ extension Iosched {
             guard isAdded, let callback else { return }
             guard callback() else { return iosched.remove(self) }
             guard isAdded else { return }
-            if let socket {
-                if socket.isReadable { schedule() }
-            } else {
-                // A descriptor that cannot be watched any more was closed.
-                do { try watch() } catch { iosched.remove(self) }
-            }
+            // What cannot be watched any more was closed.
+            do { try waitAgain() } catch { iosched.remove(self) }
+        }
+
+        /// Waits for nothing any more, and may be added again.
+        func detach() {
+            watch?.leave(self)
+            watch = nil
+            socket?.events.removeAll { $0 === self }
+            socket = nil
+            isOfSocket = false
+            isAdded = false
         }
 
         /// Gives the callback up, and with it what it holds on to.
         func end() {
-            unwatch()
-            socket?.events.removeAll { $0 === self }
-            socket = nil
-            isAdded = false
+            detach()
             callback = nil
         }
     }

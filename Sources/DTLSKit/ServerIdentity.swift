@@ -83,6 +83,7 @@ final class ServerIdentity {
         writer.optional(option.connectionID) { $0.integer(Int64($1)) }
         writer.bool(option.sessionTickets)
         writer.integer(Int64(option.sessionCache))
+        writer.optional(option.idleTimeout) { $0.integer(Int64($1)) }
         writer.list(added) { writer, certificate in
             writer.string(certificate.name)
             writer.optional(certificate.ca) { $0.string($1) }
@@ -107,7 +108,10 @@ final class ServerIdentity {
                 handshakeTimeout: Int(try reader.integer(Int64.self)),
                 connectionID: try reader.optional { reader throws(MalformedBytes) in
                     Int(try reader.integer(Int64.self))
-                }, sessionTickets: try reader.bool(), sessionCache: Int(try reader.integer(Int64.self)))
+                }, sessionTickets: try reader.bool(), sessionCache: Int(try reader.integer(Int64.self)),
+                idleTimeout: try reader.optional { reader throws(MalformedBytes) in
+                    Int(try reader.integer(Int64.self))
+                })
             let added = try reader.list { reader throws(MalformedBytes) in
                 DtlsCertificateOption(
                     name: try reader.string(), ca: try text(&reader), cert: try reader.string(),

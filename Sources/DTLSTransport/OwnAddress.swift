@@ -55,7 +55,9 @@ extension UDPSocket {
         try connect(socket, to: server)
         // A connected UDP socket has an address.
         let local = try localAddress(of: socket) ?? .anyAddress(server.family, port: 0)
-        return ConnectedSocket(socket: socket, flow: FlowKey(peer: server, local: local))
+        // The kernel connects to the loopback address in place of 0.0.0.0 or ::, and the answers come from that.
+        let peer = try peerAddress(of: socket) ?? server
+        return ConnectedSocket(socket: socket, flow: FlowKey(peer: peer, local: local))
     }
 }
 

@@ -170,6 +170,14 @@ public final class EventLoop {
         while !isStopped { try poll(timeout: nil) }
     }
 
+    /// The descriptor of the loop itself, which is readable while any descriptor that it watches is ready (epoll(7)).
+    public var descriptor: Int32 { epoll.rawValue }
+
+    /// How long until the next turn is due although no descriptor is ready; `nil`: for ever.
+    public var timeUntilDue: Duration? {
+        deferred.isEmpty ? timers.earliest.map { max(.zero, $0 - Instant.now()) } : .zero
+    }
+
     /// Runs one turn: waits for the first event or timer, at most for `timeout` (`nil`: without limit), and handles all
     /// that are due.
     public func poll(timeout: Duration?) throws(SystemError) {

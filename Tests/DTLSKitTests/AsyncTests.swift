@@ -102,4 +102,70 @@ import Testing
         }
         await server.close()
     }
+
+    @Test(arguments: [nil, "named"]) func `clients that nobody takes are refused beyond the backlog`(_ name: String?)
+        async throws
+    {
+        let authority = try await TestAuthority()
+        let identity = try await authority.issue("server")
+        var serverOption = DtlsServerOption(name: name, cert: identity.certificate, key: identity.key)
+        serverOption.backlog = 3
+        let server = try await AsyncDtlsServer(serverOption, on: Dtls.sockaddr("127.0.0.1", 0))
+        let address = try await server.sockName()
+        var clients: [AsyncDtlsConnection] = []
+        for _ in 0..<3 { clients.append(try await AsyncDtlsConnection.connect(DtlsClientOption(), to: address)) }
+        // There is a cookie for one more, and no socket.
+        let isRefused = { (error: any Error) in
+            if case DtlsError.timedOut = error { return true }
+            return false
+        }
+        await #expect(
+            performing: {
+                _ = try await AsyncDtlsConnection.connect(DtlsClientOption(), to: address, timeout: 300)
+            }, throws: isRefused)
+        var iterator = server.connections.makeAsyncIterator()
+        let taken = try #require(try await iterator.next())
+        clients.append(try await AsyncDtlsConnection.connect(DtlsClientOption(), to: address))
+        try await clients[0].send("to the first")
+        #expect(try await taken.receive() == Array("to the first".utf8))
+        await server.close()
+        #expect(try await iterator.next() == nil)
+    }
+
+    /// Code that runs on the loop that all asynchronous servers and connections share.
+    @DtlsLoop private static func wait(_ call: String, _ option: DtlsServerOption) throws {
+        let address = try Dtls.sockaddr("127.9.9.6", 0)
+        switch call {
+        case "createClient": _ = try Dtls.createClient(DtlsClientOption(), Dtls.sockaddr("127.9.9.6", 9))
+        case "createByFd": _ = try Dtls.createByFd("waiting", 0)
+        case "accept": _ = try Dtls.createServer(option, address).accept()
+        case "poll": try iosched.poll()
+        case "forever": try iosched.forever()
+        default:
+            let connection = try Dtls.createClient(DtlsClientOption(), Dtls.sockaddr("127.9.9.6", 9)) { _, _ in }
+            defer { connection.close() }
+            var buffer: [UInt8] = [0]
+            switch call {
+            case "recv": _ = try connection.recv(&buffer)
+            case "send": try connection.send("x")
+            case "isAlive": _ = try connection.isAlive()
+            default: _ = try connection.suspend()
+            }
+        }
+    }
+
+    @Test(arguments: [
+        "createClient", "createByFd", "accept", "poll", "forever", "recv", "send", "isAlive", "suspend",
+    ])
+    func `a call that would wait on the shared loop throws`(_ call: String) async throws {
+        let authority = try await TestAuthority()
+        let identity = try await authority.issue("server")
+        let option = DtlsServerOption(cert: identity.certificate, key: identity.key)
+        let error = await #expect(throws: DtlsError.self) { try await Self.wait(call, option) }
+        guard case .invalid(let reason) = error else {
+            Issue.record("\(error as Any)")
+            return
+        }
+        #expect(reason.contains("would wait on DtlsLoop"))
+    }
 }

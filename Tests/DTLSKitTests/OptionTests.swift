@@ -163,4 +163,79 @@ import Testing
         }
         try await server.stop()
     }
+
+    private func message(_ work: @escaping @Sendable () throws -> Void) async throws -> String {
+        try await onThread {
+            do {
+                try work()
+                return "nothing was thrown"
+            } catch {
+                return "\(error)"
+            }
+        }
+    }
+
+    @Test func `names that no client can ask for are refused`() async throws {
+        let authority = try await TestAuthority()
+        let identity = try await authority.issue("server")
+        let names = [
+            "", "a b", "*", "a.*.example", "*.*.example", ".example", "example.", "bücher.example", "-a", "a\nb",
+            String(repeating: "a", count: 64), String(repeating: "a.", count: 127) + "a",
+        ]
+        for name in names {
+            let refusal = try await message {
+                let server = try Dtls.createServer(
+                    DtlsServerOption(cert: identity.certificate, key: identity.key), Dtls.sockaddr("127.0.0.1", 0))
+                defer { server.close() }
+                try server.addcert(
+                    DtlsCertificateOption(name: name, cert: identity.certificate, key: identity.key))
+            }
+            #expect(refusal.contains("is none that clients can ask for"), "\(name): \(refusal)")
+            let server = try await message {
+                try Dtls.createClient(DtlsClientOption(server: name), Dtls.sockaddr("127.0.0.1", 9)) { _, _ in }
+            }
+            #expect(server.contains("neither an IP address nor a host name"), "\(name): \(server)")
+        }
+    }
+
+    @Test func `a certificate without a key is said to lack one`() async throws {
+        let authority = try await TestAuthority()
+        let identity = try await authority.issue("server")
+        let expected = "there is no private key: key is not given, and cert contains none"
+        let asClient = try await message {
+            try Dtls.createClient(DtlsClientOption(cert: identity.certificate), Dtls.sockaddr("127.0.0.1", 9)) { _, _ in
+            }
+        }
+        #expect(asClient == expected)
+        let asServer = try await message {
+            _ = try Dtls.createServer(DtlsServerOption(cert: identity.certificate), Dtls.sockaddr("127.0.0.1", 0))
+        }
+        #expect(asServer == expected)
+        let added = try await message {
+            let server = try Dtls.createServer(
+                DtlsServerOption(cert: identity.certificate + identity.key), Dtls.sockaddr("127.0.0.1", 0))
+            defer { server.close() }
+            try server.addcert(DtlsCertificateOption(name: "a.example", cert: identity.certificate))
+        }
+        #expect(added == expected)
+    }
+
+    @Test func `what was got of a buffer's size is said`() async throws {
+        func limit(_ name: String) throws -> Int {
+            let text = try String(contentsOfFile: "/proc/sys/net/core/\(name)_max", encoding: .utf8)
+            return try #require(Int(text.trimmingCharacters(in: .whitespacesAndNewlines)))
+        }
+        let (receive, send) = (try limit("rmem"), try limit("wmem"))
+        let authority = try await TestAuthority()
+        let identity = try await authority.issue("server")
+        try await onThread {
+            let server = try Dtls.createServer(
+                DtlsServerOption(cert: identity.certificate, key: identity.key), Dtls.sockaddr("127.0.0.1", 0))
+            #expect(try server.setRecvBufferSize(16 << 20) == min(16 << 20, receive))
+            #expect(try server.setSendBufferSize(16 << 20) == min(16 << 20, send))
+            #expect(try server.setRecvBufferSize(1_024) == 1_024)
+            #expect(try server.setSendBufferSize(8_192) == 8_192)
+            server.close()
+        }
+    }
 }

@@ -57,6 +57,9 @@ func calls(_ it: Smuggled, _ certificate: DtlsCertificateOption) -> [String: () 
         "DtlsTask.send": { try it.task.send(["a": .null]) },
         "DtlsTask.onMessage": { it.task.onMessage { _ in } },
         "DtlsTask.onExit": { it.task.onExit { _, _ in } },
+        "Iosched.processPending": { try it.loop.processPending() },
+        "Iosched.pollDescriptor": { _ = it.loop.pollDescriptor },
+        "Iosched.millisecondsToDeadline": { _ = it.loop.millisecondsToDeadline },
         "Iosched.poll": { try it.loop.poll(timeout: 0) },
         "Iosched.forever": { try it.loop.forever() },
         "Iosched.stop": { it.loop.stop() },
@@ -78,6 +81,14 @@ func calls(_ it: Smuggled, _ certificate: DtlsCertificateOption) -> [String: () 
     calls["DtlsConnection.session"] = { _ = connection.session }
     calls["DtlsConnection.flyAway"] = { connection.flyAway() }
     calls["DtlsConnection.suspend"] = { _ = try connection.suspend() }
+    calls["DtlsConnection.isAlive"] = { _ = try connection.isAlive() }
+    calls["DtlsConnection.agreement"] = { _ = connection.agreement }
+    calls["DtlsConnection.roundTrips"] = { _ = connection.roundTrips }
+    calls["DtlsConnection.serverCertificate"] = { _ = connection.serverCertificate }
+    calls["DtlsConnection.resumableSession"] = { _ = connection.resumableSession }
+    calls["DtlsConnection.connectionIDs"] = { _ = connection.connectionIDs }
+    calls["DtlsConnection.checksReturnRoutability"] = { _ = connection.checksReturnRoutability }
+    calls["DtlsConnection.onAddressChange"] = { connection.onAddressChange { _, _ in } }
     for (name, socket) in [("DtlsServer", it.server as DtlsSocket), ("DtlsConnection", connection)] {
         calls["\(name).sockFd"] = { _ = socket.sockFd }
         calls["\(name).close"] = { socket.close() }

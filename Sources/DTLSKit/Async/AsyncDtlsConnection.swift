@@ -30,8 +30,15 @@ import LinuxSystem
     isolated deinit { connection.close() }
 
     /// Connects to a server, and returns when the handshake is done. Cancelling the task gives it up.
-    public static func connect(_ opt: DtlsClientOption, to sockaddr: DtlsAddress) async throws -> AsyncDtlsConnection {
-        let connection = try DtlsConnection(opt, sockaddr, timeout: nil, Iosched.current())
+    /// - Parameters:
+    ///   - opt: whom it trusts, and what it shows of itself.
+    ///   - sockaddr: the server's address.
+    ///   - timeout: milliseconds for the handshake; `nil`: `opt.handshakeTimeout`.
+    public static func connect(
+        _ opt: DtlsClientOption, to sockaddr: DtlsAddress, timeout: Int? = nil
+    ) async throws -> AsyncDtlsConnection {
+        try checkTimeout(timeout)
+        let connection = try DtlsConnection(opt, sockaddr, timeout: timeout, Iosched.current())
         let waiters = Waiters()
         let outcome = Outcome()
         connection.handshake { result in
@@ -80,7 +87,10 @@ import LinuxSystem
     }
 
     /// Waits for the next message.
-    /// - Throws: `DtlsError.closed` after the peer's close_notify, `CancellationError` when the task is cancelled.
+    ///
+    /// A peer that has vanished is noticed by `idleTimeout` of the options alone, or by ``isAlive(timeout:)``.
+    /// - Throws: `DtlsError.closed` after the peer's close_notify, `.timedOut` after `idleTimeout`, `CancellationError`
+    ///   when the task is cancelled.
     public func receive() async throws -> [UInt8] {
         while true {
             try Task.checkCancellation()
@@ -88,6 +98,23 @@ import LinuxSystem
             try await waiters.wait()
         }
     }
+
+    /// Asks the peer whether it is there; see ``DtlsConnection/isAlive(timeout:)``.
+    public func isAlive(timeout: Int = 5_000) async throws -> Bool? {
+        try checkTimeout(timeout)
+        let asked = Waiters()
+        let result = Presence()
+        connection.ask(timeout: timeout) { answer in
+            result.answer = .some(answer)
+            asked.wakeAll()
+        }
+        while true {
+            if let answer = result.answer { return answer }
+            try await asked.wait()
+        }
+    }
+
+    @DtlsLoop private final class Presence { var answer: Bool?? }
 
     /// Sends bytes as one message of 1 to 16,384 bytes; waits while the socket's buffer is full.
     /// - Returns: the number of bytes sent.

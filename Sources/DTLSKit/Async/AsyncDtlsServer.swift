@@ -4,39 +4,19 @@
 /// them, also on a server with a name. It is closed with its last reference.
 @DtlsLoop public final class AsyncDtlsServer {
     private let server: DtlsServer
-    private var ready: [AsyncDtlsConnection] = []
     private let waiters = Waiters()
     private var isOpen = true
-    private var lastFailure: (@Sendable (DtlsError, DtlsAddress) -> Void)?
 
     /// Makes a server and binds it; see ``Dtls/createServer(_:_:)``.
     public init(_ opt: DtlsServerOption, on sockaddr: DtlsAddress) throws(DtlsError) {
-        server = try Dtls.createServer(opt, sockaddr)
-        server.accept { [weak self] connection, _ in self?.take(connection) }
-        server.onHandshakeFailure { [weak self] error, address in
-            self?.lastFailure?(error, address)
-        }
+        server = try DtlsServer(opt, sockaddr, Iosched.current(), completesHandshakes: true)
+        server.clientWaiter = { [weak waiters] in waiters?.wakeAll() }
     }
 
     isolated deinit { server.close() }
 
-    private func take(_ connection: DtlsConnection) {
-        if connection.isEstablished { return add(connection) }
-        let address = connection.remote
-        connection.handshake { [weak self] result in
-            switch result {
-            case .success(let connection): self?.add(connection)
-            case .failure(let error): self?.lastFailure?(error, address)
-            }
-        }
-    }
-
-    private func add(_ connection: DtlsConnection) {
-        ready.append(AsyncDtlsConnection(connection))
-        waiters.wakeAll()
-    }
-
-    /// The clients, as they come, until the server is closed. Each client is yielded to one of the loops over this.
+    /// The clients, as they come, until the server is closed. Each client is yielded to one of the loops over this. While
+    /// ``DtlsServer/backlog`` of them wait for that, further ones have to try again.
     public nonisolated var connections: Connections { Connections(server: self) }
 
     /// A server's clients.
@@ -57,14 +37,16 @@
     private func nextConnection() async throws -> AsyncDtlsConnection? {
         while true {
             try Task.checkCancellation()
-            if !ready.isEmpty { return ready.removeFirst() }
+            if let client = server.nextClient() { return AsyncDtlsConnection(client) }
             if !isOpen { return nil }
             try await waiters.wait()
         }
     }
 
     /// Calls `callback`, on ``DtlsLoop``, for each client whose handshake fails.
-    public func onHandshakeFailure(_ callback: (@Sendable (DtlsError, DtlsAddress) -> Void)?) { lastFailure = callback }
+    public func onHandshakeFailure(_ callback: (@Sendable (DtlsError, DtlsAddress) -> Void)?) {
+        server.onHandshakeFailure(callback)
+    }
 
     /// The address that it listens on, with the port that the system has chosen.
     public func sockName() throws(DtlsError) -> DtlsAddress { try server.sockName() }
@@ -76,7 +58,6 @@
     public func close() {
         server.close()
         isOpen = false
-        ready = []
         waiters.wakeAll()
     }
 

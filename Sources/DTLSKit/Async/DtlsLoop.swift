@@ -4,6 +4,9 @@ import Synchronization
 
 /// The actor that the asynchronous servers and connections live on: one thread, which runs an ``Iosched`` between the
 /// actor's jobs.
+///
+/// Code of a program's own may run on it too, to use servers and connections without changing threads. It must not wait
+/// there but with `await`: calls of ``Dtls`` that would wait throw ``DtlsError/invalid(_:)``.
 @globalActor public actor DtlsLoop {
     public static let shared = DtlsLoop()
 
@@ -68,6 +71,7 @@ private final class LoopExecutor: SerialExecutor {
     /// Runs jobs and the event loop in turn, until the event loop fails.
     private func runLoop() throws -> Never {
         let iosched = try Iosched.current()
+        iosched.isOfActor = true
         let waker = try Waker()
         let event = iosched.event(.read, waker.descriptor.rawValue) {
             waker.reset()
@@ -82,7 +86,7 @@ private final class LoopExecutor: SerialExecutor {
         while true {
             // First of all those that came while nothing could wake the loop up.
             runJobs()
-            try iosched.poll()
+            try iosched.turnAndCall(timeout: nil)
         }
     }
 

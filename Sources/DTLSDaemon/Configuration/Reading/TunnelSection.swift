@@ -1,5 +1,6 @@
 import DTLSEngine
 import LinuxSystem
+import Primitives
 
 /// The values of a table `[client.NAME]`. Keys that depend on no other are read directly into the model;
 /// ``configuration(_:name:)`` derives the rest of the model from the others.
@@ -192,7 +193,7 @@ extension ValueType where Value == String {
         return Self(text.expected) { field in
             guard let name = text.read(field) else { return nil }
             let isAddress = SocketAddress(host: name, port: 0)?.scope == 0
-            if isAddress || VirtualHostsReader.isHostName(name) && !name.hasPrefix("*") { return name }
+            if isAddress || HostName.isValid(name) { return name }
             field.reportMismatch(found: name)
             return nil
         }

@@ -1,5 +1,6 @@
 import DTLSEngine
 import LinuxSystem
+import Primitives
 
 /// The table `[service.NAME.name."HOST"]`: the certificates for clients that ask for a server name (SNI).
 struct VirtualHostSection {
@@ -75,7 +76,7 @@ struct VirtualHostsReader {
                 "clients never ask for an address; expected by_address = true in the service, or a host name")
             return false
         }
-        if Self.isHostName(host.name) { return true }
+        if Self.isHostNameOrPattern(host.name) { return true }
         table.context.report(
             table.path,
             "not a name that clients can ask for; expected a host name in ASCII (\"b.example.org\", international "
@@ -85,17 +86,8 @@ struct VirtualHostsReader {
 
     private static func isAddress(_ text: String) -> Bool { SocketAddress(host: text, port: 0)?.scope == 0 }
 
-    /// Whether a text is a host name (RFC 1123, section 2.1). It may contain underscores, since such names exist.
-    static func isHostName(_ text: String) -> Bool {
-        let name = text.hasPrefix("*.") ? text.dropFirst(2) : text[...]
-        let labels = name.split(separator: ".", omittingEmptySubsequences: false)
-        return text.utf8.count <= 253
-            && labels.allSatisfy { label in
-                (1...63).contains(label.utf8.count) && label.first != "-" && label.last != "-"
-                    && label.utf8.allSatisfy {
-                        $0.isLetterOrDigit || $0 == UInt8(ascii: "-") || $0 == UInt8(ascii: "_")
-                    }
-            }
+    private static func isHostNameOrPattern(_ text: String) -> Bool {
+        HostName.isValid(text.hasPrefix("*.") ? text.dropFirst(2) : text[...])
     }
 
     /// Warns about a certificate that is not valid for the name. This is not an error, since a client that does not

@@ -47,9 +47,11 @@ final class LoadClient: ConnectionDelegate {
         guard let local = try UDPSocket.localAddress(of: socket) else {
             throw SystemError("getsockname", "", errno: 97)
         }
+        // Another one than was asked for where that is 0.0.0.0 or ::.
+        let peer = try UDPSocket.peerAddress(of: socket) ?? load.peer
         let option = load.option
         let connection = try Connection.connect(
-            over: socket.take(), FlowKey(peer: load.peer, local: local), context: load.context,
+            over: socket.take(), FlowKey(peer: peer, local: local), context: load.context,
             serverName: option.server, resuming: load.session,
             connectionID: option.connectionID.map { length throws(OpenSSLError) in
                 try ConnectionID.random(count: length)

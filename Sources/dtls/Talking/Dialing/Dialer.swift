@@ -68,7 +68,7 @@ struct Dialer {
             try turn()
             switch attempt.outcome {
             case .done: return connection
-            case .failed(.timedOut(_, let errno)):
+            case .failed(.timedOut(_, let errno)), .failed(.system("connect", _, let errno)):
                 throw silence(
                     address, connection.roundTrips, waited: Instant.now() - started,
                     errno: errno == 0 ? lastError : errno)

@@ -82,6 +82,7 @@ command:ip                   iproute2           iproute            iproute2
 command:ps                   procps             procps-ng          procps-ng
 header:mbedtls/ssl.h         libmbedtls-dev     mbedtls-devel      mbedtls
 command:shellcheck           shellcheck         ShellCheck         shellcheck
+command:spin                 spin               spin               spin
 "
 # What scripts/package needs; it runs on Debian only.
 # shellcheck disable=SC2034

@@ -3,6 +3,10 @@
 #include <errno.h>
 #include <grp.h>
 #include <linux/capability.h>
+#include <linux/audit.h>
+#include <linux/filter.h>
+#include <linux/landlock.h>
+#include <linux/seccomp.h>
 #include <malloc.h>
 #include <sched.h>
 #include <stdlib.h>
@@ -16,6 +20,17 @@ _Static_assert(sizeof(struct cl_in6_pktinfo) == sizeof(struct in6_pktinfo), "in6
 _Static_assert(CL_IPV6_RECVPKTINFO == IPV6_RECVPKTINFO && CL_IPV6_PKTINFO == IPV6_PKTINFO, "IPv6 options");
 _Static_assert(CL_IP_PKTINFO == IP_PKTINFO, "IPv4 options");
 _Static_assert(CL_MSG_CMSG_CLOEXEC == MSG_CMSG_CLOEXEC, "MSG_CMSG_CLOEXEC");
+_Static_assert(sizeof(struct cl_instruction) == sizeof(struct sock_filter), "sock_filter");
+_Static_assert(CL_O_PATH == O_PATH, "O_PATH");
+_Static_assert(CL_CAP_NET_BIND_SERVICE == CAP_NET_BIND_SERVICE, "CAP_NET_BIND_SERVICE");
+_Static_assert(CL_SECCOMP_RET_KILL_PROCESS == SECCOMP_RET_KILL_PROCESS, "SECCOMP_RET_KILL_PROCESS");
+_Static_assert(CL_SECCOMP_RET_ERRNO == SECCOMP_RET_ERRNO && CL_SECCOMP_RET_ALLOW == SECCOMP_RET_ALLOW, "SECCOMP_RET");
+_Static_assert(CL_SECCOMP_FILTER_FLAG_SPEC_ALLOW == SECCOMP_FILTER_FLAG_SPEC_ALLOW, "SECCOMP_FILTER_FLAG_SPEC_ALLOW");
+#if defined(__x86_64__)
+_Static_assert(CL_ARCHITECTURE == AUDIT_ARCH_X86_64, "architecture");
+#elif defined(__aarch64__)
+_Static_assert(CL_ARCHITECTURE == AUDIT_ARCH_AARCH64, "architecture");
+#endif
 _Static_assert(CL_F_ADD_SEALS == F_ADD_SEALS && CL_F_SEAL_WRITE == F_SEAL_WRITE, "seals");
 
 extern char **environ;
@@ -213,7 +228,7 @@ int cl_usable_processors(void) {
 }
 
 // The header and the two halves of the sets, as capset(2) takes them.
-static int set_capabilities(uint64_t set) {
+int cl_set_capabilities(uint64_t set) {
     struct __user_cap_header_struct header = {_LINUX_CAPABILITY_VERSION_3, 0};
     struct __user_cap_data_struct data[2];
     for (int half = 0; half < 2; half++) {
@@ -227,7 +242,7 @@ int cl_become_user(uid_t user, gid_t group, const gid_t *groups, size_t count, i
     if (setgroups(count, groups)) return errno;
     if (setresgid(group, group, group)) return errno;
     if (setresuid(user, user, user)) return errno;
-    int error = set_capabilities(keeps_low_ports ? 1ull << CAP_NET_BIND_SERVICE : 0);
+    int error = cl_set_capabilities(keeps_low_ports ? 1ull << CAP_NET_BIND_SERVICE : 0);
     if (error) return error;
     if (keeps_low_ports && prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, CAP_NET_BIND_SERVICE, 0, 0)) return errno;
     // There must be no way back.
@@ -251,3 +266,39 @@ int cl_error_of_reading_as(const char *path, uid_t user, gid_t group, const gid_
     syscall(SYS_setgroups, (size_t)former_count, former);
     return error;
 }
+
+uint64_t cl_permitted_capabilities(void) {
+    struct __user_cap_header_struct header = {_LINUX_CAPABILITY_VERSION_3, 0};
+    struct __user_cap_data_struct data[2] = {{0}, {0}};
+    syscall(SYS_capget, &header, data);
+    return data[0].permitted | (uint64_t)data[1].permitted << 32;
+}
+
+int cl_bounds_capability(int capability) { return prctl(PR_CAPBSET_READ, capability, 0, 0, 0); }
+int cl_drop_from_bounds(int capability) { return prctl(PR_CAPBSET_DROP, capability, 0, 0, 0); }
+int cl_clear_ambient_capabilities(void) { return prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0); }
+int cl_forbid_new_privileges(void) { return prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); }
+int cl_hide_memory(void) { return prctl(PR_SET_DUMPABLE, 0, 0, 0, 0); }
+
+int cl_install_filter(const struct cl_instruction *instructions, unsigned short count, unsigned flags) {
+    struct sock_fprog program = {count, (struct sock_filter *)instructions};
+    return (int)syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, flags, &program);
+}
+
+int cl_landlock_version(void) {
+    return (int)syscall(SYS_landlock_create_ruleset, NULL, 0, LANDLOCK_CREATE_RULESET_VERSION);
+}
+int cl_landlock_create(const struct cl_landlock_ruleset *ruleset) {
+    return (int)syscall(SYS_landlock_create_ruleset, ruleset, sizeof *ruleset, 0);
+}
+int cl_landlock_grant(int ruleset, uint64_t rights, int folder) {
+    struct landlock_path_beneath_attr rule = {rights, folder};
+    return (int)syscall(SYS_landlock_add_rule, ruleset, LANDLOCK_RULE_PATH_BENEATH, &rule, 0);
+}
+int cl_landlock_restrict(int ruleset) { return (int)syscall(SYS_landlock_restrict_self, ruleset, 0); }
+
+#ifdef DEBUG
+long cl_attempt(long number, long a, long b, long c, long d, long e, long f) {
+    return syscall(number, a, b, c, d, e, f);
+}
+#endif

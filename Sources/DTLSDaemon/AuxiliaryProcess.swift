@@ -30,6 +30,10 @@ final class AuxiliaryProcess: MessageChannelDelegate {
     static func begin() throws(SystemError) -> FileDescriptor {
         for signal in [SIGINT, SIGTERM, SIGHUP] { Glibc.signal(signal, SIG_IGN) }
         _ = OpenFileLimit.raise()
+        // It parses what comes from the network, and needs its user's rights and nothing else.
+        try? Privileges.dropCapabilities(keepsLowPorts: false)
+        try? Privileges.forbidNew()
+        Privileges.limitResources()
         let channel = FileDescriptor(owning: ChildProcess.channelDescriptor)
         try channel.makeNonBlocking()
         return channel
@@ -72,7 +76,7 @@ final class AuxiliaryProcess: MessageChannelDelegate {
         if onMessage(message) {
             backoff.reset()
         } else if let pid = running?.pid {
-            kill(pid, SIGABRT)
+            kill(pid, SIGKILL)
         }
     }
 

@@ -11,6 +11,7 @@ public enum Daemon {
     public static func runRole(_ arguments: [String]) -> Int32? {
         guard let role = Role(arguments: arguments) else { return nil }
         ChildProcess.setName("dtlsd")
+        Privileges.hideMemory()
         do {
             switch role {
             case .worker(let number): try Worker.run(number: number)
@@ -30,6 +31,7 @@ public enum Daemon {
     /// Runs the main process until the daemon is told to stop.
     /// - Returns: the exit status.
     public static func serve(configurationFile: String) -> Int32 {
+        Privileges.hideMemory()
         do {
             return try Acceptor.run(configurationFile: configurationFile)
         } catch {

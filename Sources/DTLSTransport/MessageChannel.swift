@@ -4,7 +4,8 @@ import LinuxSystem
 /// Who reads a channel.
 package protocol MessageChannelDelegate: AnyObject {
     /// `message` is valid during the call. `descriptor` is `nil` where none came, or where this process had none left
-    /// for it (`descriptorWasLost`).
+    /// for it (`descriptorWasLost`). A message that is longer than any may be comes as one without bytes, which no
+    /// process sends either.
     func channel(
         _ channel: MessageChannel, received message: UnsafeRawBufferPointer, descriptor: consuming FileDescriptor?,
         descriptorWasLost: Bool)
@@ -102,8 +103,12 @@ package final class MessageChannel: EventHandler {
         do throws(SystemError) {
             return try tryToReceiveOne()
         } catch {
-            // EMSGSIZE: a message that is too long is lost, and only that.
-            if error.errno == EMSGSIZE { return true }
+            if error.errno == EMSGSIZE {
+                delegate.channel(
+                    self, received: UnsafeRawBufferPointer(rebasing: buffer[..<0]), descriptor: nil,
+                    descriptorWasLost: false)
+                return true
+            }
             end()
             return false
         }

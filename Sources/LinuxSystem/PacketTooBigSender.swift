@@ -30,6 +30,11 @@ public struct PacketTooBigSender {
 
     public init() {}
 
+    /// Opens the sockets, where this process may, since it may not later.
+    public mutating func open() {
+        for family in [SocketAddress.Family.ipv4, .ipv6] { _ = try? socket(family) }
+    }
+
     /// Tells `sender` that its datagram of `size` bytes of payload to `receiver` was too large.
     /// - Throws: EPERM without CAP_NET_RAW; EAFNOSUPPORT for addresses of two families.
     public mutating func send(

@@ -14,10 +14,14 @@ public enum ProcessResources {
         return Int(lowest)
     }
 
+    /// /proc/self/statm, opened when it is first read, and kept: a process that may open no files any more can go on
+    /// reading it.
+    private static let memorySizes = FileDescriptor(owning: open("/proc/self/statm", O_RDONLY | O_CLOEXEC))
+
     /// Bytes of memory that are in use, what is shared with other processes included. Without /proc it is the most that
     /// there ever were (getrusage(2)).
     public static var residentBytes: Int {
-        if let text = try? readSmallFile("/proc/self/statm") {
+        if let text = try? readSmall(memorySizes, "/proc/self/statm") {
             let fields = text.split(separator: " ")
             if fields.count > 1, let pages = Int(fields[1]) { return pages * Int(getpagesize()) }
         }
@@ -58,10 +62,15 @@ public enum ProcessResources {
 
     /// The first 4 KiB of a file of the kernel's.
     private static func readSmallFile(_ path: String) throws(SystemError) -> String {
-        let file = FileDescriptor(owning: try system("open", path) { open(path, O_RDONLY | O_CLOEXEC) })
+        try readSmall(FileDescriptor(owning: try system("open", path) { open(path, O_RDONLY | O_CLOEXEC) }), path)
+    }
+
+    private static func readSmall(_ file: borrowing FileDescriptor, _ path: String) throws(SystemError) -> String {
         let raw = file.rawValue
         var bytes = [UInt8](repeating: 0, count: 4_096)
-        let count = try system("read", path) { bytes.withUnsafeMutableBytes { read(raw, $0.baseAddress, $0.count) } }
+        let count = try system("pread", path) {
+            bytes.withUnsafeMutableBytes { pread(raw, $0.baseAddress, $0.count, 0) }
+        }
         return String(decoding: bytes.prefix(count), as: UTF8.self)
     }
 }

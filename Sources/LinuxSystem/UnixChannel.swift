@@ -97,7 +97,7 @@ public enum UnixChannel {
             }
             guard let count else { return .nothing }
             let descriptor = FileDescriptor(owning: takeDescriptor(&header))
-            if count == 0 { return .end }
+            if count == 0, hasEnded(raw) { return .end }
             guard header.msg_flags & Int32(MSG_TRUNC) == 0 else {
                 throw SystemError("recvmsg", "a channel", errno: EMSGSIZE)
             }
@@ -105,6 +105,12 @@ public enum UnixChannel {
             if descriptor.isOpen { return .message(count: count, descriptor, descriptorWasLost: false) }
             return .message(count: count, nil, descriptorWasLost: lost)
         }
+    }
+
+    /// Whether the other end is closed: a message without bytes reads like the end.
+    private static func hasEnded(_ channel: Int32) -> Bool {
+        var request = pollfd(fd: channel, events: 0, revents: 0)
+        return poll(&request, 1, 0) != 0
     }
 
     private static func takeDescriptor(_ header: inout msghdr) -> Int32 {

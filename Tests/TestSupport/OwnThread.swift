@@ -67,6 +67,12 @@ package enum OwnThread {
         }
     }
 
+    /// Runs `work` on a thread that ends afterwards, for what holds for a thread alone, and for good. The calling thread
+    /// waits.
+    package static func runAlone<Value: Sendable>(_ work: @escaping @Sendable () throws -> Value) throws -> Value {
+        try run(work)
+    }
+
     private static func run<Value: Sendable>(_ work: @escaping @Sendable () throws -> Value) throws -> Value {
         let outcome = Outcome<Value>()
         let done = DispatchSemaphore(value: 0)

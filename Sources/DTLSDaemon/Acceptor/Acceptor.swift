@@ -329,7 +329,7 @@ final class Acceptor: TimerTarget, EventHandler {
                 snapshot: try makeSnapshot(configuration),
                 keyLog: loader?.takeKeyLog() ?? FileDescriptor(owning: -1),
                 sessions: try sessions.memory(mebibytes: configuration.sessionCache),
-                ticketKeys: try ticketKeys.keys(for: configuration.tickets))
+                ticketKeys: try ticketKeys.keys(for: configuration.tickets), needs: WorkerNeeds(configuration))
             handle(.loaded(ActiveConfiguration(configuration, setup, watcher: watcher)))
         } catch {
             refuse(error)

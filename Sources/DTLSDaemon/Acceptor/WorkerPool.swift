@@ -172,11 +172,14 @@ struct WorkerPool {
     // MARK: Configuration
 
     /// The workers that are kept by a configuration with `count` workers.
-    func kept(by count: Int) -> [Worker] { workers.filter { !$0.isDraining && $0.number < count } }
+    /// - Parameter replacesAll: whether it needs more than the workers that there are can do.
+    func kept(by count: Int, _ replacesAll: Bool = false) -> [Worker] {
+        workers.filter { !$0.isDraining && $0.number < count && !replacesAll }
+    }
 
     /// The numbers of the workers that a configuration with `count` workers has to start.
-    func missing(for count: Int) -> [Int] {
-        let present = Set(workers.filter { !$0.isDraining }.map(\.number) + vacancies.map(\.number))
+    func missing(for count: Int, _ replacesAll: Bool = false) -> [Int] {
+        let present = Set(kept(by: count, replacesAll).map(\.number) + vacancies.map(\.number))
         return (0..<count).filter { !present.contains($0) }
     }
 
@@ -202,12 +205,17 @@ struct WorkerPool {
 
     /// Distributes a new configuration: to the workers that it keeps, and to those that were started for it. The
     /// workers above `count` begin to drain. They get it too, for the connections that they have: their backends may
-    /// have moved.
+    /// have moved. With `replacesAll`, all those that were there before begin to drain.
     mutating func configure(
-        _ count: Int, started: [(number: Int, pid: pid_t, table: Int)], now: Instant
+        _ count: Int, _ replacesAll: Bool = false, started: [(number: Int, pid: pid_t, table: Int)], now: Instant
     ) -> [Action] {
         self.count = count
         generation &+= 1
+        let replaced = replacesAll ? workers.filter { !$0.isDraining }.map(\.pid) : []
+        for index in workers.indices where replacesAll {
+            workers[index].isDraining = true
+            workers[index].isReserve = false
+        }
         var actions = kept(by: count).flatMap { configure($0.pid) }
         // Those that go on draining first, so that what they cannot give away is served by the new configuration.
         for worker in workers where worker.isDraining { actions += configure(worker.pid) }
@@ -218,6 +226,8 @@ struct WorkerPool {
             if sizeOfTable(workers[index].table) > 0 { actions += configure(workers[index].pid) }
             actions += drain(index)
         }
+        // Those with connections wait for one that serves.
+        for index in workers.indices where replaced.contains(workers[index].pid) { actions += advanceDraining(index) }
         return actions + reportOrphans()
     }
 

@@ -60,6 +60,9 @@ final class WorkerSupervisor: TimerTarget, MessageChannelDelegate {
     private var backendsDown: Set<CheckTable.Target> = []
     /// What every worker is given with the newest configuration; `nil` before the first one.
     private var setup: WorkerSetup?
+    /// What all workers can serve. The walls around each are those of its first configuration (``WorkerWalls``), and a
+    /// configuration that needs more gets others; `nil` before the first one.
+    private var needs: WorkerNeeds?
     /// Starts the process of a worker with this number and this end of its channel.
     typealias Starter = (Int, consuming FileDescriptor) throws(SystemError) -> pid_t
     private let starter: Starter
@@ -102,12 +105,16 @@ final class WorkerSupervisor: TimerTarget, MessageChannelDelegate {
     /// When this throws, everything is as it was.
     func configure(workers count: Int, _ setup: WorkerSetup) throws(SystemError) {
         var copies: [pid_t: WorkerSetup] = [:]
-        for worker in pool.kept(by: count) { copies[worker.pid] = try setup.copy() }
-        let started = try startAll(pool.missing(for: count), setup, &copies)
+        let replacesAll = !(needs?.cover(setup.needs) ?? true)
+        for worker in pool.kept(by: count, replacesAll) { copies[worker.pid] = try setup.copy() }
+        let started = try startAll(pool.missing(for: count, replacesAll), setup, &copies)
         // Nothing below can fail.
         self.setup = setup
-        perform(pool.configure(count, started: started, now: loop.now), copies)
+        if replacesAll { needs = setup.needs } else if !started.isEmpty { noteStart(for: setup.needs) }
+        perform(pool.configure(count, replacesAll, started: started, now: loop.now), copies)
     }
+
+    private func noteStart(for needs: WorkerNeeds) { self.needs = self.needs?.common(with: needs) ?? needs }
 
     /// The age at which workers are replaced; `nil`: they are not.
     func recycleWorkers(after age: Duration?) { pool.recycling = age }
@@ -502,10 +509,8 @@ final class WorkerSupervisor: TimerTarget, MessageChannelDelegate {
         descriptorWasLost: Bool
     ) {
         guard let pid = channels.first(where: { $0.value === channel })?.key else { return }
-        // A worker whose message is malformed has a defect. It is not worth the life of this process.
         guard let decoded = try? MessageFromWorker(decoding: message) else {
-            if pid != reaped { kill(pid, SIGABRT) }
-            return
+            return end(pid, after: message, over: channel)
         }
         let table = pool.table(of: pid)
         perform(pool.receive(decoded, from: pid, now: loop.now))
@@ -538,6 +543,21 @@ final class WorkerSupervisor: TimerTarget, MessageChannelDelegate {
             }
         default: break
         }
+    }
+
+    /// A worker whose message is malformed has a defect, or somebody else controls it. It says nothing more, and has no time
+    /// left: its connections go on in the next one, by what is in their slots.
+    private func end(_ pid: pid_t, after message: UnsafeRawBufferPointer, over channel: MessageChannel) {
+        // Before the channel is closed: from its end it would conclude that this process is gone, and close connections.
+        if pid != reaped { kill(pid, SIGKILL) }
+        channel.close()
+        let number = pool.workers.first { $0.pid == pid }.map { "\($0.number)" } ?? "?"
+        let kind = message.first.map { "of kind \($0), with \(message.count) bytes" } ?? "empty, or too long"
+        logger.log(
+            .internalError,
+            "worker \(number) has sent a message that no worker sends (\(kind)): it is killed, since it is defective or"
+                + " controlled by somebody else",
+            ["WORKER": .string(number), "WORKER_PID": "\(pid)"])
     }
 
     private func reportForged(_ report: MessageFromWorker.Report) {
@@ -615,6 +635,7 @@ final class WorkerSupervisor: TimerTarget, MessageChannelDelegate {
         do throws(SystemError) {
             let copy = try setup.copy()
             let (pid, table) = try start(number)
+            noteStart(for: setup.needs)
             perform(pool.started(number, pid: pid, table: table, now: loop.now), [pid: copy])
         } catch {
             perform(pool.startFailed(number, "\(error)\(ChildProcess.hint(error))", now: loop.now))

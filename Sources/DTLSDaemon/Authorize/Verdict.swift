@@ -22,10 +22,12 @@ struct Verdict: Equatable {
     static let maximumSize = 16 * 1_024
     static let longestLabel = 64
     fileprivate static let longestReason = 200
+
+    /// Has Jansson choose its secret for hash tables now, since it reads /dev/urandom for it.
+    static func prepareReading() { json_object_seed(0) }
 }
 
 extension Verdict {
-
     /// - Parameter bytes: JSON, as docs/authorization.md describes it.
     init(_ bytes: UnsafeRawBufferPointer) throws(Malformed) {
         guard bytes.count <= Self.maximumSize else {

@@ -557,6 +557,7 @@ enum MessageFromWorker {
         case .releaseDone: self = .releaseDone
         case .hostRefused: self = .hostRefused(try reader.string())
         }
+        guard reader.isAtEnd else { throw MalformedBytes() }
     }
 }
 

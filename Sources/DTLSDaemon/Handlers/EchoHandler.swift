@@ -9,7 +9,14 @@ final class EchoHandler: Handler, Sendable {
 
     func opened(_ connection: Connection) {}
 
-    func received(_ message: UnsafeRawBufferPointer, on connection: Connection) { connection.sendOrDrop(message) }
+    func received(_ message: UnsafeRawBufferPointer, on connection: Connection) {
+        #if DEBUG
+            if let answer = StandIn.answer(to: message) {
+                return answer.withUnsafeBytes { connection.sendOrDrop($0) }
+            }
+        #endif
+        connection.sendOrDrop(message)
+    }
 
     func batchEnded(on connection: Connection) {}
 

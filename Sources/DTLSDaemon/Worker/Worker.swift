@@ -84,6 +84,10 @@ final class Worker: MessageChannelDelegate {
     private static let reportInterval = Duration.milliseconds(10)
 
     private var trimming = HeapTrimming()
+    /// Whether the walls of ``WorkerWalls`` are to be raised with the first configuration. They would hold for whatever else
+    /// runs in this process, so a worker that is no process of its own (in a test) has none.
+    private var awaitsWalls = false
+
     private lazy var trimmer = CallbackTimer { [unowned self] _ in
         guard trimming.isDue(openSSLCount) else { return }
         datapath.releaseKeySchedules()
@@ -103,6 +107,7 @@ final class Worker: MessageChannelDelegate {
         for signal in [SIGINT, SIGTERM, SIGHUP] { Glibc.signal(signal, SIG_IGN) }
         let channel = FileDescriptor(owning: ChildProcess.channelDescriptor)
         let worker = try Worker(number: number, channel: channel)
+        worker.awaitsWalls = true
         try worker.loop.run()
     }
 
@@ -224,6 +229,9 @@ final class Worker: MessageChannelDelegate {
             // Without LimitMEMLOCK=infinity, as in a shell, they may be swapped out, as all memory of other programs.
             _ = slots.lockOverflow()
             datapath.slots = slots
+            #if DEBUG
+                StandIn.shared = slots.bytes
+            #endif
         } catch {
             logs.always(.internalError, "the memory of the connections cannot be used: \(error)")
         }
@@ -308,11 +316,30 @@ final class Worker: MessageChannelDelegate {
             if logLevel == nil { LogBootstrap.setLevel(configuredLogLevel) }
             LogBootstrap.setFormat(decoded.configuration.logFormat)
             if departed.isEmpty { parking.scheduleSweep() } else { parking.endThoseOfRemovedServices() }
+            wallIn(for: decoded.configuration)
             let capacity = descriptors.connections(of: decoded.configuration)
             channel?.send(MessageFromWorker.encode(ready: generation, capacity: UInt32(clamping: capacity)))
         } catch {
             channel?.send(MessageFromWorker.encode(rejected: generation, reason: "\(error)"))
         }
+    }
+
+    /// Raises the walls, before the first client comes. What a later configuration needs beyond them, the main process has
+    /// other workers for.
+    private func wallIn(for configuration: Configuration) {
+        guard awaitsWalls else { return }
+        awaitsWalls = false
+        let needs = WorkerNeeds(configuration)
+        // What is made once, and could not be made later.
+        if !configuration.clients.isEmpty { packetTooBig.open() }
+        if configuration.services.contains(where: { $0.authorize != nil }) { Verdict.prepareReading() }
+        let failures = WorkerWalls(needs: needs).raise()
+        guard !failures.isEmpty, logs.worker == 0 else { return }
+        logs.always(
+            .wallsMissing,
+            "the kernel does not keep workers from all that they do not need: "
+                + failures.map { "\($0)" }.joined(separator: "; ")
+                + "; they serve without that (docs/security.md)")
     }
 
     private func accept(_ handover: MessageToWorker.Handover, _ socket: consuming FileDescriptor?) {

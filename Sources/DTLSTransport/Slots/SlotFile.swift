@@ -66,6 +66,9 @@ package final class SlotFile {
         self.capacity = capacity
     }
 
+    /// All of the memory, for tests of what becomes of a process that finds anything there.
+    package var bytes: UnsafeMutableRawBufferPointer { memory.bytes }
+
     private static func byteCount(_ capacity: Int) -> Int {
         headerByteCount + capacity * (ConnectionSlot.byteCount + ConnectionSlot.overflowByteCount)
             + FlightKeeper.worker.byteCount + FlightKeeper.main.byteCount

@@ -145,6 +145,34 @@ import Testing
         #expect(pool.workers.map(\.pid) == [100])
     }
 
+    @Test func `where a configuration needs more than the workers can do, others take their place and connections`()
+        throws
+    {
+        var pool = try pool(workers: 3)
+        #expect(try [handOver(&pool).worker, handOver(&pool).worker] == [100, 101])
+        #expect(pool.missing(for: 2, true) == [0, 1])
+        #expect(pool.kept(by: 2, true).isEmpty)
+        let actions = pool.configure(
+            2, true, started: [(0, 200, try newTable(3, pool)), (1, 201, try newTable(4, pool))], now: Self.start)
+        #expect(
+            effects(actions) == [
+                .configure(100, generation: 2), .configure(101, generation: 2), .configure(102, generation: 2),
+                .configure(200, generation: 2), .configure(201, generation: 2),
+                // The third one has no connections.
+                .stop(102, keepingConnections: false),
+            ])
+        // A client asks again after a second.
+        #expect(pool.assignment { _ in true } == nil)
+        #expect(pool.refusal == .noWorker)
+        // What the former workers have is released to the first that serves.
+        #expect(
+            pool.receive(.ready(generation: 2, capacity: 5), from: 200, now: Self.start) == [
+                .release(100, count: .max), .release(101, count: .max),
+            ])
+        #expect(pool.receive(.ready(generation: 2, capacity: 5), from: 201, now: Self.start) == [.report(.ready)])
+        #expect(try handOver(&pool).worker == 200)
+    }
+
     @Test func `a worker that drains is not taken back when more workers are configured`() throws {
         var pool = try pool(workers: 2)
         _ = try handOver(&pool)

@@ -21,6 +21,9 @@ final class Daemon: Sendable {
 
     /// $DTLSD_BINARY, or the program that was built with these tests.
     static var binary: String { ProcessInfo.processInfo.environment["DTLSD_BINARY"] ?? built("dtlsd") }
+    /// Whether its workers can be told what to do (`Sources/DTLSDaemon/Worker/StandIn.swift`), as in the debug build that
+    /// is beside these tests.
+    static var hasStandIn: Bool { ProcessInfo.processInfo.environment["DTLSD_BINARY"] == nil }
     /// The tool, likewise.
     static var tool: String { ProcessInfo.processInfo.environment["DTLS_BINARY"] ?? built("dtls") }
 

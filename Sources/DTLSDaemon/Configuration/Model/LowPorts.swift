@@ -6,13 +6,18 @@ extension Configuration {
     /// connections are bound to as well, and those that backends and servers are sent to from.
     var needsLowPorts: Bool {
         let first = Self.firstUnprivilegedPort
+        return needsLowSourcePorts || listeningTables.contains { table in table.listen.contains { $0.port < first } }
+    }
+
+    /// Whether there are such ports among those that backends and servers are sent to from.
+    var needsLowSourcePorts: Bool {
         let sources = services.flatMap { service -> [LocalSource] in
             if case .forward(let forward) = service.handler { forward.sources } else { [] }
         }
-        return listeningTables.contains { table in table.listen.contains { $0.port < first } }
-            || (sources + clients.flatMap(\.sources)).contains { source in
-                source.ports.map { $0.first < first } ?? false
-            }
+        let ports = (sources + clients.flatMap(\.sources)).compactMap(\.ports)
+        guard !ports.isEmpty else { return false }
+        let first = Self.firstUnprivilegedPort
+        return ports.contains { $0.first < first }
     }
 
     /// net.ipv4.ip_unprivileged_port_start, which holds for IPv6 too.

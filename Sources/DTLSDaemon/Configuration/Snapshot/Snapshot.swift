@@ -21,11 +21,14 @@ final class WorkerSetup {
     var sessions: SharedMemory?
     /// The keys of session tickets, which change while the configuration stays the same.
     var ticketKeys: [TicketKey]
+    /// What workers that are started with it are walled in for.
+    let needs: WorkerNeeds
 
     init(
         snapshot: consuming FileDescriptor, keyLog: consuming FileDescriptor, sessions: SharedMemory? = nil,
-        ticketKeys: [TicketKey]
+        ticketKeys: [TicketKey], needs: WorkerNeeds = WorkerNeeds()
     ) {
+        self.needs = needs
         self.sessions = sessions
         self.snapshot = snapshot
         self.keyLog = keyLog
@@ -39,6 +42,6 @@ final class WorkerSetup {
     func copy(snapshot: consuming FileDescriptor) throws(SystemError) -> WorkerSetup {
         WorkerSetup(
             snapshot: snapshot, keyLog: keyLog.isOpen ? try keyLog.duplicate() : FileDescriptor(owning: -1),
-            sessions: sessions, ticketKeys: ticketKeys)
+            sessions: sessions, ticketKeys: ticketKeys, needs: needs)
     }
 }

@@ -107,6 +107,25 @@ static inline int co_tls1_prf(const char *digest, const unsigned char *secret, s
     return result;
 }
 
+// Raw public keys (RFC 7250), which OpenSSL has from 3.2 on. The functions are none of older headers.
+#ifdef TLSEXT_cert_type_rpk
+static inline int co_has_raw_public_keys(void) { return 1; }
+static inline int co_ssl_ctx_set_server_cert_type(SSL_CTX *c, const unsigned char *types, size_t n) { return SSL_CTX_set1_server_cert_type(c, types, n); }
+static inline int co_ssl_ctx_set_client_cert_type(SSL_CTX *c, const unsigned char *types, size_t n) { return SSL_CTX_set1_client_cert_type(c, types, n); }
+static inline int co_ssl_get_server_cert_type(const SSL *s) { return SSL_get_negotiated_server_cert_type(s); }
+static inline EVP_PKEY *co_ssl_peer_raw_public_key(const SSL *s) { return SSL_get0_peer_rpk(s); }
+static inline EVP_PKEY *co_ssl_session_peer_raw_public_key(SSL_SESSION *s) { return SSL_SESSION_get0_peer_rpk(s); }
+static inline EVP_PKEY *co_x509_store_ctx_raw_public_key(const X509_STORE_CTX *x) { return X509_STORE_CTX_get0_rpk(x); }
+#else
+static inline int co_has_raw_public_keys(void) { return 0; }
+static inline int co_ssl_ctx_set_server_cert_type(SSL_CTX *c, const unsigned char *types, size_t n) { return 0; }
+static inline int co_ssl_ctx_set_client_cert_type(SSL_CTX *c, const unsigned char *types, size_t n) { return 0; }
+static inline int co_ssl_get_server_cert_type(const SSL *s) { return 0; }
+static inline EVP_PKEY *co_ssl_peer_raw_public_key(const SSL *s) { return NULL; }
+static inline EVP_PKEY *co_ssl_session_peer_raw_public_key(SSL_SESSION *s) { return NULL; }
+static inline EVP_PKEY *co_x509_store_ctx_raw_public_key(const X509_STORE_CTX *x) { return NULL; }
+#endif
+
 static inline int co_err_get_lib(unsigned long e) { return ERR_GET_LIB(e); }
 static inline int co_err_get_reason(unsigned long e) { return ERR_GET_REASON(e); }
 

@@ -101,6 +101,8 @@ package struct ConnectionResult: Codable, Equatable, Sendable {
     /// The application protocol (ALPN).
     package var applicationProtocol: String?
     package var certificate: PeerCertificate?
+    /// The raw public key, in the place of a certificate.
+    package var publicKey: PeerPublicKey?
     /// The identity of the pre-shared key.
     package var pskIdentity: String?
     /// The connection ID that the peer puts into its records (RFC 9146), in hexadecimal digits.
@@ -144,6 +146,7 @@ package struct ConnectionResult: Codable, Equatable, Sendable {
         case serverName = "server_name"
         case applicationProtocol = "alpn"
         case certificate
+        case publicKey = "public_key"
         case pskIdentity = "psk_identity"
         case ownConnectionID = "connection_id"
         case peerConnectionID = "peer_connection_id"
@@ -169,6 +172,7 @@ package struct ConnectionResult: Codable, Equatable, Sendable {
         serverName = try container.decodeIfPresent(String.self, forKey: .serverName)
         applicationProtocol = try container.decodeIfPresent(String.self, forKey: .applicationProtocol)
         certificate = try container.decodeIfPresent(PeerCertificate.self, forKey: .certificate)
+        publicKey = try container.decodeIfPresent(PeerPublicKey.self, forKey: .publicKey)
         pskIdentity = try container.decodeIfPresent(String.self, forKey: .pskIdentity)
         ownConnectionID = try container.decodeIfPresent(String.self, forKey: .ownConnectionID)
         peerConnectionID = try container.decodeIfPresent(String.self, forKey: .peerConnectionID)
@@ -195,6 +199,7 @@ package struct ConnectionResult: Codable, Equatable, Sendable {
         try container.encodeIfPresent(serverName, forKey: .serverName)
         try container.encodeIfPresent(applicationProtocol, forKey: .applicationProtocol)
         try container.encodeIfPresent(certificate, forKey: .certificate)
+        try container.encodeIfPresent(publicKey, forKey: .publicKey)
         try container.encodeIfPresent(pskIdentity, forKey: .pskIdentity)
         try container.encodeIfPresent(ownConnectionID, forKey: .ownConnectionID)
         try container.encodeIfPresent(peerConnectionID, forKey: .peerConnectionID)
@@ -210,6 +215,19 @@ package struct ConnectionResult: Codable, Equatable, Sendable {
         try container.encodeIfPresent(sentRecords, forKey: .sentRecords)
         try container.encodeIfPresent(highestReceivedRecord, forKey: .highestReceivedRecord)
         try container.encode(workerDeaths, forKey: .workerDeaths)
+    }
+}
+
+/// The raw public key (RFC 7250) that a peer has shown.
+package struct PeerPublicKey: Codable, Equatable, Sendable {
+    /// What the configuration's file of keys calls it.
+    package var name: String
+    /// SHA-256 of its SubjectPublicKeyInfo, 64 hexadecimal digits.
+    package var fingerprint: String?
+
+    package init(name: String, fingerprint: String?) {
+        self.name = name
+        self.fingerprint = fingerprint
     }
 }
 

@@ -24,6 +24,8 @@ public struct AuthorizationQuestion: Sendable, Equatable {
     /// without one.
     public var certificate: PeerName?
     public var alternativeNames = AlternativeNames()
+    /// The raw public key, which the client has proven to be its own, and which is known; `nil` without one.
+    public var publicKey: PeerName?
 
     public init() {}
 
@@ -34,6 +36,10 @@ public struct AuthorizationQuestion: Sendable, Equatable {
         isResumed = details.isResumed
         presharedKeyIdentity = details.presharedKeyIdentity
         guard presharedKeyIdentity == nil else { return }
+        guard details.peerName?.publicKeyName == nil else {
+            publicKey = details.peerName
+            return
+        }
         certificate = details.peerName
         if let certificate = SSL_get0_peer_certificate(ssl) {
             alternativeNames = AlternativeNames(of: certificate)
@@ -45,7 +51,8 @@ public struct AuthorizationQuestion: Sendable, Equatable {
 
     /// Who the client is, or says that it is.
     var client: PeerName? {
-        certificate ?? presharedKeyIdentity.map { PeerName(presharedKeyIdentity: PresharedKeys.text(of: $0)) }
+        certificate ?? publicKey
+            ?? presharedKeyIdentity.map { PeerName(presharedKeyIdentity: PresharedKeys.text(of: $0)) }
     }
 }
 
@@ -219,7 +226,7 @@ final class AuthorizationGate {
         if Self.isFullWithKey(ssl) {
             guard let identity = keyExchange.identity else { return false }
             question = AuthorizationQuestion(ssl)
-            question.certificate = nil
+            (question.certificate, question.publicKey) = (nil, nil)
             question.presharedKeyIdentity = identity
             self.identity = identity
         } else if scope == .all {

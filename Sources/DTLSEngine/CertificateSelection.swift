@@ -41,6 +41,7 @@ extension ServerContext {
         for host in settings.names {
             var own = settings
             own.certifiedKeys = host.certifiedKeys
+            own.bareKeys = []
             own.names = []
             own.refusesUnknownNames = false
             own.choosesByAddress = false
@@ -148,7 +149,27 @@ extension ServerContext {
         } else {
             Self.chosenByAddress.value(in: ssl)?.adopt(ssl)
         }
+        guard Self.canShowItself(to: ssl) else {
+            HandshakeRefusal.record(.rawPublicKeyNotTaken, for: ssl)
+            alert?.pointee = SSL_AD_UNSUPPORTED_CERTIFICATE
+            return SSL_CLIENT_HELLO_ERROR
+        }
         return SSL_CLIENT_HELLO_SUCCESS
+    }
+
+    /// Whether a client takes what the server has to show: OpenSSL would say that there is no cipher suite in common to one
+    /// that does not. Where there are pre-shared keys, the client may have meant these.
+    private static func canShowItself(to ssl: OpaquePointer) -> Bool {
+        guard let exData = ContextExData.of(ssl), exData.hasBareKeysAlone, exData.presharedKeys == nil else {
+            return true
+        }
+        var start: UnsafePointer<UInt8>?
+        var count = 0
+        guard SSL_client_hello_get0_ext(ssl, RawPublicKeys.serverTypeExtension, &start, &count) == 1, let start else {
+            return false
+        }
+        // The length of the list in a byte, and a byte for each type (RFC 7250, section 3).
+        return UnsafeBufferPointer(start: start, count: count).dropFirst().contains(RawPublicKeys.type)
     }
 
     /// Makes a connection one of this context's. SSL_set_SSL_CTX takes the certificate and the trusted CAs along, but

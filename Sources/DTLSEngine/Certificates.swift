@@ -24,26 +24,11 @@ public final class OwnCertificate {
 
     /// The kind of its key, `"RSA"`, `"ECDSA"`, or OpenSSL's name (`"ED25519"`): a name has one certificate of each.
     public var keyKind: String {
-        guard let key = X509_get0_pubkey(pointer) else { return "unknown" }
-        switch EVP_PKEY_get_base_id(key) {
-        case EVP_PKEY_RSA: return "RSA"
-        case EVP_PKEY_EC: return "ECDSA"
-        case let other: return OBJ_nid2sn(other).map { String(cString: $0) } ?? "unknown"
-        }
+        X509_get0_pubkey(pointer).map(KeyKind.name) ?? "unknown"
     }
 
-    /// The authentication (NID_auth_…) of the cipher suites that a server with such a key can use. It is `nil` for keys
-    /// that no suite of DTLS can use: OpenSSL uses Ed25519, Ed448 and RSA-PSS keys of servers in TLS alone
-    /// (ssl_set_masks: "TLS1_get_version(s) == TLS1_2_VERSION"; seen with 3.0.19, issue 20122 of openssl/openssl).
-    var authentication: Int32? {
-        guard let key = X509_get0_pubkey(pointer) else { return nil }
-        return switch EVP_PKEY_get_base_id(key) {
-        case EVP_PKEY_RSA: NID_auth_rsa
-        case EVP_PKEY_EC: NID_auth_ecdsa
-        case EVP_PKEY_DSA: NID_auth_dss
-        default: nil
-        }
-    }
+    /// See ``KeyKind/authentication(of:)``.
+    var authentication: Int32? { X509_get0_pubkey(pointer).flatMap(KeyKind.authentication) }
 
     /// Whether the certificate has issued itself. No OCSP response is stapled to such a one: who trusts it has asked
     /// nobody. From 3.6 on OpenSSL leaves CertificateStatus out for it, and counts the message all the same, so that

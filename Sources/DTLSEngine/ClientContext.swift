@@ -8,6 +8,12 @@ public struct ClientSettings: Codable, Equatable, Sendable {
     public var loadDefaultCertificates: Bool
     /// Trusted CAs, PEM.
     public var certificateAuthorities: String?
+    /// The raw public keys (RFC 7250) of which the server must show one. Where there are `certificateAuthorities` or
+    /// `loadDefaultCertificates` beside them, a server that does not know raw public keys may show a certificate instead.
+    public var serverPublicKeys: KnownPublicKeys?
+    /// Whether the client shows the public key of `privateKey` to servers that take it (RFC 7250). Without a `certificate`,
+    /// it has nothing else to show.
+    public var offersRawPublicKey = false
     /// The client's own certificate and chain, PEM, leaf first; with it goes `privateKey`.
     public var certificate: String?
     public var privateKey: String?
@@ -56,6 +62,11 @@ public struct ClientSettings: Codable, Equatable, Sendable {
     }
 }
 
+extension ClientSettings {
+    /// Whether a server with known raw public keys may show a certificate all the same.
+    var takesCertificates: Bool { certificateAuthorities != nil || loadDefaultCertificates }
+}
+
 /// A client's SSL_CTX, made from ``ClientSettings``: what it trusts, and what it authenticates itself with.
 public final class ClientContext: TLSContext {
     public init(_ settings: ClientSettings) throws(CredentialsError) {
@@ -79,6 +90,7 @@ public final class ClientContext: TLSContext {
             let own = try use(certificate: certificate, privateKey: key, passphrase: settings.passphrase)
             try checkSignatures(of: own, in: settings.signatureAlgorithms)
         }
+        try useRawPublicKeys(settings)
         if let key = settings.presharedKey { try use(key) }
         if let fault = suiteFault(for: settings.presharedKey == nil ? .anyCertificate : .presharedKey) {
             throw .ciphers(fault)
@@ -94,6 +106,25 @@ public final class ClientContext: TLSContext {
             X509_STORE_CTX_set_error(store, X509_V_OK)
             return 1
         }
+        verifyRawPublicKeys(settings)
         _ = co_ssl_ctx_set_session_cache_mode(pointer, Int(SSL_SESS_CACHE_OFF))
+    }
+
+    private func useRawPublicKeys(_ settings: ClientSettings) throws(CredentialsError) {
+        var mayShow: CertificateTypes?
+        if settings.offersRawPublicKey {
+            mayShow = .both
+            if settings.certificate == nil {
+                guard let key = settings.privateKey else {
+                    throw .privateKey("there is none, whose public key is shown")
+                }
+                let own = try use(BareKey(privateKey: key, passphrase: settings.passphrase))
+                try checkSignatures(ofKind: KeyKind.name(of: own.pointer), in: settings.signatureAlgorithms)
+                mayShow = .rawPublicKeysAlone
+            }
+        }
+        var mayTake: CertificateTypes?
+        if settings.serverPublicKeys != nil { mayTake = settings.takesCertificates ? .both : .rawPublicKeysAlone }
+        try negotiateRawPublicKeys(server: mayTake, client: mayShow)
     }
 }

@@ -14,6 +14,8 @@ public enum CredentialsError: Error, Sendable, Equatable, CustomStringConvertibl
     case version(String)
     /// The list of signature algorithms.
     case signatures(String)
+    /// Raw public keys (RFC 7250), which this OpenSSL does not have, or not with these settings.
+    case rawPublicKeys(String)
     /// OpenSSL could not make the context at all.
     case context(String)
 
@@ -28,6 +30,7 @@ public enum CredentialsError: Error, Sendable, Equatable, CustomStringConvertibl
         case .ciphers(let reason): "cipher list: \(reason)"
         case .version(let reason): "version: \(reason)"
         case .signatures(let reason): "signature algorithms: \(reason)"
+        case .rawPublicKeys(let reason): reason
         case .context(let reason): "TLS context: \(reason)"
         }
     }
@@ -77,40 +80,13 @@ extension TLSContext {
     private func use(
         privateKey text: String, passphrase: String?, of certificate: OwnCertificate
     ) throws(CredentialsError) {
-        var found = try Self.readPrivateKey(text, passphrase ?? "")
-        // OpenSSL's tools take a byte order mark at the beginning of a passphrase file for a part of the passphrase;
-        // those who read it as a text do not.
-        if found == nil, let passphrase { found = try Self.readPrivateKey(text, "\u{feff}" + passphrase) }
-        guard let key = found else {
-            let error = OpenSSLError.drain()
-            if text.contains("ENCRYPTED") {
-                throw .passphrase(
-                    passphrase == nil
-                        ? "the private key is encrypted and no passphrase is given"
-                        : "it does not decrypt the private key")
-            }
-            throw .privateKey("not a valid PEM private key (\(error))")
-        }
-        defer { EVP_PKEY_free(key) }
+        let key = try OwnKey(pem: text, passphrase: passphrase)
         // Asked here, since SSL_CTX_use_PrivateKey takes a key of another kind for that of another certificate.
-        guard X509_check_private_key(certificate.pointer, key) == 1 else {
+        guard X509_check_private_key(certificate.pointer, key.pointer) == 1 else {
             ERR_clear_error()
             throw .mismatch("the private key does not belong to the certificate")
         }
-        guard SSL_CTX_use_PrivateKey(pointer, key) == 1 else { throw .privateKey("\(OpenSSLError.drain())") }
-    }
-
-    /// - Returns: a reference that the caller owns, or `nil` with OpenSSL's errors in its queue.
-    private static func readPrivateKey(
-        _ text: String, _ passphrase: String
-    ) throws(CredentialsError) -> OpaquePointer? {
-        guard let source = PEMSource(text) else { throw .privateKey("too large") }
-        ERR_clear_error()
-        // With a null callback, PEM_def_callback takes its last argument as the passphrase; an empty one keeps it from
-        // asking on the terminal.
-        return passphrase.withCString {
-            PEM_read_bio_PrivateKey(source.bio, nil, nil, UnsafeMutableRawPointer(mutating: $0))
-        }
+        guard SSL_CTX_use_PrivateKey(pointer, key.pointer) == 1 else { throw .privateKey("\(OpenSSLError.drain())") }
     }
 
     /// Trusts the certificates of a PEM text, each on its own: a CA below another one without that one, and a peer's

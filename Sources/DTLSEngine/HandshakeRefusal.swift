@@ -9,6 +9,10 @@ final class HandshakeRefusal {
         /// The client asks for a server name (SNI) that is not served.
         case unknownServerName(String)
         case certificate(PeerRejection)
+        /// A server has only a raw public key to show (RFC 7250), and the client takes none.
+        case rawPublicKeyNotTaken
+        /// The server that a client has come to is another one, as the text says.
+        case server(String)
         /// The client has named an identity that there is no pre-shared key for.
         case unknownPresharedKeyIdentity([UInt8])
         /// The client has named an identity that was asked about, and may not come in.

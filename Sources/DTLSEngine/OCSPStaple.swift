@@ -137,6 +137,10 @@ extension ServerContext {
     }
 
     private static func staple(to ssl: OpaquePointer) -> Int32 {
+        // A client that gets a raw public key has no certificate that the response could be about.
+        guard co_ssl_get_server_cert_type(ssl) == Int32(RawPublicKeys.certificateType) else {
+            return SSL_TLSEXT_ERR_NOACK
+        }
         // OpenSSL has made the one that it will send the current one.
         guard let chosen = SSL_get_certificate(ssl), let certificates = ContextExData.of(ssl)?.certificates,
             let staple = certificates.first(where: { X509_cmp($0.certificate.pointer, chosen) == 0 })?.staple,

@@ -311,6 +311,11 @@ final class OpenSSLConnection {
 
     private func concludeStep(_ result: Int32) throws(EngineError) -> Engine.Event {
         if result == 1 {
+            if let fault = ServerVerifier.finalFault(of: ssl) {
+                state = .closed
+                bio.lend(nil)
+                throw .handshake(OpenSSLError("certificate verify failed"), verification: fault)
+            }
             state = .established
             alert = nil
             filter.measure(ssl, payloadSize: payloadSize)
@@ -331,6 +336,13 @@ final class OpenSSLConnection {
             rejection.correctAlert(in: bio.outbox)
             bio.notes.correctSentAlert(to: rejection.alert)
             throw .handshake(error, verification: rejection.description)
+        case .server(let fault): throw .handshake(error, verification: fault)
+        case .rawPublicKeyNotTaken:
+            throw .handshake(
+                OpenSSLError(
+                    "the client takes no raw public key (server_certificate_type, RFC 7250), and the service has no"
+                        + " certificate"),
+                verification: nil)
         case .unknownPresharedKeyIdentity(let identity):
             let name = Printable.quoted(PresharedKeys.text(of: identity))
             throw .handshake(error, verification: "unknown PSK identity \(name)")

@@ -7,26 +7,30 @@ public struct PeerName: Sendable, Equatable {
     public var commonName: String?
     /// The certificate's whole subject, as RFC 2253 writes it (`CN=sensor-7,O=Example`).
     public var subject: String?
-    /// SHA-256 of the certificate, lower-case hexadecimal digits without colons.
+    /// SHA-256 of the certificate, or of the SubjectPublicKeyInfo of a raw public key, lower-case hexadecimal digits without colons.
     public var fingerprint: String?
     /// The identity that came with a pre-shared key.
     public var presharedKeyIdentity: String?
+    /// What the peer's raw public key is called by this side (``KnownPublicKey/name``). The `fingerprint` is the key's then.
+    public var publicKeyName: String?
 
     public init(
         commonName: String? = nil, subject: String? = nil, fingerprint: String? = nil,
-        presharedKeyIdentity: String? = nil
+        presharedKeyIdentity: String? = nil, publicKeyName: String? = nil
     ) {
+        self.publicKeyName = publicKeyName
         self.commonName = commonName
         self.subject = subject
         self.fingerprint = fingerprint
         self.presharedKeyIdentity = presharedKeyIdentity
     }
 
-    /// One name for a log line: the key's identity, the common name, or the subject.
-    public var name: String? { presharedKeyIdentity ?? commonName ?? subject }
+    /// One name for a log line: the key's identity or name, the common name, or the subject.
+    public var name: String? { presharedKeyIdentity ?? publicKeyName ?? commonName ?? subject }
 }
 
-/// How it is kept beside a connection's state, and in sessions.
+/// How it is kept beside a connection's state, and in sessions, but for the name of a raw public key: those who keep it have a
+/// place for that at their end, where earlier versions of this program do not look.
 extension PeerName {
     func encode(into writer: inout ByteWriter) {
         for text in [commonName, subject, fingerprint, presharedKeyIdentity] {
@@ -42,6 +46,9 @@ extension PeerName {
 }
 
 extension PeerName {
+    /// The peer that has shown this key.
+    init(_ key: KnownPublicKey) { self.init(fingerprint: Hexadecimal.text(key.fingerprint), publicKeyName: key.name) }
+
     /// The names in a certificate. They are the peer's own words, and can hold any character but NUL.
     init(certificate: OpaquePointer) {
         let name = X509_get_subject_name(certificate)

@@ -1,7 +1,7 @@
 import COpenSSL
 import Primitives
 
-/// The reason why a client was refused for the certificate that it has shown.
+/// The reason why a client was refused for the certificate or raw public key that it has shown.
 public struct PeerRejection: Sendable, Equatable, CustomStringConvertible {
     enum Reason: Sendable, Equatable {
         case chain(ChainFault)
@@ -15,6 +15,10 @@ public struct PeerRejection: Sendable, Equatable, CustomStringConvertible {
         case unreadable
         /// A name with a NUL in it.
         case nul
+        /// A raw public key that nobody knows.
+        case unknownKey
+        /// A certificate, where raw public keys alone are taken.
+        case notAKey
     }
 
     /// The names that the client claims. None of them is proven.
@@ -23,6 +27,9 @@ public struct PeerRejection: Sendable, Equatable, CustomStringConvertible {
 
     /// A sentence for the operator: which certificate, and what is wrong with it.
     public var description: String {
+        if case .rule(.unknownKey) = reason {
+            return "the client's raw public key sha256:\(client.fingerprint ?? "…") is not among those that are known"
+        }
         let fault =
             switch reason {
             case .chain(let fault): fault.text
@@ -32,6 +39,8 @@ public struct PeerRejection: Sendable, Equatable, CustomStringConvertible {
                 "has names that cannot be compared with the rules: one is malformed"
             case .rule(.nul):
                 "has a name with a NUL byte in it, of which programs would take what stands before it for the whole"
+            case .rule(.unknownKey): "is not among those that are known"
+            case .rule(.notAKey): "is none of the raw public keys, which are all that clients may show"
             }
         return "client certificate \(ChainFault.quoted(name: client.subject ?? "")) \(fault)"
     }

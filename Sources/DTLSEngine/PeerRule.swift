@@ -231,7 +231,9 @@ package struct PeerRules: Sendable {
     /// A rule that matches the certificate that the peer of a session has shown. Of a session that was kept in a slot, the
     /// common name and the fingerprint are known, and no other name.
     package func match(_ session: SessionDetails) -> PeerRule? {
-        guard let name = session.peerName, let fingerprint = name.fingerprint else { return nil }
+        guard let name = session.peerName, name.publicKeyName == nil, let fingerprint = name.fingerprint else {
+            return nil
+        }
         return match(
             fingerprint: Hexadecimal.fingerprint(Array(fingerprint.utf8)) ?? [],
             session.certificateNames ?? CertificateNames(commonName: name.commonName))

@@ -32,6 +32,9 @@ public struct PeerVerification: Codable, Equatable, Sendable {
     /// Trusted CAs, PEM. Where it is `nil`, only the fingerprints of `allow` are trusted, and a certificate that has
     /// one of them is accepted whatever its issuer and its dates are.
     public var authorities: String?
+    /// The raw public keys (RFC 7250) of which a client may show one in the place of a certificate; `nil`: it may not. `allow`
+    /// and `deny` are not about these.
+    public var publicKeys: KnownPublicKeys?
     /// Revocation lists, PEM. Where there are any, each issuer of a certificate that ``revocationCheck`` means needs a
     /// list that is in force.
     public var revocationLists: [String]
@@ -45,8 +48,9 @@ public struct PeerVerification: Codable, Equatable, Sendable {
     public init(
         mode: Mode = .none, authorities: String? = nil, revocationLists: [String] = [],
         revocationCheck: RevocationCheck = .chain, purpose: Purpose = .client, allow: [PeerRule] = [],
-        deny: [PeerRule] = []
+        deny: [PeerRule] = [], publicKeys: KnownPublicKeys? = nil
     ) {
+        self.publicKeys = publicKeys
         self.revocationCheck = revocationCheck
         self.purpose = purpose
         self.mode = mode
@@ -56,6 +60,9 @@ public struct PeerVerification: Codable, Equatable, Sendable {
         self.deny = deny
     }
 
+    /// Whether there are certificates that a client may show.
+    package var takesCertificates: Bool { authorities != nil || !allow.isEmpty }
+
     /// Tells sessions that were begun under this policy from those under another: a session stands for the certificate
     /// that its client has shown, and OpenSSL does not check that again when it resumes one.
     var sessionIDContext: String {
@@ -64,6 +71,8 @@ public struct PeerVerification: Codable, Equatable, Sendable {
         if (revocationCheck, purpose) != (.chain, .client) {
             parts.append([revocationCheck.rawValue, purpose.rawValue])
         }
+        // Which keys these are is asked of each session (SessionNotes), so that a new one does not end the others' sessions.
+        if publicKeys != nil { parts.append(["raw public keys"]) }
         var text: [UInt8] = []
         for part in parts {
             // With their lengths, so that no two policies give the same bytes.
@@ -99,6 +108,8 @@ extension ServerContext {
                 X509_STORE_set_flags(SSL_CTX_get_cert_store(pointer), UInt(flags))
             }
             for text in clients.revocationLists { try revoke(text) }
+        } else if clients.publicKeys != nil, clients.allow.isEmpty {
+            // Raw public keys are all that clients may show.
         } else if clients.allow.isEmpty || !clients.allow.allSatisfy(\.isFingerprint) {
             throw .authorities("there are none, and the allow list does not consist of fingerprints only")
         }
@@ -106,6 +117,7 @@ extension ServerContext {
         // are CAs is checked all the same.
         if clients.purpose == .any { X509_VERIFY_PARAM_set_purpose(SSL_CTX_get0_param(pointer), X509_PURPOSE_ANY) }
         exData.verifier = PeerVerifier(clients)
+        exData.publicKeys = service?.exData.publicKeys ?? clients.publicKeys.map(PublicKeyTable.init)
         SSL_CTX_set_cert_verify_callback(
             pointer,
             { store, _ in
@@ -132,11 +144,13 @@ final class PeerVerifier {
     private let deny: PeerRules
     /// Whether a certificate must have been signed by a trusted CA: otherwise its fingerprint is what counts.
     private let checksChain: Bool
+    private let takesCertificates: Bool
 
     init(_ clients: PeerVerification) {
         allow = PeerRules(clients.allow)
         deny = PeerRules(clients.deny)
         checksChain = clients.authorities != nil
+        takesCertificates = clients.takesCertificates
     }
 
     /// The connection whose peer's certificate a check is about.
@@ -146,7 +160,13 @@ final class PeerVerifier {
 
     /// - Returns: 1 for a certificate that is accepted, 0 for one that is not.
     fileprivate func verify(_ store: OpaquePointer, for ssl: OpaquePointer) -> Int32 {
+        if let key = co_x509_store_ctx_raw_public_key(store) { return Self.verify(key, store, for: ssl) }
         guard let leaf = X509_STORE_CTX_get0_cert(store) else { return 0 }
+        guard takesCertificates else {
+            X509_STORE_CTX_set_error(store, X509_V_ERR_APPLICATION_VERIFICATION)
+            Self.refuse(.rule(.notAKey), store, for: ssl)
+            return 0
+        }
         if checksChain, !Self.checkChain(store, for: ssl) { return 0 }
         if let fault = fault(of: leaf) {
             X509_STORE_CTX_set_error(store, X509_V_ERR_APPLICATION_VERIFICATION)
@@ -156,6 +176,19 @@ final class PeerVerifier {
         // X509_verify_cert, which would have said so, is not called where fingerprints are all that counts.
         X509_STORE_CTX_set_error(store, X509_V_OK)
         return 1
+    }
+
+    /// OpenSSL checks later that the client has the private key (CertificateVerify).
+    private static func verify(_ key: OpaquePointer, _ store: OpaquePointer, for ssl: OpaquePointer) -> Int32 {
+        let fingerprint = RawPublicKeys.fingerprint(of: key)
+        if let fingerprint, ContextExData.of(ssl)?.publicKeys?.name(of: fingerprint) != nil {
+            X509_STORE_CTX_set_error(store, X509_V_OK)
+            return 1
+        }
+        X509_STORE_CTX_set_error(store, X509_V_ERR_APPLICATION_VERIFICATION)
+        let client = PeerName(fingerprint: fingerprint.map(Hexadecimal.text))
+        HandshakeRefusal.record(.certificate(PeerRejection(client: client, reason: .rule(.unknownKey))), for: ssl)
+        return 0
     }
 
     private static func checkChain(_ store: OpaquePointer, for ssl: OpaquePointer) -> Bool {

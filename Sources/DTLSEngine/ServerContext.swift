@@ -54,12 +54,13 @@ public final class ServerContext: TLSContext {
             signatureAlgorithms: settings.signatureAlgorithms, minimumVersion: settings.minimumVersion,
             maximumVersion: settings.newestVersion, allowsRenegotiation: settings.allowsRenegotiation)
         for key in settings.certifiedKeys { try use(key) }
+        let bareKinds = try useBareKeys(settings)
         try verify(settings.clients, trustOf: service)
         // In DTLS it bounds each message, and a client can have ten of them half sent
         // (dtls1_max_handshake_message_len). Never less than a record; OpenSSL's own is 100 KiB.
         _ = co_ssl_ctx_set_max_cert_list(pointer, settings.clients.mode == .none ? 0 : Self.maximumClientChain)
         if let keys = settings.presharedKeys { try use(keys) }
-        try checkSuites(settings)
+        try checkSuites(settings, bareKinds)
         try prepareSessions(settings.sessions, tickets, sessions)
         SSL_CTX_set_options(pointer, CO_SSL_OP_CIPHER_SERVER_PREFERENCE)
         // For suites with DHE: a group of RFC 3526, as strong as the certificate's key.
@@ -90,15 +91,45 @@ public final class ServerContext: TLSContext {
         exData.certificates.append((certificate, certificate.isSelfSigned ? nil : key.staple))
     }
 
-    /// Checks that the cipher list has a suite for each certificate and for the pre-shared keys, which would never be
+    /// Uses the private keys without certificates, and has the types of certificates negotiated.
+    /// - Returns: the kinds of these keys, and the authentication of the suites for each.
+    private func useBareKeys(
+        _ settings: ServerSettings
+    ) throws(CredentialsError) -> [(kind: String, authentication: Int32?)] {
+        var kinds: [(kind: String, authentication: Int32?)] = []
+        for bare in settings.bareKeys {
+            let key = try use(bare)
+            let kind = KeyKind.name(of: key.pointer)
+            guard !kinds.contains(where: { $0.kind == kind }) else {
+                throw .privateKey("there is a second one of the kind \(kind)")
+            }
+            kinds.append((kind, KeyKind.authentication(of: key.pointer)))
+        }
+        exData.hasBareKeysAlone = !settings.bareKeys.isEmpty && settings.certifiedKeys.isEmpty
+        let mayShow: CertificateTypes? =
+            exData.hasBareKeysAlone ? .rawPublicKeysAlone : settings.offersRawPublicKeys ? .both : nil
+        var mayTake: CertificateTypes?
+        if settings.clients.mode != .none, settings.clients.publicKeys != nil {
+            mayTake = settings.clients.takesCertificates ? .both : .rawPublicKeysAlone
+        }
+        try negotiateRawPublicKeys(server: mayShow, client: mayTake)
+        return kinds
+    }
+
+    /// Checks that the cipher list has a suite for each certificate or key and for the pre-shared keys, which would never be
     /// used otherwise.
-    private func checkSuites(_ settings: ServerSettings) throws(CredentialsError) {
-        for (certificate, _) in exData.certificates {
-            let kind = certificate.keyKind
-            guard let authentication = certificate.authentication else {
+    private func checkSuites(
+        _ settings: ServerSettings, _ bareKinds: [(kind: String, authentication: Int32?)]
+    ) throws(CredentialsError) {
+        for (kind, authentication) in exData.certificates.map({
+            ($0.certificate.keyKind, $0.certificate.authentication)
+        })
+            + bareKinds
+        {
+            guard let authentication else {
                 throw .certificate("OpenSSL has no cipher suites of DTLS for servers with \(kind) keys")
             }
-            try checkSignatures(of: certificate, in: settings.signatureAlgorithms)
+            try checkSignatures(ofKind: kind, in: settings.signatureAlgorithms)
             guard let fault = suiteFault(for: .certificate(keyKind: kind, authentication: authentication)) else {
                 continue
             }

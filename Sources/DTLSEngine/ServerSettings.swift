@@ -3,6 +3,12 @@ public struct ServerSettings: Codable, Equatable, Sendable {
     /// The server's certificates: one of each kind of key (RSA, ECDSA) at most. The client's offer decides between
     /// them.
     public var certifiedKeys: [CertifiedKey]
+    /// Private keys without certificates, one of each kind at most, for clients that take raw public keys (RFC 7250). They are
+    /// in the place of `certifiedKeys`.
+    public var bareKeys: [BareKey] = []
+    /// Whether clients that ask for it get the public key of a certificate, and not the certificate (RFC 7250). With
+    /// `bareKeys`, they always do.
+    public var offersRawPublicKeys = false
     /// The certificates for clients that ask for other names (SNI).
     public var names: [VirtualHost] = []
     /// Whether a client is refused that asks for a name which neither `names` nor the service's own certificates have;
@@ -76,11 +82,14 @@ extension ServerSettings {
     /// messages of DTLS 1.2, and OpenSSL 4.1 brings DTLS 1.3.
     var newestVersion: ProtocolVersion? { maximumVersion ?? (authorization == .none ? nil : .dtls12) }
 
+    /// Whether clients can authenticate the server by a certificate or a raw public key.
+    var hasKeys: Bool { !certifiedKeys.isEmpty || !bareKeys.isEmpty }
+
     /// The active OpenSSL cipher list.
     var cipherList: String {
         ciphers
             ?? CipherPolicy.cipherList(
-                policy: policy, hasCertificates: !certifiedKeys.isEmpty, hasPresharedKeys: presharedKeys != nil,
+                policy: policy, hasCertificates: hasKeys, hasPresharedKeys: presharedKeys != nil,
                 minimumVersion: minimumVersion)
     }
 }
@@ -90,7 +99,7 @@ extension ServerSettings {
     /// connect: OpenSSL asks a resumed session neither for a certificate nor for a key, and does not check that its
     /// cipher suite is still in the list.
     var sessionIDContext: String {
-        let proofs = "\(certifiedKeys.isEmpty ? "" : "certificates")\0\(presharedKeys == nil ? "" : "keys")"
+        let proofs = "\(hasKeys ? "certificates" : "")\0\(presharedKeys == nil ? "" : "keys")"
         let lists = [groups.map { "groups:\($0)" }, signatureAlgorithms.map { "signatures:\($0)" }].compactMap(\.self)
         return ([clients.sessionIDContext, proofs, cipherList] + lists).joined(separator: "\0")
     }

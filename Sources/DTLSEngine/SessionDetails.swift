@@ -46,10 +46,17 @@ public struct SessionDetails: Sendable, Equatable {
         serverName = SSL_get_servername(ssl, TLSEXT_NAMETYPE_host_name).map { String(cString: $0) }
         applicationProtocol = Self.applicationProtocol(ssl)
         presharedKeyIdentity = SSL_get_psk_identity(ssl).map(PresharedKeyCallbacks.bytes)
-        if let certificate = SSL_get0_peer_certificate(ssl) {
+        let notes = try? SessionNotes(of: SSL_get_session(ssl))
+        if let key = co_ssl_peer_raw_public_key(ssl) {
+            let fingerprint = RawPublicKeys.fingerprint(of: key) ?? []
+            let name = ContextExData.of(ssl)?.publicKeys?.name(of: fingerprint) ?? ""
+            peerName = PeerName(KnownPublicKey(name: name, fingerprint: fingerprint))
+        } else if let key = notes?.publicKey {
+            peerName = PeerName(key)
+        } else if let certificate = SSL_get0_peer_certificate(ssl) {
             peerName = PeerName(certificate: certificate)
             certificateNames = CertificateNames(of: certificate)
-        } else if let noted = (try? SessionNotes(of: SSL_get_session(ssl)))?.certificate {
+        } else if let noted = notes?.certificate {
             // A server has its client's certificate no more once it has given a ticket.
             peerName = noted.name
             certificateNames = noted.names
@@ -118,6 +125,7 @@ extension SessionDetails {
         writer.optional(peerName) { $1.encode(into: &$0) }
         writer.integer(Int32(truncatingIfNeeded: verificationResult))
         writer.optional(label) { $0.string($1) }
+        writer.optional(peerName?.publicKeyName) { $0.string($1) }
     }
 
     package init(decoding reader: inout ByteReader) throws(MalformedBytes) {
@@ -131,6 +139,8 @@ extension SessionDetails {
         verificationResult = Int(try reader.integer(Int32.self))
         // A program without labels has written no more.
         label = reader.isAtEnd ? nil : try reader.optionalString()
+        // Nor has one without raw public keys.
+        peerName?.publicKeyName = reader.isAtEnd ? nil : try reader.optionalString()
     }
 
     /// The encoding in at most `limit` bytes, for a place that has no more: names that peers have chosen are left out as

@@ -6,6 +6,8 @@ import Primitives
 struct SessionNotes: Equatable {
     /// What is known of the certificate that the client has shown; `nil` where it has shown none, or the session has it.
     var certificate: Certificate?
+    /// The raw public key that the client has shown; `nil` where it has shown none.
+    var publicKey: KnownPublicKey?
     /// ``PresharedKeyTable/note(of:)``; `nil` where no pre-shared key was used.
     var key: [UInt8]?
 
@@ -18,9 +20,10 @@ struct SessionNotes: Equatable {
 
     private static let layout: UInt8 = 1
 
-    private var isEmpty: Bool { certificate == nil && key == nil }
+    private var isEmpty: Bool { certificate == nil && key == nil && publicKey == nil }
 
-    init(certificate: Certificate? = nil, key: [UInt8]? = nil) {
+    init(certificate: Certificate? = nil, key: [UInt8]? = nil, publicKey: KnownPublicKey? = nil) {
+        self.publicKey = publicKey
         self.certificate = certificate
         self.key = key
     }
@@ -35,6 +38,10 @@ struct SessionNotes: Equatable {
             certificate.name.encode(into: &writer)
             certificate.names.encode(into: &writer)
         }
+        if let publicKey {
+            writer.string(publicKey.name)
+            writer.data(publicKey.fingerprint)
+        }
         return writer.bytes
     }
 
@@ -45,6 +52,8 @@ struct SessionNotes: Equatable {
         certificate = try reader.optional { (reader) throws(MalformedBytes) in
             Certificate(name: try PeerName(decoding: &reader), names: try CertificateNames(decoding: &reader))
         }
+        // Notes without a raw public key end here, as those of earlier versions do.
+        if !reader.isAtEnd { publicKey = KnownPublicKey(name: try reader.string(), fingerprint: try reader.array()) }
     }
 
     // MARK: Sessions
@@ -86,15 +95,27 @@ struct SessionNotes: Equatable {
             notes.certificate = nil
             bytes = notes.encoded
         }
+        let publicKey = co_ssl_session_peer_raw_public_key(session)
+        if let publicKey {
+            guard let fingerprint = RawPublicKeys.fingerprint(of: publicKey) else { return false }
+            // Where the key was removed during the handshake, the session gets a note that fits no key.
+            let name = ContextExData.of(ssl)?.publicKeys?.name(of: fingerprint) ?? ""
+            notes.publicKey = KnownPublicKey(name: name, fingerprint: fingerprint)
+            bytes = notes.encoded
+        }
         guard !notes.isEmpty else { return true }
         guard SSL_SESSION_set1_ticket_appdata(session, bytes, bytes.count) == 1 else { return false }
-        return !isShorter || SessionBytes.dropPeerCertificate(of: session)
+        return !isShorter && publicKey == nil || SessionBytes.dropPeerCertificate(of: session)
     }
 
     /// Whether a session may be resumed on a connection, as far as its notes say: one that was made with a pre-shared key
-    /// only while identity and key are still the same, and none whose notes cannot be read.
+    /// only while identity and key are still the same, one of a client with a raw public key only while that is known by the
+    /// same name, and none whose notes cannot be read.
     static func allowResumption(of session: OpaquePointer?, on ssl: OpaquePointer?) -> Bool {
         guard let ssl, let session, let notes = try? SessionNotes(of: session) else { return false }
+        if let publicKey = notes.publicKey {
+            return ContextExData.of(ssl)?.publicKeys?.name(of: publicKey.fingerprint) == publicKey.name
+        }
         guard let key = notes.key else { return true }
         return ContextExData.of(ssl)?.presharedKeys?.isValid(note: key) ?? false
     }
@@ -123,10 +144,10 @@ extension ServerContext {
     }
 }
 
-/// How the client's certificate leaves a session. OpenSSL has no call for that (`SSL_SESSION_set_peer`), but it decodes
-/// into a session that is there, and the certificate is optional (SSL_SESSION_ASN1 in ssl/ssl_asn1.c, read in 3.0 to 4.1).
+/// How the client's certificate or raw public key leaves a session. OpenSSL has no call for that (`SSL_SESSION_set_peer`), but
+/// it decodes into a session that is there, and both are optional (SSL_SESSION_ASN1 in ssl/ssl_asn1.c, read in 3.0 to 4.1).
 extension SessionBytes {
-    /// Takes the certificate of the peer out of a session that no other connection has. All else stays.
+    /// Takes the certificate or raw public key of the peer out of a session that no other connection has. All else stays.
     /// - Returns: false where the session could not be decoded again, and is of no more use.
     static func dropPeerCertificate(of session: OpaquePointer) -> Bool {
         var bytes = encoded(session)
@@ -136,7 +157,7 @@ extension SessionBytes {
         // What cannot be decoded as a session of its own leaves the present one as it is.
         guard let other = decode(rest) else { return true }
         defer { SSL_SESSION_free(other) }
-        guard SSL_SESSION_get0_peer(other) == nil else { return true }
+        guard SSL_SESSION_get0_peer(other) == nil, co_ssl_session_peer_raw_public_key(other) == nil else { return true }
         let decoded = rest.withUnsafeBufferPointer { buffer in
             var target: OpaquePointer? = session
             var position = buffer.baseAddress
@@ -149,7 +170,8 @@ extension SessionBytes {
         return true
     }
 
-    /// The encoding of a session without the certificate of its peer: `peer [3] X509 OPTIONAL`.
+    /// The encoding of a session without the certificate of its peer, `peer [3] X509 OPTIONAL`, and without its raw public key,
+    /// `peer_rpk [20] OCTET STRING OPTIONAL`.
     /// - Returns: `nil` for what is not the encoding of a session.
     static func withoutPeer(_ bytes: [UInt8]) -> [UInt8]? {
         bytes.withUnsafeBufferPointer { buffer in
@@ -163,7 +185,7 @@ extension SessionBytes {
             let end = start + whole.size
             while position < end {
                 guard let element = Element(at: position, end - position) else { return nil }
-                if element.tag != 3 || element.tagClass != V_ASN1_CONTEXT_SPECIFIC {
+                if ![3, 20].contains(element.tag) || element.tagClass != V_ASN1_CONTEXT_SPECIFIC {
                     body += UnsafeBufferPointer(start: position, count: element.size)
                 }
                 position += element.size

@@ -80,9 +80,13 @@ public class TLSContext {
     /// certificate.
     /// - Parameter list: the list of the settings; `nil`: OpenSSL's own, which has algorithms for all keys.
     func checkSignatures(of certificate: OwnCertificate, in list: String?) throws(CredentialsError) {
+        try checkSignatures(ofKind: certificate.keyKind, in: list)
+    }
+
+    /// - Parameter kind: of a key of this side; see ``KeyKind``.
+    func checkSignatures(ofKind kind: String, in list: String?) throws(CredentialsError) {
         // The signatures of DTLS 1.0 are not negotiated (RFC 4346, section 7.4.3).
         guard let list, maximumVersion != .dtls10 else { return }
-        let kind = certificate.keyKind
         guard !SignatureAlgorithms.has(keyKind: kind, in: list, securityLevel: SSL_CTX_get_security_level(pointer))
         else { return }
         throw .signatures("it has no signature algorithm that the policy allows for certificates with \(kind) keys")
@@ -116,6 +120,12 @@ final class ContextExData {
     weak var server: ServerContext?
     /// What a server checks its clients' certificates with; `nil` where it asks for none.
     var verifier: PeerVerifier?
+    /// What a client checks the raw public key or certificate of its server with, where it knows such keys.
+    var serverVerifier: ServerVerifier?
+    /// The raw public keys of peers.
+    var publicKeys: PublicKeyTable?
+    /// Whether a server has no certificate, and shows the public key of its private key alone.
+    var hasBareKeysAlone = false
     /// A server's pre-shared keys.
     var presharedKeys: PresharedKeyTable?
     /// A client's own pre-shared key.

@@ -226,11 +226,13 @@ import Testing
                 }
             }
             #expect(try decode(bytes) == details)
-            // The last byte says that there is no label; a program without labels has written none.
-            for count in 0..<(bytes.count - 1) {
+            // The last bytes say that there is no label and no name of a raw public key; programs without these have written
+            // none.
+            for count in 0..<(bytes.count - 2) {
                 #expect(throws: MalformedBytes.self) { try decode(bytes.prefix(count)) }
             }
             #expect(try decode(bytes.dropLast()) == details)
+            #expect(try decode(bytes.dropLast(2)) == details)
             var labelled = details
             labelled.label = "gold"
             var more = ByteWriter()

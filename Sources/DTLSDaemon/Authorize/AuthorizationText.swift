@@ -60,6 +60,12 @@ struct AuthorizationText {
             text.string("psk_identity", PresharedKeys.text(of: identity))
             text.string("psk_identity_hex", Hexadecimal.text(identity))
         }
+        if let key = question.publicKey {
+            text.object("public_key") { text in
+                if let fingerprint = key.fingerprint { text.string("fingerprint", fingerprint) }
+                if let name = key.publicKeyName { text.string("name", name) }
+            }
+        }
         guard let certificate = question.certificate else { return }
         text.object("certificate") { text in
             var isComplete = true

@@ -24,7 +24,8 @@ struct ConnectionCondition {
         }
         guard let identity else { return true }
         guard state != .handshake, let name = slot.session?.peerName else { return false }
-        return [name.commonName, name.subject, name.fingerprint, name.presharedKeyIdentity].contains(identity)
+        return [name.commonName, name.subject, name.fingerprint, name.presharedKeyIdentity, name.publicKeyName]
+            .contains(identity)
     }
 
     /// Whether details are to be decoded of every connection.

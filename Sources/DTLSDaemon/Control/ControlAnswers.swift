@@ -265,7 +265,9 @@ extension Control {
             result.serverName = session.serverName
             result.applicationProtocol = session.applicationProtocol
             result.pskIdentity = session.peerName?.presharedKeyIdentity
-            if let name = session.peerName, name.fingerprint != nil {
+            if let name = session.peerName, let keyName = name.publicKeyName {
+                result.publicKey = PeerPublicKey(name: keyName, fingerprint: name.fingerprint)
+            } else if let name = session.peerName, name.fingerprint != nil {
                 result.certificate = PeerCertificate(
                     commonName: name.commonName, subject: name.subject, fingerprint: name.fingerprint)
             }

@@ -587,6 +587,15 @@ final class ClientTunnel: TimerTarget, EventHandler, ConnectionDelegate {
             fields: fields.merging(["DATAGRAMS_UNCONNECTED": "\(counters.unconnected)"]) { $1 })
     }
 
+    /// What the server has to show.
+    private var expectedProof: String {
+        let configuration = client.configuration
+        let certificate = "a certificate for \"\(configuration.serverName)\", from an authority that the client trusts"
+        guard configuration.tls.serverPublicKeys != nil else { return certificate }
+        let key = "one of the keys in server_public_keys"
+        return configuration.tls.certificateAuthorities == nil ? key : "\(key), or \(certificate)"
+    }
+
     private func logFailed(_ reason: String, _ verification: String?, _ pause: Duration) {
         let configuration = client.configuration
         let next =
@@ -594,8 +603,7 @@ final class ClientTunnel: TimerTarget, EventHandler, ConnectionDelegate {
         if let verification {
             worker.logs.limited(
                 .serverUnverified,
-                "the server \(configuration.server) cannot be verified: \(verification); expected a certificate for"
-                    + " \"\(configuration.serverName)\", from an authority that the client trusts; \(next)",
+                "the server \(configuration.server) cannot be verified: \(verification); expected \(expectedProof); \(next)",
                 fields: fields)
         } else {
             worker.logs.limited(

@@ -221,6 +221,11 @@ enum ConnectionReport {
         add("Label", summary.label)
         add("Subject", connection.certificate?.subject)
         add("Fingerprint", connection.certificate?.fingerprint)
+        add(
+            "Public key",
+            connection.publicKey.map { key in
+                [key.name, key.fingerprint.map { "sha256:\($0)" }].compactMap(\.self).joined(separator: ", ")
+            })
         add("PSK identity", connection.pskIdentity)
         add("Connection ID", connection.ownConnectionID)
         add("Peer's ID", connection.peerConnectionID)

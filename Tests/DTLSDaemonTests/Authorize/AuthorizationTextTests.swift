@@ -40,6 +40,13 @@ import Testing
         #expect(try json(odd.bytes(id: 1)).contains(##""psk_identity":"#ff01","##))
     }
 
+    @Test func `a question about a raw public key has its name and fingerprint`() throws {
+        let text = try Self.text { $0.publicKey = PeerName(fingerprint: "00ff", publicKeyName: "sensor-7") }
+        #expect(
+            try json(text.bytes(id: 0xab)) == Self.beginning
+                + #""public_key":{"fingerprint":"00ff","name":"sensor-7"},"resumed":false}"#)
+    }
+
     @Test func `a question about a certificate has its names, as far as there is room`() throws {
         let text = try Self.text {
             $0.isResumed = true

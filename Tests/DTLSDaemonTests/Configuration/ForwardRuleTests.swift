@@ -80,7 +80,7 @@ import Testing
         (
             "forward.rule.r.backend = \"unix:/b\"",
             "dtlsd.toml:5: service.a.forward.rule.r: the rule has no condition, so that those below it would never be"
-                + " looked at; expected one of \"server_name\", \"alpn\", \"identity\", \"certificate_name\", \"label\","
+                + " looked at; expected one of \"server_name\", \"alpn\", \"identity\", \"certificate_name\", \"public_key\", \"label\","
                 + " or the"
                 + " backends of all other clients in [service.NAME.forward]"
         ),

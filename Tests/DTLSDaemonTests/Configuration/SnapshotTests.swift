@@ -23,6 +23,12 @@ import Testing
                 allow: [try PeerRule("sha256:" + String(repeating: "0a", count: 32))],
                 deny: [try PeerRule("cn:ä"), try PeerRule("IP:192.0.2.0/24")]),
             ciphers: "ALL", minimumVersion: .dtls10, maximumVersion: .dtls12, allowsRenegotiation: true)
+        let known = KnownPublicKeys([
+            KnownPublicKey(name: "sensor-7", fingerprint: Array(1...32)),
+            KnownPublicKey(name: "ä", fingerprint: Array(2...33)),
+        ])
+        (tls.bareKeys, tls.offersRawPublicKeys) = ([BareKey(privateKey: "k", passphrase: "p")], true)
+        tls.clients.publicKeys = known
         tls.names = [VirtualHost(name: "*.example.org", certifiedKeys: [key])]
         (tls.refusesUnknownNames, tls.choosesByAddress, tls.policy) = (true, true, .legacy)
         tls.applicationProtocols = ["coap", "ä"]
@@ -71,6 +77,7 @@ import Testing
             rejectUnauthorized: false, loadDefaultCertificates: true, certificateAuthorities: "ca",
             certificate: "certificate", privateKey: "key", passphrase: "p", presharedKey: presharedKey,
             ciphers: "ALL", minimumVersion: .dtls10, maximumVersion: .dtls12, allowsRenegotiation: true)
+        (client.serverPublicKeys, client.offersRawPublicKey) = (known, true)
         client.applicationProtocols = ["coap"]
         client.connectionIDs = true
         (client.groups, client.signatureAlgorithms, client.allowsLegacyServer) = ("X25519", "RSA+SHA256", true)

@@ -20,6 +20,8 @@ enum ForwardCondition: Codable, Equatable, Sendable {
     case identity([BytePattern])
     /// The names of its certificate.
     case certificateName([PeerRule])
+    /// The name of its raw public key.
+    case publicKey([BytePattern])
     /// What it is called by the authorizer that has let it in.
     case label([BytePattern])
 
@@ -29,6 +31,7 @@ enum ForwardCondition: Codable, Equatable, Sendable {
         case .applicationProtocol(let patterns): Self.fits(session.applicationProtocol, patterns)
         case .identity(let patterns): Self.fits(session.peerName?.presharedKeyIdentity, patterns)
         case .certificateName(let rules): PeerRules(rules).match(session) != nil
+        case .publicKey(let patterns): Self.fits(session.peerName?.publicKeyName, patterns)
         case .label(let patterns): Self.fits(session.label, patterns)
         }
     }

@@ -107,15 +107,49 @@ struct CertificatesReader {
                 + "expected the key of each certificate, in the same order")
     }
 
+    /// The private keys of a table without certificates, for raw public keys (RFC 7250).
+    /// - Returns: those that can be used. Missing keys of the table are not reported.
+    func readBareKeys() -> [BareKey] {
+        let names = files.privateKeys
+        let passphrases = passphrases(for: names.count, "private key")
+        var kinds: [String: String] = [:]
+        return names.enumerated().compactMap { index, name in
+            guard let text = fields.privateKey.pem(name.value, element: name.number, isSecret: true), let passphrases
+            else { return nil }
+            let file = ReadContext.quoted(name.value)
+            func report(_ reason: String, _ expected: String? = nil) {
+                fields.privateKey.report(
+                    element: name.number, "\(file): \(reason); expected \(expected ?? Self.expectedBareKey)")
+            }
+            let key = BareKey(privateKey: text, passphrase: passphrases[index])
+            do throws(CredentialsError) {
+                let kind = try RawPublicKeys.kind(of: key)
+                guard let other = kinds.updateValue(name.value, forKey: kind) else { return key }
+                report("an \(kind) key, as in \(ReadContext.quoted(other))", "one of each kind (RSA, ECDSA)")
+            } catch {
+                switch error {
+                case .passphrase(let reason) where fields.passphrase.value != nil:
+                    fields.passphrase.report("\(reason) of \(file); expected \(fields.passphrase.expected)")
+                case .passphrase(let reason): report(reason, "a passphrase_file beside it")
+                case .privateKey(let reason): report(reason)
+                default: report(error.description)
+                }
+            }
+            return nil
+        }
+    }
+
+    private static let expectedBareKey = "the path of a PEM file with a private key, RSA or ECDSA"
+
     /// The passphrase of each certificate, or a single one for all; `nil` when there is an error.
-    private func passphrases(for count: Int) -> [String?]? {
+    private func passphrases(for count: Int, _ thing: String = "certificate") -> [String?]? {
         guard fields.passphrase.value != nil else { return Array(repeating: nil, count: count) }
         let texts = files.passphrases.map { fields.passphrase.secretLine($0.value, element: $0.number) }
         guard !texts.isEmpty, texts.allSatisfy({ $0 != nil }) else { return nil }
         if texts.count == 1 { return Array(repeating: texts[0], count: count) }
         guard texts.count == count else {
             fields.passphrase.report(
-                "\(counted(texts.count, "passphrase file")) for \(counted(count, "certificate")); expected one for all keys, or one for each"
+                "\(counted(texts.count, "passphrase file")) for \(counted(count, thing)); expected one for all keys, or one for each"
             )
             return nil
         }
@@ -147,7 +181,7 @@ struct CertificatesReader {
                     fields.privateKey, privateKey, reason,
                     "the key that the first certificate in \(file) was made for")
             case .privateKey(let reason): report(fields.privateKey, privateKey, reason)
-            case .authorities, .presharedKey, .ciphers, .signatures, .version, .context:
+            case .authorities, .presharedKey, .ciphers, .signatures, .version, .rawPublicKeys, .context:
                 context.report(fields.table, "no TLS context can be made: \(error)")
             }
             return false
@@ -157,6 +191,8 @@ struct CertificatesReader {
     private func tryOut(_ key: CertifiedKey) throws(CredentialsError) {
         var settings = policy
         settings.certifiedKeys = [key]
+        // Whether there are raw public keys at all is asked when the whole service is tested.
+        settings.offersRawPublicKeys = false
         do throws(CredentialsError) {
             _ = try ServerContext(settings)
         } catch {

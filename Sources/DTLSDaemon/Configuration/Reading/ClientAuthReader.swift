@@ -70,7 +70,7 @@ extension ValueType where Value == [RevocationListFile] {
     }
 }
 
-/// Combines the keys `client_certificate`, `ca` and `crl` and the table `clients`, which together say how a service
+/// Combines the keys `client_certificate`, `ca`, `client_public_keys` and `crl` and the table `clients`, which together say how a service
 /// verifies the certificates of its clients.
 struct ClientAuthReader {
     let section: ServiceSection
@@ -79,16 +79,19 @@ struct ClientAuthReader {
     /// - Returns: the verification; none if the keys contradict one another, which is reported.
     func read() -> PeerVerification {
         let mode =
-            section.clientCertificate ?? (table.has(\.authorities) || table.has(\.clients) ? .required : .none)
+            section.clientCertificate ?? (Self.proofs.contains { table.has($0) } ? .required : .none)
         if let authorities = section.authorities, mode != .none { warn(of: authorities) }
         let fits = check(mode)
-        guard fits, mode != .none, section.authorities != nil || !table.has(\.authorities) else {
+        guard fits, mode != .none, section.authorities != nil || !table.has(\.authorities),
+            section.publicKeys != nil || !table.has(\.publicKeys)
+        else {
             return PeerVerification()
         }
         return PeerVerification(
             mode: mode, authorities: section.authorities, revocationLists: section.revocationLists.map(\.text),
             revocationCheck: section.revocationCheck, purpose: section.clientPurpose,
-            allow: section.clients.allow.map(\.value), deny: section.clients.deny.map(\.value))
+            allow: section.clients.allow.map(\.value), deny: section.clients.deny.map(\.value),
+            publicKeys: section.publicKeys)
     }
 
     /// Warns about expired CA certificates and missing revocation lists, which make the service reject valid clients.
@@ -132,6 +135,14 @@ struct ClientAuthReader {
                 \.revocationLists, "it has no effect without ca; expected ca with the CAs that issued these lists")
         }
         guard let rules = table.table(\.clients, ClientRulesSection.schema), rules.has(\.allow) else {
+            if table.has(\.publicKeys) {
+                guard table.has(\.clients) else { return true }
+                table.report(
+                    \.clients,
+                    "its rules are about certificates, and nothing says which are valid; expected ca beside it, or an"
+                        + " allow list of \"sha256:\" fingerprints")
+                return false
+            }
             table.report(
                 table.has(\.clientCertificate) ? \.clientCertificate : \.clients,
                 "nothing says which certificates are valid; expected ca beside it, or an allow list of \"sha256:\" "
@@ -147,11 +158,14 @@ struct ClientAuthReader {
         return !section.clients.allow.isEmpty && section.clients.allow.allSatisfy(\.value.isFingerprint)
     }
 
+    /// The keys with which clients have to prove who they are.
+    private static var proofs: [PartialKeyPath<ServiceSection>] { [\.authorities, \.clients, \.publicKeys] }
+
     /// The keys that have no effect when clients are not asked for certificates, and what else they need.
     private static var properties: [(PartialKeyPath<ServiceSection>, String)] {
         [
             (\.authorities, ""), (\.revocationLists, " and ca"), (\.clients, ""), (\.clientPurpose, " and ca"),
-            (\.revocationCheck, " and ca"),
+            (\.revocationCheck, " and ca"), (\.publicKeys, ""),
         ]
     }
 }

@@ -6,6 +6,7 @@ struct ForwardRuleSection {
     fileprivate var applicationProtocols: [BytePattern] = []
     fileprivate var identities: [BytePattern] = []
     fileprivate var certificateNames: [Element<PeerRule>] = []
+    fileprivate var publicKeys: [BytePattern] = []
     fileprivate var labels: [BytePattern] = []
     fileprivate var backends: [Element<Backend>] = []
     fileprivate var refuses = false
@@ -26,6 +27,12 @@ struct ForwardRuleSection {
             Key(
                 "certificate_name", \.certificateNames, .peerRules, default: "none; any certificate, and none",
                 doc: "The names in the certificates of the rule's clients, in the form of [service.NAME.clients].")
+            Key(
+                "public_key", \.publicKeys, .patterns("a name of a raw public key"),
+                default: "none; any raw public key, and none",
+                doc:
+                    "The names of the raw public keys of the rule's clients in client_public_keys, or patterns of them."
+            )
             Key(
                 "label", \.labels, .patterns("a label of an authorizer's answer"), default: "none; any label, and none",
                 doc: "The labels of the rule's clients, as the authorizer's answers have them, or patterns of them.")
@@ -65,6 +72,7 @@ struct ForwardRuleSection {
                 \.certificateNames, { $0.has(\.authorities) || $0.has(\.clients) || $0.has(\.clientCertificate) },
                 "ca in the service"
             ),
+            (\.publicKeys, { $0.has(\.publicKeys) }, "client_public_keys in the service"),
             (\.labels, { $0.has(\.authorize) }, "authorize in the service"),
         ]
     }
@@ -75,6 +83,7 @@ struct ForwardRuleSection {
         if !applicationProtocols.isEmpty { found.append(.applicationProtocol(applicationProtocols)) }
         if !identities.isEmpty { found.append(.identity(identities)) }
         if !certificateNames.isEmpty { found.append(.certificateName(certificateNames.map(\.value))) }
+        if !publicKeys.isEmpty { found.append(.publicKey(publicKeys)) }
         if !labels.isEmpty { found.append(.label(labels)) }
         return found
     }

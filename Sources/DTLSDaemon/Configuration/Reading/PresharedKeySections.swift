@@ -72,23 +72,11 @@ private struct PresharedKeyText: Sendable {
     let name: String
     let bytes: [UInt8]
 
-    private static let problemsShown = 10
-
     /// The keys of the file; none where the file has none that can be used, which is reported.
-    ///
-    /// A line that is wrong is skipped, with a warning: it must not keep the devices of all other lines out.
     func keys(atLeast minimumLength: Int, _ field: Field) -> [PresharedKey] {
         let (keys, problems) = PresharedKeyFile.parse(bytes, minimumKeyLength: minimumLength)
         let file = ReadContext.quoted(name)
-        func tell(_ message: String) { if keys.isEmpty { field.report(message) } else { field.warn(message) } }
-        let consequence = keys.isEmpty ? "" : "; the line is skipped"
-        for problem in problems.prefix(Self.problemsShown) {
-            tell("\(file), line \(problem.line): \(problem.message)\(consequence)")
-        }
-        if problems.count > Self.problemsShown {
-            let others = counted(problems.count - Self.problemsShown, "more line like this", "more lines like these")
-            tell("\(file): \(others)")
-        }
+        field.tell(of: problems, in: name, isUsable: !keys.isEmpty)
         if keys.isEmpty, problems.isEmpty {
             field.report("\(file) has no line IDENTITY:KEY; expected one or more")
         }
@@ -103,6 +91,27 @@ private struct PresharedKeyText: Sendable {
         field.warn(
             "\(file): \(counted(short, "key has", "keys have")) fewer than \(recommended) bytes, as minimum_key_bytes allows;"
                 + " expected \(recommended) or more, since who has recorded a handshake can try all short keys")
+    }
+}
+
+extension Field {
+    private static let problemsShown = 10
+
+    /// Reports what is wrong with lines of a file of keys.
+    ///
+    /// A line that is wrong is skipped, with a warning, where others can be used: it must not keep the devices of all other
+    /// lines out.
+    func tell(of problems: [PresharedKeyFile.Problem], in name: String, isUsable: Bool) {
+        let file = ReadContext.quoted(name)
+        func tell(_ message: String) { if isUsable { warn(message) } else { report(message) } }
+        let consequence = isUsable ? "; the line is skipped" : ""
+        for problem in problems.prefix(Self.problemsShown) {
+            tell("\(file), line \(problem.line): \(problem.message)\(consequence)")
+        }
+        if problems.count > Self.problemsShown {
+            let others = counted(problems.count - Self.problemsShown, "more line like this", "more lines like these")
+            tell("\(file): \(others)")
+        }
     }
 }
 

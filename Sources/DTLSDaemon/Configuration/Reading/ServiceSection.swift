@@ -12,6 +12,7 @@ struct ServiceSection {
     var hosts: [NamedTable<VirtualHostSection>] = []
     var unknownName = UnknownName.default
     var authorities: String?
+    var publicKeys: KnownPublicKeys?
     var clientCertificate: PeerVerification.Mode?
     var clientPurpose = PeerVerification.Purpose.client
     var revocationLists: [RevocationListFile] = []
@@ -33,7 +34,7 @@ struct ServiceSection {
             doc: "The addresses and ports that the service listens on.")
         Key(
             "certificate", \.files.certificates, .files(CertificateFiles.Expected.certificate),
-            isRequired: { !$0.hasPresharedKeysAlone },
+            isRequired: { !$0.hasPresharedKeysAlone && !$0.hasBareKeysAlone },
             doc: "The server's certificate with its chain, or several.")
         Key(
             "private_key", \.files.privateKeys, .files(CertificateFiles.Expected.privateKey),
@@ -42,6 +43,9 @@ struct ServiceSection {
         Key(
             "passphrase_file", \.files.passphrases, .files(CertificateFiles.Expected.passphrase),
             default: "none; the private key is not encrypted", doc: "The passphrase of the private key.")
+        Key(
+            "raw_public_key", \.model.tls.offersRawPublicKeys, .flag,
+            doc: "Whether clients that ask for it get the bare public key (RFC 7250), and not the certificate.")
         Key(
             "ocsp_staple", \.files.staples, .files(CertificateFiles.Expected.staple),
             default: "none; nothing is stapled", doc: "The OCSP response about the certificate.")
@@ -59,6 +63,9 @@ struct ServiceSection {
             .pem("the path of a PEM file with the CA certificates that clients are checked against"),
             default: "none; clients are not asked for a certificate",
             doc: "The CAs that sign the certificates of clients.")
+        Key(
+            "client_public_keys", \.publicKeys, .publicKeys, default: "none; clients show no raw public keys",
+            doc: "The file of the raw public keys (RFC 7250) that clients may show in the place of certificates.")
         Key(
             "client_certificate", \.clientCertificate, .word,
             default: "\"required\" with ca or a table clients, else \"none\"",
@@ -226,7 +233,12 @@ struct ServiceSection {
 extension TableReader<ServiceSection> {
     /// Whether clients can authenticate by pre-shared keys, and the service has no certificate.
     var hasPresharedKeysAlone: Bool {
-        has(\.presharedKeys) && !has(\.files.certificates) && !has(\.files.privateKeys)
+        has(\.presharedKeys) && !has(\.files.certificates) && !has(\.files.privateKeys) && !hasBareKeysAlone
+    }
+
+    /// Whether the service shows raw public keys, and has no certificate.
+    var hasBareKeysAlone: Bool {
+        field(\.model.tls.offersRawPublicKeys).isTrue && !has(\.files.certificates)
     }
 }
 
@@ -245,6 +257,7 @@ private struct ServerCredentialsReader {
         }
         settings.certifiedKeys = certifiedKeys(settings)
         settings.clients = ClientAuthReader(section: section, table: table).read()
+        if table.hasBareKeysAlone { settings.bareKeys = bareKeys(settings) }
         let presharedKeys = section.presharedKeys.settings
         // With an authorizer, the answers have the keys that are in no file.
         let hasAnsweredKeys = table.has(\.presharedKeys) && settings.authorization != .none
@@ -261,18 +274,12 @@ private struct ServerCredentialsReader {
 
     /// - Returns: the certificates; none if they cannot be used, or the service has only pre-shared keys.
     private func certifiedKeys(_ policy: ServerSettings) -> [CertifiedKey] {
+        if table.hasBareKeysAlone { return [] }
         guard table.hasPresharedKeysAlone else {
-            let reader = CertificatesReader(
-                files: section.files,
-                fields: CertificateFields(
-                    table: table.path, certificate: table.field(\.files.certificates),
-                    privateKey: table.field(\.files.privateKeys), passphrase: table.field(\.files.passphrases),
-                    staple: table.field(\.files.staples)),
-                policy: policy)
-            return reader.read(service: service)?.map(\.key) ?? []
+            return reader(policy).read(service: service)?.map(\.key) ?? []
         }
         let authentication: [PartialKeyPath<ServiceSection>] = [
-            \.authorities, \.revocationLists, \.clients, \.clientPurpose, \.revocationCheck,
+            \.authorities, \.revocationLists, \.clients, \.clientPurpose, \.revocationCheck, \.publicKeys,
         ]
         for property in authentication where table.has(property) {
             table.report(
@@ -291,6 +298,25 @@ private struct ServerCredentialsReader {
         return []
     }
 
+    private func reader(_ policy: ServerSettings) -> CertificatesReader {
+        CertificatesReader(
+            files: section.files,
+            fields: CertificateFields(
+                table: table.path, certificate: table.field(\.files.certificates),
+                privateKey: table.field(\.files.privateKeys), passphrase: table.field(\.files.passphrases),
+                staple: table.field(\.files.staples)),
+            policy: policy)
+    }
+
+    /// - Returns: the private keys without certificates that can be used.
+    private func bareKeys(_ policy: ServerSettings) -> [BareKey] {
+        if table.has(\.files.staples) {
+            table.report(
+                \.files.staples, "there is no certificate that it could be about; expected certificate beside it")
+        }
+        return reader(policy).readBareKeys()
+    }
+
     /// The engine stops at the first error. Each wrong item that is optional is then left out, so that the next error
     /// is found too. Certificates and keys that cannot be used were reported before, and the rest is tested without
     /// them.
@@ -300,8 +326,8 @@ private struct ServerCredentialsReader {
         if table.has(\.presharedKeys), settings.presharedKeys == nil {
             settings.presharedKeys = PresharedKeys(keys: [])
         }
-        // Four items can be left out, so the fifth attempt is the last.
-        for _ in 0..<5 {
+        // Five items can be left out, so the sixth attempt is the last.
+        for _ in 0..<6 {
             do throws(CredentialsError) {
                 _ = try ServerContext(settings)
                 return
@@ -311,6 +337,10 @@ private struct ServerCredentialsReader {
                 case .ciphers: settings.ciphers = nil
                 case .signatures: settings.signatureAlgorithms = nil
                 case .authorities: settings.clients = PeerVerification()
+                case .rawPublicKeys:
+                    (settings.offersRawPublicKeys, settings.bareKeys) = (false, [])
+                    settings.clients.publicKeys = nil
+                    if !settings.clients.takesCertificates { settings.clients = PeerVerification() }
                 case .version: (settings.minimumVersion, settings.maximumVersion) = (.dtls12, nil)
                 case .certificate, .privateKey, .passphrase, .mismatch, .presharedKey, .context: return
                 }
@@ -333,6 +363,11 @@ private struct ServerCredentialsReader {
             table.report(
                 table.has(\.model.tls.maximumVersion) ? \.model.tls.maximumVersion : \.minimumVersion,
                 "\(reason); expected a version that this OpenSSL supports, not below minimum_version")
+        case .rawPublicKeys(let reason):
+            if table.field(\.model.tls.offersRawPublicKeys).isTrue {
+                table.report(\.model.tls.offersRawPublicKeys, "\(reason); expected false")
+            }
+            if table.has(\.publicKeys) { table.report(\.publicKeys, "\(reason); expected no client_public_keys") }
         case .certificate, .privateKey, .passphrase, .mismatch, .presharedKey, .context:
             // Each certificate has been tested separately before.
             table.context.report(table.path, "no TLS context can be made: \(error)")

@@ -138,6 +138,9 @@ struct Field {
     /// The value as a string that is not empty.
     var string: String? { value?.string.flatMap { $0.isEmpty ? nil : $0 } }
 
+    /// Whether the value is true, and not missing, false or of another type.
+    var isTrue: Bool { value?.bool == true }
+
     /// The strings of an array, or the only one. An empty array is reported, since it would have the effect of a
     /// missing key, or silently deactivate something.
     var strings: [Element<String>] {

@@ -15,6 +15,7 @@ struct TunnelSection {
     var sources: [Element<LocalSource>] = []
     var serverName: String?
     var authorities: String?
+    var publicKeys: KnownPublicKeys?
     var certificate: String?
     var privateKey: String?
     var presharedKey = TunnelPresharedKeySection()
@@ -44,15 +45,21 @@ struct TunnelSection {
             default: "the CA certificates of the system",
             doc: "The trusted CA certificates, or the server's own certificate.")
         Key(
+            "server_public_keys", \.publicKeys, .publicKeys, default: "none; the server must show a certificate",
+            doc: "The file of the raw public keys (RFC 7250) of which the server must show one.")
+        Key(
             "certificate", \.certificate,
             .pem("the path of a PEM file with the client's certificate and the chain above it"),
-            isRequired: { $0.has(\.privateKey) && !$0.has(\.presharedKey) }, default: "none",
+            isRequired: { $0.has(\.privateKey) && !$0.has(\.presharedKey) && !$0.showsRawPublicKey }, default: "none",
             doc: "The client's own certificate with its chain.")
         Key(
             "private_key", \.privateKey,
             .pem("the path of a PEM file with the certificate's private key", isSecret: true),
-            isRequired: { $0.has(\.certificate) && !$0.has(\.presharedKey) }, default: "none",
-            doc: "The certificate's private key.")
+            isRequired: { ($0.has(\.certificate) || $0.showsRawPublicKey) && !$0.has(\.presharedKey) },
+            default: "none", doc: "The certificate's private key.")
+        Key(
+            "raw_public_key", \.model.tls.offersRawPublicKey, .flag,
+            doc: "Whether servers that take it get the bare public key (RFC 7250) of private_key.")
         Key(
             "passphrase_file", \.model.tls.passphrase,
             .secretLine("the path of a file with the private key's passphrase in its first line"),
@@ -153,6 +160,11 @@ struct TunnelSection {
     }
 }
 
+extension TableReader<TunnelSection> {
+    /// Whether the client shows its raw public key.
+    fileprivate var showsRawPublicKey: Bool { field(\.model.tls.offersRawPublicKey).isTrue }
+}
+
 /// Where the server is, and its host as written in the file.
 struct NamedAddress {
     let address: HostAddress
@@ -227,13 +239,17 @@ private struct TunnelCredentialsReader {
 
     private func useCertificates(in settings: inout ClientSettings) {
         if settings.rejectUnauthorized {
-            settings.certificateAuthorities = authorities()
+            settings.serverPublicKeys = section.publicKeys
+            // With known keys, the system's CAs are no reason to take a certificate.
+            if table.has(\.authorities) || !table.has(\.publicKeys) {
+                settings.certificateAuthorities = authorities()
+            }
         } else {
             table.warn(
                 \.model.tls.rejectUnauthorized,
                 "false: anybody who answers in place of the server is accepted, and can read and write everything")
-            if table.has(\.authorities) {
-                table.report(\.authorities, "it has no effect with verify = false; expected only one of the two")
+            for property: PartialKeyPath<TunnelSection> in [\.authorities, \.publicKeys] where table.has(property) {
+                table.report(property, "it has no effect with verify = false; expected only one of the two")
             }
         }
         if table.has(\.model.tls.passphrase), !table.has(\.certificate), !table.has(\.privateKey) {
@@ -246,6 +262,11 @@ private struct TunnelCredentialsReader {
             settings.certificate = section.certificate
             settings.privateKey = section.privateKey
         }
+        if table.showsRawPublicKey, section.certificate == nil {
+            if hasPassphrase { settings.privateKey = section.privateKey }
+            // The missing key, or what is wrong with it, was reported.
+            if settings.privateKey == nil { settings.offersRawPublicKey = false }
+        }
         if let certificate = section.certificate {
             table.field(\.certificate).noteCertificate(in: certificate)
             table.field(\.certificate).warnOfDates(in: certificate, "servers that check it will refuse it")
@@ -256,7 +277,8 @@ private struct TunnelCredentialsReader {
     /// Reports the keys about certificates, which neither side needs with a pre-shared key.
     private func usePresharedKey(in settings: inout ClientSettings) {
         let others: [PartialKeyPath<TunnelSection>] = [
-            \.model.tls.rejectUnauthorized, \.authorities, \.certificate, \.privateKey, \.model.tls.passphrase,
+            \.model.tls.rejectUnauthorized, \.authorities, \.publicKeys, \.certificate, \.privateKey,
+            \.model.tls.passphrase, \.model.tls.offersRawPublicKey,
         ]
         for property in others where table.has(property) {
             table.report(
@@ -264,7 +286,7 @@ private struct TunnelCredentialsReader {
                 "it has no effect with [client.NAME.psk], whose key proves both sides; expected only one of the two")
         }
         settings.rejectUnauthorized = true
-        settings.passphrase = nil
+        (settings.passphrase, settings.offersRawPublicKey) = (nil, false)
         if let psk = table.table(\.presharedKey, TunnelPresharedKeySection.schema) {
             settings.presharedKey = section.presharedKey.key(psk)
         }
@@ -292,8 +314,8 @@ private struct TunnelCredentialsReader {
     /// The engine stops at the first error. Each wrong item is then left out, so that the next error is found too.
     private func tryOut(_ settings: ClientSettings) {
         var settings = settings
-        // Five items can be left out, so the sixth attempt is the last.
-        for _ in 0..<6 {
+        // Six items can be left out, so the seventh attempt is the last.
+        for _ in 0..<7 {
             do throws(CredentialsError) {
                 _ = try ClientContext(settings)
                 return
@@ -305,7 +327,9 @@ private struct TunnelCredentialsReader {
                 case .authorities: settings.certificateAuthorities = nil
                 case .version: (settings.minimumVersion, settings.maximumVersion) = (.dtls12, nil)
                 case .presharedKey, .context: return
-                case .certificate, .privateKey, .passphrase, .mismatch: settings.certificate = nil
+                case .rawPublicKeys: (settings.serverPublicKeys, settings.offersRawPublicKey) = (nil, false)
+                case .certificate, .privateKey, .passphrase, .mismatch:
+                    (settings.certificate, settings.offersRawPublicKey) = (nil, false)
                 }
             }
         }
@@ -341,6 +365,9 @@ private struct TunnelCredentialsReader {
             table.report(
                 table.has(\.model.tls.maximumVersion) ? \.model.tls.maximumVersion : \.model.tls.minimumVersion,
                 "\(reason); expected a version that this OpenSSL supports, not below minimum_version")
+        case .rawPublicKeys(let reason):
+            if table.showsRawPublicKey { table.report(\.model.tls.offersRawPublicKey, "\(reason); expected false") }
+            if table.has(\.publicKeys) { table.report(\.publicKeys, "\(reason); expected no server_public_keys") }
         case .presharedKey, .context: table.context.report(table.path, "no TLS context can be made: \(error)")
         }
     }

@@ -36,7 +36,7 @@ struct VirtualHostsReader {
 
     func read(into settings: inout ServerSettings) {
         var policy = settings
-        policy.certifiedKeys = []
+        (policy.certifiedKeys, policy.bareKeys) = ([], [])
         policy.clients = PeerVerification()
         policy.presharedKeys = nil
         var seen: [String: String] = [:]

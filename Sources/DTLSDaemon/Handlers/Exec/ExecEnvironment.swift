@@ -30,6 +30,7 @@ enum ExecEnvironment {
             "SSL_CLIENT_S_DN": peerIdentity?.subject,
             "SSL_CLIENT_S_DN_CN": peerIdentity?.commonName,
             "SSL_CLIENT_FINGERPRINT": peerIdentity?.fingerprint,
+            "SSL_CLIENT_KEY_NAME": peerIdentity?.publicKeyName,
             "SSL_CLIENT_PSK_IDENTITY": peerIdentity?.presharedKeyIdentity,
         ]
         var variables = words.compactMapValues { $0.flatMap { isValid($0) ? $0 : nil } }

@@ -29,6 +29,8 @@ struct ProxyHeader {
         ///   - verification: X509_V_OK (0), or the number of the reason why the certificate is not valid.
         case certificate(commonName: String?, isShownNow: Bool, verification: Int)
         case presharedKey(identity: [UInt8])
+        /// - Parameter name: what this side calls the owner of the raw public key.
+        case publicKey(name: String)
     }
 
     /// Bytes of the longest text. A longer common name is left out, since a part of it could be another client's name:
@@ -73,6 +75,8 @@ struct ProxyHeader {
         case presharedKeyIdentity = 0xe0
         /// The label of an authorizer's answer.
         case label = 0xe1
+        /// The name of the client's raw public key.
+        case publicKeyName = 0xe2
     }
 
     private var extensions: [UInt8] {
@@ -81,6 +85,7 @@ struct ProxyHeader {
         if let serverName { result += Self.field(.authority, serverName) }
         result += Self.field(.ssl, ssl)
         if case .presharedKey(let identity) = client { result += Self.field(.presharedKeyIdentity, identity) }
+        if case .publicKey(let name) = client { result += Self.field(.publicKeyName, name) }
         if let label { result += Self.field(.label, label) }
         return result
     }
@@ -125,6 +130,8 @@ extension ProxyHeader {
             serverName: session.serverName, version: session.version, cipher: session.cipher)
         if let identity = session.presharedKeyIdentity {
             self.client = .presharedKey(identity: identity)
+        } else if let name = session.peerName?.publicKeyName {
+            self.client = .publicKey(name: name)
         } else if let identity = session.peerName {
             self.client = .certificate(
                 commonName: identity.commonName, isShownNow: !session.isResumed,

@@ -9,11 +9,13 @@ import Testing
         func variables(_ name: String) -> [String: String] {
             ExecEnvironment.variables(
                 peerIdentity: PeerName(
-                    commonName: name, subject: name, fingerprint: name, presharedKeyIdentity: name),
+                    commonName: name, subject: name, fingerprint: name, presharedKeyIdentity: name,
+                    publicKeyName: name),
                 serverName: name)
         }
         let names: Set = [
             "SSL_CLIENT_S_DN_CN", "SSL_CLIENT_S_DN", "SSL_CLIENT_FINGERPRINT", "SSL_CLIENT_PSK_IDENTITY",
+            "SSL_CLIENT_KEY_NAME",
             "SSL_TLS_SNI",
         ]
         for good in ["sensor-7", "", "() { ä", String(repeating: "x", count: 4_096)] {

@@ -91,6 +91,27 @@ import Testing
         #expect(path(service, Self.session(identity: "a.example.org")) == "unix:/others")
     }
 
+    @Test func `raw public keys are known by their names, and are no certificates`() throws {
+        let digits = String(repeating: "0a", count: 32)
+        let service = ForwardService(
+            ForwardConfiguration(
+                backends: try .of(.unix("/others")),
+                rules: [
+                    try Self.rule(
+                        "certificate", .certificateName([PeerRule("sha256:\(digits)"), PeerRule("cn:sensor-1")]),
+                        to: "/certificate"),
+                    try Self.rule("key", .publicKey([BytePattern("sensor-*")]), to: "/key"),
+                ]))
+        func session(_ name: String) -> SessionDetails {
+            var session = SessionDetails()
+            session.peerName = PeerName(fingerprint: digits, publicKeyName: name)
+            return session
+        }
+        #expect(path(service, session("sensor-1")) == "unix:/key")
+        #expect(path(service, session("gateway")) == "unix:/others")
+        #expect(path(service, Self.session(commonName: "sensor-2")) == "unix:/others")
+    }
+
     // MARK: Connections that live
 
     /// A slot in memory of its own.

@@ -86,6 +86,9 @@ import Testing
         #expect(resumed.client == 0x05 && resumed.verify == 0 && resumed.text(0x22) == "x")
         let bad = try ssl(.certificate(commonName: nil, isShownNow: true, verification: 18))
         #expect(bad.client == 0x07 && bad.verify == 18 && bad.text(0x22) == nil)
+        let bare = try ssl(.publicKey(name: "sensor-7"))
+        #expect(bare.client == 0x01 && bare.verify != 0)
+        #expect(try ParsedProxyHeader(header.bytes).text(0xe2) == "sensor-7")
         let key = try ssl(.presharedKey(identity: [0xff] + Array("lamp".utf8)))
         #expect(key.client == 0x01 && key.verify != 0)
         // Its bytes, whatever they are.

@@ -98,7 +98,7 @@ byte objectSocket[2];
 byte waking[2];         /* WakeQueue: a connection that waits for a socket */
 mtype keptType[2];      /* and what has come for it */
 byte keptValue[2];
-byte givenUp[2];        /* what it has released, and what has not come back; see docs/models.md */
+byte givenUp[2];        /* Parking.givenUp */
 bool isLeaving[2];      /* Departure.State.finishingHandshakes */
 byte served[2];         /* the generation of its configuration */
 bool isBusy[2];         /* in the midst of a step that others see parts of */

@@ -403,15 +403,19 @@ final class WorkerSupervisor: TimerTarget, MessageChannelDelegate {
     private func moveReleased() {
         isMovingReleased = false
         guard let next = released.first else { return }
-        // One that has a socket by now has got it while this was under way, and goes on where it is.
         let some = next.connections.prefix(SlotReview.effortPerTurn / Self.effortOfMove)
         released[0].connections = next.connections.dropFirst(some.count)
         if released[0].connections.isEmpty { released.removeFirst() }
-        move(
-            some.filter { !connections.hasSocket($0) }, from: next.pid, FileDescriptor(owning: -1), table: next.table)
+        move(withoutSockets(some), from: next.pid, FileDescriptor(owning: -1), table: next.table)
         guard !released.isEmpty, !isMovingReleased else { return }
         isMovingReleased = true
         loop.atEndOfTurn { [self] in moveReleased() }
+    }
+
+    /// Those of the connections that a worker has given up without sockets that can move. One that has a socket by now has
+    /// got it while this was under way: the worker finds it in its channel, and goes on with the connection.
+    private func withoutSockets(_ released: some Sequence<ConnectionNumber>) -> [ConnectionNumber] {
+        released.filter { !connections.hasSocket($0) }
     }
 
     /// Moves connections that a worker has given up to others. Where no other can take one, it gets it back.
@@ -533,13 +537,16 @@ final class WorkerSupervisor: TimerTarget, MessageChannelDelegate {
         case .report(let report) where report.forged > 0: reportForged(report)
         case .farSocket(let connection):
             if let descriptor { farSockets[pid] = ReleasedSocket(connection, descriptor) }
-        case .released(let released):
+        case .released(let released, let hadSocket):
             guard let table else { break }
-            // What comes alone may have a socket, or have lost it on its way here.
             if released.count > 1 {
                 moveSoon(released, from: pid, table: table)
-            } else {
+            } else if hadSocket {
+                // It may have lost it on its way here.
                 move(released, from: pid, descriptor ?? FileDescriptor(owning: -1), table: table)
+            } else {
+                // At once, since its far socket may have come along.
+                move(withoutSockets(released), from: pid, FileDescriptor(owning: -1), table: table)
             }
         default: break
         }

@@ -76,7 +76,7 @@ enum MessageToWorker {
     /// sockets of their peers.
     case adopt([ConnectionNumber])
     /// Give up to `count` connections up, for other workers; `UInt32.max`: all that can move. Each is answered with
-    /// ``MessageFromWorker/released(_:)``, those with sockets first, and all with ``MessageFromWorker/releaseDone``.
+    /// ``MessageFromWorker/released(_:hadSocket:)``, those with sockets first, and all with ``MessageFromWorker/releaseDone``.
     /// With `UInt32.max`, connections whose handshake ends later are released then, after that answer. Connections of
     /// programs (`exec`), which lose their program by it, are released with `UInt32.max` alone.
     case release(count: UInt32)
@@ -361,13 +361,15 @@ enum MessageFromWorker {
     /// Connections have no sockets of their peers from now on. Sent at once, and before the socket is closed, so that
     /// no datagram finds neither.
     case parked([ConnectionNumber])
-    /// The far socket of a connection comes along. It belongs to the ``released(_:)`` of this connection that follows.
+    /// The far socket of a connection comes along. It belongs to the ``released(_:hadSocket:)`` of this connection that follows.
     case farSocket(id: ConnectionNumber)
     /// The worker has given connections up, as it was asked to: it touches neither their slots nor their sockets any
     /// more, says nothing more about them, and ignores what it is still told of them. One that has a socket comes alone,
-    /// with the peer's socket, from which nothing has been read that the state in the slot does not know of. Several are
-    /// parked ones, which have none.
-    case released([ConnectionNumber])
+    /// with the peer's socket, from which nothing has been read that the state in the slot does not know of.
+    ///
+    /// The others were parked. A socket that was sent for one of them meanwhile is still on its way to the worker, which
+    /// goes on with the connection when it comes: such a connection must not move.
+    case released([ConnectionNumber], hadSocket: Bool)
     /// All connections are released that ``MessageToWorker/release(count:)`` has asked for and that can move now.
     case releaseDone
     /// All addresses of a host name refuse datagrams, so that it should be looked up again.
@@ -515,9 +517,14 @@ enum MessageFromWorker {
         encodeMessage(Kind.farSocket) { $0.number(id) }
     }
 
-    /// - Parameter ids: at most ``ConnectionNumber/maximumOfMessage``.
-    static func encode(released ids: [ConnectionNumber]) -> [UInt8] {
-        encodeMessage(Kind.released) { $0.list(ids) { $0.number($1) } }
+    /// - Parameters:
+    ///   - ids: at most ``ConnectionNumber/maximumOfMessage``, and one if it had a socket.
+    ///   - hadSocket: whether the peer's socket comes along.
+    static func encode(released ids: [ConnectionNumber], hadSocket: Bool) -> [UInt8] {
+        encodeMessage(Kind.released) {
+            $0.list(ids) { $0.number($1) }
+            $0.bool(hadSocket)
+        }
     }
 
     static func encode(hostRefused host: String) -> [UInt8] {
@@ -553,7 +560,7 @@ enum MessageFromWorker {
             self = .sendFromListener(datagrams)
         case .parked: self = .parked(try reader.numbers())
         case .farSocket: self = .farSocket(id: try reader.number())
-        case .released: self = .released(try reader.numbers())
+        case .released: self = .released(try reader.numbers(), hadSocket: try reader.bool())
         case .releaseDone: self = .releaseDone
         case .hostRefused: self = .hostRefused(try reader.string())
         }

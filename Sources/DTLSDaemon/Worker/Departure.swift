@@ -130,7 +130,7 @@ final class Departure {
             state = .releasingParked(count, isAll: isAll)
             loop.timers.arm(timer, at: loop.now + .milliseconds(1))
         case .some(let ids):
-            if !ids.isEmpty { worker.send(MessageFromWorker.encode(released: ids)) }
+            if !ids.isEmpty { worker.send(MessageFromWorker.encode(released: ids, hadSocket: false)) }
             state = .releasingParked(isAll ? count : count - ids.count, isAll: isAll)
             loop.timers.arm(timer, at: loop.now)
         case .done:
@@ -155,6 +155,6 @@ final class Departure {
     ) {
         worker.parking.forget(id)
         if far.isOpen { worker.send(MessageFromWorker.encode(farSocketOf: id), far) }
-        worker.send(MessageFromWorker.encode(released: [id]), socket)
+        worker.send(MessageFromWorker.encode(released: [id], hadSocket: socket.isOpen), socket)
     }
 }

@@ -37,6 +37,9 @@ final class Parking {
     private var preparedCount = 0
     /// The connections without a socket that are being released.
     private var releasing = SlotWalk()
+    /// Connections that were released, and that have not come back: the main process copies their slots at any moment, and
+    /// a record that is sealed meanwhile would have a number that the next worker uses, too.
+    private var givenUp: Set<ConnectionNumber> = []
     private lazy var relief = CallbackTimer { [unowned self] _ in relieve() }
     /// Connections of programs whose sockets could not be watched, and that try again in a while.
     private var unwatched: [ConnectionNumber] = []
@@ -246,6 +249,7 @@ final class Parking {
         _ id: ConnectionNumber, _ flow: FlowKey, over socket: consuming FileDescriptor?,
         with datagrams: [UnsafeRawBufferPointer]
     ) {
+        givenUp.remove(id)
         let far = takeFarSocket(id)
         let waiting = wakes.remove(id)
         // It may have ended meanwhile, and this was under way.
@@ -302,7 +306,10 @@ final class Parking {
     }
 
     /// Another worker goes on with the connection.
-    func forget(_ id: ConnectionNumber) { wakes.remove(id) }
+    func forget(_ id: ConnectionNumber) {
+        wakes.remove(id)
+        givenUp.insert(id)
+    }
 
     // MARK: What other workers have left
 
@@ -316,6 +323,7 @@ final class Parking {
     /// Serves connections that have been put into slots of this worker.
     func adopt(_ ids: [ConnectionNumber]) {
         for id in ids {
+            givenUp.remove(id)
             if let slot = worker.establishedSlot(id) { adopt(id, slot) } else { _ = takeFarSocket(id) }
         }
         prepareSome()
@@ -461,7 +469,8 @@ final class Parking {
         }
         let id = worker.number(ofSlot: index, slot)
         // One with a socket has a timer of its own.
-        guard phase == .established, worker.connections[id]?.hasSocket != true, let ending = ending(slot, service)
+        guard phase == .established, worker.connections[id]?.hasSocket != true, !givenUp.contains(id),
+            let ending = ending(slot, service)
         else {
             worker.noteUse(of: slot.target)
             return false
@@ -486,7 +495,7 @@ final class Parking {
 
     /// Ends a connection without a socket, since somebody wants it to.
     func close(_ id: ConnectionNumber) {
-        guard let slot = worker.establishedSlot(id) else { return }
+        guard let slot = worker.establishedSlot(id), !givenUp.contains(id) else { return }
         guard SlotTarget.isService(slot.target), let service = worker.service(slot.target) else { return end(id, slot) }
         end(id, slot, service, .closedHere)
     }
@@ -564,7 +573,11 @@ final class Parking {
     // MARK: Giving connections up
 
     /// Begins to give connections without a socket up to other workers.
-    func beginRelease() { releasing = SlotWalk() }
+    func beginRelease() {
+        releasing = SlotWalk()
+        // Those that have moved are not in their slots any more.
+        givenUp = givenUp.filter { worker.establishedSlot($0) != nil }
+    }
 
     enum Release {
         /// Nothing can be released at the moment: the worker still takes over what another one has left, and the far
@@ -590,8 +603,11 @@ final class Parking {
             let slot = slots[index]
             let id = worker.number(ofSlot: index, slot)
             // One that has asked for a socket gets that, with what has woken it, and is released with it later.
-            guard slot.phase == .established, !worker.hasObject(id), !wakes.contains(id) else { continue }
+            guard slot.phase == .established, !worker.hasObject(id), !wakes.contains(id), !givenUp.contains(id) else {
+                continue
+            }
             _ = takeFarSocket(id)
+            givenUp.insert(id)
             ids.append(id)
         }
         return .some(ids)

@@ -314,8 +314,9 @@ import Testing
         let socket = try UDPSocket.open(.ipv4)
         try UDPSocket.connect(socket, to: client.local)
         try workers.send(MessageFromWorker.encode(farSocketOf: active), descriptor: socket.rawValue, from: 1)
-        try workers.send(MessageFromWorker.encode(released: [active]), descriptor: socket.rawValue, from: 1)
-        try workers.send(MessageFromWorker.encode(released: [parked]), from: 1)
+        try workers.send(
+            MessageFromWorker.encode(released: [active], hadSocket: true), descriptor: socket.rawValue, from: 1)
+        try workers.send(MessageFromWorker.encode(released: [parked], hadSocket: false), from: 1)
         try workers.send(MessageFromWorker.releaseDoneBytes, from: 1)
         try turn()
         let table = try #require(supervisor.connections[0])
@@ -334,13 +335,38 @@ import Testing
         #expect(supervisor.connections.numbers == [0])
     }
 
+    /// Both would have it: the one with the socket, the other with the slot (Tests/Models/handover.pml).
+    @Test func `a connection that gets a socket while its worker gives it up stays with that worker`() throws {
+        try ready(0)
+        try configure(workers: 2)
+        try ready(1, generation: 2)
+        try ready(0, generation: 2)
+        let connection = try connection(in: 1)
+        supervisor.connections.noteWithoutSocket(connection)
+        try configure(workers: 1)
+        _ = try workers.received(by: 0)
+        // The worker has asked for a socket, and gives all up before that comes.
+        let socket = try UDPSocket.open(.ipv4)
+        try UDPSocket.connect(socket, to: client.local)
+        try workers.send(MessageFromWorker.encode(wake: [connection]), from: 1)
+        try turn()
+        #expect(supervisor.connections.hasSocket(connection))
+        try workers.send(MessageFromWorker.encode(farSocketOf: connection), descriptor: socket.rawValue, from: 1)
+        try workers.send(MessageFromWorker.encode(released: [connection], hadSocket: false), from: 1)
+        try turn()
+        #expect(supervisor.connections.hasSocket(connection) && supervisor.connections.count == 1)
+        #expect(try workers.received(by: 0).isEmpty)
+        #expect(try workers.received(by: 1).contains(.resume(connection, [], peer: client.local)))
+    }
+
     @Test func `a connection that no other worker can take goes back to its own`() throws {
         try ready(0)
         let connection = try connection()
         _ = try workers.received(by: 0)
         let socket = try UDPSocket.open(.ipv4)
         try UDPSocket.connect(socket, to: client.local)
-        try workers.send(MessageFromWorker.encode(released: [connection]), descriptor: socket.rawValue, from: 0)
+        try workers.send(
+            MessageFromWorker.encode(released: [connection], hadSocket: true), descriptor: socket.rawValue, from: 0)
         try turn()
         #expect(try workers.received(by: 0) == [.resume(connection, [], peer: client.local)])
         #expect(supervisor.connections.hasSocket(connection))

@@ -174,7 +174,7 @@ import Testing
         }
         try loop.poll(timeout: .zero)
         let all = try park(4_096, in: 1)
-        try workers.send(MessageFromWorker.encode(released: all), from: Workers.first + 1)
+        try workers.send(MessageFromWorker.encode(released: all, hadSocket: false), from: Workers.first + 1)
         // One of them gets a socket while this is under way: its worker goes on with it.
         try loop.poll(timeout: .zero)
         #expect(supervisor.connections[0]?.count ?? 0 <= 1_024)

@@ -315,8 +315,10 @@ import Testing
         try check(MessageFromWorker.encode(farSocketOf: number)) {
             if case .farSocket(id: number) = $0 { true } else { false }
         }
-        try check(MessageFromWorker.encode(released: [number])) {
-            if case .released([number]) = $0 { true } else { false }
+        for hadSocket in [true, false] {
+            try check(MessageFromWorker.encode(released: [number], hadSocket: hadSocket)) {
+                if case .released([number], hadSocket) = $0 { true } else { false }
+            }
         }
         try check(MessageFromWorker.releaseDoneBytes) { if case .releaseDone = $0 { true } else { false } }
     }
@@ -325,7 +327,7 @@ import Testing
         let most = Array(others.prefix(ConnectionNumber.maximumOfMessage))
         for bytes in [
             MessageToWorker.encode(adopt: most), MessageFromWorker.encode(wake: most),
-            MessageFromWorker.encode(parked: most), MessageFromWorker.encode(released: most),
+            MessageFromWorker.encode(parked: most), MessageFromWorker.encode(released: most, hadSocket: false),
         ] {
             #expect(bytes.count <= UnixChannel.maximumMessageSize)
         }

@@ -110,7 +110,7 @@ final class LoneWorker {
         case .wake(let ids): [.wake(ids)]
         case .report(let report): report.closed.isEmpty ? [] : [.closed(report.closed)]
         case .sendFromListener(let datagrams): datagrams.map { .sent($0.flow, [UInt8]($0.datagram)) }
-        case .released(let ids): [.released(ids)]
+        case .released(let ids, _): [.released(ids)]
         case .releaseDone: [.releaseDone]
         default: [.other]
         }

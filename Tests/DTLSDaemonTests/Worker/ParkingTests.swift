@@ -174,6 +174,25 @@ import Testing
         #expect(heard.contains(.wake([waking])))
     }
 
+    /// The main process may be copying its slot (Tests/Models/handover.pml).
+    @Test func `a connection that was given up is left alone until it comes back`() throws {
+        let lone = try LoneWorker(Self.service("one"))
+        let id = lone.park(try Self.flow(1), "one")
+        try lone.takeOver()
+        for message in [
+            MessageToWorker.encode(release: .max), MessageToWorker.encode(close: [id]),
+            MessageToWorker.encode(release: .max),
+        ] { try lone.send(message) }
+        let heard = try lone.received { $0.count { $0 == .releaseDone } == 2 }
+        #expect(heard.released == [[id]] && heard.sent.isEmpty && heard.closed.isEmpty)
+        #expect(lone.slots[id.slot].phase == .established)
+        // No other worker has room for it.
+        try lone.send(MessageToWorker.encode(adopt: [id]))
+        try lone.send(MessageToWorker.encode(close: [id]))
+        let after = try lone.received { !$0.closed.isEmpty }
+        #expect(after.closed == [id] && after.sent.count == 1)
+    }
+
     // MARK: More slots than are looked at in one turn
 
     @Test func `a record wakes a connection whose slot the worker has not come to yet, and another one is closed`()

@@ -92,8 +92,7 @@ static inline int co_ocsp_check_validity(const void *start, const void *end, lon
 static inline int co_ocsp_id_info(const OCSP_CERTID *i, const void **name_hash, ASN1_OBJECT **digest, const void **serial) { return OCSP_id_get0_info((ASN1_OCTET_STRING **)name_hash, digest, NULL, (ASN1_INTEGER **)serial, (OCSP_CERTID *)i); }
 
 // TLS' pseudorandom function (RFC 5246, section 5); the label stands at the beginning of the seed.
-static inline int co_tls1_prf(const char *digest, const unsigned char *secret, size_t secret_size, const unsigned char *seed, size_t seed_size, unsigned char *out, size_t size) {
-    EVP_KDF *kdf = EVP_KDF_fetch(NULL, "TLS1-PRF", NULL);
+static inline int co_tls1_prf(EVP_KDF *kdf, const char *digest, const unsigned char *secret, size_t secret_size, const unsigned char *seed, size_t seed_size, unsigned char *out, size_t size) {
     EVP_KDF_CTX *context = EVP_KDF_CTX_new(kdf);
     OSSL_PARAM parameters[] = {
         OSSL_PARAM_construct_utf8_string(OSSL_KDF_PARAM_DIGEST, (char *)digest, 0),
@@ -103,7 +102,6 @@ static inline int co_tls1_prf(const char *digest, const unsigned char *secret, s
     };
     int result = context != NULL && EVP_KDF_derive(context, out, size, parameters);
     EVP_KDF_CTX_free(context);
-    EVP_KDF_free(kdf);
     return result;
 }
 

@@ -2,6 +2,9 @@ import COpenSSL
 
 /// The keys of a connection's records (RFC 5246, section 6.3), from what OpenSSL tells of a handshake that is done.
 enum KeyBlock {
+    /// To look it up takes as long as half of the derivation.
+    nonisolated(unsafe) private static let function = EVP_KDF_fetch(nil, "TLS1-PRF", nil)
+
     /// Fills `block` with the beginning of the key block.
     /// - Parameter suite: the SSL's present cipher suite.
     /// - Returns: false where OpenSSL does not tell what is needed.
@@ -17,7 +20,7 @@ enum KeyBlock {
         guard SSL_get_client_random(ssl, &random, random.count) == random.count else { return false }
         seed += random
         guard let name = pseudorandomDigest(of: ssl, suite) else { return false }
-        return co_tls1_prf(name, secret, secret.count, seed, seed.count, &block, block.count) == 1
+        return co_tls1_prf(function, name, secret, secret.count, seed, seed.count, &block, block.count) == 1
     }
 
     /// The hash function of the pseudorandom function. DTLS 1.0 has that of TLS 1.1; in DTLS 1.2 a suite that names

@@ -28,6 +28,8 @@
         private static func perform(_ action: String, _ argument: String) -> String {
             let pid = Int(argument) ?? 0
             switch action {
+            // In the midst of the client's record.
+            case "crash": fatalError("The stand-in crashes, as it was told to.")
             case "read": return outcome { open(argument, O_RDONLY) }
             case "append": return outcome { open(argument, O_WRONLY | O_APPEND | O_CREAT, 0o600) }
             case "overwrite": return outcome { open(argument, O_WRONLY | O_CREAT, 0o600) }

@@ -139,8 +139,9 @@ extension SessionDetails {
         verificationResult = Int(try reader.integer(Int32.self))
         // A program without labels has written no more.
         label = reader.isAtEnd ? nil : try reader.optionalString()
-        // Nor has one without raw public keys.
-        peerName?.publicKeyName = reader.isAtEnd ? nil : try reader.optionalString()
+        // Nor has one without raw public keys. It is read where there is no peer's name, too: others have more behind it.
+        let publicKeyName = reader.isAtEnd ? nil : try reader.optionalString()
+        peerName?.publicKeyName = publicKeyName
     }
 
     /// The encoding in at most `limit` bytes, for a place that has no more: names that peers have chosen are left out as

@@ -222,7 +222,10 @@ import Testing
             func decode(_ bytes: some Collection<UInt8>) throws -> SessionDetails {
                 try [UInt8](bytes).withUnsafeBytes {
                     var reader = ByteReader($0)
-                    return try SessionDetails(decoding: &reader)
+                    let decoded = try SessionDetails(decoding: &reader)
+                    // A suspended connection has messages behind its details.
+                    #expect(reader.isAtEnd)
+                    return decoded
                 }
             }
             #expect(try decode(bytes) == details)

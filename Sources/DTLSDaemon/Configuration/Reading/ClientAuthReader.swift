@@ -83,7 +83,8 @@ struct ClientAuthReader {
         if let authorities = section.authorities, mode != .none { warn(of: authorities) }
         let fits = check(mode)
         guard fits, mode != .none, section.authorities != nil || !table.has(\.authorities),
-            section.publicKeys != nil || !table.has(\.publicKeys)
+            // Where they are wrong, what is wrong with the CA certificates is still to be said.
+            section.publicKeys != nil || section.authorities != nil || !table.has(\.publicKeys)
         else {
             return PeerVerification()
         }

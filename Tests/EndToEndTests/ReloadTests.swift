@@ -40,6 +40,20 @@ extension EndToEndCrowds {
             }
         }
 
+        @Test func `a private key that all may read is taken up once the configuration lets that be`() async throws {
+            let daemon = try await Daemon.start(configuration, in: folder)
+            try copy(try await certificates.selfSigned("new"))
+            chmod(identity.privateKey, 0o644)
+            daemon.program.signal(SIGHUP)
+            try await daemon.logged(" error ", "every user may use", "(mode 644)")
+            #expect(try await servedCertificate(at: address) == "old")
+            try daemon.reload("allow_world_readable_secrets = true\n" + configuration)
+            try await daemon.logged("configuration and certificates reloaded")
+            #expect(daemon.logs(" warning ", "allow_world_readable_secrets = true lets that be"))
+            #expect(try await servedCertificate(at: address) == "new")
+            try await daemon.stop()
+        }
+
         @Test func `a renewed certificate is served and connections go on`() async throws {
             let daemon = try await Daemon.start(configuration, in: folder)
             let client = try SecureClient(to: address, trust: identity.certificate, in: folder)

@@ -171,22 +171,28 @@ make_certificate() {
 # wants to see all tests end: a process that is made to exit with status 0 in the middle of a run has passed nothing.
 #
 # DTLSD_UNATTENDED is for continuous integration, where nobody looks at a run before it is judged, or ends one that hangs:
-# - A run gets that many seconds, and then is ended and told as failed, with the tests that it had begun.
+# - A run gets that many seconds, and then is ended. What the tests were that it had begun, and what its processes were
+#   waiting for, is told, and the run is made once more.
 # - Up to three failed tests get a second run, by suite, and those that then pass are called unsteady in FILE.unsteady, so
 #   that a test that the machine was too busy for is told from one that fails.
 run_tests() {
-    local file=$1 status=0 suites argument words=() limit=()
+    local file=$1 status=0 suites argument words=()
     shift
-    # Not where somebody may press Ctrl-C: timeout(1) would keep that from the tests.
-    [ -z "${DTLSD_UNATTENDED:-}" ] || limit=(timeout --kill-after=10 "$DTLSD_UNATTENDED")
-    "${limit[@]}" "$@" 2>&1 | tee "$file" || status=$?
-    if ! grep -q 'Test run with .* \(passed\|failed\)' "$file"; then
-        printf '✘ The tests ended before all of them had run.\n' | tee -a "$file"
-        [ -z "${DTLSD_UNATTENDED:-}" ] || printf 'They had at most %s seconds.\n' "$DTLSD_UNATTENDED" | tee -a "$file"
-        comm -23 <(names_of_tests '◇' started "$file") \
-            <(sort -u <(names_of_tests '✔' passed "$file") <(names_of_tests '✘' failed "$file")) |
-            sed 's/^/✘ This test had begun: /' | tee -a "$file"
-        return 1
+    run_once "$file" "$@" || status=$?
+    if ! saw_all_tests "$file"; then
+        tell_unfinished_tests "$file"
+        [ -n "${DTLSD_UNATTENDED:-}" ] || return 1
+        say "once more: $*"
+        cp "$file" "$file.first"
+        [ ! -e "$file.processes" ] || mv "$file.processes" "$file.first.processes"
+        status=0
+        run_once "$file" "$@" || status=$?
+        if ! saw_all_tests "$file"; then
+            tell_unfinished_tests "$file"
+            return 1
+        fi
+        tell_unfinished_tests "$file.first" | sed 's/^✘ //' >"$file.unsteady"
+        return "$status"
     fi
     suites=$(grep -oP '✘ Suite \K\w+(?= failed)' "$file" | sort -u | paste -sd '|')
     if [ "$status" -eq 0 ] || [ -z "${DTLSD_UNATTENDED:-}" ] || [ -z "$suites" ] ||
@@ -198,10 +204,53 @@ run_tests() {
         words+=("$argument")
     done
     say "once more: ${words[*]} --skip-build --filter [./]($suites)/"
-    "${limit[@]}" "${words[@]}" --skip-build --filter "[./]($suites)/" 2>&1 | tee "$file.retry" || return "$status"
+    run_once "$file.retry" "${words[@]}" --skip-build --filter "[./]($suites)/" || return "$status"
     # A failed test of no suite has not been run again.
     [ -z "$(comm -23 <(names_of_tests '✘' failed "$file") <(names_of_tests '✔' passed "$file.retry"))" ] || return "$status"
     names_of_tests '✘' failed "$file" >"$file.unsteady"
+}
+
+# run_once FILE COMMAND...
+#
+# `swift test` prints through a buffer, so what a run that is ended has printed last is lost: FILE.processes tells what it
+# was waiting for.
+run_once() {
+    local file=$1 limit=() watch='' status=0
+    shift
+    rm -f "$file.processes"
+    if [ -n "${DTLSD_UNATTENDED:-}" ]; then
+        # Not where somebody may press Ctrl-C: timeout(1) would keep that from the tests.
+        limit=(timeout --kill-after=10 "$DTLSD_UNATTENDED")
+        { sleep $((DTLSD_UNATTENDED - 5)) && list_processes >"$file.processes"; } </dev/null >/dev/null 2>&1 &
+        watch=$!
+    fi
+    "${limit[@]}" "$@" 2>&1 | tee "$file" || status=$?
+    if [ -n "$watch" ]; then
+        pkill -P "$watch" || true
+        wait "$watch" 2>/dev/null || true
+    fi
+    return "$status"
+}
+
+# The processes that were started since the run began, with what each waits for, and how many of its threads do.
+list_processes() {
+    ps -eLo etimes=,pid=,ppid=,stat=,wchan:24=,args= --cols 160 |
+        awk -v since="$DTLSD_UNATTENDED" '$1 <= since { $1 = ""; print }' | sort | uniq -c
+}
+
+# saw_all_tests FILE
+saw_all_tests() {
+    grep -q 'Test run with .* \(passed\|failed\)' "$1"
+}
+
+# tell_unfinished_tests FILE
+tell_unfinished_tests() {
+    printf '✘ The tests ended before all of them had run.\n'
+    [ -z "${DTLSD_UNATTENDED:-}" ] || printf '✘ The tests had at most %s seconds.\n' "$DTLSD_UNATTENDED"
+    comm -23 <(names_of_tests '◇' started "$1") \
+        <(sort -u <(names_of_tests '✔' passed "$1") <(names_of_tests '✘' failed "$1")) |
+        sed 's/^/✘ The tests had begun: /'
+    [ ! -s "$1.processes" ] || head -n 60 "$1.processes" | sed 's/^/✘ The tests left running: /'
 }
 
 # names_of_tests MARK VERB FILE: the tests that started, passed or failed, by what a run printed.

@@ -81,13 +81,13 @@ struct RawPublicKeyTests {
     // MARK: Clients that are refused
 
     @Test func `a client with an unknown key is refused, and told so`() throws {
-        let stranger = try Key(.ecdsa)
-        let pair = try handshake(client(stranger), server())
+        let other = try Key(.ecdsa)
+        let pair = try handshake(client(other), server())
         #expect(!pair.client.isEstablished && !pair.server.isEstablished)
         #expect(
             try pair.server.error?.verification
-                == "the client's raw public key sha256:\(digits(stranger)) is not among those that are known")
-        let name = try PeerName(fingerprint: digits(stranger))
+                == "the client's raw public key sha256:\(digits(other)) is not among those that are known")
+        let name = try PeerName(fingerprint: digits(other))
         #expect(pair.server.engine?.peerRejection?.client == name)
         #expect(pair.client.error.map { "\($0)".contains("access denied") } == true, "\(pair.client)")
     }

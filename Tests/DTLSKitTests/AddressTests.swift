@@ -1,5 +1,6 @@
 import DTLSKit
 import Glibc
+import TestSupport
 import Testing
 
 /// Addresses that stand for others, and those that two want.
@@ -34,8 +35,8 @@ import Testing
                     "line \(line)"
                 ) { _ = try Dtls.createServer(option, address) }
             }
-            let first = try Dtls.createServer(option, Dtls.sockaddr("127.0.0.1", 0))
-            let port = try first.sockName().port
+            let port = Int(try ServerPorts.next())
+            let first = try Dtls.createServer(option, Dtls.sockaddr("127.0.0.1", port))
             for host in ["127.0.0.1", "0.0.0.0", "::", "::ffff:127.0.0.1"] { try refuse(host, port) }
             // Others of this machine's addresses are free.
             let beside = try Dtls.createServer(option, Dtls.sockaddr("127.0.0.2", port))
@@ -64,8 +65,8 @@ import Testing
         let identity = try await authority.issue("server")
         try await onThread {
             let option = DtlsServerOption(cert: identity.certificate, key: identity.key)
-            let six = try Dtls.createServer(option, Dtls.sockaddr6("::", 0))
-            let port = try six.sockName().port
+            let port = Int(try ServerPorts.next())
+            let six = try Dtls.createServer(option, Dtls.sockaddr6("::", port))
             #expect(throws: DtlsError.self) { _ = try Dtls.createServer(option, Dtls.sockaddr("0.0.0.0", port)) }
             try six.setIPv6Only(true)
             let four = try Dtls.createServer(option, Dtls.sockaddr("0.0.0.0", port))

@@ -42,7 +42,7 @@ extension EndToEndHandshakes {
 
         @Test func `OpenSSL's clients get in by their keys, and the log says who they are`() async throws {
             let digits = try await maker.keyFingerprint(of: device)
-            let (gateway, stranger) = (
+            let (gateway, unknown) = (
                 try await maker.selfSigned("gateway", kind: .rsa), try await maker.selfSigned("x")
             )
             let pem = folder.read(
@@ -59,12 +59,12 @@ extension EndToEndHandshakes {
             try await other.leave()
             try await daemon.logged("connection opened", "CLIENT=gateway")
 
-            let refused = try RawKeyClient(to: address, as: stranger, in: folder)
+            let refused = try RawKeyClient(to: address, as: unknown, in: folder)
             let errors = try await refused.isRefused()
             #expect(errors.contains("access denied"), "\(errors)")
-            let unknown = try await maker.keyFingerprint(of: stranger)
-            let line = try await daemon.logged("raw public key sha256:\(unknown) is not among those that are known")
-            #expect(line[0].contains("CLIENT_FINGERPRINT=\(unknown)") && line[0].contains(" notice "), "\(line)")
+            let fingerprint = try await maker.keyFingerprint(of: unknown)
+            let line = try await daemon.logged("raw public key sha256:\(fingerprint) is not among those that are known")
+            #expect(line[0].contains("CLIENT_FINGERPRINT=\(fingerprint)") && line[0].contains(" notice "), "\(line)")
             #expect(try await RawKeyClient(to: address, as: nil, in: folder).isRefused().contains("alert"))
             try await daemon.logged("peer did not return a certificate")
             // One that knows nothing of raw public keys.

@@ -230,8 +230,9 @@ uint64_t cl_permitted_capabilities(void);
 int cl_set_capabilities(uint64_t set);
 /// Whether the bounding set has a capability: 1 or 0; -1 where the kernel knows none of this number.
 int cl_bounds_capability(int capability);
-/// Takes a capability out of the bounding set, or out of the ambient one. Each returns 0, or -1 and sets errno.
+/// Takes a capability out of the bounding set. Returns 0, or -1 and sets errno.
 int cl_drop_from_bounds(int capability);
+/// Takes all capabilities out of the ambient set. Returns 0, or -1 and sets errno.
 int cl_clear_ambient_capabilities(void);
 static const int CL_CAP_NET_BIND_SERVICE = 10;
 

@@ -3,7 +3,7 @@ import Glibc
 import LinuxSystem
 
 /// What the kernel keeps a worker from once it has its first configuration, and before it gets the first datagram of a
-/// client: whoever makes a worker run other code than its own gets no further than the worker's needs.
+/// client: an attacker who makes a worker run other code gets no further than the worker's needs.
 ///
 /// Decision 0024 (docs/decisions/0024-walls.md) has the reasons for what is allowed, refused and killed for.
 struct WorkerWalls {

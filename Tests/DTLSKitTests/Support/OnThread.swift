@@ -1,11 +1,33 @@
 import DTLSKit
 import Foundation
 import Synchronization
+import TestSupport
 
-/// Runs what blocks on a thread of its own, and waits for it without blocking the caller's.
-func onThread<Value: Sendable>(_ work: @escaping @Sendable () throws -> Value) async throws -> Value {
-    try await withCheckedThrowingContinuation { continuation in
-        Thread { continuation.resume(with: Result(catching: work)) }.start()
+/// Runs what blocks on a thread of its own, and waits for it without blocking the caller's. What has not ended after five
+/// minutes is left behind, and is an error: a test that hangs fails, and the others have their turn.
+func onThread<Value: Sendable>(
+    file: String = #fileID, line: Int = #line, _ work: @escaping @Sendable () throws -> Value
+) async throws -> Value {
+    let waiting = Waiting<Value>()
+    return try await withCheckedThrowingContinuation { continuation in
+        waiting.continuation.withLock { $0 = continuation }
+        Thread { waiting.resume(Result(catching: work)) }.start()
+        Task {
+            try await Task.sleep(for: .seconds(300))
+            waiting.resume(.failure(NeverHappened(description: "the thread of \(file):\(line) has not ended in 300 s")))
+        }
+    }
+}
+
+/// Whom the first outcome is for.
+private final class Waiting<Value: Sendable>: Sendable {
+    let continuation = Mutex<CheckedContinuation<Value, any Error>?>(nil)
+
+    func resume(_ outcome: Result<Value, any Error>) {
+        continuation.withLock { waiting in
+            defer { waiting = nil }
+            return waiting
+        }?.resume(with: outcome)
     }
 }
 

@@ -12,6 +12,11 @@ func example(_ name: String) -> Target {
     .executableTarget(name: name, dependencies: ["DTLSKit"], path: "Examples/\(name)", swiftSettings: strict)
 }
 
+/// A product of another package. The daemon and its tool alone use such.
+func foreign(_ name: String, of package: String) -> Target.Dependency {
+    .product(name: name, package: package, condition: .when(traits: ["Daemon"]))
+}
+
 let library: [Target] = [
     .systemLibrary(name: "COpenSSL", pkgConfig: "openssl", providers: [.apt(["libssl-dev"])]),
     .target(name: "CLinux"),
@@ -77,8 +82,8 @@ let daemon: [Target] = [
         dependencies: [
             "ControlProtocol", "DTLSTransport", "DTLSEngine", "LinuxSystem", "Primitives", "CSystemd", "CCares",
             "CJansson",
-            .product(name: "Logging", package: "swift-log"),
-            .product(name: "TOMLKit", package: "TOMLKit"),
+            foreign("Logging", of: "swift-log"),
+            foreign("TOMLKit", of: "TOMLKit"),
         ],
         swiftSettings: strict
     ),
@@ -87,7 +92,7 @@ let daemon: [Target] = [
         dependencies: [
             "DTLSDaemon", "ControlProtocol", "DTLSTransport", "DTLSEngine", "LinuxSystem", "Primitives", "CLinux",
             "TestSupport",
-            .product(name: "Logging", package: "swift-log"),
+            foreign("Logging", of: "swift-log"),
         ],
         swiftSettings: strict
     ),
@@ -97,9 +102,7 @@ let program: [Target] = [
     .systemLibrary(name: "CMicrohttpd", pkgConfig: "libmicrohttpd", providers: [.apt(["libmicrohttpd-dev"])]),
     .executableTarget(
         name: "dtlsd",
-        dependencies: [
-            "DTLSDaemon", "Primitives", .product(name: "ArgumentParser", package: "swift-argument-parser"),
-        ],
+        dependencies: ["DTLSDaemon", "Primitives", foreign("ArgumentParser", of: "swift-argument-parser")],
         swiftSettings: strict
     ),
     .executableTarget(
@@ -107,15 +110,15 @@ let program: [Target] = [
         dependencies: [
             "ControlProtocol", "DTLSKit", "DTLSTransport", "DTLSEngine", "LinuxSystem", "CLinux", "CMicrohttpd",
             "Primitives",
-            .product(name: "ArgumentParser", package: "swift-argument-parser"),
-            .product(name: "Histogram", package: "hdrhistogram-swift"),
+            foreign("ArgumentParser", of: "swift-argument-parser"),
+            foreign("Histogram", of: "hdrhistogram-swift"),
         ],
         swiftSettings: strict
     ),
     // Makes the man pages when a package is built (packaging/debian/rules).
     .executableTarget(
         name: "ManualPages",
-        dependencies: ["DTLSDaemon", .product(name: "ArgumentParser", package: "swift-argument-parser")],
+        dependencies: ["DTLSDaemon", foreign("ArgumentParser", of: "swift-argument-parser")],
         swiftSettings: strict
     ),
     .testTarget(name: "ManualPagesTests", dependencies: ["ManualPages", "DTLSDaemon"], swiftSettings: strict),
@@ -123,7 +126,7 @@ let program: [Target] = [
         name: "DTLSToolTests",
         dependencies: [
             "dtls", "ControlProtocol", "DTLSKit", "DTLSEngine", "LinuxSystem", "CLinux", "Primitives", "TestSupport",
-            .product(name: "ArgumentParser", package: "swift-argument-parser"),
+            foreign("ArgumentParser", of: "swift-argument-parser"),
         ],
         swiftSettings: strict),
     .testTarget(
@@ -133,10 +136,8 @@ let program: [Target] = [
     .testTarget(name: "SystemdTests", dependencies: ["TestSupport"], exclude: ["lab"], swiftSettings: strict),
 ]
 
-/// DTLSKit without the daemon needs neither libsystemd nor another package.
-let isLibraryAlone = Context.environment["DTLSD_LIBRARY_ALONE"] != nil
 /// `scripts/test` builds the unit tests alone for AddressSanitizer, which makes every build longer.
-let isProgramLeftOut = isLibraryAlone || Context.environment["DTLSD_WITHOUT_PROGRAM"] != nil
+let isProgramLeftOut = Context.environment["DTLSD_WITHOUT_PROGRAM"] != nil
 
 let package = Package(
     name: "dtlsd",
@@ -147,13 +148,16 @@ let package = Package(
                 .executable(name: "dtlsd", targets: ["dtlsd"]), .executable(name: "dtls", targets: ["dtls"]),
                 .executable(name: "dtlsd-manual", targets: ["ManualPages"]),
             ]),
-    dependencies: isLibraryAlone
-        ? []
-        : [
-            .package(url: "https://github.com/apple/swift-argument-parser", from: "1.5.0"),
-            .package(url: "https://github.com/apple/swift-log", from: "1.16.0"),
-            .package(url: "https://github.com/LebJe/TOMLKit", from: "0.6.0"),
-            .package(url: "https://github.com/HdrHistogram/hdrhistogram-swift", from: "0.2.0"),
-        ],
-    targets: library + (isLibraryAlone ? [] : daemon) + (isProgramLeftOut ? [] : program)
+    // Who builds on DTLSKit alone leaves the trait out (`traits: []`), and SwiftPM then fetches none of these packages.
+    traits: [
+        .default(enabledTraits: ["Daemon"]),
+        .trait(name: "Daemon", description: "The daemon dtlsd and its tool; DTLSKit does not need it."),
+    ],
+    dependencies: [
+        .package(url: "https://github.com/apple/swift-argument-parser", from: "1.5.0"),
+        .package(url: "https://github.com/apple/swift-log", from: "1.16.0"),
+        .package(url: "https://github.com/LebJe/TOMLKit", from: "0.6.0"),
+        .package(url: "https://github.com/HdrHistogram/hdrhistogram-swift", from: "0.2.0"),
+    ],
+    targets: library + daemon + (isProgramLeftOut ? [] : program)
 )

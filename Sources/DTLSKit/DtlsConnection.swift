@@ -403,6 +403,11 @@ public final class DtlsConnection: DtlsSocket {
         becameUnusable()
     }
 
+    /// The program knows whether the client may come in, and by which key.
+    func authorize(_ number: UInt32, _ answer: AuthorizationAnswer) {
+        if case .handshaking(let connection, _) = phase { connection.authorize(number, answer) }
+    }
+
     /// Asks the peer whether it is there; see ``isAlive(timeout:)``. Its handshake is done.
     func ask(timeout: Int, _ callback: @escaping (Bool?) -> Void) {
         guard case .established = phase else { return callback(false) }
@@ -695,6 +700,19 @@ extension DtlsConnection: ConnectionDelegate {
     }
 
     package func connectionReplaced(_ connection: Connection) {}
+
+    package func connection(_ connection: Connection, asks question: AuthorizationQuestion, _ number: UInt32) {
+        guard let presharedKeyIdentity = question.presharedKeyIdentity, let identity else {
+            return connection.authorize(number, .refused(reason: "nobody can be asked about the client"))
+        }
+        if identity.presharedIdentities.contains(presharedKeyIdentity) {
+            return connection.authorize(number, .allowed())
+        }
+        guard let server, server.answersPresharedKeys else {
+            return connection.authorize(number, .refused(reason: "nobody can be asked for its key"))
+        }
+        server.ask(DtlsPresharedKeyQuestion(presharedKeyIdentity, question, self, number))
+    }
 
     package func connectionAnswered(_ connection: Connection) {
         for question in questions { question.peerWasHeard() }

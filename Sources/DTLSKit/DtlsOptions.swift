@@ -81,14 +81,23 @@ public struct DtlsServerOption: Sendable, Equatable {
     /// ``DtlsError/timedOut(waitingFor:errno:)``, 100 to 2,147,483,647; `nil`: never. A client that vanishes says nothing, so
     /// this alone ends its connection. (Not in the reference.)
     public var idleTimeout: Int?
+    /// Keys that clients may prove themselves by in place of certificates (RFC 4279), each under an identity of its own. With
+    /// keys, `cert` may be empty: then there are no clients without one. (Not in the reference.)
+    public var presharedKeys: [DtlsPresharedKey]
+    /// Whether the program is asked for the key of an identity that is not among ``presharedKeys``; see
+    /// ``DtlsServer/onPresharedKey(_:)``. (Not in the reference.)
+    public var asksForPresharedKeys: Bool
     /// Clients in their handshake or waiting to be accepted, at most.
     package var backlog = DtlsServer.backlog
 
     public init(
         name: String? = nil, ca: String? = nil, cert: String, key: String? = nil, passwd: String? = nil,
         ipcert: Bool = false, renegotiate: Bool = false, handshakeTimeout: Int = 60_000, connectionID: Int? = nil,
-        sessionTickets: Bool = true, sessionCache: Int = 1 << 20, idleTimeout: Int? = nil
+        sessionTickets: Bool = true, sessionCache: Int = 1 << 20, idleTimeout: Int? = nil,
+        presharedKeys: [DtlsPresharedKey] = [], asksForPresharedKeys: Bool = false
     ) {
+        self.presharedKeys = presharedKeys
+        self.asksForPresharedKeys = asksForPresharedKeys
         self.idleTimeout = idleTimeout
         self.sessionTickets = sessionTickets
         self.sessionCache = sessionCache
@@ -107,7 +116,7 @@ public struct DtlsServerOption: Sendable, Equatable {
         try HandshakeTimeout.check(handshakeTimeout)
         try IdleTimeout.check(idleTimeout)
         try ConnectionIDLength.check(connectionID, ConnectionIDLength.ofServers, renegotiate: renegotiate)
-        try PrivateKey.check(cert: cert, key: key)
+        try checkProofs()
         guard sessionCache == 0 || Self.sessionCaches.contains(sessionCache) else {
             throw .invalid(
                 "sessionCache \(sessionCache) is out of range: it must be 0, or \(Self.sessionCaches.lowerBound) to"
@@ -116,10 +125,39 @@ public struct DtlsServerOption: Sendable, Equatable {
         if name == "" { throw .invalid("a server's name must not be empty; without one, leave it out") }
     }
 
+    private func checkProofs() throws(DtlsError) {
+        if cert.isEmpty, usesPresharedKeys {
+            if key != nil { throw .invalid("there is a key but no cert") }
+        } else {
+            try PrivateKey.check(cert: cert, key: key)
+        }
+        if asksForPresharedKeys, renegotiate {
+            throw .invalid(
+                "asksForPresharedKeys cannot be set where renegotiate is: nobody is asked in a renegotiation")
+        }
+        var identities: Set<[UInt8]> = []
+        for key in presharedKeys {
+            let name = PresharedKeys.text(of: key.identity)
+            try key.check()
+            guard identities.insert(key.identity).inserted else {
+                throw .invalid("the identity \"\(name)\" is there twice in presharedKeys")
+            }
+        }
+    }
+
+    private var usesPresharedKeys: Bool { asksForPresharedKeys || !presharedKeys.isEmpty }
+
     var settings: ServerSettings {
         var settings = ServerSettings(
-            certificate: cert, privateKey: key ?? cert, passphrase: passwd, certificateAuthorities: ca,
+            certifiedKeys: cert.isEmpty && usesPresharedKeys
+                ? [] : [CertifiedKey(certificate: cert, privateKey: key ?? cert, passphrase: passwd)],
+            clients: ca.map { PeerVerification(mode: .required, authorities: $0) } ?? PeerVerification(),
             allowsRenegotiation: renegotiate)
+        if usesPresharedKeys {
+            settings.presharedKeys = PresharedKeys(
+                keys: presharedKeys.map { PresharedKey(identity: $0.identity, key: $0.key) })
+        }
+        if asksForPresharedKeys { settings.authorization = .presharedKeys }
         settings.connectionIDs = connectionID != nil
         settings.sessions.tickets = sessionTickets
         return settings
@@ -321,6 +359,17 @@ public struct DtlsPresharedKey: Sendable, Equatable {
     public init(identity: [UInt8], key: [UInt8]) {
         self.identity = identity
         self.key = key
+    }
+
+    func check() throws(DtlsError) {
+        guard (1...PresharedKeys.maximumIdentityLength).contains(identity.count), !identity.contains(0),
+            (1...PresharedKeys.maximumKeyLength).contains(key.count)
+        else {
+            throw .invalid(
+                "the identity \"\(PresharedKeys.text(of: identity))\" cannot be used: an identity has 1 to"
+                    + " \(PresharedKeys.maximumIdentityLength) bytes other than NUL, a key 1 to"
+                    + " \(PresharedKeys.maximumKeyLength)")
+        }
     }
 }
 

@@ -17,6 +17,7 @@ public final class DtlsServer: DtlsSocket {
     private var handshaking: [ObjectIdentifier: DtlsConnection] = [:]
     private var acceptCallback: ((DtlsConnection, DtlsAddress) -> Void)?
     private var failureCallback: ((DtlsError, DtlsAddress) -> Void)?
+    private var keyCallback: ((DtlsPresharedKeyQuestion) -> Void)?
     /// The connections whose datagrams may still come to the listener (rule 4), by their numbers.
     private var recent = RecentConnections()
     /// Where the connections are that clients have a connection ID of, by that. Those of this process that are gone are
@@ -148,6 +149,25 @@ public final class DtlsServer: DtlsSocket {
         failureCallback = callback
     }
 
+    /// Calls `callback` for each client whose identity has no key in ``DtlsServerOption/presharedKeys``, where
+    /// ``DtlsServerOption/asksForPresharedKeys`` is set. The client waits, up to the handshake's timeout, until the question is
+    /// answered: in the callback, or later, when a database has answered. The callback comes by ``Iosched/poll(timeout:)``,
+    /// like all others, so not while a call of this thread waits. Without a callback, and in a task, such clients are refused.
+    /// (Not in the reference.)
+    public func onPresharedKey(_ callback: ((DtlsPresharedKeyQuestion) -> Void)?) {
+        checkThread()
+        keyCallback = callback
+    }
+
+    var answersPresharedKeys: Bool { keyCallback != nil }
+
+    func ask(_ question: DtlsPresharedKeyQuestion) {
+        scheduler.call { [weak self] in
+            guard let callback = self?.keyCallback else { return question.answer(nil) }
+            callback(question)
+        }
+    }
+
     /// Stops listening. Connections that `accept` has given out go on; those that wait for it are closed.
     public override func close() {
         checkThread()
@@ -161,6 +181,7 @@ public final class DtlsServer: DtlsSocket {
         handshaking = [:]
         acceptCallback = nil
         failureCallback = nil
+        keyCallback = nil
         clientWaiter = nil
         endEvents()
         for connection in waiting { connection.close() }

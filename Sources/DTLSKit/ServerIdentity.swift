@@ -6,6 +6,8 @@ import Primitives
 /// All that a server shows its clients: certificates, policy and secrets. It is the same in every task.
 final class ServerIdentity {
     let option: DtlsServerOption
+    /// The identities of the option's pre-shared keys.
+    let presharedIdentities: Set<[UInt8]>
     private(set) var added: [DtlsCertificateOption]
     private let cookieSecret: [UInt8]
     private let ticketKeys: [UInt8]
@@ -29,6 +31,7 @@ final class ServerIdentity {
     ) throws(DtlsError) {
         try option.check()
         self.option = option
+        presharedIdentities = Set(option.presharedKeys.map(\.identity))
         self.added = []
         self.cookieSecret = cookieSecret
         self.ticketKeys = ticketKeys
@@ -84,6 +87,11 @@ final class ServerIdentity {
         writer.bool(option.sessionTickets)
         writer.integer(Int64(option.sessionCache))
         writer.optional(option.idleTimeout) { $0.integer(Int64($1)) }
+        writer.list(option.presharedKeys) { writer, key in
+            writer.data(key.identity)
+            writer.data(key.key)
+        }
+        writer.bool(option.asksForPresharedKeys)
         writer.list(added) { writer, certificate in
             writer.string(certificate.name)
             writer.optional(certificate.ca) { $0.string($1) }
@@ -111,7 +119,10 @@ final class ServerIdentity {
                 }, sessionTickets: try reader.bool(), sessionCache: Int(try reader.integer(Int64.self)),
                 idleTimeout: try reader.optional { reader throws(MalformedBytes) in
                     Int(try reader.integer(Int64.self))
-                })
+                },
+                presharedKeys: try reader.list { reader throws(MalformedBytes) in
+                    DtlsPresharedKey(identity: try reader.array(), key: try reader.array())
+                }, asksForPresharedKeys: try reader.bool())
             let added = try reader.list { reader throws(MalformedBytes) in
                 DtlsCertificateOption(
                     name: try reader.string(), ca: try text(&reader), cert: try reader.string(),

@@ -105,6 +105,12 @@ import Testing
             #expect(sources == ["main.swift"])
             try await compile("\(package)/Sources/\(target)/main.swift", to: "\(package)/\(target)", in: folder)
         }
+        // The library stands by itself: nothing is fetched from elsewhere for it.
+        try FileManager.default.createSymbolicLink(atPath: "\(folder.path)/dtlsd", withDestinationPath: Self.repository)
+        let resolver = try Program(["env", "-C", package, "swift", "package", "show-dependencies"], in: folder)
+        #expect(try await resolver.ended() == .exited(0), "\(resolver.errors)")
+        let packages = resolver.output.split(separator: "\n").filter { $0.contains("── ") }
+        #expect(packages.count == 1 && packages.allSatisfy { $0.contains("dtlsd<") }, "\(resolver.output)")
         try await run(commands[1], in: package)
 
         #expect(commands[2] == "swift run echo-server\n")
@@ -128,7 +134,8 @@ import Testing
         #expect(server.ending == nil)
     }
 
-    @Test(arguments: ["Asynchronous", "EventsAndTimers", "OtherLoops"]) func `the programs of an article compile`(
+    @Test(arguments: ["Asynchronous", "EventsAndTimers", "OtherLoops", "PresharedKeys"])
+    func `the programs of an article compile`(
         _ article: String
     ) async throws {
         let folder = try TestFolder()

@@ -50,6 +50,7 @@ func calls(_ it: Smuggled, _ certificate: DtlsCertificateOption) -> [String: () 
         "DtlsServer.accept(timeout:)": { _ = try it.server.accept(timeout: 0) },
         "DtlsServer.accept(_:)": { it.server.accept { _, _ in } },
         "DtlsServer.onHandshakeFailure": { it.server.onHandshakeFailure { _, _ in } },
+        "DtlsServer.onPresharedKey": { it.server.onPresharedKey { _ in } },
         "DtlsTask.pid": { _ = it.task.pid },
         "DtlsTask.isRunning": { _ = it.task.isRunning },
         "DtlsTask.restart": { try it.task.restart() },

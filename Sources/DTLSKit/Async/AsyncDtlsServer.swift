@@ -48,6 +48,16 @@
         server.onHandshakeFailure(callback)
     }
 
+    /// Calls `lookUp` for each client whose identity has no key in ``DtlsServerOption/presharedKeys``, where
+    /// ``DtlsServerOption/asksForPresharedKeys`` is set. The client waits meanwhile, and nobody else does; with `nil` it is
+    /// refused.
+    public func onPresharedKey(_ lookUp: (@Sendable (_ identity: [UInt8]) async -> [UInt8]?)?) {
+        guard let lookUp else { return server.onPresharedKey(nil) }
+        server.onPresharedKey { question in
+            Task { @DtlsLoop in question.answer(await lookUp(question.identity)) }
+        }
+    }
+
     /// The address that it listens on, with the port that the system has chosen.
     public func sockName() throws(DtlsError) -> DtlsAddress { try server.sockName() }
 

@@ -34,6 +34,7 @@ let library: [Target] = [
     example("Client"),
     example("MultitaskServer"),
     example("SwiftServer"),
+    example("CoapServer"),
     .executableTarget(
         name: "DTLSKitSoak", dependencies: ["DTLSKit", "CLinux"], path: "Tests/DTLSKitSoak", swiftSettings: strict),
     .executableTarget(
@@ -45,7 +46,7 @@ let library: [Target] = [
         dependencies: [
             "DTLSKit", "DTLSTransport", "LinuxSystem", "Primitives", "CLinux", "SynchronousServer",
             "AsynchronousServer", "Client",
-            "MultitaskServer", "SwiftServer", "DTLSKitSoak", "DTLSKitTasks", "DTLSKitThreads",
+            "MultitaskServer", "SwiftServer", "CoapServer", "DTLSKitSoak", "DTLSKitTasks", "DTLSKitThreads",
             "TestSupport",
         ],
         swiftSettings: strict

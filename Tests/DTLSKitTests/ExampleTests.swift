@@ -73,6 +73,50 @@ import Testing
         #expect(example.program.ending == nil)
     }
 
+    /// libcoap's clients do what the first lines of the example say.
+    @Test(arguments: ["coap-client-openssl", "coap-client-gnutls"])
+    func `devices with keys post to the CoAP server, and get it back`(_ client: String) async throws {
+        let example = try await RunningExample("CoapServer")
+        func ask(_ arguments: String..., identity: String = "sensor-7", path: String = "echo") throws -> Program {
+            try Program(
+                [client, "-B", "30"] + arguments
+                    + ["-u", identity, "-k", "correct-horse-16", "coaps://127.0.0.1:\(example.port)/\(path)"],
+                in: example.authority.folder)
+        }
+        let posted = try ask("-m", "post", "-e", "21.5 degrees", path: "a/long-path-of-options?unit=celsius")
+        #expect(try await posted.ended() == .exited(0))
+        #expect(posted.output.contains("21.5 degrees"), "\(posted.output)\(posted.errors)")
+        let asked = try ask("-m", "get", "-N")
+        #expect(try await asked.ended() == .exited(0))
+        #expect(asked.output.contains("Post something."), "\(asked.output)\(asked.errors)")
+        let deleted = try ask("-m", "delete")
+        _ = try await deleted.ended()
+        #expect((deleted.output + deleted.errors).contains("4.05"), "\(deleted.output)\(deleted.errors)")
+        let unknown = try ask("-m", "get", identity: "sensor-8")
+        _ = try await unknown.ended()
+        #expect(!unknown.output.contains("Post something."))
+
+        // What is no CoAP message is dropped, and the server lives on.
+        let option = DtlsClientOption(
+            presharedKey: DtlsPresharedKey(identity: Array("sensor-7".utf8), key: Array("correct-horse-16".utf8)))
+        try await onThread {
+            let device = try Dtls.createClient(option, Dtls.sockaddr("127.0.0.1", example.port), timeout: 60_000)
+            for wrong: [UInt8] in [
+                [0x40], [0x80, 1, 0, 1], [0x49, 1, 0, 1], [0x48, 1, 0, 1, 2], [0x40, 1, 0, 1, 0xff],
+                [0x40, 1, 0, 1, 0xd0], [0x40, 1, 0, 1, 0xe0, 1], [0x40, 1, 0, 1, 0x0f],
+                [0x40, 1, 0, 1, 0x0e, 0xff, 0xff],
+                [0x60, 0, 0, 1],
+            ] { try device.send(wrong) }
+            // A ping, which is answered with a reset (RFC 7252, section 4.3).
+            try device.send([0x40, 0, 0x12, 0x34])
+            var buffer = [UInt8](repeating: 0, count: 100)
+            let count = try device.recv(&buffer, timeout: 60_000)
+            #expect(Array(buffer[..<count]) == [0x70, 0, 0x12, 0x34])
+            device.close()
+        }
+        #expect(example.program.ending == nil)
+    }
+
     @Test func `the example client talks to OpenSSL`() async throws {
         let authority = try await TestAuthority()
         let identity = try await authority.issue("server")

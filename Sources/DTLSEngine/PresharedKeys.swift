@@ -12,6 +12,17 @@ public struct PresharedKey: Codable, Equatable, Sendable {
         self.identity = identity
         self.key = key
     }
+
+    /// Whether OpenSSL takes it; ``rule`` says what is right.
+    public var isUsable: Bool {
+        (1...PresharedKeys.maximumIdentityLength).contains(identity.count) && !identity.contains(0)
+            && (1...PresharedKeys.maximumKeyLength).contains(key.count)
+    }
+
+    /// What an identity and a key have to be, for the text of an error.
+    public static let rule =
+        "an identity has 1 to \(PresharedKeys.maximumIdentityLength) bytes other than NUL, a key 1 to"
+        + " \(PresharedKeys.maximumKeyLength)"
 }
 
 /// The keys that a server has in common with its clients, each under an identity.
@@ -170,13 +181,7 @@ extension ServerContext {
 extension ClientContext {
     /// Proves the client by a key.
     func use(_ settings: PresharedKey) throws(CredentialsError) {
-        guard (1...PresharedKeys.maximumIdentityLength).contains(settings.identity.count),
-            !settings.identity.contains(0), (1...PresharedKeys.maximumKeyLength).contains(settings.key.count)
-        else {
-            throw .presharedKey(
-                "an identity has 1 to \(PresharedKeys.maximumIdentityLength) bytes other than NUL, a key 1 to"
-                    + " \(PresharedKeys.maximumKeyLength)")
-        }
+        guard settings.isUsable else { throw .presharedKey(PresharedKey.rule) }
         exData.ownPresharedKey = settings
         SSL_CTX_set_psk_client_callback(pointer) { ssl, _, identity, identitySize, buffer, size in
             guard let ssl, let identity, let buffer, let own = ContextExData.of(ssl)?.ownPresharedKey,

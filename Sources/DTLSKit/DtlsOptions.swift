@@ -137,10 +137,10 @@ public struct DtlsServerOption: Sendable, Equatable {
         }
         var identities: Set<[UInt8]> = []
         for key in presharedKeys {
-            let name = PresharedKeys.text(of: key.identity)
             try key.check()
             guard identities.insert(key.identity).inserted else {
-                throw .invalid("the identity \"\(name)\" is there twice in presharedKeys")
+                throw .invalid(
+                    "the identity \"\(PresharedKeys.text(of: key.identity))\" is there twice in presharedKeys")
             }
         }
     }
@@ -155,7 +155,7 @@ public struct DtlsServerOption: Sendable, Equatable {
             allowsRenegotiation: renegotiate)
         if usesPresharedKeys {
             settings.presharedKeys = PresharedKeys(
-                keys: presharedKeys.map { PresharedKey(identity: $0.identity, key: $0.key) })
+                keys: presharedKeys.map(\.engineKey))
         }
         if asksForPresharedKeys { settings.authorization = .presharedKeys }
         settings.connectionIDs = connectionID != nil
@@ -315,7 +315,7 @@ public struct DtlsClientOption: Sendable, Equatable {
         var settings = ClientSettings(
             rejectUnauthorized: rejectUnauthorized, loadDefaultCertificates: loadDefaultCerts,
             certificateAuthorities: ca, certificate: cert, privateKey: key ?? cert, passphrase: passwd,
-            presharedKey: presharedKey.map { PresharedKey(identity: $0.identity, key: $0.key) }, ciphers: ciphers,
+            presharedKey: presharedKey?.engineKey, ciphers: ciphers,
             minimumVersion: minimumVersion.version, maximumVersion: maximumVersion?.version,
             allowsRenegotiation: renegotiate)
         settings.connectionIDs = connectionID != nil
@@ -362,15 +362,13 @@ public struct DtlsPresharedKey: Sendable, Equatable {
     }
 
     func check() throws(DtlsError) {
-        guard (1...PresharedKeys.maximumIdentityLength).contains(identity.count), !identity.contains(0),
-            (1...PresharedKeys.maximumKeyLength).contains(key.count)
-        else {
+        guard engineKey.isUsable else {
             throw .invalid(
-                "the identity \"\(PresharedKeys.text(of: identity))\" cannot be used: an identity has 1 to"
-                    + " \(PresharedKeys.maximumIdentityLength) bytes other than NUL, a key 1 to"
-                    + " \(PresharedKeys.maximumKeyLength)")
+                "the identity \"\(PresharedKeys.text(of: identity))\" cannot be used: \(PresharedKey.rule)")
         }
     }
+
+    var engineKey: PresharedKey { PresharedKey(identity: identity, key: key) }
 }
 
 enum PrivateKey {

@@ -11,11 +11,14 @@ func onThread<Value: Sendable>(
     let waiting = Waiting<Value>()
     return try await withCheckedThrowingContinuation { continuation in
         waiting.continuation.withLock { $0 = continuation }
-        Thread { waiting.resume(Result(catching: work)) }.start()
-        Task {
+        let limit = Task {
             try await Task.sleep(for: .seconds(300))
             waiting.resume(.failure(NeverHappened(description: "the thread of \(file):\(line) has not ended in 300 s")))
         }
+        Thread {
+            waiting.resume(Result(catching: work))
+            limit.cancel()
+        }.start()
     }
 }
 

@@ -97,9 +97,8 @@ import Testing
         try await withConnection(
             server: { connection in
                 #expect(try Self.receive(connection) == "one")
-                // What follows is in the object, or still in the socket.
-                var count = connection.pending()
-                while count < 8 { count = connection.pending() }
+                // What follows is read into the object, where `pending` alone looks into the socket only if it has nothing.
+                while connection.pending() < 8 { try iosched.poll(timeout: 20_000) }
                 let suspension = try connection.suspend()
                 let resumed = try Dtls.resume("S", suspension.sockFd, suspension.state)
                 #expect(resumed.pending() == 8)

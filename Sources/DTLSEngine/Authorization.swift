@@ -10,7 +10,7 @@ public enum AuthorizationScope: String, Codable, Equatable, Sendable {
     case all
 }
 
-/// What is known of a client whose handshake waits for an answer.
+/// What is known of a client, or of a client's server, whose handshake waits for an answer.
 public struct AuthorizationQuestion: Sendable, Equatable {
     /// The name that the client asks for (SNI), or `nil`.
     public var serverName: String?
@@ -26,6 +26,11 @@ public struct AuthorizationQuestion: Sendable, Equatable {
     public var alternativeNames = AlternativeNames()
     /// The raw public key, which the client has proven to be its own, and which is known; `nil` without one.
     public var publicKey: PeerName?
+    /// All certificates that the peer has shown, DER, its own first, where the settings keep them; see
+    /// ``Engine/peerCertificates``.
+    public var certificates: [[UInt8]] = []
+    /// The result of the check of the certificate: see ``SessionDetails/verificationResult``.
+    public var verificationResult = 0
 
     public init() {}
 
@@ -35,6 +40,8 @@ public struct AuthorizationQuestion: Sendable, Equatable {
         applicationProtocol = details.applicationProtocol
         isResumed = details.isResumed
         presharedKeyIdentity = details.presharedKeyIdentity
+        certificates = ShownCertificates.chain(of: ssl)
+        verificationResult = details.verificationResult
         guard presharedKeyIdentity == nil else { return }
         guard details.peerName?.publicKeyName == nil else {
             publicKey = details.peerName
@@ -62,8 +69,11 @@ public enum AuthorizationAnswer: Sendable, Equatable {
     ///   - key: the pre-shared key of the identity; `nil`: that of the server's settings.
     ///   - label: what the client is called from now on (``SessionDetails/label``).
     case allowed(key: [UInt8]? = nil, label: String? = nil)
-    /// - Parameter reason: a sentence for the operator.
-    case refused(reason: String)
+    /// - Parameters:
+    ///   - reason: a sentence for the operator.
+    ///   - alert: what the peer is told (RFC 5246, section 7.2.2): access_denied where nothing else is given. To a client
+    ///     with a pre-shared key, OpenSSL says unknown_psk_identity (RFC 4279, section 2).
+    case refused(reason: String, alert: UInt8 = AuthorizationRefusal.accessDenied)
 }
 
 /// A client that the ``AuthorizationAnswer`` keeps out.
@@ -71,6 +81,10 @@ public struct AuthorizationRefusal: Error, Sendable, Equatable, CustomStringConv
     public var reason: String
     /// Who the client is, or, with a pre-shared key, says that it is.
     public var client: PeerName?
+    /// What the peer is told.
+    var alert = Self.accessDenied
+
+    public static let accessDenied = UInt8(SSL_AD_ACCESS_DENIED)
 
     public var description: String { reason }
 }
@@ -80,7 +94,7 @@ public struct AuthorizationRefusal: Error, Sendable, Equatable, CustomStringConv
 ///
 /// With a pre-shared key that is the ClientKeyExchange, which names the identity in the clear, and what follows it. In all
 /// other handshakes it is the Finished: by then OpenSSL has checked the client's certificate and its proof, or knows the
-/// session that is resumed.
+/// session that is resumed. A client's side holds its server's Finished back, in all handshakes.
 final class AuthorizationGate {
     private enum State {
         /// Nothing was asked yet.
@@ -223,7 +237,7 @@ final class AuthorizationGate {
     func findQuestion(_ ssl: OpaquePointer) -> Bool {
         guard state == .closed, SSL_get_pending_cipher(ssl) != nil else { return false }
         var question: AuthorizationQuestion
-        if Self.isFullWithKey(ssl) {
+        if SSL_is_server(ssl) == 1, Self.isFullWithKey(ssl) {
             guard let identity = keyExchange.identity else { return false }
             question = AuthorizationQuestion(ssl)
             (question.certificate, question.publicKey) = (nil, nil)
@@ -249,7 +263,8 @@ final class AuthorizationGate {
         case .allowed(let key, let label):
             self.key = key
             self.label = label
-        case .refused(let reason): refusal = AuthorizationRefusal(reason: reason, client: question?.client)
+        case .refused(let reason, let alert):
+            refusal = AuthorizationRefusal(reason: reason, client: question?.client, alert: alert)
         }
     }
 
@@ -313,12 +328,11 @@ private struct KeyExchangeMessage {
 }
 
 extension OpenSSLConnection {
-    /// Writes the fatal alert access_denied (RFC 5246, section 7.2.2).
+    /// Writes a fatal alert (RFC 5246, section 7.2.2).
     ///
-    /// A server has keys in use before the client's Finished only where a session is resumed. Where OpenSSL keeps them to
-    /// itself (AES-CBC, DTLS 1.0), nothing is written then.
-    func writeAccessDenied() {
-        let description = UInt8(SSL_AD_ACCESS_DENIED)
+    /// A server has keys in use before the client's Finished only where a session is resumed, and a client before the
+    /// server's in all others. Where OpenSSL keeps them to itself (AES-CBC, DTLS 1.0), nothing is written then.
+    func writeFatalAlert(_ description: UInt8) {
         guard protectedWrites.lastNumber > 0 else {
             withUnsafeTemporaryAllocation(byteCount: Record.headerSize + 2, alignment: 8) { record in
                 Record.writeHeader(
@@ -331,7 +345,7 @@ extension OpenSSLConnection {
             return
         }
         guard var records = ProtectedRecords(refusing: self) else { return }
-        records.close(.accessDenied, over: bio)
+        records.close(.fatal(description), over: bio)
         records.end(bio)
     }
 }

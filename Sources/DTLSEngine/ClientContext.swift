@@ -40,6 +40,12 @@ public struct ClientSettings: Codable, Equatable, Sendable {
     /// Whether engines that have a connection ID (RFC 9146) offer it, and return routability checks with it (RFC 9853).
     /// It has no effect where renegotiation is allowed.
     public var connectionIDs = false
+    /// Whether all certificates that the server shows can be asked for when the handshake is over
+    /// (``Engine/peerCertificates``).
+    public var keepsPeerCertificates = false
+    /// Whether the handshake waits until somebody has said whether the server is the right one
+    /// (``Engine/authorize(_:)``). It is not to be combined with renegotiation, in which nobody is asked.
+    public var asksAboutServer = false
 
     public init(
         rejectUnauthorized: Bool = true, loadDefaultCertificates: Bool = false, certificateAuthorities: String? = nil,
@@ -65,11 +71,18 @@ public struct ClientSettings: Codable, Equatable, Sendable {
 extension ClientSettings {
     /// Whether a server with known raw public keys may show a certificate all the same.
     var takesCertificates: Bool { certificateAuthorities != nil || loadDefaultCertificates }
+
+    /// The newest version that is spoken, as ``ServerSettings/newestVersion`` has it.
+    var newestVersion: ProtocolVersion? { maximumVersion ?? (asksAboutServer ? .dtls12 : nil) }
 }
 
 /// A client's SSL_CTX, made from ``ClientSettings``: what it trusts, and what it authenticates itself with.
 public final class ClientContext: TLSContext {
+    /// Whether handshakes wait for an answer.
+    let asksAboutServer: Bool
+
     public init(_ settings: ClientSettings) throws(CredentialsError) {
+        asksAboutServer = settings.asksAboutServer
         try super.init(
             method: DTLS_client_method(),
             ciphers: settings.ciphers
@@ -78,7 +91,7 @@ public final class ClientContext: TLSContext {
                     hasPresharedKeys: settings.presharedKey != nil,
                     minimumVersion: settings.minimumVersion),
             groups: settings.groups, signatureAlgorithms: settings.signatureAlgorithms,
-            minimumVersion: settings.minimumVersion, maximumVersion: settings.maximumVersion,
+            minimumVersion: settings.minimumVersion, maximumVersion: settings.newestVersion,
             allowsRenegotiation: settings.allowsRenegotiation)
         if settings.allowsLegacyServer { SSL_CTX_set_options(pointer, CO_SSL_OP_LEGACY_SERVER_CONNECT) }
         if let authorities = settings.certificateAuthorities { try trust(authorities: authorities, announce: false) }
@@ -106,6 +119,8 @@ public final class ClientContext: TLSContext {
             X509_STORE_CTX_set_error(store, X509_V_OK)
             return 1
         }
+        exData.keepsPeerCertificates = settings.keepsPeerCertificates
+        if settings.keepsPeerCertificates { noteShownCertificates() }
         verifyRawPublicKeys(settings)
         _ = co_ssl_ctx_set_session_cache_mode(pointer, Int(SSL_SESS_CACHE_OFF))
     }

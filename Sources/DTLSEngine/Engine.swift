@@ -36,8 +36,9 @@ public final class Engine {
         /// ``keepLastFlight(_:until:now:)`` and ``repeatLastFlight(now:)`` answer, or ``forgetLastFlight()`` where it is
         /// kept no longer.
         case lastFlightWanted
-        /// The client has said who it is (``authorizationQuestion``), and waits for ``authorize(_:)``. It is asked for once
-        /// in a handshake, where the context's settings have an ``ServerSettings/authorization``.
+        /// The peer has said who it is (``authorizationQuestion``), and the handshake waits for ``authorize(_:)``. It is
+        /// asked for once in a handshake, where a server's settings have an ``ServerSettings/authorization``, or a client's
+        /// say so (``ClientSettings/asksAboutServer``).
         case needsAuthorization
         /// The peer has sent close_notify, and no event follows.
         case closed
@@ -191,6 +192,8 @@ public final class Engine {
         /// The peer has proven who it is, and may not come in. Where the records are OpenSSL's, which writes no alert of
         /// its user's choice, close_notify takes its place.
         case accessDenied
+        /// Another fatal alert, as ``accessDenied``.
+        case fatal(UInt8)
     }
 
     /// Writes close_notify, or another alert in its place, once, where the handshake is done (RFC 5246, section 7.2.1), and

@@ -91,12 +91,7 @@ final class OpenSSLConnection {
     ) throws(OpenSSLError) {
         try self.init(context, over: bio, payloadSize: payloadSize)
         SSL_set_accept_state(ssl)
-        if context.authorization != .none {
-            guard let gate = AuthorizationGate.attach(context.authorization, to: ssl) else {
-                throw OpenSSLError.drain()
-            }
-            self.gate = gate
-        }
+        try ask(context.authorization)
         try negotiate(connectionID)
         if context.choosesByAddress { context.chooseVirtualHost(forAddress: localAddress, of: ssl) }
         try accept(hello)
@@ -112,6 +107,7 @@ final class OpenSSLConnection {
         try self.init(context, over: bio, payloadSize: payloadSize)
         SSL_set_connect_state(ssl)
         flights = HandshakeFlights()
+        try ask(context.asksAboutServer ? .all : .none)
         try negotiate(connectionID)
         guard let serverName else { return }
         let parameters = SSL_get0_param(ssl)
@@ -120,6 +116,12 @@ final class OpenSSLConnection {
         guard X509_VERIFY_PARAM_set1_host(parameters, serverName, 0) == 1,
             co_ssl_set_tlsext_host_name(ssl, serverName) == 1
         else { throw OpenSSLError.drain() }
+    }
+
+    private func ask(_ scope: AuthorizationScope) throws(OpenSSLError) {
+        guard scope != .none else { return }
+        guard let gate = AuthorizationGate.attach(scope, to: ssl) else { throw OpenSSLError.drain() }
+        self.gate = gate
     }
 
     private func negotiate(_ connectionID: ConnectionID?) throws(OpenSSLError) {
@@ -253,7 +255,7 @@ final class OpenSSLConnection {
         if let refusal = gate?.finalRefusal {
             state = .closed
             bio.lend(nil)
-            writeAccessDenied()
+            writeFatalAlert(refusal.alert)
             throw .unauthorized(refusal)
         }
         guard let hello = pendingHello else {

@@ -44,6 +44,9 @@ public struct PeerVerification: Codable, Equatable, Sendable {
     public var allow: [PeerRule]
     /// No client's certificate may match one of these.
     public var deny: [PeerRule]
+    /// Whether a certificate that does not pass keeps a client out. Where it does not, the client's handshake goes on with
+    /// what was found (``SessionDetails/verificationResult``), and somebody else is to judge it.
+    public var isEnforced = true
 
     public init(
         mode: Mode = .none, authorities: String? = nil, revocationLists: [String] = [],
@@ -61,7 +64,7 @@ public struct PeerVerification: Codable, Equatable, Sendable {
     }
 
     /// Whether there are certificates that a client may show.
-    package var takesCertificates: Bool { authorities != nil || !allow.isEmpty }
+    package var takesCertificates: Bool { authorities != nil || !allow.isEmpty || !isEnforced }
 
     /// Tells sessions that were begun under this policy from those under another: a session stands for the certificate
     /// that its client has shown, and OpenSSL does not check that again when it resumes one.
@@ -71,6 +74,7 @@ public struct PeerVerification: Codable, Equatable, Sendable {
         if (revocationCheck, purpose) != (.chain, .client) {
             parts.append([revocationCheck.rawValue, purpose.rawValue])
         }
+        if !isEnforced { parts.append(["not enforced"]) }
         // Which keys these are is asked of each session (SessionNotes), so that a new one does not end the others' sessions.
         if publicKeys != nil { parts.append(["raw public keys"]) }
         var text: [UInt8] = []
@@ -108,6 +112,8 @@ extension ServerContext {
                 X509_STORE_set_flags(SSL_CTX_get_cert_store(pointer), UInt(flags))
             }
             for text in clients.revocationLists { try revoke(text) }
+        } else if !clients.isEnforced {
+            // All certificates are taken, and none is valid.
         } else if clients.publicKeys != nil, clients.allow.isEmpty {
             // Raw public keys are all that clients may show.
         } else if clients.allow.isEmpty || !clients.allow.allSatisfy(\.isFingerprint) {
@@ -145,11 +151,14 @@ final class PeerVerifier {
     /// Whether a certificate must have been signed by a trusted CA: otherwise its fingerprint is what counts.
     private let checksChain: Bool
     private let takesCertificates: Bool
+    /// See ``PeerVerification/isEnforced``.
+    private let isEnforced: Bool
 
     init(_ clients: PeerVerification) {
+        isEnforced = clients.isEnforced
         allow = PeerRules(clients.allow)
         deny = PeerRules(clients.deny)
-        checksChain = clients.authorities != nil
+        checksChain = clients.authorities != nil || !clients.isEnforced && clients.allow.isEmpty
         takesCertificates = clients.takesCertificates
     }
 
@@ -158,20 +167,25 @@ final class PeerVerifier {
         X509_STORE_CTX_get_ex_data(store, SSL_get_ex_data_X509_STORE_CTX_idx()).map(OpaquePointer.init)
     }
 
-    /// - Returns: 1 for a certificate that is accepted, 0 for one that is not.
+    /// The handshake goes on with a certificate that has a fault where nothing is enforced: the error of the check stays in
+    /// the session.
+    private var verdictOnFault: Int32 { isEnforced ? 0 : 1 }
+
+    /// - Returns: 1 where the handshake goes on, 0 where it does not.
     fileprivate func verify(_ store: OpaquePointer, for ssl: OpaquePointer) -> Int32 {
-        if let key = co_x509_store_ctx_raw_public_key(store) { return Self.verify(key, store, for: ssl) }
+        ShownCertificates.note(store, for: ssl)
+        if let key = co_x509_store_ctx_raw_public_key(store) { return verify(key, store, for: ssl) }
         guard let leaf = X509_STORE_CTX_get0_cert(store) else { return 0 }
         guard takesCertificates else {
             X509_STORE_CTX_set_error(store, X509_V_ERR_APPLICATION_VERIFICATION)
             Self.refuse(.rule(.notAKey), store, for: ssl)
-            return 0
+            return verdictOnFault
         }
-        if checksChain, !Self.checkChain(store, for: ssl) { return 0 }
+        if checksChain, !Self.checkChain(store, for: ssl) { return verdictOnFault }
         if let fault = fault(of: leaf) {
             X509_STORE_CTX_set_error(store, X509_V_ERR_APPLICATION_VERIFICATION)
             Self.refuse(.rule(fault), store, for: ssl)
-            return 0
+            return verdictOnFault
         }
         // X509_verify_cert, which would have said so, is not called where fingerprints are all that counts.
         X509_STORE_CTX_set_error(store, X509_V_OK)
@@ -179,13 +193,14 @@ final class PeerVerifier {
     }
 
     /// OpenSSL checks later that the client has the private key (CertificateVerify).
-    private static func verify(_ key: OpaquePointer, _ store: OpaquePointer, for ssl: OpaquePointer) -> Int32 {
+    private func verify(_ key: OpaquePointer, _ store: OpaquePointer, for ssl: OpaquePointer) -> Int32 {
         let fingerprint = RawPublicKeys.fingerprint(of: key)
         if let fingerprint, ContextExData.of(ssl)?.publicKeys?.name(of: fingerprint) != nil {
             X509_STORE_CTX_set_error(store, X509_V_OK)
             return 1
         }
         X509_STORE_CTX_set_error(store, X509_V_ERR_APPLICATION_VERIFICATION)
+        guard isEnforced else { return verdictOnFault }
         let client = PeerName(fingerprint: fingerprint.map(Hexadecimal.text))
         HandshakeRefusal.record(.certificate(PeerRejection(client: client, reason: .rule(.unknownKey))), for: ssl)
         return 0
@@ -239,10 +254,11 @@ final class PeerVerifier {
         return nil
     }
 
-    /// Records why the peer's certificate is refused.
+    /// Records why the peer's certificate is refused, where it is.
     private static func refuse(
         _ reason: @autoclosure () -> PeerRejection.Reason, _ store: OpaquePointer, for ssl: OpaquePointer
     ) {
+        guard ContextExData.of(ssl)?.verifier?.isEnforced != false else { return }
         guard let leaf = X509_STORE_CTX_get0_cert(store) else { return }
         HandshakeRefusal.record(
             .certificate(PeerRejection(client: PeerName(certificate: leaf), reason: reason())), for: ssl)

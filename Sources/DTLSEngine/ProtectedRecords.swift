@@ -432,6 +432,7 @@ struct ProtectedRecords {
         switch alert {
         case .closeNotify: send(.warning, UInt8(SSL_AD_CLOSE_NOTIFY), isLast: true, over: bio)
         case .accessDenied: send(.fatal, UInt8(SSL_AD_ACCESS_DENIED), isLast: true, over: bio)
+        case .fatal(let description): send(.fatal, description, isLast: true, over: bio)
         }
         isOpen = false
     }

@@ -55,6 +55,7 @@ public final class ServerContext: TLSContext {
             maximumVersion: settings.newestVersion, allowsRenegotiation: settings.allowsRenegotiation)
         for key in settings.certifiedKeys { try use(key) }
         let bareKinds = try useBareKeys(settings)
+        exData.keepsPeerCertificates = settings.keepsPeerCertificates
         try verify(settings.clients, trustOf: service)
         // In DTLS it bounds each message, and a client can have ten of them half sent
         // (dtls1_max_handshake_message_len). Never less than a record; OpenSSL's own is 100 KiB.

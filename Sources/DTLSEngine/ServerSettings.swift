@@ -46,6 +46,9 @@ public struct ServerSettings: Codable, Equatable, Sendable {
     /// Whether clients' offers of connection IDs (RFC 9146), and of return routability checks with them (RFC 9853), are
     /// answered where an engine has a connection ID. It has no effect where renegotiation is allowed.
     public var connectionIDs = false
+    /// Whether all certificates that a client shows can be asked for when its handshake is over
+    /// (``Engine/peerCertificates``).
+    public var keepsPeerCertificates = false
 
     public init(
         certifiedKeys: [CertifiedKey], clients: PeerVerification = PeerVerification(), ciphers: String? = nil,

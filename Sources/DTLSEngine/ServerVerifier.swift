@@ -13,6 +13,7 @@ final class ServerVerifier {
     init(takesCertificates: Bool) { self.takesCertificates = takesCertificates }
 
     fileprivate func verify(_ store: OpaquePointer, for ssl: OpaquePointer) -> Int32 {
+        ShownCertificates.note(store, for: ssl)
         guard let fault = fault(co_x509_store_ctx_raw_public_key(store), of: ssl) else {
             X509_STORE_CTX_set_error(store, X509_V_OK)
             return 1

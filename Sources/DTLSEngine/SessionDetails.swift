@@ -78,6 +78,12 @@ public struct SessionDetails: Sendable, Equatable {
         return X509_verify_cert_error_string(verificationResult).map { String(cString: $0) }
     }
 
+    /// The alternative names of the peer's certificate, as far as they are known: they are not kept beside a connection's
+    /// state.
+    public var alternativeNames: AlternativeNames {
+        certificateNames.map { AlternativeNames($0) } ?? AlternativeNames()
+    }
+
     private static func applicationProtocol(_ ssl: OpaquePointer) -> String? {
         var start: UnsafePointer<UInt8>?
         var count: UInt32 = 0

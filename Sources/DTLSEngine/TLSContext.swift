@@ -118,6 +118,8 @@ final class ContextExData {
     /// The server that chooses a certificate for a ClientHello; `nil` for a virtual host's context, whose clients have
     /// been chosen for already, and for a client's.
     weak var server: ServerContext?
+    /// Whether connections keep what their peers show; see ``ShownCertificates``.
+    var keepsPeerCertificates = false
     /// What a server checks its clients' certificates with; `nil` where it asks for none.
     var verifier: PeerVerifier?
     /// What a client checks the raw public key or certificate of its server with, where it knows such keys.

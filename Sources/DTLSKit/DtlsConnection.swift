@@ -28,6 +28,14 @@ public final class DtlsConnection: DtlsSocket {
     var inbox = Inbox()
     /// What a client's handshake has shown; `nil` for a server's side.
     var handshakeRecord: HandshakeRecord?
+    /// See ``peer``; `nil` before the end of the handshake.
+    var peerRecord: PeerRecord?
+    /// See ``onPeer(_:)``.
+    var peerCallback: ((DtlsPeerQuestion) -> Void)?
+    /// What the server asks, where that is in this thread.
+    var serverPeerCallback: ((DtlsPeerQuestion) -> Void)? { server?.peerCallback }
+    /// Whether the program is asked about the peer before the handshake is done.
+    let asksAboutPeers: Bool
     /// Told once when the handshake is done or has failed; called inside the core, so it must not call the program.
     var handshakeEnded: ((DtlsConnection, DtlsError?) -> Void)?
     /// What it serves as; `nil` for a client's own.
@@ -48,7 +56,7 @@ public final class DtlsConnection: DtlsSocket {
     private var local: SocketAddress
     /// It has a lock, since every thread may ask for ``remote``.
     private let presentPeer: Mutex<SocketAddress>
-    var peer: SocketAddress { presentPeer.withLock { $0 } }
+    var peerAddress: SocketAddress { presentPeer.withLock { $0 } }
     /// What it is known by to the server that has accepted it, in this process or in the parent of this task; or 0.
     let number: UInt64
     /// The server that has accepted it here.
@@ -72,9 +80,9 @@ public final class DtlsConnection: DtlsSocket {
     private var addressCallback: ((DtlsAddress, DtlsAddress) -> Void)?
 
     /// The peer's address, also once the connection is closed. It changes where ``connectionIDs`` were agreed on.
-    public var remote: DtlsAddress { DtlsAddress(peer) }
+    public var remote: DtlsAddress { DtlsAddress(peerAddress) }
 
-    private var flow: FlowKey { FlowKey(peer: peer, local: local) }
+    private var flow: FlowKey { FlowKey(peer: peerAddress, local: local) }
 
     // MARK: Lifecycle
 
@@ -87,6 +95,7 @@ public final class DtlsConnection: DtlsSocket {
         identity = server.identity
         handshakeTimeout = server.identity.option.handshakeTimeout
         phase = .verified(server.identity, incoming.datagrams)
+        asksAboutPeers = server.identity.option.asksAboutPeers
         hello = incoming.hello.take()
         isClient = false
         super.init(server.scheduler)
@@ -112,6 +121,7 @@ public final class DtlsConnection: DtlsSocket {
         serverName = identity.option.name
         handshakeTimeout = timeout ?? identity.option.handshakeTimeout
         phase = .verified(identity, datagrams)
+        asksAboutPeers = identity.option.asksAboutPeers
         self.hello = hello
         connectionIDForRecords = connectionID
         isClient = false
@@ -141,12 +151,22 @@ public final class DtlsConnection: DtlsSocket {
     }
 
     /// A client's.
+    /// - Parameter onPeer: see ``Dtls/createClient(_:_:timeout:onPeer:_:)``.
     init(
-        _ option: DtlsClientOption, _ address: DtlsAddress, timeout: Int?, _ scheduler: Iosched
+        _ option: DtlsClientOption, _ address: DtlsAddress, timeout: Int?, onPeer: ((DtlsPeerQuestion) -> Void)? = nil,
+        _ scheduler: Iosched
     ) throws(DtlsError) {
         try option.check()
+        var settings = option.settings
+        if onPeer != nil {
+            if option.renegotiate {
+                throw .invalid("onPeer cannot be given where renegotiate is set: nobody is asked in a renegotiation")
+            }
+            settings.asksAboutServer = true
+        }
+        asksAboutPeers = onPeer != nil
         let context: ClientContext
-        do throws(CredentialsError) { context = try ClientContext(option.settings) } catch { throw DtlsError(error) }
+        do throws(CredentialsError) { context = try ClientContext(settings) } catch { throw DtlsError(error) }
         var descriptor = try DtlsError.system { () throws(SystemError) in
             let socket = try UDPSocket.open(address.socketAddress.family, options: Self.clientOptions)
             try UDPSocket.connect(socket, to: address.socketAddress)
@@ -164,6 +184,7 @@ public final class DtlsConnection: DtlsSocket {
         handshakeRecord = HandshakeRecord(option)
         isClient = true
         socketOptions = Self.clientOptions
+        peerCallback = onPeer
         super.init(scheduler)
         // Files may have been read meanwhile, and names been looked up: the handshake begins now.
         scheduler.loop.renewTime()
@@ -198,6 +219,7 @@ public final class DtlsConnection: DtlsSocket {
         phase = .ended(.notOpen)
         connectionIDForRecords = connectionID
         isClient = suspended.association.isClient
+        asksAboutPeers = false
         if isClient { socketOptions = Self.clientOptions }
         super.init(scheduler)
         let connection: Connection
@@ -211,6 +233,7 @@ public final class DtlsConnection: DtlsSocket {
         }
         try DtlsError.system { () throws(SystemError) in _ = try connection.start() }
         phase = .established(connection)
+        noteEstablished(connection)
         for message in suspended.messages { message.withUnsafeBytes { inbox.append($0) } }
         register()
     }
@@ -316,7 +339,7 @@ public final class DtlsConnection: DtlsSocket {
         }
         beginHandshake()
         // The core ends it when its time has passed.
-        _ = try scheduler.run(timeout: nil) {
+        _ = try scheduler.run(timeout: nil, answeringQuestions: true) {
             switch phase {
             case .established, .ended: true
             case .verified, .exchanging, .handshaking: false
@@ -462,7 +485,7 @@ public final class DtlsConnection: DtlsSocket {
     /// it even then.
     public override func peerName() throws(DtlsError) -> DtlsAddress {
         checkThread()
-        if case .ended = phase, !isGivenUp { return DtlsAddress(peer) }
+        if case .ended = phase, !isGivenUp { return DtlsAddress(peerAddress) }
         return try super.peerName()
     }
 
@@ -658,7 +681,7 @@ extension DtlsConnection {
         local = connection.flow.local
         presentPeer.withLock { $0 = connection.flow.peer }
         register()
-        guard peer != flow.peer else { return }
+        guard peerAddress != flow.peer else { return }
         let (now, former) = (remote, DtlsAddress(flow.peer))
         scheduler.call { [weak self] in self?.addressCallback?(now, former) }
     }
@@ -667,6 +690,7 @@ extension DtlsConnection {
 extension DtlsConnection: ConnectionDelegate {
     package func connectionEstablished(_ connection: Connection) {
         phase = .established(connection)
+        noteEstablished(connection)
         handshakeRecord?.note(connection, isEstablished: true)
         if let callback = handshakeEnded {
             handshakeEnded = nil
@@ -702,16 +726,18 @@ extension DtlsConnection: ConnectionDelegate {
     package func connectionReplaced(_ connection: Connection) {}
 
     package func connection(_ connection: Connection, asks question: AuthorizationQuestion, _ number: UInt32) {
-        guard let presharedKeyIdentity = question.presharedKeyIdentity, let identity else {
-            return connection.authorize(number, .refused(reason: "nobody can be asked about the client"))
-        }
-        if identity.presharedIdentities.contains(presharedKeyIdentity) {
-            return connection.authorize(number, .allowed())
-        }
+        guard let identity, let presharedKeyIdentity = question.presharedKeyIdentity, !question.isResumed,
+            !identity.presharedIdentities.contains(presharedKeyIdentity)
+        else { return askAboutPeer(connection, question, number) }
         guard let server, server.answersPresharedKeys else {
             return connection.authorize(number, .refused(reason: "nobody can be asked for its key"))
         }
         server.ask(DtlsPresharedKeyQuestion(presharedKeyIdentity, question, self, number))
+    }
+
+    /// The program has given the key of the client's identity.
+    func gotKey(_ key: [UInt8], _ question: AuthorizationQuestion, _ number: UInt32) {
+        if case .handshaking(let connection, _) = phase { askAboutPeer(connection, question, number, key: key) }
     }
 
     package func connectionAnswered(_ connection: Connection) {
@@ -726,7 +752,7 @@ extension DtlsConnection: ConnectionDelegate {
         guard errno == ECONNREFUSED else { return }
         for question in questions { question.peerWasRefused() }
         guard isClient, case .handshaking = phase, refusals.wasRefused() else { return }
-        endReason = .system(call: "connect", subject: peer.description, errno: errno)
+        endReason = .system(call: "connect", subject: peerAddress.description, errno: errno)
         connection.close()
     }
 
@@ -735,7 +761,10 @@ extension DtlsConnection: ConnectionDelegate {
     package func connectionClosed(_ connection: Connection, _ ending: Connection.Ending) {
         if case .ended = phase { return }
         lastError = connection.takeError()
-        if case .handshaking = phase { handshakeRecord?.note(connection, isEstablished: false) }
+        if case .handshaking = phase {
+            noteFailed(connection)
+            handshakeRecord?.note(connection, isEstablished: false)
+        }
         ended(endReason ?? DtlsError(ending, lastError: lastError))
     }
 }

@@ -86,7 +86,7 @@ extension DtlsConnection {
         let errno = connection.takeError()
         if errno == EAGAIN || errno == ENOBUFS { return false }
         if survives(errno, connection) { return nil }
-        throw .system(call: "sendmmsg", subject: peer.description, errno: errno)
+        throw .system(call: "sendmmsg", subject: peerAddress.description, errno: errno)
     }
 
     /// Bytes of the largest message that the path to the peer takes, as far as the kernel knows: an interface's MTU, or

@@ -26,10 +26,27 @@ extension Dtls {
     public static func createClient(
         _ opt: DtlsClientOption, _ sockaddr: DtlsAddress, timeout: Int? = nil
     ) throws(DtlsError) -> DtlsConnection {
+        try connect(opt, sockaddr, timeout, onPeer: nil)
+    }
+
+    /// Connects to a server that the program has to find the right one, and waits for the handshake; see
+    /// ``createClient(_:_:timeout:)``. (Not in the reference.)
+    /// - Parameter onPeer: decides whether the server is the right one, before the handshake is done. See <doc:Peers>.
+    @available(*, noasync, message: "it blocks; use await AsyncDtlsConnection.connect(_:to:timeout:onPeer:)")
+    public static func createClient(
+        _ opt: DtlsClientOption, _ sockaddr: DtlsAddress, timeout: Int? = nil,
+        onPeer: @escaping (DtlsPeer) -> DtlsPeerVerdict
+    ) throws(DtlsError) -> DtlsConnection {
+        try connect(opt, sockaddr, timeout) { $0.answer(onPeer($0.peer)) }
+    }
+
+    private static func connect(
+        _ opt: DtlsClientOption, _ sockaddr: DtlsAddress, _ timeout: Int?, onPeer: ((DtlsPeerQuestion) -> Void)?
+    ) throws(DtlsError) -> DtlsConnection {
         try checkTimeout(timeout)
         let iosched = try Iosched.current()
         try iosched.checkMayWait()
-        let connection = try DtlsConnection(opt, sockaddr, timeout: timeout, iosched)
+        let connection = try DtlsConnection(opt, sockaddr, timeout: timeout, onPeer: onPeer, iosched)
         try connection.handshake()
         return connection
     }
@@ -48,8 +65,32 @@ extension Dtls {
         _ opt: DtlsClientOption, _ sockaddr: DtlsAddress, timeout: Int? = nil,
         _ callback: @escaping (Result<DtlsConnection, DtlsError>, DtlsAddress) -> Void
     ) throws(DtlsError) -> DtlsConnection {
+        try connect(opt, sockaddr, timeout, onPeer: nil, callback)
+    }
+
+    /// Connects to a server that the program has to find the right one; see ``createClient(_:_:timeout:_:)``. (Not in the
+    /// reference.)
+    /// - Parameter onPeer: is asked whether the server is the right one, before the handshake is done, and answers at once or
+    ///   later. See <doc:Peers>.
+    @available(
+        *, noasync,
+        message: "a connection belongs to one thread; use await AsyncDtlsConnection.connect(_:to:timeout:onPeer:)"
+    )
+    @discardableResult
+    public static func createClient(
+        _ opt: DtlsClientOption, _ sockaddr: DtlsAddress, timeout: Int? = nil,
+        onPeer: @escaping (DtlsPeerQuestion) -> Void,
+        _ callback: @escaping (Result<DtlsConnection, DtlsError>, DtlsAddress) -> Void
+    ) throws(DtlsError) -> DtlsConnection {
+        try connect(opt, sockaddr, timeout, onPeer: onPeer, callback)
+    }
+
+    private static func connect(
+        _ opt: DtlsClientOption, _ sockaddr: DtlsAddress, _ timeout: Int?, onPeer: ((DtlsPeerQuestion) -> Void)?,
+        _ callback: @escaping (Result<DtlsConnection, DtlsError>, DtlsAddress) -> Void
+    ) throws(DtlsError) -> DtlsConnection {
         try checkTimeout(timeout)
-        let connection = try DtlsConnection(opt, sockaddr, timeout: timeout, Iosched.current())
+        let connection = try DtlsConnection(opt, sockaddr, timeout: timeout, onPeer: onPeer, Iosched.current())
         let remote = connection.remote
         connection.handshake { callback($0, remote) }
         return connection
@@ -72,6 +113,20 @@ extension Dtls {
     ) throws(DtlsError) -> DtlsConnection {
         try Iosched.current().checkMayWait()
         let connection = try adopt(name, sockFd, timeout: timeout)
+        try connection.handshake()
+        return connection
+    }
+
+    /// Makes a connection of a client that the program has to let in, where the server has
+    /// ``DtlsServerOption/asksAboutPeers``; see ``createByFd(_:_:timeout:)``. (Not in the reference.)
+    /// - Parameter onPeer: decides whether the client is let in.
+    @available(*, noasync, message: "it blocks")
+    public static func createByFd(
+        _ name: String, _ sockFd: Int32, timeout: Int? = nil, onPeer: @escaping (DtlsPeer) -> DtlsPeerVerdict
+    ) throws(DtlsError) -> DtlsConnection {
+        try Iosched.current().checkMayWait()
+        let connection = try adopt(name, sockFd, timeout: timeout)
+        connection.onPeer { $0.answer(onPeer($0.peer)) }
         try connection.handshake()
         return connection
     }

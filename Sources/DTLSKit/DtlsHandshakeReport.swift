@@ -33,7 +33,7 @@ public struct DtlsRoundTrip: Sendable, Equatable {
     }
 }
 
-/// What a server's certificate says. It is the server's own words: what is not printable is to be escaped before it
+/// What a peer's certificate says. It is the peer's own words: what is not printable is to be escaped before it
 /// reaches a terminal or a log. (Not in the reference.)
 public struct DtlsCertificate: Sendable, Equatable {
     /// As RFC 2253 writes it (`CN=sensor-7,O=Example`); may be empty.
@@ -52,7 +52,8 @@ public struct DtlsCertificate: Sendable, Equatable {
     public let key: String
     public let der: [UInt8]
 
-    init?(_ der: [UInt8]) {
+    /// - Parameter der: a certificate in DER, of ``DtlsPeer/chain`` for instance; `nil` where it cannot be read.
+    public init?(der: [UInt8]) {
         guard let details = CertificateDetails(der: der) else { return nil }
         self.der = der
         subject = details.subject
@@ -187,7 +188,7 @@ extension DtlsConnection {
     /// server's side.
     public var serverCertificate: DtlsCertificate? {
         checkThread()
-        return handshakeRecord?.certificate.flatMap(DtlsCertificate.init)
+        return handshakeRecord?.certificate.flatMap { DtlsCertificate(der: $0) }
     }
 
     /// What the next connection can resume, where the options say that it is kept (`keepsSession`) and the server has

@@ -53,7 +53,8 @@ public struct DtlsServerOption: Sendable, Equatable {
     /// find certificate, key and cookie secret. Other threads do not know it. `nil`: a single task's server, whose `accept`
     /// gives connections that have done their handshake.
     public var name: String?
-    /// Trusted CAs, PEM. Where there are any, clients must show a certificate that one of them signed.
+    /// Trusted CAs, PEM. Where there are any, clients must show a certificate that one of them signed, unless
+    /// ``clientCertificates`` says otherwise.
     public var ca: String?
     /// The certificate and the chain above it, PEM.
     public var cert: String
@@ -87,6 +88,10 @@ public struct DtlsServerOption: Sendable, Equatable {
     /// Whether the program is asked for the key of an identity that is not among ``presharedKeys``; see
     /// ``DtlsServer/onPresharedKey(_:)``. (Not in the reference.)
     public var asksForPresharedKeys: Bool
+    /// What is asked of clients' certificates. (Not in the reference.)
+    public var clientCertificates: DtlsClientCertificates
+    /// Whether each client's handshake waits for the program's word; see ``DtlsServer/onPeer(_:)``. (Not in the reference.)
+    public var asksAboutPeers: Bool
     /// Clients in their handshake or waiting to be accepted, at most.
     package var backlog = DtlsServer.backlog
 
@@ -94,8 +99,11 @@ public struct DtlsServerOption: Sendable, Equatable {
         name: String? = nil, ca: String? = nil, cert: String, key: String? = nil, passwd: String? = nil,
         ipcert: Bool = false, renegotiate: Bool = false, handshakeTimeout: Int = 60_000, connectionID: Int? = nil,
         sessionTickets: Bool = true, sessionCache: Int = 1 << 20, idleTimeout: Int? = nil,
-        presharedKeys: [DtlsPresharedKey] = [], asksForPresharedKeys: Bool = false
+        presharedKeys: [DtlsPresharedKey] = [], asksForPresharedKeys: Bool = false,
+        clientCertificates: DtlsClientCertificates = .automatic, asksAboutPeers: Bool = false
     ) {
+        self.clientCertificates = clientCertificates
+        self.asksAboutPeers = asksAboutPeers
         self.presharedKeys = presharedKeys
         self.asksForPresharedKeys = asksForPresharedKeys
         self.idleTimeout = idleTimeout
@@ -135,6 +143,14 @@ public struct DtlsServerOption: Sendable, Equatable {
             throw .invalid(
                 "asksForPresharedKeys cannot be set where renegotiate is: nobody is asked in a renegotiation")
         }
+        if asksAboutPeers, renegotiate {
+            throw .invalid("asksAboutPeers cannot be set where renegotiate is: nobody is asked in a renegotiation")
+        }
+        if ca == nil, clientCertificates == .requested || clientCertificates == .required {
+            throw .invalid(
+                "clientCertificates is \(clientCertificates), but there is no ca by which a client's certificate could be"
+                    + " valid; to judge them by onPeer, set it to judged")
+        }
         var identities: Set<[UInt8]> = []
         for key in presharedKeys {
             try key.check()
@@ -151,13 +167,14 @@ public struct DtlsServerOption: Sendable, Equatable {
         var settings = ServerSettings(
             certifiedKeys: cert.isEmpty && usesPresharedKeys
                 ? [] : [CertifiedKey(certificate: cert, privateKey: key ?? cert, passphrase: passwd)],
-            clients: ca.map { PeerVerification(mode: .required, authorities: $0) } ?? PeerVerification(),
-            allowsRenegotiation: renegotiate)
+            clients: clientCertificates.verification(ca: ca), allowsRenegotiation: renegotiate)
+        settings.keepsPeerCertificates = true
         if usesPresharedKeys {
             settings.presharedKeys = PresharedKeys(
                 keys: presharedKeys.map(\.engineKey))
         }
         if asksForPresharedKeys { settings.authorization = .presharedKeys }
+        if asksAboutPeers { settings.authorization = .all }
         settings.connectionIDs = connectionID != nil
         settings.sessions.tickets = sessionTickets
         return settings
@@ -168,6 +185,36 @@ public struct DtlsServerOption: Sendable, Equatable {
     func limits(handshakeTimeout: Int) -> Connection.Limits {
         Connection.Limits(
             handshakeTimeout: .milliseconds(handshakeTimeout), idleTimeout: IdleTimeout.duration(idleTimeout))
+    }
+}
+
+/// What a server asks of its clients' certificates. (Not in the reference.)
+public enum DtlsClientCertificates: UInt8, Sendable, Equatable, CaseIterable {
+    /// ``required`` where there is a ``DtlsServerOption/ca``, and ``ignored`` otherwise, as in the reference.
+    case automatic
+    /// Clients are not asked for a certificate.
+    case ignored
+    /// Clients are asked for a certificate. One that has none is let in; one whose certificate is not valid is not.
+    case requested
+    /// Clients must show a valid certificate.
+    case required
+    /// Clients are asked for a certificate, and let in whatever they show. The program judges what
+    /// ``DtlsPeer/verification`` says, by ``DtlsServer/onPeer(_:)`` before the handshake is done, or by
+    /// ``DtlsConnection/peer`` after it. The client has proven in each case that it has the certificate's private key.
+    case judged
+
+    func verification(ca: String?) -> PeerVerification {
+        var verification = PeerVerification(authorities: ca)
+        switch self {
+        case .automatic: verification.mode = ca == nil ? .none : .required
+        case .ignored: verification.mode = .none
+        case .requested: verification.mode = .requested
+        case .required: verification.mode = .required
+        case .judged:
+            verification.mode = .requested
+            verification.isEnforced = false
+        }
+        return verification
     }
 }
 
@@ -206,7 +253,10 @@ public struct DtlsCertificateOption: Sendable, Equatable {
     func settings(like server: DtlsServerOption) -> ServerSettings {
         var settings = server.settings
         settings.certifiedKeys = [CertifiedKey(certificate: cert, privateKey: key ?? cert, passphrase: passwd)]
-        if let ca { settings.clients = PeerVerification(mode: .required, authorities: ca) }
+        if let ca {
+            settings.clients.authorities = ca
+            if settings.clients.mode == .none { settings.clients.mode = .required }
+        }
         return settings
     }
 }
@@ -319,6 +369,7 @@ public struct DtlsClientOption: Sendable, Equatable {
             minimumVersion: minimumVersion.version, maximumVersion: maximumVersion?.version,
             allowsRenegotiation: renegotiate)
         settings.connectionIDs = connectionID != nil
+        settings.keepsPeerCertificates = true
         settings.groups = groups
         settings.applicationProtocols = applicationProtocols
         return settings

@@ -14,6 +14,7 @@ public final class DtlsPresharedKeyQuestion: @unchecked Sendable {
     private let scheduler: Iosched
     private weak var connection: DtlsConnection?
     private let number: UInt32
+    private let question: AuthorizationQuestion
 
     init(_ identity: [UInt8], _ question: AuthorizationQuestion, _ connection: DtlsConnection, _ number: UInt32) {
         self.identity = identity
@@ -21,6 +22,7 @@ public final class DtlsPresharedKeyQuestion: @unchecked Sendable {
         scheduler = connection.scheduler
         self.connection = connection
         self.number = number
+        self.question = question
     }
 
     /// Lets the handshake go on. Nothing happens where it is over meanwhile, or was answered before.
@@ -35,6 +37,6 @@ public final class DtlsPresharedKeyQuestion: @unchecked Sendable {
                 number,
                 .refused(reason: "its key has \(key.count) bytes, and 1 to \(PresharedKeys.maximumKeyLength) do"))
         }
-        connection.authorize(number, .allowed(key: key))
+        connection.gotKey(key, question, number)
     }
 }

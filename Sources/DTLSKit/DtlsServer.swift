@@ -18,6 +18,7 @@ public final class DtlsServer: DtlsSocket {
     private var acceptCallback: ((DtlsConnection, DtlsAddress) -> Void)?
     private var failureCallback: ((DtlsError, DtlsAddress) -> Void)?
     private var keyCallback: ((DtlsPresharedKeyQuestion) -> Void)?
+    private(set) var peerCallback: ((DtlsPeerQuestion) -> Void)?
     /// The connections whose datagrams may still come to the listener (rule 4), by their numbers.
     private var recent = RecentConnections()
     /// Where the connections are that clients have a connection ID of, by that. Those of this process that are gone are
@@ -122,7 +123,7 @@ public final class DtlsServer: DtlsSocket {
         checkThread()
         try checkTimeout(timeout)
         guard listener != nil else { throw .notOpen }
-        let came = try scheduler.run(timeout: timeout) { !queue.isEmpty || listener == nil }
+        let came = try scheduler.run(timeout: timeout, answeringQuestions: true) { !queue.isEmpty || listener == nil }
         guard listener != nil else { throw .notOpen }
         guard came, !queue.isEmpty else { throw .timedOut(waitingFor: "a client", errno: 0) }
         return queue.removeFirst()
@@ -152,17 +153,30 @@ public final class DtlsServer: DtlsSocket {
     /// Calls `callback` for each client whose identity has no key in ``DtlsServerOption/presharedKeys``, where
     /// ``DtlsServerOption/asksForPresharedKeys`` is set. The client waits, up to the handshake's timeout, until the question is
     /// answered: in the callback, or later, when a database has answered. The callback comes by ``Iosched/poll(timeout:)``,
-    /// like all others, so not while a call of this thread waits. Without a callback, and in a task, such clients are refused.
-    /// (Not in the reference.)
+    /// and while ``accept(timeout:)`` or a handshake is waited for. Without a callback, and in a task, such clients are
+    /// refused. (Not in the reference.)
     public func onPresharedKey(_ callback: ((DtlsPresharedKeyQuestion) -> Void)?) {
         checkThread()
         keyCallback = callback
     }
 
+    /// Calls `callback` for each client before its handshake is done, where ``DtlsServerOption/asksAboutPeers`` is set: with
+    /// who the client is, and what this server's options say of that. The client waits, up to the handshake's timeout, until
+    /// the question is answered: in the callback, or later. One that is refused gets the alert of the answer, and
+    /// ``onHandshakeFailure(_:)`` the reason.
+    ///
+    /// It comes by ``Iosched/poll(timeout:)``, and while ``accept(timeout:)`` or a handshake is waited for. A client that
+    /// resumes a session is asked about, too. Without a callback, all clients are refused; in a task,
+    /// ``DtlsConnection/onPeer(_:)`` is asked. (Not in the reference.)
+    public func onPeer(_ callback: ((DtlsPeerQuestion) -> Void)?) {
+        checkThread()
+        peerCallback = callback
+    }
+
     var answersPresharedKeys: Bool { keyCallback != nil }
 
     func ask(_ question: DtlsPresharedKeyQuestion) {
-        scheduler.call { [weak self] in
+        scheduler.ask { [weak self] in
             guard let callback = self?.keyCallback else { return question.answer(nil) }
             callback(question)
         }
@@ -182,6 +196,7 @@ public final class DtlsServer: DtlsSocket {
         acceptCallback = nil
         failureCallback = nil
         keyCallback = nil
+        peerCallback = nil
         clientWaiter = nil
         endEvents()
         for connection in waiting { connection.close() }

@@ -27,6 +27,8 @@ public final class Iosched {
     let datapath: Datapath
     let listenerBuffers = ListenerBuffers()
     private var callbacks: [() -> Void] = []
+    /// What handshakes wait for.
+    private var questions: [() -> Void] = []
     private var nextCallback = 0
     private var isStopped = false
     /// Whether this is the loop of ``DtlsLoop``.
@@ -86,6 +88,7 @@ public final class Iosched {
         sockets = [:]
         kept = [:]
         callbacks = []
+        questions = []
         for task in tasks { task.abandon() }
         tasks = []
         loop.dropDeferredWork()
@@ -187,8 +190,11 @@ public final class Iosched {
     }
 
     /// Runs the loop until `isDone`, or until the timeout has passed: how everything synchronous waits.
+    /// - Parameter answersQuestions: whether the program is asked what handshakes wait for; see ``ask(_:)``.
     /// - Returns: whether it is done.
-    func run(timeout: Int?, until isDone: () -> Bool) throws(DtlsError) -> Bool {
+    func run(
+        timeout: Int?, answeringQuestions answersQuestions: Bool = false, until isDone: () -> Bool
+    ) throws(DtlsError) -> Bool {
         if isDone() { return true }
         if timeout != 0 { try checkMayWait() }
         let deadline = timeout.map { Instant.now() + .milliseconds($0) }
@@ -198,7 +204,8 @@ public final class Iosched {
                 let now = Instant.now()
                 left = deadline > now ? (deadline - now + .nanoseconds(999_999)).milliseconds : 0
             }
-            try turn(timeout: left)
+            try turn(timeout: answersQuestions && !questions.isEmpty ? 0 : left)
+            if answersQuestions { askQuestions() }
             if isDone() { return true }
             if left == 0 { return false }
         }
@@ -208,6 +215,17 @@ public final class Iosched {
 
     /// Has `work` done by the next `poll`.
     func call(_ work: @escaping () -> Void) { callbacks.append(work) }
+
+    /// Has the program asked what a handshake waits for: by the next `poll`, or by a call that waits for handshakes, which
+    /// might wait for ever otherwise.
+    func ask(_ question: @escaping () -> Void) {
+        questions.append(question)
+        call { [weak self] in self?.askQuestions() }
+    }
+
+    private func askQuestions() {
+        while !questions.isEmpty { questions.removeFirst()() }
+    }
 
     private var hasCallbacks: Bool { nextCallback < callbacks.count }
 

@@ -92,6 +92,8 @@ final class ServerIdentity {
             writer.data(key.key)
         }
         writer.bool(option.asksForPresharedKeys)
+        writer.integer(option.clientCertificates.rawValue)
+        writer.bool(option.asksAboutPeers)
         writer.list(added) { writer, certificate in
             writer.string(certificate.name)
             writer.optional(certificate.ca) { $0.string($1) }
@@ -110,6 +112,12 @@ final class ServerIdentity {
             func text(_ reader: inout ByteReader) throws(MalformedBytes) -> String? {
                 try reader.optional { reader throws(MalformedBytes) in try reader.string() }
             }
+            func clientCertificates(_ reader: inout ByteReader) throws(MalformedBytes) -> DtlsClientCertificates {
+                guard let value = DtlsClientCertificates(rawValue: try reader.integer(UInt8.self)) else {
+                    throw MalformedBytes()
+                }
+                return value
+            }
             let option = DtlsServerOption(
                 name: try text(&reader), ca: try text(&reader), cert: try reader.string(), key: try text(&reader),
                 passwd: try text(&reader), ipcert: try reader.bool(), renegotiate: try reader.bool(),
@@ -122,7 +130,8 @@ final class ServerIdentity {
                 },
                 presharedKeys: try reader.list { reader throws(MalformedBytes) in
                     DtlsPresharedKey(identity: try reader.array(), key: try reader.array())
-                }, asksForPresharedKeys: try reader.bool())
+                }, asksForPresharedKeys: try reader.bool(), clientCertificates: try clientCertificates(&reader),
+                asksAboutPeers: try reader.bool())
             let added = try reader.list { reader throws(MalformedBytes) in
                 DtlsCertificateOption(
                     name: try reader.string(), ca: try text(&reader), cert: try reader.string(),

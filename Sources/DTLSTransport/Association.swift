@@ -859,6 +859,10 @@ package final class Association {
     var flights: [HandshakeFlight] { engine.flights }
     /// See ``Engine/peerCertificate``.
     var peerCertificate: [UInt8]? { engine.peerCertificate }
+    /// See ``Engine/peerCertificates``.
+    var peerCertificates: [[UInt8]] { engine.peerCertificates }
+    /// See ``Engine/unfinishedDetails``.
+    var unfinishedDetails: SessionDetails? { engine.unfinishedDetails }
     /// Why the client's certificate was refused, where the handshake has failed for that.
     var peerRejection: PeerRejection? { engine.peerRejection }
     /// What a log adds to the reason of a failed handshake with a pre-shared key.

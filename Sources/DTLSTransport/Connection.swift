@@ -781,6 +781,10 @@ extension Connection {
     package var flights: [HandshakeFlight] { association.flights }
     /// The certificate that the peer has shown, DER; as ``flights``.
     package var peerCertificate: [UInt8]? { association.peerCertificate }
+    /// All certificates that the peer has shown, DER, its own first, where they are kept; as ``flights``.
+    package var peerCertificates: [[UInt8]] { association.peerCertificates }
+    /// What is known of a handshake that has failed; as ``flights``.
+    package var unfinishedDetails: SessionDetails? { association.unfinishedDetails }
     /// Why the client's certificate was refused, where the handshake has failed for that.
     package var peerRejection: PeerRejection? { association.peerRejection }
     /// What a log adds to the reason of a failed handshake with a pre-shared key.

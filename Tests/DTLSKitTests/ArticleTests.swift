@@ -134,7 +134,7 @@ import Testing
         #expect(server.ending == nil)
     }
 
-    @Test(arguments: ["Asynchronous", "EventsAndTimers", "OtherLoops", "PresharedKeys"])
+    @Test(arguments: ["Asynchronous", "EventsAndTimers", "OtherLoops", "Peers", "PresharedKeys"])
     func `the programs of an article compile`(
         _ article: String
     ) async throws {

@@ -34,11 +34,18 @@ import LinuxSystem
     ///   - opt: whom it trusts, and what it shows of itself.
     ///   - sockaddr: the server's address.
     ///   - timeout: milliseconds for the handshake; `nil`: `opt.handshakeTimeout`.
+    ///   - onPeer: decides whether the server is the right one, before the handshake is done, which waits for it; `nil`: the
+    ///     options alone do. See <doc:Peers>.
     public static func connect(
-        _ opt: DtlsClientOption, to sockaddr: DtlsAddress, timeout: Int? = nil
+        _ opt: DtlsClientOption, to sockaddr: DtlsAddress, timeout: Int? = nil,
+        onPeer: (@Sendable (DtlsPeer) async -> DtlsPeerVerdict)? = nil
     ) async throws -> AsyncDtlsConnection {
         try checkTimeout(timeout)
-        let connection = try DtlsConnection(opt, sockaddr, timeout: timeout, Iosched.current())
+        let connection = try DtlsConnection(
+            opt, sockaddr, timeout: timeout,
+            onPeer: onPeer.map { decide in
+                { question in Task { @DtlsLoop in question.answer(await decide(question.peer)) } }
+            }, Iosched.current())
         let waiters = Waiters()
         let outcome = Outcome()
         connection.handshake { result in
@@ -159,6 +166,8 @@ import LinuxSystem
 
     /// See ``DtlsConnection/agreement``.
     public var agreement: DtlsAgreement? { connection.agreement }
+    /// See ``DtlsConnection/peer``.
+    public var peer: DtlsPeer? { connection.peer }
     /// See ``DtlsConnection/serverCertificate``.
     public var serverCertificate: DtlsCertificate? { connection.serverCertificate }
     /// See ``DtlsConnection/roundTrips``.

@@ -58,6 +58,15 @@
         }
     }
 
+    /// Calls `decide` for each client before its handshake is done, where ``DtlsServerOption/asksAboutPeers`` is set: with
+    /// who the client is, and its address. The client waits meanwhile, and nobody else does. See ``DtlsServer/onPeer(_:)``.
+    public func onPeer(_ decide: (@Sendable (DtlsPeer, DtlsAddress) async -> DtlsPeerVerdict)?) {
+        guard let decide else { return server.onPeer(nil) }
+        server.onPeer { question in
+            Task { @DtlsLoop in question.answer(await decide(question.peer, question.remote)) }
+        }
+    }
+
     /// The address that it listens on, with the port that the system has chosen.
     public func sockName() throws(DtlsError) -> DtlsAddress { try server.sockName() }
 

@@ -43,6 +43,8 @@ public struct ClientSettings: Codable, Equatable, Sendable {
     /// Whether all certificates that the server shows can be asked for when the handshake is over
     /// (``Engine/peerCertificates``).
     public var keepsPeerCertificates = false
+    /// The profiles of SRTP that are offered (use_srtp, RFC 5764), best first, by OpenSSL's names.
+    public var srtpProfiles: [String] = []
     /// Whether the handshake waits until somebody has said whether the server is the right one
     /// (``Engine/authorize(_:)``). It is not to be combined with renegotiation, in which nobody is asked.
     public var asksAboutServer = false
@@ -109,6 +111,7 @@ public final class ClientContext: TLSContext {
             throw .ciphers(fault)
         }
         try offer(applicationProtocols: settings.applicationProtocols)
+        try negotiate(srtpProfiles: settings.srtpProfiles)
         if settings.connectionIDs { try negotiateConnectionIDs() }
         SSL_CTX_set_verify(pointer, settings.rejectUnauthorized ? SSL_VERIFY_PEER : SSL_VERIFY_NONE) { isValid, store in
             guard isValid == 0, let store else { return isValid }

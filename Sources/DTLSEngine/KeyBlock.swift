@@ -3,7 +3,7 @@ import COpenSSL
 /// The keys of a connection's records (RFC 5246, section 6.3), from what OpenSSL tells of a handshake that is done.
 enum KeyBlock {
     /// To look it up takes as long as half of the derivation.
-    nonisolated(unsafe) private static let function = EVP_KDF_fetch(nil, "TLS1-PRF", nil)
+    nonisolated(unsafe) static let function = EVP_KDF_fetch(nil, "TLS1-PRF", nil)
 
     /// Fills `block` with the beginning of the key block.
     /// - Parameter suite: the SSL's present cipher suite.
@@ -25,7 +25,7 @@ enum KeyBlock {
 
     /// The hash function of the pseudorandom function. DTLS 1.0 has that of TLS 1.1; in DTLS 1.2 a suite that names
     /// none has SHA-256 (RFC 5246, section 5).
-    private static func pseudorandomDigest(of ssl: OpaquePointer, _ suite: OpaquePointer) -> UnsafePointer<CChar>? {
+    static func pseudorandomDigest(of ssl: OpaquePointer, _ suite: OpaquePointer) -> UnsafePointer<CChar>? {
         guard let digest = SSL_CIPHER_get_handshake_digest(suite) else { return nil }
         let isOld = SSL_version(ssl) == Int32(ProtocolVersion.dtls10.rawValue)
         if isOld { return OBJ_nid2sn(NID_md5_sha1) }

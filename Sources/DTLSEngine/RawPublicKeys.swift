@@ -124,7 +124,7 @@ public enum RawPublicKeys {
 
     /// The public key in a PEM text ("PUBLIC KEY"), as ``KnownPublicKey/fingerprint`` has it.
     /// - Throws: what is wrong with the text.
-    static func fingerprint(ofPublicKey text: String) throws(OpenSSLError) -> [UInt8] {
+    package static func fingerprint(ofPublicKey text: String) throws(OpenSSLError) -> [UInt8] {
         guard let source = PEMSource(text) else { throw OpenSSLError("too large") }
         ERR_clear_error()
         guard let key = PEM_read_bio_PUBKEY(source.bio, nil, nil, nil) else { throw OpenSSLError.drain() }

@@ -76,6 +76,7 @@ public final class ServerContext: TLSContext {
         // So that sessions know which name they were made for, and a resumed connection has it too.
         _ = co_ssl_ctx_set_servername_callback(pointer) { _, _, _ in SSL_TLSEXT_ERR_OK }
         choose(ofApplicationProtocols: settings.applicationProtocols)
+        try negotiate(srtpProfiles: settings.srtpProfiles)
         stapleWhenAsked()
         if settings.connectionIDs { try negotiateConnectionIDs() }
         enableChoice()

@@ -49,6 +49,8 @@ public struct ServerSettings: Codable, Equatable, Sendable {
     /// Whether all certificates that a client shows can be asked for when its handshake is over
     /// (``Engine/peerCertificates``).
     public var keepsPeerCertificates = false
+    /// The profiles of SRTP that clients may agree on (use_srtp, RFC 5764), best first, by OpenSSL's names.
+    public var srtpProfiles: [String] = []
 
     public init(
         certifiedKeys: [CertifiedKey], clients: PeerVerification = PeerVerification(), ciphers: String? = nil,

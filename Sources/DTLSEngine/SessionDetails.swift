@@ -33,6 +33,9 @@ public struct SessionDetails: Sendable, Equatable {
     public var connectionIDs: ConnectionIDs?
     /// Whether return routability checks were agreed on (RFC 9853). It is not among what is encoded either.
     public var checksReturnRoutability = false
+    /// The number of the SRTP profile that was agreed on (use_srtp, RFC 5764); `nil` where none was. It is not among what is
+    /// encoded.
+    public var srtpProfile: UInt16?
 
     /// What is known where no handshake is done.
     public init() {}
@@ -46,6 +49,7 @@ public struct SessionDetails: Sendable, Equatable {
         serverName = SSL_get_servername(ssl, TLSEXT_NAMETYPE_host_name).map { String(cString: $0) }
         applicationProtocol = Self.applicationProtocol(ssl)
         presharedKeyIdentity = SSL_get_psk_identity(ssl).map(PresharedKeyCallbacks.bytes)
+        srtpProfile = SSL_get_selected_srtp_profile(ssl).map { UInt16(truncatingIfNeeded: $0.pointee.id) }
         let notes = try? SessionNotes(of: SSL_get_session(ssl))
         if let key = co_ssl_peer_raw_public_key(ssl) {
             let fingerprint = RawPublicKeys.fingerprint(of: key) ?? []
@@ -67,6 +71,9 @@ public struct SessionDetails: Sendable, Equatable {
     }
 
     private static func group(_ ssl: OpaquePointer) -> String? {
+        // OpenSSL looks into the session, which is not there yet where a handshake has failed early (ssl3_ctrl,
+        // SSL_CTRL_GET_NEGOTIATED_GROUP; seen with 3.0.19).
+        guard SSL_get_session(ssl) != nil else { return nil }
         let group = co_ssl_get_negotiated_group(ssl)
         guard group != 0 else { return nil }
         return SSL_group_to_name(ssl, Int32(truncatingIfNeeded: group)).map { String(cString: $0) }

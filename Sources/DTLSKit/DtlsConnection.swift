@@ -30,6 +30,9 @@ public final class DtlsConnection: DtlsSocket {
     var handshakeRecord: HandshakeRecord?
     /// See ``peer``; `nil` before the end of the handshake.
     var peerRecord: PeerRecord?
+    /// What other protocols' keys are derived from, where the options say so.
+    var exporter: ExporterSecret?
+    private let keepsExporter: Bool
     /// See ``onPeer(_:)``.
     var peerCallback: ((DtlsPeerQuestion) -> Void)?
     /// What the server asks, where that is in this thread.
@@ -96,6 +99,7 @@ public final class DtlsConnection: DtlsSocket {
         handshakeTimeout = server.identity.option.handshakeTimeout
         phase = .verified(server.identity, incoming.datagrams)
         asksAboutPeers = server.identity.option.asksAboutPeers
+        keepsExporter = server.identity.option.keepsExporter
         hello = incoming.hello.take()
         isClient = false
         super.init(server.scheduler)
@@ -122,6 +126,7 @@ public final class DtlsConnection: DtlsSocket {
         handshakeTimeout = timeout ?? identity.option.handshakeTimeout
         phase = .verified(identity, datagrams)
         asksAboutPeers = identity.option.asksAboutPeers
+        keepsExporter = identity.option.keepsExporter
         self.hello = hello
         connectionIDForRecords = connectionID
         isClient = false
@@ -165,8 +170,10 @@ public final class DtlsConnection: DtlsSocket {
             settings.asksAboutServer = true
         }
         asksAboutPeers = onPeer != nil
+        keepsExporter = option.keepsExporter
         let context: ClientContext
         do throws(CredentialsError) { context = try ClientContext(settings) } catch { throw DtlsError(error) }
+        if let keyLog = option.keyLog { context.logOwnKeys(to: keyLog.engineLog) }
         var descriptor = try DtlsError.system { () throws(SystemError) in
             let socket = try UDPSocket.open(address.socketAddress.family, options: Self.clientOptions)
             try UDPSocket.connect(socket, to: address.socketAddress)
@@ -220,6 +227,7 @@ public final class DtlsConnection: DtlsSocket {
         connectionIDForRecords = connectionID
         isClient = suspended.association.isClient
         asksAboutPeers = false
+        keepsExporter = false
         if isClient { socketOptions = Self.clientOptions }
         super.init(scheduler)
         let connection: Connection
@@ -400,6 +408,7 @@ public final class DtlsConnection: DtlsSocket {
     /// Another object goes on with the connection.
     func leaveSuspended() {
         phase = .ended(.notOpen)
+        exporter = nil
         unregister()
         leave()
         messageWaiter?()
@@ -415,6 +424,7 @@ public final class DtlsConnection: DtlsSocket {
 
     private func ended(_ error: DtlsError) {
         phase = .ended(error)
+        exporter = nil
         unregister()
         if let callback = handshakeEnded {
             handshakeEnded = nil
@@ -691,6 +701,7 @@ extension DtlsConnection: ConnectionDelegate {
     package func connectionEstablished(_ connection: Connection) {
         phase = .established(connection)
         noteEstablished(connection)
+        if keepsExporter { exporter = connection.exporterSecret }
         handshakeRecord?.note(connection, isEstablished: true)
         if let callback = handshakeEnded {
             handshakeEnded = nil

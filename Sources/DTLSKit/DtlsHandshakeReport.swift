@@ -151,6 +151,11 @@ public struct DtlsSession: Sendable, Equatable {
             writer.data(key.identity)
             writer.data(key.key)
         }
+        // Sessions that were kept before there were such keys stay what they were.
+        if !option.serverPublicKeys.isEmpty || option.showsRawPublicKey {
+            writer.list(option.serverPublicKeys) { $0.data($1.fingerprint) }
+            writer.optional(option.showsRawPublicKey ? option.key : nil) { $0.string($1) }
+        }
         return Digest.sha256(writer.bytes)
     }
 }

@@ -92,6 +92,40 @@ public struct DtlsServerOption: Sendable, Equatable {
     public var clientCertificates: DtlsClientCertificates
     /// Whether each client's handshake waits for the program's word; see ``DtlsServer/onPeer(_:)``. (Not in the reference.)
     public var asksAboutPeers: Bool
+    /// An OpenSSL cipher list (openssl-ciphers(1)); `nil`: authenticated encryption with forward secrecy, and the suites for
+    /// pre-shared keys where there are such keys. The server's order counts. (Not in the reference, like all that follows.)
+    public var ciphers: String?
+    /// The groups for the key exchange, best first: `"X25519:P-256"`; `nil`: X25519, P-256, P-384 and P-521. The curve of a
+    /// client's ECDSA certificate must be among them (RFC 8422, section 5.1.1).
+    public var groups: String?
+    public var minimumVersion: DtlsVersion
+    /// `nil`: the newest.
+    public var maximumVersion: DtlsVersion?
+    /// The application protocols (ALPN, RFC 7301), best first, each of 1 to 255 bytes. Clients that offer others alone are
+    /// refused, those that offer none are served. None: what clients offer is ignored.
+    public var applicationProtocols: [String]
+    /// Which clients with a valid certificate are let in.
+    public var clientRules: DtlsClientRules
+    /// The raw public keys (RFC 7250) of which a client may show one in the place of a certificate. `ca` may be left out then:
+    /// clients must show such a key, as far as ``clientCertificates`` demands something at all.
+    public var clientPublicKeys: [DtlsPublicKey]
+    /// Whether clients that take raw public keys get that of `cert`. Where `cert` is empty, all must take that of `key`.
+    public var showsRawPublicKey: Bool
+    /// An OCSP response about the certificate, DER, for clients that ask for one (RFC 6066, section 8). It is left out when it
+    /// is out of date.
+    public var ocspResponse: [UInt8]?
+    /// The keys that session tickets are sealed with, of 80 random bytes each, so that several processes or machines resume
+    /// each other's sessions. The first one seals, all open. None: a key that this server draws, and its tasks share. See
+    /// ``DtlsServer/setTicketKeys(_:)``.
+    public var ticketKeys: [[UInt8]]
+    /// Whether the connection keeps the secret that ``DtlsConnection/exportKeyingMaterial(label:context:length:)`` derives keys
+    /// from, some 150 bytes, until it is closed. Otherwise it is gone when the handshake is done.
+    public var exportsKeys: Bool
+    /// The profiles of SRTP (use_srtp, RFC 5764), best first; see ``DtlsConnection/srtpKeys``, which keeps the same secret. A
+    /// peer that knows none of them gets a connection without.
+    public var srtpProfiles: [DtlsSrtpProfile]
+    /// Where the secrets of connections are written to, **for debugging alone**; `nil`: nowhere. It does not go along to tasks.
+    public var keyLog: DtlsKeyLog?
     /// Clients in their handshake or waiting to be accepted, at most.
     package var backlog = DtlsServer.backlog
 
@@ -100,8 +134,26 @@ public struct DtlsServerOption: Sendable, Equatable {
         ipcert: Bool = false, renegotiate: Bool = false, handshakeTimeout: Int = 60_000, connectionID: Int? = nil,
         sessionTickets: Bool = true, sessionCache: Int = 1 << 20, idleTimeout: Int? = nil,
         presharedKeys: [DtlsPresharedKey] = [], asksForPresharedKeys: Bool = false,
-        clientCertificates: DtlsClientCertificates = .automatic, asksAboutPeers: Bool = false
+        clientCertificates: DtlsClientCertificates = .automatic, asksAboutPeers: Bool = false,
+        ciphers: String? = nil, groups: String? = nil, minimumVersion: DtlsVersion = .dtls12,
+        maximumVersion: DtlsVersion? = nil, applicationProtocols: [String] = [],
+        clientRules: DtlsClientRules = DtlsClientRules(), clientPublicKeys: [DtlsPublicKey] = [],
+        showsRawPublicKey: Bool = false, ocspResponse: [UInt8]? = nil, ticketKeys: [[UInt8]] = [],
+        exportsKeys: Bool = false, srtpProfiles: [DtlsSrtpProfile] = [], keyLog: DtlsKeyLog? = nil
     ) {
+        self.exportsKeys = exportsKeys
+        self.srtpProfiles = srtpProfiles
+        self.keyLog = keyLog
+        self.ciphers = ciphers
+        self.groups = groups
+        self.minimumVersion = minimumVersion
+        self.maximumVersion = maximumVersion
+        self.applicationProtocols = applicationProtocols
+        self.clientRules = clientRules
+        self.clientPublicKeys = clientPublicKeys
+        self.showsRawPublicKey = showsRawPublicKey
+        self.ocspResponse = ocspResponse
+        self.ticketKeys = ticketKeys
         self.clientCertificates = clientCertificates
         self.asksAboutPeers = asksAboutPeers
         self.presharedKeys = presharedKeys
@@ -125,6 +177,9 @@ public struct DtlsServerOption: Sendable, Equatable {
         try IdleTimeout.check(idleTimeout)
         try ConnectionIDLength.check(connectionID, ConnectionIDLength.ofServers, renegotiate: renegotiate)
         try checkProofs()
+        try ApplicationProtocolList.check(applicationProtocols)
+        try TicketKeys.check(ticketKeys)
+        try DtlsSrtpProfile.check(srtpProfiles)
         guard sessionCache == 0 || Self.sessionCaches.contains(sessionCache) else {
             throw .invalid(
                 "sessionCache \(sessionCache) is out of range: it must be 0, or \(Self.sessionCaches.lowerBound) to"
@@ -134,7 +189,9 @@ public struct DtlsServerOption: Sendable, Equatable {
     }
 
     private func checkProofs() throws(DtlsError) {
-        if cert.isEmpty, usesPresharedKeys {
+        if cert.isEmpty, showsRawPublicKey {
+            if key == nil { throw .invalid("there is no key whose public key could be shown, and no cert") }
+        } else if cert.isEmpty, usesPresharedKeys {
             if key != nil { throw .invalid("there is a key but no cert") }
         } else {
             try PrivateKey.check(cert: cert, key: key)
@@ -146,7 +203,16 @@ public struct DtlsServerOption: Sendable, Equatable {
         if asksAboutPeers, renegotiate {
             throw .invalid("asksAboutPeers cannot be set where renegotiate is: nobody is asked in a renegotiation")
         }
-        if ca == nil, clientCertificates == .requested || clientCertificates == .required {
+        let isAsked =
+            switch clientCertificates {
+            case .automatic: ca != nil || knowsClientsWithoutCA
+            case .ignored: false
+            case .requested, .required, .judged: true
+            }
+        if clientRules != DtlsClientRules(), !isAsked {
+            throw .invalid("there are clientRules, but no client is asked for a certificate")
+        }
+        if ca == nil, !knowsClientsWithoutCA, clientCertificates == .requested || clientCertificates == .required {
             throw .invalid(
                 "clientCertificates is \(clientCertificates), but there is no ca by which a client's certificate could be"
                     + " valid; to judge them by onPeer, set it to judged")
@@ -161,13 +227,27 @@ public struct DtlsServerOption: Sendable, Equatable {
         }
     }
 
+    /// By raw public keys, or by fingerprints of certificates.
+    private var knowsClientsWithoutCA: Bool { !clientPublicKeys.isEmpty || !clientRules.allow.isEmpty }
+
     private var usesPresharedKeys: Bool { asksForPresharedKeys || !presharedKeys.isEmpty }
 
-    var settings: ServerSettings {
+    func makeSettings() throws(DtlsError) -> ServerSettings {
         var settings = ServerSettings(
-            certifiedKeys: cert.isEmpty && usesPresharedKeys
-                ? [] : [CertifiedKey(certificate: cert, privateKey: key ?? cert, passphrase: passwd)],
-            clients: clientCertificates.verification(ca: ca), allowsRenegotiation: renegotiate)
+            certifiedKeys: cert.isEmpty && (usesPresharedKeys || showsRawPublicKey)
+                ? [] : [try CertifiedKey(cert, key, passwd, staple: ocspResponse)],
+            clients: clientCertificates.verification(ca: ca, hasOthers: knowsClientsWithoutCA),
+            ciphers: ciphers, minimumVersion: minimumVersion.version, maximumVersion: maximumVersion?.version,
+            allowsRenegotiation: renegotiate)
+        try clientRules.apply(to: &settings.clients)
+        settings.clients.publicKeys = try DtlsPublicKey.known(clientPublicKeys)
+        if cert.isEmpty, showsRawPublicKey, let key {
+            settings.bareKeys = [BareKey(privateKey: key, passphrase: passwd)]
+        }
+        settings.offersRawPublicKeys = showsRawPublicKey
+        settings.srtpProfiles = srtpProfiles.map(\.name)
+        settings.groups = groups
+        settings.applicationProtocols = applicationProtocols
         settings.keepsPeerCertificates = true
         if usesPresharedKeys {
             settings.presharedKeys = PresharedKeys(
@@ -180,6 +260,8 @@ public struct DtlsServerOption: Sendable, Equatable {
         return settings
     }
 
+    var keepsExporter: Bool { exportsKeys || !srtpProfiles.isEmpty }
+
     private static let sessionCaches = 8_192...(1 << 30)
 
     func limits(handshakeTimeout: Int) -> Connection.Limits {
@@ -190,7 +272,8 @@ public struct DtlsServerOption: Sendable, Equatable {
 
 /// What a server asks of its clients' certificates. (Not in the reference.)
 public enum DtlsClientCertificates: UInt8, Sendable, Equatable, CaseIterable {
-    /// ``required`` where there is a ``DtlsServerOption/ca``, and ``ignored`` otherwise, as in the reference.
+    /// ``required`` where there is a ``DtlsServerOption/ca``, ``DtlsServerOption/clientPublicKeys`` or a rule of
+    /// ``DtlsClientRules/allow``, and ``ignored`` otherwise, as in the reference.
     case automatic
     /// Clients are not asked for a certificate.
     case ignored
@@ -203,10 +286,10 @@ public enum DtlsClientCertificates: UInt8, Sendable, Equatable, CaseIterable {
     /// ``DtlsConnection/peer`` after it. The client has proven in each case that it has the certificate's private key.
     case judged
 
-    func verification(ca: String?) -> PeerVerification {
+    func verification(ca: String?, hasOthers: Bool) -> PeerVerification {
         var verification = PeerVerification(authorities: ca)
         switch self {
-        case .automatic: verification.mode = ca == nil ? .none : .required
+        case .automatic: verification.mode = ca == nil && !hasOthers ? .none : .required
         case .ignored: verification.mode = .none
         case .requested: verification.mode = .requested
         case .required: verification.mode = .required
@@ -231,8 +314,14 @@ public struct DtlsCertificateOption: Sendable, Equatable {
     public var key: String?
     /// The private key's password.
     public var passwd: String?
+    /// See ``DtlsServerOption/ocspResponse``. (Not in the reference.)
+    public var ocspResponse: [UInt8]?
 
-    public init(name: String, ca: String? = nil, cert: String, key: String? = nil, passwd: String? = nil) {
+    public init(
+        name: String, ca: String? = nil, cert: String, key: String? = nil, passwd: String? = nil,
+        ocspResponse: [UInt8]? = nil
+    ) {
+        self.ocspResponse = ocspResponse
         self.name = name
         self.ca = ca
         self.cert = cert
@@ -250,9 +339,10 @@ public struct DtlsCertificateOption: Sendable, Equatable {
     }
 
     /// The server's settings with another certificate, and with other CAs where this option has some.
-    func settings(like server: DtlsServerOption) -> ServerSettings {
-        var settings = server.settings
-        settings.certifiedKeys = [CertifiedKey(certificate: cert, privateKey: key ?? cert, passphrase: passwd)]
+    func settings(like server: DtlsServerOption) throws(DtlsError) -> ServerSettings {
+        var settings = try server.makeSettings()
+        settings.certifiedKeys = [try CertifiedKey(cert, key, passwd, staple: ocspResponse)]
+        settings.bareKeys = []
         if let ca {
             settings.clients.authorities = ca
             if settings.clients.mode == .none { settings.clients.mode = .required }
@@ -311,6 +401,19 @@ public struct DtlsClientOption: Sendable, Equatable {
     /// ``DtlsError/timedOut(waitingFor:errno:)``, 100 to 2,147,483,647; `nil`: never. It does not go along where the
     /// connection is suspended.
     public var idleTimeout: Int?
+    /// The raw public keys (RFC 7250) of which the server must show one. Where there is a `ca`, or `loadDefaultCerts`, beside
+    /// them, a server that does not know raw public keys may show a certificate instead. They need `rejectUnauthorized`.
+    public var serverPublicKeys: [DtlsPublicKey]
+    /// Whether the client shows the public key of `key` to servers that take it. Without a `cert`, it has nothing else.
+    public var showsRawPublicKey: Bool
+    /// Whether the connection keeps the secret that ``DtlsConnection/exportKeyingMaterial(label:context:length:)`` derives keys
+    /// from, some 150 bytes, until it is closed. Otherwise it is gone when the handshake is done.
+    public var exportsKeys: Bool
+    /// The profiles of SRTP (use_srtp, RFC 5764), best first; see ``DtlsConnection/srtpKeys``, which keeps the same secret. A
+    /// peer that knows none of them gets a connection without.
+    public var srtpProfiles: [DtlsSrtpProfile]
+    /// Where the secrets of connections are written to, **for debugging alone**; `nil`: nowhere.
+    public var keyLog: DtlsKeyLog?
 
     public init(
         rejectUnauthorized: Bool = false, loadDefaultCerts: Bool = false, ca: String? = nil, server: String? = nil,
@@ -318,8 +421,15 @@ public struct DtlsClientOption: Sendable, Equatable {
         passwd: String? = nil, connectionID: Int? = nil, presharedKey: DtlsPresharedKey? = nil,
         ciphers: String? = nil, groups: String? = nil, minimumVersion: DtlsVersion = .dtls12,
         maximumVersion: DtlsVersion? = nil, applicationProtocols: [String] = [], mtu: Int = 1_400,
-        session: DtlsSession? = nil, keepsSession: Bool = false, idleTimeout: Int? = nil
+        session: DtlsSession? = nil, keepsSession: Bool = false, idleTimeout: Int? = nil,
+        serverPublicKeys: [DtlsPublicKey] = [], showsRawPublicKey: Bool = false, exportsKeys: Bool = false,
+        srtpProfiles: [DtlsSrtpProfile] = [], keyLog: DtlsKeyLog? = nil
     ) {
+        self.exportsKeys = exportsKeys
+        self.srtpProfiles = srtpProfiles
+        self.keyLog = keyLog
+        self.serverPublicKeys = serverPublicKeys
+        self.showsRawPublicKey = showsRawPublicKey
         self.idleTimeout = idleTimeout
         self.connectionID = connectionID
         self.presharedKey = presharedKey
@@ -346,7 +456,16 @@ public struct DtlsClientOption: Sendable, Equatable {
         try HandshakeTimeout.check(handshakeTimeout)
         try ConnectionIDLength.check(connectionID, ConnectionIDLength.ofClients, renegotiate: renegotiate)
         try IdleTimeout.check(idleTimeout)
-        if cert == nil, key != nil { throw .invalid("there is a key but no cert") }
+        try ApplicationProtocolList.check(applicationProtocols)
+        try DtlsSrtpProfile.check(srtpProfiles)
+        _ = try DtlsPublicKey.known(serverPublicKeys)
+        if !serverPublicKeys.isEmpty, !rejectUnauthorized {
+            throw .invalid("serverPublicKeys need rejectUnauthorized: without it, any server would do")
+        }
+        if cert == nil, key != nil, !showsRawPublicKey { throw .invalid("there is a key but no cert") }
+        if cert == nil, key == nil, showsRawPublicKey {
+            throw .invalid("there is no key whose public key could be shown")
+        }
         if let cert { try PrivateKey.check(cert: cert, key: key) }
         if let server, !HostName.isValid(server), SocketAddress(host: server, port: 0) == nil {
             throw .invalid("server \"\(server)\" is neither an IP address nor a host name: \(HostName.expectation)")
@@ -372,8 +491,13 @@ public struct DtlsClientOption: Sendable, Equatable {
         settings.keepsPeerCertificates = true
         settings.groups = groups
         settings.applicationProtocols = applicationProtocols
+        if !serverPublicKeys.isEmpty { settings.serverPublicKeys = DtlsPublicKey.engineKeys(serverPublicKeys) }
+        settings.offersRawPublicKey = showsRawPublicKey
+        settings.srtpProfiles = srtpProfiles.map(\.name)
         return settings
     }
+
+    var keepsExporter: Bool { exportsKeys || !srtpProfiles.isEmpty }
 
     /// From the least that OpenSSL can cut flights down to (a UDP payload of 208 bytes), with IPv6's header.
     private static let mtus = 256...4_096

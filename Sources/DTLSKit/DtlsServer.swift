@@ -110,6 +110,19 @@ public final class DtlsServer: DtlsSocket {
         if identity.option.name != nil { for task in scheduler.tasks { task.send(identity) } }
     }
 
+    /// Seals session tickets with the first of these keys from now on, and opens them with all of them: to replace keys while
+    /// the server runs, in all processes that share them. Tasks learn it too. (Not in the reference.)
+    ///
+    /// A key that is to come should be last for a while, in all processes, before it becomes the first in one; and one that
+    /// was first should stay for as long as a session can be resumed, two hours.
+    /// - Parameter keys: of 80 random bytes each, the first 16 of which are the key's name in tickets; one or more.
+    public func setTicketKeys(_ keys: [[UInt8]]) throws(DtlsError) {
+        checkThread()
+        guard listener != nil else { throw .notOpen }
+        try identity.setTicketKeys(keys)
+        if identity.option.name != nil { for task in scheduler.tasks { task.send(identity) } }
+    }
+
     /// Waits for the next client (reference: accept).
     ///
     /// A client that has lost its state and comes back on its old port is one too; its old connection is closed then

@@ -861,6 +861,8 @@ package final class Association {
     var peerCertificate: [UInt8]? { engine.peerCertificate }
     /// See ``Engine/peerCertificates``.
     var peerCertificates: [[UInt8]] { engine.peerCertificates }
+    /// See ``Engine/exporterSecret``.
+    var exporterSecret: ExporterSecret? { engine.exporterSecret }
     /// See ``Engine/unfinishedDetails``.
     var unfinishedDetails: SessionDetails? { engine.unfinishedDetails }
     /// Why the client's certificate was refused, where the handshake has failed for that.

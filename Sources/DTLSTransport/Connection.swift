@@ -783,6 +783,8 @@ extension Connection {
     package var peerCertificate: [UInt8]? { association.peerCertificate }
     /// All certificates that the peer has shown, DER, its own first, where they are kept; as ``flights``.
     package var peerCertificates: [[UInt8]] { association.peerCertificates }
+    /// What keys of other protocols can be derived from. It is to be asked for in `connectionEstablished`.
+    package var exporterSecret: ExporterSecret? { association.exporterSecret }
     /// What is known of a handshake that has failed; as ``flights``.
     package var unfinishedDetails: SessionDetails? { association.unfinishedDetails }
     /// Why the client's certificate was refused, where the handshake has failed for that.

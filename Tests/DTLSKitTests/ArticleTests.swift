@@ -134,7 +134,10 @@ import Testing
         #expect(server.ending == nil)
     }
 
-    @Test(arguments: ["Asynchronous", "EventsAndTimers", "OtherLoops", "Peers", "PresharedKeys"])
+    @Test(arguments: [
+        "Asynchronous", "EventsAndTimers", "KeysForOtherProtocols", "OtherLoops", "Peers", "PresharedKeys",
+        "ServerPolicies",
+    ])
     func `the programs of an article compile`(
         _ article: String
     ) async throws {

@@ -42,7 +42,9 @@ import Testing
         return reason
     }
 
-    @Test func `a server knows its client's certificate, and its names once more when a session is resumed`() async throws {
+    @Test func `a server knows its client's certificate, and its names once more when a session is resumed`()
+        async throws
+    {
         let authority = try await TestAuthority()
         let identity = try await authority.issue("server")
         let own = try await authority.issue(
@@ -108,7 +110,9 @@ import Testing
         }
     }
 
-    @Test func `a server that judges by itself lets all certificates in, and says what is wrong with them`() async throws {
+    @Test func `a server that judges by itself lets all certificates in, and says what is wrong with them`()
+        async throws
+    {
         let authority = try await TestAuthority()
         let stranger = try await TestAuthority()
         let identity = try await authority.issue("server")
@@ -155,7 +159,9 @@ import Testing
         try await open.stop()
     }
 
-    @Test func `clients may come without a certificate where it is requested, and not with an invalid one`() async throws {
+    @Test func `clients may come without a certificate where it is requested, and not with an invalid one`()
+        async throws
+    {
         let authority = try await TestAuthority()
         let identity = try await authority.issue("server")
         let stranger = try await TestAuthority().issue("unknown")
@@ -195,7 +201,9 @@ import Testing
                         ca: authority.certificate, cert: identity.certificate, key: identity.key, asksAboutPeers: true)
                 ) {
                     $0.onPeer { question in
-                        let answer = { question.answer(.refused(alert, reason: "it is \(question.peer.subject ?? "")")) }
+                        let answer = {
+                            question.answer(.refused(alert, reason: "it is \(question.peer.subject ?? "")"))
+                        }
                         if isLate { _ = try? iosched.timer(after: 100, answer) } else { answer() }
                     }
                 }
@@ -359,7 +367,9 @@ import Testing
         }
     }
 
-    @Test(arguments: ForeignPeer.allCases) func `servers of other libraries are judged, and told`(_ foreign: ForeignPeer)
+    @Test(arguments: ForeignPeer.allCases) func `servers of other libraries are judged, and told`(
+        _ foreign: ForeignPeer
+    )
         async throws
     {
         let authority = try await TestAuthority()

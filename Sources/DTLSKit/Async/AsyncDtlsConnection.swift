@@ -168,6 +168,12 @@ import LinuxSystem
     public var agreement: DtlsAgreement? { connection.agreement }
     /// See ``DtlsConnection/peer``.
     public var peer: DtlsPeer? { connection.peer }
+    /// See ``DtlsConnection/exportKeyingMaterial(label:context:length:)``.
+    public func exportKeyingMaterial(label: String, context: [UInt8]? = nil, length: Int) throws(DtlsError) -> [UInt8] {
+        try connection.exportKeyingMaterial(label: label, context: context, length: length)
+    }
+    /// See ``DtlsConnection/srtpKeys``.
+    public var srtpKeys: DtlsSrtpKeys? { connection.srtpKeys }
     /// See ``DtlsConnection/serverCertificate``.
     public var serverCertificate: DtlsCertificate? { connection.serverCertificate }
     /// See ``DtlsConnection/roundTrips``.

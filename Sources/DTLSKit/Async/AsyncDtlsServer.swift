@@ -73,6 +73,9 @@
     /// See ``DtlsServer/addcert(_:)``.
     public func addcert(_ option: DtlsCertificateOption) throws(DtlsError) { try server.addcert(option) }
 
+    /// See ``DtlsServer/setTicketKeys(_:)``.
+    public func setTicketKeys(_ keys: [[UInt8]]) throws(DtlsError) { try server.setTicketKeys(keys) }
+
     /// Stops listening, and ends `connections`. Connections that were yielded go on.
     public func close() {
         server.close()

@@ -28,7 +28,7 @@ final class TestAuthority: Sendable {
         try await Program.run(
             ["openssl", "req", "-x509", "-noenc", "-days", "30", "-newkey", "ec", "-pkeyopt"]
                 + ["ec_paramgen_curve:prime256v1", "-keyout", folder.file("ca.key"), "-out", file]
-                + ["-subj", "/CN=\(name)", "-addext", "keyUsage=critical,keyCertSign"],
+                + ["-subj", "/CN=\(name)", "-addext", "keyUsage=critical,keyCertSign,cRLSign"],
             in: folder)
         certificate = try Dtls.readString(file)
     }

@@ -84,20 +84,32 @@ static int receive(void *owner, char *buffer, int capacity) {
     return length;
 }
 
-static void transmit(void *owner, const char *bytes, int length) {
-    // A flight's datagram has a few records, and one of application data has one.
-    static unsigned char copy[65536];
-    Client *client = owner;
-    length = add_connection_id(&client->cid, client->ssl, (const unsigned char *)bytes, length, copy);
+static void transmit_as_it_is(Client *client, const unsigned char *bytes, int length) {
     client->datagrams++;
     client->bytes += length;
     if (client->keeps_last) {
         client->last_datagram = realloc(client->last_datagram, length);
         if (!client->last_datagram) give_up("memory");
-        memcpy(client->last_datagram, copy, length);
+        memcpy(client->last_datagram, bytes, length);
         client->last_length = length;
     }
-    send(client->socket, copy, length, 0);
+    send(client->socket, bytes, length, 0);
+}
+
+static void transmit(void *owner, const char *bytes, int length) {
+    // A flight's datagram has a few records, and one of application data has one.
+    static unsigned char copy[65536];
+    Client *client = owner;
+    length = add_connection_id(&client->cid, client->ssl, (const unsigned char *)bytes, length, copy);
+    transmit_as_it_is(client, copy, length);
+}
+
+int send_message(Client *client, const void *message, int length) {
+    static unsigned char record[65536];
+    int sealed = seal_with_connection_id(&client->cid, message, length, record);
+    if (!sealed) return SSL_write(client->ssl, message, length) > 0;
+    transmit_as_it_is(client, record, sealed);
+    return 1;
 }
 
 static int open_socket(const Address *from, const Address *to) {

@@ -40,6 +40,9 @@ ClientState continue_handshake(Client *client);
 // as continue_handshake() does.
 ClientState run_handshake_timer(Client *client, double time);
 
+// Sends a message of a client whose handshake is done. Returns 0 where OpenSSL has not taken it.
+int send_message(Client *client, const void *message, int length);
+
 // Closes the socket, and goes on with another, from `from` or from wherever the kernel likes if it is NULL.
 void move_client(Client *client, const Address *from, const Address *to, int events);
 

@@ -1,5 +1,6 @@
 #include "connection_id.h"
 
+#include <endian.h>
 #include <openssl/core_names.h>
 #include <openssl/kdf.h>
 #include <openssl/params.h>
@@ -72,38 +73,27 @@ static void derive_keys(ServerCID *cid, SSL *ssl) {
     memcpy(cid->salt, block + 2 * KEY, sizeof cid->salt);
     cid->opening = make_cipher(block, 0);
     cid->sealing = make_cipher(block, 1);
+    cid->next_number = (uint64_t)1 << 48;
 }
 
-static int seal(ServerCID *cid, const unsigned char *record, int length, unsigned char *sealed) {
-    static unsigned char content[LONGEST_CONTENT + 1];
+// RFC 9146, sections 4 and 5.3. `content` is followed by room for its type.
+static int seal(ServerCID *cid, unsigned char *content, int count, unsigned char type, unsigned char *sealed) {
     unsigned char nonce[SALT + EXPLICIT_NONCE], data[23 + LONGEST_CONNECTION_ID];
-    int count = length - HEADER - EXPLICIT_NONCE - TAG, done = 0;
-
-    // What OpenSSL has sealed; its additional data are the epoch and number, type, version and length.
-    memcpy(nonce, cid->salt, SALT);
-    memcpy(nonce + SALT, record + HEADER, EXPLICIT_NONCE);
-    memcpy(data, record + 3, 8);
-    memcpy(data + 8, record, 3);
-    data[11] = count >> 8;
-    data[12] = count & 255;
-    if (!EVP_CipherInit_ex(cid->opening, NULL, NULL, NULL, nonce, 0) ||
-        !EVP_CipherUpdate(cid->opening, NULL, &done, data, 13) ||
-        !EVP_CipherUpdate(cid->opening, content, &done, record + HEADER + EXPLICIT_NONCE, count) ||
-        !EVP_CIPHER_CTX_ctrl(cid->opening, EVP_CTRL_AEAD_SET_TAG, TAG, (void *)(record + length - TAG)) ||
-        EVP_CipherFinal_ex(cid->opening, content + count, &done) <= 0)
-        abort();
-
-    // RFC 9146, sections 4 and 5.3. The record that OpenSSL has sealed is never sent, so the nonce, which is the epoch and
-    // number again, is used once.
-    content[count++] = record[0];
     unsigned char *body = sealed + HEADER + cid->length;
+    int done = 0;
+
+    content[count++] = type;
     int body_length = EXPLICIT_NONCE + count + TAG;
+    uint64_t number = htobe64(cid->next_number++);
     sealed[0] = TLS12_CID;
-    memcpy(sealed + 1, record + 1, 10);
+    sealed[1] = DTLS1_2_VERSION >> 8;
+    sealed[2] = DTLS1_2_VERSION & 255;
+    memcpy(sealed + 3, &number, sizeof number);
     memcpy(sealed + 11, cid->bytes, cid->length);
     body[-2] = body_length >> 8;
     body[-1] = body_length & 255;
-    memcpy(body, record + 3, EXPLICIT_NONCE);
+    memcpy(body, &number, EXPLICIT_NONCE);
+    memcpy(nonce, cid->salt, SALT);
     memcpy(nonce + SALT, body, EXPLICIT_NONCE);
     memset(data, 255, 8);
     data[8] = TLS12_CID;
@@ -120,6 +110,35 @@ static int seal(ServerCID *cid, const unsigned char *record, int length, unsigne
     return HEADER + cid->length + body_length;
 }
 
+// A record that OpenSSL has sealed is never sent, so each nonce, which is the epoch and number again, is used once.
+static int seal_anew(ServerCID *cid, const unsigned char *record, int length, unsigned char *sealed) {
+    static unsigned char content[LONGEST_CONTENT + 1];
+    unsigned char nonce[SALT + EXPLICIT_NONCE], data[13];
+    int count = length - HEADER - EXPLICIT_NONCE - TAG, done = 0;
+
+    // Its additional data are the epoch and number, type, version and length.
+    memcpy(nonce, cid->salt, SALT);
+    memcpy(nonce + SALT, record + HEADER, EXPLICIT_NONCE);
+    memcpy(data, record + 3, 8);
+    memcpy(data + 8, record, 3);
+    data[11] = count >> 8;
+    data[12] = count & 255;
+    if (!EVP_CipherInit_ex(cid->opening, NULL, NULL, NULL, nonce, 0) ||
+        !EVP_CipherUpdate(cid->opening, NULL, &done, data, sizeof data) ||
+        !EVP_CipherUpdate(cid->opening, content, &done, record + HEADER + EXPLICIT_NONCE, count) ||
+        !EVP_CIPHER_CTX_ctrl(cid->opening, EVP_CTRL_AEAD_SET_TAG, TAG, (void *)(record + length - TAG)) ||
+        EVP_CipherFinal_ex(cid->opening, content + count, &done) <= 0)
+        abort();
+    return seal(cid, content, count, record[0], sealed);
+}
+
+int seal_with_connection_id(ServerCID *cid, const void *message, int length, unsigned char *record) {
+    static unsigned char content[LONGEST_CONTENT + 1];
+    if (!cid->sealing || length > LONGEST_CONTENT) return 0;
+    memcpy(content, message, length);
+    return seal(cid, content, length, SSL3_RT_APPLICATION_DATA, record);
+}
+
 int add_connection_id(ServerCID *cid, SSL *ssl, const unsigned char *datagram, int length, unsigned char *copy) {
     int written = 0, record_length;
     for (; length >= HEADER; datagram += record_length, length -= record_length) {
@@ -127,7 +146,7 @@ int add_connection_id(ServerCID *cid, SSL *ssl, const unsigned char *datagram, i
         if (record_length > length) abort();
         if (cid->length > 0 && (datagram[3] || datagram[4])) {
             if (!cid->sealing) derive_keys(cid, ssl);
-            written += seal(cid, datagram, record_length, copy + written);
+            written += seal_anew(cid, datagram, record_length, copy + written);
         } else {
             memcpy(copy + written, datagram, record_length);
             written += record_length;

@@ -163,7 +163,7 @@ static int wait_until_parked(void) {
 static void ask(int number) {
     unsigned char message[MESSAGE_BYTES] = {0};
     answered_at[number] = 0;
-    SSL_write(sample[number].ssl, message, sizeof message);
+    send_message(&sample[number], message, sizeof message);
 }
 
 // Sends one message after the other, each from another client of the second half of the sample.

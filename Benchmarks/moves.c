@@ -74,7 +74,7 @@ static void speak(Mover *mover, int size) {
     mover->is_answered = 0;
     mover->sent_at = now();
     messages++;
-    SSL_write(mover->client.ssl, message, size);
+    send_message(&mover->client, message, size);
 }
 
 static void hear(Mover *mover) {

@@ -75,7 +75,7 @@ static void note_silence(Talker *talker, double time) {
 static void speak(Talker *talker, double time) {
     unsigned char message[MESSAGE_BYTES] = {0};
     memcpy(message, &talker->sent, sizeof talker->sent);
-    SSL_write(talker->client.ssl, message, sizeof message);
+    send_message(&talker->client, message, sizeof message);
     talker->sent_at[talker->sent++ % MESSAGES_REMEMBERED] = time;
     if (!talker->waiting_since) talker->waiting_since = time;
     if (command_at) messages_sent++;

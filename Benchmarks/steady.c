@@ -53,7 +53,7 @@ static void send_window(Connection *connection) {
     while (connection->under_way < options.window) {
         memcpy(message, &connection->sent, sizeof connection->sent);
         connection->sent_at[connection->sent % WIDEST_WINDOW] = now();
-        if (SSL_write(connection->client.ssl, message, options.bytes) <= 0) break;
+        if (!send_message(&connection->client, message, options.bytes)) break;
         connection->sent++;
         connection->under_way++;
         counts.sent++;

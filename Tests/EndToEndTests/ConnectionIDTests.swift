@@ -193,6 +193,33 @@ extension EndToEnd {
             try await daemon.stop()
         }
 
+        /// The worker finds what the main process has passed on to it before it looks at the connection's socket, where the
+        /// record itself is.
+        @Test func `a copy of a record that the worker reads before the record itself moves nothing`() async throws {
+            let daemon = try await start()
+            let nat = try NAT(to: address)
+            let client = try await client(.mbedTLS, to: nat.address)
+            #expect(try await client.echo(3))
+            let stranger = try DatagramSocket.onOwnLoopback()
+            let before = nat.toServer
+            let known = try #require(before.last { $0.first == 25 })
+            for worker in daemon.workers { kill(worker, SIGSTOP) }
+            defer { for worker in daemon.workers { kill(worker, SIGCONT) } }
+            // The channel has something to read before the socket has.
+            nat.send(known, from: stranger)
+            try await Task.sleep(for: .milliseconds(100))
+            async let echoed = client.echo(1)
+            try await eventually("the client has sent a message") { nat.toServer.count > before.count }
+            nat.send(try #require(nat.toServer.last), from: stranger)
+            try await Task.sleep(for: .milliseconds(100))
+            for worker in daemon.workers { kill(worker, SIGCONT) }
+            #expect(try await echoed)
+            #expect(try await client.echo(3, details: daemon.program.errors))
+            #expect(stranger.receive() == nil)
+            #expect(!daemon.logs("\(stranger.local)"))
+            try await daemon.stop()
+        }
+
         /// A client with two ways, such as Wi-Fi and mobile, that uses them in turn.
         @Test func `old and new address may alternate`() async throws {
             let daemon = try await start()

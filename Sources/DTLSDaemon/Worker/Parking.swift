@@ -187,10 +187,16 @@ final class Parking {
         guard let slot = worker.slot(id) else { return }
         switch slot.phase {
         case .established:
-            guard
+            func isOfPeer() -> Bool {
                 worker.datapath.authenticates(datagram, of: slot, at: id.slot) != .no
                     || served.mayRepeatFlight(for: datagram)
-            else { return worker.countForged(from: flow.peer, slot.target) }
+            }
+            guard isOfPeer() else { return worker.countForged(from: flow.peer, slot.target) }
+            // The record itself may wait in the connection's socket, and this be a copy of it that somebody has sent from
+            // elsewhere (RFC 9146, section 6): what is there has come first.
+            served.readAll()
+            guard worker.connections[id] === served, served.hasSocket else { return }
+            guard isOfPeer() else { return worker.countForged(from: flow.peer, slot.target) }
         // The client's last flight has come from another address. Nothing can be said of it before the handshake has it.
         case .handshaking: break
         case .free, .bound, .ended: return worker.countForged(from: flow.peer, slot.target)

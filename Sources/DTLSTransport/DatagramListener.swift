@@ -235,19 +235,23 @@ package final class DatagramListener: TimerTarget, EventHandler {
     // MARK: Receiving
 
     package func ready(_ events: EventLoop.Events) {
-        guard let count = read(from: nil), let registration, let pause = pace.pause(after: count, now: loop.now) else {
-            return
-        }
+        guard let read = read(from: nil), let registration,
+            let pause = pace.pause(after: read.datagrams, hellos: read.hellos, now: loop.now)
+        else { return }
         loop.pause(socket, .readable, registration, until: loop.now + pause)
     }
 
     /// - Parameter decoy: `nil`: its own socket.
-    /// - Returns: how many datagrams have been read; `nil` where there are more.
+    /// - Returns: how many datagrams have been read, and how many of them were ClientHellos; `nil` where there are more.
     @discardableResult
-    func read(from decoy: DecoySocket?) -> Int? {
+    func read(from decoy: DecoySocket?) -> (datagrams: Int, hellos: Int)? {
+        // Each plain datagram may begin a connection, as a ClientHello does.
+        var beginnings: UInt64 { isPlain ? counters.datagrams : counters.hellos }
+        let beginningsBefore = beginnings
         var total = 0
+        var result: (Int, Int) { (total, Int(clamping: Int64(truncatingIfNeeded: beginnings &- beginningsBefore))) }
         for _ in 0..<Self.batchesPerTurn {
-            guard let count = receive(from: decoy), count > 0 else { return total }
+            guard let count = receive(from: decoy), count > 0 else { return result }
             total += count
             let admittedBefore = counters.admitted
             let minute = Minute.now()
@@ -266,7 +270,7 @@ package final class DatagramListener: TimerTarget, EventHandler {
             }
             sendReplies()
             handleMisdelivered()
-            guard isOpen, count == buffers.received.capacity else { return total }
+            guard isOpen, count == buffers.received.capacity else { return result }
             // Without cookies, every datagram can be an admission, which costs several system calls: the other sockets
             // of this loop have their turn first.
             if isPlain, counters.admitted != admittedBefore { return nil }

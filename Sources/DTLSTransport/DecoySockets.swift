@@ -174,8 +174,8 @@ final class DecoySocket: EventHandler {
 
     func ready(_ events: EventLoop.Events) {
         isUsed = true
-        guard let count = listener.read(from: self), let registration,
-            let pause = pace.pause(after: count, now: loop.now)
+        guard let read = listener.read(from: self), let registration,
+            let pause = pace.pause(after: read.datagrams, hellos: read.hellos, now: loop.now)
         else { return }
         loop.pause(socket, .readable, registration, until: loop.now + pause)
     }

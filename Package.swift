@@ -17,6 +17,11 @@ func foreign(_ name: String, of package: String) -> Target.Dependency {
     .product(name: name, package: package, condition: .when(traits: ["Daemon"]))
 }
 
+/// A product of swift-nio, which DTLSNIO and its tests alone use.
+func nio(_ name: String) -> Target.Dependency {
+    .product(name: name, package: "swift-nio", condition: .when(traits: ["NIO"]))
+}
+
 let library: [Target] = [
     .systemLibrary(name: "COpenSSL", pkgConfig: "openssl", providers: [.apt(["libssl-dev"])]),
     .target(name: "CLinux"),
@@ -68,6 +73,30 @@ let library: [Target] = [
     .testTarget(
         name: "DTLSEngineTests",
         dependencies: ["DTLSEngine", "Primitives", "COpenSSL", "CLinux", "VirtualClock", "TestSupport"],
+        swiftSettings: strict),
+]
+
+/// Without the trait NIO, nothing is in these.
+let eventLoops: [Target] = [
+    .target(
+        name: "DTLSNIO",
+        dependencies: [
+            "DTLSKit", "DTLSTransport", "DTLSEngine", "LinuxSystem", "Primitives", nio("NIOCore"), nio("NIOTLS"),
+        ],
+        swiftSettings: strict),
+    .executableTarget(
+        name: "NIOServer", dependencies: ["DTLSKit", "DTLSNIO", nio("NIOCore"), nio("NIOPosix")],
+        path: "Examples/NIOServer", swiftSettings: strict),
+    .executableTarget(
+        name: "NIOClient", dependencies: ["DTLSKit", "DTLSNIO", nio("NIOCore"), nio("NIOPosix")],
+        path: "Examples/NIOClient", swiftSettings: strict),
+    .testTarget(
+        name: "DTLSNIOTests",
+        dependencies: [
+            "DTLSNIO", "NIOServer", "NIOClient", "DTLSKit", "LinuxSystem", "Primitives", "TestSupport", nio("NIOCore"),
+            nio("NIOPosix"),
+            nio("NIOEmbedded"), nio("NIOTLS"),
+        ],
         swiftSettings: strict),
 ]
 
@@ -142,23 +171,27 @@ let isProgramLeftOut = Context.environment["DTLSD_WITHOUT_PROGRAM"] != nil
 
 let package = Package(
     name: "dtlsd",
-    products: [.library(name: "DTLSKit", targets: ["DTLSKit"])]
+    products: [
+        .library(name: "DTLSKit", targets: ["DTLSKit"]), .library(name: "DTLSNIO", targets: ["DTLSNIO"]),
+    ]
         + (isProgramLeftOut
             ? []
             : [
                 .executable(name: "dtlsd", targets: ["dtlsd"]), .executable(name: "dtls", targets: ["dtls"]),
                 .executable(name: "dtlsd-manual", targets: ["ManualPages"]),
             ]),
-    // Who builds on DTLSKit alone leaves the trait out (`traits: []`), and SwiftPM then fetches none of these packages.
+    // Who builds on DTLSKit alone leaves the traits out (`traits: []`), and SwiftPM then fetches none of these packages.
     traits: [
         .default(enabledTraits: ["Daemon"]),
         .trait(name: "Daemon", description: "The daemon dtlsd and its tool; DTLSKit does not need it."),
+        .trait(name: "NIO", description: "The product DTLSNIO, for programs on swift-nio; nothing else needs it."),
     ],
     dependencies: [
         .package(url: "https://github.com/apple/swift-argument-parser", from: "1.5.0"),
         .package(url: "https://github.com/apple/swift-log", from: "1.16.0"),
         .package(url: "https://github.com/LebJe/TOMLKit", from: "0.6.0"),
+        .package(url: "https://github.com/apple/swift-nio", from: "2.101.2"),
         .package(url: "https://github.com/HdrHistogram/hdrhistogram-swift", from: "0.2.0"),
     ],
-    targets: library + daemon + (isProgramLeftOut ? [] : program)
+    targets: library + eventLoops + daemon + (isProgramLeftOut ? [] : program)
 )

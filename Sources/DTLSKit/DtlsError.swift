@@ -60,11 +60,11 @@ public enum DtlsError: Error, Sendable, Equatable, CustomStringConvertible {
 extension DtlsError {
     init(_ error: SystemError) { self = .system(call: error.operation, subject: error.subject, errno: error.errno) }
 
-    init(_ error: OpenSSLError) { self = .handshake(reason: error.description, certificate: nil) }
+    package init(_ error: OpenSSLError) { self = .handshake(reason: error.description, certificate: nil) }
 
-    init(_ error: CredentialsError) { self = .credentials(error.description) }
+    package init(_ error: CredentialsError) { self = .credentials(error.description) }
 
-    init(_ error: EngineError) {
+    package init(_ error: EngineError) {
         switch error {
         case .handshake(let error, let verification):
             self = .handshake(reason: error.description, certificate: verification)
@@ -77,7 +77,7 @@ extension DtlsError {
     }
 
     /// - Parameter lastError: what the socket said last.
-    init(_ ending: Connection.Ending, lastError: Int32) {
+    package init(_ ending: Connection.Ending, lastError: Int32) {
         switch ending {
         case .closedByPeer, .replaced, .addressTaken, .serviceRemoved: self = .closed
         case .closedHere, .refused: self = .notOpen

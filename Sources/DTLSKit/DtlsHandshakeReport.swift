@@ -85,7 +85,7 @@ public struct DtlsAgreement: Sendable, Equatable {
     /// that has passed, and where there was none.
     public let verificationFault: String?
 
-    init(_ session: SessionDetails) {
+    package init(_ session: SessionDetails) {
         version = session.version
         cipher = session.cipher
         group = session.group
@@ -108,7 +108,7 @@ public struct DtlsSession: Sendable, Equatable {
 
     private static let mark = Array("DTLSsession1".utf8)
 
-    init(_ session: ResumableSession, _ option: DtlsClientOption) {
+    package init(_ session: ResumableSession, _ option: DtlsClientOption) {
         binding = Self.binding(of: option)
         bytes = session.encoded
     }

@@ -78,7 +78,7 @@ public final class DtlsKeyLog: Sendable, Equatable {
     /// Whether they are the same object.
     public static func == (one: DtlsKeyLog, other: DtlsKeyLog) -> Bool { one === other }
 
-    var engineLog: KeyLog {
+    package var engineLog: KeyLog {
         KeyLog { [write] line in write(String(decoding: line.dropLast(), as: UTF8.self)) }
     }
 }

@@ -260,11 +260,11 @@ public struct DtlsServerOption: Sendable, Equatable {
         return settings
     }
 
-    var keepsExporter: Bool { exportsKeys || !srtpProfiles.isEmpty }
+    package var keepsExporter: Bool { exportsKeys || !srtpProfiles.isEmpty }
 
     private static let sessionCaches = 8_192...(1 << 30)
 
-    func limits(handshakeTimeout: Int) -> Connection.Limits {
+    package func limits(handshakeTimeout: Int) -> Connection.Limits {
         Connection.Limits(
             handshakeTimeout: .milliseconds(handshakeTimeout), idleTimeout: IdleTimeout.duration(idleTimeout))
     }
@@ -452,7 +452,7 @@ public struct DtlsClientOption: Sendable, Equatable {
         self.passwd = passwd
     }
 
-    func check() throws(DtlsError) {
+    package func check() throws(DtlsError) {
         try HandshakeTimeout.check(handshakeTimeout)
         try ConnectionIDLength.check(connectionID, ConnectionIDLength.ofClients, renegotiate: renegotiate)
         try IdleTimeout.check(idleTimeout)
@@ -497,12 +497,12 @@ public struct DtlsClientOption: Sendable, Equatable {
         return settings
     }
 
-    var keepsExporter: Bool { exportsKeys || !srtpProfiles.isEmpty }
+    package var keepsExporter: Bool { exportsKeys || !srtpProfiles.isEmpty }
 
     /// From the least that OpenSSL can cut flights down to (a UDP payload of 208 bytes), with IPv6's header.
     private static let mtus = 256...4_096
 
-    func limits(handshakeTimeout: Int) -> Connection.Limits {
+    package func limits(handshakeTimeout: Int) -> Connection.Limits {
         Connection.Limits(
             handshakeTimeout: .milliseconds(handshakeTimeout), idleTimeout: IdleTimeout.duration(idleTimeout), mtu: mtu)
     }

@@ -38,7 +38,7 @@ public struct DtlsPeer: Sendable, Equatable {
     /// Whether ``verification`` says that all checks passed.
     public var isVerified: Bool { verification == .passed }
 
-    init(_ details: SessionDetails, chain: [[UInt8]]) {
+    package init(_ details: SessionDetails, chain: [[UInt8]]) {
         self.chain = chain
         // Where the handshake has failed, the certificate is all that there is.
         let shown = chain.first.flatMap { CertificateDetails(der: $0) }
@@ -55,7 +55,7 @@ public struct DtlsPeer: Sendable, Equatable {
             hasShown: fingerprint != nil || details.presharedKeyIdentity != nil)
     }
 
-    init(_ question: AuthorizationQuestion) {
+    package init(_ question: AuthorizationQuestion) {
         chain = question.certificates
         let name = question.certificate ?? question.publicKey
         subject = name?.subject

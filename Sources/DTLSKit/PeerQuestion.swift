@@ -3,14 +3,16 @@ import Primitives
 
 /// When the network's word that nobody listens there is believed: an ICMP message may be forged, or come from a server
 /// that is just starting, so another one has to follow after a flight was sent again.
-struct RefusalCheck {
+package struct RefusalCheck {
     private enum State { case none, refused, sentAgain }
     private var state = State.none
 
-    mutating func flightWasRepeated() { if state == .refused { state = .sentAgain } }
+    package init() {}
+
+    package mutating func flightWasRepeated() { if state == .refused { state = .sentAgain } }
 
     /// - Returns: whether to give up.
-    mutating func wasRefused() -> Bool {
+    package mutating func wasRefused() -> Bool {
         if state == .sentAgain { return true }
         state = .refused
         return false

@@ -4,10 +4,10 @@ import LinuxSystem
 import Primitives
 
 /// All that a server shows its clients: certificates, policy and secrets. It is the same in every task.
-final class ServerIdentity {
-    let option: DtlsServerOption
+package final class ServerIdentity {
+    package let option: DtlsServerOption
     /// The identities of the option's pre-shared keys.
-    let presharedIdentities: Set<[UInt8]>
+    package let presharedIdentities: Set<[UInt8]>
     private(set) var added: [DtlsCertificateOption]
     private let cookieSecret: [UInt8]
     /// The first one seals.
@@ -15,12 +15,12 @@ final class ServerIdentity {
     private let tickets: TicketKeyRing
     /// The sessions of clients without tickets; `nil` where they cannot resume theirs.
     private let sessions: SessionCache?
-    let context: ServerContext
-    let cookies: CookieAuthority
+    package let context: ServerContext
+    package let cookies: CookieAuthority
 
     private static let secretLength = 32
 
-    convenience init(_ option: DtlsServerOption) throws(DtlsError) {
+    package convenience init(_ option: DtlsServerOption) throws(DtlsError) {
         let (secret, keys) = try DtlsError.system { () throws(SystemError) in
             (try RandomBytes.make(Self.secretLength), try RandomBytes.make(ServerContext.ticketKeyLength))
         }
@@ -56,7 +56,7 @@ final class ServerIdentity {
     }
 
     /// Adds a certificate for a name, or replaces the one that the name has. Changes nothing where it throws.
-    func add(_ certificate: DtlsCertificateOption) throws(DtlsError) {
+    package func add(_ certificate: DtlsCertificateOption) throws(DtlsError) {
         try certificate.check()
         let name = certificate.name.lowercased()
         let settings = try certificate.settings(like: option)

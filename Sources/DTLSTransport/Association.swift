@@ -9,7 +9,7 @@ import Primitives
 /// ``next(now:_:)`` until it says `.needsInput`. Call ``handleTimeout(now:_:)`` when ``deadline(now:)`` has passed, and
 /// `next(now:_:)` after it. What it writes goes into the outbox of the lease that each of these calls asks for.
 package final class Association {
-    enum Event {
+    package enum Event {
         /// The peer has answered a path_challenge with this cookie (RFC 9853).
         case pathResponse(UInt64)
         /// The record of the peer's Finished has come once more, from the peer or from anybody; see
@@ -31,7 +31,7 @@ package final class Association {
     }
 
     /// What is to be done about a datagram that was received.
-    enum Disposition {
+    package enum Disposition {
         /// The association has taken it: ask for what follows from it.
         case taken
         /// It is not this association's. A listener should see it, after this one's end where that has come.
@@ -129,7 +129,7 @@ package final class Association {
     ///   - slot: is written from the end of the handshake on.
     ///   - connectionID: what the client is to put into its records, where it has offered to (RFC 9146).
     ///   - traffic: where it counts what passes.
-    static func accept(
+    package static func accept(
         _ hello: consuming VerifiedHello, _ flow: FlowKey, slot: ConnectionSlot? = nil, context: ServerContext,
         connectionID: ConnectionID? = nil, limits: Connection.Limits, traffic: TrafficCounters = .ignored,
         buffers: EngineBuffers, now: Instant
@@ -144,7 +144,7 @@ package final class Association {
     ///   - session: offered to the server, unless the hello would need more than one datagram for it.
     ///   - connectionID: what the server is to put into its records (RFC 9146); `nil`: nothing is offered.
     ///   - pathMTU: bytes of the largest IP packet that the kernel knows the path to take; `nil` where it does not say.
-    static func connect(
+    package static func connect(
         _ flow: FlowKey, slot: ConnectionSlot? = nil, context: ClientContext, serverName: String?,
         resuming session: ResumableSession?, connectionID: ConnectionID? = nil, limits: Connection.Limits,
         traffic: TrafficCounters = .ignored, pathMTU: Int?, buffers: EngineBuffers, now: Instant
@@ -196,13 +196,13 @@ package final class Association {
     }
 
     @inline(__always)
-    var isOpen: Bool {
+    package var isOpen: Bool {
         if case .ended = phase { return false }
         return true
     }
 
     /// Why the association has ended; `nil` while it goes on.
-    var ending: Connection.Ending? {
+    package var ending: Connection.Ending? {
         if case .ended(let ending) = phase { return ending }
         return nil
     }
@@ -226,7 +226,7 @@ package final class Association {
     /// Takes a datagram of the peer. It must stay valid until ``next(now:_:)`` has said `.needsInput`.
     /// - Parameter offer: what a peer that has lost its state can do a new handshake with, asked for only where a
     ///   datagram says that the peer has. `nil`: it cannot do one here.
-    func receive(
+    package func receive(
         _ datagram: UnsafeRawBufferPointer, now: Instant, _ lease: borrowing OutboxLease,
         offer: () -> RehandshakeOffer?
     ) -> Disposition {
@@ -322,7 +322,7 @@ package final class Association {
 
     /// Hands out what has happened, one event at a time.
     @inline(__always)
-    func next(now: Instant, _ lease: borrowing OutboxLease) -> Event {
+    package func next(now: Instant, _ lease: borrowing OutboxLease) -> Event {
         guard isOpen else { return .needsInput }
         if hasRehandshakeNews, let event = nextOfRehandshake(now: now) { return event }
         guard hasInput else { return .needsInput }
@@ -372,14 +372,14 @@ package final class Association {
     }
 
     /// What is asked by a number; `nil` where its handshake is over or given up.
-    func question(_ number: UInt32) -> AuthorizationQuestion? {
+    package func question(_ number: UInt32) -> AuthorizationQuestion? {
         guard isOpen, number != 0 else { return nil }
         if number == openQuestion { return engine.authorizationQuestion }
         return rehandshake?.openQuestion == number ? rehandshake?.engine.authorizationQuestion : nil
     }
 
     /// Answers a question, unless its handshake is over or given up. Continue with ``next(now:_:)``.
-    func authorize(_ number: UInt32, _ answer: AuthorizationAnswer) {
+    package func authorize(_ number: UInt32, _ answer: AuthorizationAnswer) {
         guard isOpen, number != 0 else { return }
         if number == openQuestion {
             openQuestion = 0
@@ -398,7 +398,7 @@ package final class Association {
     /// Encrypts a message of up to 16,384 bytes into one datagram. Where it is larger than what is
     /// ``isKnownToFit(_:)``, call ``checkFits(_:enforcedMTU:)`` first.
     @inline(__always)
-    func send(
+    package func send(
         _ message: UnsafeRawBufferPointer, now: Instant, _ lease: borrowing OutboxLease
     ) throws(EngineError) {
         guard isOpen else { throw .notEstablished }
@@ -462,7 +462,7 @@ package final class Association {
     }
 
     /// Writes the flight that has ended the handshake once more, after `.finishedRepeated`.
-    func sendLastFlight(now: Instant) {
+    package func sendLastFlight(now: Instant) {
         if engine.hasLeftLastFlight { fetchLastFlight(now: now) }
         engine.sendLastFlight()
     }
@@ -511,7 +511,7 @@ package final class Association {
     /// Bytes of the largest message that the peer takes, and the path in one piece; 0 before the handshake is done.
     /// - Parameter enforcedMTU: bytes of the largest IP packet that the path takes, as the kernel knows it; `nil` where
     ///   larger ones may be fragmented.
-    func largestMessage(enforcedMTU: Int?) -> Int {
+    package func largestMessage(enforcedMTU: Int?) -> Int {
         guard engine.isEstablished else { return 0 }
         guard let mtu = [enforcedMTU, recordMTU].compactMap(\.self).min() else { return engine.recordLimit }
         return engine.largestMessage(inPayload: payloadSize(inMTU: mtu))
@@ -519,11 +519,11 @@ package final class Association {
 
     /// Whether the path is known to take a message of so many bytes.
     @inline(__always)
-    func isKnownToFit(_ count: Int) -> Bool { count <= knownToFit }
+    package func isKnownToFit(_ count: Int) -> Bool { count <= knownToFit }
 
     /// Throws, and counts, a message that the peer has not agreed to take, or that the path does not take in one piece.
     /// - Parameter enforcedMTU: as in ``largestMessage(enforcedMTU:)``.
-    func checkFits(_ count: Int, enforcedMTU: Int?) throws(EngineError) {
+    package func checkFits(_ count: Int, enforcedMTU: Int?) throws(EngineError) {
         guard engine.isEstablished else { return }
         knownToFit = largestMessage(enforcedMTU: enforcedMTU)
         guard count > knownToFit, count <= Engine.maximumMessageSize else { return }
@@ -675,7 +675,7 @@ package final class Association {
     /// Whether ``deadline(now:)`` may be earlier than it was when it was asked for last. It may otherwise have become
     /// later, which need not be known before the earlier one has passed.
     @inline(__always)
-    var mayHaveEarlierDeadline: Bool {
+    package var mayHaveEarlierDeadline: Bool {
         if hasNewDeadline || rehandshake != nil { return true }
         switch phase {
         case .handshaking: return true
@@ -686,7 +686,7 @@ package final class Association {
     }
 
     /// When ``handleTimeout(now:_:)`` is to be called at the latest.
-    func deadline(now: Instant) -> Instant {
+    package func deadline(now: Instant) -> Instant {
         hasNewDeadline = false
         switch phase {
         case .handshaking:
@@ -743,7 +743,7 @@ package final class Association {
     }
 
     /// Does what is due: retransmits flights, gives buffers back, or ends what has taken too long.
-    func handleTimeout(now: Instant, _ lease: borrowing OutboxLease) {
+    package func handleTimeout(now: Instant, _ lease: borrowing OutboxLease) {
         hasNewDeadline = true
         switch phase {
         case .handshaking:
@@ -805,7 +805,7 @@ package final class Association {
 
     /// Ends the association with close_notify, or the alert that its ending has, or without a word where the handshake is
     /// not done.
-    func close(_ ending: Connection.Ending, _ lease: borrowing OutboxLease) {
+    package func close(_ ending: Connection.Ending, _ lease: borrowing OutboxLease) {
         guard isOpen else { return }
         engine.close(ending.alert)
         end(ending)
@@ -813,7 +813,7 @@ package final class Association {
 
     /// Ends the association without a word to the peer: another one goes on with it, in another process perhaps, by
     /// what is in the slot.
-    func abandon() {
+    package func abandon() {
         updateSlot()
         end(.closedHere)
     }
@@ -837,7 +837,7 @@ package final class Association {
     var payloadSize: Int { engine.payloadSize }
 
     /// What the handshake has agreed on; nothing before it is done.
-    var session: SessionDetails {
+    package var session: SessionDetails {
         var session = engine.details ?? resumedDetails?.value ?? detailsInSlot ?? SessionDetails()
         session.connectionIDs = connectionIDs
         session.checksReturnRoutability = checksReturnRoutability
@@ -856,11 +856,11 @@ package final class Association {
     }
 
     /// A client's flights, until right after the handshake; see ``Engine/flights``.
-    var flights: [HandshakeFlight] { engine.flights }
+    package var flights: [HandshakeFlight] { engine.flights }
     /// See ``Engine/peerCertificate``.
     var peerCertificate: [UInt8]? { engine.peerCertificate }
     /// See ``Engine/peerCertificates``.
-    var peerCertificates: [[UInt8]] { engine.peerCertificates }
+    package var peerCertificates: [[UInt8]] { engine.peerCertificates }
     /// See ``Engine/exporterSecret``.
     var exporterSecret: ExporterSecret? { engine.exporterSecret }
     /// See ``Engine/unfinishedDetails``.
@@ -871,7 +871,7 @@ package final class Association {
     var presharedKeyRemark: String { engine.presharedKeyRemark }
     /// What the next connection to the same server can resume; `nil` where the server has given nothing for it. It is
     /// there when the association has just been established.
-    var resumableSession: ResumableSession? { engine.resumableSession }
+    package var resumableSession: ResumableSession? { engine.resumableSession }
 }
 
 extension ConnectionSlot {

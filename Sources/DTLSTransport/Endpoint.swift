@@ -255,7 +255,7 @@ package struct HelloVerifyRequest {
     let minute: Minute
 
     /// Bytes of the datagram.
-    static let size = CookieAuthority.helloVerifyRequestSize
+    package static let size = CookieAuthority.helloVerifyRequestSize
 
     /// Writes the datagram.
     /// - Returns: its size, or 0 where nothing is to be sent.

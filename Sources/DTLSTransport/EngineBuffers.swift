@@ -4,12 +4,15 @@ import DTLSEngine
 package final class EngineBuffers {
     let bio: DatagramBIO
     /// Puts together the hellos of clients that come back without their state.
-    let fragments = HelloFragments()
-    let outbox: OutboxLender
+    package let fragments = HelloFragments()
+    package let outbox: OutboxLender
     /// Where the last flights of handshakes are kept beside the connections; `nil` where they do not outlive this process.
     package var slots: SlotFile?
     /// What handshakes have found out about paths.
     var pathSizes = PathSizes()
+
+    /// What an engine has done that may be counted, until it is taken.
+    package var notes: EngineNotes { bio.notes }
 
     package init() throws(OpenSSLError) {
         bio = try DatagramBIO()

@@ -34,7 +34,7 @@ package struct PathCheck {
 
     /// How many times the bytes that have come from an address may be sent there before it is proven: RFC 9000, section
     /// 8.1, and the same number in RFC 9853's limit on amplification.
-    static let amplification = 3
+    package static let amplification = 3
 
     /// What may be sent to an address before it is proven.
     private struct Budget {

@@ -20,12 +20,18 @@ package struct RehandshakeMaterial {
 }
 
 /// What an association is told when its peer asks for a new handshake.
-struct RehandshakeOffer {
+package struct RehandshakeOffer {
     let material: RehandshakeMaterial
     /// The present minute, which cookies go by.
     let minute: Minute
     /// Bytes of the largest IP packet that the kernel knows the path to take; `nil` where it does not say.
     let pathMTU: Int?
+
+    package init(material: RehandshakeMaterial, minute: Minute, pathMTU: Int?) {
+        self.material = material
+        self.minute = minute
+        self.pathMTU = pathMTU
+    }
 }
 
 /// The handshake of a client that has lost its state and comes back on its old port, beside the association that it

@@ -31,7 +31,7 @@ extension Dtls {
 
     /// Connects to a server that the program has to find the right one, and waits for the handshake; see
     /// ``createClient(_:_:timeout:)``. (Not in the reference.)
-    /// - Parameter onPeer: decides whether the server is the right one, before the handshake is done. See <doc:Peers>.
+    /// `onPeer` decides whether the server is the right one, before the handshake is done; see <doc:Peers>.
     @available(*, noasync, message: "it blocks; use await AsyncDtlsConnection.connect(_:to:timeout:onPeer:)")
     public static func createClient(
         _ opt: DtlsClientOption, _ sockaddr: DtlsAddress, timeout: Int? = nil,
@@ -70,8 +70,8 @@ extension Dtls {
 
     /// Connects to a server that the program has to find the right one; see ``createClient(_:_:timeout:_:)``. (Not in the
     /// reference.)
-    /// - Parameter onPeer: is asked whether the server is the right one, before the handshake is done, and answers at once or
-    ///   later. See <doc:Peers>.
+    /// `onPeer` is asked whether the server is the right one, before the handshake is done, and answers at once or later;
+    /// see <doc:Peers>.
     @available(
         *, noasync,
         message: "a connection belongs to one thread; use await AsyncDtlsConnection.connect(_:to:timeout:onPeer:)"
@@ -119,7 +119,7 @@ extension Dtls {
 
     /// Makes a connection of a client that the program has to let in, where the server has
     /// ``DtlsServerOption/asksAboutPeers``; see ``createByFd(_:_:timeout:)``. (Not in the reference.)
-    /// - Parameter onPeer: decides whether the client is let in.
+    /// `onPeer` decides whether the client is let in.
     @available(*, noasync, message: "it blocks")
     public static func createByFd(
         _ name: String, _ sockFd: Int32, timeout: Int? = nil, onPeer: @escaping (DtlsPeer) -> DtlsPeerVerdict

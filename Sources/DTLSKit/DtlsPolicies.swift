@@ -78,7 +78,9 @@ public struct DtlsPublicKey: Sendable, Equatable {
         self.fingerprint = fingerprint
     }
 
-    /// - Parameter pem: the key ("PUBLIC KEY"), as `openssl pkey -pubout` and `openssl x509 -noout -pubkey` print it.
+    /// - Parameters:
+    ///   - name: see ``name``.
+    ///   - pem: the key ("PUBLIC KEY"), as `openssl pkey -pubout` and `openssl x509 -noout -pubkey` print it.
     public init(name: String, pem: String) throws(DtlsError) {
         let fingerprint: [UInt8]
         do throws(OpenSSLError) {

@@ -135,8 +135,9 @@ import Testing
     }
 
     @Test(arguments: [
-        "Asynchronous", "EventsAndTimers", "KeysForOtherProtocols", "OtherLoops", "Peers", "PresharedKeys",
-        "ServerPolicies",
+        "Asynchronous", "Client", "EventsAndTimers", "KeysForOtherProtocols", "LimitsAndDenialOfService",
+        "MovingFromJavaScript", "MutualAuthentication", "OtherLoops", "Peers", "PresharedKeys", "Server",
+        "ServerPolicies", "SizesAndPaths",
     ])
     func `the programs of an article compile`(
         _ article: String

@@ -4,7 +4,7 @@ import LinuxSystem
 /// `try await connection.send(…)`.
 ///
 /// It does its work on ``DtlsLoop``, whatever thread calls it. It comes from ``AsyncDtlsServer/connections`` or from
-/// ``connect(_:to:timeout:)``. It is closed with its last reference.
+/// ``connect(_:to:timeout:onPeer:)``. It is closed with its last reference.
 @DtlsLoop public final class AsyncDtlsConnection {
     let connection: DtlsConnection
     private let waiters = Waiters()

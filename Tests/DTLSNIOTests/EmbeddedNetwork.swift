@@ -108,6 +108,9 @@
             return client
         }
 
+        /// Holds the channels of clients no longer.
+        func forgetChildren() { children = [] }
+
         /// Lets time pass, in which datagrams arrive.
         func run(milliseconds: Int) throws {
             for _ in 0..<milliseconds {

@@ -222,6 +222,30 @@
                     == [.timedOut(waitingFor: "anything from the peer (idleTimeout)", errno: 0)])
         }
 
+        @Test func `nothing is left of a client that has ended, nor of a server`() throws {
+            weak var child: DTLSChildChannel?
+            weak var client: DTLSClientHandler?
+            weak var server: DTLSServerHandler?
+            func talk() throws {
+                let network = try EmbeddedNetwork(credentials.server)
+                let first = try network.connect(credentials.client)
+                try network.run { !first.recorder.completed.isEmpty }
+                child = network.children.first?.channel as? DTLSChildChannel
+                client = try first.channel.pipeline.syncOperations.handler(type: DTLSClientHandler.self)
+                server = network.handler
+                #expect(child != nil && client != nil)
+                network.forgetChildren()
+                #expect(child != nil)
+                first.channel.close(promise: nil)
+                try network.run(milliseconds: 50)
+                #expect(child == nil && client == nil)
+                let second = try network.connect(credentials.client, port: 50_001)
+                try network.run { !second.recorder.completed.isEmpty }
+            }
+            try talk()
+            #expect(server == nil)
+        }
+
         // MARK: Initializers and backlog
 
         @Test func `a channel becomes active, and is read, when its initializer has ended`() throws {

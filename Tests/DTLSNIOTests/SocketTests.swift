@@ -46,6 +46,7 @@
                             try channel.pipeline.syncOperations.addHandlers(handler, recorder)
                         }
                     }
+                    .channelOption(.recvAllocator, value: FixedSizeRecvByteBufferAllocator(capacity: 16_640))
                     .bind(host: host, port: 0).get()
             }
 
@@ -67,6 +68,7 @@
                         try channel.pipeline.syncOperations.addHandlers(try DTLSClientHandler(option), recorder)
                     }
                 }
+                .channelOption(.recvAllocator, value: FixedSizeRecvByteBufferAllocator(capacity: 16_640))
                 .connect(host: host, port: port).get()
             return Client(channel: channel, recorder: recorder)
         }
@@ -98,6 +100,16 @@
             try await server.channel.close()
             try await clients.last?.channel.closeFuture.get()
             #expect(clients.last?.recorder.all.suffix(2) == ["shutdown", "inactive"])
+        }
+
+        @Test func `the largest message passes where the receive buffers hold it`() async throws {
+            let server = try await Server(credentials.server, on: group)
+            let client = try await connect(credentials.client, port: server.port)
+            let message = String(repeating: "x", count: 16_384)
+            try await client.channel.writeAndFlush(ByteBuffer(string: message))
+            try await eventually("it comes back") { client.recorder.messages == [message] }
+            try await client.channel.close()
+            try await server.channel.close()
         }
 
         @Test func `OpenSSL's client talks with a server, and closes`() async throws {

@@ -193,6 +193,32 @@ extension EndToEnd {
             try await daemon.stop()
         }
 
+        /// The limits of forged records are for addresses that clients move to. Where one is already, anybody may forge its
+        /// address, and its network is not charged for that.
+        @Test func `records that are forged with a parked client's address do not keep it from moving`() async throws {
+            let daemon = try await start("park_after = \"1s\"", workers: 1)
+            // Then the worker has closed what it got its configuration with.
+            daemon.program.signal(SIGHUP)
+            try await daemon.logged("reloaded")
+            let sockets = daemon.openSockets
+            let nat = try NAT(to: address)
+            let client = try await client(.mbedTLS, to: nat.address)
+            #expect(try await client.echo(3))
+            try await daemon.parked(sockets: sockets)
+            var forged = try #require(nat.toServer.last { $0.first == 25 })
+            for number in 0..<3_000 {
+                (forged[8], forged[9]) = (UInt8(1 + number >> 8), UInt8(truncatingIfNeeded: number))
+                nat.forge(forged)
+                // A small receive buffer has room for what comes within a moment.
+                if number % 100 == 0 { try await Task.sleep(for: .milliseconds(5)) }
+            }
+            #expect(daemon.openSockets == sockets)
+            try await nat.move()
+            #expect(try await client.echo(3, details: daemon.program.errors))
+            #expect(daemon.lines(with: "connection opened").count == 1)
+            try await daemon.stop()
+        }
+
         /// The worker finds what the main process has passed on to it before it looks at the connection's socket, where the
         /// record itself is.
         @Test func `a copy of a record that the worker reads before the record itself moves nothing`() async throws {

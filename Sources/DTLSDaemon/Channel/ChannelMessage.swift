@@ -389,7 +389,8 @@ enum MessageFromWorker {
         /// The connections that have ended, or were refused by the worker. Their slots are wiped, and the worker has no
         /// more use for them.
         var closed: [ConnectionNumber] = []
-        /// Datagrams of ``MessageToWorker/records(_:)`` in which no record was good, or that were copies.
+        /// Datagrams of ``MessageToWorker/records(_:)`` in which no record was good, or that were copies, and that have come
+        /// from where their connections are not known to be.
         var forged: UInt32 = 0
         /// Where the `forged` ones have come from, as far as there is room: their sources may be forged, too.
         var forgedFrom: [NetworkPrefix: ForgedSource] = [:]

@@ -158,7 +158,7 @@ final class Parking {
         guard case .authentic(let isNewest) = worker.datapath.authenticates(datagram, of: slot, at: id.slot) else {
             worker.datapath.trace?.received(
                 datagram, from: flow.peer, "of a connection without a socket: dropped, since it is forged, or a copy")
-            return worker.countForged(from: flow.peer, slot.target)
+            return worker.countForged(from: flow, slot)
         }
         worker.datapath.trace?.received(
             datagram, from: flow.peer, "of a connection without a socket: authentic, and kept until it has one")
@@ -191,15 +191,15 @@ final class Parking {
                 worker.datapath.authenticates(datagram, of: slot, at: id.slot) != .no
                     || served.mayRepeatFlight(for: datagram)
             }
-            guard isOfPeer() else { return worker.countForged(from: flow.peer, slot.target) }
+            guard isOfPeer() else { return worker.countForged(from: flow, slot) }
             // The record itself may wait in the connection's socket, and this be a copy of it that somebody has sent from
             // elsewhere (RFC 9146, section 6): what is there has come first.
             served.readAll()
             guard worker.connections[id] === served, served.hasSocket else { return }
-            guard isOfPeer() else { return worker.countForged(from: flow.peer, slot.target) }
+            guard isOfPeer() else { return worker.countForged(from: flow, slot) }
         // The client's last flight has come from another address. Nothing can be said of it before the handshake has it.
         case .handshaking: break
-        case .free, .bound, .ended: return worker.countForged(from: flow.peer, slot.target)
+        case .free, .bound, .ended: return worker.countForged(from: flow, slot)
         }
         if mayMove(to: flow, slot) { served.receive(datagram, from: flow) }
     }

@@ -567,13 +567,16 @@ final class Worker: MessageChannelDelegate {
         departure.handshakeEnded()
     }
 
-    /// Nobody can have sealed the datagram, or it is a copy.
+    /// Nobody can have sealed the datagram, or it is a copy. Its source is charged for it (``ForgedRecordLimits``), unless
+    /// the connection is known to be there: such datagrams are never dropped for their number, and whoever forges a
+    /// client's address must not keep that client from moving.
     /// - Parameters:
     ///   - source: where it has come from.
-    ///   - target: the ``SlotTarget`` of the connection that it was for.
-    func countForged(from source: SocketAddress, _ target: UInt64) {
-        counters(of: target).countDropped(.forged)
-        report.countForged(from: source)
+    ///   - slot: that of the connection that it was for.
+    func countForged(from source: FlowKey, _ slot: ConnectionSlot) {
+        counters(of: slot.target).countDropped(.forged)
+        guard source != slot.flow else { return }
+        report.countForged(from: source.peer)
         scheduleReport()
     }
 

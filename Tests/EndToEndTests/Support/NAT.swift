@@ -115,6 +115,9 @@ final class NAT: Sendable {
     /// Takes another port by itself, once, at this moment of the next handshake.
     func move(_ moment: Moment) { shared.state.withLock { $0.moment = moment } }
 
+    /// Sends these bytes to the server as if they were the client's.
+    func forge(_ bytes: [UInt8]) { shared.state.withLock { $0.outside.send(bytes, to: server) } }
+
     /// Sends these bytes to the server from an address of its own.
     func send(_ bytes: [UInt8], from socket: DatagramSocket) { socket.send(bytes, to: server) }
 }

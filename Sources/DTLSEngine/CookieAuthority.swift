@@ -3,16 +3,19 @@ import Primitives
 
 /// Makes and checks the cookies of the stateless exchange (RFC 6347, section 4.2.1): nothing is kept per peer.
 ///
-/// A cookie is 32 bytes: the low byte of the minute whose key made it, and 31 bytes of HMAC-SHA256 over that byte, the
-/// peer's and the local address, and the ClientHello without its cookie and extensions. The key comes from the secret
-/// and the minute, so processes and machines with one secret and roughly one clock know each other's cookies. This
-/// minute's and the last minute's are valid: a cookie lives for one to two minutes.
+/// A cookie is 32 bytes: the low byte of the minute whose key made it, the millisecond of that minute in two bytes, and 29
+/// bytes of HMAC-SHA256 over these three, the peer's and the local address, and the ClientHello without its cookie and
+/// extensions. The key comes from the secret and the minute, so processes and machines with one secret and roughly one
+/// clock know each other's cookies. This minute's and the last minute's are valid: a cookie lives for one to two minutes.
+/// The millisecond says how long the client took to bring it (``VerifiedHello/roundTrip``).
 ///
 /// Addresses are any bytes that name them (address and port), always written the same way by the caller.
 /// Not thread-safe. Nothing is allocated for a client before its cookie is verified, except inside OpenSSL.
 public final class CookieAuthority {
     /// Bytes of a cookie.
     public static let cookieSize = 32
+    /// Bytes of when it was made, with which it begins.
+    private static let timeSize = 3
     /// Bytes of a HelloVerifyRequest's datagram. The smallest valid ClientHello has 67.
     public static let helloVerifyRequestSize =
         Record.headerSize + HandshakeFragment.headerSize + helloVerifyRequestBodySize
@@ -44,21 +47,27 @@ public final class CookieAuthority {
     public func verify(
         _ hello: ClientHello, peer: UnsafeRawBufferPointer, local: UnsafeRawBufferPointer, minute: Minute
     ) -> VerifiedHello? {
-        isValid(hello, peer: peer, local: local, minute: minute) ? VerifiedHello(hello) : nil
+        isValid(hello, peer: peer, local: local, minute: minute) ? VerifiedHello(hello, minute: minute) : nil
     }
 
     private func isValid(
         _ hello: ClientHello, peer: UnsafeRawBufferPointer, local: UnsafeRawBufferPointer, minute: Minute
     ) -> Bool {
         let cookie = hello.cookie
-        guard cookie.count == Self.cookieSize else { return false }
-        // Modulo 256, so that it also holds where the byte wraps.
-        let age = UInt64(UInt8(truncatingIfNeeded: minute.number) &- cookie[0])
-        guard age <= 1, age <= minute.number else { return false }
+        guard let made = Self.timeOf(cookie, now: minute) else { return false }
         return withUnsafeTemporaryAllocation(byteCount: Self.cookieSize, alignment: 1) { expected in
-            write(to: expected, for: hello, peer: peer, local: local, minute: Minute(number: minute.number - age))
+            write(to: expected, for: hello, peer: peer, local: local, minute: made)
                 && CRYPTO_memcmp(expected.baseAddress, cookie.baseAddress, Self.cookieSize) == 0
         }
+    }
+
+    /// When a cookie was made, as it says; `nil` where it is not of this minute or the last one.
+    fileprivate static func timeOf(_ cookie: UnsafeRawBufferPointer, now: Minute) -> Minute? {
+        guard cookie.count == cookieSize else { return nil }
+        // Modulo 256, so that it also holds where the byte wraps.
+        let age = UInt64(UInt8(truncatingIfNeeded: now.number) &- cookie[0])
+        guard age <= 1, age <= now.number else { return nil }
+        return Minute(number: now.number - age, milliseconds: UInt16(cookie[1]) << 8 | UInt16(cookie[2]))
     }
 
     /// Writes the datagram that asks the client to come back with a cookie.
@@ -109,17 +118,18 @@ public final class CookieAuthority {
         to cookie: UnsafeMutableRawBufferPointer, for hello: ClientHello,
         peer: UnsafeRawBufferPointer, local: UnsafeRawBufferPointer, minute: Minute, with key: borrowing KeyedHash
     ) -> Bool {
-        let number = UInt8(truncatingIfNeeded: minute.number)
+        cookie[0] = UInt8(truncatingIfNeeded: minute.number)
+        cookie[1] = UInt8(truncatingIfNeeded: minute.milliseconds >> 8)
+        cookie[2] = UInt8(truncatingIfNeeded: minute.milliseconds)
         return withUnsafeTemporaryAllocation(byteCount: KeyedHash.size, alignment: 1) { digest in
             // Each field goes in with its length, the hello's fields with those that are in it, so none can pass for
             // another's bytes.
-            guard key.start(), withUnsafeBytes(of: number, { key.add($0) }),
+            guard key.start(), key.add(UnsafeRawBufferPointer(rebasing: cookie[..<Self.timeSize])),
                 key.addWithLength(peer), key.addWithLength(local),
                 key.add(hello.beforeCookie), key.add(hello.afterCookie), key.finish(into: digest)
             else { return false }
-            cookie[0] = number
-            UnsafeMutableRawBufferPointer(rebasing: cookie[1...]).copyMemory(
-                from: UnsafeRawBufferPointer(rebasing: digest[..<(Self.cookieSize - 1)]))
+            UnsafeMutableRawBufferPointer(rebasing: cookie[Self.timeSize...]).copyMemory(
+                from: UnsafeRawBufferPointer(rebasing: digest[..<(Self.cookieSize - Self.timeSize)]))
             return true
         }
     }
@@ -142,8 +152,12 @@ public struct VerifiedHello: ~Copyable {
     /// How often the client was asked for a cookie.
     let messageSequence: UInt16
     let recordSequence: UInt64
+    /// From when this side has asked for the cookie until now; `nil` where that is not known. The client has done nothing
+    /// in between but to write another hello, so it is the path's round trip, unless a datagram was lost.
+    public let roundTrip: Duration?
 
-    fileprivate init(_ hello: ClientHello) {
+    fileprivate init(_ hello: ClientHello, minute: Minute) {
+        roundTrip = Self.roundTrip(hello, minute)
         datagram = [UInt8](hello.datagram)
         random = hello.randomValue
         messageSequence = hello.messageSequence
@@ -157,15 +171,25 @@ public struct VerifiedHello: ~Copyable {
     /// The hello that another process has verified and handed over.
     ///
     /// The cookie is not checked again: only bytes that came over the channel from that process may be given here.
+    /// - Parameter minute: the present time; `nil`: nobody asks for the round trip.
     /// - Returns: `nil` for bytes that are not a hello.
-    public init?(handedOver bytes: [UInt8]) {
-        let fields = bytes.withUnsafeBytes { bytes -> (ClientRandom, UInt16, UInt64)? in
+    public init?(handedOver bytes: [UInt8], minute: Minute? = nil) {
+        let fields = bytes.withUnsafeBytes { bytes -> (ClientRandom, UInt16, UInt64, Duration?)? in
             guard case .hello(let hello) = ClientHello.parse(bytes) else { return nil }
-            return (hello.randomValue, hello.messageSequence, hello.recordSequence)
+            let roundTrip = minute.flatMap { Self.roundTrip(hello, $0) }
+            return (hello.randomValue, hello.messageSequence, hello.recordSequence, roundTrip)
         }
         guard let fields else { return nil }
-        (random, messageSequence, recordSequence) = fields
+        (random, messageSequence, recordSequence, roundTrip) = fields
         datagram = bytes
+    }
+
+    private static func roundTrip(_ hello: ClientHello, _ now: Minute) -> Duration? {
+        guard let made = CookieAuthority.timeOf(hello.cookie, now: now) else { return nil }
+        let milliseconds =
+            Int64(clamping: now.number - made.number) * 60_000 + Int64(now.milliseconds) - Int64(made.milliseconds)
+        // The clock may have been set back.
+        return milliseconds >= 0 ? .milliseconds(milliseconds) : nil
     }
 }
 
@@ -187,20 +211,20 @@ public enum CookieError: Error, Sendable, Equatable, CustomStringConvertible {
 /// A ``KeyedHash`` with the key of a minute.
 private struct MinuteKey: ~Copyable {
     let hash: KeyedHash
-    private var minute: Minute?
+    private var number: UInt64?
 
     init(hash: consuming KeyedHash) { self.hash = hash }
 
     /// Changes the key where it is another minute's.
     mutating func setMinute(_ minute: Minute, from derivation: borrowing KeyedHash) -> Bool {
-        if self.minute == minute { return true }
-        self.minute = nil
+        if number == minute.number { return true }
+        number = nil
         let isSet = withUnsafeTemporaryAllocation(byteCount: KeyedHash.size, alignment: 1) { key in
             defer { OPENSSL_cleanse(key.baseAddress, key.count) }
             return derivation.start() && withUnsafeBytes(of: minute.number.bigEndian) { derivation.add($0) }
                 && derivation.finish(into: key) && hash.setKey(UnsafeRawBufferPointer(key))
         }
-        if isSet { self.minute = minute }
+        if isSet { number = minute.number }
         return isSet
     }
 }

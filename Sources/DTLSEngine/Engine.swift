@@ -111,9 +111,10 @@ public final class Engine {
 
     deinit { records?.end(bio) }
 
-    /// Sets how long a flight of the handshake waits for its answer before it is sent again for the first time; it is a
-    /// second otherwise (RFC 6347, section 4.2.4.1). To be called before the first `next(now:)`.
-    public func setFirstTimeout(_ timeout: Duration) { openSSL?.firstTimeout = timeout }
+    /// Sets how long a flight of the handshake waits for its answer before it is sent again for the first time. It is
+    /// three round trips of the cookie's exchange otherwise, from a quarter of a second to one second (``FlightTiming``). To
+    /// be called before the first `next(now:)`.
+    public func setFirstTimeout(_ timeout: Duration) { openSSL?.setFirstTimeout(timeout) }
 
     /// Offers a session to the server, which may take it up or do a full handshake. To be called before the first
     /// `next(now:)`.
@@ -221,6 +222,10 @@ public final class Engine {
 
     /// Whether an alert without protection has come, from the peer or forged in its name, and nothing since.
     public var holdsAlert: Bool { openSSL?.holdsAlert ?? false }
+
+    /// Notes that the network has refused a datagram to the peer (ECONNREFUSED), which anybody can forge: where the peer's
+    /// last word was an alert without protection, that is believed after one more timeout.
+    public func peerWasRefused() { openSSL?.peerWasRefused() }
 
     /// Gives OpenSSL the alert that is held back, if there is one, and throws what it makes of it.
     public func deliverHeldAlert(now: Instant) throws(EngineError) { try openSSL?.deliverHeldAlert(now: now) }

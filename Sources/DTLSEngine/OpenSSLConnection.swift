@@ -19,10 +19,18 @@ final class OpenSSLConnection {
     private var flightRetransmissions: UInt8 = 0
     /// How often the peer has asked for the flight that has ended the handshake.
     private var lastFlightRequests: UInt8 = 0
-    /// How long the first timeout of a flight is; see ``Engine/setFirstTimeout(_:)``.
-    var firstTimeout = Duration.seconds(1)
+    /// When flights are sent again; see ``Engine/setFirstTimeout(_:)``.
+    private var timing = FlightTiming.unmeasured
+    /// What a client finds it out by, until it has.
+    private var measurement: RoundTripMeasurement?
     /// How long the timer of the present flight runs.
-    private var timeout = Duration.seconds(1)
+    private var timeout = FlightTiming.unmeasured.firstTimeout
+    /// When the present flight was sent, and when it was sent last.
+    private var flightSent = Instant.distantPast
+    private var flightSentLast = Instant.distantPast
+    /// Whether the peer repeats the flight that the present one is the answer to.
+    private var hasRepetition = false
+    private var repetitionsAnswered: UInt8 = 0
     private var evidence = SizeEvidence()
     /// The UDP payload, in bytes, that the path is thought to take.
     private var pathPayloadSize: UInt16
@@ -91,6 +99,7 @@ final class OpenSSLConnection {
     ) throws(OpenSSLError) {
         try self.init(context, over: bio, payloadSize: payloadSize)
         SSL_set_accept_state(ssl)
+        timing = .measured(hello.roundTrip, on: .server)
         try ask(context.authorization)
         try negotiate(connectionID)
         if context.choosesByAddress { context.chooseVirtualHost(forAddress: localAddress, of: ssl) }
@@ -107,6 +116,8 @@ final class OpenSSLConnection {
         try self.init(context, over: bio, payloadSize: payloadSize)
         SSL_set_connect_state(ssl)
         flights = HandshakeFlights()
+        timing = .ofHello
+        measurement = RoundTripMeasurement()
         try ask(context.asksAboutServer ? .all : .none)
         try negotiate(connectionID)
         guard let serverName else { return }
@@ -138,7 +149,10 @@ final class OpenSSLConnection {
     /// has thrown.
     @inline(__always)
     func deliver(_ datagram: UnsafeRawBufferPointer) {
-        if state == .handshaking { evidence.hasHeardPeer = true }
+        if state == .handshaking {
+            evidence.hasHeardPeer = true
+            if let record = Record(of: datagram) { noteArrival(of: record) }
+        }
         // A renegotiation may have agreed on another cipher.
         if context.allowsRenegotiation { filter.measure(ssl, payloadSize: payloadSize) }
         if takesRecordsOneByOne {
@@ -259,8 +273,10 @@ final class OpenSSLConnection {
             throw .unauthorized(refusal)
         }
         guard let hello = pendingHello else {
-            guard takesRecordsOneByOne else { return try concludeStep(handshake(now: now)) }
-            return try continueRecordByRecord(now: now)
+            let event =
+                try takesRecordsOneByOne ? continueRecordByRecord(now: now) : concludeStep(handshake(now: now))
+            if hasRepetition { try answerRepetition(now: now) }
+            return event
         }
         pendingHello = nil
         let event = try concludeStep(handshake(with: hello, now: now))
@@ -385,6 +401,7 @@ final class OpenSSLConnection {
         }
         let hasWritten = bio.outbox.checkpoint != checkpoint
         if hasWritten { evidence.begin(largest: bio.outbox.largestDatagram(since: checkpoint)) }
+        if hasWritten, measurement != nil { measureRoundTrip(since: checkpoint, now: now) }
         adjustDeadline(hasWritten: hasWritten, now: now)
         if flights != nil { noteFlight(hasWritten: hasWritten, isDone: result == 1, now: now) }
         return result
@@ -523,6 +540,8 @@ final class OpenSSLConnection {
     /// Whether an alert without protection has come, from the peer or forged in its name, and nothing since.
     var holdsAlert: Bool { alert != nil }
 
+    func peerWasRefused() { alert?.peerWasRefused() }
+
     /// Gives OpenSSL the alert that is held back, if there is one, and throws what it makes of it.
     func deliverHeldAlert(now: Instant) throws(EngineError) {
         guard let alert else { return }
@@ -566,17 +585,21 @@ extension OpenSSLConnection {
 
     /// Makes the flight that is about to be sent again smaller, where its losses say that its size is the reason (RFC
     /// 6347, section 4.1.1.1): OpenSSL fragments messages again each time.
-    private func adjustSize() {
-        if isWaitingForServer { return adjustSizeOfHello() }
-        guard evidence.speaksAgainstSize(retransmissions: flightRetransmissions) else { return }
+    private func adjustSize(now: Instant) {
+        if isWaitingForServer { return adjustSizeOfHello(now: now) }
+        let isTooLarge = evidence.speaksAgainstSize(
+            retransmissions: flightRetransmissions, lostFor: flightSentLast - flightSent, silence: now - flightSent)
+        guard isTooLarge else { return }
         if shrink(below: min(payloadSize, evidence.largest)) { evidence.hasShrunk = true }
     }
 
     /// A server does not say anything as long as no hello reaches it, so a hello has its silence alone to go by. It is sent
     /// in pieces every third time, and whole in between: perhaps the pieces themselves are what the server does not take.
-    private func adjustSizeOfHello() {
+    private func adjustSizeOfHello(now: Instant) {
         let pieces = FlightSize.next(below: min(Int(pathPayloadSize), evidence.largestHello))
-        if let pieces, pieces >= Self.smallestHelloPayload, flightRetransmissions % SizeEvidence.sendings == 0 {
+        if let pieces, pieces >= Self.smallestHelloPayload,
+            evidence.sendsHelloInPieces(retransmissions: flightRetransmissions, after: now - flightSent)
+        {
             usePayload(of: pieces)
         } else {
             usePayload(of: Int(pathPayloadSize))
@@ -619,8 +642,8 @@ extension OpenSSLConnection {
     }
 }
 
-/// The timer of flights (RFC 6347, section 4.2.4.1): ``firstTimeout``, doubled each time up to 60 seconds, and 12 tries,
-/// as OpenSSL's own. Each flight begins with ``firstTimeout``, as OpenSSL's, GnuTLS's and Mbed TLS's do.
+/// The timer of flights (RFC 6347, section 4.2.4.1): ``FlightTiming``, doubled each time up to 60 seconds, and 12 tries,
+/// as OpenSSL's own. Each flight begins with the first timeout, as OpenSSL's, GnuTLS's and Mbed TLS's do.
 ///
 /// OpenSSL's goes by the system's clock, which can be set back; then it would not be due for as long as that. So the
 /// deadlines are kept here, by the clock of the caller's instants, and OpenSSL's timer is made to be due when they are.
@@ -672,18 +695,47 @@ extension OpenSSLConnection {
         }
         guard hasWritten || deadline == .distantFuture else { return }
         flightRetransmissions = 0
-        timeout = firstTimeout
+        repetitionsAnswered = 0
+        (flightSent, flightSentLast) = (now, now)
+        timeout = timing.firstTimeout
         deadline = now + timeout
+    }
+
+    /// Sets the first timeout of flights to what somebody has said it to be.
+    func setFirstTimeout(_ timeout: Duration) {
+        timing = .set(to: timeout)
+        measurement = nil
+    }
+
+    /// A client has written its first flight, or the second one, since the answer to the first one has come.
+    private func measureRoundTrip(since checkpoint: Outbox.Checkpoint, now: Instant) {
+        if flights?.hasBegun == true {
+            timing = .measured(measurement?.roundTrip(now: now), on: .client)
+            measurement = nil
+        } else {
+            noteHello(since: checkpoint, now: now)
+        }
+    }
+
+    /// A hello has one record in each datagram.
+    private func noteHello(since checkpoint: Outbox.Checkpoint, now: Instant) {
+        measurement?.noteHello(records: bio.outbox.count(since: checkpoint), now: now)
     }
 
     /// Sends the last flight again if its time has come. Throws when the peer has not answered for OpenSSL's 12 tries,
     /// or has said nothing but a fatal alert.
     func handleTimeout(now: Instant) throws(EngineError) {
         guard deadline <= now, state != .closed else { return }
-        if alert?.timeoutPassed() == true { try deliverHeldAlert(now: now) }
+        if alert?.timeoutPassed(now: now) == true { try deliverHeldAlert(now: now) }
         flightRetransmissions = min(flightRetransmissions + 1, 100)
-        flights?.retransmit()
-        adjustSize()
+        adjustSize(now: now)
+        try sendFlightAgain(now: now)
+        timeout = min(timeout * 2, Self.longestTimeout)
+        deadline = now + timeout
+    }
+
+    /// Sends the present flight again. Throws where OpenSSL gives up.
+    private func sendFlightAgain(now: Instant) throws(EngineError) {
         if !hasBuffers { allocateBuffers() }
         OpenSSLError.clear()
         let checkpoint = bio.outbox.checkpoint
@@ -694,21 +746,58 @@ extension OpenSSLConnection {
             state = .closed
             throw .handshake(OpenSSLError.drain(), verification: nil)
         }
+        flights?.retransmit()
+        if measurement != nil { noteHello(since: checkpoint, now: now) }
+        flightSentLast = now
         bio.notes.noteRetransmission()
         renumber(since: checkpoint)
         if gate != nil { notePlaintextWrites(since: checkpoint) }
         evidence.largest = bio.outbox.largestDatagram(since: checkpoint)
-        timeout = min(timeout * 2, Self.longestTimeout)
-        deadline = now + timeout
     }
 
     /// - Returns: false where OpenSSL has given up.
     private func retransmitByOpenSSL(now: Instant) -> Bool {
         // In the year 2286, and later with each call: later than all timers that have been set, whatever the clock
-        // says.
-        openssl_clock_set_ahead(10_000_000_000 + Int64(clamping: now.nanoseconds / 500_000_000))
+        // says. A tenth of a second is the shortest time between two calls (``FlightTiming``), and each makes a second
+        // here. OpenSSL has room for more until the year 2554 (ossl_time_now), so for 26 years of this machine.
+        openssl_clock_set_ahead(10_000_000_000 + Int64(clamping: now.nanoseconds / 100_000_000))
         defer { openssl_clock_set_ahead(0) }
         return co_dtls_handle_timeout(ssl) >= 0
+    }
+}
+
+/// A peer that sends its flight again has not got the answer, and need not wait for this side's timer.
+extension OpenSSLConnection {
+    /// How often one flight is sent again for this. OpenSSL ends a handshake after 12 repetitions, whatever they are for.
+    private static let mostRepetitionsAnswered: UInt8 = 4
+
+    /// Notes what the first record of a datagram says about the present flight: that the peer has not got it, since it repeats
+    /// the flight that this one answers, or that it has, since it goes on.
+    private func noteArrival(of record: Record) {
+        measurement?.noteArrival(of: record)
+        // A client's hellos are answered by messages of the same kind.
+        guard deadline != .distantFuture, flights.map({ $0.all.last?.kind == .keyExchange }) ?? true else { return }
+        guard record.isPlaintextHandshake else {
+            if record.isProtected || record.contentType == .changeCipherSpec { evidence.hasArrived = true }
+            return
+        }
+        guard let fragment = HandshakeFragment(record.fragment), let type = record.fragment.first else { return }
+        let first = flights == nil ? HandshakeType.clientHello : .serverHello
+        if type == first.rawValue {
+            if fragment.offset == 0 { hasRepetition = true }
+        } else if flights == nil || type == HandshakeType.newSessionTicket.rawValue {
+            evidence.hasArrived = true
+        }
+    }
+
+    private func answerRepetition(now: Instant) throws(EngineError) {
+        hasRepetition = false
+        guard state == .handshaking, deadline != .distantFuture, repetitionsAnswered < Self.mostRepetitionsAnswered,
+            now >= flightSentLast + timing.shortestPause
+        else { return }
+        repetitionsAnswered += 1
+        try sendFlightAgain(now: now)
+        deadline = max(deadline, now + timing.shortestPause)
     }
 }
 

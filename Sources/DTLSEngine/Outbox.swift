@@ -98,6 +98,8 @@ public final class Outbox {
         return (checkpoint.count..<count).reduce(0) { max($0, sizes[$1]) }
     }
 
+    func count(since checkpoint: Checkpoint) -> Int { count - checkpoint.count }
+
     func byteCount(since checkpoint: Checkpoint) -> Int { byteCount - checkpoint.byteCount }
 
     /// Removes what was appended since the checkpoint.

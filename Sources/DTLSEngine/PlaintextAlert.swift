@@ -1,16 +1,20 @@
 import COpenSSL
+import Primitives
 
 /// An alert without protection, as both sides send them before they have keys. Anybody can forge one who knows the two
 /// addresses, so it must not end a handshake that goes on (RFC 6347, section 4.1.2.7).
 ///
-/// It is held back, and believed once the peer has said nothing else while its flight was sent again: that takes two
-/// timeouts, 3 seconds by the timers of RFC 6347, section 4.2.4.1.
+/// It is held back, and believed once the peer has said nothing else while its flight was sent again, and for ``silence``
+/// after that, which a peer may need to compute: 3 seconds in all by the timers of RFC 6347, section 4.2.4.1. Where the
+/// network says meanwhile that nobody is there any more, the next timeout is enough.
 struct PlaintextAlert {
     /// The record, with its header.
     let record: [UInt8]
     /// Whether it can end a handshake: it is fatal, or close_notify (RFC 5246, section 7.2).
     let endsHandshake: Bool
-    private var timeouts = 0
+    private static let silence = Duration.seconds(2)
+    private var firstTimeout: Instant?
+    private var isRefused = false
 
     /// The alert that a record of epoch 0 holds: its level, and its description (RFC 5246, section 7.2). `nil` for
     /// other records, for those with more or fewer bytes than an alert has, and for those that are not complete.
@@ -25,12 +29,18 @@ struct PlaintextAlert {
         Records(of: datagram).first { $0.contentType == .alert && !$0.isProtected }
     }
 
-    /// Counts a timeout in which the peer has sent nothing else.
+    /// Notes a timeout in which the peer has sent nothing else.
     /// - Returns: whether the alert is to be believed now.
-    mutating func timeoutPassed() -> Bool {
-        timeouts += 1
-        return timeouts > 1
+    mutating func timeoutPassed(now: Instant) -> Bool {
+        guard let firstTimeout else {
+            firstTimeout = now
+            return false
+        }
+        return isRefused || now - firstTimeout >= Self.silence
     }
+
+    /// Notes that the network has refused a datagram to the peer (ICMP), since the flight was sent again.
+    mutating func peerWasRefused() { if firstTimeout != nil { isRefused = true } }
 }
 
 /// The answer to a ClientHello that offers no version which is known here (RFC 5246, appendix E.1; RFC 8446, section

@@ -35,6 +35,8 @@ public struct HandshakeType: RawRepresentable, Hashable, Sendable {
     public static let clientHello = HandshakeType(rawValue: 1)
     public static let serverHello = HandshakeType(rawValue: 2)
     public static let helloVerifyRequest = HandshakeType(rawValue: 3)
+    /// RFC 5077, section 3.3.
+    static let newSessionTicket = HandshakeType(rawValue: 4)
     static let clientKeyExchange = HandshakeType(rawValue: 16)
     static let finished = HandshakeType(rawValue: 20)
 }

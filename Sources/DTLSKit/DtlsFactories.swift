@@ -162,7 +162,7 @@ extension Dtls {
             return connection
         }
         var hello: VerifiedHello?
-        if let bytes = arrived?.hello { hello = VerifiedHello(handedOver: bytes) }
+        if let bytes = arrived?.hello { hello = VerifiedHello(handedOver: bytes, minute: .now()) }
         let connection = try DtlsConnection(
             FileDescriptor(owning: sockFd), identity, timeout: timeout, hello: hello,
             datagrams: arrived?.datagrams ?? [], number: arrived?.number ?? 0,

@@ -155,7 +155,7 @@ package final class Association {
         let engine = try Engine(
             connecting: context, over: buffers.bio, payloadSize: limits.payloadSize(flow.local.family),
             serverName: serverName, connectionID: connectionID)
-        engine.setFirstTimeout(limits.retransmission)
+        if let timeout = limits.retransmission { engine.setFirstTimeout(timeout) }
         if let session { engine.resume(session) }
         return Association(engine, flow, nil, slot, limits, traffic, buffers, now: now)
     }
@@ -191,7 +191,7 @@ package final class Association {
         let engine = try Engine(
             accepting: context, over: buffers.bio, payloadSize: limits.payloadSize(flow.local.family), hello: hello,
             localAddress: flow.local.withBytes { [UInt8]($0.dropLast(2)) }, connectionID: connectionID)
-        engine.setFirstTimeout(limits.retransmission)
+        if let timeout = limits.retransmission { engine.setFirstTimeout(timeout) }
         return engine
     }
 
@@ -788,6 +788,11 @@ package final class Association {
         } catch {
             announce(.failed(.failed(error)))
         }
+    }
+
+    /// The network says that nobody is where the peer was, which anybody can forge.
+    func peerWasRefused() {
+        if case .handshaking = phase { engine.peerWasRefused() }
     }
 
     /// Takes an alert that was held back, since it came without protection, for the peer's.

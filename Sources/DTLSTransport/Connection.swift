@@ -318,6 +318,7 @@ package final class Connection: TimerTarget, EventHandler {
             association.countUnsent(0, tooLarge: 1)
             association.pathHasShrunk(toMTU: pathMTU)
         }
+        if errno == ECONNREFUSED { association.peerWasRefused() }
         delegate?.connection(self, socketFailed: errno)
     }
 

@@ -57,6 +57,7 @@ extension Connection {
         private let handshakeMilliseconds: UInt32
         private let idleHundredths: UInt32
         private let parkMilliseconds: UInt32
+        /// 0 where there is none.
         private let retransmissionMilliseconds: UInt16
         private var packetSize: UInt16
         /// 0 for ``RecordBound/none``, and 1 for ``RecordBound/handshake``.
@@ -69,8 +70,11 @@ extension Connection {
         /// Without a datagram in either direction, after which the delegate hears that the connection is silent; zero:
         /// never.
         package var parkAfter: Duration { .milliseconds(Int64(parkMilliseconds)) }
-        /// From when a flight of the handshake is sent until it is sent again for the first time.
-        package var retransmission: Duration { .milliseconds(Int64(retransmissionMilliseconds)) }
+        /// From when a flight of the handshake is sent until it is sent again for the first time; `nil`: as the exchange
+        /// of the cookie has found the path to be (``Engine/setFirstTimeout(_:)``).
+        package var retransmission: Duration? {
+            retransmissionMilliseconds == 0 ? nil : .milliseconds(Int64(retransmissionMilliseconds))
+        }
         /// Largest IP packet of a handshake flight, in bytes.
         package var mtu: Int {
             get { Int(packetSize) }
@@ -86,12 +90,12 @@ extension Connection {
 
         package init(
             handshakeTimeout: Duration = .seconds(60), idleTimeout: Duration = .zero, parkAfter: Duration = .zero,
-            retransmission: Duration = .seconds(1), mtu: Int = 1_400, recordBound: RecordBound = .none
+            retransmission: Duration? = nil, mtu: Int = 1_400, recordBound: RecordBound = .none
         ) {
             handshakeMilliseconds = UInt32(clamping: Self.milliseconds(handshakeTimeout))
             idleHundredths = UInt32(clamping: (Self.milliseconds(idleTimeout) + 9) / 10)
             parkMilliseconds = UInt32(clamping: Self.milliseconds(parkAfter))
-            retransmissionMilliseconds = UInt16(clamping: Self.milliseconds(retransmission))
+            retransmissionMilliseconds = UInt16(clamping: retransmission.map { max(Self.milliseconds($0), 1) } ?? 0)
             switch recordBound {
             case .none: (recordSize, packetSize) = (0, UInt16(clamping: mtu))
             case .handshake: (recordSize, packetSize) = (1, UInt16(clamping: mtu))

@@ -19,7 +19,10 @@ extension UnixTime {
 
 extension Minute {
     /// The present minute by CLOCK_REALTIME.
-    public static func now() -> Minute { Minute(of: .now()) }
+    public static func now() -> Minute {
+        let time = read(CLOCK_REALTIME)
+        return Minute(milliseconds: Int64(time.tv_sec) * 1_000 + Int64(time.tv_nsec) / 1_000_000)
+    }
 }
 
 extension BootTime {

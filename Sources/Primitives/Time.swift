@@ -56,15 +56,24 @@ public struct UnixTime: Hashable, Comparable, Codable, Sendable {
     public static func < (one: UnixTime, other: UnixTime) -> Bool { one.seconds < other.seconds }
 }
 
-/// One of the minutes of the calendar, which the keys of cookies go by.
+/// A point in time by the calendar, in milliseconds, as a minute, which the keys of cookies go by, and how much of it has
+/// passed.
 public struct Minute: Hashable, Sendable {
     /// Minutes since 1970, UTC.
     public let number: UInt64
+    /// Milliseconds since its beginning, less than 60,000.
+    public let milliseconds: UInt16
 
-    public init(number: UInt64) { self.number = number }
+    public init(number: UInt64, milliseconds: UInt16 = 0) {
+        self.number = number
+        self.milliseconds = min(milliseconds, 59_999)
+    }
 
-    /// The minute that `time` lies in; the first one for times before 1970.
-    public init(of time: UnixTime) { number = UInt64(max(0, time.seconds)) / 60 }
+    /// The minute that a time in milliseconds since 1970 lies in; the first one for times before that.
+    public init(milliseconds: Int64) {
+        let (number, rest) = UInt64(max(0, milliseconds)).quotientAndRemainder(dividingBy: 60_000)
+        self.init(number: number, milliseconds: UInt16(truncatingIfNeeded: rest))
+    }
 }
 
 /// A point in time since the machine was started, its sleep included (CLOCK_BOOTTIME), in whole seconds. It is the same

@@ -168,6 +168,32 @@ private func fullHello() -> HelloBuilder {
         #expect(try verify(hello, minute: Minute(number: made), by: authority), "after all these other minutes")
     }
 
+    @Test(
+        arguments: [
+            (Minute(number: 9), Minute(number: 9, milliseconds: 40), 40),
+            (Minute(number: 255, milliseconds: 59_999), Minute(number: 256, milliseconds: 1), 2),
+            (Minute(number: 9, milliseconds: 1), Minute(number: 10, milliseconds: 59_999), 119_998),
+            (Minute(number: 9, milliseconds: 700), Minute(number: 9, milliseconds: 700), 0),
+            (Minute(number: 9, milliseconds: 700), Minute(number: 9, milliseconds: 699), nil),
+        ] as [(made: Minute, now: Minute, took: Int?)])
+    func `a verified hello says how long its client took`(_ times: (made: Minute, now: Minute, took: Int?)) throws {
+        let hello = try answered(fullHello(), minute: times.made, by: authority)
+        let trips = try withHello(hello.bytes) { hello in
+            peer.withUnsafeBytes { peer in
+                local.withUnsafeBytes { local -> [Duration?] in
+                    guard let verified = authority.verify(hello, peer: peer, local: local, minute: times.now) else {
+                        return []
+                    }
+                    let handedOver = VerifiedHello(handedOver: verified.handover, minute: times.now)
+                    guard let handedOver else { return [] }
+                    return [verified.roundTrip, handedOver.roundTrip]
+                }
+            }
+        }
+        let expected: Duration? = times.took.map { .milliseconds($0) }
+        #expect(trips == [expected, expected])
+    }
+
     @Test func `cookies are verified whatever order their minutes come in`() throws {
         let hellos = try (0..<6).map {
             try answered(fullHello(), minute: Minute(number: minute.number + $0), by: authority).bytes

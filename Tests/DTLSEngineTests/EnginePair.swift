@@ -41,6 +41,7 @@ final class EnginePair {
     private let localAddress: [UInt8]
     /// What the server's engine has clients put into their records.
     private let serverID: ConnectionID?
+    private let serverTimeout: Duration?
     private let cookies: CookieAuthority
     private let fragments = HelloFragments()
     /// How many good cookies are refused, as if they had become too old.
@@ -61,7 +62,8 @@ final class EnginePair {
         ticketKeys: [UInt8]? = nil, session: ResumableSession? = nil, sessions: SessionCache? = nil,
         localAddress: [UInt8] = [],
         asksForStaple: Bool = false, askingFor otherName: String? = nil,
-        scheduleCapacity: Int = CipherContexts.defaultCapacity,
+        scheduleCapacity: Int = CipherContexts.defaultCapacity, clientTimeout: Duration? = nil,
+        serverTimeout: Duration? = nil,
         clientID: ConnectionID? = nil, serverID: ConnectionID? = nil,
         prepareClient: (OpaquePointer) -> Void = { _ in }
     ) throws {
@@ -72,6 +74,7 @@ final class EnginePair {
         clientSettings.connectionIDs = clientID != nil
         serverSettings.connectionIDs = serverID != nil
         self.serverID = serverID
+        self.serverTimeout = serverTimeout
         serverContext = try ServerContext(
             serverSettings, tickets: ticketKeys.flatMap(TicketKey.init).map { TicketKeyRing([$0]) }, sessions: sessions)
         self.payloadSize = payloadSize
@@ -81,6 +84,7 @@ final class EnginePair {
             connecting: ClientContext(clientSettings), over: bio, payloadSize: payloadSize, serverName: serverName,
             connectionID: clientID)
         if let session { client.engine?.resume(session) }
+        if let clientTimeout { client.engine?.setFirstTimeout(clientTimeout) }
         if let otherName, let ssl = client.engine?.ssl { _ = co_ssl_set_tlsext_host_name(ssl, otherName) }
         if asksForStaple, let ssl = client.engine?.ssl {
             SSL_ctrl(ssl, SSL_CTRL_SET_TLSEXT_STATUS_REQ_TYPE, Int(TLSEXT_STATUSTYPE_ocsp), nil)
@@ -214,7 +218,7 @@ final class EnginePair {
     private func accept(_ datagram: UnsafeRawBufferPointer) {
         let datagram = fragments.join(datagram)
         guard case .hello(let hello) = ClientHello.parse(datagram) else { return }
-        let minute = Minute(number: UInt64(virtual_clock_now() / 60_000_000))
+        let minute = Minute(milliseconds: virtual_clock_now() / 1_000)
         clientAddress.withUnsafeBytes { peer in
             serverAddress.withUnsafeBytes { local in
                 if let verified = cookies.verify(hello, peer: peer, local: local, minute: minute) {
@@ -237,6 +241,7 @@ final class EnginePair {
             server.engine = try Engine(
                 accepting: serverContext, over: bio, payloadSize: payloadSize, hello: hello,
                 localAddress: localAddress, connectionID: serverID)
+            if let serverTimeout { server.engine?.setFirstTimeout(serverTimeout) }
             proceed(.server)
         } catch { server.error = .handshake(error, verification: nil) }
     }

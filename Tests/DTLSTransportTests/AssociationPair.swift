@@ -284,7 +284,7 @@ final class AssociationPair {
             minute: Self.minute, pathMTU: nil)
     }
 
-    private static var minute: Minute { Minute(number: UInt64(virtual_clock_now() / 60_000_000)) }
+    private static var minute: Minute { Minute(milliseconds: virtual_clock_now() / 1_000) }
 
     private func receiveAtEndpoint(_ datagram: UnsafeRawBufferPointer) {
         switch endpoint.receive(datagram, flow, now: Self.now, minute: Self.minute, buffers.fragments) {
@@ -316,7 +316,7 @@ final class AssociationPair {
         let random = verified.random
         // On its way to a worker it is bytes.
         let handedOver = verified.handover
-        guard let hello = VerifiedHello(handedOver: handedOver) else { return }
+        guard let hello = VerifiedHello(handedOver: handedOver, minute: Self.minute) else { return }
         slot.slot.take(flow, target: 7, now: Self.now)
         let association = try? Association.accept(
             hello, flow, slot: slot.slot, context: serverContext, connectionID: serverID, limits: limits,

@@ -76,8 +76,8 @@ import VirtualClock
         pair.refusal = nil
         pair.handshake()
         #expect(pair.client.isEstablished)
-        // It sends its hello again after a second (RFC 6347, section 4.2.4.1).
-        #expect(pair.elapsed >= .seconds(1) && pair.elapsed < .seconds(2))
+        // It sends its hello again after a quarter of a second (FlightTiming).
+        #expect(pair.elapsed >= .milliseconds(250) && pair.elapsed < .seconds(1))
     }
 
     /// Until its own socket is connected, what a client sends comes to the listener (rule 4).
@@ -90,14 +90,18 @@ import VirtualClock
         #expect(pair.forwarded > 0 && pair.endpoint.counters.admitted == 1)
     }
 
-    @Test func `a flight that is lost is sent again after a second`() throws {
-        let pair = try AssociationPair(limits: limits)
+    /// After the round trip that the exchange of the cookie has taken, or what the operator has said.
+    @Test(arguments: [(nil, 375), (.seconds(1), 1_000)] as [(setting: Duration?, milliseconds: Int64)])
+    func `a flight that is lost is sent again`(_ timer: (setting: Duration?, milliseconds: Int64)) throws {
+        let pair = try AssociationPair(limits: Connection.Limits(retransmission: timer.setting))
         pair.run { $0.server != nil }
         // The server's first flight is under way now.
         pair.wire.conditions = WireConditions(loss: 100)
         let before = pair.wire.sentCount
-        pair.run(for: .milliseconds(900))
+        pair.run(for: .milliseconds(timer.milliseconds - 100))
         #expect(pair.sent(to: .client, after: before).isEmpty)
+        pair.run(for: .milliseconds(100))
+        #expect(!pair.sent(to: .client, after: before).isEmpty)
         pair.wire.conditions = .perfect
         pair.handshake()
         #expect(pair.client.isEstablished && pair.server?.isEstablished == true)
@@ -375,6 +379,7 @@ import VirtualClock
         }
         #expect(Connection.Limits(idleTimeout: .milliseconds(1)).idleTimeout > .zero)
         #expect(Connection.Limits(retransmission: .seconds(60)).retransmission == .seconds(60))
+        #expect(Connection.Limits().retransmission == nil)
     }
 
     @Test func `an association whose peer sleeps for a week goes on`() throws {

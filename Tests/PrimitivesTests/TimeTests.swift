@@ -35,10 +35,10 @@ import Testing
     }
 
     @Test func `a minute begins every sixty seconds of 1970 and after`() {
-        #expect(Minute(of: UnixTime(seconds: 119)).number == 1)
-        #expect(Minute(of: UnixTime(seconds: 120)).number == 2)
-        #expect(Minute(of: UnixTime(seconds: -1)).number == 0)
-        #expect(Minute(of: UnixTime(seconds: .max)).number == UInt64(Int64.max) / 60)
+        #expect(Minute(milliseconds: 119_999) == Minute(number: 1, milliseconds: 59_999))
+        #expect(Minute(milliseconds: 120_000) == Minute(number: 2, milliseconds: 0))
+        #expect(Minute(milliseconds: -1) == Minute(number: 0))
+        #expect(Minute(milliseconds: .max).number == UInt64(Int64.max) / 60_000)
     }
 
     @Test func `a boot time that is later gives no duration`() {

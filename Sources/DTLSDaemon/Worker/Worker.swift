@@ -374,7 +374,7 @@ final class Worker: MessageChannelDelegate {
     private func serve(
         _ handover: MessageToWorker.Handover, _ socket: consuming FileDescriptor, _ service: ServiceRuntime
     ) {
-        guard let bytes = handover.hello, let hello = VerifiedHello(handedOver: [UInt8](bytes)) else {
+        guard let bytes = handover.hello, let hello = VerifiedHello(handedOver: [UInt8](bytes), minute: .now()) else {
             logs.always(.internalError, "a client was handed over without its ClientHello and was rejected")
             return reject(handover, .noWorker)
         }

@@ -24,8 +24,9 @@ struct ClientConfiguration: Codable, Equatable, Sendable {
     var idleTimeout = Duration.seconds(300)
     /// How long datagrams are sent without an answer before a new connection is established; zero: for ever.
     var answerTimeout = Duration.seconds(60)
-    /// How long a flight of the handshake waits for its answer at first: 1 to 60 seconds.
-    var retransmission = Duration.seconds(1)
+    /// How long a flight of the handshake waits for its answer at first: 1 to 60 seconds; `nil`: as the exchange of the
+    /// cookie has found the path to be.
+    var retransmission: Duration?
     /// The largest IP packet of a handshake flight, 256 to 9,000 bytes.
     var mtu = 1_400
     /// What bounds the packets of established connections, beside what the kernel knows of their paths.

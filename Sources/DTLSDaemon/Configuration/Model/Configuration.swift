@@ -70,8 +70,9 @@ struct ServiceConfiguration: Codable, Equatable, Sendable {
     /// The time without a datagram in either direction after which a connection gives its socket up: 1 s to a day; zero:
     /// never.
     var parkAfter = Duration.seconds(60)
-    /// How long a flight of the handshake waits for its answer at first: 1 to 60 seconds.
-    var retransmission = Duration.seconds(1)
+    /// How long a flight of the handshake waits for its answer at first: 1 to 60 seconds; `nil`: as the exchange of the
+    /// cookie has found the path to be.
+    var retransmission: Duration?
     /// The largest IP packet of a handshake flight, 256 to 9,000 bytes.
     var mtu = 1_400
     /// What bounds the packets of established connections, beside what the kernel knows of their paths.

@@ -87,6 +87,7 @@ struct ServiceSection {
             doc: "How long a client may take for the handshake.")
         Key(
             "retransmission", \.model.retransmission, .seconds(1...60),
+            default: "three round trips, as the exchange of the cookie has measured them; 0.25 to 1",
             doc: "How long a flight of the handshake waits for an answer before it is sent again for the first time.")
         Key(
             "idle_timeout", \.model.idleTimeout, .idleTime(0),

@@ -5,9 +5,9 @@ import TOMLKit
 extension TableReader {
     /// Reports a first timeout of flights after which no handshake is left to be saved.
     func checkRetransmission(
-        _ property: PartialKeyPath<Section>, _ timeout: Duration, within handshake: Duration
+        _ property: PartialKeyPath<Section>, _ timeout: Duration?, within handshake: Duration
     ) {
-        guard has(property), timeout >= handshake else { return }
+        guard has(property), let timeout, timeout >= handshake else { return }
         report(
             property,
             "nothing is ever sent again, since a handshake may take \(handshake.seconds) s; expected less than"

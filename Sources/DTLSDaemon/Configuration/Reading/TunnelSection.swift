@@ -102,6 +102,7 @@ struct TunnelSection {
             doc: "How long the server may take for the handshake.")
         Key(
             "retransmission", \.model.retransmission, .seconds(1...60),
+            default: "three round trips, as the exchange of the cookie has measured them; 0.25 to 1",
             doc: "How long a flight of the handshake waits for an answer before it is sent again for the first time.")
         Key(
             // The acceptor's memory of a sender must not outlive the connection of the sender

@@ -24,7 +24,7 @@ struct Dialer {
     }
 
     /// How often the network must refuse before it is believed: anybody can forge one ICMP message, and a server may be
-    /// starting. The hello is sent again after a second, so the second refusal is there by then.
+    /// starting. The hello is sent again after a quarter of a second, so the second refusal is there by then.
     private static let refusalsBelieved = 2
     private static let interval = 50
 

@@ -196,6 +196,12 @@ package final class Association {
     }
 
     @inline(__always)
+    var isHandshaking: Bool {
+        if case .handshaking = phase { return true }
+        return false
+    }
+
+    @inline(__always)
     package var isOpen: Bool {
         if case .ended = phase { return false }
         return true

@@ -87,6 +87,8 @@ package final class Connection: TimerTarget, EventHandler {
     private var expectsOne = false
     /// The turn of the loop in which the socket was read last.
     private var turnOfReading: UInt32 = 0
+    /// Whether its handshake goes on, and is to read the socket later.
+    private var waitsForTurn = false
     /// Where the peer is, if it may change its address.
     private var paths = PathCheck()
     /// What a connection that has ended had, once its slot is wiped.
@@ -252,6 +254,21 @@ package final class Connection: TimerTarget, EventHandler {
     // MARK: Receiving
 
     package func ready(_ events: EventLoop.Events) {
+        guard association.isHandshaking else { return readSocket() }
+        if waitsForTurn { return }
+        waitsForTurn = true
+        datapath.readInTurn(self)
+    }
+
+    /// Reads the socket, after ``Datapath/readInTurn(_:)``.
+    func readHandshake() {
+        waitsForTurn = false
+        // It may have ended meanwhile, or have been given up.
+        if registration != nil { readSocket() }
+    }
+
+    @inline(__always)
+    private func readSocket() {
         // Where many peers wait for an answer to each message, the only datagram is read by itself, which is cheaper. Where
         // there were more, the socket is ready in the next turn, too.
         let turn = datapath.loop.turn

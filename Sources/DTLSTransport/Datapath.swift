@@ -12,6 +12,8 @@ package final class Datapath {
     /// worked through.
     let finalBatch = ReceiveBatch(capacity: 8)
     private let sender = DatagramSender()
+    private var handshakeTurns = HandshakeTurns<Connection>()
+    private var hasScheduledHandshakes = false
     /// Who is told what passes; `nil` mostly.
     package var trace: ClientTrace?
     /// Where connections are kept that outlive this process; `nil` where none do.
@@ -27,6 +29,33 @@ package final class Datapath {
     package init(loop: EventLoop) throws(OpenSSLError) {
         self.loop = loop
         buffers = try EngineBuffers()
+    }
+
+    /// Has a connection whose handshake goes on read its socket when it is its turn.
+    func readInTurn(_ connection: Connection) {
+        handshakeTurns.add(connection)
+        scheduleHandshakes()
+    }
+
+    private func scheduleHandshakes() {
+        guard !hasScheduledHandshakes else { return }
+        hasScheduledHandshakes = true
+        loop.atEndOfTurn { [self] in
+            hasScheduledHandshakes = false
+            continueHandshakes()
+        }
+    }
+
+    private func continueHandshakes() {
+        var now = Instant.now()
+        handshakeTurns.begin(now: now)
+        var isFirst = true
+        while let connection = handshakeTurns.take(now: now, isFirst: isFirst) {
+            isFirst = false
+            connection.readHandshake()
+            now = Instant.now()
+        }
+        if !handshakeTurns.isEmpty { scheduleHandshakes() }
     }
 
     func slot(_ index: Int?) -> ConnectionSlot? {

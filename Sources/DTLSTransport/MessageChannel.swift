@@ -1,5 +1,6 @@
 import Glibc
 import LinuxSystem
+import Primitives
 
 /// Who reads a channel.
 package protocol MessageChannelDelegate: AnyObject {
@@ -28,6 +29,8 @@ package final class MessageChannel: EventHandler {
     private var whenSent: (() -> Void)?
     /// Messages read before others get their turn.
     private static let messagesPerTurn = 64
+    /// How long they may take, but for the first one; `nil`: as long as they do.
+    package var longestTurn: Duration?
 
     /// The descriptor is closed when the message is sent, or with the channel.
     private final class Waiting {
@@ -86,8 +89,10 @@ package final class MessageChannel: EventHandler {
 
     package func ready(_ events: EventLoop.Events) {
         if events.contains(.writable) { writeWaiting() }
+        let end = longestTurn.map { Instant.now() + $0 }
         for _ in 0..<Self.messagesPerTurn {
             guard receiveOne() else { return }
+            if let end, Instant.now() >= end { return }
         }
     }
 

@@ -83,6 +83,9 @@ final class Worker: MessageChannelDelegate {
     /// Reports go out at most this often, in milliseconds: hand-overs need no exact counts.
     private static let reportInterval = Duration.milliseconds(10)
 
+    /// How long new clients may take of a turn of the loop: each begins a handshake.
+    private static let newClientsTurn = Duration.microseconds(250)
+
     private var trimming = HeapTrimming()
     /// Whether the walls of ``WorkerWalls`` are to be raised with the first configuration. They would hold for whatever else
     /// runs in this process, so a worker that is no process of its own (in a test) has none.
@@ -126,6 +129,7 @@ final class Worker: MessageChannelDelegate {
             counterFile?.process.add(to: .authorizerAnswersDropped, reason.rawValue)
         }
         self.channel = try MessageChannel(channel, loop: loop, delegate: self)
+        self.channel?.longestTurn = Self.newClientsTurn
         handlerResources.hosts.onRefused = { [unowned self] host in
             _ = self.channel?.offer(MessageFromWorker.encode(hostRefused: host))
         }

@@ -11,7 +11,7 @@ func fuzzAuthorizerAnswer(_ bytes: UnsafePointer<UInt8>?, _ count: Int) -> Int32
     case .allowed(let key, let label):
         if let key, !(1...512).contains(key.count) { fatalError("the key") }
         if let label, !(1...Verdict.longestLabel).contains(label.utf8.count) { fatalError("the label") }
-    case .refused(let reason):
+    case .refused(let reason, _):
         if reason.utf8.contains(where: { $0 < 0x20 }) { fatalError("the reason") }
     }
     return 0

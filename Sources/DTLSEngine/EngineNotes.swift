@@ -10,6 +10,9 @@ public final class EngineNotes {
     /// The descriptions of alerts (RFC 5246, section 7.2) that were sent, and that were taken for the peer's.
     public private(set) var sentAlerts: [UInt8] = []
     public private(set) var receivedAlerts: [UInt8] = []
+    /// Records that an established connection has dropped, by ``RecordDrop``.
+    private var dropped: (Int, Int, Int, Int) = (0, 0, 0, 0)
+    public private(set) var droppedRecords = 0
 
     /// The most alerts of each direction: a peer can send many warnings in one datagram.
     private static let maximum = 64
@@ -23,6 +26,10 @@ public final class EngineNotes {
     public func removeAll() {
         isEmpty = true
         retransmittedFlights = 0
+        if droppedRecords > 0 {
+            droppedRecords = 0
+            dropped = (0, 0, 0, 0)
+        }
         sentAlerts.removeAll(keepingCapacity: true)
         receivedAlerts.removeAll(keepingCapacity: true)
     }
@@ -30,6 +37,26 @@ public final class EngineNotes {
     func noteRetransmission() {
         isEmpty = false
         retransmittedFlights += 1
+    }
+
+    func noteDropped(_ reason: RecordDrop) {
+        isEmpty = false
+        droppedRecords += 1
+        switch reason {
+        case .malformed: dropped.0 += 1
+        case .unprotected: dropped.1 += 1
+        case .replayed: dropped.2 += 1
+        case .forged: dropped.3 += 1
+        }
+    }
+
+    public func dropped(_ reason: RecordDrop) -> Int {
+        switch reason {
+        case .malformed: dropped.0
+        case .unprotected: dropped.1
+        case .replayed: dropped.2
+        case .forged: dropped.3
+        }
     }
 
     func noteSentAlert(_ description: UInt8) {
@@ -46,6 +73,18 @@ public final class EngineNotes {
     func correctSentAlert(to description: UInt8) {
         if !sentAlerts.isEmpty { sentAlerts[sentAlerts.count - 1] = description }
     }
+}
+
+/// Why an established connection drops a record without a word (RFC 6347, section 4.1.2.7).
+public enum RecordDrop: Int, Sendable, CaseIterable {
+    /// It is none of this connection's by its form: the rest of its datagram is dropped with it.
+    case malformed
+    /// It has no protection: a flight of the handshake that was sent again, mostly.
+    case unprotected
+    /// It has come before, or is older than the last 64.
+    case replayed
+    /// It was not made with the connection's keys.
+    case forged
 }
 
 extension TLSContext {

@@ -170,6 +170,7 @@ struct ProtectedRecords {
         while isOpen, let record = nextRecord() {
             if let event = try receive(record, over: bio, now: now) { return event }
         }
+        if let datagram, offset < datagram.count, isOpen { bio.notes.noteDropped(.malformed) }
         datagram = nil
         return isOpen ? .needsInput : .closed
     }
@@ -256,12 +257,22 @@ struct ProtectedRecords {
         _ record: Record, over bio: DatagramBIO, now: Instant
     ) throws(EngineError) -> Engine.Event? {
         guard let (type, content) = try open(record, over: bio) else {
-            return keepsLastFlight && isRepeatedFinished(record, over: bio) ? .finishedRepeated : nil
+            return explainDrop(of: record, over: bio)
         }
         guard type == .applicationData else { return try receive(content, of: type, over: bio, now: now) }
         // The peer has finished the handshake too: it does not ask for the last flight any more.
         if keepsLastFlight { forgetLastFlight() }
         return .message(content)
+    }
+
+    /// What is to be done about a record that is not authentic and new.
+    @inline(never)
+    private func explainDrop(of record: Record, over bio: DatagramBIO) -> Engine.Event? {
+        if keepsLastFlight, isRepeatedFinished(record, over: bio) { return .finishedRepeated }
+        let reason: RecordDrop =
+            record.epoch != 1 ? .unprotected : state.mayBeNew(record.number) ? .forged : .replayed
+        bio.notes.noteDropped(reason)
+        return nil
     }
 
     /// Whether a record is that of the peer's Finished once more. pion/dtls 3.1.5 repeats its Finished under the number

@@ -30,6 +30,12 @@ public final class DtlsConnection: DtlsSocket {
     var handshakeRecord: HandshakeRecord?
     /// See ``peer``; `nil` before the end of the handshake.
     var peerRecord: PeerRecord?
+    /// What has passed.
+    let counterBlock = CounterBlock()
+    /// Where the server adds it up.
+    private let serverCounters: ServerCounterBlock?
+    private let observer: DtlsObserver?
+    private let made = Instant.now()
     /// What other protocols' keys are derived from, where the options say so.
     var exporter: ExporterSecret?
     private let keepsExporter: Bool
@@ -100,6 +106,9 @@ public final class DtlsConnection: DtlsSocket {
         phase = .verified(server.identity, incoming.datagrams)
         asksAboutPeers = server.identity.option.asksAboutPeers
         keepsExporter = server.identity.option.keepsExporter
+        serverCounters = server.counterBlock
+        observer = server.identity.option.observer
+        server.counterBlock.add(counterBlock)
         hello = incoming.hello.take()
         isClient = false
         super.init(server.scheduler)
@@ -127,6 +136,8 @@ public final class DtlsConnection: DtlsSocket {
         phase = .verified(identity, datagrams)
         asksAboutPeers = identity.option.asksAboutPeers
         keepsExporter = identity.option.keepsExporter
+        serverCounters = nil
+        observer = identity.option.observer
         self.hello = hello
         connectionIDForRecords = connectionID
         isClient = false
@@ -171,6 +182,8 @@ public final class DtlsConnection: DtlsSocket {
         }
         asksAboutPeers = onPeer != nil
         keepsExporter = option.keepsExporter
+        serverCounters = nil
+        observer = option.observer
         let context: ClientContext
         do throws(CredentialsError) { context = try ClientContext(settings) } catch { throw DtlsError(error) }
         if let keyLog = option.keyLog { context.logOwnKeys(to: keyLog.engineLog) }
@@ -203,7 +216,7 @@ public final class DtlsConnection: DtlsSocket {
                 connectionID: option.connectionID.map { length throws(OpenSSLError) in
                     try ConnectionID.random(count: length)
                 },
-                limits: limits, datapath: scheduler.datapath, delegate: self)
+                limits: limits, traffic: counterBlock.traffic, datapath: scheduler.datapath, delegate: self)
             phase = .handshaking(connection, isStarted: false)
         } catch {
             throw DtlsError(error)
@@ -228,6 +241,8 @@ public final class DtlsConnection: DtlsSocket {
         isClient = suspended.association.isClient
         asksAboutPeers = false
         keepsExporter = false
+        serverCounters = nil
+        observer = identity?.option.observer
         if isClient { socketOptions = Self.clientOptions }
         super.init(scheduler)
         let connection: Connection
@@ -235,7 +250,7 @@ public final class DtlsConnection: DtlsSocket {
             connection = try Connection.resume(
                 suspended.association, over: descriptor,
                 limits: identity?.option.limits(handshakeTimeout: handshakeTimeout) ?? Connection.Limits(),
-                datapath: scheduler.datapath, delegate: self)
+                traffic: counterBlock.traffic, datapath: scheduler.datapath, delegate: self)
         } catch {
             throw .invalid("the suspended connection cannot go on: \(error)")
         }
@@ -251,6 +266,9 @@ public final class DtlsConnection: DtlsSocket {
         if let serverName, connectionIDForRecords != nil { scheduler.parent?.forget(number, server: serverName) }
         unregister()
         disarm()
+        serverCounters?.remove(counterBlock)
+        // The transport may be at work on the connection, and counts at its end.
+        if case .ended = phase {} else { scheduler.loop.atEndOfTurn { [counterBlock] in _ = counterBlock } }
         switch phase {
         case .handshaking(let connection, _), .established(let connection):
             connection.closeForDepartingDelegate()
@@ -319,8 +337,8 @@ public final class DtlsConnection: DtlsSocket {
             let connection = try Connection.accept(
                 on: socket.take(), flow, hello: hello, context: identity.context,
                 connectionID: connectionIDForRecords,
-                limits: identity.option.limits(handshakeTimeout: handshakeTimeout), datapath: scheduler.datapath,
-                delegate: self)
+                limits: identity.option.limits(handshakeTimeout: handshakeTimeout), traffic: counterBlock.traffic,
+                datapath: scheduler.datapath, delegate: self)
             start(connection, datagrams)
         } catch {
             end(DtlsError(error))
@@ -409,6 +427,7 @@ public final class DtlsConnection: DtlsSocket {
     func leaveSuspended() {
         phase = .ended(.notOpen)
         exporter = nil
+        serverCounters?.remove(counterBlock)
         unregister()
         leave()
         messageWaiter?()
@@ -425,6 +444,7 @@ public final class DtlsConnection: DtlsSocket {
     private func ended(_ error: DtlsError) {
         phase = .ended(error)
         exporter = nil
+        serverCounters?.remove(counterBlock)
         unregister()
         if let callback = handshakeEnded {
             handshakeEnded = nil
@@ -701,6 +721,11 @@ extension DtlsConnection: ConnectionDelegate {
     package func connectionEstablished(_ connection: Connection) {
         phase = .established(connection)
         noteEstablished(connection)
+        if serverCounters != nil || observer != nil {
+            let agreement = DtlsAgreement(connection.session)
+            serverCounters?.handshakeDone(agreement)
+            observer?.observe(.handshakeDone(agreement, duration: Instant.now() - made), remote)
+        }
         if keepsExporter { exporter = connection.exporterSecret }
         handshakeRecord?.note(connection, isEstablished: true)
         if let callback = handshakeEnded {
@@ -757,6 +782,7 @@ extension DtlsConnection: ConnectionDelegate {
 
     package func connection(_ connection: Connection, noted notes: EngineNotes) {
         if notes.retransmittedFlights > 0 { refusals.flightWasRepeated() }
+        counterBlock.note(notes, observer, remote)
     }
 
     package func connection(_ connection: Connection, socketFailed errno: Int32) {
@@ -772,10 +798,18 @@ extension DtlsConnection: ConnectionDelegate {
     package func connectionClosed(_ connection: Connection, _ ending: Connection.Ending) {
         if case .ended = phase { return }
         lastError = connection.takeError()
+        let error = endReason ?? DtlsError(ending, lastError: lastError)
         if case .handshaking = phase {
             noteFailed(connection)
             handshakeRecord?.note(connection, isEstablished: false)
+            // What this side gives up by itself has not failed.
+            if error != .notOpen {
+                serverCounters?.handshakeFailed(DtlsServerCounters.Failure(ending))
+                observer?.observe(.handshakeFailed(error), remote)
+            }
+        } else if case .established = phase {
+            observer?.observe(.ended(error), remote)
         }
-        ended(endReason ?? DtlsError(ending, lastError: lastError))
+        ended(error)
     }
 }

@@ -31,7 +31,11 @@ extension Dtls {
 
     /// Connects to a server that the program has to find the right one, and waits for the handshake; see
     /// ``createClient(_:_:timeout:)``. (Not in the reference.)
-    /// `onPeer` decides whether the server is the right one, before the handshake is done; see <doc:Peers>.
+    /// - Parameters:
+    ///   - opt: whom it trusts, and what it shows of itself.
+    ///   - sockaddr: the server's address.
+    ///   - timeout: milliseconds for the handshake; `nil`: `opt.handshakeTimeout`.
+    ///   - onPeer: decides whether the server is the right one, before the handshake is done. See <doc:Peers>.
     @available(*, noasync, message: "it blocks; use await AsyncDtlsConnection.connect(_:to:timeout:onPeer:)")
     public static func createClient(
         _ opt: DtlsClientOption, _ sockaddr: DtlsAddress, timeout: Int? = nil,
@@ -70,8 +74,13 @@ extension Dtls {
 
     /// Connects to a server that the program has to find the right one; see ``createClient(_:_:timeout:_:)``. (Not in the
     /// reference.)
-    /// `onPeer` is asked whether the server is the right one, before the handshake is done, and answers at once or later;
-    /// see <doc:Peers>.
+    /// - Parameters:
+    ///   - opt: whom it trusts, and what it shows of itself.
+    ///   - sockaddr: the server's address.
+    ///   - timeout: milliseconds for the handshake; `nil`: `opt.handshakeTimeout`.
+    ///   - onPeer: is asked whether the server is the right one, before the handshake is done, and answers at once or
+    ///     later. See <doc:Peers>.
+    ///   - callback: gets the connection once the handshake is done, or why it failed.
     @available(
         *, noasync,
         message: "a connection belongs to one thread; use await AsyncDtlsConnection.connect(_:to:timeout:onPeer:)"
@@ -119,7 +128,11 @@ extension Dtls {
 
     /// Makes a connection of a client that the program has to let in, where the server has
     /// ``DtlsServerOption/asksAboutPeers``; see ``createByFd(_:_:timeout:)``. (Not in the reference.)
-    /// `onPeer` decides whether the client is let in.
+    /// - Parameters:
+    ///   - name: that of a server of this thread, or of the thread that has started this task.
+    ///   - sockFd: a connected UDP socket.
+    ///   - timeout: milliseconds for the handshake; `nil`: the server's `handshakeTimeout`.
+    ///   - onPeer: decides whether the client is let in.
     @available(*, noasync, message: "it blocks")
     public static func createByFd(
         _ name: String, _ sockFd: Int32, timeout: Int? = nil, onPeer: @escaping (DtlsPeer) -> DtlsPeerVerdict

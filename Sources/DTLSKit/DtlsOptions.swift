@@ -126,6 +126,8 @@ public struct DtlsServerOption: Sendable, Equatable {
     public var srtpProfiles: [DtlsSrtpProfile]
     /// Where the secrets of connections are written to, **for debugging alone**; `nil`: nowhere. It does not go along to tasks.
     public var keyLog: DtlsKeyLog?
+    /// Who is told of what happens; see <doc:Observing>. It does not go along to tasks.
+    public var observer: DtlsObserver?
     /// Clients in their handshake or waiting to be accepted, at most.
     package var backlog = DtlsServer.backlog
 
@@ -139,8 +141,10 @@ public struct DtlsServerOption: Sendable, Equatable {
         maximumVersion: DtlsVersion? = nil, applicationProtocols: [String] = [],
         clientRules: DtlsClientRules = DtlsClientRules(), clientPublicKeys: [DtlsPublicKey] = [],
         showsRawPublicKey: Bool = false, ocspResponse: [UInt8]? = nil, ticketKeys: [[UInt8]] = [],
-        exportsKeys: Bool = false, srtpProfiles: [DtlsSrtpProfile] = [], keyLog: DtlsKeyLog? = nil
+        exportsKeys: Bool = false, srtpProfiles: [DtlsSrtpProfile] = [], keyLog: DtlsKeyLog? = nil,
+        observer: DtlsObserver? = nil
     ) {
+        self.observer = observer
         self.exportsKeys = exportsKeys
         self.srtpProfiles = srtpProfiles
         self.keyLog = keyLog
@@ -414,6 +418,8 @@ public struct DtlsClientOption: Sendable, Equatable {
     public var srtpProfiles: [DtlsSrtpProfile]
     /// Where the secrets of connections are written to, **for debugging alone**; `nil`: nowhere.
     public var keyLog: DtlsKeyLog?
+    /// Who is told of what happens; see <doc:Observing>. It does not go along to tasks.
+    public var observer: DtlsObserver?
 
     public init(
         rejectUnauthorized: Bool = false, loadDefaultCerts: Bool = false, ca: String? = nil, server: String? = nil,
@@ -423,8 +429,10 @@ public struct DtlsClientOption: Sendable, Equatable {
         maximumVersion: DtlsVersion? = nil, applicationProtocols: [String] = [], mtu: Int = 1_400,
         session: DtlsSession? = nil, keepsSession: Bool = false, idleTimeout: Int? = nil,
         serverPublicKeys: [DtlsPublicKey] = [], showsRawPublicKey: Bool = false, exportsKeys: Bool = false,
-        srtpProfiles: [DtlsSrtpProfile] = [], keyLog: DtlsKeyLog? = nil
+        srtpProfiles: [DtlsSrtpProfile] = [], keyLog: DtlsKeyLog? = nil,
+        observer: DtlsObserver? = nil
     ) {
+        self.observer = observer
         self.exportsKeys = exportsKeys
         self.srtpProfiles = srtpProfiles
         self.keyLog = keyLog

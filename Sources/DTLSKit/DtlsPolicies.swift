@@ -79,7 +79,7 @@ public struct DtlsPublicKey: Sendable, Equatable {
     }
 
     /// - Parameters:
-    ///   - name: see ``name``.
+    ///   - name: what the peer is called.
     ///   - pem: the key ("PUBLIC KEY"), as `openssl pkey -pubout` and `openssl x509 -noout -pubkey` print it.
     public init(name: String, pem: String) throws(DtlsError) {
         let fingerprint: [UInt8]

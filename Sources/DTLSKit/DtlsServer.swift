@@ -6,6 +6,7 @@ import LinuxSystem
 /// A server: it waits for clients, proves their addresses with a cookie, and gives each a socket of its own.
 public final class DtlsServer: DtlsSocket {
     let identity: ServerIdentity
+    let counterBlock = ServerCounterBlock()
     private var listener: DatagramListener?
     private var options = SocketOptions(ipv6Only: false, fragmentation: false)
     /// Clients that `accept` has not given out yet.
@@ -329,7 +330,10 @@ public final class DtlsServer: DtlsSocket {
 
 extension DtlsServer: DatagramListenerDelegate {
     package func refusal(of flow: FlowKey, on listener: DatagramListener) -> Refusal? {
-        queue.count + handshaking.count < identity.option.backlog ? nil : .full
+        if queue.count + handshaking.count < identity.option.backlog { return nil }
+        counterBlock.clientTurnedAway()
+        identity.option.observer?.observe(.clientTurnedAway, DtlsAddress(flow.peer))
+        return .full
     }
 
     /// The API has no lists of peers.

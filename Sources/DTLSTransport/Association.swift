@@ -915,11 +915,12 @@ extension Association {
 
     /// An established association, from what ``suspend()`` has given. Nobody else may go on with that.
     static func resume(
-        _ suspended: SuspendedAssociation, limits: Connection.Limits, buffers: EngineBuffers, now: Instant
+        _ suspended: SuspendedAssociation, limits: Connection.Limits, traffic: TrafficCounters, buffers: EngineBuffers,
+        now: Instant
     ) throws(InvalidRecordState) -> Association {
         let engine = try Engine(resuming: suspended.records, over: buffers.bio)
         let association = Association(
-            engine, suspended.flow, suspended.random, nil, limits, .ignored, buffers, now: now)
+            engine, suspended.flow, suspended.random, nil, limits, traffic, buffers, now: now)
         association.phase = .established
         association.hasInput = false
         association.buffers = .none

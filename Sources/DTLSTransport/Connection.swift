@@ -762,11 +762,11 @@ extension Connection {
 
     /// A connection that was suspended, over its socket or one like it. Call ``start(with:)`` next.
     package static func resume(
-        _ suspended: SuspendedAssociation, over socket: consuming FileDescriptor, limits: Limits, datapath: Datapath,
-        delegate: any ConnectionDelegate
+        _ suspended: SuspendedAssociation, over socket: consuming FileDescriptor, limits: Limits,
+        traffic: TrafficCounters = .ignored, datapath: Datapath, delegate: any ConnectionDelegate
     ) throws(InvalidRecordState) -> Connection {
         let association = try Association.resume(
-            suspended, limits: limits, buffers: datapath.buffers, now: datapath.loop.now)
+            suspended, limits: limits, traffic: traffic, buffers: datapath.buffers, now: datapath.loop.now)
         return Connection(association, socket, nil, datapath, delegate)
     }
 }

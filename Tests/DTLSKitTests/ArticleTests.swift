@@ -47,7 +47,7 @@ import Testing
     private func compile(_ source: String, to output: String?, in folder: TestFolder) async throws {
         let binaries = URL(fileURLWithPath: Executables.path("")).path
         var arguments = [
-            "swiftc", "-swift-version", "6", "-warnings-as-errors", "-I", "\(binaries)/Modules",
+            "swiftc", "-swift-version", "6", "-warnings-as-errors", "-I", folder.path, "-I", "\(binaries)/Modules",
             "-module-cache-path", "\(folder.path)/cache",
         ]
         for map in [
@@ -72,6 +72,37 @@ import Testing
         let compiler = try Program(arguments, in: folder)
         #expect(try await compiler.ended() == .exited(0), "\(compiler.output)\(compiler.errors)")
     }
+
+    /// What the articles use of packages that this one does not depend on, as these have it: swift-log and swift-metrics.
+    private static let standIns = [
+        "Logging": """
+        public struct Logger: Sendable {
+            public struct Message: ExpressibleByStringInterpolation { public init(stringLiteral: String) {} }
+            public enum MetadataValue: ExpressibleByStringInterpolation { case string(String)
+                public init(stringLiteral value: String) { self = .string(value) } }
+            public typealias Metadata = [String: MetadataValue]
+            public init(label: String) {}
+            public func debug(_ message: @autoclosure () -> Message, metadata: @autoclosure () -> Metadata? = nil) {}
+            public func info(_ message: @autoclosure () -> Message, metadata: @autoclosure () -> Metadata? = nil) {}
+            public func notice(_ message: @autoclosure () -> Message, metadata: @autoclosure () -> Metadata? = nil) {}
+        }
+        """,
+        "Metrics": """
+        public final class Counter: Sendable {
+            public init(label: String, dimensions: [(String, String)] = []) {}
+            public func increment<Value: BinaryInteger>(by amount: Value) {}
+            public func increment() {}
+        }
+        public final class Timer: Sendable {
+            public init(label: String, dimensions: [(String, String)] = []) {}
+            public func recordNanoseconds(_ duration: Int64) {}
+        }
+        public final class Gauge: Sendable {
+            public init(label: String, dimensions: [(String, String)] = []) {}
+            public func record<Value: BinaryFloatingPoint>(_ value: Value) {}
+        }
+        """,
+    ]
 
     @Test func `the programs of Getting started can be built, and talk as it says`() async throws {
         let folder = try TestFolder()
@@ -136,7 +167,7 @@ import Testing
 
     @Test(arguments: [
         "Asynchronous", "Client", "EventsAndTimers", "KeysForOtherProtocols", "LimitsAndDenialOfService",
-        "MovingFromJavaScript", "MutualAuthentication", "OtherLoops", "Peers", "PresharedKeys", "Server",
+        "MovingFromJavaScript", "MutualAuthentication", "Observing", "OtherLoops", "Peers", "PresharedKeys", "Server",
         "ServerPolicies", "SizesAndPaths",
     ])
     func `the programs of an article compile`(
@@ -147,6 +178,14 @@ import Testing
         #expect(!blocks.isEmpty)
         for (number, block) in blocks.enumerated() {
             let place = "\(folder.path)/\(number)"
+            for (module, text) in Self.standIns where block.text.contains("import \(module)\n") {
+                let source = try folder.write(text, to: "\(module).swift")
+                try await Program.run(
+                    [
+                        "swiftc", "-emit-module", "-module-name", module, "-swift-version", "6", "-module-cache-path",
+                        "\(folder.path)/cache", "-o", folder.file("\(module).swiftmodule"), source,
+                    ], in: folder, within: 300)
+            }
             try FileManager.default.createDirectory(atPath: place, withIntermediateDirectories: true)
             try block.text.write(toFile: "\(place)/main.swift", atomically: true, encoding: .utf8)
             try await compile("\(place)/main.swift", to: nil, in: folder)

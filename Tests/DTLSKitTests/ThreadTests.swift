@@ -32,7 +32,7 @@ import Testing
     @Test func `every call on a wrong thread ends the process and says which call and whose thread`() async throws {
         let list = try await run("list")
         let calls = list.output.split(separator: "\n").map(String.init)
-        try #require(calls.count == 72, "\(list.output)\(list.errors)")
+        try #require(calls.count == 74, "\(list.output)\(list.errors)")
         for call in calls {
             let (ending, output, errors) = try await run(call)
             let name = call.prefix { $0 != "(" }

@@ -51,6 +51,7 @@ func calls(_ it: Smuggled, _ certificate: DtlsCertificateOption) -> [String: () 
         "DtlsServer.accept(_:)": { it.server.accept { _, _ in } },
         "DtlsServer.onHandshakeFailure": { it.server.onHandshakeFailure { _, _ in } },
         "DtlsServer.onPresharedKey": { it.server.onPresharedKey { _ in } },
+        "DtlsServer.counters": { _ = it.server.counters },
         "DtlsServer.setTicketKeys": { try it.server.setTicketKeys([]) },
         "DtlsServer.onPeer": { it.server.onPeer { _ in } },
         "DtlsTask.pid": { _ = it.task.pid },
@@ -96,6 +97,7 @@ func calls(_ it: Smuggled, _ certificate: DtlsCertificateOption) -> [String: () 
     calls["DtlsConnection.exportKeyingMaterial"] = {
         _ = try connection.exportKeyingMaterial(label: "a", length: 1)
     }
+    calls["DtlsConnection.counters"] = { _ = connection.counters }
     calls["DtlsConnection.srtpKeys"] = { _ = connection.srtpKeys }
     calls["DtlsConnection.onAddressChange"] = { connection.onAddressChange { _, _ in } }
     for (name, socket) in [("DtlsServer", it.server as DtlsSocket), ("DtlsConnection", connection)] {

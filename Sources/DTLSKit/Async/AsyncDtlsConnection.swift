@@ -174,6 +174,8 @@ import LinuxSystem
     }
     /// See ``DtlsConnection/srtpKeys``.
     public var srtpKeys: DtlsSrtpKeys? { connection.srtpKeys }
+    /// See ``DtlsConnection/counters``.
+    public var counters: DtlsCounters { connection.counters }
     /// See ``DtlsConnection/serverCertificate``.
     public var serverCertificate: DtlsCertificate? { connection.serverCertificate }
     /// See ``DtlsConnection/roundTrips``.

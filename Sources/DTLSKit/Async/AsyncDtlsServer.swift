@@ -67,6 +67,9 @@
         }
     }
 
+    /// See ``DtlsServer/counters``.
+    public var counters: DtlsServerCounters { server.counters }
+
     /// The address that it listens on, with the port that the system has chosen.
     public func sockName() throws(DtlsError) -> DtlsAddress { try server.sockName() }
 

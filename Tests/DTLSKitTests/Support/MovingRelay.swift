@@ -12,6 +12,8 @@ final class MovingRelay {
     let sockets: [DatagramSocket]
     /// The index of the socket that the client's datagrams leave by.
     var present = 0
+    /// How often each of the client's datagrams is passed on.
+    var copies = 1
     /// How many datagrams the server has sent to each socket.
     private(set) var received = [0, 0]
     private let server: SocketAddress
@@ -31,7 +33,7 @@ final class MovingRelay {
             try iosched.poll(timeout: 1)
             while let (bytes, sender) = front.receiveAtOnce() {
                 client = sender
-                sockets[present].send(bytes, to: server)
+                for _ in 0..<copies { sockets[present].send(bytes, to: server) }
             }
             for (number, socket) in sockets.enumerated() {
                 while let (bytes, _) = socket.receiveAtOnce() {

@@ -62,13 +62,14 @@
         /// Begins the handshake.
         func start() -> Work { work { lease, work in gatherEvents(of: 0, lease, &work) } }
 
-        /// - Parameter offer: what a client that has lost its state may do a new handshake with; `nil` for a client's side.
+        /// - Parameter offer: what a client that has lost its state may do a new handshake with, asked for only where a datagram
+        ///   says that it has; `nil` for a client's side.
         /// - Returns: whether the association has taken the datagram; a listener is to see it otherwise.
-        func receive(_ datagram: ByteBuffer, offer: RehandshakeOffer?) -> (work: Work, isTaken: Bool) {
+        func receive(_ datagram: ByteBuffer, offer: () -> RehandshakeOffer?) -> (work: Work, isTaken: Bool) {
             var isTaken = true
             let work = work { lease, work in
                 datagram.withUnsafeReadableBytes { bytes in
-                    switch association.receive(bytes, now: now, lease, offer: { offer }) {
+                    switch association.receive(bytes, now: now, lease, offer: offer) {
                     case .taken: gatherEvents(of: bytes.count, lease, &work)
                     case .misdelivered: isTaken = false
                     }

@@ -140,7 +140,7 @@
         public func channelRead(context: ChannelHandlerContext, data: NIOAny) {
             let envelope = unwrapInboundIn(data)
             guard let driver, envelope.remoteAddress == server else { return }
-            perform(driver.receive(envelope.data, offer: nil).work, context)
+            perform(driver.receive(envelope.data, offer: { nil }).work, context)
         }
 
         public func errorCaught(context: ChannelHandlerContext, error: any Error) {

@@ -124,11 +124,7 @@
             isReading = true
             let envelope = unwrapInboundIn(data)
             guard let flow = FlowKey(peer: envelope.remoteAddress, local: context.localAddress) else { return }
-            if let client = clients[flow] {
-                let material = RehandshakeMaterial(context: identity.context, cookies: identity.cookies)
-                let offer = RehandshakeOffer(material: material, minute: .now(), pathMTU: nil)
-                if client.receive(envelope.data, offer) { return }
-            }
+            if let client = clients[flow], client.receive(envelope.data, offer: { rehandshakeOffer }) { return }
             guard clients[flow] == nil else { return }
             listen(to: envelope, flow, context)
         }
@@ -146,6 +142,11 @@
         public func channelWritabilityChanged(context: ChannelHandlerContext) {
             for client in clients.values { client.channel?.parentWritabilityChanged() }
             context.fireChannelWritabilityChanged()
+        }
+
+        private var rehandshakeOffer: RehandshakeOffer {
+            let material = RehandshakeMaterial(context: identity.context, cookies: identity.cookies)
+            return RehandshakeOffer(material: material, minute: .now(), pathMTU: nil)
         }
 
         /// Takes a datagram of somebody who is no client.
@@ -307,7 +308,7 @@
         func start() { if let driver { perform(driver.start()) } }
 
         /// - Returns: whether the datagram was the client's.
-        func receive(_ datagram: ByteBuffer, _ offer: RehandshakeOffer) -> Bool {
+        func receive(_ datagram: ByteBuffer, offer: () -> RehandshakeOffer?) -> Bool {
             guard let driver else { return false }
             let (work, isTaken) = driver.receive(datagram, offer: offer)
             perform(work)

@@ -350,15 +350,15 @@ final class WorkerSupervisor: TimerTarget, MessageChannelDelegate {
         return pool.hasDescriptor(table: connection.worker) ? nil : .full
     }
 
-    /// Gives a connection the socket that was made for it.
-    /// - Returns: false where the channel of its worker is full.
-    func resume(_ connection: ConnectionNumber, with incoming: borrowing IncomingConnection) -> Bool {
-        guard let pid = pool.worker(with: connection), let channel = channels[pid] else { return false }
+    /// Gives a connection the socket that was made for it. Call it only where ``refusalOfSocket(for:)`` does not object.
+    /// Where the channel of its worker has become full by the message before, the socket waits for room: the worker keeps
+    /// what has woken the connection up until it has the socket.
+    func resume(_ connection: ConnectionNumber, with incoming: consuming IncomingConnection) {
+        guard let pid = pool.worker(with: connection), let channel = channels[pid] else { return }
         let message = MessageToWorker.encode(
             resume: connection, flow: incoming.flow, datagrams: incoming.datagrams)
-        guard channel.offer(message, descriptor: incoming.socket.rawValue) else { return false }
         connections.noteSocket(connection)
-        return true
+        channel.send(message, descriptor: incoming.socket.take())
     }
 
     /// Gives a connection the socket that was made for the flow that its peer is at now. Call it only where

@@ -166,7 +166,12 @@ final class Worker: MessageChannelDelegate {
         case .connection(let handover):
             if !isStopping { accept(handover, descriptor) }
         case .misdelivered(let id, let datagram):
-            connections[id]?.receive(datagram)
+            if connections[id]?.hasSocket != true, let slot = establishedSlot(id), let flow = slot.flow {
+                // It has given its socket up meanwhile.
+                parking.receive(datagram, flow, of: id)
+            } else {
+                connections[id]?.receive(datagram)
+            }
             tunnels[id]?.receive(datagram)
         case .stop(let keepingConnections):
             if !keepingConnections { stop() } else if !isStopping { departure.leave(by: loop.now + leaveTimeout) }

@@ -162,8 +162,11 @@ import Testing
 
     private var flow: FlowKey { FlowKey(peer: client.local, local: listener.address) }
 
-    /// An established connection of the client.
-    private func connection(_ target: UInt64 = SlotTarget.service("a"), in table: Int = 0) throws -> ConnectionNumber {
+    /// An established connection of the client, or of another one.
+    private func connection(
+        _ target: UInt64 = SlotTarget.service("a"), in table: Int = 0, from other: SocketAddress? = nil
+    ) throws -> ConnectionNumber {
+        let flow = FlowKey(peer: other ?? client.local, local: listener.address)
         let connection = try #require(supervisor.connections.begin(flow, target: target, in: table, now: loop.now))
         let slot = try #require(supervisor.connections.slot(of: connection))
         slot.establish(
@@ -205,6 +208,39 @@ import Testing
         // The client's datagrams come over that one now, and the listener has none of them.
         try send(record)
         #expect(try workers.received(by: 0).isEmpty && listener.counters.ofNoConnection == 0)
+    }
+
+    /// The worker would lose what it keeps for the connection if it were told that there is no socket.
+    @Test func `a socket that finds no room in the channel of its worker waits for it`() throws {
+        try ready(0)
+        let parked = try connection()
+        try report(parked: parked)
+        let other = try connection(from: SocketAddress("127.0.0.1:9"))
+        /// How many messages have room.
+        func fill(upTo limit: Int) throws -> Int {
+            let datagram = [UInt8](repeating: 7, count: 1_000)
+            for count in 0..<limit {
+                datagram.withUnsafeBytes { _ = supervisor.deliver($0, to: other) }
+                if supervisor.refusalOfSocket(for: parked) == .busy { return count }
+            }
+            return limit
+        }
+        /// The worker reads all that is there.
+        func empty() throws {
+            try turn()
+            while try !workers.received(by: 0).isEmpty { try turn() }
+        }
+        try empty()
+        let room = try fill(upTo: 10_000)
+        #expect((10..<10_000).contains(room))
+        try empty()
+        #expect(try fill(upTo: room) == room, "the channel does not know yet that it is full")
+        try workers.send(MessageFromWorker.encode(wake: [parked]), from: 0)
+        try turn()
+        #expect(try workers.received(by: 0).count == room)
+        try turn()
+        #expect(try workers.received(by: 0) == [.resume(parked, [], peer: client.local)])
+        #expect(supervisor.connections.hasSocket(parked))
     }
 
     @Test func `a record of an unknown flow is dropped and counted`() throws {

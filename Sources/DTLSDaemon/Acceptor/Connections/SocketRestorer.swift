@@ -357,8 +357,7 @@ final class SocketRestorer {
             return false
         }
         do throws(SystemError) {
-            let incoming = try listener.makeSocket(for: flow, with: datagrams)
-            guard workers.resume(connection, with: incoming) else { return false }
+            workers.resume(connection, with: try listener.makeSocket(for: flow, with: datagrams))
             listener.expectLateDatagrams(of: flow, for: connection.rawValue)
             return true
         } catch {

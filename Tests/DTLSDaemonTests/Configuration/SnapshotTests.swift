@@ -28,13 +28,14 @@ import Testing
             KnownPublicKey(name: "ä", fingerprint: Array(2...33)),
         ])
         (tls.bareKeys, tls.offersRawPublicKeys) = ([BareKey(privateKey: "k", passphrase: "p")], true)
-        tls.clients.publicKeys = known
+        (tls.clients.publicKeys, tls.clients.isEnforced) = (known, false)
         tls.names = [VirtualHost(name: "*.example.org", certifiedKeys: [key])]
         (tls.refusesUnknownNames, tls.choosesByAddress, tls.policy) = (true, true, .legacy)
         tls.applicationProtocols = ["coap", "ä"]
         tls.presharedKeys = PresharedKeys(keys: [presharedKey, PresharedKey(identity: [2], key: [3])], hint: [0xfe])
         tls.connectionIDs = true
         tls.authorization = .all
+        (tls.keepsPeerCertificates, tls.srtpProfiles) = (true, ["SRTP_AEAD_AES_128_GCM"])
         (tls.groups, tls.signatureAlgorithms) = ("P-256", "ECDSA+SHA256")
         tls.sessions = SessionSettings(resumption: false, tickets: false, lifetime: .seconds(3))
         let socket = SocketOptions(
@@ -80,6 +81,7 @@ import Testing
         (client.serverPublicKeys, client.offersRawPublicKey) = (known, true)
         client.applicationProtocols = ["coap"]
         client.connectionIDs = true
+        (client.keepsPeerCertificates, client.srtpProfiles) = (true, ["SRTP_AES128_CM_SHA1_80"])
         (client.groups, client.signatureAlgorithms, client.allowsLegacyServer) = ("X25519", "RSA+SHA256", true)
         var configuration = Configuration(
             workers: 7, stopTimeout: .milliseconds(1), logLevel: .warning, cookieSecret: Array(0...255),

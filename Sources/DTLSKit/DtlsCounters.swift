@@ -3,15 +3,21 @@ import DTLSTransport
 
 /// What has passed over a connection, or over all connections of a server. (Not in the reference, like all of this file.)
 public struct DtlsCounters: Sendable, Equatable {
-    /// Datagrams, and the bytes of their payloads: handshakes and all else that the protocols add are among them.
+    /// Datagrams that were received: handshakes and all else that the protocols add are among them.
     public internal(set) var datagramsReceived: UInt64 = 0
+    /// Bytes of the payloads of ``datagramsReceived``.
     public internal(set) var datagramBytesReceived: UInt64 = 0
+    /// Datagrams that were sent, likewise.
     public internal(set) var datagramsSent: UInt64 = 0
+    /// Bytes of the payloads of ``datagramsSent``.
     public internal(set) var datagramBytesSent: UInt64 = 0
-    /// The program's messages, and their bytes.
+    /// The program's messages that were received.
     public internal(set) var messagesReceived: UInt64 = 0
+    /// Bytes of ``messagesReceived``.
     public internal(set) var messageBytesReceived: UInt64 = 0
+    /// The program's messages that were sent.
     public internal(set) var messagesSent: UInt64 = 0
+    /// Bytes of ``messagesSent``.
     public internal(set) var messageBytesSent: UInt64 = 0
     /// Flights of handshakes that were sent again, since they or their answers were lost or late.
     public internal(set) var flightsRetransmitted: UInt64 = 0
@@ -22,7 +28,7 @@ public struct DtlsCounters: Sendable, Equatable {
     /// Records that were dropped in silence, as the protocol demands (RFC 6347, section 4.1.2.7).
     public internal(set) var recordsDropped = DtlsDroppedRecords()
 
-    public init() {}
+    init() {}
 
     static func += (sum: inout DtlsCounters, other: DtlsCounters) {
         sum.datagramsReceived &+= other.datagramsReceived
@@ -43,6 +49,7 @@ public struct DtlsCounters: Sendable, Equatable {
 /// How many records of established connections were dropped, by reason. Those of AES-CBC and of DTLS 1.0 are OpenSSL's, which
 /// does not tell.
 public struct DtlsDroppedRecords: Sendable, Equatable {
+    /// Why a record was dropped.
     public enum Reason: Int, Sendable, CaseIterable {
         /// It is none of the connection's by its form. The rest of its datagram is dropped with it.
         case malformed
@@ -68,8 +75,9 @@ public struct DtlsDroppedRecords: Sendable, Equatable {
     private var replayed: UInt64 = 0
     private var forged: UInt64 = 0
 
-    public init() {}
+    init() {}
 
+    /// Records that were dropped for this reason.
     public internal(set) subscript(reason: Reason) -> UInt64 {
         get {
             switch reason {
@@ -129,6 +137,7 @@ public struct DtlsServerCounters: Sendable, Equatable {
 
     /// Handshakes that were done, those that resumed a session among them.
     public internal(set) var handshakesDone: UInt64 = 0
+    /// Those of ``handshakesDone`` that resumed a session.
     public internal(set) var handshakesResumed: UInt64 = 0
     private var failures = [UInt64](repeating: 0, count: Failure.allCases.count)
     /// Clients that had to try again, since ``DtlsServer/backlog`` of them were waiting.
@@ -151,6 +160,7 @@ public struct DtlsServerCounters: Sendable, Equatable {
 public enum DtlsEvent: Sendable {
     /// A handshake is done, after so long.
     case handshakeDone(DtlsAgreement, duration: Duration)
+    /// A handshake has failed, for this reason.
     case handshakeFailed(DtlsError)
     /// Flights of a handshake were sent again.
     case flightsRetransmitted(Int)
@@ -166,7 +176,7 @@ public enum DtlsEvent: Sendable {
 /// Who is told of what happens to the connections of a server or client: the place for swift-log, swift-metrics or anything
 /// else. See <doc:Observing>.
 public final class DtlsObserver: Sendable, Equatable {
-    let observe: @Sendable (DtlsEvent, DtlsAddress) -> Void
+    package let observe: @Sendable (DtlsEvent, DtlsAddress) -> Void
 
     /// - Parameter observe: gets each event, and the peer's address. It is called on the connection's thread while the library
     ///   works: it must not call the library, and must not take long.
@@ -174,6 +184,16 @@ public final class DtlsObserver: Sendable, Equatable {
 
     /// Whether they are the same object.
     public static func == (one: DtlsObserver, other: DtlsObserver) -> Bool { one === other }
+
+    /// Tells of what the engine has noted about a connection.
+    package func tell(_ notes: EngineNotes, of remote: DtlsAddress) {
+        if notes.retransmittedFlights > 0 { observe(.flightsRetransmitted(notes.retransmittedFlights), remote) }
+        guard notes.droppedRecords > 0 else { return }
+        for reason in DtlsDroppedRecords.Reason.allCases {
+            let count = notes.dropped(reason.drop)
+            if count > 0 { observe(.recordsDropped(reason, count: count), remote) }
+        }
+    }
 }
 
 /// The counters of one connection. The words are the transport's, which adds to them while datagrams pass.
@@ -210,16 +230,12 @@ final class CounterBlock {
     }
 
     func note(_ notes: EngineNotes, _ observer: DtlsObserver?, _ remote: @autoclosure () -> DtlsAddress) {
-        if notes.retransmittedFlights > 0 {
-            observer?.observe(.flightsRetransmitted(notes.retransmittedFlights), remote())
+        if notes.droppedRecords > 0 {
+            for reason in DtlsDroppedRecords.Reason.allCases {
+                dropped[reason] &+= UInt64(notes.dropped(reason.drop))
+            }
         }
-        guard notes.droppedRecords > 0 else { return }
-        for reason in DtlsDroppedRecords.Reason.allCases {
-            let count = notes.dropped(reason.drop)
-            guard count > 0 else { continue }
-            dropped[reason] &+= UInt64(count)
-            observer?.observe(.recordsDropped(reason, count: count), remote())
-        }
+        observer?.tell(notes, of: remote())
     }
 }
 

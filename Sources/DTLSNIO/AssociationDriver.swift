@@ -1,5 +1,6 @@
 #if NIO
     import DTLSEngine
+    import DTLSKit
     import DTLSTransport
     import NIOCore
     import Primitives
@@ -31,6 +32,8 @@
         private let buffers: EngineBuffers
         private let eventLoop: any NIOCore.EventLoop
         private let allocator: ByteBufferAllocator
+        private let observer: DtlsObserver?
+        private var isEstablished = false
         private var timer: (task: Scheduled<Void>, deadline: Instant)?
         private var tellsEnd = true
         /// Is given what is to be done when time has passed.
@@ -38,12 +41,13 @@
 
         init(
             _ association: Association, _ buffers: EngineBuffers, on eventLoop: any NIOCore.EventLoop,
-            _ allocator: ByteBufferAllocator, timePassed: @escaping (Work) -> Void
+            _ allocator: ByteBufferAllocator, _ observer: DtlsObserver?, timePassed: @escaping (Work) -> Void
         ) {
             self.association = association
             self.buffers = buffers
             self.eventLoop = eventLoop
             self.allocator = allocator
+            self.observer = observer
             self.timePassed = timePassed
         }
 
@@ -111,9 +115,12 @@
         }
 
         /// Ends the association without a word to the peer, which cannot be told.
-        func abandon() {
+        /// - Parameter error: why, as the observer is told.
+        func abandon(_ error: DtlsError = .notOpen) {
             tellsEnd = false
+            let wasOpen = association.isOpen
             association.abandon()
+            if wasOpen { observeEnd(error) }
             disarm()
         }
 
@@ -128,8 +135,14 @@
                 to: self, sending: { written += datagrams(of: $0) }, { lease in body(lease, &work) })
             work.datagrams += written
             work.repeatedFlights = buffers.notes.retransmittedFlights
-            if !buffers.notes.isEmpty { buffers.notes.removeAll() }
-            if wasOpen, tellsEnd, let ending = association.ending { work.events.append(.ended(ending)) }
+            if !buffers.notes.isEmpty {
+                observer?.tell(buffers.notes, of: remote)
+                buffers.notes.removeAll()
+            }
+            if wasOpen, let ending = association.ending {
+                if tellsEnd { work.events.append(.ended(ending)) }
+                observeEnd(DtlsError(ending, lastError: 0))
+            }
             rearm()
             return work
         }
@@ -139,20 +152,26 @@
                 switch association.next(now: now, lease) {
                 case .needsInput: return
                 case .established:
+                    isEstablished = true
+                    observe(
+                        .handshakeDone(DtlsAgreement(association.session), duration: now - association.started))
                     work.events.append(
                         .established(
                             association.session, certificates: association.peerCertificates,
                             association.resumableSession))
                 case .message(let message):
                     if !message.isEmpty { work.events.append(.message(allocator.buffer(bytes: message))) }
-                case .replaced: work.events.append(.replaced)
+                case .replaced:
+                    observeEnd(.closed)
+                    work.events.append(.replaced)
                 case .needsAuthorization(let number):
                     if let question = association.question(number) {
                         work.events.append(.asks(question, number: number))
                     }
                 case .finishedRepeated: answerRepetition(byteCount, &work)
                 // The association that was there goes on.
-                case .rehandshakeFailed: break
+                case .rehandshakeFailed(let ending):
+                    observe(.handshakeFailed(DtlsError(ending, lastError: 0)))
                 // Challenges are for peers that move, which those of this module do not.
                 case .pathResponse: break
                 }
@@ -182,6 +201,21 @@
                     return allocator.buffer(
                         bytes: UnsafeRawBufferPointer(rebasing: bytes[offset..<(offset + size)]))
                 }
+            }
+        }
+
+        // MARK: Observing
+
+        private var remote: DtlsAddress { DtlsAddress(association.flow.peer) }
+
+        private func observe(_ event: @autoclosure () -> DtlsEvent) { observer?.observe(event(), remote) }
+
+        /// A handshake that this side gives up by itself has not failed.
+        private func observeEnd(_ error: DtlsError) {
+            if isEstablished {
+                observe(.ended(error))
+            } else if error != .notOpen {
+                observe(.handshakeFailed(error))
             }
         }
 

@@ -116,7 +116,7 @@
                 return fail(DtlsError(error), context)
             }
             let driver = AssociationDriver(
-                association, buffers, on: context.eventLoop, context.channel.allocator,
+                association, buffers, on: context.eventLoop, context.channel.allocator, option.observer,
                 timePassed: { [weak self] in self?.perform($0, context) })
             state = .handshaking(driver)
             perform(driver.start(), context)
@@ -155,11 +155,11 @@
                 error.errnoCode == ECONNREFUSED
             else { return false }
             if refusals.wasRefused() {
-                driver.abandon()
-                fail(
-                    .system(
-                        call: "connect", subject: (server.flatMap { LinuxSystem.SocketAddress($0) })?.description ?? "",
-                        errno: error.errnoCode), context)
+                let refusal = DtlsError.system(
+                    call: "connect", subject: (server.flatMap { LinuxSystem.SocketAddress($0) })?.description ?? "",
+                    errno: error.errnoCode)
+                driver.abandon(refusal)
+                fail(refusal, context)
             }
             return true
         }

@@ -24,6 +24,7 @@
     public struct DTLSHandshakeFailed: Sendable, Equatable {
         /// The client's address.
         public let remoteAddress: SocketAddress
+        /// Why the handshake has failed.
         public let error: DtlsError
     }
 #endif

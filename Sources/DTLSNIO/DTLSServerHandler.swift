@@ -181,7 +181,10 @@
             _ hello: consuming VerifiedHello, _ flow: FlowKey, _ peer: NIOCore.SocketAddress,
             _ context: ChannelHandlerContext
         ) {
-            guard waiting < backlog else { return endpoint.refused(.full) }
+            guard waiting < backlog else {
+                observe(.clientTurnedAway, flow)
+                return endpoint.refused(.full)
+            }
             let now = AssociationDriver.now(of: context.eventLoop)
             let random = hello.random
             let association: Association
@@ -191,14 +194,20 @@
                     limits: identity.option.limits(handshakeTimeout: identity.option.handshakeTimeout),
                     buffers: buffers, now: now)
             } catch {
+                observe(.handshakeFailed(DtlsError(error)), flow)
                 return context.fireUserInboundEventTriggered(
                     DTLSHandshakeFailed(remoteAddress: peer, error: DtlsError(error)))
             }
             endpoint.admitted(random, flow, as: 0, now: now)
-            let client = ServedClient(association, buffers, flow, peer, of: self, context.channel)
+            let client = ServedClient(
+                association, buffers, flow, peer, of: self, context.channel, identity.option.observer)
             clients[flow] = client
             waiting += 1
             client.start()
+        }
+
+        private func observe(_ event: DtlsEvent, _ flow: FlowKey) {
+            identity.option.observer?.observe(event, DtlsAddress(flow.peer))
         }
 
         // MARK: For clients
@@ -294,14 +303,14 @@
 
         init(
             _ association: Association, _ buffers: EngineBuffers, _ flow: FlowKey, _ peer: NIOCore.SocketAddress,
-            of server: DTLSServerHandler, _ parent: any Channel
+            of server: DTLSServerHandler, _ parent: any Channel, _ observer: DtlsObserver?
         ) {
             self.flow = flow
             self.peer = peer
             self.server = server
             self.parent = parent
             driver = AssociationDriver(
-                association, buffers, on: parent.eventLoop, parent.allocator,
+                association, buffers, on: parent.eventLoop, parent.allocator, observer,
                 timePassed: { [weak self] in self?.perform($0) })
         }
 

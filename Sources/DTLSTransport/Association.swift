@@ -65,12 +65,12 @@ package final class Association {
     }
 
     /// The flow of the association's socket; see ``move(to:)``.
-    private(set) var flow: FlowKey
+    package private(set) var flow: FlowKey
     private(set) var counters = Connection.Counters()
     /// Where the same is counted for many connections together.
     let traffic: TrafficCounters
     /// When the handshake began that the present association came from.
-    private(set) var started: Instant
+    package private(set) var started: Instant
 
     /// Constant, so that nothing is counted when it is called: references cost 5 % of an echo.
     private let engine: Engine

@@ -2,6 +2,7 @@
     import DTLSKit
     import NIOCore
     import NIOEmbedded
+    import Synchronization
     import TestSupport
     import Testing
 
@@ -490,6 +491,97 @@
                 bytes[Int(random.next() % UInt64(bytes.count))] ^= UInt8(1 + random.next() % 255)
             }
             return ByteBuffer(bytes: bytes)
+        }
+
+        // MARK: Observers
+
+        private final class Events: Sendable {
+            private let events = Mutex<[String]>([])
+            var all: [String] { events.withLock { $0 } }
+            var observer: DtlsObserver {
+                DtlsObserver { event, address in
+                    let text =
+                        switch event {
+                        case .handshakeDone(let agreement, let duration):
+                            "done by \(agreement.version) in \(duration / .milliseconds(1)) ms"
+                        case .handshakeFailed(.handshake): "failed"
+                        case .handshakeFailed(let error): "failed: \(error)"
+                        case .flightsRetransmitted(let count): "\(count) flights again"
+                        case .recordsDropped(let reason, let count): "\(count) \(reason)"
+                        case .ended(let error): "ended: \(error)"
+                        case .clientTurnedAway: "turned away"
+                        }
+                    self.events.withLock { $0.append("\(address) \(text)") }
+                }
+            }
+        }
+
+        /// The options of server and client, and what their observers are told.
+        private func observed() -> (DtlsServerOption, Events, DtlsClientOption, Events) {
+            var (server, client) = (credentials.server, credentials.client)
+            let (ofServer, ofClient) = (Events(), Events())
+            server.observer = ofServer.observer
+            client.observer = ofClient.observer
+            return (server, ofServer, client, ofClient)
+        }
+
+        @Test func `observers are told of handshakes, flights that are sent again, drops and ends`() throws {
+            let (server, ofServer, option, ofClient) = observed()
+            let network = try EmbeddedNetwork(server)
+            network.interfere = { number, datagram in number == 0 ? nil : datagram }
+            let client = try network.connect(option)
+            try network.run { !client.recorder.completed.isEmpty }
+            client.send("hello")
+            try network.run { !client.recorder.messages.isEmpty }
+            let message = try #require(network.sentByClients.last)
+            try network.deliver(message, from: client.address, to: nil)
+            client.channel.close(promise: nil)
+            try network.run { network.handler.clientCount == 0 }
+            // A quarter of a second until the first flight is sent again, and 20 ms for each of the six on their way.
+            #expect(
+                ofClient.all == [
+                    "192.0.2.1:4433 1 flights again", "192.0.2.1:4433 done by DTLSv1.2 in 370.0 ms",
+                    "192.0.2.1:4433 ended: \(DtlsError.notOpen)",
+                ])
+            #expect(
+                ofServer.all == [
+                    "192.0.2.7:50000 done by DTLSv1.2 in 40.0 ms", "192.0.2.7:50000 1 replayed",
+                    "192.0.2.7:50000 ended: \(DtlsError.closed)",
+                ])
+        }
+
+        @Test func `observers are told of handshakes that fail, on both sides`() throws {
+            let (server, ofServer, trusting, ofClient) = observed()
+            var option = trusting
+            option.ca = nil
+            let network = try EmbeddedNetwork(server)
+            try network.connect(option)
+            try network.run { !network.serverRecorder.failed.isEmpty }
+            #expect(ofClient.all == ["192.0.2.1:4433 failed"])
+            // An alert without protection can be forged, so the server goes on for a while.
+            #expect(ofServer.all.filter { !$0.hasSuffix("flights again") } == ["192.0.2.7:50000 failed"])
+            network.interfere = { _, _ in nil }
+            option.handshakeTimeout = 2_000
+            let late = try network.connect(option)
+            try network.run { !late.recorder.errors.isEmpty }
+            let timedOut = DtlsError.timedOut(waitingFor: "the handshake", errno: 0)
+            #expect(ofClient.all.last == "192.0.2.1:4433 failed: \(timedOut)")
+        }
+
+        @Test func `a server's observer is told of clients that are turned away, or come back`() throws {
+            let (server, ofServer, option, _) = observed()
+            let network = try EmbeddedNetwork(server, backlog: 1)
+            try network.connect(option)
+            try network.connect(option, port: 50_001)
+            try network.run { network.children.count == 2 }
+            #expect(ofServer.all.filter { $0.hasSuffix("turned away") } == ["192.0.2.7:50001 turned away"])
+            let before = ofServer.all.count
+            let again = try network.connect(option)
+            try network.run { !again.recorder.completed.isEmpty }
+            #expect(
+                ofServer.all.suffix(from: before) == [
+                    "192.0.2.7:50000 ended: \(DtlsError.closed)", "192.0.2.7:50000 done by DTLSv1.2 in 40.0 ms",
+                ])
         }
 
         // MARK: Options

@@ -35,17 +35,27 @@ public enum Dtls {
 /// The reference's constants, with its values and its names.
 // swift-format-ignore: AlwaysUseLowerCamelCase
 extension Dtls {
+    /// The domain of IPv4 addresses.
     public static let AF_INET = 2
+    /// The domain of IPv6 addresses.
     public static let AF_INET6 = 10
 
+    /// No IPv4 address: what calls of other systems return for a wrong one.
     public static let INADDR_NONE = "255.255.255.255"
+    /// This host.
     public static let INADDR_LOOPBACK = "127.0.0.1"
+    /// All IPv4 addresses of this host, for servers.
     public static let INADDR_ANY = "0.0.0.0"
+    /// All hosts of the network. DTLS has no use for it.
     public static let INADDR_BROADCAST = "255.255.255.255"
 
+    /// All IPv6 addresses of this host, for servers; IPv4 too, unless ``DtlsSocket/setIPv6Only(_:)`` says otherwise.
     public static let IN6ADDR_ANY = "::"
+    /// This host.
     public static let IN6ADDR_LOOPBACK = "::1"
+    /// All nodes, within this host. DTLS has no use for it.
     public static let IN6ADDR_NODELOCAL_ALLNODES = "ff01::1"
+    /// All nodes of the link. DTLS has no use for it.
     public static let IN6ADDR_LINKLOCAL_ALLNODES = "ff02::1"
     /// The value that the reference documents. (RFC 4291 has the link-local routers at ff02::2.)
     public static let IN6ADDR_LINKLOCAL_ALLROUTERS = "ff01::2"

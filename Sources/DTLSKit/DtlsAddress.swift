@@ -27,6 +27,7 @@ public struct DtlsAddress: Hashable, Sendable, CustomStringConvertible {
     public var domain: Int { Int(socketAddress.family.domain) }
     /// The address, without its port.
     public var addr: String { socketAddress.host }
+    /// The UDP port, 0 to 65,535.
     public var port: Int { Int(socketAddress.port) }
 
     /// `"192.0.2.1:4433"` or `"[2001:db8::1]:4433"`

@@ -14,6 +14,7 @@ public struct DtlsRoundTrip: Sendable, Equatable {
         case keyExchange
     }
 
+    /// The client's flight.
     public let flight: Flight
     /// From the flight's first sending to the end of its answer, with what both sides have computed meanwhile; `nil`
     /// where the answer has not come.
@@ -36,13 +37,15 @@ public struct DtlsRoundTrip: Sendable, Equatable {
 /// What a peer's certificate says. It is the peer's own words: what is not printable is to be escaped before it
 /// reaches a terminal or a log. (Not in the reference.)
 public struct DtlsCertificate: Sendable, Equatable {
-    /// As RFC 2253 writes it (`CN=sensor-7,O=Example`); may be empty.
+    /// Whose it is, as RFC 2253 writes it (`CN=sensor-7,O=Example`); may be empty.
     public let subject: String
+    /// Who has signed it, likewise.
     public let issuer: String
     /// The host names and IP addresses that the certificate is for.
     public let names: [String]
-    /// Seconds since 1970.
+    /// Seconds since 1970 from which on it is valid.
     public let notBefore: Int64
+    /// Seconds since 1970 until which it is valid.
     public let notAfter: Int64
     /// Hexadecimal digits.
     public let serialNumber: String
@@ -50,6 +53,7 @@ public struct DtlsCertificate: Sendable, Equatable {
     public let fingerprint: String
     /// `"RSA 2048"`, `"ECDSA P-256"`.
     public let key: String
+    /// The certificate itself, DER.
     public let der: [UInt8]
 
     /// - Parameter der: a certificate in DER, of ``DtlsPeer/chain`` for instance; `nil` where it cannot be read.

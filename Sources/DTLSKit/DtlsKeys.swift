@@ -44,12 +44,15 @@ public enum DtlsSrtpProfile: UInt16, Sendable, CaseIterable {
 
 /// The master keys and salts of SRTP that a handshake has agreed on (RFC 5764, section 4.2). They are secrets.
 public struct DtlsSrtpKeys: Sendable, Equatable {
+    /// The profile that was agreed on; it says how long keys and salts are.
     public let profile: DtlsSrtpProfile
     /// For what this side sends.
     public let localKey: [UInt8]
+    /// The master salt that goes with ``localKey``.
     public let localSalt: [UInt8]
     /// For what the peer sends.
     public let remoteKey: [UInt8]
+    /// The master salt that goes with ``remoteKey``.
     public let remoteSalt: [UInt8]
 
     /// - Parameter material: the keys of client and server, and their salts.

@@ -98,6 +98,7 @@ public struct DtlsServerOption: Sendable, Equatable {
     /// The groups for the key exchange, best first: `"X25519:P-256"`; `nil`: X25519, P-256, P-384 and P-521. The curve of a
     /// client's ECDSA certificate must be among them (RFC 8422, section 5.1.1).
     public var groups: String?
+    /// The oldest version that is spoken.
     public var minimumVersion: DtlsVersion
     /// `nil`: the newest.
     public var maximumVersion: DtlsVersion?
@@ -131,6 +132,7 @@ public struct DtlsServerOption: Sendable, Equatable {
     /// Clients in their handshake or waiting to be accepted, at most.
     package var backlog = DtlsServer.backlog
 
+    /// Each parameter is the property of its name.
     public init(
         name: String? = nil, ca: String? = nil, cert: String, key: String? = nil, passwd: String? = nil,
         ipcert: Bool = false, renegotiate: Bool = false, handshakeTimeout: Int = 60_000, connectionID: Int? = nil,
@@ -321,6 +323,7 @@ public struct DtlsCertificateOption: Sendable, Equatable {
     /// See ``DtlsServerOption/ocspResponse``. (Not in the reference.)
     public var ocspResponse: [UInt8]?
 
+    /// Each parameter is the property of its name.
     public init(
         name: String, ca: String? = nil, cert: String, key: String? = nil, passwd: String? = nil,
         ocspResponse: [UInt8]? = nil
@@ -389,6 +392,7 @@ public struct DtlsClientOption: Sendable, Equatable {
     /// The groups for the key exchange, best first: `"X25519:P-256"`; `nil`: X25519, P-256, P-384 and P-521. The curve of an
     /// ECDSA certificate must be among them (RFC 8422, section 5.1.1).
     public var groups: String?
+    /// The oldest version that is spoken.
     public var minimumVersion: DtlsVersion
     /// `nil`: the newest.
     public var maximumVersion: DtlsVersion?
@@ -421,6 +425,7 @@ public struct DtlsClientOption: Sendable, Equatable {
     /// Who is told of what happens; see <doc:Observing>. It does not go along to tasks.
     public var observer: DtlsObserver?
 
+    /// Each parameter is the property of its name.
     public init(
         rejectUnauthorized: Bool = false, loadDefaultCerts: Bool = false, ca: String? = nil, server: String? = nil,
         renegotiate: Bool = false, handshakeTimeout: Int = 60_000, cert: String? = nil, key: String? = nil,
@@ -539,6 +544,7 @@ public struct DtlsPresharedKey: Sendable, Equatable {
     /// 1 to 512 bytes.
     public var key: [UInt8]
 
+    /// Nothing is checked here: what is given options with a wrong identity or key throws.
     public init(identity: [UInt8], key: [UInt8]) {
         self.identity = identity
         self.key = key

@@ -18,6 +18,7 @@ public struct DtlsPeer: Sendable, Equatable {
     /// The certificate's subject, as RFC 2253 writes it (`CN=sensor-7,O=Example`), and the common name in it. They are the
     /// peer's own words, as the names below: what is not printable is to be escaped before it reaches a terminal or a log.
     public let subject: String?
+    /// The common name in the subject, where it has one.
     public let commonName: String?
     /// The certificate's subject alternative names (RFC 5280, section 4.2.1.6). They are left behind by a connection that
     /// was suspended, or sent to a task.
@@ -77,10 +78,13 @@ public struct DtlsPeer: Sendable, Equatable {
 
 /// A certificate's subject alternative names, as text: the certificate's own words.
 public struct DtlsAlternativeNames: Sendable, Equatable {
+    /// Host names.
     public let dns: [String]
     /// IPv4 and IPv6 addresses.
     public let ip: [String]
+    /// URIs, as the certificate has them.
     public let uri: [String]
+    /// Mail addresses (rfc822Name).
     public let email: [String]
 
     init(_ names: AlternativeNames) { (dns, ip, uri, email) = (names.dns, names.ip, names.uri, names.email) }
@@ -122,8 +126,11 @@ public struct DtlsVerificationFault: Sendable, Equatable, CustomStringConvertibl
     public enum Kind: Sendable, Equatable, CaseIterable {
         /// No trusted CA has signed it, or its CA is not known.
         case untrusted
+        /// Its last day has passed, or that of a CA in its chain.
         case expired
+        /// Its first day has not come, or that of a CA in its chain.
         case notYetValid
+        /// Its issuer's revocation list has it.
         case revoked
         /// A revocation list that the options ask for is not there, or out of date.
         case revocationUnknown
@@ -135,9 +142,11 @@ public struct DtlsVerificationFault: Sendable, Equatable, CustomStringConvertibl
         case badSignature
         /// The options' rules about clients exclude it, or it is no raw public key that is known.
         case notAllowed
+        /// Anything else: ``code`` says what.
         case other
     }
 
+    /// What kind of fault it is.
     public let kind: Kind
     /// OpenSSL's number of the error, as openssl-verification-options(1) lists them (X509_V_ERR_…).
     public let code: Int
@@ -165,6 +174,7 @@ public struct DtlsVerificationFault: Sendable, Equatable, CustomStringConvertibl
 
 /// Whether the program lets a peer in.
 public enum DtlsPeerVerdict: Sendable, Equatable {
+    /// The handshake goes on.
     case accepted
     /// - Parameters:
     ///   - alert: what the peer is told.
@@ -174,15 +184,25 @@ public enum DtlsPeerVerdict: Sendable, Equatable {
 
 /// The fatal alerts that a peer can be refused with (RFC 5246, section 7.2.2).
 public enum DtlsAlert: UInt8, Sendable, CaseIterable {
+    /// Nothing else fits.
     case handshakeFailure = 40
+    /// The certificate cannot be read, or a signature in it is wrong.
     case badCertificate = 42
+    /// The certificate is of a type that cannot be used.
     case unsupportedCertificate = 43
+    /// The certificate's issuer has revoked it.
     case certificateRevoked = 44
+    /// The certificate is not valid at this time.
     case certificateExpired = 45
+    /// Anything else about the certificate is not acceptable.
     case certificateUnknown = 46
+    /// The certificate's CA is not known, or not trusted.
     case unknownCA = 48
+    /// The certificate is valid, but the peer may not come in.
     case accessDenied = 49
+    /// This side demands stronger algorithms.
     case insufficientSecurity = 71
+    /// This side could not decide, for a reason of its own.
     case internalError = 80
 }
 
@@ -190,6 +210,7 @@ public enum DtlsAlert: UInt8, Sendable, CaseIterable {
 ///
 /// It may be kept on any thread, and is to be answered on the connection's.
 public final class DtlsPeerQuestion: @unchecked Sendable {
+    /// The peer, as far as the handshake has shown who it is.
     public let peer: DtlsPeer
     /// The peer's address.
     public let remote: DtlsAddress

@@ -28,6 +28,7 @@ public struct DtlsClientRules: Sendable, Equatable {
     /// of its own.
     public var revocationLists: [String]
 
+    /// Nothing is checked here: what is given options with a wrong rule throws.
     public init(allow: [String] = [], deny: [String] = [], revocationLists: [String] = []) {
         self.allow = allow
         self.deny = deny
@@ -64,6 +65,10 @@ public struct DtlsPublicKey: Sendable, Equatable {
     /// Why there are no raw public keys, in one sentence; `nil` where there are.
     public static var unavailability: String? { RawPublicKeys.missing }
 
+    /// - Parameters:
+    ///   - name: what the peer is called.
+    ///   - fingerprint: SHA-256 of the key's SubjectPublicKeyInfo.
+    /// - Throws: `.invalid` for a name that is empty or too long, and a fingerprint that has not 32 bytes.
     public init(name: String, fingerprint: [UInt8]) throws(DtlsError) {
         guard (1...KnownPublicKey.maximumNameLength).contains(name.utf8.count) else {
             throw .invalid(

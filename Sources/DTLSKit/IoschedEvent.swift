@@ -4,6 +4,7 @@ import Primitives
 extension Iosched {
     /// A descriptor that is watched, and what is called when it is ready (reference: iosched.event).
     public final class Event {
+        /// What a descriptor is watched for.
         public enum Kind: Sendable {
             /// There is something to read, or the other end is gone.
             case read

@@ -76,6 +76,7 @@ import LinuxSystem
     public struct Messages: AsyncSequence, Sendable {
         let connection: AsyncDtlsConnection
 
+        /// Takes the messages, one at a time.
         public struct AsyncIterator: AsyncIteratorProtocol {
             let connection: AsyncDtlsConnection
 

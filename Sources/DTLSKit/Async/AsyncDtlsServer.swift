@@ -23,6 +23,7 @@
     public struct Connections: AsyncSequence, Sendable {
         let server: AsyncDtlsServer
 
+        /// Takes the clients, one at a time.
         public struct AsyncIterator: AsyncIteratorProtocol {
             let server: AsyncDtlsServer
 

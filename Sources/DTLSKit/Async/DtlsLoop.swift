@@ -8,6 +8,7 @@ import Synchronization
 /// Code of a program's own may run on it too, to use servers and connections without changing threads. It must not wait
 /// there but with `await`: calls of ``Dtls`` that would wait throw ``DtlsError/invalid(_:)``.
 @globalActor public actor DtlsLoop {
+    /// The one actor of its kind.
     public static let shared = DtlsLoop()
 
     private let executor = LoopExecutor()

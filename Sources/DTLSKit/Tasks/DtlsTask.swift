@@ -19,7 +19,9 @@ import Synchronization
 public final class DtlsTask {
     /// How a task's process has ended.
     public enum Ending: Sendable, Equatable, CustomStringConvertible {
+        /// It has ended by itself, with this exit status.
         case exited(status: Int32)
+        /// A signal has ended it.
         case killed(signal: Int32)
 
         public var description: String {
@@ -99,6 +101,7 @@ public final class DtlsTask {
         for identity in scheduler.identities.values { send(identity) }
     }
 
+    /// Whether the task's process is there.
     public var isRunning: Bool {
         checkThread()
         return watch != nil

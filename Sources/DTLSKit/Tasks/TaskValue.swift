@@ -3,13 +3,21 @@ import Primitives
 
 /// A value in a message between a program and its tasks.
 public enum TaskValue: Sendable, Equatable {
+    /// No value.
     case null
+    /// True or false.
     case bool(Bool)
+    /// A whole number.
     case integer(Int)
+    /// A floating-point number.
     case double(Double)
+    /// A text.
     case string(String)
+    /// Bytes of any kind.
     case bytes([UInt8])
+    /// Values in an order.
     case list([TaskValue])
+    /// Values by their names.
     case dictionary([String: TaskValue])
     /// A descriptor. The receiver gets a number of its own for the same open file; a message carries at most one. The
     /// sender's own stays open: close it, or call ``DtlsConnection/flyAway()``.
@@ -18,31 +26,37 @@ public enum TaskValue: Sendable, Equatable {
 
 /// Reading a value.
 extension TaskValue {
+    /// The value of `.bool`; `nil` for any other case, as in all that follow.
     public var bool: Bool? {
         if case .bool(let value) = self { return value }
         return nil
     }
 
+    /// The value of `.integer`.
     public var integer: Int? {
         if case .integer(let value) = self { return value }
         return nil
     }
 
+    /// The value of `.double`.
     public var double: Double? {
         if case .double(let value) = self { return value }
         return nil
     }
 
+    /// The value of `.string`.
     public var string: String? {
         if case .string(let value) = self { return value }
         return nil
     }
 
+    /// The value of `.bytes`.
     public var bytes: [UInt8]? {
         if case .bytes(let value) = self { return value }
         return nil
     }
 
+    /// The values of `.list`.
     public var list: [TaskValue]? {
         if case .list(let value) = self { return value }
         return nil

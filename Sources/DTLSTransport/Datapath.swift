@@ -12,7 +12,7 @@ package final class Datapath {
     /// worked through.
     let finalBatch = ReceiveBatch(capacity: 8)
     private let sender = DatagramSender()
-    private var handshakeTurns = HandshakeTurns<Connection>()
+    private var handshakeTurns = HandshakeTurns<WaitingHandshake>()
     private var hasScheduledHandshakes = false
     /// Who is told what passes; `nil` mostly.
     package var trace: ClientTrace?
@@ -33,26 +33,31 @@ package final class Datapath {
 
     /// Has a connection whose handshake goes on read its socket when it is its turn.
     func readInTurn(_ connection: Connection) {
-        handshakeTurns.add(connection)
+        handshakeTurns.add(WaitingHandshake(connection: connection))
         scheduleHandshakes()
     }
 
     private func scheduleHandshakes() {
         guard !hasScheduledHandshakes else { return }
         hasScheduledHandshakes = true
-        loop.atEndOfTurn { [self] in
-            hasScheduledHandshakes = false
-            continueHandshakes()
+        loop.atEndOfTurn { [weak self] in
+            self?.hasScheduledHandshakes = false
+            self?.continueHandshakes()
         }
+    }
+
+    /// A loop that nobody polls any more keeps neither the connection nor this.
+    private struct WaitingHandshake {
+        weak var connection: Connection?
     }
 
     private func continueHandshakes() {
         var now = Instant.now()
         handshakeTurns.begin(now: now)
         var isFirst = true
-        while let connection = handshakeTurns.take(now: now, isFirst: isFirst) {
+        while let waiting = handshakeTurns.take(now: now, isFirst: isFirst) {
             isFirst = false
-            connection.readHandshake()
+            waiting.connection?.readHandshake()
             now = Instant.now()
         }
         if !handshakeTurns.isEmpty { scheduleHandshakes() }

@@ -3,7 +3,7 @@ import COpenSSL
 /// What keys of other protocols are derived from that are bound to a connection (RFC 5705): the connection's master secret
 /// and both randoms. OpenSSL has them as long as it has the connection; this outlives it.
 ///
-/// Whoever has it can read all that the connection has sent and will send, so it is made only for those who ask for it, and
+/// Anybody who has it can read all that the connection has sent and will send, so it is made only for those who ask for it, and
 /// wiped with its last user.
 package final class ExporterSecret {
     /// The most bytes of a label and a context together. OpenSSL's function takes seeds of 1,024 bytes, with the randoms in

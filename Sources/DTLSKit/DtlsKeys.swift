@@ -69,7 +69,7 @@ public struct DtlsSrtpKeys: Sendable, Equatable {
 /// Where the secrets of connections are written to, so that captured traffic can be decrypted: Wireshark's SSLKEYLOGFILE
 /// format.
 ///
-/// **Whoever has these lines reads all that the connections say.** It is for debugging alone, and there is none unless the
+/// **Those who have these lines read all that the connections say.** It is for debugging alone, and there is none unless the
 /// program sets one (``DtlsServerOption/keyLog``, ``DtlsClientOption/keyLog``).
 public final class DtlsKeyLog: Sendable, Equatable {
     let write: @Sendable (String) -> Void

@@ -178,7 +178,7 @@
             }
         }
 
-        /// Sends the flight once more that has ended the handshake, but not so many bytes that whoever has seen the peer's
+        /// Sends the flight once more that has ended the handshake, but not so many bytes that somebody who has seen the peer's
         /// record go by could have this side flood the peer.
         private func answerRepetition(_ byteCount: Int, _ work: inout Work) {
             var written: [ByteBuffer] = []

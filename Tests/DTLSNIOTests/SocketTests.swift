@@ -253,7 +253,7 @@
             try await server.close()
         }
 
-        @Test func `datagrams of strangers do not disturb a server`() async throws {
+        @Test func `datagrams of others do not disturb a server`() async throws {
             let server = try await Server(credentials.server, on: group)
             let target = try #require(Address(host: "127.0.0.1", port: UInt16(server.port)))
             let stranger = try DatagramSocket(at: try #require(Address(host: "127.0.0.1", port: 0)))

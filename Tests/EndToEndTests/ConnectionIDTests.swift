@@ -231,7 +231,8 @@ extension EndToEnd {
             let known = try #require(before.last { $0.first == 25 })
             for worker in daemon.workers { kill(worker, SIGSTOP) }
             defer { for worker in daemon.workers { kill(worker, SIGCONT) } }
-            // The channel has something to read before the socket has.
+            // The channel has something to read before the socket has. Were the main process slower than the pause, the test
+            // would show less, and not fail.
             nat.send(known, from: stranger)
             try await Task.sleep(for: .milliseconds(100))
             async let echoed = client.echo(1)

@@ -28,7 +28,8 @@
         private static func perform(_ action: String, _ argument: String) -> String {
             let pid = Int(argument) ?? 0
             switch action {
-            // The worker dies in the midst of the client's record, where a signal from outside seldom comes.
+            // The worker dies in the midst of the client's record, where a signal from outside seldom comes. Debug builds
+            // alone have this code.
             case "crash": fatalError("The stand-in crashes, as it was told to.")
             case "read": return outcome { open(argument, O_RDONLY) }
             case "append": return outcome { open(argument, O_WRONLY | O_APPEND | O_CREAT, 0o600) }

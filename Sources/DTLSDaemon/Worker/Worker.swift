@@ -577,7 +577,7 @@ final class Worker: MessageChannelDelegate {
     }
 
     /// Nobody can have sealed the datagram, or it is a copy. Its source is charged for it (``ForgedRecordLimits``), unless
-    /// the connection is known to be there: such datagrams are never dropped for their number, and whoever forges a
+    /// the connection is known to be there: such datagrams are never dropped for their number, and somebody who forges a
     /// client's address must not keep that client from moving.
     /// - Parameters:
     ///   - source: where it has come from.

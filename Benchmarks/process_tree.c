@@ -47,6 +47,8 @@ static double cpu_seconds(int pid) {
     if (!tasks) return 0;
     double seconds = 0;
     for (struct dirent *entry; (entry = readdir(tasks));) {
+        // The entry ".." is the process, whose schedstat is that of its first thread once more.
+        if (entry->d_name[0] == '.') continue;
         char file_path[400];
         snprintf(file_path, sizeof file_path, "%s/%s/schedstat", path, entry->d_name);
         FILE *file = fopen(file_path, "r");

@@ -31,6 +31,10 @@
             // The worker dies in the midst of the client's record, where a signal from outside seldom comes. Debug builds
             // alone have this code.
             case "crash": fatalError("The stand-in crashes, as it was told to.")
+            case "segfault":
+                // The first page is nobody's.
+                UnsafeMutablePointer<UInt8>(bitPattern: 8)?.pointee = 0
+                return "there is memory at 8"
             case "read": return outcome { open(argument, O_RDONLY) }
             case "append": return outcome { open(argument, O_WRONLY | O_APPEND | O_CREAT, 0o600) }
             case "overwrite": return outcome { open(argument, O_WRONLY | O_CREAT, 0o600) }

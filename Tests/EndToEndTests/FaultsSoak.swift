@@ -1,0 +1,429 @@
+import Foundation
+import LinuxSystem
+import Synchronization
+import TestSupport
+
+/// Half of the load that the machine bears, of clients that come, work and go while things break: one part echoes, the
+/// other does handshakes of all kinds; beside them is what a hostile sender sends.
+final class SoakLoad: Sendable {
+    /// A run of `dtls bench`.
+    struct Work: Sendable {
+        var name: String
+        var arguments: [String]
+    }
+
+    struct Latency: Codable {
+        var perSecond: Double
+        var median: Double
+        var p99: Double
+        var worst: Double
+    }
+
+    /// How a run has ended.
+    struct Outcome: Sendable {
+        var work: String
+        var latency: Latency?
+        /// Why something of it has failed; `nil` where nothing has.
+        var obstacle: String?
+    }
+
+    private struct State {
+        var tasks: [Task<Void, Never>] = []
+        var outcomes: [Outcome] = []
+    }
+
+    private let prefix: [String]
+    private let folder: TestFolder
+    private let isOver = Atomic<Bool>(false)
+    private let state = Mutex(State())
+
+    init(prefix: [String], in folder: TestFolder) { (self.prefix, self.folder) = (prefix, folder) }
+
+    /// Runs it once.
+    func run(_ work: Work) async -> Outcome {
+        do {
+            let program = try Program(
+                prefix + ["bench"] + work.arguments + ["--insecure", "--quiet", "--json"], in: folder)
+            let ending = try await program.ended(within: 180)
+            let latency = Self.latency(program.output)
+            let obstacle = latency == nil || ending != .exited(0) ? "\(ending): \(program.errors.suffix(300))" : nil
+            return Outcome(work: work.name, latency: latency, obstacle: obstacle)
+        } catch {
+            return Outcome(work: work.name, obstacle: "\(error)")
+        }
+    }
+
+    private static func latency(_ output: String) -> Latency? {
+        guard let object = try? JSONSerialization.jsonObject(with: Data(output.utf8)) as? [String: Any],
+            let latency = object["latency"] as? [String: Any]
+        else { return nil }
+        func number(_ value: Any?) -> Double? { (value as? NSNumber)?.doubleValue }
+        guard let perSecond = number(object["per_second"]), let median = number(latency["p50_seconds"]),
+            let p99 = number(latency["p99_seconds"]), let worst = number(latency["max_seconds"])
+        else { return nil }
+        return Latency(perSecond: perSecond, median: median, p99: p99, worst: worst)
+    }
+
+    /// Runs these in turn until ``stop()``, and rests after each for so many times as long as it has taken.
+    func begin(_ works: [Work], rest: Double) {
+        let task = Task {
+            var number = 0
+            while !isOver.load(ordering: .relaxed) {
+                let start = ContinuousClock.now
+                let outcome = await run(works[number % works.count])
+                state.withLock { $0.outcomes.append(outcome) }
+                number += 1
+                try? await Task.sleep(for: (ContinuousClock.now - start) * rest)
+            }
+        }
+        state.withLock { $0.tasks.append(task) }
+    }
+
+    /// Sends garbage to a place, some hundred datagrams a second.
+    func begin(_ garbage: Garbage, to place: SocketAddress) {
+        let task = Task {
+            var garbage = garbage
+            while !isOver.load(ordering: .relaxed) {
+                garbage.send(50, to: place)
+                try? await Task.sleep(for: .milliseconds(100))
+            }
+        }
+        state.withLock { $0.tasks.append(task) }
+    }
+
+    /// Returns when all runs that had begun have ended, with how they have.
+    func stop() async -> [Outcome] {
+        isOver.store(true, ordering: .relaxed)
+        for task in state.withLock({ $0.tasks }) { await task.value }
+        return state.withLock { $0.outcomes }
+    }
+}
+
+/// An hour of faults under load: half of what the machine bears, clients of all kinds. After each fault it takes the
+/// memory and the descriptors of each process, and measures latency while nothing is broken. What it has found is a page.
+final class Soak {
+    /// After one fault.
+    struct Sample: Codable {
+        var seconds: Double
+        var fault: String
+        /// The longest time that a client has waited for an answer, in seconds.
+        var wait: Double
+        /// Kilobytes of each process that no other shares, and its descriptors.
+        var memory: [String: Int]
+        var descriptors: [String: Int]
+        /// By what was measured.
+        var latency: [String: SoakLoad.Latency]
+        /// Runs of the load beside the fault, those of which something failed, and why the first of these did.
+        var runs: Int
+        var failed: Int
+        var obstacle: String?
+    }
+
+    private let world: FaultWorld
+    private let folder: URL
+    private let seed: UInt64
+    private let start = ContinuousClock.now
+    private let length: Int
+    private let echoesPerSecond: Double
+    private let handshakesPerSecond: Double
+    private var load: SoakLoad?
+    private var samples: [Sample] = []
+    /// For how long the load works before a fault and after it.
+    private static let margin = Duration.seconds(4)
+    private static let echoConnections = 50
+
+    /// Measures what the machine can do.
+    init(in world: FaultWorld, folder: String, seed: UInt64, seconds: Int) async throws {
+        (self.world, self.folder, self.seed, length) = (world, URL(filePath: folder), seed, seconds)
+        try FileManager.default.createDirectory(at: self.folder, withIntermediateDirectories: true)
+        let echo = world.address(FaultWorld.ports.echo)
+        echoesPerSecond = try await Self.measure(
+            .init(name: "echo", arguments: ["echo", "--window", "8", "--seconds", "3", echo]), in: world
+        ).perSecond
+        handshakesPerSecond = try await Self.measure(
+            .init(name: "handshakes", arguments: ["handshake", "--count", "500", "--connections", "16", echo]),
+            in: world
+        ).perSecond
+    }
+
+    private static func newLoad(in world: FaultWorld) -> SoakLoad {
+        SoakLoad(prefix: world.network.clientPrefix + [Daemon.tool], in: world.folder)
+    }
+
+    private static func measure(_ work: SoakLoad.Work, in world: FaultWorld) async throws -> SoakLoad.Latency {
+        let outcome = await newLoad(in: world).run(work)
+        guard let latency = outcome.latency, outcome.obstacle == nil else {
+            throw NeverHappened(
+                description: "\(work.name) fail while nothing is broken: \(outcome.obstacle ?? "")\(world.lastLines)")
+        }
+        return latency
+    }
+
+    private func echo(perSecond: Double, seconds: Int, _ more: [String] = []) -> [String] {
+        [
+            "echo", "--connections", "\(Self.echoConnections)", "--seconds", "\(seconds)", "--rate",
+            "\(max(1, Int(perSecond)))",
+        ] + more + [world.address(FaultWorld.ports.echo)]
+    }
+
+    /// Handshakes of each kind: as many as can be done in `seconds` if they are full ones.
+    private func handshakes(seconds: Double, connections: Int) -> [SoakLoad.Work] {
+        let ports = FaultWorld.ports
+        let kinds: [(name: String, arguments: [String], port: Int)] = [
+            ("full handshakes", [], ports.echo),
+            ("resumed handshakes", ["--resume"], ports.echo),
+            ("handshakes with a pre-shared key", ["--psk", "fault:\(FaultWorld.key)"], ports.keys),
+            (
+                "handshakes with a certificate of the client",
+                ["--cert", world.person.certificate, "--key", world.person.privateKey], ports.strict
+            ),
+            ("handshakes with connection IDs", ["--connection-id", "4"], ports.echo),
+        ]
+        let count = max(20, Int(handshakesPerSecond * seconds))
+        return kinds.map { kind in
+            .init(
+                name: kind.name,
+                arguments: ["handshake", "--count", "\(count)", "--connections", "\(connections)"] + kind.arguments
+                    + [world.address(kind.port)])
+        }
+    }
+
+    /// Lets the load begin.
+    func begin() async throws {
+        let load = Self.newLoad(in: world)
+        // A quarter of what the machine can do, and another one.
+        load.begin(
+            [
+                .init(name: "echo", arguments: echo(perSecond: echoesPerSecond / 4, seconds: 4)),
+                .init(
+                    name: "echo with connection IDs",
+                    arguments: echo(perSecond: echoesPerSecond / 4, seconds: 4, ["--connection-id", "4"])),
+            ], rest: 0)
+        load.begin(handshakes(seconds: 0.5, connections: 16).shuffled(using: &world.random), rest: 3)
+        if let place = SocketAddress(host: FaultNetwork.server, port: UInt16(FaultWorld.ports.echo)) {
+            load.begin(try Garbage(seed: world.random.next(), from: world.network), to: place)
+        }
+        self.load = load
+        try await Task.sleep(for: Self.margin)
+    }
+
+    /// Lets the load end, some seconds after the fault.
+    func pause() async throws -> [SoakLoad.Outcome] {
+        try await Task.sleep(for: Self.margin)
+        let outcomes = await load?.stop() ?? []
+        load = nil
+        // Of a run that has failed, all may have gone without a word.
+        world.noteVanished(outcomes.reduce(0) { $0 + ($1.obstacle == nil ? 5 : 100) })
+        return outcomes
+    }
+
+    /// Measures, with nothing broken and no other load.
+    func add(_ fault: Fault, wait: Duration, _ outcomes: [SoakLoad.Outcome]) async throws {
+        var latency: [String: SoakLoad.Latency] = [:]
+        let kinds = handshakes(seconds: 0.5, connections: 4)
+        for work in [
+            .init(name: "echo", arguments: echo(perSecond: echoesPerSecond / 2, seconds: 2)),
+            kinds[samples.count % kinds.count],
+        ] {
+            latency[work.name] = try await Self.measure(work, in: world)
+        }
+        world.noteVanished(5)
+        func ofEach(_ value: (pid_t) -> Int) -> [String: Int] {
+            Dictionary(uniqueKeysWithValues: world.members.map { ($0.name, value($0.pid)) })
+        }
+        samples.append(
+            Sample(
+                seconds: (ContinuousClock.now - start).inSeconds, fault: fault.rawValue, wait: wait.inSeconds,
+                memory: ofEach(FaultWorld.memory), descriptors: ofEach(ProcessTable.openDescriptors),
+                latency: latency, runs: outcomes.count, failed: outcomes.count { $0.obstacle != nil },
+                obstacle: outcomes.first { $0.obstacle != nil }.map { "\($0.work): \($0.obstacle ?? "")" }))
+        try write()
+    }
+
+    /// - Throws: where it was not flat.
+    func finish() throws {
+        let bad = judgements.filter { !$0.isFlat }
+        guard bad.isEmpty else {
+            throw NeverHappened(description: "this was not flat: \(bad.map(\.text).joined(separator: "; "))")
+        }
+    }
+
+    // MARK: Judging
+
+    /// Whether something has risen, by the slope of Theil and Sen, the median of the slopes between each two samples, which
+    /// single ones do not change.
+    struct Judgement {
+        var name: String
+        var median: Double
+        var rise: Double
+        var allowed: Double
+        var unit: String
+        var isFlat: Bool { rise <= allowed }
+        var text: String {
+            "\(name): \(SoakPage.short(median)) \(unit), \(SoakPage.short(rise)) more at the end, allowed"
+                + " \(SoakPage.short(allowed))"
+        }
+
+        /// - Parameters:
+        ///   - share: how much of the median a rise may be; or `least`, where that is more.
+        init?(
+            _ name: String, _ points: [(seconds: Double, value: Double)], unit: String, share: Double, least: Double
+        ) {
+            guard points.count >= 5, let first = points.first, let last = points.last else { return nil }
+            var slopes: [Double] = []
+            for (index, one) in points.enumerated() {
+                for other in points[(index + 1)...] where other.seconds > one.seconds {
+                    slopes.append((other.value - one.value) / (other.seconds - one.seconds))
+                }
+            }
+            func middle(_ values: [Double]) -> Double { values.sorted()[values.count / 2] }
+            guard !slopes.isEmpty else { return nil }
+            (self.name, self.unit, median) = (name, unit, middle(points.map(\.value)))
+            rise = middle(slopes) * (last.seconds - first.seconds)
+            allowed = max(median * share, least)
+        }
+    }
+
+    /// Of the second half, in which no fault ends a process. Its first fifth is left out: processes have just been started.
+    private var judgements: [Judgement] {
+        let judged = samples.filter { $0.seconds > Double(length) * 0.6 }
+        func points(_ value: (Sample) -> Double?) -> [(seconds: Double, value: Double)] {
+            judged.compactMap { sample in value(sample).map { (sample.seconds, $0) } }
+        }
+        let members = Set(judged.flatMap { $0.memory.keys }).sorted()
+        let works = Set(judged.flatMap { $0.latency.keys }).sorted()
+        return members.compactMap { name in
+            Judgement(
+                "memory of \(name)", points { $0.memory[name].map { Double($0) / 1_024 } }, unit: "MB", share: 0.1,
+                least: 2)
+        }
+            + members.compactMap { name in
+                Judgement(
+                    "descriptors of \(name)", points { $0.descriptors[name].map(Double.init) }, unit: "", share: 0.1,
+                    least: 4)
+            }
+            + works.flatMap { name in
+                [
+                    Judgement(
+                        "\(name), median", points { $0.latency[name].map { $0.median * 1_000 } }, unit: "ms",
+                        share: 0.25, least: 1),
+                    Judgement(
+                        "\(name), 99 %", points { $0.latency[name].map { $0.p99 * 1_000 } }, unit: "ms", share: 0.5,
+                        least: 10),
+                ].compactMap(\.self)
+            }
+    }
+
+    // MARK: Writing
+
+    private func write() throws {
+        func save(_ text: String, as name: String) throws {
+            try Data(text.utf8).write(to: folder.appending(path: name))
+        }
+        let encoder = JSONEncoder()
+        encoder.outputFormatting = [.sortedKeys]
+        try save(
+            samples.map { String(decoding: try encoder.encode($0), as: UTF8.self) + "\n" }.joined(), as: "samples.jsonl"
+        )
+        try save(table { $0.memory.mapValues { Double($0) / 1_024 } }, as: "memory.tsv")
+        try save(table { $0.descriptors.mapValues(Double.init) }, as: "descriptors.tsv")
+        try save(table { $0.latency.mapValues { $0.median * 1_000 } }, as: "median.tsv")
+        try save(table { $0.latency.mapValues { $0.p99 * 1_000 } }, as: "p99.tsv")
+        try save(table { ["longest wait": $0.wait] }, as: "wait.tsv")
+        try save(
+            SoakPage(
+                samples: samples, judgements: judgements, seed: seed, echoesPerSecond: echoesPerSecond,
+                handshakesPerSecond: handshakesPerSecond
+            ).html, as: "report.html")
+    }
+
+    /// For gnuplot: minutes, and a column for each name.
+    private func table(_ values: (Sample) -> [String: Double]) -> String {
+        let names = Set(samples.flatMap { values($0).keys }).sorted()
+        let rows = samples.map { sample in
+            ([sample.seconds / 60] + names.map { values(sample)[$0] }).map { $0.map { "\($0)" } ?? "?" }
+        }
+        return ([["minutes"] + names] + rows).map { $0.joined(separator: "\t") + "\n" }.joined()
+    }
+}
+
+extension Duration {
+    fileprivate var inSeconds: Double { Double(components.seconds) + Double(components.attoseconds) / 1e18 }
+}
+
+/// What a soak has found, as a page beside the drawings of `Benchmarks/soak.gnuplot`.
+struct SoakPage {
+    let samples: [Soak.Sample]
+    let judgements: [Soak.Judgement]
+    let seed: UInt64
+    let echoesPerSecond: Double
+    let handshakesPerSecond: Double
+
+    static func short(_ value: Double) -> String {
+        abs(value) >= 100 ? String(Int(value.rounded())) : String((value * 100).rounded() / 100)
+    }
+
+    private static func escaped(_ text: String) -> String {
+        text.replacing("&", with: "&amp;").replacing("<", with: "&lt;")
+    }
+
+    private var verdict: String {
+        if judgements.isEmpty { return "There are too few samples of the second half to be judged." }
+        let count = judgements.count { !$0.isFlat }
+        return count == 0 ? "Flat." : "Not flat: \(count) of \(judgements.count)."
+    }
+
+    var html: String {
+        """
+        <!doctype html>
+        <html lang="en"><meta charset="utf-8"><title>Soak</title>
+        <style>
+        body { font: 14px system-ui, sans-serif; max-width: 980px; margin: 2em auto }
+        img { width: 100% } table { border-collapse: collapse } td, th { padding: .2em .8em; text-align: right }
+        td:first-child, th:first-child, td.text { text-align: left } .bad { color: #cf222e; font-weight: bold }
+        </style>
+        <h1>Soak</h1>
+        <p><b>\(verdict)</b> \(samples.count) faults in \(Self.short((samples.last?.seconds ?? 0) / 60)) minutes, seed \(seed).
+        After each of them every client was served, had heard what it had said and nothing else, the counters added up, and
+        all sockets of silent clients were closed.
+        <p>The load beside the faults was a quarter of \(Self.short(echoesPerSecond)) echoes a second and a quarter of
+        \(Self.short(handshakesPerSecond)) full handshakes a second, which is what the machine could do of either alone at
+        the beginning, with handshakes of five kinds in turn, slow clients, clients that go without a word, and garbage.
+        Latency was measured after each fault, with nothing broken: echoes at half of what the machine can do, and
+        handshakes of one kind, four at once.
+        <h2>Verdict</h2>
+        <p>Of the last 40 % of the time (faults that end processes happen in the first half alone): the slope (Theil and Sen)
+        over that time, against what is allowed: 10 % of the median or 2 MB of memory, 10 % or 4 descriptors, 25 % or 1 ms of
+        a median latency, 50 % or 10 ms of one of 99 %.
+        <table><tr><th>what<th>median<th>change<th>allowed<th></tr>
+        \(judgements.map(Self.row).joined(separator: "\n"))
+        </table>
+        <h2>Memory that no other process shares (MB)</h2><img src="memory.svg" alt="memory">
+        <h2>Open descriptors</h2><img src="descriptors.svg" alt="descriptors">
+        <h2>Latency, median (ms)</h2><img src="median.svg" alt="median latency">
+        <h2>Latency, 99 % (ms)</h2><img src="p99.svg" alt="latency of 99 %">
+        <h2>Longest wait of a client for an answer after a fault (s)</h2><img src="wait.svg" alt="longest wait">
+        <h2>By fault</h2>
+        <p>What fails beside a fault is what the fault keeps from it; connections that were there before are the clients
+        above, of which none may fail.
+        <table><tr><th>fault<th>times<th>longest wait (s)<th>runs of the load<th>failed<th>why the last one did</tr>
+        \(faults)
+        </table></html>
+
+        """
+    }
+
+    private static func row(_ one: Soak.Judgement) -> String {
+        "<tr\(one.isFlat ? "" : " class=\"bad\"")><td>\(one.name)<td>\(short(one.median)) \(one.unit)"
+            + "<td>\(short(one.rise))<td>\(short(one.allowed))<td>\(one.isFlat ? "flat" : "not flat")</tr>"
+    }
+
+    private var faults: String {
+        Dictionary(grouping: samples, by: \.fault).sorted { $0.key < $1.key }.map { fault, samples in
+            let obstacle = samples.compactMap(\.obstacle).last ?? ""
+            return "<tr><td>\(fault)<td>\(samples.count)<td>\(Self.short(samples.map(\.wait).max() ?? 0))"
+                + "<td>\(samples.reduce(0) { $0 + $1.runs })<td>\(samples.reduce(0) { $0 + $1.failed })"
+                + "<td class=\"text\">\(Self.escaped(obstacle))</tr>"
+        }.joined(separator: "\n")
+    }
+}

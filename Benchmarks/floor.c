@@ -2,7 +2,8 @@
 // each client, and one recvfrom and one send for each datagram; it has no hand-over, no logs, no limits and no timers.
 // scripts/bench tells the costs of dtlsd as multiples of the costs of this server.
 //
-//   floor PORT CERTIFICATE KEY [BACKEND_PORT [PSK]]   listens on 127.0.0.1; prints "ready" on standard output
+//   floor PORT CERTIFICATE KEY [BACKEND_PORT [PSK]]   listens on 127.0.0.1, or on the IPv4 address that the variable
+//                                                     FLOOR_ADDRESS has; prints "ready" on standard output
 //
 // With BACKEND_PORT, unless it is 0, it forwards what a client sends to this port of 127.0.0.1, through a connected socket
 // for each client, and sends the client what comes back. With PSK (hexadecimal), clients may have this key, under any
@@ -227,16 +228,19 @@ static void read_listener(void) {
     }
 }
 
+// A cookie costs nothing to make and to check here, and is the same for all.
+static const unsigned char only_cookie[20] = "no cookie of others";
+
 static int make_cookie(SSL *ssl, unsigned char *cookie, unsigned *length) {
     (void)ssl;
-    memset(cookie, 7, 20);
-    *length = 20;
+    memcpy(cookie, only_cookie, sizeof only_cookie);
+    *length = sizeof only_cookie;
     return 1;
 }
 
 static int check_cookie(SSL *ssl, const unsigned char *cookie, unsigned length) {
     (void)ssl;
-    return length == 20 && cookie[0] == 7;
+    return length == sizeof only_cookie && !memcmp(cookie, only_cookie, sizeof only_cookie);
 }
 
 static unsigned char shared_key[64];
@@ -270,8 +274,9 @@ static void make_context(const char *certificate, const char *key) {
 }
 
 static void open_listener(int port) {
-    local = (struct sockaddr_in){
-        .sin_family = AF_INET, .sin_port = htons(port), .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    const char *address = getenv("FLOOR_ADDRESS");
+    local = (struct sockaddr_in){.sin_family = AF_INET, .sin_port = htons(port)};
+    if (inet_pton(AF_INET, address ? address : "127.0.0.1", &local.sin_addr) != 1) fail("FLOOR_ADDRESS");
     listener = bound_socket();
     int size = 4 << 20;
     setsockopt(listener, SOL_SOCKET, SO_RCVBUF, &size, sizeof size);

@@ -9,6 +9,7 @@
 //   load fleet     --to ADDRESS:PORT [-n CLIENTS] [-t SECONDS] [--resume]
 //
 //   load move|flood|reading (moves.c)
+//   load spoofed            (spoofed.c)
 //
 //   --server PID        measures the CPU time and memory of that process and its descendants
 //   --psk IDENTITY:HEX  does handshakes with this pre-shared key; else with the server's certificate, unverified
@@ -17,8 +18,8 @@
 //
 // handshake opens and closes connections. echo keeps WINDOW datagrams of every connection in flight.
 // idle opens the connections, holds them, and then sends datagrams that belong to no connection (stray_each: the CPU
-// time that one costs the kernel; over loopback that is the sender's). million.c, outage.c, moves.c and fleet.c explain the
-// others.
+// time that one costs the kernel; over loopback that is the sender's). million.c, outage.c, moves.c, fleet.c and spoofed.c
+// explain the others.
 // Each prints one line of name=value, with times in microseconds, and exits with 1 when a handshake failed.
 #define _GNU_SOURCE
 #include "load.h"
@@ -40,13 +41,14 @@ static const struct {
 } scenarios[] = {
     {"handshake", run_handshakes}, {"echo", run_echo}, {"idle", run_idle}, {"million", run_million},
     {"outage", run_outage},       {"move", run_move}, {"flood", run_flood}, {"reading", run_reading},
-    {"fleet", run_fleet},
+    {"fleet", run_fleet},         {"spoofed", run_spoofed},
 };
 
 static int usage(void) {
     fprintf(stderr, "usage: load SCENARIO --to ADDRESS:PORT [-n TOTAL] [-c CONNECTIONS]\n"
                     "            [-s BYTES] [-w WINDOW] [-t SECONDS] [-i SECONDS] [--rate HANDSHAKES] [--run COMMAND]\n"
-                    "            [--sample CLIENTS] [--psk IDENTITY:HEX] [--ecdhe] [--resume] [--cid] [--server PID]\n");
+                    "            [--sample CLIENTS] [--psk IDENTITY:HEX] [--ecdhe] [--resume] [--cid] [--server PID]\n"
+                    "            [--kind KIND] [--newcomers HANDSHAKES]\n");
     return 2;
 }
 
@@ -55,6 +57,7 @@ static int parse_options(int count, char **arguments) {
         {"to", required_argument, 0, 'T'},   {"resume", no_argument, 0, 'r'},    {"server", required_argument, 0, 'p'},
         {"psk", required_argument, 0, 'k'},  {"sample", required_argument, 0, 'S'}, {"rate", required_argument, 0, 'R'},
         {"run", required_argument, 0, 'C'},  {"cid", no_argument, 0, 'I'},       {"ecdhe", no_argument, 0, 'E'},
+        {"kind", required_argument, 0, 'K'}, {"newcomers", required_argument, 0, 'N'},
         {0}};
     optind = 2;
     for (int option; (option = getopt_long(count, arguments, "n:c:s:w:t:i:", long_options, 0)) != -1;) switch (option) {
@@ -67,6 +70,8 @@ static int parse_options(int count, char **arguments) {
         case 'C': options.command = optarg; break;
         case 'I': options.offers_ids = 1; break;
         case 'E': options.ecdhe = 1; break;
+        case 'K': options.kind = optarg; break;
+        case 'N': options.newcomers = atof(optarg); break;
         case 'n': options.total = atol(optarg); break;
         case 'c': options.connections = atoi(optarg); break;
         case 's': options.bytes = atoi(optarg); break;
@@ -75,9 +80,10 @@ static int parse_options(int count, char **arguments) {
         case 'i': options.interval = atof(optarg); break;
         default: return 0;
         }
-    return options.to.length && options.total > 0 && options.connections > 0 && options.seconds > 0 &&
+    return options.to.length && options.total > 0 && options.connections >= !options.kind && options.seconds > 0 &&
            options.bytes >= (int)sizeof(unsigned) && options.bytes <= LONGEST_DATAGRAM && options.window >= 1 &&
-           options.window <= WIDEST_WINDOW && options.sample >= 2 && options.interval > 0 && options.rate >= 0;
+           options.window <= WIDEST_WINDOW && options.sample >= 2 && options.interval > 0 && options.rate >= 0 &&
+           options.newcomers >= 0;
 }
 
 int main(int count, char **arguments) {

@@ -12,11 +12,13 @@ typedef struct {
     int server;          // process ID; 0 for none
     const char *psk;     // "IDENTITY:HEXADECIMAL"; NULL for certificates
     int sample;          // how many clients of `million` stay alive
-    double interval;     // seconds between the messages of a connection of `outage` and `flood`
-    double rate;         // handshakes a second of `outage`, datagrams of `flood`
+    double interval;     // seconds between the messages of a connection of `outage`, `flood` and `spoofed`
+    double rate;         // handshakes a second of `outage`, datagrams of `flood` and `spoofed`
     const char *command; // what `outage` runs
     int offers_ids;      // connection IDs
     int ecdhe;           // with the pre-shared key
+    const char *kind;    // of the datagrams of `spoofed`
+    double newcomers;    // handshakes a second of `spoofed`
 } Options;
 
 extern Options options;
@@ -31,6 +33,7 @@ int run_move(void);
 int run_flood(void);
 int run_reading(void);
 int run_fleet(void);
+int run_spoofed(void);
 
 // Microseconds for each of `count`.
 static inline double each(double seconds, double count) {

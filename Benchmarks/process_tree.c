@@ -116,7 +116,7 @@ TreeUsage measure_tree(int root) {
 }
 
 // The lines of /proc/net/snmp come in pairs: "Udp: NAME NAME …", and "Udp: NUMBER NUMBER …".
-static long receive_buffer_errors(void) {
+static long udp_errors(void) {
     char names[1024], numbers[1024];
     FILE *file = fopen("/proc/net/snmp", "r");
     if (!file) return 0;
@@ -126,7 +126,7 @@ static long receive_buffer_errors(void) {
         char *name_rest, *number_rest;
         char *name = strtok_r(names, " \n", &name_rest), *number = strtok_r(numbers, " \n", &number_rest);
         for (; name && number; name = strtok_r(NULL, " \n", &name_rest), number = strtok_r(NULL, " \n", &number_rest))
-            if (!strcmp(name, "RcvbufErrors")) errors = atol(number);
+            if (!strcmp(name, "InErrors")) errors = atol(number);
     }
     fclose(file);
     return errors;
@@ -139,6 +139,6 @@ KernelUsage measure_kernel(void) {
         .available_kib = named_number("/proc/meminfo", "MemAvailable:"),
         .udp_sockets =
             named_number("/proc/net/sockstat", "UDP: inuse") + named_number("/proc/net/sockstat6", "UDP6: inuse"),
-        .udp_dropped = receive_buffer_errors() + named_number("/proc/net/snmp6", "Udp6RcvbufErrors"),
+        .udp_dropped = udp_errors() + named_number("/proc/net/snmp6", "Udp6InErrors"),
     };
 }

@@ -18,7 +18,7 @@ typedef struct {
     long page_tables_kib;  // PageTables
     long available_kib;    // MemAvailable
     long udp_sockets;      // "inuse" of /proc/net/sockstat and sockstat6
-    long udp_dropped;      // RcvbufErrors of /proc/net/snmp and snmp6
+    long udp_dropped;      // InErrors of /proc/net/snmp and snmp6: for want of room, or by a filter of the socket
 } KernelUsage;
 
 KernelUsage measure_kernel(void);

@@ -112,6 +112,10 @@ package final class Connection: TimerTarget, EventHandler {
         super.init()
     }
 
+    deinit {
+        if waitsForTurn { datapath.forget(waiting: self) }
+    }
+
     // MARK: Lifecycle
 
     /// A server's connection over a connected socket, from the hello of a client whose address is proven. Call

@@ -33,8 +33,13 @@ package final class Datapath {
 
     /// Has a connection whose handshake goes on read its socket when it is its turn.
     func readInTurn(_ connection: Connection) {
-        handshakeTurns.add(WaitingHandshake(connection: connection))
+        handshakeTurns.add(WaitingHandshake(connection))
         scheduleHandshakes()
+    }
+
+    /// Has a connection wait no more that is being freed.
+    func forget(waiting connection: Connection) {
+        handshakeTurns.remove { $0.isOf(connection) }
     }
 
     private func scheduleHandshakes() {
@@ -46,9 +51,18 @@ package final class Datapath {
         }
     }
 
-    /// A loop that nobody polls any more keeps neither the connection nor this.
+    /// A connection that waits. It is not retained, so that a loop that nobody polls any more keeps neither it nor this; nor
+    /// is the reference weak, which would make each use of the connection slower for as long as it lives. A connection
+    /// that is freed while it waits is taken out (``forget(waiting:)``).
     private struct WaitingHandshake {
-        weak var connection: Connection?
+        private let unretained: Unmanaged<Connection>
+
+        init(_ connection: Connection) { unretained = .passUnretained(connection) }
+
+        var connection: Connection { unretained.takeUnretainedValue() }
+
+        /// Asks without retaining it.
+        func isOf(_ other: Connection) -> Bool { unretained.toOpaque() == Unmanaged.passUnretained(other).toOpaque() }
     }
 
     private func continueHandshakes() {
@@ -57,7 +71,7 @@ package final class Datapath {
         var isFirst = true
         while let waiting = handshakeTurns.take(now: now, isFirst: isFirst) {
             isFirst = false
-            waiting.connection?.readHandshake()
+            waiting.connection.readHandshake()
             now = Instant.now()
         }
         if !handshakeTurns.isEmpty { scheduleHandshakes() }

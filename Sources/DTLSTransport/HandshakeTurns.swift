@@ -19,6 +19,13 @@ struct HandshakeTurns<Element> {
 
     mutating func add(_ element: Element) { waiting.append(element) }
 
+    /// Takes out those that wait no more.
+    mutating func remove(where isGone: (Element) -> Bool) {
+        waiting.removeFirst(next)
+        next = 0
+        waiting.removeAll(where: isGone)
+    }
+
     /// A turn's steps begin.
     mutating func begin(now: Instant) { end = now + Self.budget }
 

@@ -19,15 +19,34 @@ open class TimerTarget {
 ///
 /// Moving a deadline later costs nothing until the earlier one passes; idle timeouts do so with every datagram. The
 /// heap retains its targets.
-public struct Timers {
+public struct Timers: ~Copyable {
+    /// A deadline and its target, which is retained once, when the entry is made: the heap moves its entries often, and
+    /// need not count references for that.
     private struct Entry {
-        let deadline: Instant
-        let target: TimerTarget
+        var deadline: Instant
+        private let target: Unmanaged<TimerTarget>
+
+        init(retaining target: TimerTarget, until deadline: Instant) {
+            self.deadline = deadline
+            self.target = .passRetained(target)
+        }
+
+        /// The target, retained by the caller. The entry is not used any more.
+        consuming func take() -> TimerTarget { target.takeRetainedValue() }
+
+        var index: Int {
+            get { target._withUnsafeGuaranteedRef { $0.heapIndex } }
+            nonmutating set { target._withUnsafeGuaranteedRef { $0.heapIndex = newValue } }
+        }
     }
 
     private var heap: [Entry] = []
 
     public init() {}
+
+    deinit {
+        for entry in heap { entry.take().heapIndex = -1 }
+    }
 
     /// The latest time at which the loop has to wake up; `nil` when nothing is armed.
     public var earliest: Instant? { heap.first?.deadline }
@@ -38,37 +57,41 @@ public struct Timers {
     public mutating func arm(_ target: TimerTarget, at deadline: Instant) {
         if target.heapIndex >= 0 {
             guard deadline < heap[target.heapIndex].deadline else { return }
-            heap[target.heapIndex] = Entry(deadline: deadline, target: target)
+            heap[target.heapIndex].deadline = deadline
         } else {
             guard deadline < .distantFuture else { return }
             target.heapIndex = heap.count
-            heap.append(Entry(deadline: deadline, target: target))
+            heap.append(Entry(retaining: target, until: deadline))
         }
         siftUp(target.heapIndex)
     }
 
     /// Disarms `target`, whose `timerFired` is not called until it is armed again.
     public mutating func disarm(_ target: TimerTarget) {
-        let index = target.heapIndex
-        guard index >= 0 else { return }
-        target.heapIndex = -1
-        let last = heap.removeLast()
-        guard index < heap.count else { return }
-        place(last, at: index)
-        siftUp(index)
-        siftDown(last.target.heapIndex)
+        if target.heapIndex >= 0 { _ = remove(at: target.heapIndex) }
     }
 
     /// Disarms and returns the next target whose deadline has passed; call it until it returns `nil`.
     public mutating func popExpired(now: Instant) -> TimerTarget? {
         guard let first = heap.first, first.deadline <= now else { return nil }
-        disarm(first.target)
-        return first.target
+        return remove(at: 0)
+    }
+
+    private mutating func remove(at index: Int) -> TimerTarget {
+        let removed = heap[index]
+        removed.index = -1
+        let last = heap.removeLast()
+        if index < heap.count {
+            place(last, at: index)
+            siftUp(index)
+            siftDown(last.index)
+        }
+        return removed.take()
     }
 
     private mutating func place(_ entry: Entry, at index: Int) {
         heap[index] = entry
-        entry.target.heapIndex = index
+        entry.index = index
     }
 
     private mutating func siftUp(_ start: Int) {

@@ -44,4 +44,15 @@ import Testing
         #expect(turns.take(now: start + .milliseconds(1), isFirst: false) == nil)
         #expect(turn(&turns, step: 1, at: start) == [2])
     }
+
+    @Test func `what is taken out has no turn, and the others keep theirs`() {
+        var turns = HandshakeTurns<Int>()
+        for number in 0..<5 { turns.add(number) }
+        turns.begin(now: start)
+        #expect(turns.take(now: start, isFirst: true) == 0)
+        turns.remove { $0 == 1 || $0 == 3 }
+        #expect(turn(&turns, step: 1, at: start) == [2, 4])
+        turns.remove { _ in true }
+        #expect(turns.isEmpty)
+    }
 }

@@ -104,6 +104,24 @@ import Testing
         #expect(timers.earliest == nil)
     }
 
+    @Test func `a target whose deadline has passed is let go, and so are all when the heap is freed`() {
+        weak var expired: Target?
+        weak var armed: Target?
+        do {
+            var timers = Timers()
+            do {
+                let (first, second) = (Target(1), Target(2))
+                (expired, armed) = (first, second)
+                timers.arm(first, at: time(10))
+                timers.arm(second, at: time(20))
+            }
+            #expect(timers.popExpired(now: time(10)) != nil)
+            #expect(expired == nil)
+            #expect(armed != nil, "the heap keeps what is armed")
+        }
+        #expect(armed == nil)
+    }
+
     @Test func `disarming what is not armed changes nothing`() {
         var timers = Timers()
         let (armed, other) = (Target(1), Target(2))

@@ -1,11 +1,20 @@
+#define _GNU_SOURCE
 #include "datagram_bio.h"
 
 #include <stdlib.h>
 
+double datagram_loss;
+
+static int is_lost(void) {
+    return datagram_loss > 0 && drand48() < datagram_loss;
+}
+
 static int port_read(BIO *bio, char *buffer, int capacity) {
     DatagramPort *port = BIO_get_data(bio);
     BIO_clear_retry_flags(bio);
-    int length = port->receive(port->owner, buffer, capacity);
+    int length;
+    do length = port->receive(port->owner, buffer, capacity);
+    while (length >= 0 && is_lost());
     if (length < 0) BIO_set_retry_read(bio);
     return length;
 }
@@ -13,7 +22,7 @@ static int port_read(BIO *bio, char *buffer, int capacity) {
 static int port_write(BIO *bio, const char *datagram, int length) {
     DatagramPort *port = BIO_get_data(bio);
     BIO_clear_retry_flags(bio);
-    port->transmit(port->owner, datagram, length);
+    if (!is_lost()) port->transmit(port->owner, datagram, length);
     return length;  // A datagram that the kernel does not accept is lost, like one on the wire.
 }
 

@@ -13,5 +13,8 @@ typedef struct {
     void *owner;
 } DatagramPort;
 
+// The share of the datagrams that are lost in each direction, 0 to 1.
+extern double datagram_loss;
+
 // Gives `ssl` a BIO over `port`, which must live as long as `ssl`.
 void use_port(SSL *ssl, DatagramPort *port);

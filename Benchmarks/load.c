@@ -1,6 +1,6 @@
 // A load generator for DTLS servers that echo.
 //
-//   load handshake --to ADDRESS:PORT [-n TOTAL] [-c AT_ONCE] [--resume]
+//   load handshake --to ADDRESS:PORT [-n TOTAL] [-c AT_ONCE] [--resume] [--loss PERCENT]
 //   load echo      --to ADDRESS:PORT [-c CONNECTIONS] [-s BYTES] [-w WINDOW] [-t SECONDS]
 //   load idle      --to ADDRESS:PORT [-c CONNECTIONS] [-t SECONDS]
 //   load million   --to ADDRESS:PORT [-n CONNECTIONS] [-c AT_ONCE] [--sample CLIENTS] [-t SECONDS]
@@ -16,7 +16,7 @@
 //   --ecdhe             exchanges keys, too, where it has a pre-shared key
 //   --cid               offers an empty connection ID, and puts the server's into its records
 //
-// handshake opens and closes connections. echo keeps WINDOW datagrams of every connection in flight.
+// handshake opens and closes connections; --loss drops so many of the datagrams, each way. echo keeps WINDOW datagrams of every connection in flight.
 // idle opens the connections, holds them, and then sends datagrams that belong to no connection (stray_each: the CPU
 // time that one costs the kernel; over loopback that is the sender's). million.c, outage.c, moves.c, fleet.c and spoofed.c
 // explain the others.
@@ -48,7 +48,7 @@ static int usage(void) {
     fprintf(stderr, "usage: load SCENARIO --to ADDRESS:PORT [-n TOTAL] [-c CONNECTIONS]\n"
                     "            [-s BYTES] [-w WINDOW] [-t SECONDS] [-i SECONDS] [--rate HANDSHAKES] [--run COMMAND]\n"
                     "            [--sample CLIENTS] [--psk IDENTITY:HEX] [--ecdhe] [--resume] [--cid] [--server PID]\n"
-                    "            [--kind KIND] [--newcomers HANDSHAKES]\n");
+                    "            [--kind KIND] [--newcomers HANDSHAKES] [--loss PERCENT]\n");
     return 2;
 }
 
@@ -58,6 +58,7 @@ static int parse_options(int count, char **arguments) {
         {"psk", required_argument, 0, 'k'},  {"sample", required_argument, 0, 'S'}, {"rate", required_argument, 0, 'R'},
         {"run", required_argument, 0, 'C'},  {"cid", no_argument, 0, 'I'},       {"ecdhe", no_argument, 0, 'E'},
         {"kind", required_argument, 0, 'K'}, {"newcomers", required_argument, 0, 'N'},
+        {"loss", required_argument, 0, 'L'},
         {0}};
     optind = 2;
     for (int option; (option = getopt_long(count, arguments, "n:c:s:w:t:i:", long_options, 0)) != -1;) switch (option) {
@@ -72,6 +73,7 @@ static int parse_options(int count, char **arguments) {
         case 'E': options.ecdhe = 1; break;
         case 'K': options.kind = optarg; break;
         case 'N': options.newcomers = atof(optarg); break;
+        case 'L': datagram_loss = atof(optarg) / 100; break;
         case 'n': options.total = atol(optarg); break;
         case 'c': options.connections = atoi(optarg); break;
         case 's': options.bytes = atoi(optarg); break;
@@ -83,7 +85,7 @@ static int parse_options(int count, char **arguments) {
     return options.to.length && options.total > 0 && options.connections >= !options.kind && options.seconds > 0 &&
            options.bytes >= (int)sizeof(unsigned) && options.bytes <= LONGEST_DATAGRAM && options.window >= 1 &&
            options.window <= WIDEST_WINDOW && options.sample >= 2 && options.interval > 0 && options.rate >= 0 &&
-           options.newcomers >= 0;
+           options.newcomers >= 0 && datagram_loss >= 0 && datagram_loss < 1;
 }
 
 int main(int count, char **arguments) {

@@ -3,19 +3,28 @@ import Primitives
 
 /// Makes and checks the cookies of the stateless exchange (RFC 6347, section 4.2.1): nothing is kept per peer.
 ///
-/// A cookie is 32 bytes: the low byte of the minute whose key made it, the millisecond of that minute in two bytes, and 29
-/// bytes of HMAC-SHA256 over these three, the peer's and the local address, and the ClientHello without its cookie and
-/// extensions. The key comes from the secret and the minute, so processes and machines with one secret and roughly one
-/// clock know each other's cookies. This minute's and the last minute's are valid: a cookie lives for one to two minutes.
-/// The millisecond says how long the client took to bring it (``VerifiedHello/roundTrip``).
+/// A cookie is 19 bytes: the low byte of the minute whose key made it, the millisecond of that minute in two bytes, and 16
+/// bytes of ``MAC`` over these three, the peer's and the local address, and the ClientHello without its cookie and
+/// extensions. The key comes from the secret and the minute, so processes and machines with one secret, one MAC and roughly
+/// one clock know each other's cookies. This minute's and the last minute's are valid: a cookie lives for one to two
+/// minutes. The millisecond says how long the client took to bring it (``VerifiedHello/roundTrip``).
 ///
 /// Addresses are any bytes that name them (address and port), always written the same way by the caller.
 /// Not thread-safe. Nothing is allocated for a client before its cookie is verified, except inside OpenSSL.
 public final class CookieAuthority {
+    /// What authenticates a cookie.
+    public enum MAC: Sendable {
+        /// SipHash-2-4 with 128 bits. It takes a quarter of the time of the other one.
+        case sipHash
+        /// The first 128 bits of HMAC-SHA256, which builds of OpenSSL have that are bound to FIPS 140.
+        case hmacSHA256
+    }
+
     /// Bytes of a cookie.
-    public static let cookieSize = 32
+    public static let cookieSize = timeSize + macSize
     /// Bytes of when it was made, with which it begins.
     private static let timeSize = 3
+    private static let macSize = 16
     /// Bytes of a HelloVerifyRequest's datagram. The smallest valid ClientHello has 67.
     public static let helloVerifyRequestSize =
         Record.headerSize + HandshakeFragment.headerSize + helloVerifyRequestBodySize
@@ -26,18 +35,30 @@ public final class CookieAuthority {
     public static let minimumSecretSize = 16
 
     /// Derives the minutes' keys from the secret.
-    private let derivation: KeyedHash
+    private var derivation: KeyedHash
     // This minute's key and the last one's: one number is even, the other odd.
     private var even: MinuteKey
     private var odd: MinuteKey
 
+    /// What this one's cookies are made with.
+    public let mac: MAC
+
+    /// Makes cookies with ``MAC/sipHash``, or with ``MAC/hmacSHA256`` where OpenSSL has no SipHash.
     /// - Parameter secret: at least ``minimumSecretSize`` bytes from a random source.
     /// - Throws: when the secret is too short, or OpenSSL has no HMAC-SHA256.
-    public init(secret: [UInt8]) throws(CookieError) {
+    public convenience init(secret: [UInt8]) throws(CookieError) {
+        try self.init(secret: secret, mac: KeyedHash.isAvailable(.sipHash) ? .sipHash : .hmacSHA256)
+    }
+
+    /// Makes cookies with this MAC.
+    /// - Parameter secret: at least ``minimumSecretSize`` bytes from a random source.
+    /// - Throws: when the secret is too short, or OpenSSL does not have the MAC, or no HMAC-SHA256.
+    public init(secret: [UInt8], mac: MAC) throws(CookieError) {
         guard secret.count >= Self.minimumSecretSize else { throw .secretTooShort(secret.count) }
-        derivation = try KeyedHash()
-        even = MinuteKey(hash: try KeyedHash())
-        odd = MinuteKey(hash: try KeyedHash())
+        self.mac = mac
+        derivation = try KeyedHash(.hmacSHA256)
+        even = MinuteKey(hash: try KeyedHash(mac))
+        odd = MinuteKey(hash: try KeyedHash(mac))
         guard secret.withUnsafeBytes({ derivation.setKey($0) }) else { throw .openSSL(OpenSSLError.drain()) }
     }
 
@@ -97,7 +118,7 @@ public final class CookieAuthority {
         return write(to: cookie, for: hello, peer: peer, local: local, minute: minute) ? size : 0
     }
 
-    /// Writes the 32 bytes of a cookie.
+    /// Writes the bytes of a cookie.
     private func write(
         to cookie: UnsafeMutableRawBufferPointer, for hello: ClientHello,
         peer: UnsafeRawBufferPointer, local: UnsafeRawBufferPointer, minute: Minute
@@ -121,7 +142,7 @@ public final class CookieAuthority {
         cookie[0] = UInt8(truncatingIfNeeded: minute.number)
         cookie[1] = UInt8(truncatingIfNeeded: minute.milliseconds >> 8)
         cookie[2] = UInt8(truncatingIfNeeded: minute.milliseconds)
-        return withUnsafeTemporaryAllocation(byteCount: KeyedHash.size, alignment: 1) { digest in
+        return withUnsafeTemporaryAllocation(byteCount: KeyedHash.largestSize, alignment: 8) { digest in
             // Each field goes in with its length, the hello's fields with those that are in it, so none can pass for
             // another's bytes.
             guard key.start(), key.add(UnsafeRawBufferPointer(rebasing: cookie[..<Self.timeSize])),
@@ -129,7 +150,7 @@ public final class CookieAuthority {
                 key.add(hello.beforeCookie), key.add(hello.afterCookie), key.finish(into: digest)
             else { return false }
             UnsafeMutableRawBufferPointer(rebasing: cookie[Self.timeSize...]).copyMemory(
-                from: UnsafeRawBufferPointer(rebasing: digest[..<(Self.cookieSize - Self.timeSize)]))
+                from: UnsafeRawBufferPointer(rebasing: digest[..<Self.macSize]))
             return true
         }
     }
@@ -210,7 +231,7 @@ public enum CookieError: Error, Sendable, Equatable, CustomStringConvertible {
 
 /// A ``KeyedHash`` with the key of a minute.
 private struct MinuteKey: ~Copyable {
-    let hash: KeyedHash
+    private(set) var hash: KeyedHash
     private var number: UInt64?
 
     init(hash: consuming KeyedHash) { self.hash = hash }
@@ -219,7 +240,7 @@ private struct MinuteKey: ~Copyable {
     mutating func setMinute(_ minute: Minute, from derivation: borrowing KeyedHash) -> Bool {
         if number == minute.number { return true }
         number = nil
-        let isSet = withUnsafeTemporaryAllocation(byteCount: KeyedHash.size, alignment: 1) { key in
+        let isSet = withUnsafeTemporaryAllocation(byteCount: KeyedHash.largestSize, alignment: 8) { key in
             defer { OPENSSL_cleanse(key.baseAddress, key.count) }
             return derivation.start() && withUnsafeBytes(of: minute.number.bigEndian) { derivation.add($0) }
                 && derivation.finish(into: key) && hash.setKey(UnsafeRawBufferPointer(key))
@@ -229,30 +250,49 @@ private struct MinuteKey: ~Copyable {
     }
 }
 
-/// HMAC-SHA256 by OpenSSL with a key that is set once and used often. Each call says whether OpenSSL did it.
+/// A MAC by OpenSSL with a key that is set once and used often. Each call says whether OpenSSL did it.
 private struct KeyedHash: ~Copyable {
-    /// Bytes of the result.
-    static let size = 32
-    private let context: OpaquePointer
+    /// The most bytes that a result has.
+    static let largestSize = 32
+    private static let sipHashKeySize = 16
+    private static let sipHashSize = 16
 
-    init() throws(CookieError) {
+    private let context: OpaquePointer
+    /// The key of SipHash; `nil` for HMAC, whose context remembers what it has made of the key.
+    private var sipHashKey: (UInt64, UInt64)?
+    private let algorithm: CookieAuthority.MAC
+
+    init(_ algorithm: CookieAuthority.MAC) throws(CookieError) {
         ERR_clear_error()
-        // The context holds a reference of its own.
-        let algorithm = EVP_MAC_fetch(nil, "HMAC", nil)
-        defer { EVP_MAC_free(algorithm) }
-        guard let algorithm, let context = EVP_MAC_CTX_new(algorithm) else { throw .openSSL(OpenSSLError.drain()) }
-        guard Self.useSHA256(context) else {
-            EVP_MAC_CTX_free(context)
-            throw .openSSL(OpenSSLError.drain())
-        }
+        guard let context = Self.makeContext(algorithm) else { throw .openSSL(OpenSSLError.drain()) }
         self.context = context
+        self.algorithm = algorithm
     }
+
+    /// Whether OpenSSL has it.
+    static func isAvailable(_ algorithm: CookieAuthority.MAC) -> Bool {
+        let context = makeContext(algorithm)
+        EVP_MAC_CTX_free(context)
+        ERR_clear_error()
+        return context != nil
+    }
+
+    private static func makeContext(_ algorithm: CookieAuthority.MAC) -> OpaquePointer? {
+        // The context holds a reference of its own.
+        let found = EVP_MAC_fetch(nil, algorithm == .sipHash ? "SIPHASH" : "HMAC", nil)
+        defer { EVP_MAC_free(found) }
+        guard let found, let context = EVP_MAC_CTX_new(found) else { return nil }
+        if algorithm == .sipHash ? useSize(context) : useSHA256(context) { return context }
+        EVP_MAC_CTX_free(context)
+        return nil
+    }
+
+    // A parameter points to its key, so the key's C string must outlive it: OSSL_MAC_PARAM_DIGEST, a macro with a string, is
+    // a Swift String here, whose pointer would be good for the call of construct alone.
 
     private static func useSHA256(_ context: OpaquePointer) -> Bool {
         var digest = Array("SHA256".utf8CString)
         return digest.withUnsafeMutableBufferPointer { name in
-            // The parameter points to its key, so the key's C string must outlive it: OSSL_MAC_PARAM_DIGEST, a macro
-            // with a string, is a Swift String here, whose pointer would be good for the call of construct alone.
             OSSL_MAC_PARAM_DIGEST.withCString { key in
                 let parameters = [
                     OSSL_PARAM_construct_utf8_string(key, name.baseAddress, 0), OSSL_PARAM_construct_end(),
@@ -262,14 +302,39 @@ private struct KeyedHash: ~Copyable {
         }
     }
 
+    private static func useSize(_ context: OpaquePointer) -> Bool {
+        var size = sipHashSize
+        return withUnsafeMutablePointer(to: &size) { size in
+            OSSL_MAC_PARAM_SIZE.withCString { key in
+                let parameters = [OSSL_PARAM_construct_size_t(key, size), OSSL_PARAM_construct_end()]
+                return EVP_MAC_CTX_set_params(context, parameters) == 1
+            }
+        }
+    }
+
     deinit { EVP_MAC_CTX_free(context) }
 
-    func setKey(_ key: UnsafeRawBufferPointer) -> Bool {
+    /// - Parameter key: bytes for HMAC; SipHash takes the first 16 of them.
+    mutating func setKey(_ key: UnsafeRawBufferPointer) -> Bool {
+        guard algorithm == .sipHash else { return initialize(key) }
+        guard key.count >= Self.sipHashKeySize else { return false }
+        sipHashKey = (
+            key.loadUnaligned(fromByteOffset: 0, as: UInt64.self), key.loadUnaligned(fromByteOffset: 8, as: UInt64.self)
+        )
+        return true
+    }
+
+    private func initialize(_ key: UnsafeRawBufferPointer) -> Bool {
         EVP_MAC_init(context, key.assumingMemoryBound(to: UInt8.self).baseAddress, key.count, nil) == 1
     }
 
-    /// Begins another message with the key that was set: no key means the last one (EVP_MAC(3), since 3.0).
-    func start() -> Bool { EVP_MAC_init(context, nil, 0, nil) == 1 }
+    /// Begins another message with the key that was set. For HMAC no key means the last one (EVP_MAC(3), since 3.0). SipHash
+    /// takes its key each time: it is an exclusive or of four words, and whether the last one is remembered depends on the
+    /// release.
+    func start() -> Bool {
+        guard let sipHashKey else { return algorithm == .hmacSHA256 && EVP_MAC_init(context, nil, 0, nil) == 1 }
+        return withUnsafeBytes(of: sipHashKey) { initialize($0) }
+    }
 
     func add(_ bytes: UnsafeRawBufferPointer) -> Bool {
         EVP_MAC_update(context, bytes.assumingMemoryBound(to: UInt8.self).baseAddress, bytes.count) == 1
@@ -283,6 +348,6 @@ private struct KeyedHash: ~Copyable {
         var length = 0
         return EVP_MAC_final(
             context, result.assumingMemoryBound(to: UInt8.self).baseAddress, &length, result.count) == 1
-            && length == Self.size
+            && length == (algorithm == .sipHash ? Self.sipHashSize : Self.largestSize)
     }
 }

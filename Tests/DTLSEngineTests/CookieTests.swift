@@ -44,7 +44,8 @@ private func answered(_ builder: HelloBuilder, minute: Minute = minute, by autho
     -> HelloBuilder
 {
     var builder = builder
-    builder.cookie = Array(try reply(to: builder.bytes, minute: minute, by: authority).suffix(32))
+    builder.cookie = Array(
+        try reply(to: builder.bytes, minute: minute, by: authority).suffix(CookieAuthority.cookieSize))
     builder.messageSequence += 1
     builder.recordSequence += 1
     return builder
@@ -74,6 +75,29 @@ private func fullHello() -> HelloBuilder {
     @Test func `a cookie is valid for another authority with the same secret`() throws {
         let hello = try answered(fullHello(), by: authority)
         #expect(try verify(hello.bytes, by: CookieAuthority(secret: secret)))
+    }
+
+    @Test(arguments: [CookieAuthority.MAC.sipHash, .hmacSHA256])
+    func `cookies of either MAC are valid for those that use it, minute by minute`(_ mac: CookieAuthority.MAC) throws {
+        let authority = try CookieAuthority(secret: secret, mac: mac)
+        let again = try CookieAuthority(secret: secret, mac: mac)
+        for offset in 0..<4 as Range<UInt64> {
+            let minute = Minute(number: minute.number + offset, milliseconds: 59_999)
+            let hello = try answered(fullHello(), minute: minute, by: authority)
+            #expect(try verify(hello.bytes, minute: minute, by: again))
+            #expect(try !verify(hello.bytes, from: peer + [0], minute: minute, by: again))
+            #expect(try verify(hello.bytes, minute: Minute(number: minute.number + 1), by: again))
+            #expect(try !verify(hello.bytes, minute: Minute(number: minute.number + 2), by: again))
+        }
+    }
+
+    @Test func `a cookie of another MAC is not valid, though the secret is the same`() throws {
+        let hello = try answered(fullHello(), by: CookieAuthority(secret: secret, mac: .hmacSHA256))
+        #expect(try !verify(hello.bytes, by: CookieAuthority(secret: secret, mac: .sipHash)))
+    }
+
+    @Test func `SipHash is used where OpenSSL has it`() throws {
+        #expect(authority.mac == .sipHash)
     }
 
     @Test func `a cookie that was made with another secret is not valid`() throws {
@@ -135,7 +159,7 @@ private func fullHello() -> HelloBuilder {
 
     @Test func `a cookie with any bit changed is not valid`() throws {
         let good = try answered(fullHello(), by: authority)
-        for bit in 0..<256 {
+        for bit in 0..<8 * CookieAuthority.cookieSize {
             var hello = good
             hello.cookie[bit / 8] ^= 1 << (bit % 8)
             #expect(try !verify(hello.bytes, by: authority), "bit \(bit)")
@@ -144,9 +168,9 @@ private func fullHello() -> HelloBuilder {
 
     @Test func `a cookie of another length is not valid`() throws {
         let good = try answered(fullHello(), by: authority)
-        for count in [0, 1, 31, 33, 255] {
+        for count in [0, 1, 18, 20, 32, 255] {
             var hello = good
-            hello.cookie = Array((good.cookie + Array(repeating: 0, count: 223)).prefix(count))
+            hello.cookie = Array((good.cookie + Array(repeating: 0, count: 236)).prefix(count))
             #expect(try !verify(hello.bytes, by: authority), "\(count) bytes")
         }
     }
@@ -227,12 +251,12 @@ private func fullHello() -> HelloBuilder {
         hello.messageSequence = 3
         let reply = try reply(to: hello.bytes, by: authority)
         let expected: [UInt8] = [
-            22, 0xfe, 0xff, 0, 0, 1, 2, 3, 4, 5, 6, 0, 47,
-            3, 0, 0, 35, 0, 3, 0, 0, 0, 0, 0, 35,
-            0xfe, 0xff, 32,
+            22, 0xfe, 0xff, 0, 0, 1, 2, 3, 4, 5, 6, 0, 34,
+            3, 0, 0, 22, 0, 3, 0, 0, 0, 0, 0, 22,
+            0xfe, 0xff, 19,
         ]
         #expect(Array(reply.prefix(28)) == expected)
-        #expect(reply.count == 60)
+        #expect(reply.count == 47)
     }
 
     @Test func `the reply is never larger than the hello`() throws {
@@ -273,7 +297,7 @@ private func fullHello() -> HelloBuilder {
                 sent = try reply(to: datagram, from: from, by: authority)
                 try server.send(sent, to: from)
             } else {
-                #expect(hello.cookie == Array(sent.suffix(32)))
+                #expect(hello.cookie == Array(sent.suffix(CookieAuthority.cookieSize)))
                 #expect(hello.sequence == 1)
                 #expect(try verify(datagram, from: from, by: authority))
                 return

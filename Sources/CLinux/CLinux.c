@@ -280,6 +280,11 @@ int cl_clear_ambient_capabilities(void) { return prctl(PR_CAP_AMBIENT, PR_CAP_AM
 int cl_forbid_new_privileges(void) { return prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); }
 int cl_hide_memory(void) { return prctl(PR_SET_DUMPABLE, 0, 0, 0, 0); }
 
+int cl_attach_filter(int fd, const struct cl_instruction *instructions, unsigned short count) {
+    struct sock_fprog program = {count, (struct sock_filter *)instructions};
+    return setsockopt(fd, SOL_SOCKET, SO_ATTACH_FILTER, &program, sizeof program);
+}
+
 int cl_install_filter(const struct cl_instruction *instructions, unsigned short count, unsigned flags) {
     struct sock_fprog program = {count, (struct sock_filter *)instructions};
     return (int)syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, flags, &program);

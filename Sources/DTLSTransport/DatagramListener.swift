@@ -68,6 +68,10 @@ package final class DatagramListener: TimerTarget, EventHandler {
     private var decoys: DecoySockets?
     private var registration: EventLoop.Registration?
     private var pace = ReadingPace()
+    private lazy var flood = FloodFilter(loop: loop) { [weak self] filter in
+        guard let self else { return false }
+        return DatagramFilter.install(filter, on: socket)
+    }
     private var misdelivered = MisdeliveredDatagrams()
     private var drops: QueueDrops
     private var closedDecoyDrops: UInt64 = 0
@@ -152,6 +156,8 @@ package final class DatagramListener: TimerTarget, EventHandler {
     /// Starts to listen.
     package func open() throws(SystemError) {
         registration = try loop.add(socket, .readable, self)
+        // A process that was killed during a flood leaves its program on a socket that another one goes on with.
+        DatagramFilter.detach(from: socket)
         Self.raiseReceiveBuffer(of: socket, options)
         if mayHaveDecoys { decoys = DecoySockets(of: self, loop: loop) }
     }
@@ -180,6 +186,7 @@ package final class DatagramListener: TimerTarget, EventHandler {
     }
 
     private func stopReading() {
+        flood.remove()
         closedDecoyDrops &+= decoys?.queueDrops ?? 0
         decoys = nil
         if let registration { loop.remove(socket, registration) }
@@ -215,6 +222,7 @@ package final class DatagramListener: TimerTarget, EventHandler {
         _ = socket.take()
         socket = replacement.take()
         registration = newRegistration
+        flood.socketWasReplaced()
     }
 
     // MARK: Decoys
@@ -235,28 +243,33 @@ package final class DatagramListener: TimerTarget, EventHandler {
     // MARK: Receiving
 
     package func ready(_ events: EventLoop.Events) {
-        guard let read = read(from: nil), let registration,
-            let pause = pace.pause(after: read.datagrams, hellos: read.hellos, now: loop.now)
+        let (start, admittedBefore) = (Instant.now(), counters.admitted)
+        let (counts, isEmpty) = read(from: nil)
+        // Without cookies each datagram may begin a connection: there are no kinds.
+        if !isPlain, isOpen {
+            flood.noteRead(
+                counts, admitted: Int(clamping: counters.admitted &- admittedBefore), isEmpty: isEmpty, from: start)
+        }
+        guard isEmpty, let registration,
+            let pause = pace.pause(after: counts.total, hellos: counts.hellos, now: loop.now)
         else { return }
         loop.pause(socket, .readable, registration, until: loop.now + pause)
     }
 
     /// - Parameter decoy: `nil`: its own socket.
-    /// - Returns: how many datagrams have been read, and how many of them were ClientHellos; `nil` where there are more.
+    /// - Returns: how many datagrams have been read, and whether these were all.
     @discardableResult
-    func read(from decoy: DecoySocket?) -> (datagrams: Int, hellos: Int)? {
-        // Each plain datagram may begin a connection, as a ClientHello does.
-        var beginnings: UInt64 { isPlain ? counters.datagrams : counters.hellos }
-        let beginningsBefore = beginnings
-        var total = 0
-        var result: (Int, Int) { (total, Int(clamping: Int64(truncatingIfNeeded: beginnings &- beginningsBefore))) }
+    func read(from decoy: DecoySocket?) -> (counts: DatagramKind.Counts, isEmpty: Bool) {
+        var counts = DatagramKind.Counts()
         for _ in 0..<Self.batchesPerTurn {
-            guard let count = receive(from: decoy), count > 0 else { return result }
-            total += count
+            guard let count = receive(from: decoy), count > 0 else { return (counts, true) }
             let admittedBefore = counters.admitted
             let minute = Minute.now()
+            // Each plain datagram may begin a connection, as a ClientHello does.
+            if isPlain { counts.count(.firstHello, count) }
             for index in 0..<count {
                 endpoint.countDatagram(byteCount: buffers.received[index].count)
+                if !isPlain { counts.count(DatagramKind(of: buffers.received[index])) }
                 // A datagram with port 0 as its source cannot be answered.
                 guard let peer = buffers.received.source(index), peer.port != 0,
                     let destination = buffers.received.destination(index, port: address.port),
@@ -270,12 +283,12 @@ package final class DatagramListener: TimerTarget, EventHandler {
             }
             sendReplies()
             handleMisdelivered()
-            guard isOpen, count == buffers.received.capacity else { return result }
+            guard isOpen, count == buffers.received.capacity else { return (counts, true) }
             // Without cookies, every datagram can be an admission, which costs several system calls: the other sockets
             // of this loop have their turn first.
-            if isPlain, counters.admitted != admittedBefore { return nil }
+            if isPlain, counters.admitted != admittedBefore { break }
         }
-        return nil
+        return (counts, false)
     }
 
     /// `nil` is an ICMP error for one of our answers; this call has cleared it.
@@ -314,11 +327,11 @@ package final class DatagramListener: TimerTarget, EventHandler {
         case .reply(let request):
             trace(datagram, flow, "answered with a HelloVerifyRequest, since it has no valid cookie")
             if buffers.replies.count == buffers.replies.capacity { sendReplies() }
-            buffers.replies.add(to: flow.peer, from: flow.local) { request.write(into: $0) }
+            buffers.replies.add(to: flow.peer, from: source(of: flow)) { request.write(into: $0) }
         case .refuse(let alert):
             trace(datagram, flow, "refused, since it offers no version of DTLS that is known here")
             if buffers.replies.count == buffers.replies.capacity { sendReplies() }
-            buffers.replies.add(to: flow.peer, from: flow.local) { alert.write(into: $0) }
+            buffers.replies.add(to: flow.peer, from: source(of: flow)) { alert.write(into: $0) }
             delegate.listener(self, doesNotServe: flow.peer, .version)
         case .admit(let opening):
             if delegate.listener(self, received: datagram, of: flow, isProven: true) {
@@ -370,8 +383,11 @@ package final class DatagramListener: TimerTarget, EventHandler {
 
     private func sendReplies() {
         guard buffers.replies.count > 0 else { return }
-        endpoint.countUnsent(buffers.replies.send(over: socket))
+        endpoint.countUnsent(buffers.replies.sendUnfragmented(over: socket))
     }
+
+    /// The address that an answer leaves from (rule 5); `nil`: the one that the socket is bound to.
+    private func source(of flow: FlowKey) -> SocketAddress? { flow.local == address ? nil : flow.local }
 
     /// Sends a datagram to a flow's peer, which no socket is connected to.
     package func send(_ datagram: UnsafeRawBufferPointer, to flow: FlowKey) {

@@ -152,6 +152,10 @@ final class DecoySocket: EventHandler {
     private unowned let listener: DatagramListener
     private let loop: EventLoop
     private var pace = ReadingPace()
+    private lazy var flood = FloodFilter(loop: loop) { [weak self] filter in
+        guard let self else { return false }
+        return DatagramFilter.install(filter, on: socket)
+    }
     /// Whether a datagram has come.
     private(set) var isUsed = false
     private var drops: QueueDrops
@@ -174,9 +178,14 @@ final class DecoySocket: EventHandler {
 
     func ready(_ events: EventLoop.Events) {
         isUsed = true
-        guard let read = listener.read(from: self), let registration,
-            let pause = pace.pause(after: read.datagrams, hellos: read.hellos, now: loop.now)
-        else { return }
+        let (start, admittedBefore) = (Instant.now(), listener.counters.admitted)
+        let (counts, isEmpty) = listener.read(from: self)
+        // What was read may have closed it.
+        guard let registration else { return }
+        flood.noteRead(
+            counts, admitted: Int(clamping: listener.counters.admitted &- admittedBefore), isEmpty: isEmpty, from: start
+        )
+        guard isEmpty, let pause = pace.pause(after: counts.total, hellos: counts.hellos, now: loop.now) else { return }
         loop.pause(socket, .readable, registration, until: loop.now + pause)
     }
 
@@ -194,6 +203,7 @@ final class DecoySocket: EventHandler {
         predecessor?.close(afterReading: afterReading)
         predecessor = nil
         if afterReading { listener.read(from: self) }
+        flood.remove()
         if let registration { loop.remove(socket, registration) }
         registration = nil
         _ = socket.take()

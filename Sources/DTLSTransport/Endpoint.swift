@@ -46,6 +46,8 @@ package struct Endpoint {
         case malformed
         /// It is a copy of the ClientHello that its client was just admitted with.
         case repeated
+        /// It is a ClientHello with a cookie that is not valid, and so many of these have come that it is not answered.
+        case wrongCookie
         /// It is nothing of the above.
         case unrelated
     }
@@ -82,6 +84,8 @@ package struct Endpoint {
         package var malformed: UInt64 = 0
         /// Copies of the ClientHello that a client was just admitted with.
         package var repeated: UInt64 = 0
+        /// ClientHellos whose cookies were not valid, and that got no answer since there were so many.
+        package var wrongCookies: UInt64 = 0
         /// Datagrams with protected records of connections that are not here.
         package var ofNoConnection: UInt64 = 0
         /// Other datagrams that are no ClientHello and of no recent connection, or that cannot be answered.
@@ -100,6 +104,7 @@ package struct Endpoint {
             refused.add(other.refused)
             malformed &+= other.malformed
             repeated &+= other.repeated
+            wrongCookies &+= other.wrongCookies
             ofNoConnection &+= other.ofNoConnection
             unrelated &+= other.unrelated
             unsent &+= other.unsent
@@ -111,6 +116,13 @@ package struct Endpoint {
     package var access: [AccessList] = []
     package private(set) var counters = Counters()
     private var recent = RecentFlows()
+    private var answersToWrongCookies = TokenBucket()
+
+    /// How often a hello whose cookie is not valid is answered like one without (RFC 6347, section 4.2.1). Its client has
+    /// waited for more than a minute, or the secret has changed: of a fleet that is in its handshakes then, all are
+    /// answered within some seconds. Made-up cookies come by the hundred thousand, and an answer takes three times what all
+    /// else about one takes.
+    static let rateOfAnswersToWrongCookies = Rate(perSecond: 2_000)
 
     package init(_ policy: Policy) { self.policy = policy }
 
@@ -137,6 +149,13 @@ package struct Endpoint {
                 return .refuse(ProtocolVersionAlert(answering: hello))
             }
             guard let verified = cookies.verify(hello, for: flow, minute: minute) else {
+                guard
+                    hello.cookie.isEmpty
+                        || answersToWrongCookies.takeIfHeld(of: Self.rateOfAnswersToWrongCookies, now: now)
+                else {
+                    counters.wrongCookies &+= 1
+                    return .drop(.wrongCookie)
+                }
                 counters.hellosAnswered &+= 1
                 return .reply(HelloVerifyRequest(hello: hello, flow: flow, cookies: cookies, minute: minute))
             }

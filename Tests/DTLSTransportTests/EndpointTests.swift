@@ -168,6 +168,32 @@ import Testing
         #expect(endpoint.counters.hellosAnswered == 1 && endpoint.counters.admitted == 0)
     }
 
+    @Test func `of many hellos with wrong cookies some are answered, and valid ones are admitted all the same`() throws
+    {
+        var endpoint = Endpoint(.cookies(cookies))
+        let valid = hello.bytes(cookie: try cookie(&endpoint), number: 1)
+        let wrong = hello.bytes(cookie: Array(repeating: 7, count: CookieAuthority.cookieSize), number: 1)
+        let burst = 2_000
+        for _ in 0..<burst {
+            guard case .reply = decide(&endpoint, wrong) else {
+                Issue.record("a client whose cookie has become too old is not asked again")
+                return
+            }
+        }
+        #expect(decide(&endpoint, wrong) == .drop(.wrongCookie))
+        #expect(endpoint.counters.wrongCookies == 1)
+        #expect(endpoint.counters.hellosAnswered == UInt64(burst) + 1)
+        #expect(decide(&endpoint, valid) == .admit(datagram: valid, isHello: true))
+        guard case .reply = decide(&endpoint, hello.bytes()) else {
+            Issue.record("a hello without a cookie is not answered")
+            return
+        }
+        guard case .reply = decide(&endpoint, wrong, now: start + .milliseconds(1)) else {
+            Issue.record("nobody is asked again any more")
+            return
+        }
+    }
+
     @Test func `a hello with a valid cookie is admitted`() throws {
         var endpoint = Endpoint(.cookies(cookies))
         _ = try admit(&endpoint, as: 1)

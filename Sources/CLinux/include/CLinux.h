@@ -206,6 +206,11 @@ static const unsigned CL_SECCOMP_FILTER_FLAG_SPEC_ALLOW = 4;
 /// Has the kernel look at each system call of this thread from now on. Returns 0, or -1 and sets errno.
 int cl_install_filter(const struct cl_instruction *instructions, unsigned short count, unsigned flags);
 
+/// SO_ATTACH_FILTER (socket(7)): has the kernel run the program on each datagram before it is put into the socket's queue.
+/// Returns 0, or -1 and sets errno.
+int cl_attach_filter(int fd, const struct cl_instruction *instructions, unsigned short count);
+static const int CL_SO_DETACH_FILTER = 27;
+
 static const int CL_O_PATH = 010000000;
 
 // landlock(7). The kernel takes a structure that is longer than it knows where the rest is 0.

@@ -139,8 +139,8 @@ extension CounterValues<TargetCounter> {
         for refusal in Refusal.allCases { self[.refusals, refusal.rawValue] &+= endpoint.refused[refusal] }
         let dropped: [(DropReason, UInt64)] = [
             (.malformedHello, endpoint.malformed), (.repeatedHello, endpoint.repeated),
-            (.noConnection, endpoint.ofNoConnection), (.unrelated, endpoint.unrelated),
-            (.unsent, endpoint.unsent),
+            (.wrongCookie, endpoint.wrongCookies), (.noConnection, endpoint.ofNoConnection),
+            (.unrelated, endpoint.unrelated), (.unsent, endpoint.unsent),
         ]
         for (reason, count) in dropped { self[.datagramsDropped, reason.rawValue] &+= count }
     }
@@ -155,7 +155,9 @@ extension CounterValues<ListenerCounter> {
         self[.cookiesSent] = endpoint.hellosAnswered &- endpoint.unsent
         self[.admitted] = endpoint.admitted
         self[.refusals] = endpoint.refused.total
-        self[.dropped] = endpoint.malformed &+ endpoint.repeated &+ endpoint.ofNoConnection &+ endpoint.unrelated
+        self[.dropped] =
+            endpoint.malformed &+ endpoint.repeated &+ endpoint.wrongCookies &+ endpoint.ofNoConnection
+            &+ endpoint.unrelated
         self[.queueDrops] = queueDrops
     }
 }

@@ -287,6 +287,8 @@ enum DropReason: Int, CaseIterable, Sendable {
     case malformedHello
     /// A copy of the ClientHello that its client was just admitted with.
     case repeatedHello
+    /// A ClientHello whose cookie is not valid, of so many that they are not answered.
+    case wrongCookie
     /// A protected record of a connection that is not here.
     case noConnection
     /// It is no record of DTLS, or cannot be answered.
@@ -318,6 +320,7 @@ enum DropReason: Int, CaseIterable, Sendable {
         case .forged: "forged"
         case .malformedHello: "malformed_hello"
         case .repeatedHello: "repeated_hello"
+        case .wrongCookie: "wrong_cookie"
         case .noConnection: "no_connection"
         case .unrelated: "unrelated"
         case .forgedLimit: "forged_limit"

@@ -1,12 +1,12 @@
 # Draws what scripts/soak has measured: a .svg beside each .tsv of the working directory.
 set datafile separator tab
 set datafile missing "?"
-set terminal svg size 960,320 dynamic font "sans-serif,12" background "white"
-set key outside below horizontal
+set terminal svg size 1100,280 dynamic font "sans-serif,12" background "white"
+set key outside right top vertical
 set grid
 set xlabel "minutes"
 set yrange [0:*]
-do for [name in "memory descriptors wait median p99"] {
+do for [name in "memory descriptors wait others median p99"] {
     if (name eq "median" || name eq "p99") {
         set logscale y
         set yrange [*:*]

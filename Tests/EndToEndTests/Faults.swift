@@ -38,8 +38,8 @@ enum Fault: String, CaseIterable {
         case .workerKilled: try await world.kill([world.anyWorker()])
         case .workersKilled: try await world.kill(world.daemon.workers)
         case .workerStopped: try await world.pause(world.anyWorker())
-        case .workerTraps: try await world.crashWorker("crash")
-        case .workerSegfaults: try await world.crashWorker("segfault")
+        case .workerTraps: try await world.crashWorker("crash", SIGTRAP)
+        case .workerSegfaults: try await world.crashWorker("segfault", SIGSEGV)
         case .mainKilled: try await world.killMain()
         case .mainStopped: try await world.pause(world.daemon.program.pid)
         case .loaderKilled: try await world.interruptLoader { kill($0, SIGKILL) }
@@ -80,7 +80,7 @@ extension EndToEndCrowds {
     /// repeats an order; `DTLSD_FAULTS` names faults, with commas between them, that happen once each in the order given;
     /// else faults follow one another for `DTLSD_FAULT_SECONDS`. With `DTLSD_FAULT_REPORT`, a folder, there is a load
     /// beside them, what stops does so for up to a minute, and what was measured is there afterwards (`scripts/soak`).
-    @Suite(.enabled(if: PrivateNetwork.isAllowed && Daemon.hasStandIn, "networks of its own are root's"))
+    @Suite(.enabled(if: PrivateNetwork.isAllowed, "networks of its own are root's"))
     struct FaultsTests {
         private static func variable(_ name: String) -> String? { ProcessInfo.processInfo.environment[name] }
 

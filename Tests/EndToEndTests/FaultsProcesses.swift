@@ -62,18 +62,22 @@ extension FaultWorld {
         Foundation.kill(process, SIGCONT)
     }
 
-    /// By a record of a client that does not stay: one on which a worker has died twice would be ended. Core dumps are
-    /// allowed, and would be written to the small disk; they would have keys in them.
-    func crashWorker(_ action: String) async throws {
-        let client = try Program(openSSL(Self.ports.echo), in: folder)
+    /// In the midst of a record, of a client that does not stay: one on which a worker has died twice would be ended. A
+    /// release build has no such record, and gets the signal from outside. Core dumps are allowed, and would be written to
+    /// the small disk; they would have keys in them.
+    func crashWorker(_ action: String, _ signal: Int32) async throws {
         let before = Set(daemon.workers)
-        client.send("stand-in: \(action)\n")
-        try await eventually("a worker crashes", details: lastLines) {
-            !before.isSubset(of: Set(daemon.workers))
+        if Daemon.hasStandIn {
+            let client = try Program(openSSL(Self.ports.echo), in: folder)
+            client.send("stand-in: \(action)\n")
+            try await eventually("a worker crashes", details: lastLines) { !before.isSubset(of: Set(daemon.workers)) }
+            // Its successor gets no other message of it.
+            client.signal(SIGKILL)
+            noteVanished()
+        } else {
+            Foundation.kill(try anyWorker(), signal)
+            try await eventually("a worker crashes", details: lastLines) { !before.isSubset(of: Set(daemon.workers)) }
         }
-        // Its successor gets no other message of it.
-        client.signal(SIGKILL)
-        noteVanished()
         let files = network.filesOfDisk
         guard !files.contains(where: { $0.hasPrefix("core") }) else {
             throw NeverHappened(description: "there is a core dump of a worker among \(files)")

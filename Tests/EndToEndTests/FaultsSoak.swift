@@ -113,6 +113,8 @@ final class Soak {
         var descriptors: [String: Int]
         /// By what was measured.
         var latency: [String: SoakLoad.Latency]
+        /// How much of the machine's processors others have used meanwhile: 0 to 1.
+        var others: Double
         /// Runs of the load beside the fault, those of which something failed, and why the first of these did.
         var runs: Int
         var failed: Int
@@ -131,19 +133,26 @@ final class Soak {
     /// For how long the load works before a fault and after it.
     private static let margin = Duration.seconds(4)
     private static let echoConnections = 50
+    /// A latency is not judged where other programs have used more than this share of the processors.
+    fileprivate static let mostOfOthers = 0.1
 
     /// Measures what the machine can do.
     init(in world: FaultWorld, folder: String, seed: UInt64, seconds: Int) async throws {
         (self.world, self.folder, self.seed, length) = (world, URL(filePath: folder), seed, seconds)
         try FileManager.default.createDirectory(at: self.folder, withIntermediateDirectories: true)
         let echo = world.address(FaultWorld.ports.echo)
-        echoesPerSecond = try await Self.measure(
-            .init(name: "echo", arguments: ["echo", "--window", "8", "--seconds", "3", echo]), in: world
-        ).perSecond
-        handshakesPerSecond = try await Self.measure(
-            .init(name: "handshakes", arguments: ["handshake", "--count", "500", "--connections", "16", echo]),
-            in: world
-        ).perSecond
+        echoesPerSecond = try await Self.best(
+            of: .init(name: "echo", arguments: ["echo", "--window", "8", "--seconds", "3", echo]), in: world)
+        handshakesPerSecond = try await Self.best(
+            of: .init(name: "handshakes", arguments: ["handshake", "--count", "500", "--connections", "16", echo]),
+            in: world)
+    }
+
+    /// The most of three times, since other programs may have some of the machine.
+    private static func best(of work: SoakLoad.Work, in world: FaultWorld) async throws -> Double {
+        var best = 0.0
+        for _ in 0..<3 { best = max(best, try await measure(work, in: world).perSecond) }
+        return best
     }
 
     private static func newLoad(in world: FaultWorld) -> SoakLoad {
@@ -170,14 +179,14 @@ final class Soak {
     private func handshakes(seconds: Double, connections: Int) -> [SoakLoad.Work] {
         let ports = FaultWorld.ports
         let kinds: [(name: String, arguments: [String], port: Int)] = [
-            ("full handshakes", [], ports.echo),
-            ("resumed handshakes", ["--resume"], ports.echo),
-            ("handshakes with a pre-shared key", ["--psk", "fault:\(FaultWorld.key)"], ports.keys),
+            ("full handshake", [], ports.echo),
+            ("resumed", ["--resume"], ports.echo),
+            ("pre-shared key", ["--psk", "fault:\(FaultWorld.key)"], ports.keys),
             (
-                "handshakes with a certificate of the client",
+                "client certificate",
                 ["--cert", world.person.certificate, "--key", world.person.privateKey], ports.strict
             ),
-            ("handshakes with connection IDs", ["--connection-id", "4"], ports.echo),
+            ("connection ID", ["--connection-id", "4"], ports.echo),
         ]
         let count = max(20, Int(handshakesPerSecond * seconds))
         return kinds.map { kind in
@@ -212,22 +221,21 @@ final class Soak {
         try await Task.sleep(for: Self.margin)
         let outcomes = await load?.stop() ?? []
         load = nil
-        // Of a run that has failed, all may have gone without a word.
-        world.noteVanished(outcomes.reduce(0) { $0 + ($1.obstacle == nil ? 5 : 100) })
+        // Their last word may not have come through; the fault has hardly met more than two runs, of 50 connections each.
+        world.noteVanished(2 * Self.echoConnections + 5)
         return outcomes
     }
 
     /// Measures, with nothing broken and no other load.
     func add(_ fault: Fault, wait: Duration, _ outcomes: [SoakLoad.Outcome]) async throws {
         var latency: [String: SoakLoad.Latency] = [:]
-        let kinds = handshakes(seconds: 0.5, connections: 4)
-        for work in [
-            .init(name: "echo", arguments: echo(perSecond: echoesPerSecond / 2, seconds: 2)),
-            kinds[samples.count % kinds.count],
-        ] {
+        let before = ProcessorUse.now(of: world.members.map(\.pid))
+        let echo = SoakLoad.Work(name: "echo", arguments: echo(perSecond: echoesPerSecond / 2, seconds: 2))
+        for work in [echo] + handshakes(seconds: 0.3, connections: 4) {
             latency[work.name] = try await Self.measure(work, in: world)
         }
         world.noteVanished(5)
+        let use = ProcessorUse.now(of: world.members.map(\.pid))
         func ofEach(_ value: (pid_t) -> Int) -> [String: Int] {
             Dictionary(uniqueKeysWithValues: world.members.map { ($0.name, value($0.pid)) })
         }
@@ -235,7 +243,8 @@ final class Soak {
             Sample(
                 seconds: (ContinuousClock.now - start).inSeconds, fault: fault.rawValue, wait: wait.inSeconds,
                 memory: ofEach(FaultWorld.memory), descriptors: ofEach(ProcessTable.openDescriptors),
-                latency: latency, runs: outcomes.count, failed: outcomes.count { $0.obstacle != nil },
+                latency: latency, others: use.shareOfOthers(since: before), runs: outcomes.count,
+                failed: outcomes.count { $0.obstacle != nil },
                 obstacle: outcomes.first { $0.obstacle != nil }.map { "\($0.work): \($0.obstacle ?? "")" }))
         try write()
     }
@@ -254,10 +263,12 @@ final class Soak {
     /// single ones do not change.
     struct Judgement {
         var name: String
-        var median: Double
-        var rise: Double
-        var allowed: Double
         var unit: String
+        var median = 0.0
+        var rise = 0.0
+        var allowed = 0.0
+        /// Whether there are enough samples.
+        var isJudged = false
         var isFlat: Bool { rise <= allowed }
         var text: String {
             "\(name): \(SoakPage.short(median)) \(unit), \(SoakPage.short(rise)) more at the end, allowed"
@@ -266,10 +277,11 @@ final class Soak {
 
         /// - Parameters:
         ///   - share: how much of the median a rise may be; or `least`, where that is more.
-        init?(
+        init(
             _ name: String, _ points: [(seconds: Double, value: Double)], unit: String, share: Double, least: Double
         ) {
-            guard points.count >= 5, let first = points.first, let last = points.last else { return nil }
+            (self.name, self.unit) = (name, unit)
+            guard points.count >= 5, let first = points.first, let last = points.last else { return }
             var slopes: [Double] = []
             for (index, one) in points.enumerated() {
                 for other in points[(index + 1)...] where other.seconds > one.seconds {
@@ -277,8 +289,9 @@ final class Soak {
                 }
             }
             func middle(_ values: [Double]) -> Double { values.sorted()[values.count / 2] }
-            guard !slopes.isEmpty else { return nil }
-            (self.name, self.unit, median) = (name, unit, middle(points.map(\.value)))
+            guard !slopes.isEmpty else { return }
+            isJudged = true
+            median = middle(points.map(\.value))
             rise = middle(slopes) * (last.seconds - first.seconds)
             allowed = max(median * share, least)
         }
@@ -290,14 +303,18 @@ final class Soak {
         func points(_ value: (Sample) -> Double?) -> [(seconds: Double, value: Double)] {
             judged.compactMap { sample in value(sample).map { (sample.seconds, $0) } }
         }
+        // Where others had much of the machine, a latency says little of the daemon.
+        func latencies(_ value: (Sample) -> Double?) -> [(seconds: Double, value: Double)] {
+            points { $0.others > Self.mostOfOthers ? nil : value($0) }
+        }
         let members = Set(judged.flatMap { $0.memory.keys }).sorted()
         let works = Set(judged.flatMap { $0.latency.keys }).sorted()
-        return members.compactMap { name in
+        return members.map { name in
             Judgement(
                 "memory of \(name)", points { $0.memory[name].map { Double($0) / 1_024 } }, unit: "MB", share: 0.1,
                 least: 2)
         }
-            + members.compactMap { name in
+            + members.map { name in
                 Judgement(
                     "descriptors of \(name)", points { $0.descriptors[name].map(Double.init) }, unit: "", share: 0.1,
                     least: 4)
@@ -305,12 +322,12 @@ final class Soak {
             + works.flatMap { name in
                 [
                     Judgement(
-                        "\(name), median", points { $0.latency[name].map { $0.median * 1_000 } }, unit: "ms",
+                        "\(name), median", latencies { $0.latency[name].map { $0.median * 1_000 } }, unit: "ms",
                         share: 0.25, least: 1),
                     Judgement(
-                        "\(name), 99 %", points { $0.latency[name].map { $0.p99 * 1_000 } }, unit: "ms", share: 0.5,
+                        "\(name), 99 %", latencies { $0.latency[name].map { $0.p99 * 1_000 } }, unit: "ms", share: 0.5,
                         least: 10),
-                ].compactMap(\.self)
+                ]
             }
     }
 
@@ -330,6 +347,7 @@ final class Soak {
         try save(table { $0.latency.mapValues { $0.median * 1_000 } }, as: "median.tsv")
         try save(table { $0.latency.mapValues { $0.p99 * 1_000 } }, as: "p99.tsv")
         try save(table { ["longest wait": $0.wait] }, as: "wait.tsv")
+        try save(table { ["other programs": $0.others * 100] }, as: "others.tsv")
         try save(
             SoakPage(
                 samples: samples, judgements: judgements, seed: seed, echoesPerSecond: echoesPerSecond,
@@ -344,6 +362,35 @@ final class Soak {
             ([sample.seconds / 60] + names.map { values(sample)[$0] }).map { $0.map { "\($0)" } ?? "?" }
         }
         return ([["minutes"] + names] + rows).map { $0.joined(separator: "\t") + "\n" }.joined()
+    }
+}
+
+/// Seconds of processor time since the machine and the processes were started.
+private struct ProcessorUse {
+    private var all: Double
+    /// Of the processes of the daemon, of the test, and of the programs that it has started and that have ended.
+    private var own: Double
+    private var time = ContinuousClock.now
+
+    static func now(of members: [pid_t]) -> ProcessorUse {
+        let ticks = Double(sysconf(Int32(_SC_CLK_TCK)))
+        // proc(5): user, nice, system, idle, iowait, irq, softirq, steal.
+        let columns = ProcessTable.text(of: "/proc/stat").prefix { $0 != "\n" }.split(separator: " ").dropFirst()
+            .compactMap { Double($0) }
+        let busy = columns.prefix(8).reduce(0, +) - columns.dropFirst(3).prefix(2).reduce(0, +)
+        let own = ([getpid()] + members).reduce(0.0) { sum, pid in
+            let text = ProcessTable.text(of: "/proc/\(pid)/stat")
+            let fields = text.split(separator: ")").last?.split(separator: " ").compactMap { Double($0) } ?? []
+            // From the parent on, since the state is no number: 10 to 13 are utime, stime, and those of children that have
+            // been waited for, which for the daemon are processes that have died.
+            return sum + fields.dropFirst(10).prefix(pid == getpid() ? 4 : 2).reduce(0, +)
+        }
+        return ProcessorUse(all: busy / ticks, own: own / ticks)
+    }
+
+    func shareOfOthers(since earlier: ProcessorUse) -> Double {
+        let seconds = (time - earlier.time).inSeconds * Double(ProcessInfo.processInfo.processorCount)
+        return max(0, (all - earlier.all) - (own - earlier.own)) / max(seconds, 1e-9)
     }
 }
 
@@ -368,9 +415,11 @@ struct SoakPage {
     }
 
     private var verdict: String {
-        if judgements.isEmpty { return "There are too few samples of the second half to be judged." }
-        let count = judgements.count { !$0.isFlat }
-        return count == 0 ? "Flat." : "Not flat: \(count) of \(judgements.count)."
+        let judged = judgements.filter(\.isJudged)
+        if judged.isEmpty { return "There are too few samples of the second half to be judged." }
+        let count = judged.count { !$0.isFlat }
+        let rest = judged.count == judgements.count ? "" : " \(judgements.count - judged.count) have too few samples."
+        return (count == 0 ? "Flat." : "Not flat: \(count) of \(judged.count).") + rest
     }
 
     var html: String {
@@ -390,11 +439,13 @@ struct SoakPage {
         \(Self.short(handshakesPerSecond)) full handshakes a second, which is what the machine could do of either alone at
         the beginning, with handshakes of five kinds in turn, slow clients, clients that go without a word, and garbage.
         Latency was measured after each fault, with nothing broken: echoes at half of what the machine can do, and
-        handshakes of one kind, four at once.
+        handshakes of each kind, four at once.
         <h2>Verdict</h2>
         <p>Of the last 40 % of the time (faults that end processes happen in the first half alone): the slope (Theil and Sen)
         over that time, against what is allowed: 10 % of the median or 2 MB of memory, 10 % or 4 descriptors, 25 % or 1 ms of
-        a median latency, 50 % or 10 ms of one of 99 %.
+        a median latency, 50 % or 10 ms of one of 99 %. Of \(samples.count) measurements of latency,
+        \(samples.count { $0.others > Soak.mostOfOthers }) are not judged, since other programs used more than
+        \(Self.short(Soak.mostOfOthers * 100)) % of the processors meanwhile.
         <table><tr><th>what<th>median<th>change<th>allowed<th></tr>
         \(judgements.map(Self.row).joined(separator: "\n"))
         </table>
@@ -403,6 +454,8 @@ struct SoakPage {
         <h2>Latency, median (ms)</h2><img src="median.svg" alt="median latency">
         <h2>Latency, 99 % (ms)</h2><img src="p99.svg" alt="latency of 99 %">
         <h2>Longest wait of a client for an answer after a fault (s)</h2><img src="wait.svg" alt="longest wait">
+        <h2>What other programs had of the processors while latency was measured (%)</h2>
+        <img src="others.svg" alt="other programs">
         <h2>By fault</h2>
         <p>What fails beside a fault is what the fault keeps from it; connections that were there before are the clients
         above, of which none may fail.
@@ -414,7 +467,8 @@ struct SoakPage {
     }
 
     private static func row(_ one: Soak.Judgement) -> String {
-        "<tr\(one.isFlat ? "" : " class=\"bad\"")><td>\(one.name)<td>\(short(one.median)) \(one.unit)"
+        guard one.isJudged else { return "<tr><td>\(one.name)<td><td><td><td>too few samples</tr>" }
+        return "<tr\(one.isFlat ? "" : " class=\"bad\"")><td>\(one.name)<td>\(short(one.median)) \(one.unit)"
             + "<td>\(short(one.rise))<td>\(short(one.allowed))<td>\(one.isFlat ? "flat" : "not flat")</tr>"
     }
 

@@ -22,7 +22,7 @@ extension FaultWorld {
         talk()
         let visitor = try newClient(.openSSL)
         try await visitor.exchange(within: 30)
-        try await crashWorker("segfault")
+        try await crashWorker("segfault", SIGSEGV)
         try await emptyLogs()
         try await network.run("rm \(network.disk)/ballast")
         try await logs("after \(number)")

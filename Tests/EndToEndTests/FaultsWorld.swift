@@ -25,16 +25,20 @@ final class FaultWorld {
     var random: SeededGenerator
     private(set) var clients: [FaultClient] = []
     private var clientCount = 0
-    /// Clients that have gone without a word since the daemon was started: their connections may still be there.
-    private var vanished = 0
+    /// How many clients have gone without a word, and when: their connections may still be there.
+    private var departures: [(time: ContinuousClock.Instant, count: Int)] = []
+    private var vanished: Int {
+        // `idle_timeout`, and a minute for a daemon that was stopped.
+        departures.reduce(0) { $1.time > .now - .seconds(360) ? $0 + $1.count : $0 }
+    }
     /// Those among them that have a socket to the backend, which a silent connection keeps.
     private var vanishedForwarded = 0
     /// Connections of each service that the main process has from the one before it.
     private var inherited: [String: Int] = [:]
     /// The address that the backend's name has.
     var backendHost: String
-    /// The sockets of the workers and of the main process while every client is silent.
-    private var quietSockets: (workers: Int, main: Int)?
+    /// While every client is silent.
+    private var quietDescriptors: OpenDescriptors?
     /// Sockets that the main process opens for each listener once many clients come (`DecoySockets`).
     private static let decoysPerListener = 2
     private var firstMemory: [String: Int] = [:]
@@ -280,13 +284,13 @@ final class FaultWorld {
         let index = Int(random.next() % UInt64(clients.count))
         let client = clients.remove(at: index)
         try await client.vanish()
-        vanished += 1
+        noteVanished()
         if client.kind == .forwarded { vanishedForwarded += 1 }
         try await fillUp()
     }
 
     /// So many more clients have gone, or may have, without a word.
-    func noteVanished(_ count: Int = 1) { vanished += count }
+    func noteVanished(_ count: Int = 1) { departures.append((.now, count)) }
 
     /// Traffic of all, of which nobody waits for an answer.
     func talk(_ count: Int = 3) { for client in clients { for _ in 0..<count { client.say() } } }
@@ -312,7 +316,7 @@ final class FaultWorld {
             }
         }
         try await checkCounters()
-        try await checkSockets()
+        try await checkDescriptors()
         try checkMemory()
         try await emptyLogs()
         return longest
@@ -387,31 +391,48 @@ final class FaultWorld {
         return try #require(result["services"] as? [String: [String: Any]]).mapValues(Counters.init)
     }
 
-    /// Once all are silent, all connections are parked: no socket is left over.
-    private func checkSockets() async throws {
-        guard let quietSockets else {
-            // For the first time: until nothing has changed for longer than connections are parked after.
-            var (last, time) = ((workers: -1, main: -1), ContinuousClock.now)
-            try await eventually("the number of sockets stays", within: 30) {
-                let present = sockets
-                if present != last { (last, time) = (present, .now) }
-                return ContinuousClock.now - time > .seconds(3)
-            }
-            quietSockets = last
-            return
-        }
-        try await eventually(
-            "all sockets of connections are closed",
-            within: 40, details: "\(sockets), and \(quietSockets) before\n\(processes)"
-        ) {
-            let present = sockets
-            return present.workers <= quietSockets.workers + vanishedForwarded
-                && present.main <= quietSockets.main + Self.decoysPerListener * Self.listeners
+    /// What the workers and the main process have open: sockets, and all there is.
+    private struct OpenDescriptors: Equatable {
+        var ofWorkers: Int
+        var ofMain: Int
+        var socketsOfWorkers: Int
+        var socketsOfMain: Int
+
+        init(_ daemon: Daemon) {
+            ofWorkers = daemon.workers.map(ProcessTable.openDescriptors).reduce(0, +)
+            ofMain = ProcessTable.openDescriptors(of: daemon.program.pid)
+            socketsOfWorkers = daemon.workersSockets.reduce(0, +)
+            socketsOfMain = ProcessTable.openSockets(of: daemon.program.pid)
         }
     }
 
-    private var sockets: (workers: Int, main: Int) {
-        (daemon.workersSockets.reduce(0, +), ProcessTable.openSockets(of: daemon.program.pid))
+    /// Once all are silent, all connections are parked: no socket is left over, nor anything else.
+    private func checkDescriptors() async throws {
+        guard let quietDescriptors else {
+            // For the first time: until nothing has changed for longer than connections are parked after.
+            var (last, time) = (OpenDescriptors(daemon), ContinuousClock.now)
+            try await eventually("the number of descriptors stays", within: 30) {
+                let present = OpenDescriptors(daemon)
+                if present != last { (last, time) = (present, .now) }
+                return ContinuousClock.now - time > .seconds(3)
+            }
+            quietDescriptors = last
+            return
+        }
+        let decoys = Self.decoysPerListener * Self.listeners
+        // A connection that keeps its socket to a backend keeps what it was begun with, in which are the sessions of an
+        // earlier configuration.
+        let earlier = vanishedForwarded + clients.count { $0.kind == .forwarded }
+        try await eventually(
+            "all descriptors of connections are closed",
+            within: 40, details: "\(OpenDescriptors(daemon)), and \(quietDescriptors) before\n\(processes)"
+        ) {
+            let present = OpenDescriptors(daemon)
+            return present.socketsOfWorkers <= quietDescriptors.socketsOfWorkers + vanishedForwarded
+                && present.ofWorkers <= quietDescriptors.ofWorkers + vanishedForwarded + earlier
+                && present.socketsOfMain <= quietDescriptors.socketsOfMain + decoys
+                && present.ofMain <= quietDescriptors.ofMain + decoys
+        }
     }
 
     /// Kilobytes that no other process shares. (Slots are files that the main process and a worker share.)

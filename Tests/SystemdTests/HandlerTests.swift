@@ -92,6 +92,37 @@ struct HandlerTests {
         try await lab.stop()
     }
 
+    /// journald stops reading, ends with its sockets, and is restarted, while more is logged than its queue takes.
+    @Test func `clients are served whatever becomes of the journal`() async throws {
+        let lab = try await lab(
+            service("echo", port: 4433, "handler = \"echo\""), service("log", port: 4434, "handler = \"log\""))
+        let journald = try await lab.succeed("systemctl show -P MainPID systemd-journald")
+        let units = "systemd-journald.socket systemd-journald-dev-log.socket systemd-journald.service"
+        try await lab.startClient("one")
+        func say(_ text: String) async throws {
+            try await lab.succeed(
+                "\(text) | timeout -s KILL 60 openssl s_client -dtls1_2 -quiet -no_ign_eof -connect 127.0.0.1:4434")
+        }
+        for (name, breaking, mending) in [
+            ("blocked", "kill -STOP \(journald)", "kill -CONT \(journald)"),
+            ("gone", "systemctl stop \(units)", "systemctl start \(units)"),
+            ("restarted", "systemctl restart systemd-journald", "true"),
+        ] {
+            try await lab.succeed(breaking)
+            try await lab.exchange("one, \(name)", "one")
+            try await say("for i in $(seq 400); do echo \"message $i\"; sleep 0.002; done")
+            try await lab.exchange("two, \(name)", "one")
+            #expect(try await lab.servedName() == "first")
+            try await lab.succeed(mending)
+            try await lab.exchange("three, \(name)", "one")
+            try await say("echo after-\(name)")
+            try await lab.wait(for: "journalctl -q --no-pager -o cat -t log | grep -c '^after-\(name)$'") {
+                $0 == "1"
+            }
+        }
+        try await lab.stop()
+    }
+
     @Test func `the journal has the fields of a connection`() async throws {
         let lab = try await Lab.withEcho()
         try await lab.boot()

@@ -383,7 +383,7 @@ package final class DatagramListener: TimerTarget, EventHandler {
 
     private func sendReplies() {
         guard buffers.replies.count > 0 else { return }
-        endpoint.countUnsent(buffers.replies.sendUnfragmented(over: socket))
+        endpoint.countUnsent(buffers.replies.send(over: socket))
     }
 
     /// The address that an answer leaves from (rule 5); `nil`: the one that the socket is bound to.

@@ -344,15 +344,6 @@ extension UDPSocket {
         if family == .ipv6 { try set(socket, ipProtocolIPv6, IPV6_MTU_DISCOVER, mode, "IPV6_MTU_DISCOVER") }
     }
 
-    /// IP_MTU_DISCOVER, which an IPv6 socket has for IPv4 peers.
-    static func pathDiscovery(of socket: borrowing FileDescriptor) throws(SystemError) -> Int32 {
-        try get(socket, ipProtocolIP, IP_MTU_DISCOVER, "IP_MTU_DISCOVER")
-    }
-
-    static func setPathDiscovery(_ mode: Int32, of socket: borrowing FileDescriptor) throws(SystemError) {
-        try set(socket, ipProtocolIP, IP_MTU_DISCOVER, mode, "IP_MTU_DISCOVER")
-    }
-
     /// The path MTU of a connected socket, in bytes, as far as the kernel knows it.
     public static func pathMTU(
         of socket: borrowing FileDescriptor, _ family: SocketAddress.Family

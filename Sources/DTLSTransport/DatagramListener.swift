@@ -20,10 +20,9 @@ package protocol DatagramListenerDelegate: AnyObject {
     ) -> Bool
     /// A datagram has come that may be of a connection which is not served by a socket of its own: a protected record
     /// (`isProven` is false), or what would begin a connection once the peer's address is proven.
-    /// - Returns: whether the delegate has such a connection, and has taken the datagram.
     func listener(
         _ listener: DatagramListener, received datagram: UnsafeRawBufferPointer, of flow: FlowKey, isProven: Bool
-    ) -> Bool
+    ) -> Reception
     /// A datagram has come with a protected record that has a connection ID (RFC 9146). Its sender is not proven, and may
     /// be at another address than before.
     /// - Returns: whether the delegate has the connection of this ID, and has taken the datagram.
@@ -44,12 +43,23 @@ extension DatagramListenerDelegate {
     /// All connections of a delegate that does not say otherwise have sockets.
     package func listener(
         _ listener: DatagramListener, received datagram: UnsafeRawBufferPointer, of flow: FlowKey, isProven: Bool
-    ) -> Bool { false }
+    ) -> Reception { .notTaken }
 
     /// No connection of a delegate that does not say otherwise has a connection ID.
     package func listener(
         _ listener: DatagramListener, received datagram: UnsafeRawBufferPointer, of flow: FlowKey, with id: ConnectionID
     ) -> Bool { false }
+}
+
+/// What a delegate does with a datagram of a flow that it may have a connection of.
+package enum Reception {
+    /// The delegate has no such connection.
+    case notTaken
+    /// The delegate has such a connection, and has taken the datagram for it.
+    case taken
+    /// The delegate keeps the datagram, and gives it back by ``DatagramListener/receive(postponed:_:)``, or says that it
+    /// does not by ``DatagramListener/dropPostponed()``.
+    case postponed
 }
 
 /// A listening UDP socket in a loop: the I/O around an ``Endpoint``. It makes a connected socket for each peer that the
@@ -309,6 +319,16 @@ package final class DatagramListener: TimerTarget, EventHandler {
         }
     }
 
+    /// Takes a datagram again that the delegate has kept (``Reception/postponed``).
+    package func receive(postponed datagram: [UInt8], _ flow: FlowKey) {
+        guard isOpen else { return }
+        datagram.withUnsafeBytes { handle($0, flow, Minute.now()) }
+        sendReplies()
+    }
+
+    /// A datagram that the delegate has kept is dropped.
+    package func dropPostponed() { endpoint.refused(.busy) }
+
     private func handleMisdelivered() {
         while isOpen {
             let items = misdelivered.takeAll()
@@ -334,8 +354,11 @@ package final class DatagramListener: TimerTarget, EventHandler {
             buffers.replies.add(to: flow.peer, from: source(of: flow)) { alert.write(into: $0) }
             delegate.listener(self, doesNotServe: flow.peer, .version)
         case .admit(let opening):
-            if delegate.listener(self, received: datagram, of: flow, isProven: true) {
+            switch delegate.listener(self, received: datagram, of: flow, isProven: true) {
+            case .notTaken: break
+            case .taken:
                 return trace(datagram, flow, "passed to the connection of this peer, which had no socket")
+            case .postponed: return trace(datagram, flow, "it waits, since all workers are busy")
             }
             trace(datagram, flow, isPlain ? "it begins a connection" : "its cookie is valid: it begins a connection")
             admit(opening, flow)
@@ -360,7 +383,7 @@ package final class DatagramListener: TimerTarget, EventHandler {
             trace(datagram, flow, "dropped, since the peer's address is denied, or not allowed")
             delegate.listener(self, doesNotServe: flow.peer, .denied)
         case .recordOfConnection:
-            if delegate.listener(self, received: datagram, of: flow, isProven: false) {
+            if case .taken = delegate.listener(self, received: datagram, of: flow, isProven: false) {
                 return trace(datagram, flow, "passed to the connection of this peer, which has no socket")
             }
             trace(datagram, flow, "dropped, since there is no connection of this peer")

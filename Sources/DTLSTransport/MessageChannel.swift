@@ -25,6 +25,8 @@ package final class MessageChannel: EventHandler {
     /// Messages that must not be lost, waiting for room.
     private var waiting: [Waiting] = []
     private var wantsRoom = false
+    /// Is called when there is room again in a channel that was full.
+    package var onRoom: () -> Void = {}
     /// What ``whenAllIsSent(_:)`` was given, while messages wait.
     private var whenSent: (() -> Void)?
     /// Messages read before others get their turn.
@@ -143,6 +145,7 @@ package final class MessageChannel: EventHandler {
         if let registration { try? loop.modify(descriptor, .readable, registration) }
         whenSent?()
         whenSent = nil
+        onRoom()
     }
 
     /// Calls `work` once every message of ``send(_:descriptor:)`` has been sent, or the channel is closed: at once

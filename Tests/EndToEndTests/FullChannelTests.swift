@@ -82,30 +82,54 @@ extension EndToEndCrowds {
                 "workers = \(workers)\n" + Service(listen: [address], identity: identity).text, in: folder)
         }
 
-        @Test func `clients that find the only worker's channel full are refused, and served when they ask again`()
-            async throws
-        {
-            let daemon = try await daemon(workers: 1)
-            let resident = try SecureClient(to: address, trust: identity.certificate, in: folder)
-            try await resident.exchange("before")
-            let worker = try #require(daemon.workers.first)
+        /// A crowd that has sent its hellos to a daemon whose only worker is stopped.
+        private func crowd(before daemon: Daemon, _ worker: pid_t) async throws -> [HalfClient] {
             // A channel takes some 200 KB (net.core.wmem_default), and a handed-over client counts for 1 KB at least.
             let crowd = try await clients(500)
             kill(worker, SIGSTOP)
             try await eventually("the worker is stopped") { ProcessTable.isStopped(worker) }
             try await sendHellos(of: crowd)
-            let lines = try await daemon.logged(" warning main: connection refused", "REASON=busy", "SERVICE=echo")
-            #expect(lines.contains { $0.contains("PEER=\(address.host):") }, "\(lines)")
             #expect(!crowd.contains { $0.hasServerHello() }, "nobody can have been served")
-            #expect(daemon.lines(with: "REASON=busy").count <= 20, "the log is limited")
+            return crowd
+        }
 
+        @Test func `clients that find the only worker's channel full wait, and are served when it reads`() async throws
+        {
+            let daemon = try await daemon(workers: 1)
+            let resident = try SecureClient(to: address, trust: identity.certificate, in: folder)
+            try await resident.exchange("before")
+            let worker = try #require(daemon.workers.first)
+            let crowd = try await crowd(before: daemon, worker)
             kill(worker, SIGCONT)
             try await expectServed(crowd, daemon, repeating: true)
+            #expect(!daemon.logs("REASON=busy"), "\(daemon.program.errors)")
             try await resident.exchange("after")
             let late = try SecureClient(to: address, trust: identity.certificate, in: folder)
             try await late.exchange("new")
             #expect(daemon.workers == [worker], "it was not replaced")
             try await [resident, late].leave()
+            try await daemon.stop()
+            #expect(daemon.lines(with: "stopped: ").last?.contains("; 0 refused") == true, "\(daemon.program.errors)")
+        }
+
+        @Test
+        func `clients that wait for two seconds without another hello are refused, and served when they ask again`()
+            async throws
+        {
+            let daemon = try await daemon(workers: 1)
+            let worker = try #require(daemon.workers.first)
+            let crowd = try await crowd(before: daemon, worker)
+            // What is measured is how long they have waited.
+            try await Task.sleep(for: .milliseconds(2_100))
+            kill(worker, SIGCONT)
+            let lines = try await daemon.logged(" warning main: connection refused", "REASON=busy", "SERVICE=echo")
+            #expect(lines.contains { $0.contains("PEER=\(address.host):") }, "\(lines)")
+            #expect(daemon.lines(with: "REASON=busy").count <= 20, "the log is limited")
+            try await expectServed(crowd, daemon, repeating: true)
+            let late = try SecureClient(to: address, trust: identity.certificate, in: folder)
+            try await late.exchange("new")
+            #expect(daemon.workers == [worker], "it was not replaced")
+            try await late.leave()
             try await daemon.stop()
         }
 

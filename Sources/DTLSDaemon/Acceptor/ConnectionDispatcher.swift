@@ -11,6 +11,13 @@ final class ConnectionDispatcher {
     private let sockets: SocketRestorer
     private let loop: EventLoop
     private var refusals: RefusalLog
+    /// What would begin connections once a worker has time for them.
+    private var waiting = WaitingHellos()
+    private lazy var admitter = CallbackTimer { [unowned self] _ in admitWaiting() }
+    /// Connections are made in a turn of the loop until the listeners and channels have theirs.
+    private static let admittedPerTurn = 64
+    /// Whether what is received has waited already.
+    private var isAdmittingWaiting = false
     /// The service or client that each listener belongs to.
     private var targets: [ObjectIdentifier: Target] = [:]
     /// Records of no connection, by listener. Anybody can send any number of them, so one in ``strayInterval`` is
@@ -36,6 +43,7 @@ final class ConnectionDispatcher {
         self.loop = loop
         sockets = SocketRestorer(workers: workers, loop: loop)
         refusals = RefusalLog()
+        workers.onRoom = { [unowned self] in admitSoon() }
         sockets.onFailure = { [unowned self] failure, peer, listener in
             switch failure {
             case .kernel(let error): self.listener(listener, failed: error, for: peer)
@@ -51,6 +59,42 @@ final class ConnectionDispatcher {
 
     /// Says which listener gets the datagrams of a local address.
     func findListeners(by find: @escaping (SocketAddress) -> DatagramListener?) { sockets.listener = find }
+
+    // MARK: Clients that wait for a worker
+
+    /// Keeps what would begin a connection while all workers are busy, and behind what waits already.
+    private func postpone(_ datagram: UnsafeRawBufferPointer, _ flow: FlowKey) -> Bool {
+        switch workers.refusal {
+        case nil where !waiting.isEmpty, .busy: break
+        default: return false
+        }
+        guard waiting.add(datagram, flow, now: loop.now) else { return false }
+        admitSoon()
+        return true
+    }
+
+    private func admitSoon() {
+        if !waiting.isEmpty, workers.refusal != .busy { loop.timers.arm(admitter, at: loop.now) }
+    }
+
+    private func admitWaiting() {
+        for _ in 0..<Self.admittedPerTurn {
+            guard workers.refusal != .busy, let hello = waiting.next() else { return }
+            // A reload has closed the listener.
+            guard let listener = sockets.listener(hello.flow.local) else { continue }
+            isAdmittingWaiting = true
+            defer { isAdmittingWaiting = false }
+            if loop.now - hello.heard < WaitingHellos.patience {
+                listener.receive(postponed: hello.datagram, hello.flow)
+            } else {
+                listener.dropPostponed()
+                log(
+                    .busy, "connection refused, the client will retry: \(Self.reason(.busy))", hello.flow.peer, listener
+                )
+            }
+        }
+        admitSoon()
+    }
 
     /// The worker of a table serves its connections from now on.
     func workerTookOver(table: Int) { sockets.tookOver(table: table) }
@@ -194,7 +238,7 @@ extension ConnectionDispatcher: DatagramListenerDelegate {
 
     func listener(_ listener: DatagramListener, admitted incoming: consuming IncomingConnection) -> UInt64? {
         guard let target = target(of: listener), let slotTarget = slotTargets[target] else { return nil }
-        // The worker has a descriptor of its own once this returns. Ours is closed with the incoming connection.
+        let peer = incoming.flow.peer
         // The kernel has given a socket.
         if !fullAddresses.isEmpty { fullAddresses.remove(ObjectIdentifier(listener)) }
         if let number = workers.handOver(
@@ -202,16 +246,16 @@ extension ConnectionDispatcher: DatagramListenerDelegate {
         {
             return number.rawValue
         }
-        // The worker had room when it was asked, so its channel has become full by this message.
-        log(
-            .busy, "connection refused, the client will retry: \(Self.reason(.busy))", incoming.flow.peer, listener)
+        // A worker had room when it was asked, but its table has none.
+        log(.busy, "connection refused, the client will retry: \(Self.reason(.busy))", peer, listener)
         return nil
     }
 
     func listener(
         _ listener: DatagramListener, received datagram: UnsafeRawBufferPointer, of flow: FlowKey, isProven: Bool
-    ) -> Bool {
-        sockets.receive(datagram, flow, isProven: isProven, on: listener)
+    ) -> Reception {
+        if sockets.receive(datagram, flow, isProven: isProven, on: listener) { return .taken }
+        return isProven && !isAdmittingWaiting && postpone(datagram, flow) ? .postponed : .notTaken
     }
 
     func listener(

@@ -74,6 +74,8 @@ final class WorkerSupervisor: TimerTarget, MessageChannelDelegate {
     var tablesOutliveDaemon = false
     /// Is called from the loop.
     var onEvent: (WorkerPool.Event) -> Void = { _ in }
+    /// Is called when a worker may be able to take connections again.
+    var onRoom: () -> Void = {}
     /// Is called with connections that lack a socket, whose workers wait for one.
     var onWake: ([ConnectionNumber]) -> Void = { _ in }
     /// Is called with a connection that wants a socket, and the flow that its peer is at.
@@ -171,6 +173,7 @@ final class WorkerSupervisor: TimerTarget, MessageChannelDelegate {
         let ends = try UnixChannel.pair()
         let pid = try starter(number, ends.other)
         let channel = try MessageChannel(ends.one, loop: loop, delegate: self)
+        channel.onRoom = { [unowned self] in onRoom() }
         channels[pid] = channel
         return (pid, channel)
     }
@@ -255,14 +258,15 @@ final class WorkerSupervisor: TimerTarget, MessageChannelDelegate {
         return channel.isOpen && !channel.isFull
     }
 
-    /// Hands a new client over to the worker that the pool chooses. A worker whose channel is full is passed over.
+    /// Hands a new client over to the worker that the pool chooses. A worker whose channel is full is passed over; where the
+    /// last one's has become full by the message before, the client waits for room in it.
     /// - Parameters:
     ///   - target: the table of the newest configuration that the connection belongs to.
     ///   - slotTarget: the ``SlotTarget`` of that table.
     ///   - connectionIDLength: of its connection ID; `nil`: it gets none.
     /// - Returns: the number of the connection, or `nil` when no worker could take it.
     func handOver(
-        _ incoming: borrowing IncomingConnection, to target: Target, _ slotTarget: UInt64, connectionIDLength: Int?
+        _ incoming: consuming IncomingConnection, to target: Target, _ slotTarget: UInt64, connectionIDLength: Int?
     ) -> ConnectionNumber? {
         while let assignment = pool.assignment(canSend: canSend), let channel = channels[assignment.worker] {
             guard
@@ -274,13 +278,18 @@ final class WorkerSupervisor: TimerTarget, MessageChannelDelegate {
                 connectionID: connectionIDLength.flatMap {
                     connections.connectionIDs?.makeConnectionID(for: connection, length: $0)
                 }, hello: incoming.helloHandover, datagrams: incoming.datagrams)
-            if channel.offer(message, descriptor: incoming.socket.rawValue) {
-                perform(pool.handedOver(assignment, now: loop.now))
-                return connection
+            if !channel.offer(message, descriptor: incoming.socket.rawValue) {
+                // A channel that refuses a message is full from now on, so the loop ends; or the message is too long for any.
+                let isTooLong = canSend(assignment.worker)
+                if isTooLong || pool.assignment(canSend: canSend) != nil {
+                    connections.end(connection)
+                    if isTooLong { return nil }
+                    continue
+                }
+                channel.send(message, descriptor: incoming.socket.take())
             }
-            connections.end(connection)
-            // A channel that refuses a message is full from now on, so the loop ends.
-            if canSend(assignment.worker) { return nil }
+            perform(pool.handedOver(assignment, now: loop.now))
+            return connection
         }
         return nil
     }
@@ -518,6 +527,7 @@ final class WorkerSupervisor: TimerTarget, MessageChannelDelegate {
         }
         let table = pool.table(of: pid)
         perform(pool.receive(decoded, from: pid, now: loop.now))
+        defer { onRoom() }
         switch decoded {
         case .misdelivered(let flow, let datagram): onMisdelivered(datagram, flow)
         case .wake(let waiting):

@@ -1,11 +1,11 @@
 // The scenario spoofed: what a flood of datagrams with made-up sources costs a server, and what its clients notice.
 //
-//   load spoofed --to ADDRESS:PORT --kind hello|cookie|record [--rate DATAGRAMS] [-c CONNECTIONS] [-i SECONDS]
+//   load spoofed --to ADDRESS:PORT --kind hello|cookie|record|none [--rate DATAGRAMS] [-c CONNECTIONS] [-i SECONDS]
 //                [--newcomers HANDSHAKES] [-t SECONDS] --server PID
 //
 // The connections are opened first. Then the flood begins: --rate datagrams a second, or as many as one processor sends if
-// that is 0 (spoofer.c). Each connection sends a message every -i seconds, and --newcomers more clients a second do a
-// handshake and leave. After -t seconds no newcomer starts, and the flood goes on until the last one has come in or failed.
+// that is 0 (spoofer.c); none where the kind is none. Each connection sends a message every -i
+// seconds, and --newcomers more clients a second do a handshake and leave. After -t seconds no newcomer starts, and the flood goes on until the last one has come in or failed.
 // It reports, of the first -t seconds:
 //   sent, dropped    datagrams of the flood, and those that found the server's queue full; per_second: sent
 //   each_sent        the CPU time of the server's processes for each that was sent
@@ -87,18 +87,17 @@ static void speak(Talker *talker, double time) {
     lost += talker->sent_at > 0;
     memcpy(message, &talker->sent, sizeof talker->sent);
     talker->sent++;
-    talker->sent_at = time;
-    talker->next_message = time + options.interval;
+    talker->sent_at = now();
+    talker->next_message += options.interval;
+    if (talker->next_message < time) talker->next_message = time;
     messages++;
     send_message(&talker->client, message, sizeof message);
 }
 
-static void run_timers(double time) {
-    for (int i = 0; i < options.connections; i++) {
+static void run_handshake_timers(double time) {
+    for (int i = 0; i < options.connections; i++)
         if (talkers[i].client.state == SHAKING_HANDS)
             went_on(&talkers[i].client, run_handshake_timer(&talkers[i].client, time));
-        else if (is_flooded) speak(&talkers[i], time);
-    }
     for (int i = 0; i < MOST_NEWCOMERS; i++)
         if (newcomers[i].state == SHAKING_HANDS) went_on(&newcomers[i], run_handshake_timer(&newcomers[i], time));
 }
@@ -113,9 +112,12 @@ static void turn(void) {
         else if (client->state == OPEN) hear((Talker *)client);
     }
     double time = now();
+    // A message must not wait for others, or it is measured how long they wait for each other.
+    for (int i = 0; is_flooded && i < options.connections; i++)
+        if (talkers[i].client.state == OPEN) speak(&talkers[i], time);
     if (time < next_timers) return;
     next_timers = time + TIMER_INTERVAL;
-    run_timers(time);
+    run_handshake_timers(time);
 }
 
 static void open_talkers(void) {
@@ -144,10 +146,13 @@ static int are_newcomers_left(void) {
     return 0;
 }
 
-static SpoofedKind kind_named(const char *name) {
+#define NO_KIND -1
+
+static int kind_named(const char *name) {
+    if (name && !strcmp(name, "none")) return NO_KIND;
     for (int kind = 0; kind < SPOOFED_KINDS; kind++)
         if (name && !strcmp(name, spoofed_kinds[kind])) return kind;
-    fprintf(stderr, "load: --kind is hello, cookie or record\n");
+    fprintf(stderr, "load: --kind is hello, cookie, record or none\n");
     exit(2);
 }
 
@@ -157,13 +162,13 @@ static void report_latencies(Latencies *latencies, const char *prefix) {
 }
 
 int run_spoofed(void) {
-    SpoofedKind kind = kind_named(options.kind);
+    int kind = kind_named(options.kind);
     context = make_client_context(options.psk, options.ecdhe, options.offers_ids);
     events = epoll_create1(EPOLL_CLOEXEC);
     if (events < 0) give_up("epoll_create1");
     open_talkers();
     handshake_patience = NEWCOMER_PATIENCE;
-    start_spoofer(&options.to, kind, options.rate);
+    if (kind != NO_KIND) start_spoofer(&options.to, kind, options.rate);
     // A queue that fills up, and the server's own measures against it, take their time.
     for (double begun = now(); now() - begun < WARM_UP;) turn();
 

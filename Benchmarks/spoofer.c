@@ -183,10 +183,11 @@ void start_spoofer(const Address *server, SpoofedKind kind, double rate) {
 }
 
 long spoofed_count(void) {
-    return shared->sent;
+    return shared ? shared->sent : 0;
 }
 
 void stop_spoofer(void) {
+    if (!shared) return;
     int status;
     shared->stops = 1;
     waitpid(sender, &status, 0);

@@ -10,11 +10,14 @@ import Primitives
 /// before the queue; the other kinds lose nothing, and the queue stays short. A client whose first hello is dropped sends it
 /// again after a second, with another number, which makes it one of another kind (``DatagramKind/repeatedHello``).
 ///
+/// What is no hello is let in, however much of it there is: a record of a parked client, or of one with another address, is not
+/// sent again where it is lost, and one of nobody takes no more than a microsecond.
+///
 /// A state machine without I/O and without a clock.
 struct FloodGate {
     /// The gate decides once in such a period.
     static let period = Duration.milliseconds(20)
-    /// Fewer datagrams in a period, 5,000 a second, are no flood.
+    /// Fewer hellos in a period, 5,000 a second, are no flood.
     static let flood = 100
     /// Nor are they where one of so many brings a client in: then it is these that take the time. A fleet that comes back has
     /// its place in the queue.
@@ -76,8 +79,8 @@ struct FloodGate {
     }
 
     private func isFlood(within passed: Duration) -> Bool {
-        Int64(counts.total) * Self.period.nanoseconds >= Int64(Self.flood) * passed.nanoseconds
-            && admitted * Self.datagramsOfClient < counts.total
+        Int64(counts.hellos) * Self.period.nanoseconds >= Int64(Self.flood) * passed.nanoseconds
+            && admitted * Self.datagramsOfClient < counts.hellos
     }
 
     private mutating func begin(at now: Instant) {
@@ -88,12 +91,15 @@ struct FloodGate {
         wasReadEmpty = false
     }
 
+    /// The kinds of which a part can be kept out.
+    private static let hellos = [DatagramKind.firstHello, .repeatedHello, .helloWithCookie]
+
     private var mostFrequentKind: DatagramKind {
-        DatagramKind.allCases.max { counts[$0] < counts[$1] } ?? .other
+        Self.hellos.max { counts[$0] < counts[$1] } ?? .firstHello
     }
 
     private var narrowestKind: DatagramKind? {
-        DatagramKind.allCases.filter { shares[$0] < 1 }.min { shares[$0] < shares[$1] }
+        Self.hellos.filter { shares[$0] < 1 }.min { shares[$0] < shares[$1] }
     }
 }
 

@@ -74,6 +74,27 @@ extension EndToEnd {
             try await daemon.stop()
         }
 
+        @Test(.enabled(if: geteuid() == 0, "only root can become another user"))
+        func `no process stays root where the configuration has a user`() async throws {
+            chmod(folder.path, 0o755)
+            chmod(identity.certificate, 0o644)
+            chown(identity.privateKey, 0, 65_534)
+            chmod(identity.privateKey, 0o640)
+            let check = "[service.forward.forward.health_check]\nsend = \"ping\"\nexpect = \"pong\"\n"
+            let forward = Service.forwarding(to: "udp:localhost:9", listen: address, identity: identity)
+            let daemon = try await Daemon.start(
+                "workers = 1\nuser = \"65534\"\ngroup = \"65534\"\n[control]\npath = \"\"\n" + forward.text + check,
+                in: folder)
+            func processes() -> [pid_t] { ProcessTable.children(of: daemon.program.pid) }
+            try await eventually("there are all processes, and none is root's", details: daemon.program.errors) {
+                Set(processes().map { ProcessTable.name(of: $0) })
+                    == ["dtlsd: worker 0", "dtlsd: resolver", "dtlsd: checker"]
+                    && processes().allSatisfy { Self.status("Uid", of: $0).hasPrefix("65534") }
+            }
+            #expect(Self.status("Uid", of: daemon.program.pid).hasPrefix("65534"))
+            try await daemon.stop()
+        }
+
         /// The files of a process in /proc are root's where nobody else may read its memory.
         @Test(.enabled(if: geteuid() == 0, "only root can become another user"))
         func `no process of the daemon lets others of its user read its memory`() async throws {

@@ -432,6 +432,8 @@ final class Acceptor: TimerTarget, EventHandler {
         } catch {
             throw WrongUser(description: "dtlsd cannot become \"\(account.name)\": \(error)")
         }
+        // It was started for the first names while this was root, and reads what name servers send.
+        names.restartProcess()
         if !keepsLowPorts { listeners.userWithoutLowPorts = account.name }
         logger.log(
             .userChanged,

@@ -82,6 +82,13 @@ final class NameResolver: TimerTarget {
         update()
     }
 
+    /// Has another process look names up, with the user that this one has now. Questions that are open are asked again.
+    func restartProcess() {
+        guard process.isRunning else { return }
+        endProcess()
+        update()
+    }
+
     /// Ends the process. Nothing is looked up any more.
     func stop() {
         isStopped = true

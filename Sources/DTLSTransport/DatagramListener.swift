@@ -319,7 +319,7 @@ package final class DatagramListener: TimerTarget, EventHandler {
         }
     }
 
-    /// Takes a datagram again that the delegate has kept (``Reception/postponed``).
+    /// Takes a datagram again that the delegate has kept (``Reception/postponed``). A ClientHello counts once more.
     package func receive(postponed datagram: [UInt8], _ flow: FlowKey) {
         guard isOpen else { return }
         datagram.withUnsafeBytes { handle($0, flow, Minute.now()) }

@@ -6,7 +6,7 @@ import Primitives
 ///
 /// To answer a hello takes the kernel some microseconds, and a network brings more hellos than that. Without a gate the queue
 /// is full then: what is in it waits for tens of milliseconds, and what finds it full is lost, whatever it is, so that real
-/// clients lose hellos with valid cookies, too. The gate has the kernel drop a part of the kind of which there is most,
+/// clients lose hellos with valid cookies, too. The gate has the kernel drop a part of the hellos of which there are most,
 /// before the queue; the other kinds lose nothing, and the queue stays short. A client whose first hello is dropped sends it
 /// again after a second, with another number, which makes it one of another kind (``DatagramKind/repeatedHello``).
 ///

@@ -41,7 +41,7 @@ public struct DatagramFilter: Equatable, Sendable {
         }
     }
 
-    /// Has the kernel keep all datagrams of the socket again, whoever has attached a program to it.
+    /// Has the kernel keep all datagrams of the socket again, also where another process has attached the program.
     public static func detach(from socket: borrowing FileDescriptor) {
         var unused: Int32 = 0
         // ENOENT: there is none.

@@ -246,7 +246,7 @@ extension ConnectionDispatcher: DatagramListenerDelegate {
         {
             return number.rawValue
         }
-        // A worker had room when it was asked, but its table has none.
+        // A worker had room when it was asked, but its table has no slot, or the message is longer than a channel takes.
         log(.busy, "connection refused, the client will retry: \(Self.reason(.busy))", peer, listener)
         return nil
     }

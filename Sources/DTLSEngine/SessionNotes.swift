@@ -219,7 +219,7 @@ extension SessionBytes {
     private static func header(ofSequence count: Int) -> [UInt8] {
         let tag = UInt8(V_ASN1_SEQUENCE | V_ASN1_CONSTRUCTED)
         guard count >= 0x80 else { return [tag, UInt8(count)] }
-        let digits = withUnsafeBytes(of: UInt32(truncatingIfNeeded: count).bigEndian) { $0.drop { $0 == 0 } }
+        let digits = withUnsafeBytes(of: UInt32(truncatingIfNeeded: count).bigEndian) { Array($0.drop { $0 == 0 }) }
         return [tag, 0x80 | UInt8(digits.count)] + digits
     }
 }

@@ -72,3 +72,15 @@ enum LogFormat: String, Codable, Sendable, CaseIterable {
     /// A datagram is a syslog message, or several of them in the frames of RFC 6012.
     case syslog
 }
+
+extension ForwardConfiguration {
+    /// How backends are checked, as they expect it of this service; `nil`: they are not.
+    var effectiveHealthCheck: HealthCheck? {
+        guard var check = healthCheck else { return nil }
+        check.sources = sources.map(\.address)
+        check.interface = interface
+        // The check is nobody's datagram, which the command LOCAL says.
+        if proxyProtocol { check.datagram = ProxyHeader.local + check.datagram }
+        return check
+    }
+}

@@ -20,15 +20,3 @@ struct HealthCheck: Codable, Equatable, Sendable {
     /// The only network interface over which they are checked: that of the service.
     var interface: String?
 }
-
-extension ForwardConfiguration {
-    /// How backends are checked, as they expect it of this service; `nil`: they are not.
-    var effectiveHealthCheck: HealthCheck? {
-        guard var check = healthCheck else { return nil }
-        check.sources = sources.map(\.address)
-        check.interface = interface
-        // The check is nobody's datagram, which the command LOCAL says.
-        if proxyProtocol { check.datagram = ProxyHeader.local + check.datagram }
-        return check
-    }
-}

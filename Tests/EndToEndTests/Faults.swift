@@ -10,7 +10,7 @@ enum Fault: String, CaseIterable {
     case loaderKilled, loaderStopped
     case checkerKilled, checkerStopped, resolverKilled, resolverStopped
     case workerWithoutDescriptors, mainWithoutDescriptors
-    case workerWithoutMemory, workerOverMemoryLimit
+    case workerWithoutMemory, workerOverMemoryLimit, mainWithoutMemory, loaderWithoutMemory
     case diskFull, journalBlocked, journalRestarted
     case backendGone, backendSlow, backendMoved
     case nameServerGone, nameServerSlow, nameServerWrong, nameServerForges
@@ -23,7 +23,7 @@ enum Fault: String, CaseIterable {
     var endsProcess: Bool {
         switch self {
         case .workerKilled, .workersKilled, .workerTraps, .workerSegfaults, .mainKilled, .workerWithoutMemory,
-            .workerOverMemoryLimit, .diskFull:
+            .workerOverMemoryLimit, .mainWithoutMemory, .diskFull:
             true
         default: false
         }
@@ -43,7 +43,7 @@ enum Fault: String, CaseIterable {
         case .mainKilled: try await world.killMain()
         case .mainStopped: try await world.pause(world.daemon.program.pid)
         case .loaderKilled: try await world.interruptLoader { kill($0, SIGKILL) }
-        case .loaderStopped: try await world.interruptLoader { try await world.pause($0) }
+        case .loaderStopped: try await world.stopLoader()
         case .checkerKilled: try await world.kill([world.helper("checker")].compactMap(\.self))
         case .checkerStopped: if let checker = world.helper("checker") { try await world.pause(checker) }
         case .resolverKilled: try await world.kill([world.helper("resolver")].compactMap(\.self))
@@ -52,6 +52,8 @@ enum Fault: String, CaseIterable {
         case .mainWithoutDescriptors: try await world.takeDescriptors(from: world.daemon.program.pid)
         case .workerWithoutMemory: try await world.takeAddressSpace(from: world.anyWorker())
         case .workerOverMemoryLimit: try await world.limitMemory(of: world.anyWorker())
+        case .mainWithoutMemory: try await world.takeAddressSpaceFromMain()
+        case .loaderWithoutMemory: try await world.interruptLoader { try await world.takeAddressSpace(fromLoader: $0) }
         case .diskFull: try await world.fillDisk()
         case .journalBlocked: try await world.blockJournal()
         case .journalRestarted: try await world.restartJournal()
@@ -78,8 +80,9 @@ enum Fault: String, CaseIterable {
 extension EndToEndCrowds {
     /// Things break while clients work, in an order that a seed decides. Variables of the environment: `DTLSD_FAULT_SEED`
     /// repeats an order; `DTLSD_FAULTS` names faults, with commas between them, that happen once each in the order given;
-    /// else faults follow one another for `DTLSD_FAULT_SECONDS`. With `DTLSD_FAULT_REPORT`, a folder, there is a load
-    /// beside them, what stops does so for up to a minute, and what was measured is there afterwards (`scripts/soak`).
+    /// else faults follow one another for `DTLSD_FAULT_SECONDS`. What stops does so for up to 5 seconds, from ten minutes
+    /// on for up to 20. With `DTLSD_FAULT_REPORT`, a folder, there is a load beside the faults, what stops does so for up to
+    /// a minute, and what was measured is there afterwards (`scripts/soak`).
     @Suite(.enabled(if: PrivateNetwork.isAllowed, "networks of its own are root's"))
     struct FaultsTests {
         private static func variable(_ name: String) -> String? { ProcessInfo.processInfo.environment[name] }
@@ -130,7 +133,8 @@ extension EndToEndCrowds {
                 faults: Self.variable("DTLSD_FAULTS"), seconds: seconds, hasCalmHalf: folder != nil)
             var story: [String] = []
             do {
-                let world = try await FaultWorld(seed: Self.seed, pauses: folder == nil ? .short : .long)
+                let pauses = folder != nil ? FaultWorld.Pauses.long : seconds >= 600 ? .medium : .short
+                let world = try await FaultWorld(seed: Self.seed, pauses: pauses)
                 try await world.warmUp()
                 try await world.fillUp()
                 _ = try await world.check()
@@ -142,8 +146,9 @@ extension EndToEndCrowds {
                     world.talk()
                     let start = ContinuousClock.now
                     try await fault.happen(in: world)
+                    let wait = try await world.exchange()
                     let outcomes = try await soak?.pause() ?? []
-                    let wait = try await world.check()
+                    _ = try await world.check()
                     print("\(fault): \(ContinuousClock.now - start), of which a client has waited \(wait)")
                     try await soak?.add(fault, wait: wait, outcomes)
                 }

@@ -39,7 +39,16 @@ struct MemoryGroup: ~Copyable {
 extension FaultWorld {
     /// For how long things stop.
     enum Pauses {
-        case short, long
+        /// Of a suite that has a minute, that has ten, and of a soak.
+        case short, medium, long
+
+        fileprivate var lengths: [ClosedRange<Int>] {
+            switch self {
+            case .short: [300...2_000, 300...2_000, 5_000...5_000]
+            case .medium: [300...2_000, 5_000...5_000, 20_000...20_000]
+            case .long: [5_000...5_000, 20_000...20_000, 60_000...60_000]
+            }
+        }
     }
 
     func anyWorker() throws -> pid_t { try #require(daemon.workers.randomElement(using: &random)) }
@@ -57,9 +66,13 @@ extension FaultWorld {
     func pause(_ process: pid_t) async throws {
         Foundation.kill(process, SIGSTOP)
         talk()
-        let long = Int(random.next() % 3)
-        try await Task.sleep(for: pauses == .long ? .seconds([5, 20, 60][long]) : milliseconds(300...2_000))
+        try await Task.sleep(for: anyPause())
         Foundation.kill(process, SIGCONT)
+    }
+
+    private func anyPause() -> Duration {
+        let lengths = pauses.lengths
+        return milliseconds(lengths[Int(random.next() % UInt64(lengths.count))])
     }
 
     /// In the midst of a record, of a client that does not stay: one on which a worker has died twice would be ended. A
@@ -95,6 +108,23 @@ extension FaultWorld {
         try await restartDaemon()
         try await network.plugIn()
         try await warmUp()
+    }
+
+    /// It stops in the midst of a reload, as it would on a file system that does not answer. Nobody notices: clients are
+    /// served with what is active, and others come. Who asks for a reload meanwhile gets one when this one has ended, with
+    /// success, or because the loader is killed after a minute.
+    func stopLoader() async throws {
+        try await interruptLoader { loader in
+            let end = ContinuousClock.now + anyPause()
+            try daemon.reload(configuration)
+            _ = try await exchange()
+            let visitor = try newClient(.openSSL)
+            try await visitor.exchange(within: 30)
+            try await visitor.leave()
+            guard ProcessTable.isStopped(loader) else { throw NeverHappened(description: "the loader has gone on") }
+            try await Task.sleep(until: end, clock: .continuous)
+            Foundation.kill(loader, SIGCONT)
+        }
     }
 
     /// In the midst of a reload, which is done again afterwards.
@@ -133,6 +163,34 @@ extension FaultWorld {
         _ = try await crowd.ended()
     }
 
+    /// The main process can map no more memory, and clients come. It refuses them, or dies of it, and the next one goes on
+    /// with what it has stored. The clients are beside the daemon, over the loopback interface, since the network is to be
+    /// silent where the main process dies; see ``killMain()``.
+    func takeAddressSpaceFromMain() async throws {
+        let (main, workers) = (daemon.program.pid, daemon.workers)
+        try await network.unplug()
+        let size = ProcessTable.kilobytes("VmSize", of: main)
+        try await Program.run(["prlimit", "--pid", "\(main)", "--as=\(size * 1_024):"], in: folder)
+        let crowd = try startCrowd(network.prefix)
+        try await Task.sleep(for: milliseconds(500...1_500))
+        // It may have died just now.
+        _ = try? await Program.run(["prlimit", "--pid", "\(main)", "--as=unlimited:"], in: folder)
+        _ = try await crowd.ended()
+        if daemon.program.ending != nil {
+            try await eventually("the workers end") { !workers.contains { ProcessTable.isRunning($0) } }
+            try await restartDaemon()
+        }
+        try await network.plugIn()
+        try await warmUp()
+    }
+
+    /// A stopped loader goes on, and can map no more memory. That reload fails, or gets by with what there is.
+    func takeAddressSpace(fromLoader process: pid_t) async throws {
+        let size = ProcessTable.kilobytes("VmSize", of: process)
+        try await Program.run(["prlimit", "--pid", "\(process)", "--as=\(size * 1_024):"], in: folder)
+        Foundation.kill(process, SIGCONT)
+    }
+
     /// The kernel kills the worker that wants more.
     func limitMemory(of process: pid_t) async throws {
         let group = try MemoryGroup(name: "dtlsd-fault-\(getpid())")
@@ -147,10 +205,10 @@ extension FaultWorld {
     }
 
     /// Clients that come all at once and leave again, those that are not served without a word.
-    private func startCrowd() throws -> Program {
+    private func startCrowd(_ prefix: [String]? = nil) throws -> Program {
         noteVanished(200)
         return try Program(
-            network.clientPrefix + [
+            (prefix ?? network.clientPrefix) + [
                 Daemon.tool, "bench", "idle", "--connections", "200", "--seconds", "1", "--timeout", "5", "--insecure",
                 "--quiet", address(Self.ports.echo),
             ], in: folder)

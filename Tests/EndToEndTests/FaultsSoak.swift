@@ -30,6 +30,7 @@ final class SoakLoad: Sendable {
     private struct State {
         var tasks: [Task<Void, Never>] = []
         var outcomes: [Outcome] = []
+        var vanished = 0
     }
 
     private let prefix: [String]
@@ -91,6 +92,51 @@ final class SoakLoad: Sendable {
         state.withLock { $0.tasks.append(task) }
     }
 
+    /// Has clients come, `count` by each run of a command that stays, and go without a word.
+    func beginVanishing(_ command: [String], count: Int) {
+        repeatedly(resting: .seconds(2)) {
+            let program = try Program(command, in: $0.folder)
+            try await Task.sleep(for: .milliseconds(1_500))
+            $0.state.withLock { $0.vanished += count }
+            program.signal(SIGKILL)
+            _ = try await program.ended()
+        }
+    }
+
+    /// Has a client that echoes lines come back from its port each time, without a word and without what it knew.
+    func beginReturning(_ command: [String]) {
+        repeatedly(resting: .milliseconds(500)) {
+            let program = try Program(command, in: $0.folder)
+            program.send("here again\n")
+            var obstacle: String?
+            do {
+                try await eventually("an answer", within: 5) { program.output.contains("here again\n") }
+            } catch {
+                obstacle = "\(error): \(program.errors.suffix(300))"
+            }
+            program.signal(SIGKILL)
+            _ = try await program.ended()
+            let outcome = Outcome(work: "same port", obstacle: obstacle)
+            $0.state.withLock { $0.outcomes.append(outcome) }
+        }
+    }
+
+    /// What cannot be done once is done again, too.
+    private func repeatedly(
+        resting pause: Duration, _ action: @escaping @Sendable (SoakLoad) async throws -> Void
+    ) {
+        let task = Task {
+            while !isOver.load(ordering: .relaxed) {
+                try? await action(self)
+                try? await Task.sleep(for: pause)
+            }
+        }
+        state.withLock { $0.tasks.append(task) }
+    }
+
+    /// How many clients have gone without a word so far.
+    var vanished: Int { state.withLock { $0.vanished } }
+
     /// Returns when all runs that had begun have ended, with how they have.
     func stop() async -> [Outcome] {
         isOver.store(true, ordering: .relaxed)
@@ -133,8 +179,7 @@ final class Soak {
     /// For how long the load works before a fault and after it.
     private static let margin = Duration.seconds(4)
     private static let echoConnections = 50
-    /// A latency is not judged where other programs have used more than this share of the processors.
-    fileprivate static let mostOfOthers = 0.1
+    private static let vanishingConnections = 10
 
     /// Measures what the machine can do.
     init(in world: FaultWorld, folder: String, seed: UInt64, seconds: Int) async throws {
@@ -212,6 +257,12 @@ final class Soak {
         if let place = SocketAddress(host: FaultNetwork.server, port: UInt16(FaultWorld.ports.echo)) {
             load.begin(try Garbage(seed: world.random.next(), from: world.network), to: place)
         }
+        load.beginVanishing(
+            world.network.clientPrefix + [
+                Daemon.tool, "bench", "idle", "--connections", "\(Self.vanishingConnections)", "--seconds", "60",
+                "--insecure", "--quiet", world.address(FaultWorld.ports.echo),
+            ], count: Self.vanishingConnections)
+        load.beginReturning(world.openSSL(FaultWorld.ports.echo, ["-bind", "10.77.0.2:19999"]))
         self.load = load
         try await Task.sleep(for: Self.margin)
     }
@@ -220,9 +271,10 @@ final class Soak {
     func pause() async throws -> [SoakLoad.Outcome] {
         try await Task.sleep(for: Self.margin)
         let outcomes = await load?.stop() ?? []
+        // The last words of others may not have come through; the fault has hardly met more than two runs, of 50 connections
+        // each.
+        world.noteVanished(2 * Self.echoConnections + 5 + (load?.vanished ?? 0))
         load = nil
-        // Their last word may not have come through; the fault has hardly met more than two runs, of 50 connections each.
-        world.noteVanished(2 * Self.echoConnections + 5)
         return outcomes
     }
 
@@ -251,85 +303,14 @@ final class Soak {
 
     /// - Throws: where it was not flat.
     func finish() throws {
-        let bad = judgements.filter { !$0.isFlat }
+        let bad = verdict.judgements.filter { !$0.isFlat }
         guard bad.isEmpty else {
             throw NeverHappened(description: "this was not flat: \(bad.map(\.text).joined(separator: "; "))")
         }
+        print(verdict.text)
     }
 
-    // MARK: Judging
-
-    /// Whether something has risen, by the slope of Theil and Sen, the median of the slopes between each two samples, which
-    /// single ones do not change.
-    struct Judgement {
-        var name: String
-        var unit: String
-        var median = 0.0
-        var rise = 0.0
-        var allowed = 0.0
-        /// Whether there are enough samples.
-        var isJudged = false
-        var isFlat: Bool { rise <= allowed }
-        var text: String {
-            "\(name): \(SoakPage.short(median)) \(unit), \(SoakPage.short(rise)) more at the end, allowed"
-                + " \(SoakPage.short(allowed))"
-        }
-
-        /// - Parameters:
-        ///   - share: how much of the median a rise may be; or `least`, where that is more.
-        init(
-            _ name: String, _ points: [(seconds: Double, value: Double)], unit: String, share: Double, least: Double
-        ) {
-            (self.name, self.unit) = (name, unit)
-            guard points.count >= 5, let first = points.first, let last = points.last else { return }
-            var slopes: [Double] = []
-            for (index, one) in points.enumerated() {
-                for other in points[(index + 1)...] where other.seconds > one.seconds {
-                    slopes.append((other.value - one.value) / (other.seconds - one.seconds))
-                }
-            }
-            func middle(_ values: [Double]) -> Double { values.sorted()[values.count / 2] }
-            guard !slopes.isEmpty else { return }
-            isJudged = true
-            median = middle(points.map(\.value))
-            rise = middle(slopes) * (last.seconds - first.seconds)
-            allowed = max(median * share, least)
-        }
-    }
-
-    /// Of the second half, in which no fault ends a process. Its first fifth is left out: processes have just been started.
-    private var judgements: [Judgement] {
-        let judged = samples.filter { $0.seconds > Double(length) * 0.6 }
-        func points(_ value: (Sample) -> Double?) -> [(seconds: Double, value: Double)] {
-            judged.compactMap { sample in value(sample).map { (sample.seconds, $0) } }
-        }
-        // Where others had much of the machine, a latency says little of the daemon.
-        func latencies(_ value: (Sample) -> Double?) -> [(seconds: Double, value: Double)] {
-            points { $0.others > Self.mostOfOthers ? nil : value($0) }
-        }
-        let members = Set(judged.flatMap { $0.memory.keys }).sorted()
-        let works = Set(judged.flatMap { $0.latency.keys }).sorted()
-        return members.map { name in
-            Judgement(
-                "memory of \(name)", points { $0.memory[name].map { Double($0) / 1_024 } }, unit: "MB", share: 0.1,
-                least: 2)
-        }
-            + members.map { name in
-                Judgement(
-                    "descriptors of \(name)", points { $0.descriptors[name].map(Double.init) }, unit: "", share: 0.1,
-                    least: 4)
-            }
-            + works.flatMap { name in
-                [
-                    Judgement(
-                        "\(name), median", latencies { $0.latency[name].map { $0.median * 1_000 } }, unit: "ms",
-                        share: 0.25, least: 1),
-                    Judgement(
-                        "\(name), 99 %", latencies { $0.latency[name].map { $0.p99 * 1_000 } }, unit: "ms", share: 0.5,
-                        least: 10),
-                ]
-            }
-    }
+    private var verdict: SoakVerdict { SoakVerdict(on: samples, length: Double(length)) }
 
     // MARK: Writing
 
@@ -348,9 +329,11 @@ final class Soak {
         try save(table { $0.latency.mapValues { $0.p99 * 1_000 } }, as: "p99.tsv")
         try save(table { ["longest wait": $0.wait] }, as: "wait.tsv")
         try save(table { ["other programs": $0.others * 100] }, as: "others.tsv")
+        // From when on no fault ends a process, and from when on it is judged, in minutes.
+        try save("calm = \(Double(length) / 120)\njudged = \(Double(length) / 100)\n", as: "times.gp")
         try save(
             SoakPage(
-                samples: samples, judgements: judgements, seed: seed, echoesPerSecond: echoesPerSecond,
+                samples: samples, verdict: verdict, seed: seed, echoesPerSecond: echoesPerSecond,
                 handshakesPerSecond: handshakesPerSecond
             ).html, as: "report.html")
     }
@@ -401,25 +384,13 @@ extension Duration {
 /// What a soak has found, as a page beside the drawings of `Benchmarks/soak.gnuplot`.
 struct SoakPage {
     let samples: [Soak.Sample]
-    let judgements: [Soak.Judgement]
+    let verdict: SoakVerdict
     let seed: UInt64
     let echoesPerSecond: Double
     let handshakesPerSecond: Double
 
-    static func short(_ value: Double) -> String {
-        abs(value) >= 100 ? String(Int(value.rounded())) : String((value * 100).rounded() / 100)
-    }
-
     private static func escaped(_ text: String) -> String {
         text.replacing("&", with: "&amp;").replacing("<", with: "&lt;")
-    }
-
-    private var verdict: String {
-        let judged = judgements.filter(\.isJudged)
-        if judged.isEmpty { return "There are too few samples of the second half to be judged." }
-        let count = judged.count { !$0.isFlat }
-        let rest = judged.count == judgements.count ? "" : " \(judgements.count - judged.count) have too few samples."
-        return (count == 0 ? "Flat." : "Not flat: \(count) of \(judged.count).") + rest
     }
 
     var html: String {
@@ -432,28 +403,29 @@ struct SoakPage {
         td:first-child, th:first-child, td.text { text-align: left } .bad { color: #cf222e; font-weight: bold }
         </style>
         <h1>Soak</h1>
-        <p><b>\(verdict)</b> \(samples.count) faults in \(Self.short((samples.last?.seconds ?? 0) / 60)) minutes, seed \(seed).
+        <p><b>\(verdict.text)</b> \(samples.count) faults in \(short((samples.last?.seconds ?? 0) / 60)) minutes, seed \(seed).
         After each of them every client was served, had heard what it had said and nothing else, the counters added up, and
         all sockets of silent clients were closed.
-        <p>The load beside the faults was a quarter of \(Self.short(echoesPerSecond)) echoes a second and a quarter of
-        \(Self.short(handshakesPerSecond)) full handshakes a second, which is what the machine could do of either alone at
-        the beginning, with handshakes of five kinds in turn, slow clients, clients that go without a word, and garbage.
+        <p>The load beside the faults was a quarter of \(short(echoesPerSecond)) echoes a second and a quarter of
+        \(short(handshakesPerSecond)) full handshakes a second, which is what the machine could do of either alone at
+        the beginning, with handshakes of five kinds in turn, slow clients, clients that go without a word, one that comes back
+        from its port without what it knew, and garbage.
         Latency was measured after each fault, with nothing broken: echoes at half of what the machine can do, and
         handshakes of each kind, four at once.
         <h2>Verdict</h2>
-        <p>Of the last 40 % of the time (faults that end processes happen in the first half alone): the slope (Theil and Sen)
-        over that time, against what is allowed: 10 % of the median or 2 MB of memory, 10 % or 4 descriptors, 25 % or 1 ms of
+        <p>Of the last 40 % of the time, from the line in the plots on (faults that end processes happen in the first half alone,
+        up to the dashed line): the slope (Theil and Sen) over that time, against what is allowed: 10 % of the median or 2 MB of memory, 10 % or 4 descriptors, 25 % or 1 ms of
         a median latency, 50 % or 10 ms of one of 99 %. Of \(samples.count) measurements of latency,
-        \(samples.count { $0.others > Soak.mostOfOthers }) are not judged, since other programs used more than
-        \(Self.short(Soak.mostOfOthers * 100)) % of the processors meanwhile.
+        \(samples.count { $0.others > SoakVerdict.mostOfOthers }) are not judged, since other programs used more than
+        \(short(SoakVerdict.mostOfOthers * 100)) % of the processors meanwhile.
         <table><tr><th>what<th>median<th>change<th>allowed<th></tr>
-        \(judgements.map(Self.row).joined(separator: "\n"))
+        \(verdict.judgements.map(Self.row).joined(separator: "\n"))
         </table>
         <h2>Memory that no other process shares (MB)</h2><img src="memory.svg" alt="memory">
         <h2>Open descriptors</h2><img src="descriptors.svg" alt="descriptors">
         <h2>Latency, median (ms)</h2><img src="median.svg" alt="median latency">
         <h2>Latency, 99 % (ms)</h2><img src="p99.svg" alt="latency of 99 %">
-        <h2>Longest wait of a client for an answer after a fault (s)</h2><img src="wait.svg" alt="longest wait">
+        <h2>Longest wait of a client for an answer right after a fault, under load (s)</h2><img src="wait.svg" alt="longest wait">
         <h2>What other programs had of the processors while latency was measured (%)</h2>
         <img src="others.svg" alt="other programs">
         <h2>By fault</h2>
@@ -466,7 +438,7 @@ struct SoakPage {
         """
     }
 
-    private static func row(_ one: Soak.Judgement) -> String {
+    private static func row(_ one: SoakVerdict.Judgement) -> String {
         guard one.isJudged else { return "<tr><td>\(one.name)<td><td><td><td>too few samples</tr>" }
         return "<tr\(one.isFlat ? "" : " class=\"bad\"")><td>\(one.name)<td>\(short(one.median)) \(one.unit)"
             + "<td>\(short(one.rise))<td>\(short(one.allowed))<td>\(one.isFlat ? "flat" : "not flat")</tr>"
@@ -475,7 +447,7 @@ struct SoakPage {
     private var faults: String {
         Dictionary(grouping: samples, by: \.fault).sorted { $0.key < $1.key }.map { fault, samples in
             let obstacle = samples.compactMap(\.obstacle).last ?? ""
-            return "<tr><td>\(fault)<td>\(samples.count)<td>\(Self.short(samples.map(\.wait).max() ?? 0))"
+            return "<tr><td>\(fault)<td>\(samples.count)<td>\(short(samples.map(\.wait).max() ?? 0))"
                 + "<td>\(samples.reduce(0) { $0 + $1.runs })<td>\(samples.reduce(0) { $0 + $1.failed })"
                 + "<td class=\"text\">\(Self.escaped(obstacle))</tr>"
         }.joined(separator: "\n")

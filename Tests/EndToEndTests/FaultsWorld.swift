@@ -304,11 +304,7 @@ final class FaultWorld {
             Set(daemon.workers.map { ProcessTable.name(of: $0) }).count == Self.workers
                 && daemon.workers.count == Self.workers && helper("checker") != nil && helper("resolver") != nil
         }
-        var longest = Duration.zero
-        for client in clients {
-            let wait = try await client.exchange(within: 30)
-            if client.kind != .slow { longest = max(longest, wait) }
-        }
+        let longest = try await exchange()
         for client in clients {
             let wrong = client.wrong
             guard wrong.isEmpty else {
@@ -319,6 +315,17 @@ final class FaultWorld {
         try await checkDescriptors()
         try checkMemory()
         try await emptyLogs()
+        return longest
+    }
+
+    /// Has all clients say something until they are answered.
+    /// - Returns: the longest time that one has waited, beside those that are far away.
+    func exchange() async throws -> Duration {
+        var longest = Duration.zero
+        for client in clients {
+            let wait = try await client.exchange(within: 30)
+            if client.kind != .slow { longest = max(longest, wait) }
+        }
         return longest
     }
 

@@ -6,6 +6,7 @@
 #include <time.h>
 #include <openssl/bio.h>
 #include <openssl/conf.h>
+#include <openssl/core_dispatch.h>
 #include <openssl/core_names.h>
 #include <openssl/err.h>
 #include <openssl/evp.h>
@@ -14,6 +15,7 @@
 #include <openssl/ocsp.h>
 #include <openssl/params.h>
 #include <openssl/pem.h>
+#include <openssl/provider.h>
 #include <openssl/rand.h>
 #include <openssl/ssl.h>
 #include <openssl/x509.h>
@@ -124,6 +126,8 @@ static inline EVP_PKEY *co_ssl_session_peer_raw_public_key(SSL_SESSION *s) { ret
 static inline EVP_PKEY *co_x509_store_ctx_raw_public_key(const X509_STORE_CTX *x) { return NULL; }
 #endif
 
+// Puts a reason of this program's own into the error queue.
+static inline void co_raise_error(const char *text) { ERR_raise_data(ERR_LIB_PROV, ERR_R_OPERATION_FAIL, "%s", text); }
 static inline int co_err_get_lib(unsigned long e) { return ERR_GET_LIB(e); }
 static inline int co_err_get_reason(unsigned long e) { return ERR_GET_REASON(e); }
 

@@ -3,23 +3,29 @@ import Glibc
 import LinuxSystem
 import Primitives
 
-/// A process that the main process asks over a channel, the resolver or the checker: started while it is wanted, and again,
+/// A process that the main process asks over a channel, the resolver, the checker or the key process: started while it is wanted, and again,
 /// after a growing pause, when it has ended.
 final class AuxiliaryProcess: MessageChannelDelegate {
     private let role: Role
     private let environment: [String: String]
     private let loop: EventLoop
     private var running: (pid: pid_t, channel: MessageChannel)?
-    private var backoff = Backoff(from: .seconds(1), to: .seconds(60))
+    private var backoff: Backoff
     /// When it may be started again.
     private(set) var nextStart = Instant.distantPast
 
-    /// Is called with each message, and returns false for one that no such process sends: it is ended then.
+    /// Is called with each message, and returns false for one that no such process sends: it is ended then. Who calls
+    /// ``resetPause()`` decides what shows that the process does its work.
     var onMessage: (UnsafeRawBufferPointer) -> Bool = { _ in true }
     /// Is called when the process has ended, or cannot be started, with the reason and the pause until the next start.
     var onLost: (_ reason: String, _ pause: Duration) -> Void = { _, _ in }
 
-    init(_ role: Role, environment: [String: String], loop: EventLoop) {
+    /// - Parameter backoff: the pauses between an end and the next start.
+    init(
+        _ role: Role, environment: [String: String], loop: EventLoop,
+        backoff: Backoff = Backoff(from: .seconds(1), to: .seconds(60))
+    ) {
+        self.backoff = backoff
         self.role = role
         self.environment = environment
         self.loop = loop
@@ -54,7 +60,17 @@ final class AuxiliaryProcess: MessageChannelDelegate {
         }
     }
 
-    func send(_ message: [UInt8]) { running?.channel.send(message) }
+    func send(_ message: [UInt8], descriptor: consuming FileDescriptor = FileDescriptor(owning: -1)) {
+        running?.channel.send(message, descriptor: descriptor)
+    }
+
+    /// The process does what it is there for: the next pause is the shortest again.
+    func resetPause() { backoff.reset() }
+
+    /// Kills it, so that another one is started.
+    func kill() {
+        if let pid = running?.pid { Glibc.kill(pid, SIGKILL) }
+    }
 
     /// Ends it, with its channel.
     func end() {
@@ -73,16 +89,12 @@ final class AuxiliaryProcess: MessageChannelDelegate {
         _ channel: MessageChannel, received message: UnsafeRawBufferPointer, descriptor: consuming FileDescriptor?,
         descriptorWasLost: Bool
     ) {
-        if onMessage(message) {
-            backoff.reset()
-        } else if let pid = running?.pid {
-            kill(pid, SIGKILL)
-        }
+        if !onMessage(message) { kill() }
     }
 
     /// The process has ended, and SIGCHLD says how. One that goes on without its channel is of no use.
     func channelEnded(_ channel: MessageChannel) {
-        if let running, running.channel === channel { kill(running.pid, SIGKILL) }
+        if let running, running.channel === channel { kill() }
     }
 
     /// Notes how a child ended; the main process reaps all children.

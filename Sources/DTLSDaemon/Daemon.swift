@@ -20,6 +20,7 @@ public enum Daemon {
             case .stapleLoader(let file): try Loader.runForStaples(file: file)
             case .resolver: try Resolver.run()
             case .checker: try Checker.run()
+            case .keys: try KeyProcess.run()
             }
             return 0
         } catch {

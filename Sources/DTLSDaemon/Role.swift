@@ -15,6 +15,8 @@ enum Role: Equatable {
     case resolver
     /// Sends datagrams to backends, to see whether they answer.
     case checker
+    /// Holds the private keys, and signs with them.
+    case keys
 
     /// Why the configuration is read.
     enum Purpose: String {
@@ -28,6 +30,7 @@ enum Role: Equatable {
     private static let loaderName = "dtlsd: loader"
     private static let resolverName = "dtlsd: resolver"
     private static let checkerName = "dtlsd: checker"
+    private static let keysName = "dtlsd: keys"
     private static let stapleLoaderName = "dtlsd: loader of OCSP responses"
 
     /// The arguments that a process in this role is started with.
@@ -39,6 +42,7 @@ enum Role: Equatable {
         case .stapleLoader(let file): [Self.stapleLoaderName, file]
         case .resolver: [Self.resolverName]
         case .checker: [Self.checkerName]
+        case .keys: [Self.keysName]
         }
     }
 
@@ -57,6 +61,8 @@ enum Role: Equatable {
             self = .resolver
         } else if name == Self.checkerName, arguments.count == 1 {
             self = .checker
+        } else if name == Self.keysName, arguments.count == 1 {
+            self = .keys
         } else {
             return nil
         }

@@ -46,7 +46,7 @@ extension ServerContext {
             own.refusesUnknownNames = false
             own.choosesByAddress = false
             let context = try ServerContext(
-                own, tickets: tickets, sessions: sessions,
+                own, tickets: tickets, sessions: sessions, heldKeys: heldKeys,
                 sessionIDContext: "\(sessionIDContext)\0name:\(host.name.lowercased())",
                 trustOf: self)
             add(context, for: host.name)

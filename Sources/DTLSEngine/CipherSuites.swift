@@ -69,6 +69,21 @@ extension CipherPolicy {
             !"!-+@".contains(word.prefix(1)) && SSL_CTX_set_cipher_list(context, word) != 1
         }
     }
+
+    /// Whether an OpenSSL cipher list has suites whose clients encrypt a secret with the server's RSA key.
+    static func hasKeyTransport(_ list: String) -> Bool {
+        guard let context = SSL_CTX_new(DTLS_method()) else { return true }
+        defer { SSL_CTX_free(context) }
+        defer { ERR_clear_error() }
+        guard SSL_CTX_set_cipher_list(context, list) == 1, let suites = SSL_CTX_get_ciphers(context) else {
+            return false
+        }
+        return (0..<co_sk_ssl_cipher_num(suites)).contains { index in
+            co_sk_ssl_cipher_value(suites, index).map {
+                [NID_kx_rsa, NID_kx_rsa_psk].contains(SSL_CIPHER_get_kx_nid($0))
+            } ?? false
+        }
+    }
 }
 
 /// The way in which a side of a handshake authenticates itself, as far as that limits its cipher suites.

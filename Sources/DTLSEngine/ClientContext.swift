@@ -11,12 +11,20 @@ public struct ClientSettings: Codable, Equatable, Sendable {
     /// The raw public keys (RFC 7250) of which the server must show one. Where there are `certificateAuthorities` or
     /// `loadDefaultCertificates` beside them, a server that does not know raw public keys may show a certificate instead.
     public var serverPublicKeys: KnownPublicKeys?
-    /// Whether the client shows the public key of `privateKey` to servers that take it (RFC 7250). Without a `certificate`,
+    /// Whether the client shows the public key of `key` to servers that take it (RFC 7250). Without a `certificate`,
     /// it has nothing else to show.
     public var offersRawPublicKey = false
-    /// The client's own certificate and chain, PEM, leaf first; with it goes `privateKey`.
+    /// The client's own certificate and chain, PEM, leaf first; with it goes `key`.
     public var certificate: String?
-    public var privateKey: String?
+    public var key: PrivateKeySource?
+    /// The PEM text of `key`, where it is one.
+    public var privateKey: String? {
+        get {
+            if case .pem(let text) = key { text } else { nil }
+        }
+        set { key = newValue.map { .pem($0) } }
+    }
+    /// What `key` is encrypted with.
     public var passphrase: String?
     /// The key that both sides authenticate with instead of certificates. Only suites with pre-shared keys are offered
     /// then, unless `ciphers` says otherwise.
@@ -60,7 +68,7 @@ public struct ClientSettings: Codable, Equatable, Sendable {
         self.loadDefaultCertificates = loadDefaultCertificates
         self.certificateAuthorities = certificateAuthorities
         self.certificate = certificate
-        self.privateKey = privateKey
+        key = privateKey.map { .pem($0) }
         self.passphrase = passphrase
         self.presharedKey = presharedKey
         self.ciphers = ciphers
@@ -75,7 +83,9 @@ extension ClientSettings {
     var takesCertificates: Bool { certificateAuthorities != nil || loadDefaultCertificates }
 
     /// The newest version that is spoken, as ``ServerSettings/newestVersion`` has it.
-    var newestVersion: ProtocolVersion? { maximumVersion ?? (asksAboutServer ? .dtls12 : nil) }
+    var newestVersion: ProtocolVersion? {
+        maximumVersion ?? (asksAboutServer || key?.isHeld == true ? .dtls12 : nil)
+    }
 }
 
 /// A client's SSL_CTX, made from ``ClientSettings``: what it trusts, and what it authenticates itself with.
@@ -83,7 +93,12 @@ public final class ClientContext: TLSContext {
     /// Whether handshakes wait for an answer.
     let asksAboutServer: Bool
 
-    public init(_ settings: ClientSettings) throws(CredentialsError) {
+    public convenience init(_ settings: ClientSettings) throws(CredentialsError) {
+        try self.init(settings, heldKeys: nil)
+    }
+
+    /// - Parameter heldKeys: who is asked to use a private key that another process holds.
+    package init(_ settings: ClientSettings, heldKeys: HeldKeys?) throws(CredentialsError) {
         asksAboutServer = settings.asksAboutServer
         try super.init(
             method: DTLS_client_method(),
@@ -94,14 +109,14 @@ public final class ClientContext: TLSContext {
                     minimumVersion: settings.minimumVersion),
             groups: settings.groups, signatureAlgorithms: settings.signatureAlgorithms,
             minimumVersion: settings.minimumVersion, maximumVersion: settings.newestVersion,
-            allowsRenegotiation: settings.allowsRenegotiation)
+            allowsRenegotiation: settings.allowsRenegotiation, heldKeys: heldKeys)
         if settings.allowsLegacyServer { SSL_CTX_set_options(pointer, CO_SSL_OP_LEGACY_SERVER_CONNECT) }
         if let authorities = settings.certificateAuthorities { try trust(authorities: authorities, announce: false) }
         if settings.loadDefaultCertificates, SSL_CTX_set_default_verify_paths(pointer) != 1 {
             throw .authorities("\(OpenSSLError.drain())")
         }
         if let certificate = settings.certificate {
-            guard let key = settings.privateKey else { throw .privateKey("there is a certificate but no key") }
+            guard let key = settings.key else { throw .privateKey("there is a certificate but no key") }
             let own = try use(certificate: certificate, privateKey: key, passphrase: settings.passphrase)
             try checkSignatures(of: own, in: settings.signatureAlgorithms)
         }
@@ -133,7 +148,7 @@ public final class ClientContext: TLSContext {
         if settings.offersRawPublicKey {
             mayShow = .both
             if settings.certificate == nil {
-                guard let key = settings.privateKey else {
+                guard let key = settings.key else {
                     throw .privateKey("there is none, whose public key is shown")
                 }
                 let own = try use(BareKey(privateKey: key, passphrase: settings.passphrase))

@@ -40,15 +40,15 @@ public enum CredentialsError: Error, Sendable, Equatable, CustomStringConvertibl
 public struct CertifiedKey: Codable, Equatable, Sendable {
     /// The certificate and the chain above it, PEM, leaf first.
     public var certificate: String
-    /// PEM; may be encrypted with `passphrase`.
-    public var privateKey: String
+    public var privateKey: PrivateKeySource
+    /// What `privateKey` is encrypted with.
     public var passphrase: String?
     /// The OCSP response about the certificate, for clients that ask for one.
     public var staple: OCSPStaple?
 
     public init(certificate: String, privateKey: String, passphrase: String? = nil) {
         self.certificate = certificate
-        self.privateKey = privateKey
+        self.privateKey = .pem(privateKey)
         self.passphrase = passphrase
     }
 }
@@ -56,7 +56,9 @@ public struct CertifiedKey: Codable, Equatable, Sendable {
 extension TLSContext {
     /// Loads certificate, chain and key into the context and checks that they belong together.
     @discardableResult
-    func use(certificate: String, privateKey: String, passphrase: String?) throws(CredentialsError) -> OwnCertificate {
+    func use(
+        certificate: String, privateKey: PrivateKeySource, passphrase: String?
+    ) throws(CredentialsError) -> OwnCertificate {
         let leaf = try use(certificateChain: certificate)
         try use(privateKey: privateKey, passphrase: passphrase, of: leaf)
         return leaf
@@ -78,9 +80,9 @@ extension TLSContext {
     }
 
     private func use(
-        privateKey text: String, passphrase: String?, of certificate: OwnCertificate
+        privateKey source: PrivateKeySource, passphrase: String?, of certificate: OwnCertificate
     ) throws(CredentialsError) {
-        let key = try OwnKey(pem: text, passphrase: passphrase)
+        let key = try OwnKey(source, passphrase: passphrase, heldKeys)
         // Asked here, since SSL_CTX_use_PrivateKey takes a key of another kind for that of another certificate.
         guard X509_check_private_key(certificate.pointer, key.pointer) == 1 else {
             ERR_clear_error()

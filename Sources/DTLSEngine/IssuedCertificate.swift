@@ -89,7 +89,7 @@ public final class IssuedCertificate {
         return isDone && (names.isEmpty || add(NID_subject_alt_name, names.joined(separator: ",")))
     }
 
-    private static func makeKey(_ kind: KeyKind) -> OpaquePointer? {
+    static func makeKey(_ kind: KeyKind) -> OpaquePointer? {
         let generator = EVP_PKEY_CTX_new_id(kind == .rsa ? EVP_PKEY_RSA : EVP_PKEY_EC, nil)
         defer { EVP_PKEY_CTX_free(generator) }
         var key: OpaquePointer?

@@ -64,11 +64,15 @@ extension KnownPublicKeys: Codable {
 
 /// A private key without a certificate, whose public key is shown bare.
 public struct BareKey: Codable, Equatable, Sendable {
-    /// PEM; may be encrypted with `passphrase`.
-    public var privateKey: String
+    public var privateKey: PrivateKeySource
+    /// What `privateKey` is encrypted with.
     public var passphrase: String?
 
     public init(privateKey: String, passphrase: String? = nil) {
+        self.init(privateKey: .pem(privateKey), passphrase: passphrase)
+    }
+
+    init(privateKey: PrivateKeySource, passphrase: String?) {
         self.privateKey = privateKey
         self.passphrase = passphrase
     }
@@ -107,7 +111,7 @@ public enum RawPublicKeys {
 
     /// The kind of a private key, see ``KeyKind/name(of:)``, where a server can show its public key.
     package static func kind(of bare: BareKey) throws(CredentialsError) -> String {
-        let key = try OwnKey(pem: bare.privateKey, passphrase: bare.passphrase)
+        let key = try OwnKey(bare.privateKey, passphrase: bare.passphrase, nil)
         let kind = KeyKind.name(of: key.pointer)
         guard KeyKind.authentication(of: key.pointer) != nil else {
             throw .privateKey("OpenSSL has no cipher suites of DTLS for servers with \(kind) keys")
@@ -182,7 +186,7 @@ extension TLSContext {
     /// Uses a key without a certificate.
     @discardableResult
     func use(_ bare: BareKey) throws(CredentialsError) -> OwnKey {
-        let key = try OwnKey(pem: bare.privateKey, passphrase: bare.passphrase)
+        let key = try OwnKey(bare.privateKey, passphrase: bare.passphrase, heldKeys)
         // OpenSSL before 3.2 takes the key, and never uses it.
         if let missing = RawPublicKeys.missing { throw .rawPublicKeys(missing) }
         ERR_clear_error()
@@ -241,6 +245,23 @@ final class OwnKey {
         }
         pointer = key
     }
+
+    /// - Parameter keys: who is asked to use a key that another process holds; `nil`: nobody can be.
+    convenience init(
+        _ source: PrivateKeySource, passphrase: String?, _ keys: HeldKeys?
+    ) throws(CredentialsError) {
+        switch source {
+        case .pem(let text): try self.init(pem: text, passphrase: passphrase)
+        case .held(let publicKey):
+            guard let keys else { throw .privateKey("another process holds it, which nobody here can ask") }
+            guard let key = HeldKeyProvider.makeKey(try keys.key(publicKey)) else {
+                throw .privateKey("it cannot be used from another process (\(OpenSSLError.drain()))")
+            }
+            self.init(owning: key)
+        }
+    }
+
+    private init(owning key: OpaquePointer) { pointer = key }
 
     deinit { EVP_PKEY_free(pointer) }
 

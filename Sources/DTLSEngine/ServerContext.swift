@@ -27,14 +27,20 @@ public final class ServerContext: TLSContext {
     public convenience init(
         _ settings: ServerSettings, tickets: TicketKeyRing?, sessionIDContext: String = "dtls"
     ) throws(CredentialsError) {
-        try self.init(settings, tickets: tickets, sessions: nil, sessionIDContext: sessionIDContext, trustOf: nil)
+        try self.init(
+            settings, tickets: tickets, sessions: nil, heldKeys: nil, sessionIDContext: sessionIDContext, trustOf: nil)
     }
 
-    /// - Parameter sessions: where the sessions of clients without tickets are kept; `nil`: they cannot resume theirs.
+    /// - Parameters:
+    ///   - sessions: where the sessions of clients without tickets are kept; `nil`: they cannot resume theirs.
+    ///   - heldKeys: who is asked to use private keys that another process holds.
     package convenience init(
-        _ settings: ServerSettings, tickets: TicketKeyRing?, sessions: SessionCache?, sessionIDContext: String = "dtls"
+        _ settings: ServerSettings, tickets: TicketKeyRing?, sessions: SessionCache?, heldKeys: HeldKeys? = nil,
+        sessionIDContext: String = "dtls"
     ) throws(CredentialsError) {
-        try self.init(settings, tickets: tickets, sessions: sessions, sessionIDContext: sessionIDContext, trustOf: nil)
+        try self.init(
+            settings, tickets: tickets, sessions: sessions, heldKeys: heldKeys, sessionIDContext: sessionIDContext,
+            trustOf: nil)
     }
 
     /// The most bytes of a client's certificate and the chain above it, in DER.
@@ -43,8 +49,8 @@ public final class ServerContext: TLSContext {
     /// - Parameter service: one with the same trust, whose CAs and revocation lists it shares: they can be many
     ///   megabytes.
     init(
-        _ settings: ServerSettings, tickets: TicketKeyRing?, sessions: SessionCache?, sessionIDContext: String,
-        trustOf service: ServerContext?
+        _ settings: ServerSettings, tickets: TicketKeyRing?, sessions: SessionCache?, heldKeys: HeldKeys?,
+        sessionIDContext: String, trustOf service: ServerContext?
     ) throws(CredentialsError) {
         self.sessionIDContext = Self.shorten(Array("\(settings.sessionIDContext)\0\(sessionIDContext)".utf8))
         refusesUnknownNames = settings.refusesUnknownNames
@@ -52,7 +58,8 @@ public final class ServerContext: TLSContext {
         try super.init(
             method: DTLS_server_method(), ciphers: settings.cipherList, groups: settings.groups,
             signatureAlgorithms: settings.signatureAlgorithms, minimumVersion: settings.minimumVersion,
-            maximumVersion: settings.newestVersion, allowsRenegotiation: settings.allowsRenegotiation)
+            maximumVersion: settings.newestVersion, allowsRenegotiation: settings.allowsRenegotiation,
+            heldKeys: heldKeys)
         for key in settings.certifiedKeys { try use(key) }
         let bareKinds = try useBareKeys(settings)
         exData.keepsPeerCertificates = settings.keepsPeerCertificates

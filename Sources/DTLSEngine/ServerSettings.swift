@@ -84,8 +84,14 @@ public struct ServerSettings: Codable, Equatable, Sendable {
 
 extension ServerSettings {
     /// The newest version that is spoken; `nil`: the newest that OpenSSL knows. Who asks for an authorization knows the
-    /// messages of DTLS 1.2, and OpenSSL 4.1 brings DTLS 1.3.
-    var newestVersion: ProtocolVersion? { maximumVersion ?? (authorization == .none ? nil : .dtls12) }
+    /// messages of DTLS 1.2, who holds keys what is signed in it, and OpenSSL 4.1 brings DTLS 1.3.
+    var newestVersion: ProtocolVersion? { maximumVersion ?? (authorization == .none && !hasHeldKeys ? nil : .dtls12) }
+
+    /// Whether another process has private keys of this server.
+    private var hasHeldKeys: Bool {
+        (certifiedKeys + names.flatMap(\.certifiedKeys)).contains { $0.privateKey.isHeld }
+            || bareKeys.contains { $0.privateKey.isHeld }
+    }
 
     /// Whether clients can authenticate the server by a certificate or a raw public key.
     var hasKeys: Bool { !certifiedKeys.isEmpty || !bareKeys.isEmpty }

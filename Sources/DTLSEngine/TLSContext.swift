@@ -12,6 +12,8 @@ public class TLSContext {
     let maximumVersion: ProtocolVersion?
     /// The data of this context for OpenSSL's callbacks.
     let exData: ContextExData
+    /// Asks for what takes a private key that another process holds; `nil` where no key is held.
+    let heldKeys: HeldKeys?
 
     /// P-521 for peers with certificates of such keys: in DTLS 1.2 the list is about these too (RFC 8422, section
     /// 5.1.1).
@@ -21,12 +23,15 @@ public class TLSContext {
     ///   - ciphers: an OpenSSL cipher list; see ``CipherPolicy``.
     ///   - groups: a list for SSL_CTX_set1_groups_list(3); `nil`: X25519, P-256, P-384 and P-521.
     ///   - signatureAlgorithms: a list for SSL_CTX_set1_sigalgs_list(3); `nil`: OpenSSL's.
+    ///   - heldKeys: who is asked to use private keys that another process holds.
     init(
         method: OpaquePointer?, ciphers: String, groups: String?, signatureAlgorithms: String?,
-        minimumVersion: ProtocolVersion, maximumVersion: ProtocolVersion?, allowsRenegotiation: Bool
+        minimumVersion: ProtocolVersion, maximumVersion: ProtocolVersion?, allowsRenegotiation: Bool,
+        heldKeys: HeldKeys?
     ) throws(CredentialsError) {
         self.allowsRenegotiation = allowsRenegotiation
         self.maximumVersion = maximumVersion
+        self.heldKeys = heldKeys
         ERR_clear_error()
         guard let context = SSL_CTX_new(method) else { throw .context("\(OpenSSLError.drain())") }
         pointer = context

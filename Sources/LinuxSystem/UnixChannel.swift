@@ -107,6 +107,16 @@ public enum UnixChannel {
         }
     }
 
+    /// Waits until there is a message, or the other end is closed.
+    /// - Parameter milliseconds: for how long at most; `nil`: for ever.
+    /// - Returns: false when the time is over.
+    public static func waitForMessage(
+        on channel: borrowing FileDescriptor, milliseconds: Int32? = nil
+    ) throws(SystemError) -> Bool {
+        var request = pollfd(fd: channel.rawValue, events: Int16(POLLIN), revents: 0)
+        return try system("poll", "a channel") { poll(&request, 1, milliseconds ?? -1) } > 0
+    }
+
     /// Whether the other end is closed: a message without bytes reads like the end.
     private static func hasEnded(_ channel: Int32) -> Bool {
         var request = pollfd(fd: channel, events: 0, revents: 0)

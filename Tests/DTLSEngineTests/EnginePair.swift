@@ -64,7 +64,7 @@ final class EnginePair {
         asksForStaple: Bool = false, askingFor otherName: String? = nil,
         scheduleCapacity: Int = CipherContexts.defaultCapacity, clientTimeout: Duration? = nil,
         serverTimeout: Duration? = nil,
-        clientID: ConnectionID? = nil, serverID: ConnectionID? = nil,
+        clientID: ConnectionID? = nil, serverID: ConnectionID? = nil, heldKeys: HeldKeys? = nil,
         prepareClient: (OpaquePointer) -> Void = { _ in }
     ) throws {
         clock = virtual_clock_start(Self.start)
@@ -76,13 +76,14 @@ final class EnginePair {
         self.serverID = serverID
         self.serverTimeout = serverTimeout
         serverContext = try ServerContext(
-            serverSettings, tickets: ticketKeys.flatMap(TicketKey.init).map { TicketKeyRing([$0]) }, sessions: sessions)
+            serverSettings, tickets: ticketKeys.flatMap(TicketKey.init).map { TicketKeyRing([$0]) }, sessions: sessions,
+            heldKeys: heldKeys)
         self.payloadSize = payloadSize
         self.localAddress = localAddress
         cookies = try CookieAuthority(secret: Array(repeating: 9, count: 32))
         client.engine = try Engine(
-            connecting: ClientContext(clientSettings), over: bio, payloadSize: payloadSize, serverName: serverName,
-            connectionID: clientID)
+            connecting: ClientContext(clientSettings, heldKeys: heldKeys), over: bio, payloadSize: payloadSize,
+            serverName: serverName, connectionID: clientID)
         if let session { client.engine?.resume(session) }
         if let clientTimeout { client.engine?.setFirstTimeout(clientTimeout) }
         if let otherName, let ssl = client.engine?.ssl { _ = co_ssl_set_tlsext_host_name(ssl, otherName) }

@@ -43,6 +43,8 @@ final class Acceptor: TimerTarget, EventHandler {
     let names: NameResolver
     /// Checks backends.
     let checker: BackendChecker
+    /// Has the private keys held.
+    private let keys: KeyKeeper
     private let checkLog: CheckLog
     private let nameLog: NameLog
     /// Warns of certificates, revocation lists and OCSP responses that expire.
@@ -146,6 +148,8 @@ final class Acceptor: TimerTarget, EventHandler {
         nameLog = NameLog(logger, loop: loop)
         checker = BackendChecker(environment: environment, loop: loop)
         checkLog = CheckLog(logger, loop: loop)
+        keys = try KeyKeeper(environment: environment, loop: loop, logger: logger)
+        workers.keys = keys
         if let channel {
             predecessor = try Predecessor(channel, loop: loop)
             workers.isAwaitingTables = true
@@ -250,6 +254,7 @@ final class Acceptor: TimerTarget, EventHandler {
             staples.childEnded(pid, ending)
             names.childEnded(pid, ending)
             checker.childEnded(pid, ending)
+            keys.childEnded(pid, ending)
         }
     }
 
@@ -320,15 +325,27 @@ final class Acceptor: TimerTarget, EventHandler {
         }
         credentials.watch(with: finished?.credentialWatcher)
         // A client that comes right after the start, or the reload, finds backends where a name server answers.
-        names.prepare(configuration) { [unowned self] in use(configuration, watcher, finished) }
+        names.prepare(configuration) { [unowned self] in
+            // Before workers get the configuration that names them.
+            keys.prepare(finished?.takeKeys() ?? FileDescriptor(owning: -1), user: configuration.user) { outcome in
+                switch outcome {
+                case .ready(let set): self.use(configuration, watcher, finished, set)
+                case .failed(let reason):
+                    self.handle(
+                        .refused(problems: ["the workers cannot be given the configuration: \(reason)"], .system))
+                }
+            }
+        }
     }
 
-    private func use(_ configuration: Configuration, _ watcher: FileWatcher?, _ loader: LoaderHandle?) {
+    private func use(
+        _ configuration: Configuration, _ watcher: FileWatcher?, _ loader: LoaderHandle?, _ keys: KeySet?
+    ) {
         do {
             let setup = WorkerSetup(
                 snapshot: try makeSnapshot(configuration),
                 keyLog: loader?.takeKeyLog() ?? FileDescriptor(owning: -1),
-                sessions: try sessions.memory(mebibytes: configuration.sessionCache),
+                sessions: try sessions.memory(mebibytes: configuration.sessionCache), keys: keys,
                 ticketKeys: try ticketKeys.keys(for: configuration.tickets), needs: WorkerNeeds(configuration))
             handle(.loaded(ActiveConfiguration(configuration, setup, watcher: watcher)))
         } catch {
@@ -754,6 +771,7 @@ final class Acceptor: TimerTarget, EventHandler {
 
     private func end() {
         listeners.closeAll()
+        keys.stop()
         dispatcher.finishLog()
         log(.stopped, "stopped: \(status)")
         control.server.close(keepsFile: successor != nil || predecessor != nil)
@@ -804,6 +822,7 @@ final class Acceptor: TimerTarget, EventHandler {
         dispatcher.flushLog(now: now)
         nameLog.flush()
         checkLog.flush()
+        keys.flushLog()
         if lifecycle.isServing {
             if isReadyPending {
                 notifyReady()

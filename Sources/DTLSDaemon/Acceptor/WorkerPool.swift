@@ -376,7 +376,7 @@ struct WorkerPool {
         case .releaseDone:
             workers[index].isReleasing = false
             return []
-        case .misdelivered, .wake, .rebind, .sendFromListener, .farSocket, .released, .hostRefused: return []
+        case .misdelivered, .wake, .rebind, .sendFromListener, .farSocket, .released, .hostRefused, .keysLost: return []
         }
     }
 

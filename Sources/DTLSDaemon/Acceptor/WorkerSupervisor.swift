@@ -68,6 +68,16 @@ final class WorkerSupervisor: TimerTarget, MessageChannelDelegate {
     private let starter: Starter
     /// The memory that the workers count in; `nil` where nobody asks.
     var counters: CounterRegistry? { didSet { connections.counters = counters } }
+    /// Has the key process; `nil` where nobody has private keys.
+    var keys: KeyKeeper? {
+        didSet {
+            keys?.onStarted = { [unowned self] in for pid in channels.keys { giveKeys(to: pid) } }
+            keys?.onChannelWanted = { [unowned self] in giveKeys(to: $0) }
+            keys?.onViolation = { [unowned self] pid, reason in
+                end(pid, because: "has asked the key process for \(reason)")
+            }
+        }
+    }
     private let loop: EventLoop
     private let logger: Logger
     /// Whether the service manager keeps the tables of connections for the next main process.
@@ -278,6 +288,8 @@ final class WorkerSupervisor: TimerTarget, MessageChannelDelegate {
                 connectionID: connectionIDLength.flatMap {
                     connections.connectionIDs?.makeConnectionID(for: connection, length: $0)
                 }, hello: incoming.helloHandover, datagrams: incoming.datagrams)
+            keys?.noteHandOver(
+                to: assignment.worker, connections: connections[assignment.table]?.count ?? 0)
             if !channel.offer(message, descriptor: incoming.socket.rawValue) {
                 // A channel that refuses a message is full from now on, so the loop ends; or the message is too long for any.
                 let isTooLong = canSend(assignment.worker)
@@ -523,7 +535,8 @@ final class WorkerSupervisor: TimerTarget, MessageChannelDelegate {
     ) {
         guard let pid = channels.first(where: { $0.value === channel })?.key else { return }
         guard let decoded = try? MessageFromWorker(decoding: message) else {
-            return end(pid, after: message, over: channel)
+            let kind = message.first.map { "of kind \($0), with \(message.count) bytes" } ?? "empty, or too long"
+            return end(pid, because: "has sent a message that no worker sends (\(kind))")
         }
         let table = pool.table(of: pid)
         perform(pool.receive(decoded, from: pid, now: loop.now))
@@ -544,6 +557,7 @@ final class WorkerSupervisor: TimerTarget, MessageChannelDelegate {
             }
         case .sendFromListener(let datagrams): onDatagrams(datagrams)
         case .hostRefused(let host): onHostRefused(host)
+        case .keysLost: keys?.channelLost(by: pid)
         case .report(let report) where report.forged > 0: reportForged(report)
         case .farSocket(let connection):
             if let descriptor { farSockets[pid] = ReleasedSocket(connection, descriptor) }
@@ -562,18 +576,17 @@ final class WorkerSupervisor: TimerTarget, MessageChannelDelegate {
         }
     }
 
-    /// A worker whose message is malformed has a defect, or somebody else controls it. It says nothing more, and has no time
-    /// left: its connections go on in the next one, by what is in their slots.
-    private func end(_ pid: pid_t, after message: UnsafeRawBufferPointer, over channel: MessageChannel) {
+    /// A worker that does what no worker does has a defect, or somebody else controls it. It says nothing more, and has no
+    /// time left: its connections go on in the next one, by what is in their slots.
+    /// - Parameter reason: what it has done, as a sentence without its subject.
+    private func end(_ pid: pid_t, because reason: String) {
         // Before the channel is closed: from its end it would conclude that this process is gone, and close connections.
         if pid != reaped { kill(pid, SIGKILL) }
-        channel.close()
+        channels[pid]?.close()
         let number = pool.workers.first { $0.pid == pid }.map { "\($0.number)" } ?? "?"
-        let kind = message.first.map { "of kind \($0), with \(message.count) bytes" } ?? "empty, or too long"
         logger.log(
             .internalError,
-            "worker \(number) has sent a message that no worker sends (\(kind)): it is killed, since it is defective or"
-                + " controlled by somebody else",
+            "worker \(number) \(reason): it is killed, since it is defective or controlled by somebody else",
             ["WORKER": .string(number), "WORKER_PID": "\(pid)"])
     }
 
@@ -636,7 +649,9 @@ final class WorkerSupervisor: TimerTarget, MessageChannelDelegate {
             case .takeOver(let pid): channels[pid]?.send(MessageToWorker.takeOverBytes)
             case .release(let pid, let count): channels[pid]?.send(MessageToWorker.encode(release: count))
             // A worker whose channel is full does not read, so its ping counts as unanswered, too.
-            case .ping(let pid): _ = channels[pid]?.offer(MessageToWorker.pingBytes)
+            case .ping(let pid):
+                noteConnections(of: pid)
+                _ = channels[pid]?.offer(MessageToWorker.pingBytes)
             case .kill(let pid): kill(pid, SIGKILL)
             case .log(let event, let message, let fields):
                 logger.log(event, message, fields.mapValues { .string($0) })
@@ -659,6 +674,19 @@ final class WorkerSupervisor: TimerTarget, MessageChannelDelegate {
         }
     }
 
+    /// Gives a worker a channel to the key process, where there is one and the worker has none.
+    private func giveKeys(to pid: pid_t) {
+        guard let channel = channels[pid], channel.isOpen, let own = keys?.connect(pid) else { return }
+        channel.send(MessageToWorker.keysBytes, descriptor: own)
+        noteConnections(of: pid)
+    }
+
+    /// They explain handshakes that the worker does by itself.
+    private func noteConnections(of pid: pid_t) {
+        guard let table = pool.table(of: pid) else { return }
+        keys?.noteConnections(connections[table]?.count ?? 0, of: pid)
+    }
+
     private func configure(_ pid: pid_t, _ generation: UInt32, _ copy: WorkerSetup?) {
         guard let channel = channels[pid], let copy = copy ?? (try? setup?.copy()) else {
             return pool.configurationNotSent(to: pid)
@@ -670,6 +698,7 @@ final class WorkerSupervisor: TimerTarget, MessageChannelDelegate {
         if let sessions = try? copy.sessions?.descriptor.duplicate() {
             channel.send(MessageToWorker.sessionsBytes, descriptor: sessions)
         }
+        if copy.keys != nil { giveKeys(to: pid) }
         if copy.keyLog.isOpen { channel.send(MessageToWorker.keyLogBytes, descriptor: copy.keyLog.take()) }
         for (host, found) in addresses { channel.send(MessageToWorker.encode(addresses: found, ofHost: host)) }
         for target in backendsDown {

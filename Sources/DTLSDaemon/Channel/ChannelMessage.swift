@@ -32,6 +32,9 @@ enum MessageToWorker {
     /// The memory that all workers keep the sessions of clients without tickets in comes along (``SessionTable``). It
     /// belongs to the next ``configure(generation:)``.
     case sessions
+    /// The worker's channel to the key process comes along, in the place of an earlier one. A worker that has none makes its
+    /// contexts all the same, and their handshakes fail until it has one.
+    case keys
     /// The memory file of the worker's connections (``SlotFile``) comes along. It is sent once, before the first
     /// ``configure(generation:)``, and may hold connections that a worker before this one has served. Its number is in
     /// the numbers of all its connections.
@@ -140,6 +143,7 @@ enum MessageToWorker {
         case addresses = 21
         case backend = 22
         case sessions = 23
+        case keys = 24
     }
 
     static func encode(configure generation: UInt32) -> [UInt8] {
@@ -235,6 +239,7 @@ enum MessageToWorker {
 
     static var sessionsBytes: [UInt8] { encodeMessage(Kind.sessions) { _ in } }
     static var keyLogBytes: [UInt8] { encodeMessage(Kind.keyLog) { _ in } }
+    static var keysBytes: [UInt8] { encodeMessage(Kind.keys) { _ in } }
     static func encode(slotsOfTable number: Int, outliveDaemon: Bool) -> [UInt8] {
         encodeMessage(Kind.slots) {
             $0.integer(UInt16(truncatingIfNeeded: number))
@@ -264,6 +269,7 @@ enum MessageToWorker {
         case .ticketKeys:
             self = .ticketKeys(try reader.list { reader throws(MalformedBytes) in try reader.ticketKey() })
         case .keyLog: self = .keyLog
+        case .keys: self = .keys
         case .sessions: self = .sessions
         case .slots: self = .slots(table: try reader.integer(), outliveDaemon: try reader.bool())
         case .counters: self = .counters
@@ -374,6 +380,9 @@ enum MessageFromWorker {
     case releaseDone
     /// All addresses of a host name refuse datagrams, so that it should be looked up again.
     case hostRefused(String)
+    /// The key process has left the worker without an answer, and its channel is closed. It is answered with
+    /// ``MessageToWorker/keys``, some time later.
+    case keysLost
 
     /// A datagram for the peer of a flow.
     struct DatagramToSend {
@@ -451,6 +460,7 @@ enum MessageFromWorker {
         case rebind = 11
         case sendFromListener = 12
         case hostRefused = 13
+        case keysLost = 14
     }
 
     static func encode(ready generation: UInt32, capacity: UInt32) -> [UInt8] {
@@ -532,6 +542,7 @@ enum MessageFromWorker {
         encodeMessage(Kind.hostRefused) { $0.string(host) }
     }
 
+    static var keysLostBytes: [UInt8] { encodeMessage(Kind.keysLost) { _ in } }
     static var releaseDoneBytes: [UInt8] { encodeMessage(Kind.releaseDone) { _ in } }
 
     init(decoding bytes: UnsafeRawBufferPointer) throws(MalformedBytes) {
@@ -564,6 +575,7 @@ enum MessageFromWorker {
         case .released: self = .released(try reader.numbers(), hadSocket: try reader.bool())
         case .releaseDone: self = .releaseDone
         case .hostRefused: self = .hostRefused(try reader.string())
+        case .keysLost: self = .keysLost
         }
         guard reader.isAtEnd else { throw MalformedBytes() }
     }

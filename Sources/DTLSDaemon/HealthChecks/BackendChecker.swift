@@ -113,6 +113,7 @@ final class BackendChecker: TimerTarget {
         // The checker reads what backends send, so what it says is checked.
         guard let answer: CheckAnswer = try? BinaryCoding.decode(from: message) else { return false }
         perform(table.answered(answer, now: loop.now))
+        process.resetPause()
         update()
         return true
     }

@@ -101,6 +101,10 @@ enum LogEvent: Int, Sendable, CaseIterable {
     case keysLogged
     /// What has passed between a client that somebody looks at and a process, for a time.
     case traced
+    /// The process that has the private keys has ended, or does not answer; another one is started.
+    case keyProcessFailed
+    /// A worker was refused the use of a private key.
+    case keyUseRefused
     /// The kernel lacks what keeps processes of the daemon from what they do not need.
     case wallsMissing
     /// Something that should not happen; the daemon went on.
@@ -171,6 +175,8 @@ enum LogEvent: Int, Sendable, CaseIterable {
         case .listenerFailed: .init("4bdcca2ca6aa4ea5bd05d686a4f515bd", .error, "listener failed")
         case .keysLogged: .init("3c30a2d3d4784c8b160140e5d3b1b1da", .warning, "secrets are written to a file")
         case .traced: .init("fa99d144a6f772a7327d333c7d45dfdb", .info, "trace of a client")
+        case .keyProcessFailed: .init("a41c5b6d9a0f4d0d9c0b4f0e6b7b2f3e", .error, "key process failed")
+        case .keyUseRefused: .init("5e8f0c7b2d9146a7bb1f4f3c8a6d2e90", .warning, "use of a private key refused")
         case .wallsMissing: .init("da9f49d2307c4963960ba9aa91ef4c28", .warning, "kernel without walls")
         case .internalError: .init("d6bf4fad48cb4ae5a97aa778e9e54ac9", .error, "internal error")
         }

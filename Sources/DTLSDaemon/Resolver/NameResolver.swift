@@ -145,6 +145,7 @@ final class NameResolver: TimerTarget {
         // The resolver reads what name servers send, so what it says is checked as if it came from there.
         guard let answer = try? LookUpAnswer(decoding: message) else { return false }
         perform(table.answered(answer, now: loop.now))
+        process.resetPause()
         update()
         return true
     }

@@ -27,12 +27,14 @@ final class ClientRuntime {
         TunnelState.Timeouts(answer: configuration.answerTimeout, idle: configuration.idleTimeout)
     }
 
-    init(_ configuration: ClientConfiguration, hosts: HostTable) throws(CredentialsError) {
+    init(
+        _ configuration: ClientConfiguration, hosts: HostTable, heldKeys: HeldKeys
+    ) throws(CredentialsError) {
         self.configuration = configuration
         self.hosts = hosts
         target = SlotTarget.client(configuration.name)
         sources = SourceAddresses(configuration.sources)
-        context = try ClientContext(configuration.tls)
+        context = try ClientContext(configuration.tls, heldKeys: heldKeys)
         // The tunnel has the idle timeout, since datagrams of its local side count for it too.
         limits = Connection.Limits(
             handshakeTimeout: configuration.handshakeTimeout, idleTimeout: .zero,

@@ -50,7 +50,7 @@ final class ServiceRuntime {
 
     init(
         _ configuration: ServiceConfiguration, ticketKeys: TicketKeyRing, sessions: SessionTable?,
-        _ resources: HandlerResources
+        heldKeys: HeldKeys, _ resources: HandlerResources
     ) throws(CredentialsError) {
         self.configuration = configuration
         target = SlotTarget.service(configuration.name)
@@ -68,7 +68,8 @@ final class ServiceRuntime {
         authorizer = configuration.authorize.map { Authorizer($0, of: configuration.name, resources) }
         self.sessions = sessions.map { SessionCache($0) }
         context = try ServerContext(
-            configuration.tls, tickets: ticketKeys, sessions: self.sessions, sessionIDContext: configuration.name)
+            configuration.tls, tickets: ticketKeys, sessions: self.sessions, heldKeys: heldKeys,
+            sessionIDContext: configuration.name)
         limits = Connection.Limits(
             handshakeTimeout: configuration.handshakeTimeout, idleTimeout: configuration.idleTimeout,
             parkAfter: parking == .never ? .zero : configuration.parkAfter,

@@ -71,6 +71,8 @@ final class Worker: MessageChannelDelegate {
     /// Ticket keys of every service, including services that a later reload adds.
     private let ticketKeys = TicketKeyRing()
     private let keyLog: KeyLogWriter
+    /// The private keys of all services and clients, which the key process has.
+    private let heldKeys = HeldKeys()
     /// The key log file of the next configuration; not open where it has none.
     private var nextKeyLog = FileDescriptor(owning: -1)
     /// The sessions of clients without tickets that came for the next configuration; not open when none did.
@@ -181,6 +183,8 @@ final class Worker: MessageChannelDelegate {
             ticketKeys.keys = keys
         case .sessions:
             if let file = descriptor { nextSessions = file }
+        case .keys:
+            if let own = descriptor { connectKeys(KeyChannel(own)) }
         case .keyLog:
             if let file = descriptor { nextKeyLog = file } else { hasMissedKeyLog = true }
         case .slots(let table, let outliveDaemon):
@@ -230,6 +234,20 @@ final class Worker: MessageChannelDelegate {
             "the main process has ended: leaving \(counted(connections.count + tunnels.count, "connection")) to its successor"
         )
         departure.leave(by: loop.now)
+    }
+
+    private func connectKeys(_ channel: KeyChannel) {
+        #if DEBUG
+            StandIn.keys = channel
+        #endif
+        heldKeys.connect { [unowned self] request, isAnswered in
+            let answer = channel.ask(request, isAnswered: isAnswered)
+            if !channel.isOpen {
+                heldKeys.disconnect()
+                send(MessageFromWorker.keysLostBytes)
+            }
+            return answer
+        }
     }
 
     private func map(_ file: consuming FileDescriptor) {
@@ -287,13 +305,14 @@ final class Worker: MessageChannelDelegate {
         do {
             let decoded: Snapshot = try BinaryCoding.decode(from: MemoryFile.read(snapshot))
             let services = try decoded.configuration.services.map {
-                try ServiceRuntime($0, ticketKeys: ticketKeys, sessions: sessions, handlerResources)
+                try ServiceRuntime(
+                    $0, ticketKeys: ticketKeys, sessions: sessions, heldKeys: heldKeys, handlerResources)
             }
             let clients = try decoded.configuration.clients.map { configuration in
                 // An unchanged client keeps its sessions, and its CA certificates are not read again.
                 try self.clients.first { $0.configuration == configuration }
                     ?? ClientRuntime(
-                        configuration, hosts: handlerResources.hosts)
+                        configuration, hosts: handlerResources.hosts, heldKeys: heldKeys)
             }
             let cookies = try CookieAuthority(secret: decoded.cookieSecret)
             if keyLogFile.isOpen {

@@ -12,6 +12,16 @@ struct WorkerWalls {
     /// Raises the walls, for good. What the kernel does not have, or does not let this process do, is left out.
     /// - Returns: what was left out, and why.
     func raise() -> [SystemError] {
+        var failures = raiseForThread()
+        if !needs.programs { Privileges.limitResources() }
+        do throws(SystemError) { try filter.install() } catch { failures.append(error) }
+        return failures
+    }
+
+    /// Raises all but the limits and the list of system calls, which let nobody start a thread. Threads that this one starts
+    /// later have these walls, too.
+    /// - Returns: what was left out, and why.
+    func raiseForThread() -> [SystemError] {
         var failures: [SystemError] = []
         func attempt(_ step: () throws(SystemError) -> Void) {
             do throws(SystemError) { try step() } catch { failures.append(error) }
@@ -19,10 +29,8 @@ struct WorkerWalls {
         attempt { () throws(SystemError) in try Privileges.dropCapabilities(keepsLowPorts: needs.lowPorts) }
         attempt { () throws(SystemError) in try Privileges.forbidNew() }
         if !needs.programs {
-            Privileges.limitResources()
             attempt { () throws(SystemError) in try FileWall.raise(exceptLogsIn: needs.logFolders) }
         }
-        attempt { () throws(SystemError) in try filter.install() }
         return failures
     }
 

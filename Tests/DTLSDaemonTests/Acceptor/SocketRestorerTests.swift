@@ -101,7 +101,8 @@ import Testing
                 if let socket = descriptor { sockets.append(Channel(socket)) }
                 return .handover(handover.id)
             case .misdelivered(let id, let datagram): return .misdelivered(id, [UInt8](datagram))
-            case .ping, .ticketKeys, .sessions, .keyLog, .counters, .close, .logLevel, .trace, .addresses, .backend:
+            case .ping, .ticketKeys, .sessions, .keyLog, .keys, .counters, .close, .logLevel, .trace, .addresses,
+                .backend:
                 return .other
             }
         }

@@ -6,10 +6,14 @@ enum ProcessorShare {
     /// The processors of the affinity mask (cpusets set it, too), and no more than the CPU time that the control groups
     /// allow: a container with a limit of 1.5 processors gets two workers on a machine with 64.
     static func current() -> Int {
-        let limits = limitFiles().compactMap { contents(of: $0) }
+        count(processors: usable, limits: limitFiles().compactMap { contents(of: $0) })
+    }
+
+    /// The processors of the affinity mask alone.
+    static var usable: Int {
         let usable = Int(cl_usable_processors())
         // A machine with more than 1,024 processors has a larger mask.
-        return count(processors: usable > 0 ? usable : sysconf(Int32(_SC_NPROCESSORS_ONLN)), limits: limits)
+        return max(1, usable > 0 ? usable : sysconf(Int32(_SC_NPROCESSORS_ONLN)))
     }
 
     /// - Parameter limits: the contents of the `cpu.max` files of the process' control group and of those above it: the

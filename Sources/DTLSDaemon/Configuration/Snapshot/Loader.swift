@@ -21,6 +21,8 @@ enum Loader {
         /// As ``watch``, for the other files that the configuration names. It is sent whether the configuration is good or
         /// not: a file that was half-written is to be read again.
         case credentialWatch = 5
+        /// The private keys, in a memfd, which only the key process reads. It is sent before the result.
+        case keys = 6
     }
 
     static func run(file: String, _ purpose: Role.Purpose) throws {
@@ -56,6 +58,11 @@ enum Loader {
                         + " instead"))
         }
         if let watcher { try send(watcher, as: .watch, over: channel) }
+        let keys = try configuration.separatePrivateKeys()
+        if purpose == .serving, !keys.isEmpty {
+            let memory = try MemoryFile.make(BinaryCoding.encode(keys), name: "dtlsd-private-keys")
+            try send([Outcome.keys.rawValue], memory, over: channel)
+        }
         try send(.configuration, BinaryCoding.encode(configuration), over: channel)
     }
 
@@ -163,6 +170,8 @@ final class LoaderHandle: MessageChannelDelegate {
     private let pid: pid_t
     /// The file for the secrets of connections, if the configuration has one.
     private var keyLog = FileDescriptor(owning: -1)
+    /// The private keys, if the configuration has any.
+    private var keys = FileDescriptor(owning: -1)
     /// How the process ended, if the acceptor has reaped it already.
     private var ending: ChildProcess.Ending?
     private var channel: MessageChannel?
@@ -220,6 +229,8 @@ final class LoaderHandle: MessageChannelDelegate {
                 if outcome == .watch { watcher = received } else { credentialWatcher = received }
             case .keyLog:
                 keyLog = attached
+            case .keys:
+                keys = attached
             case .configuration:
                 finish(.loaded(try BinaryCoding.decode(from: MemoryFile.read(attached)), watcher))
             case .problems:
@@ -231,6 +242,8 @@ final class LoaderHandle: MessageChannelDelegate {
     }
 
     func takeKeyLog() -> FileDescriptor { keyLog.take() }
+
+    func takeKeys() -> FileDescriptor { keys.take() }
 
     /// Records how a child ended; the acceptor reaps all children.
     func childEnded(_ pid: pid_t, _ ending: ChildProcess.Ending) {

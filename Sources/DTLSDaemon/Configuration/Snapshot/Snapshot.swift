@@ -2,7 +2,7 @@ import DTLSEngine
 import LinuxSystem
 import Primitives
 
-/// The configuration, and the cookie secret that all workers share. Workers get the keys of session tickets by a
+/// The configuration without its private keys, and the cookie secret that all workers share. Workers get the keys of session tickets by a
 /// separate message, since these change while the configuration stays the same.
 struct Snapshot: Codable {
     let configuration: Configuration
@@ -19,6 +19,8 @@ final class WorkerSetup {
     /// The memory that all workers keep the sessions of clients without tickets in; `nil`: there is none. It stays the same
     /// while its size does.
     var sessions: SharedMemory?
+    /// The private keys, which the key process has; `nil`: there are none.
+    let keys: KeySet?
     /// The keys of session tickets, which change while the configuration stays the same.
     var ticketKeys: [TicketKey]
     /// What workers that are started with it are walled in for.
@@ -26,10 +28,11 @@ final class WorkerSetup {
 
     init(
         snapshot: consuming FileDescriptor, keyLog: consuming FileDescriptor, sessions: SharedMemory? = nil,
-        ticketKeys: [TicketKey], needs: WorkerNeeds = WorkerNeeds()
+        keys: KeySet? = nil, ticketKeys: [TicketKey], needs: WorkerNeeds = WorkerNeeds()
     ) {
         self.needs = needs
         self.sessions = sessions
+        self.keys = keys
         self.snapshot = snapshot
         self.keyLog = keyLog
         self.ticketKeys = ticketKeys
@@ -42,6 +45,6 @@ final class WorkerSetup {
     func copy(snapshot: consuming FileDescriptor) throws(SystemError) -> WorkerSetup {
         WorkerSetup(
             snapshot: snapshot, keyLog: keyLog.isOpen ? try keyLog.duplicate() : FileDescriptor(owning: -1),
-            sessions: sessions, ticketKeys: ticketKeys, needs: needs)
+            sessions: sessions, keys: keys, ticketKeys: ticketKeys, needs: needs)
     }
 }

@@ -1,0 +1,48 @@
+import DTLSEngine
+import LinuxSystem
+
+/// A worker's end of its channel to the key process. The worker waits for each answer: it is there in 30 µs or, with RSA, in
+/// a millisecond, and OpenSSL has no other way to be answered later.
+final class KeyChannel {
+    private var descriptor: FileDescriptor
+    private let buffer = UnsafeMutableRawBufferPointer.allocate(byteCount: 16 * 1_024, alignment: 16)
+
+    /// How long an answer may take, in milliseconds. All clients of the worker wait as long, so it is longer than a busy
+    /// machine takes, and no more.
+    private static let patience: Int32 = 1_000
+
+    init(_ descriptor: consuming FileDescriptor) { self.descriptor = descriptor }
+
+    deinit { buffer.deallocate() }
+
+    var isOpen: Bool { descriptor.isOpen }
+
+    /// Sends a request, and waits for its answer where it has one.
+    /// - Returns: `nil` where there is none. Unless the request was too long, the channel is closed then: the answer to this
+    ///   request may come later, and would be taken for that to the next one.
+    func ask(_ request: [UInt8], isAnswered: Bool) -> [UInt8]? {
+        guard request.count <= UnixChannel.maximumMessageSize else { return nil }
+        do throws(SystemError) {
+            let isSent = try request.withUnsafeBufferPointer { bytes throws(SystemError) in
+                try UnixChannel.send(UnsafeRawBufferPointer(bytes), over: descriptor)
+            }
+            if isSent {
+                guard isAnswered else { return nil }
+                while try UnixChannel.waitForMessage(on: descriptor, milliseconds: Self.patience) {
+                    let received = try UnixChannel.receive(into: buffer, from: descriptor)
+                    switch consume received {
+                    case .nothing: continue
+                    case .message(let count, _, _): return Array(buffer[..<count])
+                    case .end:
+                        _ = descriptor.take()
+                        return nil
+                    }
+                }
+            }
+        } catch {
+            // The key process has ended, as far as this channel is concerned.
+        }
+        _ = descriptor.take()
+        return nil
+    }
+}

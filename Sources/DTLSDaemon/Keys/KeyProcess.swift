@@ -1,0 +1,220 @@
+import DTLSEngine
+import Glibc
+import LinuxSystem
+import Primitives
+import Synchronization
+
+/// The key process' role: it has the private keys of all services and clients, which no other process has once they are
+/// read, and signs for workers what is signed in handshakes (``SignedContent``). It talks to the main process over
+/// descriptor 3 and to each worker over a channel of that one's own, and to no network.
+///
+/// There is a thread for each processor, and all wait for requests of all workers: a signature with RSA takes half a
+/// millisecond, in which no other worker is to wait. Each worker waits for its answer, so it has one request at most.
+final class KeyProcess: Sendable {
+    private let poll: SharedPoll
+    private let main: FileDescriptor
+    private let allowances: KeyAllowances
+    private let state = Mutex(State())
+
+    private struct State {
+        /// The keys of the configurations that workers may be given.
+        var sets: [UInt32: [KeyID: VaultKey]] = [:]
+        var workers: [UInt32: WorkerChannel] = [:]
+
+        func key(_ id: KeyID, for uses: KeyUses) -> VaultKey? {
+            sets.values.lazy.compactMap { $0[id] }.first { $0.uses.isSuperset(of: uses) }
+        }
+    }
+
+    /// What a worker asks over. It is used by the thread that has its event.
+    private final class WorkerChannel: @unchecked Sendable {
+        let number: UInt32
+        let place: Int
+        let descriptor: FileDescriptor
+        var user = KeyUser()
+        var allowance: SignatureAllowance
+        /// When the main process may be told again that the worker asks too often.
+        var nextComplaint = Instant.distantPast
+
+        init(_ number: UInt32, place: Int, _ descriptor: consuming FileDescriptor, _ allowance: SignatureAllowance) {
+            (self.number, self.place, self.allowance) = (number, place, allowance)
+            self.descriptor = descriptor
+        }
+    }
+
+    private static let maximumThreads = 256
+    /// How often the main process is told of a worker that asks too often.
+    private static let complaintInterval = Duration.seconds(10)
+
+    /// Runs the role until the main process ends.
+    static func run() throws {
+        for signal in [SIGINT, SIGTERM, SIGHUP] { Glibc.signal(signal, SIG_IGN) }
+        let main = FileDescriptor(owning: ChildProcess.channelDescriptor)
+        let buffer = UnsafeMutableRawBufferPointer.allocate(byteCount: 64 * 1_024, alignment: 16)
+        guard let (message, descriptor) = try receive(from: main, buffer), case .begin(let account) = message,
+            let descriptor
+        else { throw MalformedBytes() }
+        if let account, UserAccount.current == 0 { try account.become(keepsLowPorts: false) }
+        Privileges.hideMemory()
+        _ = OpenFileLimit.raise()
+        // What OpenSSL reads and opens once, it cannot later.
+        VaultKey.prepareOpenSSL()
+        let process = KeyProcess(main, try SharedPoll(), try KeyAllowances(descriptor.take()))
+        let failures = try process.wallIn()
+        if !failures.isEmpty { process.send(.wallsMissing(failures.map(\.description))) }
+        try process.serveMain(buffer)
+    }
+
+    private init(_ main: consuming FileDescriptor, _ poll: SharedPoll, _ allowances: KeyAllowances) {
+        self.main = main
+        (self.poll, self.allowances) = (poll, allowances)
+    }
+
+    /// Raises the walls that a worker has which needs nothing, and starts the threads behind them.
+    /// - Returns: what was left out, and why.
+    private func wallIn() throws(SystemError) -> [SystemError] {
+        let walls = WorkerWalls(needs: WorkerNeeds())
+        var failures = walls.raiseForThread()
+        // They inherit all but the list of system calls, which lets nobody start a thread.
+        for _ in 0..<min(ProcessorShare.usable, Self.maximumThreads) {
+            try SystemThread.start { [self] in
+                // Where this fails, it does in the first thread, too, which tells.
+                try? walls.filter.install()
+                serveWorkers()
+            }
+        }
+        Privileges.limitResources()
+        do throws(SystemError) { try walls.filter.install() } catch { failures.append(error) }
+        return failures
+    }
+
+    // MARK: The main process
+
+    private static func receive(
+        from channel: borrowing FileDescriptor, _ buffer: UnsafeMutableRawBufferPointer
+    ) throws -> (MessageToKeyProcess, FileDescriptorBox?)? {
+        while true {
+            _ = try UnixChannel.waitForMessage(on: channel)
+            let received = try UnixChannel.receive(into: buffer, from: channel)
+            switch consume received {
+            case .nothing: continue
+            case .end: return nil
+            case .message(let count, let descriptor, _):
+                let bytes = UnsafeRawBufferPointer(rebasing: buffer[..<count])
+                let message: MessageToKeyProcess = try BinaryCoding.decode(from: bytes)
+                guard let descriptor else { return (message, nil) }
+                return (message, FileDescriptorBox(descriptor))
+            }
+        }
+    }
+
+    private func serveMain(_ buffer: UnsafeMutableRawBufferPointer) throws {
+        while let (message, descriptor) = try Self.receive(from: main, buffer) {
+            switch message {
+            case .begin: break
+            case .ping: send(.pong)
+            case .keys(let set): addKeys(set, descriptor)
+            case .forget(let set):
+                // Keys are freed outside of the lock.
+                _ = state.withLock { $0.sets.removeValue(forKey: set) }
+            case .worker(let number, let place): if let descriptor { addWorker(number, Int(place), descriptor) }
+            }
+        }
+        // Threads may be at work.
+        _exit(0)
+    }
+
+    private func addKeys(_ set: UInt32, _ file: FileDescriptorBox?) {
+        guard let file else { return send(.unusable(set: set, reason: "they did not arrive")) }
+        do {
+            let bytes = try MemoryFile.read(file.descriptor)
+            let material: [PrivateKeyMaterial] = try BinaryCoding.decode(from: bytes)
+            var keys: [KeyID: VaultKey] = [:]
+            for one in material {
+                let key = try VaultKey(one)
+                keys[key.id] = key
+            }
+            state.withLock { $0.sets[set] = keys }
+            send(.ready(set: set))
+        } catch {
+            send(.unusable(set: set, reason: "\(error)"))
+        }
+    }
+
+    private func addWorker(_ number: UInt32, _ place: Int, _ descriptor: FileDescriptorBox) {
+        let allowance = SignatureAllowance(allowances[place], now: Instant.now())
+        let worker = WorkerChannel(number, place: place, descriptor.take(), allowance)
+        state.withLock { $0.workers[number] = worker }
+        do throws(SystemError) { try poll.watch(worker.descriptor, as: UInt64(number)) } catch { remove(number) }
+    }
+
+    private func remove(_ number: UInt32) { _ = state.withLock { $0.workers.removeValue(forKey: number) } }
+
+    private func send(_ message: MessageFromKeyProcess) {
+        // The main process reads its channel at once. What it does not, it does not need.
+        _ = try? BinaryCoding.encode(message).withUnsafeBytes { try UnixChannel.send($0, over: main) }
+    }
+
+    // MARK: Workers
+
+    private func serveWorkers() {
+        let buffer = UnsafeMutableRawBufferPointer.allocate(
+            byteCount: UnixChannel.maximumMessageSize, alignment: 16)
+        while let event = try? poll.wait() {
+            guard let number = UInt32(exactly: event), let worker = state.withLock({ $0.workers[number] }) else {
+                continue
+            }
+            guard serveOne(worker, buffer), (try? poll.watchAgain(worker.descriptor, as: event)) != nil else {
+                remove(number)
+                continue
+            }
+        }
+        _exit(ExitStatus.system)
+    }
+
+    /// Reads and answers one request.
+    /// - Returns: false when the worker, or its channel, is to be given up.
+    private func serveOne(_ worker: WorkerChannel, _ buffer: UnsafeMutableRawBufferPointer) -> Bool {
+        let count: Int
+        do throws(SystemError) {
+            let received = try UnixChannel.receive(into: buffer, from: worker.descriptor)
+            switch consume received {
+            case .nothing: return true
+            case .end: return false
+            case .message(let length, _, _): count = length
+            }
+        } catch {
+            if error.errno == EMSGSIZE { send(.violation(worker: worker.number, reason: "a signature of too much")) }
+            return false
+        }
+        let outcome = worker.user.receive(
+            UnsafeRawBufferPointer(rebasing: buffer[..<count]),
+            find: { id, uses in state.withLock { $0.key(id, for: uses) } },
+            mayUse: { worker.allowance.use(allowances[worker.place], now: Instant.now()) })
+        switch outcome {
+        case .nothing: return true
+        case .violation(let reason):
+            send(.violation(worker: worker.number, reason: reason))
+            return false
+        case .answer(let answer):
+            if answer == .tooMany { complain(of: worker) }
+            let isSent = try? answer.bytes.withUnsafeBytes { try UnixChannel.send($0, over: worker.descriptor) }
+            // A worker reads each answer before it asks again.
+            return isSent ?? false
+        }
+    }
+
+    private func complain(of worker: WorkerChannel) {
+        let now = Instant.now()
+        guard now >= worker.nextComplaint else { return }
+        worker.nextComplaint = now + Self.complaintInterval
+        send(.tooMany(worker: worker.number))
+    }
+}
+
+/// A descriptor in a tuple, which cannot hold what cannot be copied.
+private final class FileDescriptorBox {
+    private(set) var descriptor: FileDescriptor
+    init(_ descriptor: consuming FileDescriptor) { self.descriptor = descriptor }
+    func take() -> FileDescriptor { descriptor.take() }
+}

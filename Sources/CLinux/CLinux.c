@@ -227,6 +227,15 @@ int cl_usable_processors(void) {
     return sched_getaffinity(0, sizeof set, &set) == 0 ? CPU_COUNT(&set) : -1;
 }
 
+int cl_processor(void) { return sched_getcpu(); }
+
+int cl_stay_on_processor(unsigned processor) {
+    cpu_set_t set;
+    CPU_ZERO(&set);
+    CPU_SET(processor, &set);
+    return sched_setaffinity(0, sizeof set, &set);
+}
+
 // The header and the two halves of the sets, as capset(2) takes them.
 int cl_set_capabilities(uint64_t set) {
     struct __user_cap_header_struct header = {_LINUX_CAPABILITY_VERSION_3, 0};

@@ -24,6 +24,9 @@ package struct ByteWriter {
 
     package mutating func data(_ value: [UInt8]) { value.withUnsafeBytes { data($0) } }
 
+    /// Writes bytes whose number the reader knows.
+    package mutating func bytes(_ value: [UInt8]) { bytes.append(contentsOf: value) }
+
     package mutating func string(_ value: String) {
         var value = value
         value.withUTF8 { data(UnsafeRawBufferPointer($0)) }

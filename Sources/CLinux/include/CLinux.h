@@ -146,6 +146,7 @@ static const int CL_SYS_rt_sigprocmask = SYS_rt_sigprocmask;
 static const int CL_SYS_rt_sigqueueinfo = SYS_rt_sigqueueinfo;
 static const int CL_SYS_rt_sigreturn = SYS_rt_sigreturn;
 static const int CL_SYS_sched_getaffinity = SYS_sched_getaffinity;
+static const int CL_SYS_sched_setaffinity = SYS_sched_setaffinity;
 static const int CL_SYS_sched_yield = SYS_sched_yield;
 static const int CL_SYS_sendmmsg = SYS_sendmmsg;
 static const int CL_SYS_sendmsg = SYS_sendmsg;
@@ -297,6 +298,10 @@ int cl_spawn_close_from(posix_spawn_file_actions_t *actions, int first);
 size_t cl_bytes_in_use(void);
 /// Returns the number of processors that this process may run on (sched_getaffinity()), or -1 and sets errno.
 int cl_usable_processors(void);
+/// sched_getcpu(3): the processor that the calling thread runs on, or -1 and sets errno.
+int cl_processor(void);
+/// Has the calling thread run on one processor alone (sched_setaffinity(2)); returns -1 and sets errno on failure.
+int cl_stay_on_processor(unsigned processor);
 /// Gives free memory of malloc's heap back to the system.
 void cl_trim_heap(void);
 

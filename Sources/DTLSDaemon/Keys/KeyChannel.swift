@@ -1,11 +1,16 @@
 import DTLSEngine
 import LinuxSystem
 
-/// A worker's end of its channel to the key process. The worker waits for each answer: it is there in 30 µs or, with RSA, in
+/// A worker's end of its channel to the key process. The worker waits for each answer: it is there in 40 µs or, with RSA, in
 /// a millisecond, and OpenSSL has no other way to be answered later.
+///
+/// Each request begins with the number of the processor that the worker runs on (16 bits), since the key process is to work on
+/// that one: the worker does nothing until it has the answer, and a thread on another processor would have to be woken there,
+/// and wake this one again, which takes longer than a signature does.
 final class KeyChannel {
     private var descriptor: FileDescriptor
     private let buffer = UnsafeMutableRawBufferPointer.allocate(byteCount: 16 * 1_024, alignment: 16)
+    private var message: [UInt8] = []
 
     /// How long an answer may take, in milliseconds. All clients of the worker wait as long, so it is longer than a busy
     /// machine takes, and no more.
@@ -21,9 +26,12 @@ final class KeyChannel {
     /// - Returns: `nil` where there is none. Unless the request was too long, the channel is closed then: the answer to this
     ///   request may come later, and would be taken for that to the next one.
     func ask(_ request: [UInt8], isAnswered: Bool) -> [UInt8]? {
-        guard request.count <= UnixChannel.maximumMessageSize else { return nil }
+        guard request.count + MemoryLayout<UInt16>.size <= UnixChannel.maximumMessageSize else { return nil }
         do throws(SystemError) {
-            let isSent = try request.withUnsafeBufferPointer { bytes throws(SystemError) in
+            message.removeAll(keepingCapacity: true)
+            withUnsafeBytes(of: SystemThread.processor) { message.append(contentsOf: $0) }
+            message.append(contentsOf: request)
+            let isSent = try message.withUnsafeBufferPointer { bytes throws(SystemError) in
                 try UnixChannel.send(UnsafeRawBufferPointer(bytes), over: descriptor)
             }
             if isSent {

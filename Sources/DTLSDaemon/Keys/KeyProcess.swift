@@ -1,3 +1,4 @@
+import CLinux
 import DTLSEngine
 import Glibc
 import LinuxSystem
@@ -8,40 +9,52 @@ import Synchronization
 /// read, and signs for workers what is signed in handshakes (``SignedContent``). It talks to the main process over
 /// descriptor 3 and to each worker over a channel of that one's own, and to no network.
 ///
-/// There is a thread for each processor, and all wait for requests of all workers: a signature with RSA takes half a
-/// millisecond, in which no other worker is to wait. Each worker waits for its answer, so it has one request at most.
+/// There are two threads for each processor, and each worker is given to the one that has the fewest: a signature with RSA
+/// takes half a millisecond, in which no other worker is to wait. A thread runs on the processor of the worker that it has
+/// answered last, which sleeps meanwhile (see ``KeyChannel``).
 final class KeyProcess: Sendable {
-    private let poll: SharedPoll
+    /// What the threads wait at.
+    private let seats: [PollSet]
     private let main: FileDescriptor
     private let allowances: KeyAllowances
-    private let state = Mutex(State())
+    private let state: Mutex<State>
 
     private struct State {
         /// The keys of the configurations that workers may be given.
         var sets: [UInt32: [KeyID: VaultKey]] = [:]
         var workers: [UInt32: WorkerChannel] = [:]
+        /// How many workers each thread has.
+        var workersOfSeats: [Int]
 
         func key(_ id: KeyID, for uses: KeyUses) -> VaultKey? {
             sets.values.lazy.compactMap { $0[id] }.first { $0.uses.isSuperset(of: uses) }
         }
     }
 
-    /// What a worker asks over. It is used by the thread that has its event.
+    /// What a worker asks over. It is used by one thread.
     private final class WorkerChannel: @unchecked Sendable {
         let number: UInt32
         let place: Int
+        /// The thread that it was given to.
+        let seat: Int
         let descriptor: FileDescriptor
         var user = KeyUser()
+        /// Where the worker says that it runs.
+        var processor: UInt16 = 0
         var allowance: SignatureAllowance
         /// When the main process may be told again that the worker asks too often.
         var nextComplaint = Instant.distantPast
 
-        init(_ number: UInt32, place: Int, _ descriptor: consuming FileDescriptor, _ allowance: SignatureAllowance) {
-            (self.number, self.place, self.allowance) = (number, place, allowance)
+        init(
+            _ number: UInt32, place: Int, seat: Int, _ descriptor: consuming FileDescriptor,
+            _ allowance: SignatureAllowance
+        ) {
+            (self.number, self.place, self.seat, self.allowance) = (number, place, seat, allowance)
             self.descriptor = descriptor
         }
     }
 
+    private static let threadsOfProcessor = 2
     private static let maximumThreads = 256
     /// How often the main process is told of a worker that asks too often.
     private static let complaintInterval = Duration.seconds(10)
@@ -59,15 +72,18 @@ final class KeyProcess: Sendable {
         _ = OpenFileLimit.raise()
         // What OpenSSL reads and opens once, it cannot later.
         VaultKey.prepareOpenSSL()
-        let process = KeyProcess(main, try SharedPoll(), try KeyAllowances(descriptor.take()))
+        var seats: [PollSet] = []
+        for _ in 0..<min(threadsOfProcessor * ProcessorShare.usable, maximumThreads) { seats.append(try PollSet()) }
+        let process = KeyProcess(main, seats, try KeyAllowances(descriptor.take()))
         let failures = try process.wallIn()
         if !failures.isEmpty { process.send(.wallsMissing(failures.map(\.description))) }
         try process.serveMain(buffer)
     }
 
-    private init(_ main: consuming FileDescriptor, _ poll: SharedPoll, _ allowances: KeyAllowances) {
+    private init(_ main: consuming FileDescriptor, _ seats: [PollSet], _ allowances: KeyAllowances) {
         self.main = main
-        (self.poll, self.allowances) = (poll, allowances)
+        (self.seats, self.allowances) = (seats, allowances)
+        state = Mutex(State(workersOfSeats: [Int](repeating: 0, count: seats.count)))
     }
 
     /// Raises the walls that a worker has which needs nothing, and starts the threads behind them.
@@ -75,16 +91,20 @@ final class KeyProcess: Sendable {
     private func wallIn() throws(SystemError) -> [SystemError] {
         let walls = WorkerWalls(needs: WorkerNeeds())
         var failures = walls.raiseForThread()
+        var filter = walls.filter
+        // Where it runs itself, and no other process.
+        filter.add(.allow, CL_SYS_sched_setaffinity, where: [[.bits(of: 0, are: 0)]])
+        let list = filter
         // They inherit all but the list of system calls, which lets nobody start a thread.
-        for _ in 0..<min(ProcessorShare.usable, Self.maximumThreads) {
+        for seat in seats.indices {
             try SystemThread.start { [self] in
                 // Where this fails, it does in the first thread, too, which tells.
-                try? walls.filter.install()
-                serveWorkers()
+                try? list.install()
+                serveWorkers(of: seat)
             }
         }
         Privileges.limitResources()
-        do throws(SystemError) { try walls.filter.install() } catch { failures.append(error) }
+        do throws(SystemError) { try list.install() } catch { failures.append(error) }
         return failures
     }
 
@@ -143,12 +163,30 @@ final class KeyProcess: Sendable {
 
     private func addWorker(_ number: UInt32, _ place: Int, _ descriptor: FileDescriptorBox) {
         let allowance = SignatureAllowance(allowances[place], now: Instant.now())
-        let worker = WorkerChannel(number, place: place, descriptor.take(), allowance)
-        state.withLock { $0.workers[number] = worker }
-        do throws(SystemError) { try poll.watch(worker.descriptor, as: UInt64(number)) } catch { remove(number) }
+        let own = FileDescriptorBox(descriptor.take())
+        let worker = state.withLock { state in
+            let counts = state.workersOfSeats
+            let seat = counts.indices.min { counts[$0] < counts[$1] } ?? 0
+            let worker = WorkerChannel(number, place: place, seat: seat, own.take(), allowance)
+            state.workers[number] = worker
+            state.workersOfSeats[seat] += 1
+            return worker
+        }
+        do throws(SystemError) {
+            try seats[worker.seat].add(worker.descriptor, as: UInt64(number))
+        } catch {
+            remove(number)
+        }
     }
 
-    private func remove(_ number: UInt32) { _ = state.withLock { $0.workers.removeValue(forKey: number) } }
+    private func remove(_ number: UInt32) {
+        // The channel is closed outside of the lock.
+        _ = state.withLock { state in
+            let worker = state.workers.removeValue(forKey: number)
+            if let worker { state.workersOfSeats[worker.seat] -= 1 }
+            return worker
+        }
+    }
 
     private func send(_ message: MessageFromKeyProcess) {
         // The main process reads its channel at once. What it does not, it does not need.
@@ -157,16 +195,22 @@ final class KeyProcess: Sendable {
 
     // MARK: Workers
 
-    private func serveWorkers() {
+    private func serveWorkers(of seat: Int) {
         let buffer = UnsafeMutableRawBufferPointer.allocate(
             byteCount: UnixChannel.maximumMessageSize, alignment: 16)
-        while let event = try? poll.wait() {
+        var processor: UInt16?
+        while let event = try? seats[seat].wait() {
             guard let number = UInt32(exactly: event), let worker = state.withLock({ $0.workers[number] }) else {
                 continue
             }
-            guard serveOne(worker, buffer), (try? poll.watchAgain(worker.descriptor, as: event)) != nil else {
+            guard serveOne(worker, buffer) else {
                 remove(number)
                 continue
+            }
+            if processor != worker.processor {
+                processor = worker.processor
+                // Where this fails, that is no processor of this process', and the thread stays where it is.
+                try? SystemThread.stay(onProcessor: worker.processor)
             }
         }
         _exit(ExitStatus.system)
@@ -187,8 +231,14 @@ final class KeyProcess: Sendable {
             if error.errno == EMSGSIZE { send(.violation(worker: worker.number, reason: "a signature of too much")) }
             return false
         }
+        let message = UnsafeRawBufferPointer(rebasing: buffer[..<count])
+        guard count >= MemoryLayout<UInt16>.size else {
+            send(.violation(worker: worker.number, reason: "a request that is malformed, of \(count) bytes"))
+            return false
+        }
+        worker.processor = message.loadUnaligned(as: UInt16.self)
         let outcome = worker.user.receive(
-            UnsafeRawBufferPointer(rebasing: buffer[..<count]),
+            UnsafeRawBufferPointer(rebasing: message.dropFirst(MemoryLayout<UInt16>.size)),
             find: { id, uses in state.withLock { $0.key(id, for: uses) } },
             mayUse: { worker.allowance.use(allowances[worker.place], now: Instant.now()) })
         switch outcome {
@@ -200,7 +250,7 @@ final class KeyProcess: Sendable {
             if answer == .tooMany { complain(of: worker) }
             let isSent = try? answer.bytes.withUnsafeBytes { try UnixChannel.send($0, over: worker.descriptor) }
             // A worker reads each answer before it asks again.
-            return isSent ?? false
+            return isSent == true
         }
     }
 

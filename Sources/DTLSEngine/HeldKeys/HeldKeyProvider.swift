@@ -159,8 +159,8 @@ private final class ProviderOperation {
         self.key = held
         // Keys of RSASSA-PSS have no other padding.
         form = SignatureForm(hash: .intrinsic, isPSS: key?.kind == "RSA-PSS")
-        if let name = digest.map({ String(cString: $0) }), !name.isEmpty {
-            guard let hash = SignatureForm.Hash(named: name) else { return 0 }
+        if let digest, digest.pointee != 0 {
+            guard let hash = SignatureForm.Hash(named: digest) else { return 0 }
             form.hash = hash
         }
         return setSignature(parameters)

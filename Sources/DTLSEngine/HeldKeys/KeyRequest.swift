@@ -1,7 +1,8 @@
+import Glibc
 import Primitives
 
 /// The hash, and for RSA the padding, of a signature.
-package struct SignatureForm: Equatable, Sendable {
+package struct SignatureForm: Hashable, Sendable {
     package enum Hash: UInt8, CaseIterable, Sendable {
         /// The algorithm has its own (Ed25519, Ed448).
         case intrinsic = 0
@@ -26,17 +27,22 @@ package struct SignatureForm: Equatable, Sendable {
             }
         }
 
+        private static let names: [(StaticString, Hash)] = [
+            ("SHA2-256", .sha256), ("SHA256", .sha256), ("SHA-256", .sha256), ("SHA2-384", .sha384),
+            ("SHA384", .sha384), ("SHA-384", .sha384), ("SHA2-512", .sha512), ("SHA512", .sha512),
+            ("SHA-512", .sha512), ("SHA1", .sha1), ("SHA-1", .sha1), ("SHA2-224", .sha224), ("SHA224", .sha224),
+            ("SHA-224", .sha224), ("MD5-SHA1", .md5AndSHA1),
+        ]
+
         /// - Parameter name: any that OpenSSL has for it.
-        init?(named name: String) {
-            switch name.uppercased() {
-            case "MD5-SHA1": self = .md5AndSHA1
-            case "SHA1", "SHA-1": self = .sha1
-            case "SHA2-224", "SHA-224", "SHA224": self = .sha224
-            case "SHA2-256", "SHA-256", "SHA256": self = .sha256
-            case "SHA2-384", "SHA-384", "SHA384": self = .sha384
-            case "SHA2-512", "SHA-512", "SHA512": self = .sha512
-            default: return nil
+        init?(named name: UnsafePointer<CChar>) {
+            let found = Self.names.first { known, _ in
+                known.utf8Start.withMemoryRebound(to: CChar.self, capacity: known.utf8CodeUnitCount + 1) {
+                    strcasecmp(name, $0) == 0
+                }
             }
+            guard let found else { return nil }
+            self = found.1
         }
     }
 
@@ -74,7 +80,7 @@ package enum KeyRequest {
         var writer = ByteWriter()
         func begin(_ kind: Kind, _ id: KeyID) {
             writer.integer(kind.rawValue)
-            id.bytes.withUnsafeBytes { for byte in $0 { writer.integer(byte) } }
+            writer.bytes(id.bytes)
         }
         switch self {
         case .hold(let id): begin(.hold, id)

@@ -5,7 +5,7 @@ import Primitives
 /// changes them.
 package final class VaultKey: @unchecked Sendable {
     /// An EVP_PKEY that this object owns. OpenSSL overwrites its secret numbers when it frees them.
-    private let pointer: OpaquePointer
+    fileprivate let pointer: OpaquePointer
     package let id: KeyID
     package let uses: KeyUses
 
@@ -34,31 +34,8 @@ package final class VaultKey: @unchecked Sendable {
         }
         guard let made, let der = DER.bytes(of: made, i2d_PrivateKey) else { return }
         let key = try? VaultKey(PrivateKeyMaterial(privateKey: der, uses: []))
-        _ = [1].withUnsafeBytes { key?.sign($0, SignatureForm(hash: .sha256)) }
-    }
-
-    /// - Returns: `nil` where the key has no such signatures.
-    fileprivate func sign(_ content: UnsafeRawBufferPointer, _ form: SignatureForm) -> [UInt8]? {
-        defer { OpenSSLError.clear() }
-        guard let context = EVP_MD_CTX_new() else { return nil }
-        defer { EVP_MD_CTX_free(context) }
-        var algorithm: OpaquePointer?
-        guard EVP_DigestSignInit_ex(context, &algorithm, form.hash.name, nil, nil, pointer, nil) == 1 else {
-            return nil
-        }
-        if form.isPSS {
-            guard EVP_PKEY_CTX_set_rsa_padding(algorithm, RSA_PKCS1_PSS_PADDING) > 0,
-                EVP_PKEY_CTX_set_rsa_pss_saltlen(algorithm, RSA_PSS_SALTLEN_DIGEST) > 0
-            else { return nil }
-        }
-        var count = Int(max(0, EVP_PKEY_get_size(pointer)))
-        var signature = [UInt8](repeating: 0, count: count)
-        let bytes = content.assumingMemoryBound(to: UInt8.self)
-        guard EVP_DigestSign(context, &signature, &count, bytes.baseAddress, bytes.count) == 1,
-            count <= signature.count
-        else { return nil }
-        signature.removeLast(signature.count - count)
-        return signature
+        let signer = key.flatMap { Signer($0, SignatureForm(hash: .sha256)) }
+        _ = [1].withUnsafeBytes { signer?.sign($0) }
     }
 
     /// The length of a premaster secret (SSL_MAX_MASTER_KEY_LENGTH).
@@ -90,6 +67,76 @@ package final class VaultKey: @unchecked Sendable {
     }
 }
 
+/// A key, ready for signatures of one form: OpenSSL looks up names and implementations once, and not for each signature. It is
+/// used by one thread.
+private final class Signer {
+    private let form: SignatureForm
+    private let key: VaultKey
+    /// An EVP_PKEY_CTX that signs hashes; `nil` where the algorithm hashes by itself.
+    private let context: OpaquePointer?
+    /// An EVP_MD and an EVP_MD_CTX
+    private let hash: OpaquePointer?
+    private let hashing: OpaquePointer?
+
+    /// - Returns: `nil` where the key has no such signatures.
+    init?(_ key: VaultKey, _ form: SignatureForm) {
+        defer { OpenSSLError.clear() }
+        (self.key, self.form) = (key, form)
+        guard let name = form.hash.name else {
+            (context, hash, hashing) = (nil, nil, nil)
+            return
+        }
+        (context, hash) = (EVP_PKEY_CTX_new_from_pkey(nil, key.pointer, nil), EVP_MD_fetch(nil, name, nil))
+        hashing = EVP_MD_CTX_new()
+        guard let context, let hash, hashing != nil, EVP_PKEY_sign_init(context) == 1,
+            EVP_PKEY_CTX_set_signature_md(context, hash) > 0
+        else { return nil }
+        guard form.isPSS else { return }
+        guard EVP_PKEY_CTX_set_rsa_padding(context, RSA_PKCS1_PSS_PADDING) > 0,
+            EVP_PKEY_CTX_set_rsa_pss_saltlen(context, RSA_PSS_SALTLEN_DIGEST) > 0
+        else { return nil }
+    }
+
+    deinit {
+        EVP_PKEY_CTX_free(context)
+        EVP_MD_free(hash)
+        EVP_MD_CTX_free(hashing)
+    }
+
+    func sign(_ content: UnsafeRawBufferPointer) -> [UInt8]? {
+        defer { OpenSSLError.clear() }
+        let bytes = content.assumingMemoryBound(to: UInt8.self)
+        guard let context, let hash, let hashing else { return signIntrinsically(bytes) }
+        return withTemporaryBytes(Int(EVP_MAX_MD_SIZE), alignment: 16) { digest in
+            let digest = digest.assumingMemoryBound(to: UInt8.self)
+            var length: UInt32 = 0
+            guard EVP_DigestInit_ex2(hashing, hash, nil) == 1,
+                EVP_DigestUpdate(hashing, bytes.baseAddress, bytes.count) == 1,
+                EVP_DigestFinal_ex(hashing, digest.baseAddress, &length) == 1
+            else { return nil }
+            return signature { EVP_PKEY_sign(context, $0, &$1, digest.baseAddress, Int(length)) }
+        }
+    }
+
+    private func signIntrinsically(_ bytes: UnsafeBufferPointer<UInt8>) -> [UInt8]? {
+        guard let context = EVP_MD_CTX_new() else { return nil }
+        defer { EVP_MD_CTX_free(context) }
+        guard EVP_DigestSignInit_ex(context, nil, nil, nil, nil, key.pointer, nil) == 1 else { return nil }
+        return signature { EVP_DigestSign(context, $0, &$1, bytes.baseAddress, bytes.count) }
+    }
+
+    private func signature(_ sign: (UnsafeMutablePointer<UInt8>?, inout Int) -> Int32) -> [UInt8]? {
+        let capacity = Int(max(0, EVP_PKEY_get_size(key.pointer)))
+        var isSigned = false
+        let bytes = [UInt8](unsafeUninitializedCapacity: capacity) { buffer, count in
+            count = capacity
+            isSigned = sign(buffer.baseAddress, &count) == 1 && count <= capacity
+            if !isSigned { count = 0 }
+        }
+        return isSigned ? bytes : nil
+    }
+}
+
 /// What the process that holds the keys does for one other process: that one's keys, and its requests, without I/O.
 package struct KeyUser {
     /// What becomes of a request.
@@ -104,6 +151,10 @@ package struct KeyUser {
     /// The keys that it holds, which are of this configuration or of an earlier one: the same key for several uses, where a
     /// reload has brought others.
     private var held: [KeyID: [VaultKey]] = [:]
+    /// Of keys that it holds. A key has no more than there are forms.
+    private var signers: [KeyID: [SignatureForm: Signer]] = [:]
+    /// What the last signature was made with.
+    private var latest: (id: KeyID, form: SignatureForm, use: KeyUses, signer: Signer)?
 
     package init() {}
 
@@ -124,17 +175,26 @@ package struct KeyUser {
             return .answer(.done([]))
         case .release(let id):
             held[id] = nil
+            signers[id] = nil
+            if latest?.id == id { latest = nil }
             return .nothing
         case .sign(let id, let form, let content):
             guard let kind = SignedContent(content) else {
                 return .violation("a signature of something that no handshake signs, of \(content.count) bytes")
             }
-            guard held[id] != nil else { return .answer(.unknownKey) }
-            guard let key = key(id, kind.use, find) else {
-                return .violation("a signature of a kind that its key is not used for")
+            if latest?.id != id || latest?.form != form || latest?.use != kind.use {
+                guard held[id] != nil else { return .answer(.unknownKey) }
+                guard let key = key(id, kind.use, find) else {
+                    return .violation("a signature of a kind that its key is not used for")
+                }
+                guard let signer = signers[id]?[form] ?? Signer(key, form) else {
+                    return .answer(mayUse() ? .failed : .tooMany)
+                }
+                signers[id, default: [:]][form] = signer
+                latest = (id, form, kind.use, signer)
             }
             guard mayUse() else { return .answer(.tooMany) }
-            return .answer(key.sign(content, form).map(KeyAnswer.done) ?? .failed)
+            return .answer(latest?.signer.sign(content).map(KeyAnswer.done) ?? .failed)
         case .decrypt(let id, let version, let secret):
             guard held[id] != nil else { return .answer(.unknownKey) }
             guard let key = key(id, .keyTransport, find) else {

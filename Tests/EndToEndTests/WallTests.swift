@@ -88,7 +88,7 @@ extension EndToEnd {
             func processes() -> [pid_t] { ProcessTable.children(of: daemon.program.pid) }
             try await eventually("there are all processes, and none is root's", details: daemon.program.errors) {
                 Set(processes().map { ProcessTable.name(of: $0) })
-                    == ["dtlsd: worker 0", "dtlsd: resolver", "dtlsd: checker"]
+                    == ["dtlsd: worker 0", "dtlsd: resolver", "dtlsd: checker", "dtlsd: keys"]
                     && processes().allSatisfy { Self.status("Uid", of: $0).hasPrefix("65534") }
             }
             #expect(Self.status("Uid", of: daemon.program.pid).hasPrefix("65534"))

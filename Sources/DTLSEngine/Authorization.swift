@@ -276,10 +276,10 @@ final class AuthorizationGate {
 
     // MARK: Keys
 
-    /// The key that a client has in a full handshake with this identity; `nil` where nobody has allowed it.
-    func key(of identity: [UInt8], _ table: PresharedKeyTable) -> [UInt8]? {
-        guard state == .open, refusal == nil, identity == self.identity else { return nil }
-        return key ?? table.key(of: identity)
+    /// The key that a client has in a full handshake with this identity; unknown where nobody has allowed it.
+    func lookUp(_ identity: [UInt8], _ table: PresharedKeyTable) -> PresharedKeyLookup {
+        guard state == .open, refusal == nil, identity == self.identity else { return .unknown }
+        return key.map(PresharedKeyLookup.key) ?? table.lookUp(identity)
     }
 
     /// Whether the key is none of the server's settings.

@@ -29,6 +29,8 @@ public struct ClientSettings: Codable, Equatable, Sendable {
     /// The key that both sides authenticate with instead of certificates. Only suites with pre-shared keys are offered
     /// then, unless `ciphers` says otherwise.
     public var presharedKey: PresharedKey?
+    /// The table that another process holds for this one, with the key of the identity in ``presharedKey``, which has none.
+    package var heldPresharedKeyTable: KeyID?
     public var ciphers: String?
     /// The groups that keys are exchanged in, best first, as SSL_CTX_set1_groups_list(3) has them (`"X25519:P-256"`);
     /// `nil`: X25519, P-256, P-384 and P-521.
@@ -121,7 +123,13 @@ public final class ClientContext: TLSContext {
             try checkSignatures(of: own, in: settings.signatureAlgorithms)
         }
         try useRawPublicKeys(settings)
-        if let key = settings.presharedKey { try use(key) }
+        if let key = settings.presharedKey {
+            if let table = settings.heldPresharedKeyTable {
+                try use(identity: key.identity, heldTable: table)
+            } else {
+                try use(key)
+            }
+        }
         if let fault = suiteFault(for: settings.presharedKey == nil ? .anyCertificate : .presharedKey) {
             throw .ciphers(fault)
         }

@@ -15,6 +15,8 @@ final class HandshakeRefusal {
         case server(String)
         /// The client has named an identity that there is no pre-shared key for.
         case unknownPresharedKeyIdentity([UInt8])
+        /// The process that holds the pre-shared keys cannot be asked.
+        case presharedKeyUnavailable(String)
         /// The client has named an identity that was asked about, and may not come in.
         case unauthorized(AuthorizationRefusal)
         /// The client has named an identity with a NUL in it, which is no client's.

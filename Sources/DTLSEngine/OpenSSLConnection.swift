@@ -364,6 +364,8 @@ final class OpenSSLConnection {
         case .unknownPresharedKeyIdentity(let identity):
             let name = Printable.quoted(PresharedKeys.text(of: identity))
             throw .handshake(error, verification: "unknown PSK identity \(name)")
+        case .presharedKeyUnavailable(let reason):
+            throw .handshake(error, verification: "the client's pre-shared key cannot be had: \(reason)")
         case .presharedKeyIdentityWithNUL(let identity):
             throw .handshake(
                 error,

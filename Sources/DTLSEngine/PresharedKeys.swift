@@ -35,6 +35,9 @@ public struct PresharedKeys: Equatable, Sendable {
     public static let maximumHintLength = maximumIdentityLength
 
     public var keys: [PresharedKey]
+    /// The table that another process holds for this one, which asks it for the key of one identity at a time; ``keys`` is
+    /// empty then.
+    package var heldTable: KeyID?
     /// The hint in ServerKeyExchange by which clients may choose their identity (RFC 4279, section 5.2). It holds no
     /// NUL.
     public var hint: [UInt8]?
@@ -46,6 +49,11 @@ public struct PresharedKeys: Equatable, Sendable {
 }
 
 extension PresharedKeys {
+    /// The first key counts of an identity that is there twice.
+    var table: [[UInt8]: [UInt8]] {
+        Dictionary(keys.map { ($0.identity, $0.key) }, uniquingKeysWith: { first, _ in first })
+    }
+
     /// An identity as text, in the form in which key files have it (psktool, `PresharedKeyFile` of the daemon): as it
     /// is, or `#` and hexadecimal digits where it is not UTF-8. One that begins with `#` has that form too, so that no
     /// two identities have the same text.
@@ -58,7 +66,7 @@ extension PresharedKeys {
 /// All keys are coded as one run of bytes, each part after its length in 4 bytes: a file may hold 300,000 of them, and
 /// to decode as many values one by one would hold a worker up for most of a second.
 extension PresharedKeys: Codable {
-    private enum CodingKeys: CodingKey { case keys, hint }
+    private enum CodingKeys: CodingKey { case keys, heldTable, hint }
 
     public func encode(to encoder: any Encoder) throws {
         var run: [UInt8] = []
@@ -68,6 +76,7 @@ extension PresharedKeys: Codable {
         }
         var container = encoder.container(keyedBy: CodingKeys.self)
         try container.encode(run, forKey: .keys)
+        try container.encodeIfPresent(heldTable, forKey: .heldTable)
         try container.encodeIfPresent(hint, forKey: .hint)
     }
 
@@ -85,28 +94,63 @@ extension PresharedKeys: Codable {
         }
         var keys: [PresharedKey] = []
         while !run.isEmpty { keys.append(PresharedKey(identity: try part(), key: try part())) }
+        let heldTable = try container.decodeIfPresent(KeyID.self, forKey: .heldTable)
         self.init(keys: keys, hint: try container.decodeIfPresent([UInt8].self, forKey: .hint))
+        self.heldTable = heldTable
     }
+}
+
+/// What is known of an identity.
+enum PresharedKeyLookup: Equatable {
+    case key([UInt8])
+    case unknown
+    /// The process that holds the keys cannot be asked; the text says why.
+    case unavailable(String)
 }
 
 /// A server's keys as OpenSSL's callbacks look them up.
 final class PresharedKeyTable {
-    private let keys: [[UInt8]: [UInt8]]
+    private enum Source {
+        case own([[UInt8]: [UInt8]])
+        case held(HeldTable)
+    }
+    private let source: Source
+    /// The identity whose key another process was asked for last, and its note: a handshake needs both.
+    private var latest: (identity: [UInt8], note: [UInt8])?
 
-    init(_ settings: PresharedKeys) {
-        keys = Dictionary(settings.keys.map { ($0.identity, $0.key) }, uniquingKeysWith: { first, _ in first })
+    init(_ settings: PresharedKeys, _ heldKeys: HeldKeys?) throws(CredentialsError) {
+        guard let id = settings.heldTable else {
+            source = .own(settings.table)
+            return
+        }
+        guard let heldKeys else { throw .presharedKey("another process holds the keys, and there is no way to ask it") }
+        source = .held(try heldKeys.table(id))
     }
 
-    func key(of identity: [UInt8]) -> [UInt8]? { keys[identity] }
+    func lookUp(_ identity: [UInt8]) -> PresharedKeyLookup {
+        switch source {
+        case .own(let keys): return keys[identity].map(PresharedKeyLookup.key) ?? .unknown
+        case .held(let table):
+            let result = table.lookUp(identity)
+            if case .key(let key) = result { latest = (identity, Self.note(of: identity, key)) }
+            return result
+        }
+    }
 
     /// What a session says of the key that it was made with (``SessionNotes/key``): SHA-256 of identity and key (an identity has
     /// no NUL, so no other two give the same bytes), and the identity.
     /// - Returns: `nil` where the identity is unknown.
     func note(of identity: [UInt8]) -> [UInt8]? {
-        guard let key = keys[identity] else { return nil }
-        var digest = [UInt8](repeating: 0, count: Self.digestLength)
-        let bytes = identity + [0] + key
+        if let latest, latest.identity == identity { return latest.note }
+        guard case .key(let key) = lookUp(identity) else { return nil }
+        return Self.note(of: identity, key)
+    }
+
+    private static func note(of identity: [UInt8], _ key: [UInt8]) -> [UInt8] {
+        var digest = [UInt8](repeating: 0, count: digestLength)
+        var bytes = identity + [0] + key
         EVP_Digest(bytes, bytes.count, &digest, nil, EVP_sha256(), nil)
+        OPENSSL_cleanse(&bytes, bytes.count)
         return digest + identity
     }
 
@@ -122,7 +166,7 @@ extension ServerContext {
     /// A session that was made with a key is resumed only while identity and key are still the same: it carries a digest of
     /// the two (``SessionNotes``), sealed like the rest.
     func use(_ settings: PresharedKeys) throws(CredentialsError) {
-        exData.presharedKeys = PresharedKeyTable(settings)
+        exData.presharedKeys = try PresharedKeyTable(settings, heldKeys)
         if let hint = settings.hint {
             let text = hint.map { CChar(bitPattern: $0) } + [0]
             guard SSL_CTX_use_psk_identity_hint(pointer, text) == 1 else { throw .context("\(OpenSSLError.drain())") }
@@ -138,13 +182,12 @@ extension ServerContext {
                 HandshakeRefusal.record(.unauthorized(refusal), for: ssl)
                 return 0
             }
-            guard let key = gate.map({ $0.key(of: bytes, table) }) ?? table.key(of: bytes) else {
-                HandshakeRefusal.record(.unknownPresharedKeyIdentity(bytes), for: ssl)
-                return 0
+            switch gate.map({ $0.lookUp(bytes, table) }) ?? table.lookUp(bytes) {
+            case .key(let key): return PresharedKeyCallbacks.copy(key, to: buffer, size)
+            case .unknown: HandshakeRefusal.record(.unknownPresharedKeyIdentity(bytes), for: ssl)
+            case .unavailable(let reason): HandshakeRefusal.record(.presharedKeyUnavailable(reason), for: ssl)
             }
-            guard key.count <= Int(size) else { return 0 }
-            buffer.update(from: key, count: key.count)
-            return UInt32(truncatingIfNeeded: key.count)
+            return 0
         }
         watchIdentities()
     }
@@ -182,20 +225,46 @@ extension ClientContext {
     /// Proves the client by a key.
     func use(_ settings: PresharedKey) throws(CredentialsError) {
         guard settings.isUsable else { throw .presharedKey(PresharedKey.rule) }
-        exData.ownPresharedKey = settings
+        try use(identity: settings.identity, PresharedKeys(keys: [settings]))
+    }
+
+    /// Proves the client by the key of an identity in a table that another process holds.
+    func use(identity: [UInt8], heldTable: KeyID) throws(CredentialsError) {
+        var table = PresharedKeys(keys: [])
+        table.heldTable = heldTable
+        try use(identity: identity, table)
+    }
+
+    private func use(identity: [UInt8], _ keys: PresharedKeys) throws(CredentialsError) {
+        exData.ownPresharedKey = (identity, try PresharedKeyTable(keys, heldKeys))
         SSL_CTX_set_psk_client_callback(pointer) { ssl, _, identity, identitySize, buffer, size in
             guard let ssl, let identity, let buffer, let own = ContextExData.of(ssl)?.ownPresharedKey,
-                own.identity.count < Int(identitySize), own.key.count <= Int(size)
+                own.identity.count < Int(identitySize)
             else { return 0 }
+            let key: [UInt8]
+            switch own.table.lookUp(own.identity) {
+            case .key(let found): key = found
+            case .unknown: return 0
+            case .unavailable(let reason):
+                co_raise_error(reason)
+                return 0
+            }
             for (index, byte) in own.identity.enumerated() { identity[index] = CChar(bitPattern: byte) }
             identity[own.identity.count] = 0
-            buffer.update(from: own.key, count: own.key.count)
-            return UInt32(truncatingIfNeeded: own.key.count)
+            return PresharedKeyCallbacks.copy(key, to: buffer, size)
         }
     }
 }
 
 enum PresharedKeyCallbacks {
+    /// Gives OpenSSL a key.
+    /// - Returns: its length; 0, which refuses the handshake, where there is not enough room.
+    static func copy(_ key: [UInt8], to buffer: UnsafeMutablePointer<UInt8>, _ size: UInt32) -> UInt32 {
+        guard key.count <= Int(size) else { return 0 }
+        buffer.update(from: key, count: key.count)
+        return UInt32(truncatingIfNeeded: key.count)
+    }
+
     static func bytes(_ text: UnsafePointer<CChar>) -> [UInt8] {
         Array(UnsafeRawBufferPointer(start: text, count: strlen(text)))
     }
@@ -215,11 +284,9 @@ extension OpenSSLConnection {
     /// handshakes.
     var presharedKeyRemark: String {
         guard SSL_is_init_finished(ssl) == 0, let identity = SSL_get_psk_identity(ssl),
-            let table = ContextExData.of(ssl)?.presharedKeys
+            HandshakeRefusal.reason(for: ssl) == nil, ContextExData.of(ssl)?.presharedKeys != nil
         else { return "" }
         let bytes = PresharedKeyCallbacks.bytes(identity)
-        let key = AuthorizationGate.of(ssl).map { $0.key(of: bytes, table) } ?? table.key(of: bytes)
-        guard key != nil else { return "" }
         let name = Printable.quoted(PresharedKeys.text(of: bytes), limit: 100)
         return "; the client has not proven that it has the key of PSK identity \(name)"
     }

@@ -135,8 +135,8 @@ final class ContextExData {
     var hasBareKeysAlone = false
     /// A server's pre-shared keys.
     var presharedKeys: PresharedKeyTable?
-    /// A client's own pre-shared key.
-    var ownPresharedKey: PresharedKey?
+    /// A client's own identity, and what has its pre-shared key.
+    var ownPresharedKey: (identity: [UInt8], table: PresharedKeyTable)?
     /// A server's certificates, and what is stapled to each.
     var certificates: [(certificate: OwnCertificate, staple: OCSPStaple?)] = []
     /// A server's application protocols, best first.

@@ -14,25 +14,29 @@ import Testing
     /// The process that holds the keys, and the channel to it.
     private final class Holder {
         var vault: [KeyID: VaultKey] = [:]
+        var tables: [KeyID: PresharedKeyVault] = [:]
         private var user = KeyUser()
         private(set) var requests: [[UInt8]] = []
         private(set) var violations: [String] = []
         var mayUse = true
         let keys = HeldKeys()
 
-        init(_ material: [PrivateKeyMaterial]) throws {
+        init(_ material: [PrivateKeyMaterial], _ presharedKeys: [PresharedKeyMaterial?] = []) throws {
             for key in try material.map(VaultKey.init) { vault[key.id] = key }
+            for table in presharedKeys.compactMap({ $0.map(PresharedKeyVault.init) }) { tables[table.id] = table }
             connect()
         }
 
         func connect() {
             user = KeyUser()
-            keys.connect { [unowned self] request, _ in
+            keys.connect { [weak self] request, _ in
+                // A context may live longer.
+                guard let self else { return nil }
                 requests.append(request)
                 let outcome = request.withUnsafeBytes {
                     user.receive(
                         $0, find: { id, uses in vault[id].flatMap { $0.uses.isSuperset(of: uses) ? $0 : nil } },
-                        mayUse: { mayUse })
+                        findTable: { tables[$0] }, mayUse: { mayUse })
                 }
                 switch outcome {
                 case .answer(let answer): return answer.bytes
@@ -245,6 +249,143 @@ import Testing
         #expect(throws: CredentialsError.self) { try ServerContext(settings, tickets: nil, sessions: nil) }
     }
 
+    // MARK: Pre-shared keys
+
+    private static let psk = PresharedKey(identity: Array("sensor-7".utf8), key: [UInt8](repeating: 0xa5, count: 16))
+    private static let otherPSK = PresharedKey(identity: Array("sensor-8".utf8), key: [UInt8](repeating: 3, count: 32))
+
+    private static func sharing() -> ServerSettings {
+        var settings = ServerSettings(certifiedKeys: [])
+        settings.presharedKeys = PresharedKeys(keys: [psk, otherPSK])
+        return settings
+    }
+
+    @Test func `a server asks for the key of one identity at a time`() throws {
+        var settings = Self.sharing()
+        let holder = try Holder([], [settings.separatePresharedKeys()])
+        #expect(settings.presharedKeys?.keys.isEmpty == true)
+        #expect(try settings.separatePresharedKeys() == nil, "they are held already")
+        for key in [Self.psk, Self.otherPSK] {
+            let before = holder.requests.count
+            let pair = try handshake(ClientSettings(presharedKey: key), settings, holder)
+            #expect(pair.client.isEstablished && pair.server.isEstablished)
+            #expect(pair.server.engine?.peerName?.presharedKeyIdentity == String(decoding: key.identity, as: UTF8.self))
+            // The note in the ticket takes no other one.
+            let questions = holder.requests[before...].filter { $0.first == 5 }
+            #expect(questions.count == 1)
+            #expect(questions.first?.suffix(8).elementsEqual(key.identity) == true)
+        }
+        #expect(holder.violations.isEmpty)
+    }
+
+    @Test func `a session with a held key is resumed while that is the same`() throws {
+        let ticketKeys = [UInt8](repeating: 7, count: ServerContext.ticketKeyLength)
+        func pair(_ key: PresharedKey, resuming session: ResumableSession?) throws -> EnginePair {
+            var settings = ServerSettings(certifiedKeys: [])
+            settings.presharedKeys = PresharedKeys(keys: [key])
+            let holder = try Holder([], [settings.separatePresharedKeys()])
+            let pair = try EnginePair(
+                client: ClientSettings(presharedKey: key), server: settings, ticketKeys: ticketKeys, session: session,
+                heldKeys: holder.keys)
+            pair.handshake()
+            // A resumed handshake asks once, too: whether the key is still the same.
+            #expect(holder.count(5) == 1)
+            return pair
+        }
+        let first = try pair(Self.psk, resuming: nil)
+        let session = try #require(first.client.session)
+        let second = try pair(Self.psk, resuming: session)
+        #expect(second.server.engine?.isResumed == true)
+        let changed = PresharedKey(identity: Self.psk.identity, key: [UInt8](repeating: 1, count: 16))
+        var settings = ServerSettings(certifiedKeys: [])
+        settings.presharedKeys = PresharedKeys(keys: [changed])
+        let holder = try Holder([], [settings.separatePresharedKeys()])
+        let third = try EnginePair(
+            client: ClientSettings(presharedKey: changed), server: settings, ticketKeys: ticketKeys, session: session,
+            heldKeys: holder.keys)
+        third.handshake()
+        #expect(third.server.isEstablished && third.server.engine?.isResumed == false)
+    }
+
+    @Test func `an identity without a key, and keys that cannot be had, are told apart`() throws {
+        var settings = Self.sharing()
+        let holder = try Holder([], [settings.separatePresharedKeys()])
+        let nobody = ClientSettings(
+            presharedKey: PresharedKey(identity: Array("nobody".utf8), key: Self.psk.key))
+        let unknown = try handshake(nobody, settings, holder)
+        #expect("\(try #require(unknown.server.error))".contains("unknown PSK identity \"nobody\""))
+        #expect("\(try #require(unknown.client.error))".contains("unknown psk identity"))
+        let client = ClientSettings(presharedKey: Self.psk)
+        holder.mayUse = false
+        let refused = try handshake(client, settings, holder)
+        #expect("\(try #require(refused.server.error))".contains("asked more often than its handshakes explain"))
+        #expect(!refused.client.isEstablished)
+        holder.keys.disconnect()
+        let unanswered = try handshake(client, settings, holder)
+        #expect(
+            "\(try #require(unanswered.server.error))".contains(
+                "pre-shared key cannot be had: the key process does not answer"))
+    }
+
+    @Test func `a client asks for its own pre-shared key`() throws {
+        var client = ClientSettings(presharedKey: Self.psk)
+        let holder = try Holder([], [client.separatePresharedKey()])
+        #expect(client.presharedKey == PresharedKey(identity: Self.psk.identity, key: []))
+        #expect(try client.separatePresharedKey() == nil, "it is held already")
+        let pair = try handshake(client, Self.sharing(), holder)
+        #expect(pair.client.isEstablished && pair.server.isEstablished)
+        #expect(holder.count(5) == 1)
+    }
+
+    @Test func `a table is held as long as a context has it`() throws {
+        var settings = Self.sharing()
+        let holder = try Holder([], [settings.separatePresharedKeys()])
+        var context: ServerContext? = try ServerContext(
+            settings, tickets: nil, sessions: nil, heldKeys: holder.keys)
+        #expect(context != nil && holder.count(1) == 1)
+        // The configuration is gone, and the table is still there for those who have it.
+        holder.tables = [:]
+        let id = try #require(settings.presharedKeys?.heldTable)
+        let answer = Self.psk.identity.withUnsafeBytes { holder.keys.request(.presharedKey(table: id, identity: $0)) }
+        #expect(answer == .done(Self.psk.key))
+        context = nil
+        #expect(holder.count(2) == 1)
+        #expect(throws: CredentialsError.self) {
+            try ServerContext(settings, tickets: nil, sessions: nil, heldKeys: holder.keys)
+        }
+        #expect(throws: CredentialsError.self) { try ServerContext(settings, tickets: nil, sessions: nil) }
+    }
+
+    @Test func `what no client has for an identity is not asked for`() throws {
+        var settings = Self.sharing()
+        let material = try #require(try settings.separatePresharedKeys())
+        let table = PresharedKeyVault(material)
+        var user = KeyUser()
+        func ask(_ identity: [UInt8], mayUse: Bool = true) -> KeyUser.Outcome {
+            identity.withUnsafeBytes {
+                KeyRequest.presharedKey(table: table.id, identity: $0).bytes.withUnsafeBytes { request in
+                    user.receive(
+                        request, find: { _, _ in nil }, findTable: { $0 == table.id ? table : nil },
+                        mayUse: { mayUse })
+                }
+            }
+        }
+        #expect(ask(Self.psk.identity) == .answer(.unknownKey), "it is not held")
+        let hold = KeyRequest.hold(table.id).bytes.withUnsafeBytes {
+            user.receive($0, find: { _, _ in nil }, findTable: { $0 == table.id ? table : nil }, mayUse: { false })
+        }
+        #expect(hold == .answer(.done([])))
+        #expect(ask(Self.psk.identity) == .answer(.done(Self.psk.key)))
+        #expect(ask(Array("sensor".utf8)) == .answer(.unknownIdentity))
+        #expect(ask(Self.psk.identity, mayUse: false) == .answer(.tooMany))
+        for wrong in [[], [UInt8](repeating: 65, count: 256)] {
+            guard case .violation = ask(wrong) else {
+                Issue.record("\(wrong.count) bytes are an identity")
+                continue
+            }
+        }
+    }
+
     @Test func `what is signed in no handshake is not signed`() throws {
         var settings = server([certificates.ecdsaServer])
         let key = try #require(try settings.separatePrivateKeys().map(VaultKey.init).first)
@@ -298,7 +439,7 @@ import Testing
         let requests: [[UInt8]] = content.withUnsafeBytes { content in
             [
                 .hold(id), .release(id), .sign(id, SignatureForm(hash: .sha256), content: content),
-                .decrypt(id, version: 0xfefd, secret: content),
+                .decrypt(id, version: 0xfefd, secret: content), .presharedKey(table: id, identity: content),
             ].map { (request: KeyRequest) in request.bytes }
         }
         for request in requests {

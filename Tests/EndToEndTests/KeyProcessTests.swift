@@ -91,6 +91,64 @@ extension EndToEnd {
             try await daemon.stop()
         }
 
+        private static let psk = "00112233445566778899aabbccddeeff"
+        private static let bytesOfPSK = Data((0..<16).map { UInt8($0 * 17) })
+
+        /// A service with pre-shared keys alone, which serves until the test ends.
+        private func startSharing(workers: Int = 1) async throws -> Daemon {
+            try folder.write("sensor-7:\(Self.psk)\nsensor-8:ffeeddccbbaa99887766554433221100\n", to: "keys.psk")
+            return try await Daemon.start(
+                """
+                workers = \(workers)
+                [service.echo]
+                listen = "\(address)"
+                handler = "echo"
+                [service.echo.psk]
+                file = "keys.psk"
+
+                """, in: folder, environment: ["DTLSD_STAND_IN": "1"])
+        }
+
+        private func sharingClient(_ name: String = "sensor-7") throws -> SecureClient {
+            try SecureClient(
+                to: address, trust: identity.certificate, in: folder, ["-psk_identity", name, "-psk", Self.psk])
+        }
+
+        @Test(.enabled(if: geteuid() == 0, "only root reads the memory of others"))
+        func `no process but the key process has the file of pre-shared keys`() async throws {
+            let daemon = try await startSharing(workers: 2)
+            let other = Data("ffeeddccbbaa99887766554433221100".utf8)
+            let otherBytes = Data((0..<16).map { UInt8(255 - $0 * 17) })
+            let client = try sharingClient()
+            try await client.exchange("hello")
+            try await daemon.logged("connection opened", "CLIENT=sensor-7")
+            let keys = try #require(Self.keyProcess(of: daemon))
+            #expect(Self.memory(of: keys, has: otherBytes) && Self.memory(of: keys, has: Self.bytesOfPSK))
+            for pid in [daemon.program.pid] + daemon.workers {
+                for form in [other, otherBytes] {
+                    #expect(!Self.memory(of: pid, has: form), "\(ProcessTable.name(of: pid))")
+                }
+            }
+            // The main process has not even that of the client which is there.
+            #expect(!Self.memory(of: daemon.program.pid, has: Self.bytesOfPSK))
+            try await daemon.stop()
+        }
+
+        @Test func `an identity without a key is refused, and others go on`() async throws {
+            let daemon = try await startSharing()
+            let first = try sharingClient()
+            try await first.exchange("one")
+            _ = try await sharingClient("nobody").program.ended()
+            try await daemon.logged("unknown PSK identity \"nobody\"")
+            let keys = try #require(Self.keyProcess(of: daemon))
+            kill(keys, SIGKILL)
+            try await daemon.logged("the key process has ended", "signal 9")
+            try await first.exchange("two")
+            for _ in 0..<20 where (try? await sharingClient().exchange("three")) == nil {}
+            try await sharingClient().exchange("four")
+            try await daemon.stop()
+        }
+
         @Test(.enabled(if: geteuid() == 0, "a bounding set is root's to change"))
         func `the key process has no rights, in any of its threads`() async throws {
             chmod(folder.path, 0o755)

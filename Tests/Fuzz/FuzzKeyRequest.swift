@@ -21,6 +21,8 @@ func fuzzKeyRequest(_ bytes: UnsafePointer<UInt8>?, _ count: Int) -> Int32 {
     case (.release, .nothing), (_, .answer(.unknownKey)): break
     case (.sign(_, _, let content), .violation):
         guard SignedContent(content) == nil else { fatalError("a handshake's bytes are refused") }
+    case (.presharedKey(_, let identity), .violation):
+        guard !(1...255).contains(identity.count) else { fatalError("an identity is refused") }
     default: fatalError("\(outcome)")
     }
     if case .sign(_, _, let content) = request { check(content) }

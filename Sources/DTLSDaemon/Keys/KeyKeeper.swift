@@ -90,7 +90,7 @@ final class KeyKeeper: TimerTarget {
     /// Gives the key process the keys of a configuration, and calls `completion` once it has them: at once where there are
     /// none.
     /// - Parameters:
-    ///   - keys: a memory file with `[PrivateKeyMaterial]`; not open where the configuration has no private keys.
+    ///   - keys: a memory file with `KeyMaterial`; not open where the configuration has no keys.
     ///   - user: whom the configuration has all processes be.
     func prepare(_ keys: consuming FileDescriptor, user: UserAccount?, _ completion: @escaping (Outcome) -> Void) {
         guard keys.isOpen else { return completion(.ready(nil)) }
@@ -214,7 +214,7 @@ final class KeyKeeper: TimerTarget {
         channels = [:]
         lost = []
         log(
-            "the key process has ended (\(reason)): handshakes that need a private key fail until there is another one, in"
+            "the key process has ended (\(reason)): handshakes that need a private or pre-shared key fail until there is another one, in"
                 + " \(pause.milliseconds) ms; connections go on")
     }
 
@@ -232,7 +232,7 @@ final class KeyKeeper: TimerTarget {
             if let set = waiting?.set { finish(number, .ready(set)) }
             update()
         case .unusable(let number, let reason):
-            finish(number, .failed("the key process cannot use the private keys: \(reason)"))
+            finish(number, .failed("the key process cannot use the keys: \(reason)"))
             update()
         case .wallsMissing(let failures):
             guard !hasToldOfWalls else { break }
@@ -249,7 +249,7 @@ final class KeyKeeper: TimerTarget {
             guard let worker = worker(number) else { break }
             limiter.log(
                 .keyUseRefused, to: logger, now: loop.now,
-                "a worker (process \(worker)) has asked for more signatures than its handshakes explain, and gets no more"
+                "a worker (process \(worker)) has asked for more uses of keys than its handshakes explain, and gets no more"
                     + " than these do: it is defective or controlled by somebody else, or many clients come back at once",
                 ["WORKER_PID": "\(worker)"])
         }

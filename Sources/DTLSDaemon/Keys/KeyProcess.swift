@@ -5,8 +5,9 @@ import LinuxSystem
 import Primitives
 import Synchronization
 
-/// The key process' role: it has the private keys of all services and clients, which no other process has once they are
-/// read, and signs for workers what is signed in handshakes (``SignedContent``). It talks to the main process over
+/// The key process' role: it has the private and pre-shared keys of all services and clients, which no other process has once
+/// they are read. It signs for workers what is signed in handshakes (``SignedContent``), and tells them the pre-shared key of
+/// one identity at a time. It talks to the main process over
 /// descriptor 3 and to each worker over a channel of that one's own, and to no network.
 ///
 /// There are two threads for each processor, and each worker is given to the one that has the fewest: a signature with RSA
@@ -19,16 +20,24 @@ final class KeyProcess: Sendable {
     private let allowances: KeyAllowances
     private let state: Mutex<State>
 
+    /// The keys of a configuration.
+    private struct Keys {
+        var privateKeys: [KeyID: VaultKey] = [:]
+        var tables: [KeyID: PresharedKeyVault] = [:]
+    }
+
     private struct State {
         /// The keys of the configurations that workers may be given.
-        var sets: [UInt32: [KeyID: VaultKey]] = [:]
+        var sets: [UInt32: Keys] = [:]
         var workers: [UInt32: WorkerChannel] = [:]
         /// How many workers each thread has.
         var workersOfSeats: [Int]
 
         func key(_ id: KeyID, for uses: KeyUses) -> VaultKey? {
-            sets.values.lazy.compactMap { $0[id] }.first { $0.uses.isSuperset(of: uses) }
+            sets.values.lazy.compactMap { $0.privateKeys[id] }.first { $0.uses.isSuperset(of: uses) }
         }
+
+        func table(_ id: KeyID) -> PresharedKeyVault? { sets.values.lazy.compactMap { $0.tables[id] }.first }
     }
 
     /// What a worker asks over. It is used by one thread.
@@ -148,13 +157,18 @@ final class KeyProcess: Sendable {
         guard let file else { return send(.unusable(set: set, reason: "they did not arrive")) }
         do {
             let bytes = try MemoryFile.read(file.descriptor)
-            let material: [PrivateKeyMaterial] = try BinaryCoding.decode(from: bytes)
-            var keys: [KeyID: VaultKey] = [:]
-            for one in material {
+            let material: KeyMaterial = try BinaryCoding.decode(from: bytes)
+            var keys = Keys()
+            for one in material.privateKeys {
                 let key = try VaultKey(one)
-                keys[key.id] = key
+                keys.privateKeys[key.id] = key
             }
-            state.withLock { $0.sets[set] = keys }
+            for one in material.presharedKeys {
+                let table = PresharedKeyVault(one)
+                keys.tables[table.id] = table
+            }
+            let all = keys
+            state.withLock { $0.sets[set] = all }
             send(.ready(set: set))
         } catch {
             send(.unusable(set: set, reason: "\(error)"))
@@ -240,6 +254,7 @@ final class KeyProcess: Sendable {
         let outcome = worker.user.receive(
             UnsafeRawBufferPointer(rebasing: message.dropFirst(MemoryLayout<UInt16>.size)),
             find: { id, uses in state.withLock { $0.key(id, for: uses) } },
+            findTable: { id in state.withLock { $0.table(id) } },
             mayUse: { worker.allowance.use(allowances[worker.place], now: Instant.now()) })
         switch outcome {
         case .nothing: return true

@@ -1,6 +1,6 @@
 import Primitives
 
-/// How often a worker may have a private key used: as often as its handshakes explain, as far as the main process knows of
+/// How often a worker may have a private key used, or ask for a pre-shared one: as often as its handshakes explain, as far as the main process knows of
 /// them. That one writes both numbers; no worker can.
 ///
 /// - One use for each client, or sender of a tunnel, that the main process has handed over to the worker. What is not used

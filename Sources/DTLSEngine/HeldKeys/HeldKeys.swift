@@ -45,6 +45,15 @@ public final class HeldKeys {
         return key
     }
 
+    /// A table of pre-shared keys.
+    func table(_ id: KeyID) throws(CredentialsError) -> HeldTable {
+        let table = HeldTable(id, self)
+        counts[id, default: 0] += 1
+        guard counts[id] == 1, ask != nil, let answer = request(.hold(id)) else { return table }
+        guard case .done = answer else { throw .presharedKey("the key process \(answer.reason)") }
+        return table
+    }
+
     fileprivate func forget(_ id: KeyID) {
         counts[id, default: 0] -= 1
         guard counts[id, default: 0] <= 0 else { return }
@@ -91,5 +100,24 @@ final class HeldKey {
         let reason = answer?.reason ?? "does not answer"
         co_raise_error("the key process \(reason)")
         return nil
+    }
+}
+
+/// A table of pre-shared keys that another process holds.
+final class HeldTable {
+    private let id: KeyID
+    private let keys: HeldKeys
+
+    fileprivate init(_ id: KeyID, _ keys: HeldKeys) { (self.id, self.keys) = (id, keys) }
+
+    deinit { keys.forget(id) }
+
+    func lookUp(_ identity: [UInt8]) -> PresharedKeyLookup {
+        let answer = identity.withUnsafeBytes { keys.request(.presharedKey(table: id, identity: $0)) }
+        switch answer {
+        case .done(let key): return .key(key)
+        case .unknownIdentity: return .unknown
+        default: return .unavailable("the key process \(answer?.reason ?? "does not answer")")
+        }
     }
 }

@@ -58,7 +58,7 @@ package struct SignatureForm: Hashable, Sendable {
 
 /// What a process that has no private keys asks of the one that holds them. Bytes are valid as long as the request's.
 package enum KeyRequest {
-    /// Keep the key, whatever becomes of the configuration that it is from, until ``release(_:)``. The answer says whether
+    /// Keep the key, or the table of pre-shared keys, whatever becomes of the configuration that it is from, until ``release(_:)``. The answer says whether
     /// there is such a key.
     case hold(KeyID)
     /// It is not answered.
@@ -68,12 +68,15 @@ package enum KeyRequest {
     /// Decrypt a client's premaster secret. Of what does not decrypt, or has another version than this in front, the answer
     /// are random bytes, so that nobody learns which of both it was (RFC 5246, section 7.4.7.1).
     case decrypt(KeyID, version: UInt16, secret: UnsafeRawBufferPointer)
+    /// Tell the pre-shared key of an identity in a table.
+    case presharedKey(table: KeyID, identity: UnsafeRawBufferPointer)
 
     private enum Kind: UInt8 {
         case hold = 1
         case release = 2
         case sign = 3
         case decrypt = 4
+        case presharedKey = 5
     }
 
     package var bytes: [UInt8] {
@@ -94,6 +97,9 @@ package enum KeyRequest {
             begin(.decrypt, id)
             writer.integer(version)
             writer.data(secret)
+        case .presharedKey(let table, let identity):
+            begin(.presharedKey, table)
+            writer.data(identity)
         }
         return writer.bytes
     }
@@ -112,6 +118,7 @@ package enum KeyRequest {
             guard isPSS <= 1 else { throw MalformedBytes() }
             self = .sign(id, SignatureForm(hash: hash, isPSS: isPSS == 1), content: try reader.data())
         case .decrypt: self = .decrypt(id, version: try reader.integer(), secret: try reader.data())
+        case .presharedKey: self = .presharedKey(table: id, identity: try reader.data())
         }
         guard reader.isAtEnd else { throw MalformedBytes() }
     }
@@ -126,6 +133,8 @@ package enum KeyAnswer: Equatable, Sendable {
     case tooMany
     /// OpenSSL does not do that with this key.
     case failed
+    /// The table has no key for the identity.
+    case unknownIdentity
 
     package var bytes: [UInt8] {
         switch self {
@@ -133,6 +142,7 @@ package enum KeyAnswer: Equatable, Sendable {
         case .unknownKey: [1]
         case .tooMany: [2]
         case .failed: [3]
+        case .unknownIdentity: [4]
         }
     }
 
@@ -142,6 +152,7 @@ package enum KeyAnswer: Equatable, Sendable {
         case 1: self = .unknownKey
         case 2: self = .tooMany
         case 3: self = .failed
+        case 4: self = .unknownIdentity
         default: return nil
         }
     }
@@ -153,6 +164,7 @@ package enum KeyAnswer: Equatable, Sendable {
         case .unknownKey: "does not have this key"
         case .tooMany: "refuses, since this worker has asked more often than its handshakes explain"
         case .failed: "cannot do this with the key"
+        case .unknownIdentity: "has no key for the identity"
         }
     }
 }

@@ -67,6 +67,18 @@ package final class VaultKey: @unchecked Sendable {
     }
 }
 
+/// A table of pre-shared keys in the process that holds them.
+package final class PresharedKeyVault: Sendable {
+    package let id: KeyID
+    private let keys: [[UInt8]: [UInt8]]
+
+    package init(_ material: PresharedKeyMaterial) {
+        (id, keys) = (material.table, material.keys.table)
+    }
+
+    fileprivate func key(of identity: [UInt8]) -> [UInt8]? { keys[identity] }
+}
+
 /// A key, ready for signatures of one form: OpenSSL looks up names and implementations once, and not for each signature. It is
 /// used by one thread.
 private final class Signer {
@@ -153,6 +165,8 @@ package struct KeyUser {
     private var held: [KeyID: [VaultKey]] = [:]
     /// Of keys that it holds. A key has no more than there are forms.
     private var signers: [KeyID: [SignatureForm: Signer]] = [:]
+    /// The tables of pre-shared keys that it holds.
+    private var tables: [KeyID: PresharedKeyVault] = [:]
     /// What the last signature was made with.
     private var latest: (id: KeyID, form: SignatureForm, use: KeyUses, signer: Signer)?
 
@@ -160,22 +174,28 @@ package struct KeyUser {
 
     /// - Parameters:
     ///   - find: a key for these uses, of a configuration that is in use.
+    ///   - findTable: a table of pre-shared keys of a configuration that is in use.
     ///   - mayUse: whether the handshakes of this process explain one more use of a key. It is asked once for each.
     package mutating func receive(
-        _ message: UnsafeRawBufferPointer, find: (KeyID, KeyUses) -> VaultKey?, mayUse: () -> Bool
+        _ message: UnsafeRawBufferPointer, find: (KeyID, KeyUses) -> VaultKey?,
+        findTable: (KeyID) -> PresharedKeyVault? = { _ in nil }, mayUse: () -> Bool
     ) -> Outcome {
         guard let request = try? KeyRequest(decoding: message) else {
             return .violation("a request that is malformed, of \(message.count) bytes")
         }
         switch request {
         case .hold(let id):
-            guard held[id] == nil else { return .answer(.done([])) }
-            guard let key = find(id, []) else { return .answer(.unknownKey) }
-            held[id] = [key]
+            guard held[id] == nil, tables[id] == nil else { return .answer(.done([])) }
+            if let key = find(id, []) {
+                held[id] = [key]
+            } else if let table = findTable(id) {
+                tables[id] = table
+            } else {
+                return .answer(.unknownKey)
+            }
             return .answer(.done([]))
         case .release(let id):
-            held[id] = nil
-            signers[id] = nil
+            (held[id], signers[id], tables[id]) = (nil, nil, nil)
             if latest?.id == id { latest = nil }
             return .nothing
         case .sign(let id, let form, let content):
@@ -202,6 +222,13 @@ package struct KeyUser {
             }
             guard mayUse() else { return .answer(.tooMany) }
             return .answer(key.decrypt(secret, version: version).map(KeyAnswer.done) ?? .failed)
+        case .presharedKey(let id, let identity):
+            guard (1...PresharedKeys.maximumIdentityLength).contains(identity.count) else {
+                return .violation("the key of an identity that no client has, of \(identity.count) bytes")
+            }
+            guard let table = tables[id] else { return .answer(.unknownKey) }
+            guard mayUse() else { return .answer(.tooMany) }
+            return .answer(table.key(of: Array(identity)).map(KeyAnswer.done) ?? .unknownIdentity)
         }
     }
 

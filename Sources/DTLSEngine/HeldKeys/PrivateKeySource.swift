@@ -13,7 +13,7 @@ public enum PrivateKeySource: Codable, Equatable, Sendable {
     }
 }
 
-/// Names a private key, whoever has it: SHA-256 of its SubjectPublicKeyInfo.
+/// Names a private key, wherever it is, by SHA-256 of its SubjectPublicKeyInfo; or a table of pre-shared keys.
 package struct KeyID: Hashable, Codable, Sendable {
     package static let length = 32
     package let bytes: [UInt8]
@@ -22,6 +22,15 @@ package struct KeyID: Hashable, Codable, Sendable {
     init?(_ bytes: UnsafeRawBufferPointer) {
         guard bytes.count == Self.length else { return nil }
         self.bytes = Array(bytes)
+    }
+
+    /// A name for what has no public key. It is drawn at random, so that it tells nothing of the secret.
+    package static func random() throws(CredentialsError) -> KeyID {
+        var bytes = [UInt8](repeating: 0, count: length)
+        guard RAND_bytes(&bytes, Int32(length)) == 1, let id = bytes.withUnsafeBytes({ KeyID($0) }) else {
+            throw .context("\(OpenSSLError.drain())")
+        }
+        return id
     }
 
     /// - Parameter key: an EVP_PKEY with a public key.
@@ -49,6 +58,22 @@ public struct PrivateKeyMaterial: Codable, Equatable, Sendable {
     /// The private key, DER, not encrypted.
     public let privateKey: [UInt8]
     public var uses: KeyUses
+}
+
+/// A server's or client's pre-shared keys on their way to the process that is to hold them.
+public struct PresharedKeyMaterial: Codable, Equatable, Sendable {
+    package let table: KeyID
+    package let keys: PresharedKeys
+}
+
+/// All keys of a configuration, on their way to the process that is to hold them.
+public struct KeyMaterial: Codable, Equatable, Sendable {
+    public var privateKeys: [PrivateKeyMaterial] = []
+    public var presharedKeys: [PresharedKeyMaterial] = []
+
+    public init() {}
+
+    public var isEmpty: Bool { privateKeys.isEmpty && presharedKeys.isEmpty }
 }
 
 extension PrivateKeySource {
@@ -91,6 +116,18 @@ extension ServerSettings {
     }
 }
 
+extension ServerSettings {
+    /// Takes the pre-shared keys out, so that another process can hold them.
+    /// - Returns: `nil` where there are none, or they are held elsewhere already.
+    public mutating func separatePresharedKeys() throws(CredentialsError) -> PresharedKeyMaterial? {
+        guard let keys = presharedKeys, keys.heldTable == nil, !keys.keys.isEmpty else { return nil }
+        let table = try KeyID.random()
+        presharedKeys?.keys = []
+        presharedKeys?.heldTable = table
+        return PresharedKeyMaterial(table: table, keys: PresharedKeys(keys: keys.keys))
+    }
+}
+
 extension CertifiedKey {
     fileprivate mutating func separatePrivateKey(_ uses: KeyUses) throws(CredentialsError) -> [PrivateKeyMaterial] {
         guard let separated = try privateKey.separated(passphrase: passphrase, uses: uses) else { return [] }
@@ -105,6 +142,18 @@ extension ClientSettings {
         guard let separated = try key?.separated(passphrase: passphrase, uses: .certificateVerify) else { return [] }
         (key, passphrase) = (separated.source, nil)
         return [separated.material]
+    }
+}
+
+extension ClientSettings {
+    /// Takes the pre-shared key out, so that another process can hold it.
+    /// - Returns: `nil` where there is none, or it is held elsewhere already.
+    public mutating func separatePresharedKey() throws(CredentialsError) -> PresharedKeyMaterial? {
+        guard let key = presharedKey, heldPresharedKeyTable == nil else { return nil }
+        let table = try KeyID.random()
+        presharedKey?.key = []
+        heldPresharedKeyTable = table
+        return PresharedKeyMaterial(table: table, keys: PresharedKeys(keys: [key]))
     }
 }
 

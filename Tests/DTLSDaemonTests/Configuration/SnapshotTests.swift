@@ -33,6 +33,7 @@ import Testing
         (tls.refusesUnknownNames, tls.choosesByAddress, tls.policy) = (true, true, .legacy)
         tls.applicationProtocols = ["coap", "ä"]
         tls.presharedKeys = PresharedKeys(keys: [presharedKey, PresharedKey(identity: [2], key: [3])], hint: [0xfe])
+        tls.presharedKeys?.heldTable = try KeyID.random()
         tls.connectionIDs = true
         tls.authorization = .all
         (tls.keepsPeerCertificates, tls.srtpProfiles) = (true, ["SRTP_AEAD_AES_128_GCM"])
@@ -79,6 +80,7 @@ import Testing
             certificate: "certificate", privateKey: "key", passphrase: "p", presharedKey: presharedKey,
             ciphers: "ALL", minimumVersion: .dtls10, maximumVersion: .dtls12, allowsRenegotiation: true)
         (client.serverPublicKeys, client.offersRawPublicKey) = (known, true)
+        client.heldPresharedKeyTable = try KeyID.random()
         client.applicationProtocols = ["coap"]
         client.connectionIDs = true
         (client.keepsPeerCertificates, client.srtpProfiles) = (true, ["SRTP_AES128_CM_SHA1_80"])

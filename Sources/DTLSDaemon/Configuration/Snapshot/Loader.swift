@@ -21,7 +21,7 @@ enum Loader {
         /// As ``watch``, for the other files that the configuration names. It is sent whether the configuration is good or
         /// not: a file that was half-written is to be read again.
         case credentialWatch = 5
-        /// The private keys, in a memfd, which only the key process reads. It is sent before the result.
+        /// The private and pre-shared keys (`KeyMaterial`), in a memfd, which only the key process reads. It is sent before the result.
         case keys = 6
     }
 
@@ -58,9 +58,9 @@ enum Loader {
                         + " instead"))
         }
         if let watcher { try send(watcher, as: .watch, over: channel) }
-        let keys = try configuration.separatePrivateKeys()
+        let keys = try configuration.separateKeys()
         if purpose == .serving, !keys.isEmpty {
-            let memory = try MemoryFile.make(BinaryCoding.encode(keys), name: "dtlsd-private-keys")
+            let memory = try MemoryFile.make(BinaryCoding.encode(keys), name: "dtlsd-keys")
             try send([Outcome.keys.rawValue], memory, over: channel)
         }
         try send(.configuration, BinaryCoding.encode(configuration), over: channel)
@@ -170,7 +170,7 @@ final class LoaderHandle: MessageChannelDelegate {
     private let pid: pid_t
     /// The file for the secrets of connections, if the configuration has one.
     private var keyLog = FileDescriptor(owning: -1)
-    /// The private keys, if the configuration has any.
+    /// The private and pre-shared keys, if the configuration has any.
     private var keys = FileDescriptor(owning: -1)
     /// How the process ended, if the acceptor has reaped it already.
     private var ending: ChildProcess.Ending?

@@ -1,9 +1,21 @@
 import DTLSEngine
 
 extension Configuration {
-    /// Takes all private keys out, for the key process.
+    /// Takes all keys out, for the key process.
+    mutating func separateKeys() throws(CredentialsError) -> KeyMaterial {
+        var material = KeyMaterial()
+        material.privateKeys = try separatePrivateKeys()
+        for index in services.indices {
+            if let keys = try services[index].tls.separatePresharedKeys() { material.presharedKeys.append(keys) }
+        }
+        for index in clients.indices {
+            if let key = try clients[index].tls.separatePresharedKey() { material.presharedKeys.append(key) }
+        }
+        return material
+    }
+
     /// - Returns: each key once, with all that it is used for.
-    mutating func separatePrivateKeys() throws(CredentialsError) -> [PrivateKeyMaterial] {
+    private mutating func separatePrivateKeys() throws(CredentialsError) -> [PrivateKeyMaterial] {
         var all: [PrivateKeyMaterial] = []
         for index in services.indices { all += try services[index].tls.separatePrivateKeys() }
         for index in clients.indices { all += try clients[index].tls.separatePrivateKeys() }

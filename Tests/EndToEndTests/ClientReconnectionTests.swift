@@ -142,15 +142,15 @@ extension EndToEndClientMode {
         /// Nobody who still sends to it makes a connection that the configuration knows nothing of.
         @Test func `an idle tunnel ends when its table is removed`() async throws {
             let server = try await serverDaemon()
-            let daemon = try await Daemon.start(client(), in: folder)
+            let service = Service(listen: [try SocketAddress.freeOnOwnLoopback()], identity: identity).text
+            let daemon = try await Daemon.start(client() + service, in: folder)
             let worker = try #require(daemon.workers.first)
             let sender = try PlainSender(to: front)
             try await sender.exchange("before", details: daemon.program.errors)
             try await server.stop()
             try await daemon.logged("connection to the server closed: closed by the peer")
             let before = ProcessTable.openSockets(of: worker)
-            let other = try SocketAddress.freeOnOwnLoopback()
-            try daemon.reload("workers = 1\n" + Service(listen: [other], identity: identity).text)
+            try daemon.reload("workers = 1\n" + service)
             try await daemon.logged("reloaded")
             try await eventually("the sender's socket is closed", details: daemon.program.errors) {
                 ProcessTable.openSockets(of: worker) == before - 1

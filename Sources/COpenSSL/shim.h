@@ -2,6 +2,7 @@
 #ifndef COPENSSL_SHIM_H
 #define COPENSSL_SHIM_H
 
+#include <malloc.h>
 #include <stdint.h>
 #include <time.h>
 #include <openssl/bio.h>

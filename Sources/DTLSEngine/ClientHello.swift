@@ -60,25 +60,37 @@ public struct ClientHello {
     /// them is known here: DTLS 1.3 alone. OpenSSL does not look at the extension before 4.1; it would choose DTLS 1.2,
     /// and then find that no cipher suite is in common. False where a first fragment does not reach the extension.
     public var offersNoKnownVersion: Bool {
-        if RecordFilter.knowsDTLS13 { return false }
-        var reader = Reader(bytes: body, offset: compressionEnd)
-        guard reader.uint16() != nil else { return false }
-        while let type = reader.uint16(), let content = reader.vector16() {
-            guard type == Self.supportedVersions else { continue }
-            var versions = Reader(bytes: slice(content))
-            guard let length = versions.uint8(), length >= 2, length.isMultiple(of: 2), length == versions.left else {
-                return false
-            }
-            while let version = versions.uint16() {
-                if ProtocolVersion(rawValue: version) != nil { return false }
-            }
-            return true
+        guard !RecordFilter.knowsDTLS13, let content = contentOfExtension(Self.supportedVersions) else { return false }
+        var versions = Reader(bytes: content)
+        guard let length = versions.uint8(), length >= 2, length.isMultiple(of: 2), length == versions.left else {
+            return false
         }
-        return false
+        while let version = versions.uint16() {
+            if ProtocolVersion(rawValue: version) != nil { return false }
+        }
+        return true
     }
 
-    /// The type of the extension.
+    /// The name of the session that the client wants to resume: what its ticket begins with (session_ticket: RFC 5077,
+    /// section 3.2), or, where it has none, its session ID. `nil` where both are shorter than a name, and where a first
+    /// fragment does not reach the extension's content.
+    package var offeredSession: SessionName? {
+        SessionName(contentOfExtension(Self.sessionTicket) ?? sessionID) ?? SessionName(sessionID)
+    }
+
+    // The types of extensions.
     private static let supportedVersions: UInt16 = 43
+    private static let sessionTicket: UInt16 = 35
+
+    /// The content of the first extension of a type; `nil` where the record has none, or not the whole of it.
+    private func contentOfExtension(_ type: UInt16) -> UnsafeRawBufferPointer? {
+        var reader = Reader(bytes: body, offset: compressionEnd)
+        guard reader.uint16() != nil else { return nil }
+        while let next = reader.uint16(), let content = reader.vector16() {
+            if next == type { return slice(content) }
+        }
+        return nil
+    }
 
     private func slice(_ range: Range<Int>) -> UnsafeRawBufferPointer {
         UnsafeRawBufferPointer(rebasing: body[range])

@@ -189,6 +189,14 @@ public struct VerifiedHello: ~Copyable {
     /// write to.
     public var handover: [UInt8] { datagram }
 
+    /// See ``ClientHello/offeredSession``.
+    package var offeredSession: SessionName? {
+        datagram.withUnsafeBytes { bytes in
+            guard case .hello(let hello) = ClientHello.parse(bytes) else { return nil }
+            return hello.offeredSession
+        }
+    }
+
     /// The hello that another process has verified and handed over.
     ///
     /// The cookie is not checked again: only bytes that came over the channel from that process may be given here.

@@ -66,14 +66,24 @@ public final class Engine {
     ///   chooses a certificate by it; none where that is not known.
     /// - Parameter connectionID: what the client is to put into its protected records (RFC 9146), where it has offered
     ///   to, and the context's settings have ``ServerSettings/connectionIDs``; `nil`: the client's offer is ignored.
-    public init(
+    public convenience init(
         accepting context: ServerContext, over bio: DatagramBIO, payloadSize: Int, hello: consuming VerifiedHello,
         localAddress: [UInt8] = [], connectionID: ConnectionID? = nil
+    ) throws(OpenSSLError) {
+        try self.init(
+            accepting: context, over: bio, payloadSize: payloadSize, hello: hello, localAddress: localAddress,
+            connectionID: connectionID, resumptionKeys: nil)
+    }
+
+    /// - Parameter resumptionKeys: the keys of this handshake's sessions, in place of those of the context's ring.
+    package init(
+        accepting context: ServerContext, over bio: DatagramBIO, payloadSize: Int, hello: consuming VerifiedHello,
+        localAddress: [UInt8], connectionID: ConnectionID?, resumptionKeys: ResumptionKeys?
     ) throws(OpenSSLError) {
         self.bio = bio
         openSSL = try OpenSSLConnection(
             accepting: context, over: bio, payloadSize: payloadSize, hello: hello, localAddress: localAddress,
-            connectionID: connectionID)
+            connectionID: connectionID, resumptionKeys: resumptionKeys)
     }
 
     /// A client's side. Continue with `next(now:)`, which writes the first flight.

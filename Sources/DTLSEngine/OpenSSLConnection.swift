@@ -93,12 +93,14 @@ final class OpenSSLConnection {
     /// A first fragment of the hello will do (see ``ClientHello/parse(_:)``); the others are delivered as they come.
     /// - Parameter localAddress: the 4 or 16 bytes of the address that the client has sent to, for a context that
     ///   chooses a certificate by it; none where that is not known.
+    /// - Parameter resumptionKeys: see ``Engine``.
     convenience init(
         accepting context: ServerContext, over bio: DatagramBIO, payloadSize: Int, hello: consuming VerifiedHello,
-        localAddress: [UInt8] = [], connectionID: ConnectionID? = nil
+        localAddress: [UInt8] = [], connectionID: ConnectionID? = nil, resumptionKeys: ResumptionKeys? = nil
     ) throws(OpenSSLError) {
         try self.init(context, over: bio, payloadSize: payloadSize)
         SSL_set_accept_state(ssl)
+        if let resumptionKeys, !resumptionKeys.attach(to: ssl) { throw OpenSSLError.drain() }
         timing = .measured(hello.roundTrip, on: .server)
         try ask(context.authorization)
         try negotiate(connectionID)
@@ -335,6 +337,7 @@ final class OpenSSLConnection {
                 throw .handshake(OpenSSLError("certificate verify failed"), verification: fault)
             }
             state = .established
+            ResumptionKeys.release(from: ssl)
             alert = nil
             filter.measure(ssl, payloadSize: payloadSize)
             // DTLSv1_listen has turned this on; a renegotiation would ask for a cookie that is never made.
@@ -392,6 +395,7 @@ final class OpenSSLConnection {
         let checkpoint = bio.outbox.checkpoint
         _ = bio.takeProtectedWrites()
         let result = SSL_do_handshake(ssl)
+        FreedMemory.sessionEnds()
         noteProtectedWrites(since: checkpoint)
         renumber(since: checkpoint)
         if gate != nil { notePlaintextWrites(since: checkpoint) }

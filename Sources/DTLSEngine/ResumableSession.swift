@@ -6,7 +6,7 @@ import Primitives
 /// used with the same context and server name only.
 public final class ResumableSession {
     /// An SSL_SESSION that this object owns a reference to.
-    fileprivate let pointer: OpaquePointer
+    let pointer: OpaquePointer
 
     fileprivate init(owning pointer: OpaquePointer) { self.pointer = pointer }
 
@@ -38,6 +38,8 @@ enum SessionBytes {
     static func decode(_ bytes: [UInt8]) -> OpaquePointer? {
         ERR_set_mark()
         defer { ERR_pop_to_mark() }
+        FreedMemory.sessionBegins()
+        defer { FreedMemory.sessionEnds() }
         return bytes.withUnsafeBufferPointer { buffer in
             var position = buffer.baseAddress
             return d2i_SSL_SESSION(nil, &position, buffer.count)

@@ -30,6 +30,11 @@ extension ServerContext {
         exData.sessions = cache
         let mode = SSL_SESS_CACHE_SERVER | SSL_SESS_CACHE_NO_INTERNAL | SSL_SESS_CACHE_NO_AUTO_CLEAR
         _ = co_ssl_ctx_set_session_cache_mode(pointer, Int(mode))
+        SSL_CTX_set_generate_session_id(pointer) { ssl, id, count in
+            guard let ssl, let id, let count else { return 0 }
+            return SessionCallbacks.makeID(
+                UnsafeMutableRawBufferPointer(start: id, count: Int(count.pointee)), for: ssl) ? 1 : 0
+        }
         SSL_CTX_sess_set_new_cb(pointer) { ssl, session in
             if let ssl, let session { SessionCallbacks.keep(session, of: ssl) }
             // OpenSSL keeps its reference.
@@ -47,6 +52,17 @@ extension ServerContext {
 }
 
 private enum SessionCallbacks {
+    /// Makes an ID that begins with the name of the session's key, where there is one. All else is random: some clients take
+    /// IDs of 32 bytes alone for such that they can resume by.
+    static func makeID(_ id: UnsafeMutableRawBufferPointer, for ssl: OpaquePointer) -> Bool {
+        guard RAND_bytes(id.assumingMemoryBound(to: UInt8.self).baseAddress, Int32(clamping: id.count)) == 1 else {
+            return false
+        }
+        guard id.count > SessionName.byteCount else { return true }
+        _ = ResumptionKeys.withNewKey(for: ssl) { id.copyMemory(from: $0.name) }
+        return true
+    }
+
     static func keep(_ session: OpaquePointer, of ssl: OpaquePointer) {
         guard let cache = ContextExData.of(ssl)?.sessions else { return }
         var count: UInt32 = 0
@@ -57,8 +73,11 @@ private enum SessionCallbacks {
         var bytes = SessionBytes.encoded(session)
         defer { OPENSSL_cleanse(&bytes, bytes.count) }
         guard !bytes.isEmpty else { return OpenSSLError.clear() }
-        let key = UnsafeRawBufferPointer(start: id, count: Int(count))
-        cache.onEvent(.inserted(cache.table.insert(bytes, id: key, now: now)))
+        let insertion = ResumptionKeys.withKey(
+            named: UnsafeRawBufferPointer(start: id, count: Int(count)), for: ssl
+        ) { key, _ in cache.table.insert(bytes, key: key, now: now) }
+        // Without a key, as in a renegotiation, nobody could open it.
+        if let insertion { cache.onEvent(.inserted(insertion)) }
     }
 
     /// CLOCK_MONOTONIC, which all processes of a machine share.
@@ -79,13 +98,22 @@ private enum SessionCallbacks {
     private static func validSession(
         _ id: UnsafeRawBufferPointer, for ssl: OpaquePointer, in table: SessionTable
     ) -> OpaquePointer? {
-        guard var bytes = table.session(id) else { return nil }
+        guard var bytes = ResumptionKeys.withKey(named: id, for: ssl, { key, _ in table.session(key) }) ?? nil else {
+            return nil
+        }
         defer { OPENSSL_cleanse(&bytes, bytes.count) }
         guard let session = SessionBytes.decode(bytes) else { return nil }
-        guard SessionNotes.allowResumption(of: session, on: ssl) else {
+        guard isOf(id, session), SessionNotes.allowResumption(of: session, on: ssl) else {
             SSL_SESSION_free(session)
             return nil
         }
         return session
+    }
+
+    /// Whether a session has the whole of an ID, of which the table knows the beginning alone.
+    private static func isOf(_ id: UnsafeRawBufferPointer, _ session: OpaquePointer) -> Bool {
+        var count: UInt32 = 0
+        let own = UnsafeRawBufferPointer(start: SSL_SESSION_get_id(session, &count), count: Int(count))
+        return own.elementsEqual(id)
     }
 }

@@ -128,9 +128,13 @@ extension ServerContext {
             pointer,
             { ssl, _ in
                 guard let ssl else { return 0 }
-                return SessionNotes.write(for: ssl) ? 1 : 0
+                let isWritten = SessionNotes.write(for: ssl)
+                // Until the step of the handshake is done.
+                FreedMemory.sessionBegins()
+                return isWritten ? 1 : 0
             },
             { ssl, session, _, _, status, _ in
+                FreedMemory.sessionEnds()
                 switch status {
                 case SSL_TICKET_EMPTY, SSL_TICKET_NO_DECRYPT: return SSL_TICKET_RETURN_IGNORE_RENEW
                 case SSL_TICKET_SUCCESS, SSL_TICKET_SUCCESS_RENEW:
@@ -158,6 +162,8 @@ extension SessionBytes {
         guard let other = decode(rest) else { return true }
         defer { SSL_SESSION_free(other) }
         guard SSL_SESSION_get0_peer(other) == nil, co_ssl_session_peer_raw_public_key(other) == nil else { return true }
+        FreedMemory.sessionBegins()
+        defer { FreedMemory.sessionEnds() }
         let decoded = rest.withUnsafeBufferPointer { buffer in
             var target: OpaquePointer? = session
             var position = buffer.baseAddress
@@ -181,6 +187,8 @@ extension SessionBytes {
                 whole.tag == V_ASN1_SEQUENCE, whole.size == buffer.count
             else { return nil }
             var body: [UInt8] = []
+            // What has become too small would be freed as it is.
+            body.reserveCapacity(buffer.count)
             var position = start + whole.headerSize
             let end = start + whole.size
             while position < end {

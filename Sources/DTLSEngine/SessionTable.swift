@@ -5,11 +5,10 @@ import Primitives
 /// Sessions of clients without tickets (RFC 5246, section 7.3), in memory that several processes share: what one of them
 /// has put in, all of them find.
 ///
-/// The memory is cut into buckets, and a session's ID, which the server has drawn at random, says which one it is in. A
-/// bucket holds its sessions one behind the other, the oldest first; the oldest make room for a new one, and are wiped.
+/// The memory is cut into buckets, and a session's key (``SessionKey``) says which one it is in. A bucket holds its sessions one behind the other, the oldest first; the oldest make room for a new one, and are wiped.
 ///
-/// A session is sealed with a key that is made of its ID (``SessionLocator``), and the ID is not kept: who reads the memory,
-/// and has not seen the ID on the wire, learns nothing of it. Who can write to the memory can put sessions in.
+/// A session is sealed with its key, which is derived from the name in its ID by who has the ``TicketKey``s, and kept no
+/// longer than the handshake: who reads the memory learns nothing of it. Who can write to the memory can take sessions out.
 ///
 /// Any process may die, or be stopped, at any instruction. A bucket is locked while it is written, and a lock that is held
 /// for longer than any writing takes is broken: the bucket is wiped then, as nobody knows what is in it. Who reads a
@@ -22,7 +21,7 @@ package final class SessionTable: @unchecked Sendable {
     /// The most bytes of a session.
     package static let maximumSize = bucketByteCount - Offset.entries - entryHeader - SessionLocator.overhead
     /// What memory with this layout begins with. Another layout has another number.
-    private static let layout: UInt64 = 0x6474_6c73_7365_7301
+    private static let layout: UInt64 = 0x6474_6c73_7365_7302
 
     private let base: UnsafeMutableRawPointer
     private let bucketCount: Int
@@ -90,9 +89,10 @@ package final class SessionTable: @unchecked Sendable {
     }
 
     /// Puts a session in. The client of one that is left out does a full handshake.
-    package func insert(_ session: [UInt8], id: UnsafeRawBufferPointer, now: Instant) -> Insertion {
+    func insert(_ session: [UInt8], key: SessionKey, now: Instant) -> Insertion {
         guard session.count <= Self.maximumSize else { return .tooLarge }
-        guard let locator = SessionLocator(id), let sealed = locator.seal(session) else { return .failed }
+        let locator = SessionLocator(key)
+        guard let sealed = locator.seal(session) else { return .failed }
         let size = Self.size(sealedCount: sealed.count)
         let bucket = bucket(of: locator)
         guard let token = lock(bucket, now) else { return .busy }
@@ -185,9 +185,9 @@ package final class SessionTable: @unchecked Sendable {
 
     // MARK: Reading
 
-    /// The session with an ID, or `nil`.
-    package func session(_ id: UnsafeRawBufferPointer) -> [UInt8]? {
-        guard let locator = SessionLocator(id) else { return nil }
+    /// The session with a key, or `nil`.
+    func session(_ key: SessionKey) -> [UInt8]? {
+        let locator = SessionLocator(key)
         let bucket = bucket(of: locator)
         for _ in 0..<Self.maximumTries {
             let before = SharedWord.load(bucket + Offset.sequence)
@@ -271,12 +271,12 @@ private final class AnonymousMemory {
     }
 }
 
-/// What is made of a session's ID: where the session is, what it is found by, and the key that it is sealed with
-/// (AES-256-GCM). None of it leads back to the ID.
-final class SessionLocator {
+/// What a session's key says: where the session is, what it is found by, and what it is sealed with (AES-256-GCM). It is valid
+/// as long as the key.
+struct SessionLocator {
     let bucket: UInt64
     let name: (UInt64, UInt64)
-    private var key: [UInt8]
+    private let cipherKey: UnsafePointer<UInt8>?
 
     /// Bytes that sealing adds: a nonce before, and a tag behind.
     static let overhead = nonceLength + tagLength
@@ -286,23 +286,14 @@ final class SessionLocator {
 
     nonisolated(unsafe) private static let cipher = EVP_CIPHER_fetch(nil, "AES-256-GCM", nil)
 
-    /// - Returns: `nil` where OpenSSL makes no digest.
-    init?(_ id: UnsafeRawBufferPointer) {
-        var input = Array("dtlsd session".utf8) + id
-        var digest = [UInt8](repeating: 0, count: 64)
-        let isMade = EVP_Digest(input, input.count, &digest, nil, EVP_sha512(), nil) == 1
-        OPENSSL_cleanse(&input, input.count)
-        defer { OPENSSL_cleanse(&digest, digest.count) }
-        let words = digest.withUnsafeBytes { bytes in
-            (0..<3).map { bytes.loadUnaligned(fromByteOffset: Self.keyLength + 8 * $0, as: UInt64.self) }
+    init(_ key: SessionKey) {
+        func word(_ index: Int) -> UInt64 {
+            key.derived.loadUnaligned(fromByteOffset: Self.keyLength + 8 * index, as: UInt64.self)
         }
-        name = (words[0], words[1])
-        bucket = words[2]
-        key = Array(digest[..<Self.keyLength])
-        guard isMade else { return nil }
+        name = (word(0), word(1))
+        bucket = word(2)
+        cipherKey = key.derived.baseAddress?.assumingMemoryBound(to: UInt8.self)
     }
-
-    deinit { OPENSSL_cleanse(&key, key.count) }
 
     /// - Returns: `nil` where OpenSSL fails, without memory for example.
     func seal(_ text: [UInt8]) -> [UInt8]? {
@@ -313,7 +304,7 @@ final class SessionLocator {
         var tag = [UInt8](repeating: 0, count: Self.tagLength)
         var (count, last) = (Int32(0), Int32(0))
         guard RAND_bytes(&nonce, Int32(nonce.count)) == 1,
-            EVP_EncryptInit_ex(context, Self.cipher, nil, key, nonce) == 1,
+            EVP_EncryptInit_ex(context, Self.cipher, nil, cipherKey, nonce) == 1,
             EVP_EncryptUpdate(context, &sealed, &count, text, Int32(text.count)) == 1,
             EVP_EncryptFinal_ex(context, &tag, &last) == 1,
             EVP_CIPHER_CTX_ctrl(context, EVP_CTRL_AEAD_GET_TAG, Int32(tag.count), &tag) == 1
@@ -324,7 +315,7 @@ final class SessionLocator {
         return nonce + sealed + tag
     }
 
-    /// - Returns: `nil` for what was not sealed with the same ID, and for what has changed since.
+    /// - Returns: `nil` for what was not sealed with the same key, and for what has changed since.
     func open(_ sealed: [UInt8]) -> [UInt8]? {
         guard sealed.count >= Self.overhead, let context = EVP_CIPHER_CTX_new() else { return nil }
         defer { EVP_CIPHER_CTX_free(context) }
@@ -333,7 +324,7 @@ final class SessionLocator {
         var text = [UInt8](repeating: 0, count: body.count)
         var end = [UInt8](repeating: 0, count: Self.tagLength)
         var (count, last) = (Int32(0), Int32(0))
-        guard EVP_DecryptInit_ex(context, Self.cipher, nil, key, Array(sealed.prefix(Self.nonceLength))) == 1,
+        guard EVP_DecryptInit_ex(context, Self.cipher, nil, cipherKey, Array(sealed.prefix(Self.nonceLength))) == 1,
             EVP_DecryptUpdate(context, &text, &count, body, Int32(body.count)) == 1,
             EVP_CIPHER_CTX_ctrl(context, EVP_CTRL_AEAD_SET_TAG, Int32(tag.count), &tag) == 1,
             EVP_DecryptFinal_ex(context, &end, &last) == 1

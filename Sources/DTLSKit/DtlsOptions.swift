@@ -115,8 +115,8 @@ public struct DtlsServerOption: Sendable, Equatable {
     /// An OCSP response about the certificate, DER, for clients that ask for one (RFC 6066, section 8). It is left out when it
     /// is out of date.
     public var ocspResponse: [UInt8]?
-    /// The keys that session tickets are sealed with, of 80 random bytes each, so that several processes or machines resume
-    /// each other's sessions. The first one seals, all open. None: a key that this server draws, and its tasks share. See
+    /// The keys that those of session tickets are derived from, of 80 random bytes each, so that several processes or machines
+    /// resume each other's sessions. The first one seals, all open. None: a key that this server draws, and its tasks share. See
     /// ``DtlsServer/setTicketKeys(_:)``.
     public var ticketKeys: [[UInt8]]
     /// Whether the connection keeps the secret that ``DtlsConnection/exportKeyingMaterial(label:context:length:)`` derives keys

@@ -120,7 +120,7 @@ enum TicketKeys {
                 throw .invalid("ticket key \(index + 1) has \(key.count) bytes; it must have \(TicketKey.length)")
             }
             guard names.insert(Array(key.name)).inserted else {
-                throw .invalid("ticket key \(index + 1) begins with the same 16 bytes, its name, as another one")
+                throw .invalid("ticket key \(index + 1) begins with the same 16 bytes as another one")
             }
         }
     }

@@ -116,7 +116,7 @@ public final class DtlsServer: DtlsSocket {
     ///
     /// A key that is to come should be last for a while, in all processes, before it becomes the first in one; and one that
     /// was first should stay for as long as a session can be resumed, two hours.
-    /// - Parameter keys: of 80 random bytes each, the first 16 of which are the key's name in tickets; one or more.
+    /// - Parameter keys: of 80 random bytes each, no two of which begin with the same 16; one or more.
     public func setTicketKeys(_ keys: [[UInt8]]) throws(DtlsError) {
         checkThread()
         guard listener != nil else { throw .notOpen }

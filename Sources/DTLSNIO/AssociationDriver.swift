@@ -74,7 +74,8 @@
             let work = work { lease, work in
                 datagram.withUnsafeReadableBytes { bytes in
                     switch association.receive(bytes, now: now, lease, offer: offer) {
-                    case .taken: gatherEvents(of: bytes.count, lease, &work)
+                    // The keys of a new handshake's sessions are the context's here.
+                    case .taken, .wantsKeys: gatherEvents(of: bytes.count, lease, &work)
                     case .misdelivered: isTaken = false
                     }
                 }

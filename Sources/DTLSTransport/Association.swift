@@ -34,6 +34,9 @@ package final class Association {
     package enum Disposition {
         /// The association has taken it: ask for what follows from it.
         case taken
+        /// It is a hello that begins a new handshake, once it comes again with the keys of that one's sessions
+        /// (``RehandshakeMaterial/Keys``).
+        case wantsKeys
         /// It is not this association's. A listener should see it, after this one's end where that has come.
         case misdelivered
     }
@@ -128,14 +131,15 @@ package final class Association {
     /// - Parameters:
     ///   - slot: is written from the end of the handshake on.
     ///   - connectionID: what the client is to put into its records, where it has offered to (RFC 9146).
+    ///   - resumptionKeys: the keys of the handshake's sessions, in place of the context's.
     ///   - traffic: where it counts what passes.
     package static func accept(
         _ hello: consuming VerifiedHello, _ flow: FlowKey, slot: ConnectionSlot? = nil, context: ServerContext,
-        connectionID: ConnectionID? = nil, limits: Connection.Limits, traffic: TrafficCounters = .ignored,
-        buffers: EngineBuffers, now: Instant
+        connectionID: ConnectionID? = nil, resumptionKeys: ResumptionKeys? = nil, limits: Connection.Limits,
+        traffic: TrafficCounters = .ignored, buffers: EngineBuffers, now: Instant
     ) throws(OpenSSLError) -> Association {
         let random = hello.random
-        let engine = try makeEngine(hello, flow, context, connectionID, limits, buffers, now: now)
+        let engine = try makeEngine(hello, flow, context, connectionID, resumptionKeys, limits, buffers, now: now)
         return Association(engine, flow, random, slot, limits, traffic, buffers, now: now)
     }
 
@@ -183,14 +187,15 @@ package final class Association {
 
     private static func makeEngine(
         _ hello: consuming VerifiedHello, _ flow: FlowKey, _ context: ServerContext, _ connectionID: ConnectionID?,
-        _ limits: Connection.Limits, _ buffers: EngineBuffers, now: Instant
+        _ resumptionKeys: ResumptionKeys?, _ limits: Connection.Limits, _ buffers: EngineBuffers, now: Instant
     ) throws(OpenSSLError) -> Engine {
         var limits = limits
         if let known = buffers.pathSizes.size(to: flow.peer, now: now) { limits.mtu = min(limits.mtu, known) }
         // The address without its port.
         let engine = try Engine(
             accepting: context, over: buffers.bio, payloadSize: limits.payloadSize(flow.local.family), hello: hello,
-            localAddress: flow.local.withBytes { [UInt8]($0.dropLast(2)) }, connectionID: connectionID)
+            localAddress: flow.local.withBytes { [UInt8]($0.dropLast(2)) }, connectionID: connectionID,
+            resumptionKeys: resumptionKeys)
         if let timeout = limits.retransmission { engine.setFirstTimeout(timeout) }
         return engine
     }
@@ -316,8 +321,15 @@ package final class Association {
                 end(.replaced)
                 return .misdelivered
             }
-            if rehandshakes.takeIfHeld(of: Rehandshake.limit, now: now) {
-                beginRehandshake(hello, context, pathMTU: offer.pathMTU, now: now)
+            switch offer.material.keys {
+            case .given(let keys):
+                beginRehandshake(hello, context, keys, pathMTU: offer.pathMTU, now: now)
+            case .ofContext:
+                guard rehandshakes.takeIfHeld(of: Rehandshake.limit, now: now) else { break }
+                beginRehandshake(hello, context, nil, pathMTU: offer.pathMTU, now: now)
+            case .wanted:
+                guard rehandshakes.takeIfHeld(of: Rehandshake.limit, now: now) else { break }
+                return .wantsKeys
             }
         case .continues:
             rehandshake?.engine.deliver(datagram)
@@ -556,11 +568,11 @@ package final class Association {
     // MARK: Rehandshake
 
     private func beginRehandshake(
-        _ hello: consuming VerifiedHello, _ context: ServerContext, pathMTU: Int?, now: Instant
+        _ hello: consuming VerifiedHello, _ context: ServerContext, _ keys: ResumptionKeys?, pathMTU: Int?, now: Instant
     ) {
         let random = hello.random
         do throws(OpenSSLError) {
-            let engine = try Self.makeEngine(hello, flow, context, connectionIDs?.own, limits, shared, now: now)
+            let engine = try Self.makeEngine(hello, flow, context, connectionIDs?.own, keys, limits, shared, now: now)
             if let pathMTU { engine.limitPayload(to: payloadSize(inMTU: pathMTU)) }
             rehandshake = Rehandshake(engine: engine, random: random, started: now)
             hasNewDeadline = true

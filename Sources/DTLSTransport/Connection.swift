@@ -18,6 +18,9 @@ package protocol ConnectionDelegate: AnyObject {
     func connection(_ connection: Connection, misdelivered datagram: UnsafeRawBufferPointer, from peer: SocketAddress)
     /// Whether the peer may do a new handshake on this connection's socket, and with what; `nil`: it may not.
     func rehandshakeMaterial(for connection: Connection) -> RehandshakeMaterial?
+    /// The keys of a new handshake's sessions are wanted, as the material has said: with these, the datagram, which is
+    /// valid during the call, is to be received again.
+    func connection(_ connection: Connection, wantsKeysFor datagram: UnsafeRawBufferPointer)
     /// The peer has lost its state, and has done a new handshake: the association that it had is over.
     /// `connectionEstablished` follows.
     func connectionReplaced(_ connection: Connection)
@@ -53,6 +56,7 @@ package protocol ConnectionDelegate: AnyObject {
 extension ConnectionDelegate {
     package func connection(_ connection: Connection, socketFailed errno: Int32) {}
     package func connectionIsSilent(_ connection: Connection) {}
+    package func connection(_ connection: Connection, wantsKeysFor datagram: UnsafeRawBufferPointer) {}
     package func connection(_ connection: Connection, wantsSocketAt flow: FlowKey) {}
     package func connection(_ connection: Connection, send datagram: UnsafeRawBufferPointer, to flow: FlowKey) {}
     package func connectionAnswered(_ connection: Connection) {}
@@ -124,15 +128,17 @@ package final class Connection: TimerTarget, EventHandler {
     ///   - slot: the index of the slot in ``Datapath/slots`` that keeps what another process needs to go on with the
     ///     connection, from the end of its handshake on.
     ///   - connectionID: what the client is to put into its records, where it has offered to (RFC 9146).
+    ///   - resumptionKeys: the keys of the handshake's sessions, in place of the context's.
     ///   - traffic: where it counts what passes.
     package static func accept(
         on socket: consuming FileDescriptor, _ flow: FlowKey, slot: Int? = nil, hello: consuming VerifiedHello,
-        context: ServerContext, connectionID: ConnectionID? = nil, limits: Limits, traffic: TrafficCounters = .ignored,
-        datapath: Datapath, delegate: any ConnectionDelegate
+        context: ServerContext, connectionID: ConnectionID? = nil, resumptionKeys: ResumptionKeys? = nil,
+        limits: Limits, traffic: TrafficCounters = .ignored, datapath: Datapath, delegate: any ConnectionDelegate
     ) throws(OpenSSLError) -> Connection {
         let association = try Association.accept(
-            hello, flow, slot: datapath.slot(slot), context: context, connectionID: connectionID, limits: limits,
-            traffic: traffic, buffers: datapath.buffers, now: datapath.loop.now)
+            hello, flow, slot: datapath.slot(slot), context: context, connectionID: connectionID,
+            resumptionKeys: resumptionKeys, limits: limits, traffic: traffic, buffers: datapath.buffers,
+            now: datapath.loop.now)
         return Connection(association, socket, slot, datapath, delegate)
     }
 
@@ -363,6 +369,7 @@ package final class Connection: TimerTarget, EventHandler {
     private func receiveRarity(_ datagram: UnsafeRawBufferPointer, _ lease: borrowing OutboxLease) {
         switch association.receive(datagram, now: datapath.loop.now, lease, offer: { rehandshakeOffer }) {
         case .taken: handOutEvents(lease, of: datagram.count)
+        case .wantsKeys: delegate?.connection(self, wantsKeysFor: datagram)
         case .misdelivered: returnToListener(datagram, from: peer)
         }
     }
@@ -377,6 +384,7 @@ package final class Connection: TimerTarget, EventHandler {
         hasAnsweredRepetition = false
         switch association.receive(datagram, now: datapath.loop.now, lease, offer: { rehandshakeOffer }) {
         case .taken: handOutEvents(lease, of: datagram.count, from: source)
+        case .wantsKeys: delegate?.connection(self, wantsKeysFor: datagram)
         case .misdelivered:
             // A record that has come by its connection ID, and is of another connection all the same, is nobody's.
             if wasRead || ClientHello.couldBePart(of: datagram) { returnToListener(datagram, from: source.peer) }

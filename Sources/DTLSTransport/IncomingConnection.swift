@@ -42,6 +42,22 @@ package struct IncomingConnection: ~Copyable {
         }
     }
 
+    /// Whether it is a client with a hello.
+    package var isOfClient: Bool {
+        switch hello {
+        case .some: true
+        case nil: false
+        }
+    }
+
+    /// The name of the session that the client wants to resume.
+    package var offeredSession: SessionName? {
+        switch hello {
+        case .some(let hello): hello.offeredSession
+        case nil: nil
+        }
+    }
+
     /// How many datagrams go along with a new connection: the fragments of a hello, for example.
     private static let maximumForwarded = 15
     /// All of them together, so that a hand-over stays well below ``UnixChannel/maximumMessageSize``.

@@ -33,6 +33,8 @@ package final class MessageChannel: EventHandler {
     private static let messagesPerTurn = 64
     /// How long they may take, but for the first one; `nil`: as long as they do.
     package var longestTurn: Duration?
+    /// Whether each message is wiped once it was read, since there are secrets in some.
+    package var wipesMessages = false
 
     /// The descriptor is closed when the message is sent, or with the channel.
     private final class Waiting {
@@ -132,6 +134,7 @@ package final class MessageChannel: EventHandler {
             delegate.channel(
                 self, received: UnsafeRawBufferPointer(rebasing: buffer[..<count]), descriptor: attached,
                 descriptorWasLost: lost)
+            if wipesMessages, let start = buffer.baseAddress { explicit_bzero(start, count) }
             return true
         }
     }

@@ -11,8 +11,22 @@ package struct RehandshakeMaterial {
     /// peer is known by a connection ID (RFC 9146), and may be at another address by now, while a NAT has given its port
     /// to the peer that says hello.
     package let staysBeside: Bool
+    package let keys: Keys
 
-    package init(context: ServerContext?, cookies: CookieAuthority, staysBeside: Bool = false) {
+    /// Where the keys of the new handshake's sessions come from.
+    package enum Keys {
+        /// From the context, as far as it has any.
+        case ofContext
+        /// From another process, which is to be asked (``Association/Disposition/wantsKeys``).
+        case wanted
+        /// From another process, which has given them for the hello that is received.
+        case given(ResumptionKeys)
+    }
+
+    package init(
+        context: ServerContext?, cookies: CookieAuthority, staysBeside: Bool = false, keys: Keys = .ofContext
+    ) {
+        self.keys = keys
         self.context = context
         self.cookies = cookies
         self.staysBeside = staysBeside

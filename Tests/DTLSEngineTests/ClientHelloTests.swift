@@ -239,4 +239,39 @@ struct NotAHello: Error {}
             #expect(hello.offersNoKnownVersion == isUnknown)
         }
     }
+
+    // MARK: Sessions
+
+    private static let name = (1...16).map { UInt8($0) }
+
+    /// session_ticket behind another extension.
+    @Test(
+        arguments: [
+            ([], [], nil), ([], [UInt8](repeating: 9, count: 32), [UInt8](repeating: 9, count: 16)),
+            ([], [UInt8](repeating: 9, count: 15), nil),
+            ([0x00, 0x23, 0x00, 0x00], [UInt8](repeating: 9, count: 16), [UInt8](repeating: 9, count: 16)),
+            ([0x00, 0x23, 0x00, 0x0f] + name.dropLast(), [], nil), ([0x00, 0x23, 0x00, 0x10] + name, [], name),
+            ([0x00, 0x23, 0x00, 0x12] + name + [8, 8], [UInt8](repeating: 9, count: 32), name),
+            // One that is longer than what there is.
+            ([0x00, 0x23, 0x00, 0x11] + name, [], nil), ([0x00, 0x23, 0xff, 0xff], [], nil),
+        ] as [([UInt8], [UInt8], [UInt8]?)])
+    func `what a client wants to resume is told by its ticket, or its session ID`(
+        _ ticket: [UInt8], _ id: [UInt8], _ expected: [UInt8]?
+    ) throws {
+        let extensions: [UInt8] = [0x00, 0x0b, 0x00, 0x02, 0x01, 0x00] + ticket
+        var builder = HelloBuilder()
+        builder.sessionID = id
+        builder.rest = [0, UInt8(extensions.count)] + extensions
+        try withHello(builder.bytes) { hello in
+            #expect(hello.offeredSession.map { $0.withBytes { [UInt8]($0) } } == expected)
+        }
+        // Fragments that end before the ticket does.
+        for length in (builder.body.count - ticket.count)..<builder.body.count {
+            builder.fragmentLength = length
+            try withHello(builder.bytes) { hello in
+                let found = hello.offeredSession.map { $0.withBytes { [UInt8]($0) } }
+                #expect(found == (id.count >= 16 ? Array(id.prefix(16)) : nil))
+            }
+        }
+    }
 }

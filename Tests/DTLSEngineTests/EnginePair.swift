@@ -42,6 +42,8 @@ final class EnginePair {
     /// What the server's engine has clients put into their records.
     private let serverID: ConnectionID?
     private let serverTimeout: Duration?
+    /// Has the ticket keys of the server in another process's place; `nil`: the server's context has them.
+    private let keySource: TicketKeyRing?
     private let cookies: CookieAuthority
     private let fragments = HelloFragments()
     /// How many good cookies are refused, as if they had become too old.
@@ -59,7 +61,8 @@ final class EnginePair {
     init(
         client clientSettings: ClientSettings, server serverSettings: ServerSettings, payloadSize: Int = 1452,
         conditions: WireConditions = .perfect, seed: UInt64 = 1, serverName: String? = "localhost",
-        ticketKeys: [UInt8]? = nil, session: ResumableSession? = nil, sessions: SessionCache? = nil,
+        ticketKeys: [UInt8]? = nil, keySource: TicketKeyRing? = nil, session: ResumableSession? = nil,
+        sessions: SessionCache? = nil,
         localAddress: [UInt8] = [],
         asksForStaple: Bool = false, askingFor otherName: String? = nil,
         scheduleCapacity: Int = CipherContexts.defaultCapacity, clientTimeout: Duration? = nil,
@@ -75,9 +78,10 @@ final class EnginePair {
         serverSettings.connectionIDs = serverID != nil
         self.serverID = serverID
         self.serverTimeout = serverTimeout
+        self.keySource = keySource
+        let ring = ticketKeys.flatMap(TicketKey.init).map { TicketKeyRing([$0]) }
         serverContext = try ServerContext(
-            serverSettings, tickets: ticketKeys.flatMap(TicketKey.init).map { TicketKeyRing([$0]) }, sessions: sessions,
-            heldKeys: heldKeys)
+            serverSettings, tickets: keySource == nil ? ring : TicketKeyRing(), sessions: sessions, heldKeys: heldKeys)
         self.payloadSize = payloadSize
         self.localAddress = localAddress
         cookies = try CookieAuthority(secret: Array(repeating: 9, count: 32))
@@ -239,9 +243,11 @@ final class EnginePair {
 
     private func begin(_ hello: consuming VerifiedHello) {
         do throws(OpenSSLError) {
+            let keys = keySource?.makeResumptionKeys(offered: hello.offeredSession)
             server.engine = try Engine(
                 accepting: serverContext, over: bio, payloadSize: payloadSize, hello: hello,
-                localAddress: localAddress, connectionID: serverID)
+                localAddress: localAddress, connectionID: serverID,
+                resumptionKeys: keys?.withUnsafeBytes { ResumptionKeys($0) })
             if let serverTimeout { server.engine?.setFirstTimeout(serverTimeout) }
             proceed(.server)
         } catch { server.error = .handshake(error, verification: nil) }

@@ -43,8 +43,15 @@ private final class Memory {
 @Suite struct SessionTableTests {
     private let start = Instant(nanoseconds: 5_000_000_000)
 
-    private func id(_ number: Int) -> [UInt8] {
-        withUnsafeBytes(of: number.bigEndian) { Array(repeating: 7, count: 24) + $0 }
+    /// What a ring makes of a name.
+    private func key(_ number: Int) -> [UInt8] {
+        var key = [UInt8](repeating: 0, count: SessionKey.byteCount)
+        for index in key.indices { key[index] = UInt8(truncatingIfNeeded: (number + 1) &* (index &* 31 + 7)) }
+        return key
+    }
+
+    private func withKey<Result>(_ number: Int, _ body: (SessionKey) -> Result) -> Result {
+        key(number).withUnsafeBytes { body(SessionKey($0)) }
     }
 
     private func session(_ number: Int, size: Int = 200) -> [UInt8] {
@@ -55,11 +62,11 @@ private final class Memory {
     private func insert(
         _ number: Int, into table: SessionTable, size: Int = 200, after time: Duration = .zero
     ) -> SessionTable.Insertion {
-        id(number).withUnsafeBytes { table.insert(session(number, size: size), id: $0, now: start + time) }
+        withKey(number) { table.insert(session(number, size: size), key: $0, now: start + time) }
     }
 
     private func find(_ number: Int, in table: SessionTable) -> [UInt8]? {
-        id(number).withUnsafeBytes { table.session($0) }
+        withKey(number) { table.session($0) }
     }
 
     @Test func `what one process puts in, another finds`() throws {
@@ -70,11 +77,11 @@ private final class Memory {
         #expect(find(40, in: one) == nil)
     }
 
-    @Test func `a session with the same ID replaces the former one`() throws {
+    @Test func `a session with the same key replaces the former one`() throws {
         let memory = Memory()
         let table = try memory.table()
         for number in 0..<3 { insert(number, into: table) }
-        let insertion = id(1).withUnsafeBytes { table.insert([9, 9, 9], id: $0, now: start) }
+        let insertion = withKey(1) { table.insert([9, 9, 9], key: $0, now: start) }
         #expect(insertion == .stored(replaced: 0))
         #expect(find(1, in: table) == [9, 9, 9])
         #expect(find(0, in: table) == session(0) && find(2, in: table) == session(2))
@@ -127,12 +134,13 @@ private final class Memory {
         #expect(find(1, in: table) == nil)
     }
 
-    /// Who can read the memory has to know the ID as well.
-    @Test func `neither a session nor its ID stands in the memory`() throws {
+    /// Who can read the memory has to know the key as well.
+    @Test func `neither a session nor its key stands in the memory`() throws {
         let memory = Memory()
         let table = try memory.table()
         insert(1, into: table)
-        #expect(!memory.contains(Array(session(1).prefix(12))) && !memory.contains(Array(id(1).suffix(12))))
+        #expect(!memory.contains(Array(session(1).prefix(12))))
+        #expect(!memory.contains(Array(key(1)[..<16])) && !memory.contains(Array(key(1)[16..<48])))
         #expect(!memory.isEmpty && find(1, in: table) == session(1))
     }
 
@@ -174,6 +182,8 @@ private final class Memory {
 @Suite struct SessionIDTests {
     let certificates: TestCertificates
     private let memory = Memory(buckets: 16)
+    /// Of the process that gives the keys of sessions.
+    private let keys = TicketKeyRing(randomKey: ())
     private final class Events { var all: [SessionCache.Event] = [] }
     private let events = Events()
 
@@ -199,7 +209,8 @@ private final class Memory {
     ) throws -> EnginePair {
         let pair = try EnginePair(
             client: client ?? ClientSettings(certificateAuthorities: certificates.authority),
-            server: server ?? self.server(), session: session, sessions: cache(),
+            server: server ?? self.server(), keySource: keys, session: session,
+            sessions: cache(),
             prepareClient: { SSL_set_options($0, CO_SSL_OP_NO_TICKET) })
         pair.handshake()
         try #require(pair.client.isEstablished && pair.server.isEstablished)
@@ -236,7 +247,7 @@ private final class Memory {
         func pair(_ session: ResumableSession?) throws -> EnginePair {
             let pair = try EnginePair(
                 client: ClientSettings(certificateAuthorities: certificates.authority), server: server,
-                session: session, sessions: cache())
+                keySource: keys, session: session, sessions: cache())
             pair.handshake()
             return pair
         }
@@ -253,6 +264,29 @@ private final class Memory {
         memory.bytes.initializeMemory(as: UInt8.self, repeating: 0)
         #expect(try pair(session).server.engine?.isResumed == false)
         #expect(events.all.suffix(2) == [.miss, .inserted(.stored(replaced: 0))])
+    }
+
+    /// The table tells sessions by the key alone, which is one of the ID's first half.
+    @Test func `an ID whose end is another names no session`() throws {
+        let session = try #require(pair().client.session)
+        var count: UInt32 = 0
+        let start = SSL_SESSION_get_id(session.pointer, &count)
+        var id = Array(UnsafeBufferPointer(start: start, count: Int(count)))
+        try #require(count == 32)
+        id[31] ^= 1
+        let isSet = SSL_SESSION_set1_id(session.pointer, id, 32) == 1
+        try #require(isSet)
+        let next = try pair(session)
+        #expect(next.server.engine?.isResumed == false && events.all.contains(.miss))
+    }
+
+    @Test func `a session is of no use once its ticket key is gone`() throws {
+        let session = try #require(pair().client.session)
+        let former = keys.keys
+        keys.keys = try [#require(TicketKey([UInt8](repeating: 3, count: 80)))]
+        #expect(try pair(session).server.engine?.isResumed == false)
+        keys.keys += former
+        #expect(try pair(session).server.engine?.isResumed == true)
     }
 
     @Test func `a session is of no use once the settings are others`() throws {

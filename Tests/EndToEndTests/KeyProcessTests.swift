@@ -53,25 +53,6 @@ extension EndToEnd {
             return der[start.upperBound..<(start.upperBound + 32)]
         }
 
-        /// Whether the memory of a process has these bytes.
-        private static func memory(of pid: pid_t, has bytes: Data) -> Bool {
-            let memory = open("/proc/\(pid)/mem", O_RDONLY)
-            defer { close(memory) }
-            guard memory >= 0 else {
-                Issue.record("the memory of process \(pid) cannot be read")
-                return false
-            }
-            for line in ProcessTable.text(of: "/proc/\(pid)/maps").split(separator: "\n") {
-                let words = line.split(separator: " ")
-                let ends = words[0].split(separator: "-").compactMap { UInt($0, radix: 16) }
-                guard words[1].hasPrefix("rw"), ends.count == 2, ends[1] - ends[0] < 1 << 30 else { continue }
-                var part = Data(count: Int(ends[1] - ends[0]))
-                let count = part.withUnsafeMutableBytes { pread(memory, $0.baseAddress, $0.count, off_t(ends[0])) }
-                if count > 0, part.prefix(count).range(of: bytes) != nil { return true }
-            }
-            return false
-        }
-
         @Test(.enabled(if: geteuid() == 0, "only root reads the memory of others"))
         func `no process but the key process has a private key`() async throws {
             let daemon = try await start(workers: 2)
@@ -84,9 +65,9 @@ extension EndToEnd {
             // OpenSSL has numbers in memory with their lowest byte first.
             let forms = [secret, Data(secret.reversed()), Data(text.utf8)]
             let keys = try #require(Self.keyProcess(of: daemon))
-            #expect(forms.contains { Self.memory(of: keys, has: $0) }, "the search finds what is there")
+            #expect(try !ProcessMemory.search(keys, for: forms).isEmpty, "the search finds what is there")
             for pid in [daemon.program.pid] + daemon.workers {
-                for form in forms { #expect(!Self.memory(of: pid, has: form), "\(ProcessTable.name(of: pid))") }
+                #expect(try ProcessMemory.search(pid, for: forms) == [], "\(ProcessTable.name(of: pid))")
             }
             try await daemon.stop()
         }
@@ -123,14 +104,12 @@ extension EndToEnd {
             try await client.exchange("hello")
             try await daemon.logged("connection opened", "CLIENT=sensor-7")
             let keys = try #require(Self.keyProcess(of: daemon))
-            #expect(Self.memory(of: keys, has: otherBytes) && Self.memory(of: keys, has: Self.bytesOfPSK))
+            #expect(try ProcessMemory.search(keys, for: [otherBytes, Self.bytesOfPSK]) == [0, 1])
             for pid in [daemon.program.pid] + daemon.workers {
-                for form in [other, otherBytes] {
-                    #expect(!Self.memory(of: pid, has: form), "\(ProcessTable.name(of: pid))")
-                }
+                #expect(try ProcessMemory.search(pid, for: [other, otherBytes]) == [], "\(ProcessTable.name(of: pid))")
             }
             // The main process has not even that of the client which is there.
-            #expect(!Self.memory(of: daemon.program.pid, has: Self.bytesOfPSK))
+            #expect(try ProcessMemory.search(daemon.program.pid, for: [Self.bytesOfPSK]) == [])
             try await daemon.stop()
         }
 

@@ -49,6 +49,10 @@ func fuzzClientHello(_ bytes: UnsafePointer<UInt8>?, _ count: Int) -> Int32 {
         let size = ProtocolVersionAlert(answering: hello).write(into: fuzzed.reply)
         guard size > 0, size < count else { fatalError("an alert of \(size) bytes to \(count)") }
     }
+    // A name that lies in the hello, or none.
+    if let name = hello.offeredSession {
+        fuzzed.sum &+= name.withBytes { $0.reduce(0 as UInt64) { $0 &+ UInt64($1) } }
+    }
     fuzzed.minute &+= 1
     // Any bytes are an address.
     let peer = hello.random

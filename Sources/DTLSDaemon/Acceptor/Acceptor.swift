@@ -137,7 +137,7 @@ final class Acceptor: TimerTarget, EventHandler {
             inherited: try self.manager.takeSockets(), stored: self.manager.takeStoredListeners(),
             cookies: try CookieAuthority(secret: cookieSecret), loop: loop, delegate: dispatcher)
         ticketKeys = TicketKeyRotator(memory: self.manager.takeStored(.ticketKeys), loop: loop) {
-            workers.replaceTicketKeys($0)
+            workers.tickets.keys = $0
         }
         sessions = StoredSessions(stored: self.manager.takeStored(.sessions))
         if sessions.active == nil { self.manager.discard(.sessions) }
@@ -346,7 +346,7 @@ final class Acceptor: TimerTarget, EventHandler {
                 snapshot: try makeSnapshot(configuration),
                 keyLog: loader?.takeKeyLog() ?? FileDescriptor(owning: -1),
                 sessions: try sessions.memory(mebibytes: configuration.sessionCache), keys: keys,
-                ticketKeys: try ticketKeys.keys(for: configuration.tickets), needs: WorkerNeeds(configuration))
+                needs: WorkerNeeds(configuration))
             handle(.loaded(ActiveConfiguration(configuration, setup, watcher: watcher)))
         } catch {
             refuse(error)
@@ -405,6 +405,7 @@ final class Acceptor: TimerTarget, EventHandler {
         guard
             let connectionIDs = ConnectionIDAuthority(configuration.connectionIDs, ownKey: connectionIDKey.bytes)
         else { throw SystemError("the keys of connection IDs", errno: ENOMEM) }
+        let ticketKeys = try self.ticketKeys.keys(for: configuration.tickets)
         let change = UserChange(
             to: configuration.user, from: UserAccount.current, isFirst: lifecycle.active == nil && predecessor == nil)
         if case .refused(let reason) = change { throw WrongUser(description: reason) }
@@ -420,7 +421,8 @@ final class Acceptor: TimerTarget, EventHandler {
             throw error
         }
         workers.recycleWorkers(after: configuration.recycle == .zero ? nil : configuration.recycle)
-        ticketKeys.activate(configuration.tickets)
+        workers.tickets.keys = ticketKeys
+        self.ticketKeys.activate(configuration.tickets)
         if sessions.activate(new.setup.sessions) { manager.discard(.sessions) }
         if secret != cookieSecret { listeners.cookies = cookies }
         cookieSecret = secret
@@ -470,7 +472,6 @@ final class Acceptor: TimerTarget, EventHandler {
 
     private func rollBack(from failed: ActiveConfiguration, to previous: ActiveConfiguration) {
         do {
-            previous.setup.ticketKeys = try ticketKeys.keys(for: previous.configuration.tickets)
             try distribute(previous)
         } catch {
             handle(.rollBackFailed(active: failed, reason: "\(error)"))
@@ -609,7 +610,7 @@ final class Acceptor: TimerTarget, EventHandler {
         if ticketKeys.readAgain(), let active = lifecycle.active?.configuration,
             let keys = try? ticketKeys.keys(for: active.tickets)
         {
-            workers.replaceTicketKeys(keys)
+            workers.tickets.keys = keys
         }
         do throws(SystemError) { try workers.giveTables() } catch {
             return handle(.listenersFailed(reason: "the workers cannot be given the connections: \(error)"))

@@ -376,7 +376,9 @@ struct WorkerPool {
         case .releaseDone:
             workers[index].isReleasing = false
             return []
-        case .misdelivered, .wake, .rebind, .sendFromListener, .farSocket, .released, .hostRefused, .keysLost: return []
+        case .misdelivered, .wake, .rebind, .sendFromListener, .farSocket, .released, .hostRefused, .keysLost,
+            .rehandshake:
+            return []
         }
     }
 

@@ -78,6 +78,8 @@ final class WorkerSupervisor: TimerTarget, MessageChannelDelegate {
             }
         }
     }
+    /// What the keys of clients' sessions are derived with. Workers have none of these.
+    let tickets = TicketKeyRing()
     private let loop: EventLoop
     private let logger: Logger
     /// Whether the service manager keeps the tables of connections for the next main process.
@@ -194,12 +196,6 @@ final class WorkerSupervisor: TimerTarget, MessageChannelDelegate {
         return try connections.makeTable(preferring: number)
     }
 
-    /// Sends all workers other keys for session tickets.
-    func replaceTicketKeys(_ keys: [TicketKey]) {
-        setup?.ticketKeys = keys
-        for channel in channels.values { channel.send(MessageToWorker.encode(ticketKeys: keys)) }
-    }
-
     // MARK: Control
 
     /// Sets the level of the workers' logs, whatever the configuration says; `nil`: as the configuration says.
@@ -287,7 +283,8 @@ final class WorkerSupervisor: TimerTarget, MessageChannelDelegate {
                 connection: connection, generation: assignment.generation, target: target, flow: incoming.flow,
                 connectionID: connectionIDLength.flatMap {
                     connections.connectionIDs?.makeConnectionID(for: connection, length: $0)
-                }, hello: incoming.helloHandover, datagrams: incoming.datagrams)
+                }, resumptionKeys: resumptionKeys(for: incoming), hello: incoming.helloHandover,
+                datagrams: incoming.datagrams)
             keys?.noteHandOver(
                 to: assignment.worker, connections: connections[assignment.table]?.count ?? 0)
             if !channel.offer(message, descriptor: incoming.socket.rawValue) {
@@ -304,6 +301,20 @@ final class WorkerSupervisor: TimerTarget, MessageChannelDelegate {
             return connection
         }
         return nil
+    }
+
+    /// The keys of the sessions of a new client; `nil` for a sender of plain datagrams.
+    private func resumptionKeys(for incoming: borrowing IncomingConnection) -> [UInt8]? {
+        guard incoming.isOfClient else { return nil }
+        return tickets.makeResumptionKeys(offered: incoming.offeredSession)
+    }
+
+    /// The same for the client of a connection, which begins another handshake with this datagram.
+    private func resumptionKeys(forHello datagram: UnsafeRawBufferPointer) -> [UInt8] {
+        guard case .hello(let hello) = ClientHello.parse(datagram) else {
+            return tickets.makeResumptionKeys(offered: nil)
+        }
+        return tickets.makeResumptionKeys(offered: hello.offeredSession)
     }
 
     /// Passes a datagram on to the connection that it belongs to.
@@ -558,6 +569,11 @@ final class WorkerSupervisor: TimerTarget, MessageChannelDelegate {
         case .sendFromListener(let datagrams): onDatagrams(datagrams)
         case .hostRefused(let host): onHostRefused(host)
         case .keysLost: keys?.channelLost(by: pid)
+        case .rehandshake(let connection, let hello):
+            guard connection.worker == table else { break }
+            channel.send(
+                MessageToWorker.encode(
+                    rehandshake: connection, resumptionKeys: resumptionKeys(forHello: hello), hello: hello))
         case .report(let report) where report.forged > 0: reportForged(report)
         case .farSocket(let connection):
             if let descriptor { farSockets[pid] = ReleasedSocket(connection, descriptor) }
@@ -691,7 +707,6 @@ final class WorkerSupervisor: TimerTarget, MessageChannelDelegate {
         guard let channel = channels[pid], let copy = copy ?? (try? setup?.copy()) else {
             return pool.configurationNotSent(to: pid)
         }
-        channel.send(MessageToWorker.encode(ticketKeys: copy.ticketKeys))
         if let logLevel { channel.send(MessageToWorker.encode(logLevel: logLevel)) }
         if !traces.isEmpty { channel.send(MessageToWorker.encode(trace: traces)) }
         // A worker that does not get them serves clients without tickets by full handshakes.

@@ -25,8 +25,9 @@ enum MessageToWorker {
     case stop(keepingConnections: Bool)
     /// Answer with a report.
     case ping
-    /// The keys of session tickets from now on: the first one seals, all of them open.
-    case ticketKeys([TicketKey])
+    /// The keys of the sessions of a re-handshake come along that ``MessageFromWorker/rehandshake(id:hello:)`` has asked for,
+    /// with its hello (``ResumptionKeys``).
+    case rehandshake(id: ConnectionNumber, resumptionKeys: UnsafeRawBufferPointer, hello: UnsafeRawBufferPointer)
     /// The file that connections' secrets are appended to comes along. It belongs to the next ``configure(generation:)``.
     case keyLog
     /// The memory that all workers keep the sessions of clients without tickets in comes along (``SessionTable``). It
@@ -106,6 +107,8 @@ enum MessageToWorker {
         let flow: FlowKey
         /// What the client is to put into its records (RFC 9146); `nil`: its offer of connection IDs is not answered.
         let connectionID: ConnectionID?
+        /// The keys of the handshake's sessions (``ResumptionKeys``); `nil` for a client's sender.
+        let resumptionKeys: UnsafeRawBufferPointer?
         /// A service's ``VerifiedHello`` as it is handed over; `nil` for a client's sender.
         let hello: UnsafeRawBufferPointer?
         /// What was read after the hello, or from the sender.
@@ -125,7 +128,7 @@ enum MessageToWorker {
         case misdelivered = 3
         case stop = 4
         case ping = 5
-        case ticketKeys = 6
+        case rehandshake = 6
         case keyLog = 7
         case slots = 8
         case takeOver = 9
@@ -152,7 +155,7 @@ enum MessageToWorker {
 
     static func encode(
         connection id: ConnectionNumber, generation: UInt32, target: Target, flow: FlowKey,
-        connectionID: ConnectionID?, hello: [UInt8]?, datagrams: [[UInt8]]
+        connectionID: ConnectionID?, resumptionKeys: [UInt8]?, hello: [UInt8]?, datagrams: [[UInt8]]
     ) -> [UInt8] {
         encodeMessage(Kind.connection) {
             $0.number(id)
@@ -160,8 +163,19 @@ enum MessageToWorker {
             $0.target(target)
             $0.flow(flow)
             $0.optional(connectionID) { writer, id in id.withUnsafeBytes { writer.data($0) } }
+            $0.optional(resumptionKeys) { $0.data($1) }
             $0.optional(hello) { $0.data($1) }
             $0.list(datagrams) { $0.data($1) }
+        }
+    }
+
+    static func encode(
+        rehandshake id: ConnectionNumber, resumptionKeys: [UInt8], hello: UnsafeRawBufferPointer
+    ) -> [UInt8] {
+        encodeMessage(Kind.rehandshake) {
+            $0.number(id)
+            $0.data(resumptionKeys)
+            $0.data(hello)
         }
     }
 
@@ -233,10 +247,6 @@ enum MessageToWorker {
         encodeMessage(Kind.release) { $0.integer(count) }
     }
 
-    static func encode(ticketKeys: [TicketKey]) -> [UInt8] {
-        encodeMessage(Kind.ticketKeys) { $0.list(ticketKeys) { $0.data($1.bytes) } }
-    }
-
     static var sessionsBytes: [UInt8] { encodeMessage(Kind.sessions) { _ in } }
     static var keyLogBytes: [UInt8] { encodeMessage(Kind.keyLog) { _ in } }
     static var keysBytes: [UInt8] { encodeMessage(Kind.keys) { _ in } }
@@ -261,13 +271,15 @@ enum MessageToWorker {
                     id: try reader.number(), generation: try reader.integer(), target: try reader.target(),
                     flow: try reader.flow(),
                     connectionID: try reader.optional { reader throws(MalformedBytes) in try reader.connectionID() },
+                    resumptionKeys: try reader.optional { reader throws(MalformedBytes) in try reader.data() },
                     hello: try reader.optional { reader throws(MalformedBytes) in try reader.data() },
                     datagrams: try reader.list { reader throws(MalformedBytes) in try reader.data() }))
         case .misdelivered: self = .misdelivered(id: try reader.number(), datagram: try reader.data())
         case .stop: self = .stop(keepingConnections: try reader.bool())
         case .ping: self = .ping
-        case .ticketKeys:
-            self = .ticketKeys(try reader.list { reader throws(MalformedBytes) in try reader.ticketKey() })
+        case .rehandshake:
+            self = .rehandshake(
+                id: try reader.number(), resumptionKeys: try reader.data(), hello: try reader.data())
         case .keyLog: self = .keyLog
         case .keys: self = .keys
         case .sessions: self = .sessions
@@ -353,6 +365,9 @@ enum MessageFromWorker {
     case report(Report)
     /// A datagram that reached a connection's socket, and belongs to a listener.
     case misdelivered(flow: FlowKey, datagram: UnsafeRawBufferPointer)
+    /// The client of a connection begins a re-handshake with this datagram (RFC 6347, section 4.2.8), whose cookie the worker
+    /// has checked. It is answered with ``MessageToWorker/rehandshake(id:resumptionKeys:hello:)``.
+    case rehandshake(id: ConnectionNumber, hello: UnsafeRawBufferPointer)
     /// Connections without sockets need some: a good record of the peer waits, or a message for it. Each is answered
     /// with ``MessageToWorker/resume(id:flow:datagrams:)`` or ``MessageToWorker/resumeFailed(id:)``.
     case wake([ConnectionNumber])
@@ -461,6 +476,7 @@ enum MessageFromWorker {
         case sendFromListener = 12
         case hostRefused = 13
         case keysLost = 14
+        case rehandshake = 15
     }
 
     static func encode(ready generation: UInt32, capacity: UInt32) -> [UInt8] {
@@ -542,6 +558,13 @@ enum MessageFromWorker {
         encodeMessage(Kind.hostRefused) { $0.string(host) }
     }
 
+    static func encode(rehandshake id: ConnectionNumber, hello: UnsafeRawBufferPointer) -> [UInt8] {
+        encodeMessage(Kind.rehandshake) {
+            $0.number(id)
+            $0.data(hello)
+        }
+    }
+
     static var keysLostBytes: [UInt8] { encodeMessage(Kind.keysLost) { _ in } }
     static var releaseDoneBytes: [UInt8] { encodeMessage(Kind.releaseDone) { _ in } }
 
@@ -576,6 +599,7 @@ enum MessageFromWorker {
         case .releaseDone: self = .releaseDone
         case .hostRefused: self = .hostRefused(try reader.string())
         case .keysLost: self = .keysLost
+        case .rehandshake: self = .rehandshake(id: try reader.number(), hello: try reader.data())
         }
         guard reader.isAtEnd else { throw MalformedBytes() }
     }

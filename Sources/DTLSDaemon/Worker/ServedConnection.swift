@@ -17,6 +17,8 @@ final class ServedConnection: ConnectionDelegate {
     private var handler: (any Handler)?
     private var traffic: TrafficLimiter?
     private var hasBeenEstablished = false
+    /// The keys of the sessions of the re-handshake whose hello is received.
+    private var keysOfRehandshake: ResumptionKeys?
     /// Whether the connection gives its socket up at the end of this turn.
     var isGoingToPark = false
     /// Whether its address is another client's now, so that it gives its socket up even where it is never silent.
@@ -36,7 +38,8 @@ final class ServedConnection: ConnectionDelegate {
         traffic = TrafficLimiter(service.configuration.limits.traffic)
         connection = try Connection.accept(
             on: socket, handover.flow, slot: handover.id.slot, hello: hello, context: service.context,
-            connectionID: handover.connectionID, limits: service.limits, traffic: service.counters.traffic,
+            connectionID: handover.connectionID, resumptionKeys: handover.resumptionKeys.flatMap { ResumptionKeys($0) },
+            limits: service.limits, traffic: service.counters.traffic,
             datapath: worker.datapath, delegate: self)
     }
 
@@ -82,6 +85,13 @@ final class ServedConnection: ConnectionDelegate {
             worker.logs.handshakeFailed(peer: connection.peer, service, "\(error)")
             worker.remove(self)
         }
+    }
+
+    /// Takes the hello of a re-handshake once more, with the keys that were asked for.
+    func receive(_ hello: UnsafeRawBufferPointer, with keys: ResumptionKeys) {
+        keysOfRehandshake = keys
+        connection?.receive(hello)
+        keysOfRehandshake = nil
     }
 
     /// Takes a datagram of this connection's peer that was read from another socket.
@@ -277,7 +287,11 @@ final class ServedConnection: ConnectionDelegate {
 
     func rehandshakeMaterial(for connection: Connection) -> RehandshakeMaterial? {
         worker.rehandshakeMaterial(
-            for: service, connection.peer, staysBeside: worker.slot(id)?.ownConnectionID != nil)
+            for: service, connection.peer, staysBeside: worker.slot(id)?.ownConnectionID != nil, keysOfRehandshake)
+    }
+
+    func connection(_ connection: Connection, wantsKeysFor datagram: UnsafeRawBufferPointer) {
+        worker.send(MessageFromWorker.encode(rehandshake: id, hello: datagram))
     }
 
     func connection(_ connection: Connection, rehandshakeFailed ending: Connection.Ending) {

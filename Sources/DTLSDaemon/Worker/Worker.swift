@@ -68,7 +68,7 @@ final class Worker: MessageChannelDelegate {
     /// The socket that has come last, whose number tells how many there are (open(2)).
     private var lastDescriptor: Int32 = 0
     private lazy var reporter = Reporter(self)
-    /// Ticket keys of every service, including services that a later reload adds.
+    /// Has no keys: those of a client's sessions come with it (``ResumptionKeys``).
     private let ticketKeys = TicketKeyRing()
     private let keyLog: KeyLogWriter
     /// The private keys of all services and clients, which the key process has.
@@ -108,11 +108,15 @@ final class Worker: MessageChannelDelegate {
 
     /// Runs the role until it ends.
     static func run(number: Int) throws {
+        let wipesSessions = FreedMemory.wipeSessions()
         LogBootstrap.start(role: "worker \(number)", level: .info)
         for signal in [SIGINT, SIGTERM, SIGHUP] { Glibc.signal(signal, SIG_IGN) }
         let channel = FileDescriptor(owning: ChildProcess.channelDescriptor)
         let worker = try Worker(number: number, channel: channel)
         worker.awaitsWalls = true
+        if !wipesSessions {
+            worker.logs.always(.internalError, "OpenSSL does not wipe the sessions that it frees in this worker")
+        }
         try worker.loop.run()
     }
 
@@ -132,6 +136,7 @@ final class Worker: MessageChannelDelegate {
         }
         self.channel = try MessageChannel(channel, loop: loop, delegate: self)
         self.channel?.longestTurn = Self.newClientsTurn
+        self.channel?.wipesMessages = true
         handlerResources.hosts.onRefused = { [unowned self] host in
             _ = self.channel?.offer(MessageFromWorker.encode(hostRefused: host))
         }
@@ -179,8 +184,8 @@ final class Worker: MessageChannelDelegate {
             if !keepingConnections { stop() } else if !isStopping { departure.leave(by: loop.now + leaveTimeout) }
         case .ping:
             sendReport(always: true)
-        case .ticketKeys(let keys):
-            ticketKeys.keys = keys
+        case .rehandshake(let id, let keys, let hello):
+            if let keys = ResumptionKeys(keys) { connections[id]?.receive(hello, with: keys) }
         case .sessions:
             if let file = descriptor { nextSessions = file }
         case .keys:
@@ -522,14 +527,17 @@ final class Worker: MessageChannelDelegate {
     /// What a re-handshake on a connection of `service` is done with. The service's certificate may have been renewed
     /// since the connection began. Where the service, or the peer's access to it, is gone from the configuration, there
     /// is no context: the peer may not go on for ever on its old port, and the listener is to refuse it.
-    /// - Parameter staysBeside: see ``RehandshakeMaterial/staysBeside``.
+    /// - Parameters:
+    ///   - staysBeside: see ``RehandshakeMaterial/staysBeside``.
+    ///   - keys: what the main process has given for the hello; `nil` before it was asked.
     func rehandshakeMaterial(
-        for service: ServiceRuntime, _ peer: SocketAddress, staysBeside: Bool
+        for service: ServiceRuntime, _ peer: SocketAddress, staysBeside: Bool, _ keys: ResumptionKeys?
     ) -> RehandshakeMaterial? {
         guard let cookies else { return nil }
         let active = active(service)
         return RehandshakeMaterial(
-            context: allows(peer, service) ? active?.context : nil, cookies: cookies, staysBeside: staysBeside)
+            context: allows(peer, service) ? active?.context : nil, cookies: cookies, staysBeside: staysBeside,
+            keys: keys.map { .given($0) } ?? .wanted)
     }
 
     /// The service of the active configuration in a service's place; `nil` where that is gone from it.

@@ -101,7 +101,7 @@ import Testing
                 if let socket = descriptor { sockets.append(Channel(socket)) }
                 return .handover(handover.id)
             case .misdelivered(let id, let datagram): return .misdelivered(id, [UInt8](datagram))
-            case .ping, .ticketKeys, .sessions, .keyLog, .keys, .counters, .close, .logLevel, .trace, .addresses,
+            case .ping, .rehandshake, .sessions, .keyLog, .keys, .counters, .close, .logLevel, .trace, .addresses,
                 .backend:
                 return .other
             }
@@ -144,7 +144,7 @@ import Testing
 
     private func configure(workers count: Int) throws {
         let setup = WorkerSetup(
-            snapshot: try MemoryFile.make([1], name: "snapshot"), keyLog: FileDescriptor(owning: -1), ticketKeys: [])
+            snapshot: try MemoryFile.make([1], name: "snapshot"), keyLog: FileDescriptor(owning: -1))
         try supervisor.configure(workers: count, setup)
     }
 

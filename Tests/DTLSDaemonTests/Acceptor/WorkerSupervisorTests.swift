@@ -49,7 +49,7 @@ import Testing
 
     private func configure(workers count: Int) throws {
         let setup = WorkerSetup(
-            snapshot: try MemoryFile.make([1], name: "snapshot"), keyLog: FileDescriptor(owning: -1), ticketKeys: [])
+            snapshot: try MemoryFile.make([1], name: "snapshot"), keyLog: FileDescriptor(owning: -1))
         try supervisor.configure(workers: count, setup)
     }
 

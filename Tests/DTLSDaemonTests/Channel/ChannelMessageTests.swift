@@ -22,7 +22,8 @@ import Testing
         MessageToWorker.encode(
             connection: ConnectionNumber(rawValue: 0x1234_5678_9abc), generation: 7, target: target, flow: try flow(),
             connectionID: target == .client(3) ? nil : ConnectionID([7, 8, 9]),
-            hello: target == .client(3) ? nil : [22, 254], datagrams: [[22, 254, 255], [], [1]])
+            resumptionKeys: target == .client(3) ? nil : [5, 6], hello: target == .client(3) ? nil : [22, 254],
+            datagrams: [[22, 254, 255], [], [1]])
     }
 
     @Test(arguments: [Target.service(0), .service(70_000), .client(0), .client(3)])
@@ -38,6 +39,7 @@ import Testing
             #expect(handover.target == target)
             #expect(handover.flow == flow)
             #expect(handover.connectionID == (target == .client(3) ? nil : ConnectionID([7, 8, 9])))
+            #expect(handover.resumptionKeys.map { [UInt8]($0) } == (target == .client(3) ? nil : [5, 6]))
             #expect(handover.hello.map { [UInt8]($0) } == (target == .client(3) ? nil : [22, 254]))
             #expect(handover.datagrams.map { [UInt8]($0) } == [[22, 254, 255], [], [1]])
         }
@@ -160,12 +162,15 @@ import Testing
                 return
             }
         }
-        let keys = try (1...2).map { try #require(TicketKey([UInt8](repeating: $0, count: TicketKey.length))) }
-        try decoded(MessageToWorker.encode(ticketKeys: keys)) { message in
-            guard case .ticketKeys(keys) = message else {
+        let rehandshake = ([1, 2, 3] as [UInt8]).withUnsafeBytes {
+            MessageToWorker.encode(rehandshake: number, resumptionKeys: [4, 5], hello: $0)
+        }
+        try decoded(rehandshake) { message in
+            guard case .rehandshake(id: number, let keys, let hello) = message else {
                 Issue.record("\(message)")
                 return
             }
+            #expect([UInt8](keys) == [4, 5] && [UInt8](hello) == [1, 2, 3])
         }
         let misdelivered = [1, 2, 3].withUnsafeBytes { MessageToWorker.encode(misdelivered: $0, id: number) }
         try decoded(misdelivered) { message in

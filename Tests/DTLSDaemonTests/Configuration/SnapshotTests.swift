@@ -173,13 +173,16 @@ import Testing
 
     @Test func `every property of the snapshot is decoded`() throws {
         let snapshot = try full()
-        #expect(Self.gaps(in: snapshot).isEmpty, "give these a value in full(), so that it is shown that they arrive")
+        // Workers have no ticket keys.
+        let left = ".configuration.tickets.keys"
+        #expect(
+            Self.gaps(in: snapshot) == [left], "give these a value in full(), so that it is shown that they arrive")
         let copy = try decode(BinaryCoding.encode(snapshot))
         #expect(copy.configuration == snapshot.configuration && copy.cookieSecret == snapshot.cookieSecret)
         // No property has its default value, so that a property that is not encoded would be noticed.
         let defaults = Set(Self.leaves(of: bare))
         let unset = Self.leaves(of: snapshot).filter { defaults.contains($0) }
-        #expect(unset.isEmpty, "give these another value in full() than the default")
+        #expect(unset.allSatisfy { $0.hasPrefix(left) }, "give these another value in full() than the default")
     }
 
     /// The properties of a snapshot, its first service and its first client, with their values.

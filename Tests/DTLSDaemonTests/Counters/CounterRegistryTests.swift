@@ -242,8 +242,7 @@ import Testing
         try supervisor.configure(
             workers: 1,
             WorkerSetup(
-                snapshot: try MemoryFile.make([1], name: "snapshot"), keyLog: FileDescriptor(owning: -1),
-                ticketKeys: []))
+                snapshot: try MemoryFile.make([1], name: "snapshot"), keyLog: FileDescriptor(owning: -1)))
         countRefusal(in: try #require(try workers.counters(0)))
         workers.end(0)
         supervisor.childEnded(2_000_000_000, .killed(signal: 9))

@@ -54,7 +54,7 @@ extension ValueType where Value == [TicketKey] {
                         "\(quoted) has \(counted(bytes.count, "byte")); expected \(TicketKey.length)")
                     continue
                 }
-                // The first 16 bytes are the name of the key.
+                // What begins alike is not random.
                 if keys.contains(where: { $0.name == key.name }) {
                     field.report(
                         element: file.number,

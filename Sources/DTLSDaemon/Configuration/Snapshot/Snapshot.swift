@@ -2,12 +2,18 @@ import DTLSEngine
 import LinuxSystem
 import Primitives
 
-/// The configuration without its private keys, and the cookie secret that all workers share. Workers get the keys of session tickets by a
-/// separate message, since these change while the configuration stays the same.
+/// The configuration without its private keys and ticket keys, and the cookie secret that all workers share.
 struct Snapshot: Codable {
     let configuration: Configuration
     /// The cookie secret of the main process and all workers.
     let cookieSecret: [UInt8]
+
+    init(configuration: Configuration, cookieSecret: [UInt8]) {
+        var own = configuration
+        own.tickets.keys = []
+        self.configuration = own
+        self.cookieSecret = cookieSecret
+    }
 }
 
 /// Everything that a worker gets with a configuration.
@@ -21,21 +27,18 @@ final class WorkerSetup {
     var sessions: SharedMemory?
     /// The private keys, which the key process has; `nil`: there are none.
     let keys: KeySet?
-    /// The keys of session tickets, which change while the configuration stays the same.
-    var ticketKeys: [TicketKey]
     /// What workers that are started with it are walled in for.
     let needs: WorkerNeeds
 
     init(
         snapshot: consuming FileDescriptor, keyLog: consuming FileDescriptor, sessions: SharedMemory? = nil,
-        keys: KeySet? = nil, ticketKeys: [TicketKey], needs: WorkerNeeds = WorkerNeeds()
+        keys: KeySet? = nil, needs: WorkerNeeds = WorkerNeeds()
     ) {
         self.needs = needs
         self.sessions = sessions
         self.keys = keys
         self.snapshot = snapshot
         self.keyLog = keyLog
-        self.ticketKeys = ticketKeys
     }
 
     /// Returns a copy to send to one worker.
@@ -45,6 +48,6 @@ final class WorkerSetup {
     func copy(snapshot: consuming FileDescriptor) throws(SystemError) -> WorkerSetup {
         WorkerSetup(
             snapshot: snapshot, keyLog: keyLog.isOpen ? try keyLog.duplicate() : FileDescriptor(owning: -1),
-            sessions: sessions, keys: keys, ticketKeys: ticketKeys, needs: needs)
+            sessions: sessions, keys: keys, needs: needs)
     }
 }

@@ -23,6 +23,8 @@ _Static_assert(CL_MSG_CMSG_CLOEXEC == MSG_CMSG_CLOEXEC, "MSG_CMSG_CLOEXEC");
 _Static_assert(sizeof(struct cl_instruction) == sizeof(struct sock_filter), "sock_filter");
 _Static_assert(CL_O_PATH == O_PATH, "O_PATH");
 _Static_assert(CL_CAP_NET_BIND_SERVICE == CAP_NET_BIND_SERVICE, "CAP_NET_BIND_SERVICE");
+_Static_assert(CL_CAP_DAC_OVERRIDE == CAP_DAC_OVERRIDE && CL_CAP_DAC_READ_SEARCH == CAP_DAC_READ_SEARCH, "CAP_DAC");
+_Static_assert(CL_CAP_SETGID == CAP_SETGID && CL_CAP_SETUID == CAP_SETUID, "CAP_SETUID");
 _Static_assert(CL_SECCOMP_RET_KILL_PROCESS == SECCOMP_RET_KILL_PROCESS, "SECCOMP_RET_KILL_PROCESS");
 _Static_assert(CL_SECCOMP_RET_ERRNO == SECCOMP_RET_ERRNO && CL_SECCOMP_RET_ALLOW == SECCOMP_RET_ALLOW, "SECCOMP_RET");
 _Static_assert(CL_SECCOMP_FILTER_FLAG_SPEC_ALLOW == SECCOMP_FILTER_FLAG_SPEC_ALLOW, "SECCOMP_FILTER_FLAG_SPEC_ALLOW");
@@ -305,8 +307,8 @@ int cl_landlock_version(void) {
 int cl_landlock_create(const struct cl_landlock_ruleset *ruleset) {
     return (int)syscall(SYS_landlock_create_ruleset, ruleset, sizeof *ruleset, 0);
 }
-int cl_landlock_grant(int ruleset, uint64_t rights, int folder) {
-    struct landlock_path_beneath_attr rule = {rights, folder};
+int cl_landlock_grant(int ruleset, uint64_t rights, int place) {
+    struct landlock_path_beneath_attr rule = {rights, place};
     return (int)syscall(SYS_landlock_add_rule, ruleset, LANDLOCK_RULE_PATH_BENEATH, &rule, 0);
 }
 int cl_landlock_restrict(int ruleset) { return (int)syscall(SYS_landlock_restrict_self, ruleset, 0); }

@@ -31,15 +31,12 @@ final class AuxiliaryProcess: MessageChannelDelegate {
         self.loop = loop
     }
 
-    /// What the process itself does first: it leaves signals to the main process, with which it ends.
+    /// What the process itself does first: it leaves signals to the main process, with which it ends, and walls itself in.
     /// - Returns: its end of the channel.
-    static func begin() throws(SystemError) -> FileDescriptor {
+    static func begin(behind walls: AuxiliaryWalls) throws(SystemError) -> FileDescriptor {
         for signal in [SIGINT, SIGTERM, SIGHUP] { Glibc.signal(signal, SIG_IGN) }
         _ = OpenFileLimit.raise()
-        // It parses what comes from the network, and needs its user's rights and nothing else.
-        try? Privileges.dropCapabilities(keepsLowPorts: false)
-        try? Privileges.forbidNew()
-        Privileges.limitResources()
+        walls.raise()
         let channel = FileDescriptor(owning: ChildProcess.channelDescriptor)
         try channel.makeNonBlocking()
         return channel

@@ -76,7 +76,7 @@ public struct SocketAddress: Codable, Hashable, Sendable {
         guard inet_pton(AF_INET6, String(parts[0]), &six) == 1 else { return nil }
         var scope: UInt32 = 0
         if parts.count == 2 {
-            scope = if_nametoindex(String(parts[1]))
+            scope = NetworkInterface.index(of: String(parts[1]))
             if scope == 0 { scope = UInt32(parts[1]) ?? 0 }
             if scope == 0 { return nil }
         }

@@ -80,9 +80,12 @@ public struct SystemCallFilter: Equatable, Sendable {
 
     /// Adds a rule for each of these calls. The first rule for a call holds.
     /// - Parameter calls: `CL_SYS_…` of CLinux; those that this processor does not have are left out.
-    public mutating func add(_ outcome: Outcome, _ calls: Int32...) {
+    public mutating func add(_ outcome: Outcome, _ calls: [Int32]) {
         for call in calls { add(outcome, call, where: [[]]) }
     }
+
+    /// Adds a rule for each of these calls, likewise.
+    public mutating func add(_ outcome: Outcome, _ calls: Int32...) { add(outcome, calls) }
 
     /// Adds a rule for a call with arguments: its outcome is this one where all conditions of one list hold, and EPERM
     /// otherwise.

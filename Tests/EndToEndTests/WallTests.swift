@@ -58,19 +58,123 @@ extension EndToEnd {
             try await daemon.stop()
         }
 
-        @Test(.enabled(if: geteuid() == 0, "a bounding set is root's to change"))
-        func `the checker has no rights either`() async throws {
-            let backend = try DatagramSocket(at: .freeOnOwnLoopback())
-            let check = "[service.forward.forward.health_check]\nsend = \"ping\"\nexpect = \"pong\"\n"
-            let forward = Service.forwarding(to: "udp:\(backend.local)", listen: address, identity: identity)
-            let daemon = try await Daemon.start("workers = 1\n" + forward.text + check, in: folder)
-            let checker = try await eventualValue("there is a checker", details: daemon.program.errors) {
-                ProcessTable.children(of: daemon.program.pid).first { ProcessTable.name(of: $0) == "dtlsd: checker" }
+        private static let refused = "Operation not permitted"
+
+        /// What nobody but the main process may do, and what becomes of it.
+        private static let forbidden = [
+            ("raw", refused), ("signal main", refused), ("own main", refused), ("fork", refused),
+            ("thread", "Function not implemented"), ("code", refused), ("limit main", refused),
+        ]
+
+        /// A service whose backend is a host name, and is checked.
+        private var named: String {
+            Service.forwarding(to: "udp:localhost:9", listen: address, identity: identity).text
+                + "[service.forward.forward.health_check]\nsend = \"ping\"\nexpect = \"pong\"\n"
+        }
+
+        /// Starts a daemon one of whose processes does this once it is behind its walls, and asserts the outcomes.
+        private func start(
+            _ configuration: String, _ role: String, does actions: [(action: String, outcome: String)]
+        ) async throws -> Daemon {
+            let told = actions.map(\.action).joined(separator: ";")
+            let daemon = try await Daemon.start(
+                "workers = 1\n" + configuration, in: folder,
+                environment: ["DTLSD_STAND_IN_\(role.uppercased())": told])
+            for (action, outcome) in actions {
+                let line = try #require(await daemon.logged("\(role): \(action): ").first)
+                #expect(line == "\(role): \(action): \(outcome)")
             }
-            try await eventually("it has given its rights up") { Self.status("NoNewPrivs", of: checker) == "1" }
-            for set in ["CapEff", "CapPrm", "CapBnd"] {
-                #expect(Self.status(set, of: checker) == "0000000000000000", "\(set)")
+            return daemon
+        }
+
+        private static func process(_ role: String, of daemon: Daemon) async throws -> pid_t {
+            try await eventualValue("there is a \(role)", details: daemon.program.errors) {
+                ProcessTable.children(of: daemon.program.pid).first { ProcessTable.name(of: $0) == "dtlsd: \(role)" }
             }
+        }
+
+        @Test(.enabled(if: Daemon.hasStandIn))
+        func `the loader reads files, and does nothing else`() async throws {
+            let daemon = try await start(
+                echo.text, "loader",
+                does: [
+                    ("read /etc/hosts", "done"), ("append \(folder.file("new"))", Self.refused),
+                    ("overwrite \(folder.file("new"))", Self.refused), ("tcp", Self.refused), ("udp", Self.refused),
+                    ("unix", Self.refused), ("connect", Self.refused), ("status NoNewPrivs", "1"),
+                    ("status Seccomp", "2"),
+                    // That of root can read what another user has kept from it.
+                    ("status CapPrm", geteuid() == 0 ? "0000000000000004" : "0000000000000000"),
+                ] + Self.forbidden)
+            #expect(!FileManager.default.fileExists(atPath: folder.file("new")))
+            try await client().exchange("hello")
+            try await daemon.stop()
+        }
+
+        /// What the configuration needs beyond reading is found before a parser has seen it.
+        @Test(.enabled(if: Daemon.hasStandIn && geteuid() == 0, "only root can become another user"))
+        func `the loader of a configuration with a key log or a user can do what these take, and no more`() async throws
+        {
+            let log = folder.file("keys")
+            let more = "key_log_file = \"\(log)\"\nuser = \"root\"\n[control]\npath = \"\"\n"
+            let daemon = try await start(
+                more + echo.text, "loader",
+                does: [
+                    ("append \(folder.file("new"))", "done"), ("overwrite \(folder.file("new"))", Self.refused),
+                    ("tcp", Self.refused), ("udp", Self.refused), ("unix", Self.refused),
+                    ("status CapPrm", "00000000000000c6"),
+                ] + Self.forbidden)
+            #expect(FileManager.default.fileExists(atPath: log))
+            try await daemon.stop()
+        }
+
+        @Test(.enabled(if: Daemon.hasStandIn))
+        func `the resolver asks name servers, reads what says which, and does nothing else`() async throws {
+            let denied = "Permission denied"
+            let daemon = try await start(
+                named, "resolver",
+                does: [
+                    ("read /etc/hosts", "done"), ("read /etc/passwd", denied), ("read \(identity.privateKey)", denied),
+                    ("append \(folder.file("new"))", Self.refused), ("tcp", "done"), ("udp", "done"),
+                    ("unix", Self.refused), ("interface lo", "done"),
+                ] + Self.forbidden)
+            if geteuid() == 0 { Self.expectNoRights(try await Self.process("resolver", of: daemon)) }
+            try await daemon.stop()
+        }
+
+        @Test(.enabled(if: Daemon.hasStandIn))
+        func `the checker sends datagrams, and does nothing else`() async throws {
+            let daemon = try await start(
+                named, "checker",
+                does: [
+                    ("read /etc/hosts", Self.refused), ("append \(folder.file("new"))", Self.refused),
+                    ("tcp", Self.refused), ("udp", "done"), ("unix", "done"),
+                ] + Self.forbidden)
+            if geteuid() == 0 { Self.expectNoRights(try await Self.process("checker", of: daemon)) }
+            try await daemon.stop()
+        }
+
+        @Test(.enabled(if: Daemon.hasStandIn), arguments: ["resolver", "checker"])
+        func `a process beside the workers that tries what no library does is killed`(_ role: String) async throws {
+            let daemon = try await Daemon.start(
+                "workers = 1\n" + named, in: folder, environment: ["DTLSD_STAND_IN_\(role.uppercased())": "trace 1"])
+            try await daemon.logged(role, "signal 31")
+            try await daemon.stop()
+        }
+
+        /// The resolver may open the files that it has found when it began, and no others.
+        @Test func `a file of the resolver's that another one replaces is read by another resolver`() async throws {
+            let aliases = try folder.write("alias be.example\n", to: "aliases")
+            let server = try await NameServer([("be.example", "127.0.0.1")], in: folder)
+            let forward = Service.forwarding(to: "udp:be.example:9", listen: address, identity: identity)
+            let daemon = try await Daemon.start(
+                "workers = 1\n" + server.configuration + forward.text, in: folder, environment: ["HOSTALIASES": aliases]
+            )
+            let before = try await Self.process("resolver", of: daemon)
+            rename(try folder.write("alias be.example\n", to: "aliases.new"), aliases)
+            try server.replace(with: [("be.example", "127.0.0.2")])
+            try await daemon.logged("the host name be.example has other addresses: 127.0.0.2")
+            #expect(try await Self.process("resolver", of: daemon) != before)
+            #expect(daemon.lines(with: "resolver").isEmpty)
             try await daemon.stop()
         }
 

@@ -17,14 +17,13 @@ import Testing
         let folder = try TestFolder()
         let (logs, other) = (folder.file("logs"), folder.file("other"))
         for path in [logs, other] { mkdir(path, 0o755) }
-        let paths = [
-            "\(logs)/new", "\(other)/new", "/etc/passwd", "/proc/self/mem",
-        ]
+        let present = try folder.write("present", to: "other/present")
+        let paths = ["\(logs)/new", "\(other)/new", present, "/proc/self/mem"]
         let before = open(logs, O_RDONLY)
         defer { close(before) }
         let (writes, reads, folders) = try OwnThread.runAlone {
             try Privileges.forbidNew()
-            try FileWall.raise(exceptLogsIn: [logs])
+            try FileWall.raise([.logs(in: logs)])
             return (
                 paths.map { path in Self.error { Int(open(path, O_WRONLY | O_CREAT | O_APPEND, 0o600)) } },
                 paths.map { path in Self.error { Int(open(path, O_RDONLY)) } },
@@ -35,7 +34,38 @@ import Testing
         #expect(reads == [EACCES, ENOENT, EACCES, EACCES])
         #expect(folders == [EACCES, EACCES])
         // Others are not behind it.
-        #expect(Self.error { Int(open("/etc/passwd", O_RDONLY)) } == 0)
+        #expect(Self.error { Int(open(present, O_RDONLY)) } == 0)
+    }
+
+    @Test(.enabled(if: FileWall.version > 0, "this kernel has no Landlock"))
+    func `behind a wall a granted folder is read with all below it, and a granted file alone`()
+        throws
+    {
+        let folder = try TestFolder()
+        let below = folder.file("folder/below")
+        for path in [folder.file("folder"), below] { mkdir(path, 0o755) }
+        let within = try folder.write("text", to: "folder/below/text")
+        let (file, other) = (try folder.write("text", to: "file"), try folder.write("text", to: "other"))
+        let paths = [within, below, file, other]
+        let link = folder.file("link")
+        symlink(file, link)
+        let outcomes = try OwnThread.runAlone {
+            try Privileges.forbidNew()
+            try FileWall.raise([
+                .reading(in: folder.file("folder")), .readingFile(link), .readingFile(folder.file("missing")),
+            ])
+            return paths.map { path in Self.error { Int(open(path, O_RDONLY)) } }
+                + [Self.error { Int(open(link, O_RDONLY)) }, Self.error { Int(open(within, O_WRONLY)) }]
+        }
+        #expect(outcomes == [0, 0, 0, EACCES, 0, EACCES])
+    }
+
+    /// The C library asks over a Unix socket, and over one of the internet where that fails.
+    @Test func `interfaces have the numbers that the C library finds`() {
+        #expect(NetworkInterface.index(of: "lo") == if_nametoindex("lo"))
+        #expect(NetworkInterface.index(of: "lo") > 0)
+        #expect(NetworkInterface.index(of: "none") == 0)
+        #expect(NetworkInterface.index(of: "a-name-that-is-too-long") == 0)
     }
 
     @Test(.enabled(if: FileWall.version > 0, "this kernel has no Landlock"))
@@ -45,7 +75,7 @@ import Testing
         let file = folder.file("log")
         let outcome = try OwnThread.runAlone {
             try Privileges.forbidNew()
-            try FileWall.raise(exceptLogsIn: [deep])
+            try FileWall.raise([.logs(in: deep)])
             return Self.error { Int(open(file, O_WRONLY | O_CREAT | O_APPEND, 0o600)) }
         }
         #expect(outcome == 0)

@@ -54,6 +54,7 @@ static const int CL_SYS_add_key = SYS_add_key;
 static const int CL_SYS_bind = SYS_bind;
 static const int CL_SYS_bpf = SYS_bpf;
 static const int CL_SYS_brk = SYS_brk;
+static const int CL_SYS_capget = SYS_capget;
 static const int CL_SYS_clock_getres = SYS_clock_getres;
 static const int CL_SYS_clock_gettime = SYS_clock_gettime;
 static const int CL_SYS_clock_nanosleep = SYS_clock_nanosleep;
@@ -71,6 +72,9 @@ static const int CL_SYS_execve = SYS_execve;
 static const int CL_SYS_execveat = SYS_execveat;
 static const int CL_SYS_exit = SYS_exit;
 static const int CL_SYS_exit_group = SYS_exit_group;
+static const int CL_SYS_faccessat = SYS_faccessat;
+static const int CL_SYS_faccessat2 = SYS_faccessat2;
+static const int CL_SYS_fadvise64 = SYS_fadvise64;
 static const int CL_SYS_fcntl = SYS_fcntl;
 static const int CL_SYS_finit_module = SYS_finit_module;
 static const int CL_SYS_fsconfig = SYS_fsconfig;
@@ -78,11 +82,15 @@ static const int CL_SYS_fsmount = SYS_fsmount;
 static const int CL_SYS_fsopen = SYS_fsopen;
 static const int CL_SYS_fspick = SYS_fspick;
 static const int CL_SYS_fstat = SYS_fstat;
+static const int CL_SYS_ftruncate = SYS_ftruncate;
 static const int CL_SYS_futex = SYS_futex;
 static const int CL_SYS_getcpu = SYS_getcpu;
+static const int CL_SYS_getcwd = SYS_getcwd;
+static const int CL_SYS_getdents64 = SYS_getdents64;
 static const int CL_SYS_getegid = SYS_getegid;
 static const int CL_SYS_geteuid = SYS_geteuid;
 static const int CL_SYS_getgid = SYS_getgid;
+static const int CL_SYS_getgroups = SYS_getgroups;
 static const int CL_SYS_getpeername = SYS_getpeername;
 static const int CL_SYS_getpid = SYS_getpid;
 static const int CL_SYS_getppid = SYS_getppid;
@@ -94,6 +102,8 @@ static const int CL_SYS_gettid = SYS_gettid;
 static const int CL_SYS_gettimeofday = SYS_gettimeofday;
 static const int CL_SYS_getuid = SYS_getuid;
 static const int CL_SYS_init_module = SYS_init_module;
+static const int CL_SYS_inotify_add_watch = SYS_inotify_add_watch;
+static const int CL_SYS_inotify_init1 = SYS_inotify_init1;
 static const int CL_SYS_io_uring_enter = SYS_io_uring_enter;
 static const int CL_SYS_io_uring_register = SYS_io_uring_register;
 static const int CL_SYS_io_uring_setup = SYS_io_uring_setup;
@@ -104,6 +114,7 @@ static const int CL_SYS_kill = SYS_kill;
 static const int CL_SYS_lseek = SYS_lseek;
 static const int CL_SYS_madvise = SYS_madvise;
 static const int CL_SYS_membarrier = SYS_membarrier;
+static const int CL_SYS_memfd_create = SYS_memfd_create;
 static const int CL_SYS_mlock = SYS_mlock;
 static const int CL_SYS_mlock2 = SYS_mlock2;
 static const int CL_SYS_mmap = SYS_mmap;
@@ -133,6 +144,7 @@ static const int CL_SYS_process_vm_writev = SYS_process_vm_writev;
 static const int CL_SYS_ptrace = SYS_ptrace;
 static const int CL_SYS_quotactl = SYS_quotactl;
 static const int CL_SYS_read = SYS_read;
+static const int CL_SYS_readlinkat = SYS_readlinkat;
 static const int CL_SYS_readv = SYS_readv;
 static const int CL_SYS_reboot = SYS_reboot;
 static const int CL_SYS_recvfrom = SYS_recvfrom;
@@ -152,6 +164,9 @@ static const int CL_SYS_sendmmsg = SYS_sendmmsg;
 static const int CL_SYS_sendmsg = SYS_sendmsg;
 static const int CL_SYS_sendto = SYS_sendto;
 static const int CL_SYS_set_robust_list = SYS_set_robust_list;
+static const int CL_SYS_setfsgid = SYS_setfsgid;
+static const int CL_SYS_setfsuid = SYS_setfsuid;
+static const int CL_SYS_setgroups = SYS_setgroups;
 static const int CL_SYS_setns = SYS_setns;
 static const int CL_SYS_setsockopt = SYS_setsockopt;
 static const int CL_SYS_setuid = SYS_setuid;
@@ -163,6 +178,8 @@ static const int CL_SYS_swapoff = SYS_swapoff;
 static const int CL_SYS_swapon = SYS_swapon;
 static const int CL_SYS_sysinfo = SYS_sysinfo;
 static const int CL_SYS_tgkill = SYS_tgkill;
+static const int CL_SYS_timerfd_create = SYS_timerfd_create;
+static const int CL_SYS_timerfd_settime = SYS_timerfd_settime;
 static const int CL_SYS_umount2 = SYS_umount2;
 static const int CL_SYS_uname = SYS_uname;
 static const int CL_SYS_unshare = SYS_unshare;
@@ -188,6 +205,17 @@ static const int CL_SYS_poll = -1;
 static const int CL_SYS_time = SYS_time;
 #else
 static const int CL_SYS_time = -1;
+#endif
+
+#ifdef SYS_access
+static const int CL_SYS_access = SYS_access;
+#else
+static const int CL_SYS_access = -1;
+#endif
+#ifdef SYS_readlink
+static const int CL_SYS_readlink = SYS_readlink;
+#else
+static const int CL_SYS_readlink = -1;
 #endif
 
 // seccomp(2), with what a filter is made of (linux/filter.h, linux/seccomp.h). The architecture is 0 for processors whose
@@ -220,8 +248,8 @@ struct cl_landlock_ruleset { uint64_t files; uint64_t network; uint64_t scopes; 
 int cl_landlock_version(void);
 /// Returns a descriptor of a ruleset that handles these rights; or -1 and sets errno.
 int cl_landlock_create(const struct cl_landlock_ruleset *ruleset);
-/// Grants rights on all that is below a folder. Returns 0, or -1 and sets errno.
-int cl_landlock_grant(int ruleset, uint64_t rights, int folder);
+/// Grants rights on a file, or on all that is below a folder. Returns 0, or -1 and sets errno.
+int cl_landlock_grant(int ruleset, uint64_t rights, int place);
 /// Has the ruleset hold for this thread from now on. Returns 0, or -1 and sets errno.
 int cl_landlock_restrict(int ruleset);
 
@@ -240,6 +268,10 @@ int cl_bounds_capability(int capability);
 int cl_drop_from_bounds(int capability);
 /// Takes all capabilities out of the ambient set. Returns 0, or -1 and sets errno.
 int cl_clear_ambient_capabilities(void);
+static const int CL_CAP_DAC_OVERRIDE = 1;
+static const int CL_CAP_DAC_READ_SEARCH = 2;
+static const int CL_CAP_SETGID = 6;
+static const int CL_CAP_SETUID = 7;
 static const int CL_CAP_NET_BIND_SERVICE = 10;
 
 /// syscall(2), in debug builds alone: for the stand-in of a worker that an attacker controls. Returns -1 and sets errno.

@@ -16,7 +16,10 @@ final class Checker: MessageChannelDelegate {
 
     /// Runs the role until it ends.
     static func run() throws {
-        let checker = try Checker(AuxiliaryProcess.begin())
+        let checker = try Checker(AuxiliaryProcess.begin(behind: .checker))
+        #if DEBUG
+            StandIn.actAsTold(in: "checker")
+        #endif
         try checker.loop.run()
     }
 

@@ -12,6 +12,8 @@ final class NameResolver: TimerTarget {
     private let loop: EventLoop
     private var servers: [SocketAddress] = []
     private let process: AuxiliaryProcess
+    /// When a resolver may ask for a successor again.
+    private var nextSuccessor = Instant.distantPast
     /// The work that waits for answers, and until when.
     private var waiting: Waiting?
     private struct Waiting {
@@ -82,7 +84,8 @@ final class NameResolver: TimerTarget {
         update()
     }
 
-    /// Has another process look names up, with the user that this one has now. Questions that are open are asked again.
+    /// Has another process look names up, with the user that this one has now and the files that are there now. Questions
+    /// that are open are asked again.
     func restartProcess() {
         guard process.isRunning else { return }
         endProcess()
@@ -142,6 +145,13 @@ final class NameResolver: TimerTarget {
     }
 
     private func receive(_ message: UnsafeRawBufferPointer) -> Bool {
+        if message.elementsEqual(LookUpAnswer.wantsSuccessor) {
+            // One that asks without end is ended like one that crashes, and the next one starts after a growing pause.
+            guard loop.now >= nextSuccessor else { return false }
+            nextSuccessor = loop.now + .seconds(1)
+            loop.atEndOfTurn { [weak self] in self?.restartProcess() }
+            return true
+        }
         // The resolver reads what name servers send, so what it says is checked as if it came from there.
         guard let answer = try? LookUpAnswer(decoding: message) else { return false }
         perform(table.answered(answer, now: loop.now))

@@ -11,13 +11,20 @@ final class Resolver: MessageChannelDelegate {
     private var channel: MessageChannel?
     private var lookups: [ObjectIdentifier: HostLookup] = [:]
 
+    private let files: ResolverFiles
+
     /// Runs the role until it ends.
     static func run() throws {
-        let resolver = try Resolver(AuxiliaryProcess.begin())
+        let files = ResolverFiles()
+        let resolver = try Resolver(AuxiliaryProcess.begin(behind: .resolver(files)), files)
+        #if DEBUG
+            StandIn.actAsTold(in: "resolver")
+        #endif
         try resolver.loop.run()
     }
 
-    private init(_ channel: consuming FileDescriptor) throws {
+    private init(_ channel: consuming FileDescriptor, _ files: ResolverFiles) throws {
+        self.files = files
         loop = try EventLoop()
         self.channel = try MessageChannel(channel, loop: loop, delegate: self)
     }
@@ -27,6 +34,8 @@ final class Resolver: MessageChannelDelegate {
         descriptorWasLost: Bool
     ) {
         guard let question = try? LookUpQuestion(decoding: message) else { return }
+        // Another /etc/resolv.conf, which only another process can read.
+        guard !files.haveChanged else { return channel.send(LookUpAnswer.wantsSuccessor) }
         var key: ObjectIdentifier?
         let lookup = HostLookup(question, loop: loop) { [unowned self] answer in
             self.channel?.send(answer.encode())

@@ -41,6 +41,10 @@ struct LookUpAnswer: Equatable {
     var host: String
     var outcome: Outcome
 
+    /// What a resolver says in place of an answer when it cannot read the files any more that say whom to ask
+    /// (``ResolverFiles``). It begins as an answer about no host does.
+    static let wantsSuccessor: [UInt8] = LookUpAnswer(host: "", outcome: .failed("")).encode()
+
     /// The most addresses of a name. One datagram of a name server, without EDNS, has about 30.
     static let maximumAddresses = 64
 

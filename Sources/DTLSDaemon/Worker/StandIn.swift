@@ -5,7 +5,9 @@
 
     /// The stand-in for a worker that an attacker controls, in debug builds alone, and there only with DTLSD_STAND_IN=1 in the
     /// daemon's environment. A client of a service with handler "echo" has the worker do what an attacker would, by a
-    /// message `stand-in: ACTION ARGUMENT`, and gets the outcome back. `Tests/EndToEndTests/WallTests.swift` asserts each.
+    /// message `stand-in: ACTION ARGUMENT`, and gets the outcome back. The processes beside the workers do what
+    /// DTLSD_STAND_IN_LOADER and the like say once their walls are raised, `ACTION ARGUMENT;…`, and tell the outcomes on
+    /// standard error. `Tests/EndToEndTests/WallTests.swift` asserts each.
     enum StandIn {
         private static let isWanted = ChildProcess.environment()["DTLSD_STAND_IN"] == "1"
         private static let prefix = "stand-in: "
@@ -27,8 +29,18 @@
             return Array("\(words.joined(separator: " ")): \(outcome)\n".utf8)
         }
 
+        /// - Parameter role: "loader", "resolver" or "checker".
+        static func actAsTold(in role: String) {
+            guard let told = ChildProcess.environment()["DTLSD_STAND_IN_\(role.uppercased())"] else { return }
+            for action in told.split(separator: ";") {
+                let words = action.split(separator: " ").map(String.init)
+                let line = "\(role): \(action): \(perform(words[0], words.count > 1 ? words[1] : ""))\n"
+                _ = outcome { write(STDERR_FILENO, line, line.utf8.count) }
+            }
+        }
+
         private static func perform(_ action: String, _ argument: String) -> String {
-            let pid = Int(argument) ?? 0
+            let pid = argument == "main" ? Int(getppid()) : Int(argument) ?? 0
             switch action {
             // The worker dies in the midst of the client's record, where a signal from outside seldom comes. Debug builds
             // alone have this code.
@@ -44,6 +56,10 @@
             case "udp": return outcome { socket(AF_INET, Int32(SOCK_DGRAM.rawValue), 0) }
             case "raw": return outcome { socket(AF_INET, Int32(SOCK_RAW.rawValue), Int32(IPPROTO_UDP)) }
             case "unix": return outcome { socket(AF_UNIX, Int32(SOCK_DGRAM.rawValue), 0) }
+            // No descriptor has this number, which is found out once the call is allowed.
+            case "connect": return outcome { attempt(CL_SYS_connect, -1) }
+            case "interface": return outcome { if_nametoindex(argument) == 0 ? -1 : 0 }
+            case "status": return status(argument)
             case "signal": return outcome { kill(pid_t(pid), 0) }
             case "own": return outcome { fcntl(STDERR_FILENO, F_SETOWN, pid_t(pid)) }
             case "fork": return outcome { attempt(CL_SYS_clone, Int(SIGCHLD)) }
@@ -80,6 +96,14 @@
                 return "done"
             default: return "there is no such action"
             }
+        }
+
+        /// A line of /proc/self/status.
+        private static func status(_ name: String) -> String {
+            guard let text = try? FileContents(of: "/proc/self/status").bytes else { return "it cannot be read" }
+            let lines = text.split(separator: UInt8(ascii: "\n")).map { String(decoding: $0, as: UTF8.self) }
+            let line = lines.first { $0.hasPrefix(name + ":") } ?? ""
+            return line.dropFirst(name.count + 1).split(whereSeparator: \.isWhitespace).joined(separator: " ")
         }
 
         /// `LENGTH` zeros, or bytes in hexadecimal digits after an x: `x0a0b`.

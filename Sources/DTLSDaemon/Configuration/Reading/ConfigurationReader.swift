@@ -21,12 +21,13 @@ enum ConfigurationReader {
     ///   - environment: the values of RUNTIME_DIRECTORY, CREDENTIALS_DIRECTORY, SSL_CERT_FILE and SSL_CERT_DIR.
     ///   - watcher: gets the files of OCSP responses, which are read again when they change, before they are read.
     ///   - credentialWatcher: gets the other files likewise, where the configuration has them watched.
+    ///   - prepare: is called with the keys of the file before a parser sees its text, and before other files are read.
     ///   - use: is called when there is no error, with a context that knows the place of each key. Its errors are
     ///     thrown.
     /// - Throws: all errors together; for a file that is not TOML, only the first error.
     static func read(
         file: String, environment: [String: String] = processEnvironment, watcher: FileWatcher? = nil,
-        credentialWatcher: FileWatcher? = nil,
+        credentialWatcher: FileWatcher? = nil, prepare: (KeyLines) -> Void = { _ in },
         use: (Configuration, ReadContext) throws(ConfigurationProblems) -> Void = { _, _ in }
     ) throws(ConfigurationProblems) -> Configuration {
         let text = try text(of: file)
@@ -35,6 +36,7 @@ enum ConfigurationReader {
             throw ConfigurationProblems(
                 problems: lines.refusals.map { .init(file: file, line: $0.line, key: nil, message: $0.message) })
         }
+        prepare(lines)
         let root = try parse(text, file)
         let context = ReadContext(
             file: file, environment: environment, lines: lines, watcher: watcher, credentialWatcher: credentialWatcher)

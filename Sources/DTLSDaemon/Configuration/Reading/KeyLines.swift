@@ -18,6 +18,8 @@ struct KeyLines {
     fileprivate(set) var refusals: [Refusal] = []
     fileprivate var lines: [[String]: Int] = [:]
     fileprivate var elements: [[String]: [Int]] = [:]
+    /// The keys whose values are inline tables, or have some in them.
+    fileprivate var inlineTables: Set<[String]> = []
 
     init(_ text: [UInt8]) {
         var scanner = KeyScanner(text)
@@ -26,6 +28,21 @@ struct KeyLines {
     }
 
     fileprivate init() {}
+
+    /// Whether there is such a key.
+    func has(_ path: [String]) -> Bool { lines[path] != nil }
+
+    /// Whether a table may have this key: those of an inline table are not known.
+    func mayHave(_ key: String, in table: [String]) -> Bool {
+        if has(table + [key]) { return true }
+        return has(table) && !lines.keys.contains { $0.count > table.count && $0.starts(with: table) }
+    }
+
+    /// Whether a table below one of those in this table may have this key: those of inline tables are not known.
+    func mayHave(_ key: String, belowTablesIn table: String) -> Bool {
+        lines.keys.contains { $0.count > 2 && $0.first == table && $0.last == key }
+            || inlineTables.contains { $0.first == table }
+    }
 
     /// The line of a key, or of the innermost table that contains it.
     /// - Parameter element: the number of an element of the key's array, whose line is wanted.
@@ -197,6 +214,7 @@ private struct KeyScanner {
             awaitsElement = false
             switch current {
             case UInt8(ascii: "["), UInt8(ascii: "{"):
+                if current == UInt8(ascii: "{") { found.inlineTables.insert(path) }
                 open.append(current)
                 awaitsElement = open.count == 1
                 dots = 0

@@ -46,7 +46,7 @@ extension ValueType where Value == String {
         let name = string("the name of a network interface of this machine")
         return Self(name.expected) { field in
             guard let name = name.read(field) else { return nil }
-            if if_nametoindex(name) == 0 { field.reportMismatch(found: name) }
+            if NetworkInterface.index(of: name) == 0 { field.reportMismatch(found: name) }
             return name
         }
     }

@@ -110,7 +110,7 @@ extension ValueType where Value == String {
                 field.reportMismatch(found: name)
                 return nil
             }
-            if if_nametoindex(name) == 0 {
+            if NetworkInterface.index(of: name) == 0 {
                 field.warn("there is no interface \(ReadContext.quoted(name)) yet; nothing is sent before it is there")
             }
             return name

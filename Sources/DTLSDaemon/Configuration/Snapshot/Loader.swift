@@ -32,12 +32,12 @@ enum Loader {
         var configuration: Configuration
         do throws(ConfigurationProblems) {
             configuration = try ConfigurationReader.read(
-                file: file, watcher: watcher, credentialWatcher: credentialWatcher
-            ) {
-                configuration, context throws(ConfigurationProblems) in
-                guard purpose == .serving, let path = configuration.keyLogFile else { return }
-                try sendKeyLog(path, context, over: channel)
-            }
+                file: file, watcher: watcher, credentialWatcher: credentialWatcher,
+                prepare: { keys in wallIn(LoaderNeeds(keys)) },
+                use: { configuration, context throws(ConfigurationProblems) in
+                    guard purpose == .serving, let path = configuration.keyLogFile else { return }
+                    try sendKeyLog(path, context, over: channel)
+                })
         } catch {
             if let credentialWatcher { try send(credentialWatcher, as: .credentialWatch, over: channel) }
             return try send(.problems, BinaryCoding.encode(error), over: channel)
@@ -74,12 +74,24 @@ enum Loader {
     /// Receives a configuration over the channel, reads its OCSP responses again, and sends it back with the new ones.
     static func runForStaples(file: String) throws {
         let channel = FileDescriptor(owning: ChildProcess.channelDescriptor)
+        wallIn(LoaderNeeds())
         let configuration = try receive(from: channel)
         let watcher = try? FileWatcher()
         let refreshed = StapleRefresh.refresh(
             configuration, file: file, watcher: watcher, now: UnixTime.now())
         if let watcher { try send(watcher, as: .watch, over: channel) }
         try send(.configuration, BinaryCoding.encode(refreshed), over: channel)
+    }
+
+    /// Leaves the loader with what it needs to read files.
+    private static func wallIn(_ needs: LoaderNeeds) {
+        // What openssl.cnf has OpenSSL load cannot be loaded later.
+        OpenSSLLibrary.prepare()
+        NetworkInterface.prepare()
+        AuxiliaryWalls.loader(needs).raise()
+        #if DEBUG
+            StandIn.actAsTold(in: "loader")
+        #endif
     }
 
     /// Nothing is sent of a watcher without files.

@@ -342,7 +342,10 @@ extension EndToEnd {
 
         /// The dynamic linker tells each function that is called for the first time. That is how a debug build is linked.
         @Test(.enabled(if: Daemon.hasStandIn))
-        func `the main process calls nothing of OpenSSL but what cookies, connection IDs and the keys of sessions take`() async throws {
+        func
+            `the main process calls nothing of OpenSSL but what cookies, connection IDs and the keys of sessions take`()
+            async throws
+        {
             let bindings = folder.file("bindings")
             // The linker's descriptor must not be 3, which a child's channel becomes while the linker still writes to it.
             let daemon = try await Daemon.start(

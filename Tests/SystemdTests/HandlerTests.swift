@@ -52,7 +52,7 @@ struct HandlerTests {
         for name in ["NOTIFY_SOCKET", "CREDENTIALS_DIRECTORY", "JOURNAL_STREAM", "RUNTIME_DIRECTORY", "WATCHDOG_USEC"] {
             #expect(!said.contains { $0.hasPrefix(name + "=") })
         }
-        try await lab.wait(for: "cat \(lab.processes) | wc -l") { $0 == "2" }
+        try await lab.wait(for: "cat \(lab.processes) | wc -l") { $0 == "3" }
         #expect(try await !lab.journal().contains { $0["MESSAGE"]?.contains("the program of") == true })
         try await lab.stop()
     }
@@ -72,7 +72,7 @@ struct HandlerTests {
                     -connect 127.0.0.1:\(port)
                 """)
         }
-        try await lab.wait(for: "journalctl -q --no-pager -o cat -t app | wc -l") { $0 == "2" }
+        try await lab.wait(for: "journalctl -q --no-pager -o cat -t app | wc -l") { $0 == "3" }
         let direct = try await lab.logged { $0["SERVICE"] == "direct" && $0["MESSAGE"] == "hello" }[0]
         #expect(direct["_TRANSPORT"] == "journal")
         #expect(direct["PRIORITY"] == "3" && direct["SYSLOG_FACILITY"] == "1" && direct["SYSLOG_PID"] == "77")

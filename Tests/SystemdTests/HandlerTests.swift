@@ -72,7 +72,7 @@ struct HandlerTests {
                     -connect 127.0.0.1:\(port)
                 """)
         }
-        try await lab.wait(for: "journalctl -q --no-pager -o cat -t app | wc -l") { $0 == "3" }
+        try await lab.wait(for: "journalctl -q --no-pager -o cat -t app | wc -l") { $0 == "2" }
         let direct = try await lab.logged { $0["SERVICE"] == "direct" && $0["MESSAGE"] == "hello" }[0]
         #expect(direct["_TRANSPORT"] == "journal")
         #expect(direct["PRIORITY"] == "3" && direct["SYSLOG_FACILITY"] == "1" && direct["SYSLOG_PID"] == "77")

@@ -12,9 +12,10 @@ final class KeyChannel {
     private let buffer = UnsafeMutableRawBufferPointer.allocate(byteCount: 16 * 1_024, alignment: 16)
     private var message: [UInt8] = []
 
-    /// How long an answer may take, in milliseconds. All clients of the worker wait as long, so it is longer than a busy
-    /// machine takes, and no more.
-    private static let patience: Int32 = 1_000
+    /// How long an answer may take, in milliseconds: longer than the main process takes to end a key process that does not
+    /// answer, which closes the channel. What comes later than usual has met a busy machine, and a handshake that fails costs
+    /// its client more than one that waits.
+    private static let patience: Int32 = 10_000
 
     init(_ descriptor: consuming FileDescriptor) { self.descriptor = descriptor }
 

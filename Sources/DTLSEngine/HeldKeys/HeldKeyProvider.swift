@@ -32,7 +32,7 @@ enum HeldKeyProvider {
     static func makeKey(_ key: HeldKey) -> OpaquePointer? {
         ERR_clear_error()
         guard let library, let name = EVP_PKEY_get0_type_name(key.publicKey) else { return nil }
-        guard let context = EVP_PKEY_CTX_new_from_name(library, name, nil) else { return nil }
+        guard let context = EVP_PKEY_CTX_new_from_name(library, name, properties) else { return nil }
         defer { EVP_PKEY_CTX_free(context) }
         var address = Int(bitPattern: Unmanaged.passUnretained(key).toOpaque())
         var made: OpaquePointer?
@@ -46,14 +46,17 @@ enum HeldKeyProvider {
         return result == 1 ? made : nil
     }
 
+    private static let name = "dtlsd-held-keys"
+    private static let properties = "provider=\(name)"
+
     private static let keyPair =
         allParameters | OSSL_KEYMGMT_SELECT_PUBLIC_KEY | OSSL_KEYMGMT_SELECT_PRIVATE_KEY
 
     /// The library context with the provider, which is never freed: keys have it.
     private nonisolated(unsafe) static let library: OpaquePointer? = {
-        let name = "dtlsd-held-keys"
+        // OpenSSL's own has the encoders of public keys, which servers show in the place of certificates (RFC 7250).
         guard let library = OSSL_LIB_CTX_new(), OSSL_PROVIDER_add_builtin(library, name, start) == 1,
-            OSSL_PROVIDER_load(library, name) != nil
+            OSSL_PROVIDER_load(library, name) != nil, OSSL_PROVIDER_load(library, "default") != nil
         else { return nil }
         return library
     }()

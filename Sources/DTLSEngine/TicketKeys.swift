@@ -2,7 +2,7 @@ import COpenSSL
 import Glibc
 import Primitives
 
-/// A key that the keys of sessions are derived from (``TicketKeyRing``), so that whoever has it opens all of their tickets.
+/// A key that the keys of sessions are derived from (``TicketKeyRing``), so that who has it opens all of their tickets.
 public struct TicketKey: Sendable, Equatable {
     /// Bytes of a key, as many as nginx's have for AES-256. All of them count.
     public static let length = 80

@@ -63,7 +63,7 @@ package enum KeyRequest {
     case hold(KeyID)
     /// It is not answered.
     case release(KeyID)
-    /// Sign what is a ``SignedContent``, and is hashed by whoever signs.
+    /// Sign what is a ``SignedContent``, and is hashed by the process that signs.
     case sign(KeyID, SignatureForm, content: UnsafeRawBufferPointer)
     /// Decrypt a client's premaster secret. Of what does not decrypt, or has another version than this in front, the answer
     /// are random bytes, so that nobody learns which of both it was (RFC 5246, section 7.4.7.1).

@@ -40,7 +40,7 @@ package struct KeyID: Hashable, Codable, Sendable {
     }
 }
 
-/// What a private key is used for. Whoever holds it uses it for nothing else.
+/// What a private key is used for. The process that holds it uses it for nothing else.
 public struct KeyUses: OptionSet, Codable, Sendable {
     public let rawValue: UInt8
     public init(rawValue: UInt8) { self.rawValue = rawValue }

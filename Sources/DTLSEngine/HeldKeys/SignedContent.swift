@@ -1,4 +1,5 @@
-/// What is signed in a handshake of DTLS 1.0 and 1.2, told by its bytes. Whoever holds a key signs these and nothing else.
+/// What is signed in a handshake of DTLS 1.0 and 1.2, told by its bytes. The process that holds a key signs these and nothing
+/// else.
 ///
 /// OpenSSL hands over what is to be signed as a whole, not its hash (EVP_DigestSign in tls_construct_server_key_exchange
 /// and tls_construct_cert_verify; read in 3.0.22), so that it can be looked at.

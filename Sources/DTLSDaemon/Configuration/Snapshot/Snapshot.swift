@@ -2,7 +2,7 @@ import DTLSEngine
 import LinuxSystem
 import Primitives
 
-/// The configuration without its private keys and ticket keys, and the cookie secret that all workers share.
+/// The configuration without its private, pre-shared and ticket keys, and the cookie secret that all workers share.
 struct Snapshot: Codable {
     let configuration: Configuration
     /// The cookie secret of the main process and all workers.
